@@ -1,0 +1,88 @@
+"""Where manifests are found: the ones that come with clinvk, and the user's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clinvk.errors import ConfigError, NotInstalledError
+from clinvk.manifest import Manifest, check_expressions, parse
+
+FIRST_CHOICES = ("claude", "codex", "gemini")  # tried in this order where nothing was chosen
+
+
+def built_in() -> Path:
+    """The folder of our own manifests: inside the package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    inside = here / "backends"
+    return inside if inside.is_dir() else here.parent / "backends"
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The manifests at hand. A file of the user's replaces a built-in one of the same name.
+
+    A manifest names a program to run, so none is ever read from the current directory."""
+
+    home: Path
+
+    def names(self) -> list[str]:
+        """Every backend's name, ours first."""
+        ours = sorted(p.stem for p in built_in().glob("*.yaml"))
+        theirs = sorted(p.stem for p in (self.home / "backends").glob("*.yaml"))
+        return ours + [name for name in theirs if name not in ours]
+
+    def find(self, name: str) -> Path | None:
+        """The file that describes `name`, if any does."""
+        if not name or os.sep in name or name.startswith("."):
+            return None
+        for folder in (self.home / "backends", built_in()):
+            path = folder / f"{name}.yaml"
+            if path.is_file():
+                return path
+        return None
+
+    def load(self, name: str) -> Manifest:
+        """The manifest called `name`. Raises `ConfigError` where there is none, or a broken one."""
+        path = self.find(name)
+        if path is None:
+            raise ConfigError(
+                f"unknown backend {name!r}",
+                f"known: {', '.join(self.names())}; add one as {self.home / 'backends'}/NAME.yaml",
+            )
+        manifest = read(path)
+        if manifest.name != name:
+            raise ConfigError(f"{path}: name: {manifest.name!r} does not match the file's name")
+        if path.parent != built_in():  # ours are checked by our tests
+            check_expressions(manifest)
+        return manifest
+
+    def all(self) -> Iterator[Manifest]:
+        for name in self.names():
+            yield self.load(name)
+
+
+def read(path: Path) -> Manifest:
+    try:
+        return parse(path.read_bytes(), path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def locate(manifest: Manifest, env: Mapping[str, str]) -> str:
+    """The path of the program. Raises `NotInstalledError`."""
+    if manifest.command == "$python":
+        import sys
+
+        return sys.executable
+    found = shutil.which(os.path.expanduser(manifest.command), path=env.get("PATH", os.defpath))
+    if found is None:
+        how = f"install it with: {manifest.install}" if manifest.install else None
+        raise NotInstalledError(
+            f"{manifest.name}: the program {manifest.command!r} is not installed",
+            f"{how}; or try clinvk without any AI CLI: clinvk -b echo hello" if how else None,
+        )
+    return found

@@ -1,0 +1,179 @@
+"""`clinvk backends`: list, show, check."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clinvk import catalog as catalogs
+from clinvk.cmd import options as opt
+from clinvk.cmd import show
+from clinvk.cmd.lazy import new_app
+from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
+from clinvk.manifest import CHOICES, Manifest, check_expressions
+
+app = new_app(no_args_is_help=True, help="List, show and check backends.")
+
+
+@app.command("list")
+def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
+    """List the backends, and whether their programs are installed."""
+    loaded = opt.load(config)
+    catalog = catalogs.Catalog(loaded.home)
+    rows = [_row(catalog, name, loaded) for name in catalog.names()]
+    if as_json:
+        show.print_json({"version": 1, "backends": rows})
+        return
+    cells = [[r["name"], r["title"], r["state"], ", ".join(r["can"]), r["source"]] for r in rows]
+    show.print_table(["NAME", "TITLE", "STATE", "CAN", "MANIFEST"], cells)
+
+
+@app.command("show")
+def show_(
+    name: Annotated[str, typer.Argument(autocompletion=opt.complete_backends)],
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Show what a backend can do and how it is called."""
+    loaded = opt.load(config)
+    catalog = catalogs.Catalog(loaded.home)
+    if catalog.find(name) is None:
+        raise NotInstalledError(f"unknown backend {name!r}", f"known: {', '.join(catalog.names())}")
+    manifest = catalog.load(name)
+    about = describe(manifest)
+    if as_json:
+        show.print_json({"version": 1, **about})
+        return
+    show.print_fields(
+        {
+            "Name": manifest.name,
+            "Title": manifest.title,
+            "Program": about["command"],
+            "Installed": about["path"] or f"no ({manifest.install or 'see its makers'})",
+            "Can": ", ".join(about["can"]),
+            "Manifest": manifest.source,
+        }
+    )
+    print("Options:")
+    for option, effect in about["options"].items():
+        print(f"  {option}: {effect}")
+    for note in manifest.notes:
+        print(f"Note: {note}")
+
+
+@app.command()
+def check(
+    manifest: Annotated[
+        Path | None, typer.Argument(metavar="[MANIFEST]", help="A file; else all that are known.")
+    ] = None,
+    recording: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECORDING]", help="What the CLI printed: shows the events in it."),
+    ] = None,
+    config: opt.Config = None,
+) -> int:
+    """Check manifests; with a recording of the CLI's output, show what is read from it."""
+    if manifest is None:
+        return _check_all(catalogs.Catalog(opt.load(config).home))
+    checked = catalogs.read(manifest)
+    check_expressions(checked)
+    if recording is None:
+        print(f"{manifest}: OK")
+        return 0
+    return _replay(checked, recording)
+
+
+def _check_all(catalog: catalogs.Catalog) -> int:
+    code = 0
+    for name in catalog.names():
+        try:
+            found = catalog.load(name)
+            check_expressions(found)
+            print(f"{found.source}: OK")
+        except ClinvkError as error:
+            show.Printer.for_errors().error(error.message, error.hint)
+            code = error.exit_code
+    return code
+
+
+def _replay(manifest: Manifest, recording: Path) -> int:
+    """Print the events of a recording, one a line; 1 where it has no last event."""
+    import json
+
+    from clinvk.process import Lines
+    from clinvk.reader import Reader
+
+    reader, lines, last = Reader(manifest, first=True), Lines(), ""
+    try:
+        data = recording.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{recording}: {error.strerror}") from error
+    events = [e for line in (*lines.feed(data), *lines.end()) for e in reader.read(line)]
+    for event in (*events, *reader.end(0)):
+        print(json.dumps(event.to_json(), ensure_ascii=False))
+        last = event.type
+    if last not in ("finished", "failed"):
+        show.Printer.for_errors().error(
+            f"{recording}: no event says how the run ended",
+            "a rule has to emit 'finished' or 'failed'",
+        )
+        return 1
+    return 0
+
+
+def describe(manifest: Manifest) -> dict[str, Any]:
+    """What is known of a backend without starting it."""
+    return {
+        "name": manifest.name,
+        "title": manifest.title,
+        "command": sys.executable if manifest.command == "$python" else manifest.command,
+        "path": _path(manifest),
+        "install": manifest.install,
+        "can": abilities(manifest),
+        "options": {name: _effect(name, value) for name, value in manifest.options.items()},
+        "notes": manifest.notes,
+        "manifest": manifest.source,
+    }
+
+
+def abilities(manifest: Manifest) -> list[str]:
+    """What it can do, read off the shapes that its manifest has."""
+    found = [shape for shape in ("resume", "fork") if shape in manifest.argv]
+    return [*found, *(["ephemeral"] if manifest.ephemeral else [])]
+
+
+def _effect(name: str, value: Any) -> str:
+    if name in CHOICES:
+        return ", ".join(("default", *value))
+    words = [*value.argv, *(f"{k}={v}" for k, v in value.env.items())]
+    return " ".join(words) or "accepted, nothing to do"
+
+
+def _row(catalog: catalogs.Catalog, name: str, loaded: Any) -> dict[str, Any]:
+    try:
+        manifest = catalog.load(name)
+    except ClinvkError as error:
+        return {"name": name, "title": "-", "state": "broken", "can": [], "options": [],
+                "source": str(catalog.find(name)), "problem": error.message}  # fmt: skip
+    enabled = loaded.backend(name).enabled
+    state = "disabled" if not enabled else "installed" if _path(manifest) else "not installed"
+    ours = Path(manifest.source).parent == catalogs.built_in()
+    return {
+        "name": name,
+        "title": manifest.title,
+        "state": state,
+        "can": abilities(manifest),
+        "options": list(manifest.options),
+        "source": "built in" if ours else manifest.source,
+    }
+
+
+def _path(manifest: Manifest) -> str | None:
+    try:
+        return catalogs.locate(manifest, os.environ)
+    except NotInstalledError:
+        return None

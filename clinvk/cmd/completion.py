@@ -1,0 +1,32 @@
+"""`clinvk completion bash|zsh|fish`."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from clinvk.cmd.lazy import new_app
+from clinvk.errors import UsageError
+
+app = new_app()
+SHELLS = ("bash", "zsh", "fish")
+
+
+@app.command()
+def completion(
+    shell: Annotated[
+        str | None, typer.Argument(help="bash, zsh or fish; else the one of $SHELL.")
+    ] = None,
+) -> None:
+    """Print the completion script of a shell.
+
+    bash: eval "$(clinvk completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit;
+    fish: clinvk completion fish > ~/.config/fish/completions/clinvk.fish"""
+    from typer._completion_shared import get_completion_script
+
+    shell = shell or os.path.basename(os.environ.get("SHELL", ""))
+    if shell not in SHELLS:
+        raise UsageError(f"no completion for {shell!r}", f"say one of: {', '.join(SHELLS)}")
+    print(get_completion_script(prog_name="clinvk", complete_var="_CLINVK_COMPLETE", shell=shell))

@@ -1,0 +1,187 @@
+"""`clinvk config`: show, get, set, unset, path, edit, check."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clinvk import config as configs
+from clinvk.clean import one_line
+from clinvk.cmd import options as opt
+from clinvk.cmd import show
+from clinvk.cmd.lazy import new_app
+from clinvk.errors import ConfigError
+
+app = new_app(no_args_is_help=True, help="Show and change the configuration.")
+Key = Annotated[str, typer.Argument(metavar="KEY", help="As in backends.claude.model.")]
+
+
+@app.command("show")
+def show_(
+    origin: Annotated[bool, typer.Option("--origin", help="Where each value comes from.")] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Show every setting in force."""
+    loaded = opt.load(config)
+    settings = list(configs.flat(loaded.config))
+    if as_json:
+        data = {k: {"value": v, "origin": loaded.origin(k)} for k, v in settings}
+        show.print_json({"version": 1, "path": str(loaded.path), "settings": data})
+    elif origin:
+        rows = [[k, _text(v), loaded.origin(k)] for k, v in settings]
+        show.print_table(["KEY", "VALUE", "FROM"], rows)
+    else:
+        for key, value in settings:
+            print(f"{key}: {one_line(_text(value))}")
+
+
+@app.command("get")
+def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
+    """Print one setting."""
+    value = configs.get(opt.load(config), key)
+    if isinstance(value, (dict, list)) or hasattr(value, "__dataclass_fields__"):
+        flat = dict(configs.flat(value, ()))
+        value = flat.get("", flat)
+    if as_json or isinstance(value, (dict, list)):
+        show.print_json(value)
+    elif value is not None:
+        print(_text(value))
+
+
+@app.command("set")
+def set_(
+    key: Key,
+    value: Annotated[str, typer.Argument(help="As it would stand in the file.")],
+    config: opt.Config = None,
+) -> None:
+    """Change one setting in the file; its comments stay."""
+    parsed = configs.parse_value(key, value)
+    _rewrite(_path(config), lambda data: _put(data, key.split("."), parsed))
+
+
+@app.command()
+def unset(key: Key, config: opt.Config = None) -> None:
+    """Take one setting out of the file: its default holds again."""
+    configs.get(opt.load(config), key)
+    _rewrite(_path(config), lambda data: _take(data, key.split(".")))
+
+
+@app.command()
+def path(config: opt.Config = None) -> None:
+    """Print where the file is."""
+    print(_path(config))
+
+
+@app.command()
+def edit(config: opt.Config = None) -> int:
+    """Open the file in $VISUAL or $EDITOR, and check it afterwards."""
+    import shlex
+    import subprocess
+
+    file = _path(config)
+    if not file.exists():
+        _write(file, EXAMPLE)
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
+    except OSError as error:
+        raise ConfigError(f"{editor}: {error.strerror}", "set EDITOR to a program") from error
+    configs.check(configs.read_text(file), file)
+    return code
+
+
+@app.command()
+def check(
+    file: Annotated[Path | None, typer.Argument(help="Another file than the one in use.")] = None,
+    config: opt.Config = None,
+) -> None:
+    """Say whether the file is right; exit 3 where it is not."""
+    path = file or _path(config)
+    configs.check(configs.read_text(path, required=file is not None), path)
+    print(f"{path}: OK" if path.exists() else f"{path}: not there; the defaults hold")
+
+
+EXAMPLE = """\
+# clinvk's configuration; config.example.yaml of the project shows every key.
+# See what is in force, and from where: clinvk config show --origin
+"""
+
+
+def _path(config: Path | None) -> Path:
+    """The file in use, which need not be right, or be there."""
+    if config is not None:
+        return config
+    if given := os.environ.get("CLINVK_CONFIG"):
+        return Path(given).expanduser()
+    return configs.home_of(os.environ) / "config.yaml"
+
+
+def _rewrite(file: Path, change: Any) -> None:
+    """The file after `change`, if it is right then; comments and order stay as they are."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML  # 30 ms: only to change a file
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    text = configs.read_text(file)
+    configs.check(text, file)
+    data = yaml.load(text) if text.strip() else None
+    if data is None:
+        data = {}
+        text = text.rstrip("\n") + "\n" if text.strip() else ""  # only comments
+    else:
+        text = ""
+    change(data)
+    out = StringIO()
+    if data:
+        yaml.dump(data, out)
+    text += out.getvalue()
+    configs.check(text, file)
+    _write(file, text)
+
+
+def _put(data: Any, steps: list[str], value: Any) -> None:
+    for step in steps[:-1]:
+        if not isinstance(data.get(step), dict):
+            data[step] = {}
+        data = data[step]
+    data[steps[-1]] = value
+
+
+def _take(data: Any, steps: list[str]) -> None:
+    """Take the key out, and what is empty without it."""
+    parents = []
+    for step in steps[:-1]:
+        parents.append((data, step))
+        data = data.get(step) if isinstance(data, dict) else None
+    if isinstance(data, dict):
+        data.pop(steps[-1], None)
+    for parent, step in reversed(parents):
+        if isinstance(parent, dict) and not parent.get(step):
+            parent.pop(step, None)
+
+
+def _write(file: Path, text: str) -> None:
+    from clinvk.store.file import replace_file
+
+    target = Path(os.path.realpath(file))  # a link to a file of dotfiles stays a link
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(target, text.encode(), durable=True)
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return "{}" if value == {} else str(value)

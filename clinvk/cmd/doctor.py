@@ -1,0 +1,158 @@
+"""`clinvk doctor`: what is there, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinvk import __version__
+from clinvk import catalog as catalogs
+from clinvk.clean import one_line
+from clinvk.cmd import options as opt
+from clinvk.cmd import show
+from clinvk.cmd.backends import abilities
+from clinvk.cmd.lazy import new_app
+from clinvk.command import changed_env, expand_home
+from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.manifest import Manifest
+
+app = new_app()
+PATIENCE = 20  # seconds for a `--version`
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One backend as it was found. `login` is yes, no or unknown; nothing was called to tell."""
+
+    name: str
+    state: str
+    path: str | None = None
+    version: str | None = None
+    login: str = "unknown"
+    can: tuple[str, ...] = ()
+    advice: str | None = None
+
+
+@app.command()
+def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
+    """See which AI CLIs are installed, logged in and usable. Calls no model."""
+    loaded = opt.load(config)
+    catalog = catalogs.Catalog(loaded.home)
+    findings = [examine(catalog, name, loaded) for name in catalog.names()]
+    problem = _store_problem(loaded.home)
+    if as_json:
+        show.print_json(_json(findings, loaded, problem))
+    else:
+        _print(findings, loaded, problem)
+    return 0 if problem is None else 4
+
+
+def examine(catalog: catalogs.Catalog, name: str, loaded: Any) -> Finding:
+    try:
+        manifest = catalog.load(name)
+    except ClinvkError as error:
+        return Finding(name, "broken manifest", advice=error.message)
+    if not loaded.backend(name).enabled:
+        return Finding(name, "disabled", advice=f"clinvk config set backends.{name}.enabled true")
+    env = os.environ | loaded.backend(name).env
+    try:
+        path = catalogs.locate(manifest, env)
+    except NotInstalledError:
+        return Finding(name, "not installed", advice=manifest.install)
+    version, problem = _version(manifest, path, env)
+    login = (
+        "not needed" if not _asks_login(manifest) else "yes" if _has_login(manifest, env) else "no"
+    )
+    advice = problem or (manifest.login.hint if login == "no" else None)
+    can = tuple(abilities(manifest))
+    return Finding(name, "broken" if problem else "installed", path, version, login, can, advice)
+
+
+def _version(manifest: Manifest, path: str, env: dict[str, str]) -> tuple[str | None, str | None]:
+    """What it says of its version, or why it cannot say it."""
+    if manifest.command == "$python":
+        return __version__, None
+    try:
+        done = subprocess.run(
+            [path, *manifest.version],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=PATIENCE,
+            check=False,
+            env=changed_env(env, manifest.env),
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"it cannot be started: {error}"
+    said = done.stdout.decode("utf-8", "replace").strip().splitlines()
+    if done.returncode != 0:
+        return None, f"--version ends with code {done.returncode}"
+    return said[-1] if said else None, None
+
+
+def _asks_login(manifest: Manifest) -> bool:
+    return bool(manifest.login.env or manifest.login.files)
+
+
+def _has_login(manifest: Manifest, env: dict[str, str]) -> bool:
+    """Whether something is there that it would log in with; whether that is still good, only a
+    paid call would tell."""
+    if any(env.get(name) for name in manifest.login.env):
+        return True
+    return any(os.path.exists(path) for path in _login_files(manifest, env))
+
+
+def _login_files(manifest: Manifest, env: dict[str, str]) -> Iterator[str]:
+    for file in manifest.login.files:
+        if file.startswith("$"):
+            variable, _, rest = file[1:].partition("/")
+            if env.get(variable):
+                yield f"{env[variable]}/{rest}"
+        else:
+            yield expand_home(file, env)
+
+
+def _store_problem(home: Path) -> str | None:
+    """Why sessions cannot be kept; nothing where they can."""
+    folder = home
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is not a folder"
+    if not os.access(folder, os.W_OK):
+        return f"{folder} cannot be written; set CLINVK_HOME, or use --ephemeral"
+    return None
+
+
+def _print(findings: list[Finding], loaded: Any, problem: str | None) -> None:
+    rows = [
+        [f.name, f.state, f.version or "-", f.login, ", ".join(f.can) or "-", f.path or "-"]
+        for f in findings
+    ]
+    show.print_table(["BACKEND", "STATE", "VERSION", "LOGIN", "CAN", "PROGRAM"], rows)
+    print()
+    for f in findings:
+        if f.advice:
+            print(f"{f.name}: {one_line(f.advice)}")
+    print(f"clinvk {__version__}; sessions in {loaded.home}" + (f": {problem}" if problem else ""))
+    configuration = loaded.path if loaded.path.exists() else f"{loaded.path} (not there: defaults)"
+    print(f"configuration: {configuration}")
+
+
+def _json(findings: list[Finding], loaded: Any, problem: str | None) -> dict[str, Any]:
+    rows = [
+        {"name": f.name, "state": f.state, "path": f.path, "version": f.version,
+         "login": f.login, "can": list(f.can), "advice": f.advice}
+        for f in findings
+    ]  # fmt: skip
+    return {
+        "version": 1,
+        "clinvk": __version__,
+        "home": str(loaded.home),
+        "config": str(loaded.path),
+        "problem": problem,
+        "backends": rows,
+    }

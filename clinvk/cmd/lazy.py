@@ -1,0 +1,146 @@
+"""Commands that are imported when they are called, and a command line that may begin with a prompt.
+
+Typer's groups import every command to know its options. `clinvk version` must not pay for that, and
+`clinvk "fix the bug"` has no command at all: what is no command's name is a prompt, which `ask`
+takes with all that stands around it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+PROMPT = "ask"
+LITERAL = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
+BEHIND = "clinvk.behind_dashes"  # what stood behind `--`: the backend's, not ours
+
+
+class Root(TyperGroup):
+    """`commands` maps a name to its module below `clinvk.cmd` and its line in the help."""
+
+    def __init__(self, commands: dict[str, tuple[str, str]], aliases: dict[str, str]) -> None:
+        super().__init__(
+            name="clinvk",
+            help="One command over the AI coding CLIs: ask, continue, resume.",
+            rich_markup_mode=None,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+        self.table = commands
+        self.aliases = aliases
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.table)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        name = self.aliases.get(cmd_name, cmd_name)
+        if name not in self.table:
+            return None
+        module = import_module(f"clinvk.cmd.{self.table[name][0]}")
+        return command(module.app)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = list(args)
+        before: list[str] = []
+        while len(args) > 1 and args[0] == "--config":  # as git takes -C before the command
+            before += [args.pop(0), args.pop(0)]
+        first = args[0] if args else None
+        if first == "--version":
+            args[0] = "version"
+        elif first not in ("-h", "--help") and not self._is_command(first):
+            args.insert(0, PROMPT)
+        if before:
+            args = [*_with_config(self, ctx, args, before)]
+        if args[0] in (PROMPT, "chat", "resume"):
+            args, behind = _split(_literal_prompts(self.get_command(ctx, args[0]), args))
+            ctx.meta[BEHIND] = behind
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        ask = self.get_command(ctx, PROMPT)
+        formatter.write(f"{self.help}\n\n")
+        formatter.write_usage("clinvk", '[OPTIONS] "PROMPT" [-- BACKEND ARGS]')
+        formatter.write_usage("clinvk", "COMMAND ...", prefix="       ")
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+        with ask.make_context("clinvk", [], resilient_parsing=True) as inner:
+            ask.format_options(inner, formatter)
+        formatter.write(
+            "\nFiles: ~/.clinvk/config.yaml, ~/.clinvk/backends/*.yaml (CLINVK_HOME moves them)\n"
+        )
+
+    def _is_command(self, word: str | None) -> bool:
+        return word in self.table or word in self.aliases
+
+
+def command(app: typer.Typer) -> Any:
+    """The click command of a typer app: a group where it has several."""
+    made = typer.main.get_command(app)
+    made.context_settings.setdefault("help_option_names", ["-h", "--help"])
+    return made
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """A typer app in our manner: plain help, no traceback art, completion by `clinvk completion`."""
+    return typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **settings,
+    )
+
+
+def _with_config(root: Root, ctx: Any, args: list[str], before: list[str]) -> list[str]:
+    """Put what stood before the command behind it, where its own options are read."""
+    name, rest = args[0], args[1:]
+    found = root.get_command(ctx, name)
+    at = 0
+    while at < len(rest) and getattr(found, "commands", None) and not rest[at].startswith("-"):
+        found = found.commands.get(rest[at])
+        at += 1
+    return [name, *rest[:at], *before, *rest[at:]]
+
+
+def _literal_prompts(found: Any, args: list[str]) -> list[str]:
+    """Mark the prompts that begin with a dash: "-fix this" is a sentence, `--modle` a slip.
+
+    A word is a sentence when it has white space in it and is not the value of an option before it,
+    nor an option of ours with its value behind `=`."""
+    takes_value = {
+        name: not (param.is_flag or param.count)
+        for param in found.params
+        if param.param_type_name == "option"
+        for name in (*param.opts, *param.secondary_opts)
+    }
+    marked: list[str] = []
+    is_value = False
+    for i, word in enumerate(args):
+        if word == "--" and not is_value:
+            return [*marked, *args[i:]]
+        if not is_value and word.startswith("-") and _is_sentence(word, takes_value):
+            word = LITERAL + word  # noqa: PLW2901 - the same word, marked
+        marked.append(word)
+        is_value = not is_value and takes_value.get(_last_flag(word), False)
+    return marked
+
+
+def _split(args: list[str]) -> tuple[list[str], list[str]]:
+    """The words before the first `--`, and those behind it."""
+    if "--" not in args:
+        return args, []
+    at = args.index("--")
+    return args[:at], args[at + 1 :]
+
+
+def _is_sentence(word: str, options: dict[str, bool]) -> bool:
+    return any(c.isspace() for c in word) and word.split("=", 1)[0] not in options
+
+
+def _last_flag(word: str) -> str:
+    """The option that would take the next word: of `-cb`, that is `-b`."""
+    if word.startswith("--") or not word.startswith("-") or len(word) < 3:
+        return word
+    return f"-{word[-1]}"

@@ -1,0 +1,83 @@
+"""The command line as a whole: which command it is, and how what goes wrong is told."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from clinvk.cmd.lazy import Root
+from clinvk.errors import ClinvkError
+
+COMMANDS = {
+    "ask": ("run", "Send a prompt (the same as no command at all)."),
+    "chat": ("run", "Send a prompt (the same as ask)."),
+    "resume": ("resume", "Go on with a session."),
+    "sessions": ("sessions", "List, show, delete and clean up sessions."),
+    "config": ("config", "Show and change the configuration."),
+    "backends": ("backends", "List, show and check backends."),
+    "doctor": ("doctor", "See which AI CLIs are installed, logged in and usable."),
+    "completion": ("completion", "Print the completion script of a shell."),
+    "version": ("version", "Print the version."),
+}
+ALIASES = {"session": "sessions"}
+
+# Click's own exceptions come with typer, under a name that differs between its releases.
+ClickException: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def root() -> Root:
+    return Root(COMMANDS, ALIASES)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; its exit code. Nothing that a user can mend ends in a traceback."""
+    _tolerant_output()
+    try:
+        code = root().main(list(argv), prog_name="clinvk", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except ClinvkError as error:
+        return fail(error.message, error.hint, error.exit_code)
+    except ClickException as error:
+        return fail(_one_sentence(error), _usage_hint(error), 1)
+    except (typer.Abort, KeyboardInterrupt):
+        return fail("cancelled", None, 7)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not complain about it at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 7
+    except OSError as error:
+        if os.environ.get("CLINVK_DEBUG"):
+            raise
+        return fail(f"{error.filename or 'output'}: {error.strerror or error}", None, 1)
+    except RecursionError:
+        return fail("the input is nested too deeply", None, 1)
+
+
+def fail(message: str, hint: str | None, code: int) -> int:
+    from clinvk.cmd.show import Printer
+
+    Printer.for_errors().error(message, hint)
+    return code
+
+
+def _one_sentence(error: Any) -> str:
+    message = error.format_message()
+    return str(message[:1].lower() + message[1:].rstrip("."))
+
+
+def _usage_hint(error: Any) -> str | None:
+    ctx = getattr(error, "ctx", None)
+    return f"see: {ctx.command_path} --help" if ctx else None
+
+
+def _tolerant_output() -> None:
+    """A character that the terminal does not know is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -1,0 +1,281 @@
+"""The options that commands share, and the `Request` that they make."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clinvk import config as configs
+from clinvk.cmd.lazy import BEHIND, LITERAL
+from clinvk.errors import ConfigError, UsageError
+from clinvk.manifest import CHOICES
+from clinvk.messages import Request
+
+STDIN = "-"
+FORMATS = ("text", "json", "stream-json")
+
+
+def complete_backends(incomplete: str) -> list[str]:
+    from clinvk.catalog import Catalog
+
+    names = Catalog(configs.home_of(os.environ)).names()
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_sessions(incomplete: str) -> list[str]:
+    folder = configs.home_of(os.environ) / "sessions"
+    names = os.listdir(folder) if folder.is_dir() else []
+    return [n[:-5] for n in names if n.endswith(".json") and n.startswith(incomplete)]
+
+
+def _one_of(*words: str) -> Any:
+    return lambda incomplete: [w for w in words if w.startswith(incomplete)]
+
+
+Prompt = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PROMPT] [-]", help="What to ask; - puts what is piped in behind it."),
+]
+SessionId = Annotated[
+    str | None,
+    typer.Argument(metavar="[ID]", help="An id, the beginning of one, or the backend's own.",
+                   autocompletion=complete_sessions),
+]  # fmt: skip
+SessionIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids, or the beginnings of some.",
+                              autocompletion=complete_sessions),
+]  # fmt: skip
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", "-b", help="claude, codex, gemini, echo, or one of yours.",
+                 autocompletion=complete_backends),
+]  # fmt: skip
+Model = Annotated[str | None, typer.Option("--model", "-m", help="The backend's name for it.")]
+Workdir = Annotated[
+    Path | None, typer.Option("--workdir", "-w", metavar="DIR", help="Work in this folder.")
+]
+File = Annotated[
+    str | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--output-format", "-o", metavar="text|json|stream-json",
+                 help="text streams; json is one object; stream-json is one event a line.",
+                 autocompletion=_one_of(*FORMATS)),
+]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Raw = Annotated[
+    bool,
+    typer.Option(
+        "--raw", help="Control sequences in answers too; with stream-json, the CLI's own lines."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the command and where each setting is from.")
+]
+Ephemeral = Annotated[
+    bool, typer.Option("--ephemeral", help="Keep no session, neither ours nor the CLI's.")
+]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="End the run after so long.")
+]
+Approval = Annotated[
+    str | None,
+    typer.Option("--approval", metavar="|".join(CHOICES["approval"]),
+                 help="auto edits unasked; none asks nothing; always refuses what it would ask.",
+                 autocompletion=_one_of(*CHOICES["approval"])),
+]  # fmt: skip
+Sandbox = Annotated[
+    str | None,
+    typer.Option("--sandbox", metavar="|".join(CHOICES["sandbox"]), help="What it may change.",
+                 autocompletion=_one_of(*CHOICES["sandbox"])),
+]  # fmt: skip
+SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="Instructions.")]
+AddDir = Annotated[
+    list[Path] | None,
+    typer.Option("--add-dir", metavar="DIR", help="One more folder to work in (repeatable)."),
+]
+MaxTurns = Annotated[int | None, typer.Option("--max-turns", min=1, help="Model calls at most.")]
+AllowedTools = Annotated[
+    list[str] | None,
+    typer.Option("--allowed-tools", help="Tools that need no approval (repeatable)."),
+]
+Schema = Annotated[
+    Path | None,
+    typer.Option("--schema", metavar="FILE", help="A JSON schema that the answer has to fit."),
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="Another option of the backend (repeatable)."
+    ),
+]
+Tag = Annotated[list[str] | None, typer.Option("--tag", help="Tag the session (repeatable).")]
+Title = Annotated[str | None, typer.Option("--title", help="The session's title.")]
+FailOnDenied = Annotated[
+    bool, typer.Option("--fail-on-denied", help="Exit with 1 where a tool was denied.")
+]
+Lenient = Annotated[
+    bool, typer.Option("--lenient", help="Drop options that the backend lacks, with a warning.")
+]
+Expand = Annotated[
+    bool, typer.Option("--expand", help="Let the CLI expand @path and /command in the prompt.")
+]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Exit with 4 where the session is running.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show tools and thinking on stderr.")
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Another configuration file.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a run is shown."""
+
+    format: str = "text"
+    raw: bool = False
+    verbose: bool = False
+    tokens: bool = False
+    timing: bool = False
+    colour: str = "auto"
+
+
+def load(config: Path | None) -> configs.Loaded:
+    return configs.load(os.environ, config)
+
+
+def output_settings(loaded: configs.Loaded, given: dict[str, Any]) -> Output:
+    output = loaded.config.output
+    wanted = given.get("output_format") or output.format
+    if wanted not in FORMATS:
+        raise UsageError(f"-o: {wanted!r} is not one of: {', '.join(FORMATS)}")
+    return Output(
+        format=wanted,
+        raw=bool(given.get("raw")),
+        verbose=bool(given.get("verbose")) or loaded.config.unified_flags.verbose,
+        tokens=output.show_tokens,
+        timing=output.show_timing,
+        colour=output.color,
+    )
+
+
+def behind_dashes(ctx: Any) -> list[str]:
+    """What stood behind `--`, if anything did."""
+    return list(ctx.meta.get(BEHIND) or [])
+
+
+def prompt_of(words: list[str] | None, file: str | None, args: list[str]) -> tuple[str, list[str]]:
+    """The prompt, and what is handed to the backend. Raises `UsageError`.
+
+    Only a stdin that somebody asked for is read: by `-`, `--file -`, or by piping something in
+    where there is no other prompt. In CI an open one may never end."""
+    words = [w.removeprefix(LITERAL) for w in words or []]
+    append = words[1:] == [STDIN]
+    if len(words) > 1 and not append:
+        raise UsageError(
+            f"the prompt is {words[0]!r}; {words[1]!r} is one word too many",
+            f'put the prompt in quotes: clinvk "{" ".join(words)}"',
+        )
+    if words and file is not None:
+        raise UsageError("a prompt and --file exclude each other", "leave out one of them")
+    if file is not None:
+        return (_stdin() if file == STDIN else _read(file)), args
+    if not words and args:
+        return args[0], args[1:]
+    if words and words[0] != STDIN:
+        return (f"{words[0]}\n\n{_stdin()}" if append else words[0]), args
+    if not words and sys.stdin.isatty():
+        raise UsageError("there is no prompt", 'say something: clinvk "explain this folder"')
+    return _stdin(), args
+
+
+def request(prompt: str, args: list[str], session: str | None, given: dict[str, Any]) -> Request:
+    """The request that the flags make. Raises `UsageError`, `ConfigError`."""
+    timeout = given.get("timeout")
+    if timeout is not None and timeout <= 0:
+        raise UsageError(f"--timeout: {timeout:g} is not a number of seconds above 0")
+    options = {
+        "model": given.get("model"),
+        "approval": given.get("approval"),
+        "sandbox": given.get("sandbox"),
+        "system_prompt": given.get("system_prompt"),
+        "add_dir": [os.path.realpath(p) for p in given.get("add_dir") or ()] or None,
+        "max_turns": given.get("max_turns"),
+        "allowed_tools": given.get("allowed_tools") or None,
+        "schema": _schema(given.get("schema")),
+        **pairs(given.get("option") or [], "--option"),
+    }
+    return Request(
+        prompt=prompt,
+        backend=given.get("backend"),
+        session=session,
+        options={k: v for k, v in options.items() if v is not None},
+        args=tuple(args),
+        cwd=given.get("workdir"),
+        ephemeral=bool(given.get("ephemeral")),
+        timeout=timeout,
+        title=given.get("title"),
+        tags=tuple(given.get("tag") or ()),
+        lenient=bool(given.get("lenient")),
+        expand=bool(given.get("expand")),
+        anywhere=bool(given.get("anywhere")),
+        wait=not given.get("no_wait"),
+        fail_on_denied=bool(given.get("fail_on_denied")),
+        new=bool(given.get("new")),
+    )
+
+
+def pairs(words: list[str], flag: str) -> dict[str, str]:
+    """`KEY=VALUE` words as a mapping. Raises `UsageError`."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (equals and key):
+            raise UsageError(f"{flag}: {word!r} is not KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def _schema(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    import json
+
+    text = _read(str(path))
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    return text
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return _text(file.read(), path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+def _stdin() -> str:
+    return _text(sys.stdin.buffer.read(), "stdin")
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{name}: not UTF-8 text: {error.reason} at byte {error.start}",
+            "a prompt is text; name the file in the prompt instead",
+        ) from error

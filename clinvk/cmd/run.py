@@ -1,0 +1,131 @@
+"""`clinvk "PROMPT"`, which is `clinvk ask`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from clinvk.cmd import options as opt
+from clinvk.cmd.lazy import new_app
+from clinvk.errors import UsageError
+
+app = new_app()
+
+
+@app.command(context_settings={"allow_extra_args": True})
+def ask(
+    ctx: typer.Context,
+    words: opt.Prompt = None,
+    backend: opt.Backend = None,
+    model: opt.Model = None,
+    continue_: Annotated[
+        bool, typer.Option("--continue", "-c", help="Go on with the last session of this folder.")
+    ] = False,
+    anywhere: Annotated[
+        bool, typer.Option("--anywhere", help="With -c: the last session of any folder.")
+    ] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start a session though session.auto_resume is on.")
+    ] = False,
+    workdir: opt.Workdir = None,
+    file: opt.File = None,
+    output_format: opt.Format = None,
+    raw: opt.Raw = False,
+    dry_run: opt.DryRun = False,
+    ephemeral: opt.Ephemeral = False,
+    timeout: opt.Timeout = None,
+    approval: opt.Approval = None,
+    sandbox: opt.Sandbox = None,
+    system_prompt: opt.SystemPrompt = None,
+    add_dir: opt.AddDir = None,
+    max_turns: opt.MaxTurns = None,
+    allowed_tools: opt.AllowedTools = None,
+    schema: opt.Schema = None,
+    option: opt.Option = None,
+    tag: opt.Tag = None,
+    title: opt.Title = None,
+    fail_on_denied: opt.FailOnDenied = False,
+    lenient: opt.Lenient = False,
+    expand: opt.Expand = False,
+    no_wait: opt.NoWait = False,
+    verbose: opt.Verbose = False,
+    config: opt.Config = None,
+) -> int:
+    """Send a prompt to an AI CLI, and show its answer as it comes.
+
+    The prompt is an argument, a file (--file), or what is piped in; `clinvk "PROMPT" -` puts what
+    is piped in behind the prompt. What follows -- is handed to the backend."""
+    given = {k: v for k, v in ctx.params.items() if k not in ("words", "file", "config")}
+    if continue_ and ephemeral:
+        raise UsageError(
+            "-c and --ephemeral exclude each other: an ephemeral run has no session",
+            "leave out one of them",
+        )
+    if anywhere and not continue_:
+        raise UsageError("--anywhere says which session -c takes", "add -c")
+    if new and continue_:
+        raise UsageError("--new and -c exclude each other", "leave out one of them")
+    loaded = opt.load(config)
+    prompt, args = opt.prompt_of(words, file, opt.behind_dashes(ctx))
+    if words and not args:
+        _refuse_typo(words)
+    request = opt.request(prompt, args, "last" if continue_ else None, given)
+    return start(request, loaded, given)
+
+
+def start(request: Any, loaded: Any, given: dict[str, Any]) -> int:
+    """Run the request, or say what it would do; the exit code."""
+    from dataclasses import replace
+
+    from clinvk.cmd import drive
+    from clinvk.dispatcher import Dispatcher, NoSessionHere
+
+    settings = opt.output_settings(loaded, given)
+    dispatcher = Dispatcher(loaded)
+    if given.get("dry_run") or loaded.config.unified_flags.dry_run:
+        return drive.dry_run(dispatcher, request, settings)
+    try:
+        return drive.drive(dispatcher, request, settings)
+    except NoSessionHere as error:
+        if error.elsewhere is None or not _agreed(error):
+            raise
+        return drive.drive(dispatcher, replace(request, session=error.elsewhere.id), settings)
+
+
+def _agreed(error: Any) -> bool:
+    from clinvk.cmd.show import ago, confirm
+
+    other = error.elsewhere
+    return confirm(
+        f"{error.message}.\nThe last one is {other.id} in {other.cwd} ({ago(other.updated_at)}): "
+        f"{other.label[:60]}\nGo on there?"
+    )
+
+
+def _refuse_typo(words: list[str]) -> None:
+    """A lone word that is almost a command's name was hardly meant for a paid model."""
+    from clinvk.cmd.main import ALIASES, COMMANDS
+    from clinvk.cmd.show import confirm
+
+    word = words[0]
+    if len(words) > 1 or word.startswith("-") or not word.isidentifier():
+        return
+    near = [name for name in (*COMMANDS, *ALIASES) if is_typo(word, name)]
+    if near and not confirm(f"{word!r} looks like the command {near[0]!r}. Send it as a prompt?"):
+        raise UsageError(
+            f"{word!r} is not a command; did you mean {near[0]!r}?",
+            f"to send it as a prompt: clinvk ask -- {word}",
+        )
+
+
+def is_typo(word: str, name: str) -> bool:
+    """Whether one letter was left out, added, replaced or swapped; or none."""
+    if abs(len(word) - len(name)) > 1:
+        return False
+    start = next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), None)
+    if start is None:
+        return True  # equal, or one letter at the end
+    a, b = word[start:], name[start:]
+    swapped = len(a) > 1 and len(b) > 1 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]
+    return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]

@@ -1,0 +1,27 @@
+"""`clinvk version`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clinvk import __version__
+from clinvk.cmd.lazy import new_app
+
+app = new_app()
+
+
+@app.command()
+def version(
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+) -> None:
+    """Print the version."""
+    if as_json:
+        import json
+        import platform
+
+        about = {"version": 1, "clinvk": __version__, "python": platform.python_version()}
+        print(json.dumps(about, indent=2))
+    else:
+        print(f"clinvk {__version__}")

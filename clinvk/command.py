@@ -1,0 +1,214 @@
+"""From a manifest and what was asked for to the command that does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinvk.errors import SessionError, UsageError
+from clinvk.manifest import CHOICES, Effect, Manifest, Prompt
+
+ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program, ready to start. `files` are private ones that it is given the paths of; `remove`
+    are (glob, text) pairs: files that hold the text and are taken away after the run."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: Path
+    stdin: bytes
+    changed: dict[str, str | None]  # in the environment; None is taken out
+    files: tuple[tuple[Path, str], ...] = ()
+    remove: tuple[tuple[str, str], ...] = ()
+    scratch: Path | None = None  # a private folder that it needs while it runs
+    notices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """As it would be typed, without the prompt."""
+        unset = [x for k, v in self.changed.items() if v is None for x in ("-u", k)]
+        added = [f"{k}={v}" for k, v in self.changed.items() if v is not None]
+        words = ["env", *unset, *added] if unset or added else []
+        return shlex.join([*words, *self.argv])
+
+
+def build(
+    manifest: Manifest,
+    program: str,
+    *,
+    prompt: str,
+    options: Mapping[str, Any],
+    cwd: Path,
+    env: Mapping[str, str],
+    scratch: Path,
+    native_id: str | None = None,
+    ephemeral: bool = False,
+    expand: bool = False,
+    args: Iterable[str] = (),
+) -> Command:
+    """The command of one turn. Raises `UsageError` for a prompt that the CLI would refuse or cut,
+    `SessionError` for a native id that it would not take for one."""
+    check_native_id(manifest, native_id)
+    text, notices = (prompt, []) if expand else escape(manifest.prompt, prompt)
+    stdin = text.encode("utf-8", "surrogateescape")
+    check_length(manifest, text, stdin)
+    made = _Filler(scratch)
+    effects = effects_of(manifest, options)
+    flags = [word for effect, value in effects for word in made.words(effect.argv, value)]
+    changed: dict[str, str | None] = dict(manifest.env)
+    for effect, value in effects:
+        changed |= {k: made.word(v, value) for k, v in effect.env.items()}
+    remove: tuple[tuple[str, str], ...] = ()
+    if ephemeral:
+        forget = _ephemeral(manifest)
+        flags += forget.argv
+        changed |= {k: made.word(v, "") for k, v in forget.env.items()}
+        remove = tuple((r.glob, r.containing) for r in forget.remove)
+    flags += args
+    shape = manifest.argv["resume" if native_id else "run"]
+    words = {"$options": flags, "$native_id": [native_id or ""], "$prompt": [text]}
+    argv = [word for token in shape for word in words.get(token, [token])]
+    if "$prompt" in shape:
+        if len(stdin) > ARGUMENT_BYTES:
+            raise _too_long(manifest, f"{len(stdin):,} bytes", f"{ARGUMENT_BYTES:,} bytes")
+        stdin = b""
+    return Command(
+        argv=(program, *argv),
+        env=changed_env(env, changed),
+        cwd=cwd,
+        stdin=stdin,
+        changed={k: v for k, v in changed.items() if v is not None or k in env},
+        files=tuple(made.files),
+        remove=remove,
+        scratch=scratch if made.used else None,
+        notices=tuple(notices),
+    )
+
+
+def refuse(manifest: Manifest, name: str, value: Any) -> str | None:
+    """Why the backend cannot do `name: value`; nothing where it can."""
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            return f"{name}: {value!r} is not one of: {', '.join(CHOICES[name])}"
+        if value == "default" or value in manifest.options.get(name, ()):
+            return None
+        can = ["default", *manifest.options.get(name, ())]
+        return f"{manifest.name} cannot keep {name} {value!r} (it can: {', '.join(can)})"
+    if name not in manifest.options:
+        return f"{manifest.name} has no option {name!r}"
+    return None
+
+
+def effects_of(manifest: Manifest, options: Mapping[str, Any]) -> list[tuple[Effect, Any]]:
+    """What each option does, with its value, in the manifest's order; implied ones included."""
+    given = {k: v for k, v in options.items() if v is not None and v not in ([], (), "default")}
+    for name, value in list(given.items()):
+        effect = _effect(manifest, name, value)
+        for implied, choice in effect.implies.items():
+            given.setdefault(implied, choice)
+    return [(_effect(manifest, name, given[name]), given[name])
+            for name in manifest.options if name in given]  # fmt: skip
+
+
+def escape(prompt: Prompt, text: str) -> tuple[str, list[str]]:
+    """The text in the words that keep the CLI from expanding any of it, and what to say of it."""
+    notices = []
+    for rule in prompt.escape:
+        text, count = re.subn(rule.match, rule.replace, text)
+        if count and rule.notice:
+            notices.append(f"{rule.what} is passed as text ({count} place{'s' * (count > 1)})")
+    return text, notices
+
+
+def check_length(manifest: Manifest, text: str, data: bytes) -> None:
+    """Raise `UsageError` for what is beyond the CLI's limit: refused, never cut."""
+    chars, size = manifest.prompt.limit_chars, manifest.prompt.limit_bytes
+    if chars is not None and len(text) > chars:
+        raise _too_long(manifest, f"{len(text):,} characters", f"{chars:,} characters")
+    if size is not None and len(data) > size:
+        raise _too_long(manifest, f"{len(data):,} bytes", f"{size:,} bytes")
+
+
+def check_native_id(manifest: Manifest, native_id: str | None) -> None:
+    """Raise `SessionError` for an id that the CLI would not take for one: some start a new
+    session then, and say nothing."""
+    if native_id is None:
+        return
+    if "resume" not in manifest.argv:
+        raise SessionError(f"{manifest.name} cannot resume a session", "start a new one")
+    if manifest.native_id and not re.fullmatch(manifest.native_id, native_id):
+        raise SessionError(f"{native_id!r} is not a session id of {manifest.name}")
+
+
+def changed_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    merged = dict(env)
+    for name, value in changes.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _effect(manifest: Manifest, name: str, value: Any) -> Effect:
+    effect = manifest.options[name]
+    return effect[value] if name in CHOICES else effect  # type: ignore[no-any-return]
+
+
+def _ephemeral(manifest: Manifest) -> Any:
+    if manifest.ephemeral is None:
+        raise UsageError(
+            f"{manifest.name} cannot be told to keep no session",
+            "leave out --ephemeral; its own files would keep the conversation",
+        )
+    return manifest.ephemeral
+
+
+def _too_long(manifest: Manifest, length: str, limit: str) -> UsageError:
+    return UsageError(
+        f"the prompt has {length}; {manifest.name} takes at most {limit}",
+        "put the text in a file and name the file in the prompt",
+    )
+
+
+class _Filler:
+    """Puts values into the words of a manifest; collects the private files that it invents."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.files: list[tuple[Path, str]] = []
+        self.used = False
+
+    def words(self, template: list[str], value: Any) -> list[str]:
+        """The words for one option; a list repeats them for each of its elements."""
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return [self.word(word, one) for one in values for word in template]
+
+    def word(self, template: str, value: Any) -> str:
+        if "$" not in template:
+            return template
+        text = value if isinstance(value, str) else json.dumps(value)
+        self.used = self.used or "$file" in template or "$scratch" in template
+        if "$file" in template:
+            path = self.scratch / f"{len(self.files)}.txt"
+            self.files.append((path, text))
+            template = template.replace("$file", str(path))
+        return (
+            template.replace("$scratch", str(self.scratch))
+            .replace("$json", json.dumps(text))
+            .replace("$value", text)
+        )
+
+
+def expand_home(glob: str, env: Mapping[str, str]) -> str:
+    """`~/x` in the child's home, which need not be ours."""
+    home = env.get("HOME") or os.path.expanduser("~")
+    return home + glob[1:] if glob.startswith("~/") else glob

@@ -1,0 +1,297 @@
+"""The settings of a user: defaults, file, environment; each remembers where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from clinvk.errors import ConfigError
+from clinvk.shape import ShapeError, build, convert, dotted, unknown_key
+
+Approval = Literal["default", "auto", "none", "always"]
+Sandbox = Literal["default", "read-only", "workspace", "full"]
+Format = Literal["text", "json", "stream-json"]
+
+MASK = "…"  # stands where a value of `env` is shown
+
+
+@dataclass(frozen=True, slots=True)
+class UnifiedFlags:
+    """For every backend; one that lacks a setting drops it with a notice."""
+
+    approval_mode: Approval = "default"
+    sandbox_mode: Sandbox = "default"
+    verbose: bool = False
+    dry_run: bool = False
+    max_turns: int | None = None
+    max_tokens: int | None = None
+    command_timeout_secs: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    model: str | None = None
+    allowed_tools: list[str] = field(default_factory=list)
+    approval_mode: Approval | None = None
+    sandbox_mode: Sandbox | None = None
+    enabled: bool = True
+    system_prompt: str | None = None
+    extra_flags: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    auto_resume: bool = False
+    retention_days: int = 30
+    store_token_usage: bool = True
+    store_messages: bool = True
+    default_tags: list[str] = field(default_factory=list)
+    storage: str = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    format: Format = "text"
+    show_tokens: bool = False
+    show_timing: bool = False
+    color: Literal["auto", "always", "never"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    max_workers: int = 3
+    max_parallel_per_backend: dict[str, int] = field(default_factory=dict)
+    fail_fast: bool = False
+    aggregate_output: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    default_backend: str = "claude"
+    unified_flags: UnifiedFlags = field(default_factory=UnifiedFlags)
+    backends: dict[str, Backend] = field(default_factory=dict)
+    session: SessionSettings = field(default_factory=SessionSettings)
+    output: Output = field(default_factory=Output)
+    parallel: Parallel = field(default_factory=Parallel)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, the folder it belongs to, and the source of each value that is not a
+    default: a file, or the name of an environment variable."""
+
+    config: Config
+    home: Path
+    path: Path
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def origin(self, key: str) -> str:
+        return self.origins.get(key, "default")
+
+    def backend(self, name: str) -> Backend:
+        return self.config.backends.get(name) or Backend()
+
+
+def home_of(env: Mapping[str, str]) -> Path:
+    """The folder that everything of the user's is in: `CLINVK_HOME`, else `~/.clinvk`."""
+    if given := env.get("CLINVK_HOME"):
+        return Path(given).expanduser().absolute()
+    return Path(env.get("HOME") or os.path.expanduser("~")) / ".clinvk"
+
+
+def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
+    """The configuration in force. Raises `ConfigError` that names file, line and key; a broken
+    file is never replaced by defaults. A missing file is, unless it was asked for."""
+    home = home_of(env)
+    asked = path or (Path(env["CLINVK_CONFIG"]) if env.get("CLINVK_CONFIG") else None)
+    path = (asked or home / "config.yaml").expanduser()
+    text = read_text(path, required=asked is not None)
+    data, origins = _from_text(text, path)
+    _from_env(env, data, origins)
+    try:
+        return Loaded(build(Config, data), home, path, origins)
+    except ShapeError as error:
+        source = origins.get(dotted(error.path), "")
+        raise _wrong(path, text, error, source if source.startswith("$") else "") from error
+
+
+def read_text(path: Path, *, required: bool = False) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if required:
+            raise ConfigError(
+                f"{path}: no such file", "write one: clinvk config edit, or leave out --config"
+            ) from None
+        return ""
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path}: is a folder, where a file should be", "move it away, or name a file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def check(text: str, path: Path) -> Config:
+    """The configuration that `text` is. Raises `ConfigError`; `path` is for its message."""
+    data, _ = _from_text(text, path)
+    try:
+        return build(Config, data)
+    except ShapeError as error:
+        raise _wrong(path, text, error, "") from error
+
+
+def parse_value(key: str, text: str) -> Any:
+    """`text` as the type that `key` has. Raises `ConfigError` for an unknown key, a wrong value."""
+    import yaml
+
+    steps = tuple(key.split("."))
+    hint = _hint(steps)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    try:
+        return convert(hint, value, steps)
+    except ShapeError as error:
+        try:
+            return convert(hint, text, steps)  # `set model 4` means the text
+        except ShapeError:
+            raise ConfigError(str(error)) from error
+
+
+def get(loaded: Loaded, key: str) -> Any:
+    """The value at a dotted key. Raises `ConfigError` for one that does not exist."""
+    steps = tuple(key.split("."))
+    _hint(steps)
+    value: Any = loaded.config
+    for i, step in enumerate(steps):
+        if isinstance(value, dict):
+            value = value.get(step, Backend() if steps[:i] == ("backends",) else None)
+        else:
+            value = getattr(value, step, None)
+    return value
+
+
+def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every setting as (dotted key, value); values of `env` are not shown."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for f in fields(value):
+            yield from flat(getattr(value, f.name), (*path, f.name))
+    elif isinstance(value, dict) and value:
+        for key, inner in value.items():
+            masked = MASK if path and path[-1] == "env" else inner
+            yield from flat(masked, (*path, str(key)))
+    else:
+        yield dotted(path), value
+
+
+def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    if not text.strip():
+        return {}, {}
+    import yaml  # 10 ms: only where there is something to parse
+
+    try:
+        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"{path}: {line}{problem}", _EDIT) from error
+    if data is None:
+        return {}, {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: line 1: expected keys and values", _EDIT)
+    data = _without_empty(data)
+    return data, {key: str(path) for key, _ in _leaves(data)}
+
+
+def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, str]) -> None:
+    """`CLINVK_BACKEND`, and `CLINVK_<BACKEND>_MODEL` for a backend that is called so."""
+    if name := env.get("CLINVK_BACKEND"):
+        data["default_backend"] = name
+        origins["default_backend"] = "$CLINVK_BACKEND"
+    for variable, value in env.items():
+        if variable.startswith("CLINVK_") and variable.endswith("_MODEL") and value:
+            name = variable[7:-6].lower().replace("_", "-")
+            backends = data.get("backends")
+            if backends is None:
+                backends = data["backends"] = {}
+            if isinstance(backends, dict):
+                known = next((k for k in backends if str(k).lower() == name), name)
+                entry = backends.setdefault(known, {})
+                if isinstance(entry, dict):
+                    entry["model"] = value
+                    origins[f"backends.{known}.model"] = f"${variable}"
+
+
+def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
+    """A heading with nothing below it (`session:`) says nothing."""
+    sections = {f.name for f in fields(Config)}
+    return {k: v for k, v in data.items() if v is not None or k not in sections}
+
+
+def _leaves(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _leaves(value, (*path, str(key)))
+    else:
+        yield dotted(path), data
+
+
+def _hint(steps: tuple[str, ...]) -> Any:
+    """The type at a dotted key. Raises `ConfigError`."""
+    from typing import get_args, get_origin, get_type_hints
+
+    hint: Any = Config
+    for i, step in enumerate(steps):
+        if is_dataclass(hint):
+            hints = get_type_hints(hint)
+            if step not in hints:
+                raise ConfigError(
+                    f"{'.'.join(steps[:i]) or 'config'}: {unknown_key(step, hints)}",
+                    "see them all: clinvk config show",
+                )
+            hint = hints[step]
+        elif get_origin(hint) is dict:
+            hint = get_args(hint)[1]
+        else:
+            raise ConfigError(f"{'.'.join(steps[:i])} has no keys of its own")
+    return hint
+
+
+def _wrong(path: Path, text: str, error: ShapeError, source: str) -> ConfigError:
+    if source:
+        return ConfigError(f"{source}: {error}")
+    line = _line(text, error.path)
+    where = f"line {line}: " if line else ""
+    parent = dotted(error.path[:-1]) if error.problem.startswith("unknown key") else None
+    place = parent if parent is not None else dotted(error.path)
+    return ConfigError(f"{path}: {where}{place + ': ' if place else ''}{error.problem}", _EDIT)
+
+
+def _line(text: str, path: tuple[str | int, ...]) -> int | None:
+    """The line of a place in YAML, counted from 1."""
+    import yaml
+
+    node = yaml.compose(text, yaml.SafeLoader)
+    line: int | None = None
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(k, v) for k, v in node.value if str(k.value) == str(step)]
+            if not pairs:
+                break
+            line, node = pairs[-1][0].start_mark.line + 1, pairs[-1][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
+
+
+_EDIT = "mend it with: clinvk config edit"

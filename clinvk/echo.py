@@ -1,0 +1,94 @@
+"""`python -m clinvk.echo`: a backend without a model.
+
+A real program behind a real pipe: it reads the prompt from stdin, prints a JSON stream, keeps its
+sessions below CLINVK_HOME and counts their turns, so that all of clinvk can be tried, scripted and
+tested without a key or a network. It never pretends to be a model: its answers say what it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+SHOWN = 400  # characters of a prompt that the answer repeats
+
+
+def main() -> None:
+    options = _options()
+    prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
+    folder = Path(os.environ.get("CLINVK_HOME") or "~/.clinvk").expanduser() / "echo"
+    session, turns = options.resume or os.urandom(8).hex(), []
+    if options.resume:
+        turns = _read(folder / f"{session}.json", session)
+        if options.fork:
+            session = os.urandom(8).hex()
+    say(type="start", session=session, model=options.model)
+    if options.fail:
+        _fail(session, options.fail)
+    turns.append(prompt)
+    text = answer(turns)
+    for i, word in enumerate(text.split(" ")):
+        if options.delay and i:
+            time.sleep(options.delay)
+        say(type="delta", text=word if i == 0 else f" {word}")
+    if not options.ephemeral:
+        _write(folder, session, turns)
+    usage = {"input": sum(map(len, turns)) // 4 + 1, "output": len(text) // 4 + 1}
+    say(type="end", session=session, text=text, usage=usage)
+
+
+def answer(turns: list[str]) -> str:
+    """What echo has to say to the last of these prompts."""
+    said = " ".join(turns[-1].split())
+    said = said if len(said) <= SHOWN else f"{said[:SHOWN]}… ({len(turns[-1]):,} characters)"
+    before = "" if len(turns) == 1 else f" This began with: {' '.join(turns[0].split())[:SHOWN]}"
+    return f"(echo, no model) Turn {len(turns)}. You said: {said}{before}"
+
+
+def say(**line: Any) -> None:
+    print(json.dumps(line, ensure_ascii=False), flush=True)  # noqa: T201 - the stream
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="clinvk.echo", allow_abbrev=False)
+    parser.add_argument("--resume")
+    parser.add_argument("--fork", action="store_true")
+    parser.add_argument("--ephemeral", action="store_true")
+    parser.add_argument("--model", default="echo-1")
+    parser.add_argument("--delay", type=float, default=0, help="seconds between words")
+    parser.add_argument("--fail", type=int, help="fail with this HTTP status")
+    # Accepted so that everything can be tried; there is nothing for them to change.
+    for name in ("system-prompt-file", "max-turns", "schema-file"):
+        parser.add_argument(f"--{name}")
+    for name in ("add-dir", "allowed-tools"):
+        parser.add_argument(f"--{name}", action="append")
+    return parser.parse_args()
+
+
+def _read(path: Path, session: str) -> list[str]:
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        sys.exit(f"echo: no such session: {session}")
+
+
+def _write(folder: Path, session: str, turns: list[str]) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = folder / f".{session}.{os.getpid()}"
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
+        json.dump(turns, file)
+    os.replace(temporary, folder / f"{session}.json")
+
+
+def _fail(session: str, status: int) -> NoReturn:
+    say(type="end", session=session, error=f"echo was asked to fail with {status}", status=status)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

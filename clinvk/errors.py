@@ -1,0 +1,53 @@
+"""What can go wrong before a program runs, each with the exit code that scripts may rely on.
+
+    ClinvkError (1)
+    ├── UsageError (1)
+    ├── NotInstalledError (2)
+    ├── ConfigError (3)
+    └── SessionError (4)
+        └── SessionNotFound (4, also a FileNotFoundError)
+
+Once a program runs, its failure is an outcome, not an exception: see `messages.Failure`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ClinvkError(Exception):
+    """Something that the person at the keyboard can mend: what happened, and what to do next."""
+
+    kind: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(ClinvkError):
+    kind = "usage"
+
+
+class NotInstalledError(ClinvkError):
+    kind = "not_installed"
+    exit_code = 2
+
+
+class ConfigError(ClinvkError):
+    kind = "config"
+    exit_code = 3
+
+
+class SessionError(ClinvkError):
+    kind = "session"
+    exit_code = 4
+
+
+class SessionNotFound(SessionError, FileNotFoundError):  # noqa: N818 - the published name
+    """No session answers to that id, prefix or name."""

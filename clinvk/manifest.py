@@ -1,0 +1,229 @@
+"""What a backend's page says: how to call one CLI and how to read what it prints.
+
+`docs/manifests.md` describes every key; the four in `backends/` are the examples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from clinvk.errors import ConfigError
+from clinvk.shape import ShapeError, build, dotted
+
+EVENTS = (
+    "started", "delta", "text", "thinking", "tool", "tool_result",
+    "denied", "notice", "finished", "failed", "nothing",
+)  # fmt: skip
+CHOICES = {
+    "approval": ("default", "auto", "none", "always"),
+    "sandbox": ("default", "read-only", "workspace", "full"),
+}
+KINDS = ("auth", "limit", "server", "session", "backend", "config", "denied")
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What an option does to the command. `implies` sets other options that were not given."""
+
+    argv: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    implies: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """For a line where `when` is true: emit an event, or apply `events` to the line, or to each
+    element of what `each` finds in it."""
+
+    when: str | None = None
+    emit: str | None = None
+    set: dict[str, str] = field(default_factory=dict)
+    each: str | None = None
+    events: list[Rule] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRule:
+    """What a failure is, by its HTTP status or by words in its message or on stderr."""
+
+    kind: Literal["auth", "limit", "server", "session", "backend", "config", "denied"]
+    status: list[int] = field(default_factory=list)
+    exit_code: list[int] = field(default_factory=list)
+    match: str | None = None  # a regular expression, case ignored
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Escape:
+    """Text that the CLI would expand by itself, and how it is written so that it stays text."""
+
+    match: str
+    replace: str
+    what: str = "text that the CLI would expand"
+    notice: bool = False  # the model sees the difference, so the user is told
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Prompts go through stdin. Beyond a limit they are refused: nothing is ever cut."""
+
+    limit_chars: int | None = None
+    limit_bytes: int | None = None
+    escape: list[Escape] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Files of the CLI's that hold a conversation it could not be told to forget."""
+
+    glob: str
+    containing: str = "$native_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Ephemeral:
+    argv: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    remove: list[Remove] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """How to tell, without a paid call, whether the CLI has credentials: one of these is there."""
+
+    env: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    name: str
+    command: str
+    argv: dict[str, list[str]]
+    title: str = ""
+    install: str | None = None
+    version: list[str] = field(default_factory=lambda: ["--version"])
+    env: dict[str, str | None] = field(default_factory=dict)
+    prompt: Prompt = field(default_factory=Prompt)
+    options: dict[str, Any] = field(default_factory=dict)
+    ephemeral: Ephemeral | None = None
+    output: Literal["events", "json", "text"] = "events"
+    native_id: str | None = None  # a pattern; what does not match is never handed to the CLI
+    lost_after_error: bool = False  # a first turn that the provider refused leaves no session
+    stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
+    events: list[Rule] = field(default_factory=list)
+    errors: list[ErrorRule] = field(default_factory=list)
+    login: Login = field(default_factory=Login)
+    notes: list[str] = field(default_factory=list)
+    source: str = ""  # the file
+
+    @property
+    def resumes(self) -> bool:
+        return "resume" in self.argv
+
+
+def parse(text: str | bytes, source: Path) -> Manifest:
+    """The manifest in `text`. Raises `ConfigError` that names manifest, place and reason."""
+    import yaml  # 11 ms: only once a manifest is wanted
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        data = yaml.load(text, loader)  # noqa: S506 - it is the safe loader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: {_first_line(error)}") from error
+    name = data.get("name") if isinstance(data, dict) else None
+    try:
+        manifest = build(Manifest, {**data, "source": str(source)} if data else data)
+        options = dict(_options(manifest.options))
+    except ShapeError as error:
+        raise ConfigError(f"{name or source.stem}: {error}", f"the file is {source}") from error
+    _check(manifest)
+    object.__setattr__(manifest, "options", options)
+    return manifest
+
+
+def check_expressions(manifest: Manifest) -> None:
+    """Compile every rule, so that a slip is met here and not in the middle of a run."""
+    from clinvk.expression import ExpressionError, compile_expression  # jmespath: see design note
+
+    for place, text in _expressions(manifest.events, ("events",)):
+        try:
+            compile_expression(text)
+        except ExpressionError as error:
+            raise _wrong(manifest, f"{dotted(place)}: {error}") from error
+
+
+def _options(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every option's effect; those with fixed values have one for each value."""
+    for name, value in options.items():
+        path = ("options", name)
+        if name in CHOICES:
+            if not isinstance(value, Mapping):
+                raise ShapeError(path, f"expected some of: {', '.join(CHOICES[name])}")
+            for choice in value:
+                if choice not in CHOICES[name]:
+                    raise ShapeError((*path, choice), f"not one of: {', '.join(CHOICES[name])}")
+            yield name, {k: _effect(v, (*path, k)) for k, v in value.items()}
+        else:
+            yield name, _effect(value, path)
+
+
+def _effect(value: Any, path: tuple[str, ...]) -> Effect:
+    return build(Effect, {"argv": value} if isinstance(value, list) else value, path)
+
+
+def _check(manifest: Manifest) -> None:
+    if "run" not in manifest.argv:
+        raise _wrong(manifest, "argv: missing key 'run'")
+    for shape in manifest.argv:
+        if shape not in ("run", "resume", "fork"):
+            raise _wrong(manifest, f"argv.{shape}: not one of: run, resume, fork")
+    for place, rule in _rules(manifest.events, ("events",)):
+        if rule.emit is not None and rule.emit not in EVENTS:
+            raise _wrong(manifest, f"{dotted(place)}.emit: not one of: {', '.join(EVENTS)}")
+        if rule.emit is None and not rule.events:
+            raise _wrong(manifest, f"{dotted(place)}: neither 'emit' nor 'events'")
+    patterns = [("native_id", manifest.native_id)]
+    patterns += [(f"errors[{i}].match", rule.match) for i, rule in enumerate(manifest.errors)]
+    patterns += [
+        (f"prompt.escape[{i}].match", e.match) for i, e in enumerate(manifest.prompt.escape)
+    ]
+    for where, pattern in patterns:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise _wrong(manifest, f"{where}: {error}") from error
+
+
+def _rules(
+    rules: list[Rule], path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], Rule]]:
+    for i, rule in enumerate(rules):
+        yield (*path, i), rule
+        yield from _rules(rule.events, (*path, i, "events"))
+
+
+def _expressions(
+    rules: list[Rule], path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    for place, rule in _rules(rules, path):
+        for key in ("when", "each"):
+            if text := getattr(rule, key):
+                yield (*place, key), text
+        for key, text in rule.set.items():
+            yield (*place, "set", key), text
+
+
+def _wrong(manifest: Manifest, problem: str) -> ConfigError:
+    return ConfigError(f"{manifest.name}: {problem}", f"the file is {manifest.source}")
+
+
+def _first_line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"line {mark.line + 1}: {problem}" if mark else str(problem)

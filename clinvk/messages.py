@@ -1,0 +1,273 @@
+"""What goes in (`Request`), what happens (`Event`), and what came of it (`Result`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+VERSION = 1  # of the JSON objects below
+
+# A failure's kind decides the exit code; kinds that are not here take the backend's own code.
+EXIT_CODES = {
+    "error": 1,
+    "usage": 1,
+    "server": 1,
+    "denied": 1,
+    "schema": 1,
+    "not_installed": 2,
+    "config": 3,
+    "session": 4,
+    "timeout": 6,
+    "cancelled": 7,
+    "limit": 75,
+}
+PASSED_ON = 8  # a backend's own exit code is passed on from here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What somebody wants. `cwd=None` is the session's folder, else the current one."""
+
+    prompt: str
+    backend: str | None = None
+    session: str | None = None  # an id, a unique prefix, a native id, or "last"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[str, ...] = ()  # handed to the backend as they are
+    cwd: Path | None = None
+    ephemeral: bool = False
+    timeout: float | None = None  # seconds
+    title: str | None = None
+    tags: tuple[str, ...] = ()
+    lenient: bool = False  # drop options that the backend lacks, with a notice
+    expand: bool = False  # let the CLI expand @path and /command
+    anywhere: bool = False  # "last" may be a session of another folder
+    wait: bool = True  # for another turn of the same session
+    fail_on_denied: bool = False
+    new: bool = False  # start a session though session.auto_resume is on
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one turn. `input` includes what was read from and written to a cache."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.input + self.output
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+    def to_json(self) -> dict[str, int]:
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"total": self.total}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Usage:
+        return cls(**{f.name: int(data.get(f.name) or 0) for f in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """A tool that the model wanted and did not get."""
+
+    name: str
+    input: Any = None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "input": self.input, "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run did not succeed. `kind` is one word: see `EXIT_CODES`, or `backend`, `auth`,
+    `incomplete` (the stream ended without saying how)."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+    retry_at: datetime | None = None
+    status: int | None = None  # HTTP, where the backend said it
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "message": self.message,
+            "hint": self.hint,
+            "retry_at": rfc3339(self.retry_at) if self.retry_at else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened in a run. `raw` is what the backend printed, where it printed it."""
+
+    type: ClassVar[str] = ""
+    raw: Any = field(default=None, repr=False, compare=False)
+
+    def to_json(self, *, raw: bool = False) -> dict[str, Any]:
+        """One line of `-o stream-json`."""
+        line: dict[str, Any] = {"version": VERSION, "type": self.type}
+        for name in self.__dataclass_fields__:
+            if name != "raw":
+                line[name] = plain(getattr(self, name))
+        if raw:
+            line["raw"] = self.raw
+        return line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started(Event):
+    type: ClassVar[str] = "started"
+    native_id: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta(Event):
+    """A piece of an answer. The `Text` that follows, if one does, holds the whole of it."""
+
+    type: ClassVar[str] = "delta"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text(Event):
+    type: ClassVar[str] = "text"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thinking(Event):
+    type: ClassVar[str] = "thinking"
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool(Event):
+    type: ClassVar[str] = "tool"
+    id: str | None = None
+    name: str = ""
+    input: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult(Event):
+    type: ClassVar[str] = "tool_result"
+    id: str | None = None
+    ok: bool | None = None
+    output: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied(Event):
+    type: ClassVar[str] = "denied"
+    name: str = ""
+    input: Any = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice(Event):
+    """Something worth knowing that is no failure: shown on stderr."""
+
+    type: ClassVar[str] = "notice"
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished(Event):
+    type: ClassVar[str] = "finished"
+    text: str | None = None
+    usage: Usage | None = None
+    cost: float | None = None  # US dollars, as the backend reported them
+    structured: Any = None  # the answer to a schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    type: ClassVar[str] = "failed"
+    kind: str = "backend"
+    message: str = ""
+    hint: str | None = None
+    retry_at: datetime | None = None
+    status: int | None = None
+    usage: Usage | None = None
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came of a request. `exit_code` is clinvk's; `backend_exit_code` the program's own."""
+
+    ok: bool
+    text: str
+    backend: str
+    exit_code: int
+    session_id: str | None = None
+    native_id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    cost: float | None = None
+    seconds: float = 0.0
+    denied: tuple[Denial, ...] = ()
+    structured: Any = None
+    error: Failure | None = None
+    backend_exit_code: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `-o json`."""
+        cost = None if self.cost is None else {"usd": self.cost, "source": "reported"}
+        return {
+            "version": VERSION,
+            "backend": self.backend,
+            "session_id": self.session_id,
+            "native_id": self.native_id,
+            "model": self.model,
+            "content": self.text,
+            "structured": self.structured,
+            "usage": plain(self.usage),
+            "cost": cost,
+            "duration_seconds": round(self.seconds, 3),
+            "exit_code": self.exit_code,
+            "backend_exit_code": self.backend_exit_code,
+            "denied": [plain(d) for d in self.denied],
+            "error": plain(self.error),
+        }
+
+
+def exit_code(kind: str, backend_code: int | None) -> int:
+    """The published exit code of a failure of this kind, of a program that ended with this code."""
+    if kind in EXIT_CODES:
+        return EXIT_CODES[kind]
+    if backend_code is None or backend_code == EXIT_CODES["limit"]:
+        return 1
+    if backend_code < 0:
+        return 128 - backend_code
+    return backend_code if backend_code >= PASSED_ON else 1
+
+
+def plain(value: Any) -> Any:
+    """The same in what JSON knows."""
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    return value
+
+
+def rfc3339(moment: datetime) -> str:
+    """`2026-03-01T12:00:00.123Z`; times are kept in UTC."""
+    text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

@@ -1,0 +1,122 @@
+"""What a turn leaves in the store, while it runs and after."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from clinvk import recovery
+from clinvk.config import SessionSettings
+from clinvk.errors import ClinvkError
+from clinvk.messages import Result
+from clinvk.session import Message, MessageRole, Session, after_turn, opening
+from clinvk.store import Store, Turn
+
+
+class Recorder:
+    """Keeps one turn of one session. The prompt and the native id are there as soon as they are
+    known, so that a turn that is killed can be gone on with."""
+
+    def __init__(self, store: Store, plan: Any, turn: Turn, settings: SessionSettings) -> None:
+        self.store = store
+        self.plan = plan
+        self.turn = turn
+        self.settings = settings
+        self.id: str = plan.session.id
+        self.backend: str = plan.manifest.name
+
+    def asked(self) -> None:
+        """Keep the prompt, before anything is started. Raises `SessionError`."""
+        if not self.settings.store_messages:
+            return
+        prompt = self.plan.request.prompt
+        message = Message(MessageRole.USER, prompt, metadata={"backend": self.backend})
+        self.store.append(self.id, [message], lambda s: _with_prompt(s, prompt))
+
+    def started(self, pid: int, marker: str) -> None:
+        """Note what the next clinvk needs to end this turn, should this one be killed."""
+        self.turn.note(recovery.facts(marker, group=pid))
+
+    def native(self, native_id: str, model: str | None) -> list[str]:
+        """Keep the backend's own id at once; what is worth telling of that."""
+        told = [
+            f"{self.backend} gave the native id {native_id}, which session {other.id} has too: "
+            "both go on in one conversation"
+            for other in self._with_native(native_id)
+        ]
+        try:
+            self.store.update(
+                self.id, lambda s: _with_native_id(s, self.backend, native_id, model), durable=False
+            )
+        except ClinvkError as error:
+            told.append(f"the session id could not be kept yet: {error}")
+        return told
+
+    def ended(self, result: Result, said: str, totals: dict[str, Any], *, lost: bool) -> None:
+        """Keep the answer and what it took. Raises `SessionError`."""
+        now = datetime.now(UTC)
+        messages = []
+        if said and self.settings.store_messages:
+            tokens = (
+                result.usage.output if result.usage and self.settings.store_token_usage else None
+            )
+            about = {"backend": self.backend, "model": result.model}
+            about = {k: v for k, v in about.items() if v}
+            messages.append(Message(MessageRole.ASSISTANT, said, now, about, tokens))
+        self.store.append(
+            self.id, messages, lambda s: self._after(s, result, len(messages), totals, now, lost)
+        )
+
+    def _after(
+        self,
+        session: Session,
+        result: Result,
+        answers: int,
+        totals: dict[str, Any],
+        now: datetime,
+        lost: bool,
+    ) -> Session:
+        keep = self.settings.store_token_usage
+        session = after_turn(
+            session,
+            status="active" if result.ok else "error",
+            said={"assistant": answers} if answers else {},
+            usage=result.usage if keep else None,
+            cost=result.cost if keep else None,
+            error=result.error.to_json() if result.error else None,
+            model=result.model,
+            now=now,
+        )
+        natives = dict(session.native_ids)
+        if result.native_id:
+            natives[self.backend] = result.native_id
+            if totals:
+                session = replace(session, totals=session.totals | {result.native_id: totals})
+        if lost:
+            natives.pop(self.backend, None)
+        return replace(session, native_ids=natives)
+
+    def _with_native(self, native_id: str) -> list[Session]:
+        if self.plan.resumes is not None:
+            return []
+        return [
+            s for s in self.store.all()
+            if isinstance(s, Session) and s.id != self.id
+            and s.native_ids.get(self.backend) == native_id
+        ]  # fmt: skip
+
+
+def _with_prompt(session: Session, prompt: str) -> Session:
+    counts = session.messages | {"user": session.messages.get("user", 0) + 1}
+    return replace(
+        session,
+        messages=counts,
+        prompt=session.prompt or opening(prompt),
+        updated_at=datetime.now(UTC),
+    )
+
+
+def _with_native_id(session: Session, backend: str, native_id: str, model: str | None) -> Session:
+    natives = session.native_ids | {backend: native_id}
+    return replace(session, backend=backend, native_ids=natives, model=model or session.model)

@@ -1,0 +1,195 @@
+"""A session and its messages: the words, and what can be asked of them without a store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from clinvk.errors import SessionError
+from clinvk.messages import Usage, rfc3339
+
+VERSION = 1  # of the record on disk
+STATUSES = ("active", "error", "completed", "paused", "archived")
+RESUMABLE = ("active", "paused", "error")
+TITLE_LENGTH = 200  # characters of the first prompt that a record keeps
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RESERVED = ("last",)
+
+
+class MessageRole(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(slots=True)
+class Message:
+    role: MessageRole
+    content: str
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        self.role = MessageRole(self.role)
+
+    def to_json(self) -> dict[str, Any]:
+        line: dict[str, Any] = {
+            "role": self.role.value,
+            "content": self.content,
+            "timestamp": rfc3339(self.timestamp),
+        }
+        if self.metadata:
+            line["metadata"] = self.metadata
+        if self.tokens is not None:
+            line["tokens"] = self.tokens
+        return line
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Message:
+        return cls(
+            role=MessageRole(line["role"]),
+            content=str(line["content"]),
+            timestamp=datetime.fromisoformat(line["timestamp"]),
+            metadata=dict(line.get("metadata") or {}),
+            tokens=line.get("tokens"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """The record of a conversation: what clinvk knows of it, without the messages."""
+
+    id: str
+    backend: str | None = None
+    model: str | None = None
+    status: str = "active"
+    cwd: str | None = None  # real path
+    title: str | None = None
+    prompt: str | None = None  # how it began
+    native_ids: dict[str, str] = field(default_factory=dict)  # backend: its own id
+    turns: int = 0
+    messages: dict[str, int] = field(default_factory=dict)  # role: how many
+    usage: Usage | None = None
+    cost: float | None = None  # US dollars, as reported; None where any turn's is unknown
+    totals: dict[str, Any] = field(default_factory=dict)  # native id: what its CLI counted so far
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # it keeps these on later turns
+    template: str | None = None
+    parents: tuple[str, ...] = ()
+    task: str | None = None  # the run it was a task of
+    error: dict[str, Any] | None = None  # how the last turn failed
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    extra: dict[str, Any] = field(default_factory=dict)  # what somebody else wrote; kept
+
+    @property
+    def native_id(self) -> str | None:
+        """The id that its backend knows it by."""
+        return self.native_ids.get(self.backend or "")
+
+    @property
+    def resumable(self) -> bool:
+        return self.status in RESUMABLE and bool(self.native_ids or sum(self.messages.values()))
+
+    @property
+    def label(self) -> str:
+        """What a list shows of it: its title, else how it began."""
+        return self.title or self.prompt or ""
+
+    def to_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"version": VERSION}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, datetime):
+                value = rfc3339(value)
+            elif isinstance(value, Usage):
+                value = value.to_json()
+            if f.name != "extra":
+                record[f.name] = value
+        return self.extra | record
+
+    @classmethod
+    def from_json(cls, record: Any) -> Session:
+        """Raises `ValueError` where this is no record, `SessionError` where it is a newer one."""
+        if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+            raise ValueError("not a session record")  # noqa: TRY004 - one kind of damage
+        if record.get("version", 0) > VERSION:
+            raise SessionError(
+                f"session {record['id']} was written by a newer clinvk"
+                f" (record version {record['version']}, this one reads up to {VERSION})",
+                "update clinvk to use it: pip install -U clinvk",
+            )
+        known = {f.name for f in fields(cls)} - {"extra"}
+        values = {k: v for k, v in record.items() if k in known}
+        for name in ("created_at", "updated_at"):
+            if name in values:
+                values[name] = datetime.fromisoformat(values[name])
+        if values.get("usage") is not None:
+            values["usage"] = Usage.from_json(values["usage"])
+        for name in ("tags", "parents"):
+            values[name] = tuple(values.get(name) or ())
+        extra = {k: v for k, v in record.items() if k not in known and k != "version"}
+        return cls(**values, extra=extra)
+
+
+def new_id() -> str:
+    """Ten hexadecimal digits; who creates the record makes sure that nobody else has them."""
+    return os.urandom(5).hex()
+
+
+def check_id(text: str) -> str:
+    """`text`, if it can name a session; ids and names are one space, and both are file names."""
+    if not _ID.fullmatch(text):
+        raise SessionError(
+            f"{text[:40]!r} cannot name a session",
+            "use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
+        )
+    if text.lower() in RESERVED:
+        raise SessionError(f"{text!r} is reserved", "choose another name")
+    return text
+
+
+def opening(prompt: str) -> str:
+    """The first words of a prompt on one line, for lists."""
+    words = " ".join(prompt[: 4 * TITLE_LENGTH].split())
+    return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1] + "…"
+
+
+def after_turn(
+    session: Session,
+    *,
+    status: str,
+    said: Mapping[str, int],
+    usage: Usage | None,
+    cost: float | None,
+    error: dict[str, Any] | None,
+    model: str | None,
+    now: datetime,
+) -> Session:
+    """The session one turn later. A sum with an unknown part stays what is known of tokens,
+    and becomes unknown for money."""
+    first = session.turns == 0
+    counts = dict(session.messages)
+    for role, n in said.items():
+        counts[role] = counts.get(role, 0) + n
+    known = [u for u in (session.usage, usage) if u is not None]
+    paid = cost if first else None if None in (session.cost, cost) else session.cost + cost  # type: ignore[operator]
+    return replace(
+        session,
+        status=status,
+        model=model or session.model,
+        turns=session.turns + 1,
+        messages=counts,
+        usage=sum(known[1:], known[0]) if known else None,
+        cost=paid,
+        error=error,
+        updated_at=now,
+    )

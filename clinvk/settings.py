@@ -1,0 +1,94 @@
+"""What a turn runs with: each option's value, and where that came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clinvk.command import refuse
+from clinvk.config import Loaded
+from clinvk.errors import UsageError
+from clinvk.manifest import CHOICES, Manifest
+from clinvk.messages import Request
+from clinvk.session import Session
+
+# A session keeps these from the turn that began it, so that going on is going on the same way.
+KEPT = ("model", "approval", "sandbox", "system_prompt", "add_dir", "allowed_tools")
+
+# Where the config file says what the command line calls by another name.
+UNIFIED = {"approval": "approval_mode", "sandbox": "sandbox_mode",
+           "max_turns": "max_turns", "max_tokens": "max_tokens"}  # fmt: skip
+PER_BACKEND = {"model": "model", "allowed_tools": "allowed_tools", "approval": "approval_mode",
+               "sandbox": "sandbox_mode", "system_prompt": "system_prompt"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    value: Any
+    origin: str  # "command line", "session", a file, or "$VARIABLE"
+
+
+def resolve(
+    request: Request, session: Session | None, loaded: Loaded, backend: str
+) -> dict[str, Setting]:
+    """Every setting that is not its default: command line over session over environment over
+    file."""
+    settings = dict(_configured(loaded, backend))
+    if session is not None:
+        settings |= {k: Setting(v, "session") for k, v in session.options.items()}
+    settings |= {
+        name: Setting(value, "command line")
+        for name, value in request.options.items()
+        if value is not None
+    }
+    return settings
+
+
+def honoured(
+    settings: Mapping[str, Setting], manifest: Manifest, *, lenient: bool
+) -> tuple[dict[str, Setting], list[str]]:
+    """The settings that the backend can keep, and a notice for each that it cannot.
+
+    Raises `UsageError` for one that was asked for on the command line, unless `lenient`; and for an
+    approval or a sandbox wherever it was asked for: running without those is never what was meant.
+    """
+    kept: dict[str, Setting] = {}
+    notices: list[str] = []
+    for name, setting in settings.items():
+        problem = refuse(manifest, name, setting.value)
+        if problem is None:
+            kept[name] = setting
+        elif lenient or (setting.origin != "command line" and name not in CHOICES):
+            notices.append(f"{problem}; dropped (from the {_source(setting)})")
+        else:
+            raise UsageError(
+                f"{problem} (from the {_source(setting)})",
+                "choose another backend with -b, leave the option out, or drop it with --lenient",
+            )
+    return kept, notices
+
+
+def to_keep(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """What a new session remembers."""
+    return {name: settings[name].value for name in KEPT if name in settings}
+
+
+def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
+    """From file and environment; what is said of one backend goes before what is said of all."""
+    found = []
+    for names, owner, path in (
+        (UNIFIED, loaded.config.unified_flags, "unified_flags"),
+        (PER_BACKEND, loaded.backend(backend), f"backends.{backend}"),
+    ):
+        for name, key in names.items():
+            value = getattr(owner, key)
+            if value not in (None, [], "default"):
+                found.append((name, Setting(value, loaded.origin(f"{path}.{key}"))))
+    return found
+
+
+def _source(setting: Setting) -> str:
+    if setting.origin.startswith("$"):
+        return f"environment, {setting.origin}"
+    return setting.origin if setting.origin in ("command line", "session") else "config file"

@@ -1,0 +1,127 @@
+"""Parsed YAML to frozen dataclasses, with errors that name the place."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+class ShapeError(ValueError):
+    """What is wrong at `path`, a dotted place such as `backends.claude.model`."""
+
+    def __init__(self, path: tuple[str | int, ...], problem: str) -> None:
+        super().__init__(f"{dotted(path)}: {problem}" if path else problem)
+        self.path = path
+        self.problem = problem
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """`events[2].when` for ("events", 2, "when")."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def build(cls: type[T], data: Any, path: tuple[str | int, ...] = ()) -> T:
+    """An instance of the dataclass `cls` from a mapping. Raises `ShapeError`."""
+    if not isinstance(data, Mapping):
+        raise ShapeError(path, f"expected keys and values, found {_name(data)}")
+    hints = _hints(cls)  # type: ignore[arg-type]
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise ShapeError((*path, key), unknown_key(str(key), known))
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in data
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ShapeError(path, f"missing key {missing[0]!r}")
+    return cls(**{k: convert(hints[k], v, (*path, k)) for k, v in data.items()})
+
+
+def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
+    """`value` as what `hint` says. Raises `ShapeError`; never guesses."""
+    origin = get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _union(get_args(hint), value, path)
+    if origin is Literal:
+        if value not in get_args(hint):
+            wanted = ", ".join(str(a) for a in get_args(hint))
+            raise ShapeError(path, f"{value!r} is not one of: {wanted}")
+        return value
+    if origin in (list, tuple):
+        if not isinstance(value, list):
+            raise ShapeError(path, f"expected a list, found {_name(value)}")
+        return origin(convert(get_args(hint)[0], v, (*path, i)) for i, v in enumerate(value))
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise ShapeError(path, f"expected keys and values, found {_name(value)}")
+        return {str(k): convert(get_args(hint)[1], v, (*path, str(k))) for k, v in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, path)
+    return _scalar(hint, value, path)
+
+
+def unknown_key(key: str, known: Any) -> str:
+    """The sentence for a key that nobody knows, with the nearest one that somebody does."""
+    from difflib import get_close_matches  # only on the way to an error
+
+    near = get_close_matches(key, list(known), n=1)
+    return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _union(options: tuple[Any, ...], value: Any, path: tuple[str | int, ...]) -> Any:
+    if value is None and type(None) in options:
+        return None
+    problem: ShapeError | None = None
+    for option in options:
+        if option is type(None):
+            continue
+        try:
+            return convert(option, value, path)
+        except ShapeError as error:
+            # The deepest place is the most helpful one: that option got furthest.
+            if problem is None or len(error.path) > len(problem.path):
+                problem = error
+    assert problem is not None  # noqa: S101 - a union has members
+    raise problem
+
+
+def _scalar(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, bool):
+        raise ShapeError(path, f"expected a whole number, found {_name(value)}")
+    if not isinstance(value, hint):
+        raise ShapeError(path, f"expected {_WANTED.get(hint, hint.__name__)}, found {_name(value)}")
+    return value
+
+
+_WANTED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _name(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "keys and values"
+    if isinstance(value, list):
+        return "a list"
+    return f"{value!r}"

@@ -1,0 +1,109 @@
+"""What a test of the real CLIs needs: the CLIs, a model server, and a home that knows of it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests import clis as real_clis
+from tests.models import Models
+
+CODEX = """\
+model = "gpt-5-codex"
+model_provider = "loopback"
+check_for_update_on_startup = false
+
+[model_providers.loopback]
+name = "loopback"
+base_url = "{url}/v1"
+env_key = "LOOPBACK_API_KEY"
+wire_api = "responses"
+request_max_retries = 1
+stream_max_retries = 1
+
+[analytics]
+enabled = false
+"""
+
+GEMINI = {
+    "security": {"auth": {"selectedType": "gemini-api-key"}},
+    # Without a fixed model each prompt is preceded by a call that chooses one.
+    "model": {"name": "gemini-2.5-flash"},
+    "general": {
+        "enableAutoUpdate": False,
+        "maxAttempts": 1,
+        # By default a resumed session may be lost to the next cleaning.
+        "sessionRetention": {"enabled": False},
+    },
+    "privacy": {"usageStatisticsEnabled": False},
+    "telemetry": {"enabled": False},
+}
+
+
+@dataclass(frozen=True)
+class Home:
+    """A user whom the machine has not met before."""
+
+    path: Path
+    project: Path  # an empty git repository
+    env: dict[str, str]  # all that a program of this user needs; nothing else comes through
+
+
+@pytest.fixture(scope="session")
+def models() -> Iterator[Models]:
+    with Models() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def clis() -> dict[str, Path]:
+    """Where claude, codex and gemini are; without them the test is skipped, but not in CI."""
+    try:
+        return real_clis.install()
+    except (real_clis.InstallError, OSError) as reason:
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up(f"the real CLIs are not there: {reason}")
+
+
+@pytest.fixture
+def home(tmp_path: Path, models: Models, clis: dict[str, Path]) -> Home:
+    """A fresh home in which all three CLIs talk to the model server, its requests forgotten."""
+    models.requests.clear()
+    path, project = tmp_path / "home", tmp_path / "project"
+    _write(path / ".codex" / "config.toml", CODEX.format(url=models.url))
+    _write(path / ".gemini" / "settings.json", json.dumps(GEMINI))
+    (path / "tmp").mkdir()
+    subprocess.run(["git", "init", "--quiet", str(project)], check=True)
+    return Home(path, project, _environment(path, models.url))
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+
+
+def _environment(home: Path, url: str) -> dict[str, str]:
+    return {
+        "PATH": real_clis.path(),
+        "HOME": str(home),
+        "TMPDIR": str(home / "tmp"),  # gemini leaves a report of every error there
+        "CLINVK_HOME": str(home / ".clinvk"),
+        "TERM": "dumb",
+        "LANG": "C.UTF-8",
+        "ANTHROPIC_API_KEY": "sk-fake",
+        "ANTHROPIC_BASE_URL": url,
+        "CLAUDE_CODE_MAX_RETRIES": "1",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "DISABLE_ERROR_REPORTING": "1",
+        "DISABLE_TELEMETRY": "1",
+        "LOOPBACK_API_KEY": "sk-fake",
+        "GEMINI_API_KEY": "sk-fake",
+        "GOOGLE_GEMINI_BASE_URL": url,
+        "GEMINI_CLI_TRUST_WORKSPACE": "true",
+        "GEMINI_TELEMETRY_ENABLED": "false",
+    }
