@@ -30,6 +30,7 @@ $(VENV)/.clinvk: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clinvk needs Python 3.11 or later; say which: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m compileall -q clinvk
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.clinvk

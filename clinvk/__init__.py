@@ -45,10 +45,10 @@ if TYPE_CHECKING:
         Thinking,
         Tool,
         ToolResult,
-        Usage,
     )
     from clinvk.run import Run
     from clinvk.session import Message, MessageRole, Session
+    from clinvk.usage import Usage
 
 _WHERE = {
     "api": ("arun", "run"),
@@ -61,9 +61,10 @@ _WHERE = {
     ),
     "messages": (
         "Delta", "Denial", "Denied", "Event", "Failed", "Failure", "Finished", "Notice", "Request",
-        "Result", "Started", "Text", "Thinking", "Tool", "ToolResult", "Usage",
+        "Result", "Started", "Text", "Thinking", "Tool", "ToolResult",
     ),
     "session": ("Message", "MessageRole", "Session"),
+    "usage": ("Usage",),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from clinvk.errors import ConfigError, NotInstalledError
 from clinvk.manifest import Manifest, check_expressions, parse
@@ -21,8 +22,7 @@ def built_in() -> Path:
     return inside if inside.is_dir() else here.parent / "backends"
 
 
-@dataclass(frozen=True, slots=True)
-class Catalog:
+class Catalog(Struct, frozen=True):
     """The manifests at hand. A file of the user's replaces a built-in one of the same name.
 
     A manifest names a program to run, so none is ever read from the current directory."""

@@ -7,18 +7,19 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
+from clinvk.config import CHOICES
 from clinvk.errors import SessionError, UsageError
-from clinvk.manifest import CHOICES, Effect, Manifest, Prompt
+from clinvk.manifest import Effect, Manifest, Prompt
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """A program, ready to start. `files` are private ones that it is given the paths of; `remove`
     are (glob, text) pairs: files that hold the text and are taken away after the run."""
 

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from msgspec import Struct, field
 
 from clinvk.errors import ConfigError
-from clinvk.shape import ShapeError, build, convert, dotted, unknown_key
+from clinvk.shape import ShapeError, build, convert, dotted, is_struct, unknown_key
 
 Approval = Literal["default", "auto", "none", "always"]
 Sandbox = Literal["default", "read-only", "workspace", "full"]
 Format = Literal["text", "json", "stream-json"]
 
+CHOICES = {"approval": get_args(Approval), "sandbox": get_args(Sandbox)}
 MASK = "…"  # stands where a value of `env` is shown
 
 
-@dataclass(frozen=True, slots=True)
-class UnifiedFlags:
+class UnifiedFlags(Struct, frozen=True):
     """For every backend; one that lacks a setting drops it with a notice."""
 
     approval_mode: Approval = "default"
@@ -31,63 +32,57 @@ class UnifiedFlags:
     command_timeout_secs: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
+class Backend(Struct, frozen=True):
     model: str | None = None
-    allowed_tools: list[str] = field(default_factory=list)
+    allowed_tools: list[str] = []
     approval_mode: Approval | None = None
     sandbox_mode: Sandbox | None = None
     enabled: bool = True
     system_prompt: str | None = None
-    extra_flags: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
+    extra_flags: list[str] = []
+    env: dict[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
+class SessionSettings(Struct, frozen=True):
     auto_resume: bool = False
     retention_days: int = 30
     store_token_usage: bool = True
     store_messages: bool = True
-    default_tags: list[str] = field(default_factory=list)
+    default_tags: list[str] = []
     storage: str = "file"
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     format: Format = "text"
     show_tokens: bool = False
     show_timing: bool = False
     color: Literal["auto", "always", "never"] = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Parallel:
+class Parallel(Struct, frozen=True):
     max_workers: int = 3
-    max_parallel_per_backend: dict[str, int] = field(default_factory=dict)
+    max_parallel_per_backend: dict[str, int] = {}
     fail_fast: bool = False
     aggregate_output: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(Struct, frozen=True):
     default_backend: str = "claude"
     unified_flags: UnifiedFlags = field(default_factory=UnifiedFlags)
-    backends: dict[str, Backend] = field(default_factory=dict)
+    backends: dict[str, Backend] = {}
     session: SessionSettings = field(default_factory=SessionSettings)
     output: Output = field(default_factory=Output)
     parallel: Parallel = field(default_factory=Parallel)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """A configuration, the folder it belongs to, and the source of each value that is not a
     default: a file, or the name of an environment variable."""
 
     config: Config
     home: Path
     path: Path
-    origins: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, str] = {}
 
     def origin(self, key: str) -> str:
         return self.origins.get(key, "default")
@@ -181,9 +176,9 @@ def get(loaded: Loaded, key: str) -> Any:
 
 def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Every setting as (dotted key, value); values of `env` are not shown."""
-    if is_dataclass(value) and not isinstance(value, type):
-        for f in fields(value):
-            yield from flat(getattr(value, f.name), (*path, f.name))
+    if isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            yield from flat(getattr(value, name), (*path, name))
     elif isinstance(value, dict) and value:
         for key, inner in value.items():
             masked = MASK if path and path[-1] == "env" else inner
@@ -233,7 +228,7 @@ def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, s
 
 def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
     """A heading with nothing below it (`session:`) says nothing."""
-    sections = {f.name for f in fields(Config)}
+    sections = Config.__struct_fields__
     return {k: v for k, v in data.items() if v is not None or k not in sections}
 
 
@@ -247,11 +242,11 @@ def _leaves(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
 
 def _hint(steps: tuple[str, ...]) -> Any:
     """The type at a dotted key. Raises `ConfigError`."""
-    from typing import get_args, get_origin, get_type_hints
+    from typing import get_origin, get_type_hints
 
     hint: Any = Config
     for i, step in enumerate(steps):
-        if is_dataclass(hint):
+        if is_struct(hint):
             hints = get_type_hints(hint)
             if step not in hints:
                 raise ConfigError(

@@ -6,9 +6,11 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from clinvk import catalog as catalogs
 from clinvk import config as configs
@@ -35,8 +37,7 @@ class NoSessionHere(SessionError):  # noqa: N818 - reads as what it says
         self.elsewhere = elsewhere
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """All that is decided before anything starts."""
 
     request: Request

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from clinvk.config import CHOICES
 from clinvk.errors import ConfigError
 from clinvk.shape import ShapeError, build, dotted
 
@@ -18,47 +21,38 @@ EVENTS = (
     "started", "delta", "text", "thinking", "tool", "tool_result",
     "denied", "notice", "finished", "failed", "nothing",
 )  # fmt: skip
-CHOICES = {
-    "approval": ("default", "auto", "none", "always"),
-    "sandbox": ("default", "read-only", "workspace", "full"),
-}
-KINDS = ("auth", "limit", "server", "session", "backend", "config", "denied")
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(Struct, frozen=True):
     """What an option does to the command. `implies` sets other options that were not given."""
 
-    argv: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
-    implies: dict[str, str] = field(default_factory=dict)
+    argv: list[str] = []
+    env: dict[str, str] = {}
+    implies: dict[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """For a line where `when` is true: emit an event, or apply `events` to the line, or to each
     element of what `each` finds in it."""
 
     when: str | None = None
     emit: str | None = None
-    set: dict[str, str] = field(default_factory=dict)
+    set: dict[str, str] = {}
     each: str | None = None
-    events: list[Rule] = field(default_factory=list)
+    events: list[Rule] = []
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorRule:
+class ErrorRule(Struct, frozen=True):
     """What a failure is, by its HTTP status or by words in its message or on stderr."""
 
     kind: Literal["auth", "limit", "server", "session", "backend", "config", "denied"]
-    status: list[int] = field(default_factory=list)
-    exit_code: list[int] = field(default_factory=list)
+    status: list[int] = []
+    exit_code: list[int] = []
     match: str | None = None  # a regular expression, case ignored
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Escape:
+class Escape(Struct, frozen=True):
     """Text that the CLI would expand by itself, and how it is written so that it stays text."""
 
     match: str
@@ -67,59 +61,54 @@ class Escape:
     notice: bool = False  # the model sees the difference, so the user is told
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """Prompts go through stdin. Beyond a limit they are refused: nothing is ever cut."""
 
     limit_chars: int | None = None
     limit_bytes: int | None = None
-    escape: list[Escape] = field(default_factory=list)
+    escape: list[Escape] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(Struct, frozen=True):
     """Files of the CLI's that hold a conversation it could not be told to forget."""
 
     glob: str
     containing: str = "$native_id"
 
 
-@dataclass(frozen=True, slots=True)
-class Ephemeral:
-    argv: list[str] = field(default_factory=list)
-    env: dict[str, str] = field(default_factory=dict)
-    remove: list[Remove] = field(default_factory=list)
+class Ephemeral(Struct, frozen=True):
+    argv: list[str] = []
+    env: dict[str, str] = {}
+    remove: list[Remove] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """How to tell, without a paid call, whether the CLI has credentials: one of these is there."""
 
-    env: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
+    env: list[str] = []
+    files: list[str] = []
     hint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(Struct, frozen=True):
     name: str
     command: str
     argv: dict[str, list[str]]
     title: str = ""
     install: str | None = None
     version: list[str] = field(default_factory=lambda: ["--version"])
-    env: dict[str, str | None] = field(default_factory=dict)
+    env: dict[str, str | None] = {}
     prompt: Prompt = field(default_factory=Prompt)
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = {}
     ephemeral: Ephemeral | None = None
     output: Literal["events", "json", "text"] = "events"
     native_id: str | None = None  # a pattern; what does not match is never handed to the CLI
     lost_after_error: bool = False  # a first turn that the provider refused leaves no session
     stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
-    events: list[Rule] = field(default_factory=list)
-    errors: list[ErrorRule] = field(default_factory=list)
+    events: list[Rule] = []
+    errors: list[ErrorRule] = []
     login: Login = field(default_factory=Login)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = []
     source: str = ""  # the file
 
     @property
@@ -143,8 +132,7 @@ def parse(text: str | bytes, source: Path) -> Manifest:
     except ShapeError as error:
         raise ConfigError(f"{name or source.stem}: {error}", f"the file is {source}") from error
     _check(manifest)
-    object.__setattr__(manifest, "options", options)
-    return manifest
+    return replace(manifest, options=options)
 
 
 def check_expressions(manifest: Manifest) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from clinvk.usage import Usage, rfc3339
 
 VERSION = 1  # of the JSON objects below
 
@@ -27,14 +30,13 @@ EXIT_CODES = {
 PASSED_ON = 8  # a backend's own exit code is passed on from here
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """What somebody wants. `cwd=None` is the session's folder, else the current one."""
 
     prompt: str
     backend: str | None = None
     session: str | None = None  # an id, a unique prefix, a native id, or "last"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     args: tuple[str, ...] = ()  # handed to the backend as they are
     cwd: Path | None = None
     ephemeral: bool = False
@@ -49,36 +51,7 @@ class Request:
     new: bool = False  # start a session though session.auto_resume is on
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of one turn. `input` includes what was read from and written to a cache."""
-
-    input: int = 0
-    output: int = 0
-    cached: int = 0
-    cache_write: int = 0
-    reasoning: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.input + self.output
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
-
-    def to_json(self) -> dict[str, int]:
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"total": self.total}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Usage:
-        return cls(**{f.name: int(data.get(f.name) or 0) for f in fields(cls)})
-
-
-@dataclass(frozen=True, slots=True)
-class Denial:
+class Denial(Struct, frozen=True):
     """A tool that the model wanted and did not get."""
 
     name: str
@@ -89,8 +62,7 @@ class Denial:
         return {"name": self.name, "input": self.input, "reason": self.reason}
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Why a run did not succeed. `kind` is one word: see `EXIT_CODES`, or `backend`, `auth`,
     `incomplete` (the stream ended without saying how)."""
 
@@ -109,17 +81,22 @@ class Failure:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Struct, frozen=True, kw_only=True):
     """Something that happened in a run. `raw` is what the backend printed, where it printed it."""
 
     type: ClassVar[str] = ""
-    raw: Any = field(default=None, repr=False, compare=False)
+    raw: Any = None
+
+    def __repr__(self) -> str:
+        said = (
+            f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "raw"
+        )
+        return f"{type(self).__name__}({', '.join(said)})"
 
     def to_json(self, *, raw: bool = False) -> dict[str, Any]:
         """One line of `-o stream-json`."""
         line: dict[str, Any] = {"version": VERSION, "type": self.type}
-        for name in self.__dataclass_fields__:
+        for name in self.__struct_fields__:
             if name != "raw":
                 line[name] = plain(getattr(self, name))
         if raw:
@@ -127,67 +104,58 @@ class Event:
         return line
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started(Event):
+class Started(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "started"
     native_id: str | None = None
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delta(Event):
+class Delta(Event, frozen=True, kw_only=True):
     """A piece of an answer. The `Text` that follows, if one does, holds the whole of it."""
 
     type: ClassVar[str] = "delta"
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text(Event):
+class Text(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "text"
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thinking(Event):
+class Thinking(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "thinking"
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tool(Event):
+class Tool(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "tool"
     id: str | None = None
     name: str = ""
     input: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolResult(Event):
+class ToolResult(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "tool_result"
     id: str | None = None
     ok: bool | None = None
     output: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Denied(Event):
+class Denied(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "denied"
     name: str = ""
     input: Any = None
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice(Event):
+class Notice(Event, frozen=True, kw_only=True):
     """Something worth knowing that is no failure: shown on stderr."""
 
     type: ClassVar[str] = "notice"
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished(Event):
+class Finished(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "finished"
     text: str | None = None
     usage: Usage | None = None
@@ -195,8 +163,7 @@ class Finished(Event):
     structured: Any = None  # the answer to a schema
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed(Event):
+class Failed(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "failed"
     kind: str = "backend"
     message: str = ""
@@ -207,8 +174,7 @@ class Failed(Event):
     cost: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class Result(Struct, frozen=True, kw_only=True):
     """What came of a request. `exit_code` is clinvk's; `backend_exit_code` the program's own."""
 
     ok: bool
@@ -265,9 +231,3 @@ def plain(value: Any) -> Any:
     if hasattr(value, "to_json"):
         return value.to_json()
     return value
-
-
-def rfc3339(moment: datetime) -> str:
-    """`2026-03-01T12:00:00.123Z`; times are kept in UTC."""
-    text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")

@@ -11,7 +11,8 @@ from typing import Any
 from clinvk import messages
 from clinvk.expression import Function, compile_expression, truthy
 from clinvk.manifest import ErrorRule, Manifest, Rule
-from clinvk.messages import Event, Failure, Usage
+from clinvk.messages import Event, Failure
+from clinvk.usage import Usage
 
 EVENT_TYPES: dict[str, type[Event]] = {
     cls.type: cls
@@ -181,7 +182,7 @@ def _fit(cls: type[Event], values: Any) -> dict[str, Any]:
     """The values that the event has fields for, as the types that it says."""
     fitted = {}
     for name, value in values.items() if isinstance(values, dict) else ():
-        if value is None or name not in cls.__dataclass_fields__:
+        if value is None or name not in cls.__struct_fields__:
             continue
         convert = _CONVERT.get((cls.type, name)) or _CONVERT.get(("", name))
         fitted[name] = convert(value) if convert else value

@@ -6,10 +6,10 @@ import json
 import signal
 import time
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from msgspec.structs import replace
 
 from clinvk.errors import ClinvkError
 from clinvk.messages import (

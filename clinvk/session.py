@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from clinvk.errors import SessionError
-from clinvk.messages import Usage, rfc3339
+from clinvk.usage import Usage, rfc3339
 
 VERSION = 1  # of the record on disk
 STATUSES = ("active", "error", "completed", "paused", "archived")
@@ -28,12 +30,11 @@ class MessageRole(StrEnum):
     ASSISTANT = "assistant"
 
 
-@dataclass(slots=True)
-class Message:
+class Message(Struct):
     role: MessageRole
     content: str
     timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = {}
     tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,8 +63,7 @@ class Message:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(Struct, frozen=True, kw_only=True):
     """The record of a conversation: what clinvk knows of it, without the messages."""
 
     id: str
@@ -73,22 +73,22 @@ class Session:
     cwd: str | None = None  # real path
     title: str | None = None
     prompt: str | None = None  # how it began
-    native_ids: dict[str, str] = field(default_factory=dict)  # backend: its own id
+    native_ids: dict[str, str] = {}  # backend: its own id
     turns: int = 0
-    messages: dict[str, int] = field(default_factory=dict)  # role: how many
+    messages: dict[str, int] = {}  # role: how many
     usage: Usage | None = None
     cost: float | None = None  # US dollars, as reported; None where any turn's is unknown
-    totals: dict[str, Any] = field(default_factory=dict)  # native id: what its CLI counted so far
+    totals: dict[str, Any] = {}  # native id: what its CLI counted so far
     tags: tuple[str, ...] = ()
-    metadata: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)  # it keeps these on later turns
+    metadata: dict[str, Any] = {}
+    options: dict[str, Any] = {}  # it keeps these on later turns
     template: str | None = None
     parents: tuple[str, ...] = ()
     task: str | None = None  # the run it was a task of
     error: dict[str, Any] | None = None  # how the last turn failed
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    extra: dict[str, Any] = field(default_factory=dict)  # what somebody else wrote; kept
+    extra: dict[str, Any] = {}  # what somebody else wrote; kept
 
     @property
     def native_id(self) -> str | None:
@@ -106,14 +106,14 @@ class Session:
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {"version": VERSION}
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
             if isinstance(value, datetime):
                 value = rfc3339(value)
             elif isinstance(value, Usage):
                 value = value.to_json()
-            if f.name != "extra":
-                record[f.name] = value
+            if name != "extra":
+                record[name] = value
         return self.extra | record
 
     @classmethod
@@ -127,7 +127,7 @@ class Session:
                 f" (record version {record['version']}, this one reads up to {VERSION})",
                 "update clinvk to use it: pip install -U clinvk",
             )
-        known = {f.name for f in fields(cls)} - {"extra"}
+        known = {*cls.__struct_fields__} - {"extra"}
         values = {k: v for k, v in record.items() if k in known}
         for name in ("created_at", "updated_at"):
             if name in values:

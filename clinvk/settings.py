@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from clinvk.command import refuse
-from clinvk.config import Loaded
+from clinvk.config import CHOICES, Loaded
 from clinvk.errors import UsageError
-from clinvk.manifest import CHOICES, Manifest
+from clinvk.manifest import Manifest
 from clinvk.messages import Request
 from clinvk.session import Session
 
@@ -23,8 +24,7 @@ PER_BACKEND = {"model": "model", "allowed_tools": "allowed_tools", "approval": "
                "sandbox": "sandbox_mode", "system_prompt": "system_prompt"}  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     value: Any
     origin: str  # "command line", "session", a file, or "$VARIABLE"
 

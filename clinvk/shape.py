@@ -1,14 +1,19 @@
-"""Parsed YAML to frozen dataclasses, with errors that name the place."""
+"""Parsed YAML to frozen structs, with errors that name the place.
+
+msgspec could convert by itself, but its errors leave out the keys of mappings, and "which backend?"
+is the question that an error in `backends:` has to answer.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import types
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-T = TypeVar("T")
+from msgspec import Struct, structs
+
+T = TypeVar("T", bound=Struct)
 
 
 class ShapeError(ValueError):
@@ -29,22 +34,15 @@ def dotted(path: tuple[str | int, ...]) -> str:
 
 
 def build(cls: type[T], data: Any, path: tuple[str | int, ...] = ()) -> T:
-    """An instance of the dataclass `cls` from a mapping. Raises `ShapeError`."""
+    """An instance of the struct `cls` from a mapping. Raises `ShapeError`."""
     if not isinstance(data, Mapping):
         raise ShapeError(path, f"expected keys and values, found {_name(data)}")
-    hints = _hints(cls)  # type: ignore[arg-type]
-    known = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    hints = _hints(cls)
     for key in data:
-        if key not in known:
-            raise ShapeError((*path, key), unknown_key(str(key), known))
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in data
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
+        if key not in hints:
+            raise ShapeError((*path, key), unknown_key(str(key), hints))
+    required = [f.name for f in structs.fields(cls) if f.required]
+    if missing := [name for name in required if name not in data]:
         raise ShapeError(path, f"missing key {missing[0]!r}")
     return cls(**{k: convert(hints[k], v, (*path, k)) for k, v in data.items()})
 
@@ -69,9 +67,13 @@ def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
         if not isinstance(value, Mapping):
             raise ShapeError(path, f"expected keys and values, found {_name(value)}")
         return {str(k): convert(get_args(hint)[1], v, (*path, str(k))) for k, v in value.items()}
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    if is_struct(hint):
         return build(hint, value, path)
     return _scalar(hint, value, path)
+
+
+def is_struct(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Struct)
 
 
 def unknown_key(key: str, known: Any) -> str:

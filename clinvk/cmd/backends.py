@@ -13,8 +13,9 @@ from clinvk import catalog as catalogs
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import new_app
+from clinvk.config import CHOICES
 from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
-from clinvk.manifest import CHOICES, Manifest, check_expressions
+from clinvk.manifest import Manifest, check_expressions
 
 app = new_app(no_args_is_help=True, help="List, show and check backends.")
 

@@ -43,7 +43,7 @@ def show_(
 def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
     """Print one setting."""
     value = configs.get(opt.load(config), key)
-    if isinstance(value, (dict, list)) or hasattr(value, "__dataclass_fields__"):
+    if isinstance(value, (dict, list)) or hasattr(value, "__struct_fields__"):
         flat = dict(configs.flat(value, ()))
         value = flat.get("", flat)
     if as_json or isinstance(value, (dict, list)):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from clinvk import __version__
 from clinvk import catalog as catalogs
@@ -24,8 +25,7 @@ app = new_app()
 PATIENCE = 20  # seconds for a `--version`
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One backend as it was found. `login` is yes, no or unknown; nothing was called to tell."""
 
     name: str

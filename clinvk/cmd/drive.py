@@ -6,8 +6,9 @@ import gc
 import json
 import signal
 import sys
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from clinvk.clean import Cleaner, clean, one_line
 from clinvk.cmd.options import Output

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct
 
 from clinvk import config as configs
 from clinvk.cmd.lazy import BEHIND, LITERAL
 from clinvk.errors import ConfigError, UsageError
-from clinvk.manifest import CHOICES
-from clinvk.messages import Request
+
+if TYPE_CHECKING:
+    from clinvk.messages import Request
 
 STDIN = "-"
 FORMATS = ("text", "json", "stream-json")
@@ -86,14 +87,14 @@ Timeout = Annotated[
 ]
 Approval = Annotated[
     str | None,
-    typer.Option("--approval", metavar="|".join(CHOICES["approval"]),
+    typer.Option("--approval", metavar="|".join(configs.CHOICES["approval"]),
                  help="auto edits unasked; none asks nothing; always refuses what it would ask.",
-                 autocompletion=_one_of(*CHOICES["approval"])),
+                 autocompletion=_one_of(*configs.CHOICES["approval"])),
 ]  # fmt: skip
 Sandbox = Annotated[
     str | None,
-    typer.Option("--sandbox", metavar="|".join(CHOICES["sandbox"]), help="What it may change.",
-                 autocompletion=_one_of(*CHOICES["sandbox"])),
+    typer.Option("--sandbox", metavar="|".join(configs.CHOICES["sandbox"]), help="What it may change.",
+                 autocompletion=_one_of(*configs.CHOICES["sandbox"])),
 ]  # fmt: skip
 SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="Instructions.")]
 AddDir = Annotated[
@@ -138,8 +139,7 @@ Config = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(Struct, frozen=True):
     """How a run is shown."""
 
     format: str = "text"
@@ -201,6 +201,8 @@ def prompt_of(words: list[str] | None, file: str | None, args: list[str]) -> tup
 
 def request(prompt: str, args: list[str], session: str | None, given: dict[str, Any]) -> Request:
     """The request that the flags make. Raises `UsageError`, `ConfigError`."""
+    from clinvk.messages import Request  # a list of sessions has no use for it
+
     timeout = given.get("timeout")
     if timeout is not None and timeout <= 0:
         raise UsageError(f"--timeout: {timeout:g} is not a number of seconds above 0")

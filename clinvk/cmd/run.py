@@ -76,7 +76,7 @@ def ask(
 
 def start(request: Any, loaded: Any, given: dict[str, Any]) -> int:
     """Run the request, or say what it would do; the exit code."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from clinvk.cmd import drive
     from clinvk.dispatcher import Dispatcher, NoSessionHere

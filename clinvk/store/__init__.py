@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from clinvk.errors import ConfigError
 from clinvk.session import Message, Session
@@ -14,8 +15,7 @@ from clinvk.session import Message, Session
 Change = Callable[[Session], Session]
 
 
-@dataclass(frozen=True, slots=True)
-class Damaged:
+class Damaged(Struct, frozen=True):
     """A record that cannot be read: named, listed, and deletable."""
 
     id: str

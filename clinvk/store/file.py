@@ -339,7 +339,7 @@ def _remove(path: Path) -> None:
 
 
 def _renamed(session: Session, id_: str) -> Session:
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     return replace(session, id=id_)
 

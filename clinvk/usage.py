@@ -1,0 +1,48 @@
+"""Tokens, and moments as they are written down: what a record and an answer have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec import Struct
+
+
+class Usage(Struct, frozen=True):
+    """Tokens of one turn. `input` includes what was read from and written to a cache."""
+
+    input: int = 0
+    output: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.input + self.output
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            *(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__)
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            *(getattr(self, name) - getattr(other, name) for name in self.__struct_fields__)
+        )
+
+    def to_json(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in self.__struct_fields__} | {
+            "total": self.total
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Usage:
+        return cls(**{name: int(data.get(name) or 0) for name in cls.__struct_fields__})
+
+
+def rfc3339(moment: datetime) -> str:
+    """`2026-03-01T12:00:00.123Z`; times are kept in UTC."""
+    text = moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
