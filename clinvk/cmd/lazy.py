@@ -18,6 +18,10 @@ LITERAL = "\0"  # marks a prompt that looks like a flag; no argument can hold it
 BEHIND = "clinvk.behind_dashes"  # what stood behind `--`: the backend's, not ours
 
 
+class ReaderGone(Exception):  # noqa: N818 - reads as what it says
+    """Whoever read our output has gone."""
+
+
 class Root(TyperGroup):
     """`commands` maps a name to its module below `clinvk.cmd` and its line in the help."""
 
@@ -57,6 +61,12 @@ class Root(TyperGroup):
             args, behind = _split(_literal_prompts(self.get_command(ctx, args[0]), args))
             ctx.meta[BEHIND] = behind
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error  # click would end the process here, in its own way
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         ask = self.get_command(ctx, PROMPT)

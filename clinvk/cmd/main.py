@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from clinvk.cmd.lazy import Root
+from clinvk.cmd.lazy import ReaderGone, Root
 from clinvk.errors import ClinvkError
 
 COMMANDS = {
@@ -35,7 +35,8 @@ def root() -> Root:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; its exit code. Nothing that a user can mend ends in a traceback."""
+    """Run the command; its exit code, when all that it printed is written. Nothing that a user
+    can mend ends in a traceback."""
     _tolerant_output()
     try:
         code = root().main(list(argv), prog_name="clinvk", standalone_mode=False)
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         return fail(_one_sentence(error), _usage_hint(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         return fail("cancelled", None, 7)
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderGone):
         # Whoever read our output has gone; the interpreter must not complain about it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 7
