@@ -19,9 +19,10 @@ from clinvk.command import Command, build
 from clinvk.errors import ClinvkError, ConfigError, NotInstalledError, SessionError, UsageError
 from clinvk.manifest import Manifest
 from clinvk.messages import Request, Result
-from clinvk.session import Session, new_id, opening
+from clinvk.recorder import Recorder, asking, with_prompt
+from clinvk.session import Session, new_id
 from clinvk.settings import Setting, honoured, resolve, to_keep
-from clinvk.store import Damaged, Store, Turn, open_store
+from clinvk.store import Query, Store, Turn, open_store
 
 if TYPE_CHECKING:
     from clinvk.run import Run
@@ -108,7 +109,7 @@ class Dispatcher:
                 # Another turn may have changed the record while we waited.
                 session = self.store.get(session.id)
                 plan = replace(plan, session=session) if new else self._plan(request, session)
-                async with _started(self, plan, turn, marker) as run:
+                async with _started(self, plan, turn, marker, new=new) as run:
                     begun = [True]
                     yield run
             finally:
@@ -140,49 +141,31 @@ class Dispatcher:
     def lookup(self, text: str) -> Session:
         """The session with this id, unique prefix of an id, or native id. Raises `SessionError`:
         an ambiguous prefix names the candidates."""
-        ids = self.store.ids()
-        exact = [i for i in ids if i.lower() == text.lower()]
-        if exact:
-            return self.store.get(exact[0])
-        matches = sorted(i for i in ids if i.lower().startswith(text.lower())) if text else []
-        if len(matches) == 1:
-            return self.store.get(matches[0])
+        matches = self.store.matching(text) if text else []
+        exact = [i for i in matches if i.lower() == text.lower()]
+        if exact or len(matches) == 1:
+            return self.store.get((exact or matches)[0])
         if matches:
             shown = "".join(f"\n  {self._describe(i)}" for i in matches[:10])
-            more = f"\n  … and {len(matches) - 10} more" if len(matches) > 10 else ""
+            more = "\n  … and more" if len(matches) > 10 else ""
             raise SessionError(
-                f"{text!r} is the beginning of {len(matches)} sessions:{shown}{more}",
+                f"{text!r} is the beginning of several sessions:{shown}{more}",
                 "give more of the id",
             )
-        for session in self.store.all():
-            if isinstance(session, Session) and text in session.native_ids.values():
-                return session
+        if owners := self.store.owners(None, text):
+            return self.store.get(owners[0])
         return self.store.get(text)  # which says that there is none, or why it cannot be one
 
-    def newest(
-        self, *, cwd: str | None = None, backend: str | None = None, tag: str | None = None
-    ) -> Session | None:
+    def newest(self, *, cwd: str | None = None, backend: str | None = None) -> Session | None:
         """The resumable session that was used last, of a folder (real path) or anywhere; tasks of
         a fan-out are passed over."""
-        return max(
-            self.resumable(cwd=cwd, backend=backend, tag=tag),
-            key=lambda s: s.updated_at,
-            default=None,
-        )
+        found = self.resumable(Query(cwd=cwd, backend=backend, limit=1))
+        return found[0] if found else None
 
-    def resumable(
-        self, *, cwd: str | None = None, backend: str | None = None, tag: str | None = None
-    ) -> list[Session]:
-        return [
-            s
-            for s in self.store.all()
-            if not isinstance(s, Damaged)
-            and s.resumable
-            and s.task is None
-            and (cwd is None or s.cwd == cwd)
-            and (backend is None or backend in (s.backend, *s.native_ids))
-            and (tag is None or tag in s.tags)
-        ]
+    def resumable(self, query: Query) -> list[Session]:
+        """The sessions of a query that can be gone on with, tasks of a fan-out left out."""
+        wanted = replace(query, resumable=True, tasks=False)
+        return [s for s in self.store.select(wanted) if isinstance(s, Session)]
 
     def choose(self, request: Request, session: Session | None) -> tuple[Manifest, str, list[str]]:
         """The manifest, the path of its program, and notices. Raises `ClinvkError`."""
@@ -263,19 +246,19 @@ class Dispatcher:
         """The record of a new session. It is there before anything is paid for, so that a store
         that cannot be written is met now."""
         settings = self.config.config.session
-        keeps = settings.store_messages
-        return self.store.create(
-            Session(
-                id=new_id(),
-                backend=plan.manifest.name,
-                model=_value(plan.settings, "model"),
-                cwd=str(plan.command.cwd),
-                title=plan.request.title,
-                prompt=opening(plan.request.prompt) if keeps else None,
-                tags=tuple(dict.fromkeys([*settings.default_tags, *plan.request.tags])),
-                options=to_keep(plan.settings),
-            )
+        session = Session(
+            id=new_id(),
+            backend=plan.manifest.name,
+            model=_value(plan.settings, "model"),
+            cwd=str(plan.command.cwd),
+            title=plan.request.title,
+            tags=tuple(dict.fromkeys([*settings.default_tags, *plan.request.tags])),
+            options=to_keep(plan.settings),
         )
+        messages = asking(plan, settings)
+        if messages:
+            session = with_prompt(session, plan.request.prompt)
+        return self.store.create(session, messages)
 
     async def _turn(
         self,
@@ -375,19 +358,19 @@ class Dispatcher:
 
 @asynccontextmanager
 async def _started(
-    dispatcher: Dispatcher, plan: Plan, turn: Turn | None, marker: str
+    dispatcher: Dispatcher, plan: Plan, turn: Turn | None, marker: str, *, new: bool = False
 ) -> AsyncIterator[Run]:
-    # The child boots while this is imported: jmespath is not needed to start it.
-    from clinvk import process
-    from clinvk.recorder import Recorder
+    from clinvk import process  # anyio: only once something is to run
 
     recorder = None
     if plan.session is not None and turn is not None:
         recorder = Recorder(dispatcher.store, plan, turn, dispatcher.config.config.session)
-        recorder.asked()
+        if not new:
+            recorder.asked()
     began = time.monotonic()
     with _files(plan.command):
         async with process.start(plan.command, marker, ask=_signal(plan.manifest)) as child:
+            # The child boots while this is imported: jmespath is not needed to start it.
             from clinvk.run import Run
 
             if recorder:

@@ -28,12 +28,9 @@ class Recorder:
         self.backend: str = plan.manifest.name
 
     def asked(self) -> None:
-        """Keep the prompt, before anything is started. Raises `SessionError`."""
-        if not self.settings.store_messages:
-            return
-        prompt = self.plan.request.prompt
-        message = Message(MessageRole.USER, prompt, metadata={"backend": self.backend})
-        self.store.append(self.id, [message], lambda s: _with_prompt(s, prompt))
+        """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
+        if messages := asking(self.plan, self.settings):
+            self.store.append(self.id, messages, lambda s: with_prompt(s, self.plan.request.prompt))
 
     def started(self, pid: int, marker: str) -> None:
         """Note what the next clinvk needs to end this turn, should this one be killed."""
@@ -42,7 +39,7 @@ class Recorder:
     def native(self, native_id: str, model: str | None) -> list[str]:
         """Keep the backend's own id at once; what is worth telling of that."""
         told = [
-            f"{self.backend} gave the native id {native_id}, which session {other.id} has too: "
+            f"{self.backend} gave the native id {native_id}, which session {other} has too: "
             "both go on in one conversation"
             for other in self._with_native(native_id)
         ]
@@ -98,17 +95,23 @@ class Recorder:
             natives.pop(self.backend, None)
         return replace(session, native_ids=natives)
 
-    def _with_native(self, native_id: str) -> list[Session]:
+    def _with_native(self, native_id: str) -> list[str]:
+        """Other sessions that the backend knows by this id."""
         if self.plan.resumes is not None:
             return []
-        return [
-            s for s in self.store.all()
-            if isinstance(s, Session) and s.id != self.id
-            and s.native_ids.get(self.backend) == native_id
-        ]  # fmt: skip
+        return [id_ for id_ in self.store.owners(self.backend, native_id) if id_ != self.id]
 
 
-def _with_prompt(session: Session, prompt: str) -> Session:
+def asking(plan: Any, settings: SessionSettings) -> list[Message]:
+    """The message that a turn begins with; none where messages are not kept."""
+    if not settings.store_messages:
+        return []
+    about = {"backend": plan.manifest.name}
+    return [Message(MessageRole.USER, plan.request.prompt, metadata=about)]
+
+
+def with_prompt(session: Session, prompt: str) -> Session:
+    """The session with one more prompt."""
     counts = session.messages | {"user": session.messages.get("user", 0) + 1}
     return replace(
         session,

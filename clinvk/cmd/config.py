@@ -167,7 +167,7 @@ def _take(data: Any, steps: list[str]) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    from clinvk.store.file import replace_file
+    from clinvk.store.files import replace_file
 
     target = Path(os.path.realpath(file))  # a link to a file of dotfiles stays a link
     try:

@@ -86,21 +86,24 @@ def _find(
     """The session that is meant. Raises `SessionError`."""
     import os
 
+    from clinvk.store import Query
+
     if id_ is not None:
         return dispatcher.lookup(id_)
     cwd = os.path.realpath(os.getcwd()) if filters["here"] else None
-    matches = dispatcher.resumable(cwd=cwd, backend=filters["backend"], tag=filters["tag"])
-    matches.sort(key=lambda s: s.updated_at, reverse=True)
+    limit = 1 if last and not interactive else SHOWN + 1
+    query = Query(cwd=cwd, backend=filters["backend"], tag=filters["tag"], limit=limit)
+    matches = dispatcher.resumable(query)
     if not matches:
         raise SessionError(
             "there is no session to go on with", "see them all: clinvk sessions list"
         )
     if last and not interactive:
         return matches[0]
-    return _pick(matches[:SHOWN], len(matches))
+    return _pick(matches[:SHOWN], more=len(matches) > SHOWN)
 
 
-def _pick(sessions: list[Any], total: int) -> Any:
+def _pick(sessions: list[Any], *, more: bool) -> Any:
     """The one that a person picks from a numbered list. Away from a terminal the list is shown,
     and that is an error: nobody could answer."""
     from clinvk.clean import one_line
@@ -109,8 +112,8 @@ def _pick(sessions: list[Any], total: int) -> Any:
     for i, s in enumerate(sessions, 1):
         line = f"{i:>3}  {s.id}  {s.backend or '-':<8} {ago(s.updated_at):>9}  {one_line(s.label)[:60]}"
         print(line, file=sys.stderr)
-    if total > len(sessions):
-        print(f"     … and {total - len(sessions)} more: clinvk sessions list", file=sys.stderr)
+    if more:
+        print("     … and more: clinvk sessions list", file=sys.stderr)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise SessionError(
             "which session? There is no terminal to pick one at",

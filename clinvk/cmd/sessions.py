@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Container
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -17,7 +18,8 @@ from clinvk.cmd import show
 from clinvk.cmd.lazy import new_app
 from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.session import STATUSES, MessageRole, Session
-from clinvk.store import Damaged
+from clinvk.store import Damaged, Query
+from clinvk.usage import rfc3339
 
 app = new_app(no_args_is_help=True, help="List, show, delete and clean up sessions.")
 VERSION = 1  # of the JSON below
@@ -48,17 +50,24 @@ def list_(
             f"valid: {', '.join((*STATUSES, 'running', 'damaged'))}",
         )
     store = _store(config)
-    pairs = opt.pairs(metadata or [], "--metadata")
-    cwd = os.path.realpath(os.getcwd()) if here else None
-    found: list[tuple[Session | Damaged, str]] = []
-    total = 0
-    for session in _newest_first(store):
-        state = _state(store, session, wanted=status)
-        if not _matches(session, backend, cwd, tag, pairs) or status not in (None, state):
-            continue
-        total += 1
-        if limit is None or len(found) < limit:
-            found.append((session, state))
+    query = Query(
+        backend=backend,
+        status=None if status == "running" else status,
+        cwd=os.path.realpath(os.getcwd()) if here else None,
+        tag=tag,
+        metadata=opt.pairs(metadata or [], "--metadata"),
+        limit=limit,
+    )
+    running = set(store.all_running())
+    if status == "running":
+        sessions = [store.get(id_) for id_ in running]
+        sessions = sorted(filter(query.fits, sessions), key=lambda s: s.updated_at, reverse=True)
+        total = len(sessions)
+    else:
+        sessions = store.select(query)
+        total = store.count(query) if limit is not None else len(sessions)
+    found = [(s, _state(s, running)) for s in sessions[:limit]]
+    _warn(sessions)
     if as_json:
         rows = [{**about(s), "status": state} for s, state in found]
         show.print_json({"version": VERSION, "total": total, "sessions": rows})
@@ -89,7 +98,7 @@ def show_(
     session = dispatcher.lookup(id)
     store = dispatcher.store
     said = store.messages(session.id)[-messages:] if messages else []
-    state = _state(store, session, wanted="running")
+    state = _state(session, [session.id] if store.running(session.id) is not None else [])
     if as_json:
         data = about(session) | {
             "version": VERSION,
@@ -143,22 +152,9 @@ def clean(
     loaded = opt.load(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
     store = _store(config)
-    old: list[str] = []
+    gone: list[str] = []
     if age is not None:
-        before = datetime.now(UTC) - age
-        for session in store.all():
-            if isinstance(session, Session) and session.updated_at < before:
-                old.append(session.id)  # noqa: PERF401 - reads as it goes
-    gone = []
-    for id_ in sorted(old):
-        if store.running(id_) is not None:
-            continue
-        if not dry_run:
-            try:
-                store.delete(id_)
-            except SessionError:  # it began to run, or somebody else deleted it
-                continue
-        gone.append(id_)
+        gone = store.clean(rfc3339(datetime.now(UTC) - age), dry_run=dry_run)
     if as_json:
         show.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
     elif not gone:
@@ -204,41 +200,19 @@ def _store(config: Any) -> Any:
     return open_store(loaded.config.session.storage, loaded.home)
 
 
-def _newest_first(store: Any) -> list[Session | Damaged]:
-    everything = list(store.all())
-    for session in everything:
+def _warn(sessions: list[Session | Damaged]) -> None:
+    for session in sessions:
         if isinstance(session, Damaged):
             show.Printer.for_errors().warning(
                 session.problem, f"take it away: clinvk sessions delete {session.id}"
             )
-    oldest = datetime.min.replace(tzinfo=UTC)
-    return sorted(everything, key=lambda s: getattr(s, "updated_at", oldest), reverse=True)
 
 
-def _matches(
-    session: Session | Damaged,
-    backend: str | None,
-    cwd: str | None,
-    tag: str | None,
-    metadata: dict[str, str],
-) -> bool:
-    if isinstance(session, Damaged):
-        return backend is None and cwd is None and tag is None and not metadata
-    return (
-        (backend is None or backend in (session.backend, *session.native_ids))
-        and (cwd is None or session.cwd == cwd)
-        and (tag is None or tag in session.tags)
-        and all(str(session.metadata.get(k)) == v for k, v in metadata.items())
-    )
-
-
-def _state(store: Any, session: Session | Damaged, *, wanted: str | None = None) -> str:
+def _state(session: Session | Damaged, running: Container[str]) -> str:
     """Its status, or that it runs: which is not stored, but seen."""
     if isinstance(session, Damaged):
         return "damaged"
-    if store.running(session.id) is not None and wanted in (None, "running"):
-        return "running"
-    return session.status
+    return "running" if session.id in running else session.status
 
 
 def _print_table(found: list[tuple[Session | Damaged, str]], *, wide: bool) -> None:
@@ -300,7 +274,7 @@ def _rfc3339(moment: datetime) -> str:
 
 def _id_of(dispatcher: Any, text: str) -> str:
     """The id that is meant, of a damaged session too."""
-    if text in dispatcher.store.ids():
+    if dispatcher.store.matching(text, 1) == [text]:
         return text
     return str(dispatcher.lookup(text).id)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from msgspec import Struct
 
 from clinvk.errors import ConfigError
 from clinvk.session import Message, Session
+from clinvk.usage import rfc3339
 
 Change = Callable[[Session], Session]
 
@@ -20,6 +20,50 @@ class Damaged(Struct, frozen=True):
 
     id: str
     problem: str
+
+
+class Query(Struct, frozen=True, kw_only=True):
+    """Which sessions; the ones used last come first."""
+
+    backend: str | None = None  # theirs, or one that they were handed to
+    status: str | None = None  # of the stored ones, or "damaged"
+    cwd: str | None = None  # real path
+    tag: str | None = None
+    metadata: dict[str, str] = {}
+    resumable: bool = False
+    tasks: bool = True  # those of fan-outs, too
+    before: str | None = None  # last used before this moment (RFC 3339, Z)
+    limit: int | None = None
+
+    def fits(self, session: Session) -> bool:
+        """Whether the session is one of them, whatever the limit."""
+        return (
+            (self.backend is None or self.backend in (session.backend, *session.native_ids))
+            and self.status in (None, session.status)
+            and self.cwd in (None, session.cwd)
+            and (self.tag is None or self.tag in session.tags)
+            and all(str(session.metadata.get(k)) == v for k, v in self.metadata.items())
+            and (session.resumable or not self.resumable)
+            and (self.tasks or session.task is None)
+            and (self.before is None or rfc3339(session.updated_at) < self.before)
+        )
+
+    @property
+    def of_damaged(self) -> bool:
+        """Whether damaged sessions, of which nothing is known, are among them."""
+        only = Query(status=self.status, limit=self.limit, tasks=self.tasks)
+        return self == only and self.status in (None, "damaged")
+
+
+class Hit(Struct, frozen=True, kw_only=True):
+    """Where a search found what it looked for. `text` is a piece of the message (or the title,
+    where `role` is None) around the first word found; `words` are what to mark in it."""
+
+    session: Session
+    role: str | None
+    text: str
+    words: tuple[str, ...]
+    score: float
 
 
 class Turn(Protocol):
@@ -47,7 +91,9 @@ class Store(Protocol):
     """Every method raises `SessionError` where the place cannot be read or written, and
     `SessionNotFound` for an id that it does not have."""
 
-    def create(self, session: Session, *, exact: bool = False) -> Session:
+    def create(
+        self, session: Session, messages: Iterable[Message] = (), *, exact: bool = False
+    ) -> Session:
         """Keep a new session. A taken id is replaced by a free one, unless `exact`."""
         ...
 
@@ -61,20 +107,45 @@ class Store(Protocol):
         """`update`, with messages put behind the transcript in the same step."""
         ...
 
+    def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+        """`update`, with a transcript in place of the one that was there."""
+        ...
+
     def messages(self, id: str) -> list[Message]: ...  # noqa: A002
 
     def size(self, id: str) -> int:  # noqa: A002
         """Bytes that the session takes."""
         ...
 
-    def all(self) -> Iterator[Session | Damaged]:
-        """Every session, in no order."""
+    def select(self, query: Query) -> list[Session | Damaged]:
+        """The sessions of a query, the one used last first."""
         ...
 
-    def ids(self) -> list[str]: ...
+    def count(self, query: Query) -> int: ...
+
+    def matching(self, text: str, limit: int = 11) -> list[str]:
+        """Ids that are `text` or begin with it, whatever its case; in order."""
+        ...
+
+    def owners(self, backend: str | None, native_id: str) -> list[str]:
+        """Ids of the sessions that a backend (or any) knows by this id."""
+        ...
+
+    def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
+        """The sessions that hold all words of `text`, the best first; any text is a query."""
+        ...
+
+    def reindex(self, progress: Callable[[int, int], None] = ...) -> int:
+        """Make what is derived from the sessions anew; how many there are. `progress` is told
+        (done, all)."""
+        ...
 
     def delete(self, id: str) -> None:  # noqa: A002
         """Take a session away, a damaged one too. One that runs is refused."""
+        ...
+
+    def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
+        """Take away what was last used before this moment (RFC 3339, Z) and does not run; ids."""
         ...
 
     def turn(self, id: str) -> Turn | None:  # noqa: A002
@@ -85,8 +156,8 @@ class Store(Protocol):
         """What the running turn noted; nothing where none runs."""
         ...
 
-    def writing(self) -> AbstractContextManager[None]:
-        """Hold off every other writer."""
+    def all_running(self) -> list[str]:
+        """Ids of the sessions that have a turn now."""
         ...
 
 

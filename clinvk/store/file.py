@@ -3,92 +3,176 @@
     sessions/<id>.json       the record, replaced atomically
     transcripts/<id>.jsonl   the messages, one a line, appended to
     locks/<id>               held while a turn runs; what it holds tells how to end that turn
-    lock                     held while anything is written; never deleted
+    lock                     held while anything is written; never deleted; names what is written
+    index.db                 derived from the first two; can be deleted at any time
 
-Folders are 0700 and files 0600. Reading needs no lock and writes nothing.
+Folders are 0700 and files 0600. Reading needs no lock; where nothing can be written, the files are
+read one by one in place of an index that would have to be mended.
+
+How a stale index is noticed: it remembers the time of the folder of records, which changes with
+every record that appears, goes or is replaced; and a writer that was killed has left its session's
+id in `lock`.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import json
 import os
-import time
-from collections.abc import Iterable, Iterator
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
 
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.session import Message, Session, check_id, new_id
-from clinvk.store import Change, Damaged
+from clinvk.store import Change, Damaged, Hit, Query
+from clinvk.store.files import (
+    FileTurn,
+    append_file,
+    cannot,
+    facts_in,
+    make_folder,
+    no_locks,
+    replace_file,
+    same_file,
+    try_lock,
+)
 
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+if TYPE_CHECKING:
+    from clinvk.store.index import Index
+
+BATCH = 2_000  # sessions that are read at a time when the index is made anew
+ANYTHING = "*"  # in `lock`: more was being written than one session
+
+Progress = Callable[[int, int], None]
 
 
 class FileStore:
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, progress: Progress = lambda _done, _all: None) -> None:
         self.home = home
+        self.progress = progress  # told (done, all) while the index is made anew
         self._sessions = home / "sessions"
         self._transcripts = home / "transcripts"
         self._locks = home / "locks"
+        self._index: Index | None = None
 
-    def create(self, session: Session, *, exact: bool = False) -> Session:
+    def create(
+        self, session: Session, messages: Iterable[Message] = (), *, exact: bool = False
+    ) -> Session:
         check_id(session.id)
-        with self.writing():
-            while self._taken(session.id, exact=exact):
+        with self.writing(session.id) as index:
+            while self._taken(session.id, index, exact=exact):
                 if exact:
                     raise SessionError(
                         f"session {session.id} exists already",
                         f"go on with it: clinvk resume {session.id}",
                     )
-                session = _renamed(session, new_id())
-            self._write(session, durable=exact)
+                session = replace(session, id=new_id())
+            self._append(session.id, messages)
+            self._write(session, index, durable=exact)
         return session
 
     def get(self, id: str) -> Session:  # noqa: A002
         return self._read(check_id(id))
 
     def update(self, id: str, change: Change, *, durable: bool = True) -> Session:  # noqa: A002
-        with self.writing():
+        with self.writing(id) as index:
             session = change(self.get(id))
-            self._write(session, durable=durable)
+            self._write(session, index, durable=durable)
         return session
 
     def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
-        with self.writing():
+        with self.writing(id) as index:
             session = change(self.get(id))
             self._append(id, messages)
-            self._write(session, durable=True)
+            self._write(session, index, durable=True)
+        return session
+
+    def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+        with self.writing(id) as index:
+            session = change(self.get(id))
+            path = self._transcript(id)
+            try:
+                make_folder(self._transcripts)
+                replace_file(path, _lines(messages), durable=True)
+            except OSError as error:
+                raise cannot("write", path, error) from error
+            if index is not None:
+                index.forget_words(id)
+            self._write(session, index, durable=True)
         return session
 
     def messages(self, id: str) -> list[Message]:  # noqa: A002
-        return [message for message in self._transcript(check_id(id)) if message is not None]
-
-    def torn(self, id: str) -> bool:  # noqa: A002
-        """Whether the transcript has a line that was not written to its end."""
-        return any(message is None for message in self._transcript(check_id(id)))
+        return _messages(self._said(check_id(id)))
 
     def size(self, id: str) -> int:  # noqa: A002
         return sum(path.stat().st_size for path in self._files(check_id(id)) if path.is_file())
 
-    def all(self) -> Iterator[Session | Damaged]:
-        for id_ in self.ids():
-            try:
-                yield self._read(id_)
-            except SessionNotFound:
-                continue  # deleted meanwhile
-            except SessionError as error:
-                yield Damaged(id_, error.message)
+    def select(self, query: Query) -> list[Session | Damaged]:
+        index = self._fresh()
+        if index is None:
+            return self._scan(query)
+        return [self._checked(*row) for row in index.select(query)]
 
-    def ids(self) -> list[str]:
-        try:
-            return [name[:-5] for name in os.listdir(self._sessions) if name.endswith(".json")]
-        except FileNotFoundError:
+    def count(self, query: Query) -> int:
+        index = self._fresh()
+        query = replace(query, limit=None)
+        return len(self._scan(query)) if index is None else index.count(query)
+
+    def matching(self, text: str, limit: int = 11) -> list[str]:
+        index = self._fresh()
+        if index is not None:
+            return index.matching(text, limit)
+        folded = text.lower()
+        return sorted(i for i in self._ids() if i.lower().startswith(folded))[:limit]
+
+    def owners(self, backend: str | None, native_id: str) -> list[str]:
+        index = self._fresh()
+        if index is None:
+            pairs = [
+                (name, s.id)
+                for s in self._scan(Query())
+                if isinstance(s, Session)
+                for name, native in s.native_ids.items()
+                if native == native_id
+            ]
+        else:
+            pairs = index.owners(native_id)
+        return [id_ for name, id_ in pairs if backend in (None, name)]
+
+    def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
+        from clinvk.store.index import words_of
+        from clinvk.store.search import hit, scan
+
+        words = words_of(text)
+        if not words:
             return []
-        except OSError as error:
-            raise _cannot("read", self._sessions, error) from error
+        index = self._fresh()
+        if index is None:
+            everything = (s for s in self._scan(Query()) if isinstance(s, Session))
+            return scan(everything, self.messages, words, role, limit)
+        hits = []
+        for id_, score in index.search(words, role, limit):
+            with suppress(SessionError):  # gone, or damaged, a moment ago
+                hits.append(hit(self.get(id_), self.messages(id_), words, role, score))
+        return hits
+
+    def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
+        with self._exclusive():
+            self._drop_index()
+            index = self._opened(create=True)
+            if index is None:
+                raise SessionError(f"{self.home / 'index.db'} cannot be written")
+            index.prepare()
+            with index.changing():
+                count = self._fill(index, progress)
+                index.set("mtime", self._mtime())
+            self._mark("")
+        return count
 
     def delete(self, id: str) -> None:  # noqa: A002
         check_id(id)
@@ -98,22 +182,39 @@ class FileStore:
         if turn is None:
             raise SessionError(f"session {id} is running", "end it first, or wait for it")
         try:
-            with self.writing():
+            with self.writing(id) as index:
                 for path in self._files(id):
                     _remove(path)
+                if index is not None:
+                    index.remove([id])
         finally:
             turn.close()
             with suppress(OSError):
                 os.unlink(self._locks / id)
 
+    def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
+        old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
+        if dry_run:
+            return [id_ for id_ in old if self.running(id_) is None]
+        gone: list[str] = []
+        if not old:
+            return gone
+        with self.writing(ANYTHING) as index:
+            for id_ in old:
+                if self._remove_idle(id_, before):
+                    gone.append(id_)  # noqa: PERF401 - removing is what this loop does
+            if index is not None:
+                index.remove(gone)
+        return gone
+
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
         path = self._locks / check_id(id)
         while True:
             fd = self._open_lock(path)
-            if not _try_lock(fd, path):
+            if not try_lock(fd, path):
                 os.close(fd)
                 return None
-            if _same_file(fd, path):  # else it was deleted while we waited
+            if same_file(fd, path):  # else it was deleted while we waited
                 return FileTurn(fd)
             os.close(fd)
 
@@ -125,42 +226,70 @@ class FileStore:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _facts(fd) or {}
+            return facts_in(fd) or {}
         except OSError:
             return None
         finally:
             os.close(fd)
         return None
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        fd = self._open_lock(self.home / "lock")
+    def all_running(self) -> list[str]:
+        """Ids of the sessions that have a turn now: those whose lock says so, and is held."""
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            except OSError as error:
-                raise _no_locks(self.home, error) from error
-            yield
-        finally:
-            os.close(fd)
+            with os.scandir(self._locks) as entries:
+                noted = [e.name for e in entries if e.stat().st_size]
+        except FileNotFoundError:
+            return []
+        return [id_ for id_ in noted if self.running(id_) is not None]
+
+    @contextmanager
+    def writing(self, id_: str) -> Iterator[Index | None]:
+        """The lock, and the index that is changed with the files. What an error leaves half done
+        is noted, so that the index is mended before it is believed again."""
+        with self._exclusive():
+            index = self._usable()
+            self._mark(id_)
+            yield index
+            if index is not None:
+                try:
+                    index.set("mtime", self._mtime())
+                except sqlite3.Error:
+                    self._drop_index()
+            self._mark("")
+
+    # The files of a session.
 
     def _record(self, id_: str) -> Path:
         return self._sessions / f"{id_}.json"
 
-    def _files(self, id_: str) -> tuple[Path, Path]:
-        return self._record(id_), self._transcripts / f"{id_}.jsonl"
+    def _transcript(self, id_: str) -> Path:
+        return self._transcripts / f"{id_}.jsonl"
 
-    def _taken(self, id_: str, *, exact: bool) -> bool:
+    def _files(self, id_: str) -> tuple[Path, Path]:
+        return self._record(id_), self._transcript(id_)
+
+    def _ids(self) -> list[str]:
+        try:
+            return [name[:-5] for name in os.listdir(self._sessions) if _is_record(name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise cannot("read", self._sessions, error) from error
+
+    def _taken(self, id_: str, index: Index | None, *, exact: bool) -> bool:
         """Names differ in more than case, so that no file system confuses two of them."""
         if os.path.lexists(self._record(id_)):
             return True
-        return exact and id_.lower() in (name.lower() for name in self.ids())
+        if not exact:
+            return False
+        near = index.matching(id_, 100) if index is not None else self._ids()
+        return id_.lower() in (name.lower() for name in near)
 
     def _read(self, id_: str) -> Session:
         path = self._record(id_)
         try:
             with open(path, "rb") as file:
-                session = Session.from_json(json.loads(file.read()))
+                session = Session.from_json(msgspec.json.decode(file.read()))
         except FileNotFoundError:
             raise _unknown(id_) from None
         except OSError as error:
@@ -172,155 +301,338 @@ class FileStore:
                 f"session {id_} is damaged: {path}: {error}", _DELETE.format(id_)
             ) from error
         if session.id != id_:
-            raise SessionError(f"session {id_} is damaged: its file says {session.id!r}")
+            raise SessionError(
+                f"session {id_} is damaged: its file says {session.id!r}", _DELETE.format(id_)
+            )
         return session
 
-    def _write(self, session: Session, *, durable: bool) -> None:
-        data = json.dumps(session.to_json(), ensure_ascii=False, indent=1, default=str) + "\n"
+    def _write(self, session: Session, index: Index | None, *, durable: bool) -> None:
         path = self._record(session.id)
+        data = msgspec.json.format(_encode(session.to_json()), indent=1) + b"\n"
         try:
-            _make_folder(self._sessions)
-            replace_file(path, data.encode("utf-8", "surrogateescape"), durable=durable)
+            make_folder(self._sessions)
+            replace_file(path, data, durable=durable)
         except OSError as error:
-            raise _cannot("write", path, error) from error
+            raise cannot("write", path, error) from error
+        if index is not None:
+            try:
+                with index.changing():
+                    self._put(index, session)
+            except sqlite3.Error:
+                self._drop_index()  # a full disk, say: it is made anew when it is wanted
 
     def _append(self, id_: str, messages: Iterable[Message]) -> None:
-        path = self._transcripts / f"{id_}.jsonl"
-        lines = [json.dumps(m.to_json(), ensure_ascii=False, default=str) for m in messages]
-        data = "".join(line + "\n" for line in lines).encode("utf-8", "backslashreplace")
+        data = _lines(messages)
+        if not data:
+            return
+        path = self._transcript(id_)
         try:
-            _make_folder(self._transcripts)
+            make_folder(self._transcripts)
             append_file(path, data)
         except OSError as error:
-            raise _cannot("write", path, error) from error
+            raise cannot("write", path, error) from error
 
-    def _transcript(self, id_: str) -> Iterator[Message | None]:
-        """The messages; nothing in place of a line that is torn or is no message."""
-        path = self._transcripts / f"{id_}.jsonl"
+    def _said(self, id_: str, start: int = 0) -> bytes:
+        path = self._transcript(id_)
         try:
             with open(path, "rb") as file:
-                for line in file:
-                    yield _message(line)
+                file.seek(start)
+                return file.read()
         except FileNotFoundError:
-            return
+            return b""
         except OSError as error:
-            raise _cannot("read", path, error) from error
+            raise cannot("read", path, error) from error
+
+    def _remove_idle(self, id_: str, before: str) -> bool:
+        """Take the session away if it is still old and does not run."""
+        try:
+            if not Query(before=before).fits(self._read(id_)):
+                return False
+        except SessionError:
+            return False
+        lock, turn = self._locks / id_, None
+        if lock.exists():
+            turn = self.turn(id_)
+            if turn is None:
+                return False
+        for path in self._files(id_):
+            _remove(path)
+        if turn is not None:
+            turn.close()
+            with suppress(OSError):
+                os.unlink(lock)
+        return True
+
+    # The index.
+
+    def _fresh(self) -> Index | None:
+        """An index that can be believed, mended where it has to be; nothing where it cannot be."""
+        index = self._opened(create=False)
+        if index is not None and self._is_fresh(index):
+            return index
+        if not self._sessions.is_dir():
+            return None  # nothing to index
+        try:
+            with self._exclusive():
+                return self._usable()
+        except SessionError:
+            return None  # reading never needs to write
+
+    def _usable(self) -> Index | None:
+        """The index, fresh; call it with the lock held. Nothing where none can be had."""
+        for _ in range(2):  # a damaged one is thrown away, and made anew
+            index = self._opened(create=True)
+            if index is None:
+                return None
+            try:
+                return index if self._is_fresh(index) else self._mended()
+            except sqlite3.Error:
+                self._drop_index()
+        return None
+
+    def _opened(self, *, create: bool) -> Index | None:
+        if self._index is None:
+            from clinvk.store.index import Index
+
+            path = self.home / "index.db"
+            if create and not path.exists():
+                with suppress(OSError):
+                    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            try:
+                writable = os.access(path, os.W_OK)
+                self._index = Index.open(str(path), create=create and writable)
+            except sqlite3.Error:
+                return None
+        return self._index
+
+    def _is_fresh(self, index: Index) -> bool:
+        from clinvk.store.index import VERSION
+
+        try:
+            marked = os.stat(self.home / "lock").st_size > 0
+            return (
+                not marked
+                and index.get("version") == VERSION
+                and index.get("mtime") == self._mtime()
+            )
+        except (sqlite3.Error, OSError):
+            return False
+
+    def _mended(self) -> Index:
+        """The index, in agreement with the files: what is new, changed or gone since is seen to."""
+        if self._index is not None:
+            self._index.close()  # it may have been opened for reading alone
+            self._index = None
+        index = self._opened(create=True)
+        assert index is not None  # noqa: S101 - it was there
+        index.prepare()
+        with index.changing():
+            known = index.known()
+            if not known:
+                self._fill(index, self.progress)
+            else:
+                seen = self._stats()
+                index.remove(known.keys() - seen.keys())
+                for id_, stat in seen.items():
+                    if known.get(id_) != stat or id_ == self._marked():
+                        self._look_again(index, id_, stat)
+            index.set("mtime", self._mtime())
+        self._mark("")
+        return index
+
+    def _look_again(self, index: Index, id_: str, stat: tuple[int, int]) -> None:
+        try:
+            self._put(index, self._read(id_))
+        except SessionNotFound:
+            index.remove([id_])
+        except SessionError as error:
+            index.put_damaged(id_, error.message, mtime=stat[0], size=stat[1])
+
+    def _put(self, index: Index, session: Session) -> None:
+        """The session and the words that its transcript has gained."""
+        stat = os.stat(self._record(session.id))
+        before = index.title(session.id)
+        index.put(session, mtime=stat.st_mtime_ns, size=stat.st_size)
+        try:
+            size = os.stat(self._transcript(session.id)).st_size
+        except FileNotFoundError:
+            size = 0
+        done = index.indexed(session.id)
+        if done > size or before != session.title:
+            index.forget_words(session.id)
+            done = 0
+        if size > done or before != session.title:
+            index.add_words(session, _messages(self._said(session.id, done)), upto=size)
+
+    def _fill(self, index: Index, progress: Progress) -> int:
+        """Read everything into an empty index; how many sessions there are."""
+        ids = self._ids()
+        for start in range(0, len(ids), BATCH):
+            progress(start, len(ids))
+            rows, said = [], []
+            for id_ in ids[start : start + BATCH]:
+                try:
+                    stat = os.stat(self._record(id_))
+                    session = self._read(id_)
+                except SessionNotFound:
+                    continue
+                except SessionError as error:
+                    index.put_damaged(id_, error.message, mtime=stat.st_mtime_ns, size=stat.st_size)
+                    continue
+                data = self._said(id_)
+                rows.append((session, stat.st_mtime_ns, stat.st_size, len(data)))
+                said.append((session, _contents(data)))
+            index.put_many(rows)
+            index.add_many(said)
+        progress(len(ids), len(ids))
+        return len(ids)
+
+    def _stats(self) -> dict[str, tuple[int, int]]:
+        with os.scandir(self._sessions) as entries:
+            return {
+                e.name[:-5]: (s.st_mtime_ns, s.st_size)
+                for e in entries
+                if _is_record(e.name) and (s := e.stat(follow_symlinks=False))
+            }
+
+    def _checked(self, found: Session | Damaged, mtime: int, size: int) -> Session | Damaged:
+        """The row, if its file has not changed since; else what the file says now."""
+        try:
+            stat = os.stat(self._record(found.id))
+            if (stat.st_mtime_ns, stat.st_size) == (mtime, size):
+                return found
+            return self._read(found.id)
+        except OSError:
+            return found
+        except SessionError as error:
+            return Damaged(found.id, error.message)
+
+    def _scan(self, query: Query) -> list[Session | Damaged]:
+        """`select` without an index: every file is read."""
+        sessions: list[Session] = []
+        damaged: list[Session | Damaged] = []
+        for id_ in self._ids():
+            try:
+                session = self._read(id_)
+            except SessionNotFound:
+                continue  # deleted meanwhile
+            except SessionError as error:
+                damaged.append(Damaged(id_, error.message))
+                continue
+            if query.fits(session):
+                sessions.append(session)
+        sessions.sort(key=lambda s: s.updated_at, reverse=True)
+        return [*sessions, *(damaged if query.of_damaged else [])][: query.limit]
+
+    def _mtime(self) -> int:
+        try:
+            return os.stat(self._sessions).st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def _drop_index(self) -> None:
+        if self._index is not None:
+            self._index.close()
+            self._index = None
+        for name in ("index.db", "index.db-journal"):
+            with suppress(OSError):
+                os.unlink(self.home / name)
+
+    # Locks.
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """The only writer; others wait."""
+        path = self.home / "lock"
+        fd = self._open_lock(path)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            except OSError as error:
+                raise no_locks(self.home, error) from error
+            self._lock = fd
+            yield
+        finally:
+            os.close(fd)
+
+    def _mark(self, id_: str) -> None:
+        """Say in `lock` what is being written, for the case that we do not live to say it is done."""
+        data = id_.encode()
+        try:
+            os.pwrite(self._lock, data, 0)
+            os.ftruncate(self._lock, len(data))
+        except OSError as error:
+            raise cannot("write", self.home / "lock", error) from error
+
+    def _marked(self) -> str:
+        return os.pread(self._lock, 256, 0).decode("utf-8", "replace")
 
     def _open_lock(self, path: Path) -> int:
         try:
-            _make_folder(path.parent)
+            make_folder(path.parent)
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _cannot("write", path, error) from error
+            raise cannot("write", path, error) from error
 
 
-class FileTurn:
-    """An open, locked file; `close` empties it and lets go."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self.left = _facts(fd)
-
-    def note(self, facts: dict[str, Any]) -> None:
-        data = json.dumps(facts).encode() if facts else b""
-        with suppress(OSError):  # on a full disk only the next clinvk's clean-up is lost
-            os.pwrite(self._fd, data, 0)
-            os.ftruncate(self._fd, len(data))
-
-    def close(self) -> None:
-        self.note({})
-        os.close(self._fd)
-
-    def abandon(self) -> None:
-        os.close(self._fd)
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
 
 
-def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
-    """The file holds either what it held or `data`, whatever happens; after a power cut too,
-    where `durable`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def _lines(messages: Iterable[Message]) -> bytes:
+    return b"".join(_encode(m.to_json()) + b"\n" for m in messages)
+
+
+def _encode(data: Any) -> bytes:
     try:
-        try:
-            write_all(fd, data)
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+        return _encoder.encode(data)
+    except UnicodeEncodeError:
+        return _encoder.encode(_sound(data))
 
 
-def append_file(path: Path, data: bytes) -> None:
-    """All of `data` behind what is there, on disk; or nothing of it. A torn last line, left by a
-    writer that was killed, gets its end first, so that it spoils no other line."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        end = os.lseek(fd, 0, os.SEEK_END)
-        if end and os.pread(fd, 1, end - 1) != b"\n":
-            data = b"\n" + data
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-        except OSError:
-            os.ftruncate(fd, end)
-            raise
-    finally:
-        os.close(fd)
+def _sound(value: Any) -> Any:
+    """The same without halves of surrogate pairs, which models and command lines may hold and
+    UTF-8 does not."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_sound(k): _sound(v) for k, v in value.items()}
+    return [_sound(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _make_folder(path: Path) -> None:
-    """The folder and those above it, each as private as the store has to be."""
-    if not path.is_dir():
-        if not path.parent.exists():
-            _make_folder(path.parent)
-        path.mkdir(mode=0o700, exist_ok=True)
-
-
-def _try_lock(fd: int, path: Path) -> bool:
-    """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
-    for pause in (0.0, 0.002, 0.005):
-        time.sleep(pause)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            os.close(fd)
-            raise _no_locks(path, error) from error
-        return True
-    return False
-
-
-def _same_file(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _facts(fd: int) -> dict[str, Any] | None:
-    try:
-        facts = json.loads(os.pread(fd, 65_536, 0) or b"null")
-    except (OSError, ValueError):
-        return None
-    return facts if isinstance(facts, dict) else None
+def _messages(data: bytes) -> list[Message]:
+    r"""The messages of a transcript. Lines end with `\n` alone, since messages may hold other
+    separators; a line that is torn is left out."""
+    return [m for m in map(_message, data.split(b"\n")) if m is not None]
 
 
 def _message(line: bytes) -> Message | None:
+    """The message in a line; nothing where the line is torn or holds something else."""
+    if not line:
+        return None
     try:
-        return Message.from_json(json.loads(line))
+        return Message.from_json(msgspec.json.decode(line))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+class _Content(msgspec.Struct):
+    """As much of a message as the index wants."""
+
+    role: str
+    content: str
+
+
+_encoder = msgspec.json.Encoder(enc_hook=str)
+_contents_decoder = msgspec.json.Decoder(_Content)
+
+
+def _contents(data: bytes) -> list[Any]:
+    said = []
+    for line in filter(None, data.split(b"\n")):
+        with suppress(msgspec.MsgspecError, ValueError):
+            said.append(_contents_decoder.decode(line))
+    return said
 
 
 def _remove(path: Path) -> None:
@@ -333,15 +645,9 @@ def _remove(path: Path) -> None:
         try:
             os.rmdir(path)
         except OSError:
-            raise _cannot("delete", path, error) from error
+            raise cannot("delete", path, error) from error
     except OSError as error:
-        raise _cannot("delete", path, error) from error
-
-
-def _renamed(session: Session, id_: str) -> Session:
-    from msgspec.structs import replace
-
-    return replace(session, id=id_)
+        raise cannot("delete", path, error) from error
 
 
 _DELETE = "take it away with: clinvk sessions delete {}"
@@ -349,22 +655,3 @@ _DELETE = "take it away with: clinvk sessions delete {}"
 
 def _unknown(id_: str) -> SessionNotFound:
     return SessionNotFound(f"no session {id_!r}", "see them all: clinvk sessions list")
-
-
-def _cannot(verb: str, path: Path, error: OSError) -> SessionError:
-    hints = {
-        errno.ENOSPC: "make room on that disk; nothing that was stored before is lost",
-        errno.EDQUOT: "make room on that disk; nothing that was stored before is lost",
-        errno.EROFS: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
-        errno.EACCES: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
-        errno.EPERM: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
-    }
-    return SessionError(f"cannot {verb} {path}: {error.strerror}", hints.get(error.errno or 0))
-
-
-def _no_locks(path: Path, error: OSError) -> SessionError:
-    if error.errno in NO_LOCKS:
-        return SessionError(
-            f"{path}: this file system has no locks", "set CLINVK_HOME to a folder on a local disk"
-        )
-    return _cannot("lock", path, error)

@@ -1,0 +1,137 @@
+"""Files that survive what happens to them, and locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from clinvk.errors import SessionError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+class FileTurn:
+    """An open, locked file; `close` empties it and lets go."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.left = facts_in(fd)
+
+    def note(self, facts: dict[str, Any]) -> None:
+        data = json.dumps(facts).encode() if facts else b""
+        with suppress(OSError):  # on a full disk only the next clinvk's clean-up is lost
+            os.pwrite(self._fd, data, 0)
+            os.ftruncate(self._fd, len(data))
+
+    def close(self) -> None:
+        self.note({})
+        os.close(self._fd)
+
+    def abandon(self) -> None:
+        os.close(self._fd)
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
+    """The file holds either what it held or `data`, whatever happens; after a power cut too,
+    where `durable`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def append_file(path: Path, data: bytes) -> None:
+    """All of `data` behind what is there, on disk; or nothing of it. A torn last line, left by a
+    writer that was killed, gets its end first, so that it spoils no other line."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        end = os.lseek(fd, 0, os.SEEK_END)
+        if end and os.pread(fd, 1, end - 1) != b"\n":
+            data = b"\n" + data
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        except OSError:
+            os.ftruncate(fd, end)
+            raise
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def make_folder(path: Path) -> None:
+    """The folder and those above it, each as private as the store has to be."""
+    if not path.is_dir():
+        if not path.parent.exists():
+            make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def try_lock(fd: int, path: Path) -> bool:
+    """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
+    for pause in (0.0, 0.002, 0.005):
+        time.sleep(pause)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            os.close(fd)
+            raise no_locks(path, error) from error
+        return True
+    return False
+
+
+def same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def facts_in(fd: int) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(os.pread(fd, 65_536, 0) or b"null")
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
+def cannot(verb: str, path: Path, error: OSError) -> SessionError:
+    hints = {
+        errno.ENOSPC: "make room on that disk; nothing that was stored before is lost",
+        errno.EDQUOT: "make room on that disk; nothing that was stored before is lost",
+        errno.EROFS: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
+        errno.EACCES: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
+        errno.EPERM: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
+    }
+    return SessionError(f"cannot {verb} {path}: {error.strerror}", hints.get(error.errno or 0))
+
+
+def no_locks(path: Path, error: OSError) -> SessionError:
+    if error.errno in NO_LOCKS:
+        return SessionError(
+            f"{path}: this file system has no locks", "set CLINVK_HOME to a folder on a local disk"
+        )
+    return cannot("lock", path, error)

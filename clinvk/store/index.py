@@ -1,0 +1,292 @@
+"""An index of sessions in SQLite: to list, to filter, to look up and to search without reading
+every file.
+
+It holds nothing that is not in the records and transcripts, so it can be deleted at any time. The
+text of messages is indexed and not kept; a hit's words are read from its transcript.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from clinvk.session import RESUMABLE, Message, Session
+from clinvk.store import Damaged, Query
+
+VERSION = "1"
+CANDIDATES = 2_000  # hits that are ranked; more would not change the best twenty
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY, folded TEXT NOT NULL, backend TEXT, status TEXT, cwd TEXT, task TEXT,
+    resumable INTEGER, used TEXT, record TEXT, problem TEXT,
+    mtime INTEGER, size INTEGER, indexed INTEGER DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_use ON sessions (used);
+CREATE INDEX IF NOT EXISTS by_folder ON sessions (cwd, used);
+CREATE INDEX IF NOT EXISTS by_backend ON sessions (backend, status, used);
+CREATE INDEX IF NOT EXISTS by_status ON sessions (status, used);
+CREATE INDEX IF NOT EXISTS by_folded ON sessions (folded);
+CREATE TABLE IF NOT EXISTS natives (native_id TEXT, backend TEXT, id TEXT,
+    PRIMARY KEY (native_id, backend, id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS natives_of ON natives (id);
+CREATE TABLE IF NOT EXISTS labels (kind TEXT, value TEXT, id TEXT,
+    PRIMARY KEY (kind, value, id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS labels_of ON labels (id);
+CREATE TABLE IF NOT EXISTS pieces (piece INTEGER PRIMARY KEY, id TEXT);
+CREATE INDEX IF NOT EXISTS pieces_of ON pieces (id);
+CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
+    title, user, assistant, system, content='', tokenize="unicode61 remove_diacritics 2");
+"""
+ROLES = ("user", "assistant", "system")
+
+Row = tuple[Any, ...]
+
+
+class Index:
+    """Raises `sqlite3.Error` where the file is damaged: whoever holds it makes a new one."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.db = connection
+
+    @classmethod
+    def open(cls, path: str, *, create: bool) -> Index:
+        """The index in that file. It is disposable, so nothing waits for the disk."""
+        mode = "rwc" if create else "ro"
+        db = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, timeout=10)
+        db.execute("PRAGMA synchronous=OFF")
+        return cls(db)
+
+    def prepare(self) -> None:
+        """Make the tables; those of another version go first."""
+        if self.get("version") != VERSION:
+            names = self.db.execute(
+                "SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'words_%'"
+                " AND name NOT LIKE 'sqlite_%'"
+            ).fetchall()
+            for (name,) in names:
+                self.db.execute(f'DROP TABLE "{name}"')
+            self.db.executescript(SCHEMA)
+            self.set("version", VERSION)
+
+    def get(self, key: str) -> Any:
+        try:
+            found = self.db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        except sqlite3.OperationalError:  # no such table
+            return None
+        return found[0] if found else None
+
+    def set(self, key: str, value: Any) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """All of the changes inside, or none."""
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    def put(self, session: Session, *, mtime: int, size: int) -> None:
+        """The session as it is now; its words are added by `add_words`."""
+        id_ = session.id
+        record = json.dumps(session.to_json(), ensure_ascii=False, default=str)
+        self.db.execute(
+            "INSERT INTO sessions (id, folded, backend, status, cwd, task, resumable, used, record,"
+            " problem, mtime, size) VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?) ON CONFLICT (id) DO UPDATE"
+            " SET backend=excluded.backend, status=excluded.status, cwd=excluded.cwd,"
+            " task=excluded.task, resumable=excluded.resumable, used=excluded.used,"
+            " record=excluded.record, problem=NULL, mtime=excluded.mtime, size=excluded.size",
+            (id_, id_.lower(), session.backend, session.status, session.cwd, session.task,
+             int(session.resumable), _used(session), record, mtime, size),
+        )  # fmt: skip
+        self._facets(session)
+
+    def put_many(self, rows: Iterable[tuple[Session, int, int, int]]) -> None:
+        """As `put`, for many new sessions: (session, mtime, size, bytes of transcript)."""
+        rows = list(rows)
+        self.db.executemany(
+            "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?)",
+            [(s.id, s.id.lower(), s.backend, s.status, s.cwd, s.task, int(s.resumable), _used(s),
+              json.dumps(s.to_json(), ensure_ascii=False, default=str), mtime, size, indexed)
+             for s, mtime, size, indexed in rows],
+        )  # fmt: skip
+        self.db.executemany(
+            "INSERT OR IGNORE INTO natives VALUES (?,?,?)",
+            [n for s, *_ in rows for n in _natives(s)],
+        )
+        self.db.executemany(
+            "INSERT OR IGNORE INTO labels VALUES (?,?,?)", [v for s, *_ in rows for v in _labels(s)]
+        )
+
+    def put_damaged(self, id_: str, problem: str, *, mtime: int, size: int) -> None:
+        self.db.execute(
+            "INSERT OR REPLACE INTO sessions (id, folded, resumable, used, problem, mtime, size)"
+            " VALUES (?,?,0,'',?,?,?)",
+            (id_, id_.lower(), problem, mtime, size),
+        )
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Forget sessions. Their words stay in the full-text table until it is made anew, where
+        nothing leads to them any more."""
+        each = [(i,) for i in ids]
+        for table in ("sessions", "natives", "labels", "pieces"):
+            self.db.executemany(f"DELETE FROM {table} WHERE id=?", each)  # noqa: S608 - our names
+
+    def title(self, id_: str) -> str | None:
+        found = self.db.execute("SELECT record FROM sessions WHERE id=?", (id_,)).fetchone()
+        return json.loads(found[0]).get("title") if found and found[0] else None
+
+    def indexed(self, id_: str) -> int:
+        """How many bytes of the transcript the words come from."""
+        found = self.db.execute("SELECT indexed FROM sessions WHERE id=?", (id_,)).fetchone()
+        return found[0] if found else 0
+
+    def add_words(self, session: Session, messages: list[Message], *, upto: int) -> None:
+        """Index the words of messages, which reach to that byte of the transcript."""
+        self._words([(session, messages)])
+        self.db.execute("UPDATE sessions SET indexed=? WHERE id=?", (upto, session.id))
+
+    def add_many(self, said: Iterable[tuple[Session, list[Message]]]) -> None:
+        self._words(list(said))
+
+    def forget_words(self, id_: str) -> None:
+        self.db.execute("DELETE FROM pieces WHERE id=?", (id_,))
+        self.db.execute("UPDATE sessions SET indexed=0 WHERE id=?", (id_,))
+
+    def known(self) -> dict[str, tuple[int, int]]:
+        """Every id, with the time and size of the record that was read."""
+        rows = self.db.execute("SELECT id, mtime, size FROM sessions")
+        return {id_: (mtime, size) for id_, mtime, size in rows}
+
+    def select(self, query: Query) -> Iterator[tuple[Session | Damaged, int, int]]:
+        """Matching sessions, the one used last first; each with its record's time and size."""
+        where, values = _where(query)
+        sql = (
+            "SELECT id, record, problem, mtime, size FROM sessions" + where
+            + " ORDER BY used DESC, id" + (" LIMIT ?" if query.limit is not None else "")
+        )  # fmt: skip
+        if query.limit is not None:
+            values = [*values, query.limit]
+        for id_, record, problem, mtime, size in self.db.execute(sql, values):
+            found = Damaged(id_, problem) if problem else Session.from_json(json.loads(record))
+            yield found, mtime, size
+
+    def count(self, query: Query) -> int:
+        where, values = _where(query)
+        sql = "SELECT count(*) FROM sessions" + where  # noqa: S608 - it holds no values
+        return int(self.db.execute(sql, values).fetchone()[0])
+
+    def matching(self, text: str, limit: int) -> list[str]:
+        """Ids that are `text` or begin with it, whatever its case."""
+        folded = text.lower()
+        rows = self.db.execute(
+            "SELECT id FROM sessions WHERE folded >= ? AND folded < ? ORDER BY folded LIMIT ?",
+            (folded, folded + "\U0010ffff", limit),
+        )
+        return [id_ for (id_,) in rows]
+
+    def owners(self, native_id: str) -> list[tuple[str, str]]:
+        """(backend, id) of the sessions that have this native id."""
+        sql = "SELECT backend, id FROM natives WHERE native_id=?"
+        return list(self.db.execute(sql, (native_id,)))
+
+    def search(self, words: list[str], role: str | None, limit: int) -> list[tuple[str, float]]:
+        """(id, score) of the sessions that hold all of the words, the best first."""
+        match = " ".join(_quoted(word) for word in words[:-1])
+        match += f" {_quoted(words[-1])}*"  # the last one may be half a word
+        if role is not None:
+            match = f"{{{role}}} : ({match.strip()})"
+        rows = self.db.execute(
+            "SELECT id, min(score) AS best FROM (SELECT rowid, bm25(words, 4.0) AS score FROM words"
+            " WHERE words MATCH ? ORDER BY score LIMIT ?) JOIN pieces ON piece = rowid"
+            " GROUP BY id ORDER BY best LIMIT ?",
+            (match.strip(), CANDIDATES, limit),
+        )
+        return [(id_, -score) for id_, score in rows]
+
+    def close(self) -> None:
+        self.db.close()
+
+    def _facets(self, session: Session) -> None:
+        for table, rows in (("natives", _natives(session)), ("labels", _labels(session))):
+            old = set(self.db.execute(f"SELECT * FROM {table} WHERE id=?", (session.id,)))  # noqa: S608
+            if old != set(rows):
+                self.db.execute(f"DELETE FROM {table} WHERE id=?", (session.id,))  # noqa: S608
+                self.db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?,?,?)", rows)  # noqa: S608
+
+    def _words(self, said: list[tuple[Session, list[Message]]]) -> None:
+        """One row for the words of each; a session's rows are its pieces."""
+        found = self.db.execute("SELECT max(rowid) FROM words_docsize").fetchone()[0]
+        at = max(found or 0, self.db.execute("SELECT max(piece) FROM pieces").fetchone()[0] or 0)
+        texts, pieces = [], []
+        for session, messages in said:
+            at += 1
+            by_role = ["\n".join(m.content for m in messages if m.role == role) for role in ROLES]
+            texts.append((at, session.title or "", *by_role))
+            pieces.append((at, session.id))
+        sql = "INSERT INTO words (rowid, title, user, assistant, system) VALUES (?,?,?,?,?)"
+        self.db.executemany(sql, texts)
+        self.db.executemany("INSERT INTO pieces VALUES (?,?)", pieces)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a query; any text is one, and nothing in it is syntax."""
+    return [w for w in text.split() if any(c.isalnum() for c in w)]
+
+
+def _quoted(word: str) -> str:
+    return '"' + word.replace('"', '""') + '"'
+
+
+def _used(session: Session) -> str:
+    from clinvk.usage import rfc3339
+
+    return rfc3339(session.updated_at)
+
+
+def _natives(session: Session) -> list[Row]:
+    return [(native, backend, session.id) for backend, native in session.native_ids.items()]
+
+
+def _labels(session: Session) -> list[Row]:
+    tags = [("tag", tag, session.id) for tag in session.tags]
+    return tags + [(f"={k}", str(v), session.id) for k, v in session.metadata.items()]
+
+
+def _where(query: Query) -> tuple[str, list[Any]]:
+    """The condition of a query, and its values."""
+    terms: list[str] = []
+    values: list[Any] = []
+
+    def add(term: str, *more: Any) -> None:
+        terms.append(term)
+        values.extend(more)
+
+    if query.backend is not None:
+        add("(backend=? OR EXISTS (SELECT 1 FROM natives n WHERE n.id=sessions.id AND n.backend=?))",
+            query.backend, query.backend)  # fmt: skip
+    if query.status == "damaged":
+        add("problem IS NOT NULL")
+    elif query.status is not None:
+        add("status=?", query.status)
+    if query.cwd is not None:
+        add("cwd=?", query.cwd)
+    if query.tag is not None:
+        add("id IN (SELECT id FROM labels WHERE kind='tag' AND value=?)", query.tag)
+    for key, value in query.metadata.items():
+        add("id IN (SELECT id FROM labels WHERE kind=? AND value=?)", f"={key}", value)
+    if query.resumable:
+        add(f"resumable=1 AND status IN ({','.join('?' * len(RESUMABLE))})", *RESUMABLE)
+    if not query.tasks:
+        add("task IS NULL")
+    if query.before is not None:
+        add("used<? AND problem IS NULL", query.before)
+    return (" WHERE " + " AND ".join(terms) if terms else ""), values

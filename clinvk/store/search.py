@@ -1,0 +1,56 @@
+"""What a search shows of a session: the place where it found the words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from clinvk.session import Message, Session
+from clinvk.store import Hit
+
+AROUND = 60  # characters of context on each side
+
+
+def hit(
+    session: Session, messages: list[Message], words: list[str], role: str | None, score: float
+) -> Hit:
+    """The message that holds most of the words, cut to their surroundings; the title where none
+    does."""
+    folded = [w.casefold() for w in words]
+    best, most = None, 0
+    for message in messages:
+        if role in (None, message.role):
+            found = sum(w in message.content.casefold() for w in folded)
+            if found > most:
+                best, most = message, found
+    if best is None or (session.title and not most):
+        return Hit(session=session, role=None, text=session.label, words=tuple(words), score=score)
+    text = around(best.content, folded)
+    return Hit(session=session, role=str(best.role), text=text, words=tuple(words), score=score)
+
+
+def around(content: str, words: list[str]) -> str:
+    """A piece of the text around the first of the words, on one line."""
+    folded = content.casefold()
+    at = min((i for w in words if (i := folded.find(w)) >= 0), default=0)
+    start, end = max(0, at - AROUND), at + 2 * AROUND
+    piece = " ".join(content[start:end].split())
+    return ("…" if start else "") + piece + ("…" if end < len(content) else "")
+
+
+def scan(
+    sessions: Iterable[Session],
+    messages: Callable[[str], list[Message]],
+    words: list[str],
+    role: str | None,
+    limit: int,
+) -> list[Hit]:
+    """A search without an index: sessions that hold all the words, by how often."""
+    folded = [w.casefold() for w in words]
+    hits = []
+    for session in sessions:
+        said = messages(session.id)
+        text = "\n".join(m.content for m in said if role in (None, m.role))
+        text = (text if role else f"{session.title or ''}\n{text}").casefold()
+        if all(w in text for w in folded):
+            hits.append(hit(session, said, words, role, float(sum(map(text.count, folded)))))
+    return sorted(hits, key=lambda h: -h.score)[:limit]
