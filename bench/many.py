@@ -30,7 +30,9 @@ def main(many: int = MANY) -> None:
             populate(Path(env["CLINVK_HOME"]), count)
         began = time.perf_counter()
         peak = _peak([*CLINVK, "sessions", "reindex"], large)
-        print(f"{'index from nothing':<34} {time.perf_counter() - began:8.2f} s, peak {peak:.0f} MB")
+        print(
+            f"{'index from nothing':<34} {time.perf_counter() - began:8.2f} s, peak {peak:.0f} MB"
+        )
         once([*CLINVK, "sessions", "list", "-n", "20"], small)
         prefix = sorted(os.listdir(Path(large["CLINVK_HOME"], "sessions")))[many // 2][:8]
         few = sorted(os.listdir(Path(small["CLINVK_HOME"], "sessions")))[FEW // 2][:8]
@@ -86,7 +88,9 @@ def populate(folder: Path, count: int) -> None:
         (folder / "transcripts" / f"{id_}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _pair(a: list[str], env_a: dict[str, str], b: list[str], env_b: dict[str, str]) -> tuple[float, float]:
+def _pair(
+    a: list[str], env_a: dict[str, str], b: list[str], env_b: dict[str, str]
+) -> tuple[float, float]:
     runs = [(once(a, env_a)[0], once(b, env_b)[0]) for _ in range(15)]
     middle = len(runs) // 2
     return sorted(r[0] for r in runs)[middle], sorted(r[1] for r in runs)[middle]

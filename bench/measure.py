@@ -23,7 +23,9 @@ def once(argv: list[str], env: Mapping[str, str], stdin: str | None = None) -> t
     """Seconds of wall and of CPU (the program's and its children's). Raises where it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    done = subprocess.run(argv, env=env, input=stdin or "", text=True, capture_output=True, check=False)
+    done = subprocess.run(
+        argv, env=env, input=stdin or "", text=True, capture_output=True, check=False
+    )
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import bench.measure as measure
+from bench import measure
 
 MB = 1_000_000
 

@@ -7,8 +7,9 @@ takes with all that stands around it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
@@ -18,22 +19,51 @@ LITERAL = "\0"  # marks a prompt that looks like a flag; no argument can hold it
 BEHIND = "clinvk.behind_dashes"  # what stood behind `--`: the backend's, not ours
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
 class ReaderGone(Exception):  # noqa: N818 - reads as what it says
     """Whoever read our output has gone."""
 
 
-class Root(TyperGroup):
-    """`commands` maps a name to its module below `clinvk.cmd` and its line in the help."""
+class Commands:
+    """The commands of one module, each made into a click command when it is asked for."""
 
-    def __init__(self, commands: dict[str, tuple[str, str]], aliases: dict[str, str]) -> None:
+    def __init__(self) -> None:
+        self._functions: dict[str, Any] = {}
+
+    def command(self, name: str) -> Callable[[F], F]:
+        def keep(function: F) -> F:
+            self._functions[name] = function
+            return function
+
+        return keep
+
+    def get(self, name: str) -> Any:
+        app = new_app()
+        app.command(name)(self._functions[name])
+        return command(app)
+
+
+class Lazy(TyperGroup):
+    """A group whose `commands` map a name to a module below `clinvk.cmd` and a line of help."""
+
+    def __init__(
+        self,
+        name: str,
+        help: str,  # noqa: A002 - click's word
+        commands: dict[str, tuple[str, str]],
+        aliases: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(
-            name="clinvk",
-            help="One command over the AI coding CLIs: ask, continue, resume.",
+            name=name,
+            help=help,
+            no_args_is_help=name != "clinvk",
             rich_markup_mode=None,
             context_settings={"help_option_names": ["-h", "--help"]},
         )
         self.table = commands
-        self.aliases = aliases
+        self.aliases = aliases or {}
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.table)
@@ -43,7 +73,19 @@ class Root(TyperGroup):
         if name not in self.table:
             return None
         module = import_module(f"clinvk.cmd.{self.table[name][0]}")
+        if hasattr(module, "group"):
+            return module.group()
+        if isinstance(module.app, Commands):
+            return module.app.get(name)
         return command(module.app)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+
+
+class Root(Lazy):
+    """The command line as a whole."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = list(args)
@@ -73,8 +115,7 @@ class Root(TyperGroup):
         formatter.write(f"{self.help}\n\n")
         formatter.write_usage("clinvk", '[OPTIONS] "PROMPT" [-- BACKEND ARGS]')
         formatter.write_usage("clinvk", "COMMAND ...", prefix="       ")
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+        self.format_commands(ctx, formatter)
         with ask.make_context("clinvk", [], resilient_parsing=True) as inner:
             ask.format_options(inner, formatter)
         formatter.write(
@@ -108,8 +149,8 @@ def _with_config(root: Root, ctx: Any, args: list[str], before: list[str]) -> li
     name, rest = args[0], args[1:]
     found = root.get_command(ctx, name)
     at = 0
-    while at < len(rest) and getattr(found, "commands", None) and not rest[at].startswith("-"):
-        found = found.commands.get(rest[at])
+    while at < len(rest) and hasattr(found, "get_command") and not rest[at].startswith("-"):
+        found = found.get_command(ctx, rest[at])
         at += 1
     return [name, *rest[:at], *before, *rest[at:]]
 

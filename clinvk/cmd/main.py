@@ -31,7 +31,8 @@ ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def root() -> Root:
-    return Root(COMMANDS, ALIASES)
+    help_line = "One command over the AI coding CLIs: ask, continue, resume."
+    return Root("clinvk", help_line, COMMANDS, ALIASES)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,6 +46,9 @@ def main(argv: Sequence[str]) -> int:
     except ClinvkError as error:
         return fail(error.message, error.hint, error.exit_code)
     except ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group alone: its help is the answer
+            print(_message(error))
+            return 0
         return fail(_one_sentence(error), _usage_hint(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         return fail("cancelled", None, 7)
@@ -68,7 +72,7 @@ def fail(message: str, hint: str | None, code: int) -> int:
 
 
 def _one_sentence(error: Any) -> str:
-    message = error.format_message()
+    message = _message(error)
     return str(message[:1].lower() + message[1:].rstrip("."))
 
 
@@ -82,3 +86,7 @@ def _tolerant_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _message(error: Any) -> str:
+    return str(error.format_message())

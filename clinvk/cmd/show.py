@@ -78,6 +78,30 @@ class Status:
             self._shown = False
 
 
+class Progress:
+    """A bar on the terminal for what takes longer than half a second; call it with (done, all)."""
+
+    WIDTH = 30
+    PATIENCE = 0.5  # seconds
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._began = time.monotonic()
+        self._shown = False
+
+    def __call__(self, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if done >= total and self._shown:
+            sys.stderr.write("\r\x1b[K")
+        elif time.monotonic() - self._began > self.PATIENCE:
+            full = self.WIDTH * done // max(1, total)
+            bar = "█" * full + "░" * (self.WIDTH - full)
+            sys.stderr.write(f"\r\x1b[K{self.what} {bar} {done:,}/{total:,}")
+            self._shown = True
+        sys.stderr.flush()
+
+
 def wants_colour(stream: TextIO, setting: str = "auto") -> bool:
     """NO_COLOR and a pipe mean none, unless `output.color` says otherwise."""
     if setting != "auto":

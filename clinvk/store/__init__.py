@@ -161,10 +161,13 @@ class Store(Protocol):
         ...
 
 
-def open_store(url: str, home: Path) -> Store:
-    """The store that `session.storage` names. Raises `ConfigError` for an unknown kind."""
+def open_store(
+    url: str, home: Path, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> Store:
+    """The store that `session.storage` names. Raises `ConfigError` for an unknown kind. `progress`
+    is told (done, all) of what takes long."""
     if url == "file":
         from clinvk.store.file import FileStore
 
-        return FileStore(home)
+        return FileStore(home, progress)
     raise ConfigError(f"session.storage: unknown store {url!r}", "known: file")

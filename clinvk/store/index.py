@@ -169,13 +169,11 @@ class Index:
     def select(self, query: Query) -> Iterator[tuple[Session | Damaged, int, int]]:
         """Matching sessions, the one used last first; each with its record's time and size."""
         where, values = _where(query)
-        sql = (
-            "SELECT id, record, problem, mtime, size FROM sessions" + where
-            + " ORDER BY used DESC, id" + (" LIMIT ?" if query.limit is not None else "")
-        )  # fmt: skip
+        columns = "SELECT id, record, problem, mtime, size FROM sessions"
+        order = " ORDER BY used DESC, id" + (" LIMIT ?" if query.limit is not None else "")
         if query.limit is not None:
             values = [*values, query.limit]
-        for id_, record, problem, mtime, size in self.db.execute(sql, values):
+        for id_, record, problem, mtime, size in self.db.execute(columns + where + order, values):
             found = Damaged(id_, problem) if problem else Session.from_json(json.loads(record))
             yield found, mtime, size
 

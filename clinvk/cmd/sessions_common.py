@@ -1,0 +1,48 @@
+"""What the subcommands of `sessions` share."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+from clinvk.cmd import options as opt
+from clinvk.cmd import show
+from clinvk.session import Session
+from clinvk.store import Damaged, Store, open_store
+
+VERSION = 1  # of the JSON that they print
+
+
+def about(session: Session | Damaged) -> dict[str, Any]:
+    """A session as `--json` shows it."""
+    if isinstance(session, Damaged):
+        return {"id": session.id, "status": "damaged", "problem": session.problem}
+    record = session.to_json()
+    record.pop("version")
+    record.pop("totals")
+    record["native_id"] = session.native_id
+    return record
+
+
+def store_of(config: Path | None) -> Store:
+    """The store of the configuration; what takes long there is shown on a terminal."""
+    loaded = opt.load(config)
+    return open_store(
+        loaded.config.session.storage, loaded.home, show.Progress("indexing sessions")
+    )
+
+
+def warn(sessions: list[Session | Damaged]) -> None:
+    for session in sessions:
+        if isinstance(session, Damaged):
+            show.Printer.for_errors().warning(
+                session.problem, f"take it away: clinvk sessions delete {session.id}"
+            )
+
+
+def state_of(session: Session | Damaged, running: Container[str]) -> str:
+    """Its status, or that it runs: which is not stored, but seen."""
+    if isinstance(session, Damaged):
+        return "damaged"
+    return "running" if session.id in running else session.status

@@ -1,0 +1,100 @@
+"""`clinvk sessions delete` and `clean`."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from clinvk.cmd import options as opt
+from clinvk.cmd import show
+from clinvk.cmd.lazy import Commands
+from clinvk.cmd.sessions_common import VERSION, store_of
+from clinvk.errors import ClinvkError, SessionError, UsageError
+from clinvk.usage import rfc3339
+
+app = Commands()
+_AGE = re.compile(r"(\d+)([dhw]?)")
+_UNITS = {"": "days", "d": "days", "h": "hours", "w": "weeks"}
+
+
+@app.command("delete")
+def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
+    """Delete sessions: ours, not the backend's own."""
+    from clinvk.dispatcher import Dispatcher
+
+    dispatcher = Dispatcher(opt.load(config))
+    code = 0
+    for text in ids:
+        try:
+            id_ = _id_of(dispatcher, text)
+            if not yes and not _agreed(f"Delete session {id_}?"):
+                code = 4
+                continue
+            dispatcher.store.delete(id_)
+            print(f"Session {id_} deleted.")
+        except ClinvkError as error:
+            show.Printer.for_errors().error(error.message, error.hint)
+            code = error.exit_code
+    return code
+
+
+@app.command("clean")
+def clean(
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="30 or 30d (days), 12h, 2w; by last use."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True)] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Delete sessions that were not used for long (session.retention_days, 0: none)."""
+    loaded = opt.load(config)
+    age, words = parse_age(older_than, loaded.config.session.retention_days)
+    store = store_of(config)
+    gone: list[str] = []
+    if age is not None:
+        gone = store.clean(rfc3339(datetime.now(UTC) - age), dry_run=dry_run)
+    if as_json:
+        show.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
+    elif not gone:
+        print("no sessions to clean", file=sys.stderr)
+    else:
+        for id_ in gone if dry_run else []:
+            print(id_)
+        verb = "Would delete" if dry_run else "Deleted"
+        print(f"{verb} {len(gone)} session(s) older than {words}.")
+
+
+def parse_age(text: str | None, retention_days: int) -> tuple[timedelta | None, str]:
+    """An age and how to say it; nothing where nothing is ever old enough. Raises `UsageError`."""
+    if text is None:
+        if retention_days <= 0:
+            return None, "never"
+        text = str(retention_days)
+    found = _AGE.fullmatch(text.strip())
+    if not found:
+        raise UsageError(f"--older-than: {text!r} is no age", "say 30 or 30d (days), 12h, or 2w")
+    count, unit = int(found.group(1)), _UNITS[found.group(2)]
+    try:
+        return timedelta(**{unit: count}), f"{count} {unit if count != 1 else unit[:-1]}"
+    except OverflowError:
+        raise UsageError(f"--older-than: {text!r} is too long an age") from None
+
+
+def _id_of(dispatcher: Any, text: str) -> str:
+    """The id that is meant, of a damaged session too."""
+    if dispatcher.store.matching(text, 1) == [text]:
+        return text
+    return str(dispatcher.lookup(text).id)
+
+
+def _agreed(question: str) -> bool:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise SessionError("deleting asks first, and there is no terminal", "add --yes")
+    return show.confirm(question)

@@ -1,0 +1,96 @@
+"""`clinvk sessions list`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from clinvk.clean import one_line
+from clinvk.cmd import options as opt
+from clinvk.cmd import show
+from clinvk.cmd.lazy import Commands
+from clinvk.cmd.sessions_common import VERSION, about, state_of, store_of, warn
+from clinvk.errors import UsageError
+from clinvk.session import STATUSES, Session
+from clinvk.store import Damaged, Query
+
+app = Commands()
+
+
+@app.command("list")
+def list_(
+    backend: opt.Backend = None,
+    status: Annotated[str | None, typer.Option("--status", help="Only with this status.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Only with this.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="That many at most.")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="With number, messages and folder.")] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """List sessions, the one used last first."""
+    if status is not None and status not in (*STATUSES, "running", "damaged"):
+        raise UsageError(
+            f"invalid status filter {status!r}",
+            f"valid: {', '.join((*STATUSES, 'running', 'damaged'))}",
+        )
+    store = store_of(config)
+    query = Query(
+        backend=backend,
+        status=None if status == "running" else status,
+        cwd=os.path.realpath(os.getcwd()) if here else None,
+        tag=tag,
+        metadata=opt.pairs(metadata or [], "--metadata"),
+        limit=limit,
+    )
+    running = set(store.all_running())
+    sessions: list[Session | Damaged]
+    if status == "running":
+        fitting = filter(query.fits, map(store.get, running))
+        sessions = [*sorted(fitting, key=lambda s: s.updated_at, reverse=True)]
+        total = len(sessions)
+    else:
+        sessions = store.select(query)
+        total = store.count(query) if limit is not None else len(sessions)
+    found = [(s, state_of(s, running)) for s in sessions[:limit]]
+    warn(sessions)
+    if as_json:
+        rows = [{**about(s), "status": state} for s, state in found]
+        show.print_json({"version": VERSION, "total": total, "sessions": rows})
+        return
+    if not found:
+        print("no sessions", file=sys.stderr)
+        return
+    _print_table(found, wide=wide)
+    if wide:
+        print(f"Total: {total} session{'s' * (total != 1)}")
+
+
+def _print_table(found: list[tuple[Session | Damaged, str]], *, wide: bool) -> None:
+    headers = ["ID", "BACKEND", "STATUS", "LAST USED", "TOKENS", "TITLE/PROMPT"]
+    if wide:
+        headers = ["#", *headers[:5], "MESSAGES", "FOLDER", headers[5]]
+    rows = []
+    for i, (s, state) in enumerate(found, 1):
+        if isinstance(s, Damaged):
+            cells = [s.id, "-", state, "-", "-", s.problem]
+            extra = ["-", "-"]
+        else:
+            tokens = f"{s.usage.total:,}" if s.usage else "-"
+            cells = [s.id, s.backend or "-", state, show.ago(s.updated_at), tokens, _short(s.label)]
+            extra = [str(sum(s.messages.values())), s.cwd or "-"]
+        rows.append([str(i), *cells[:5], *extra, cells[5]] if wide else cells)
+    show.print_table(headers, rows, right=[5, 6] if wide else [4])
+
+
+def _short(label: str) -> str:
+    label = one_line(label) or "-"
+    return label if len(label) <= 60 else label[:59] + "…"
