@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.measure import CLINVK, backend, home, once
 
 MANY, FEW, MESSAGES = 100_000, 20, 10
-STUB = """echo '{"type":"start","id":"'$$'"}'; echo '{"type":"end","text":"hi"}'"""
+STUB = """echo "{\\"type\\":\\"start\\",\\"id\\":\\"${1:-$$}\\"}"; echo '{"type":"end","text":"hi"}' """
 WORDS = [f"{a}{b}" for a in ("par", "lex", "tok", "syn", "ver", "dep", "cach", "rout", "sess", "quer")
          for b in ("er", "ing", "ed", "ion", "able", "ment", "less", "ish", "ize", "ory")]  # fmt: skip
 
@@ -74,9 +74,9 @@ def populate(folder: Path, count: int) -> None:
         if i % 1000 == 0:
             said[3] += " needle in a haystack"
         record = {
-            "version": 1, "id": id_, "backend": ("claude", "codex", "stub")[i % 3], "model": "m",
-            "status": "active", "cwd": cwd if i % 2 else f"/p/{i % 100}", "prompt": said[0],
-            "native_ids": {("claude", "codex", "stub")[i % 3]: f"n{i}"}, "turns": MESSAGES // 2,
+            "version": 1, "id": id_, "backend": ("stub", "claude", "codex")[i % 3], "model": "m",
+            "status": "active", "cwd": f"/p/{i % 100}" if i % 2 else cwd, "prompt": said[0],
+            "native_ids": {("stub", "claude", "codex")[i % 3]: f"n{i}"}, "turns": MESSAGES // 2,
             "messages": {"user": MESSAGES // 2, "assistant": MESSAGES // 2},
             "created_at": stamp, "updated_at": stamp,
         }  # fmt: skip
@@ -115,7 +115,7 @@ def _peak(argv: list[str], env: dict[str, str]) -> float:
 
 def _search(env: dict[str, str], listed: float) -> None:
     folder = Path(env["CLINVK_HOME"], "transcripts")
-    for words in ("needle haystack", "parsing"):
+    for words in ("needle haystack", "paring"):
         ours, theirs = _pair([*CLINVK, "sessions", "search", words], env,
                              ["rg", "-l", words.split()[0], str(folder)], env)  # fmt: skip
         print(f"search {words!r:<27} {ours * 1000:7.1f} ms; ripgrep -l {theirs * 1000:7.1f} ms "

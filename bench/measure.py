@@ -83,7 +83,7 @@ def backend(env: Mapping[str, str], name: str, program: str, **more: object) -> 
     manifest = {
         "name": name,
         "command": str(script),
-        "argv": {"run": ["$options"], "resume": ["$options"]},
+        "argv": {"run": ["$options"], "resume": ["$native_id"]},
         "events": [
             {"when": "type == 'start'", "emit": "started", "set": {"native_id": "id"}},
             {"when": "type == 'end'", "emit": "finished", "set": {"text": "text"}},

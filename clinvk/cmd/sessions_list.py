@@ -59,7 +59,8 @@ def list_(
         total = len(sessions)
     else:
         sessions = store.select(query)
-        total = store.count(query) if limit is not None else len(sessions)
+        counted = limit is not None and (wide or as_json)  # who shows no total pays for none
+        total = store.count(query) if counted else len(sessions)
     found = [(s, state_of(s, running)) for s in sessions[:limit]]
     warn(sessions)
     if as_json:

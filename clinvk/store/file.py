@@ -399,8 +399,7 @@ class FileStore:
                 with suppress(OSError):
                     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             try:
-                writable = os.access(path, os.W_OK)
-                self._index = Index.open(str(path), create=create and writable)
+                self._index = Index.open(str(path), writable=os.access(path, os.W_OK))
             except sqlite3.Error:
                 return None
         return self._index

@@ -54,9 +54,9 @@ class Index:
         self.db = connection
 
     @classmethod
-    def open(cls, path: str, *, create: bool) -> Index:
+    def open(cls, path: str, *, writable: bool) -> Index:
         """The index in that file. It is disposable, so nothing waits for the disk."""
-        mode = "rwc" if create else "ro"
+        mode = "rw" if writable else "ro"
         db = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, timeout=10)
         db.execute("PRAGMA synchronous=OFF")
         return cls(db)
@@ -269,7 +269,7 @@ def _where(query: Query) -> tuple[str, list[Any]]:
         values.extend(more)
 
     if query.backend is not None:
-        add("(backend=? OR EXISTS (SELECT 1 FROM natives n WHERE n.id=sessions.id AND n.backend=?))",
+        add("(+backend=? OR EXISTS (SELECT 1 FROM natives n WHERE n.id=sessions.id AND n.backend=?))",
             query.backend, query.backend)  # fmt: skip
     if query.status == "damaged":
         add("problem IS NOT NULL")
@@ -282,7 +282,7 @@ def _where(query: Query) -> tuple[str, list[Any]]:
     for key, value in query.metadata.items():
         add("id IN (SELECT id FROM labels WHERE kind=? AND value=?)", f"={key}", value)
     if query.resumable:
-        add(f"resumable=1 AND status IN ({','.join('?' * len(RESUMABLE))})", *RESUMABLE)
+        add(f"resumable=1 AND +status IN ({','.join('?' * len(RESUMABLE))})", *RESUMABLE)
     if not query.tasks:
         add("task IS NULL")
     if query.before is not None:
