@@ -77,7 +77,7 @@ def populate(folder: Path, count: int) -> None:
             "version": 1, "id": id_, "backend": ("stub", "claude", "codex")[i % 3], "model": "m",
             "status": "active", "cwd": f"/p/{i % 100}" if i % 2 else cwd, "prompt": said[0],
             "native_ids": {("stub", "claude", "codex")[i % 3]: f"n{i}"}, "turns": MESSAGES // 2,
-            "messages": {"user": MESSAGES // 2, "assistant": MESSAGES // 2},
+            "counts": {"user": MESSAGES // 2, "assistant": MESSAGES // 2},
             "created_at": stamp, "updated_at": stamp,
         }  # fmt: skip
         (folder / "sessions" / f"{id_}.json").write_text(json.dumps(record))

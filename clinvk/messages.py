@@ -36,6 +36,10 @@ class Request(Struct, frozen=True, kw_only=True):
     prompt: str
     backend: str | None = None
     session: str | None = None  # an id, a unique prefix, a native id, or "last"
+    name: str | None = None  # the session of exactly this name, created at its first use
+    to: str | None = None  # a backend that the conversation is handed over to
+    replay: bool = False  # begin the native session anew, from the transcript
+    history: int = 0  # that many earlier sessions of the folder go before the prompt
     options: Mapping[str, Any] = {}
     args: tuple[str, ...] = ()  # handed to the backend as they are
     cwd: Path | None = None

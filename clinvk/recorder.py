@@ -112,10 +112,10 @@ def asking(plan: Any, settings: SessionSettings) -> list[Message]:
 
 def with_prompt(session: Session, prompt: str) -> Session:
     """The session with one more prompt."""
-    counts = session.messages | {"user": session.messages.get("user", 0) + 1}
+    counts = session.counts | {"user": session.counts.get("user", 0) + 1}
     return replace(
         session,
-        messages=counts,
+        counts=counts,
         prompt=session.prompt or opening(prompt),
         updated_at=datetime.now(UTC),
     )

@@ -188,7 +188,7 @@ class Run:
                 "session",
                 f"asked {self.plan.manifest.name} to go on with {asked}, "
                 f"and it answered from {event.native_id}",
-                "its own session is gone; start a new one",
+                "its own session is gone; begin it anew from the transcript with --replay",
             )
             return
         if self._recorder and (self.native_id != event.native_id or self.model):

@@ -18,6 +18,7 @@ from clinvk.usage import Usage, rfc3339
 VERSION = 1  # of the record on disk
 STATUSES = ("active", "error", "completed", "paused", "archived")
 RESUMABLE = ("active", "paused", "error")
+NOT_KEPT = {"extra", "messages"}  # fields that are not of the record under their own names
 TITLE_LENGTH = 200  # characters of the first prompt that a record keeps
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -64,9 +65,11 @@ class Message(Struct):
 
 
 class Session(Struct, frozen=True, kw_only=True):
-    """The record of a conversation: what clinvk knows of it, without the messages."""
+    """A conversation: its record, which is what a store keeps apart from the transcript; and its
+    messages, where somebody asked for them."""
 
     id: str
+    messages: list[Message] = []  # no part of the record: `SessionManager` reads them
     backend: str | None = None
     model: str | None = None
     status: str = "active"
@@ -75,12 +78,13 @@ class Session(Struct, frozen=True, kw_only=True):
     prompt: str | None = None  # how it began
     native_ids: dict[str, str] = {}  # backend: its own id
     turns: int = 0
-    messages: dict[str, int] = {}  # role: how many
+    counts: dict[str, int] = {}  # role: how many messages
     usage: Usage | None = None
     cost: float | None = None  # US dollars, as reported; None where any turn's is unknown
     totals: dict[str, Any] = {}  # native id: what its CLI counted so far
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
+    began_with: str | None = None  # the backend that `options` were meant for
     options: dict[str, Any] = {}  # it keeps these on later turns
     template: str | None = None
     parents: tuple[str, ...] = ()
@@ -97,7 +101,7 @@ class Session(Struct, frozen=True, kw_only=True):
 
     @property
     def resumable(self) -> bool:
-        return self.status in RESUMABLE and bool(self.native_ids or sum(self.messages.values()))
+        return self.status in RESUMABLE and bool(self.native_ids or sum(self.counts.values()))
 
     @property
     def label(self) -> str:
@@ -112,7 +116,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 value = rfc3339(value)
             elif isinstance(value, Usage):
                 value = value.to_json()
-            if name != "extra":
+            if name not in NOT_KEPT:
                 record[name] = value
         return self.extra | record
 
@@ -127,7 +131,9 @@ class Session(Struct, frozen=True, kw_only=True):
                 f" (record version {record['version']}, this one reads up to {VERSION})",
                 "update clinvk to use it: pip install -U clinvk",
             )
-        known = {*cls.__struct_fields__} - {"extra"}
+        if isinstance(record.get("messages"), dict):  # what `counts` was called at first
+            record = {"counts": record["messages"]} | record
+        known = {*cls.__struct_fields__} - NOT_KEPT
         values = {k: v for k, v in record.items() if k in known}
         for name in ("created_at", "updated_at"):
             if name in values:
@@ -136,7 +142,7 @@ class Session(Struct, frozen=True, kw_only=True):
             values["usage"] = Usage.from_json(values["usage"])
         for name in ("tags", "parents"):
             values[name] = tuple(values.get(name) or ())
-        extra = {k: v for k, v in record.items() if k not in known and k != "version"}
+        extra = {k: v for k, v in record.items() if k not in (*known, "version", "messages")}
         return cls(**values, extra=extra)
 
 
@@ -177,7 +183,7 @@ def after_turn(
     """The session one turn later. A sum with an unknown part stays what is known of tokens,
     and becomes unknown for money."""
     first = session.turns == 0
-    counts = dict(session.messages)
+    counts = dict(session.counts)
     for role, n in said.items():
         counts[role] = counts.get(role, 0) + n
     known = [u for u in (session.usage, usage) if u is not None]
@@ -187,7 +193,7 @@ def after_turn(
         status=status,
         model=model or session.model,
         turns=session.turns + 1,
-        messages=counts,
+        counts=counts,
         usage=sum(known[1:], known[0]) if known else None,
         cost=paid,
         error=error,

@@ -17,6 +17,9 @@ from clinvk.session import Session
 # A session keeps these from the turn that began it, so that going on is going on the same way.
 KEPT = ("model", "approval", "sandbox", "system_prompt", "add_dir", "allowed_tools")
 
+# … but not these, where it is handed over: another backend has other names for them.
+OF_ITS_BACKEND = ("model", "allowed_tools")
+
 # Where the config file says what the command line calls by another name.
 UNIFIED = {"approval": "approval_mode", "sandbox": "sandbox_mode",
            "max_turns": "max_turns", "max_tokens": "max_tokens"}  # fmt: skip
@@ -36,7 +39,12 @@ def resolve(
     file."""
     settings = dict(_configured(loaded, backend))
     if session is not None:
-        settings |= {k: Setting(v, "session") for k, v in session.options.items()}
+        own = session.began_with in (None, backend)
+        settings |= {
+            k: Setting(v, "session")
+            for k, v in session.options.items()
+            if own or k not in OF_ITS_BACKEND
+        }
     settings |= {
         name: Setting(value, "command line")
         for name, value in request.options.items()

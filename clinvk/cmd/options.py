@@ -136,6 +136,15 @@ Verbose = Annotated[
 Config = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Another configuration file.")
 ]
+To = Annotated[
+    str | None,
+    typer.Option("--to", metavar="BACKEND", help="Hand the conversation over to another backend.",
+                 autocompletion=complete_backends),
+]  # fmt: skip
+Replay = Annotated[
+    bool,
+    typer.Option("--replay", help="Begin the backend's own session anew, from the transcript."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -221,6 +230,10 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
         prompt=prompt,
         backend=given.get("backend"),
         session=session,
+        name=given.get("session"),
+        to=given.get("to"),
+        replay=bool(given.get("replay")),
+        history=given.get("history") or 0,
         options={k: v for k, v in options.items() if v is not None},
         args=tuple(args),
         cwd=given.get("workdir"),

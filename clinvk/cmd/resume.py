@@ -12,7 +12,7 @@ from clinvk.cmd.lazy import LITERAL, new_app
 from clinvk.errors import SessionError, UsageError
 
 app = new_app()
-SHOWN = 20  # sessions in the list to pick from
+SHOWN = 500  # sessions to pick from
 
 
 @app.command(context_settings={"allow_extra_args": True})
@@ -29,6 +29,8 @@ def resume(
     with_tag: Annotated[
         str | None, typer.Option("--tag", help="Only sessions with this tag.")
     ] = None,
+    to: opt.To = None,
+    replay: opt.Replay = False,
     model: opt.Model = None,
     workdir: opt.Workdir = None,
     file: opt.File = None,
@@ -89,45 +91,20 @@ def _find(
     from clinvk.store import Query
 
     if id_ is not None:
-        return dispatcher.lookup(id_)
+        return dispatcher.sessions.lookup(id_)
     cwd = os.path.realpath(os.getcwd()) if filters["here"] else None
-    limit = 1 if last and not interactive else SHOWN + 1
+    limit = 1 if last and not interactive else SHOWN
     query = Query(cwd=cwd, backend=filters["backend"], tag=filters["tag"], limit=limit)
-    matches = dispatcher.resumable(query)
+    matches = dispatcher.sessions.resumable(query)
     if not matches:
         raise SessionError(
             "there is no session to go on with", "see them all: clinvk sessions list"
         )
     if last and not interactive:
         return matches[0]
-    return _pick(matches[:SHOWN], more=len(matches) > SHOWN)
+    from clinvk.cmd.picker import pick  # prompt_toolkit: only to pick
 
-
-def _pick(sessions: list[Any], *, more: bool) -> Any:
-    """The one that a person picks from a numbered list. Away from a terminal the list is shown,
-    and that is an error: nobody could answer."""
-    from clinvk.clean import one_line
-    from clinvk.cmd.show import ago
-
-    for i, s in enumerate(sessions, 1):
-        line = f"{i:>3}  {s.id}  {s.backend or '-':<8} {ago(s.updated_at):>9}  {one_line(s.label)[:60]}"
-        print(line, file=sys.stderr)
-    if more:
-        print("     … and more: clinvk sessions list", file=sys.stderr)
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise SessionError(
-            "which session? There is no terminal to pick one at",
-            'name it: clinvk resume ID "prompt", or take the newest: clinvk resume --last "prompt"',
-        )
-    while True:
-        print(
-            f"Which one? [1-{len(sessions)}, empty gives up] ", end="", file=sys.stderr, flush=True
-        )
-        answer = sys.stdin.readline().strip()
-        if not answer:
-            raise typer.Abort
-        if answer.isdigit() and 1 <= int(answer) <= len(sessions):
-            return sessions[int(answer) - 1]
+    return pick(matches, dispatcher.store.messages)
 
 
 def _ask(id_: str) -> str:

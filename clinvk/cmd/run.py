@@ -25,6 +25,26 @@ def ask(
     anywhere: Annotated[
         bool, typer.Option("--anywhere", help="With -c: the last session of any folder.")
     ] = False,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session",
+            metavar="NAME",
+            help="The session of that name, made if needed.",
+            autocompletion=opt.complete_sessions,
+        ),
+    ] = None,
+    auto_save: Annotated[
+        str | None, typer.Option("--auto-save", metavar="NAME", help="The same as --session.")
+    ] = None,
+    to: opt.To = None,
+    replay: opt.Replay = False,
+    history: Annotated[
+        int,
+        typer.Option(
+            "--history", min=0, metavar="N", help="Begin with the last N sessions of this folder."
+        ),
+    ] = 0,
     new: Annotated[
         bool, typer.Option("--new", help="Start a session though session.auto_resume is on.")
     ] = False,
@@ -57,11 +77,22 @@ def ask(
     The prompt is an argument, a file (--file), or what is piped in; `clinvk "PROMPT" -` puts what
     is piped in behind the prompt. What follows -- is handed to the backend."""
     given = {k: v for k, v in ctx.params.items() if k not in ("words", "file", "config")}
-    if continue_ and ephemeral:
+    given["session"] = _name(session, auto_save)
+    for flag, there in (("-c", continue_), ("--session", given["session"])):
+        if there and ephemeral:
+            raise UsageError(
+                f"{flag} and --ephemeral exclude each other: an ephemeral run has no session",
+                "leave out one of them",
+            )
+    if continue_ and given["session"]:
+        raise UsageError("-c and --session both say which session", "leave out one of them")
+    if (to or replay) and not (continue_ or given["session"]):
+        flag = "--to" if to else "--replay"
         raise UsageError(
-            "-c and --ephemeral exclude each other: an ephemeral run has no session",
-            "leave out one of them",
+            f"{flag} needs a session to go on with", "add -c, or use: clinvk resume ID"
         )
+    if history and (continue_ or given["session"]):
+        raise UsageError("--history begins a new session", "leave out -c and --session")
     if anywhere and not continue_:
         raise UsageError("--anywhere says which session -c takes", "add -c")
     if new and continue_:
@@ -91,6 +122,15 @@ def start(request: Any, loaded: Any, given: dict[str, Any]) -> int:
         if error.elsewhere is None or not _agreed(error):
             raise
         return drive.drive(dispatcher, replace(request, session=error.elsewhere.id), settings)
+
+
+def _name(session: str | None, auto_save: str | None) -> str | None:
+    if session and auto_save and session != auto_save:
+        raise UsageError(
+            f"--session {session} and --auto-save {auto_save} are two names for one session",
+            "leave out one of them",
+        )
+    return session or auto_save
 
 
 def _agreed(error: Any) -> bool:

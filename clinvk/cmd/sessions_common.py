@@ -21,6 +21,7 @@ def about(session: Session | Damaged) -> dict[str, Any]:
     record = session.to_json()
     record.pop("version")
     record.pop("totals")
+    record["messages"] = record.pop("counts")
     record["native_id"] = session.native_id
     return record
 

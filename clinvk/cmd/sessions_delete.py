@@ -91,7 +91,7 @@ def _id_of(dispatcher: Any, text: str) -> str:
     """The id that is meant, of a damaged session too."""
     if dispatcher.store.matching(text, 1) == [text]:
         return text
-    return str(dispatcher.lookup(text).id)
+    return str(dispatcher.sessions.lookup(text).id)
 
 
 def _agreed(question: str) -> bool:

@@ -87,7 +87,7 @@ def _print_table(found: list[tuple[Session | Damaged, str]], *, wide: bool) -> N
         else:
             tokens = f"{s.usage.total:,}" if s.usage else "-"
             cells = [s.id, s.backend or "-", state, show.ago(s.updated_at), tokens, _short(s.label)]
-            extra = [str(sum(s.messages.values())), s.cwd or "-"]
+            extra = [str(sum(s.counts.values())), s.cwd or "-"]
         rows.append([str(i), *cells[:5], *extra, cells[5]] if wide else cells)
     show.print_table(headers, rows, right=[5, 6] if wide else [4])
 

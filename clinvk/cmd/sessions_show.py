@@ -32,7 +32,7 @@ def show_(
     from clinvk.dispatcher import Dispatcher
 
     dispatcher = Dispatcher(opt.load(config))
-    session = dispatcher.lookup(id)
+    session = dispatcher.sessions.lookup(id)
     store = dispatcher.store
     said = store.messages(session.id)[-messages:] if messages else []
     state = state_of(session, [session.id] if store.running(session.id) is not None else [])
@@ -55,14 +55,14 @@ def show_(
 
 def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
     usage = s.usage
-    messages = s.messages
+    counts = s.counts
     tokens = "-"
     if usage:
         tokens = (
             f"Input {usage.input:,}, Output {usage.output:,}, Cached {usage.cached:,}, "
             f"Total {usage.total:,}"
         )
-    users, agents = messages.get("user", 0), messages.get("assistant", 0)
+    users, agents = counts.get("user", 0), counts.get("assistant", 0)
     return {
         "ID": s.id,
         "Backend": s.backend or "-",
@@ -78,7 +78,7 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Tags": f"[{', '.join(s.tags)}]",
         "Title": s.title or s.prompt or "-",
         "Parents": ", ".join(s.parents) or "-",
-        "Messages": f"{sum(messages.values())} (user {users}, agent {agents})",
+        "Messages": f"{sum(counts.values())} (user {users}, agent {agents})",
         "Storage Size": show.size(size),
         "Last Error": f"{s.error['kind']}: {s.error['message']}" if s.error else "-",
     }

@@ -1,0 +1,72 @@
+"""Which backend a request runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from clinvk import catalog as catalogs
+from clinvk.catalog import Catalog
+from clinvk.config import Loaded
+from clinvk.errors import ConfigError, NotInstalledError
+from clinvk.manifest import Manifest
+
+
+class Choice(Struct, frozen=True):
+    """A backend that is there: its manifest, the path of its program, what to say of the choice."""
+
+    manifest: Manifest
+    program: str
+    notices: tuple[str, ...] = ()
+
+
+class Chooser:
+    def __init__(self, catalog: Catalog, config: Loaded, env: Mapping[str, str]) -> None:
+        self.catalog = catalog
+        self.config = config
+        self.env = env
+
+    def choose(self, name: str | None) -> Choice:
+        """The backend of this name, else the default one; where that was never chosen and is not
+        installed, the first that is. Raises `ClinvkError`."""
+        default = self.config.config.default_backend
+        if name is None and self.config.origin("default_backend") == "default":
+            return self._first(default)
+        chosen = name or default
+        if not self.config.backend(chosen).enabled:
+            raise ConfigError(
+                f"backend {chosen!r} is disabled in {self.config.path}",
+                f"enable it: clinvk config set backends.{chosen}.enabled true",
+            )
+        if self.catalog.find(chosen) is None and name is not None:
+            raise NotInstalledError(
+                f"unknown backend {chosen!r}", f"known: {', '.join(self.catalog.names())}"
+            )
+        manifest = self.catalog.load(chosen)
+        return Choice(manifest, catalogs.locate(manifest, self.child_env(chosen)))
+
+    def child_env(self, name: str) -> dict[str, str]:
+        """Our environment, and what the config file adds for this backend."""
+        return {**self.env, **self.config.backend(name).env}
+
+    def _first(self, default: str) -> Choice:
+        for name in catalogs.FIRST_CHOICES:
+            if not self.config.backend(name).enabled:
+                continue
+            manifest = self.catalog.load(name)
+            try:
+                program = catalogs.locate(manifest, self.child_env(name))
+            except NotInstalledError:
+                continue
+            told = (
+                f"{default} is not installed; using {name} (choose with -b, or: clinvk config set "
+                f"default_backend {name})"
+            )
+            return Choice(manifest, program, () if name == default else (told,))
+        installs = [self.catalog.load(name).install or name for name in catalogs.FIRST_CHOICES]
+        raise NotInstalledError(
+            "no AI CLI is installed",
+            f"install one, for example: {' | '.join(installs)}\n"
+            "  or try clinvk without one: clinvk -b echo hello",
+        )
