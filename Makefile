@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types bench docs picture clean
 
 demo: $(VENV)/.clinvk
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
@@ -23,6 +23,15 @@ types: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/python -m bench
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+# What the README shows: the picture, the transcript and the table, made anew.
+picture: $(VENV)/.dev
+	$(BIN)/python docs/picture.py
+	$(BIN)/python docs/transcript.py --write
+	$(BIN)/python docs/backends_table.py --write
+
 clean:
 	rm -rf $(VENV) .cache build dist
 
@@ -39,4 +48,8 @@ $(VENV)/.test: $(VENV)/.clinvk
 
 $(VENV)/.dev: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.clinvk
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         Tool,
         ToolResult,
     )
-    from clinvk.run import Run
+    from clinvk.running import Run
     from clinvk.session import Message, MessageRole, Session
     from clinvk.usage import Usage
 
@@ -79,7 +79,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Run":
-        return import_module("clinvk.run").Run
+        return import_module("clinvk.running").Run
     if name not in _MODULES:
         raise AttributeError(f"module 'clinvk' has no attribute {name!r}")
     return getattr(import_module(f"clinvk.{_MODULES[name]}"), name)

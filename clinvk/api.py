@@ -16,6 +16,10 @@ async def arun(
     *,
     backend: str | None = None,
     session: str | None = None,
+    name: str | None = None,
+    to: str | None = None,
+    replay: bool = False,
+    history: int = 0,
     model: str | None = None,
     cwd: str | os.PathLike[str] | None = None,
     approval: str | None = None,
@@ -31,8 +35,10 @@ async def arun(
 ) -> Result:
     """What a backend makes of `prompt`; on asyncio or trio.
 
-    `session` is an id, a unique prefix of one, or "last" for the newest of this folder; without it
-    a new one is made, unless `ephemeral`. `timeout` is in seconds. `options` are the manifest's
+    `session` is an id, a unique prefix of one, or "last" for the newest of this folder; `name` is
+    one that is made at its first use; without either a new one is made, unless `ephemeral`. `to`
+    hands the session over to another backend, `replay` begins its native session anew from the
+    transcript, `history` puts that many earlier sessions of the folder before the prompt. `timeout` is in seconds. `options` are the manifest's
     other options (`max_turns=3`, `add_dir=["../lib"]`). A program that fails is in the result
     (`result.ok`, `result.error`); what is wrong before it starts raises `ClinvkError`."""
     named = {"model": model, "approval": approval, "sandbox": sandbox,
@@ -41,6 +47,10 @@ async def arun(
         prompt=prompt,
         backend=backend,
         session=session,
+        name=name,
+        to=to,
+        replay=replay,
+        history=history,
         options={k: v for k, v in {**named, **options}.items() if v is not None},
         args=tuple(args),
         cwd=Path(cwd) if cwd is not None else None,

@@ -67,6 +67,7 @@ class Chooser:
         installs = [self.catalog.load(name).install or name for name in catalogs.FIRST_CHOICES]
         raise NotInstalledError(
             "no AI CLI is installed",
-            f"install one, for example: {' | '.join(installs)}\n"
-            "  or try clinvk without one: clinvk -b echo hello",
+            "install one of them:\n    "
+            + "\n    ".join(installs)
+            + "\n  or try clinvk without one: clinvk -b echo hello",
         )

@@ -64,7 +64,9 @@ def build(
     made = _Filler(scratch)
     effects = effects_of(manifest, options)
     flags = [word for effect, value in effects for word in made.words(effect.argv, value)]
-    changed: dict[str, str | None] = dict(manifest.env)
+    changed = {k: v and with_variables(v, env) for k, v in manifest.env.items()}
+    if not expand:
+        changed |= manifest.prompt.literal
     for effect, value in effects:
         changed |= {k: made.word(v, value) for k, v in effect.env.items()}
     remove: tuple[tuple[str, str], ...] = ()
@@ -157,6 +159,11 @@ def changed_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> di
         else:
             merged[name] = value
     return merged
+
+
+def with_variables(text: str, env: Mapping[str, str]) -> str:
+    """`${NAME}` in a manifest's environment is what the variable was before."""
+    return re.sub(r"\$\{(\w+)\}", lambda m: env.get(m.group(1), ""), text).strip()
 
 
 def _effect(manifest: Manifest, name: str, value: Any) -> Effect:

@@ -48,6 +48,7 @@ class SessionSettings(Struct, frozen=True):
     retention_days: int = 30
     store_token_usage: bool = True
     store_messages: bool = True
+    redact: bool = True
     default_tags: list[str] = []
     storage: str = "file"
 

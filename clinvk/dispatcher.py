@@ -22,13 +22,13 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.finder import Finder, NoSessionHere, real
 from clinvk.manifest import Manifest
 from clinvk.messages import Request, Result
-from clinvk.recorder import Recorder, asking, with_prompt
+from clinvk.recorder import Recorder, asking, kept, with_prompt
 from clinvk.session import MessageRole, Session, check_id, new_id
 from clinvk.settings import Setting, honoured, resolve, to_keep
 from clinvk.store import Query, Store, Turn, open_store
 
 if TYPE_CHECKING:
-    from clinvk.run import Run
+    from clinvk.running import Run
 
 __all__ = ["Dispatcher", "NoSessionHere", "Plan"]
 
@@ -134,7 +134,8 @@ class Dispatcher:
         native_id = _native_id(session, manifest, request)
         wanted = resolve(request, session, self.config, manifest.name)
         prompt, carried = self._prompt(request, session, manifest, native_id, wanted)
-        settings, dropped = honoured(wanted, manifest, lenient=request.lenient)
+        begun = session.options if session and native_id else None
+        settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=begun)
         command = build(
             manifest,
             choice.program,
@@ -192,14 +193,14 @@ class Dispatcher:
             backend=plan.manifest.name,
             model=_value(plan.settings, "model"),
             cwd=str(plan.command.cwd),
-            title=plan.request.title,
+            title=kept(plan.request.title, settings) if plan.request.title else None,
             tags=tuple(dict.fromkeys([*settings.default_tags, *plan.request.tags])),
             options=to_keep(plan.settings),
             began_with=plan.manifest.name,
         )
         messages = asking(plan, settings)
         if messages:
-            session = with_prompt(session, plan.request.prompt)
+            session = with_prompt(session, messages[0].content)
         return self.store.create(session, messages, exact=name is not None)
 
 
@@ -221,7 +222,7 @@ async def _started(
     with scratch.files(plan.command):
         async with process.start(plan.command, marker, ask=ask) as child:
             # The child boots while this is imported: jmespath is not needed to start it.
-            from clinvk.run import Run
+            from clinvk.running import Run
 
             if recorder:
                 recorder.started(child.pid, marker)

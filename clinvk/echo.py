@@ -27,17 +27,17 @@ def main() -> None:
         turns = _read(folder / f"{session}.json", session)
         if options.fork:
             session = os.urandom(8).hex()
+    turns.append(prompt)
+    if not options.ephemeral:
+        _write(folder, session, turns)  # before the answer, so that one cut off can be gone on with
     say(type="start", session=session, model=options.model)
     if options.fail:
         _fail(session, options.fail)
-    turns.append(prompt)
     text = answer(turns)
     for i, word in enumerate(text.split(" ")):
         if options.delay and i:
             time.sleep(options.delay)
         say(type="delta", text=word if i == 0 else f" {word}")
-    if not options.ephemeral:
-        _write(folder, session, turns)
     usage = {"input": sum(map(len, turns)) // 4 + 1, "output": len(text) // 4 + 1}
     say(type="end", session=session, text=text, usage=usage)
 
@@ -46,7 +46,7 @@ def answer(turns: list[str]) -> str:
     """What echo has to say to the last of these prompts."""
     said = " ".join(turns[-1].split())
     said = said if len(said) <= SHOWN else f"{said[:SHOWN]}… ({len(turns[-1]):,} characters)"
-    before = "" if len(turns) == 1 else f" This began with: {' '.join(turns[0].split())[:SHOWN]}"
+    before = "" if len(turns) == 1 else f" | This began with: {' '.join(turns[0].split())[:SHOWN]}"
     return f"(echo, no model) Turn {len(turns)}. You said: {said}{before}"
 
 
@@ -74,7 +74,7 @@ def _read(path: Path, session: str) -> list[str]:
     try:
         return list(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
-        sys.exit(f"echo: no such session: {session}")
+        sys.exit(f"no such session: {session}")
 
 
 def _write(folder: Path, session: str, turns: list[str]) -> None:

@@ -28,7 +28,7 @@ def compile_expression(text: str) -> Function:
     try:
         parsed = jmespath.compile(text)
     except JMESPathError as error:
-        raise ExpressionError(str(error).splitlines()[0]) from error
+        raise ExpressionError(str(error).splitlines()[0].rstrip(":")) from error
     return _node(parsed.parsed) or _interpreted(parsed)
 
 

@@ -29,6 +29,7 @@ class Effect(Struct, frozen=True):
     argv: list[str] = []
     env: dict[str, str] = {}
     implies: dict[str, str] = {}
+    once: bool = False  # the CLI takes it in the first turn of a session, and keeps it from then on
 
 
 class Rule(Struct, frozen=True):
@@ -67,6 +68,7 @@ class Prompt(Struct, frozen=True):
     limit_chars: int | None = None
     limit_bytes: int | None = None
     escape: list[Escape] = []
+    literal: dict[str, str] = {}  # environment that keeps the CLI from expanding anything
 
 
 class Remove(Struct, frozen=True):

@@ -146,7 +146,10 @@ class ToolResult(Event, frozen=True, kw_only=True):
 
 
 class Denied(Event, frozen=True, kw_only=True):
+    """A tool that was refused. One that is known by its `id` alone gets the rest from its `Tool`."""
+
     type: ClassVar[str] = "denied"
+    id: str | None = None
     name: str = ""
     input: Any = None
     reason: str | None = None

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
+
 from clinvk import messages
 from clinvk.expression import Function, compile_expression, truthy
 from clinvk.manifest import ErrorRule, Manifest, Rule
@@ -118,7 +120,7 @@ class Reader:
 
     def _usage(self, own: Any, total: Any) -> Usage | None:
         if isinstance(own, dict):
-            return Usage.from_json(own)
+            return _with_thoughts(Usage.from_json(own), own.get("total"))
         if not isinstance(total, dict):
             return None
         now = Usage.from_json(total)
@@ -143,6 +145,14 @@ class Reader:
             return float(total)
         before = self.before.get("cost")
         return float(total) - before if before is not None and total >= before else None
+
+
+def _with_thoughts(usage: Usage, total: Any) -> Usage:
+    """Where a CLI's total is more than input and output, it has left thoughts out of the output."""
+    if not _is_number(total) or total <= usage.total:
+        return usage
+    thoughts = int(total) - usage.total
+    return replace(usage, output=usage.output + thoughts, reasoning=usage.reasoning + thoughts)
 
 
 class _Compiled:

@@ -11,6 +11,7 @@ from clinvk import recovery
 from clinvk.config import SessionSettings
 from clinvk.errors import ClinvkError
 from clinvk.messages import Result
+from clinvk.redact import redact
 from clinvk.session import Message, MessageRole, Session, after_turn, opening
 from clinvk.store import Store, Turn
 
@@ -30,7 +31,7 @@ class Recorder:
     def asked(self) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
         if messages := asking(self.plan, self.settings):
-            self.store.append(self.id, messages, lambda s: with_prompt(s, self.plan.request.prompt))
+            self.store.append(self.id, messages, lambda s: with_prompt(s, messages[0].content))
 
     def started(self, pid: int, marker: str) -> None:
         """Note what the next clinvk needs to end this turn, should this one be killed."""
@@ -61,7 +62,9 @@ class Recorder:
             )
             about = {"backend": self.backend, "model": result.model}
             about = {k: v for k, v in about.items() if v}
-            messages.append(Message(MessageRole.ASSISTANT, said, now, about, tokens))
+            messages.append(
+                Message(MessageRole.ASSISTANT, kept(said, self.settings), now, about, tokens)
+            )
         self.store.append(
             self.id, messages, lambda s: self._after(s, result, len(messages), totals, now, lost)
         )
@@ -82,7 +85,7 @@ class Recorder:
             said={"assistant": answers} if answers else {},
             usage=result.usage if keep else None,
             cost=result.cost if keep else None,
-            error=result.error.to_json() if result.error else None,
+            error=_error(result, self.settings),
             model=result.model,
             now=now,
         )
@@ -102,12 +105,18 @@ class Recorder:
         return [id_ for id_ in self.store.owners(self.backend, native_id) if id_ != self.id]
 
 
+def kept(text: str, settings: SessionSettings) -> str:
+    """A text as the store may have it: without what looks like a key, unless that is wanted."""
+    return redact(text) if settings.redact else text
+
+
 def asking(plan: Any, settings: SessionSettings) -> list[Message]:
     """The message that a turn begins with; none where messages are not kept."""
     if not settings.store_messages:
         return []
     about = {"backend": plan.manifest.name}
-    return [Message(MessageRole.USER, plan.request.prompt, metadata=about)]
+    prompt = kept(plan.request.prompt, settings)
+    return [Message(MessageRole.USER, prompt, metadata=about)]
 
 
 def with_prompt(session: Session, prompt: str) -> Session:
@@ -119,6 +128,13 @@ def with_prompt(session: Session, prompt: str) -> Session:
         prompt=session.prompt or opening(prompt),
         updated_at=datetime.now(UTC),
     )
+
+
+def _error(result: Result, settings: SessionSettings) -> dict[str, Any] | None:
+    if result.error is None:
+        return None
+    error = result.error.to_json()
+    return error | {"message": kept(str(error.get("message") or ""), settings)}
 
 
 def _with_native_id(session: Session, backend: str, native_id: str, model: str | None) -> Session:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from clinvk.errors import SessionError
 from clinvk.usage import Usage, rfc3339
+
+if TYPE_CHECKING:
+    from clinvk.manager import SessionManager
+
+__all__ = ["Message", "MessageRole", "Session", "SessionManager"]
 
 VERSION = 1  # of the record on disk
 STATUSES = ("active", "error", "completed", "paused", "archived")
@@ -40,6 +45,8 @@ class Message(Struct):
 
     def __post_init__(self) -> None:
         self.role = MessageRole(self.role)
+        if self.timestamp.tzinfo is None:  # local time, as everywhere in Python
+            self.timestamp = self.timestamp.astimezone(UTC)
 
     def to_json(self) -> dict[str, Any]:
         line: dict[str, Any] = {
@@ -131,7 +138,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 f" (record version {record['version']}, this one reads up to {VERSION})",
                 "update clinvk to use it: pip install -U clinvk",
             )
-        if isinstance(record.get("messages"), dict):  # what `counts` was called at first
+        if "messages" in record:  # what `counts` was called at first
             record = {"counts": record["messages"]} | record
         known = {*cls.__struct_fields__} - NOT_KEPT
         values = {k: v for k, v in record.items() if k in known}
@@ -199,3 +206,19 @@ def after_turn(
         error=error,
         updated_at=now,
     )
+
+
+def counted(messages: Iterable[Message]) -> dict[str, int]:
+    """How many messages of each role there are."""
+    counts: dict[str, int] = {}
+    for message in messages:
+        counts[message.role.value] = counts.get(message.role.value, 0) + 1
+    return counts
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SessionManager":  # it needs a store, which needs this module
+        from clinvk.manager import SessionManager
+
+        return SessionManager
+    raise AttributeError(f"module 'clinvk.session' has no attribute {name!r}")

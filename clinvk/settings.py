@@ -54,20 +54,35 @@ def resolve(
 
 
 def honoured(
-    settings: Mapping[str, Setting], manifest: Manifest, *, lenient: bool
+    settings: Mapping[str, Setting],
+    manifest: Manifest,
+    *,
+    lenient: bool,
+    begun: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Setting], list[str]]:
     """The settings that the backend can keep, and a notice for each that it cannot.
 
+    `begun` is what the native session that goes on was begun with; nothing for a new one.
+
     Raises `UsageError` for one that was asked for on the command line, unless `lenient`; and for an
-    approval or a sandbox wherever it was asked for: running without those is never what was meant.
+    approval or a sandbox in any case: running without those is never what was meant.
     """
     kept: dict[str, Setting] = {}
     notices: list[str] = []
     for name, setting in settings.items():
         problem = refuse(manifest, name, setting.value)
+        if problem is None and begun is not None and _is_kept(manifest, name):
+            if setting.value == begun.get(name):
+                continue  # the CLI has it already
+            problem = f"{manifest.name} takes {name} only in the first turn of a session"
         if problem is None:
             kept[name] = setting
-        elif lenient or (setting.origin != "command line" and name not in CHOICES):
+        elif name in CHOICES:
+            raise UsageError(
+                f"{problem} (from the {_source(setting)})",
+                _elsewhere(manifest, name, setting.value),
+            )
+        elif lenient or setting.origin != "command line":
             notices.append(f"{problem}; dropped (from the {_source(setting)})")
         else:
             raise UsageError(
@@ -75,6 +90,10 @@ def honoured(
                 "choose another backend with -b, leave the option out, or drop it with --lenient",
             )
     return kept, notices
+
+
+def _is_kept(manifest: Manifest, name: str) -> bool:
+    return name not in CHOICES and bool(manifest.options[name].once)
 
 
 def to_keep(settings: Mapping[str, Setting]) -> dict[str, Any]:
@@ -94,6 +113,13 @@ def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
             if value not in (None, [], "default"):
                 found.append((name, Setting(value, loaded.origin(f"{path}.{key}"))))
     return found
+
+
+def _elsewhere(manifest: Manifest, name: str, value: Any) -> str | None:
+    """What to do about an approval or a sandbox that cannot be kept."""
+    if value not in CHOICES[name]:
+        return None
+    return f"choose another --{name}, or another backend with -b; see: clinvk backends show {manifest.name}"
 
 
 def _source(setting: Setting) -> str:

@@ -14,7 +14,6 @@ from clinvk.clean import Cleaner, clean, one_line
 from clinvk.cmd.options import Output
 from clinvk.cmd.show import Printer, Status
 from clinvk.dispatcher import Dispatcher, Plan
-from clinvk.errors import ClinvkError
 from clinvk.messages import (
     Delta,
     Denied,
@@ -34,8 +33,7 @@ PATIENT = 0.6  # seconds of silence before there is one
 
 
 def drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
-    """Run the request and show it; the exit code. Raises `ClinvkError` before anything runs, but
-    in a JSON format, where it is shown like every other failure."""
+    """Run the request and show it; the exit code. Raises `ClinvkError` before anything runs."""
     import anyio
 
     from clinvk.process import lone_exception
@@ -44,12 +42,6 @@ def drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
     try:
         with lone_exception():
             return anyio.run(_drive, dispatcher, request, output)
-    except ClinvkError as error:
-        if output.format == "text" or hasattr(error, "elsewhere"):
-            raise
-        _json_error(error, request, output)
-        Printer.for_errors(output.colour).error(error.message, error.hint)
-        return error.exit_code
     finally:
         gc.disable()
 
@@ -167,7 +159,7 @@ class _TextViewer(_Viewer):
             case Denied():
                 self._newline()
                 self._clear()
-                self.printer.warning(f"{event.name} was denied", event.reason)
+                self.printer.warning(f"{event.name} was denied", self._allow(event))
             case Notice():
                 self._newline()
                 self._clear()
@@ -186,6 +178,12 @@ class _TextViewer(_Viewer):
             _tell(result, self.printer)
         if footer := _footer(result, self.output):
             self.printer.stream.write(self.printer.paint(footer, "2") + "\n")
+
+    def _allow(self, event: Denied) -> str | None:
+        """How to allow it, where the approval was left to the CLI, which has nobody to ask."""
+        if "approval" in self.plan.settings:
+            return event.reason
+        return "let it edit with --approval auto, or do everything with --approval none"
 
     def _write(self, text: str) -> None:
         text = text if self.output.raw else self.cleaner.feed(text)
@@ -279,21 +277,6 @@ def _footer(result: Result, output: Output) -> str:
     return " · ".join(parts)
 
 
-def _json_error(error: ClinvkError, request: Request, output: Output) -> None:
-    """A run that never began, in the shape of one that failed."""
-    from clinvk.messages import Failure
-
-    failure = Failure(error.kind, error.message, error.hint)
-    result = Result(
-        ok=False, text="", backend=request.backend or "", exit_code=error.exit_code, error=failure
-    ).to_json()
-    if output.format == "json":
-        print(json.dumps(result, ensure_ascii=False, indent=2))
-    else:
-        print(json.dumps({"type": "failed", **result}, ensure_ascii=False))
-    sys.stdout.flush()
-
-
 def _brief(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     line = one_line(text)
@@ -325,7 +308,7 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
         return 0
     command = replace(plan.command, changed=plan.command.changed | dict.fromkeys(secret, MASK))
     print(command)
-    backend = "command line" if request.backend else "session" if plan.session else (
+    backend = "command line" if request.to or request.backend else "session" if plan.session else (
         dispatcher.config.origin("default_backend"))  # fmt: skip
     for name, value, origin in (
         ("backend", plan.manifest.name, backend),
@@ -338,7 +321,7 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
     ):
         print(f"# {name}: {one_line(str(value))}  ({origin})")
     if plan.session:
-        print(f"# session: {plan.session.id}, native id {plan.resumes}")
+        print(f"# session: {plan.session.id}, native id {plan.resumes or '- (a new one)'}")
     print(f"# prompt on stdin: {len(plan.command.stdin):,} bytes: {_brief(prompt)}")
     for text in plan.notices:
         Printer.for_errors(output.colour).notice(text)

@@ -17,11 +17,12 @@ COMMANDS = {
     "ask": ("run", "Send a prompt (the same as no command at all)."),
     "chat": ("run", "Send a prompt (the same as ask)."),
     "resume": ("resume", "Go on with a session."),
-    "sessions": ("sessions", "List, show, delete and clean up sessions."),
+    "sessions": ("sessions", "List, show, search, export, delete … sessions."),
     "config": ("config", "Show and change the configuration."),
     "backends": ("backends", "List, show and check backends."),
     "doctor": ("doctor", "See which AI CLIs are installed, logged in and usable."),
     "completion": ("completion", "Print the completion script of a shell."),
+    "help": ("help", "Show the help of a command."),
     "version": ("version", "Print the version."),
 }
 ALIASES = {"session": "sessions"}
@@ -62,6 +63,14 @@ def main(argv: Sequence[str]) -> int:
         return fail(f"{error.filename or 'output'}: {error.strerror or error}", None, 1)
     except RecursionError:
         return fail("the input is nested too deeply", None, 1)
+    except Exception as error:
+        if os.environ.get("CLINVK_DEBUG"):
+            raise
+        return fail(
+            f"unexpected: {type(error).__name__}: {error}",
+            "this is a mistake of clinvk's; CLINVK_DEBUG=1 shows where, for a report",
+            1,
+        )
 
 
 def fail(message: str, hint: str | None, code: int) -> int:

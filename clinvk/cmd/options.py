@@ -220,7 +220,7 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
         "approval": given.get("approval"),
         "sandbox": given.get("sandbox"),
         "system_prompt": given.get("system_prompt"),
-        "add_dir": [os.path.realpath(p) for p in given.get("add_dir") or ()] or None,
+        "add_dir": [_folder(p) for p in given.get("add_dir") or ()] or None,
         "max_turns": given.get("max_turns"),
         "allowed_tools": given.get("allowed_tools") or None,
         "schema": _schema(given.get("schema")),
@@ -248,6 +248,12 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
         fail_on_denied=bool(given.get("fail_on_denied")),
         new=bool(given.get("new")),
     )
+
+
+def _folder(path: Path) -> str:
+    if not path.is_dir():
+        raise UsageError(f"--add-dir: {path}: no such folder")
+    return os.path.realpath(path)
 
 
 def pairs(words: list[str], flag: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clinvk.cmd import options as opt
+from clinvk.cmd.failing import told_in_json
 from clinvk.cmd.lazy import LITERAL, new_app
 from clinvk.errors import SessionError, UsageError
 
@@ -16,6 +17,7 @@ SHOWN = 500  # sessions to pick from
 
 
 @app.command(context_settings={"allow_extra_args": True})
+@told_in_json
 def resume(
     ctx: typer.Context,
     id: opt.SessionId = None,  # noqa: A002 - the field's name
@@ -69,7 +71,8 @@ def resume(
         )
     loaded = opt.load(config)
     words = list(words or [])
-    if id is not None and (last or (interactive and not words)):
+    sentence = id is not None and (any(map(str.isspace, id)) or id.startswith(LITERAL))
+    if id is not None and (last or sentence or (interactive and not words)):
         words.insert(0, id)  # the first word is the prompt, since the session is known
         id = None  # noqa: A001
     dispatcher = Dispatcher(loaded)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any
 
 import typer
 
 from clinvk.cmd import options as opt
+from clinvk.cmd.failing import told_in_json
 from clinvk.cmd.lazy import new_app
 from clinvk.errors import UsageError
 
@@ -14,6 +16,7 @@ app = new_app()
 
 
 @app.command(context_settings={"allow_extra_args": True})
+@told_in_json
 def ask(
     ctx: typer.Context,
     words: opt.Prompt = None,
@@ -144,19 +147,33 @@ def _agreed(error: Any) -> bool:
 
 
 def _refuse_typo(words: list[str]) -> None:
-    """A lone word that is almost a command's name was hardly meant for a paid model."""
-    from clinvk.cmd.main import ALIASES, COMMANDS
+    """What is almost a command was hardly meant for a paid model."""
     from clinvk.cmd.show import confirm
 
-    word = words[0]
-    if len(words) > 1 or word.startswith("-") or not word.isidentifier():
+    if len(words) > 1 or not (meant := _command_like(words[0])):
         return
-    near = [name for name in (*COMMANDS, *ALIASES) if is_typo(word, name)]
-    if near and not confirm(f"{word!r} looks like the command {near[0]!r}. Send it as a prompt?"):
+    question = f"{words[0]!r} looks like the command `clinvk {meant}`. Send it as a prompt?"
+    if not confirm(question):
         raise UsageError(
-            f"{word!r} is not a command; did you mean {near[0]!r}?",
-            f"to send it as a prompt: clinvk ask -- {word}",
+            f"{words[0]!r} is not a command; did you mean: clinvk {meant}?",
+            f"to send it as a prompt: clinvk ask -- {shlex.quote(words[0])}",
         )
+
+
+def _command_like(prompt: str) -> str | None:
+    """The command that a prompt of one word is a typo away from, that it is a subcommand of, or
+    that it spells out in one argument."""
+    from clinvk.cmd import sessions
+    from clinvk.cmd.main import ALIASES, COMMANDS
+
+    first, *rest = prompt.split() or [""]
+    names = [*COMMANDS, *ALIASES]
+    if not rest and prompt.isidentifier():
+        near = [name for name in names if is_typo(prompt, name)]
+        return near[0] if near else f"sessions {prompt}" if prompt in sessions.COMMANDS else None
+    if len(rest) == 1 and first in ("sessions", "session") and rest[0] in sessions.COMMANDS:
+        return prompt
+    return None
 
 
 def is_typo(word: str, name: str) -> bool:

@@ -10,6 +10,7 @@ COMMANDS = {
     "search": ("sessions_search", "Search titles, prompts and messages."),
     "delete": ("sessions_delete", "Delete sessions: ours, not the backend's own."),
     "clean": ("sessions_delete", "Delete sessions that were not used for long."),
+    "import": ("sessions_import", "Adopt the sessions that claude, codex and gemini keep."),
     "reindex": ("sessions_store", "Make the index anew from the files."),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from clinvk.session import Message, Session
 from clinvk.usage import rfc3339
 
 Change = Callable[[Session], Session]
+KNOWN = "known: file, sqlite:////absolute/path, redis://host:port/db, rediss://…"
 
 
 class Damaged(Struct, frozen=True):
@@ -42,7 +44,7 @@ class Query(Struct, frozen=True, kw_only=True):
             and self.status in (None, session.status)
             and self.cwd in (None, session.cwd)
             and (self.tag is None or self.tag in session.tags)
-            and all(str(session.metadata.get(k)) == v for k, v in self.metadata.items())
+            and all(str(session.metadata.get(k, "")) == v for k, v in self.metadata.items())
             and (session.resumable or not self.resumable)
             and (self.tasks or session.task is None)
             and (self.before is None or rfc3339(session.updated_at) < self.before)
@@ -74,6 +76,11 @@ class Turn(Protocol):
         """What the turn before this one noted, where it did not live to close."""
         ...
 
+    @property
+    def kept_in(self) -> str:
+        """Where that is, for a person who has to take it away."""
+        ...
+
     def note(self, facts: dict[str, Any]) -> None:
         """Keep what somebody needs to know to end this turn, should we not live to do it."""
         ...
@@ -100,7 +107,8 @@ class Store(Protocol):
     def get(self, id: str) -> Session: ...  # noqa: A002 - the field's name
 
     def update(self, id: str, change: Change, *, durable: bool = True) -> Session:  # noqa: A002
-        """The session after `change`, which sees the newest record; other writers wait."""
+        """The session after `change`, which sees the newest record; other writers wait, or it is
+        called again with what they wrote."""
         ...
 
     def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
@@ -166,8 +174,33 @@ def open_store(
 ) -> Store:
     """The store that `session.storage` names. Raises `ConfigError` for an unknown kind. `progress`
     is told (done, all) of what takes long."""
-    if url == "file":
+    kind, slashes, place = url.partition("://")
+    if url == "file" or (kind == "file" and place.startswith("/")):
         from clinvk.store.file import FileStore
 
-        return FileStore(home, progress)
-    raise ConfigError(f"session.storage: unknown store {url!r}", "known: file")
+        return FileStore(Path(place) if place else home, progress)
+    if kind == "sqlite" and place.strip("/"):
+        from clinvk.store.sqlite import SqliteStore
+
+        return SqliteStore(_sqlite_path(url, place))
+    if kind in ("redis", "rediss") and slashes:
+        from clinvk.store.redis import RedisStore
+
+        return RedisStore(url)
+    raise ConfigError(f"session.storage: unknown store {without_password(url)!r}", KNOWN)
+
+
+def without_password(url: str) -> str:
+    """The address as it may be shown."""
+    url = re.sub(r"(://[^/:@?]*):[^/?]*@", r"\1:…@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1…", url)
+
+
+def _sqlite_path(url: str, place: str) -> Path:
+    """As SQLAlchemy reads it: what follows the third slash, so four of them make it absolute."""
+    if not place.startswith("/"):
+        raise ConfigError(
+            f"session.storage: {url!r} names a host, and a SQLite file has none",
+            f"say sqlite:////absolute/path or sqlite:///relative/path: sqlite:///{place}",
+        )
+    return Path(place[1:]).expanduser().absolute()

@@ -16,7 +16,6 @@ id in `lock`.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -30,16 +29,17 @@ from msgspec.structs import replace
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.session import Message, Session, check_id, new_id
 from clinvk.store import Change, Damaged, Hit, Query
-from clinvk.store.files import (
-    FileTurn,
-    append_file,
-    cannot,
-    facts_in,
-    make_folder,
-    no_locks,
-    replace_file,
-    same_file,
-    try_lock,
+from clinvk.store.files import FileTurn, append_file, cannot, make_folder, replace_file
+from clinvk.store.locks import Locks, held
+from clinvk.store.records import (
+    as_kept,
+    encode,
+    is_running,
+    messages_of,
+    session_of,
+    taken,
+    unknown,
+    unreadable,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class FileStore:
         self.progress = progress  # told (done, all) while the index is made anew
         self._sessions = home / "sessions"
         self._transcripts = home / "transcripts"
-        self._locks = home / "locks"
+        self._locks = Locks(home / "locks")
         self._index: Index | None = None
 
     def create(
@@ -67,10 +67,7 @@ class FileStore:
         with self.writing(session.id) as index:
             while self._taken(session.id, index, exact=exact):
                 if exact:
-                    raise SessionError(
-                        f"session {session.id} exists already",
-                        f"go on with it: clinvk resume {session.id}",
-                    )
+                    raise taken(session.id)
                 session = replace(session, id=new_id())
             self._append(session.id, messages)
             self._write(session, index, durable=exact)
@@ -146,7 +143,7 @@ class FileStore:
 
     def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
         from clinvk.store.index import words_of
-        from clinvk.store.search import hit, scan
+        from clinvk.store.search import hits, scan
 
         words = words_of(text)
         if not words:
@@ -155,11 +152,7 @@ class FileStore:
         if index is None:
             everything = (s for s in self._scan(Query()) if isinstance(s, Session))
             return scan(everything, self.messages, words, role, limit)
-        hits = []
-        for id_, score in index.search(words, role, limit):
-            with suppress(SessionError):  # gone, or damaged, a moment ago
-                hits.append(hit(self.get(id_), self.messages(id_), words, role, score))
-        return hits
+        return hits(index.search(words, role, limit), self.get, self.messages, words, role)
 
     def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
         with self._exclusive():
@@ -177,10 +170,10 @@ class FileStore:
     def delete(self, id: str) -> None:  # noqa: A002
         check_id(id)
         if not os.path.lexists(self._record(id)):
-            raise _unknown(id)
+            raise unknown(id)
         turn = self.turn(id)
         if turn is None:
-            raise SessionError(f"session {id} is running", "end it first, or wait for it")
+            raise is_running(id)
         try:
             with self.writing(id) as index:
                 for path in self._files(id):
@@ -188,9 +181,8 @@ class FileStore:
                 if index is not None:
                     index.remove([id])
         finally:
+            self._locks.forget(id)
             turn.close()
-            with suppress(OSError):
-                os.unlink(self._locks / id)
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
         old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
@@ -208,39 +200,13 @@ class FileStore:
         return gone
 
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
-        path = self._locks / check_id(id)
-        while True:
-            fd = self._open_lock(path)
-            if not try_lock(fd, path):
-                os.close(fd)
-                return None
-            if same_file(fd, path):  # else it was deleted while we waited
-                return FileTurn(fd)
-            os.close(fd)
+        return self._locks.turn(id)
 
     def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
-        try:
-            fd = os.open(self._locks / id, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return facts_in(fd) or {}
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        return None
+        return self._locks.running(id)
 
     def all_running(self) -> list[str]:
-        """Ids of the sessions that have a turn now: those whose lock says so, and is held."""
-        try:
-            with os.scandir(self._locks) as entries:
-                noted = [e.name for e in entries if e.stat().st_size]
-        except FileNotFoundError:
-            return []
-        return [id_ for id_ in noted if self.running(id_) is not None]
+        return self._locks.all_running()
 
     @contextmanager
     def writing(self, id_: str) -> Iterator[Index | None]:
@@ -289,26 +255,16 @@ class FileStore:
         path = self._record(id_)
         try:
             with open(path, "rb") as file:
-                session = Session.from_json(msgspec.json.decode(file.read()))
+                return session_of(file.read(), id_, str(path))
         except FileNotFoundError:
-            raise _unknown(id_) from None
+            raise unknown(id_) from None
         except OSError as error:
-            raise SessionError(
-                f"session {id_} cannot be read: {path}: {error.strerror}", _DELETE.format(id_)
-            ) from error
-        except (ValueError, TypeError) as error:
-            raise SessionError(
-                f"session {id_} is damaged: {path}: {error}", _DELETE.format(id_)
-            ) from error
-        if session.id != id_:
-            raise SessionError(
-                f"session {id_} is damaged: its file says {session.id!r}", _DELETE.format(id_)
-            )
-        return session
+            raise unreadable(id_, str(path), error.strerror) from error
 
     def _write(self, session: Session, index: Index | None, *, durable: bool) -> None:
         path = self._record(session.id)
-        data = msgspec.json.format(_encode(session.to_json()), indent=1) + b"\n"
+        record, session = as_kept(session)
+        data = msgspec.json.format(record, indent=1) + b"\n"
         try:
             make_folder(self._sessions)
             replace_file(path, data, durable=durable)
@@ -350,17 +306,16 @@ class FileStore:
                 return False
         except SessionError:
             return False
-        lock, turn = self._locks / id_, None
-        if lock.exists():
+        turn = None
+        if self._locks.has(id_):
             turn = self.turn(id_)
             if turn is None:
                 return False
         for path in self._files(id_):
             _remove(path)
         if turn is not None:
+            self._locks.forget(id_)
             turn.close()
-            with suppress(OSError):
-                os.unlink(lock)
         return True
 
     # The index.
@@ -542,17 +497,8 @@ class FileStore:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """The only writer; others wait."""
-        path = self.home / "lock"
-        fd = self._open_lock(path)
-        try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            except OSError as error:
-                raise no_locks(self.home, error) from error
-            self._lock = fd
+        with held(self.home / "lock") as self._lock:
             yield
-        finally:
-            os.close(fd)
 
     def _mark(self, id_: str) -> None:
         """Say in `lock` what is being written, for the case that we do not live to say it is done."""
@@ -566,53 +512,19 @@ class FileStore:
     def _marked(self) -> str:
         return os.pread(self._lock, 256, 0).decode("utf-8", "replace")
 
-    def _open_lock(self, path: Path) -> int:
-        try:
-            make_folder(path.parent)
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise cannot("write", path, error) from error
-
 
 def _is_record(name: str) -> bool:
     return name.endswith(".json") and not name.startswith(".")
 
 
 def _lines(messages: Iterable[Message]) -> bytes:
-    return b"".join(_encode(m.to_json()) + b"\n" for m in messages)
-
-
-def _encode(data: Any) -> bytes:
-    try:
-        return _encoder.encode(data)
-    except UnicodeEncodeError:
-        return _encoder.encode(_sound(data))
-
-
-def _sound(value: Any) -> Any:
-    """The same without halves of surrogate pairs, which models and command lines may hold and
-    UTF-8 does not."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {_sound(k): _sound(v) for k, v in value.items()}
-    return [_sound(v) for v in value] if isinstance(value, (list, tuple)) else value
+    return b"".join(encode(m.to_json()) + b"\n" for m in messages)
 
 
 def _messages(data: bytes) -> list[Message]:
     r"""The messages of a transcript. Lines end with `\n` alone, since messages may hold other
     separators; a line that is torn is left out."""
-    return [m for m in map(_message, data.split(b"\n")) if m is not None]
-
-
-def _message(line: bytes) -> Message | None:
-    """The message in a line; nothing where the line is torn or holds something else."""
-    if not line:
-        return None
-    try:
-        return Message.from_json(msgspec.json.decode(line))
-    except (ValueError, KeyError, TypeError):
-        return None
+    return messages_of(data.split(b"\n"))
 
 
 class _Content(msgspec.Struct):
@@ -622,7 +534,6 @@ class _Content(msgspec.Struct):
     content: str
 
 
-_encoder = msgspec.json.Encoder(enc_hook=str)
 _contents_decoder = msgspec.json.Decoder(_Content)
 
 
@@ -647,10 +558,3 @@ def _remove(path: Path) -> None:
             raise cannot("delete", path, error) from error
     except OSError as error:
         raise cannot("delete", path, error) from error
-
-
-_DELETE = "take it away with: clinvk sessions delete {}"
-
-
-def _unknown(id_: str) -> SessionNotFound:
-    return SessionNotFound(f"no session {id_!r}", "see them all: clinvk sessions list")

@@ -19,8 +19,9 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 class FileTurn:
     """An open, locked file; `close` empties it and lets go."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
+        self.kept_in = f"the file {path}"
         self.left = facts_in(fd)
 
     def note(self, facts: dict[str, Any]) -> None:
@@ -126,7 +127,8 @@ def cannot(verb: str, path: Path, error: OSError) -> SessionError:
         errno.EACCES: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
         errno.EPERM: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
     }
-    return SessionError(f"cannot {verb} {path}: {error.strerror}", hints.get(error.errno or 0))
+    hint = hints.get(error.errno or 0, "set CLINVK_HOME to a folder that can be used")
+    return SessionError(f"cannot {verb} {path}: {error.strerror}", hint)
 
 
 def no_locks(path: Path, error: OSError) -> SessionError:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from clinvk.errors import SessionError
 from clinvk.session import RESUMABLE, Message, Session
 from clinvk.store import Damaged, Query
 
@@ -42,6 +43,7 @@ CREATE INDEX IF NOT EXISTS pieces_of ON pieces (id);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (
     title, user, assistant, system, content='', tokenize="unicode61 remove_diacritics 2");
 """
+TABLES = ("meta", "sessions", "natives", "labels", "pieces", "words")
 ROLES = ("user", "assistant", "system")
 
 Row = tuple[Any, ...]
@@ -64,13 +66,10 @@ class Index:
     def prepare(self) -> None:
         """Make the tables; those of another version go first."""
         if self.get("version") != VERSION:
-            names = self.db.execute(
-                "SELECT name FROM sqlite_master WHERE type='table' AND name NOT LIKE 'words_%'"
-                " AND name NOT LIKE 'sqlite_%'"
-            ).fetchall()
-            for (name,) in names:
-                self.db.execute(f'DROP TABLE "{name}"')
-            self.db.executescript(SCHEMA)
+            for name in TABLES:
+                self.db.execute(f"DROP TABLE IF EXISTS {name}")
+            for statement in SCHEMA.split(";"):  # a script would commit what is under way
+                self.db.execute(statement)
             self.set("version", VERSION)
 
     def get(self, key: str) -> Any:
@@ -89,10 +88,11 @@ class Index:
         self.db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self.db.execute("COMMIT")
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if self.db.in_transaction:  # else SQLite has rolled back already: a full disk, say
+                self.db.execute("ROLLBACK")
             raise
-        self.db.execute("COMMIT")
 
     def put(self, session: Session, *, mtime: int, size: int) -> None:
         """The session as it is now; its words are added by `add_words`."""
@@ -174,8 +174,7 @@ class Index:
         if query.limit is not None:
             values = [*values, query.limit]
         for id_, record, problem, mtime, size in self.db.execute(columns + where + order, values):
-            found = Damaged(id_, problem) if problem else Session.from_json(json.loads(record))
-            yield found, mtime, size
+            yield _found(id_, record, problem), mtime, size
 
     def count(self, query: Query) -> int:
         where, values = _where(query)
@@ -233,6 +232,15 @@ class Index:
         sql = "INSERT INTO words (rowid, title, user, assistant, system) VALUES (?,?,?,?,?)"
         self.db.executemany(sql, texts)
         self.db.executemany("INSERT INTO pieces VALUES (?,?)", pieces)
+
+
+def _found(id_: str, record: str, problem: str | None) -> Session | Damaged:
+    if problem:
+        return Damaged(id_, problem)
+    try:
+        return Session.from_json(json.loads(record))
+    except SessionError as error:  # a newer clinvk put it there
+        return Damaged(id_, error.message)
 
 
 def words_of(text: str) -> list[str]:

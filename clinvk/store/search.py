@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
+from clinvk.errors import SessionError
 from clinvk.session import Message, Session
 from clinvk.store import Hit
 
@@ -15,11 +18,11 @@ def hit(
 ) -> Hit:
     """The message that holds most of the words, cut to their surroundings; the title where none
     does."""
-    folded = [w.casefold() for w in words]
+    folded = [plain(w) for w in words]
     best, most = None, 0
     for message in messages:
         if role in (None, message.role):
-            found = sum(w in message.content.casefold() for w in folded)
+            found = sum(w in plain(message.content) for w in folded)
             if found > most:
                 best, most = message, found
     if best is None or (session.title and not most):
@@ -28,9 +31,34 @@ def hit(
     return Hit(session=session, role=str(best.role), text=text, words=tuple(words), score=score)
 
 
+def hits(
+    ranked: Iterable[tuple[str, float]],
+    get: Callable[[str], Session],
+    messages: Callable[[str], list[Message]],
+    words: list[str],
+    role: str | None,
+) -> list[Hit]:
+    """What is to be shown of sessions that an index has found, in its order."""
+    found = []
+    for id_, score in ranked:
+        with suppress(SessionError):  # gone, or damaged, a moment ago
+            found.append(hit(get(id_), messages(id_), words, role, score))
+    return found
+
+
+def plain(text: str) -> str:
+    """The text as it is compared: without case and accents."""
+    if not text.isascii():
+        parts = unicodedata.normalize("NFD", text)
+        text = unicodedata.normalize(
+            "NFC", "".join(c for c in parts if not unicodedata.combining(c))
+        )
+    return text.casefold()
+
+
 def around(content: str, words: list[str]) -> str:
     """A piece of the text around the first of the words, on one line."""
-    folded = content.casefold()
+    folded = plain(content)
     at = min((i for w in words if (i := folded.find(w)) >= 0), default=0)
     start, end = max(0, at - AROUND), at + 2 * AROUND
     piece = " ".join(content[start:end].split())
@@ -45,12 +73,12 @@ def scan(
     limit: int,
 ) -> list[Hit]:
     """A search without an index: sessions that hold all the words, by how often."""
-    folded = [w.casefold() for w in words]
-    hits = []
+    folded = [plain(w) for w in words]
+    found = []
     for session in sessions:
         said = messages(session.id)
         text = "\n".join(m.content for m in said if role in (None, m.role))
-        text = (text if role else f"{session.title or ''}\n{text}").casefold()
+        text = plain(text if role else f"{session.title or ''}\n{text}")
         if all(w in text for w in folded):
-            hits.append(hit(session, said, words, role, float(sum(map(text.count, folded)))))
-    return sorted(hits, key=lambda h: -h.score)[:limit]
+            found.append(hit(session, said, words, role, float(sum(map(text.count, folded)))))
+    return sorted(found, key=lambda h: -h.score)[:limit]

@@ -6,11 +6,15 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import clis as real_clis
 from tests.models import Models
+
+if TYPE_CHECKING:
+    from tests.real.user import User
 
 CODEX = """\
 model = "gpt-5-codex"
@@ -107,3 +111,16 @@ def _environment(home: Path, url: str) -> dict[str, str]:
         "GEMINI_CLI_TRUST_WORKSPACE": "true",
         "GEMINI_TELEMETRY_ENABLED": "false",
     }
+
+
+@pytest.fixture(params=["claude", "codex", "gemini"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def user(home: Home, models: Models, backend: str) -> "User":
+    """Somebody who uses clinvk with that backend."""
+    from tests.real.user import User  # which needs the names above
+
+    return User(home, models, backend)

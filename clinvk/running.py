@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from msgspec.structs import replace
 
+from clinvk.clean import clean
 from clinvk.errors import ClinvkError
 from clinvk.messages import (
     Delta,
@@ -48,6 +49,7 @@ class Run:
         self.native_id: str | None = plan.resumes
         self.model: str | None = None
         self.denied: list[Denial] = []
+        self._tools: dict[str, Tool] = {}
         self._child = child
         self._recorder = recorder
         self._began = began
@@ -137,7 +139,7 @@ class Run:
             # Its last words may hold the usage and the native id; the answer is over.
             for event in self._reader.read(line):
                 if isinstance(event, (Finished, Failed)):
-                    self._terminal = event
+                    self._took_terminal(event)
                 elif isinstance(event, Started):
                     self._took_started(event)
         self._finish(await self._child.wait())
@@ -167,16 +169,33 @@ class Run:
                 self._blocks.append(event.text)
             case Started():
                 self._took_started(event)
-            case Thinking() | Tool() | ToolResult():
+            case Tool():
+                self._close_block()
+                if event.id is not None:
+                    self._tools[event.id] = event
+            case Thinking() | ToolResult():
                 self._close_block()
             case Notice():
                 self._noticed = event.message
             case Denied():
+                event = self._named(event)
                 self.denied.append(Denial(event.name, event.input, event.reason))
             case Finished() | Failed():
-                self._terminal = event
+                self._took_terminal(event)
                 return
         self._events.append(event)
+
+    def _took_terminal(self, event: Finished | Failed) -> None:
+        """A failure stays one, though a CLI may say success after it; its figures count."""
+        if isinstance(self._terminal, Failed) and isinstance(event, Finished):
+            event = replace(self._terminal, usage=event.usage, cost=event.cost)
+        self._terminal = event
+
+    def _named(self, event: Denied) -> Denied:
+        tool = self._tools.get(event.id or "")
+        if event.name or tool is None:
+            return event if event.name else replace(event, name=event.id or "a tool")
+        return replace(event, name=tool.name, input=tool.input)
 
     def _took_started(self, event: Started) -> None:
         self.model = event.model or self.model
@@ -223,7 +242,7 @@ class Run:
             exit_code=exit_code(failure.kind, code) if failure else 0,
             session_id=self.plan.session.id if self.plan.session else None,
             native_id=self.native_id,
-            model=self.model,
+            model=self.model or self._asked_model,
             usage=terminal.usage if terminal else None,
             cost=terminal.cost if terminal else None,
             seconds=time.monotonic() - self._began,
@@ -267,7 +286,7 @@ class Run:
         terminal, manifest, stderr = self._terminal, self.plan.manifest, self._child.stderr
         if isinstance(terminal, Failed):
             return classify(
-                manifest, terminal.message or self._noticed or f"{manifest.name} failed",
+                manifest, clean(terminal.message) or self._noticed or f"{manifest.name} failed",
                 stderr=stderr, status=terminal.status, code=code, retry_at=terminal.retry_at,
             )  # fmt: skip
         said = _tail(stderr) or _tail("\n".join(self._reader.noise))
@@ -295,6 +314,12 @@ class Run:
         if "schema" not in self.plan.settings or self._structured is not None:
             return None
         return Failure("schema", "the answer does not fit --schema", "try again, or another model")
+
+    @property
+    def _asked_model(self) -> str | None:
+        """Some CLIs do not say which model answered; the one that was asked for did, then."""
+        setting = self.plan.settings.get("model")
+        return str(setting.value) if setting else None
 
     @property
     def _last_block(self) -> str:
@@ -334,6 +359,10 @@ def _with(message: str, said: str) -> str:
 
 
 def _tail(text: str) -> str:
-    """The end of what was said, as much as a message can hold."""
-    text = "\n".join(line for line in text.splitlines() if line.strip())
-    return text if len(text) <= STDERR_SHOWN else "…" + text[-STDERR_SHOWN:]
+    """The first line and the end of what was said, as much as a message can hold: the reason is
+    in one of them, and a page of usage may stand between."""
+    text = "\n".join(line for line in clean(text).splitlines() if line.strip())
+    if len(text) <= STDERR_SHOWN:
+        return text
+    first = text.split("\n", 1)[0][: STDERR_SHOWN // 2]
+    return f"{first}\n…{text[len(first) - STDERR_SHOWN :]}"

@@ -1,0 +1,30 @@
+"""`clinvk help [COMMAND ...]`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clinvk.cmd.lazy import new_app
+from clinvk.errors import UsageError
+
+app = new_app()
+
+
+@app.command()
+def help_(
+    ctx: typer.Context,
+    command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...")] = None,
+) -> None:
+    """Show the help of a command, or of all."""
+    parent = ctx.parent
+    found = parent.command if parent else ctx.command
+    path = "clinvk"
+    for word in command or []:
+        inner = found.get_command(ctx, word) if hasattr(found, "get_command") else None
+        if inner is None:
+            raise UsageError(f"{word!r} is not a command of {path}", f"see: {path} --help")
+        found, path = inner, f"{path} {word}"
+    with found.make_context(path, [], resilient_parsing=True) as inner_ctx:
+        print(found.get_help(inner_ctx))

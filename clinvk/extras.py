@@ -1,0 +1,20 @@
+"""Packages that only some people need, and what to install where one of them is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clinvk.errors import ClinvkError
+
+
+@contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+    """A block of imports. Raises `ClinvkError` with the command that installs what is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ClinvkError(
+            f"{what} needs the Python package {error.name!r}, which is not installed",
+            f"install it with: pip install 'clinvk[{extra}]'",
+        ) from error

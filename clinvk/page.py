@@ -1,0 +1,78 @@
+"""A conversation as one page of HTML that needs nothing else: no script, no image, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clinvk.extras import needs
+
+STYLES = {"light": "default", "dark": "github-dark"}  # of pygments
+CODE = ".message pre"
+
+
+def render(
+    title: str, about: Mapping[str, str], messages: list[dict[str, Any]], *, css: bool, theme: str
+) -> str:
+    """The page. Raises `ClinvkError` where the extra `export` is not installed."""
+    with needs("export", "HTML"):
+        from jinja2 import Environment
+        from markupsafe import Markup
+
+    folder = Path(__file__).parent / "pages"
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        (folder / "session.html.j2").read_text(encoding="utf-8")
+    )
+    style = (folder / "session.css").read_text(encoding="utf-8") + _colours(theme)
+    markdown = _markdown()
+    shown = [m | {"html": Markup(markdown.render(m["content"]))} for m in messages]  # noqa: S704 - markdown-it escapes
+    return template.render(
+        title=title,
+        about=about,
+        messages=shown,
+        theme=theme,
+        style=Markup(style) if css else None,  # noqa: S704 - ours
+    )
+
+
+def _markdown() -> Any:
+    """Makes HTML of markdown. HTML in it is shown, not obeyed; pictures, which a page would fetch
+    from somewhere, stay links; so does nothing that would run."""
+    with needs("export", "HTML"):
+        from markdown_it import MarkdownIt
+
+    settings = {"html": False, "breaks": True, "highlight": _highlighted}
+    return MarkdownIt("commonmark", settings).enable(["table", "strikethrough"]).disable("image")
+
+
+def _highlighted(code: str, language: str, _attributes: str) -> str:
+    """Code in colours; an empty text, where the language is unknown, means as it is."""
+    with needs("export", "HTML"):
+        from pygments import highlight
+        from pygments.formatters import HtmlFormatter
+        from pygments.lexers import get_lexer_by_name
+        from pygments.util import ClassNotFound
+
+    try:
+        lexer = get_lexer_by_name(language, stripnl=False)
+    except ClassNotFound:
+        return ""
+    return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
+
+
+def _colours(theme: str) -> str:
+    """The colours of code, for the themes that the page can have."""
+    light, dark = _style(STYLES["light"]), _style(STYLES["dark"])
+    if theme != "auto":
+        return {"light": light, "dark": dark}[theme]
+    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
+
+
+def _style(name: str) -> str:
+    with needs("export", "HTML"):
+        from pygments.formatters import HtmlFormatter
+
+    formatter: Any = HtmlFormatter(style=name)
+    lines = formatter.get_style_defs(CODE).splitlines()
+    return "".join(f"{line}\n" for line in lines if line.startswith(f"{CODE} ."))

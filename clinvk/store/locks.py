@@ -1,0 +1,97 @@
+"""Turns as locked files: one a session, in a folder of their own.
+
+The kernel lets go of such a lock when its process dies, however it dies; so a turn is free the
+moment that nobody runs it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from clinvk.session import check_id
+from clinvk.store.files import (
+    FileTurn,
+    cannot,
+    facts_in,
+    make_folder,
+    no_locks,
+    same_file,
+    try_lock,
+)
+
+
+class Locks:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def turn(self, id_: str) -> FileTurn | None:
+        path = self.folder / check_id(id_)
+        while True:
+            fd = open_lock(path)
+            if not try_lock(fd, path):
+                os.close(fd)
+                return None
+            if same_file(fd, path):  # else it was deleted while we waited
+                return FileTurn(fd, path)
+            os.close(fd)
+
+    def running(self, id_: str) -> dict[str, Any] | None:
+        try:
+            fd = os.open(self.folder / id_, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return facts_in(fd) or {}
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return None
+
+    def all_running(self) -> list[str]:
+        """Ids of the sessions that have a turn now: those whose lock says so, and is held."""
+        try:
+            with os.scandir(self.folder) as entries:
+                noted = [e.name for e in entries if e.stat().st_size]
+        except FileNotFoundError:
+            return []
+        return [id_ for id_ in noted if self.running(id_) is not None]
+
+    def has(self, id_: str) -> bool:
+        """Whether the session ever had a turn."""
+        return (self.folder / id_).exists()
+
+    def forget(self, id_: str) -> None:
+        """Take the file away; call it while its turn is held, or nobody can want one."""
+        with suppress(OSError):
+            os.unlink(self.folder / id_)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[int]:
+    """The lock on a file that is never deleted, as its open descriptor; others wait. Raises
+    `SessionError`."""
+    fd = open_lock(path)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            raise no_locks(path.parent, error) from error
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_lock(path: Path) -> int:
+    try:
+        make_folder(path.parent)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise cannot("write", path, error) from error

@@ -1,0 +1,335 @@
+"""Sessions on a Redis server (6 or later, not a cluster): `redis://host/0`, or `rediss://`.
+
+    clinvk:session:<id>    hash: record, version (one more with each write), natives
+    clinvk:said:<id>       list: the transcript, a message each
+    clinvk:writes:<id>     list: the last writes, so that none is done twice
+    clinvk:used            sorted set: ids, the one used last first
+    clinvk:ids             sorted set: folded id, NUL, id; for prefixes, and names that differ in case
+    clinvk:native:<id>     set: which sessions a backend knows by this id
+    clinvk:lease:<id>      who has the turn, until when; the only key that runs out
+    clinvk:turn:<id>       hash: who took the turn last, and what a turn that was killed left
+    clinvk:turns           set: sessions that may have a turn
+
+A record is changed by comparing its version, so a change may be tried several times. What is
+acknowledged is as safe as the server makes it: with `appendonly yes` a restart loses nothing, with
+`appendfsync always` a power cut loses nothing either, and without them both may.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from msgspec.structs import replace
+
+from clinvk import machine
+from clinvk.errors import SessionError, SessionNotFound
+from clinvk.session import Message, Session, check_id, new_id
+from clinvk.store import Change, Damaged, Hit, Query, scripts
+from clinvk.store.index import words_of
+from clinvk.store.lease import (
+    PREFIX,
+    TURNS,
+    LeaseTurn,
+    facts_of,
+    lease_key,
+    milliseconds,
+    turn_key,
+)
+from clinvk.store.records import (
+    as_kept,
+    encode,
+    is_running,
+    messages_of,
+    session_of,
+    taken,
+    unknown,
+)
+from clinvk.store.search import scan
+from clinvk.store.server import Server
+
+LEASE = 30.0  # seconds that the turn of a dead machine is still had
+BUSY = 30.0  # seconds in which a change has to succeed against other writers
+BATCH = 500  # records that are read at a time
+USED = f"{PREFIX}used"
+IDS = f"{PREFIX}ids"
+NATIVE = f"{PREFIX}native:"
+
+Progress = Callable[[int, int], None]
+
+
+class RedisStore:
+    def __init__(self, url: str, *, lease: float = LEASE) -> None:
+        self._server = Server(url)
+        self._lease = lease
+        self._turns: dict[str, LeaseTurn] = {}  # ours: what they write is checked
+
+    def create(
+        self, session: Session, messages: Iterable[Message] = (), *, exact: bool = False
+    ) -> Session:
+        lines = _lines(messages)
+        check_id(session.id)
+        while (answer := self._commit(session, "", lines)) == "taken":
+            if exact:
+                raise taken(session.id)
+            session = replace(session, id=new_id())
+        _check(answer, session.id)
+        return session
+
+    def get(self, id: str) -> Session:  # noqa: A002
+        return self._read(check_id(id))[0]
+
+    def update(self, id: str, change: Change, *, durable: bool = True) -> Session:  # noqa: A002, ARG002 - the server decides
+        return self._change(id, change, [])
+
+    def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+        return self._change(id, change, _lines(messages))
+
+    def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+        return self._change(id, change, _lines(messages), "rewrite")
+
+    def messages(self, id: str) -> list[Message]:  # noqa: A002
+        return messages_of(self._lines(check_id(id)))
+
+    def size(self, id: str) -> int:  # noqa: A002
+        with self._server.asking() as client:
+            record = client.hstrlen(_session(check_id(id)), "record")
+        return int(record) + sum(map(len, self._lines(id)))
+
+    def select(self, query: Query) -> list[Session | Damaged]:
+        found: list[Session | Damaged] = []
+        damaged: list[Session | Damaged] = []
+        for session in self._all():
+            if len(found) == query.limit:
+                break
+            if isinstance(session, Damaged):
+                damaged.append(session)
+            elif query.fits(session):
+                found.append(session)
+        return [*found, *(damaged if query.of_damaged else [])][: query.limit]
+
+    def count(self, query: Query) -> int:
+        return len(self.select(replace(query, limit=None)))
+
+    def matching(self, text: str, limit: int = 11) -> list[str]:
+        folded = text.lower().encode("utf-8", "replace")
+        with self._server.asking() as client:
+            found = client.zrangebylex(IDS, b"[" + folded, b"[" + folded + b"\xff", 0, limit)
+        return [member.split(b"\0")[1].decode() for member in found]
+
+    def owners(self, backend: str | None, native_id: str) -> list[str]:
+        with self._server.asking() as client:
+            found = client.smembers(NATIVE + _text(native_id))
+        pairs = sorted(json.loads(member) for member in found)
+        return [id_ for name, id_ in pairs if backend in (None, name)]
+
+    def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
+        words = words_of(text)
+        if not words:
+            return []
+        sessions = (s for s in self._all() if isinstance(s, Session))
+        return scan(sessions, self.messages, words, role, limit)
+
+    def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
+        with self._server.asking() as client:
+            keys = list(client.scan_iter(f"{_session('')}*", count=BATCH))
+        ids = [key.decode()[len(_session("")) :] for key in keys]
+        for done, id_ in enumerate(ids):
+            progress(done, len(ids))
+            self._index(id_)
+        progress(len(ids), len(ids))
+        return len(ids)
+
+    def delete(self, id: str) -> None:  # noqa: A002
+        with self._server.asking() as client:
+            if not client.exists(_session(check_id(id))):
+                raise unknown(id)
+        turn = self.turn(id)
+        if turn is None:
+            raise is_running(id)
+        try:
+            _check(self._remove(id, "", turn.token), id)
+        finally:
+            turn.close()
+
+    def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
+        old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
+        if dry_run:
+            return [id_ for id_ in old if self.running(id_) is None]
+        return [id_ for id_ in old if self._remove_old(id_, before)]
+
+    def turn(self, id: str) -> LeaseTurn | None:  # noqa: A002
+        keys = [lease_key(check_id(id)), turn_key(id), TURNS]
+        token = uuid.uuid4().hex
+        taker = json.dumps(machine.this_process())
+        values = [token, milliseconds(self._lease), taker, self._dead(id), id]
+        facts = self._server.run(scripts.TAKE, keys, values)
+        if facts is None:
+            return None
+        turn = LeaseTurn(self._server, id, token, self._lease, facts, self._ended)
+        self._turns[id] = turn
+        return turn
+
+    def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
+        with self._server.asking() as client:
+            token = client.get(lease_key(id))
+            facts = client.hget(turn_key(id), "facts")
+        if token is None or token.decode() == self._dead(id):
+            return None
+        return facts_of(facts) or {}
+
+    def all_running(self) -> list[str]:
+        with self._server.asking() as client:
+            ids = sorted(member.decode() for member in client.smembers(TURNS))
+        return [id_ for id_ in ids if self.running(id_) is not None]
+
+    def _ended(self, turn: LeaseTurn) -> None:
+        if self._turns.get(turn.id) is turn:
+            del self._turns[turn.id]
+
+    def _dead(self, id_: str) -> str:
+        """The token of a turn whose process is known to be dead, so that nobody has to wait for
+        its time to end; else nothing."""
+        with self._server.asking() as client:
+            token, holder = client.hmget(turn_key(id_), "token", "holder")
+        facts = facts_of(holder)
+        return token.decode() if token and facts and machine.is_gone(facts) else ""
+
+    # Records.
+
+    def _read(self, id_: str) -> tuple[Session, str]:
+        """The session, and its version. Raises `SessionNotFound`."""
+        with self._server.asking() as client:
+            record, version = client.hmget(_session(id_), "record", "version")
+        if version is None:
+            raise unknown(id_)
+        return self._parsed(id_, record), version.decode()
+
+    def _parsed(self, id_: str, record: bytes | None) -> Session:
+        return session_of(record or b"", id_, f"{_session(id_)} at {self._server.name}")
+
+    def _change(self, id_: str, change: Change, lines: list[bytes], how: str = "") -> Session:
+        deadline = time.monotonic() + BUSY
+        check_id(id_)
+        while True:
+            session, version = self._read(id_)
+            session = change(session)
+            answer = self._commit(session, version, lines, how)
+            if answer != "stale":
+                _check(answer, id_)
+                return session
+            if time.monotonic() > deadline:
+                raise SessionError(f"session {id_}: others have been writing it for {BUSY:.0f} s")
+            time.sleep(random.random() * 0.01)  # noqa: S311 - so that two do not keep step
+
+    def _commit(self, session: Session, version: str, lines: list[bytes], how: str = "") -> str:
+        record, session = as_kept(session)
+        id_ = session.id
+        keys = [_session(id_), _said(id_), f"{PREFIX}writes:{id_}", turn_key(id_), USED, IDS]
+        turn = self._turns.get(id_)
+        values = [id_, _member(id_), version, record, _score(session), _natives(session),
+                  uuid.uuid4().hex, turn.token if turn else "", how, NATIVE]  # fmt: skip
+        return str(self._server.run(scripts.COMMIT, keys, [*values, *lines]))
+
+    def _lines(self, id_: str) -> list[bytes]:
+        with self._server.asking() as client:
+            return list(client.lrange(_said(id_), 0, -1))
+
+    def _all(self) -> Iterator[Session | Damaged]:
+        """Every session, the one used last first."""
+        with self._server.asking() as client:
+            ids = [member.decode() for member in client.zrange(USED, 0, -1)]
+        for start in range(0, len(ids), BATCH):
+            some = ids[start : start + BATCH]
+            with self._server.asking() as client, client.pipeline(transaction=False) as pipeline:
+                for id_ in some:
+                    pipeline.hget(_session(id_), "record")
+                records = pipeline.execute()
+            for id_, record in zip(some, records, strict=True):
+                if record is not None:  # else deleted meanwhile
+                    yield self._found(id_, record)
+
+    def _found(self, id_: str, record: bytes) -> Session | Damaged:
+        try:
+            return self._parsed(id_, record)
+        except SessionError as error:
+            return Damaged(id_, error.message)
+
+    def _index(self, id_: str) -> None:
+        """Whatever leads to the session, made anew."""
+        try:
+            with self._server.asking() as client:
+                client.hdel(_session(id_), "natives")
+            self._change(id_, lambda s: s, [])
+        except SessionNotFound:
+            return
+        except SessionError:  # damaged: to be listed, and deleted
+            with self._server.asking() as client:
+                client.zadd(USED, {id_: 0})
+                client.zadd(IDS, {_member(id_): 0})
+
+    def _remove_old(self, id_: str, before: str) -> bool:
+        """Take the session away if it is still old and does not run."""
+        try:
+            session, version = self._read(id_)
+        except SessionNotFound:
+            return False
+        if not Query(before=before).fits(session):
+            return False
+        return self._remove(id_, version, self._dead(id_)) == "done"
+
+    def _remove(self, id_: str, version: str, lease: str) -> str:
+        keys = [_session(id_), _said(id_), f"{PREFIX}writes:{id_}", turn_key(id_), USED, IDS,
+                lease_key(id_), TURNS]  # fmt: skip
+        values = [id_, _member(id_), version, lease, NATIVE]
+        return str(self._server.run(scripts.DELETE, keys, values))
+
+
+def _check(answer: str, id_: str) -> None:
+    """Raise what the server's answer to a write means."""
+    if answer == "missing":
+        raise unknown(id_)
+    if answer == "running":
+        raise is_running(id_)
+    if answer == "lost":
+        raise SessionError(
+            f"session {id_}: another clinvk has taken this turn, which was silent for too long; "
+            "nothing was written",
+            f"see what it did: clinvk sessions show {id_} --messages 4",
+        )
+
+
+def _session(id_: str) -> str:
+    return f"{PREFIX}session:{id_}"
+
+
+def _said(id_: str) -> str:
+    return f"{PREFIX}said:{id_}"
+
+
+def _member(id_: str) -> str:
+    return f"{id_.lower()}\0{id_}"
+
+
+def _score(session: Session) -> int:
+    """Less for what was used later, so that equals come in the order of their ids."""
+    return -round(session.updated_at.timestamp() * 1000)
+
+
+def _natives(session: Session) -> str:
+    """(end of a key, member of the set there) of each native id; the scripts read it."""
+    return json.dumps(
+        [[native, json.dumps([name, session.id])] for name, native in session.native_ids.items()]
+    )
+
+
+def _lines(messages: Iterable[Message]) -> list[bytes]:
+    return [encode(m.to_json()) for m in messages]
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

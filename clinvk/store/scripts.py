@@ -1,0 +1,110 @@
+"""What a Redis server does in one step: a script runs alone, and all of it or nothing."""
+
+from __future__ import annotations
+
+# Change a session, if it is still the one that was read. `writes` holds the last writes of the
+# session, so that one whose answer was lost with the connection can be sent again.
+#
+# KEYS: session, said, writes, turn, used, ids
+# ARGV: 1 id, 2 member of ids, 3 version that was read ("" for a new session), 4 record, 5 score,
+#       6 natives as JSON, 7 this write, 8 token of the turn (or ""), 9 "rewrite" or "",
+#       10 prefix of the keys of natives, 11… messages
+COMMIT = """
+local session, said, writes, turn, used, ids = unpack(KEYS)
+for _, write in ipairs(redis.call('LRANGE', writes, 0, -1)) do
+    if write == ARGV[7] then return 'done' end
+end
+local version = redis.call('HGET', session, 'version')
+if ARGV[3] == '' then
+    local folded = string.match(ARGV[2], '^%Z*')
+    local same = redis.call('ZRANGEBYLEX', ids, '[' .. folded .. '\\0', '(' .. folded .. '\\1')
+    if #same > 0 then return 'taken' end
+elseif not version then return 'missing'
+elseif version ~= ARGV[3] then return 'stale' end
+if ARGV[8] ~= '' and redis.call('HGET', turn, 'token') ~= ARGV[8] then return 'lost' end
+
+local old = redis.call('HGET', session, 'natives') or '[]'
+if old ~= ARGV[6] then
+    for _, native in ipairs(cjson.decode(old)) do
+        redis.call('SREM', ARGV[10] .. native[1], native[2])
+    end
+    for _, native in ipairs(cjson.decode(ARGV[6])) do
+        redis.call('SADD', ARGV[10] .. native[1], native[2])
+    end
+end
+redis.call('HSET', session, 'record', ARGV[4], 'natives', ARGV[6])
+redis.call('HINCRBY', session, 'version', 1)
+redis.call('ZADD', used, ARGV[5], ARGV[1])
+redis.call('ZADD', ids, 0, ARGV[2])
+if ARGV[9] ~= '' then redis.call('DEL', said) end
+for i = 11, #ARGV do redis.call('RPUSH', said, ARGV[i]) end
+redis.call('LPUSH', writes, ARGV[7])
+redis.call('LTRIM', writes, 0, 31)
+return 'done'
+"""
+
+# Take a session away, unless somebody else runs or has changed it.
+#
+# KEYS: session, said, writes, turn, used, ids, lease, turns
+# ARGV: 1 id, 2 member of ids, 3 version (or "" for any), 4 lease of the caller (or ""),
+#       5 prefix of the keys of natives
+DELETE = """
+local session, said, writes, turn, used, ids, lease, turns = unpack(KEYS)
+local holder = redis.call('GET', lease)
+if holder and holder ~= ARGV[4] then return 'running' end
+local version = redis.call('HGET', session, 'version')
+if not version then return 'missing' end
+if ARGV[3] ~= '' and version ~= ARGV[3] then return 'stale' end
+for _, native in ipairs(cjson.decode(redis.call('HGET', session, 'natives') or '[]')) do
+    redis.call('SREM', ARGV[5] .. native[1], native[2])
+end
+redis.call('DEL', session, said, writes, turn, lease)
+redis.call('ZREM', used, ARGV[1])
+redis.call('ZREM', ids, ARGV[2])
+redis.call('SREM', turns, ARGV[1])
+return 'done'
+"""
+
+# Take the turn of a session: what the turn before noted, if that did not live to close; nothing
+# where somebody has it.
+#
+# KEYS: lease, turn, turns
+# ARGV: 1 token, 2 milliseconds, 3 facts about the taker, 4 a token whose holder is dead (or ""),
+#       5 id
+TAKE = """
+local lease, turn, turns = unpack(KEYS)
+local holder = redis.call('GET', lease)
+if holder and holder ~= ARGV[4] and holder ~= ARGV[1] then return false end
+redis.call('SET', lease, ARGV[1], 'PX', ARGV[2])
+redis.call('HSET', turn, 'token', ARGV[1], 'holder', ARGV[3])
+redis.call('SADD', turns, ARGV[5])
+return redis.call('HGET', turn, 'facts') or ''
+"""
+
+# Have the turn for longer. A lease that has run out is had again if nobody took the turn since:
+# the token says who was the last to take it.
+#
+# KEYS: lease, turn. ARGV: 1 token, 2 milliseconds
+RENEW = """
+if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return 'lost' end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 'done'
+"""
+
+# KEYS: turn. ARGV: 1 token, 2 facts
+NOTE = """
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 'lost' end
+redis.call('HSET', KEYS[1], 'facts', ARGV[2])
+return 'done'
+"""
+
+# End a turn; what it noted goes with it, unless it is to be left for the next one.
+#
+# KEYS: lease, turn, turns. ARGV: 1 token, 2 "leave" or "", 3 id
+END = """
+if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return 'lost' end
+redis.call('DEL', KEYS[1])
+redis.call('SREM', KEYS[3], ARGV[3])
+if ARGV[2] == '' then redis.call('DEL', KEYS[2]) end
+return 'done'
+"""

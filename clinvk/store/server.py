@@ -1,0 +1,94 @@
+"""A Redis server: what is asked of it, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from clinvk.errors import ConfigError, SessionError
+
+CONNECT = 5.0  # seconds
+ANSWER = 30.0  # seconds; a script with the transcript of years takes less than one
+AGAIN = 0.5  # seconds until a lost connection is tried anew, once
+
+_ELSEWHERE = "or choose another store: session.storage in the configuration, or --storage-backend"
+
+
+class Server:
+    """Raises `ConfigError` for a wrong address or a missing package, `SessionError` for all that
+    the server does not do; neither tells the password."""
+
+    def __init__(self, url: str) -> None:
+        redis = _package()
+        # Retried once, not more: a server that was restarted answers then, and one that is gone
+        # should be said to be gone.
+        again = redis.retry.Retry(redis.backoff.ConstantBackoff(AGAIN), 1)
+        try:
+            self.client: Any = redis.Redis.from_url(
+                url, socket_connect_timeout=CONNECT, socket_timeout=ANSWER, retry=again, protocol=2
+            )
+        except ValueError as error:
+            raise ConfigError(f"session.storage: {error}") from error
+        about = self.client.connection_pool.connection_kwargs
+        self.name = f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
+        self._scripts: dict[str, Any] = {}
+
+    def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+        """What a script answers; text where it is one."""
+        known = self._scripts.get(script)
+        if known is None:
+            known = self._scripts[script] = self.client.register_script(script)
+        with self.asking() as _:
+            answer = known(keys=keys, args=values)
+        return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
+
+    @contextmanager
+    def asking(self) -> Iterator[Any]:
+        """The client; what goes wrong with it is told in our words."""
+        redis = _package()
+        try:
+            yield self.client
+        except redis.RedisError as error:
+            raise self._problem(error) from error
+
+    def _problem(self, error: Exception) -> SessionError:
+        said, hint = _meaning(error)
+        return SessionError(f"redis at {self.name}: {said}", hint)
+
+
+def _meaning(error: Exception) -> tuple[str, str | None]:
+    from redis import exceptions as e
+
+    text = str(error)
+    if isinstance(error, (e.AuthenticationError, e.AuthorizationError)) or "NOAUTH" in text:
+        return f"it refuses the user or the password ({text})", "look at those in session.storage"
+    if isinstance(error, e.NoPermissionError):
+        return f"this user may not do that ({text})", "give it the keys clinvk:* and EVALSHA"
+    if isinstance(error, e.BusyLoadingError):
+        return "it is still reading its data", "try again in a moment"
+    if isinstance(error, e.TimeoutError):
+        return f"it does not answer ({text})", f"look at the server, {_ELSEWHERE}"
+    if isinstance(error, e.ConnectionError):
+        return f"it cannot be reached ({text})", f"start it, {_ELSEWHERE}"
+    if isinstance(error, e.ReadOnlyError):
+        return "it is a replica, which takes no writes", "name the primary server"
+    if text.startswith("MISCONF") or "MISCONF" in text:
+        return "it cannot write its own disk, and takes no writes", "look at the server's disk"
+    if isinstance(error, e.OutOfMemoryError) or "OOM" in text:
+        return "its memory is full, and it takes no writes", "raise maxmemory, or clean up"
+    return text, None
+
+
+def _package() -> Any:
+    """The redis package: 60 ms, and an extra, so only where a store is a server."""
+    try:
+        import redis.backoff
+        import redis.exceptions
+        import redis.retry
+    except ImportError:
+        raise ConfigError(
+            "session.storage: the package that talks to redis is not installed",
+            "install it: pip install 'clinvk[redis]'",
+        ) from None
+    return redis

@@ -1,0 +1,313 @@
+"""What the tests of the core share: a home of its own, the real command line, and made-up CLIs."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.stores import own_server, redis_server, redis_url  # noqa: F401 - fixtures
+
+FAKES = Path(__file__).parent / "fakes"
+PROJECT = Path(__file__).parent.parent
+BASH = "/bin/bash"
+
+# What every made-up CLI speaks, unless its test says otherwise.
+PROTOCOL: dict[str, Any] = {
+    "argv": {"run": ["run", "$options"], "resume": ["resume", "$native_id", "$options"]},
+    "options": {
+        "model": ["--model", "$value"],
+        "max_turns": ["--max-turns", "$value"],
+        "add_dir": ["--add-dir", "$value"],
+        "system_prompt": ["--system", "$file"],
+        "schema": ["--schema", "$file"],
+        "allowed_tools": ["--tools", "$value"],
+        "approval": {"auto": ["--auto"], "none": ["--yolo"]},
+        "sandbox": {"read-only": ["--ro"], "full": ["--full"]},
+    },
+    "events": [
+        {
+            "when": "type == 'start'",
+            "emit": "started",
+            "set": {"native_id": "id", "model": "model"},
+        },
+        {"when": "type == 'delta'", "emit": "delta", "set": {"text": "text"}},
+        {"when": "type == 'text'", "emit": "text", "set": {"text": "text"}},
+        {"when": "type == 'thinking'", "emit": "thinking", "set": {"text": "text"}},
+        {
+            "when": "type == 'tool'",
+            "emit": "tool",
+            "set": {"id": "id", "name": "name", "input": "input"},
+        },
+        {
+            "when": "type == 'denied'",
+            "emit": "denied",
+            "set": {"name": "name", "reason": "reason"},
+        },
+        {"when": "type == 'notice'", "emit": "notice", "set": {"message": "message"}},
+        {
+            "when": "type == 'end' && error",
+            "emit": "failed",
+            "set": {"native_id": "id", "message": "error", "status": "status", "usage": "usage"},
+        },
+        {
+            "when": "type == 'end'",
+            "emit": "finished",
+            "set": {
+                "native_id": "id",
+                "text": "text",
+                "usage": "usage",
+                "usage_total": "usage_total",
+                "cost": "cost",
+                "cost_first": "cost_first",
+                "cost_total": "cost_total",
+                "structured": "structured",
+            },
+        },
+    ],
+    "errors": [
+        {"kind": "session", "match": "no such session"},
+        {"kind": "auth", "status": [401], "hint": "log in"},
+        {"kind": "limit", "status": [429], "match": "usage limit"},
+        {"kind": "server", "status": [500, 529]},
+    ],
+}
+
+
+def say(*, to: str = "", **line: Any) -> str:
+    """The shell command that prints one line of the protocol."""
+    return f"printf '%s\\n' {shlex.quote(json.dumps(line, ensure_ascii=False))}{to}\n"
+
+
+READ = "cat >/dev/null\n"
+START = say(type="start", id="native-1", model="made-up-1")
+END = say(type="end", text="It is done.", usage={"input": 10, "output": 5, "cached": 4})
+ANSWER = READ + START + END
+
+
+@dataclass
+class Home:
+    """A user whom the machine has not met before."""
+
+    path: Path  # CLINVK_HOME
+    work: Path  # the folder that they are in
+    env: dict[str, str]
+
+    def backend(self, name: str, script: str = ANSWER, **manifest: Any) -> Path:
+        """Register a made-up CLI: a shell script, or Python where it says so; the program."""
+        program = self.path.parent / "fakes" / name
+        write_program(program, script)
+        data = {"name": name, "command": str(program), **PROTOCOL, **manifest}
+        self.manifest(name, data)
+        return program
+
+    def manifest(self, name: str, data: Mapping[str, Any] | str) -> Path:
+        path = self.path / "backends" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            data if isinstance(data, str) else yaml.safe_dump(dict(data), sort_keys=False)
+        )
+        return path
+
+    def config(self, text: str) -> Path:
+        path = self.path / "config.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def ids(self) -> list[str]:
+        return sorted(p.stem for p in (self.path / "sessions").glob("*.json"))
+
+    def record(self, id_: str | None = None) -> dict[str, Any]:
+        """The record of a session; of the only one, where none is named."""
+        if id_ is None:
+            (id_,) = self.ids()
+        return json.loads((self.path / "sessions" / f"{id_}.json").read_text())
+
+    def transcript(self, id_: str | None = None) -> list[dict[str, Any]]:
+        if id_ is None:
+            (id_,) = self.ids()
+        path = self.path / "transcripts" / f"{id_}.jsonl"
+        return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def write_program(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = "" if script.startswith("#!") else f"#!{BASH}\n"
+    path.write_text(first + script)
+    path.chmod(0o755)
+
+
+def python(script: str) -> str:
+    """A Python program, as the text of an executable file."""
+    return f"#!{sys.executable} -SE\n" + textwrap.dedent(script)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    work = tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "user").mkdir()
+    (tmp_path / "tmp").mkdir()
+    path = tmp_path / "clinvk"
+    env = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(tmp_path / "user"),
+        "CLINVK_HOME": str(path),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(PROJECT),
+        "TERM": "dumb",
+    }
+    return Home(path, work, env)
+
+
+@pytest.fixture
+def backend(home: Home) -> Callable[..., Path]:
+    return home.backend
+
+
+class CommandLine:
+    """`clinvk …` as a user of `home` types it."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+    @property
+    def program(self) -> list[str]:
+        return [sys.executable, "-m", "clinvk"]
+
+    def __call__(
+        self,
+        *args: str,
+        stdin: str | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        timeout: float = 30,
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*self.program, *args],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env={**self.home.env, **(env or {})},
+            cwd=cwd or self.home.work,
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(
+        self, *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, **more: Any
+    ) -> subprocess.Popen[str]:
+        settings = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "start_new_session": True,
+            **more,
+        }
+        return subprocess.Popen(
+            [*self.program, *args],
+            env={**self.home.env, **(env or {})},
+            cwd=cwd or self.home.work,
+            **settings,
+        )
+
+    def json(self, *args: str, **more: Any) -> Any:
+        """What it prints, parsed; whatever the exit code."""
+        done = self(*args, **more)
+        try:
+            return json.loads(done.stdout)
+        except ValueError:
+            raise AssertionError(f"no JSON: {done}") from None
+
+
+@pytest.fixture
+def clinvk(home: Home) -> CommandLine:
+    return CommandLine(home)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def wait_for(condition: Callable[[], Any], what: str = "it", seconds: float = 10) -> Any:
+    """What `condition` gives as soon as that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def pid_in(path: Path) -> int:
+    """The process id that a made-up CLI writes to a file, once it is there."""
+    return int(wait_for(lambda: path.exists() and path.read_text().strip(), f"{path.name}"))
+
+
+@pytest.fixture
+def bystander() -> Iterator[psutil.Process]:
+    """A process that has nothing to do with any run."""
+    with subprocess.Popen(["sleep", "300"], env={}, start_new_session=True) as process:
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
+@pytest.fixture
+def ended(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Names files that made-up CLIs write their ids to; who is alive at the end is ended then."""
+    files: list[Path] = []
+
+    def named(name: str) -> Path:
+        files.append(tmp_path / name)
+        return files[-1]
+
+    yield named
+    for file in files:
+        if file.exists() and (text := file.read_text().strip()) and is_alive(int(text)):
+            os.kill(int(text), 9)
+
+
+TREE = ("self", "in", "out", "bare")  # whom `stubborn.sh` starts
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which `stubborn.sh` leaves the numbers of its processes."""
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    yield folder
+    for file in folder.iterdir():
+        if is_alive(int(file.read_text())):
+            os.kill(int(file.read_text()), 9)
+
+
+def stubborn(tree: Path) -> str:
+    """The script of a program with tools that do not want to end."""
+    return f"exec {FAKES / 'stubborn.sh'} {tree}\n"
+
+
+def living(tree: Path, names: tuple[str, ...] = TREE) -> list[str]:
+    return [name for name in names if is_alive(pid_in(tree / name))]

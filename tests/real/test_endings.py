@@ -1,0 +1,112 @@
+"""However a run ends, nothing of it goes on, and the conversation can be gone on with."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from tests.real.user import NO_LIMITS, User, end, unique, wait_for
+
+pytestmark = pytest.mark.real
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_all_and_the_session_goes_on(number: signal.Signals, user: User) -> None:
+    word = unique()
+    with user.in_mid_run(f"{word} <<pause 60>>") as clinvk:
+        assert len(user.processes()) > 1
+
+        code, seconds, stderr = end(clinvk, number)
+
+        assert code == 7
+        assert seconds < 3
+        assert "clinvk resume" in stderr
+        assert user.processes() == []
+
+    answer = user.result("-c", "and now?")
+    assert answer["content"].endswith(f"began with: {word} <<pause 60>>")
+    assert len(user.sessions()) == 1
+
+
+def test_a_signal_before_the_model_was_asked_ends_all(user: User) -> None:
+    with user.running("-b", user.backend, "hello <<pause 60>>") as clinvk:
+        wait_for(lambda: len(user.processes()) > 1)
+
+        code, seconds, _ = end(clinvk, signal.SIGTERM)
+
+    assert code == 7
+    assert seconds < 3
+    assert user.processes() == []
+    assert user.result("and now?")["content"].startswith("answer 1")
+
+
+def test_a_timeout_ends_what_a_tool_has_started(user: User) -> None:
+    began = user.home.path / "began"
+    command = f"touch {began}; sleep 300 & setsid sleep 300"
+
+    started = time.monotonic()
+    answer = user.trusting.result(*NO_LIMITS, "--timeout", "5", user.shell(command), code=6)
+
+    assert began.exists()
+    assert time.monotonic() - started < 9
+    assert answer["error"]["kind"] == "timeout"
+    assert user.processes() == []
+    assert user.trusting.result("-c", "and now?")["session_id"] == answer["session_id"]
+
+
+def test_a_signal_ends_what_a_tool_has_started(user: User) -> None:
+    began = user.home.path / "began"
+    prompt = user.shell(f"touch {began}; sleep 300 & setsid sleep 300")
+    with user.trusting.running("-b", user.backend, *NO_LIMITS, prompt) as clinvk:
+        wait_for(began.exists)
+
+        code, seconds, _ = end(clinvk, signal.SIGTERM)
+
+    assert code == 7
+    assert seconds < 3
+    assert user.processes() == []
+
+
+def test_what_a_killed_clinvk_left_is_ended_by_the_next(user: User) -> None:
+    word = unique()
+    with user.in_mid_run(f"{word} <<pause 60>>") as clinvk:
+        os.kill(clinvk.pid, signal.SIGKILL)
+        clinvk.wait()
+        assert user.processes() != []
+        (session,) = user.sessions()
+
+        done = user.run("resume", session["id"], "-o", "json", "and now?")
+
+    assert done.returncode == 0, done.stderr
+    assert "was killed" in done.stderr
+    assert json.loads(done.stdout)["content"].endswith(f"began with: {word} <<pause 60>>")
+    assert user.processes() == []
+
+
+def test_what_a_tool_of_a_killed_clinvk_left_is_ended_by_the_next(user: User) -> None:
+    began = user.home.path / "began"
+    prompt = user.shell(f"touch {began}; sleep 300 & setsid sleep 300")
+    with user.trusting.running("-b", user.backend, *NO_LIMITS, prompt) as clinvk:
+        wait_for(began.exists)
+        os.kill(clinvk.pid, signal.SIGKILL)
+        clinvk.wait()
+        assert [p for p in user.processes() if "sleep" in p]
+
+        done = user.trusting.run("-c", "-o", "json", "and now?")
+
+    assert done.returncode == 0, done.stderr
+    assert user.processes() == []
+
+
+@pytest.mark.parametrize("backend", ["claude", "gemini"], indirect=True)
+def test_a_reader_that_goes_away_ends_the_run(user: User) -> None:
+    with user.in_mid_run("<<size 400000>>") as clinvk:
+        assert clinvk.stdout
+        assert clinvk.stdout.read(10)
+        clinvk.stdout.close()
+
+        assert clinvk.wait(timeout=20) == 7
+
+    assert user.processes() == []

@@ -1,0 +1,76 @@
+"""What is to leave nothing leaves nothing: neither ours nor the CLI's."""
+
+import signal
+
+import pytest
+
+from tests.real.user import NO_LIMITS, User, end, unique, wait_for
+
+pytestmark = pytest.mark.real
+
+
+def traces(user: User, word: str) -> list[str]:
+    ours = [str(file) for file in (user.home.path / ".clinvk").rglob("*") if file.is_file()]
+    scratch = [str(file) for file in (user.home.path / "tmp").glob("clinvk-*")]
+    return [*ours, *scratch, *user.files_with(word)]
+
+
+def test_an_answer_leaves_no_trace(user: User) -> None:
+    word = unique()
+
+    answer = user.result("--ephemeral", word)
+
+    assert word in answer["content"]
+    assert answer["session_id"] is None
+    assert traces(user, word) == []
+
+
+def test_a_failure_leaves_no_trace(user: User) -> None:
+    word = unique()
+
+    user.result("--ephemeral", f"{word} <<status 500>>", code=1)
+
+    assert traces(user, word) == []
+
+
+def test_a_tool_call_leaves_no_trace(user: User) -> None:
+    word = unique()
+
+    answer = user.trusting.result("--ephemeral", *NO_LIMITS, user.shell(f"echo {word}"))
+
+    assert word in answer["content"]
+    assert traces(user, word) == []
+
+
+def test_a_system_prompt_leaves_no_trace(user: User) -> None:
+    word = unique()
+
+    user.result("--ephemeral", "--system-prompt", word, "hello")
+
+    assert word in user.asked[-1].system
+    assert traces(user, word) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_leaves_no_trace(number: signal.Signals, user: User) -> None:
+    word = unique()
+    with user.running("-b", user.backend, "--ephemeral", f"{word} <<pause 60>>") as clinvk:
+        wait_for(lambda: user.asked)
+
+        code, _, _ = end(clinvk, number)
+
+    assert code == 7
+    assert user.processes() == []
+    assert traces(user, word) == []
+
+
+def test_what_was_there_before_stays(user: User) -> None:
+    kept, word = unique(), unique()
+    user.result(kept)
+    before = user.files_with(kept)
+
+    user.result("--ephemeral", word)
+
+    assert user.files_with(word) == []
+    assert user.files_with(kept) == before
+    assert user.result("-c", "and now?")["content"].endswith(f"began with: {kept}")

@@ -1,0 +1,121 @@
+"""What is asked for reaches the model, or is refused by its name."""
+
+import json
+
+import pytest
+
+from tests.real.user import User, unique
+
+pytestmark = pytest.mark.real
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_a_system_prompt_reaches_the_model_on_every_turn(user: User) -> None:
+    word = unique()
+
+    user.result("--system-prompt", word, "hello")
+    user.result("-c", "and now?")
+
+    assert [word in asked.system for asked in user.asked] == [True, True]
+
+
+@pytest.mark.parametrize("backend", ["claude", "gemini"], indirect=True)
+def test_a_later_turn_may_have_another_system_prompt(user: User) -> None:
+    first, second = unique(), unique()
+    user.result("--system-prompt", first, "hello")
+
+    user.result("-c", "--system-prompt", second, "and now?")
+
+    assert second in user.asked[-1].system
+    assert first not in user.asked[-1].system
+
+
+@pytest.mark.parametrize("backend", ["codex"], indirect=True)
+def test_a_system_prompt_that_codex_would_ignore_is_refused(user: User) -> None:
+    """It takes one when a thread begins, and no other ever after."""
+    user.result("hello")
+
+    answer = user.result("-c", "--system-prompt", unique(), "and now?", code=1)
+
+    assert "system_prompt" in answer["error"]["message"]
+    assert len(user.asked) == 1
+
+
+def test_an_argument_for_the_cli_itself_gets_there(user: User) -> None:
+    flag = {"claude": "--model", "codex": "-m", "gemini": "-m"}[user.backend]
+
+    user.result("hello", "--", flag, "made-up-model")
+
+    assert user.asked[0].model == "made-up-model"
+
+
+@pytest.mark.parametrize("backend", ["claude"], indirect=True)
+def test_turns_can_be_limited(user: User) -> None:
+    call = json.dumps({"command": "true"})
+
+    answer = user.result(
+        "--max-turns", "2", "--allowed-tools", "Bash", f"<<loop Bash {call}>>", code=1
+    )
+
+    assert len(user.asked) == 2
+    assert "--max-turns" in answer["error"]["hint"]
+
+
+@pytest.mark.parametrize("backend", ["codex", "gemini"], indirect=True)
+def test_turns_that_cannot_be_limited_are_refused(user: User) -> None:
+    answer = user.result("--max-turns", "2", "hello", code=1)
+
+    assert answer["error"]["kind"] == "usage"
+    assert "max_turns" in answer["error"]["message"]
+    assert user.models.requests == []
+
+
+@pytest.mark.parametrize("backend", ["codex", "gemini"], indirect=True)
+def test_what_cannot_be_done_is_dropped_where_that_is_agreed(user: User) -> None:
+    done = user.ask("--lenient", "--max-turns", "2", "hello")
+
+    assert done.returncode == 0
+    assert "max_turns" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["claude", "codex"], indirect=True)
+def test_an_answer_fits_its_schema(user: User) -> None:
+    (user.home.project / "schema.json").write_text(json.dumps(SCHEMA))
+
+    it = {"name": "sample", "age": 1}
+    prompts = {"claude": f"<<tool StructuredOutput {json.dumps(it)}>>", "codex": "who is it?"}
+
+    answer = user.result("--schema", "schema.json", prompts[user.backend])
+
+    assert answer["structured"] == it
+
+
+@pytest.mark.parametrize("backend", ["claude"], indirect=True)
+def test_an_answer_that_does_not_fit_is_no_success(user: User) -> None:
+    (user.home.project / "schema.json").write_text(json.dumps(SCHEMA))
+
+    answer = user.result("--schema", "schema.json", "who is it?", code=1)
+
+    assert answer["error"]["kind"] == "schema"
+
+
+@pytest.mark.parametrize("backend", ["gemini"], indirect=True)
+def test_a_schema_that_cannot_be_kept_is_refused(user: User) -> None:
+    (user.home.project / "schema.json").write_text(json.dumps(SCHEMA))
+
+    answer = user.result("--schema", "schema.json", "who is it?", code=1)
+
+    assert "schema" in answer["error"]["message"]
+    assert user.models.requests == []
+
+
+def test_a_claude_around_us_is_no_hindrance(user: User) -> None:
+    inherited = {"CLAUDECODE": "1", "CLAUDE_CODE_ENTRYPOINT": "cli"}
+
+    assert user.result("hello", env=inherited)["content"].startswith("answer 1")

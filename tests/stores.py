@@ -1,0 +1,105 @@
+"""The stores that tests run over: a folder, a SQLite file, and a real Redis server."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+KINDS = ["file", "sqlite", "redis"]
+
+
+class RedisServer:
+    """A server of our own on loopback, which keeps what it acknowledged when it is killed."""
+
+    def __init__(self, folder: Path, *args: str) -> None:
+        self.folder = folder
+        self.args = args
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [str(shutil.which("redis-server")), "--port", str(self.port), "--bind", "127.0.0.1",
+             "--dir", str(self.folder), "--appendonly", "yes", "--save", "", *self.args],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 10
+        while not self.answers():
+            assert time.monotonic() < deadline, "redis-server does not start"
+            assert self.process.poll() is None, "redis-server ended at once"
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """As the kernel would, out of memory."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def say(self, *words: str) -> bytes:
+        """The beginning of the answer to one command."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(" ".join(words).encode() + b"\r\n")
+            return connection.recv(4096)
+
+    def answers(self) -> bool:
+        with suppress(OSError):
+            return self.say("PING").startswith((b"+PONG", b"-NOAUTH"))
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def need_redis() -> None:
+    if shutil.which("redis-server") is None:
+        if os.environ.get("CI"):
+            pytest.fail("redis-server is not installed, and CI has to test with it")
+        pytest.skip("redis-server is not installed")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One server for all tests of a process; see `redis_url`."""
+    need_redis()
+    with tempfile.TemporaryDirectory() as folder:
+        server = RedisServer(Path(folder))
+        server.start()
+        yield server
+        server.kill()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty store on that server."""
+    assert redis_server.say("FLUSHALL").startswith(b"+OK")
+    return redis_server.url
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that a test may kill."""
+    need_redis()
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis")
+    server.start()
+    yield server
+    server.kill()
+
+
+def store_url(kind: str, folder: Path, request: pytest.FixtureRequest) -> str:
+    """The address of an empty store of that kind, as `open_store(url, folder)` takes it."""
+    if kind == "redis":
+        return str(request.getfixturevalue("redis_url"))
+    return f"sqlite:///{folder}/sessions.db" if kind == "sqlite" else "file"

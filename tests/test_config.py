@@ -1,0 +1,462 @@
+"""The configuration: where each value comes from, what is wrong in it, and what it does."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clinvk import config
+from tests.conftest import END, READ, START, CommandLine, Home, say
+
+FORM = READ + 'echo "$@" >"$0.argv"\nenv >"$0.env"\npwd >"$0.cwd"\n' + START + END
+
+
+def load(text: str = "", **env: str) -> config.Loaded:
+    folder = Path(env["CLINVK_HOME"])
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(text)
+    return config.load(env)
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    return {"CLINVK_HOME": str(tmp_path / "home")}
+
+
+# Where a value comes from
+
+
+def test_without_a_file_the_defaults_hold(env: dict):
+    loaded = config.load(env)
+    assert loaded.config.default_backend == "claude"
+    assert loaded.config.session.retention_days == 30
+    assert loaded.config.session.auto_resume is False
+    assert loaded.config.parallel.max_workers == 3
+    assert loaded.origin("default_backend") == "default"
+
+
+@given(
+    st.sampled_from([None, "from-file"]), st.sampled_from([None, "from-env"]),
+    st.sampled_from([None, "from-session"]), st.sampled_from([None, "from-flag"]),
+)  # fmt: skip
+def test_the_higher_source_wins(
+    file: str | None, variable: str | None, session: str | None, flag: str | None
+):
+    from clinvk.messages import Request
+    from clinvk.session import Session
+    from clinvk.settings import resolve
+
+    origins = {"backends.fake.model": "$CLINVK_FAKE_MODEL" if variable else "a file"}
+    model = variable or file
+    loaded = config.Loaded(
+        config.Config(backends={"fake": config.Backend(model=model)}), Path(), Path(), origins
+    )
+    request = Request(prompt="x", options={"model": flag} if flag else {})
+    kept = Session(id="s", options={"model": session}) if session else None
+    found = resolve(request, kept, loaded, "fake").get("model")
+    wanted = flag or session or variable or file
+    assert (found.value if found else None) == wanted
+
+
+def test_the_environment_goes_before_the_file(env: dict):
+    loaded = load("default_backend: codex\nbackends: {claude: {model: opus}}", **env,
+                  CLINVK_BACKEND="gemini", CLINVK_CLAUDE_MODEL="haiku", CLINVK_MY_OWN_MODEL="x")  # fmt: skip
+    assert loaded.config.default_backend == "gemini"
+    assert loaded.config.backends["claude"].model == "haiku"
+    assert loaded.config.backends["my-own"].model == "x"
+    assert loaded.origin("default_backend") == "$CLINVK_BACKEND"
+    assert loaded.origin("backends.claude.model") == "$CLINVK_CLAUDE_MODEL"
+
+
+def test_a_value_of_the_file_comes_from_the_file(env: dict):
+    loaded = load("session: {retention_days: 7}", **env)
+    assert loaded.origin("session.retention_days") == str(loaded.path)
+    assert loaded.origin("session.auto_resume") == "default"
+
+
+def test_the_variables_name_the_folder_and_the_file(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+):
+    other = tmp_path / "other.yaml"
+    other.write_text("default_backend: codex")
+    home.config("default_backend: gemini")
+    assert clinvk("config", "get", "default_backend").stdout == "gemini\n"
+    env = {"CLINVK_CONFIG": str(other)}
+    assert clinvk("config", "get", "default_backend", env=env).stdout == "codex\n"
+    assert clinvk("config", "path", env=env).stdout == f"{other}\n"
+    third = tmp_path / "third.yaml"
+    third.write_text("default_backend: echo")
+    args = ["config", "get", "default_backend", "--config", str(third)]
+    assert clinvk(*args, env=env).stdout == "echo\n"
+    assert clinvk("--config", str(third), "config", "get", "default_backend").stdout == "echo\n"
+    moved = {"CLINVK_HOME": str(tmp_path / "moved")}
+    assert clinvk("config", "path", env=moved).stdout == f"{tmp_path}/moved/config.yaml\n"
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(("text", "line", "words"), [
+    ("sesion: {}", 1, ["unknown key 'sesion'", "did you mean 'session'?"]),
+    ("output:\n  format: text\nparallel:\n  max_worker: 3", 4, ["parallel", "'max_worker'", "'max_workers'"]),
+    ("backends:\n  claude:\n    modle: x", 3, ["backends.claude", "'modle'", "'model'"]),
+    ("session:\n  retention_days: soon", 2, ["session.retention_days", "whole number", "'soon'"]),
+    ("session:\n  retention_days: 1.5", 2, ["session.retention_days", "whole number"]),
+    ("session:\n  retention_days: true", 2, ["session.retention_days", "whole number"]),
+    ("session:\n  auto_resume: 1", 2, ["session.auto_resume", "true or false"]),
+    ("session:\n  auto_resume: 'yes'", 2, ["session.auto_resume", "true or false"]),
+    ("session:\n  default_tags: mine", 2, ["session.default_tags", "a list"]),
+    ("session:\n  default_tags:\n    - a\n    - 3", 4, ["session.default_tags[1]", "text"]),
+    ("output:\n  format: xml", 2, ["output.format", "'xml' is not one of: text, json"]),
+    ("output:\n  color: blue", 2, ["output.color", "auto, always, never"]),
+    ("unified_flags:\n  approval_mode: perhaps", 2, ["unified_flags.approval_mode", "default, auto"]),
+    ("unified_flags:\n  command_timeout_secs: long", 2, ["unified_flags.command_timeout_secs", "a number"]),
+    ("backends:\n  claude: opus", 2, ["backends.claude", "keys and values"]),
+    ("backends:\n  claude:\n    env:\n      A: 1", 4, ["backends.claude.env.A", "text"]),
+    ("backends: [claude]", 1, ["backends", "keys and values"]),
+    ("default_backend: [x]", 1, ["default_backend", "text"]),
+    ("# one\n\nsession: true", 3, ["session", "keys and values"]),
+    ("a: [", 2, []), ("a: b\n c: d\n", 2, []), ("\tx: 1", 1, []), ("- a\n- b", 1, ["keys and values"]),
+    ("just words", 1, ["keys and values"]),
+])  # fmt: skip
+def test_what_is_wrong_is_told_with_file_line_and_key(
+    clinvk: CommandLine, home: Home, text: str, line: int, words: list[str]
+):
+    home.backend("fake")
+    path = home.path / "config.yaml"
+    path.write_text(text)
+    for args in (["config", "check"], ["-b", "fake", "x"]):
+        done = clinvk(*args)
+        assert done.returncode == 3, done
+        assert f"{path}: line {line}: " in done.stderr
+        for word in words:
+            assert word in done.stderr
+    assert home.ids() == []
+
+
+@pytest.mark.parametrize("args", [["sessions", "list"], ["config", "show"], ["doctor"], ["backends", "list"],
+                                  ["resume", "--last", "x"], ["-c", "x"], ["config", "set", "output.color", "never"]])  # fmt: skip
+def test_a_broken_file_is_never_replaced_by_defaults(
+    clinvk: CommandLine, home: Home, args: list[str]
+):
+    path = home.config("session: {retention_days: soon}")
+    before = path.read_text()
+    assert clinvk(*args).returncode == 3
+    assert path.read_text() == before
+
+
+def test_a_key_that_stands_twice_is_told(clinvk: CommandLine, home: Home):
+    home.config("session: {auto_resume: true}\nsession: {retention_days: 5}\n")
+    assert clinvk("config", "check").returncode == 3
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_what_is_no_text_file_is_told(clinvk: CommandLine, home: Home, content: bytes | None):
+    path = home.path / "config.yaml"
+    home.path.mkdir()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    for args in (
+        ["config", "show"],
+        ["config", "check"],
+        ["config", "set", "output.color", "never"],
+    ):
+        done = clinvk(*args)
+        assert done.returncode == 3, done
+        assert str(path) in done.stderr
+
+
+def test_a_file_that_was_asked_for_has_to_be_there(clinvk: CommandLine, home: Home):
+    for args, env in ((["--config", "/no/such.yaml", "config", "show"], {}),
+                      (["config", "show"], {"CLINVK_CONFIG": "/no/such.yaml"})):  # fmt: skip
+        done = clinvk(*args, env=env)
+        assert done.returncode == 3
+        assert "/no/such.yaml: no such file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# only a comment\n", "session:\n", "---\n", "output: {}\nbackends:\n", "null"]
+)
+def test_nothing_is_as_good_as_no_file(clinvk: CommandLine, home: Home, text: str):
+    home.config("")
+    (home.path / "config.yaml").write_text(text)
+    assert clinvk("config", "check").returncode == 0
+    assert clinvk("config", "get", "session.retention_days").stdout == "30\n"
+
+
+# The command
+
+
+def test_show_tells_every_setting_and_with_origin_where_from(clinvk: CommandLine, home: Home):
+    path = home.config("session: {retention_days: 7}\nbackends: {fake: {env: {TOKEN: secret}}}")
+    text = clinvk("config", "show").stdout
+    shown = set(re.findall(r"^([\w.]+):", text, re.MULTILINE))
+    assert {key for key, _ in config.flat(config.Config()) if key != "backends"} <= shown
+    assert "session.retention_days: 7" in text
+    rows = clinvk("config", "show", "--origin", env={"CLINVK_BACKEND": "fake"}).stdout
+    assert re.search(rf"session.retention_days +7 +{path}", rows)
+    assert re.search(r"session.auto_resume +false +default", rows)
+    assert re.search(r"default_backend +fake +\$CLINVK_BACKEND", rows)
+
+
+@pytest.mark.parametrize("args", [["show"], ["show", "--origin"], ["show", "--json"], ["get", "backends"],
+                                  ["get", "backends.fake"], ["get", "backends", "--json"]])  # fmt: skip
+def test_values_of_an_environment_are_masked(clinvk: CommandLine, home: Home, args: list[str]):
+    home.backend("fake")
+    home.config("backends: {fake: {env: {TOKEN: secret}}}")
+    done = clinvk("config", *args)
+    assert done.returncode == 0
+    assert "secret" not in done.stdout + done.stderr
+    assert "secret" not in clinvk("-b", "fake", "--dry-run", "x").stdout
+
+
+def test_set_keeps_comments_order_and_quotes(clinvk: CommandLine, home: Home):
+    path = home.config("""\
+        # my own words
+        session:
+          retention_days: 7   # a week
+
+        # the end
+        default_backend: "codex"
+    """)
+    assert clinvk("config", "set", "session.retention_days", "14").returncode == 0
+    assert clinvk("config", "set", "output.color", "never").returncode == 0
+    text = path.read_text()
+    assert re.match(
+        r"# my own words\nsession:\n  retention_days: 14 +# a week\n\n# the end\n", text
+    )
+    assert 'default_backend: "codex"' in text
+    assert yaml.safe_load(text)["output"] == {"color": "never"}
+
+
+def test_set_never_bakes_the_environment_in(clinvk: CommandLine, home: Home):
+    env = {"CLINVK_BACKEND": "gemini", "CLINVK_CLAUDE_MODEL": "opus"}
+    assert clinvk("config", "set", "session.retention_days", "14", env=env).returncode == 0
+    text = (home.path / "config.yaml").read_text()
+    assert yaml.safe_load(text) == {"session": {"retention_days": 14}}
+
+
+@pytest.mark.parametrize(("key", "value", "stored"), [
+    ("session.auto_resume", "true", True), ("session.default_tags", "[a, b]", ["a", "b"]),
+    ("backends.fake.model", "4", "4"), ("backends.fake.model", "opus: 1", "opus: 1"),
+    ("backends.fake.env.A", "x", "x"), ("unified_flags.command_timeout_secs", "2.5", 2.5),
+    ("unified_flags.max_turns", "3", 3), ("parallel.max_parallel_per_backend.claude", "4", 4),
+    ("backends.fake.extra_flags", "[--x]", ["--x"]), ("default_backend", "echo", "echo"),
+])  # fmt: skip
+def test_set_knows_the_type_of_a_key(
+    clinvk: CommandLine, home: Home, key: str, value: str, stored: Any
+):
+    done = clinvk("config", "set", key, value)
+    assert done.returncode == 0, done
+    found: Any = yaml.safe_load((home.path / "config.yaml").read_text())
+    for step in key.split("."):
+        found = found[step]
+    assert found == stored
+
+
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("sesion.auto_resume", "true", "did you mean 'session'"), ("session.auto_resum", "true", "'auto_resume'"),
+    ("session.auto_resume", "perhaps", "true or false"), ("output.format", "xml", "text, json"),
+    ("session.retention_days.x", "1", "no keys"), ("session", "x", "keys and values"), ("", "x", "unknown key"),
+])  # fmt: skip
+def test_set_refuses_what_would_be_wrong(
+    clinvk: CommandLine, home: Home, key: str, value: str, words: str
+):
+    path = home.config("output: {color: never}\n")
+    done = clinvk("config", "set", key, value)
+    assert done.returncode == 3, done
+    assert words in done.stderr
+    assert path.read_text() == "output: {color: never}\n"
+
+
+def test_unset_takes_a_key_out_and_the_default_holds_again(clinvk: CommandLine, home: Home):
+    path = home.config("# mine\nsession:\n  retention_days: 7\noutput:\n  color: never # x\n")
+    assert clinvk("config", "unset", "session.retention_days").returncode == 0
+    assert clinvk("config", "get", "session.retention_days").stdout == "30\n"
+    assert "# mine" in path.read_text()
+    assert "color: never # x" in path.read_text()
+    assert clinvk("config", "unset", "session.retention_days").returncode == 0  # twice is fine
+    assert clinvk("config", "unset", "session.retention_dais").returncode == 3
+
+
+def test_a_file_that_is_a_link_stays_one(clinvk: CommandLine, home: Home, tmp_path: Path):
+    (tmp_path / "dotfile").write_text("output: {color: never}\n")
+    home.path.mkdir()
+    (home.path / "config.yaml").symlink_to(tmp_path / "dotfile")
+    assert clinvk("config", "set", "session.retention_days", "7").returncode == 0
+    assert (home.path / "config.yaml").is_symlink()
+    assert "retention_days: 7" in (tmp_path / "dotfile").read_text()
+
+
+def editor(tmp_path: Path, line: str) -> dict[str, str]:
+    program = tmp_path / "my editor"
+    program.write_text(f"#!/bin/sh\n{line}\n")
+    program.chmod(0o755)
+    return {"EDITOR": f"'{program}' --wait"}
+
+
+def test_edit_opens_the_file_in_the_editor_and_checks_it(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+):
+    env = editor(tmp_path, 'echo "default_backend: codex" >>"$2"')
+    assert clinvk("config", "edit", env=env).returncode == 0
+    assert clinvk("config", "get", "default_backend").stdout == "codex\n"
+    done = clinvk("config", "edit", env=editor(tmp_path, 'echo "x: 1" >>"$2"'))
+    assert done.returncode == 3
+    assert "unknown key 'x'" in done.stderr
+
+
+def test_edit_opens_a_broken_file_too(clinvk: CommandLine, home: Home, tmp_path: Path):
+    home.config("x: [")
+    env = editor(tmp_path, 'echo "default_backend: codex" >"$2"')
+    assert clinvk("config", "edit", env=env).returncode == 0
+    assert clinvk("config", "check").returncode == 0
+
+
+def test_an_editor_that_is_not_there_is_told(clinvk: CommandLine):
+    done = clinvk("config", "edit", env={"EDITOR": "/no/such/editor"})
+    assert done.returncode == 3
+    assert "/no/such/editor" in done.stderr
+
+
+def test_check_takes_another_file(clinvk: CommandLine, home: Home, tmp_path: Path):
+    (tmp_path / "good.yaml").write_text("default_backend: codex")
+    (tmp_path / "bad.yaml").write_text("default_backed: codex")
+    assert clinvk("config", "check", str(tmp_path / "good.yaml")).returncode == 0
+    assert clinvk("config", "check", str(tmp_path / "bad.yaml")).returncode == 3
+    assert clinvk("config", "check", str(tmp_path / "none.yaml")).returncode == 3
+
+
+# What each key does
+
+
+def argv(home: Home) -> str:
+    return (home.path.parent / "fakes" / "fake.argv").read_text()
+
+
+def environment(home: Home) -> list[str]:
+    return (home.path.parent / "fakes" / "fake.env").read_text().splitlines()
+
+
+EFFECTS: dict[str, tuple[str, list[str], Any]] = {
+    "default_backend": (
+        "default_backend: fake", ["x"], lambda h, d: d.stdout == "It is done.\n"),
+    "unified_flags.approval_mode": (
+        "unified_flags: {approval_mode: auto}", [], lambda h, d: "--auto" in argv(h)),
+    "unified_flags.sandbox_mode": (
+        "unified_flags: {sandbox_mode: read-only}", [], lambda h, d: "--ro" in argv(h)),
+    "unified_flags.verbose": (
+        "unified_flags: {verbose: true}", [], lambda h, d: "ls -l" in d.stderr),
+    "unified_flags.dry_run": (
+        "unified_flags: {dry_run: true}", [], lambda h, d: "# backend: fake" in d.stdout and not h.ids()),
+    "unified_flags.max_turns": (
+        "unified_flags: {max_turns: 3}", [], lambda h, d: "--max-turns 3" in argv(h)),
+    "unified_flags.max_tokens": (
+        "unified_flags: {max_tokens: 3}", [], lambda h, d: "no option 'max_tokens'" in d.stderr),
+    "unified_flags.command_timeout_secs": (
+        "unified_flags: {command_timeout_secs: 0.2}", ["slow"], lambda h, d: d.returncode == 6),
+    "backends.fake.model": (
+        "backends: {fake: {model: big}}", [], lambda h, d: "--model big" in argv(h)),
+    "backends.fake.allowed_tools": (
+        "backends: {fake: {allowed_tools: [a, b]}}", [], lambda h, d: "--tools a --tools b" in argv(h)),
+    "backends.fake.approval_mode": (
+        "unified_flags: {approval_mode: auto}\nbackends: {fake: {approval_mode: none}}", [],
+        lambda h, d: "--yolo" in argv(h) and "--auto" not in argv(h)),
+    "backends.fake.sandbox_mode": (
+        "backends: {fake: {sandbox_mode: full}}", [], lambda h, d: "--full" in argv(h)),
+    "backends.fake.enabled": (
+        "backends: {fake: {enabled: false}}", [], lambda h, d: d.returncode == 3 and "disabled" in d.stderr),
+    "backends.fake.system_prompt": (
+        "backends: {fake: {system_prompt: be brief}}", [], lambda h, d: "--system /" in argv(h)),
+    "backends.fake.extra_flags": (
+        "backends: {fake: {extra_flags: [--odd, a b]}}", [], lambda h, d: "--odd a b" in argv(h)),
+    "backends.fake.env": (
+        "backends: {fake: {env: {COLOUR: blue}}}", [], lambda h, d: "COLOUR=blue" in environment(h)),
+    "session.store_token_usage": (
+        "session: {store_token_usage: false}", [], lambda h, d: h.record()["usage"] is None),
+    "session.store_messages": (
+        "session: {store_messages: false}", [], lambda h, d: h.record()["prompt"] is None),
+    "session.default_tags": (
+        "session: {default_tags: [mine]}", [], lambda h, d: h.record()["tags"] == ["mine"]),
+    "session.storage": (
+        "session: {storage: nowhere}", [], lambda h, d: d.returncode == 3 and "nowhere" in d.stderr),
+    "output.format": ("output: {format: json}", [], lambda h, d: '"content"' in d.stdout),
+    "output.show_tokens": ("output: {show_tokens: true}", [], lambda h, d: "10 tokens in" in d.stderr),
+    "output.show_timing": (
+        "output: {show_timing: true}", [], lambda h, d: re.search(r"\d\.\d s", d.stderr)),
+    "output.color": (
+        "output: {color: always, show_tokens: true}", [], lambda h, d: "\x1b[" in d.stderr),
+}  # fmt: skip
+ELSEWHERE = {
+    "session.auto_resume": "test_dispatcher.py",
+    "session.retention_days": "test_cli.py",
+    "parallel.max_workers": "many tasks",
+    "parallel.max_parallel_per_backend": "many tasks",
+    "parallel.fail_fast": "many tasks",
+    "parallel.aggregate_output": "many tasks",
+}
+
+
+@pytest.mark.parametrize("key", EFFECTS)
+def test_a_key_has_an_effect(clinvk: CommandLine, home: Home, key: str):
+    text, args, seen = EFFECTS[key]
+    tool = say(type="tool", name="Bash", input={"command": "ls -l"})
+    home.backend(
+        "fake", FORM.replace(START, START + tool + ("sleep 5\n" if args == ["slow"] else ""))
+    )
+    args = args or ["hello"]
+    flags = [] if key == "default_backend" else ["-b", "fake"]
+    before = clinvk(*flags, *args) if args != ["slow"] else None
+    if before is not None:
+        assert not seen(home, before), "it looks so without the key, too"
+    for id_ in home.ids():
+        (home.path / "sessions" / f"{id_}.json").unlink()
+    home.config(text)
+    done = clinvk(*flags, *args)
+    assert seen(home, done), done
+
+
+def test_every_key_has_such_a_test():
+    defaults = config.Config(backends={"fake": config.Backend()})
+    keys = {key for key, _ in config.flat(defaults)}
+    assert keys == set(EFFECTS) | set(ELSEWHERE)
+
+
+@pytest.mark.parametrize(("text", "args"), [
+    ("unified_flags: {max_turns: 3}", ["--max-turns", "5"]), ("backends: {fake: {model: big}}", ["-m", "small"]),
+    ("backends: {fake: {approval_mode: auto}}", ["--approval", "none"]),
+])  # fmt: skip
+def test_a_flag_goes_before_the_file(clinvk: CommandLine, home: Home, text: str, args: list[str]):
+    home.backend("fake", FORM)
+    home.config(text)
+    assert clinvk("-b", "fake", *args, "x").returncode == 0
+    words = {"5": "--max-turns 5", "small": "--model small", "none": "--yolo"}
+    assert words[args[1]] in argv(home)
+    assert not {"3", "big", "--auto"} & set(argv(home).split())
+
+
+def test_the_environment_of_a_backend_does_not_reach_another(clinvk: CommandLine, home: Home):
+    home.backend("fake", FORM)
+    home.backend("other", FORM)
+    home.config("backends: {other: {env: {COLOUR: blue}}}")
+    assert clinvk("-b", "fake", "x").returncode == 0
+    assert not [line for line in environment(home) if line.startswith("COLOUR")]
+
+
+def test_a_path_in_the_environment_of_a_backend_finds_its_program(clinvk: CommandLine, home: Home):
+    program = home.backend("fake", FORM)
+    home.manifest("fake", home_manifest(home) | {"command": "fake"})
+    assert clinvk("-b", "fake", "x").returncode == 2
+    home.config(f"backends: {{fake: {{env: {{PATH: '{program.parent}:{os.environ['PATH']}'}}}}}}")
+    assert clinvk("-b", "fake", "x").returncode == 0
+
+
+def home_manifest(home: Home) -> dict[str, Any]:
+    return yaml.safe_load((home.path / "backends" / "fake.yaml").read_text())

@@ -1,0 +1,184 @@
+"""What the README and the documentation show is what happens."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from clinvk.cmd.main import root
+from clinvk.config import Backend, Config, check
+from tests.conftest import PROJECT, CommandLine, Home
+
+EXAMPLE = PROJECT / "config.example.yaml"
+README = PROJECT / "README.md"
+PAGES = [README, *sorted((PROJECT / "docs").glob("*.md")), PROJECT / "CONTRIBUTING.md"]
+BLOCK = re.compile(
+    r"^(?P<in> *)```(?P<kind>\w+)\n(?P<text>.*?)^(?P=in)```$", re.MULTILINE | re.DOTALL
+)
+
+
+def blocks(page: Path, *kinds: str) -> list[str]:
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [match["text"] for match in found if match["kind"] in kinds]
+
+
+def shell_lines(page: Path) -> Iterator[str]:
+    """What a reader would type."""
+    for text in blocks(page, "sh", "console"):
+        lines = text.replace("\\\n", " ").splitlines()
+        if any(line.startswith("$ ") for line in lines):
+            lines = [line[2:] for line in lines if line.startswith("$ ")]
+        yield from lines
+
+
+def commands(line: str) -> Iterator[list[str]]:
+    """The words behind each `clinvk` of a line of shell."""
+    line = re.sub(r"\d?>+ ?&?\d?", " > ", line)
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>()")
+    lexer.whitespace_split = True
+    words: list[str] | None = None
+    for word in lexer:
+        if word == "clinvk" and words is None:
+            words = []
+        elif set(word) <= set(";&|<>()"):
+            if words is not None:
+                yield words
+            words = None
+        elif words is not None:
+            words.append(word)
+        elif "clinvk " in word:  # sh -c '…', or "$(…)"
+            yield from commands(word.removeprefix("$(").removesuffix(")"))
+    if words is not None:
+        yield words
+
+
+def parse(words: list[str]) -> None:
+    """Raises where clinvk would not take them for one of its command lines."""
+    command: Any = root()
+    context = command.make_context("clinvk", list(words))
+    while hasattr(command, "resolve_command"):
+        rest = [*context._protected_args, *context.args]
+        name, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(name, rest, parent=context)
+
+
+SHELL = [
+    pytest.param(words, id=f"{page.stem}: {' '.join(words)}")
+    for page in PAGES
+    for line in shell_lines(page)
+    for words in commands(line)
+]
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert len(SHELL) > 50
+
+
+@pytest.mark.parametrize("words", SHELL)
+def test_a_command_in_the_documentation_can_be_typed(words: list[str]) -> None:
+    # Those that show what is refused are well-formed, too.
+    parse(words)
+
+
+def test_a_flag_that_does_not_exist_would_be_seen() -> None:
+    with pytest.raises(Exception, match="--modle"):
+        parse(["-b", "echo", "--modle", "x", "fix the bug"])
+    with pytest.raises(Exception, match="--limits"):
+        parse(["sessions", "list", "--limits", "3"])
+
+
+PYTHON = [
+    pytest.param(text, id=f"{page.stem} {i}")
+    for page in PAGES
+    for i, text in enumerate(blocks(page, "python"))
+    if re.search(r"^(import|from) clinvk\b", text, re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize("text", PYTHON)
+def test_python_in_the_documentation_runs(text: str, home: Home) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", text],
+        env=home.env,
+        cwd=home.work,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_the_example_configuration_is_right(clinvk: CommandLine) -> None:
+    done = clinvk("config", "check", str(EXAMPLE))
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_example_configuration_holds_the_defaults() -> None:
+    config = check(EXAMPLE.read_text(encoding="utf-8"), EXAMPLE)
+
+    assert list(config.backends.values()) == [Backend()]
+    assert msgspec.structs.replace(config, backends={}) == Config()
+
+
+def test_the_example_configuration_has_every_key() -> None:
+    data = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+
+    assert keys(data) == keys_of(Config()) | {
+        f"backends.{name}.{key}" for name in data["backends"] for key in keys_of(Backend())
+    }
+
+
+def test_every_key_of_the_example_configuration_is_explained() -> None:
+    for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
+        assert "# " in line or not line or re.fullmatch(r"(backends|session|output):", line), line
+
+
+def test_every_key_of_the_configuration_has_a_row_in_its_page() -> None:
+    page = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+
+    wanted = {key.rsplit(".", 1)[-1] for key in keys_of(Config()) | keys_of(Backend())}
+    assert wanted <= set(documented)
+
+
+@pytest.mark.parametrize("script", ["backends_table.py", "transcript.py"])
+def test_the_readme_shows_what_is_there(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "docs" / script), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert "://" in link or (page.parent / link).exists(), link
+
+
+def keys(data: Any, prefix: str = "") -> set[str]:
+    """The dotted keys of the leaves."""
+    if isinstance(data, dict) and data:
+        return {key for name, inner in data.items() for key in keys(inner, f"{prefix}.{name}")}
+    return {prefix.removeprefix(".")}
+
+
+def keys_of(struct: msgspec.Struct) -> set[str]:
+    return keys(msgspec.to_builtins(struct)) - {"backends"}

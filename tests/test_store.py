@@ -1,0 +1,612 @@
+"""What every store of sessions does, whatever it keeps them in."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinvk.errors import ConfigError, SessionError, SessionNotFound
+from clinvk.messages import Usage
+from clinvk.session import STATUSES, Message, MessageRole, Session
+from clinvk.store import Query, Store, open_store
+from tests.conftest import PROJECT
+from tests.stores import KINDS, store_url
+
+
+@pytest.fixture(params=KINDS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return store_url(request.param, tmp_path / "home", request)
+
+
+@pytest.fixture
+def reopen(url: str, tmp_path: Path) -> Callable[[], Store]:
+    """The same store, as another process would see it."""
+    return lambda: open_store(url, tmp_path / "home")
+
+
+@pytest.fixture
+def store(reopen: Callable[[], Store]) -> Store:
+    return reopen()
+
+
+def changed(**values: Any) -> Callable[[Session], Session]:
+    return lambda session: Session.from_json(session.to_json() | values)
+
+
+def said(text: str, role: str = "user") -> Message:
+    return Message(MessageRole(role), text)
+
+
+def same(session: Session) -> Session:
+    return session
+
+
+def ids(store: Store) -> list[str]:
+    return sorted(s.id for s in store.select(Query()))
+
+
+FULL = {
+    "backend": "claude",
+    "model": "opus",
+    "cwd": "/some/where",
+    "title": "A title with é, 😀, \u2028 and\nlines",
+    "prompt": "explain this",
+    "native_ids": {"claude": "x-1", "codex": "y-2"},
+    "turns": 3,
+    "counts": {"user": 3, "assistant": 3},
+    "usage": Usage(10, 5, 4, 3, 2),
+    "cost": 0.25,
+    "totals": {"y-2": {"usage": {"input": 5}}},
+    "tags": ("a", "b c"),
+    "metadata": {"ticket": 7, "deep": {"er": [1, None]}},
+    "options": {"model": "opus", "add_dir": ["/x"]},
+    "template": "coding",
+    "parents": ("before",),
+    "task": "run-1",
+    "error": {"kind": "limit", "message": "later"},
+    "created_at": datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC),
+}
+
+
+def test_a_new_store_is_empty(store: Store):
+    assert store.select(Query()) == []
+    assert ids(store) == []
+
+
+def test_a_session_comes_back_as_it_was_kept(store: Store, reopen: Callable[[], Store]):
+    session = store.create(Session(id="full", **FULL))
+    assert reopen().get("full").to_json() == session.to_json()
+    assert [s.to_json() for s in reopen().select(Query())] == [session.to_json()]
+    assert ids(reopen()) == ["full"]
+
+
+def test_a_taken_id_is_replaced_by_a_free_one(store: Store):
+    first = store.create(Session(id="taken", title="first"))
+    second = store.create(Session(id="taken", title="second"))
+    assert second.id != first.id
+    assert store.get(first.id).title == "first"
+    assert store.get(second.id).title == "second"
+
+
+@pytest.mark.parametrize("name", ["taken", "TAKEN", "Taken"])
+def test_a_name_that_is_asked_for_is_given_once_whatever_its_case(store: Store, name: str):
+    store.create(Session(id="taken"), exact=True)
+    with pytest.raises(SessionError, match="exists already"):
+        store.create(Session(id=name), exact=True)
+    assert ids(store) == ["taken"]
+
+
+WRONG = ["../../x", "..", ".", ".hidden", "a/b", "/etc/passwd", "a\\b/c", "x" * 300, "", " ", "a b",
+         "a\nb", "a\0b", "é", "-x", "_x", "last", "LAST", "Last", "x" * 129]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_no_name_leaves_the_store(store: Store, tmp_path: Path, name: str):
+    for act in (
+        lambda: store.create(Session(id=name), exact=True),
+        lambda: store.create(Session(id=name)),
+        lambda: store.get(name),
+        lambda: store.update(name, same),
+        lambda: store.append(name, [said("x")], same),
+        lambda: store.messages(name),
+        lambda: store.size(name),
+        lambda: store.delete(name),
+        lambda: store.turn(name),
+    ):
+        with pytest.raises(SessionError):
+            act()
+    assert [p.name for p in tmp_path.iterdir() if p.name != "home"] == []
+    assert ids(store) == []
+
+
+@pytest.mark.parametrize("name", ["a", "0", "A.b_c-D", "x" * 128, "lastly", "con", "a..b"])
+def test_a_good_name_is_kept_as_it_is(store: Store, name: str):
+    store.create(Session(id=name), exact=True)
+    assert store.get(name).id == name
+
+
+def test_an_unknown_session_is_not_found(store: Store):
+    for act in (
+        lambda: store.get("nobody"),
+        lambda: store.update("nobody", same),
+        lambda: store.append("nobody", [said("x")], same),
+        lambda: store.delete("nobody"),
+    ):
+        with pytest.raises(SessionNotFound):
+            act()
+        with pytest.raises(FileNotFoundError):
+            act()
+    assert store.messages("nobody") == []
+    assert ids(store) == []
+
+
+def test_an_update_sees_the_newest_record(store: Store, reopen: Callable[[], Store]):
+    store.create(Session(id="s"))
+    reopen().update("s", changed(turns=5))
+    seen = []
+    store.update("s", lambda s: seen.append(s.turns) or s)
+    assert seen == [5]
+
+
+def test_an_update_that_fails_changes_nothing(store: Store):
+    store.create(Session(id="s", title="before"))
+
+    def fail(session: Session) -> Session:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        store.update("s", fail)
+    with pytest.raises(RuntimeError):
+        store.append("s", [said("lost")], fail)
+    assert store.get("s").title == "before"
+    assert store.messages("s") == []
+    store.update("s", changed(title="after"))  # the lock is free
+    assert store.get("s").title == "after"
+
+
+def test_messages_come_back_in_their_order_and_as_they_were(
+    store: Store, reopen: Callable[[], Store]
+):
+    store.create(Session(id="s"))
+    first = Message(
+        MessageRole.SYSTEM, "be\u2028brief\n😀\x1b[0m", metadata={"a": [1]}, tokens=7
+    )  # fmt: skip
+    store.append("s", [first, said("two")], changed(turns=1))
+    store.append("s", [said("three", "assistant")], changed(turns=2))
+    found = reopen().messages("s")
+    assert [m.content for m in found] == [first.content, "two", "three"]
+    assert (found[0].role, found[0].metadata, found[0].tokens) == ("system", {"a": [1]}, 7)
+    assert abs(found[0].timestamp - first.timestamp) < timedelta(milliseconds=1)
+    assert reopen().get("s").turns == 2
+
+
+def test_any_text_can_be_said(store: Store):
+    store.create(Session(id="s"))
+    texts = ["", "\0", "\ud83d", "x" * 2_000_000, '"}\n{"', "\r\n", "\u2029"]
+    store.append("s", [said(text) for text in texts], same)
+    found = [m.content for m in store.messages("s")]
+    assert len(found) == len(texts)
+    assert found[3] == texts[3]
+    assert found[4:] == texts[4:]
+
+
+def test_unknown_fields_of_a_record_are_kept(store: Store):
+    record = Session(id="s").to_json() | {"colour": "blue", "nested": {"x": [1]}}
+    store.create(Session.from_json(record))
+    store.update("s", changed(turns=1))
+    kept = store.get("s").to_json()
+    assert kept["colour"] == "blue"
+    assert kept["nested"] == {"x": [1]}
+
+
+def test_a_session_takes_more_room_with_more_messages(store: Store):
+    store.create(Session(id="s"))
+    before = store.size("s")
+    store.append("s", [said("x" * 1000)], same)
+    assert store.size("s") >= before + 1000 > 1000
+
+
+def test_a_deleted_session_is_gone_with_all_it_had(store: Store):
+    store.create(Session(id="s"))
+    store.append("s", [said("x")], same)
+    store.delete("s")
+    assert ids(store) == []
+    assert store.messages("s") == []
+    with pytest.raises(SessionNotFound):
+        store.get("s")
+    store.create(Session(id="s"), exact=True)
+    assert store.messages("s") == []
+
+
+def test_a_transcript_can_be_replaced(store: Store, reopen: Callable[[], Store]):
+    store.create(Session(id="s"), [said("one"), said("two")])
+    store.rewrite("s", [said("three")], changed(title="new"))
+    assert [m.content for m in reopen().messages("s")] == ["three"]
+    assert reopen().get("s").title == "new"
+    assert [h.session.id for h in store.search("three")] == ["s"]
+    assert store.search("two") == []
+
+
+def test_a_session_can_begin_with_messages(store: Store):
+    store.create(Session(id="s"), [said("one"), said("two", "assistant")])
+    assert [m.content for m in store.messages("s")] == ["one", "two"]
+
+
+# Which sessions
+
+
+def some_sessions(count: int, seed: int) -> Iterator[Session]:
+    chance = random.Random(seed)
+    for i in range(count):
+        yield Session(
+            id=f"s{i}",
+            backend=chance.choice(["claude", "codex", None]),
+            status=chance.choice(STATUSES),
+            cwd=chance.choice(["/a", "/b", None]),
+            tags=tuple(chance.sample(["x", "y", "z"], chance.randrange(3))),
+            metadata=chance.choice([{}, {"ticket": 7}, {"ticket": "8", "who": "me"}]),
+            native_ids=chance.choice([{}, {"claude": f"n{i % 5}"}, {"codex": "n1", "gemini": "g"}]),
+            counts=chance.choice([{}, {"user": 1}, {"user": 0}]),
+            task=chance.choice([None, None, "run-1"]),
+            updated_at=datetime(2026, 1, 1 + i % 28, 12, i % 60, tzinfo=UTC),
+        )
+
+
+QUERIES = [
+    {}, {"limit": 3}, {"backend": "claude"}, {"backend": "gemini"}, {"status": "active"},
+    {"cwd": "/a"}, {"tag": "x"}, {"tag": "X"}, {"metadata": {"ticket": "7"}},
+    {"metadata": {"ticket": "8", "who": "me"}}, {"metadata": {"none": "None"}},
+    {"resumable": True}, {"tasks": False},
+    {"before": "2026-01-15T12:00:00.000Z"}, {"before": "2026-01-15T12:14:00.000Z"},
+    {"backend": "codex", "cwd": "/b", "resumable": True, "tasks": False, "limit": 1},
+    {"status": "damaged"}, {"status": "error", "tag": "y", "before": "2026-01-20T00:00:00.000Z"},
+    {"tag": "' OR 1=1 --"}, {"backend": "%"}, {"limit": 0},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=str)
+def test_a_query_selects_what_fits_the_newest_first(
+    store: Store, reopen: Callable[[], Store], query: dict
+):
+    sessions = list(some_sessions(60, seed=7))
+    for session in sessions:
+        store.create(session)
+    wanted = Query(**query)
+    fitting = [s for s in sessions if wanted.fits(s)]
+    fitting.sort(key=lambda s: (-s.updated_at.timestamp(), s.id))
+    expected = [s.id for s in fitting[: wanted.limit]]
+    assert [s.id for s in reopen().select(wanted)] == expected
+    assert reopen().count(wanted) == len(fitting)
+
+
+def test_a_query_sees_what_was_changed_a_moment_ago(store: Store, reopen: Callable[[], Store]):
+    other = reopen()
+    store.create(Session(id="s", status="active", tags=("a",)))
+    assert len(other.select(Query(tag="a"))) == 1
+    other.update("s", changed(status="error", tags=["b"]))
+    assert store.select(Query(tag="a")) == []
+    assert [s.status for s in store.select(Query(tag="b"))] == ["error"]
+    store.delete("s")
+    assert other.select(Query()) == []
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("abc", ["abc1", "ABC2"]), ("ABC", ["abc1", "ABC2"]), ("abc1", ["abc1"]), ("x", []),
+    ("", ["abc1", "ABC2", "b_d", "bxd"]), ("%", []), ("_", []), ("b_", ["b_d"]), ("*", []), ("'", []),
+])  # fmt: skip
+def test_ids_are_matched_by_their_beginning(store: Store, text: str, found: list[str]):
+    for name in ("abc1", "ABC2", "b_d", "bxd"):
+        store.create(Session(id=name))
+    assert sorted(store.matching(text)) == sorted(found)
+
+
+def test_a_native_id_leads_to_its_sessions(store: Store):
+    store.create(Session(id="a", native_ids={"claude": "n1", "codex": "n2"}))
+    store.create(Session(id="b", native_ids={"codex": "n1"}))
+    assert sorted(store.owners(None, "n1")) == ["a", "b"]
+    assert store.owners("codex", "n1") == ["b"]
+    assert store.owners("claude", "n2") == []
+    store.update("a", changed(native_ids={"claude": "n3"}))
+    assert store.owners(None, "n1") == ["b"]
+    assert store.owners("claude", "n3") == ["a"]
+
+
+def test_who_runs_is_listed(store: Store, reopen: Callable[[], Store]):
+    for name in ("a", "b"):
+        store.create(Session(id=name))
+    turn = store.turn("b")
+    turn.note({"run": "x"})
+    assert reopen().all_running() == ["b"]
+    turn.close()
+    assert store.all_running() == []
+
+
+def test_clean_takes_what_is_old_and_does_not_run(store: Store):
+    for day in (1, 2, 3):
+        when = datetime(2026, 1, day, tzinfo=UTC)
+        store.create(Session(id=f"d{day}", updated_at=when), [said("x")])
+    turn = store.turn("d1")
+    before = "2026-01-03T00:00:00.000Z"
+    assert store.clean(before, dry_run=True) == ["d2"]
+    assert ids(store) == ["d1", "d2", "d3"]
+    assert store.clean(before) == ["d2"]
+    turn.close()
+    assert ids(store) == ["d1", "d3"]
+    assert store.messages("d2") == []
+    assert store.clean(before) == ["d1"]
+
+
+# Search
+
+
+@pytest.fixture
+def library(store: Store) -> Store:
+    store.create(
+        Session(id="review", title="Code-review of the parser"),
+        [said("Look at this PARSER, please")],
+    )
+    store.create(Session(id="naive"), [said("a naïve café question"), said("Straße", "assistant")])
+    store.create(
+        Session(id="other", prompt="nothing"), [said('quotes " and (brackets) AND OR NOT')]
+    )
+    return store
+
+
+@pytest.mark.parametrize(("text", "found"), [
+    ("parser", ["review"]), ("PARSER", ["review"]), ("parser look", ["review"]), ("pars", ["review"]),
+    ("code-review", ["review"]), ("cafe", ["naive"]), ("café", ["naive"]), ("parser café", []),
+    ("AND", ["other"]), ("NOT", ["other"]), ("brackets", ["other"]), ("absent", []),
+])  # fmt: skip
+def test_search_finds_all_words_whatever_their_case(library: Store, text: str, found: list[str]):
+    assert sorted(h.session.id for h in library.search(text)) == found
+
+
+@pytest.mark.parametrize("text", ['"', "a OR", "(", ")", "*", "^", ":", "title:x", "-", "--", "'", "",
+                                  " ", "a AND (", 'x"y', "NEAR(a b)", "\0", "\ud83d", "{user}", "x" * 10_000])  # fmt: skip
+def test_any_text_is_a_valid_query(library: Store, text: str):
+    library.search(text)
+    library.search(text, role="user", limit=1)
+
+
+def test_search_can_be_narrowed_to_a_role(library: Store):
+    assert [h.session.id for h in library.search("straße", role="assistant")] == ["naive"]
+    assert library.search("straße", role="user") == []
+
+
+def test_a_hit_shows_the_word_in_its_surroundings(store: Store):
+    store.create(Session(id="s"), [said("before " * 200 + "the needle is here " + "after " * 200)])
+    (hit,) = store.search("needle")
+    assert "the needle is here" in hit.text
+    assert len(hit.text) < 300
+    assert (hit.role, hit.words) == ("user", ("needle",))
+
+
+def test_search_sees_what_was_said_a_moment_ago_and_nothing_that_is_gone(library: Store):
+    library.append("other", [said("a brand new thing", "assistant")], same)
+    assert [h.session.id for h in library.search("brand")] == ["other"]
+    library.delete("other")
+    assert library.search("brand") == []
+
+
+def test_reindexing_changes_no_answer(library: Store):
+    before = [h.session.id for h in library.search("parser")], ids(library)
+    seen = []
+    assert library.reindex(lambda done, of: seen.append((done, of))) == 3
+    assert ([h.session.id for h in library.search("parser")], ids(library)) == before
+
+
+# Turns
+
+
+def test_a_session_has_one_turn_at_a_time(store: Store, reopen: Callable[[], Store]):
+    store.create(Session(id="s"))
+    turn = store.turn("s")
+    assert reopen().turn("s") is None
+    turn.close()
+    again = reopen().turn("s")
+    assert again is not None
+    again.close()
+
+
+def test_turns_of_different_sessions_do_not_meet(store: Store):
+    turns = [store.turn(name) for name in ("a", "b", "c")]
+    assert None not in turns
+    for turn in turns:
+        turn.close()
+
+
+def test_who_runs_is_seen_with_what_it_noted(store: Store, reopen: Callable[[], Store]):
+    store.create(Session(id="s"))
+    assert store.running("s") is None
+    turn = store.turn("s")
+    turn.note({"run": "x", "group": 7})
+    assert reopen().running("s") == {"run": "x", "group": 7}
+    turn.close()
+    assert store.running("s") is None
+
+
+def test_a_running_session_is_not_deleted(store: Store, reopen: Callable[[], Store]):
+    store.create(Session(id="s"))
+    turn = store.turn("s")
+    with pytest.raises(SessionError, match="is running"):
+        reopen().delete("s")
+    assert store.get("s")
+    turn.close()
+    store.delete("s")
+
+
+def test_a_turn_that_closed_leaves_nothing_for_the_next(store: Store):
+    turn = store.turn("s")
+    turn.note({"run": "x"})
+    turn.close()
+    after = store.turn("s")
+    assert after.left is None
+    after.close()
+
+
+def test_a_turn_that_was_abandoned_leaves_its_note(store: Store):
+    turn = store.turn("s")
+    turn.note({"run": "a long note " * 20})
+    turn.note({"run": "x"})
+    turn.abandon()
+    after = store.turn("s")
+    assert after.left == {"run": "x"}
+    after.close()
+
+
+def test_a_turn_of_a_killed_process_is_free_and_leaves_its_note(
+    store: Store, url: str, tmp_path: Path
+):
+    script = f"""
+import os
+from pathlib import Path
+from clinvk.store import open_store
+turn = open_store({url!r}, Path({str(tmp_path / "home")!r})).turn("s")
+turn.note({{"run": "x"}})
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=False).returncode == -9
+    assert store.running("s") is None
+    turn = store.turn("s")
+    assert turn.left == {"run": "x"}
+    turn.close()
+
+
+def test_looking_at_a_session_does_not_take_its_turn(store: Store):
+    """`sessions list` in one window must not make a run in another one fail."""
+    store.create(Session(id="s"))
+    for _ in range(200):
+        store.running("s")
+        turn = store.turn("s")
+        assert turn is not None
+        turn.close()
+
+
+# Many at once
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from clinvk.session import Message, Session
+from clinvk.store import open_store
+url, home, name, count = sys.argv[1:]
+store = open_store(url, Path(home))
+for i in range(int(count)):
+    store.append(
+        "s", [Message("user", f"{name}-{i}")],
+        lambda s: Session.from_json(s.to_json() | {"turns": s.turns + 1}),
+    )
+"""
+
+
+def test_twenty_writers_at_once_lose_nothing(store: Store, url: str, tmp_path: Path):
+    store.create(Session(id="s"))
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, url, str(tmp_path / "home"), f"w{n}", "25"], cwd=PROJECT
+        )
+        for n in range(20)
+    ]
+    assert [w.wait(60) for w in writers] == [0] * 20
+    assert store.get("s").turns == 500
+    found = [m.content for m in store.messages("s")]
+    assert sorted(found) == sorted(f"w{n}-{i}" for n in range(20) for i in range(25))
+    for n in range(20):  # each writer's own in their order
+        mine = [text for text in found if text.startswith(f"w{n}-")]
+        assert mine == [f"w{n}-{i}" for i in range(25)]
+
+
+def test_two_creators_of_a_name_make_one_session(url: str, tmp_path: Path):
+    script = PROGRAM.split("for i in", maxsplit=1)[0] + (
+        "from clinvk.errors import SessionError\n"
+        "try: store.create(Session(id='same', title=name), exact=True); print('made')\n"
+        "except SessionError: print('taken')\n"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", script, url, str(tmp_path / "home"), f"w{n}", "1"],
+                         cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+        for n in range(8)
+    ]  # fmt: skip
+    assert sorted(r.communicate(timeout=60)[0].strip() for r in runs) == ["made"] + 7 * ["taken"]
+
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from clinvk.session import Message, Session
+from clinvk.store import open_store
+url, home, seed = sys.argv[1:]
+random.seed(int(seed))
+store = open_store(url, Path(home))
+for _ in range(40):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        own = open_store(url, Path(home))
+        while True:
+            size = random.choice((10, 5_000, 300_000))
+            own.append(
+                "s", [Message("user", "x" * size)],
+                lambda s: Session.from_json(
+                    s.to_json() | {"turns": s.turns + 1, "metadata": {"x": "y" * size}}
+                ),
+            )
+            os.write(write, b".")
+    os.close(write)
+    acknowledged = os.read(read, 1)
+    time.sleep(random.random() * 0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while piece := os.read(read, 65_536):
+        acknowledged += piece
+    os.close(read)
+    print(len(acknowledged), flush=True)
+    store.get("s"), store.messages("s")
+"""
+
+
+def test_forty_kills_in_the_middle_of_writes_damage_nothing(store: Store, url: str, tmp_path: Path):
+    store.create(Session(id="s"))
+    seed = random.randrange(10_000)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, url, str(tmp_path / "home"), str(seed)],
+        cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (seed, done.stderr)
+    acknowledged = sum(map(int, done.stdout.split()))
+    assert acknowledged >= 40
+    found = store.messages("s")
+    assert acknowledged <= len(found) <= acknowledged + 40, seed
+    assert acknowledged <= store.get("s").turns <= acknowledged + 40, seed
+    assert {len(m.content) for m in found} <= {10, 5_000, 300_000}
+    store.append("s", [said("after")], same)
+    assert store.messages("s")[-1].content == "after"
+
+
+def test_a_reader_never_sees_half_a_record(store: Store, url: str, tmp_path: Path):
+    store.create(Session(id="s"))
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, url, str(tmp_path / "home"), "w", "300"], cwd=PROJECT
+    ) as writer:
+        seen = 0
+        while writer.poll() is None:
+            session = store.get("s")
+            assert session.turns >= seen
+            seen = session.turns
+            store.messages("s")
+    assert store.get("s").turns == 300
+
+
+# Which store
+
+
+@pytest.mark.parametrize("url", ["", "files", "mysql://x", "redis", "~/x"])
+def test_an_unknown_kind_of_store_is_an_error(url: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match="unknown store"):
+        open_store(url, tmp_path)

@@ -1,0 +1,268 @@
+"""What a person at a terminal sees and answers."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from clinvk.session import Session
+from clinvk.store import open_store
+from tests.conftest import END, FAKES, READ, START, Home, is_alive, pid_in, say, stubborn, wait_for
+
+TURNS = (FAKES / "turns.sh").read_text()
+WAIT = 15  # seconds
+
+Terminal = Callable[..., pexpect.spawn]
+
+
+@pytest.fixture
+def terminal(home: Home) -> Iterator[Terminal]:
+    """`clinvk` on a terminal of 80 columns."""
+    running: list[pexpect.spawn] = []
+
+    def start(*args: str, cwd: Path | None = None, **env: str) -> pexpect.spawn:
+        settings = {"encoding": "utf-8", "dimensions": (24, 80), "timeout": WAIT}
+        env = {**home.env, "TERM": "xterm", **env}
+        argv = ["-m", "clinvk", *args]
+        child = pexpect.spawn(sys.executable, argv, cwd=str(cwd or home.work), env=env, **settings)
+        running.append(child)
+        return child
+
+    yield start
+    for child in running:
+        child.close(force=True)
+
+
+def ending(child: pexpect.spawn) -> tuple[str, int]:
+    """The rest of what it shows, and its exit code."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.before, child.exitstatus
+
+
+def past(home: Home, id_: str, **values: Any) -> None:
+    values = {"backend": "fake", "cwd": os.path.realpath(home.work),
+              "native_ids": {"fake": f"native-{id_}"}, **values}  # fmt: skip
+    open_store("file", home.path).create(Session(id=id_, **values))
+    (home.path.parent / "fakes").mkdir(exist_ok=True)
+    (home.path.parent / "fakes" / f"turns-native-{id_}").write_text("1")
+
+
+@pytest.fixture(autouse=True)
+def fake(home: Home) -> Path:
+    home.config("default_backend: fake\n")
+    return home.backend("fake", TURNS)
+
+
+@pytest.mark.parametrize(("answer", "code", "sessions"), [("y", 0, 1), ("n", 1, 0), ("", 1, 0)])
+def test_a_slip_is_asked_about(
+    terminal: Terminal, home: Home, answer: str, code: int, sessions: int
+):
+    child = terminal("sesions")
+    child.expect(r"looks like the command .clinvk sessions..*\[y/N\]")
+    child.sendline(answer)
+    assert ending(child)[1] == code
+    assert len(home.ids()) == sessions
+
+
+DOWN, ESCAPE = "\x1b[B", "\x1b"
+
+
+def test_resume_lets_one_be_picked_with_the_arrows(terminal: Terminal, home: Home):
+    past(home, "one", title="The first")
+    past(home, "two", title="The second")
+    child = terminal("resume")
+    child.expect("> two")  # the newest is the first of the list
+    child.send(DOWN)
+    child.expect("clinvk resume one")
+    child.send("\r")
+    child.expect("one > ")
+    child.sendline("go on")
+    text, code = ending(child)
+    assert code == 0
+    assert "turn 2: go on" in text
+
+
+def test_typing_narrows_the_picker(terminal: Terminal, home: Home):
+    past(home, "one", title="The first")
+    past(home, "two", title="The second")
+    past(home, "three", title="The third")
+    child = terminal("resume", "-i", "go on")
+    child.expect("> three")
+    child.send("first")
+    child.expect("clinvk resume one")
+    child.send("\r")
+    text, code = ending(child)
+    assert code == 0
+    assert "turn 2: go on" in text
+    assert home.record("one")["turns"] == 1
+
+
+@pytest.mark.parametrize("key", [ESCAPE, "\x03", "\x04"])
+def test_the_picker_can_be_left(terminal: Terminal, home: Home, key: str):
+    past(home, "one")
+    child = terminal("resume")
+    child.expect("give up")
+    child.send(key)
+    assert ending(child)[1] == 7
+
+
+def test_the_picker_shows_nothing_that_drives_the_terminal(terminal: Terminal, home: Home):
+    past(home, "one", title="a\x1b]2;pwned\x07b", cwd="/x\x1b]2;pwned\x07")
+    child = terminal("resume")
+    child.expect("give up")
+    shown = child.before
+    child.send(ESCAPE)
+    assert "\x1b]2" not in shown + ending(child)[0]
+
+
+def test_on_a_dumb_terminal_one_is_picked_by_its_number(terminal: Terminal, home: Home):
+    past(home, "one", title="The first")
+    past(home, "two", title="The second")
+    child = terminal("resume", TERM="dumb")
+    child.expect(r"Which one\? \[1-2")
+    child.sendline("7")  # there is no such number
+    child.expect(r"Which one\?")
+    child.sendline("2")
+    child.expect("one > ")
+    child.sendline("go on")
+    assert ending(child)[1] == 0
+    assert home.record("one")["turns"] == 1
+
+
+def test_an_empty_answer_to_that_gives_up(terminal: Terminal, home: Home):
+    past(home, "one")
+    child = terminal("resume", TERM="dumb")
+    child.expect(r"Which one\?")
+    child.sendline("")
+    assert ending(child)[1] == 7
+
+
+@pytest.mark.parametrize("args", [["resume"], ["sesions"], ["sessions", "delete", "one"]])
+def test_ctrl_c_at_a_question_exits_with_7(terminal: Terminal, home: Home, args: list[str]):
+    past(home, "one")
+    child = terminal(*args, TERM="dumb")
+    child.expect(r"Which one\?|\[y/N\]")
+    child.sendintr()
+    text, code = ending(child)
+    assert code == 7, text
+    assert "Traceback" not in text
+    assert home.ids() == ["one"]
+
+
+def test_ctrl_d_at_a_question_is_a_no(terminal: Terminal, home: Home):
+    past(home, "one")
+    child = terminal("sessions", "delete", "one")
+    child.expect(r"\[y/N\]")
+    child.sendeof()
+    assert ending(child)[1] != 0
+    assert home.ids() == ["one"]
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y", []), ("n", ["one"]), ("", ["one"])])
+def test_delete_asks_first(terminal: Terminal, home: Home, answer: str, left: list[str]):
+    past(home, "one")
+    child = terminal("sessions", "delete", "one")
+    child.expect(r"Delete session one\? \[y/N\]")
+    child.sendline(answer)
+    text, _ = ending(child)
+    assert ("Session one deleted." in text) is (left == [])
+    assert home.ids() == left
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 4)])
+def test_continue_in_a_folder_without_a_session_asks(
+    terminal: Terminal, home: Home, tmp_path: Path, answer: str, code: int
+):
+    past(home, "one", title="The work")
+    child = terminal("-c", "go on", cwd=tmp_path)
+    child.expect("The work")
+    child.expect(r"Go on there\? \[y/N\]")
+    child.sendline(answer)
+    text, exit_code = ending(child)
+    assert exit_code == code
+    assert ("turn 2: go on" in text) is (code == 0)
+
+
+def test_while_the_backend_is_silent_a_line_says_so_and_goes_when_it_speaks(
+    terminal: Terminal, home: Home, tmp_path: Path
+):
+    gate = tmp_path / "gate"
+    wait = f"while [ ! -e {gate} ]; do sleep 0.02; done\n"
+    home.backend("fake", READ + START + wait + say(type="delta", text="The answer.") + END)
+    child = terminal("-b", "fake", "x")
+    child.expect("fake is working")
+    gate.touch()
+    child.expect("The answer")
+    assert child.before.endswith("\r\x1b[K")
+    text, code = ending(child)
+    assert code == 0
+    assert "is working" not in text
+
+
+def test_the_silent_line_names_the_tool_that_runs(terminal: Terminal, home: Home, tmp_path: Path):
+    gate = tmp_path / "gate"
+    wait = f"while [ ! -e {gate} ]; do sleep 0.02; done\n"
+    home.backend("fake", READ + START + say(type="tool", name="Ba\x1b]2;x\x07sh") + wait + END)
+    child = terminal("-b", "fake", "x")
+    child.expect("fake: Bash")
+    gate.touch()
+    assert ending(child)[1] == 0
+    assert "\x1b]2" not in child.before
+
+
+def test_ctrl_c_ends_the_tree_and_clears_the_line(terminal: Terminal, home: Home, tree: Path):
+    home.backend("fake", stubborn(tree))
+    child = terminal("-b", "fake", "x")
+    child.expect("fake is working")
+    pid_in(tree / "self")
+    child.sendintr()
+    text, code = ending(child)
+    assert code == 7
+    assert "cancelled" in text
+    assert "clinvk resume" in text
+
+
+def test_a_hangup_of_the_terminal_ends_the_run(terminal: Terminal, home: Home, tree: Path):
+    home.backend("fake", stubborn(tree))
+    child = terminal("-b", "fake", "x")
+    child.expect("fake is working")
+    pid = pid_in(tree / "self")
+    os.kill(child.pid, signal.SIGHUP)
+    wait_for(lambda: not is_alive(pid))
+    assert wait_for(lambda: home.record()["error"])["kind"] == "cancelled"
+
+
+def test_tables_keep_to_the_width_of_the_terminal(terminal: Terminal, home: Home):
+    past(home, "one", title="A very long title " * 20, cwd="/a/long/folder" * 20)
+    for args in (["sessions", "list"], ["sessions", "list", "--wide"], ["config", "show", "--origin"],
+                 ["backends", "list"]):  # fmt: skip
+        text, _ = ending(terminal(*args))
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.split("\r\n")]
+        assert max(map(len, lines)) <= 80, args
+
+
+def test_errors_are_coloured_unless_nobody_wants_that(terminal: Terminal, home: Home):
+    assert "\x1b[31m" in ending(terminal("resume", "nobody", "x"))[0]
+    assert "\x1b[" not in ending(terminal("resume", "nobody", "x", NO_COLOR="1"))[0]
+    assert "\x1b[" not in ending(terminal("resume", "nobody", "x", TERM="dumb"))[0]
+    home.config("output: {color: never}\n")
+    assert "\x1b[" not in ending(terminal("resume", "nobody", "x"))[0]
+
+
+def test_an_answer_is_shown_once_on_a_terminal(terminal: Terminal, home: Home):
+    home.backend("fake", READ + START + say(type="delta", text="It is done.") + END)
+    text, code = ending(terminal("-b", "fake", "x"))
+    assert (text.replace("\x1b[K", "").replace("\r", ""), code) == ("It is done.\n", 0)
+
+
+def test_a_bare_clinvk_without_a_prompt_does_not_wait_for_ever(terminal: Terminal):
+    text, code = ending(terminal("ask"))
+    assert code == 1
+    assert "no prompt" in text
