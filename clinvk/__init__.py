@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SessionNotFound,
         UsageError,
     )
+    from clinvk.manager import SessionManager
     from clinvk.messages import (
         Delta,
         Denial,
@@ -63,6 +64,7 @@ _WHERE = {
         "Delta", "Denial", "Denied", "Event", "Failed", "Failure", "Finished", "Notice", "Request",
         "Result", "Started", "Text", "Thinking", "Tool", "ToolResult",
     ),
+    "manager": ("SessionManager",),
     "session": ("Message", "MessageRole", "Session"),
     "usage": ("Usage",),
 }  # fmt: skip
@@ -71,8 +73,8 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = [
     "Catalog", "ClinvkError", "ConfigError", "Delta", "Denial", "Denied", "Dispatcher", "Event",
     "Failed", "Failure", "Finished", "Loaded", "Message", "MessageRole", "NotInstalledError",
-    "Notice", "Plan", "Request", "Result", "Run", "Session", "SessionError", "SessionNotFound",
-    "Started", "Text", "Thinking", "Tool", "ToolResult", "Usage", "UsageError", "arun", "load",
+    "Notice", "Plan", "Request", "Result", "Run", "Session", "SessionError", "SessionManager",
+    "SessionNotFound", "Started", "Text", "Thinking", "Tool", "ToolResult", "Usage", "UsageError", "arun", "load",
     "run",
 ]  # fmt: skip
 

@@ -51,11 +51,13 @@ def build(
     env: Mapping[str, str],
     scratch: Path,
     native_id: str | None = None,
+    fork: bool = False,
     ephemeral: bool = False,
     expand: bool = False,
     args: Iterable[str] = (),
 ) -> Command:
-    """The command of one turn. Raises `UsageError` for a prompt that the CLI would refuse or cut,
+    """The command of one turn: of a new native session, of the one that `native_id` names, or of a
+    `fork` of that one. Raises `UsageError` for a prompt that the CLI would refuse or cut,
     `SessionError` for a native id that it would not take for one."""
     check_native_id(manifest, native_id)
     text, notices = (prompt, []) if expand else escape(manifest.prompt, prompt)
@@ -76,7 +78,7 @@ def build(
         changed |= {k: made.word(v, "") for k, v in forget.env.items()}
         remove = tuple((r.glob, r.containing) for r in forget.remove)
     flags += args
-    shape = manifest.argv["resume" if native_id else "run"]
+    shape = manifest.argv["fork" if fork else "resume" if native_id else "run"]
     words = {"$options": flags, "$native_id": [native_id or ""], "$prompt": [text]}
     argv = [word for token in shape for word in words.get(token, [token])]
     if "$prompt" in shape:

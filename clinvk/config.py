@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -176,7 +177,8 @@ def get(loaded: Loaded, key: str) -> Any:
 
 
 def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every setting as (dotted key, value); values of `env` are not shown."""
+    """Every setting as (dotted key, value); values of `env` and passwords in
+    addresses are not shown."""
     if isinstance(value, Struct):
         for name in value.__struct_fields__:
             yield from flat(getattr(value, name), (*path, name))
@@ -185,7 +187,13 @@ def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
             masked = MASK if path and path[-1] == "env" else inner
             yield from flat(masked, (*path, str(key)))
     else:
-        yield dotted(path), value
+        yield dotted(path), without_password(value) if isinstance(value, str) else value
+
+
+def without_password(url: str) -> str:
+    """The address as it may be shown."""
+    url = re.sub(r"(://[^/:@?]*):[^/?]*@", r"\1:…@", url)
+    return re.sub(r"([?&]password=)[^&]*", r"\1…", url)
 
 
 def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -40,6 +40,8 @@ class Plan(Struct, frozen=True):
     manifest: Manifest
     session: Session | None  # none where the run is ephemeral
     resumes: str | None  # the native id that goes on
+    forks: str | None  # the native id that a new one begins as a copy of
+    before: dict[str, Any]  # what the CLI had counted so far in that native session
     settings: dict[str, Setting]
     command: Command
     timeout: float | None  # seconds
@@ -132,8 +134,10 @@ class Dispatcher:
         )
         manifest = choice.manifest
         native_id = _native_id(session, manifest, request)
+        parent = None if native_id or request.replay else self._fork_of(session, manifest)
+        forks = parent.native_ids[manifest.name] if parent else None
         wanted = resolve(request, session, self.config, manifest.name)
-        prompt, carried = self._prompt(request, session, manifest, native_id, wanted)
+        prompt, carried = self._prompt(request, session, manifest, native_id or forks, wanted)
         begun = session.options if session and native_id else None
         settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=begun)
         command = build(
@@ -144,7 +148,8 @@ class Dispatcher:
             cwd=_folder(request, session),
             env=self.chooser.child_env(manifest.name),
             scratch=scratch.name(self.env),
-            native_id=native_id,
+            native_id=native_id or forks,
+            fork=forks is not None,
             ephemeral=request.ephemeral,
             expand=request.expand,
             args=[*self.config.backend(manifest.name).extra_flags, *request.args],
@@ -153,7 +158,27 @@ class Dispatcher:
         if timeout is None:
             timeout = self.config.config.unified_flags.command_timeout_secs
         said = (*choice.notices, *carried, *dropped, *command.notices)
-        return Plan(request, manifest, session, native_id, settings, command, timeout, said)
+        owner = parent or session
+        before = owner.totals.get(native_id or forks or "", {}) if owner else {}
+        return Plan(
+            request, manifest, session, native_id, forks, before, settings, command, timeout, said
+        )
+
+    def _fork_of(self, session: Session | None, manifest: Manifest) -> Session | None:
+        """The session whose native one can be copied by the CLI itself for the first turn of a
+        branch: the branch holds all of it, and it has not gone on since."""
+        if session is None or session.native_ids or "fork" not in manifest.argv:
+            return None
+        if len(session.parents) != 1 or "branched_at" not in session.metadata:
+            return None
+        try:
+            parent = self.store.get(session.parents[0])
+        except SessionError:
+            return None
+        unchanged = sum(parent.counts.values()) == session.metadata["branched_at"] + 1
+        mine = sum(session.counts.values()) == sum(parent.counts.values())
+        same = parent.backend == manifest.name and manifest.name in parent.native_ids
+        return parent if unchanged and mine and same else None
 
     def _prompt(
         self,

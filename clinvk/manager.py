@@ -27,6 +27,8 @@ from clinvk import conversation, templates
 from clinvk.autosave import Autosave
 from clinvk.conversation import Place, with_messages
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
+from clinvk.finder import Finder
+from clinvk.recorder import kept
 from clinvk.session import (
     STATUSES,
     Message,
@@ -89,7 +91,7 @@ class SessionManager:
         options = begun.suggested_parameters | ({"model": model} if model else {})
         session = Session(
             id=check_id(name) if name is not None else new_id(),
-            title=title,
+            title=self._kept(title) if title else None,
             backend=backend,
             model=options.get("model"),
             cwd=os.path.realpath(os.getcwd()),
@@ -122,6 +124,11 @@ class SessionManager:
             self._autosave.flush(session)
         else:
             self._save(session)
+
+    def lookup(self, text: str) -> str:
+        """The id of the session with this id, the only one that begins so, or the one that a
+        backend knows by it. Raises `SessionError` where that names several."""
+        return Finder(self.store).lookup(text).id
 
     def list_sessions(
         self, filter_metadata: Mapping[str, Any] | None = None, *, limit: int | None = None
@@ -170,6 +177,7 @@ class SessionManager:
         if status is not None and status not in KEPT_STATUSES:
             raise UsageError(f"invalid status {status!r}", f"valid: {', '.join(KEPT_STATUSES)}")
         gone, added = set(untag), list(tags)
+        title = self._kept(title) if title else title
 
         def change(session: Session) -> Session:
             kept = [t for t in dict.fromkeys([*session.tags, *added]) if t not in gone]
@@ -193,7 +201,7 @@ class SessionManager:
         """Put a message behind the others. Raises `PermissionError` in a shared session, where the
         message's `metadata["user"]` is not among the participants."""
         admit(self._get(session_id), [message])
-        self._autosave.add(session_id, message)
+        self._autosave.add(session_id, self._fit(message))
 
     def get_messages(
         self,
@@ -231,7 +239,7 @@ class SessionManager:
         """Put these messages in place of the stored ones. Where words are gone, the backends' own
         sessions are left behind: the next turn hands the new transcript over. Raises
         `SessionError` while the session runs."""
-        new = list(messages)
+        new = [self._fit(message) for message in messages]
 
         def edit(stored: Session) -> Session:
             admit(stored, new)
@@ -329,6 +337,14 @@ class SessionManager:
     def _said(self, id_: str) -> list[Message]:
         return [*self.store.messages(id_), *self._autosave.waiting(id_)]
 
+    def _kept(self, text: str) -> str:
+        """The text as it may be stored: `session.redact` masks what looks like a key."""
+        return kept(text, self.config.config.session)
+
+    def _fit(self, message: Message) -> Message:
+        content = self._kept(message.content)
+        return message if content == message.content else replace(message, content=content)
+
     def _create(self, session: Session, *, exact: bool = False) -> str:
         return self.store.create(session, session.messages, exact=exact).id
 
@@ -340,7 +356,7 @@ class SessionManager:
         self.store.append(id_, messages, change)
 
     def _save(self, session: Session) -> None:
-        given = with_messages(session, session.messages)
+        given = with_messages(session, map(self._fit, session.messages))
         try:
             self._get(session.id)
         except SessionNotFound:

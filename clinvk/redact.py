@@ -84,7 +84,7 @@ class Rule(Struct, frozen=True):
 _END = r"(?![A-Za-z0-9_])"
 _VALUE = (
     r"""\\?["']?\s{0,3}(?:=>|:=|[:=])\s{0,3}"""
-    r"""(?:\\?["'`](?P<secret>[^\s"'`\\]{8,512})\\?["'`]|(?P<bare>[^\s"'`\\,;&]{8,512})(?![^\s"'`\\,;&]))"""
+    r"""(?:\\?["'`](?P<secret>[^\s"'`\\]{8,512}+)\\?["'`]|(?P<bare>[^\s"'`\\,;&]{8,512}+)(?![^\s"'`\\,;&]))"""
 )
 # Those that say more come first: of two that begin at one place the first is named.
 RULES = (

@@ -56,8 +56,8 @@ class Run:
         self._events: deque[Event] = deque(Notice(message=text) for text in plan.notices)
         self._reader = Reader(
             plan.manifest,
-            first=plan.resumes is None,
-            before=plan.session.totals.get(plan.resumes or "") if plan.session else None,
+            first=plan.resumes is None and plan.forks is None,
+            before=plan.before,
         )
         self._blocks: list[str] = []
         self._pieces: list[str] = []  # of the block that is being said
@@ -200,6 +200,13 @@ class Run:
     def _took_started(self, event: Started) -> None:
         self.model = event.model or self.model
         if event.native_id is None:
+            return
+        if event.native_id == self.plan.forks:
+            self._why = self._why or Failure(
+                "session",
+                f"asked {self.plan.manifest.name} for a copy of {self.plan.forks}, "
+                "and it goes on in that one itself",
+            )
             return
         asked = self.plan.resumes
         if asked is not None and event.native_id != asked:

@@ -49,6 +49,8 @@ def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
     if isinstance(value, (dict, list)) or hasattr(value, "__struct_fields__"):
         flat = dict(configs.flat(value, ()))
         value = flat.get("", flat)
+    if isinstance(value, str):
+        value = configs.without_password(value)
     if as_json or isinstance(value, (dict, list)):
         show.print_json(value)
     elif value is not None:

@@ -20,7 +20,7 @@ def help_(
     """Show the help of a command, or of all."""
     parent = ctx.parent
     found = parent.command if parent else ctx.command
-    path = "clinvk"
+    path = parent.command_path if parent else "clinvk"
     for word in command or []:
         inner = found.get_command(ctx, word) if hasattr(found, "get_command") else None
         if inner is None:

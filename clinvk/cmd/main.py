@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": ("run", "Send a prompt (the same as ask)."),
     "resume": ("resume", "Go on with a session."),
     "sessions": ("sessions", "List, show, search, export, delete … sessions."),
+    "templates": ("templates", "List and show what new sessions can begin with."),
     "config": ("config", "Show and change the configuration."),
     "backends": ("backends", "List, show and check backends."),
     "doctor": ("doctor", "See which AI CLIs are installed, logged in and usable."),

@@ -12,12 +12,14 @@ from msgspec import Struct
 
 from clinvk import config as configs
 from clinvk.cmd.lazy import BEHIND, LITERAL
-from clinvk.errors import ConfigError, UsageError
+from clinvk.cmd.storage import heeded
+from clinvk.errors import ClinvkError, ConfigError, UsageError
 
 if TYPE_CHECKING:
     from clinvk.messages import Request
 
 STDIN = "-"
+COMPLETED = 200  # ids that a shell is offered
 FORMATS = ("text", "json", "stream-json")
 
 
@@ -29,9 +31,14 @@ def complete_backends(incomplete: str) -> list[str]:
 
 
 def complete_sessions(incomplete: str) -> list[str]:
-    folder = configs.home_of(os.environ) / "sessions"
-    names = os.listdir(folder) if folder.is_dir() else []
-    return [n[:-5] for n in names if n.endswith(".json") and n.startswith(incomplete)]
+    from clinvk.store import open_store
+
+    try:
+        loaded = configs.load(os.environ)
+        store = open_store(loaded.config.session.storage, loaded.home)
+        return store.matching(incomplete, COMPLETED)
+    except ClinvkError:  # a shell that completes has no place for it
+        return []
 
 
 def _one_of(*words: str) -> Any:
@@ -45,6 +52,11 @@ Prompt = Annotated[
 SessionId = Annotated[
     str | None,
     typer.Argument(metavar="[ID]", help="An id, the beginning of one, or the backend's own.",
+                   autocompletion=complete_sessions),
+]  # fmt: skip
+OneSession = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="An id, the beginning of one, or the backend's own.",
                    autocompletion=complete_sessions),
 ]  # fmt: skip
 SessionIds = Annotated[
@@ -160,7 +172,8 @@ class Output(Struct, frozen=True):
 
 
 def load(config: Path | None) -> configs.Loaded:
-    return configs.load(os.environ, config)
+    """The configuration in force, with the store that this command was told to use."""
+    return heeded(configs.load(os.environ, config))
 
 
 def output_settings(loaded: configs.Loaded, given: dict[str, Any]) -> Output:

@@ -10,6 +10,7 @@ import typer
 from clinvk.cmd import options as opt
 from clinvk.cmd.failing import told_in_json
 from clinvk.cmd.lazy import LITERAL, new_app
+from clinvk.cmd.storage import stored
 from clinvk.errors import SessionError, UsageError
 
 app = new_app()
@@ -17,6 +18,7 @@ SHOWN = 500  # sessions to pick from
 
 
 @app.command(context_settings={"allow_extra_args": True})
+@stored
 @told_in_json
 def resume(
     ctx: typer.Context,

@@ -10,12 +10,14 @@ import typer
 from clinvk.cmd import options as opt
 from clinvk.cmd.failing import told_in_json
 from clinvk.cmd.lazy import new_app
+from clinvk.cmd.storage import stored
 from clinvk.errors import UsageError
 
 app = new_app()
 
 
 @app.command(context_settings={"allow_extra_args": True})
+@stored
 @told_in_json
 def ask(
     ctx: typer.Context,

@@ -8,10 +8,20 @@ COMMANDS = {
     "list": ("sessions_list", "List sessions, the one used last first."),
     "show": ("sessions_show", "Show a session."),
     "search": ("sessions_search", "Search titles, prompts and messages."),
+    "start": ("sessions_make", "Make an empty session, to go on with later."),
+    "create": ("sessions_make", "Make an empty session (the same as start)."),
+    "edit": ("sessions_make", "Change title, tags, status or metadata."),
+    "archive": ("sessions_make", "Put sessions away: kept, but not gone on with."),
+    "branch": ("sessions_branch", "Begin a new session with what one began with."),
+    "merge": ("sessions_branch", "Make one session of two."),
+    "stats": ("sessions_stats", "Show figures of a session."),
+    "export": ("sessions_export", "Export a session as markdown, JSON or HTML."),
     "delete": ("sessions_delete", "Delete sessions: ours, not the backend's own."),
     "clean": ("sessions_delete", "Delete sessions that were not used for long."),
     "import": ("sessions_import", "Adopt the sessions that claude, codex and gemini keep."),
-    "reindex": ("sessions_store", "Make the index anew from the files."),
+    "reindex": ("sessions_store", "Make the index anew from the sessions."),
+    "migrate": ("sessions_store", "Copy all sessions into another store."),
+    "help": ("help", "Show the help of a subcommand."),
 }
 
 

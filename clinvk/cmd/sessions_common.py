@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.session import Session
 from clinvk.store import Damaged, Store, open_store
+
+if TYPE_CHECKING:
+    from clinvk.manager import SessionManager
 
 VERSION = 1  # of the JSON that they print
 
@@ -32,6 +35,14 @@ def store_of(config: Path | None) -> Store:
     return open_store(
         loaded.config.session.storage, loaded.home, show.Progress("indexing sessions")
     )
+
+
+def manager_of(config: Path | None) -> SessionManager:
+    """What changes the sessions of the configuration."""
+    from clinvk.manager import SessionManager  # a list has no use for it
+
+    loaded = opt.load(config)
+    return SessionManager(store_of(config), loaded.home, config=loaded)
 
 
 def warn(sessions: list[Session | Damaged]) -> None:

@@ -13,6 +13,7 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, store_of
+from clinvk.cmd.storage import stored
 from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.usage import rfc3339
 
@@ -22,6 +23,7 @@ _UNITS = {"": "days", "d": "days", "h": "hours", "w": "weeks"}
 
 
 @app.command("delete")
+@stored
 def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete sessions: ours, not the backend's own."""
     from clinvk.dispatcher import Dispatcher
@@ -43,6 +45,7 @@ def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None)
 
 
 @app.command("clean")
+@stored
 def clean(
     older_than: Annotated[
         str | None,

@@ -121,6 +121,7 @@ def _print(sessions: list[Session], known: int) -> None:
         show.print_table(headers, map(_row, sessions), right=[3])
     else:
         print("nothing to import", file=sys.stderr)
+    sys.stdout.flush()  # a question on stderr may follow
     if known:
         print(f"{known} more session(s) are known already.", file=sys.stderr)
 

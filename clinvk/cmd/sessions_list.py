@@ -13,6 +13,7 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, state_of, store_of, warn
+from clinvk.cmd.storage import stored
 from clinvk.errors import UsageError
 from clinvk.session import STATUSES, Session
 from clinvk.store import Damaged, Query
@@ -21,6 +22,7 @@ app = Commands()
 
 
 @app.command("list")
+@stored
 def list_(
     backend: opt.Backend = None,
     status: Annotated[str | None, typer.Option("--status", help="Only with this status.")] = None,

@@ -13,6 +13,7 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, store_of
+from clinvk.cmd.storage import stored
 from clinvk.errors import UsageError
 from clinvk.session import MessageRole
 from clinvk.store import Hit
@@ -22,6 +23,7 @@ ROLES = tuple(role.value for role in MessageRole)
 
 
 @app.command("search")
+@stored
 def search(
     query: Annotated[str, typer.Argument(help="Words that all have to be there.")],
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="That many at most.")] = 20,

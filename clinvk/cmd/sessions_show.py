@@ -12,12 +12,14 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, state_of
+from clinvk.cmd.storage import stored
 from clinvk.session import MessageRole, Session
 
 app = Commands()
 
 
 @app.command("show")
+@stored
 def show_(
     id: Annotated[  # noqa: A002 - the field's name
         str, typer.Argument(metavar="ID", autocompletion=opt.complete_sessions)

@@ -68,5 +68,5 @@ def reader(backend: str) -> Reader:
         raise UsageError(
             f"the sessions of {backend!r} cannot be imported", f"known: {', '.join(READERS)}"
         )
-    module: Reader = import_module(f"clinvk.natives.{backend}")  # type: ignore[assignment]
+    module: Reader = import_module(f"clinvk.natives.{backend}")
     return module

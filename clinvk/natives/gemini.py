@@ -58,6 +58,7 @@ class Conversation(Struct):
 
     session_id: str | None = None
     kind: Any = None
+    model: str | None = None  # that answered last; a resume forgets which
     entries: dict[str, Entry] = field(default_factory=dict)
     times: dict[str, Any] = field(default_factory=dict)  # at first; a resume writes later ones
 
@@ -86,12 +87,11 @@ def read(path: Path) -> Native | None:
     spoken = any(m.role is MessageRole.USER for m in messages)
     if state.session_id is None or state.kind not in (None, "main") or not spoken:
         return None
-    models = [m.metadata["model"] for m in messages if "model" in m.metadata]
     return Native(
         backend=BACKEND,
         native_id=state.session_id,
         cwd=_folder(path.parent.parent),
-        model=models[-1] if models else None,
+        model=state.model,
         messages=messages,
         problems=lines.problems,
     )
@@ -111,11 +111,8 @@ def _apply(state: Conversation, change: Change) -> None:
         _rewind(state, change.rewind)
     anew = change.messages if change.set_ is None else change.set_.messages
     if anew is not None:
-        before = state.entries
         state.entries = {}
         for entry in anew:
-            old = before.get(str(entry.id))
-            entry.model = entry.model or (old.model if old else None)
             _put(state, entry)
     if isinstance(change.id, str):
         _put(state, Entry(change.id, change.type, change.timestamp, change.content, change.model))
@@ -124,6 +121,7 @@ def _apply(state: Conversation, change: Change) -> None:
 def _put(state: Conversation, entry: Entry) -> None:
     if isinstance(entry.id, str):
         state.entries[entry.id] = entry
+        state.model = entry.model or state.model
         state.times.setdefault(entry.id, entry.timestamp)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec import Struct
 
+from clinvk.config import without_password
 from clinvk.errors import ConfigError
 from clinvk.session import Message, Session
 from clinvk.usage import rfc3339
@@ -188,12 +188,6 @@ def open_store(
 
         return RedisStore(url)
     raise ConfigError(f"session.storage: unknown store {without_password(url)!r}", KNOWN)
-
-
-def without_password(url: str) -> str:
-    """The address as it may be shown."""
-    url = re.sub(r"(://[^/:@?]*):[^/?]*@", r"\1:…@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1…", url)
 
 
 def _sqlite_path(url: str, place: str) -> Path:

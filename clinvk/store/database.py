@@ -2,6 +2,10 @@
 
 The index is the same that lies beside sessions in files. Here it changes in one transaction with
 what it is derived from, so it is never stale.
+
+The journal is the one that is rolled back, not WAL: clinvk runs for a moment, and what it wrote
+has to be in this one file when it ends, for who copies it, and for who may only read it. WAL would
+wait for the disk once where this waits three times, which a turn of seconds does not feel.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ from clinvk.session import Message, Session
 from clinvk.store.files import cannot
 from clinvk.store.index import VERSION as INDEX_VERSION
 from clinvk.store.index import Index
-from clinvk.store.locks import held
 from clinvk.store.records import messages_of, session_of, unknown
 
 Progress = Callable[[int, int], None]
@@ -42,12 +45,7 @@ class Database(Index):
         if not os.access(path, os.W_OK):
             return cls.to_read(path)
         database = cls(_connect(f"{path.as_uri()}?mode=rw"))
-        if database.is_ready(path) and database.get("version") == INDEX_VERSION:
-            return database
-        with held(Path(f"{path}.locks") / ".new"):  # SQLite changes the mode for one alone
-            # Readers go on while somebody writes, and a commit waits for the disk once, not
-            # three times. That WAL keeps two more files beside this one is the price.
-            database.db.execute("PRAGMA journal_mode=WAL")
+        if not database.is_ready(path) or database.get("version") != INDEX_VERSION:
             with database.changing():
                 database.prepare()
                 if database.get("version") != INDEX_VERSION:
@@ -61,10 +59,7 @@ class Database(Index):
             database = cls(_connect("file::memory:"))
             database.prepare()
             return database
-        alone = not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists()
-        # In a folder that cannot be written, SQLite reads a WAL file only when told that nobody
-        # else writes it; with a log beside it somebody may, and SQLite sees to that itself.
-        database = cls(_connect(f"{path.as_uri()}?mode=ro{'&immutable=1' if alone else ''}"))
+        database = cls(_connect(f"{path.as_uri()}?mode=ro"))
         if not database.is_ready(path):
             raise SessionError(f"{path} holds no sessions yet, and cannot be written")
         return database
@@ -97,9 +92,9 @@ class Database(Index):
             self.db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def wait_for_disk(self, *, durable: bool) -> None:
-        """Whether a commit is on disk when it returns. Where not, a power cut may take it back,
-        whole; a killed process never does."""
-        self.db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        """Whether a commit is on disk when it returns, the name of its journal included. Where
+        not, a power cut may take it back, whole; a killed process never does."""
+        self.db.execute(f"PRAGMA synchronous={'EXTRA' if durable else 'NORMAL'}")
 
     def record(self, id_: str) -> bytes:
         """Raises `SessionNotFound`."""

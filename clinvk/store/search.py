@@ -22,7 +22,8 @@ def hit(
     best, most = None, 0
     for message in messages:
         if role in (None, message.role):
-            found = sum(w in plain(message.content) for w in folded)
+            text = plain(message.content)
+            found = sum(w in text for w in folded)
             if found > most:
                 best, most = message, found
     if best is None or (session.title and not most):

@@ -1,6 +1,6 @@
 """Sessions in one SQLite file: `sqlite:////absolute/path`, or `sqlite:///relative/path`.
 
-What is acknowledged is on disk (`synchronous=FULL`), so that neither `kill -9` nor a power cut
+What is acknowledged is on disk, so that neither `kill -9` nor a power cut
 takes it back. Turns are locked files in `PATH.locks`: the kernel frees them when their process
 dies, which a row in the database, a lease, could only do when its time is over.
 

@@ -1,0 +1,123 @@
+"""`clinvk sessions start`, `create`, `edit` and `archive`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from clinvk.cmd import options as opt
+from clinvk.cmd import show, templates
+from clinvk.cmd.lazy import Commands
+from clinvk.cmd.sessions_common import VERSION, about, manager_of
+from clinvk.errors import ClinvkError, UsageError
+
+app = Commands()
+
+Metadata = Annotated[
+    str | None, typer.Option("--metadata", metavar="JSON", help='An object: {"ticket": 7}.')
+]
+
+
+@app.command("create")
+@app.command("start")
+def start(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="What to call it; else it gets an id.")
+    ] = None,
+    title: opt.Title = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--template", help="Begin as it says: see clinvk templates list.",
+                     autocompletion=templates.complete),
+    ] = None,
+    metadata: Metadata = None,
+    tag: opt.Tag = None,
+    backend: opt.Backend = None,
+    model: opt.Model = None,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:  # fmt: skip
+    """Make an empty session and print its id. Its first prompt: clinvk --session NAME "…"."""
+    sessions = manager_of(config)
+    if backend is not None:
+        _check_backend(sessions.home, backend)
+    id_ = sessions.create_session(
+        title, template, _object(metadata), name=name, backend=backend, model=model, tags=tag or ()
+    )
+    if as_json:
+        show.print_json({"version": VERSION, **about(sessions.store.get(id_))})
+    else:
+        print(id_)
+
+
+@app.command("edit")
+def edit(
+    id: opt.OneSession,  # noqa: A002 - the field's name
+    title: Annotated[
+        str | None, typer.Option("--title", help='The title; "" takes it away.')
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Add it (repeatable).")] = None,
+    untag: Annotated[
+        list[str] | None, typer.Option("--untag", help="Take it away (repeatable).")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="active|completed|paused|archived")
+    ] = None,
+    metadata: Metadata = None,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Change what is known of a session. Metadata is added to; what it has under other keys stays."""
+    if all(given is None for given in (title, tag, untag, status, metadata)):
+        raise UsageError("there is nothing to change", "see: clinvk sessions edit --help")
+    sessions = manager_of(config)
+    session = sessions.edit_session(
+        sessions.lookup(id),
+        title=title,
+        tags=tag or (),
+        untag=untag or (),
+        status=status,
+        metadata=_object(metadata),
+    )
+    if as_json:
+        show.print_json({"version": VERSION, **about(session)})
+    else:
+        print(f"Session {session.id} changed.")
+
+
+@app.command("archive")
+def archive(ids: opt.SessionIds, config: opt.Config = None) -> int:
+    """Put sessions away: they are kept, listed and searched, but not gone on with."""
+    sessions = manager_of(config)
+    code = 0
+    for text in ids:
+        try:
+            done = sessions.edit_session(sessions.lookup(text), status="archived")
+            print(f"Session {done.id} archived.")
+        except ClinvkError as error:
+            show.Printer.for_errors().error(error.message, error.hint)
+            code = error.exit_code
+    return code
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--metadata: not JSON: {error}", """such as: '{"ticket": 7}'""") from None
+    if not isinstance(found, dict):
+        raise UsageError("--metadata: not an object", """such as: '{"ticket": 7}'""")
+    return found
+
+
+def _check_backend(home: Any, name: str) -> None:
+    from clinvk.catalog import Catalog
+    from clinvk.errors import NotInstalledError
+
+    catalog = Catalog(home)
+    if catalog.find(name) is None:
+        raise NotInstalledError(f"unknown backend {name!r}", f"known: {', '.join(catalog.names())}")

@@ -1,0 +1,75 @@
+"""`clinvk templates`: list, show."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from clinvk import templates
+from clinvk.clean import clean
+from clinvk.cmd import options as opt
+from clinvk.cmd import show
+from clinvk.cmd.lazy import new_app
+from clinvk.config import home_of
+from clinvk.errors import ClinvkError
+
+app = new_app(no_args_is_help=True, help="List and show what new sessions can begin with.")
+VERSION = 1  # of the JSON
+
+
+def complete(incomplete: str) -> list[str]:
+    names = templates.names(home_of(os.environ))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+@app.command("list")
+def list_(as_json: opt.Json = False, config: opt.Config = None) -> int:
+    """List the templates: the built-in ones, and those in ~/.clinvk/templates."""
+    home = opt.load(config).home
+    rows, code = [], 0
+    for name in templates.names(home):
+        try:
+            found = templates.load(home, name)
+            rows.append({"name": name, "description": found.description,
+                         "source": templates.source(home, name)})  # fmt: skip
+        except ClinvkError as error:
+            show.Printer.for_errors().error(error.message, error.hint)
+            code = error.exit_code
+    if as_json:
+        show.print_json({"version": VERSION, "templates": rows})
+    else:
+        cells = [[r["name"], r["source"], r["description"] or "-"] for r in rows]
+        show.print_table(["NAME", "TEMPLATE", "WHAT FOR"], cells)
+    return code
+
+
+@app.command("show")
+def show_(
+    name: Annotated[str, typer.Argument(autocompletion=complete)],
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Show what a template puts into a session."""
+    home = opt.load(config).home
+    found, source = templates.load(home, name), templates.source(home, name)
+    if as_json:
+        parts = {part: getattr(found, part) for part in found.__struct_fields__}
+        show.print_json({"version": VERSION, "name": name, "source": source, **parts})
+        return
+    show.print_fields(
+        {
+            "Name": name,
+            "Template": source,
+            "What For": found.description or "-",
+            "Metadata": _pairs(found.default_metadata),
+            "Options": _pairs(found.suggested_parameters),
+        }
+    )
+    if found.system_message:
+        print(f"\n{clean(found.system_message).rstrip()}")
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items()) or "-"
