@@ -381,6 +381,9 @@ EFFECTS: dict[str, tuple[str, list[str], Any]] = {
         "backends: {fake: {env: {COLOUR: blue}}}", [], lambda h, d: "COLOUR=blue" in environment(h)),
     "session.store_token_usage": (
         "session: {store_token_usage: false}", [], lambda h, d: h.record()["usage"] is None),
+    "session.redact": (
+        "session: {redact: false}", ["password=" + "Tr0ub4dor9x"],
+        lambda h, d: "Tr0ub4dor9x" in h.record()["prompt"]),
     "session.store_messages": (
         "session: {store_messages: false}", [], lambda h, d: h.record()["prompt"] is None),
     "session.default_tags": (
