@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct, field
 
+from clinvk import yamls
 from clinvk.errors import ConfigError
 from clinvk.shape import ShapeError, build, convert, dotted, is_struct, unknown_key
 
@@ -199,15 +200,10 @@ def without_password(url: str) -> str:
 def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not text.strip():
         return {}, {}
-    import yaml  # 10 ms: only where there is something to parse
-
     try:
-        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{path}: {line}{problem}", _EDIT) from error
+        data = yamls.load(text)
+    except yamls.YamlError as error:
+        raise ConfigError(f"{path}: {error}", _EDIT) from error
     if data is None:
         return {}, {}
     if not isinstance(data, dict):

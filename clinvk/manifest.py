@@ -13,6 +13,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from clinvk import yamls
 from clinvk.config import CHOICES
 from clinvk.errors import ConfigError
 from clinvk.shape import ShapeError, build, dotted
@@ -120,16 +121,14 @@ class Manifest(Struct, frozen=True):
 
 def parse(text: str | bytes, source: Path) -> Manifest:
     """The manifest in `text`. Raises `ConfigError` that names manifest, place and reason."""
-    import yaml  # 11 ms: only once a manifest is wanted
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(text, loader)  # noqa: S506 - it is the safe loader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: {_first_line(error)}") from error
+        data = yamls.load(text)
+    except yamls.YamlError as error:
+        raise ConfigError(f"{source}: {error}") from error
     name = data.get("name") if isinstance(data, dict) else None
     try:
-        manifest = build(Manifest, {**data, "source": str(source)} if data else data)
+        known = {**data, "source": str(source)} if isinstance(data, dict) else data
+        manifest = build(Manifest, known)
         options = dict(_options(manifest.options))
     except ShapeError as error:
         raise ConfigError(f"{name or source.stem}: {error}", f"the file is {source}") from error
@@ -211,9 +210,3 @@ def _expressions(
 
 def _wrong(manifest: Manifest, problem: str) -> ConfigError:
     return ConfigError(f"{manifest.name}: {problem}", f"the file is {manifest.source}")
-
-
-def _first_line(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"line {mark.line + 1}: {problem}" if mark else str(problem)

@@ -66,7 +66,10 @@ def _colours(theme: str) -> str:
     light, dark = _style(STYLES["light"]), _style(STYLES["dark"])
     if theme != "auto":
         return {"light": light, "dark": dark}[theme]
-    return f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
+    return "".join(
+        f"@media (prefers-color-scheme: {name}) {{\n{style}}}\n"
+        for name, style in (("light", light), ("dark", dark))
+    )
 
 
 def _style(name: str) -> str:

@@ -59,6 +59,7 @@ class Child:
         self._lines = Lines()
         self._ended = False
         self._reading: anyio.CancelScope | None = None
+        self._asking: anyio.CancelScope | None = None
         self._waited = 0.0  # seconds, since the program has gone
         self._stderr: deque[bytes] = deque()
         self._stderr_size = 0
@@ -99,7 +100,7 @@ class Child:
         with anyio.CancelScope(shield=True):
             family = Family.of(self.pid, self.marker)
             family.signal(signal.SIGKILL if now else ask)
-            with anyio.move_on_after(0 if now else self.patience):
+            with anyio.move_on_after(0 if now else self.patience) as self._asking:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._drain, said)
                     await self.process.wait()
@@ -111,6 +112,11 @@ class Child:
                     await self._drain(said)
             self._ended = True
         return said
+
+    def hurry(self) -> None:
+        """Insist at once, if a `stop` is still asking."""
+        if self._asking is not None:
+            self._asking.cancel()
 
     async def _drain(self, said: list[bytes]) -> None:
         size = 0
@@ -172,7 +178,8 @@ async def start(
                 finally:
                     if process.returncode is None and not child.stopped:
                         await child.stop(ask)
-                        tasks.cancel_scope.cancel()
+                    # Somebody that is left may hold stderr open for as long as he likes.
+                    tasks.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
             await process.aclose()

@@ -89,6 +89,8 @@ class Run:
         events then end with a `Failed` of the kind `cancelled`."""
         if self._result is None:
             self._now = self._now or now
+            if now:
+                self._child.hurry()
             self._why = self._why or Failure("cancelled", reason)
             if self._scope is not None:
                 self._scope.cancel()
@@ -210,17 +212,20 @@ class Run:
             return
         asked = self.plan.resumes
         if asked is not None and event.native_id != asked:
-            self._why = self._why or Failure(
-                "session",
-                f"asked {self.plan.manifest.name} to go on with {asked}, "
-                f"and it answered from {event.native_id}",
-                "its own session is gone; begin it anew from the transcript with --replay",
-            )
+            self._why = self._why or self._elsewhere(event.native_id)
             return
         if self._recorder and (self.native_id != event.native_id or self.model):
             problem = self._recorder.native(event.native_id, self.model)
             self._events.extend(Notice(message=text) for text in problem)
         self.native_id = event.native_id
+
+    def _elsewhere(self, native_id: str) -> Failure:
+        return Failure(
+            "session",
+            f"asked {self.plan.manifest.name} to go on with {self.plan.resumes}, "
+            f"and it answered from {native_id}",
+            "its own session is gone; begin it anew from the transcript with --replay",
+        )
 
     @property
     def _ending(self) -> bool:
@@ -271,6 +276,7 @@ class Run:
             and self.plan.manifest.lost_after_error
             and self.plan.resumes is None
             and result.error.kind in REFUSED
+            and (result.backend_exit_code or 0) >= 0  # after a signal it can be resumed
         )
         try:
             self._recorder.ended(result, said, self._reader.totals, lost=lost)
@@ -291,6 +297,8 @@ class Run:
         if self._why is not None:
             return self._why
         terminal, manifest, stderr = self._terminal, self.plan.manifest, self._child.stderr
+        if self.plan.resumes and self._reader.native_id not in (None, self.plan.resumes):
+            return self._elsewhere(self._reader.native_id or "")
         if isinstance(terminal, Failed):
             return classify(
                 manifest, clean(terminal.message) or self._noticed or f"{manifest.name} failed",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct, field
+from msgspec import Struct, ValidationError, convert, field
 from msgspec.structs import replace
 
 from clinvk.errors import SessionError
@@ -142,15 +142,11 @@ class Session(Struct, frozen=True, kw_only=True):
             record = {"counts": record["messages"]} | record
         known = {*cls.__struct_fields__} - NOT_KEPT
         values = {k: v for k, v in record.items() if k in known}
-        for name in ("created_at", "updated_at"):
-            if name in values:
-                values[name] = datetime.fromisoformat(values[name])
-        if values.get("usage") is not None:
-            values["usage"] = Usage.from_json(values["usage"])
-        for name in ("tags", "parents"):
-            values[name] = tuple(values.get(name) or ())
         extra = {k: v for k, v in record.items() if k not in (*known, "version", "messages")}
-        return cls(**values, extra=extra)
+        try:
+            return convert({**values, "extra": extra}, cls)
+        except ValidationError as error:
+            raise ValueError(str(error)) from error
 
 
 def new_id() -> str:

@@ -295,7 +295,7 @@ def test_a_lone_word_that_is_almost_a_command_is_not_sent(
 
 
 @pytest.mark.parametrize(
-    "args", [["sesions please"], ["ask", "--", "sesions"], ["hello"], ["list"]]
+    "args", [["sesions please"], ["ask", "--", "sesions"], ["hello"], ["listen"]]
 )
 def test_other_words_are_sent(clinvk: CommandLine, home: Home, told: Callable, args: list[str]):
     home.config("default_backend: fake")
@@ -940,11 +940,15 @@ def test_dry_run_prints_the_command_quoted_and_where_settings_come_from(
     clinvk: CommandLine, home: Home
 ):
     home.backend("fake", SAYS_PROMPT)
+    folder = home.work / "a b"
+    folder.mkdir()
     home.config("backends: {fake: {model: from-file, env: {SECRET: abc}}}")
-    done = clinvk("-b", "fake", "--dry-run", "--add-dir", "/a b", "--approval", "auto", "hello")
+    done = clinvk(
+        "-b", "fake", "--dry-run", "--add-dir", str(folder), "--approval", "auto", "hello"
+    )
     assert done.returncode == 0
     first = done.stdout.splitlines()[0]
-    assert "'/a b'" in first
+    assert f"'{folder}'" in first
     assert "--model from-file" in first
     assert re.search(r"# model: from-file +\(.*config\.yaml\)", done.stdout)
     assert re.search(r"# approval: auto +\(command line\)", done.stdout)

@@ -27,7 +27,7 @@ def manifest(name: str) -> Manifest:
 def command(name: str, prompt: str = "hello", **more: Any) -> Command:
     values = {
         "options": {},
-        "cwd": Path("/work"),
+        "cwd": Path("/folder"),
         "env": {},
         "scratch": Path("/tmp/private"),
     } | more
@@ -76,7 +76,7 @@ def test_what_nobody_would_expand_goes_through_as_it_is(prompt: str):
 @pytest.mark.parametrize(("name", "prompt", "stdin"), [
     ("claude", "/help", " /help"), ("claude", "/", " /"), ("claude", " /help", " /help"),
     ("claude", "a\n/help", "a\n/help"), ("claude", "see @file", "see @file"),
-    ("gemini", "/help", " /help"), ("gemini", "?", " ?"), ("gemini", "see @file.txt", "see \\@file.txt"),
+    ("gemini", "/help", "\u200b/help"), ("gemini", "?", "\u200b?"), ("gemini", "see @file.txt", "see \\@file.txt"),
     ("gemini", "@a @b", "\\@a \\@b"), ("gemini", "me@example.org", "me\\@example.org"),
     ("gemini", "an @ alone", "an @ alone"), ("gemini", "is \\@done", "is \\@done"),
     ("gemini", "a\n@b", "a\n\\@b"), ("gemini", '"@b" (@c)', '"\\@b" (\\@c)'),
@@ -305,7 +305,10 @@ def test_an_inherited_claudecode_is_taken_out():
 
 
 def test_the_environment_of_the_user_comes_through():
-    assert command("gemini", env={"A": "b"}).env == {"A": "b", "GEMINI_CLI_NO_RELAUNCH": "true"}
+    made = command("gemini", env={"A": "b", "GEMINI_API_KEY": "k"}).env
+    assert (made["A"], made["GEMINI_API_KEY"]) == ("b", "k")
+    assert made["GEMINI_CLI_NO_RELAUNCH"] == "true"
+    assert command("codex", env={"A": "b"}).env == {"A": "b"}
 
 
 @pytest.mark.parametrize("name", BACKENDS)

@@ -52,6 +52,7 @@ SHARED = {
 BETWEEN_COMMANDS = {
     ("resume", "run"): "resuming is asking, once the session is known",
     ("run", "sessions"): "a slip may be meant for one of its commands",
+    ("sessions_make", "templates"): "a session may be made from one",
     ("doctor", "backends"): "both tell what a backend can do",
     ("sessions_import", "sessions_delete"): "an age is written the same way in both",
 }

@@ -52,7 +52,7 @@ async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> in
     printer = Printer.for_errors(output.colour)
     held = _Held()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_watch_signals, held, tasks.cancel_scope)
+        await tasks.start(_watch_signals, held, tasks.cancel_scope)
         async with dispatcher.stream(request, notify=printer.notice) as run:
             gc.enable()
             held.run = run
@@ -84,15 +84,17 @@ class _Held:
     run: Any = None
 
 
-async def _watch_signals(held: _Held, scope: Any) -> None:
+async def _watch_signals(held: _Held, scope: Any, *, task_status: Any) -> None:
     """The first signal ends the run and all that it started; the second one does it at once."""
     import anyio
 
     wanted = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # as under nohup
     if not wanted:
+        task_status.started()
         return
     count = 0
     with anyio.open_signal_receiver(*wanted) as signals:
+        task_status.started()
         async for number in signals:
             count += 1
             if held.run is None:
@@ -168,7 +170,7 @@ class _TextViewer(_Viewer):
                 self._newline()
 
     def end(self, result: Result) -> None:
-        if not self.begun and result.ok:
+        if not self.begun:  # it came all at once, at the end
             self._write(result.text)
         self._newline()
         sys.stdout.flush()

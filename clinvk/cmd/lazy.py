@@ -109,6 +109,8 @@ class Root(Lazy):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise ReaderGone from error  # click would end the process here, in its own way
+        except KeyboardInterrupt as error:
+            raise typer.Abort from error  # and here, with a code that is not ours
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         ask = self.get_command(ctx, PROMPT)

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -33,6 +34,10 @@ ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def root() -> Root:
+    if "_CLINVK_COMPLETE" in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     help_line = "One command over the AI coding CLIs: ask, continue, resume."
     return Root("clinvk", help_line, COMMANDS, ALIASES)
 
@@ -75,9 +80,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def fail(message: str, hint: str | None, code: int) -> int:
+    from clinvk.cmd import show
     from clinvk.cmd.show import Printer
 
-    Printer.for_errors().error(message, hint)
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()  # what was printed before it went wrong comes first
+    Printer.for_errors(show.colour).error(message, hint)
     return code
 
 

@@ -11,6 +11,7 @@ import typer
 from msgspec import Struct
 
 from clinvk import config as configs
+from clinvk.cmd import show
 from clinvk.cmd.lazy import BEHIND, LITERAL
 from clinvk.cmd.storage import heeded
 from clinvk.errors import ClinvkError, ConfigError, UsageError
@@ -173,7 +174,9 @@ class Output(Struct, frozen=True):
 
 def load(config: Path | None) -> configs.Loaded:
     """The configuration in force, with the store that this command was told to use."""
-    return heeded(configs.load(os.environ, config))
+    loaded = heeded(configs.load(os.environ, config))
+    show.colour = loaded.config.output.color
+    return loaded
 
 
 def output_settings(loaded: configs.Loaded, given: dict[str, Any]) -> Output:
@@ -263,8 +266,8 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
     )
 
 
-def _folder(path: Path) -> str:
-    if not path.is_dir():
+def _folder(path: Path | str) -> str:
+    if not os.path.isdir(path):  # typer hands lists of paths over as text
         raise UsageError(f"--add-dir: {path}: no such folder")
     return os.path.realpath(path)
 

@@ -12,6 +12,7 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, manager_of
+from clinvk.cmd.storage import stored
 from clinvk.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _PLACES = re.compile(r"([ab]):(\d+)(?:-(\d+))?")
 
 
 @app.command("branch")
+@stored
 def branch(
     id: opt.OneSession,  # noqa: A002 - the field's name
     at: Annotated[
@@ -43,6 +45,7 @@ def branch(
 
 
 @app.command("merge")
+@stored
 def merge(
     a: Annotated[str, typer.Argument(metavar="A", autocompletion=opt.complete_sessions)],
     b: Annotated[str, typer.Argument(metavar="B", autocompletion=opt.complete_sessions)],

@@ -16,6 +16,7 @@ from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, store_of
 from clinvk.cmd.sessions_delete import parse_age
+from clinvk.cmd.storage import stored
 from clinvk.config import Loaded, SessionSettings
 from clinvk.errors import SessionError, UsageError
 from clinvk.natives import READERS, reader
@@ -27,6 +28,7 @@ NOT_DONE = 4
 
 
 @app.command("import")
+@stored
 def import_(
     backend: opt.Backend = None,
     here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,

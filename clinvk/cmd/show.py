@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from clinvk.clean import clean, one_line
 
+colour = "auto"  # output.color, once a configuration was read; what goes wrong before is "auto"
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
 
 

@@ -98,7 +98,9 @@ class Database(Index):
 
     def record(self, id_: str) -> bytes:
         """Raises `SessionNotFound`."""
-        found = self.db.execute("SELECT record FROM records WHERE id=?", (id_,)).fetchone()
+        found = self.db.execute(
+            "SELECT CAST(record AS BLOB) FROM records WHERE id=?", (id_,)
+        ).fetchone()
         if found is None:
             raise unknown(id_)
         return bytes(found[0])
@@ -108,7 +110,9 @@ class Database(Index):
 
     def lines(self, id_: str) -> list[bytes]:
         """The transcript."""
-        rows = self.db.execute("SELECT message FROM said WHERE id=? ORDER BY n", (id_,))
+        rows = self.db.execute(
+            "SELECT CAST(message AS BLOB) FROM said WHERE id=? ORDER BY n", (id_,)
+        )
         return [bytes(line) for (line,) in rows]
 
     def size(self, id_: str) -> int:

@@ -256,7 +256,9 @@ class FileStore:
         try:
             with open(path, "rb") as file:
                 return session_of(file.read(), id_, str(path))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if path.is_symlink():  # to nowhere
+                raise unreadable(id_, str(path), error.strerror) from error
             raise unknown(id_) from None
         except OSError as error:
             raise unreadable(id_, str(path), error.strerror) from error
@@ -337,10 +339,10 @@ class FileStore:
         """The index, fresh; call it with the lock held. Nothing where none can be had."""
         for _ in range(2):  # a damaged one is thrown away, and made anew
             index = self._opened(create=True)
-            if index is None:
-                return None
             try:
-                return index if self._is_fresh(index) else self._mended()
+                if index is not None:
+                    return index if self._is_fresh(index) else self._mended()
+                self._drop_index()
             except sqlite3.Error:
                 self._drop_index()
         return None
@@ -378,7 +380,8 @@ class FileStore:
             self._index.close()  # it may have been opened for reading alone
             self._index = None
         index = self._opened(create=True)
-        assert index is not None  # noqa: S101 - it was there
+        if index is None:
+            raise sqlite3.DatabaseError("spoiled")
         index.prepare()
         with index.changing():
             known = index.known()
@@ -426,7 +429,10 @@ class FileStore:
             rows, said = [], []
             for id_ in ids[start : start + BATCH]:
                 try:
-                    stat = os.stat(self._record(id_))
+                    stat = os.lstat(self._record(id_))
+                except FileNotFoundError:
+                    continue  # deleted meanwhile
+                try:
                     session = self._read(id_)
                 except SessionNotFound:
                     continue

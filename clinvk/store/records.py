@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from clinvk.errors import SessionError, SessionNotFound
-from clinvk.session import Message, Session
+from clinvk.session import NOT_KEPT, Message, Session
 
 _DELETE = "take it away with: clinvk sessions delete {}"
 _encoder = msgspec.json.Encoder(enc_hook=str)
@@ -36,6 +36,7 @@ def session_of(record: bytes, id_: str, where: str) -> Session:
     `where` tells a person what to look at."""
     try:
         session = Session.from_json(msgspec.json.decode(record))
+        _check_types(session)
     except RecursionError:
         raise SessionError(
             f"session {id_} is damaged: {where}: nested too deeply", _DELETE.format(id_)
@@ -70,6 +71,13 @@ def taken(id_: str) -> SessionError:
 
 def is_running(id_: str) -> SessionError:
     return SessionError(f"session {id_} is running", "end it first, or wait for it")
+
+
+def _check_types(session: Session) -> None:
+    """Raise `ValueError` where a field is not what it has to be: a record that somebody wrote by
+    hand is to be said to be wrong, rather than to surprise whoever shows it."""
+    names = [name for name in session.__struct_fields__ if name not in NOT_KEPT]
+    msgspec.convert({name: getattr(session, name) for name in names}, Session)
 
 
 def _message(line: bytes) -> Message | None:

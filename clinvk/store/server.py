@@ -61,7 +61,7 @@ def _meaning(error: Exception) -> tuple[str, str | None]:
     from redis import exceptions as e
 
     text = str(error)
-    if isinstance(error, (e.AuthenticationError, e.AuthorizationError)) or "NOAUTH" in text:
+    if isinstance(error, e.AuthenticationError) or "NOAUTH" in text or "unauthenticated" in text:
         return f"it refuses the user or the password ({text})", "look at those in session.storage"
     if isinstance(error, e.NoPermissionError):
         return f"this user may not do that ({text})", "give it the keys clinvk:* and EVALSHA"
@@ -73,7 +73,7 @@ def _meaning(error: Exception) -> tuple[str, str | None]:
         return f"it cannot be reached ({text})", f"start it, {_ELSEWHERE}"
     if isinstance(error, e.ReadOnlyError):
         return "it is a replica, which takes no writes", "name the primary server"
-    if text.startswith("MISCONF") or "MISCONF" in text:
+    if "MISCONF" in text:
         return "it cannot write its own disk, and takes no writes", "look at the server's disk"
     if isinstance(error, e.OutOfMemoryError) or "OOM" in text:
         return "its memory is full, and it takes no writes", "raise maxmemory, or clean up"

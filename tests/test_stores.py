@@ -1,0 +1,642 @@
+"""What happens to the stores that are a database or a server, and how sessions move between them."""
+
+import json
+import os
+import resource
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinvk import config, machine
+from clinvk.errors import ConfigError, SessionError, SessionNotFound
+from clinvk.session import Message, Session
+from clinvk.store import Damaged, Query, Store, open_store
+from clinvk.store.redis import RedisStore
+from clinvk.store.sqlite import SqliteStore
+from tests.conftest import PROJECT, CommandLine
+from tests.stores import KINDS, RedisServer, need_redis, store_url
+
+
+def titled(title: str) -> Callable[[Session], Session]:
+    return lambda session: Session.from_json(session.to_json() | {"title": title})
+
+
+def same(session: Session) -> Session:
+    return session
+
+
+def said(text: str) -> Message:
+    return Message("user", text)
+
+
+def content(store: Store) -> dict[str, Any]:
+    """Everything that a store holds, as it would be exported."""
+    return {
+        s.id: (s.to_json(), [m.to_json() for m in store.messages(s.id)])
+        for s in store.select(Query())
+        if isinstance(s, Session)
+    }
+
+
+# SQLite
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "store" / "sessions.db"
+
+
+@pytest.fixture
+def sqlite(file: Path) -> SqliteStore:
+    return SqliteStore(file)
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:////abs/x.db", "/abs/x.db"),
+        ("sqlite:///x.db", "{cwd}/x.db"),
+        ("sqlite:///a/x.db", "{cwd}/a/x.db"),
+        ("sqlite:///~/x.db", "{home}/x.db"),
+    ],
+)
+def test_a_sqlite_address_is_read_as_sqlalchemy_does(url: str, path: str, tmp_path: Path):
+    store = open_store(url, tmp_path)
+    assert isinstance(store, SqliteStore)
+    assert str(store.path) == path.format(cwd=os.getcwd(), home=Path.home())
+
+
+def test_a_sqlite_address_has_no_host(tmp_path: Path):
+    with pytest.raises(ConfigError, match="names a host"):
+        open_store("sqlite://x.db", tmp_path)
+
+
+def test_a_sqlite_store_is_private_and_one_file(sqlite: SqliteStore, file: Path):
+    old = os.umask(0)
+    try:
+        sqlite.create(Session(id="s"), [said("x")])
+        sqlite.turn("s").close()
+    finally:
+        os.umask(old)
+    for path in (file.parent, *file.parent.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    assert sorted(p.name for p in file.parent.iterdir()) == ["sessions.db", "sessions.db.locks"]
+
+
+def test_reading_an_empty_sqlite_store_makes_nothing(sqlite: SqliteStore, file: Path):
+    assert sqlite.select(Query()) == []
+    assert sqlite.search("x") == []
+    assert not file.parent.exists()
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path):
+    store = SqliteStore(tmp_path / "not" / "mounted" / "x.db")
+    for act in (lambda: store.select(Query()), lambda: store.create(Session(id="s"))):
+        with pytest.raises(SessionError, match=r"there is no folder .*/not"):
+            act()
+
+
+def test_a_file_that_is_no_database_is_left_as_it_is(sqlite: SqliteStore, file: Path):
+    file.parent.mkdir()
+    file.write_text("dear diary\n" * 100)
+    for act in (lambda: sqlite.select(Query()), lambda: sqlite.create(Session(id="s"))):
+        with pytest.raises(SessionError, match="not a SQLite database"):
+            act()
+    assert file.read_text() == "dear diary\n" * 100
+
+
+def test_the_database_of_another_program_is_left_as_it_is(sqlite: SqliteStore, file: Path):
+    file.parent.mkdir()
+    db = sqlite3.connect(file)
+    db.execute("CREATE TABLE sessions (mine TEXT)")
+    db.close()
+    with pytest.raises(SessionError, match="another program"):
+        sqlite.create(Session(id="s"))
+
+
+def test_a_newer_sqlite_store_is_refused(sqlite: SqliteStore, file: Path):
+    sqlite.create(Session(id="s"))
+    db = sqlite3.connect(file)
+    db.execute("PRAGMA user_version=7")
+    db.close()
+    with pytest.raises(SessionError, match="newer clinvk"):
+        SqliteStore(file).get("s")
+
+
+def test_a_damaged_database_is_said_to_be_damaged(sqlite: SqliteStore, file: Path):
+    for n in range(50):
+        sqlite.create(Session(id=f"s{n}"), [said("x" * 3000)])
+    with open(file, "r+b") as handle:
+        handle.seek(4096)
+        handle.write(b"\xff" * 200_000)
+    with pytest.raises(SessionError, match="damaged"):
+        SqliteStore(file).messages("s1")
+
+
+def test_a_damaged_record_hides_no_other_and_can_be_deleted(sqlite: SqliteStore, file: Path):
+    sqlite.create(Session(id="bad"))
+    sqlite.create(Session(id="good"))
+    db = sqlite3.connect(file)
+    db.execute("UPDATE records SET record='{' WHERE id='bad'")
+    db.commit()
+    db.close()
+    with pytest.raises(SessionError, match="bad is damaged"):
+        sqlite.get("bad")
+    assert sqlite.reindex() == 2
+    good, bad = sqlite.select(Query())
+    assert (good.id, type(bad), bad.id) == ("good", Damaged, "bad")
+    sqlite.delete("bad")
+    assert [s.id for s in sqlite.select(Query())] == ["good"]
+
+
+def test_an_index_of_another_version_is_made_anew(sqlite: SqliteStore, file: Path):
+    sqlite.create(Session(id="s", title="a needle"), [said("in hay")])
+    db = sqlite3.connect(file)
+    db.execute("UPDATE meta SET value='0' WHERE key='version'")
+    db.execute("DELETE FROM sessions")
+    db.commit()
+    db.close()
+    found = SqliteStore(file).search("needle")
+    assert [hit.session.id for hit in found] == ["s"]
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from clinvk.errors import SessionError
+from clinvk.session import Message, Session
+from clinvk.store.sqlite import SqliteStore
+store = SqliteStore(Path(sys.argv[1]))
+size = Path(sys.argv[1]).stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 8192, size + 8192))
+try:
+    for i in range(1000):
+        store.append("s", [Message("user", f"{i} " + "x" * 1000)], lambda s: s)
+        print(i, flush=True)
+except SessionError as error:
+    print(error, "|", error.hint)
+assert store.get("s").id == "s"
+"""
+
+
+def test_what_a_full_disk_refuses_is_said_and_what_was_there_stays(sqlite: SqliteStore, file: Path):
+    sqlite.create(Session(id="s"), [said("before")])
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(file)], cwd=PROJECT,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *kept, sentence = done.stdout.splitlines()
+    assert "cannot write" in sentence
+    assert "nothing that was stored before is lost" in sentence
+    texts = [m.content.split()[0] for m in sqlite.messages("s")]
+    assert texts == ["before", *kept]
+    sqlite.append("s", [said("after")], same)
+    assert sqlite.messages("s")[-1].content == "after"
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_sqlite_store_that_can_only_be_read_is_read(sqlite: SqliteStore, file: Path):
+    sqlite.create(Session(id="s", title="here"), [said("words")])
+    script = """
+import os, sys
+from pathlib import Path
+from clinvk.errors import SessionError
+from clinvk.session import Session
+from clinvk.store import Query
+from clinvk.store.sqlite import SqliteStore
+os.setuid(65534)
+store = SqliteStore(Path(sys.argv[1]))
+print([s.id for s in store.select(Query())], len(store.search("words")), store.running("s"))
+try: store.create(Session(id="t"))
+except SessionError as error: print(error)
+"""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody who may not write")
+    file.chmod(0o644)
+    for folder in (file.parent, *file.parent.parents):
+        if folder.stat().st_uid == 0 and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    done = subprocess.run([sys.executable, "-c", script, str(file)], cwd=PROJECT,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.stdout.splitlines()[0] == "['s'] 1 None", done
+    assert "it can only be read" in done.stdout
+
+
+def test_a_store_is_used_by_several_threads(tmp_path: Path, request: pytest.FixtureRequest):
+    store = open_store(store_url("sqlite", tmp_path, request), tmp_path)
+    store.create(Session(id="s"))
+    threads = [
+        threading.Thread(target=lambda: [store.append("s", [said("x")], same) for _ in range(20)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.messages("s")) == 80
+
+
+# Redis
+
+
+@pytest.fixture
+def redis(redis_url: str) -> RedisStore:
+    return RedisStore(redis_url)
+
+
+def test_nothing_that_is_kept_on_a_server_runs_out(redis: RedisStore, redis_server: RedisServer):
+    redis.create(Session(id="s", native_ids={"claude": "n"}), [said("x")])
+    turn = redis.turn("s")
+    turn.note({"run": "x"})
+    with redis._server.asking() as client:
+        keys = {key.decode() for key in client.keys("*")}
+        assert {k for k in keys if client.ttl(k) != -1} == {"clinvk:lease:s"}
+    assert all(key.startswith("clinvk:") for key in keys)
+    turn.close()
+    redis.delete("s")
+    with redis._server.asking() as client:
+        assert client.keys("*") == []
+
+
+def test_a_killed_server_that_is_started_again_has_everything(own_server: RedisServer):
+    store = RedisStore(own_server.url)
+    store.create(Session(id="s"))
+    for i in range(20):
+        if i == 10:
+            own_server.kill()
+            own_server.start()
+        store.append("s", [said(str(i))], same)
+    assert [m.content for m in store.messages("s")] == [str(i) for i in range(20)]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from clinvk.errors import SessionError
+from clinvk.session import Message
+from clinvk.store import open_store
+store = open_store(sys.argv[1], Path("/nowhere"))
+for i in range(3000):
+    try: store.append("s", [Message("user", str(i))], lambda s: s)
+    except SessionError: continue
+    print(i, flush=True)
+"""
+
+
+def test_a_server_that_is_killed_while_somebody_writes_keeps_what_it_acknowledged(
+    own_server: RedisServer,
+):
+    RedisStore(own_server.url).create(Session(id="s"))
+    with subprocess.Popen([sys.executable, "-c", WRITER, own_server.url], cwd=PROJECT,
+                          stdout=subprocess.PIPE, text=True) as writer:  # fmt: skip
+        for _ in range(3):
+            time.sleep(0.3)
+            own_server.kill()
+            own_server.start()
+        out, _ = writer.communicate(timeout=60)
+    acknowledged = [int(line) for line in out.split()]
+    found = [int(m.content) for m in RedisStore(own_server.url).messages("s")]
+    assert len(found) == len(set(found)), "written twice"
+    assert set(acknowledged) <= set(found)
+    assert found == sorted(found)
+
+
+def test_a_server_that_is_gone_is_said_to_be_gone(own_server: RedisServer):
+    url = own_server.url.replace("://", "://me:secret@")
+    own_server.kill()
+    began = time.monotonic()
+    with pytest.raises(SessionError, match=r"redis at 127.0.0.1:\d+: it cannot be reached") as told:
+        RedisStore(url).select(Query())
+    assert time.monotonic() - began < 5
+    assert "secret" not in str(told.value) + str(told.value.hint)
+    assert "start it" in str(told.value.hint)
+
+
+@pytest.mark.parametrize("user", ["", ":wrong@", "me:wrong@"])
+def test_a_wrong_password_is_said_to_be_wrong(user: str, tmp_path: Path):
+    need_redis()
+    server = RedisServer(tmp_path, "--requirepass", "right")
+    server.start()
+    try:
+        with pytest.raises(SessionError, match="refuses the user or the password") as told:
+            RedisStore(server.url.replace("://", f"://{user}")).create(Session(id="s"))
+        assert "wrong" not in f"{told.value}".replace("WRONGPASS", "")
+        store = RedisStore(server.url.replace("://", "://:right@"))
+        assert store.create(Session(id="s")).id == "s"
+    finally:
+        server.kill()
+
+
+def test_a_server_without_memory_refuses_and_keeps_what_it_has(tmp_path: Path):
+    need_redis()
+    server = RedisServer(tmp_path, "--maxmemory", "4mb")
+    server.start()
+    try:
+        store = RedisStore(server.url)
+        store.create(Session(id="s"))
+        with pytest.raises(SessionError, match="memory is full"):
+            for _ in range(100):
+                store.append("s", [said("x" * 100_000)], same)
+        assert store.get("s").id == "s"
+    finally:
+        server.kill()
+
+
+def test_a_turn_lasts_longer_than_its_lease(redis_url: str):
+    store, other = RedisStore(redis_url, lease=0.3), RedisStore(redis_url, lease=0.3)
+    store.create(Session(id="s"))
+    turn = store.turn("s")
+    time.sleep(1)
+    assert other.turn("s") is None
+    assert other.all_running() == ["s"]
+    turn.close()
+    other.turn("s").close()
+
+
+def asleep(store: RedisStore, id_: str) -> Any:
+    """A turn whose machine went to sleep: nobody renews it."""
+    turn = store.turn(id_)
+    turn._over.set()
+    return turn
+
+
+def test_a_turn_that_was_taken_by_another_cannot_write(redis_url: str):
+    store, other = RedisStore(redis_url, lease=0.1), RedisStore(redis_url)
+    store.create(Session(id="s"))
+    turn = asleep(store, "s")
+    turn.note({"run": "x"})
+    time.sleep(0.3)
+    second = other.turn("s")
+    assert second.left == {"run": "x"}
+    for act in (
+        lambda: store.append("s", [said("late")], same),
+        lambda: store.update("s", titled("late")),
+        lambda: store.rewrite("s", [], same),
+    ):
+        with pytest.raises(SessionError, match="another clinvk has taken this turn"):
+            act()
+    turn.note({"run": "late"})
+    turn.close()
+    assert other.running("s") == {"run": "x"}
+    other.append("s", [said("mine")], same)
+    second.close()
+    with pytest.raises(SessionError):
+        store._turns["s"] = turn
+        store.update("s", titled("late"))
+    assert [m.content for m in other.messages("s")] == ["mine"]
+    assert other.get("s").title is None
+
+
+def test_a_turn_that_slept_goes_on_where_nobody_took_it(redis_url: str):
+    store = RedisStore(redis_url, lease=0.1)
+    store.create(Session(id="s"))
+    turn = asleep(store, "s")
+    time.sleep(0.3)
+    assert store.running("s") is None
+    store.append("s", [said("after the nap")], same)
+    turn.close()
+
+
+def test_a_dead_turn_of_another_machine_is_had_until_its_time_is_over(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    store, other = RedisStore(redis_url, lease=0.5), RedisStore(redis_url)
+    store.create(Session(id="s"))
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "this_process", lambda: {"clinvk": 1, "host": "elsewhere"})
+        asleep(store, "s").note({"run": "x", "host": "elsewhere"})
+    assert other.turn("s") is None
+    time.sleep(0.7)
+    turn = other.turn("s")
+    assert turn.left == {"run": "x", "host": "elsewhere"}
+    assert "clinvk:turn:s" in turn.kept_in
+    turn.close()
+
+
+def test_a_damaged_record_on_a_server_hides_no_other_and_can_be_deleted(redis: RedisStore):
+    redis.create(Session(id="bad", native_ids={"claude": "n"}))
+    redis.create(Session(id="good"))
+    with redis._server.asking() as client:
+        client.hset("clinvk:session:bad", "record", "{")
+    with pytest.raises(SessionError, match="bad is damaged"):
+        redis.get("bad")
+    good, bad = redis.select(Query())
+    assert (good.id, type(bad), bad.id) == ("good", Damaged, "bad")
+    redis.delete("bad")
+    assert redis.owners(None, "n") == []
+    with pytest.raises(SessionNotFound):
+        redis.get("bad")
+
+
+def test_what_leads_to_sessions_on_a_server_is_made_anew(redis: RedisStore):
+    redis.create(Session(id="Some", native_ids={"claude": "n"}))
+    with redis._server.asking() as client:
+        client.delete("clinvk:used", "clinvk:ids", "clinvk:native:n")
+    assert redis.select(Query()) == []
+    assert redis.reindex() == 1
+    assert [s.id for s in redis.select(Query())] == ["Some"]
+    assert (redis.matching("so"), redis.owners("claude", "n")) == (["Some"], ["Some"])
+
+
+def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "redis", None)
+    monkeypatch.delitem(sys.modules, "redis.backoff", raising=False)
+    with pytest.raises(ConfigError) as told:
+        RedisStore("redis://localhost")
+    assert "pip install 'clinvk[redis]'" in str(told.value.hint)
+
+
+# Passwords
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:p@host/0", "redis://:…@host/0"),
+        ("rediss://me:p@ss@host:1", "rediss://me:…@host:1"),
+        ("redis://host?password=p&db=1", "redis://host?password=…&db=1"),
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("file", "file"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(url: str, shown: str):
+    assert config.without_password(url) == shown
+
+
+def test_the_configuration_is_shown_without_the_password(clinvk: CommandLine):
+    clinvk("config", "set", "session.storage", "redis://:secret@127.0.0.1:1/0")
+    for args in (("show",), ("get", "session.storage"), ("get", "session"), ("show", "--json")):
+        done = clinvk("config", *args)
+        assert "…@127.0.0.1" in done.stdout.replace("\\u2026", "…"), args
+        assert "secret" not in done.stdout
+    done = clinvk("sessions", "list")
+    assert done.returncode == 4
+    assert "secret" not in done.stderr
+
+
+# From one into another
+
+
+@pytest.fixture
+def urls(tmp_path: Path, request: pytest.FixtureRequest) -> dict[str, str]:
+    return {kind: store_url(kind, tmp_path / "home", request) for kind in KINDS}
+
+
+RICH = Session.from_json(
+    Session(
+        id="Rich.one", backend="claude", model="opus", title="é 😀 \u2028", prompt="explain",
+        native_ids={"claude": "x-1", "codex": "y"}, turns=2, cost=0.5, tags=("a", "b c"),
+        metadata={"ticket": 7, "deep": {"er": [1, None]}}, options={"model": "opus"},
+        parents=("before",), error={"kind": "limit", "message": "later"},
+        created_at=datetime(2026, 3, 1, 12, 0, 0, 123_000, tzinfo=UTC),
+        updated_at=datetime(2026, 3, 2, 12, 0, 0, 7_000, tzinfo=UTC),
+    ).to_json() | {"colour": "blue", "nested": {"x": [1]}}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("there", KINDS)
+@pytest.mark.parametrize("back", KINDS)
+def test_sessions_that_move_there_and_back_are_the_same(
+    there: str, back: str, tmp_path: Path, clinvk: CommandLine, request: pytest.FixtureRequest
+):
+    origin = f"file://{tmp_path}/origin"
+    if back == "redis" and there == "redis":
+        pytest.skip("one server")
+    first = store_url(there, tmp_path / "first", request)
+    second = store_url(back, tmp_path / "second", request)
+    if there == "file":
+        first = f"file://{tmp_path}/first"
+    if back == "file":
+        second = f"file://{tmp_path}/second"
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    store = open_store(origin, tmp_path)
+    texts = ["", "\u2028", "x" * 300_000, '"}\n{"', "😀\x1b[0m"]
+    store.create(RICH, [Message("system", t, RICH.created_at, {"a": [t]}, 3) for t in texts])
+    for n in range(30):
+        store.create(Session(id=f"s{n}", title=str(n)), [said(str(n))] * (n % 4))
+    for source, target in ((origin, first), (first, second), (second, f"{origin}-again")):
+        done = clinvk("sessions", "migrate", "--from", source, "--to", target, "--json")
+        assert done.returncode == 0, done.stderr
+        assert len(json.loads(done.stdout)["copied"]) == 31
+        assert content(open_store(target, tmp_path)) == content(store)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_what_differs_is_not_replaced_unless_it_is_forced(
+    kind: str, urls: dict[str, str], clinvk: CommandLine, tmp_path: Path
+):
+    home = clinvk.home.path
+    source = open_store("file", home)
+    for name in ("same", "changed", "new"):
+        source.create(Session(id=name), [said(name)])
+    target = open_store(urls[kind], home)
+    (tmp_path / "home").mkdir(exist_ok=True)
+    target.create(source.get("same"), source.messages("same"))
+    target.create(source.get("changed"), [said("something else")])
+    before = content(target)
+    migrate = ("sessions", "migrate", "--to", urls[kind])
+    for more in ((), ("--dry-run",)):
+        done = clinvk(*migrate, *more)
+        assert done.returncode == 4
+        assert "1 session(s) are in the other store and differ: changed" in done.stderr
+        assert content(target) == before
+    done = clinvk(*migrate, "--force", "--dry-run", "--json")
+    assert json.loads(done.stdout)["replaced"] == ["changed"]
+    assert content(target) == before
+    done = clinvk(*migrate, "--force")
+    assert "Copied 1 session(s)" in done.stdout
+    assert "Replaced 1 that differed there." in done.stdout
+    assert "1 were there already." in done.stdout
+    assert content(target) == content(source)
+
+
+def test_what_runs_or_is_damaged_is_left_and_told(urls: dict[str, str], clinvk: CommandLine):
+    home = clinvk.home.path
+    source = open_store("file", home)
+    for name in ("fine", "busy", "bad"):
+        source.create(Session(id=name))
+    (home / "sessions" / "bad.json").write_text("{")
+    turn = source.turn("busy")
+    turn.note({"run": "x"})
+    done = clinvk("sessions", "migrate", "--to", urls["sqlite"])
+    turn.close()
+    assert done.returncode == 4
+    assert "session busy is running" in done.stderr
+    assert "bad is damaged" in done.stderr
+    assert list(content(open_store(urls["sqlite"], home))) == ["fine"]
+
+
+def test_a_store_is_not_copied_into_itself(clinvk: CommandLine):
+    done = clinvk("sessions", "migrate", "--to", "file")
+    assert done.returncode == 1
+    assert "the same" in done.stderr
+
+
+# On the command line
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_command_can_name_another_store(kind: str, redis_url: str, clinvk: CommandLine):
+    other = ("--storage-backend", {"sqlite": "sqlite", "redis": redis_url}[kind])
+    assert clinvk("-b", "echo", "in files").returncode == 0
+    assert clinvk("-b", "echo", *other, "elsewhere").returncode == 0
+    there = json.loads(clinvk("sessions", "list", *other, "--json").stdout)["sessions"]
+    assert [s["prompt"] for s in there] == ["elsewhere"]
+    here = json.loads(clinvk("sessions", "list", "--json").stdout)["sessions"]
+    assert [s["prompt"] for s in here] == ["in files"]
+    done = clinvk("resume", "--last", "more", *other)
+    assert "This began with: elsewhere" in done.stdout
+    id_ = there[0]["id"]
+    assert "Turns" in clinvk("sessions", "show", id_, *other).stdout
+    assert id_ in clinvk("sessions", "search", "elsewhere", *other).stdout
+    assert "1 session(s)" in clinvk("sessions", "reindex", *other).stdout
+    assert clinvk("sessions", "delete", id_, "--yes", *other).returncode == 0
+
+
+def test_a_path_names_the_file_or_the_folder(clinvk: CommandLine, tmp_path: Path):
+    for kind in ("file", "sqlite"):
+        place = ("--storage-backend", kind, "--storage-path", str(tmp_path / kind))
+        assert clinvk("-b", "echo", *place, "hello").returncode == 0
+        assert "hello" in clinvk("sessions", "list", *place).stdout
+    assert (tmp_path / "file" / "sessions").is_dir()
+    assert (tmp_path / "sqlite").is_file()
+    done = clinvk("sessions", "list", "--storage-backend", "redis://x", "--storage-path", "y")
+    assert done.returncode == 1
+    assert "has none" in done.stderr
+
+
+def test_an_unknown_store_on_the_command_line_is_an_error(clinvk: CommandLine):
+    done = clinvk("sessions", "list", "--storage-backend", "mysql")
+    assert done.returncode == 3
+    assert "unknown store 'mysql'" in done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_with_a_hundred_updates_each_lose_none(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    url = store_url(kind, tmp_path / "home", request)
+    store = open_store(url, tmp_path / "home")
+    store.create(Session(id="s"))
+    script = (
+        "import sys; from pathlib import Path; from clinvk.store import open_store\n"
+        "from clinvk.session import Session\n"
+        "store = open_store(sys.argv[1], Path(sys.argv[2]))\n"
+        "for _ in range(100): store.update('s', lambda s: Session.from_json("
+        "s.to_json() | {'turns': s.turns + 1}))\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, url, str(tmp_path / "home")], cwd=PROJECT)
+        for _ in range(2)
+    ]
+    assert [w.wait(60) for w in writers] == [0, 0]
+    assert store.get("s").turns == 200
