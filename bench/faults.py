@@ -26,6 +26,13 @@ for _ in range(int(sys.argv[2])):
     store.update("shared", lambda s: replace(s, turns=s.turns + 1), durable=False)
 """
 
+LOOP = """
+import subprocess, sys
+
+for _ in range(int(sys.argv[1])):
+    subprocess.run(sys.argv[2:], check=True, capture_output=True)
+"""
+
 # Prints a number after each append that has returned: what was printed is acknowledged.
 WRITE = """
 import os, sys
@@ -56,13 +63,9 @@ def turns(count: int) -> None:
     with home() as env:
         once = [*CLINVK, "--session", "shared", "-b", "echo", "hello"]
         subprocess.run(once, env=env, check=True, capture_output=True)
-        loop = "import subprocess, sys\nfor _ in range(int(sys.argv[1])):\n" \
-               "    subprocess.run(sys.argv[2:], check=True, capture_output=True)"  # fmt: skip
+        loop = [sys.executable, "-c", LOOP, str(count)]
         began = time.perf_counter()
-        two = [
-            subprocess.Popen([sys.executable, "-c", loop, str(count), *once], env=env)
-            for _ in range(2)
-        ]
+        two = [subprocess.Popen([*loop, *once], env=env) for _ in range(2)]
         codes = [p.wait() for p in two]
         store = FileStore(Path(env["CLINVK_HOME"]))
         said = len(store.messages("shared"))
@@ -123,7 +126,7 @@ def _look(folder: str) -> tuple[int, int, str, int]:
     """(damaged records, turns in the record, last message, turns that the index shows)."""
     store = FileStore(Path(folder))
     listed = store.select(Query())
-    index = store._index
+    index = store._index  # noqa: SLF001 - as it is on disk, before a row is checked
     assert index is not None
     row = next(iter(index.select(Query())))[0]  # as the index has it, unchecked
     damaged = sum(not hasattr(s, "turns") for s in listed)

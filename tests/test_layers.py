@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clinvk"
 
 LAYERS = [
-    {"errors", "clean", "limits", "usage", "expression", "redact", "machine", "shape"},
+    {"errors", "clean", "limits", "usage", "expression", "redact", "machine", "shape", "yamls"},
     {"extras", "config", "messages", "session"},
     {"page"},
     {"analysis", "autosave", "context", "conversation", "sharing", "natives", "manifest"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ def help_(
 ) -> None:
     """Show the help of a command, or of all."""
     parent = ctx.parent
-    found = parent.command if parent else ctx.command
+    found: Any = parent.command if parent else ctx.command
     path = parent.command_path if parent else "clinvk"
     for word in command or []:
         inner = found.get_command(ctx, word) if hasattr(found, "get_command") else None

@@ -89,6 +89,8 @@ class Root(Lazy):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = list(args)
+        if not args and ctx.resilient_parsing:  # the first word is being completed
+            return super().parse_args(ctx, args)
         before: list[str] = []
         while len(args) > 1 and args[0] == "--config":  # as git takes -C before the command
             before += [args.pop(0), args.pop(0)]

@@ -56,8 +56,9 @@ def list_(
     running = set(store.all_running())
     sessions: list[Session | Damaged]
     if status == "running":
-        fitting = filter(query.fits, map(store.get, running))
-        sessions = [*sorted(fitting, key=lambda s: s.updated_at, reverse=True)]
+        fitting: list[Session] = [s for s in map(store.get, running) if query.fits(s)]
+        fitting.sort(key=lambda s: s.updated_at, reverse=True)
+        sessions = [*fitting]
         total = len(sessions)
     else:
         sessions = store.select(query)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -68,5 +68,6 @@ def reader(backend: str) -> Reader:
         raise UsageError(
             f"the sessions of {backend!r} cannot be imported", f"known: {', '.join(READERS)}"
         )
-    module: Reader = import_module(f"clinvk.natives.{backend}")
-    return module
+    module: Any = import_module(f"clinvk.natives.{backend}")
+    found: Reader = module
+    return found

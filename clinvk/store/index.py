@@ -197,17 +197,34 @@ class Index:
 
     def search(self, words: list[str], role: str | None, limit: int) -> list[tuple[str, float]]:
         """(id, score) of the sessions that hold all of the words, the best first."""
-        match = " ".join(_quoted(word) for word in words[:-1])
-        match += f" {_quoted(words[-1])}*"  # the last one may be half a word
-        if role is not None:
-            match = f"{{{role}}} : ({match.strip()})"
+        # The last word may be half a one.
+        terms = [_quoted(word) for word in words[:-1]] + [_quoted(words[-1]) + "*"]
+        found = self._together(" ".join(terms), role, limit)
+        if len(found) < limit and len(terms) > 1:
+            seen = {id_ for id_, _ in found}
+            apart = self._apart(terms, role, limit)
+            found += [(id_, 0.0) for id_ in apart if id_ not in seen]
+        return found[:limit]
+
+    def _together(self, match: str, role: str | None, limit: int) -> list[tuple[str, float]]:
+        """Sessions that hold what matches in one piece, ranked."""
         rows = self.db.execute(
             "SELECT id, min(score) AS best FROM (SELECT rowid, bm25(words, 4.0) AS score FROM words"
             " WHERE words MATCH ? ORDER BY score LIMIT ?) JOIN pieces ON piece = rowid"
             " GROUP BY id ORDER BY best LIMIT ?",
-            (match.strip(), CANDIDATES, limit),
+            (_within(match, role), CANDIDATES, limit),
         )
         return [(id_, -score) for id_, score in rows]
+
+    def _apart(self, terms: list[str], role: str | None, limit: int) -> list[str]:
+        """Sessions that hold all of the terms, one here and one there; the newest first."""
+        one = "SELECT id FROM words JOIN pieces ON piece = words.rowid WHERE words MATCH ?"
+        sql = (
+            f"SELECT id FROM sessions WHERE id IN ({' INTERSECT '.join([one] * len(terms))})"  # noqa: S608
+            " ORDER BY used DESC LIMIT ?"
+        )
+        values = [_within(term, role) for term in terms]
+        return [id_ for (id_,) in self.db.execute(sql, (*values, limit))]
 
     def close(self) -> None:
         self.db.close()
@@ -250,6 +267,10 @@ def words_of(text: str) -> list[str]:
 
 def _quoted(word: str) -> str:
     return '"' + word.replace('"', '""') + '"'
+
+
+def _within(match: str, role: str | None) -> str:
+    return match if role is None else f"{{{role}}} : ({match})"
 
 
 def _used(session: Session) -> str:
