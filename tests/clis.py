@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -112,6 +113,9 @@ def _npm(folder: Path, package: str, env: Mapping[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    if "--if-npm" in sys.argv and not os.environ.get("CI") and not shutil.which("npm"):
+        print("no npm here: the tests of the real CLIs will be skipped")
+        raise SystemExit(0)
     try:
         for name, program in install().items():
             print(f"{name}: {program}")

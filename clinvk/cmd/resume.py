@@ -80,11 +80,26 @@ def resume(
     dispatcher = Dispatcher(loaded)
     found = _find(dispatcher, id.removeprefix(LITERAL) if id else None, last=last, here=here,
                   backend=backend, tag=with_tag, interactive=interactive)  # fmt: skip
+    if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
+        _say_restored(dispatcher, found)
     behind = opt.behind_dashes(ctx)
     asked = bool(words or file or behind)
     prompt, args = opt.prompt_of(words, file, behind) if asked else (_ask(found.id), [])
     request = opt.request(prompt, args, found.id, {**given, "tag": None, "backend": backend})
     return start(request, loaded, given)
+
+
+def _say_restored(dispatcher: Any, session: Any) -> None:
+    """What is there of the session, before it goes on; `clinvk sessions resume` says it."""
+    from clinvk.clean import one_line
+    from clinvk.cmd import show
+
+    messages = dispatcher.store.messages(session.id)
+    last = f"{messages[-1].role.value}: {one_line(messages[-1].content)[:60]}" if messages else "-"
+    context = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
+    show.Printer.for_errors(show.colour).notice(
+        f"session {session.id}: {len(messages)} messages, {show.size(context)} of text; last {last}"
+    )
 
 
 def _find(

@@ -7,6 +7,7 @@ from clinvk.cmd.lazy import Lazy
 COMMANDS = {
     "list": ("sessions_list", "List sessions, the one used last first."),
     "show": ("sessions_show", "Show a session."),
+    "resume": ("resume", "Go on with a session, and say first what there is of it."),
     "search": ("sessions_search", "Search titles, prompts and messages."),
     "start": ("sessions_make", "Make an empty session, to go on with later."),
     "create": ("sessions_make", "Make an empty session (the same as start)."),
@@ -19,6 +20,7 @@ COMMANDS = {
     "delete": ("sessions_delete", "Delete sessions: ours, not the backend's own."),
     "clean": ("sessions_delete", "Delete sessions that were not used for long."),
     "import": ("sessions_import", "Adopt the sessions that claude, codex and gemini keep."),
+    "options": ("sessions_options", "Show the options that a session keeps."),
     "reindex": ("sessions_store", "Make the index anew from the sessions."),
     "migrate": ("sessions_store", "Copy all sessions into another store."),
     "help": ("help", "Show the help of a subcommand."),
@@ -26,4 +28,4 @@ COMMANDS = {
 
 
 def group() -> Lazy:
-    return Lazy("sessions", "List, show, search, delete and clean up sessions.", COMMANDS)
+    return Lazy("sessions", "Find, read, keep and move conversations.", COMMANDS)
