@@ -64,6 +64,7 @@ class Lazy(TyperGroup):
         )
         self.table = commands
         self.aliases = aliases or {}
+        self._made: dict[str, Any] = {}  # it costs milliseconds, and is asked for more than once
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.table)
@@ -72,6 +73,11 @@ class Lazy(TyperGroup):
         name = self.aliases.get(cmd_name, cmd_name)
         if name not in self.table:
             return None
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _make(self, name: str) -> Any:
         module = import_module(f"clinvk.cmd.{self.table[name][0]}")
         if hasattr(module, "group"):
             return module.group()
