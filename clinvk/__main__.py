@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -17,6 +18,8 @@ def main() -> None:
     from clinvk.cmd.main import main as commands
 
     code = commands(sys.argv[1:])
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
     # Everything is written and closed by now: `commands` flushes what it printed. Taking the
     # interpreter apart, module by module, would be 16 ms of every call.
     os._exit(code)

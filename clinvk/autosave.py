@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from clinvk.errors import ClinvkError
 from clinvk.session import Message
 
 Write = Callable[[str, list[Message]], None]
@@ -40,11 +41,17 @@ class Autosave:
 
     def flush(self, id_: str | None = None) -> None:
         """Write what waits, of a session or of all. What cannot be written goes on waiting, and
-        that error is raised."""
+        the first error is raised when the others are written."""
+        errors = []
         for each in [*self._waiting] if id_ is None else [id_]:
-            if messages := self._waiting.get(each):
-                self._write(each, messages)
-            self._waiting.pop(each, None)
+            try:
+                if messages := self._waiting.get(each):
+                    self._write(each, messages)
+                self._waiting.pop(each, None)
+            except (ClinvkError, OSError) as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def forget(self, id_: str) -> None:
         self._waiting.pop(id_, None)

@@ -11,15 +11,9 @@ from msgspec import Struct
 
 from clinvk.errors import ConfigError, NotInstalledError
 from clinvk.manifest import Manifest, check_expressions, parse
+from clinvk.places import backend_names, built_in
 
 FIRST_CHOICES = ("claude", "codex", "gemini")  # tried in this order where nothing was chosen
-
-
-def built_in() -> Path:
-    """The folder of our own manifests: inside the package, or beside it in a checkout."""
-    here = Path(__file__).parent
-    inside = here / "backends"
-    return inside if inside.is_dir() else here.parent / "backends"
 
 
 class Catalog(Struct, frozen=True):
@@ -31,9 +25,7 @@ class Catalog(Struct, frozen=True):
 
     def names(self) -> list[str]:
         """Every backend's name, ours first."""
-        ours = sorted(p.stem for p in built_in().glob("*.yaml"))
-        theirs = sorted(p.stem for p in (self.home / "backends").glob("*.yaml"))
-        return ours + [name for name in theirs if name not in ours]
+        return backend_names(self.home)
 
     def find(self, name: str) -> Path | None:
         """The file that describes `name`, if any does."""

@@ -9,12 +9,12 @@ import re
 _STRING_END = r"(?:\x07|\x1b\\|\x9c|$)"
 _SEQUENCE = (
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    rf"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*{_STRING_END}"
+    rf"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*+{_STRING_END}"
     r"|\x1b[ -/]*[0-~]"
     r"|\x1b|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
 # An escape sequence that the next piece of text may go on with.
-_OPEN = r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*\x1b?|\x1b[ -/]*)$"
+_OPEN = r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*+\x1b?|\x1b[ -/]*)$"
 _OPEN_KEPT = 4096  # characters; a longer "sequence" is no sequence
 _BIDI = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 

@@ -211,11 +211,9 @@ class _Filler:
             path = self.scratch / f"{len(self.files)}.txt"
             self.files.append((path, text))
             template = template.replace("$file", str(path))
-        return (
-            template.replace("$scratch", str(self.scratch))
-            .replace("$json", json.dumps(text))
-            .replace("$value", text)
-        )
+        words = {"$scratch": str(self.scratch), "$json": json.dumps(text), "$value": text}
+        # In one pass: a value may hold such words itself.
+        return re.sub(r"\$(?:scratch|json|value)", lambda m: words[m.group()], template)
 
 
 def expand_home(glob: str, env: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from msgspec import Struct, field
 
 from clinvk import yamls
 from clinvk.errors import ConfigError
+from clinvk.places import backend_names
 from clinvk.shape import ShapeError, build, convert, dotted, is_struct, unknown_key
 
 Approval = Literal["default", "auto", "none", "always"]
@@ -111,7 +112,9 @@ def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
     data, origins = _from_text(text, path)
     _from_env(env, data, origins)
     try:
-        return Loaded(build(Config, data), home, path, origins)
+        config = build(Config, data)
+        _sensible(config, home)
+        return Loaded(config, home, path, origins)
     except ShapeError as error:
         source = origins.get(dotted(error.path), "")
         raise _wrong(path, text, error, source if source.startswith("$") else "") from error
@@ -140,9 +143,38 @@ def check(text: str, path: Path) -> Config:
     """The configuration that `text` is. Raises `ConfigError`; `path` is for its message."""
     data, _ = _from_text(text, path)
     try:
-        return build(Config, data)
+        config = build(Config, data)
+        _sensible(config, home_of(os.environ))
+        return config
     except ShapeError as error:
         raise _wrong(path, text, error, "") from error
+
+
+def _sensible(config: Config, home: Path) -> None:
+    """Raise `ShapeError` for a value of the right type that means nothing."""
+    for key, least in LEAST.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value is not None and value < least:
+            raise ShapeError((section, name), f"{value} is too small; at least {least}")
+    timeout = config.unified_flags.command_timeout_secs
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise ShapeError(
+            ("unified_flags", "command_timeout_secs"), f"{timeout} is not above 0 seconds"
+        )
+    if config.backends:
+        known = backend_names(home)
+        for name in config.backends:
+            if name not in known:
+                raise ShapeError(("backends", name), unknown_key(name, known))
+
+
+LEAST = {
+    "unified_flags.max_turns": 1,
+    "unified_flags.max_tokens": 1,
+    "session.retention_days": 0,
+    "parallel.max_workers": 1,
+}
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -224,7 +256,10 @@ def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, s
             if backends is None:
                 backends = data["backends"] = {}
             if isinstance(backends, dict):
-                known = next((k for k in backends if str(k).lower() == name), name)
+                names = (*backends, *backend_names(home_of(env)))
+                known = next((n for n in names if str(n).lower() == name), None)
+                if known is None:
+                    continue  # somebody else's variable
                 entry = backends.setdefault(known, {})
                 if isinstance(entry, dict):
                     entry["model"] = value

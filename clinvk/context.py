@@ -31,6 +31,11 @@ def hand_over(messages: list[Message], prompt: str, source: str, target: str) ->
         "Take it over as if it had been yours, and answer what the user says at the end.\n\n"
         f"{text}\n\n# User (now)\n\n{prompt}"
     )
+    if source == target:  # it has no session of its own any more, or not yet
+        told = (
+            f"telling {target} the last {used} of {len(messages)} messages ({size / 1000:.1f} KB)"
+        )
+        return Carried(whole, told)
     told = (
         f"handing {used} of {len(messages)} messages ({size / 1000:.1f} KB) over "
         f"from {source} to {target}"

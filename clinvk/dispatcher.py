@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher", "NoSessionHere", "Plan"]
 
 
+TEXTS = ("model", "approval", "sandbox", "system_prompt")  # options whose value is one
+
+
 class Plan(Struct, frozen=True):
     """All that is decided before anything starts."""
 
@@ -101,7 +104,7 @@ class Dispatcher:
         new = session is None
         if session is None:
             session = self._create(plan)
-        begun = [False]
+        begun = False
         try:
             from clinvk.waiting import turn_of
 
@@ -111,12 +114,12 @@ class Dispatcher:
                 session = self.store.get(session.id)
                 plan = replace(plan, session=session) if new else self._plan(request, session)
                 async with _started(self, plan, turn, marker, new=new) as run:
-                    begun = [True]
+                    begun = True
                     yield run
             finally:
                 turn.close()
         except BaseException:
-            if new and not any(begun):  # nothing has begun, so there is nothing to keep
+            if new and not begun:  # nothing has begun, so there is nothing to keep
                 with suppress(SessionError):
                     self.store.delete(session.id)
             raise
@@ -138,8 +141,8 @@ class Dispatcher:
         forks = parent.native_ids[manifest.name] if parent else None
         wanted = resolve(request, session, self.config, manifest.name)
         prompt, carried = self._prompt(request, session, manifest, native_id or forks, wanted)
-        begun = session.options if session and native_id else None
-        settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=begun)
+        kept = session.options if session and native_id else None
+        settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=kept)
         command = build(
             manifest,
             choice.program,
@@ -190,6 +193,10 @@ class Dispatcher:
     ) -> tuple[str, list[str]]:
         """The prompt with what the backend has to know of earlier turns, and what to say of it."""
         prompt, carried = request.prompt, None
+        if request.replay and session is not None and not self.store.messages(session.id):
+            raise SessionError(
+                f"session {session.id} has no transcript to begin anew from", "start a new session"
+            )
         if session is not None and (native_id is None or session.backend != manifest.name):
             messages = self.store.messages(session.id)
             if native_id is None:
@@ -260,6 +267,14 @@ async def _started(
 
 def _check(request: Request) -> None:
     """Raise `UsageError` for what excludes each other."""
+    if not isinstance(request.prompt, str):
+        raise UsageError(f"the prompt is {type(request.prompt).__name__}, not text")
+    timeout = request.timeout
+    if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < 1e9):
+        raise UsageError(f"timeout: {timeout!r} is not a number of seconds above 0")
+    for name in TEXTS:
+        if not isinstance(request.options.get(name, ""), str):
+            raise UsageError(f"{name}: {request.options[name]!r} is not text")
     if request.ephemeral and (request.session or request.name):
         raise UsageError(
             "an ephemeral run has no session to go on with",

@@ -26,6 +26,7 @@ THEMES = ("auto", "light", "dark")
 
 _RECORD = ("id", "title", "backend", "model", "status", "created_at", "updated_at")
 _DETAILS = ("cwd", "tags", "template", "parents", "turns", "usage", "cost", "metadata")
+_TAG = re.compile(r"<[a-zA-Z!/?]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
@@ -246,8 +247,9 @@ def _parsed(text: str, name: str) -> Any:
         from jinja2 import TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    # Nobody says what a template makes; where it begins like a page, it is one.
-    is_page = name.endswith(("html", "xml")) or text.lstrip().startswith("<")
+    # Nobody says what a template makes; where it has a tag, it is a page, unless its name says text.
+    is_text = name.endswith((".md", ".txt"))
+    is_page = not is_text and (name.endswith(("html", "xml")) or bool(_TAG.search(text)))
     try:
         return ImmutableSandboxedEnvironment(autoescape=is_page).from_string(text)
     except TemplateSyntaxError as error:

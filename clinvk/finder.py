@@ -37,7 +37,7 @@ class Finder:
             return self._last(request)
         if request.session is not None:
             return self.lookup(request.session)
-        if self.auto_resume and not request.new:
+        if self.auto_resume and not request.new and not request.history:
             return self.newest(cwd=real(request.cwd), backend=request.backend)
         return None
 
@@ -85,7 +85,7 @@ class Finder:
         other = None if request.anywhere else self.newest(backend=request.backend)
         if other is None:
             raise NoSessionHere(
-                f"there is no {of}session to continue", 'start one: clinvk "your prompt"', None
+                f"there is no {of}session to continue", _start(request.backend), None
             )
         raise NoSessionHere(
             f"there is no {of}session to continue in {here}",
@@ -100,6 +100,10 @@ class Finder:
         except ClinvkError:
             return id_
         return f"{id_}  {session.backend or '-'}  {session.label[:60]}"
+
+
+def _start(backend: str | None) -> str:
+    return f'start one: clinvk {f"-b {backend} " if backend else ""}"your prompt"'
 
 
 def real(path: Path | None) -> str:

@@ -20,7 +20,13 @@ _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 def parse_retry_at(text: str, *, now: datetime | None = None) -> datetime | None:
     """The moment after which another try makes sense (UTC), or nothing where no form is known."""
-    now = now or datetime.now(UTC)
+    try:
+        return _moment(text, now or datetime.now(UTC))
+    except (OverflowError, OSError, ValueError):  # "in 99999999999 days"
+        return None
+
+
+def _moment(text: str, now: datetime) -> datetime | None:
     if found := _EPOCH.search(text):
         return datetime.fromtimestamp(int(found.group(1)), UTC)
     if found := _SPAN.search(text):

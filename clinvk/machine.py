@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from typing import Any
 
@@ -14,7 +15,9 @@ def this_process() -> dict[str, Any]:
 
 def this_machine() -> dict[str, Any]:
     """`boot` changes whenever it starts; process numbers mean something in one `namespace`."""
-    return {"host": socket.gethostname(), "boot": _boot(), "namespace": _namespace()}
+    # macOS takes its name from the network, and another one there would mean nothing.
+    host = None if sys.platform == "darwin" else socket.gethostname()
+    return {"host": host, "boot": _boot(), "namespace": _namespace()}
 
 
 def is_gone(process: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from typing import Any, Self
 from msgspec.structs import replace
 
 from clinvk import config as configs
-from clinvk import conversation, templates
+from clinvk import conversation, recovery, templates
 from clinvk.autosave import Autosave
 from clinvk.conversation import Place, with_messages
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
@@ -41,6 +41,7 @@ from clinvk.session import (
 )
 from clinvk.sharing import admit
 from clinvk.store import Query, Store, open_store
+from clinvk.store.records import LeftBehind, is_running
 
 KEPT_STATUSES = tuple(s for s in STATUSES if s != "error")  # that somebody may set
 
@@ -148,10 +149,11 @@ class SessionManager:
         return [hit.session for hit in self.store.search(text, limit=limit)]
 
     def delete_session(self, session_id: str) -> None:
-        """Take a session away. Raises `SessionError` while it runs."""
-        self._get(session_id)
+        """Take a session away, a damaged one too, and end what a killed turn of it left running.
+        Raises `SessionError` while it runs."""
+        _check_name(session_id)
+        delete(self.store, session_id)
         self._autosave.forget(session_id)
-        self.store.delete(session_id)
 
     # What is known of a session.
 
@@ -328,10 +330,7 @@ class SessionManager:
     # Within.
 
     def _get(self, id_: str) -> Session:
-        try:
-            check_id(id_)
-        except SessionError as error:  # no session can be called that, so there is none
-            raise SessionNotFound(error.message, error.hint) from None
+        _check_name(id_)
         return self.store.get(id_)
 
     def _said(self, id_: str) -> list[Message]:
@@ -416,6 +415,42 @@ class SessionManager:
         if not result.ok:
             raise ClinvkError(f"{backend}: {result.error.message if result.error else 'failed'}")
         return str(result.text)
+
+
+def delete(store: Store, id_: str) -> None:
+    """Take a session away; what its last turn left running, if its clinvk was killed, is ended
+    first. Raises `SessionError`."""
+    try:
+        store.delete(id_)
+    except LeftBehind:
+        _end_left(store, id_)
+        store.delete(id_)
+
+
+def _end_left(store: Store, id_: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import anyio
+
+    turn = store.turn(id_)
+    if turn is None:
+        raise is_running(id_)
+    try:
+        if turn.left:
+            # In a thread, since the caller's may run an event loop of its own.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(anyio.run, recovery.end, turn.left, id_, turn.kept_in).result()
+    except BaseException:
+        turn.abandon()
+        raise
+    turn.close()
+
+
+def _check_name(id_: str) -> None:
+    try:
+        check_id(id_)
+    except SessionError as error:  # no session can be called that, so there is none
+        raise SessionNotFound(error.message, error.hint) from None
 
 
 def _holds(session: Session, wanted: Mapping[str, Any]) -> bool:

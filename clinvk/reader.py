@@ -108,7 +108,8 @@ class Reader:
             extras = {name: values.pop(name, None) for name in EXTRAS[rule.emit]}
             values["usage"] = self._usage(values.get("usage"), extras["usage_total"])
             values["cost"] = self._cost(values.get("cost"), extras)
-            for denial in extras["denied"] or []:
+            denied = extras["denied"]
+            for denial in denied if isinstance(denied, list) else []:
                 yield messages.Denied(**_fit(messages.Denied, denial), raw=raw)
         cls = EVENT_TYPES[rule.emit or ""]
         if cls is messages.Delta:  # the busiest one

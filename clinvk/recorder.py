@@ -30,8 +30,10 @@ class Recorder:
 
     def asked(self) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
-        if messages := asking(self.plan, self.settings):
-            self.store.append(self.id, messages, lambda s: with_prompt(s, messages[0].content))
+        messages = asking(self.plan, self.settings)
+        request = self.plan.request
+        if messages or request.title or request.tags:
+            self.store.append(self.id, messages, lambda s: _asked(s, messages, request))
 
     def started(self, pid: int, marker: str) -> None:
         """Note what the next clinvk needs to end this turn, should this one be killed."""
@@ -117,6 +119,13 @@ def asking(plan: Any, settings: SessionSettings) -> list[Message]:
     about = {"backend": plan.manifest.name}
     prompt = kept(plan.request.prompt, settings)
     return [Message(MessageRole.USER, prompt, metadata=about)]
+
+
+def _asked(session: Session, messages: list[Message], request: Any) -> Session:
+    if messages:
+        session = with_prompt(session, messages[0].content)
+    tags = tuple(dict.fromkeys([*session.tags, *request.tags]))
+    return replace(session, title=request.title or session.title, tags=tags)
 
 
 def with_prompt(session: Session, prompt: str) -> Session:

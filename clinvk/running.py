@@ -64,6 +64,7 @@ class Run:
         self._terminal: Finished | Failed | None = None
         self._why: Failure | None = None  # we ended it, for this reason
         self._now = False
+        self._silent = False  # it has said all that it has to say
         self._structured: Any = None
         self._noticed = ""
         self._scope: anyio.CancelScope | None = None
@@ -78,6 +79,11 @@ class Run:
         if self._result is None:
             raise RuntimeError("the run has not ended")
         return self._result
+
+    @property
+    def deadline(self) -> float:
+        """When its time is over, on the clock of the event loop."""
+        return self._deadline
 
     @property
     def pending(self) -> bool:
@@ -114,26 +120,28 @@ class Run:
 
     async def _more(self) -> None:
         """Read on: at least one line, or the end."""
-        lines = None
+        lines = code = None
         with anyio.CancelScope(deadline=self._deadline) as scope:
             self._scope = scope
-            if self._why is None:
-                lines = await self._child.lines()
-        if scope.cancelled_caught and self._why is None:
+            if not self._is_ending():
+                lines = None if self._silent else await self._child.lines()
+                if lines is None:  # it may close its stdout long before it ends
+                    code = await self._child.wait()
+        if scope.cancelled_caught and not self._is_ending():
             seconds = f"{self.plan.timeout:g}"
             self._why = Failure(
                 "timeout", f"no answer within {seconds} s", "allow more with --timeout SECONDS"
             )
-        if self._why is not None:
+        if self._is_ending():
             await self._stop()
-        elif lines is None:
-            await self._end()
-        else:
+        elif code is not None:
+            self._ended(code)
+        elif lines is not None:
             self._read(lines)
-            if self._ending:  # a line told that it has to
+            if self._is_ending():  # a line told that it has to
                 await self._stop()
             elif self._terminal is not None and self._child.process.returncode is not None:
-                await self._end()
+                self._silent = True
 
     async def _stop(self) -> None:
         ask = signal.Signals[self.plan.manifest.stop]
@@ -146,8 +154,7 @@ class Run:
                     self._took_started(event)
         self._finish(await self._child.wait())
 
-    async def _end(self) -> None:
-        code = await self._child.wait()
+    def _ended(self, code: int) -> None:
         for event in self._reader.end(code):
             self._took(event)
         if left := survivors(self._child.pid, self._child.marker):
@@ -227,8 +234,7 @@ class Run:
             "its own session is gone; begin it anew from the transcript with --replay",
         )
 
-    @property
-    def _ending(self) -> bool:
+    def _is_ending(self) -> bool:
         return self._why is not None
 
     def _close_block(self) -> None:

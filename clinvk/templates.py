@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from clinvk import yamls
 from clinvk.errors import ConfigError
 from clinvk.session import check_id
 from clinvk.shape import ShapeError, build
@@ -82,7 +83,7 @@ def load(home: Path, name: str) -> Template:
 def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
     """Keep a template for every later session. Raises `ConfigError` for one that is none, and
     `SessionError` for a name that cannot be a file's."""
-    import yaml  # 10 ms: only where a file is read or written
+    import yaml  # 10 ms: only where a file is written
 
     from clinvk.store.files import make_folder, replace_file
 
@@ -99,16 +100,13 @@ def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
 
 
 def _read(path: Path) -> Template:
-    import yaml
-
     try:
-        data = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe
+        data = yamls.load(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{path}: {problem}", "mend or delete that file") from error
-    return _checked(data or {}, str(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}", "mend or delete that file") from error
+    return _checked({} if data is None else data, str(path))
 
 
 def _checked(data: Any, where: str) -> Template:

@@ -39,7 +39,13 @@ class Usage(Struct, frozen=True):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Usage:
-        return cls(**{name: int(data.get(name) or 0) for name in cls.__struct_fields__})
+        """What is no number counts as none: a newer CLI must not break this."""
+        return cls(**{name: _whole(data.get(name)) for name in cls.__struct_fields__})
+
+
+def _whole(value: Any) -> int:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+    return int(value) if good else 0
 
 
 def rfc3339(moment: datetime) -> str:

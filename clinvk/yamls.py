@@ -35,10 +35,12 @@ def _loader() -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key, _ in node.value:
+                if not isinstance(key.value, str):  # a list or a mapping: the loader refuses those
+                    continue
                 if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                     problem = f"the key {key.value!r} stands twice"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value if isinstance(key.value, str) else id(key))
+                seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     return Loader

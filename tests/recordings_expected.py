@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
-from clinvk import catalog, config
+from clinvk import config
 from clinvk.dispatcher import Dispatcher
 from clinvk.messages import Request, Result
+from clinvk.places import built_in
 from clinvk.session import Session
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -53,7 +54,7 @@ def replay(case: Path, home: Path) -> dict[str, Any]:
         f"cat {shlex.quote(str(case / 'stdout'))}\ncat {shlex.quote(str(case / 'stderr'))} >&2\n{last}\n"
     )
     program.chmod(0o755)
-    manifest = yaml.safe_load((catalog.built_in() / f"{backend}.yaml").read_text())
+    manifest = yaml.safe_load((built_in() / f"{backend}.yaml").read_text())
     (home / "backends").mkdir()
     path = home / "backends" / f"{backend}.yaml"
     path.write_text(yaml.safe_dump({**manifest, "command": str(program)}))

@@ -911,7 +911,7 @@ def test_clean_without_an_age_keeps_to_the_configuration(
     assert home.ids() == left
 
 
-@pytest.mark.parametrize("age", ["7x", "", "d", "-1", "1.5d", "30m", "99999999999999999999"])
+@pytest.mark.parametrize("age", ["7x", "", "d", "-1", "1.5d", "30m"])
 def test_an_age_that_is_none_is_an_error_and_deletes_nothing(
     clinvk: CommandLine, home: Home, age: str
 ):

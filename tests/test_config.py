@@ -63,12 +63,15 @@ def test_the_higher_source_wins(
     assert (found.value if found else None) == wanted
 
 
-def test_the_environment_goes_before_the_file(env: dict):
+def test_the_environment_goes_before_the_file(env: dict, home: Home):
+    home.backend("my-own")
+    env = {**env, "CLINVK_HOME": str(home.path), "CLINVK_NOBODYS_MODEL": "somebody else's"}
     loaded = load("default_backend: codex\nbackends: {claude: {model: opus}}", **env,
                   CLINVK_BACKEND="gemini", CLINVK_CLAUDE_MODEL="haiku", CLINVK_MY_OWN_MODEL="x")  # fmt: skip
     assert loaded.config.default_backend == "gemini"
     assert loaded.config.backends["claude"].model == "haiku"
     assert loaded.config.backends["my-own"].model == "x"
+    assert "nobodys" not in loaded.config.backends
     assert loaded.origin("default_backend") == "$CLINVK_BACKEND"
     assert loaded.origin("backends.claude.model") == "$CLINVK_CLAUDE_MODEL"
 
@@ -195,6 +198,7 @@ def test_nothing_is_as_good_as_no_file(clinvk: CommandLine, home: Home, text: st
 
 
 def test_show_tells_every_setting_and_with_origin_where_from(clinvk: CommandLine, home: Home):
+    home.backend("fake")
     path = home.config("session: {retention_days: 7}\nbackends: {fake: {env: {TOKEN: secret}}}")
     text = clinvk("config", "show").stdout
     shown = set(re.findall(r"^([\w.]+):", text, re.MULTILINE))
@@ -253,6 +257,7 @@ def test_set_never_bakes_the_environment_in(clinvk: CommandLine, home: Home):
 def test_set_knows_the_type_of_a_key(
     clinvk: CommandLine, home: Home, key: str, value: str, stored: Any
 ):
+    home.backend("fake")
     done = clinvk("config", "set", key, value)
     assert done.returncode == 0, done
     found: Any = yaml.safe_load((home.path / "config.yaml").read_text())
@@ -463,3 +468,16 @@ def test_a_path_in_the_environment_of_a_backend_finds_its_program(clinvk: Comman
 
 def home_manifest(home: Home) -> dict[str, Any]:
     return yaml.safe_load((home.path / "backends" / "fake.yaml").read_text())
+
+
+@pytest.mark.parametrize(("text", "place"), [
+    ("backends: {cluade: {model: x}}", "unknown key 'cluade'; did you mean 'claude'"),
+    ("parallel: {max_workers: -4}", "parallel.max_workers: -4 is too small"),
+    ("unified_flags: {command_timeout_secs: -1}", "command_timeout_secs: -1.0 is not above 0"),
+    ("session: {retention_days: -1}", "session.retention_days: -1 is too small"),
+])  # fmt: skip
+def test_a_value_that_means_nothing_is_told(clinvk: CommandLine, home: Home, text: str, place: str):
+    home.config(text)
+    done = clinvk("config", "check")
+    assert done.returncode == 3
+    assert place in done.stderr

@@ -47,7 +47,7 @@ def commands(line: str) -> Iterator[list[str]]:
     for word in lexer:
         if word == "clinvk" and words is None:
             words = []
-        elif set(word) <= set(";&|<>()"):
+        elif word and set(word) <= set(";&|<>()"):
             if words is not None:
                 yield words
             words = None

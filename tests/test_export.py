@@ -204,6 +204,10 @@ def test_a_template_of_a_page_escapes_and_one_of_text_does_not(tmp_path: Path):
     export.register(tmp_path, "text", "{{ title }}")
     assert rendered(session, "page", tmp_path) == "<p>&lt;b&gt;</p>"
     assert rendered(session, "text", tmp_path) == "<b>"
+    export.register(tmp_path, "late", "{# a page #}<p>{{ title }}</p>")
+    assert rendered(session, "late", tmp_path) == "<p>&lt;b&gt;</p>"
+    export.register(tmp_path, "notes.md", "<details>{{ title }}</details>")
+    assert rendered(session, "notes.md", tmp_path) == "<details><b></details>"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "clinvk"
 
 LAYERS = [
-    {"errors", "clean", "limits", "usage", "expression", "redact", "machine", "shape", "yamls"},
+    {
+        "errors",
+        "clean",
+        "limits",
+        "usage",
+        "expression",
+        "redact",
+        "machine",
+        "shape",
+        "yamls",
+        "places",
+    },
     {"extras", "config", "messages", "session"},
     {"page"},
     {"analysis", "autosave", "context", "conversation", "sharing", "natives", "manifest"},
@@ -45,6 +56,8 @@ SHARED = {
     "drive",
     "main",
     "picker",
+    "viewers",
+    "out",
     "failing",
     "storage",
     "sessions_common",

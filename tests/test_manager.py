@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import stat
+import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,10 +13,11 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from clinvk import Message, MessageRole, Session, SessionManager, SessionNotFound
+from clinvk import Message, MessageRole, Session, SessionManager, SessionNotFound, recovery
 from clinvk.analysis import by_answer
 from clinvk.autosave import Autosave
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
+from clinvk.process import MARKER
 
 
 @pytest.fixture(params=["file", "sqlite"])
@@ -525,3 +528,69 @@ def test_a_model_can_be_asked_what_a_conversation_is_about():
     for answer in ("I cannot", '{"topics": []}', '{"topics": [], "sentiment": [1]}', "{"):
         with pytest.raises(ClinvkError, match="cannot be read"):
             by_answer(session, lambda _, answer=answer: answer)
+
+
+# Deleting what is damaged, waits, or was cut off.
+
+
+def test_what_a_killed_turn_left_is_ended_before_its_session_is_deleted(sessions: SessionManager):
+    id_ = filled(sessions, "a")
+    left = subprocess.Popen(["sleep", "300"], env={**os.environ, MARKER: "x1"})
+    turn = sessions.store.turn(id_)
+    assert turn is not None
+    turn.note({**recovery.facts("x1"), "since": time.time() - 5})
+    turn.abandon()
+    sessions.delete_session(id_)
+    assert left.wait(10)
+    with pytest.raises(SessionNotFound):
+        sessions.get_session(id_)
+
+
+def test_what_runs_elsewhere_keeps_its_session(sessions: SessionManager):
+    id_ = filled(sessions, "a")
+    turn = sessions.store.turn(id_)
+    assert turn is not None
+    turn.note({"run": "x", "host": "elsewhere"})
+    turn.abandon()
+    with pytest.raises(SessionError, match="elsewhere"):
+        sessions.delete_session(id_)
+    assert sessions.get_session(id_).id == id_
+
+
+def test_a_damaged_session_can_be_deleted(tmp_path: Path):
+    sessions = SessionManager(home=tmp_path)
+    id_ = filled(sessions, "a")
+    (tmp_path / "sessions" / f"{id_}.json").write_text("{")
+    sessions.delete_session(id_)
+    with pytest.raises(SessionNotFound):
+        sessions.delete_session(id_)
+
+
+def test_a_refused_delete_loses_no_waiting_message(sessions: SessionManager):
+    id_ = filled(sessions, "a")
+    sessions.configure_autosave(interval=1000)
+    sessions.add_message(id_, agent("b"))
+    turn = sessions.store.turn(id_)
+    assert turn is not None
+    with pytest.raises(SessionError):
+        sessions.delete_session(id_)
+    turn.close()
+    assert words(sessions, id_) == ["a", "b"]
+
+
+def test_a_session_that_fails_keeps_no_other_from_being_saved():
+    written = []
+
+    def write(id_: str, _: list[Message]) -> None:
+        if id_ == "bad":
+            raise SessionError("full")
+        written.append(id_)
+
+    saving = Autosave(write)
+    saving.configure(enabled=False, interval=0)
+    for id_ in ("bad", "good"):
+        saving.add(id_, user("x"))
+    with pytest.raises(SessionError, match="full"):
+        saving.flush()
+    assert written == ["good"]
+    assert len(saving.waiting("bad")) == 1

@@ -1,7 +1,12 @@
 """`clinvk sessions start`, `edit`, `archive`, `branch`, `merge`, `stats`, `export`; `templates`."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from clinvk.command import Command
+from clinvk.forget import forget
 from clinvk.session import Message, Session
 from clinvk.store import Store, open_store
 
@@ -260,3 +265,34 @@ def test_help_is_the_help_of_the_group_or_of_one_of_its_commands(clinvk: Command
     )
     done = clinvk("sessions", "help", "merge")
     assert done.stdout.rstrip() == clinvk("sessions", "merge", "--help").stdout.rstrip()
+
+
+def test_an_export_is_private_and_of_the_store_that_was_named(clinvk: CommandLine, tmp_path: Path):
+    elsewhere = ("--storage-path", str(tmp_path / "other"))
+    assert clinvk("sessions", "start", "s", *elsewhere).returncode == 0
+    assert clinvk("sessions", "export", "s").returncode == 4
+    done = clinvk("sessions", "export", "s", "--output", str(tmp_path / "s.md"), *elsewhere)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "s.md").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_age_longer_than_time_takes_nothing(clinvk: CommandLine, store: Store):
+    store.create(Session(id="s"))
+    assert clinvk("sessions", "clean", "--older-than", "999999999d").returncode == 0
+    assert store.get("s").id == "s"
+
+
+def test_a_search_without_a_hit_fails_in_json_too(clinvk: CommandLine, store: Store):
+    store.create(Session(id="s"))
+    done = clinvk("sessions", "search", "absent", "--json")
+    assert (done.returncode, json.loads(done.stdout)["hits"]) == (1, [])
+
+
+def test_of_a_list_of_several_sessions_only_the_entries_of_one_are_forgotten(tmp_path: Path):
+    logs, alone = tmp_path / "logs.json", tmp_path / "alone.json"
+    logs.write_text(json.dumps([{"sessionId": i, "message": "x" * 70_000} for i in ("a", "b")]))
+    alone.write_text(json.dumps([{"sessionId": "b"}]))
+    command = Command((), {}, tmp_path, b"", {}, remove=((f"{tmp_path}/*.json", "$native_id"),))
+    forget(command, "b")
+    assert [e["sessionId"] for e in json.loads(logs.read_text())] == ["a"]
+    assert not alone.exists()

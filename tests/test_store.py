@@ -367,10 +367,13 @@ def test_search_finds_all_words_whatever_their_case(library: Store, text: str, f
 
 
 @pytest.mark.parametrize("text", ['"', "a OR", "(", ")", "*", "^", ":", "title:x", "-", "--", "'", "",
-                                  " ", "a AND (", 'x"y', "NEAR(a b)", "\0", "\ud83d", "{user}", "x" * 10_000])  # fmt: skip
+                                  " ", "a AND (", 'x"y', "NEAR(a b)", "a\0b", "x\ud83d", "{user}", "x" * 10_000])  # fmt: skip
 def test_any_text_is_a_valid_query(library: Store, text: str):
     library.search(text)
     library.search(text, role="user", limit=1)
+    assert library.matching(text) in ([], library.matching(""))
+    assert library.owners(None, text) == []
+    library.select(Query(tag=text, cwd=text))
 
 
 def test_search_can_be_narrowed_to_a_role(library: Store):
@@ -610,3 +613,16 @@ def test_a_reader_never_sees_half_a_record(store: Store, url: str, tmp_path: Pat
 def test_an_unknown_kind_of_store_is_an_error(url: str, tmp_path: Path):
     with pytest.raises(ConfigError, match="unknown store"):
         open_store(url, tmp_path)
+
+
+def test_a_session_that_was_cut_off_is_neither_deleted_nor_cleaned(store: Store):
+    store.create(Session(id="s", updated_at=datetime(2026, 1, 1, tzinfo=UTC)), [said("x")])
+    turn = store.turn("s")
+    turn.note({"run": "x"})
+    turn.abandon()
+    with pytest.raises(SessionError, match="was cut off"):
+        store.delete("s")
+    before = "2026-01-03T00:00:00.000Z"
+    assert store.clean(before, dry_run=True) == store.clean(before) == []
+    store.turn("s").close()
+    assert store.clean(before) == ["s"]

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -490,3 +491,96 @@ def test_a_file_in_place_of_the_home_is_told(clinvk: CommandLine, home: Home):
     assert done.returncode in (3, 4), done.stderr
     assert str(home.path) in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# What a killed clinvk, a second thread or a broken disk left
+
+
+@pytest.mark.parametrize("said", [[], [Message("user", "new")]])
+def test_a_new_session_has_nothing_of_a_transcript_that_was_left(store, home: Home, said: list):
+    filled(store, "a")
+    (home.path / "sessions" / "a.json").unlink()
+    store.create(Session(id="a"), said, exact=True)
+    assert [m.content for m in store.messages("a")] == [m.content for m in said]
+
+
+def test_a_record_is_deleted_after_its_transcript(store, home: Home):
+    filled(store, "a")
+    (home.path / "transcripts" / "a.jsonl").unlink()
+    (home.path / "transcripts" / "a.jsonl").mkdir()
+    (home.path / "transcripts" / "a.jsonl" / "x").touch()
+    with pytest.raises(SessionError, match="cannot delete"):
+        store.delete("a")
+    assert store.get("a").id == "a"
+
+
+def test_a_store_may_be_used_from_several_threads(store):
+    filled(store, "a")
+    ids(store)
+    with ThreadPoolExecutor(2) as pool:
+        assert pool.submit(ids, store).result() == ["a"]
+        pool.submit(filled, store, "b").result()
+    filled(store, "c")
+    assert ids(store) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%41b", "a b"])
+def test_the_index_is_in_the_store_whatever_the_folder_is_called(tmp_path: Path, name: str):
+    store = open_store("file", tmp_path / name)
+    filled(store, "a")
+    assert ids(store) == ["a"]
+    assert (tmp_path / name / "index.db").stat().st_size
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_store_whose_records_are_gone_is_empty(store, home: Home):
+    filled(store, "a", "b")
+    shutil.rmtree(home.path / "sessions")
+    again = open_store("file", home.path)
+    assert ids(again) == []
+    filled(again, "c")
+    assert ids(again) == ["c"]
+
+
+def test_a_damaged_page_of_the_index_changes_no_answer(store, home: Home):
+    filled(store, *(f"s{i}" for i in range(300)))
+    path = home.path / "index.db"
+    whole_ = path.read_bytes()
+    asked: list = [
+        lambda s: len(s.select(Query())),
+        lambda s: s.count(Query(backend="echo")),
+        lambda s: s.matching("s29"),
+        lambda s: [h.session.id for h in s.search("about s7")],
+        lambda s: s.owners("echo", "none"),
+        lambda s: s.create(Session(id="s7x"), exact=True) and s.delete("s7x"),
+    ]
+    expected = [ask(store) for ask in asked]
+    for ask, answer in zip(asked, expected, strict=True):
+        path.write_bytes(whole_)
+        os.utime(home.path / "sessions")  # it is looked through, and its time is set, before
+        open_store("file", home.path).select(Query())
+        data = bytearray(path.read_bytes())
+        data[8192:] = b"\xff" * (len(data) - 8192)  # what says that it is fresh is on page 2
+        path.write_bytes(data)
+        assert ask(open_store("file", home.path)) == answer
+
+
+def test_a_lock_that_vanishes_hides_no_other(store, monkeypatch: pytest.MonkeyPatch):
+    filled(store, "a", "b")
+    turn = store.turn("a")
+    turn.note({"run": "x"})
+    real = os.scandir
+    folder = store.home / "locks"
+
+    @contextmanager
+    def with_a_ghost(path):
+        (folder / "ghost").touch()
+        with real(path) as entries:
+            found = list(entries)
+        (folder / "ghost").unlink()
+        yield iter(found)
+
+    monkeypatch.setattr(os, "scandir", with_a_ghost)
+    assert store.all_running() == ["a"]
+    monkeypatch.undo()
+    turn.close()

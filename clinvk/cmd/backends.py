@@ -16,6 +16,7 @@ from clinvk.cmd.lazy import new_app
 from clinvk.config import CHOICES
 from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
 from clinvk.manifest import Manifest, check_expressions
+from clinvk.places import built_in
 
 app = new_app(no_args_is_help=True, help="List, show and check backends.")
 
@@ -162,7 +163,7 @@ def _row(catalog: catalogs.Catalog, name: str, loaded: Any) -> dict[str, Any]:
                 "source": str(catalog.find(name)), "problem": error.message}  # fmt: skip
     enabled = loaded.backend(name).enabled
     state = "disabled" if not enabled else "installed" if _path(manifest) else "not installed"
-    ours = Path(manifest.source).parent == catalogs.built_in()
+    ours = Path(manifest.source).parent == built_in()
     return {
         "name": name,
         "title": manifest.title,

@@ -45,7 +45,7 @@ def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
     value = configs.get(opt.load(config), key)
     steps = key.split(".")
     if steps[0] == "backends" and steps[2:3] == ["env"]:
-        value = dict(configs.flat(value, ("env",))) if len(steps) == 3 else configs.MASK
+        value = dict.fromkeys(value or {}, configs.MASK) if len(steps) == 3 else configs.MASK
     if isinstance(value, (dict, list)) or hasattr(value, "__struct_fields__"):
         flat = dict(configs.flat(value, ()))
         value = flat.get("", flat)

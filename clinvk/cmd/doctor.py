@@ -90,7 +90,8 @@ def _version(manifest: Manifest, path: str, env: dict[str, str]) -> tuple[str | 
     said = done.stdout.decode("utf-8", "replace").strip().splitlines()
     if done.returncode != 0:
         return None, f"--version ends with code {done.returncode}"
-    return said[-1] if said else None, None
+    numbered = [line for line in said if any(c.isdigit() for c in line)]  # warnings may come first
+    return one_line((numbered or said or ["-"])[0]), None
 
 
 def _asks_login(manifest: Manifest) -> bool:

@@ -5,27 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import signal
-import sys
 from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.clean import Cleaner, clean, one_line
+from clinvk.clean import one_line
 from clinvk.cmd.options import Output
 from clinvk.cmd.show import Printer, Status
+from clinvk.cmd.viewers import brief, viewer_for
 from clinvk.dispatcher import Dispatcher, Plan
-from clinvk.messages import (
-    Delta,
-    Denied,
-    Event,
-    Failed,
-    Notice,
-    Request,
-    Result,
-    Text,
-    Thinking,
-    Tool,
-)
+from clinvk.messages import Delta, Request, Text
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK = 0.12  # seconds between two frames of the status line
@@ -55,16 +44,21 @@ async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> in
         await tasks.start(_watch_signals, held, tasks.cancel_scope)
         async with dispatcher.stream(request, notify=printer.notice) as run:
             gc.enable()
+            _say_session(request, run.plan, printer)
             held.run = run
-            viewer = _viewer(output, printer, run.plan)
+            held.viewer = viewer = viewer_for(output, printer, run.plan)
             if viewer.status.wanted:
                 tasks.start_soon(_tick, viewer.status)
             try:
                 async for event in run:
+                    if not isinstance(event, (Delta, Text)):  # it may say something on stderr
+                        await viewer.out.flush(run.deadline)
                     viewer.show(event)
                     if not run.pending:
-                        viewer.flush()
+                        await viewer.out.flush(run.deadline)
                 viewer.end(run.result)
+                await viewer.out.flush()
+                viewer.tell(run.result)
             except BrokenPipeError:
                 run.cancel("the reader of the output has gone")
                 raise
@@ -78,10 +72,19 @@ async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> in
     return code
 
 
+def _say_session(request: Request, plan: Plan, printer: Printer) -> None:
+    """Which named session this is, before its answer; for people."""
+    if request.name and plan.session and printer.stream.isatty():
+        session = plan.session
+        count = sum(session.counts.values()) if session.turns or session.native_ids else 0
+        printer.stream.write(f"📂 Session: {session.id} ({count} messages)\n")
+
+
 class _Held:
     """What the signals end: the run, or the wait for it."""
 
     run: Any = None
+    viewer: Any = None
 
 
 async def _watch_signals(held: _Held, scope: Any, *, task_status: Any) -> None:
@@ -102,6 +105,8 @@ async def _watch_signals(held: _Held, scope: Any, *, task_status: Any) -> None:
                 return
             name = "cancelled" if number == signal.SIGINT else f"cancelled by {number.name}"
             held.run.cancel(name, now=count > 1)
+            if held.viewer is not None:
+                held.viewer.out.give_up()
 
 
 async def _tick(status: Status) -> None:
@@ -111,178 +116,6 @@ async def _tick(status: Status) -> None:
     while status.wanted:
         status.tick()
         await anyio.sleep(TICK)
-
-
-class _Viewer:
-    """Shows the events of one run."""
-
-    def __init__(self, output: Output, printer: Printer, plan: Plan) -> None:
-        self.output = output
-        self.printer = printer
-        self.plan = plan
-        wanted = output.format == "text" and sys.stderr.isatty() and sys.stdin.isatty()
-        self.status = Status(printer, f"{plan.manifest.name} is working", wanted=wanted)
-
-    def show(self, event: Event) -> None: ...
-
-    def flush(self) -> None:
-        sys.stdout.flush()
-
-    def end(self, result: Result) -> None: ...
-
-
-class _TextViewer(_Viewer):
-    """The answer as it comes; what else happens on stderr."""
-
-    def __init__(self, output: Output, printer: Printer, plan: Plan) -> None:
-        super().__init__(output, printer, plan)
-        self.cleaner = Cleaner()
-        self.block = ""  # what was shown of the answer's present block
-        self.fresh = True  # at the beginning of a line
-        self.begun = False
-
-    def show(self, event: Event) -> None:
-        match event:
-            case Delta():
-                self._write(event.text)
-                self.block += event.text
-            case Text():
-                # The whole of a block: what its deltas have not shown yet is the rest of it.
-                shown, self.block = self.block, ""
-                self._write(event.text.removeprefix(shown) if shown else event.text)
-                self._newline()
-            case Tool():
-                self._newline()
-                self.status.what = f"{self.plan.manifest.name}: {event.name}"
-                self._aside(f"{event.name}: {_brief(event.input)}")
-            case Thinking():
-                self._newline()
-                self._aside(event.text)
-            case Denied():
-                self._newline()
-                self._clear()
-                self.printer.warning(f"{event.name} was denied", self._allow(event))
-            case Notice():
-                self._newline()
-                self._clear()
-                self.printer.notice(event.message)
-            case Failed():
-                self._newline()
-
-    def end(self, result: Result) -> None:
-        if not self.begun:  # it came all at once, at the end
-            self._write(result.text)
-        self._newline()
-        sys.stdout.flush()
-        self._clear()
-        self.status.wanted = False
-        if result.error is not None:
-            _tell(result, self.printer)
-        if footer := _footer(result, self.output):
-            self.printer.stream.write(self.printer.paint(footer, "2") + "\n")
-
-    def _allow(self, event: Denied) -> str | None:
-        """How to allow it, where the approval was left to the CLI, which has nobody to ask."""
-        if "approval" in self.plan.settings:
-            return event.reason
-        return "let it edit with --approval auto, or do everything with --approval none"
-
-    def _write(self, text: str) -> None:
-        text = text if self.output.raw else self.cleaner.feed(text)
-        if not text:
-            return
-        self._clear()
-        self.status.wanted = self.status.wanted and not sys.stdout.isatty()
-        if self.fresh and self.begun and not self.block:
-            text = "\n" + text  # an empty line between two blocks of the answer
-        sys.stdout.write(text)
-        self.begun = True
-        self.fresh = text.endswith("\n")
-
-    def _newline(self) -> None:
-        if rest := self.cleaner.end():
-            sys.stdout.write(rest)
-        if self.begun and not self.fresh:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-            self.fresh = True
-        self.block = ""
-
-    def _aside(self, text: str) -> None:
-        if self.output.verbose and text:
-            self._clear()
-            self.printer.stream.write(self.printer.paint(f"· {clean(text)}", "2") + "\n")
-
-    def _clear(self) -> None:
-        self.status.clear()
-
-
-class _JsonViewer(_Viewer):
-    """One object at the end."""
-
-    def show(self, event: Event) -> None:
-        if isinstance(event, Notice):
-            self.printer.notice(event.message)
-
-    def end(self, result: Result) -> None:
-        print(json.dumps(result.to_json(), ensure_ascii=False, indent=2))
-        if result.error is not None:
-            _tell(result, self.printer)
-
-
-class _StreamViewer(_Viewer):
-    """Our events, one a line; the last one says how it went."""
-
-    def show(self, event: Event) -> None:
-        line = event.to_json(raw=self.output.raw)
-        if event.type in ("finished", "failed"):
-            self.last = line
-            return
-        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def end(self, result: Result) -> None:
-        about = result.to_json()
-        line = {k: v for k, v in self.last.items() if k in ("version", "type", "raw")}
-        sys.stdout.write(json.dumps({**line, **about}, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
-        if result.error is not None:
-            _tell(result, self.printer)
-
-
-def _viewer(output: Output, printer: Printer, plan: Plan) -> _Viewer:
-    kinds = {"text": _TextViewer, "json": _JsonViewer, "stream-json": _StreamViewer}
-    return kinds[output.format](output, printer, plan)
-
-
-def _tell(result: Result, printer: Printer) -> None:
-    """The failure, in a sentence; and how to go on."""
-    error = result.error
-    assert error is not None  # noqa: S101 - asked only then
-    hint = error.hint
-    if error.retry_at is not None:
-        when = error.retry_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        hint = f"the limit ends at {when}" + (f"; {hint}" if hint else "")
-    if error.kind in ("timeout", "cancelled") and result.session_id and result.native_id:
-        go_on = f'go on with: clinvk resume {result.session_id} "..."'
-        hint = f"{hint}; {go_on}" if hint else go_on
-    printer.error(f"{result.backend}: {error.message}", hint)
-
-
-def _footer(result: Result, output: Output) -> str:
-    parts = []
-    if output.tokens and result.usage:
-        parts.append(f"{result.usage.input:,} tokens in, {result.usage.output:,} out")
-    if output.tokens and result.cost is not None:
-        parts.append(f"${result.cost:.4f} as reported")
-    if output.timing:
-        parts.append(f"{result.seconds:.1f} s")
-    return " · ".join(parts)
-
-
-def _brief(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    line = one_line(text)
-    return line if len(line) <= 100 else line[:99] + "…"
 
 
 def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
@@ -324,7 +157,7 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
         print(f"# {name}: {one_line(str(value))}  ({origin})")
     if plan.session:
         print(f"# session: {plan.session.id}, native id {plan.resumes or '- (a new one)'}")
-    print(f"# prompt on stdin: {len(plan.command.stdin):,} bytes: {_brief(prompt)}")
+    print(f"# prompt on stdin: {len(plan.command.stdin):,} bytes: {brief(prompt)}")
     for text in plan.notices:
         Printer.for_errors(output.colour).notice(text)
     return 0

@@ -229,7 +229,7 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
     from clinvk.messages import Request  # a list of sessions has no use for it
 
     timeout = given.get("timeout")
-    if timeout is not None and timeout <= 0:
+    if timeout is not None and not 0 < timeout < float("inf"):
         raise UsageError(f"--timeout: {timeout:g} is not a number of seconds above 0")
     options = {
         "model": given.get("model"),

@@ -110,9 +110,13 @@ def _find(
 
     from clinvk.store import Query
 
-    if id_ is not None:
-        return dispatcher.sessions.lookup(id_)
     cwd = os.path.realpath(os.getcwd()) if filters["here"] else None
+    if id_ is not None:
+        found = dispatcher.sessions.lookup(id_)
+        if not Query(cwd=cwd, tag=filters["tag"]).fits(found):
+            wanted = f"with the tag {filters['tag']!r}" if filters["tag"] else "of this folder"
+            raise SessionError(f"session {found.id} is not one {wanted}", "leave that out")
+        return found
     limit = 1 if last and not interactive else SHOWN
     query = Query(cwd=cwd, backend=filters["backend"], tag=filters["tag"], limit=limit)
     matches = dispatcher.sessions.resumable(query)

@@ -83,7 +83,8 @@ def ask(
     is piped in behind the prompt. What follows -- is handed to the backend."""
     given = {k: v for k, v in ctx.params.items() if k not in ("words", "file", "config")}
     given["session"] = _name(session, auto_save)
-    for flag, there in (("-c", continue_), ("--session", given["session"])):
+    names = {"-c": continue_, "--session": given["session"], "--title": title, "--tag": tag}
+    for flag, there in names.items():
         if there and ephemeral:
             raise UsageError(
                 f"{flag} and --ephemeral exclude each other: an ephemeral run has no session",
@@ -154,6 +155,11 @@ def _refuse_typo(words: list[str]) -> None:
 
     if len(words) > 1 or not (meant := _command_like(words[0])):
         return
+    if meant == words[0]:
+        raise UsageError(
+            f"{meant!r} is a command, and stands before its options: clinvk {meant} …",
+            f"to send it as a prompt: clinvk ask -- {shlex.quote(words[0])}",
+        )
     question = f"{words[0]!r} looks like the command `clinvk {meant}`. Send it as a prompt?"
     if not confirm(question):
         raise UsageError(

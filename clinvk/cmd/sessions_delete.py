@@ -18,6 +18,7 @@ from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.usage import rfc3339
 
 app = Commands()
+FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 _AGE = re.compile(r"(\d+)([dhw]?)")
 _UNITS = {"": "days", "d": "days", "h": "hours", "w": "weeks"}
 
@@ -27,6 +28,7 @@ _UNITS = {"": "days", "d": "days", "h": "hours", "w": "weeks"}
 def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete sessions: ours, not the backend's own."""
     from clinvk.dispatcher import Dispatcher
+    from clinvk.manager import delete as delete_session
 
     dispatcher = Dispatcher(opt.load(config))
     code = 0
@@ -36,7 +38,7 @@ def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None)
             if not yes and not _agreed(f"Delete session {id_}?"):
                 code = 4
                 continue
-            dispatcher.store.delete(id_)
+            delete_session(dispatcher.store, id_)
             print(f"Session {id_} deleted.")
         except ClinvkError as error:
             show.Printer.for_errors().error(error.message, error.hint)
@@ -62,7 +64,7 @@ def clean(
     store = store_of(config)
     gone: list[str] = []
     if age is not None:
-        gone = store.clean(rfc3339(datetime.now(UTC) - age), dry_run=dry_run)
+        gone = store.clean(rfc3339(moment_before(age)), dry_run=dry_run)
     if as_json:
         show.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
     elif not gone:
@@ -84,10 +86,17 @@ def parse_age(text: str | None, retention_days: int) -> tuple[timedelta | None, 
     if not found:
         raise UsageError(f"--older-than: {text!r} is no age", "say 30 or 30d (days), 12h, or 2w")
     count, unit = int(found.group(1)), _UNITS[found.group(2)]
+    words = f"{count} {unit if count != 1 else unit[:-1]}"
     try:
-        return timedelta(**{unit: count}), f"{count} {unit if count != 1 else unit[:-1]}"
+        return timedelta(**{unit: count}), words
     except OverflowError:
         raise UsageError(f"--older-than: {text!r} is too long an age") from None
+
+
+def moment_before(age: timedelta) -> datetime:
+    """That long ago; nothing is older than the first moment there is."""
+    now = datetime.now(UTC)
+    return now - min(age, now - FIRST)
 
 
 def _id_of(dispatcher: Any, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from clinvk.clean import clean
 from clinvk.cmd import options as opt
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import manager_of
+from clinvk.cmd.storage import stored
 from clinvk.errors import ClinvkError
 
 app = Commands()
@@ -19,6 +21,7 @@ ENDINGS = {".md": "markdown", ".markdown": "markdown", ".json": "json", ".html":
 
 
 @app.command("export")
+@stored
 def export(
     id: opt.OneSession,  # noqa: A002 - the field's name
     format: Annotated[  # noqa: A002 - the option's name
@@ -65,7 +68,9 @@ def export(
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, encoding="utf-8", errors="replace")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
     except OSError as error:
         raise ClinvkError(f"--output: {path}: {error.strerror}") from error
     print(f"{path} written.", file=sys.stderr)

@@ -15,7 +15,7 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, store_of
-from clinvk.cmd.sessions_delete import parse_age
+from clinvk.cmd.sessions_delete import moment_before, parse_age
 from clinvk.cmd.storage import stored
 from clinvk.config import Loaded, SessionSettings
 from clinvk.errors import SessionError, UsageError
@@ -114,7 +114,7 @@ def _moment(text: str) -> datetime:
         raise UsageError(
             f"--since: {text!r} is neither an age nor a date", "say 7d, 12h, 2w, or 2026-01-31"
         ) from None
-    return datetime.now(UTC) - age if age is not None else datetime.min.replace(tzinfo=UTC)
+    return moment_before(age) if age is not None else datetime.min.replace(tzinfo=UTC)
 
 
 def _print(sessions: list[Session], known: int) -> None:

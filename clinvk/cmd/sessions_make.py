@@ -11,6 +11,7 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show, templates
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, manager_of
+from clinvk.cmd.storage import stored
 from clinvk.errors import ClinvkError, UsageError
 
 app = Commands()
@@ -22,6 +23,7 @@ Metadata = Annotated[
 
 @app.command("create")
 @app.command("start")
+@stored
 def start(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="What to call it; else it gets an id.")
@@ -53,6 +55,7 @@ def start(
 
 
 @app.command("edit")
+@stored
 def edit(
     id: opt.OneSession,  # noqa: A002 - the field's name
     title: Annotated[
@@ -88,6 +91,7 @@ def edit(
 
 
 @app.command("archive")
+@stored
 def archive(ids: opt.SessionIds, config: opt.Config = None) -> int:
     """Put sessions away: they are kept, listed and searched, but not gone on with."""
     sessions = manager_of(config)

@@ -40,7 +40,7 @@ def search(
     if as_json:
         rows = [_row(hit) for hit in hits]
         show.print_json({"version": VERSION, "query": query, "hits": rows})
-        return 0
+        return 0 if hits else 1
     if not hits:
         print("nothing found", file=sys.stderr)
         return 1

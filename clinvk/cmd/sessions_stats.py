@@ -11,12 +11,14 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, manager_of
+from clinvk.cmd.storage import stored
 from clinvk.usage import rfc3339
 
 app = Commands()
 
 
 @app.command("stats")
+@stored
 def stats(
     id: opt.OneSession,  # noqa: A002 - the field's name
     topics: Annotated[
@@ -68,9 +70,11 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same with moments as text."""
+    """The same with moments as text, and no more digits than mean something."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: v if k == "cost" else _plain(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return round(value, 3)
     return rfc3339(value) if isinstance(value, datetime) else value

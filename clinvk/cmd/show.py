@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -112,8 +113,18 @@ def wants_colour(stream: TextIO, setting: str = "auto") -> bool:
     return stream.isatty()
 
 
+def dumps(data: Any, indent: int | None = None) -> str:
+    """JSON that drives no terminal either: it escapes C0 by itself, DEL and C1 are ours to do."""
+    text = json.dumps(data, ensure_ascii=False, indent=indent)
+    return text if text.isprintable() else re.sub(r"[\x7f-\x9f]", _escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found.group()):04x}"
+
+
 def print_json(data: Any) -> None:
-    print(json.dumps(data, ensure_ascii=False, indent=2))
+    print(dumps(data, indent=2))
 
 
 def print_table(
@@ -127,7 +138,22 @@ def print_table(
     text = tabulate(cells, headers=headers, tablefmt="plain", colalign=align, disable_numparse=True)
     width = _columns() if sys.stdout.isatty() else None
     for line in text.splitlines():
-        print(line[: width - 1].rstrip() + "…" if width and len(line) > width else line.rstrip())
+        print(_cut(line, width) if width else line.rstrip())
+
+
+def _cut(line: str, width: int) -> str:
+    """The line in at most so many cells: a Chinese character takes two."""
+    from wcwidth import wcswidth, wcwidth  # only on a terminal
+
+    if wcswidth(line) <= width:
+        return line.rstrip()
+    cells, kept = 0, ""
+    for character in line:
+        cells += max(0, wcwidth(character))
+        if cells > width - 1:
+            break
+        kept += character
+    return kept.rstrip() + "…"
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

@@ -149,11 +149,13 @@ class Store(Protocol):
         ...
 
     def delete(self, id: str) -> None:  # noqa: A002
-        """Take a session away, a damaged one too. One that runs is refused."""
+        """Take a session away, a damaged one too. One that runs is refused, and so is one whose
+        clinvk was killed (`records.LeftBehind`): `manager.delete` ends what it left first."""
         ...
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
-        """Take away what was last used before this moment (RFC 3339, Z) and does not run; ids."""
+        """Take away what was last used before this moment (RFC 3339, Z) and does not run, nor
+        was cut off; ids."""
         ...
 
     def turn(self, id: str) -> Turn | None:  # noqa: A002

@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -35,6 +36,7 @@ from clinvk.store.records import (
     as_kept,
     encode,
     is_running,
+    left_behind,
     messages_of,
     session_of,
     taken,
@@ -49,6 +51,7 @@ BATCH = 2_000  # sessions that are read at a time when the index is made anew
 ANYTHING = "*"  # in `lock`: more was being written than one session
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 class FileStore:
@@ -58,7 +61,7 @@ class FileStore:
         self._sessions = home / "sessions"
         self._transcripts = home / "transcripts"
         self._locks = Locks(home / "locks")
-        self._index: Index | None = None
+        self._mine = threading.local()  # SQLite's connections stay in the thread that made them
 
     def create(
         self, session: Session, messages: Iterable[Message] = (), *, exact: bool = False
@@ -69,7 +72,7 @@ class FileStore:
                 if exact:
                     raise taken(session.id)
                 session = replace(session, id=new_id())
-            self._append(session.id, messages)
+            self._say(session.id, messages)
             self._write(session, index, durable=exact)
         return session
 
@@ -92,14 +95,8 @@ class FileStore:
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
         with self.writing(id) as index:
             session = change(self.get(id))
-            path = self._transcript(id)
-            try:
-                make_folder(self._transcripts)
-                replace_file(path, _lines(messages), durable=True)
-            except OSError as error:
-                raise cannot("write", path, error) from error
-            if index is not None:
-                index.forget_words(id)
+            self._say(id, messages)
+            self._tell(index, lambda known: known.forget_words(id))
             self._write(session, index, durable=True)
         return session
 
@@ -110,26 +107,24 @@ class FileStore:
         return sum(path.stat().st_size for path in self._files(check_id(id)) if path.is_file())
 
     def select(self, query: Query) -> list[Session | Damaged]:
-        index = self._fresh()
-        if index is None:
-            return self._scan(query)
-        return [self._checked(*row) for row in index.select(query)]
+        rows = self._ask(lambda index: list(index.select(query)))
+        return self._scan(query) if rows is None else [self._checked(*row) for row in rows]
 
     def count(self, query: Query) -> int:
-        index = self._fresh()
         query = replace(query, limit=None)
-        return len(self._scan(query)) if index is None else index.count(query)
+        count = self._ask(lambda index: index.count(query))
+        return len(self._scan(query)) if count is None else count
 
     def matching(self, text: str, limit: int = 11) -> list[str]:
-        index = self._fresh()
-        if index is not None:
-            return index.matching(text, limit)
+        found = self._ask(lambda index: index.matching(text, limit))
+        if found is not None:
+            return found
         folded = text.lower()
         return sorted(i for i in self._ids() if i.lower().startswith(folded))[:limit]
 
     def owners(self, backend: str | None, native_id: str) -> list[str]:
-        index = self._fresh()
-        if index is None:
+        pairs = self._ask(lambda index: index.owners(native_id))
+        if pairs is None:
             pairs = [
                 (name, s.id)
                 for s in self._scan(Query())
@@ -137,8 +132,6 @@ class FileStore:
                 for name, native in s.native_ids.items()
                 if native == native_id
             ]
-        else:
-            pairs = index.owners(native_id)
         return [id_ for name, id_ in pairs if backend in (None, name)]
 
     def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
@@ -148,11 +141,11 @@ class FileStore:
         words = words_of(text)
         if not words:
             return []
-        index = self._fresh()
-        if index is None:
+        ranked = self._ask(lambda index: index.search(words, role, limit))
+        if ranked is None:
             everything = (s for s in self._scan(Query()) if isinstance(s, Session))
             return scan(everything, self.messages, words, role, limit)
-        return hits(index.search(words, role, limit), self.get, self.messages, words, role)
+        return hits(ranked, self.get, self.messages, words, role)
 
     def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
         with self._exclusive():
@@ -174,12 +167,13 @@ class FileStore:
         turn = self.turn(id)
         if turn is None:
             raise is_running(id)
+        if turn.left:
+            turn.abandon()
+            raise left_behind(id)
         try:
             with self.writing(id) as index:
-                for path in self._files(id):
-                    _remove(path)
-                if index is not None:
-                    index.remove([id])
+                self._remove(id)
+                self._tell(index, lambda known: known.remove([id]))
         finally:
             self._locks.forget(id)
             turn.close()
@@ -187,7 +181,7 @@ class FileStore:
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
         old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
         if dry_run:
-            return [id_ for id_ in old if self.running(id_) is None]
+            return [id_ for id_ in old if self._locks.is_idle(id_)]
         gone: list[str] = []
         if not old:
             return gone
@@ -195,8 +189,7 @@ class FileStore:
             for id_ in old:
                 if self._remove_idle(id_, before):
                     gone.append(id_)  # noqa: PERF401 - removing is what this loop does
-            if index is not None:
-                index.remove(gone)
+            self._tell(index, lambda known: known.remove(gone))
         return gone
 
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
@@ -234,6 +227,11 @@ class FileStore:
     def _files(self, id_: str) -> tuple[Path, Path]:
         return self._record(id_), self._transcript(id_)
 
+    def _remove(self, id_: str) -> None:
+        """The record goes last: while it is there, somebody can delete the rest."""
+        _remove(self._transcript(id_))
+        _remove(self._record(id_))
+
     def _ids(self) -> list[str]:
         try:
             return [name[:-5] for name in os.listdir(self._sessions) if _is_record(name)]
@@ -248,8 +246,15 @@ class FileStore:
             return True
         if not exact:
             return False
-        near = index.matching(id_, 100) if index is not None else self._ids()
+        near = self._ids() if index is None else self._near(id_, index)
         return id_.lower() in (name.lower() for name in near)
+
+    def _near(self, id_: str, index: Index) -> list[str]:
+        try:
+            return index.matching(id_, 100)
+        except sqlite3.Error:
+            self._drop_index()
+            return self._ids()
 
     def _read(self, id_: str) -> Session:
         path = self._record(id_)
@@ -272,12 +277,20 @@ class FileStore:
             replace_file(path, data, durable=durable)
         except OSError as error:
             raise cannot("write", path, error) from error
-        if index is not None:
-            try:
-                with index.changing():
-                    self._put(index, session)
-            except sqlite3.Error:
-                self._drop_index()  # a full disk, say: it is made anew when it is wanted
+        self._tell(index, lambda known: self._put(known, session))
+
+    def _say(self, id_: str, messages: Iterable[Message]) -> None:
+        """Put a transcript in place of the one that is there, which a killed clinvk may have left
+        of a session that had this id."""
+        path = self._transcript(id_)
+        data = _lines(messages)
+        if not data and not os.path.lexists(path):
+            return
+        try:
+            make_folder(self._transcripts)
+            replace_file(path, data, durable=True)
+        except OSError as error:
+            raise cannot("write", path, error) from error
 
     def _append(self, id_: str, messages: Iterable[Message]) -> None:
         data = _lines(messages)
@@ -303,24 +316,62 @@ class FileStore:
 
     def _remove_idle(self, id_: str, before: str) -> bool:
         """Take the session away if it is still old and does not run."""
+        turn = self.turn(id_)  # first, so that none begins between looking and removing
+        if turn is None:
+            return False
+        if turn.left:  # what it left running is ended by whoever deletes it
+            turn.abandon()
+            return False
         try:
-            if not Query(before=before).fits(self._read(id_)):
+            if not self._is_old(id_, before):
                 return False
+            self._remove(id_)
+            self._locks.forget(id_)
+            return True
+        finally:
+            turn.close()
+
+    def _is_old(self, id_: str, before: str) -> bool:
+        try:
+            return Query(before=before).fits(self._read(id_))
         except SessionError:
             return False
-        turn = None
-        if self._locks.has(id_):
-            turn = self.turn(id_)
-            if turn is None:
-                return False
-        for path in self._files(id_):
-            _remove(path)
-        if turn is not None:
-            self._locks.forget(id_)
-            turn.close()
-        return True
 
     # The index.
+
+    @property
+    def _index(self) -> Index | None:
+        """This thread's connection, of this process: a fork must not use its parent's."""
+        pid, index = getattr(self._mine, "open", (0, None))
+        return index if pid == os.getpid() else None
+
+    @_index.setter
+    def _index(self, index: Index | None) -> None:
+        self._mine.open = (os.getpid(), index)
+
+    def _ask(self, ask: Callable[[Index], T]) -> T | None:
+        """What the index says; nothing where there is none, or none that can be read. A damaged page
+        shows only when it is read, so the index is made anew then, once."""
+        for _ in range(2):
+            index = self._fresh()
+            if index is None:
+                return None
+            try:
+                return ask(index)
+            except (sqlite3.Error, ValueError):  # ValueError: a record in it is no JSON any more
+                with suppress(SessionError), self._exclusive():
+                    self._drop_index()
+        return None
+
+    def _tell(self, index: Index | None, change: Callable[[Index], None]) -> None:
+        """Change the index with the files; all of it or nothing."""
+        if index is None:
+            return
+        try:
+            with index.changing():
+                change(index)
+        except sqlite3.Error:
+            self._drop_index()  # a full disk, say: it is made anew when it is wanted
 
     def _fresh(self) -> Index | None:
         """An index that can be believed, mended where it has to be; nothing where it cannot be."""
@@ -448,12 +499,12 @@ class FileStore:
         return len(ids)
 
     def _stats(self) -> dict[str, tuple[int, int]]:
-        with os.scandir(self._sessions) as entries:
-            return {
-                e.name[:-5]: (s.st_mtime_ns, s.st_size)
-                for e in entries
-                if _is_record(e.name) and (s := e.stat(follow_symlinks=False))
-            }
+        found = {}
+        for id_ in self._ids():
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                stat = os.lstat(self._record(id_))
+                found[id_] = (stat.st_mtime_ns, stat.st_size)
+        return found
 
     def _checked(self, found: Session | Damaged, mtime: int, size: int) -> Session | Damaged:
         """The row, if its file has not changed since; else what the file says now."""

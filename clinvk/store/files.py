@@ -51,15 +51,28 @@ def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
         finally:
             os.close(fd)
         os.replace(temporary, path)
+        if durable:
+            sync_folder(path.parent)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
 
 
+def sync_folder(path: Path) -> None:
+    """The names in a folder are on disk only when it is synced itself."""
+    with suppress(OSError):  # some file systems cannot, and the file is written by now
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
 def append_file(path: Path, data: bytes) -> None:
     """All of `data` behind what is there, on disk; or nothing of it. A torn last line, left by a
     writer that was killed, gets its end first, so that it spoils no other line."""
+    is_new = not path.exists()
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         end = os.lseek(fd, 0, os.SEEK_END)
@@ -68,6 +81,8 @@ def append_file(path: Path, data: bytes) -> None:
         try:
             write_all(fd, data)
             os.fsync(fd)
+            if is_new:
+                sync_folder(path.parent)
         except OSError:
             os.ftruncate(fd, end)
             raise

@@ -11,11 +11,13 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from clinvk.errors import SessionError
 from clinvk.session import RESUMABLE, Message, Session
 from clinvk.store import Damaged, Query
+from clinvk.store.records import sound
 
 VERSION = "1"
 CANDIDATES = 2_000  # hits that are ranked; more would not change the best twenty
@@ -59,7 +61,8 @@ class Index:
     def open(cls, path: str, *, writable: bool) -> Index:
         """The index in that file. It is disposable, so nothing waits for the disk."""
         mode = "rw" if writable else "ro"
-        db = sqlite3.connect(f"file:{path}?mode={mode}", uri=True, isolation_level=None, timeout=10)
+        uri = f"{Path(path).absolute().as_uri()}?mode={mode}"  # quoted: a folder may hold # or ?
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
         db.execute("PRAGMA synchronous=OFF")
         return cls(db)
 
@@ -183,7 +186,7 @@ class Index:
 
     def matching(self, text: str, limit: int) -> list[str]:
         """Ids that are `text` or begin with it, whatever its case."""
-        folded = text.lower()
+        folded = sound(text.lower())
         rows = self.db.execute(
             "SELECT id FROM sessions WHERE folded >= ? AND folded < ? ORDER BY folded LIMIT ?",
             (folded, folded + "\U0010ffff", limit),
@@ -193,7 +196,7 @@ class Index:
     def owners(self, native_id: str) -> list[tuple[str, str]]:
         """(backend, id) of the sessions that have this native id."""
         sql = "SELECT backend, id FROM natives WHERE native_id=?"
-        return list(self.db.execute(sql, (native_id,)))
+        return list(self.db.execute(sql, (sound(native_id),)))
 
     def search(self, words: list[str], role: str | None, limit: int) -> list[tuple[str, float]]:
         """(id, score) of the sessions that hold all of the words, the best first."""
@@ -262,7 +265,13 @@ def _found(id_: str, record: str, problem: str | None) -> Session | Damaged:
 
 def words_of(text: str) -> list[str]:
     """The words of a query; any text is one, and nothing in it is syntax."""
+    text = "".join(" " if _is_no_text(c) else c for c in text)
     return [w for w in text.split() if any(c.isalnum() for c in w)]
+
+
+def _is_no_text(character: str) -> bool:
+    """NUL, which ends a query of SQLite, and halves of surrogate pairs, which UTF-8 has not."""
+    return character == "\0" or "\ud800" <= character <= "\udfff"
 
 
 def _quoted(word: str) -> str:
@@ -295,7 +304,7 @@ def _where(query: Query) -> tuple[str, list[Any]]:
 
     def add(term: str, *more: Any) -> None:
         terms.append(term)
-        values.extend(more)
+        values.extend(map(sound, more))
 
     if query.backend is not None:
         add("(+backend=? OR EXISTS (SELECT 1 FROM natives n WHERE n.id=sessions.id AND n.backend=?))",

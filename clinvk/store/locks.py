@@ -59,14 +59,20 @@ class Locks:
         """Ids of the sessions that have a turn now: those whose lock says so, and is held."""
         try:
             with os.scandir(self.folder) as entries:
-                noted = [e.name for e in entries if e.stat().st_size]
+                ids = [e.name for e in entries]
         except FileNotFoundError:
             return []
-        return [id_ for id_ in noted if self.running(id_) is not None]
+        return [id_ for id_ in ids if self._is_noted(id_) and self.running(id_) is not None]
 
-    def has(self, id_: str) -> bool:
-        """Whether the session ever had a turn."""
-        return (self.folder / id_).exists()
+    def is_idle(self, id_: str) -> bool:
+        """Whether no turn runs, and none that was killed has left something to end."""
+        return not self._is_noted(id_) and self.running(id_) is None
+
+    def _is_noted(self, id_: str) -> bool:
+        try:
+            return (self.folder / id_).stat().st_size > 0
+        except OSError:  # it has ended meanwhile
+            return False
 
     def forget(self, id_: str) -> None:
         """Take the file away; call it while its turn is held, or nobody can want one."""

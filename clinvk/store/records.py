@@ -19,7 +19,7 @@ def encode(data: Any) -> bytes:
     try:
         return _encoder.encode(data)
     except UnicodeEncodeError:
-        return _encoder.encode(_sound(data))
+        return _encoder.encode(sound(data))
 
 
 def as_kept(session: Session) -> tuple[bytes, Session]:
@@ -73,6 +73,17 @@ def is_running(id_: str) -> SessionError:
     return SessionError(f"session {id_} is running", "end it first, or wait for it")
 
 
+def left_behind(id_: str) -> LeftBehind:
+    return LeftBehind(
+        f"session {id_} was cut off: its clinvk was killed, and may have left something running",
+        f"end that and delete it: clinvk sessions delete {id_}",
+    )
+
+
+class LeftBehind(SessionError):  # noqa: N818 - reads as what it says
+    """The session may not be deleted yet: how to end what it left running would go with it."""
+
+
 def _check_types(session: Session) -> None:
     """Raise `ValueError` where a field is not what it has to be: a record that somebody wrote by
     hand is to be said to be wrong, rather than to surprise whoever shows it."""
@@ -89,11 +100,11 @@ def _message(line: bytes) -> Message | None:
         return None
 
 
-def _sound(value: Any) -> Any:
+def sound(value: Any) -> Any:
     """The same without halves of surrogate pairs, which models and command lines may hold and
     UTF-8 does not."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {_sound(k): _sound(v) for k, v in value.items()}
-    return [_sound(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {sound(k): sound(v) for k, v in value.items()}
+    return [sound(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -44,6 +44,7 @@ from clinvk.store.records import (
     as_kept,
     encode,
     is_running,
+    left_behind,
     messages_of,
     session_of,
     taken,
@@ -116,6 +117,8 @@ class RedisStore:
         return len(self.select(replace(query, limit=None)))
 
     def matching(self, text: str, limit: int = 11) -> list[str]:
+        if "\0" in text:  # which ends the folded id there
+            return []
         folded = text.lower().encode("utf-8", "replace")
         with self._server.asking() as client:
             found = client.zrangebylex(IDS, b"[" + folded, b"[" + folded + b"\xff", 0, limit)
@@ -151,6 +154,9 @@ class RedisStore:
         turn = self.turn(id)
         if turn is None:
             raise is_running(id)
+        if turn.left:
+            turn.abandon()
+            raise left_behind(id)
         try:
             _check(self._remove(id, "", turn.token), id)
         finally:
@@ -159,7 +165,7 @@ class RedisStore:
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
         old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
         if dry_run:
-            return [id_ for id_ in old if self.running(id_) is None]
+            return [id_ for id_ in old if self._is_idle(id_)]
         return [id_ for id_ in old if self._remove_old(id_, before)]
 
     def turn(self, id: str) -> LeaseTurn | None:  # noqa: A002
@@ -186,6 +192,12 @@ class RedisStore:
         with self._server.asking() as client:
             ids = sorted(member.decode() for member in client.smembers(TURNS))
         return [id_ for id_ in ids if self.running(id_) is not None]
+
+    def _is_idle(self, id_: str) -> bool:
+        """Whether no turn runs, and none that was killed has left something to end."""
+        with self._server.asking() as client:
+            facts = client.hget(turn_key(id_), "facts")
+        return not facts_of(facts) and self.running(id_) is None
 
     def _ended(self, turn: LeaseTurn) -> None:
         if self._turns.get(turn.id) is turn:
@@ -278,7 +290,7 @@ class RedisStore:
             session, version = self._read(id_)
         except SessionNotFound:
             return False
-        if not Query(before=before).fits(session):
+        if not Query(before=before).fits(session) or not self._is_idle(id_):
             return False
         return self._remove(id_, version, self._dead(id_)) == "done"
 

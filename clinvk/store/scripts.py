@@ -36,7 +36,7 @@ redis.call('HSET', session, 'record', ARGV[4], 'natives', ARGV[6])
 redis.call('HINCRBY', session, 'version', 1)
 redis.call('ZADD', used, ARGV[5], ARGV[1])
 redis.call('ZADD', ids, 0, ARGV[2])
-if ARGV[9] ~= '' then redis.call('DEL', said) end
+if ARGV[9] ~= '' or ARGV[3] == '' then redis.call('DEL', said) end
 for i = 11, #ARGV do redis.call('RPUSH', said, ARGV[i]) end
 redis.call('LPUSH', writes, ARGV[7])
 redis.call('LTRIM', writes, 0, 31)

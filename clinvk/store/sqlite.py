@@ -27,7 +27,7 @@ from clinvk.store.database import BUSY, Database, no_folder
 from clinvk.store.files import FileTurn
 from clinvk.store.index import words_of
 from clinvk.store.locks import Locks
-from clinvk.store.records import as_kept, encode, is_running, session_of, taken
+from clinvk.store.records import as_kept, encode, is_running, left_behind, session_of, taken
 from clinvk.store.search import hits
 
 Progress = Callable[[int, int], None]
@@ -122,6 +122,9 @@ class SqliteStore:
         turn = self.turn(id)
         if turn is None:
             raise is_running(id)
+        if turn.left:
+            turn.abandon()
+            raise left_behind(id)
         try:
             with self._writing() as database:
                 database.drop(id)
@@ -132,7 +135,7 @@ class SqliteStore:
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
         old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
         if dry_run:
-            return [id_ for id_ in old if self.running(id_) is None]
+            return [id_ for id_ in old if self._locks.is_idle(id_)]
         return [id_ for id_ in old if self._remove_idle(id_, before)]
 
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
@@ -151,6 +154,9 @@ class SqliteStore:
         """Take the session away if it is still old and does not run."""
         turn = self.turn(id_)
         if turn is None:
+            return False
+        if turn.left:  # what it left running is ended by whoever deletes it
+            turn.abandon()
             return False
         try:
             with self._writing() as database:

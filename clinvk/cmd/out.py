@@ -1,0 +1,49 @@
+"""stdout without waiting for it: a reader that has stopped must not keep a run from being ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+
+import anyio
+
+PIECE = (
+    4096  # bytes that a pipe takes without blocking, once it says that it can be written (PIPE_BUF)
+)
+
+
+class Out:
+    """Text is held until `flush`, which waits for room where the reader is slow."""
+
+    def __init__(self) -> None:
+        sys.stdout.flush()
+        self._fd = sys.stdout.fileno()
+        self._encoding = sys.stdout.encoding or "utf-8"
+        self._held = bytearray()
+        self._waiting: anyio.CancelScope | None = None
+        self._given_up = False
+        self._waits = not stat.S_ISREG(os.fstat(self._fd).st_mode)  # a file never makes one wait
+
+    def write(self, text: str) -> None:
+        if not self._given_up:
+            self._held += text.encode(self._encoding, "replace")
+
+    async def flush(self, deadline: float = float("inf")) -> None:
+        """Write what is held; until `deadline` (on the clock of the event loop), and the rest later.
+        Raises `BrokenPipeError` and other `OSError`s."""
+        with anyio.CancelScope(deadline=deadline) as self._waiting:
+            while self._held:
+                if self._waits and not select.select([], [self._fd], [], 0)[1]:
+                    await anyio.wait_writable(self._fd)
+                written = os.write(self._fd, self._held[: PIECE if self._waits else None])
+                del self._held[:written]
+        self._waiting = None
+
+    def give_up(self) -> None:
+        """Drop what is held and what comes, if somebody waits for room: he stops waiting."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._given_up = True
+            self._held.clear()

@@ -1,0 +1,58 @@
+"""A reader of our output that has stopped, and programs that stop talking before they end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import anyio
+import pytest
+
+from clinvk import Dispatcher, Request
+from tests.conftest import Home
+
+START = """echo '{"type":"start","id":"native-1"}'\n"""
+LONG = """printf '{"type":"delta","text":"%s"}\\n' "$(head -c 3000000 /dev/zero | tr '\\0' a)"\n"""
+END = """echo '{"type":"end","text":"It is done."}'\n"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_whose_reader_has_stopped_can_be_ended(home: Home, number: signal.Signals):
+    home.backend("fake", "cat >/dev/null\n" + START + LONG + END)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clinvk", "-b", "fake", "x"],
+        env=home.env, cwd=home.work, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.read(10)  # the answer has begun, and nobody reads on
+    time.sleep(0.5)
+    process.send_signal(number)
+    assert process.wait(6) == 7
+    process.communicate()
+
+
+@pytest.mark.anyio
+async def test_a_program_that_has_closed_its_stdout_can_still_time_out(home: Home):
+    home.backend("fake", "cat >/dev/null\n" + START + "exec 1>&-\nsleep 60\n")
+    os.chdir(home.work)
+    dispatcher = Dispatcher(env=home.env)
+    with anyio.fail_after(8):
+        result = await dispatcher.run(Request(prompt="x", backend="fake", timeout=1))
+    assert result.error is not None
+    assert (result.error.kind, result.exit_code) == ("timeout", 6)
+
+
+def test_control_sequences_of_an_answer_are_escaped_in_json(home: Home):
+    text = json.dumps("\x9b31mred\x1b[0m")
+    home.backend(
+        "fake", "cat >/dev/null\n" + START + f"""echo '{{"type":"end","text":{text}}}'\n"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "clinvk", "-b", "fake", "-o", "json", "x"],
+        env=home.env, cwd=home.work, stdin=subprocess.DEVNULL, capture_output=True, check=True,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["content"] == "\x9b31mred\x1b[0m"
+    assert b"\xc2\x9b" not in done.stdout
