@@ -33,6 +33,7 @@ def main(rounds: int = 9) -> None:
         (home / ".codex" / "config.toml").write_text(real.CODEX.format(url=models.url))
         (home / ".gemini").mkdir()
         (home / ".gemini" / "settings.json").write_text(json.dumps(real.GEMINI))
+        before = os.getcwd()
         os.chdir(home)
         subprocess.run(["git", "init", "-q"], check=True)
         for name, args in ALONE.items():
@@ -43,6 +44,7 @@ def main(rounds: int = 9) -> None:
             table(measured, alone)
             ratio = measured[with_us][0] / measured[alone][0]
             print(f"{'':<28} {ratio:.2f} x, wanted {WANTED[name]:.2f} x")
+        os.chdir(before)
 
 
 if __name__ == "__main__":

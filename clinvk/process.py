@@ -236,16 +236,31 @@ def new_marker(env: Mapping[str, str]) -> str:
 def survivors(group: int, marker: str) -> list[int]:
     """Who is left of a run that ended normally: the group, and those with the marker among the
     processes that are younger than the program. Cheap, since every run asks it."""
+    own = marker.rsplit("/", 1)[-1].encode()
+    try:
+        younger = [n for n in os.listdir("/proc") if n.isdigit() and int(n) >= group]
+    except OSError:  # no such thing on macOS
+        return _survivors_by_group(group, marker)
+    return [int(n) for n in younger if _is_left(n, group, own)]
+
+
+def _survivors_by_group(group: int, marker: str) -> list[int]:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, 0)
-        from clinvk.family import Family
+        from clinvk.family import Family  # psutil, 10 ms: only where somebody is left
 
         return [p.pid for p in Family.of(group, marker).alive]
-    own = marker.rsplit("/", 1)[-1].encode()
-    with suppress(OSError):
-        younger = [n for n in os.listdir("/proc") if n.isdigit() and int(n) > group]
-        return [int(n) for n in younger if _carries(n, own)]
     return []
+
+
+def _is_left(pid: str, group: int, own: bytes) -> bool:
+    """Whether the process lives (a zombie does not) and is of the group or carries the marker."""
+    with suppress(OSError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # pid (name, which may hold anything) state parent group …: proc(5)
+            state, _, its_group, *_ = file.read().rpartition(b")")[2].split()
+        return state != b"Z" and (int(its_group) == group or _carries(pid, own))
+    return False
 
 
 def _carries(pid: str, own: bytes) -> bool:
