@@ -31,9 +31,8 @@ class Recorder:
     def asked(self) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
         messages = asking(self.plan, self.settings)
-        request = self.plan.request
-        if messages or request.title or request.tags:
-            self.store.append(self.id, messages, lambda s: _asked(s, messages, request))
+        # Written in any case: a session that was taken away meanwhile is met now, not at the end.
+        self.store.append(self.id, messages, lambda s: _asked(s, messages, self.plan.request))
 
     def started(self, pid: int, marker: str) -> None:
         """Note what the next clinvk needs to end this turn, should this one be killed."""

@@ -179,18 +179,29 @@ class FileStore:
             turn.close()
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
-        old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
+        old = self._used_before(before)
         if dry_run:
-            return [id_ for id_ in old if self._locks.is_idle(id_)]
+            return [id_ for id_, _ in old if self._locks.is_idle(id_)]
         gone: list[str] = []
         if not old:
             return gone
         with self.writing(ANYTHING) as index:
-            for id_ in old:
-                if self._remove_idle(id_, before):
-                    gone.append(id_)  # noqa: PERF401 - removing is what this loop does
+            for id_, stat in old:
+                if self._remove_idle(id_, before, stat):
+                    gone.append(id_)
             self._tell(index, lambda known: known.remove(gone))
         return gone
+
+    def _used_before(self, before: str) -> list[tuple[str, tuple[int, int] | None]]:
+        """Ids, with the time and size that the record had when the index read it."""
+        query = Query(before=before)
+        index = self._fresh()
+        if index is not None:
+            try:
+                return index.stats(query)
+            except sqlite3.Error:
+                self._drop_index()
+        return [(s.id, None) for s in self._scan(query) if isinstance(s, Session)]
 
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
         return self._locks.turn(id)
@@ -314,22 +325,37 @@ class FileStore:
         except OSError as error:
             raise cannot("read", path, error) from error
 
-    def _remove_idle(self, id_: str, before: str) -> bool:
-        """Take the session away if it is still old and does not run."""
-        turn = self.turn(id_)  # first, so that none begins between looking and removing
+    def _remove_idle(self, id_: str, before: str, stat: tuple[int, int] | None) -> bool:
+        """Take the session away if it is still old and does not run; with `writing` held.
+
+        A turn that begins has its lock first, and then has to write before it starts anything: so
+        where there is no lock now, none can begin that would not find the session gone."""
+        if not self._locks.exists(id_):
+            return self._remove_old(id_, before, stat)
+        turn = self.turn(id_)
         if turn is None:
             return False
         if turn.left:  # what it left running is ended by whoever deletes it
             turn.abandon()
             return False
         try:
-            if not self._is_old(id_, before):
-                return False
-            self._remove(id_)
-            self._locks.forget(id_)
-            return True
+            removed = self._remove_old(id_, before, stat)
+            if removed:
+                self._locks.forget(id_)
+            return removed
         finally:
             turn.close()
+
+    def _remove_old(self, id_: str, before: str, stat: tuple[int, int] | None) -> bool:
+        """Take it away, if its record is still the one that was old, or is old as it is."""
+        try:
+            now = os.stat(self._record(id_))
+        except OSError:
+            return False
+        if (now.st_mtime_ns, now.st_size) != stat and not self._is_old(id_, before):
+            return False
+        self._remove(id_)
+        return True
 
     def _is_old(self, id_: str, before: str) -> bool:
         try:
@@ -474,7 +500,8 @@ class FileStore:
 
     def _fill(self, index: Index, progress: Progress) -> int:
         """Read everything into an empty index; how many sessions there are."""
-        ids = self._ids()
+        stats = self._stats()
+        ids = sorted(stats, key=lambda id_: stats[id_])  # a search ranks those that come last
         for start in range(0, len(ids), BATCH):
             progress(start, len(ids))
             rows, said = [], []

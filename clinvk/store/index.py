@@ -20,7 +20,7 @@ from clinvk.store import Damaged, Query
 from clinvk.store.records import sound
 
 VERSION = "1"
-CANDIDATES = 2_000  # hits that are ranked; more would not change the best twenty
+CANDIDATES = 2_000  # hits that are ranked
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -179,6 +179,12 @@ class Index:
         for id_, record, problem, mtime, size in self.db.execute(columns + where + order, values):
             yield _found(id_, record, problem), mtime, size
 
+    def stats(self, query: Query) -> list[tuple[str, tuple[int, int] | None]]:
+        """Ids of matching sessions, each with its record's time and size."""
+        where, values = _where(query)
+        sql = "SELECT id, mtime, size FROM sessions" + where  # noqa: S608 - it holds no values
+        return [(id_, (mtime, size)) for id_, mtime, size in self.db.execute(sql, values)]
+
     def count(self, query: Query) -> int:
         where, values = _where(query)
         sql = "SELECT count(*) FROM sessions" + where  # noqa: S608 - it holds no values
@@ -210,10 +216,11 @@ class Index:
         return found[:limit]
 
     def _together(self, match: str, role: str | None, limit: int) -> list[tuple[str, float]]:
-        """Sessions that hold what matches in one piece, ranked."""
+        """Sessions that hold what matches in one piece, ranked. Of a word that very many hold, only
+        the pieces that came last are ranked: to weigh them all would take as long as a scan."""
         rows = self.db.execute(
             "SELECT id, min(score) AS best FROM (SELECT rowid, bm25(words, 4.0) AS score FROM words"
-            " WHERE words MATCH ? ORDER BY score LIMIT ?) JOIN pieces ON piece = rowid"
+            " WHERE words MATCH ? ORDER BY rowid DESC LIMIT ?) JOIN pieces ON piece = rowid"
             " GROUP BY id ORDER BY best LIMIT ?",
             (_within(match, role), CANDIDATES, limit),
         )

@@ -74,6 +74,10 @@ class Locks:
         except OSError:  # it has ended meanwhile
             return False
 
+    def exists(self, id_: str) -> bool:
+        """Whether a turn was ever begun, or is being begun now."""
+        return (self.folder / id_).exists()
+
     def forget(self, id_: str) -> None:
         """Take the file away; call it while its turn is held, or nobody can want one."""
         with suppress(OSError):
