@@ -500,8 +500,7 @@ class FileStore:
 
     def _fill(self, index: Index, progress: Progress) -> int:
         """Read everything into an empty index; how many sessions there are."""
-        stats = self._stats()
-        ids = sorted(stats, key=lambda id_: stats[id_])  # a search ranks those that come last
+        ids = self._ids()
         for start in range(0, len(ids), BATCH):
             progress(start, len(ids))
             rows, said = [], []

@@ -182,7 +182,8 @@ class Index:
     def stats(self, query: Query) -> list[tuple[str, tuple[int, int] | None]]:
         """Ids of matching sessions, each with its record's time and size."""
         where, values = _where(query)
-        sql = "SELECT id, mtime, size FROM sessions" + where  # noqa: S608 - it holds no values
+        # In the order in which they were made, more or less: files go faster that way.
+        sql = "SELECT id, mtime, size FROM sessions" + where + " ORDER BY used DESC"  # noqa: S608
         return [(id_, (mtime, size)) for id_, mtime, size in self.db.execute(sql, values)]
 
     def count(self, query: Query) -> int:
