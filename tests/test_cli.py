@@ -1027,5 +1027,7 @@ def test_no_command_leaves_threads_or_warnings(clinvk: CommandLine, home: Home):
     done = subprocess.run([sys.executable, "-X", "dev", "-W", "error", "-m", "clinvk", "-b", "fake", "x"],
                           env=home.env, cwd=home.work, capture_output=True, text=True,
                           stdin=subprocess.DEVNULL, timeout=30, check=False)  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+    # asyncio tells of slow steps there, and a busy machine is slow.
+    told = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (done.returncode, told) == (0, [])
     assert threading.active_count() >= 1
