@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from clinvk.api import arun, run
     from clinvk.catalog import Catalog
     from clinvk.config import Loaded, load
-    from clinvk.dispatcher import Dispatcher, Plan
+    from clinvk.dispatcher import Dispatcher, TurnPlan
     from clinvk.errors import (
         ClinvkError,
         ConfigError,
@@ -55,7 +55,7 @@ _WHERE = {
     "api": ("arun", "run"),
     "catalog": ("Catalog",),
     "config": ("Loaded", "load"),
-    "dispatcher": ("Dispatcher", "Plan"),
+    "dispatcher": ("Dispatcher", "TurnPlan"),
     "errors": (
         "ClinvkError", "ConfigError", "NotInstalledError", "SessionError", "SessionNotFound",
         "UsageError",
@@ -73,9 +73,9 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = [
     "Catalog", "ClinvkError", "ConfigError", "Delta", "Denial", "Denied", "Dispatcher", "Event",
     "Failed", "Failure", "Finished", "Loaded", "Message", "MessageRole", "NotInstalledError",
-    "Notice", "Plan", "Request", "Result", "Run", "Session", "SessionError", "SessionManager",
-    "SessionNotFound", "Started", "Text", "Thinking", "Tool", "ToolResult", "Usage", "UsageError", "arun", "load",
-    "run",
+    "Notice", "Request", "Result", "Run", "Session", "SessionError", "SessionManager",
+    "SessionNotFound", "Started", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan", "Usage",
+    "UsageError", "arun", "load", "run",
 ]  # fmt: skip
 
 

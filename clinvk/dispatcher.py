@@ -30,13 +30,13 @@ from clinvk.store import Query, Store, Turn, open_store
 if TYPE_CHECKING:
     from clinvk.running import Run
 
-__all__ = ["Dispatcher", "NoSessionHere", "Plan"]
+__all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
 
 
 TEXTS = ("model", "approval", "sandbox", "system_prompt")  # options whose value is one
 
 
-class Plan(Struct, frozen=True):
+class TurnPlan(Struct, frozen=True):
     """All that is decided before anything starts."""
 
     request: Request
@@ -124,12 +124,12 @@ class Dispatcher:
                     self.store.delete(session.id)
             raise
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, request: Request) -> TurnPlan:
         """What `stream` would do; nothing is started, locked or written."""
         _check(request)
         return self._plan(request, None if request.ephemeral else self.sessions.find(request))
 
-    def _plan(self, request: Request, session: Session | None) -> Plan:
+    def _plan(self, request: Request, session: Session | None) -> TurnPlan:
         if not request.prompt.strip():
             raise UsageError("the prompt is empty", 'say something: clinvk "explain this folder"')
         choice = self.chooser.choose(
@@ -163,7 +163,7 @@ class Dispatcher:
         said = (*choice.notices, *carried, *dropped, *command.notices)
         owner = parent or session
         before = owner.totals.get(native_id or forks or "", {}) if owner else {}
-        return Plan(
+        return TurnPlan(
             request, manifest, session, native_id, forks, before, settings, command, timeout, said
         )
 
@@ -216,7 +216,7 @@ class Dispatcher:
         for session in self.sessions.resumable(query):
             yield session, self.store.messages(session.id)
 
-    def _create(self, plan: Plan) -> Session:
+    def _create(self, plan: TurnPlan) -> Session:
         """The record of a new session. It is there before anything is paid for, so that a store
         that cannot be written is met now."""
         settings, name = self.config.config.session, plan.request.name
@@ -229,6 +229,7 @@ class Dispatcher:
             tags=tuple(dict.fromkeys([*settings.default_tags, *plan.request.tags])),
             options=to_keep(plan.settings),
             began_with=plan.manifest.name,
+            task=plan.request.task,
         )
         messages = asking(plan, settings)
         if messages:
@@ -238,7 +239,7 @@ class Dispatcher:
 
 @asynccontextmanager
 async def _started(
-    dispatcher: Dispatcher, plan: Plan, turn: Turn | None, marker: str, *, new: bool = False
+    dispatcher: Dispatcher, plan: TurnPlan, turn: Turn | None, marker: str, *, new: bool = False
 ) -> AsyncIterator[Run]:
     import signal
 

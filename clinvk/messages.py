@@ -53,6 +53,7 @@ class Request(Struct, frozen=True, kw_only=True):
     wait: bool = True  # for another turn of the same session
     fail_on_denied: bool = False
     new: bool = False  # start a session though session.auto_resume is on
+    task: str | None = None  # the run that it is a task of
 
 
 class Denial(Struct, frozen=True):

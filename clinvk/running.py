@@ -34,7 +34,7 @@ from clinvk.process import Child, survivors
 from clinvk.reader import Reader, classify
 
 if TYPE_CHECKING:
-    from clinvk.dispatcher import Plan
+    from clinvk.dispatcher import TurnPlan
     from clinvk.recorder import Recorder
 
 STDERR_SHOWN = 600  # characters of stderr in a message
@@ -44,7 +44,9 @@ REFUSED = ("auth", "limit", "server", "backend")  # a first turn so ended may le
 class Run:
     """`async for event in run`; the last event is `Finished` or `Failed`, then `run.result`."""
 
-    def __init__(self, plan: Plan, child: Child, recorder: Recorder | None, began: float) -> None:
+    def __init__(
+        self, plan: TurnPlan, child: Child, recorder: Recorder | None, began: float
+    ) -> None:
         self.plan = plan
         self.native_id: str | None = plan.resumes
         self.model: str | None = None

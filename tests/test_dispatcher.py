@@ -287,6 +287,12 @@ async def test_an_ephemeral_run_of_a_session_is_refused(ask: Asks, home: Home):
         await ask("one", ephemeral=True, session="last")
 
 
+async def test_a_task_of_a_run_is_known_as_one(ask: Asks, home: Home):
+    home.backend("fake")
+    await ask(task="run-1")
+    assert home.record()["task"] == "run-1"
+
+
 async def test_a_plan_starts_and_writes_nothing(ask: Asks, home: Home):
     program = home.backend("fake", TURNS)
     plan = ask.dispatcher().plan(ask.request("one", options={"system_prompt": "be brief"}))

@@ -13,7 +13,7 @@ from clinvk.clean import one_line
 from clinvk.cmd.options import Output
 from clinvk.cmd.show import Printer, Status
 from clinvk.cmd.viewers import brief, viewer_for
-from clinvk.dispatcher import Dispatcher, Plan
+from clinvk.dispatcher import Dispatcher, TurnPlan
 from clinvk.messages import Delta, Request, Text
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -72,7 +72,7 @@ async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> in
     return code
 
 
-def _say_session(request: Request, plan: Plan, printer: Printer) -> None:
+def _say_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
     """Which named session this is, before its answer; for people."""
     if request.name and plan.session and printer.stream.isatty():
         session = plan.session

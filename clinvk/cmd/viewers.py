@@ -11,7 +11,7 @@ from clinvk.cmd import show
 from clinvk.cmd.options import Output
 from clinvk.cmd.out import Out
 from clinvk.cmd.show import Printer, Status
-from clinvk.dispatcher import Plan
+from clinvk.dispatcher import TurnPlan
 from clinvk.messages import (
     Delta,
     Denied,
@@ -28,7 +28,7 @@ from clinvk.messages import (
 class Viewer:
     """Shows the events of one run."""
 
-    def __init__(self, output: Output, printer: Printer, plan: Plan) -> None:
+    def __init__(self, output: Output, printer: Printer, plan: TurnPlan) -> None:
         self.out = Out()
         self.output = output
         self.printer = printer
@@ -52,7 +52,7 @@ class Viewer:
 class _TextViewer(Viewer):
     """The answer as it comes; what else happens on stderr."""
 
-    def __init__(self, output: Output, printer: Printer, plan: Plan) -> None:
+    def __init__(self, output: Output, printer: Printer, plan: TurnPlan) -> None:
         super().__init__(output, printer, plan)
         self.cleaner = Cleaner()
         self.block = ""  # what was shown of the answer's present block
@@ -160,7 +160,7 @@ class _StreamViewer(Viewer):
         self.out.write(show.dumps({**line, **about}) + "\n")
 
 
-def viewer_for(output: Output, printer: Printer, plan: Plan) -> Viewer:
+def viewer_for(output: Output, printer: Printer, plan: TurnPlan) -> Viewer:
     kinds = {"text": _TextViewer, "json": _JsonViewer, "stream-json": _StreamViewer}
     return kinds[output.format](output, printer, plan)
 
