@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from msgspec import Struct
@@ -45,11 +46,9 @@ class Catalog(Struct, frozen=True):
                 f"unknown backend {name!r}",
                 f"known: {', '.join(self.names())}; add one as {self.home / 'backends'}/NAME.yaml",
             )
-        manifest = read(path)
+        manifest = _read(path, _stat_of(path))
         if manifest.name != name:
             raise ConfigError(f"{path}: name: {manifest.name!r} does not match the file's name")
-        if path.parent != built_in():  # ours are checked by our tests
-            check_expressions(manifest)
         return manifest
 
     def all(self) -> Iterator[Manifest]:
@@ -62,6 +61,24 @@ def read(path: Path) -> Manifest:
         return parse(path.read_bytes(), path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def _stat_of(path: Path) -> tuple[int, int, int]:
+    """What is another one when the file was written or replaced."""
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+@lru_cache(64)
+def _read(path: Path, _state: tuple[int, int, int]) -> Manifest:
+    """`read`, once for each state of the file, since a process may run thousands of requests."""
+    manifest = read(path)
+    if path.parent != built_in():  # ours are checked by our tests
+        check_expressions(manifest)
+    return manifest
 
 
 def locate(manifest: Manifest, env: Mapping[str, str]) -> str:

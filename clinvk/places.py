@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def built_in() -> Path:
     """The folder of our own manifests: inside the package, or beside it in a checkout."""
     here = Path(__file__).parent

@@ -41,7 +41,7 @@ class Reader:
         self.native_id: str | None = None
         self.totals: dict[str, Any] = {}
         self.noise: list[str] = []  # lines that were no JSON, a few of them
-        self._index = _Index(manifest.events)
+        self._index = _index_of(manifest.events)
         self._lines: list[bytes] = []  # of an `output: json|text` backend
 
     def read(self, line: bytes) -> list[Event]:
@@ -187,6 +187,18 @@ class _Index:
     def candidates(self, data: Any) -> list[_Compiled]:
         kind = data.get("type") if type(data) is dict else None
         return self._by_type.get(kind, self._others) if isinstance(kind, str) else self._others
+
+
+# By the number of the list, which is kept, so that no other one can have that number.
+_indexes: dict[int, tuple[list[Rule], _Index]] = {}
+
+
+def _index_of(rules: list[Rule]) -> _Index:
+    """Compiled once for each manifest: a process may read thousands of runs."""
+    known = _indexes.get(id(rules))
+    if known is None:
+        known = _indexes[id(rules)] = (rules, _Index(rules))
+    return known[1]
 
 
 def _fit(cls: type[Event], values: Any) -> dict[str, Any]:
