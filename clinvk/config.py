@@ -304,29 +304,11 @@ def _hint(steps: tuple[str, ...]) -> Any:
 def _wrong(path: Path, text: str, error: ShapeError, source: str) -> ConfigError:
     if source:
         return ConfigError(f"{source}: {error}")
-    line = _line(text, error.path)
+    line = yamls.line_of(text, error.path)
     where = f"line {line}: " if line else ""
     parent = dotted(error.path[:-1]) if error.problem.startswith("unknown key") else None
     place = parent if parent is not None else dotted(error.path)
     return ConfigError(f"{path}: {where}{place + ': ' if place else ''}{error.problem}", _EDIT)
-
-
-def _line(text: str, path: tuple[str | int, ...]) -> int | None:
-    """The line of a place in YAML, counted from 1."""
-    import yaml
-
-    node = yaml.compose(text, yaml.SafeLoader)
-    line: int | None = None
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            pairs = [(k, v) for k, v in node.value if str(k.value) == str(step)]
-            if not pairs:
-                break
-            line, node = pairs[-1][0].start_mark.line + 1, pairs[-1][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-    return line
 
 
 _EDIT = "mend it with: clinvk config edit"

@@ -149,7 +149,7 @@ class Dispatcher:
             prompt=prompt,
             options={k: s.value for k, s in settings.items()},
             cwd=_folder(request, session),
-            env=self.chooser.child_env(manifest.name),
+            env={**self.chooser.child_env(manifest.name), **request.env},
             scratch=scratch.name(self.env),
             native_id=native_id or forks,
             fork=forks is not None,
@@ -270,9 +270,10 @@ def _check(request: Request) -> None:
     """Raise `UsageError` for what excludes each other."""
     if not isinstance(request.prompt, str):
         raise UsageError(f"the prompt is {type(request.prompt).__name__}, not text")
-    timeout = request.timeout
-    if timeout is not None and not (isinstance(timeout, (int, float)) and 0 < timeout < 1e9):
-        raise UsageError(f"timeout: {timeout!r} is not a number of seconds above 0")
+    for name in ("timeout", "stall_timeout"):
+        limit = getattr(request, name)
+        if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < 1e9):
+            raise UsageError(f"{name}: {limit!r} is not a number of seconds above 0")
     for name in TEXTS:
         if not isinstance(request.options.get(name, ""), str):
             raise UsageError(f"{name}: {request.options[name]!r} is not text")

@@ -45,6 +45,9 @@ class Request(Struct, frozen=True, kw_only=True):
     cwd: Path | None = None
     ephemeral: bool = False
     timeout: float | None = None  # seconds
+    stall_timeout: float | None = None  # seconds without a sign of life
+    env: Mapping[str, str] = {}  # for the program, beside ours
+    secrets: tuple[str, ...] = ()  # texts that are in nothing that is kept
     title: str | None = None
     tags: tuple[str, ...] = ()
     lenient: bool = False  # drop options that the backend lacks, with a notice

@@ -11,7 +11,7 @@ from clinvk import recovery
 from clinvk.config import SessionSettings
 from clinvk.errors import ClinvkError
 from clinvk.messages import Result
-from clinvk.redact import redact
+from clinvk.redact import redact, without
 from clinvk.session import Message, MessageRole, Session, after_turn, opening
 from clinvk.store import Store, Turn
 
@@ -64,7 +64,7 @@ class Recorder:
             about = {"backend": self.backend, "model": result.model}
             about = {k: v for k, v in about.items() if v}
             messages.append(
-                Message(MessageRole.ASSISTANT, kept(said, self.settings), now, about, tokens)
+                Message(MessageRole.ASSISTANT, kept(said, self.settings, self.plan.request.secrets), now, about, tokens)
             )
         self.store.append(
             self.id, messages, lambda s: self._after(s, result, len(messages), totals, now, lost)
@@ -86,7 +86,7 @@ class Recorder:
             said={"assistant": answers} if answers else {},
             usage=result.usage if keep else None,
             cost=result.cost if keep else None,
-            error=_error(result, self.settings),
+            error=_error(result, self.settings, self.plan.request.secrets),
             model=result.model,
             now=now,
         )
@@ -106,8 +106,10 @@ class Recorder:
         return [id_ for id_ in self.store.owners(self.backend, native_id) if id_ != self.id]
 
 
-def kept(text: str, settings: SessionSettings) -> str:
-    """A text as the store may have it: without what looks like a key, unless that is wanted."""
+def kept(text: str, settings: SessionSettings, secrets: tuple[str, ...] = ()) -> str:
+    """A text as the store may have it: without these secrets, and without what looks like a key,
+    unless that is wanted."""
+    text = without(text, secrets)
     return redact(text) if settings.redact else text
 
 
@@ -116,7 +118,7 @@ def asking(plan: Any, settings: SessionSettings) -> list[Message]:
     if not settings.store_messages:
         return []
     about = {"backend": plan.manifest.name}
-    prompt = kept(plan.request.prompt, settings)
+    prompt = kept(plan.request.prompt, settings, plan.request.secrets)
     return [Message(MessageRole.USER, prompt, metadata=about)]
 
 
@@ -138,11 +140,13 @@ def with_prompt(session: Session, prompt: str) -> Session:
     )
 
 
-def _error(result: Result, settings: SessionSettings) -> dict[str, Any] | None:
+def _error(
+    result: Result, settings: SessionSettings, secrets: tuple[str, ...]
+) -> dict[str, Any] | None:
     if result.error is None:
         return None
     error = result.error.to_json()
-    return error | {"message": kept(str(error.get("message") or ""), settings)}
+    return error | {"message": kept(str(error.get("message") or ""), settings, secrets)}
 
 
 def _with_native_id(session: Session, backend: str, native_id: str, model: str | None) -> Session:

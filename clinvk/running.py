@@ -123,17 +123,14 @@ class Run:
     async def _more(self) -> None:
         """Read on: at least one line, or the end."""
         lines = code = None
-        with anyio.CancelScope(deadline=self._deadline) as scope:
+        with anyio.CancelScope(deadline=self._next_deadline()) as scope:
             self._scope = scope
             if not self._is_ending():
                 lines = None if self._silent else await self._child.lines()
                 if lines is None:  # it may close its stdout long before it ends
                     code = await self._child.wait()
         if scope.cancelled_caught and not self._is_ending():
-            seconds = f"{self.plan.timeout:g}"
-            self._why = Failure(
-                "timeout", f"no answer within {seconds} s", "allow more with --timeout SECONDS"
-            )
+            self._why = self._overdue()
         if self._is_ending():
             await self._stop()
         elif code is not None:
@@ -144,6 +141,22 @@ class Run:
                 await self._stop()
             elif self._terminal is not None and self._child.process.returncode is not None:
                 self._silent = True
+
+    def _next_deadline(self) -> float:
+        """When its time is over, or its silence has been too long."""
+        stall = self.plan.request.stall_timeout
+        return self._deadline if stall is None else min(self._deadline, anyio.current_time() + stall)
+
+    def _overdue(self) -> Failure:
+        if anyio.current_time() >= self._deadline:
+            seconds = f"{self.plan.timeout:g}"
+            return Failure(
+                "timeout", f"no answer within {seconds} s", "allow more with --timeout SECONDS"
+            )
+        seconds = f"{self.plan.request.stall_timeout:g}"
+        return Failure(
+            "timeout", f"it said nothing for {seconds} s", "allow more with --stall-timeout SECONDS"
+        )
 
     async def _stop(self) -> None:
         ask = signal.Signals[self.plan.manifest.stop]

@@ -24,6 +24,27 @@ def load(text: str | bytes) -> Any:
         raise YamlError(str(problem), mark.line + 1 if mark else None) from error
 
 
+def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
+    """The line of a place in YAML, counted from 1; of JSON too, which is YAML."""
+    import yaml
+
+    try:
+        node = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return None
+    line: int | None = None
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            pairs = [(k, v) for k, v in node.value if str(k.value) == str(step)]
+            if not pairs:
+                break
+            line, node = pairs[-1][0].start_mark.line + 1, pairs[-1][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
+
+
 def _loader() -> Any:
     """The safe loader in C, where there is one, which looks at the keys of each mapping as well:
     YAML forbids to have one twice, and PyYAML takes the last."""

@@ -98,6 +98,10 @@ Ephemeral = Annotated[
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="End the run after so long.")
 ]
+StallTimeout = Annotated[
+    float | None,
+    typer.Option("--stall-timeout", metavar="SECONDS", help="End it when it says nothing for so long."),
+]
 Approval = Annotated[
     str | None,
     typer.Option("--approval", metavar="|".join(configs.CHOICES["approval"]),
@@ -228,9 +232,11 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
     """The request that the flags make. Raises `UsageError`, `ConfigError`."""
     from clinvk.messages import Request  # a list of sessions has no use for it
 
-    timeout = given.get("timeout")
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise UsageError(f"--timeout: {timeout:g} is not a number of seconds above 0")
+    for name in ("timeout", "stall_timeout"):
+        limit = given.get(name)
+        if limit is not None and not 0 < limit < float("inf"):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag}: {limit:g} is not a number of seconds above 0")
     options = {
         "model": given.get("model"),
         "approval": given.get("approval"),
@@ -254,7 +260,8 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
         args=tuple(args),
         cwd=given.get("workdir"),
         ephemeral=bool(given.get("ephemeral")),
-        timeout=timeout,
+        timeout=given.get("timeout"),
+        stall_timeout=given.get("stall_timeout"),
         title=given.get("title"),
         tags=tuple(given.get("tag") or ()),
         lenient=bool(given.get("lenient")),

@@ -43,6 +43,7 @@ def resume(
     dry_run: opt.DryRun = False,
     ephemeral: opt.Ephemeral = False,
     timeout: opt.Timeout = None,
+    stall_timeout: opt.StallTimeout = None,
     approval: opt.Approval = None,
     sandbox: opt.Sandbox = None,
     system_prompt: opt.SystemPrompt = None,

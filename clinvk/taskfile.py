@@ -1,0 +1,482 @@
+"""A plan from what somebody wrote: YAML, JSON, JSONL, CSV, or a line for each task.
+
+`docs/parallel.md` describes every key. Mistakes are found before anything runs, and told with their
+place.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, structs
+from msgspec.structs import replace
+
+from clinvk import durations, halting, placeholders, yamls
+from clinvk.errors import ConfigError
+from clinvk.plan import Budget, Halt, Limits, Plan, Rules, Task, checked, link
+from clinvk.shape import ShapeError, build, convert, dotted
+
+FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
+MOST = 100_000  # tasks that a matrix may make: more is a slip
+
+# What a task calls by another name than a request does.
+OPTIONS = {
+    "model": "model", "approval": "approval", "approval_mode": "approval", "sandbox": "sandbox",
+    "sandbox_mode": "sandbox", "max_turns": "max_turns", "max_tokens": "max_tokens",
+    "system_prompt": "system_prompt", "add_dir": "add_dir", "allowed_tools": "allowed_tools",
+}  # fmt: skip
+
+Scalar = str | int | float | bool
+
+
+class Written(Struct, frozen=True, kw_only=True):
+    """A task as it is written. Its matrix has been multiplied out."""
+
+    prompt: str | None = None
+    prompt_file: str | None = None
+    backend: str | None = None
+    model: str | None = None
+    workdir: str | None = None
+    name: Scalar | None = None
+    id: Scalar | None = None
+    title: str | None = None
+    tags: list[str] = []
+    approval: str | None = None
+    approval_mode: str | None = None
+    sandbox: str | None = None
+    sandbox_mode: str | None = None
+    max_turns: int | None = None
+    max_tokens: int | None = None
+    system_prompt: str | None = None
+    add_dir: str | list[str] | None = None
+    allowed_tools: str | list[str] | None = None
+    schema: str | None = None  # the path of a file
+    options: dict[str, Any] = {}
+    extra: list[str] = []  # handed to the backend as they are
+    args: list[str] = []
+    timeout: Scalar | None = None
+    stall_timeout: Scalar | None = None
+    retries: int | None = None
+    needs: str | list[str] = []
+    env: dict[str, Scalar] = {}
+    idempotent: bool = False
+    lenient: bool = False
+    dry_run: bool = False
+    meta: Any = None
+    output_format: str | None = None  # of the published format; what a task prints is read by us
+    verbose: bool = False  # the same
+
+
+class Whole(Struct, frozen=True, kw_only=True):
+    """A file, but for its tasks."""
+
+    tasks: list[Any] = []
+    steps: list[Any] = []
+    name: str | None = None
+    description: str | None = None
+    defaults: dict[str, Any] = {}
+    matrix: dict[str, list[Scalar]] = {}
+    max_parallel: int | None = None
+    max_parallel_per_backend: dict[str, int] = {}
+    fail_fast: bool | None = None
+    halt: str | None = None
+    retries: int | None = None
+    retry_delay: Scalar | None = None
+    on_limit: str | None = None
+    limit_wait: Scalar | None = None
+    max_wait: Scalar | None = None
+    budget: Budget | None = None
+    stall_timeout: Scalar | None = None
+    ephemeral: bool = False
+    output_dir: str | None = None
+    stop_on_failure: bool = True
+    pass_working_dir: bool = False
+    pass_session: bool = False
+
+
+class Defaults(Struct, frozen=True, kw_only=True):
+    """What holds where a file says nothing: from the configuration; and, of tasks, what the
+    command line says."""
+
+    max_parallel: int = 3
+    max_parallel_per_backend: dict[str, int] = {}
+    fail_fast: bool = False
+    task: dict[str, Any] = {}
+
+
+def read(path: str | None, text: str, form: str | None = None) -> tuple[Any, str]:
+    """The data in a file, and what to call it. Raises `ConfigError`."""
+    source = path or "stdin"
+    form = form or _form_of(path, text)
+    if form not in FORMATS:
+        raise ConfigError(f"--format: {form!r} is not one of: {', '.join(FORMATS)}")
+    try:
+        return _PARSERS[form](text), source
+    except yamls.YamlError as error:
+        raise ConfigError(f"{source}: {error}", "see the task file's keys: docs/parallel.md") from error
+    except _BadLine as error:
+        raise ConfigError(f"{source}: {error}", f"it was read as {form}; --format says otherwise") from error
+    except RecursionError:
+        raise ConfigError(f"{source}: nested too deeply") from None
+
+
+def plan_of(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "") -> Plan:
+    """The plan that the data is. Raises `ConfigError` that names the place."""
+    try:
+        return _Reader(source, kind, defaults).plan(data)
+    except ShapeError as error:
+        line = yamls.line_of(text, error.path) if text else None
+        where = f"{source}: line {line}" if line else source
+        raise ConfigError(f"{where}: {error}", "see the keys: docs/parallel.md") from error
+
+
+class _Reader:
+    def __init__(self, source: str, kind: Any, defaults: Defaults) -> None:
+        self.source = source
+        self.kind = kind
+        self.defaults = defaults
+        self.cwd = Path.cwd()
+        self.files: dict[str, str] = {}  # read once, though many tasks name them
+
+    def plan(self, data: Any) -> Plan:
+        whole, entries, where = self._whole(data)
+        tasks: list[Task] = []
+        needs: list[list[str]] = []
+        previous: list[int | None] = []
+        for number, entry in enumerate(entries):
+            for written, variables in self._written(entry, whole, (where, number)):
+                tasks.append(self._task(written, variables, whole, (where, number), len(tasks)))
+                needs.append(_list(written.needs))
+                previous.append(len(tasks) - 2 if self.kind == "chain" and len(tasks) > 1 else None)
+        linked = link(tasks, needs, previous)
+        if self.kind == "chain":
+            linked = [_step(whole, linked, i) for i in range(len(linked))]
+        rules = self._rules(whole)
+        return checked(Plan(kind=self.kind, tasks=tuple(linked), rules=rules, source=self.source))
+
+    def _whole(self, data: Any) -> tuple[Whole, list[Any], str]:
+        """The file's own keys; its tasks; and what they are called."""
+        where = "steps" if self.kind == "chain" else "tasks"
+        other = "tasks" if self.kind == "chain" else "steps"
+        if data is None:
+            data = {}
+        if isinstance(data, list):
+            data = {where: data}
+        whole = build(Whole, data)
+        if not data.get(where):
+            hint = f"; `{other}:` are for clinvk {'parallel' if other == 'tasks' else 'chain'}" if data.get(other) else ""
+            raise ShapeError((), f"there are no {where}{hint}")
+        return whole, getattr(whole, where), where
+
+    def _written(
+        self, entry: Any, whole: Whole, path: tuple[str | int, ...]
+    ) -> Iterator[tuple[Written, dict[str, str]]]:
+        """The tasks that one entry makes: one for each way through its matrix."""
+        if isinstance(entry, str):
+            entry = {"prompt": entry}
+        if not isinstance(entry, Mapping):
+            raise ShapeError(path, f"expected keys and values, or a prompt, found {entry!r}")
+        entry = dict(entry)
+        axes = {**whole.matrix, **_matrix(entry.pop("matrix", {}), (*path, "matrix"))}
+        columns = entry.pop(COLUMNS, {})
+        merged = {**self.defaults.task, **whole.defaults, **entry}
+        count = 1
+        for values in axes.values():
+            count *= len(values)
+        if count > MOST:
+            raise ShapeError((*path, "matrix"), f"it makes {count:,} tasks; at most {MOST:,}")
+        for values in itertools.product(*axes.values()):
+            variables = {**columns, **{k: _text(v) for k, v in zip(axes, values, strict=True)}}
+            filled = placeholders.fill_all(merged, variables) if variables else merged
+            yield self._build(filled, whole, path), variables
+
+    def _build(self, data: dict[str, Any], whole: Whole, path: tuple[str | int, ...]) -> Written:
+        try:
+            return build(Written, data, path)
+        except ShapeError as error:
+            key = error.path[len(path)] if len(error.path) > len(path) else None
+            if key in whole.defaults:  # it was written there
+                raise ShapeError(("defaults", *error.path[len(path) :]), error.problem) from None
+            raise
+
+    def _task(
+        self,
+        written: Written,
+        variables: Mapping[str, str],
+        whole: Whole,
+        path: tuple[str | int, ...],
+        position: int,
+    ) -> Task:
+        place = f"{self.source}: {dotted(path)}"
+        name = _name(written, variables, position)
+        prompt = written.prompt
+        if written.prompt_file is not None:
+            if prompt is not None and "prompt" not in whole.defaults:
+                raise ShapeError(path, "prompt and prompt_file exclude each other")
+            prompt = self._read(written.prompt_file, (*path, "prompt_file"))
+            prompt = placeholders.fill(prompt, variables.get)
+        if prompt is None or not prompt.strip():
+            raise ShapeError(path, "missing key 'prompt'" if prompt is None else "the prompt is empty")
+        wanted = placeholders.names(prompt)
+        about_tasks = [n for n in wanted if n.startswith(("tasks.", "steps."))]
+        return Task(
+            name=name,
+            prompt=prompt,
+            backend=written.backend,
+            options=self._options(written, path),
+            args=(*written.extra, *written.args),
+            cwd=self._folder(written.workdir, path),
+            env={k: _text(v) for k, v in written.env.items()},
+            timeout=_seconds(written.timeout, (*path, "timeout")),
+            stall_timeout=_seconds(written.stall_timeout, (*path, "stall_timeout")),
+            retries=written.retries,
+            # Where nothing can be named, two braces are what they are.
+            template=bool(variables or about_tasks or written.needs or self.kind == "chain"),
+            idempotent=written.idempotent,
+            tags=tuple(written.tags),
+            title=written.title,
+            meta=written.meta,
+            lenient=written.lenient,
+            dry_run=written.dry_run,
+            place=place,
+        )
+
+    def _options(self, written: Written, path: tuple[str | int, ...]) -> dict[str, Any]:
+        options = {
+            option: _list(value) if key in ("add_dir", "allowed_tools") else value
+            for key, option in OPTIONS.items()
+            if (value := getattr(written, key)) is not None
+        }
+        if "add_dir" in options:
+            options["add_dir"] = [
+                self._folder(folder, (*path, "add_dir")) for folder in options["add_dir"]
+            ]
+        if written.schema is not None:
+            options["schema"] = self._schema(written.schema, (*path, "schema"))
+        return options | written.options
+
+    def _schema(self, name: str, path: tuple[str | int, ...]) -> str:
+        text = self._read(name, path)
+        try:
+            json.loads(text)
+        except ValueError as error:
+            raise ShapeError(path, f"{name}: not JSON: {error}") from error
+        return text
+
+    def _folder(self, name: str | None, path: tuple[str | int, ...]) -> str | None:
+        if name is None:
+            return None
+        folder = os.path.realpath(self.cwd / Path(name).expanduser())
+        if not os.path.isdir(folder):
+            raise ShapeError((*path, "workdir") if path[-1] != "add_dir" else path, f"{name}: no such folder")
+        return folder
+
+    def _read(self, name: str, path: tuple[str | int, ...]) -> str:
+        if name not in self.files:
+            try:
+                self.files[name] = Path(name).expanduser().read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                raise ShapeError(path, f"{name}: {why}") from error
+        return self.files[name]
+
+    def _rules(self, whole: Whole) -> Rules:
+        d = self.defaults
+        for key in ("max_parallel", "retries"):
+            value = getattr(whole, key)
+            if value is not None and value < (1 if key == "max_parallel" else 0):
+                raise ShapeError((key,), f"{value} is too small")
+        for name, count in whole.max_parallel_per_backend.items():
+            if count < 1:
+                raise ShapeError(("max_parallel_per_backend", name), f"{count} is too small; at least 1")
+        fail_fast = d.fail_fast if whole.fail_fast is None else whole.fail_fast
+        return Rules(
+            # One step of a chain after the other, whatever the configuration allows.
+            max_parallel=1 if self.kind == "chain" else whole.max_parallel or d.max_parallel,
+            max_parallel_per_backend={**d.max_parallel_per_backend, **whole.max_parallel_per_backend},
+            halt=_halt(whole.halt, fail_fast=fail_fast),
+            retries=whole.retries or 0,
+            retry_delay=_seconds(whole.retry_delay, ("retry_delay",)) or Rules().retry_delay,
+            limits=_limits(whole),
+            budget=_budget(whole.budget),
+            stall_timeout=_seconds(whole.stall_timeout, ("stall_timeout",)),
+            ephemeral=whole.ephemeral,
+            output_dir=whole.output_dir,
+        )
+
+
+def _step(whole: Whole, tasks: list[Task], i: int) -> Task:
+    """A step of a chain: it comes after the one before it, whether or not it says so."""
+    task = tasks[i]
+    if i == 0:
+        return task
+    needs = tuple(dict.fromkeys([*task.needs, i - 1]))
+    cwd = task.cwd
+    if whole.pass_working_dir and cwd is None:
+        cwd = next((t.cwd for t in reversed(tasks[:i]) if t.cwd), None)
+    return replace(
+        task,
+        needs=needs,
+        soft=not whole.stop_on_failure,
+        cwd=cwd,
+        continues=i - 1 if whole.pass_session else None,
+    )
+
+
+def _name(written: Written, variables: Mapping[str, str], position: int) -> str:
+    given = written.id if written.name is None else written.name
+    return str(position + 1) if given is None else _text(given)
+
+
+def _matrix(data: Any, path: tuple[str | int, ...]) -> dict[str, list[Scalar]]:
+    found: dict[str, list[Scalar]] = convert(dict[str, list[Scalar]], data, path)
+    return found
+
+
+def _halt(text: str | None, *, fail_fast: bool) -> Halt:
+    if text is None:
+        return Halt(when="now", count=1) if fail_fast else Halt()
+    try:
+        return halting.parse(text)
+    except ValueError as error:
+        raise ShapeError(("halt",), str(error)) from error
+
+
+def _limits(whole: Whole) -> Limits:
+    try:
+        limits = halting.parse_on_limit(whole.on_limit) if whole.on_limit else Limits()
+    except ValueError as error:
+        raise ShapeError(("on_limit",), str(error)) from error
+    return replace(
+        limits,
+        first_wait=_seconds(whole.limit_wait, ("limit_wait",)) or limits.first_wait,
+        max_wait=_seconds(whole.max_wait, ("max_wait",)),
+    )
+
+
+def _budget(budget: Budget | None) -> Budget:
+    for name in Budget.__struct_fields__ if budget else ():
+        value = getattr(budget, name)
+        if value is not None and value <= 0:
+            raise ShapeError(("budget", name), f"{value} is not above 0")
+    return budget or Budget()
+
+
+def _seconds(value: Scalar | None, path: tuple[str | int, ...]) -> float | None:
+    if value is None or (value == 0 and not isinstance(value, bool)):
+        return None
+    try:
+        return durations.seconds(value)
+    except ValueError as error:
+        raise ShapeError(path, str(error)) from error
+
+
+def _text(value: Scalar) -> str:
+    """As it would be written in YAML."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _list(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+# Formats.
+
+COLUMNS = "\0columns"  # of a CSV file: those that are no key of a task, by which prompts name them
+
+
+class _BadLine(ValueError):
+    """What is wrong, with its line."""
+
+
+def _form_of(path: str | None, text: str) -> str:
+    suffix = Path(path or "").suffix.lower().lstrip(".")
+    known = {"yml": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl",
+             "csv": "csv", "txt": "lines"}  # fmt: skip
+    if suffix in known:
+        return known[suffix]
+    if _is_json(text):
+        return "json"
+    first = text.lstrip().partition("\n")[0]
+    return "jsonl" if first.startswith("{") and _is_json(first) else "yaml"
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise _BadLine(f"not JSON: {error}") from error
+
+
+def _jsonl(text: str) -> list[Any]:
+    entries = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                entries.append(json.loads(line))
+            except ValueError as error:
+                raise _BadLine(f"line {number}: not JSON: {error}") from error
+    return entries
+
+
+def _csv(text: str) -> list[dict[str, Any]]:
+    """A row is a task: columns that are called like keys are those, the others are for prompts."""
+    rows = csv.DictReader(io.StringIO(text), strict=True)
+    entries = []
+    try:
+        for row in rows:
+            if None in row or None in row.values():
+                raise _BadLine(f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns")
+            entries.append(_row({(k or "").strip(): v for k, v in row.items()}))
+    except csv.Error as error:
+        raise _BadLine(f"line {rows.line_num}: {error}") from error
+    return entries
+
+
+_NUMBERS = ("max_turns", "max_tokens", "retries")
+_LISTS = ("tags", "needs", "add_dir", "allowed_tools")
+
+
+def _row(row: dict[str, str]) -> dict[str, Any]:
+    keys = Written.__struct_fields__
+    entry: dict[str, Any] = {COLUMNS: {k: v for k, v in row.items() if k not in keys}}
+    for key, value in row.items():
+        if key not in keys or not value.strip():
+            continue
+        if key in _LISTS:
+            entry[key] = [part.strip() for part in value.split(",") if part.strip()]
+        elif key in _NUMBERS and value.strip().isdigit():
+            entry[key] = int(value)
+        elif value.strip().lower() in ("true", "false") and key in ("idempotent", "lenient"):
+            entry[key] = value.strip().lower() == "true"
+        else:
+            entry[key] = value
+    return entry
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    """Each line is a task's prompt; or `{{line}}` in the prompt of all."""
+    lines = (line.rstrip("\r") for line in text.split("\n"))
+    return [{COLUMNS: {"line": line}} for line in lines if line.strip()]
+
+
+_PARSERS: Mapping[str, Any] = {
+    "yaml": yamls.load, "json": _json, "jsonl": _jsonl, "csv": _csv, "lines": _lines,
+}  # fmt: skip
+
+__all__ = ["FORMATS", "Defaults", "plan_of", "read", "structs"]
