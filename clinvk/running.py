@@ -139,13 +139,15 @@ class Run:
             self._read(lines)
             if self._is_ending():  # a line told that it has to
                 await self._stop()
-            elif self._terminal is not None and self._child.process.returncode is not None:
+            elif self._terminal is not None and self._child.returncode is not None:
                 self._silent = True
 
     def _next_deadline(self) -> float:
         """When its time is over, or its silence has been too long."""
         stall = self.plan.request.stall_timeout
-        return self._deadline if stall is None else min(self._deadline, anyio.current_time() + stall)
+        return (
+            self._deadline if stall is None else min(self._deadline, anyio.current_time() + stall)
+        )
 
     def _overdue(self) -> Failure:
         if anyio.current_time() >= self._deadline:

@@ -171,6 +171,39 @@ async def test_the_program_leads_a_group_and_has_no_terminal():
     assert said[1] == b"not a tty"
 
 
+@pytest.mark.anyio
+async def test_an_exit_code_that_somebody_else_was_told_is_no_success():
+    async with starting(shell("echo here")) as child:
+        os.waitpid(child.pid, 0)  # noqa: ASYNC222 - as a signal handler of an embedder's might
+        await everything(child)
+        assert await child.wait() == 255
+
+
+@pytest.fixture
+def without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, where the end of a program has to be looked for."""
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("without_pidfd")
+async def test_an_end_that_nobody_tells_is_found(ended: Callable[[str], Path]):
+    left = ended("left")
+    with anyio.fail_after(SOON):
+        closed = await output_of(shell("echo all; exec >&- 2>&-; sleep 0.3; exit 5"))
+        held = await output_of(shell(f"sleep 300 & echo $! >{left}; echo all; exit 5"))
+    assert closed[:2] == held[:2] == ([b"all"], 5)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("without_pidfd")
+async def test_stop_ends_the_tree_where_nobody_tells_of_its_end(tree: Path):
+    async with starting(command(str(FAKES / "stubborn.sh"), str(tree))) as child:
+        await child.lines()
+        await child.stop(signal.SIGTERM)
+        assert living(tree) == []
+
+
 # What does not start
 
 

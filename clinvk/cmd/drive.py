@@ -27,7 +27,6 @@ def drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
 
     from clinvk.process import lone_exception
 
-    _pidfd()
     try:
         with lone_exception():
             return anyio.run(_drive, dispatcher, request, output)
@@ -161,17 +160,3 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
     for text in plan.notices:
         Printer.for_errors(output.colour).notice(text)
     return 0
-
-
-def _pidfd() -> None:
-    """On 3.11 asyncio watches each child with a thread; a pidfd costs a third less. Later ones do
-    so by themselves."""
-    import sys as system
-
-    if system.version_info < (3, 12) and system.platform == "linux":
-        import asyncio
-
-        try:
-            asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())
-        except (OSError, NotImplementedError):
-            return
