@@ -46,3 +46,11 @@ def parse_on_limit(text: str) -> Limits:
     if action == "switch" and to:
         return Limits(action="switch", to=to)
     raise ValueError(f"{text!r} is not: wait, fail, or switch:BACKEND")
+
+
+def text(halt: Halt) -> str:
+    """As it is written."""
+    if halt.when == "never":
+        return "never"
+    number = f"{halt.percent:g}%" if halt.percent is not None else str(halt.count)
+    return f"{halt.when},fail={number}"

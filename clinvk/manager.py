@@ -439,7 +439,7 @@ def _end_left(store: Store, id_: str) -> None:
         if turn.left:
             # In a thread, since the caller's may run an event loop of its own.
             with ThreadPoolExecutor(1) as pool:
-                pool.submit(anyio.run, recovery.end, turn.left, id_, turn.kept_in).result()
+                pool.submit(anyio.run, recovery.end_turn, turn.left, id_, turn.kept_in).result()
     except BaseException:
         turn.abandon()
         raise

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_NAME = re.compile(r"\{\{\s*([A-Za-z_][\w-]*(?:\.[\w-]+)*)\s*\}\}")
+_NAME = re.compile(r"\{\{\s*([A-Za-z_][^{}\n]*?)\s*\}\}")
 _ESCAPED = "\\{{"
 
 Value = Callable[[str], "str | None"]

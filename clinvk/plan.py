@@ -31,6 +31,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str = ""  # its name as part of a session's; unique in the plan
     backend: str | None = None
     options: dict[str, Any] = {}  # model, approval, sandbox, …
+    droppable: tuple[str, ...] = ()  # those that a backend may lack: they were not said of it
     args: tuple[str, ...] = ()  # handed to the backend as they are
     cwd: str | None = None  # absolute
     env: dict[str, str] = {}
@@ -49,6 +50,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     known: dict[str, int] = {}  # names in its prompt: positions in the plan
     lenient: bool = False
     dry_run: bool = False
+    redacted: bool = False  # it held a secret, and was kept without
     place: str = ""  # in the file, for messages
 
 
@@ -126,9 +128,7 @@ def link(tasks: list[Task], needs: list[list[str]], previous: list[int | None]) 
     by_name: dict[str, list[int]] = {}
     for i, task in enumerate(tasks):
         by_name.setdefault(task.name, []).append(i)
-    return [
-        _linked(task, i, needs[i], previous[i], by_name) for i, task in enumerate(tasks)
-    ]
+    return [_linked(task, i, needs[i], previous[i], by_name) for i, task in enumerate(tasks)]
 
 
 def _linked(
@@ -160,7 +160,7 @@ def _meant(
     if len(meant) > 1:
         raise ConfigError(
             f"{task.place}: {{{{{name}}}}}: there are {len(meant)} tasks called {found.group(1)!r}",
-            "give each a name of its own: name: \"review {{file}}\"",
+            'give each a name of its own: name: "review {{file}}"',
         )
     if meant[0] == position:
         raise ConfigError(f"{task.place}: {{{{{name}}}}}: {task.name!r} names itself")

@@ -64,7 +64,13 @@ class Recorder:
             about = {"backend": self.backend, "model": result.model}
             about = {k: v for k, v in about.items() if v}
             messages.append(
-                Message(MessageRole.ASSISTANT, kept(said, self.settings, self.plan.request.secrets), now, about, tokens)
+                Message(
+                    MessageRole.ASSISTANT,
+                    kept(said, self.settings, self.plan.request.secrets),
+                    now,
+                    about,
+                    tokens,
+                )
             )
         self.store.append(
             self.id, messages, lambda s: self._after(s, result, len(messages), totals, now, lost)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk import durations, halting, placeholders, yamls
@@ -32,6 +32,11 @@ OPTIONS = {
     "sandbox_mode": "sandbox", "max_turns": "max_turns", "max_tokens": "max_tokens",
     "system_prompt": "system_prompt", "add_dir": "add_dir", "allowed_tools": "allowed_tools",
 }  # fmt: skip
+
+KEYS = "what a file of tasks may say: clinvk parallel --help, and docs/parallel.md"
+
+# The published format has these for every backend, whether or not its CLI knows them.
+NOT_OF_ONE = ("max_turns", "max_tokens")
 
 Scalar = str | int | float | bool
 
@@ -112,17 +117,19 @@ class Defaults(Struct, frozen=True, kw_only=True):
 
 
 def read(path: str | None, text: str, form: str | None = None) -> tuple[Any, str]:
-    """The data in a file, and what to call it. Raises `ConfigError`."""
+    """The data in a text, and the format that it was read in: `form`, else by the name of the
+    file, else by how it looks. Raises `ConfigError`."""
     source = path or "stdin"
     form = form or _form_of(path, text)
     if form not in FORMATS:
         raise ConfigError(f"--format: {form!r} is not one of: {', '.join(FORMATS)}")
     try:
-        return _PARSERS[form](text), source
+        return _PARSERS[form](text), form
     except yamls.YamlError as error:
-        raise ConfigError(f"{source}: {error}", "see the task file's keys: docs/parallel.md") from error
-    except _BadLine as error:
-        raise ConfigError(f"{source}: {error}", f"it was read as {form}; --format says otherwise") from error
+        raise ConfigError(f"{source}: {error}", KEYS) from error
+    except BadLine as error:
+        hint = f"it was read as {form}; --format says otherwise"
+        raise ConfigError(f"{source}: {error}", hint) from error
     except RecursionError:
         raise ConfigError(f"{source}: nested too deeply") from None
 
@@ -134,7 +141,7 @@ def plan_of(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "
     except ShapeError as error:
         line = yamls.line_of(text, error.path) if text else None
         where = f"{source}: line {line}" if line else source
-        raise ConfigError(f"{where}: {error}", "see the keys: docs/parallel.md") from error
+        raise ConfigError(f"{where}: {error}", KEYS) from error
 
 
 class _Reader:
@@ -151,8 +158,10 @@ class _Reader:
         needs: list[list[str]] = []
         previous: list[int | None] = []
         for number, entry in enumerate(entries):
-            for written, variables in self._written(entry, whole, (where, number)):
-                tasks.append(self._task(written, variables, whole, (where, number), len(tasks)))
+            for written, variables, general in self._written(entry, whole, (where, number)):
+                task = self._task(written, variables, whole, (where, number), len(tasks))
+                droppable = tuple(dict.fromkeys(OPTIONS[k] for k in general if k in OPTIONS))
+                tasks.append(replace(task, droppable=droppable))
                 needs.append(_list(written.needs))
                 previous.append(len(tasks) - 2 if self.kind == "chain" and len(tasks) > 1 else None)
         linked = link(tasks, needs, previous)
@@ -171,14 +180,19 @@ class _Reader:
             data = {where: data}
         whole = build(Whole, data)
         if not data.get(where):
-            hint = f"; `{other}:` are for clinvk {'parallel' if other == 'tasks' else 'chain'}" if data.get(other) else ""
+            hint = (
+                f"; `{other}:` are for clinvk {'parallel' if other == 'tasks' else 'chain'}"
+                if data.get(other)
+                else ""
+            )
             raise ShapeError((), f"there are no {where}{hint}")
         return whole, getattr(whole, where), where
 
     def _written(
         self, entry: Any, whole: Whole, path: tuple[str | int, ...]
-    ) -> Iterator[tuple[Written, dict[str, str]]]:
-        """The tasks that one entry makes: one for each way through its matrix."""
+    ) -> Iterator[tuple[Written, dict[str, str], list[str]]]:
+        """The tasks that one entry makes: one for each way through its matrix; with what its
+        prompt can name, and the keys that were not said of it alone."""
         if isinstance(entry, str):
             entry = {"prompt": entry}
         if not isinstance(entry, Mapping):
@@ -186,16 +200,19 @@ class _Reader:
         entry = dict(entry)
         axes = {**whole.matrix, **_matrix(entry.pop("matrix", {}), (*path, "matrix"))}
         columns = entry.pop(COLUMNS, {})
-        merged = {**self.defaults.task, **whole.defaults, **entry}
+        merged = {**whole.defaults, **self.defaults.task, **entry}
+        if "line" in columns:
+            merged.setdefault("prompt", "{{line}}")
+        general = [*(k for k in merged if k not in entry), *NOT_OF_ONE]
         count = 1
         for values in axes.values():
             count *= len(values)
         if count > MOST:
             raise ShapeError((*path, "matrix"), f"it makes {count:,} tasks; at most {MOST:,}")
-        for values in itertools.product(*axes.values()):
-            variables = {**columns, **{k: _text(v) for k, v in zip(axes, values, strict=True)}}
+        for chosen in itertools.product(*axes.values()):
+            variables = {**columns, **{k: _text(v) for k, v in zip(axes, chosen, strict=True)}}
             filled = placeholders.fill_all(merged, variables) if variables else merged
-            yield self._build(filled, whole, path), variables
+            yield self._build(filled, whole, path), variables, general
 
     def _build(self, data: dict[str, Any], whole: Whole, path: tuple[str | int, ...]) -> Written:
         try:
@@ -215,7 +232,7 @@ class _Reader:
         position: int,
     ) -> Task:
         place = f"{self.source}: {dotted(path)}"
-        name = _name(written, variables, position)
+        name = _name(written, position)
         prompt = written.prompt
         if written.prompt_file is not None:
             if prompt is not None and "prompt" not in whole.defaults:
@@ -223,7 +240,9 @@ class _Reader:
             prompt = self._read(written.prompt_file, (*path, "prompt_file"))
             prompt = placeholders.fill(prompt, variables.get)
         if prompt is None or not prompt.strip():
-            raise ShapeError(path, "missing key 'prompt'" if prompt is None else "the prompt is empty")
+            raise ShapeError(
+                path, "missing key 'prompt'" if prompt is None else "the prompt is empty"
+            )
         wanted = placeholders.names(prompt)
         about_tasks = [n for n in wanted if n.startswith(("tasks.", "steps."))]
         return Task(
@@ -275,7 +294,9 @@ class _Reader:
             return None
         folder = os.path.realpath(self.cwd / Path(name).expanduser())
         if not os.path.isdir(folder):
-            raise ShapeError((*path, "workdir") if path[-1] != "add_dir" else path, f"{name}: no such folder")
+            raise ShapeError(
+                (*path, "workdir") if path[-1] != "add_dir" else path, f"{name}: no such folder"
+            )
         return folder
 
     def _read(self, name: str, path: tuple[str | int, ...]) -> str:
@@ -295,12 +316,17 @@ class _Reader:
                 raise ShapeError((key,), f"{value} is too small")
         for name, count in whole.max_parallel_per_backend.items():
             if count < 1:
-                raise ShapeError(("max_parallel_per_backend", name), f"{count} is too small; at least 1")
+                raise ShapeError(
+                    ("max_parallel_per_backend", name), f"{count} is too small; at least 1"
+                )
         fail_fast = d.fail_fast if whole.fail_fast is None else whole.fail_fast
         return Rules(
             # One step of a chain after the other, whatever the configuration allows.
             max_parallel=1 if self.kind == "chain" else whole.max_parallel or d.max_parallel,
-            max_parallel_per_backend={**d.max_parallel_per_backend, **whole.max_parallel_per_backend},
+            max_parallel_per_backend={
+                **d.max_parallel_per_backend,
+                **whole.max_parallel_per_backend,
+            },
             halt=_halt(whole.halt, fail_fast=fail_fast),
             retries=whole.retries or 0,
             retry_delay=_seconds(whole.retry_delay, ("retry_delay",)) or Rules().retry_delay,
@@ -330,7 +356,7 @@ def _step(whole: Whole, tasks: list[Task], i: int) -> Task:
     )
 
 
-def _name(written: Written, variables: Mapping[str, str], position: int) -> str:
+def _name(written: Written, position: int) -> str:
     given = written.id if written.name is None else written.name
     return str(position + 1) if given is None else _text(given)
 
@@ -392,7 +418,7 @@ def _list(value: str | list[str] | None) -> list[str]:
 COLUMNS = "\0columns"  # of a CSV file: those that are no key of a task, by which prompts name them
 
 
-class _BadLine(ValueError):
+class BadLine(ValueError):  # noqa: N818 - reads as what it says
     """What is wrong, with its line."""
 
 
@@ -420,7 +446,7 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise _BadLine(f"not JSON: {error}") from error
+        raise BadLine(f"not JSON: {error}") from error
 
 
 def _jsonl(text: str) -> list[Any]:
@@ -430,7 +456,7 @@ def _jsonl(text: str) -> list[Any]:
             try:
                 entries.append(json.loads(line))
             except ValueError as error:
-                raise _BadLine(f"line {number}: not JSON: {error}") from error
+                raise BadLine(f"line {number}: not JSON: {error}") from error
     return entries
 
 
@@ -441,10 +467,12 @@ def _csv(text: str) -> list[dict[str, Any]]:
     try:
         for row in rows:
             if None in row or None in row.values():
-                raise _BadLine(f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns")
+                raise BadLine(
+                    f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns"
+                )
             entries.append(_row({(k or "").strip(): v for k, v in row.items()}))
     except csv.Error as error:
-        raise _BadLine(f"line {rows.line_num}: {error}") from error
+        raise BadLine(f"line {rows.line_num}: {error}") from error
     return entries
 
 
@@ -478,5 +506,3 @@ def _lines(text: str) -> list[dict[str, Any]]:
 _PARSERS: Mapping[str, Any] = {
     "yaml": yamls.load, "json": _json, "jsonl": _jsonl, "csv": _csv, "lines": _lines,
 }  # fmt: skip
-
-__all__ = ["FORMATS", "Defaults", "plan_of", "read", "structs"]

@@ -28,7 +28,7 @@ async def turn_of(
             told = True
         await anyio.sleep(PAUSE)
     try:
-        if turn.left and (found := await recovery.end(turn.left, id_, turn.kept_in)):
+        if turn.left and (found := await recovery.end_turn(turn.left, id_, turn.kept_in)):
             notify(found)
     except BaseException:
         turn.abandon()

@@ -10,13 +10,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk.clean import one_line
+from clinvk.cmd.interrupts import said, watch
 from clinvk.cmd.options import Output
 from clinvk.cmd.show import Printer, Status
 from clinvk.cmd.viewers import brief, viewer_for
 from clinvk.dispatcher import Dispatcher, TurnPlan
 from clinvk.messages import Delta, Request, Text
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK = 0.12  # seconds between two frames of the status line
 PATIENT = 0.6  # seconds of silence before there is one
 
@@ -38,9 +38,9 @@ async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> in
     import anyio
 
     printer = Printer.for_errors(output.colour)
-    held = _Held()
     async with anyio.create_task_group() as tasks:
-        await tasks.start(_watch_signals, held, tasks.cancel_scope)
+        held = _Held(tasks.cancel_scope)
+        await tasks.start(watch, held.heard)
         async with dispatcher.stream(request, notify=printer.notice) as run:
             gc.enable()
             _say_session(request, run.plan, printer)
@@ -80,32 +80,22 @@ def _say_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
 
 
 class _Held:
-    """What the signals end: the run, or the wait for it."""
+    """What the signals end: the run, or the wait for it. The first signal ends the run and all
+    that it started; the second one does it at once."""
 
     run: Any = None
     viewer: Any = None
 
+    def __init__(self, scope: Any) -> None:
+        self.scope = scope
 
-async def _watch_signals(held: _Held, scope: Any, *, task_status: Any) -> None:
-    """The first signal ends the run and all that it started; the second one does it at once."""
-    import anyio
-
-    wanted = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # as under nohup
-    if not wanted:
-        task_status.started()
-        return
-    count = 0
-    with anyio.open_signal_receiver(*wanted) as signals:
-        task_status.started()
-        async for number in signals:
-            count += 1
-            if held.run is None:
-                scope.cancel()
-                return
-            name = "cancelled" if number == signal.SIGINT else f"cancelled by {number.name}"
-            held.run.cancel(name, now=count > 1)
-            if held.viewer is not None:
-                held.viewer.out.give_up()
+    def heard(self, number: signal.Signals, count: int) -> None:
+        if self.run is None:
+            self.scope.cancel()
+            return
+        self.run.cancel(said(number), now=count > 1)
+        if self.viewer is not None:
+            self.viewer.out.give_up()
 
 
 async def _tick(status: Status) -> None:

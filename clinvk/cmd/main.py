@@ -18,6 +18,7 @@ COMMANDS = {
     "ask": ("run", "Send a prompt (the same as no command at all)."),
     "chat": ("run", "Send a prompt (the same as ask)."),
     "resume": ("resume", "Go on with a session."),
+    "parallel": ("parallel", "Run many tasks at a time, each of them a session."),
     "sessions": ("sessions", "List, show, search, export, delete … sessions."),
     "templates": ("templates", "List and show what new sessions can begin with."),
     "config": ("config", "Show and change the configuration."),

@@ -100,7 +100,9 @@ Timeout = Annotated[
 ]
 StallTimeout = Annotated[
     float | None,
-    typer.Option("--stall-timeout", metavar="SECONDS", help="End it when it says nothing for so long."),
+    typer.Option(
+        "--stall-timeout", metavar="SECONDS", help="End it when it says nothing for so long."
+    ),
 ]
 Approval = Annotated[
     str | None,

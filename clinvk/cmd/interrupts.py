@@ -1,0 +1,29 @@
+"""What a terminal, or whoever started us, says while something runs."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+async def watch(heard: Callable[[signal.Signals, int], None], *, task_status: Any) -> None:
+    """Call `heard` with each signal that asks us to end, and how many there were by then."""
+    import anyio
+
+    wanted = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # as under nohup
+    if not wanted:
+        task_status.started()
+        return
+    with anyio.open_signal_receiver(*wanted) as signals:
+        task_status.started()
+        count = 0
+        async for number in signals:
+            count += 1
+            heard(number, count)
+
+
+def said(number: signal.Signals) -> str:
+    return "cancelled" if number == signal.SIGINT else f"cancelled by {number.name}"

@@ -1,0 +1,464 @@
+"""A run of many tasks on the command line: signals in, a view of it out, an exit code at the end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
+
+from clinvk import durations
+from clinvk.clean import clean, one_line
+from clinvk.cmd import show
+from clinvk.cmd.show import Printer
+from clinvk.errors import UsageError
+from clinvk.outcome import Outcome, RunResult
+
+if TYPE_CHECKING:
+    from clinvk.config import Loaded
+    from clinvk.dispatcher import Dispatcher
+    from clinvk.plan import Plan
+    from clinvk.planrun import PlanRun
+    from clinvk.scheduler import Change
+
+FORMATS = ("text", "json", "stream-json")
+MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
+         "indeterminate": "?"}  # fmt: skip
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """How a run is shown."""
+
+    format: str = "text"
+    quiet: bool = False
+    colour: str = "auto"
+    answers: bool = True  # in the text, before the summary
+    at_once: bool = False  # each answer as soon as it is there
+
+
+class Viewer(Protocol):
+    """Shows a run while it goes on."""
+
+    def observe(self, change: Change) -> None: ...
+
+    def begin(self, run: PlanRun) -> None: ...
+
+    async def live(self) -> None:
+        """What it does beside; cancelled at the end."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+def drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
+    """What came of the run, shown while it went on. Ctrl-C once: nothing more is started, and what
+    runs is asked to end; twice: at once."""
+    import anyio
+
+    from clinvk.process import lone_exception
+
+    gc.enable()
+    gc.freeze()  # what imports left behind need not be looked through again
+    try:
+        with lone_exception():
+            return anyio.run(_drive, run, view, viewer, start)
+    finally:
+        viewer.close()
+        gc.disable()
+
+
+async def _drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
+    import anyio
+
+    from clinvk.cmd.interrupts import said, watch
+
+    printer = Printer.for_errors(view.colour)
+
+    def heard(number: Any, count: int) -> None:
+        viewer.close()
+        told = "ending what runs; once more ends it at once" if count == 1 else "ending it at once"
+        printer.notice(f"{said(number)}: {told}")
+        run.stop(said(number), now=count > 1)
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(watch, heard)
+        tasks.start_soon(viewer.live)
+        viewer.begin(run)
+        result: RunResult = await start()
+        tasks.cancel_scope.cancel()
+    return result
+
+
+def view_of(
+    loaded: Loaded, *, as_json: bool = False, output_format: str | None = None, quiet: bool = False
+) -> View:
+    output = loaded.config.output
+    wanted = "json" if as_json else output_format or output.format
+    if wanted not in FORMATS:
+        raise UsageError(f"-o: {wanted!r} is not one of: {', '.join(FORMATS)}")
+    at_once = not loaded.config.parallel.aggregate_output
+    return View(format=wanted, quiet=quiet, colour=output.color, at_once=at_once)
+
+
+def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
+    """What holds where a file of tasks says nothing."""
+    from clinvk.taskfile import Defaults
+
+    parallel = loaded.config.parallel
+    return Defaults(
+        max_parallel=parallel.max_workers,
+        max_parallel_per_backend=parallel.max_parallel_per_backend,
+        fail_fast=parallel.fail_fast,
+        task=task or {},
+    )
+
+
+def with_rules(plan: Plan, **given: Any) -> Plan:
+    """The plan with what the command line says of its rules. Raises `UsageError`."""
+    from clinvk import halting
+    from clinvk.plan import Halt
+
+    rules, said = plan.rules, {k: v for k, v in given.items() if v is not None and v is not False}
+    try:
+        if given.get("fail_fast") is not None:
+            halt = Halt(when="now", count=1) if given["fail_fast"] else Halt()
+            rules = replace(rules, halt=halt)
+        if "halt" in said:
+            rules = replace(rules, halt=halting.parse(said["halt"]))
+        limits = rules.limits
+        if "on_limit" in said:
+            limits = replace(
+                halting.parse_on_limit(said["on_limit"]),
+                first_wait=limits.first_wait, max_wait=limits.max_wait,
+            )  # fmt: skip
+        if "max_wait" in said:
+            limits = replace(limits, max_wait=durations.seconds(said["max_wait"]))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    budget = replace(
+        rules.budget,
+        cost=said.get("budget_cost", rules.budget.cost),
+        tokens=said.get("budget_tokens", rules.budget.tokens),
+    )
+    if budget.cost is not None and budget.cost <= 0:
+        raise UsageError(f"--budget-cost: {budget.cost:g} is not above 0")
+    same = {k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said}
+    if "output_dir" in said:
+        same["output_dir"] = str(said["output_dir"])
+    return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
+
+
+def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
+    """Print the tasks as they would be run; what would keep them from being run is an error."""
+    from clinvk import preflight
+
+    checked = preflight.check(plan, dispatcher)
+    printer = Printer.for_errors(view.colour)
+    tasks = [_as_dry(plan, i, ask.backend) for i, ask in enumerate(checked.asks)]
+    if view.format != "text":
+        show.print_json(
+            {"version": 1, "kind": plan.kind, "rules": to_builtins(plan.rules), "tasks": tasks}
+        )
+        return 0
+    rows = [
+        [
+            t["name"],
+            t["backend"],
+            ", ".join(t["needs"]) or "-",
+            " ".join(f"{k}={_short(v)}" for k, v in t["options"].items()) or "-",
+            t["prompt"],
+        ]
+        for t in tasks
+    ]
+    show.print_table(["TASK", "BACKEND", "NEEDS", "OPTIONS", "PROMPT"], rows)
+    for text in checked.notices:
+        printer.notice(text)
+    return 0
+
+
+def _as_dry(plan: Plan, i: int, backend: str) -> dict[str, Any]:
+    from clinvk.config import MASK
+
+    task = plan.tasks[i]
+    return {
+        "index": i,
+        "name": task.name,
+        "backend": backend,
+        "prompt": task.prompt,
+        "options": task.options,
+        "args": list(task.args),
+        "workdir": task.cwd,
+        "env": dict.fromkeys(task.env, MASK),
+        "needs": [plan.tasks[n].name for n in task.needs],
+        "timeout": task.timeout,
+        "stall_timeout": task.stall_timeout,
+        "retries": plan.rules.retries if task.retries is None else task.retries,
+        "tags": list(task.tags),
+        "title": task.title,
+        "meta": task.meta,
+    }
+
+
+def _short(value: Any) -> str:
+    text = one_line(value if isinstance(value, str) else str(value))
+    return text if len(text) <= 24 else text[:23] + "…"
+
+
+def execute(dispatcher: Dispatcher, plan: Plan, view: View, reports: list[Path]) -> int:
+    """Run the plan and show it; the exit code."""
+    from clinvk.planrun import PlanRun
+
+    printer = Printer.for_errors(view.colour)
+    viewer = viewer_for(view)
+    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=printer.notice)
+    run.keep()
+    return conclude(run, drive(run, view, viewer, run.run), view, reports)
+
+
+def conclude(run: PlanRun, result: RunResult, view: View, reports: list[Path]) -> int:
+    finish(run, result, view)
+    wanted = os.environ.get("GITHUB_ACTIONS") == "true"
+    if reports or wanted:
+        from clinvk import reports as written  # only where one is wanted
+
+        whole = run.with_outputs(result)
+        for path in reports:
+            written.write(path, whole, run.plan)
+        if wanted:
+            written.github(whole, os.environ)
+    return result.exit_code
+
+
+def reports_of(junit: Path | None, report: list[Path] | None) -> list[Path]:
+    """The files that are wanted. Raises `UsageError`, before anything runs."""
+    wanted = [*(report or []), *([junit] if junit else [])]
+    if wanted:
+        from clinvk import reports
+
+        for path in report or []:
+            reports.check(path)
+    return wanted
+
+
+def viewer_for(view: View) -> Any:
+    printer = Printer.for_errors(view.colour)
+    if view.format == "stream-json":
+        return Lines()
+    if view.quiet:
+        return Silent()
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
+        from clinvk.cmd.board import Board  # only on a terminal
+
+        return Board(printer)
+    return Plain(printer)
+
+
+class Silent:
+    """Nothing, until the end."""
+
+    def observe(self, change: Change) -> None: ...
+
+    def begin(self, run: PlanRun) -> None: ...
+
+    async def live(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Plain(Silent):
+    """A line on stderr for what happens to a task: for logs, and for terminals that can no more."""
+
+    def __init__(self, printer: Printer) -> None:
+        self.printer = printer
+        self.total = 0
+        self.over = 0
+
+    def begin(self, run: PlanRun) -> None:
+        self.total = len(run.plan.tasks)
+        where = f" · run {run.folder.id}" if run.folder else ""
+        left = sum(o.state == "queued" for o in run.outcomes) if run.outcomes else self.total
+        self.printer.notice(f"{left} of {self.total} tasks to run{where}")
+
+    def observe(self, change: Change) -> None:
+        o = change.outcome
+        if change.kind == "ended" and o and o.state != "queued":
+            self.over += 1
+            self.printer.notice(f"[{self.over}/{self.total}] {told(o, self.printer)}")
+        elif change.kind == "started" and o:
+            again = f" (attempt {o.attempts})" if o.attempts > 1 else ""
+            self.printer.notice(f"{one_line(o.name)}: started on {o.backend}{again}")
+        elif text := happened(change):
+            self.printer.notice(text)
+
+
+class Lines(Silent):
+    """One JSON object a line, on stdout, as things happen."""
+
+    run_id: str | None = None
+
+    def begin(self, run: PlanRun) -> None:
+        self.run_id = run.folder.id if run.folder else None
+        _print_line({"type": "begin", "run": self.run_id, "total_tasks": len(run.plan.tasks)})
+
+    def observe(self, change: Change) -> None:
+        line: dict[str, Any] = {"type": f"task_{change.kind}", "run": self.run_id}
+        o = change.outcome
+        if o is not None:
+            line |= {"index": o.index, "name": o.name, "backend": o.backend, "attempt": o.attempts}
+        if change.kind == "ended" and o is not None:
+            line["result"] = o.to_json()
+        if change.event is not None:
+            event = change.event.to_json()
+            event.pop("version", None)
+            line["event"] = event
+        if change.until is not None:
+            line["until"] = change.until.isoformat()
+        if change.message:
+            line["message"] = change.message
+        _print_line(line)
+
+
+def _print_line(line: dict[str, Any]) -> None:
+    sys.stdout.write(show.dumps({"version": 1, **line}) + "\n")
+    sys.stdout.flush()
+
+
+def told(outcome: Outcome, printer: Printer) -> str:
+    """How a task ended, on one line."""
+    colour = {"done": "32", "failed": show.RED}.get(outcome.state, show.YELLOW)
+    mark = printer.paint(f"{MARKS.get(outcome.state, '·')} {outcome.state}", colour)
+    parts = [f"{one_line(outcome.name)}: {mark}"]
+    if outcome.attempts:
+        parts.append(f"in {durations.brief(outcome.seconds)} on {outcome.backend}")
+    if outcome.attempts > 1:
+        parts.append(f"after {outcome.attempts} attempts")
+    if outcome.error is not None and outcome.state != "done":
+        parts.append(f"- {one_line(outcome.error.message)[:200]}")
+    return " ".join(parts)
+
+
+def happened(change: Change) -> str | None:
+    """What is worth a line of what happened to a task on its way; nothing else."""
+    o = change.outcome
+    if change.kind == "retry" and o and change.until:
+        why = o.error.message if o.error else ""
+        return f"{one_line(o.name)}: {one_line(why)[:120]}; again at {_clock(change.until)}"
+    if change.kind == "limit" and o and change.until:
+        return f"{o.backend}: limit reached; nothing is started there until {_clock(change.until)}"
+    if change.kind == "notice" and o:
+        return f"{one_line(o.name)}: {one_line(change.message)}"
+    if change.kind == "event" and o and change.event and change.event.type == "notice":
+        return f"{one_line(o.name)}: {one_line(change.event.message)[:200]}"  # type: ignore[attr-defined]
+    return None
+
+
+def _clock(moment: Any) -> str:
+    local = moment.astimezone()
+    return local.strftime("%H:%M:%S" if local.date() == type(local).now().date() else "%d %b %H:%M")
+
+
+# At the end.
+
+
+def finish(run: PlanRun, result: RunResult, view: View) -> None:
+    """Print what came of it."""
+    if view.format == "json":
+        show.print_json(run.with_outputs(result).to_json())
+        return
+    if view.format == "stream-json":
+        data = result.to_json()
+        del data["results"]
+        _print_line({**data, "type": "end"})
+        return
+    if view.answers and not view.quiet:
+        for outcome in result.results:
+            print_answer(run.with_output(outcome))
+    print_summary(result)
+    tell_rest(run, result, view)
+
+
+def print_answer(outcome: Outcome) -> None:
+    if not outcome.output.strip():
+        return
+    printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
+    print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend} ──", show.BOLD))
+    print(clean(outcome.output).rstrip() + "\n")
+
+
+def print_summary(result: RunResult) -> None:
+    """One table, and one line below it."""
+    rows = [row(outcome) for outcome in result.results]
+    headers = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION", "NOTE"]
+    show.print_table(headers, rows, right=(3, 4, 5))
+    print("\n" + summary_line(result))
+
+
+def row(outcome: Outcome) -> list[str]:
+    note = ""
+    if outcome.state != "done" and outcome.error is not None:
+        note = outcome.error.message
+    elif outcome.attempts > 1:
+        note = f"{outcome.attempts} attempts"
+    return [
+        one_line(outcome.name)[:40],
+        outcome.backend or "-",
+        outcome.state,
+        durations.brief(outcome.seconds) if outcome.attempts else "-",
+        f"{outcome.usage.total:,}" if outcome.usage else "-",
+        f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
+        outcome.session_id or "-" if outcome.attempts else "-",
+        one_line(note)[:160],
+    ]
+
+
+def summary_line(result: RunResult) -> str:
+    """`40 tasks: 38 done, 2 failed · 3m 20s · 120,400 tokens · $1.2300 · run r12ab34`"""
+    counts = ", ".join(f"{n} {state}" for state, n in result.counts.items())
+    total = len(result.results)
+    parts = [f"{total} task{'s' * (total != 1)}: {counts}", durations.brief(result.seconds)]
+    if result.usage is not None:
+        parts.append(f"{result.usage.total:,} tokens")
+    if result.cost is not None:
+        parts.append(f"${result.cost:.4f}")
+    if result.id:
+        parts.append(f"run {result.id}")
+    return " · ".join(parts)
+
+
+def tell_rest(run: PlanRun, result: RunResult, view: View) -> None:
+    """Why it ended before its end, and how to go on; on stderr."""
+    printer = Printer.for_errors(view.colour)
+    if result.why and result.state != "cancelled":
+        printer.error(result.why)
+    if hint := next_step(result):
+        printer.notice(hint)
+
+
+def next_step(result: RunResult) -> str | None:
+    if result.id is None:
+        return None
+    states = result.counts
+    unsure = states.get("indeterminate", 0) + sum(
+        o.state == "cancelled" and o.error is not None and o.error.kind != "not_started"
+        for o in result.results
+    )
+    if states.get("waiting") or (states.get("cancelled", 0) and unsure < states["cancelled"]):
+        also = (
+            f" ({unsure} had begun: add --rerun-indeterminate to run them again)" if unsure else ""
+        )
+        return f"what is left can be run with: clinvk runs resume {result.id}{also}"
+    if unsure:
+        return (
+            f"{unsure} had begun, and may have done a part of their work; run them again with: "
+            f"clinvk runs resume {result.id} --rerun-indeterminate"
+        )
+    if states.get("failed"):
+        return f"what failed can be run again with: clinvk runs retry {result.id}"
+    return None

@@ -1,0 +1,75 @@
+"""The events of one attempt, on their way into a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from clinvk.messages import Delta, Event, Result, Text
+from clinvk.store.files import cannot, write_all
+from clinvk.store.records import encode
+
+HELD = 64 * 1024  # bytes
+
+
+class EventLog:
+    """Writes events to an open file, without raw lines; pieces of an answer are put together, so
+    that a secret that was said in two of them is still seen."""
+
+    def __init__(self, path: Path, scrub: Callable[[Any], Any]) -> None:
+        """Raises `SessionError` where it cannot be written, as everything below does."""
+        self.path = path
+        self.scrub = scrub
+        self._pieces: list[str] = []
+        self._held = bytearray()
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise cannot("write", path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self.hand_over())
+
+    def hand_over(self) -> int:
+        """The open file, for somebody who closes it."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._pieces.append(event.text)
+            return
+        if isinstance(event, Text):
+            self._pieces = []  # it holds the whole of what they said
+        self._say()
+        self._put(event.to_json())
+        self._flush(HELD if event.type in ("text", "thinking") else 0)
+
+    def end(self, result: Result) -> None:
+        """The last line: what came of it, as `-o json` has it."""
+        self._say()
+        self._put({"type": "result", **result.to_json()})
+        self._flush(0)
+
+    def _say(self) -> None:
+        if self._pieces:
+            self._put(Text(text="".join(self._pieces)).to_json())
+            self._pieces = []
+
+    def _put(self, line: dict[str, Any]) -> None:
+        self._held += encode(self.scrub(line)) + b"\n"
+
+    def _flush(self, most: int) -> None:
+        if len(self._held) <= most:
+            return
+        try:
+            write_all(self._fd, bytes(self._held))
+        except OSError as error:
+            raise cannot("write", self.path, error) from error
+        self._held = bytearray()

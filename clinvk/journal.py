@@ -1,0 +1,430 @@
+"""What is kept of a run, so that it survives whatever happens to the one who drives it.
+
+    runs/<id>/plan.json        the plan, as it was when the run began
+    runs/<id>/journal.jsonl    what happened to each task, in order; appended to, never changed
+    runs/<id>/tasks/<n>.jsonl  the events of task n (from 1), each attempt ending with its result
+    runs/<id>/lock             held while somebody drives the run; tells how to end what he started
+
+A line of the journal is on disk before what it announces is done (`started`), and after what it
+tells has come true (`ended`). Lines that are written at about the same time are put there together:
+a disk takes as long for thirty as for one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clinvk.errors import ConfigError, SessionError
+from clinvk.messages import Failure, plain
+from clinvk.outcome import Outcome, RunResult, from_summary, summary_of
+from clinvk.plan import Plan
+from clinvk.session import Session
+from clinvk.store.files import (
+    FileTurn,
+    append_file,
+    cannot,
+    make_folder,
+    replace_file,
+    sync_folder,
+    write_all,
+)
+from clinvk.store.locks import Locks
+from clinvk.store.records import encode
+from clinvk.usage import rfc3339
+
+VERSION = 1  # of a journal's lines
+ID_BYTES = 3
+LOCK = "lock"
+
+
+class RunNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
+    """No run answers to that id or prefix."""
+
+
+class Damaged(Struct, frozen=True):
+    """A run that cannot be read: named, listed, and deletable."""
+
+    id: str
+    problem: str
+
+
+class Runs:
+    """The runs below a home."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "runs"
+
+    def create(self, plan: Plan) -> RunFolder:
+        """A folder for a new run of the plan. Raises `SessionError` where it cannot be written."""
+        try:
+            make_folder(self.folder)
+            while True:
+                id_ = "r" + os.urandom(ID_BYTES).hex()
+                path = self.folder / id_
+                with suppress(FileExistsError):
+                    path.mkdir(mode=0o700)
+                    break
+            (path / "tasks").mkdir(mode=0o700)
+        except OSError as error:
+            raise cannot("write", self.folder, error) from error
+        folder = RunFolder(path)
+        folder.freeze(plan)
+        return folder
+
+    def ids(self) -> list[str]:
+        try:
+            return [e.name for e in os.scandir(self.folder) if e.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise cannot("read", self.folder, error) from error
+
+    def find(self, text: str) -> RunFolder:
+        """The run with this id, or this unique beginning of one; `last` is the newest. Raises
+        `RunNotFound`, `SessionError`."""
+        ids = self.ids()
+        if text == "last" and ids:
+            return RunFolder(max((self.folder / id_ for id_ in ids), key=_begun))
+        found = [i for i in ids if i == text] or [i for i in ids if text and i.startswith(text)]
+        if len(found) > 1:
+            raise SessionError(
+                f"{text!r} is the beginning of several runs: {', '.join(sorted(found)[:10])}",
+                "give more of the id",
+            )
+        if not found:
+            raise RunNotFound(f"no run {text[:100]!r}", "see them all: clinvk runs list")
+        return RunFolder(self.folder / found[0])
+
+    def newest_first(self) -> Iterator[RunFolder]:
+        paths = sorted((self.folder / id_ for id_ in self.ids()), key=_begun, reverse=True)
+        return (RunFolder(path) for path in paths)
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+
+    # Reading.
+
+    def plan(self) -> Plan:
+        """The plan that was frozen. Raises `SessionError`."""
+        try:
+            return Plan.from_json(msgspec.json.decode((self.path / "plan.json").read_bytes()))
+        except (OSError, ValueError, AttributeError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise SessionError(
+                f"run {self.id} is damaged: {self.path / 'plan.json'}: {why}",
+                f"take it away with: clinvk runs delete {self.id}",
+            ) from error
+
+    def result(self, plan: Plan | None = None) -> RunResult:
+        """Where the run stands, without the outputs of its tasks. Raises `SessionError`."""
+        plan = plan or self.plan()
+        return fold(plan, self._lines(), self.id, running=self.running() is not None)
+
+    def with_outputs(self, result: RunResult) -> RunResult:
+        """The same, with what each task answered."""
+        return replace(result, results=tuple(map(self.with_output, result.results)))
+
+    def with_output(self, outcome: Outcome) -> Outcome:
+        if outcome.attempts == 0:
+            return outcome
+        last = self.answer(outcome.index)
+        return replace(
+            outcome, output=str(last.get("content") or ""), structured=last.get("structured")
+        )
+
+    def answer(self, index: int) -> dict[str, Any]:
+        """The object of `-o json` of the task's last attempt that ended; empty without one."""
+        for line in reversed(self.events(index)):
+            if line.get("type") == "result":
+                return line
+        return {}
+
+    def events(self, index: int) -> list[dict[str, Any]]:
+        """What happened in a task, one object an event. A torn line is left out."""
+        return _decoded(_read(self.events_path(index)))
+
+    def found(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
+        """The outcome of a task that had ended in its session, though nobody lived to write that
+        down here; its answer is put behind its events."""
+        line = {"type": "result", "session_id": session.id, "content": answer, "exit_code": 0}
+        append_file(self.events_path(outcome.index), encode(line) + b"\n")
+        return replace(
+            outcome, state="done", error=None, exit_code=0, model=session.model,
+            usage=session.usage, cost=session.cost, ended_at=session.updated_at,
+        )  # fmt: skip
+
+    def events_path(self, index: int) -> Path:
+        return self.path / "tasks" / f"{index + 1:04}.jsonl"
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return _decoded(_read(self.path / "journal.jsonl"))
+
+    # Driving.
+
+    def running(self) -> dict[str, Any] | None:
+        """What the one who drives it noted; nothing where nobody does."""
+        return Locks(self.path).running(LOCK)
+
+    def lock(self) -> FileTurn:
+        """The right to drive the run, until it is closed. Raises `SessionError` where somebody
+        else has it."""
+        turn = Locks(self.path).turn(LOCK)
+        if turn is None:
+            raise SessionError(
+                f"run {self.id} is running",
+                f"see it with: clinvk runs watch {self.id}; end it with: clinvk runs cancel {self.id}",
+            )
+        return turn
+
+    def freeze(self, plan: Plan) -> None:
+        data = {"created_at": rfc3339(datetime.now(UTC)), **plan.to_json()}
+        try:
+            replace_file(self.path / "plan.json", encode(data) + b"\n", durable=True)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise cannot("write", self.path / "plan.json", error) from error
+
+    def delete(self) -> None:
+        """Take the run away. Raises `SessionError` where it is running, or has left something
+        running."""
+        turn = self.lock()
+        if turn.left:
+            turn.abandon()
+            raise SessionError(
+                f"run {self.id} was cut off, and may have left something running",
+                f"end that first: clinvk runs cancel {self.id}",
+            )
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            raise cannot("delete", self.path, error) from error
+        finally:
+            turn.close()
+
+
+class Journal:
+    """The open journal of a run. Its methods raise `SessionError` where the disk is full, or the
+    like; then nothing of what they were to write counts."""
+
+    def __init__(self, folder: RunFolder, scrub: Callable[[Any], Any]) -> None:
+        import anyio  # lists of runs have no use for it
+
+        self.folder = folder
+        self.scrub = scrub  # takes secrets out of what is written
+        self.path = folder.path / "journal.jsonl"
+        try:
+            self._fd = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+            )
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            if end and os.pread(self._fd, 1, end - 1) != b"\n":
+                write_all(self._fd, b"\n")  # what a killed one was writing spoils no other line
+            sync_folder(folder.path)
+        except OSError as error:
+            raise cannot("write", self.path, error) from error
+        self._batch: _Batch | None = None  # being put together
+        self._one = anyio.Lock()  # batches go to the disk one after the other
+
+    def begin(self, marker: str, *, rerun: list[int]) -> None:
+        """Somebody drives the run now; these tasks begin anew."""
+        self.note("begin", marker=marker, rerun=rerun)
+
+    def set_aside(self, outcomes: Iterable[Outcome]) -> None:
+        """Tasks that came to their end without being started, those with one reason on a line."""
+        alike: dict[tuple[str, Failure | None], list[int]] = {}
+        for outcome in outcomes:
+            alike.setdefault((outcome.state, outcome.error), []).append(outcome.index)
+        for (state, error), tasks in alike.items():
+            self.note("aside", state=state, error=plain(error), tasks=tasks)
+
+    def end(self, state: str, why: str | None) -> None:
+        self.note("end", state=state, why=why)
+
+    def note(self, event: str, **facts: Any) -> None:
+        """A line, on disk when this returns: for what happens seldom."""
+        try:
+            _commit(self._fd, [self._line(event, facts)], [])
+        except OSError as error:
+            raise cannot("write", self.path, error) from error
+
+    async def started(self, index: int, attempt: int, **facts: Any) -> None:
+        """On disk when this returns: then the task may be started."""
+        await self._add(self._line("started", {"task": index, "attempt": attempt, **facts}))
+
+    async def ended(self, outcome: Outcome, events: int | None = None) -> None:
+        """On disk when this returns, behind the events in the open file `events`, which is closed."""
+        facts = {"task": outcome.index, **summary_of(outcome)}
+        await self._add(self._line("ended", facts), events)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _line(self, event: str, facts: dict[str, Any]) -> bytes:
+        at = rfc3339(datetime.now(UTC))
+        return encode(self.scrub({"version": VERSION, "at": at, "event": event, **facts})) + b"\n"
+
+    async def _add(self, line: bytes, events: int | None = None) -> None:
+        """Put the line into the batch that is being put together, and wait until that is on disk;
+        the first one of a batch takes it there, when the batch before it is."""
+        import anyio
+        import anyio.to_thread
+
+        batch, is_first = self._batch, self._batch is None
+        if batch is None:
+            batch = self._batch = _Batch()
+        batch.lines.append(line)
+        if events is not None:
+            batch.files.append(events)
+        if not is_first:
+            await batch.done.wait()
+        else:
+            with anyio.CancelScope(shield=True):
+                async with self._one:
+                    self._batch = None  # who comes now is of the next one
+                    try:
+                        await anyio.to_thread.run_sync(_commit, self._fd, batch.lines, batch.files)
+                    except OSError as error:
+                        batch.error = error
+                    finally:
+                        batch.done.set()
+        if batch.error is not None:
+            raise cannot("write", self.path, batch.error)
+
+
+class _Batch:
+    """Lines that reach the disk together, behind the files that they tell of."""
+
+    def __init__(self) -> None:
+        import anyio
+
+        self.lines: list[bytes] = []
+        self.files: list[int] = []
+        self.done = anyio.Event()
+        self.error: OSError | None = None
+
+
+def _commit(fd: int, lines: list[bytes], files: list[int]) -> None:
+    """All of the lines behind what is there, or nothing of them."""
+    try:
+        for file in files:
+            os.fsync(file)
+    finally:
+        for file in files:
+            os.close(file)
+    end = os.lseek(fd, 0, os.SEEK_END)
+    try:
+        write_all(fd, b"".join(lines))
+        os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, end)
+        raise
+
+
+def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: bool) -> RunResult:
+    """Where a run stands, from what was written of it. A task that had begun, and of which nobody
+    told the end, is running while somebody drives the run, else indeterminate."""
+    outcomes = [
+        Outcome(index=i, name=task.name, backend=task.backend, tags=task.tags, meta=task.meta)
+        for i, task in enumerate(plan.tasks)
+    ]
+    state, why, seconds = "interrupted", None, 0.0
+    began: datetime | None = None
+    first: datetime | None = None
+    last: datetime | None = None
+    for line in lines:
+        if line.get("version", 0) > VERSION:
+            raise ConfigError(f"run {id_} was written by a newer clinvk", "update clinvk to use it")
+        at = datetime.fromisoformat(line["at"])
+        match line.get("event"):
+            case "begin":
+                if began and last:
+                    seconds += (last - began).total_seconds()
+                began, state, why = at, "interrupted", None
+                for i in line.get("rerun", ()):
+                    outcomes[i] = _anew(outcomes[i])
+            case "started":
+                i = line["task"]
+                outcomes[i] = replace(
+                    outcomes[i], state="running", backend=line.get("backend"),
+                    attempts=outcomes[i].attempts + 1, session_id=line.get("session") or None,
+                    started_at=at, ended_at=None, error=None, exit_code=None,
+                )  # fmt: skip
+            case "ended":
+                i = line["task"]
+                outcomes[i] = from_summary(outcomes[i], line)
+            case "aside":
+                error = line.get("error")
+                failure = msgspec.convert(error, Failure) if error else None
+                for i in line["tasks"]:
+                    outcomes[i] = replace(outcomes[i], state=line["state"], error=failure)
+            case "end":
+                state, why = str(line["state"]), line.get("why")
+        first, last = first or at, at
+    if began and last:
+        seconds += (last - began).total_seconds()
+    if running:
+        state = "running"
+    else:
+        outcomes = [unknown(o) if o.state == "running" else o for o in outcomes]
+    return RunResult(
+        id=id_, kind=plan.kind, state=state, results=tuple(outcomes), seconds=seconds, why=why,
+        source=plan.source, started_at=first, ended_at=None if running else last,
+    )  # fmt: skip
+
+
+def _anew(outcome: Outcome) -> Outcome:
+    return replace(outcome, state="queued", error=None, exit_code=None, ended_at=None)
+
+
+def unknown(outcome: Outcome) -> Outcome:
+    """A task that was cut off."""
+    return replace(
+        outcome,
+        state="indeterminate",
+        error=Failure(
+            "indeterminate",
+            "it was running when the run was cut off, and may have done a part of its work",
+            "look at what it did; run it again with --rerun-indeterminate",
+        ),
+    )
+
+
+def _decoded(data: bytes) -> list[dict[str, Any]]:
+    lines = []
+    for line in data.split(b"\n"):
+        if line:
+            with suppress(ValueError):  # msgspec's are such
+                lines.append(msgspec.json.decode(line, type=dict[str, Any]))
+    return lines
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise cannot("read", path, error) from error
+
+
+def _begun(path: Path) -> int:
+    """When a run was created: its plan is written once."""
+    try:
+        return os.stat(path / "plan.json").st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,40 @@
+"""Answers as files, in a folder of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clinvk.errors import UsageError
+from clinvk.outcome import RunResult
+from clinvk.store.files import make_folder, replace_file
+from clinvk.store.records import encode
+
+
+class Outputs:
+    """`<task>.md` for each answer as soon as it is there, and `results.json` at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `UsageError` where nothing can be written there."""
+        self.folder = folder
+        try:
+            make_folder(folder)
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def put(self, name: str, answer: str) -> None:
+        if answer:
+            self._write(f"{name}.md", answer.encode("utf-8", "replace") + b"\n")
+
+    def end(self, result: RunResult) -> None:
+        self._write("results.json", encode(result.to_json()) + b"\n")
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            replace_file(self.folder / name, data, durable=False)
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def _cannot(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"cannot write to {self.folder}: {error.strerror}", "name another --output-dir"
+        )

@@ -1,0 +1,285 @@
+"""A plan, run from its first task to its last; and a run that was cut off, carried on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from clinvk import preflight, recovery
+from clinvk.dispatcher import Dispatcher
+from clinvk.errors import SessionError, UsageError
+from clinvk.journal import Journal, RunFolder, Runs, unknown
+from clinvk.messages import EXIT_CODES
+from clinvk.outcome import Outcome, RunResult, exit_code
+from clinvk.outputs import Outputs
+from clinvk.plan import Plan, Task
+from clinvk.session import MessageRole
+
+if TYPE_CHECKING:
+    from clinvk.scheduler import Change, Scheduler
+    from clinvk.store.files import FileTurn
+
+CUT_OFF = ("cancelled", "indeterminate")  # how far such a task got, nobody knows
+AGAIN = ("queued", "waiting", "skipped")  # nothing of such a task has happened
+
+Observe = Callable[["Change"], None]
+Choose = Callable[["Iterable[Outcome]"], "list[Outcome]"]
+
+
+class PlanRun:
+    """One run of a plan. `await run()` once; `stop()` from anywhere in the same event loop."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        plan: Plan,
+        *,
+        observe: Observe = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Raises `ClinvkError` where the plan cannot be started: nothing has happened then."""
+        self.dispatcher = dispatcher
+        self.plan = plan
+        self.observe = observe
+        self.notify = notify
+        self.checked = preflight.check(plan, dispatcher)
+        redacting = dispatcher.config.config.session.redact
+        self.scrub = preflight.scrubber(self.checked.asks, redacting=redacting)
+        self.folder: RunFolder | None = None
+        self.outcomes = _fresh(plan, self.checked.asks)
+        self.scheduler: Scheduler | None = None
+        self.outputs = Outputs(Path(rules.output_dir)) if (rules := plan.rules).output_dir else None
+        self._stopped: tuple[str, bool] | None = None
+        for text in self.checked.notices:
+            notify(text)
+
+    def keep(self) -> RunFolder | None:
+        """Make the folder that the run is kept in; none for an ephemeral one."""
+        if not self.plan.rules.ephemeral:
+            kept = replace(self.plan, tasks=tuple(map(self._without_secrets, self.plan.tasks)))
+            self.folder = Runs(self.dispatcher.config.home).create(kept)
+        return self.folder
+
+    async def run(self) -> RunResult:
+        """What came of it. Raises `ClinvkError` where the run cannot be kept; what was started is
+        ended then."""
+        folder = self.folder or self.keep()
+        if folder is None:
+            return await self._drive(None, "")
+        turn = folder.lock()
+        try:
+            return await self._kept(folder, turn, rerun=[])
+        finally:
+            turn.close()
+
+    async def carry_on(self, choose: Choose) -> RunResult:
+        """Run what is left of the run in `folder`; what was cut off is made sure to be dead first.
+        `choose` says, of where each task stands, what is queued again."""
+        assert self.folder is not None  # noqa: S101 - see `resumed`
+        turn = self.folder.lock()
+        try:
+            if turn.left:
+                self.notify(await recovery.end(turn.left, f"run {self.folder.id}", turn.kept_in))
+            stands = self.folder.result(self.plan).results
+            told = [self._as_its_session_says(outcome) for outcome in stands]
+            self.outcomes = choose(told)
+            self._check_whole()
+        except BaseException:
+            turn.abandon()  # what was noted is still needed
+            raise
+        try:
+            found = [o for o, before in zip(told, stands, strict=True) if o is not before]
+            rerun = [o.index for o in self.outcomes if o.state == "queued"]
+            return await self._kept(self.folder, turn, rerun=rerun, found=found)
+        finally:
+            turn.close()
+
+    def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
+        """Start nothing more and end what runs; at once where `now`."""
+        self._stopped = (why, now)
+        if self.scheduler is not None:
+            self.scheduler.stop(why, now=now)
+
+    async def _kept(
+        self, folder: RunFolder, turn: FileTurn, *, rerun: list[int], found: Iterable[Outcome] = ()
+    ) -> RunResult:
+        """Drive it, with a journal. `found` are tasks of which the journal does not know yet that
+        they have ended."""
+        from clinvk.process import new_marker
+
+        marker = new_marker(self.dispatcher.env)
+        turn.note(recovery.facts(marker))
+        journal = Journal(folder, self.scrub)
+        try:
+            journal.begin(marker, rerun=rerun)
+            for outcome in found:
+                await journal.ended(outcome)
+            return await self._drive(journal, marker)
+        finally:
+            journal.close()
+
+    async def _drive(self, journal: Journal | None, marker: str) -> RunResult:
+        from clinvk.scheduler import Scheduler
+
+        began, clock = datetime.now(UTC), time.monotonic()
+        id_ = self.folder.id if self.folder else None
+        self.scheduler = scheduler = Scheduler(
+            self._marking(marker), self.plan, self.checked.asks, self.outcomes,
+            run_id=id_, journal=journal, answers=self.answer, observe=self._observed,
+        )  # fmt: skip
+        if self._stopped:
+            scheduler.stop(self._stopped[0], now=self._stopped[1])
+        await scheduler.run()
+        state = _state(self.outcomes, cancelled=scheduler.cancelled)
+        if journal:
+            journal.set_aside(self.outcomes[i] for i in scheduler.aside)
+            journal.end(state, scheduler.why)
+        result = RunResult(
+            id=id_, kind=self.plan.kind, state=state, results=tuple(self.outcomes),
+            seconds=time.monotonic() - clock, why=scheduler.why, source=self.plan.source,
+            started_at=began, ended_at=datetime.now(UTC),
+        )  # fmt: skip
+        if self.outputs:
+            self.outputs.end(self.with_outputs(result))
+        return result
+
+    def _marking(self, marker: str) -> Dispatcher:
+        """A dispatcher whose programs, and all that they start, carry the marker of this run."""
+        if not marker:
+            return self.dispatcher
+        from clinvk.process import MARKER
+
+        d = self.dispatcher
+        return Dispatcher(d.config, store=d.store, catalog=d.catalog, env={**d.env, MARKER: marker})
+
+    def answer(self, index: int) -> str:
+        """What a task has answered so far."""
+        return self.with_output(self.outcomes[index]).output
+
+    def with_output(self, outcome: Outcome) -> Outcome:
+        return self.folder.with_output(outcome) if self.folder else outcome
+
+    def with_outputs(self, result: RunResult) -> RunResult:
+        """The result with what each task answered, which a kept run has in its folder only."""
+        return self.folder.with_outputs(result) if self.folder else result
+
+    def _observed(self, change: Change) -> None:
+        if self.outputs and change.kind == "ended" and change.outcome:
+            index = change.outcome.index
+            self.outputs.put(self.plan.tasks[index].key, self.answer(index))
+        self.observe(change)
+
+    def _without_secrets(self, task: Task) -> Task:
+        """The task as it may be kept. One whose prompt holds a key cannot be run from that."""
+        prompt, options = self.scrub(task.prompt), self.scrub(task.options)
+        if (prompt, options) == (task.prompt, task.options):
+            return task
+        return replace(task, prompt=prompt, options=options, redacted=True)
+
+    def _check_whole(self) -> None:
+        for outcome in self.outcomes:
+            task = self.plan.tasks[outcome.index]
+            if outcome.state == "queued" and task.redacted:
+                raise SessionError(
+                    f"task {task.name!r} held a secret, which was not kept, so it cannot be run",
+                    f"run it anew from {self.plan.source or 'where it came from'}",
+                )
+
+    def _as_its_session_says(self, outcome: Outcome) -> Outcome:
+        """A task that was cut off may have ended before its clinvk did: then its session tells."""
+        if outcome.state != "indeterminate" or not outcome.session_id:
+            return outcome
+        try:
+            session = self.dispatcher.store.get(outcome.session_id)
+            messages = self.dispatcher.store.messages(outcome.session_id)
+        except SessionError:
+            return outcome
+        answered = messages and messages[-1].role is MessageRole.ASSISTANT
+        if not answered or session.turns != 1 or session.status != "active":
+            return outcome
+        assert self.folder is not None  # noqa: S101
+        return self.folder.found(outcome, session, messages[-1].content)
+
+
+def resumed(
+    dispatcher: Dispatcher,
+    folder: RunFolder,
+    *,
+    observe: Observe = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
+) -> PlanRun:
+    """A run that is there already, to be carried on. Raises `ClinvkError`."""
+    run = PlanRun(dispatcher, folder.plan(), observe=observe, notify=notify)
+    run.folder = folder
+    return run
+
+
+def what_is_left(plan: Plan, *, rerun_indeterminate: bool = False) -> Choose:
+    """For `carry_on`: what has not begun; and what was cut off, where it may be run again."""
+
+    def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
+        return [_left(o, plan, rerun_indeterminate=rerun_indeterminate) for o in outcomes]
+
+    return choose
+
+
+def failed_ones(plan: Plan, names: Iterable[str] = ()) -> Choose:
+    """For `carry_on`: what has failed, and what was left out for that; or the tasks of these
+    names, however they ended. Raises `UsageError` for a name that no task has."""
+    wanted = list(names)
+    known = {t.name for t in plan.tasks} | {t.key for t in plan.tasks}
+    if unknown := [n for n in wanted if n not in known]:
+        raise UsageError(f"the run has no task {unknown[0]!r}", "see them: clinvk runs show ID")
+
+    def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
+        return [
+            _queued(o)
+            if (
+                o.name in wanted or plan.tasks[o.index].key in wanted
+                if wanted
+                else o.state == "failed"
+            )
+            or o.state in AGAIN
+            else o
+            for o in outcomes
+        ]
+
+    return choose
+
+
+def _left(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:
+    state, kind = outcome.state, outcome.error.kind if outcome.error else None
+    if state in AGAIN or kind == "not_started" or (state == "failed" and kind == "limit"):
+        return _queued(outcome)
+    if state in CUT_OFF:
+        if rerun_indeterminate or plan.tasks[outcome.index].idempotent:
+            return _queued(outcome)
+        return _indeterminate(outcome)
+    return outcome
+
+
+def _queued(outcome: Outcome) -> Outcome:
+    return replace(outcome, state="queued", error=None, exit_code=None, ended_at=None)
+
+
+def _indeterminate(outcome: Outcome) -> Outcome:
+    return unknown(outcome)
+
+
+def _fresh(plan: Plan, asks: list[preflight.Ask]) -> list[Outcome]:
+    return [
+        Outcome(index=i, name=t.name, backend=asks[i].backend, tags=t.tags, meta=t.meta)
+        for i, t in enumerate(plan.tasks)
+    ]
+
+
+def _state(outcomes: list[Outcome], *, cancelled: bool) -> str:
+    if cancelled:
+        return "cancelled"
+    code = exit_code("", outcomes)
+    return {0: "done", EXIT_CODES["limit"]: "waiting"}.get(code, "failed")

@@ -1,0 +1,172 @@
+"""What can be found out about a plan before anything of it runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from clinvk.command import refuse
+from clinvk.config import CHOICES
+from clinvk.errors import ClinvkError, ConfigError
+from clinvk.manifest import Manifest, Rule
+from clinvk.plan import Plan, Task
+from clinvk.redact import redact, throughout, without
+
+if TYPE_CHECKING:
+    from clinvk.dispatcher import Dispatcher
+
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+SHORTEST = 6  # characters of a variable that is a secret; "1" and "true" are none
+HARMLESS = 16  # a shorter text holds nothing that looks like a key
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """What a task needs of the outside."""
+
+    backend: str
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    options: dict[str, Any] = {}
+
+
+class Checked(Struct, frozen=True):
+    """A plan that can be started: what each task needs, and what is worth telling."""
+
+    asks: list[Ask]
+    notices: list[str]
+
+
+def check(plan: Plan, dispatcher: Dispatcher) -> Checked:
+    """Look up what each task needs. Raises `ClinvkError` that names the task: for a backend that
+    is not there, for an option that it lacks, for a variable that is not set."""
+    checker = _Checker(dispatcher, plan)
+    asks = []
+    for task in plan.tasks:
+        try:
+            asks.append(checker.ask(task))
+        except ClinvkError as error:
+            raise type(error)(f"{task.place or task.name}: {error.message}", error.hint) from error
+    checker.rules()
+    return Checked(asks, checker.notices)
+
+
+def scrubber(asks: list[Ask], *, redacting: bool) -> Callable[[Any], Any]:
+    """What takes secrets out of whatever is written of a run."""
+    secrets = tuple(dict.fromkeys(secret for ask in asks for secret in ask.secrets))
+
+    def clean(text: str) -> str:
+        text = without(text, secrets)
+        return redact(text) if redacting and len(text) >= HARMLESS else text
+
+    return lambda data: throughout(data, clean)
+
+
+class _Checker:
+    def __init__(self, dispatcher: Dispatcher, plan: Plan) -> None:
+        self.dispatcher = dispatcher
+        self.plan = plan
+        self.notices: list[str] = []
+        self._manifests: dict[str | None, Manifest] = {}
+        self._asks: dict[Any, Ask] = {}  # tasks that need the same share it
+
+    def ask(self, task: Task) -> Ask:
+        if task.continues is not None and self.plan.rules.ephemeral:
+            raise ConfigError(
+                "an ephemeral run keeps no session to pass on",
+                "leave out pass_session, or ephemeral",
+            )
+        options = (task.backend, tuple((k, repr(v)) for k, v in sorted(task.options.items())))
+        key = (options, task.droppable, task.lenient, tuple(sorted(task.env.items())))
+        if key not in self._asks:
+            manifest = self._manifest(task.backend)
+            env, secrets = self._env(task.env)
+            self._asks[key] = Ask(
+                backend=manifest.name,
+                env=env,
+                secrets=secrets,
+                options=self._options(task, manifest),
+            )
+        return self._asks[key]
+
+    def rules(self) -> None:
+        """Raise `ConfigError` for a rule that cannot be kept."""
+        rules = self.plan.rules
+        for name in rules.limits.to:
+            try:
+                self._manifest(name)
+            except ClinvkError as error:
+                raise type(error)(f"on_limit: {error.message}", error.hint) from error
+        for name in rules.max_parallel_per_backend:
+            if self.dispatcher.catalog.find(name) is None:
+                known = ", ".join(self.dispatcher.catalog.names())
+                raise ConfigError(
+                    f"max_parallel_per_backend: unknown backend {name!r}", f"known: {known}"
+                )
+        for cap, figures, said in (
+            (rules.budget.cost, ("cost", "cost_total", "cost_first"), "cost"),
+            (rules.budget.tokens, ("usage", "usage_total"), "tokens"),
+        ):
+            for manifest in self._manifests.values() if cap is not None else ():
+                if not any(figure in rule.set for rule in _rules(manifest) for figure in figures):
+                    other = "tokens" if said == "cost" else "cost"
+                    raise ConfigError(
+                        f"budget.{said}: {manifest.name} does not report it, so that cap could not "
+                        "be kept",
+                        f"leave {manifest.name} out, or use budget.{other}",
+                    )
+
+    def _manifest(self, name: str | None) -> Manifest:
+        if name not in self._manifests:
+            choice = self.dispatcher.chooser.choose(name)
+            self.notices += choice.notices
+            self._manifests[name] = choice.manifest
+        return self._manifests[name]
+
+    def _options(self, task: Task, manifest: Manifest) -> dict[str, Any]:
+        """The options that are asked for; those that may be dropped are, where the backend lacks
+        them. The others are refused here, before anything else has run."""
+        kept = {}
+        for name, value in task.options.items():
+            problem = refuse(manifest, name, value)
+            if problem is None:
+                kept[name] = value
+            elif name not in CHOICES and (task.lenient or name in task.droppable):
+                said = f"{problem}; dropped"
+                if said not in self.notices:
+                    self.notices.append(said)
+            else:
+                raise ConfigError(
+                    problem, f"see what it can do: clinvk backends show {manifest.name}"
+                )
+        return kept
+
+    def _env(self, written: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The variables with `${NAME}` looked up, and what was found so, which is never kept."""
+        env, secrets = {}, []
+        for key, value in written.items():
+            if redact(value) != value:
+                raise ConfigError(
+                    f"env.{key}: it looks like a secret, and a plan is kept",
+                    f"put it into the environment, and say: {key}: ${{{key}}}",
+                )
+            for name in VARIABLE.findall(value):
+                found = self.dispatcher.env.get(name)
+                if found is None:
+                    raise ConfigError(
+                        f"env.{key}: ${name} is not set", f"set it first: export {name}=…"
+                    )
+                if len(found) >= SHORTEST:
+                    secrets.append(found)
+            env[key] = VARIABLE.sub(lambda m: self.dispatcher.env[m.group(1)], value)
+        return env, tuple(secrets)
+
+
+def _rules(manifest: Manifest) -> Iterator[Rule]:
+    pending = list(manifest.events)
+    while pending:
+        rule = pending.pop()
+        pending += rule.events
+        yield rule

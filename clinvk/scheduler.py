@@ -1,0 +1,536 @@
+"""Runs the tasks of a plan: in order of their needs, so many at a time, and no further than its
+rules allow.
+
+A task that is to be tried again goes back into the queue of its backend. A provider that says stop
+pauses that backend alone. All that is decided is decided in one place, between two waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clinvk import halting, pacing, placeholders
+from clinvk.errors import ClinvkError
+from clinvk.eventlog import EventLog
+from clinvk.messages import Event, Failure, Request, Result
+from clinvk.outcome import Outcome
+from clinvk.plan import OF_PREVIOUS, REFERENCE, Plan, Task
+from clinvk.preflight import Ask
+
+if TYPE_CHECKING:
+    from clinvk.dispatcher import Dispatcher
+    from clinvk.journal import Journal
+    from clinvk.running import Run
+
+OF_ONE_BACKEND = ("model", "allowed_tools")  # options that mean nothing to another one
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """Something that happened in a run, for those who watch it. `outcome` is where the task stands
+    now; `event` what its backend said; `until` when it, or its backend, is tried again."""
+
+    kind: Literal["started", "event", "retry", "limit", "ended", "notice"]
+    outcome: Outcome | None = None
+    event: Event | None = None
+    until: datetime | None = None
+    message: str = ""
+
+
+class Worker:
+    """A task that is running."""
+
+    def __init__(self, backend: str) -> None:
+        self.backend = backend
+        self.scope = anyio.CancelScope()
+        self.run: Run | None = None
+        self.why = "cancelled"
+
+    def cancel(self, why: str, *, now: bool) -> None:
+        self.why = why
+        if self.run is not None:
+            self.run.cancel(why, now=now)
+        else:
+            self.scope.cancel()
+
+
+class Scheduler:
+    """One run of a plan. `outcomes` say where each task stands; those that are queued are run."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        plan: Plan,
+        asks: Sequence[Ask],
+        outcomes: list[Outcome],
+        *,
+        run_id: str | None,
+        journal: Journal | None,
+        answers: Callable[[int], str],
+        observe: Callable[[Change], None] = lambda _: None,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.plan = plan
+        self.rules = plan.rules
+        self.asks = asks
+        self.outcomes = outcomes
+        self.run_id = run_id
+        self.journal = journal
+        self.answers = answers
+        self.observe = observe
+        self.chance = chance or random.Random()  # noqa: S311 - nobody gains by guessing it
+        self.why: str | None = None  # it ends before its end, for this reason
+        self.cancelled = False
+        self.workers: dict[int, Worker] = {}
+        self._queues: dict[str, list[int]] = {}  # backend: tasks that could be started
+        self._later: list[tuple[float, int]] = []  # when, and which
+        self._pauses: dict[str, pacing.Pause] = {}
+        self._closed: set[str] = set()  # backends that are not waited for
+        self._left: dict[int, int] = {}  # how many needs of a task have not ended
+        self._dependents: dict[int, list[int]] = {}
+        self._busy: dict[str, int] = {}  # backend: how many run
+        self._tries: dict[int, int] = {}  # how often a task failed by what may pass
+        self._bad = sum(o.state == "failed" for o in outcomes)
+        self._over = sum(o.state in ("done", "failed") for o in outcomes)
+        self._cost = sum(o.cost or 0.0 for o in outcomes)
+        self._tokens = sum(o.usage.total for o in outcomes if o.usage)
+        self._spenders = sum(o.usage is not None for o in outcomes)
+        self.aside: list[int] = []  # tasks that ended without being started
+        self._wake = anyio.Event()
+
+    async def run(self) -> None:
+        """Until nothing is left that may be started. Raises `ClinvkError` where the journal cannot
+        be written; everything that was started is ended then."""
+        self._line_up()
+        async with anyio.create_task_group() as tasks:
+            while True:
+                self._wake = anyio.Event()
+                self._bring_back()
+                while (found := self._next()) is not None:
+                    self._launch(tasks, *found)
+                moment = self._next_moment()
+                if not self.workers and moment is None:
+                    break
+                with anyio.CancelScope(deadline=float("inf") if moment is None else moment):
+                    await self._wake.wait()
+        self._put_aside()
+
+    def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
+        """Start nothing more, and end what runs; at once where `now`."""
+        self.cancelled = True
+        self._halt(why)
+        self._end_all(why, now=now)
+
+    # What may be started.
+
+    def _line_up(self) -> None:
+        """Put what can be started into the queues, and know what waits for what."""
+        queued = [o.index for o in self.outcomes if o.state == "queued"]
+        for i in queued:
+            for need in self.plan.tasks[i].needs:
+                if self.outcomes[need].state == "queued":
+                    self._dependents.setdefault(need, []).append(i)
+                    self._left[i] = self._left.get(i, 0) + 1
+        for i in queued:
+            if self._bad_need(i) is not None:
+                self._skip(i)
+        for i in queued:
+            if self.outcomes[i].state == "queued" and not self._left.get(i):
+                self._enqueue(i)
+
+    def _bad_need(self, i: int) -> int | None:
+        """What the task needs, and will not get."""
+        task = self.plan.tasks[i]
+        if task.soft:
+            return None
+        states = ((n, self.outcomes[n].state) for n in task.needs)
+        return next((n for n, state in states if state not in ("queued", "running", "done")), None)
+
+    def _enqueue(self, i: int) -> None:
+        heapq.heappush(self._queues.setdefault(self.asks[i].backend, []), i)
+
+    def _bring_back(self) -> None:
+        now = anyio.current_time()
+        while self._later and self._later[0][0] <= now:
+            self._enqueue(heapq.heappop(self._later)[1])
+        for backend in [b for b, p in self._pauses.items() if p.until <= now]:
+            # How many there were is only forgotten after a success.
+            self._pauses[backend] = replace(self._pauses[backend], until=float("-inf"))
+
+    def _next(self) -> tuple[int, str] | None:
+        """The first task, in the order of the plan, that a backend is free for; and which."""
+        if self.why is not None or len(self.workers) >= self.rules.max_parallel:
+            return None
+        if self._is_spent(ahead=True):
+            return None
+        best: tuple[int, str, str] | None = None
+        for name, queue in self._queues.items():
+            if not queue or (best is not None and queue[0] > best[0]):
+                continue
+            if backend := self._free(name):
+                best = (queue[0], name, backend)
+        if best is None:
+            return None
+        heapq.heappop(self._queues[best[1]])
+        return best[0], best[2]
+
+    def _free(self, name: str) -> str | None:
+        """The backend that would run a task of `name` now: itself, or the one that it is switched
+        to while a limit holds."""
+        names = [name]
+        if self._is_paused(name) and self.rules.limits.action == "switch":
+            names = list(self.rules.limits.to)
+        for backend in names:
+            cap = self.rules.max_parallel_per_backend.get(backend)
+            if not self._is_paused(backend) and (cap is None or self._busy.get(backend, 0) < cap):
+                return backend
+        return None
+
+    def _is_paused(self, backend: str) -> bool:
+        pause = self._pauses.get(backend)
+        return backend in self._closed or (pause is not None and pause.until > anyio.current_time())
+
+    def _next_moment(self) -> float | None:
+        """When something can be started that cannot be now, though nothing ends."""
+        if self.why is not None:
+            return None
+        moments = [self._later[0][0]] if self._later else []
+        moments += [
+            p.until for b, p in self._pauses.items() if p.until > 0 and b not in self._closed
+        ]
+        waiting = any(self._queues.values()) or self._later
+        return min(moments) if moments and waiting else None
+
+    # A task.
+
+    def _launch(self, tasks: Any, i: int, backend: str) -> None:
+        self._busy[backend] = self._busy.get(backend, 0) + 1
+        self.workers[i] = worker = Worker(backend)
+        tasks.start_soon(self._work, i, worker)
+
+    async def _work(self, i: int, worker: Worker) -> None:
+        try:
+            with worker.scope:
+                await self._attempt(i, worker)
+            if worker.scope.cancelled_caught:
+                await self._ended(i, self._cancelled(i, worker.why))
+        finally:
+            del self.workers[i]
+            self._busy[worker.backend] -= 1
+            self._wake.set()
+
+    async def _attempt(self, i: int, worker: Worker) -> None:
+        outcome = self.outcomes[i]
+        attempt = outcome.attempts + 1
+        request = self._request(i, attempt, worker.backend)
+        started = self.outcomes[i] = replace(
+            outcome, state="running", backend=worker.backend, attempts=attempt, error=None,
+            session_id=request.session or request.name, started_at=datetime.now(UTC), ended_at=None,
+        )  # fmt: skip
+        if self.journal is None:
+            self.observe(Change(kind="started", outcome=started))
+            await self._took(i, await self._result(i, worker, request, None))
+            return
+        session = request.session or request.name
+        await self.journal.started(i, attempt, backend=worker.backend, session=session)
+        self.observe(Change(kind="started", outcome=started))
+        with EventLog(self.journal.folder.events_path(i), self.journal.scrub) as log:
+            result = await self._result(i, worker, request, log)
+            log.end(result)
+            with anyio.CancelScope(shield=True):
+                await self._took(i, result, log.hand_over())
+
+    async def _result(
+        self, i: int, worker: Worker, request: Request, log: EventLog | None
+    ) -> Result:
+        """What came of the request; what is wrong before it starts is a failure like others."""
+        try:
+            if self.plan.tasks[i].dry_run:
+                command = str(self.dispatcher.plan(request).command)
+                return Result(ok=True, text=command, backend=worker.backend, exit_code=0)
+            return await self._run(i, worker, request, log)
+        except ClinvkError as error:
+            failure = Failure(error.kind, error.message, error.hint)
+            return Result(
+                ok=False, text="", backend=worker.backend, exit_code=error.exit_code, error=failure
+            )
+
+    async def _run(self, i: int, worker: Worker, request: Request, log: EventLog | None) -> Result:
+        def notify(text: str) -> None:
+            self.observe(Change(kind="notice", outcome=self.outcomes[i], message=text))
+
+        async with self.dispatcher.stream(request, notify) as run:
+            worker.run = run
+            if run.plan.session:
+                self.outcomes[i] = replace(self.outcomes[i], session_id=run.plan.session.id)
+            async for event in run:
+                if log:
+                    log.add(event)
+                self.observe(Change(kind="event", outcome=self.outcomes[i], event=event))
+        return run.result
+
+    def _request(self, i: int, attempt: int, backend: str) -> Request:
+        task, ask = self.plan.tasks[i], self.asks[i]
+        switched = backend != ask.backend
+        options = ask.options
+        if switched:
+            options = {k: v for k, v in options.items() if k not in OF_ONE_BACKEND}
+        session = None
+        if task.continues is not None and not self.rules.ephemeral:
+            session = self.outcomes[task.continues].session_id
+        name = None
+        if session is None and self.run_id is not None:
+            name = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
+        return Request(
+            prompt=self._prompt(task),
+            session=session,
+            name=name,
+            backend=None if session else backend,
+            to=backend if session else None,
+            options=options,
+            args=() if switched else task.args,
+            cwd=_path(task.cwd),
+            ephemeral=self.rules.ephemeral,
+            timeout=task.timeout,
+            stall_timeout=task.stall_timeout or self.rules.stall_timeout,
+            env=ask.env,
+            secrets=ask.secrets,
+            title=task.title
+            or (None if task.name == task.key and task.name.isdigit() else task.name),
+            tags=(*task.tags, *([f"run:{self.run_id}"] if self.run_id else [])),
+            task=self.run_id,
+            lenient=task.lenient or switched,
+            new=True,
+        )
+
+    def _prompt(self, task: Task) -> str:
+        if not task.template:
+            return task.prompt
+        return placeholders.render(task.prompt, lambda name: self._value(task, name))
+
+    def _value(self, task: Task, name: str) -> str:
+        found = REFERENCE.fullmatch(name)
+        what = OF_PREVIOUS[name] if found is None else found.group(2)
+        position = task.known[name]
+        outcome = self.outcomes[position]
+        match what:
+            case "output":
+                return self.answers(position)
+            case "session":
+                return outcome.session_id or ""
+            case "error":
+                return outcome.error.message if outcome.error else ""
+        return outcome.backend or ""
+
+    # What came of it.
+
+    async def _took(self, i: int, result: Result, events: int | None = None) -> None:
+        before = self.outcomes[i]
+        self._count(result)
+        outcome = replace(
+            before,
+            state="done" if result.ok else "failed",
+            model=result.model,
+            session_id=None if self.rules.ephemeral else result.session_id or before.session_id,
+            output="" if self.journal else result.text,
+            structured=None if self.journal else result.structured,
+            error=result.error,
+            seconds=result.seconds,
+            exit_code=result.exit_code,
+            usage=_sum(before.usage, result.usage),
+            cost=_paid(before, result),
+            ended_at=datetime.now(UTC),
+        )
+        kind = result.error.kind if result.error else None
+        if kind == "cancelled":
+            outcome = replace(outcome, state="cancelled")
+        elif kind == "limit" and result.error and self.why is None:
+            outcome = self._met_limit(outcome, result.error)
+        elif pacing.is_passing(result.error) and self.why is None and self._may_try(i):
+            outcome = self._again(outcome)
+        elif result.ok:
+            self._pauses.pop(before.backend or "", None)
+        await self._ended(i, outcome, events)
+
+    async def _ended(self, i: int, outcome: Outcome, events: int | None = None) -> None:
+        """Keep where the task stands now, and draw the conclusions."""
+        self.outcomes[i] = outcome
+        if self.journal:
+            await self.journal.ended(outcome, events)
+        if outcome.state == "queued":
+            return
+        self.observe(Change(kind="ended", outcome=outcome))
+        if outcome.state in ("done", "failed"):
+            self._over += 1
+            self._bad += outcome.state == "failed"
+        self._free_dependents(i)
+        self._judge()
+
+    def _may_try(self, i: int) -> bool:
+        own = self.plan.tasks[i].retries
+        return self._tries.get(i, 0) < (self.rules.retries if own is None else own)
+
+    def _again(self, outcome: Outcome) -> Outcome:
+        """Back into the queue, in a while."""
+        i = outcome.index
+        self._tries[i] = tries = self._tries.get(i, 0) + 1
+        seconds = pacing.backoff(self.rules.retry_delay, tries, self.chance)
+        until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC)
+        heapq.heappush(self._later, (anyio.current_time() + seconds, i))
+        outcome = replace(outcome, state="queued")
+        self.observe(Change(kind="retry", outcome=outcome, until=until))
+        return outcome
+
+    def _met_limit(self, outcome: Outcome, failure: Failure) -> Outcome:
+        """The backend is not asked for a while; its task waits for that, or has failed."""
+        backend, limits = outcome.backend or "", self.rules.limits
+        now = anyio.current_time()
+        known = self._pauses.get(backend)
+        if known is None or known.until <= now or failure.retry_at is not None:
+            count = known.count if known and known.until <= now else 0
+            pause = pacing.pause(failure, count, limits.first_wait, now, self.chance)
+            self._pauses[backend] = known = pause
+        too_long = limits.max_wait is not None and known.until - now > limits.max_wait
+        if limits.action == "fail" or (too_long and not self._can_switch(backend)):
+            self._closed.add(backend)
+        self.observe(Change(kind="limit", outcome=outcome, until=known.at, message=failure.message))
+        if limits.action == "fail":
+            return outcome
+        if backend in self._closed:
+            return replace(outcome, state="waiting")
+        self._enqueue(outcome.index)
+        return replace(outcome, state="queued")
+
+    def _can_switch(self, backend: str) -> bool:
+        to = self.rules.limits.to if self.rules.limits.action == "switch" else ()
+        return any(name != backend and name not in self._closed for name in to)
+
+    def _free_dependents(self, i: int) -> None:
+        """Start what waited for this task alone, or say that it will not be run."""
+        state = self.outcomes[i].state
+        for d in self._dependents.get(i, ()):
+            if self.outcomes[d].state != "queued":
+                continue
+            self._left[d] -= 1
+            if state in ("failed", "skipped") and not self.plan.tasks[d].soft:
+                self._skip(d)
+            elif state in ("done", "failed", "skipped") and self._left[d] == 0:
+                self._enqueue(d)
+                self._wake.set()
+
+    def _skip(self, first: int) -> None:
+        """What it needs has failed, so it is not run; and neither is what needs it."""
+        found = [first]
+        while found:
+            i = found.pop()
+            bad = self._bad_need(i)
+            if bad is None or self.outcomes[i].state != "queued":
+                continue
+            name = self.plan.tasks[bad].name
+            failure = Failure("skipped", f"not run: {name!r}, which it needs, has not succeeded")
+            self.outcomes[i] = outcome = replace(
+                self.outcomes[i], state="skipped", error=failure, ended_at=datetime.now(UTC)
+            )
+            self.aside.append(i)
+            self.observe(Change(kind="ended", outcome=outcome))
+            for d in self._dependents.get(i, ()):
+                if self.plan.tasks[d].soft:
+                    self._left[d] -= 1
+                    if self._left[d] == 0:
+                        self._enqueue(d)
+                else:
+                    found.append(d)
+
+    def _cancelled(self, i: int, why: str) -> Outcome:
+        failure = Failure("cancelled", why)
+        return replace(
+            self.outcomes[i], state="cancelled", error=failure, exit_code=7,
+            ended_at=datetime.now(UTC),
+        )  # fmt: skip
+
+    # The rules.
+
+    def _count(self, result: Result) -> None:
+        self._cost += result.cost or 0.0
+        if result.usage is not None:
+            self._tokens += result.usage.total
+            self._spenders += 1
+
+    def _is_spent(self, *, ahead: bool = False) -> bool:
+        """Whether a cap is reached; `ahead`: or would be, if what runs takes what others took."""
+        budget = self.rules.budget
+        running = len(self.workers) if ahead else 0
+        each = running / self._spenders if self._spenders else 0.0
+        return (budget.cost is not None and self._cost * (1 + each) >= budget.cost) or (
+            budget.tokens is not None and self._tokens * (1 + each) >= budget.tokens
+        )
+
+    def _judge(self) -> None:
+        """End the run where its rules say so."""
+        if self.why is not None:
+            return
+        halt = self.rules.halt
+        if halting.is_reached(halt, self._bad, self._over):
+            self._halt(f"{self._bad} of {self._over} tasks failed (halt: {halting.text(halt)})")
+            if halt.when == "now":
+                self._end_all("ended, because others failed", now=False)
+        elif self._is_spent():
+            self._halt(self._spent())
+            self._end_all("ended, because the budget is spent", now=False)
+
+    def _spent(self) -> str:
+        budget = self.rules.budget
+        if budget.cost is not None and self._cost >= budget.cost:
+            return f"the budget is spent: ${self._cost:.4f} of ${budget.cost:.4f}"
+        return f"the budget is spent: {self._tokens:,} of {budget.tokens:,} tokens"
+
+    def _halt(self, why: str) -> None:
+        self.why = self.why or why
+        self._wake.set()
+
+    def _end_all(self, why: str, *, now: bool) -> None:
+        for worker in list(self.workers.values()):
+            worker.cancel(why, now=now)
+
+    def _put_aside(self) -> None:
+        """Tell of each task that was not started why it was not."""
+        for i, outcome in enumerate(self.outcomes):
+            if outcome.state == "queued":
+                self.outcomes[i] = left = self._left_over(i)
+                self.aside.append(i)
+                self.observe(Change(kind="ended", outcome=left))
+
+    def _left_over(self, i: int) -> Outcome:
+        if self.why is not None:
+            failure = Failure("not_started", f"not started: {self.why}")
+            return replace(self.outcomes[i], state="cancelled", error=failure)
+        backend = self.asks[i].backend
+        pause = self._pauses.get(backend)
+        until = pause.at if pause else None
+        failure = Failure("limit", f"{backend} waits for its limit to end", None, until)
+        return replace(self.outcomes[i], state="waiting", error=failure)
+
+
+def _path(cwd: str | None) -> Any:
+    from pathlib import Path
+
+    return Path(cwd) if cwd else None
+
+
+def _sum(first: Any, second: Any) -> Any:
+    return second if first is None else first if second is None else first + second
+
+
+def _paid(before: Outcome, result: Result) -> float | None:
+    """What all attempts cost; unknown where one did not say."""
+    if before.attempts <= 1:
+        return result.cost
+    return None if None in (before.cost, result.cost) else before.cost + result.cost  # type: ignore[operator]
