@@ -91,6 +91,7 @@ class Login(Struct, frozen=True):
     env: list[str] = []
     files: list[str] = []
     hint: str | None = None
+    fresh_minutes: float | None = None  # see logins.py: for so long no run renews what is in a file
 
 
 class Manifest(Struct, frozen=True):

@@ -29,7 +29,7 @@ LAYERS = [
     {"analysis", "autosave", "context", "conversation", "sharing", "natives", "manifest"},
     {"command", "store", "catalog", "reader", "taskfile"},
     {"process", "scratch", "forget", "chooser", "finder", "templates", "export", "settings"},
-    {"family", "eventlog", "outputs", "journal"},
+    {"family", "eventlog", "outputs", "journal", "logins"},
     {"recovery"},
     {"waiting", "recorder"},
     {"adopt", "running"},

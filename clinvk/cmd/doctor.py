@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.backends import abilities
 from clinvk.cmd.lazy import new_app
-from clinvk.command import changed_env, expand_home
+from clinvk.command import changed_env
 from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.logins import login_files
 from clinvk.manifest import Manifest
 
 app = new_app()
@@ -103,17 +103,7 @@ def _has_login(manifest: Manifest, env: dict[str, str]) -> bool:
     paid call would tell."""
     if any(env.get(name) for name in manifest.login.env):
         return True
-    return any(os.path.exists(path) for path in _login_files(manifest, env))
-
-
-def _login_files(manifest: Manifest, env: dict[str, str]) -> Iterator[str]:
-    for file in manifest.login.files:
-        if file.startswith("$"):
-            variable, _, rest = file[1:].partition("/")
-            if env.get(variable):
-                yield f"{env[variable]}/{rest}"
-        else:
-            yield expand_home(file, env)
+    return any(os.path.exists(path) for path in login_files(manifest, env))
 
 
 def _store_problem(home: Path) -> str | None:
