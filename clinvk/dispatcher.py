@@ -243,7 +243,7 @@ async def _started(
 ) -> AsyncIterator[Run]:
     import signal
 
-    from clinvk import process  # anyio: only once something is to run
+    from clinvk import logins, process  # anyio: only once something is to run
 
     recorder = None
     if plan.session is not None and turn is not None:
@@ -253,13 +253,17 @@ async def _started(
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
     with scratch.files(plan.command):
-        async with process.start(plan.command, marker, ask=ask) as child:
+        home = dispatcher.config.home
+        async with (
+            logins.beginning(plan.manifest, plan.command.env, home) as begun,
+            process.start(plan.command, marker, ask=ask) as child,
+        ):
             # The child boots while this is imported: jmespath is not needed to start it.
             from clinvk.running import Run
 
             if recorder:
                 recorder.started(child.pid, marker)
-            run = Run(plan, child, recorder, began)
+            run = Run(plan, child, recorder, began, begun)
             try:
                 yield run
             finally:

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -45,7 +46,12 @@ class Run:
     """`async for event in run`; the last event is `Finished` or `Failed`, then `run.result`."""
 
     def __init__(
-        self, plan: TurnPlan, child: Child, recorder: Recorder | None, began: float
+        self,
+        plan: TurnPlan,
+        child: Child,
+        recorder: Recorder | None,
+        began: float,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         self.plan = plan
         self.native_id: str | None = plan.resumes
@@ -55,6 +61,7 @@ class Run:
         self._child = child
         self._recorder = recorder
         self._began = began
+        self._begun = begun  # told once it has a session, since others may wait for that
         self._events: deque[Event] = deque(Notice(message=text) for text in plan.notices)
         self._reader = Reader(
             plan.manifest,
@@ -224,6 +231,7 @@ class Run:
         return replace(event, name=tool.name, input=tool.input)
 
     def _took_started(self, event: Started) -> None:
+        self._begun()
         self.model = event.model or self.model
         if event.native_id is None:
             return

@@ -341,3 +341,16 @@ async def codex(user: User, env: Mapping[str, str], begun: Callable[[], None]) -
             if b"thread.started" in piece:
                 begun()
         return await process.wait()
+
+
+@pytest.mark.parametrize("backend", ["codex"], indirect=True)
+def test_twenty_clinvks_at_once_renew_the_login_once(user: User, service: Service) -> None:
+    write(user.home.path, {**own_files(user), ".codex/auth.json": login_that_is_over()})
+    login = user.home.path / ".codex" / "auth.json"
+    os.utime(login, (0, 0))
+    env = {**OFFLINE, "CODEX_REFRESH_TOKEN_URL_OVERRIDE": service.url}
+
+    at_once(user, [unique() for _ in range(RUNS)], env)
+
+    assert service.asked == [True]
+    assert read(login)["tokens"]["refresh_token"] == service.valid
