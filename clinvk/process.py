@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import subprocess
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from contextlib import (
+    ExitStack,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import cache
-from typing import IO
+from subprocess import DEVNULL
 
 import anyio
+from anyio.abc import Process
 
 from clinvk.command import Command
 from clinvk.errors import ClinvkError, NotInstalledError
@@ -21,7 +29,6 @@ MARKER = "CLINVK_RUN"  # in the environment of all that a run starts; nested run
 STDERR_KEPT = 64 * 1024  # bytes, the last ones
 CHUNK = 64 * 1024  # bytes: what a pipe holds
 LOOK = 0.05  # seconds between looks at a program whose end nobody tells us
-UNKNOWN = 255  # the exit code of a program whose end somebody else was told
 SILENCE = 0.25  # seconds of nothing on a pipe that is still open though the program has gone
 LINGER = 2.0  # seconds, in all, that we wait for those who hold it and go on talking
 PATIENCE = 1.5  # seconds between asking and insisting
@@ -54,6 +61,46 @@ class Lines:
         return [last] if last else []
 
 
+class Pipes:
+    """The three to a program that is to be started; each has an end of ours and one of its."""
+
+    def __init__(self, *, stdin: bool) -> None:
+        self._open: set[int] = set()
+        self.stdin: int | None = None
+        self.its_stdin = DEVNULL
+        if stdin:
+            self.its_stdin, self.stdin = self._new()
+        self.stdout, self.its_stdout = self._new()
+        self.stderr, self.its_stderr = self._new()
+        for ours in self._open - {self.its_stdin, self.its_stdout, self.its_stderr}:
+            os.set_blocking(ours, False)
+
+    def started(self) -> None:
+        """The program has its ends now, and we let go of them."""
+        self._close(self.its_stdin, self.its_stdout, self.its_stderr)
+
+    def fed(self) -> None:
+        """It gets no more on its stdin."""
+        self._close(self.stdin)
+
+    def close(self) -> None:
+        self._close(*self._open)
+
+    def _close(self, *ends: int | None) -> None:
+        for end in self._open.intersection(ends):
+            self._open.discard(end)
+            os.close(end)
+
+    def _new(self) -> tuple[int, int]:
+        try:
+            ends = os.pipe()
+        except OSError:
+            self.close()
+            raise
+        self._open.update(ends)
+        return ends
+
+
 class Child:
     """A running program. Use `start`.
 
@@ -63,21 +110,19 @@ class Child:
 
     def __init__(
         self,
-        program: subprocess.Popen[bytes],
+        process: Process,
+        pipes: Pipes,
         ready: selectors.DefaultSelector,
         prompt: bytes,
         marker: str,
         patience: float,
     ) -> None:
-        assert program.stdout is not None  # noqa: S101 - started with pipes
-        assert program.stderr is not None  # noqa: S101
-        self.pid = program.pid
+        self.pid = process.pid
         self.marker = marker
         self.patience = patience
         self.stopped = False
-        self._program = program
-        self._stdout = program.stdout
-        self._stderr = program.stderr
+        self._process = process
+        self._pipes = pipes
         self._ready = ready
         self._lines = Lines()
         self._ended = False
@@ -87,20 +132,13 @@ class Child:
         self._kept: deque[bytes] = deque()  # of stderr
         self._kept_size = 0
         self._prompt = memoryview(prompt)
-        self._end = _pidfd(program.pid)
+        self._end = _pidfd(process.pid)
         self._watch()
 
     @property
     def returncode(self) -> int | None:
         """Its exit code, minus the signal where one killed it; nothing while it runs."""
-        if self._program.returncode is None:
-            try:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:
-                self._program.returncode = UNKNOWN
-            else:
-                self._program.returncode = os.waitstatus_to_exitcode(status) if pid else None
-        return self._program.returncode
+        return self._process.returncode
 
     @property
     def stderr(self) -> str:
@@ -122,12 +160,13 @@ class Child:
         """Its exit code; minus the signal where one killed it. All that it said on stderr is there
         then, unless somebody that it left behind holds that open."""
         with self._deaf():
-            while self.returncode is None:
+            while self._gone == float("inf"):
                 await self._happens()
+            code = await self._process.wait()
             with anyio.move_on_after(SILENCE):
-                while self._is_watched(self._stderr):
+                while self._is_watched(self._pipes.stderr):
                     await self._happens()
-        return self.returncode
+        return code
 
     async def stop(self, ask: signal.Signals, *, now: bool = False) -> list[bytes]:
         """Ask, wait, insist: the program and all that it started. The lines it still said.
@@ -158,11 +197,7 @@ class Child:
             self._asking.cancel()
 
     def close(self) -> None:
-        """Let go of it; it is to have ended."""
-        self._ready.close()
-        for file in (self._program.stdin, self._stdout, self._stderr):
-            if file is not None:
-                file.close()
+        """Let go of it; it has ended."""
         if self._end is not None:
             os.close(self._end)
 
@@ -182,9 +217,9 @@ class Child:
                 heard = await self._happens()
             if silence.cancelled_caught:
                 return None
-        piece = os.read(self._stdout.fileno(), CHUNK)
+        piece = os.read(self._pipes.stdout, CHUNK)
         if not piece:
-            self._ready.unregister(self._stdout)
+            self._ready.unregister(self._pipes.stdout)
             return None
         if gone <= began:
             self._waited += anyio.current_time() - began
@@ -193,20 +228,16 @@ class Child:
     # What can happen.
 
     def _watch(self) -> None:
-        for file in (self._stdout, self._stderr):
-            os.set_blocking(file.fileno(), False)
-        self._ready.register(self._stdout, selectors.EVENT_READ)
-        self._ready.register(self._stderr, selectors.EVENT_READ, self._keep_stderr)
+        self._ready.register(self._pipes.stdout, selectors.EVENT_READ)
+        self._ready.register(self._pipes.stderr, selectors.EVENT_READ, self._keep_stderr)
         if self._end is not None:
             self._ready.register(self._end, selectors.EVENT_READ, self._look)
-        if self._program.stdin is not None:
-            os.set_blocking(self._program.stdin.fileno(), False)
+        if self._pipes.stdin is not None:
+            self._ready.register(self._pipes.stdin, selectors.EVENT_WRITE, self._feed)
             self._feed()
-            if self._prompt:
-                self._ready.register(self._program.stdin, selectors.EVENT_WRITE, self._feed)
 
-    def _is_watched(self, file: IO[bytes]) -> bool:
-        return file in self._ready.get_map()
+    def _is_watched(self, fd: int) -> bool:
+        return fd in self._ready.get_map()
 
     async def _happens(self) -> bool:
         """Wait until something happens, and see to it; whether stdout is what can be read."""
@@ -223,16 +254,17 @@ class Child:
         return heard
 
     def _look(self) -> None:
-        """Whether it has gone."""
-        if self.returncode is not None and self._gone == float("inf"):
-            self._gone = anyio.current_time()
-            if self._end is not None:
-                self._ready.unregister(self._end)
+        """Whether it has gone, which `_end` tells by being asked about."""
+        if self._end is not None:
+            self._ready.unregister(self._end)
+        elif self.returncode is None:
+            return
+        self._gone = min(self._gone, anyio.current_time())
 
     def _keep_stderr(self) -> None:
-        piece = os.read(self._stderr.fileno(), CHUNK)
+        piece = os.read(self._pipes.stderr, CHUNK)
         if not piece:
-            self._ready.unregister(self._stderr)
+            self._ready.unregister(self._pipes.stderr)
             return
         self._kept.append(piece)
         self._kept_size += len(piece)
@@ -241,30 +273,30 @@ class Child:
 
     def _feed(self) -> None:
         """A program that does not read its prompt is its own affair: it will say so, or hang."""
-        stdin = self._program.stdin
+        stdin = self._pipes.stdin
         assert stdin is not None  # noqa: S101 - watched only where there is one
         try:
-            self._prompt = self._prompt[os.write(stdin.fileno(), self._prompt) :]
+            self._prompt = self._prompt[os.write(stdin, self._prompt) :]
         except BlockingIOError:
             return
         except BrokenPipeError:
             self._prompt = self._prompt[:0]
         if not self._prompt:
-            if self._is_watched(stdin):
-                self._ready.unregister(stdin)
-            stdin.close()
+            self._ready.unregister(stdin)
+            self._pipes.fed()
 
     @contextmanager
     def _deaf(self) -> Iterator[None]:
         """Leave stdout alone: nobody reads it now, and so it would happen without pause."""
-        if not self._is_watched(self._stdout):
+        stdout = self._pipes.stdout
+        if not self._is_watched(stdout):
             yield
             return
-        self._ready.unregister(self._stdout)
+        self._ready.unregister(stdout)
         try:
             yield
         finally:
-            self._ready.register(self._stdout, selectors.EVENT_READ)
+            self._ready.register(stdout, selectors.EVENT_READ)
 
 
 @asynccontextmanager
@@ -275,10 +307,24 @@ async def start(
     before it has ended by itself. Raises `ClinvkError` where it cannot be started.
 
     The prompt goes through stdin, which is then closed: some CLIs wait for ever otherwise."""
-    with selectors.DefaultSelector() as ready:
-        program = _open(command, marker)
-        _leaders.add(program.pid)
-        child = Child(program, ready, command.stdin, marker, patience)
+    with ExitStack() as held:
+        with _failures_of(command):
+            ready = held.enter_context(selectors.DefaultSelector())
+            pipes = held.enter_context(closing(Pipes(stdin=bool(command.stdin))))
+            process = await anyio.open_process(
+                command.argv,
+                stdin=pipes.its_stdin,
+                stdout=pipes.its_stdout,
+                stderr=pipes.its_stderr,
+                cwd=command.cwd,
+                env={**command.env, MARKER: marker},
+                start_new_session=True,  # a group of its own, and no terminal to ask at
+            )
+        pipes.started()
+        _leaders.add(process.pid)
+        child = held.enter_context(
+            closing(Child(process, pipes, ready, command.stdin, marker, patience))
+        )
         try:
             yield child
         finally:
@@ -287,7 +333,6 @@ async def start(
                     await child.stop(ask)
             finally:
                 _leaders.discard(child.pid)
-                child.close()
 
 
 @contextmanager
@@ -302,18 +347,11 @@ def lone_exception() -> Iterator[None]:
         raise lone from lone.__cause__
 
 
-def _open(command: Command, marker: str) -> subprocess.Popen[bytes]:
+@contextmanager
+def _failures_of(command: Command) -> Iterator[None]:
+    """What the system says when it cannot be started, as errors of ours."""
     try:
-        return subprocess.Popen(
-            command.argv,
-            stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            cwd=command.cwd,
-            env={**command.env, MARKER: marker},
-            start_new_session=True,  # a group of its own, and no terminal to ask at
-        )
+        yield
     except OSError as error:
         if not os.path.isdir(command.cwd):
             raise ClinvkError(f"{command.cwd}: no such folder") from error
@@ -328,6 +366,16 @@ def _pidfd(pid: int) -> int | None:
     with suppress(AttributeError, OSError):  # macOS, and some containers
         return os.pidfd_open(pid)
     return None
+
+
+def watch_by_pidfd() -> None:
+    """On 3.11 asyncio watches each child with a thread; a pidfd costs a third less. Later ones do
+    so by themselves. It is for the whole process, so only who owns that may ask for it."""
+    if sys.version_info < (3, 12) and sys.platform == "linux":
+        import asyncio
+
+        with suppress(OSError, NotImplementedError):
+            asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())
 
 
 def new_marker(env: Mapping[str, str]) -> str:

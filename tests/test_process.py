@@ -171,14 +171,6 @@ async def test_the_program_leads_a_group_and_has_no_terminal():
     assert said[1] == b"not a tty"
 
 
-@pytest.mark.anyio
-async def test_an_exit_code_that_somebody_else_was_told_is_no_success():
-    async with starting(shell("echo here")) as child:
-        os.waitpid(child.pid, 0)  # noqa: ASYNC222 - as a signal handler of an embedder's might
-        await everything(child)
-        assert await child.wait() == 255
-
-
 @pytest.fixture
 def without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS, where the end of a program has to be looked for."""

@@ -25,8 +25,9 @@ def drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
     """Run the request and show it; the exit code. Raises `ClinvkError` before anything runs."""
     import anyio
 
-    from clinvk.process import lone_exception
+    from clinvk.process import lone_exception, watch_by_pidfd
 
+    watch_by_pidfd()
     try:
         with lone_exception():
             return anyio.run(_drive, dispatcher, request, output)
