@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from clinvk.messages import Delta, Event, Result, Text
+from clinvk.messages import Delta, Event, Failed, Finished, Result, Text
 from clinvk.store.files import cannot, write_all
 from clinvk.store.records import encode
 
@@ -48,6 +48,8 @@ class EventLog:
         if isinstance(event, Text):
             self._pieces = []  # it holds the whole of what they said
         self._say()
+        if isinstance(event, (Finished, Failed)):  # the result tells it all
+            return
         self._put(event.to_json())
         self._flush(HELD if event.type in ("text", "thinking") else 0)
 

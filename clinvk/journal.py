@@ -45,6 +45,7 @@ from clinvk.usage import rfc3339
 VERSION = 1  # of a journal's lines
 ID_BYTES = 3
 LOCK = "lock"
+TAIL = 16 * 1024  # bytes in which the last line of a journal begins
 
 
 class RunNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
@@ -130,10 +131,12 @@ class RunFolder:
                 f"take it away with: clinvk runs delete {self.id}",
             ) from error
 
-    def result(self, plan: Plan | None = None) -> RunResult:
-        """Where the run stands, without the outputs of its tasks. Raises `SessionError`."""
+    def result(self, plan: Plan | None = None, *, ours: bool = False) -> RunResult:
+        """Where the run stands, without the outputs of its tasks; `ours` where it is we who have
+        its lock, and have not begun. Raises `SessionError`."""
         plan = plan or self.plan()
-        return fold(plan, self._lines(), self.id, running=self.running() is not None)
+        running = not ours and self.running() is not None
+        return fold(plan, self._lines(), self.id, running=running)
 
     def with_outputs(self, result: RunResult) -> RunResult:
         """The same, with what each task answered."""
@@ -149,10 +152,8 @@ class RunFolder:
 
     def answer(self, index: int) -> dict[str, Any]:
         """The object of `-o json` of the task's last attempt that ended; empty without one."""
-        for line in reversed(self.events(index)):
-            if line.get("type") == "result":
-                return line
-        return {}
+        results = [line for line in self.events(index) if line.get("type") == "result"]
+        return results[-1] if results else {}
 
     def events(self, index: int) -> list[dict[str, Any]]:
         """What happened in a task, one object an event. A torn line is left out."""
@@ -173,6 +174,34 @@ class RunFolder:
 
     def _lines(self) -> list[dict[str, Any]]:
         return _decoded(_read(self.path / "journal.jsonl"))
+
+    def summary(self) -> dict[str, Any]:
+        """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times, usage
+        and cost. Raises `SessionError`."""
+        lines = _ends(self.path / "journal.jsonl")
+        running = self.running() is not None
+        if running or not _tells_all(lines):
+            result = self.result()
+            first, last, counts = result.started_at, result.ended_at, result.counts
+            about = {"kind": result.kind, "source": result.source, "state": result.state}
+            usage, cost = plain(result.usage), result.to_json()["cost"]
+        else:
+            begin, end = lines
+            first, last = (datetime.fromisoformat(line["at"]) for line in lines)
+            about = {"kind": begin["kind"], "source": begin["source"], "state": end["state"]}
+            counts, usage, cost = end["counts"], end["usage"], end["cost"]
+        return {
+            "id": self.id, **about, "total_tasks": sum(counts.values()), "counts": counts,
+            "started_at": first and rfc3339(first), "ended_at": last and rfc3339(last),
+            "usage": usage, "cost": cost,
+        }  # fmt: skip
+
+    def written_at(self) -> datetime:
+        """When something was last written down of it."""
+        for name in ("journal.jsonl", "plan.json"):
+            with suppress(OSError):
+                return datetime.fromtimestamp((self.path / name).stat().st_mtime, UTC)
+        return datetime.now(UTC)
 
     # Driving.
 
@@ -240,9 +269,10 @@ class Journal:
         self._batch: _Batch | None = None  # being put together
         self._one = anyio.Lock()  # batches go to the disk one after the other
 
-    def begin(self, marker: str, *, rerun: list[int]) -> None:
+    def begin(self, plan: Plan, *, rerun: list[int]) -> None:
         """Somebody drives the run now; these tasks begin anew."""
-        self.note("begin", marker=marker, rerun=rerun)
+        about = {"kind": plan.kind, "source": plan.source, "total": len(plan.tasks)}
+        self.note("begin", rerun=rerun, **about)
 
     def set_aside(self, outcomes: Iterable[Outcome]) -> None:
         """Tasks that came to their end without being started, those with one reason on a line."""
@@ -252,8 +282,12 @@ class Journal:
         for (state, error), tasks in alike.items():
             self.note("aside", state=state, error=plain(error), tasks=tasks)
 
-    def end(self, state: str, why: str | None) -> None:
-        self.note("end", state=state, why=why)
+    def end(self, result: RunResult) -> None:
+        """Nobody drives it any more. What a list shows of it stands here, so that it need not be
+        added up again."""
+        said = result.to_json()
+        sums = {name: said[name] for name in ("usage", "cost")}
+        self.note("end", state=result.state, why=result.why, counts=result.counts, **sums)
 
     def note(self, event: str, **facts: Any) -> None:
         """A line, on disk when this returns: for what happens seldom."""
@@ -411,6 +445,26 @@ def _decoded(data: bytes) -> list[dict[str, Any]]:
             with suppress(ValueError):  # msgspec's are such
                 lines.append(msgspec.json.decode(line, type=dict[str, Any]))
     return lines
+
+
+def _ends(path: Path) -> list[dict[str, Any]]:
+    """The first line and the last one, where there are two that are whole."""
+    try:
+        with open(path, "rb") as file:
+            first = file.readline()
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL))
+            last = file.read()
+    except OSError:
+        return []
+    if not last.endswith(b"\n") or last.count(b"\n") < 2:
+        return []
+    return _decoded(first + last[:-1].rpartition(b"\n")[2])
+
+
+def _tells_all(lines: list[dict[str, Any]]) -> bool:
+    """Whether they are the beginning and the end of a run that somebody drove to its end."""
+    return len(lines) == 2 and {"kind", "source"} <= {*lines[0]} and "counts" in lines[1]
 
 
 def _read(path: Path) -> bytes:

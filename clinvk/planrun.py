@@ -14,7 +14,7 @@ from clinvk import preflight, recovery
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import SessionError, UsageError
 from clinvk.journal import Journal, RunFolder, Runs, unknown
-from clinvk.messages import EXIT_CODES
+from clinvk.messages import EXIT_CODES, Failure
 from clinvk.outcome import Outcome, RunResult, exit_code
 from clinvk.outputs import Outputs
 from clinvk.plan import Plan, Task
@@ -54,6 +54,7 @@ class PlanRun:
         self.outcomes = _fresh(plan, self.checked.asks)
         self.scheduler: Scheduler | None = None
         self.outputs = Outputs(Path(rules.output_dir)) if (rules := plan.rules).output_dir else None
+        self._before: RunResult | None = None  # where it stood when it was carried on
         self._stopped: tuple[str, bool] | None = None
         for text in self.checked.notices:
             notify(text)
@@ -85,7 +86,8 @@ class PlanRun:
         try:
             if turn.left:
                 self.notify(await recovery.end(turn.left, f"run {self.folder.id}", turn.kept_in))
-            stands = self.folder.result(self.plan).results
+            self._before = self.folder.result(self.plan, ours=True)
+            stands = self._before.results
             told = [self._as_its_session_says(outcome) for outcome in stands]
             self.outcomes = choose(told)
             self._check_whole()
@@ -116,7 +118,7 @@ class PlanRun:
         turn.note(recovery.facts(marker))
         journal = Journal(folder, self.scrub)
         try:
-            journal.begin(marker, rerun=rerun)
+            journal.begin(self.plan, rerun=rerun)
             for outcome in found:
                 await journal.ended(outcome)
             return await self._drive(journal, marker)
@@ -136,14 +138,17 @@ class PlanRun:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
         await scheduler.run()
         state = _state(self.outcomes, cancelled=scheduler.cancelled)
-        if journal:
-            journal.set_aside(self.outcomes[i] for i in scheduler.aside)
-            journal.end(state, scheduler.why)
+        before = self._before
+        if before is not None:
+            began, clock = before.started_at or began, clock - before.seconds
         result = RunResult(
             id=id_, kind=self.plan.kind, state=state, results=tuple(self.outcomes),
             seconds=time.monotonic() - clock, why=scheduler.why, source=self.plan.source,
             started_at=began, ended_at=datetime.now(UTC),
         )  # fmt: skip
+        if journal:
+            journal.set_aside(self.outcomes[i] for i in scheduler.aside)
+            journal.end(result)
         if self.outputs:
             self.outputs.end(self.with_outputs(result))
         return result
@@ -228,28 +233,56 @@ def what_is_left(plan: Plan, *, rerun_indeterminate: bool = False) -> Choose:
     return choose
 
 
-def failed_ones(plan: Plan, names: Iterable[str] = ()) -> Choose:
-    """For `carry_on`: what has failed, and what was left out for that; or the tasks of these
+def failed_ones(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -> Choose:
+    """For `carry_on`: what has `failed`, and what was left out for that; and the tasks of these
     names, however they ended. Raises `UsageError` for a name that no task has."""
-    wanted = list(names)
+    wanted = set(names)
     known = {t.name for t in plan.tasks} | {t.key for t in plan.tasks}
-    if unknown := [n for n in wanted if n not in known]:
-        raise UsageError(f"the run has no task {unknown[0]!r}", "see them: clinvk runs show ID")
+    if unknown_names := sorted(wanted - known):
+        raise UsageError(
+            f"the run has no task {unknown_names[0]!r}", "see them: clinvk runs show ID"
+        )
+
+    def is_meant(outcome: Outcome) -> bool:
+        task = plan.tasks[outcome.index]
+        named = task.name in wanted or task.key in wanted
+        return named or (failed and outcome.state == "failed") or outcome.state in AGAIN
 
     def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
-        return [
-            _queued(o)
-            if (
-                o.name in wanted or plan.tasks[o.index].key in wanted
-                if wanted
-                else o.state == "failed"
-            )
-            or o.state in AGAIN
-            else o
-            for o in outcomes
-        ]
+        return [_queued(o) if is_meant(o) else o for o in outcomes]
 
     return choose
+
+
+async def abandon(folder: RunFolder) -> str | None:
+    """Give up a run that nobody drives: what it left running is ended, and what had not begun is
+    cancelled. What there is to tell of it. Raises `SessionError`."""
+    turn = folder.lock()
+    try:
+        told = None
+        if turn.left:
+            told = await recovery.end(turn.left, f"run {folder.id}", turn.kept_in)
+        plan = folder.plan()
+        result = folder.result(plan, ours=True)
+        failure = Failure("not_started", "not started: cancelled")
+        left = {
+            o.index: replace(o, state="cancelled", error=failure)
+            for o in result.results
+            if o.state == "queued"
+        }
+        if result.state == "interrupted" or left:
+            journal = Journal(folder, lambda data: data)
+            try:
+                journal.set_aside(left.values())
+                outcomes = tuple(left.get(o.index, o) for o in result.results)
+                journal.end(replace(result, state="cancelled", why="cancelled", results=outcomes))
+            finally:
+                journal.close()
+    except BaseException:
+        turn.abandon()
+        raise
+    turn.close()
+    return told
 
 
 def _left(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:

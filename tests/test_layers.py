@@ -29,7 +29,7 @@ LAYERS = [
     {"analysis", "autosave", "context", "conversation", "sharing", "natives", "manifest"},
     {"command", "store", "catalog", "reader", "taskfile"},
     {"process", "scratch", "forget", "chooser", "finder", "templates", "export", "settings"},
-    {"family", "eventlog", "outputs", "journal", "logins"},
+    {"family", "eventlog", "outputs", "journal", "logins", "checkpoints"},
     {"recovery"},
     {"waiting", "recorder"},
     {"adopt", "running"},
@@ -68,6 +68,8 @@ SHARED = {
     "storage",
     "sessions_common",
     "interrupts",
+    "ages",
+    "runs_common",
     "many",
     "board",
 }
@@ -76,7 +78,6 @@ BETWEEN_COMMANDS = {
     ("run", "sessions"): "a slip may be meant for one of its commands",
     ("sessions_make", "templates"): "a session may be made from one",
     ("doctor", "backends"): "both tell what a backend can do",
-    ("sessions_import", "sessions_delete"): "an age is written the same way in both",
 }
 
 

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,7 @@ from clinvk.outcome import Outcome, RunResult
 if TYPE_CHECKING:
     from clinvk.config import Loaded
     from clinvk.dispatcher import Dispatcher
+    from clinvk.journal import RunFolder
     from clinvk.plan import Plan
     from clinvk.planrun import PlanRun
     from clinvk.scheduler import Change
@@ -149,7 +151,9 @@ def with_rules(plan: Plan, **given: Any) -> Plan:
     )
     if budget.cost is not None and budget.cost <= 0:
         raise UsageError(f"--budget-cost: {budget.cost:g} is not above 0")
-    same = {k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said}
+    same: dict[str, Any] = {
+        k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said
+    }
     if "output_dir" in said:
         same["output_dir"] = str(said["output_dir"])
     return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
@@ -355,19 +359,20 @@ def happened(change: Change) -> str | None:
     if change.kind == "notice" and o:
         return f"{one_line(o.name)}: {one_line(change.message)}"
     if change.kind == "event" and o and change.event and change.event.type == "notice":
-        return f"{one_line(o.name)}: {one_line(change.event.message)[:200]}"  # type: ignore[attr-defined]
+        return f"{one_line(o.name)}: {one_line(getattr(change.event, 'message', ''))[:200]}"
     return None
 
 
-def _clock(moment: Any) -> str:
+def _clock(moment: datetime) -> str:
     local = moment.astimezone()
-    return local.strftime("%H:%M:%S" if local.date() == type(local).now().date() else "%d %b %H:%M")
+    today = local.date() == datetime.now().astimezone().date()
+    return local.strftime("%H:%M:%S" if today else "%d %b %H:%M")
 
 
 # At the end.
 
 
-def finish(run: PlanRun, result: RunResult, view: View) -> None:
+def finish(run: PlanRun | RunFolder, result: RunResult, view: View) -> None:
     """Print what came of it."""
     if view.format == "json":
         show.print_json(run.with_outputs(result).to_json())
@@ -381,7 +386,7 @@ def finish(run: PlanRun, result: RunResult, view: View) -> None:
         for outcome in result.results:
             print_answer(run.with_output(outcome))
     print_summary(result)
-    tell_rest(run, result, view)
+    tell_rest(result, view)
 
 
 def print_answer(outcome: Outcome) -> None:
@@ -432,7 +437,7 @@ def summary_line(result: RunResult) -> str:
     return " · ".join(parts)
 
 
-def tell_rest(run: PlanRun, result: RunResult, view: View) -> None:
+def tell_rest(result: RunResult, view: View) -> None:
     """Why it ended before its end, and how to go on; on stderr."""
     printer = Printer.for_errors(view.colour)
     if result.why and result.state != "cancelled":

@@ -13,9 +13,9 @@ from clinvk import adopt
 from clinvk.clean import one_line
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
+from clinvk.cmd.ages import moment_before, parse_age
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, store_of
-from clinvk.cmd.sessions_delete import moment_before, parse_age
 from clinvk.cmd.storage import stored
 from clinvk.config import Loaded, SessionSettings
 from clinvk.errors import SessionError, UsageError

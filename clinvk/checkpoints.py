@@ -1,0 +1,84 @@
+"""Names for runs that are to be carried on: `clinvk chain --checkpoint NAME`, then `--resume NAME`.
+
+A checkpoint is a file that tells which run has that name; what each finished step answered is in
+the run.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from clinvk.errors import SessionError
+from clinvk.session import check_id
+from clinvk.store.files import cannot, make_folder, replace_file
+from clinvk.store.records import encode
+from clinvk.usage import rfc3339
+
+VERSION = 1  # of such a file
+
+
+class CheckpointNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
+    """No checkpoint has that name."""
+
+
+class Checkpoints:
+    """The checkpoints below a home."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "checkpoints"
+
+    def put(self, name: str, run: str) -> None:
+        """Give the run this name; the run that had it loses it. Raises `SessionError`."""
+        path = self._path(name)
+        data = {"version": VERSION, "name": name, "run": run, "at": rfc3339(datetime.now(UTC))}
+        try:
+            make_folder(self.folder)
+            replace_file(path, encode(data) + b"\n", durable=True)
+        except OSError as error:
+            raise cannot("write", path, error) from error
+
+    def get(self, name: str) -> str:
+        """The id of the run of this name. Raises `CheckpointNotFound`, `SessionError`."""
+        return str(self._read(self._path(name))["run"])
+
+    def all(self) -> list[dict[str, Any]]:
+        """`name`, `run` and `at` of each, by name."""
+        return [self._read(path) for path in sorted(self.folder.glob("*.json"))]
+
+    def runs(self) -> set[str]:
+        """Ids of the runs that have a name."""
+        return {str(found["run"]) for found in self.all()}
+
+    def delete(self, name: str) -> str:
+        """Take the name away; the id of its run, which stays. Raises `CheckpointNotFound`."""
+        path = self._path(name)
+        run = self.get(name)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise cannot("delete", path, error) from error
+        return run
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{check_id(name)}.json"
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        except FileNotFoundError:
+            raise CheckpointNotFound(
+                f"no checkpoint {path.stem!r}", "see them all: clinvk checkpoints list"
+            ) from None
+        except OSError as error:
+            raise cannot("read", path, error) from error
+        except ValueError as error:
+            raise SessionError(f"{path}: damaged: {error}", "delete that file") from error
+        if found.get("version", 0) > VERSION:
+            raise SessionError(f"{path}: written by a newer clinvk", "update clinvk to use it")
+        if not isinstance(found.get("run"), str):
+            raise SessionError(f"{path}: damaged: it names no run", "delete that file")
+        return found

@@ -1,0 +1,171 @@
+"""`clinvk runs resume`, `retry` and `cancel`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clinvk.cmd import many, show
+from clinvk.cmd import options as opt
+from clinvk.cmd.lazy import Commands
+from clinvk.cmd.runs_common import LastRun, OneRun, runs_of
+from clinvk.cmd.storage import stored
+from clinvk.errors import SessionError
+
+if TYPE_CHECKING:
+    from clinvk.journal import RunFolder
+    from clinvk.planrun import Choose, PlanRun
+
+app = Commands()
+
+PATIENCE = 15.0  # seconds that a run may take to end all that it started
+POLL = 0.05  # seconds
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The summary alone.")]
+Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="A JUnit XML report.")]
+Report = Annotated[
+    list[Path] | None,
+    typer.Option("--report", metavar="FILE", help="A report: .html, .md, .xml or .json."),
+]
+
+
+@app.command("resume")
+@stored
+def resume(
+    id: LastRun = "last",  # noqa: A002 - the field's name
+    rerun_indeterminate: Annotated[
+        bool,
+        typer.Option(
+            "--rerun-indeterminate", help="Run again what had begun when the run was cut off."
+        ),
+    ] = False,
+    as_json: opt.Json = False,
+    output_format: opt.Format = None,
+    quiet: Quiet = False,
+    junit: Junit = None,
+    report: Report = None,
+    config: opt.Config = None,
+) -> int:
+    """Run what is left of a run that was cut off, and nothing twice.
+
+    A task that had begun may have done a part of its work: it is run again only where you say so,
+    or where the task says `idempotent: true`."""
+    from clinvk.planrun import what_is_left
+
+    def choose(run: PlanRun) -> Choose:
+        return what_is_left(run.plan, rerun_indeterminate=rerun_indeterminate)
+
+    loaded = opt.load(config)
+    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    return _carry_on(loaded, id, choose, view, many.reports_of(junit, report))
+
+
+@app.command("retry")
+@stored
+def retry(
+    id: LastRun = "last",  # noqa: A002 - the field's name
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TASK]...", help="These alone, however they ended."),
+    ] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="What has failed (without TASK, that is meant).")
+    ] = False,
+    as_json: opt.Json = False,
+    output_format: opt.Format = None,
+    quiet: Quiet = False,
+    junit: Junit = None,
+    report: Report = None,
+    config: opt.Config = None,
+) -> int:
+    """Run again what has failed, and what was left out because of that."""
+    from clinvk.planrun import failed_ones
+
+    def choose(run: PlanRun) -> Choose:
+        return failed_ones(run.plan, tasks or (), failed=failed or not tasks)
+
+    loaded = opt.load(config)
+    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    return _carry_on(loaded, id, choose, view, many.reports_of(junit, report))
+
+
+def _carry_on(
+    loaded: Any, id_: str, choose: Callable[[PlanRun], Choose], view: many.View, reports: Any
+) -> int:
+    from clinvk.dispatcher import Dispatcher
+    from clinvk.planrun import resumed
+
+    folder = runs_of(loaded).find(id_)
+    viewer = many.viewer_for(view)
+    printer = show.Printer.for_errors(view.colour)
+    run = resumed(Dispatcher(loaded), folder, observe=viewer.observe, notify=printer.notice)
+    wanted = choose(run)
+    result = many.drive(run, view, viewer, lambda: run.carry_on(wanted))
+    return many.conclude(run, result, view, reports)
+
+
+@app.command("cancel")
+def cancel(
+    id: OneRun,  # noqa: A002 - the field's name
+    now: Annotated[bool, typer.Option("--now", help="At once, without asking.")] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> int:
+    """End a run that is going on, or what one that was cut off has left running."""
+    folder = runs_of(opt.load(config)).find(id)
+    facts = folder.running()
+    if facts is None:
+        _give_up(folder)
+    else:
+        _ask(folder, facts, now=now)
+    about = folder.summary()
+    if as_json:
+        show.print_json({"version": 1, **about})
+    else:
+        counts = ", ".join(f"{n} {state}" for state, n in about["counts"].items())
+        print(f"Run {folder.id} is {about['state']}: {counts}.")
+    return 0
+
+
+def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
+    """Tell the clinvk that drives it to end it, and wait until it has."""
+    from clinvk import machine
+
+    driver = int(facts.get("clinvk") or 0)
+    here = {k: facts.get(k) for k in ("host", "boot", "namespace")} == machine.this_machine()
+    if not driver or not here:
+        raise SessionError(
+            f"run {folder.id} is driven on {facts.get('host') or 'another machine'}",
+            "cancel it there",
+        )
+    if machine.is_gone(facts):
+        return
+    deadline = time.monotonic() + PATIENCE
+    # SIGTERM, since a shell starts what it puts into the background deaf to SIGINT.
+    os.kill(driver, signal.SIGTERM)
+    if now:
+        time.sleep(POLL)
+        os.kill(driver, signal.SIGTERM)
+    while folder.running() is not None:
+        if time.monotonic() > deadline:
+            raise SessionError(
+                f"run {folder.id} has not ended within {PATIENCE:g} s",
+                f"end it at once: clinvk runs cancel {folder.id} --now",
+            )
+        time.sleep(POLL)
+
+
+def _give_up(folder: RunFolder) -> None:
+    """End what was left running, and say of the rest that it was cancelled."""
+    import anyio
+
+    from clinvk.planrun import abandon
+
+    if told := anyio.run(abandon, folder):
+        show.Printer.for_errors().notice(told)

@@ -1,0 +1,120 @@
+"""`clinvk runs report`, `delete` and `clean`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clinvk.cmd import options as opt
+from clinvk.cmd import show
+from clinvk.cmd.ages import moment_before, parse_age
+from clinvk.cmd.lazy import Commands
+from clinvk.cmd.runs_common import VERSION, LastRun, SomeRuns, runs_of
+from clinvk.errors import ClinvkError, SessionError, UsageError
+
+if TYPE_CHECKING:
+    from clinvk.journal import RunFolder
+
+app = Commands()
+
+REPORTS = ("html", "markdown", "junit", "json")
+
+
+@app.command("report")
+def report(
+    id: LastRun = "last",  # noqa: A002 - the field's name
+    form: Annotated[
+        str, typer.Option("--format", metavar="|".join(REPORTS), help="Which one (markdown).")
+    ] = "markdown",
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Into a file.")
+    ] = None,
+    config: opt.Config = None,
+) -> None:
+    """Print a report of a run."""
+    from clinvk import reports
+
+    if form not in REPORTS:
+        raise UsageError(f"--format: {form!r} is not one of: {', '.join(REPORTS)}")
+    folder = runs_of(opt.load(config)).find(id)
+    plan = folder.plan()
+    text = reports.render(form, folder.with_outputs(folder.result(plan)), plan)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    reports.save(output, text)
+    show.Printer.for_errors().notice(f"written to {output}")
+
+
+@app.command("delete")
+def delete(ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
+    """Delete runs: their journals and events. The sessions of their tasks stay."""
+    runs = runs_of(opt.load(config))
+    code = 0
+    for text in ids:
+        try:
+            folder = runs.find(text)
+            if not yes and not _agreed(f"Delete run {folder.id}?"):
+                code = 4
+                continue
+            folder.delete()
+            print(f"Run {folder.id} deleted.")
+        except ClinvkError as error:
+            show.Printer.for_errors().error(error.message, error.hint)
+            code = error.exit_code
+    return code
+
+
+@app.command("clean")
+def clean(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than", metavar="AGE", help="30 or 30d (days), 12h, 2w; by their end."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Delete runs that ended long ago (session.retention_days, 0: none). Those that run, that were
+    cut off and may have left something running, and those of a checkpoint are left."""
+    from clinvk.checkpoints import Checkpoints
+
+    loaded = opt.load(config)
+    age, words = parse_age(older_than, loaded.config.session.retention_days)
+    named = Checkpoints(loaded.home).runs()
+    gone: list[str] = []
+    for folder in list(runs_of(loaded).newest_first()):
+        if age is None or folder.id in named or not _is_old(folder, moment_before(age)):
+            continue
+        try:
+            if not dry_run:
+                folder.delete()
+            gone.append(folder.id)
+        except SessionError:  # it runs, or has left something
+            continue
+    if as_json:
+        show.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
+    elif not gone:
+        print("no runs to clean", file=sys.stderr)
+    else:
+        for id_ in gone if dry_run else []:
+            print(id_)
+        verb = "Would delete" if dry_run else "Deleted"
+        print(f"{verb} {len(gone)} run(s) older than {words}.")
+
+
+def _is_old(folder: RunFolder, before: datetime) -> bool:
+    """By when its journal was written last."""
+    return folder.written_at() < before and folder.running() is None
+
+
+def _agreed(question: str) -> bool:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise SessionError("deleting asks first, and there is no terminal", "add --yes")
+    return show.confirm(question)
