@@ -73,31 +73,31 @@ class FileStore:
                     raise taken(session.id)
                 session = replace(session, id=new_id())
             self._say(session.id, messages)
-            self._write(session, index, durable=exact)
+            self._write(session, durable=exact)
         return session
 
     def get(self, id: str) -> Session:  # noqa: A002
         return self._read(check_id(id))
 
     def update(self, id: str, change: Change, *, durable: bool = True) -> Session:  # noqa: A002
-        with self.writing(id) as index:
+        with self.writing(id):
             session = change(self.get(id))
-            self._write(session, index, durable=durable)
+            self._write(session, durable=durable)
         return session
 
     def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
-        with self.writing(id) as index:
+        with self.writing(id):
             session = change(self.get(id))
             self._append(id, messages)
-            self._write(session, index, durable=True)
+            self._write(session, durable=True)
         return session
 
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
-        with self.writing(id) as index:
+        with self.writing(id):
             session = change(self.get(id))
             self._say(id, messages)
-            self._tell(index, lambda known: known.forget_words(id))
-            self._write(session, index, durable=True)
+            self._tell(lambda known: known.forget_words(id))
+            self._write(session, durable=True)
         return session
 
     def messages(self, id: str) -> list[Message]:  # noqa: A002
@@ -171,9 +171,9 @@ class FileStore:
             turn.abandon()
             raise left_behind(id)
         try:
-            with self.writing(id) as index:
+            with self.writing(id):
                 self._remove(id)
-                self._tell(index, lambda known: known.remove([id]))
+                self._tell(lambda known: known.remove([id]))
         finally:
             self._locks.forget(id)
             turn.close()
@@ -185,11 +185,11 @@ class FileStore:
         gone: list[str] = []
         if not old:
             return gone
-        with self.writing(ANYTHING) as index:
+        with self.writing(ANYTHING):
             for id_, stat in old:
                 if self._remove_idle(id_, before, stat):
                     gone.append(id_)
-            self._tell(index, lambda known: known.remove(gone))
+            self._tell(lambda known: known.remove(gone))
         return gone
 
     def _used_before(self, before: str) -> list[tuple[str, tuple[int, int] | None]]:
@@ -219,12 +219,16 @@ class FileStore:
         with self._exclusive():
             index = self._usable()
             self._mark(id_)
+            self._told: list[Callable[[Index], None]] = []
             yield index
             if index is not None:
                 try:
-                    index.set("mtime", self._mtime())
+                    with index.changing():
+                        for change in self._told:
+                            change(index)
+                        index.set("mtime", self._mtime())
                 except sqlite3.Error:
-                    self._drop_index()
+                    self._drop_index()  # a full disk, say: it is made anew when it is wanted
             self._mark("")
 
     # The files of a session.
@@ -279,7 +283,7 @@ class FileStore:
         except OSError as error:
             raise unreadable(id_, str(path), error.strerror) from error
 
-    def _write(self, session: Session, index: Index | None, *, durable: bool) -> None:
+    def _write(self, session: Session, *, durable: bool) -> None:
         path = self._record(session.id)
         record, session = as_kept(session)
         data = msgspec.json.format(record, indent=1) + b"\n"
@@ -288,7 +292,7 @@ class FileStore:
             replace_file(path, data, durable=durable)
         except OSError as error:
             raise cannot("write", path, error) from error
-        self._tell(index, lambda known: self._put(known, session))
+        self._tell(lambda known: self._put(known, session))
 
     def _say(self, id_: str, messages: Iterable[Message]) -> None:
         """Put a transcript in place of the one that is there, which a killed clinvk may have left
@@ -389,15 +393,10 @@ class FileStore:
                     self._drop_index()
         return None
 
-    def _tell(self, index: Index | None, change: Callable[[Index], None]) -> None:
-        """Change the index with the files; all of it or nothing."""
-        if index is None:
-            return
-        try:
-            with index.changing():
-                change(index)
-        except sqlite3.Error:
-            self._drop_index()  # a full disk, say: it is made anew when it is wanted
+    def _tell(self, change: Callable[[Index], None]) -> None:
+        """Change the index once the files are changed; all that is told during one `writing`, or
+        nothing of it."""
+        self._told.append(change)
 
     def _fresh(self) -> Index | None:
         """An index that can be believed, mended where it has to be; nothing where it cannot be."""
@@ -442,12 +441,10 @@ class FileStore:
         from clinvk.store.index import VERSION
 
         try:
-            marked = os.stat(self.home / "lock").st_size > 0
-            return (
-                not marked
-                and index.get("version") == VERSION
-                and index.get("mtime") == self._mtime()
-            )
+            if os.stat(self.home / "lock").st_size > 0:  # marked
+                return False
+            facts = index.facts()
+            return facts.get("version") == VERSION and facts.get("mtime") == self._mtime()
         except (sqlite3.Error, OSError):
             return False
 

@@ -82,6 +82,13 @@ class Index:
             return None
         return found[0] if found else None
 
+    def facts(self) -> dict[str, Any]:
+        """All that `get` could be asked for."""
+        try:
+            return dict(self.db.execute("SELECT key, value FROM meta"))
+        except sqlite3.OperationalError:  # no such table
+            return {}
+
     def set(self, key: str, value: Any) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
