@@ -29,6 +29,14 @@ if TYPE_CHECKING:
         SessionNotFound,
         UsageError,
     )
+    from clinvk.fanout import (
+        achain,
+        aparallel,
+        aresume,
+        chain,
+        parallel,
+        resume_run,
+    )
     from clinvk.manager import SessionManager
     from clinvk.messages import (
         Delta,
@@ -47,9 +55,14 @@ if TYPE_CHECKING:
         Tool,
         ToolResult,
     )
+    from clinvk.outcome import Outcome, RunResult
+    from clinvk.plan import Plan, Task
+    from clinvk.planrun import PlanRun
     from clinvk.running import Run
+    from clinvk.scheduler import Change
     from clinvk.session import Message, MessageRole, Session
     from clinvk.usage import Usage
+    from clinvk.workflow import AgentFlowManager, WorkflowManager
 
 _WHERE = {
     "api": ("arun", "run"),
@@ -64,18 +77,26 @@ _WHERE = {
         "Delta", "Denial", "Denied", "Event", "Failed", "Failure", "Finished", "Notice", "Request",
         "Result", "Started", "Text", "Thinking", "Tool", "ToolResult",
     ),
+    "fanout": ("achain", "aparallel", "aresume", "chain", "parallel", "resume_run"),
     "manager": ("SessionManager",),
+    "outcome": ("Outcome", "RunResult"),
+    "plan": ("Plan", "Task"),
+    "planrun": ("PlanRun",),
+    "scheduler": ("Change",),
     "session": ("Message", "MessageRole", "Session"),
     "usage": ("Usage",),
+    "workflow": ("AgentFlowManager", "WorkflowManager"),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "Catalog", "ClinvkError", "ConfigError", "Delta", "Denial", "Denied", "Dispatcher", "Event",
-    "Failed", "Failure", "Finished", "Loaded", "Message", "MessageRole", "NotInstalledError",
-    "Notice", "Request", "Result", "Run", "Session", "SessionError", "SessionManager",
-    "SessionNotFound", "Started", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan", "Usage",
-    "UsageError", "arun", "load", "run",
+    "AgentFlowManager", "Catalog", "Change", "ClinvkError", "ConfigError", "Delta", "Denial",
+    "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished", "Loaded", "Message",
+    "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan", "PlanRun", "Request",
+    "Result", "Run", "RunResult", "Session", "SessionError", "SessionManager", "SessionNotFound",
+    "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan", "Usage", "UsageError",
+    "WorkflowManager", "achain", "aparallel", "aresume", "arun", "chain", "load", "parallel",
+    "resume_run", "run",
 ]  # fmt: skip
 
 

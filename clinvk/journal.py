@@ -169,6 +169,14 @@ class RunFolder:
             usage=session.usage, cost=session.cost, ended_at=session.updated_at,
         )  # fmt: skip
 
+    def take(self, other: RunFolder, index: int) -> None:
+        """What happened in the same task of another run. Raises `SessionError`."""
+        path = self.events_path(index)
+        try:
+            replace_file(path, _read(other.events_path(index)), durable=True)
+        except OSError as error:
+            raise cannot("write", path, error) from error
+
     def events_path(self, index: int) -> Path:
         return self.path / "tasks" / f"{index + 1:04}.jsonl"
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from clinvk import preflight, recovery
@@ -54,6 +55,8 @@ class PlanRun:
         self.outcomes = _fresh(plan, self.checked.asks)
         self.scheduler: Scheduler | None = None
         self.outputs = Outputs(Path(rules.output_dir)) if (rules := plan.rules).output_dir else None
+        self.is_old = False  # it was begun before, and is to be carried on
+        self._found: list[Outcome] = []  # of another run, taken over
         self._before: RunResult | None = None  # where it stood when it was carried on
         self._stopped: tuple[str, bool] | None = None
         for text in self.checked.notices:
@@ -74,7 +77,7 @@ class PlanRun:
             return await self._drive(None, "")
         turn = folder.lock()
         try:
-            return await self._kept(folder, turn, rerun=[])
+            return await self._kept(folder, turn, rerun=[], found=self._found)
         finally:
             turn.close()
 
@@ -100,6 +103,21 @@ class PlanRun:
             return await self._kept(self.folder, turn, rerun=rerun, found=found)
         finally:
             turn.close()
+
+    def take_over(self, old: RunFolder) -> None:
+        """Take what has succeeded in another run, for tasks that are the same here and there and
+        need nothing that is not taken over. Call it after `keep`. Raises `SessionError`."""
+        assert self.folder is not None  # noqa: S101 - see `keep`
+        theirs = old.plan()
+        for known in old.result(theirs).results:
+            i = known.index
+            if not known.ok or i >= len(self.plan.tasks):
+                continue
+            same = _definition(self.plan.tasks[i]) == _definition(theirs.tasks[i])
+            if same and all(self.outcomes[n].ok for n in self.plan.tasks[i].needs):
+                self.folder.take(old, i)
+                self.outcomes[i] = known
+                self._found.append(known)
 
     def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
         """Start nothing more and end what runs; at once where `now`."""
@@ -220,7 +238,7 @@ def resumed(
 ) -> PlanRun:
     """A run that is there already, to be carried on. Raises `ClinvkError`."""
     run = PlanRun(dispatcher, folder.plan(), observe=observe, notify=notify)
-    run.folder = folder
+    run.folder, run.is_old = folder, True
     return run
 
 
@@ -294,6 +312,12 @@ def _left(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome
             return _queued(outcome)
         return _indeterminate(outcome)
     return outcome
+
+
+def _definition(task: Task) -> dict[str, Any]:
+    """What a task is, wherever it was written."""
+    known = to_builtins(task)
+    return {k: v for k, v in known.items() if k not in ("place", "droppable")}
 
 
 def _queued(outcome: Outcome) -> Outcome:

@@ -37,7 +37,8 @@ LAYERS = [
     {"preflight"},
     {"scheduler"},
     {"planrun"},
-    {"api"},
+    {"api", "fanout"},
+    {"workflow"},
     {"manager"},
     {"cmd"},
     {"__main__"},
@@ -70,6 +71,7 @@ SHARED = {
     "interrupts",
     "ages",
     "runs_common",
+    "plan_options",
     "many",
     "board",
 }

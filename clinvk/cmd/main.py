@@ -19,6 +19,8 @@ COMMANDS = {
     "chat": ("run", "Send a prompt (the same as ask)."),
     "resume": ("resume", "Go on with a session."),
     "parallel": ("parallel", "Run many tasks at a time, each of them a session."),
+    "chain": ("chain", "Run steps one after the other, each knowing what came before."),
+    "checkpoints": ("checkpoints", "List, show and delete checkpoints of chains."),
     "runs": ("runs", "List, show, watch, resume, retry … runs of many tasks."),
     "sessions": ("sessions", "List, show, search, export, delete … sessions."),
     "templates": ("templates", "List and show what new sessions can begin with."),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, to_builtins
-from msgspec.structs import replace
 
 from clinvk import durations
 from clinvk.clean import clean, one_line
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from clinvk.plan import Plan
     from clinvk.planrun import PlanRun
     from clinvk.scheduler import Change
+    from clinvk.workflow import WorkflowManager
 
 FORMATS = ("text", "json", "stream-json")
 MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
@@ -54,6 +54,10 @@ class Viewer(Protocol):
         """What it does beside; cancelled at the end."""
         ...
 
+    def say(self, text: str) -> None:
+        """A notice, which must not get into what it shows."""
+        ...
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         ...
@@ -70,23 +74,20 @@ def drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) ->
     gc.freeze()  # what imports left behind need not be looked through again
     try:
         with lone_exception():
-            return anyio.run(_drive, run, view, viewer, start)
+            return anyio.run(_drive, run, viewer, start)
     finally:
         viewer.close()
         gc.disable()
 
 
-async def _drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
+async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
     import anyio
 
     from clinvk.cmd.interrupts import said, watch
 
-    printer = Printer.for_errors(view.colour)
-
     def heard(number: Any, count: int) -> None:
-        viewer.close()
         told = "ending what runs; once more ends it at once" if count == 1 else "ending it at once"
-        printer.notice(f"{said(number)}: {told}")
+        viewer.say(f"{said(number)}: {told}")
         run.stop(said(number), now=count > 1)
 
     async with anyio.create_task_group() as tasks:
@@ -107,56 +108,6 @@ def view_of(
         raise UsageError(f"-o: {wanted!r} is not one of: {', '.join(FORMATS)}")
     at_once = not loaded.config.parallel.aggregate_output
     return View(format=wanted, quiet=quiet, colour=output.color, at_once=at_once)
-
-
-def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
-    """What holds where a file of tasks says nothing."""
-    from clinvk.taskfile import Defaults
-
-    parallel = loaded.config.parallel
-    return Defaults(
-        max_parallel=parallel.max_workers,
-        max_parallel_per_backend=parallel.max_parallel_per_backend,
-        fail_fast=parallel.fail_fast,
-        task=task or {},
-    )
-
-
-def with_rules(plan: Plan, **given: Any) -> Plan:
-    """The plan with what the command line says of its rules. Raises `UsageError`."""
-    from clinvk import halting
-    from clinvk.plan import Halt
-
-    rules, said = plan.rules, {k: v for k, v in given.items() if v is not None and v is not False}
-    try:
-        if given.get("fail_fast") is not None:
-            halt = Halt(when="now", count=1) if given["fail_fast"] else Halt()
-            rules = replace(rules, halt=halt)
-        if "halt" in said:
-            rules = replace(rules, halt=halting.parse(said["halt"]))
-        limits = rules.limits
-        if "on_limit" in said:
-            limits = replace(
-                halting.parse_on_limit(said["on_limit"]),
-                first_wait=limits.first_wait, max_wait=limits.max_wait,
-            )  # fmt: skip
-        if "max_wait" in said:
-            limits = replace(limits, max_wait=durations.seconds(said["max_wait"]))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    budget = replace(
-        rules.budget,
-        cost=said.get("budget_cost", rules.budget.cost),
-        tokens=said.get("budget_tokens", rules.budget.tokens),
-    )
-    if budget.cost is not None and budget.cost <= 0:
-        raise UsageError(f"--budget-cost: {budget.cost:g} is not above 0")
-    same: dict[str, Any] = {
-        k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said
-    }
-    if "output_dir" in said:
-        same["output_dir"] = str(said["output_dir"])
-    return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
 
 
 def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
@@ -219,11 +170,30 @@ def execute(dispatcher: Dispatcher, plan: Plan, view: View, reports: list[Path])
     """Run the plan and show it; the exit code."""
     from clinvk.planrun import PlanRun
 
-    printer = Printer.for_errors(view.colour)
     viewer = viewer_for(view)
-    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=printer.notice)
+    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.say)
     run.keep()
     return conclude(run, drive(run, view, viewer, run.run), view, reports)
+
+
+def execute_chain(
+    manager: WorkflowManager,
+    plan: Plan | None,
+    view: View,
+    reports: list[Path],
+    *,
+    rerun_indeterminate: bool,
+    **names: str | None,
+) -> int:
+    """Run a chain, under the name of its checkpoint, and show it; the exit code."""
+    viewer = viewer_for(view)
+    printer = Printer.for_errors(view.colour)
+    run = manager.prepared(plan, **names, observe=viewer.observe, notify=printer.notice)
+
+    async def start() -> RunResult:
+        return await manager.drive(run, rerun_indeterminate=rerun_indeterminate)
+
+    return conclude(run, drive(run, view, viewer, start), view, reports)
 
 
 def conclude(run: PlanRun, result: RunResult, view: View, reports: list[Path]) -> int:
@@ -238,17 +208,6 @@ def conclude(run: PlanRun, result: RunResult, view: View, reports: list[Path]) -
         if wanted:
             written.github(whole, os.environ)
     return result.exit_code
-
-
-def reports_of(junit: Path | None, report: list[Path] | None) -> list[Path]:
-    """The files that are wanted. Raises `UsageError`, before anything runs."""
-    wanted = [*(report or []), *([junit] if junit else [])]
-    if wanted:
-        from clinvk import reports
-
-        for path in report or []:
-            reports.check(path)
-    return wanted
 
 
 def viewer_for(view: View) -> Any:
@@ -273,6 +232,9 @@ class Silent:
 
     async def live(self) -> None: ...
 
+    def say(self, text: str) -> None:
+        Printer.for_errors(show.colour).notice(text)
+
     def close(self) -> None: ...
 
 
@@ -287,7 +249,8 @@ class Plain(Silent):
     def begin(self, run: PlanRun) -> None:
         self.total = len(run.plan.tasks)
         where = f" · run {run.folder.id}" if run.folder else ""
-        left = sum(o.state == "queued" for o in run.outcomes) if run.outcomes else self.total
+        left = sum(o.state == "queued" for o in run.outcomes)
+        self.over = self.total - left
         self.printer.notice(f"{left} of {self.total} tasks to run{where}")
 
     def observe(self, change: Change) -> None:

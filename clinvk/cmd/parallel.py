@@ -2,69 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from clinvk.cmd import many
 from clinvk.cmd import options as opt
+from clinvk.cmd import plan_options as plan
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.storage import stored
-from clinvk.errors import ConfigError, UsageError
-
-if TYPE_CHECKING:
-    from clinvk.plan import Plan
 
 app = new_app()
-
-MaxParallel = Annotated[
-    int | None, typer.Option("--max-parallel", "-j", min=1, help="So many tasks at a time.")
-]
-FailFast = Annotated[
-    bool | None,
-    typer.Option("--fail-fast/--no-fail-fast", help="The first failure ends them all."),
-]
-Halt = Annotated[
-    str | None,
-    typer.Option(
-        "--halt", metavar="soon|now,fail=N|N%", help="End the run after so many failures."
-    ),
-]
-Retries = Annotated[
-    int | None,
-    typer.Option("--retries", min=0, metavar="N", help="Again after 5xx, overload, a cut stream."),
-]
-OnLimit = Annotated[
-    str | None,
-    typer.Option(
-        "--on-limit",
-        metavar="wait|fail|switch:BACKEND",
-        help="What to do when a provider's limit is met (wait).",
-    ),
-]
-MaxWait = Annotated[
-    str | None,
-    typer.Option("--max-wait", metavar="TIME", help="Wait no longer than this for a limit: 30m."),
-]
-BudgetCost = Annotated[
-    float | None, typer.Option("--budget-cost", metavar="USD", help="End the run at this cost.")
-]
-BudgetTokens = Annotated[
-    int | None,
-    typer.Option("--budget-tokens", min=1, metavar="N", help="End it at so many tokens."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The summary alone.")]
-OutputDir = Annotated[
-    Path | None,
-    typer.Option("--output-dir", metavar="DIR", help="Each answer as a file, and results.json."),
-]
-Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="A JUnit XML report.")]
-Report = Annotated[
-    list[Path] | None,
-    typer.Option("--report", metavar="FILE", help="A report: .html, .md, .xml or .json."),
-]
 
 
 @app.command()
@@ -93,32 +41,25 @@ def parallel(
     workdir: opt.Workdir = None,
     approval: opt.Approval = None,
     sandbox: opt.Sandbox = None,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="TIME", help="Of each task: 90, 5m.")
-    ] = None,
-    stall_timeout: Annotated[
-        str | None,
-        typer.Option("--stall-timeout", metavar="TIME", help="End a task that is silent so long."),
-    ] = None,
+    timeout: plan.TaskTimeout = None,
+    stall_timeout: plan.TaskStall = None,
     tag: opt.Tag = None,
-    max_parallel: MaxParallel = None,
-    fail_fast: FailFast = None,
-    halt: Halt = None,
-    retries: Retries = None,
-    on_limit: OnLimit = None,
-    max_wait: MaxWait = None,
-    budget_cost: BudgetCost = None,
-    budget_tokens: BudgetTokens = None,
+    max_parallel: plan.MaxParallel = None,
+    fail_fast: plan.FailFast = None,
+    halt: plan.Halt = None,
+    retries: plan.Retries = None,
+    on_limit: plan.OnLimit = None,
+    max_wait: plan.MaxWait = None,
+    budget_cost: plan.BudgetCost = None,
+    budget_tokens: plan.BudgetTokens = None,
     ephemeral: opt.Ephemeral = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the tasks as they would be run.")
-    ] = False,
+    dry_run: plan.ListTasks = False,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
-    quiet: Quiet = False,
-    output_dir: OutputDir = None,
-    junit: Junit = None,
-    report: Report = None,
+    quiet: plan.Quiet = False,
+    output_dir: plan.OutputDir = None,
+    junit: plan.Junit = None,
+    report: plan.Report = None,
     config: opt.Config = None,
 ) -> int:
     """Run many tasks at a time, each of them a session.
@@ -134,47 +75,14 @@ def parallel(
         "sandbox": sandbox, "workdir": str(workdir) if workdir else None, "timeout": timeout,
         "stall_timeout": stall_timeout, "tags": tag or None,
     }  # fmt: skip
-    defaults = many.defaults(loaded, {k: v for k, v in given.items() if v is not None})
-    plan = read_plan(source_of(path, file), form, "parallel", defaults)
-    plan = many.with_rules(
-        plan, max_parallel=max_parallel, fail_fast=fail_fast, halt=halt, retries=retries,
+    defaults = plan.defaults(loaded, {k: v for k, v in given.items() if v is not None})
+    made = plan.read_plan(plan.source_of(path, file, "parallel"), form, "parallel", defaults)
+    made = plan.with_rules(
+        made, max_parallel=max_parallel, fail_fast=fail_fast, halt=halt, retries=retries,
         on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
     dispatcher = Dispatcher(loaded)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.dry_run(dispatcher, plan, view)
-    return many.execute(dispatcher, plan, view, many.reports_of(junit, report))
-
-
-def source_of(path: str | None, file: str | None) -> str:
-    """The file that is meant; `-` for stdin."""
-    if path and file and path != file:
-        raise UsageError(f"{path} and --file {file} both say where the tasks are", "leave out one")
-    chosen = path or file
-    if chosen is None and sys.stdin.isatty():
-        raise UsageError("there are no tasks", "name a file of them: clinvk parallel tasks.yaml")
-    return chosen or "-"
-
-
-def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
-    """Raises `ConfigError`."""
-    from clinvk import taskfile
-
-    if source == "-":
-        data = sys.stdin.buffer.read()
-    else:
-        try:
-            data = Path(source).expanduser().read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{source}: {error.strerror}", "name a file of tasks") from error
-    name = "stdin" if source == "-" else source
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{name}: not UTF-8 text: {error.reason} at byte {error.start}"
-        ) from error
-    found, form = taskfile.read(None if source == "-" else source, text, form)
-    lined = text if form in ("yaml", "json") else ""
-    return taskfile.plan_of(found, name, kind, defaults, lined)
+        return many.dry_run(dispatcher, made, view)
+    return many.execute(dispatcher, made, view, plan.reports_of(junit, report))

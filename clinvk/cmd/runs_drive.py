@@ -6,13 +6,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clinvk.cmd import many, show
 from clinvk.cmd import options as opt
+from clinvk.cmd import plan_options as plan
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, OneRun, runs_of
 from clinvk.cmd.storage import stored
@@ -27,13 +27,6 @@ app = Commands()
 PATIENCE = 15.0  # seconds that a run may take to end all that it started
 POLL = 0.05  # seconds
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The summary alone.")]
-Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="A JUnit XML report.")]
-Report = Annotated[
-    list[Path] | None,
-    typer.Option("--report", metavar="FILE", help="A report: .html, .md, .xml or .json."),
-]
-
 
 @app.command("resume")
 @stored
@@ -47,9 +40,9 @@ def resume(
     ] = False,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
-    quiet: Quiet = False,
-    junit: Junit = None,
-    report: Report = None,
+    quiet: plan.Quiet = False,
+    junit: plan.Junit = None,
+    report: plan.Report = None,
     config: opt.Config = None,
 ) -> int:
     """Run what is left of a run that was cut off, and nothing twice.
@@ -63,7 +56,7 @@ def resume(
 
     loaded = opt.load(config)
     view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    return _carry_on(loaded, id, choose, view, many.reports_of(junit, report))
+    return _carry_on(loaded, id, choose, view, plan.reports_of(junit, report))
 
 
 @app.command("retry")
@@ -79,9 +72,9 @@ def retry(
     ] = False,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
-    quiet: Quiet = False,
-    junit: Junit = None,
-    report: Report = None,
+    quiet: plan.Quiet = False,
+    junit: plan.Junit = None,
+    report: plan.Report = None,
     config: opt.Config = None,
 ) -> int:
     """Run again what has failed, and what was left out because of that."""
@@ -92,7 +85,7 @@ def retry(
 
     loaded = opt.load(config)
     view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    return _carry_on(loaded, id, choose, view, many.reports_of(junit, report))
+    return _carry_on(loaded, id, choose, view, plan.reports_of(junit, report))
 
 
 def _carry_on(

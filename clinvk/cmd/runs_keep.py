@@ -58,7 +58,7 @@ def delete(ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> in
     for text in ids:
         try:
             folder = runs.find(text)
-            if not yes and not _agreed(f"Delete run {folder.id}?"):
+            if not yes and not show.agreed(f"Delete run {folder.id}?"):
                 code = 4
                 continue
             folder.delete()
@@ -112,9 +112,3 @@ def clean(
 def _is_old(folder: RunFolder, before: datetime) -> bool:
     """By when its journal was written last."""
     return folder.written_at() < before and folder.running() is None
-
-
-def _agreed(question: str) -> bool:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise SessionError("deleting asks first, and there is no terminal", "add --yes")
-    return show.confirm(question)

@@ -13,7 +13,7 @@ from clinvk.cmd.ages import moment_before, parse_age
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, store_of
 from clinvk.cmd.storage import stored
-from clinvk.errors import ClinvkError, SessionError
+from clinvk.errors import ClinvkError
 from clinvk.usage import rfc3339
 
 app = Commands()
@@ -31,7 +31,7 @@ def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None)
     for text in ids:
         try:
             id_ = _id_of(dispatcher, text)
-            if not yes and not _agreed(f"Delete session {id_}?"):
+            if not yes and not show.agreed(f"Delete session {id_}?"):
                 code = 4
                 continue
             delete_session(dispatcher.store, id_)
@@ -77,9 +77,3 @@ def _id_of(dispatcher: Any, text: str) -> str:
     if dispatcher.store.matching(text, 1) == [text]:
         return text
     return str(dispatcher.sessions.lookup(text).id)
-
-
-def _agreed(question: str) -> bool:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise SessionError("deleting asks first, and there is no terminal", "add --yes")
-    return show.confirm(question)

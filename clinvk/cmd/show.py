@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from clinvk.clean import clean, one_line
+from clinvk.errors import SessionError
 
 colour = "auto"  # output.color, once a configuration was read; what goes wrong before is "auto"
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
@@ -189,6 +190,13 @@ def confirm(question: str) -> bool:
     sys.stderr.write(f"{clean(question)} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def agreed(question: str) -> bool:
+    """Whether a person agrees to a deletion. Raises `SessionError` where nobody can be asked."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise SessionError("deleting asks first, and there is no terminal", "add --yes")
+    return confirm(question)
 
 
 def _columns() -> int:

@@ -1,0 +1,106 @@
+"""`clinvk chain`: steps one after the other, each knowing what came before."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clinvk.cmd import many
+from clinvk.cmd import options as opt
+from clinvk.cmd import plan_options as opts
+from clinvk.cmd.lazy import new_app
+from clinvk.cmd.storage import stored
+from clinvk.errors import UsageError
+
+app = new_app()
+
+
+@app.command()
+@stored
+def chain(
+    path: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="YAML or JSON; - is stdin.")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", "-f", metavar="FILE", help="The same.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="NAME", help="Keep finished steps under this name."),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="NAME",
+            help="Go on with that one, at its first unfinished step.",
+            autocompletion=opts.complete_checkpoints,
+        ),
+    ] = None,
+    rerun_indeterminate: Annotated[
+        bool,
+        typer.Option("--rerun-indeterminate", help="With --resume: a step that was cut off, too."),
+    ] = False,
+    backend: opt.Backend = None,
+    model: opt.Model = None,
+    workdir: opt.Workdir = None,
+    approval: opt.Approval = None,
+    sandbox: opt.Sandbox = None,
+    timeout: opts.TaskTimeout = None,
+    tag: opt.Tag = None,
+    retries: opts.Retries = None,
+    on_limit: opts.OnLimit = None,
+    max_wait: opts.MaxWait = None,
+    budget_cost: opts.BudgetCost = None,
+    budget_tokens: opts.BudgetTokens = None,
+    ephemeral: opt.Ephemeral = False,
+    dry_run: opts.ListTasks = False,
+    as_json: opt.Json = False,
+    output_format: opt.Format = None,
+    quiet: opts.Quiet = False,
+    output_dir: opts.OutputDir = None,
+    junit: opts.Junit = None,
+    report: opts.Report = None,
+    config: opt.Config = None,
+) -> int:
+    """Run steps one after the other.
+
+    A prompt can name what came before it: {{previous}}, {{session}}, {{steps.NAME.output}}. A
+    chain with a checkpoint goes on, after whatever happened, with --resume NAME."""
+    from clinvk.dispatcher import Dispatcher
+    from clinvk.workflow import WorkflowManager
+
+    if checkpoint and resume and checkpoint != resume:
+        raise UsageError("--checkpoint and --resume name two checkpoints", "leave out one of them")
+    if rerun_indeterminate and not resume:
+        raise UsageError("--rerun-indeterminate is about a chain that was cut off", "add --resume")
+    loaded = opt.load(config)
+    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    given = {
+        "backend": backend, "model": model, "approval": approval, "sandbox": sandbox,
+        "workdir": str(workdir) if workdir else None, "timeout": timeout, "tags": tag or None,
+    }  # fmt: skip
+    given = {k: v for k, v in given.items() if v is not None}
+    plan = None
+    if path or file or not resume:
+        source = opts.source_of(path, file, "chain")
+        plan = opts.read_plan(source, None, "chain", opts.defaults(loaded, given))
+        plan = opts.with_rules(
+            plan, retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+            budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
+        )  # fmt: skip
+    elif given or retries or on_limit or max_wait or budget_cost or budget_tokens or ephemeral:
+        raise UsageError(
+            "without a file, --resume goes on with the steps as they were begun",
+            "name the file as well: clinvk chain FILE --resume NAME",
+        )
+    dispatcher = Dispatcher(loaded)
+    if dry_run and plan is not None:
+        return many.dry_run(dispatcher, plan, view)
+    reports = opts.reports_of(junit, report)
+    manager = WorkflowManager(dispatcher)
+    return many.execute_chain(
+        manager, plan, view, reports, checkpoint=checkpoint, resume=resume,
+         rerun_indeterminate=rerun_indeterminate,
+    )  # fmt: skip

@@ -1,0 +1,83 @@
+"""`clinvk checkpoints list`, `show` and `delete`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clinvk.cmd import many, show
+from clinvk.cmd import options as opt
+from clinvk.cmd.lazy import new_app
+from clinvk.cmd.plan_options import complete_checkpoints
+from clinvk.errors import ClinvkError
+
+if TYPE_CHECKING:
+    from clinvk.workflow import WorkflowManager
+
+app = new_app(help="Chains that can be carried on: list, show and delete their names.")
+
+VERSION = 1  # of the JSON that they print
+
+Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_checkpoints)]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_checkpoints)]
+
+
+@app.command("list")
+def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
+    """List checkpoints."""
+    found = _manager(config).list_checkpoints()
+    if as_json:
+        show.print_json({"version": VERSION, "checkpoints": found})
+        return
+    if not found:
+        print("no checkpoints; make one with: clinvk chain FILE --checkpoint NAME", file=sys.stderr)
+        return
+    rows = [
+        [c["name"], c["state"], f"{c['completed']}/{c['steps']}",
+         show.ago(datetime.fromisoformat(c["at"])), c["run"], c["source"] or "-"]
+        for c in found
+    ]  # fmt: skip
+    show.print_table(["NAME", "STATE", "STEPS DONE", "BEGUN", "RUN", "FROM"], rows)
+
+
+@app.command("show")
+def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> None:
+    """Show where a chain stands, and what each step answered."""
+    result = _manager(config).checkpoint(name)
+    if as_json:
+        show.print_json({**result.to_json(), "checkpoint": name})
+        return
+    for outcome in result.results:
+        many.print_answer(outcome)
+    many.print_summary(result)
+    if result.state != "done":
+        show.Printer.for_errors().notice(f"go on with it: clinvk chain --resume {name}")
+
+
+@app.command("delete")
+def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int:
+    """Delete checkpoints: the names. Their runs stay, until they are cleaned up."""
+    manager = _manager(config)
+    code = 0
+    for name in names:
+        try:
+            manager.checkpoints.get(name)
+            if not yes and not show.agreed(f"Delete checkpoint {name}?"):
+                code = 4
+                continue
+            manager.delete_checkpoint(name)
+            print(f"Checkpoint {name} deleted.")
+        except ClinvkError as error:
+            show.Printer.for_errors().error(error.message, error.hint)
+            code = error.exit_code
+    return code
+
+
+def _manager(config: opt.Config) -> WorkflowManager:
+    from clinvk.dispatcher import Dispatcher
+    from clinvk.workflow import WorkflowManager
+
+    return WorkflowManager(Dispatcher(opt.load(config)))

@@ -1,0 +1,180 @@
+"""The options of commands that run many tasks, and the plan that they make."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from msgspec.structs import replace
+
+from clinvk import durations
+from clinvk.errors import ClinvkError, ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from clinvk.config import Loaded
+    from clinvk.plan import Plan
+
+
+def complete_checkpoints(incomplete: str) -> list[str]:
+    import os
+
+    from clinvk import config as configs
+    from clinvk.checkpoints import Checkpoints
+
+    try:
+        found = Checkpoints(configs.home_of(os.environ)).all()
+    except ClinvkError:  # a shell that completes has no place for it
+        return []
+    return [c["name"] for c in found if c["name"].startswith(incomplete)]
+
+
+MaxParallel = Annotated[
+    int | None, typer.Option("--max-parallel", "-j", min=1, help="So many tasks at a time.")
+]
+FailFast = Annotated[
+    bool | None,
+    typer.Option("--fail-fast/--no-fail-fast", help="The first failure ends them all."),
+]
+Halt = Annotated[
+    str | None,
+    typer.Option(
+        "--halt", metavar="soon|now,fail=N|N%", help="End the run after so many failures."
+    ),
+]
+Retries = Annotated[
+    int | None,
+    typer.Option("--retries", min=0, metavar="N", help="Again after 5xx, overload, a cut stream."),
+]
+OnLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--on-limit",
+        metavar="wait|fail|switch:BACKEND",
+        help="What to do when a provider's limit is met (wait).",
+    ),
+]
+MaxWait = Annotated[
+    str | None,
+    typer.Option("--max-wait", metavar="TIME", help="Wait no longer than this for a limit: 30m."),
+]
+BudgetCost = Annotated[
+    float | None, typer.Option("--budget-cost", metavar="USD", help="End the run at this cost.")
+]
+BudgetTokens = Annotated[
+    int | None,
+    typer.Option("--budget-tokens", min=1, metavar="N", help="End it at so many tokens."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The summary alone.")]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option("--output-dir", metavar="DIR", help="Each answer as a file, and results.json."),
+]
+Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="A JUnit XML report.")]
+Report = Annotated[
+    list[Path] | None,
+    typer.Option("--report", metavar="FILE", help="A report: .html, .md, .xml or .json."),
+]
+TaskTimeout = Annotated[
+    str | None, typer.Option("--timeout", metavar="TIME", help="Of each task: 90, 5m.")
+]
+TaskStall = Annotated[
+    str | None,
+    typer.Option("--stall-timeout", metavar="TIME", help="End a task that is silent so long."),
+]
+ListTasks = Annotated[bool, typer.Option("--dry-run", help="Print the tasks as they would be run.")]
+
+
+def source_of(path: str | None, file: str | None, command: str) -> str:
+    """The file that is meant; `-` for stdin. Raises `UsageError`."""
+    if path and file and path != file:
+        raise UsageError(f"{path} and --file {file} both say where the tasks are", "leave out one")
+    chosen = path or file
+    if chosen is None and sys.stdin.isatty():
+        raise UsageError("there is nothing to run", f"name a file: clinvk {command} FILE.yaml")
+    return chosen or "-"
+
+
+def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
+    """Raises `ConfigError`."""
+    from clinvk import taskfile
+
+    if source == "-":
+        data = sys.stdin.buffer.read()
+    else:
+        try:
+            data = Path(source).expanduser().read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{source}: {error.strerror}", "name a file of tasks") from error
+    name = "stdin" if source == "-" else source
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{name}: not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from error
+    found, form = taskfile.read(None if source == "-" else source, text, form)
+    lined = text if form in ("yaml", "json") else ""
+    return taskfile.plan_of(found, name, kind, defaults, lined)
+
+
+def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
+    """What holds where a file of tasks says nothing."""
+    from clinvk.taskfile import Defaults
+
+    parallel = loaded.config.parallel
+    return Defaults(
+        max_parallel=parallel.max_workers,
+        max_parallel_per_backend=parallel.max_parallel_per_backend,
+        fail_fast=parallel.fail_fast,
+        task=task or {},
+    )
+
+
+def with_rules(plan: Plan, **given: Any) -> Plan:
+    """The plan with what the command line says of its rules. Raises `UsageError`."""
+    from clinvk import halting
+    from clinvk.plan import Halt
+
+    rules, said = plan.rules, {k: v for k, v in given.items() if v is not None and v is not False}
+    try:
+        if given.get("fail_fast") is not None:
+            halt = Halt(when="now", count=1) if given["fail_fast"] else Halt()
+            rules = replace(rules, halt=halt)
+        if "halt" in said:
+            rules = replace(rules, halt=halting.parse(said["halt"]))
+        limits = rules.limits
+        if "on_limit" in said:
+            limits = replace(
+                halting.parse_on_limit(said["on_limit"]),
+                first_wait=limits.first_wait, max_wait=limits.max_wait,
+            )  # fmt: skip
+        if "max_wait" in said:
+            limits = replace(limits, max_wait=durations.seconds(said["max_wait"]))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    budget = replace(
+        rules.budget,
+        cost=said.get("budget_cost", rules.budget.cost),
+        tokens=said.get("budget_tokens", rules.budget.tokens),
+    )
+    if budget.cost is not None and budget.cost <= 0:
+        raise UsageError(f"--budget-cost: {budget.cost:g} is not above 0")
+    same: dict[str, Any] = {
+        k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said
+    }
+    if "output_dir" in said:
+        same["output_dir"] = str(said["output_dir"])
+    return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
+
+
+def reports_of(junit: Path | None, report: list[Path] | None) -> list[Path]:
+    """The files that are wanted. Raises `UsageError`, before anything runs."""
+    wanted = [*(report or []), *([junit] if junit else [])]
+    if wanted:
+        from clinvk import reports
+
+        for path in report or []:
+            reports.check(path)
+    return wanted

@@ -1,0 +1,152 @@
+"""Many tasks from Python: `clinvk.parallel`, `clinvk.chain`, `clinvk.compare`.
+
+    result = clinvk.parallel(["review a.py", "review b.py"], backend="claude", max_parallel=2)
+    for task in result.results:
+        print(task.name, task.state, task.output)
+
+What a program says wrong before anything runs raises `ClinvkError`; a task that fails is in the
+result, as everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinvk import taskfile
+from clinvk.dispatcher import Dispatcher
+from clinvk.errors import ConfigError
+from clinvk.journal import Runs
+from clinvk.outcome import RunResult
+from clinvk.plan import Plan
+from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
+
+if TYPE_CHECKING:
+    from clinvk.scheduler import Change
+
+Tasks = str | os.PathLike[str] | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
+Observe = Callable[["Change"], None]
+
+
+async def aparallel(
+    tasks: Tasks,
+    *,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+    **rules: Any,
+) -> RunResult:
+    """What came of many tasks, in their order, with what each answered.
+
+    `tasks` is a list of prompts and of mappings with the keys of a task, the path of a file of
+    them, or what such a file holds. `rules` are the other keys of such a file (`max_parallel=4`,
+    `fail_fast=True`, `retries=2`, `on_limit="fail"`, `budget={"tokens": 100_000}`,
+    `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) hold for
+    all tasks. `observe` is called with each `Change`. Raises `ClinvkError`."""
+    where = dispatcher or Dispatcher()
+    return await _run(where, plan_of(tasks, "parallel", where, rules), observe)
+
+
+async def achain(
+    steps: Tasks,
+    *,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+    **rules: Any,
+) -> RunResult:
+    """What came of steps, one after the other: a prompt may name what came before it
+    (`{{previous}}`, `{{session}}`, `{{steps.NAME.output}}`). Arguments as in `aparallel`, and
+    `stop_on_failure`, `pass_working_dir`, `pass_session`."""
+    where = dispatcher or Dispatcher()
+    return await _run(where, plan_of(steps, "chain", where, rules), observe)
+
+
+async def aresume(
+    run: str,
+    *,
+    rerun_indeterminate: bool = False,
+    retry_failed: bool = False,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+) -> RunResult:
+    """What came of a run that was cut off, carried on: what had not begun is run, and nothing
+    twice. `run` is its id, a unique beginning of it, or "last". Raises `ClinvkError`."""
+    where = dispatcher or Dispatcher()
+    carried = resumed(where, Runs(where.config.home).find(run), observe=observe)
+    choose = what_is_left(carried.plan, rerun_indeterminate=rerun_indeterminate)
+    if retry_failed:
+        first, again = choose, failed_ones(carried.plan)
+        choose = lambda outcomes: again(first(outcomes))  # noqa: E731 - two choices in a row
+    return carried.with_outputs(await carried.carry_on(choose))
+
+
+def plan_of(tasks: Tasks, kind: str, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
+    """The plan that the arguments of `aparallel` and `achain` make. Raises `ConfigError`."""
+    parallel = dispatcher.config.config.parallel
+    of_tasks = {k: v for k, v in rules.items() if k in taskfile.Written.__struct_fields__}
+    of_plan = {k: v for k, v in rules.items() if k not in of_tasks}
+    # `retries` and `stall_timeout` are keys of both: what is said of the plan holds for all tasks.
+    defaults = taskfile.Defaults(
+        max_parallel=parallel.max_workers,
+        max_parallel_per_backend=parallel.max_parallel_per_backend,
+        fail_fast=parallel.fail_fast,
+        task=_plain(of_tasks),
+    )
+    data, source, text = _data(tasks, "steps" if kind == "chain" else "tasks")
+    whole = data if isinstance(data, dict) else {"steps" if kind == "chain" else "tasks": data}
+    return taskfile.plan_of({**whole, **_plain(of_plan)}, source, kind, defaults, text)
+
+
+async def _run(dispatcher: Dispatcher, plan: Plan, observe: Observe) -> RunResult:
+    run = PlanRun(dispatcher, plan, observe=observe)
+    return run.with_outputs(await run.run())
+
+
+def _data(tasks: Tasks, where: str) -> tuple[Any, str, str]:
+    """What the file holds, or what was given; what to call it; and its text."""
+    if isinstance(tasks, Mapping):
+        return _plain(dict(tasks)), where, ""
+    if isinstance(tasks, (str, os.PathLike)):
+        path = Path(tasks)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise ConfigError(
+                f"{path}: {why}", f"name a file, or give a list of {where}"
+            ) from error
+        data, form = taskfile.read(str(path), text)
+        return data, str(path), text if form in ("yaml", "json") else ""
+    return [_plain(task) for task in tasks], where, ""
+
+
+def _plain(value: Any) -> Any:
+    """As a file would say it: paths as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(v) for v in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _waiting(function: Callable[..., Any]) -> Callable[..., RunResult]:
+    """The same for code without an event loop."""
+
+    @wraps(function)
+    def called(*args: Any, **named: Any) -> RunResult:
+        import anyio
+
+        async def main() -> RunResult:
+            result: RunResult = await function(*args, **named)
+            return result
+
+        return anyio.run(main)
+
+    return called
+
+
+parallel = _waiting(aparallel)
+chain = _waiting(achain)
+resume_run = _waiting(aresume)

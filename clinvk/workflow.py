@@ -1,0 +1,204 @@
+"""Chains that are kept under a name, and carried on from where they stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from clinvk.checkpoints import CheckpointNotFound, Checkpoints
+from clinvk.dispatcher import Dispatcher
+from clinvk.errors import ConfigError, SessionError
+from clinvk.fanout import Observe, Tasks, plan_of
+from clinvk.journal import RunFolder, RunNotFound, Runs
+from clinvk.outcome import RunResult
+from clinvk.plan import Plan
+from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class WorkflowManager:
+    """Runs chains by their names: those that were registered, the files in
+    `~/.clinvk/workflows/`, and files by their paths."""
+
+    def __init__(self, dispatcher: Dispatcher | None = None) -> None:
+        self.dispatcher = dispatcher or Dispatcher()
+        self.home = self.dispatcher.config.home
+        self.checkpoints = Checkpoints(self.home)
+        self._registered: dict[str, Tasks] = {}
+
+    def register(
+        self, name: str, steps: Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
+    ) -> None:
+        """Make steps, or what a file of them would hold, known by a name."""
+        self._registered[name] = steps
+
+    def workflows(self) -> list[str]:
+        """The names that `execute` knows, paths left out."""
+        folder = self.home / "workflows"
+        files = [p.stem for p in folder.glob("*") if p.suffix in SUFFIXES]
+        return sorted({*self._registered, *files})
+
+    def execute(
+        self,
+        name: str | os.PathLike[str],
+        *,
+        checkpoint: str | None = None,
+        resume: str | None = None,
+        rerun_indeterminate: bool = False,
+        observe: Observe = lambda _: None,
+        **rules: Any,
+    ) -> RunResult:
+        """What came of the chain, with what each step answered.
+
+        With `checkpoint` each finished step is kept under that name; with `resume` the chain goes
+        on there: steps that have succeeded, and stand as they stood, are not run again. Raises
+        `ClinvkError`; `CheckpointNotFound` and `ConfigError` for names that are not known."""
+
+        async def main() -> RunResult:
+            return await self.aexecute(
+                name, checkpoint=checkpoint, resume=resume,
+                rerun_indeterminate=rerun_indeterminate, observe=observe, **rules,
+            )  # fmt: skip
+
+        return anyio.run(main)
+
+    async def aexecute(
+        self,
+        name: str | os.PathLike[str],
+        *,
+        checkpoint: str | None = None,
+        resume: str | None = None,
+        rerun_indeterminate: bool = False,
+        observe: Observe = lambda _: None,
+        **rules: Any,
+    ) -> RunResult:
+        """`execute`, for code with an event loop."""
+        plan = plan_of(self._steps(name), "chain", self.dispatcher, rules)
+        run = self.prepared(plan, checkpoint=checkpoint, resume=resume, observe=observe)
+        result = await self.drive(run, rerun_indeterminate=rerun_indeterminate)
+        return run.with_outputs(result)
+
+    def prepared(
+        self,
+        plan: Plan | None,
+        *,
+        checkpoint: str | None = None,
+        resume: str | None = None,
+        **watch: Any,
+    ) -> PlanRun:
+        """The run of the plan, ready to be driven, under the name that it is kept by; without a
+        plan, the run that `resume` names, as it was begun. Raises `ClinvkError`."""
+        name = checkpoint or resume
+        if resume is not None:
+            folder = self._folder(resume)
+            if plan is None or folder.plan().tasks == _as_kept(plan).tasks:
+                run = resumed(self.dispatcher, folder, **watch)
+                self._name(name, folder.id)
+                return run
+            run = PlanRun(self.dispatcher, plan, **watch)
+            run.keep()
+            run.take_over(folder)
+        else:
+            assert plan is not None  # noqa: S101 - or what would it run?
+            if checkpoint is not None:
+                self._check_free(checkpoint)
+            run = PlanRun(self.dispatcher, plan, **watch)
+            run.keep()
+        if run.folder is None and name is not None:
+            raise ConfigError("an ephemeral run keeps nothing, so it has no checkpoint",
+                              "leave out --ephemeral, or --checkpoint")  # fmt: skip
+        if run.folder is not None:
+            self._name(name, run.folder.id)
+        return run
+
+    async def drive(self, run: PlanRun, *, rerun_indeterminate: bool = False) -> RunResult:
+        """Run it, from its beginning or from where it stopped."""
+        if not run.is_old:
+            return await run.run()
+        left = what_is_left(run.plan, rerun_indeterminate=rerun_indeterminate)
+        failed = failed_ones(run.plan)
+        return await run.carry_on(lambda outcomes: failed(left(outcomes)))
+
+    def list_checkpoints(self) -> list[dict[str, Any]]:
+        """Each checkpoint: `name`, `run`, `at`, `state`, `steps`, `completed`, `source`."""
+        return [self._about(found) for found in self.checkpoints.all()]
+
+    def checkpoint(self, name: str) -> RunResult:
+        """Where the chain of a checkpoint stands, with what each step answered. Raises
+        `CheckpointNotFound`, `SessionError`."""
+        folder = self._folder(name)
+        return folder.with_outputs(folder.result())
+
+    def delete_checkpoint(self, name: str) -> bool:
+        """Take the name away; whether there was one. The run stays, until it is cleaned up."""
+        try:
+            self.checkpoints.delete(name)
+        except CheckpointNotFound:
+            return False
+        return True
+
+    def _steps(self, name: str | os.PathLike[str]) -> Tasks:
+        if isinstance(name, str) and name in self._registered:
+            return self._registered[name]
+        if isinstance(name, str) and not Path(name).is_file():
+            for suffix in SUFFIXES:
+                path = self.home / "workflows" / f"{name}{suffix}"
+                if os.sep not in name and path.is_file():
+                    return path
+            known = ", ".join(self.workflows()) or "none"
+            raise ConfigError(
+                f"unknown workflow {name!r}", f"known: {known}; or name the file that it is in"
+            )
+        return Path(name)
+
+    def _folder(self, name: str) -> RunFolder:
+        run = self.checkpoints.get(name)
+        try:
+            return Runs(self.home).find(run)
+        except RunNotFound:
+            raise SessionError(
+                f"the run {run} of checkpoint {name!r} is gone",
+                f"begin anew: clinvk checkpoints delete {name}",
+            ) from None
+
+    def _name(self, name: str | None, run: str) -> None:
+        if name is not None:
+            self.checkpoints.put(name, run)
+
+    def _check_free(self, name: str) -> None:
+        """Raise `SessionError` where the name is that of a chain that has not come to its end."""
+        try:
+            about = self._about({"name": name, "run": self.checkpoints.get(name), "at": ""})
+        except CheckpointNotFound:
+            return
+        if about["state"] not in ("done", "gone"):
+            raise SessionError(
+                f"checkpoint {name!r} exists already: {about['completed']} of {about['steps']} "
+                "steps done",
+                f"go on with it: clinvk chain --resume {name}; "
+                f"or begin anew: clinvk checkpoints delete {name}",
+            )
+
+    def _about(self, found: dict[str, Any]) -> dict[str, Any]:
+        about = {"name": found["name"], "run": found["run"], "at": found["at"]}
+        try:
+            said = Runs(self.home).find(found["run"]).summary()
+        except SessionError:
+            return {**about, "state": "gone", "steps": 0, "completed": 0, "source": ""}
+        return {
+            **about, "state": said["state"], "steps": said["total_tasks"],
+            "completed": said["counts"].get("done", 0), "source": said["source"],
+        }  # fmt: skip
+
+
+def _as_kept(plan: Plan) -> Plan:
+    """The plan as it would come back from its file."""
+    return Plan.from_json(plan.to_json())
+
+
+AgentFlowManager = WorkflowManager
