@@ -7,53 +7,74 @@ it is read and with what is known when it is used; what was put in names nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-_NAME = re.compile(r"\{\{\s*([A-Za-z_][^{}\n]*?)\s*\}\}")
+# Braces that are escaped are read first: in `\{{{x}}` nothing is named.
+_TOKEN = re.compile(r"(?P<escaped>\\\{\{)|\{\{\s*(?P<name>[A-Za-z_][^{}\n\ufdd0]*?)\s*\}\}")
 _ESCAPED = "\\{{"
+_OPEN = re.compile(r"\{\{[^{}\n\ufdd0]*$")
+
+# Stands between what was put in and what is beside it, where the two would make a name. It is no
+# character (Unicode keeps it for such things), and `render` takes it away.
+_JOINT = "\ufdd0"
 
 Value = Callable[[str], "str | None"]
 
 
 def names(text: str) -> list[str]:
     """What the text names, each once, in order."""
-    found = (m.group(1) for m in _NAME.finditer(text) if not _is_escaped(m))
-    return list(dict.fromkeys(found))
+    found = (m["name"] for m in _TOKEN.finditer(text) if "{{" in text)
+    return list(dict.fromkeys(name for name in found if name is not None))
+
+
+def mentions(text: str, begins: tuple[str, ...]) -> bool:
+    """Whether the text has a name that begins so, or had one if its braces were not escaped."""
+    return any(name.startswith(begins) for name in names(text.replace(_ESCAPED, "{{")))
 
 
 def fill(text: str, value: Value) -> str:
     """The text with the names put in that have a value; the others stay for `render`."""
-
-    def put(match: re.Match[str]) -> str:
-        known = None if _is_escaped(match) else value(match.group(1))
-        return match.group() if known is None else known.replace("{{", _ESCAPED)
-
-    return _NAME.sub(put, text) if "{{" in text else text
+    out = ""
+    for piece, name in _pieces(text):
+        known = None if name is None else value(name)
+        if known is None:
+            out += piece
+            continue
+        beside = (out.endswith("{") and known.startswith("{")) or _OPEN.search(out)
+        out += (_JOINT if beside else "") + known.replace("{{", _ESCAPED)
+        out += _JOINT if out.endswith(("{", "\\")) else ""
+    return out
 
 
 def render(text: str, value: Callable[[str], str]) -> str:
     """The text as it is meant, with every name put in."""
-    pieces, at = [], 0
-    for match in _NAME.finditer(text):
-        if not _is_escaped(match):
-            pieces += [_unescaped(text[at : match.start()]), value(match.group(1))]
-            at = match.end()
-    return "".join([*pieces, _unescaped(text[at:])])
+    pieces = (piece if name is None else value(name) for piece, name in _meant(text))
+    return "".join(pieces)
 
 
 def fill_all(data: Any, values: Mapping[str, str]) -> Any:
-    """`fill` in every text of a structure of mappings and lists."""
+    """A structure of mappings and lists with the names put in that have a value, in each of its
+    texts; what else stands in braces there stays."""
     if isinstance(data, str):
-        return fill(data, values.get)
+        return "".join(values.get(name or "", piece) for piece, name in _meant(data))
     if isinstance(data, Mapping):
         return {key: fill_all(value, values) for key, value in data.items()}
     return [fill_all(value, values) for value in data] if isinstance(data, list) else data
 
 
-def _is_escaped(match: re.Match[str]) -> bool:
-    return match.string[match.start() - 1 : match.start()] == "\\"
+def _pieces(text: str) -> Iterable[tuple[str, str | None]]:
+    """The text in pieces; with each, what it names."""
+    at = 0
+    for match in _TOKEN.finditer(text) if "{{" in text else ():
+        if match["name"] is not None:
+            yield text[at : match.start()], None
+            yield match.group(), match["name"]
+            at = match.end()
+    yield text[at:], None
 
 
-def _unescaped(text: str) -> str:
-    return text.replace(_ESCAPED, "{{")
+def _meant(text: str) -> Iterable[tuple[str, str | None]]:
+    """The same, without what only kept things apart."""
+    for piece, name in _pieces(text):
+        yield (piece.replace(_ESCAPED, "{{").replace(_JOINT, "") if name is None else piece), name

@@ -12,10 +12,11 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from clinvk import durations, halting, placeholders, yamls
@@ -37,6 +38,12 @@ KEYS = "what a file of tasks may say: clinvk parallel --help, and docs/parallel.
 
 # The published format has these for every backend, whether or not its CLI knows them.
 NOT_OF_ONE = ("max_turns", "max_tokens")
+
+# Keys that say the same: where a task says one of them, the other is not taken from the defaults.
+SAME = {"approval": "approval_mode", "sandbox": "sandbox_mode", "prompt": "prompt_file"}
+SAME |= {b: a for a, b in SAME.items()}
+
+OF_TASKS = ("tasks.", "steps.")  # so begins what a prompt says of another task
 
 Scalar = str | int | float | bool
 
@@ -158,12 +165,15 @@ class _Reader:
         needs: list[list[str]] = []
         previous: list[int | None] = []
         for number, entry in enumerate(entries):
-            for written, variables, general in self._written(entry, whole, (where, number)):
-                task = self._task(written, variables, whole, (where, number), len(tasks))
-                droppable = tuple(dict.fromkeys(OPTIONS[k] for k in general if k in OPTIONS))
-                tasks.append(replace(task, droppable=droppable))
-                needs.append(_list(written.needs))
-                previous.append(len(tasks) - 2 if self.kind == "chain" and len(tasks) > 1 else None)
+            path = (where, number)
+            with _told_where_written(whole, entry, path):
+                for written, variables, general in self._written(entry, whole, path):
+                    task = self._task(written, variables, path, len(tasks))
+                    droppable = tuple(dict.fromkeys(OPTIONS[k] for k in general if k in OPTIONS))
+                    tasks.append(replace(task, droppable=droppable))
+                    needs.append(_list(written.needs))
+                    is_later = self.kind == "chain" and len(tasks) > 1
+                    previous.append(len(tasks) - 2 if is_later else None)
         linked = link(tasks, needs, previous)
         if self.kind == "chain":
             linked = [_step(whole, linked, i) for i in range(len(linked))]
@@ -200,7 +210,7 @@ class _Reader:
         entry = dict(entry)
         axes = {**whole.matrix, **_matrix(entry.pop("matrix", {}), (*path, "matrix"))}
         columns = entry.pop(COLUMNS, {})
-        merged = {**whole.defaults, **self.defaults.task, **entry}
+        merged = _merged(whole.defaults, self.defaults.task, entry)
         if "line" in columns:
             merged.setdefault("prompt", "{{line}}")
         general = [*(k for k in merged if k not in entry), *NOT_OF_ONE]
@@ -211,23 +221,17 @@ class _Reader:
             raise ShapeError((*path, "matrix"), f"it makes {count:,} tasks; at most {MOST:,}")
         for chosen in itertools.product(*axes.values()):
             variables = {**columns, **{k: _text(v) for k, v in zip(axes, chosen, strict=True)}}
-            filled = placeholders.fill_all(merged, variables) if variables else merged
-            yield self._build(filled, whole, path), variables, general
-
-    def _build(self, data: dict[str, Any], whole: Whole, path: tuple[str | int, ...]) -> Written:
-        try:
-            return build(Written, data, path)
-        except ShapeError as error:
-            key = error.path[len(path)] if len(error.path) > len(path) else None
-            if key in whole.defaults:  # it was written there
-                raise ShapeError(("defaults", *error.path[len(path) :]), error.problem) from None
-            raise
+            filled = merged
+            if variables:
+                filled = placeholders.fill_all(merged, variables)
+                if isinstance(prompt := merged.get("prompt"), str):  # may name other tasks, too
+                    filled["prompt"] = placeholders.fill(prompt, variables.get)
+            yield build(Written, filled, path), variables, general
 
     def _task(
         self,
         written: Written,
         variables: Mapping[str, str],
-        whole: Whole,
         path: tuple[str | int, ...],
         position: int,
     ) -> Task:
@@ -235,16 +239,21 @@ class _Reader:
         name = _name(written, position)
         prompt = written.prompt
         if written.prompt_file is not None:
-            if prompt is not None and "prompt" not in whole.defaults:
+            if prompt is not None:
                 raise ShapeError(path, "prompt and prompt_file exclude each other")
             prompt = self._read(written.prompt_file, (*path, "prompt_file"))
-            prompt = placeholders.fill(prompt, variables.get)
+            prompt = placeholders.fill(prompt, variables.get) if variables else prompt
         if prompt is None or not prompt.strip():
             raise ShapeError(
                 path, "missing key 'prompt'" if prompt is None else "the prompt is empty"
             )
-        wanted = placeholders.names(prompt)
-        about_tasks = [n for n in wanted if n.startswith(("tasks.", "steps."))]
+        if written.retries is not None and written.retries < 0:
+            raise ShapeError((*path, "retries"), f"{written.retries} is too small")
+        # Where nothing can be named, two braces are what they are.
+        template = bool(variables or written.needs or self.kind == "chain")
+        template = template or placeholders.mentions(prompt, OF_TASKS)
+        if template and not placeholders.names(prompt):
+            prompt, template = placeholders.render(prompt, str), False
         return Task(
             name=name,
             prompt=prompt,
@@ -256,12 +265,11 @@ class _Reader:
             timeout=_seconds(written.timeout, (*path, "timeout")),
             stall_timeout=_seconds(written.stall_timeout, (*path, "stall_timeout")),
             retries=written.retries,
-            # Where nothing can be named, two braces are what they are.
-            template=bool(variables or about_tasks or written.needs or self.kind == "chain"),
+            template=template,
             idempotent=written.idempotent,
             tags=tuple(written.tags),
             title=written.title,
-            meta=written.meta,
+            meta=_as_json(written.meta, (*path, "meta")),
             lenient=written.lenient,
             dry_run=written.dry_run,
             place=place,
@@ -279,7 +287,7 @@ class _Reader:
             ]
         if written.schema is not None:
             options["schema"] = self._schema(written.schema, (*path, "schema"))
-        return options | written.options
+        return options | _as_json(written.options, (*path, "options"))
 
     def _schema(self, name: str, path: tuple[str | int, ...]) -> str:
         text = self._read(name, path)
@@ -334,7 +342,7 @@ class _Reader:
             budget=_budget(whole.budget),
             stall_timeout=_seconds(whole.stall_timeout, ("stall_timeout",)),
             ephemeral=whole.ephemeral,
-            output_dir=whole.output_dir,
+            output_dir=absolute(whole.output_dir) if whole.output_dir else None,
         )
 
 
@@ -354,6 +362,40 @@ def _step(whole: Whole, tasks: list[Task], i: int) -> Task:
         cwd=cwd,
         continues=i - 1 if whole.pass_session else None,
     )
+
+
+@contextmanager
+def _told_where_written(whole: Whole, entry: Any, path: tuple[str | int, ...]) -> Iterator[None]:
+    """A mistake in what a task has from the defaults is one of those."""
+    try:
+        yield
+    except ShapeError as error:
+        key = error.path[len(path)] if len(error.path) > len(path) else None
+        if key in whole.defaults and not (isinstance(entry, Mapping) and key in entry):
+            raise ShapeError(("defaults", *error.path[len(path) :]), error.problem) from error
+        raise
+
+
+def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
+    """What the levels say together; of two keys that say the same, the later level's."""
+    merged: dict[str, Any] = {}
+    for level in levels:
+        others = [SAME[key] for key in level if key in SAME]
+        merged = {k: v for k, v in merged.items() if k not in others} | dict(level)
+    return merged
+
+
+def absolute(folder: str) -> str:
+    """The same folder from wherever the run is carried on."""
+    return os.path.abspath(Path(folder).expanduser())
+
+
+def _as_json(value: Any, path: tuple[str | int, ...]) -> Any:
+    """The same in what JSON knows: in YAML there are dates, too."""
+    try:
+        return to_builtins(value, str_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(path, f"it cannot be kept as JSON: {error}") from error
 
 
 def _name(written: Written, position: int) -> str:
@@ -415,7 +457,9 @@ def _list(value: str | list[str] | None) -> list[str]:
 
 # Formats.
 
-COLUMNS = "\0columns"  # of a CSV file: those that are no key of a task, by which prompts name them
+# Of a CSV file: the columns that are no key of a task, by which prompts name them. No file can have
+# a key that is this one.
+COLUMNS: Any = object()
 
 
 class BadLine(ValueError):  # noqa: N818 - reads as what it says
@@ -428,10 +472,16 @@ def _form_of(path: str | None, text: str) -> str:
              "csv": "csv", "txt": "lines"}  # fmt: skip
     if suffix in known:
         return known[suffix]
-    if _is_json(text):
-        return "json"
-    first = text.lstrip().partition("\n")[0]
-    return "jsonl" if first.startswith("{") and _is_json(first) else "yaml"
+    first, _, rest = text.strip().partition("\n")
+    if first.startswith("{") and _is_json(first) and (rest or _is_task(first)):
+        return "jsonl"
+    return "json" if _is_json(text) else "yaml"
+
+
+def _is_task(text: str) -> bool:
+    """Whether the only line there is says a task, and not a file of them."""
+    data = json.loads(text)
+    return not {"tasks", "steps"} & set(data) and bool({"prompt", "prompt_file"} & set(data))
 
 
 def _is_json(text: str) -> bool:
@@ -477,6 +527,7 @@ def _csv(text: str) -> list[dict[str, Any]]:
 
 
 _NUMBERS = ("max_turns", "max_tokens", "retries")
+_SWITCHES = ("idempotent", "lenient", "dry_run", "verbose")
 _LISTS = ("tags", "needs", "add_dir", "allowed_tools")
 
 
@@ -488,9 +539,9 @@ def _row(row: dict[str, str]) -> dict[str, Any]:
             continue
         if key in _LISTS:
             entry[key] = [part.strip() for part in value.split(",") if part.strip()]
-        elif key in _NUMBERS and value.strip().isdigit():
+        elif key in _NUMBERS and value.strip().isdecimal():
             entry[key] = int(value)
-        elif value.strip().lower() in ("true", "false") and key in ("idempotent", "lenient"):
+        elif value.strip().lower() in ("true", "false") and key in _SWITCHES:
             entry[key] = value.strip().lower() == "true"
         else:
             entry[key] = value
