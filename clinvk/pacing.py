@@ -23,7 +23,7 @@ def is_passing(failure: Failure | None) -> bool:
 
 def backoff(delay: float, tries: int, chance: random.Random) -> float:
     """Seconds before the try after `tries` of them: doubling, and never two tasks in step."""
-    return min(LONGEST, delay * 2.0 ** (tries - 1)) * chance.uniform(0.5, 1.5)
+    return min(LONGEST, delay * _doubled(tries - 1)) * chance.uniform(0.5, 1.5)
 
 
 class Pause(Struct, frozen=True):
@@ -42,9 +42,16 @@ def pause(
     """The pause after a limit, the `before + 1`th in a row: as long as the provider says, else
     growing."""
     wall = datetime.now(UTC)
-    if failure.retry_at is not None:
-        seconds = max(EARLY, (failure.retry_at - wall).total_seconds() + EARLY)
+    left = (failure.retry_at - wall).total_seconds() if failure.retry_at else None
+    # A moment that has passed, named again and again, tells nothing: a clock is wrong.
+    known = left is not None and (left > 0 or before == 0)
+    if left is not None and known:
+        seconds = max(0.0, left) + EARLY
     else:
-        seconds = min(LONGEST_LIMIT, first_wait * 2.0**before) * chance.uniform(0.9, 1.1)
+        seconds = min(LONGEST_LIMIT, first_wait * _doubled(before)) * chance.uniform(0.9, 1.1)
     at = datetime.fromtimestamp(wall.timestamp() + seconds, UTC)
-    return Pause(now + seconds, at, before + 1, failure.retry_at is not None)
+    return Pause(now + seconds, at, before + 1, known)
+
+
+def _doubled(times: int) -> float:
+    return 2.0 ** min(times, 30)  # more is above every limit, and at last above what a float holds
