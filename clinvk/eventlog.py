@@ -25,7 +25,10 @@ class EventLog:
         self._pieces: list[str] = []
         self._held = bytearray()
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            if end and os.pread(self._fd, 1, end - 1) != b"\n":
+                write_all(self._fd, b"\n")  # an attempt that was killed spoils no line of this one
         except OSError as error:
             raise cannot("write", path, error) from error
 

@@ -126,17 +126,23 @@ class RunFolder:
             return Plan.from_json(msgspec.json.decode((self.path / "plan.json").read_bytes()))
         except (OSError, ValueError, AttributeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            raise SessionError(
-                f"run {self.id} is damaged: {self.path / 'plan.json'}: {why}",
-                f"take it away with: clinvk runs delete {self.id}",
-            ) from error
+            raise self._damaged("plan.json", why) from error
+
+    def _damaged(self, file: str, why: Any) -> SessionError:
+        return SessionError(
+            f"run {self.id} is damaged: {self.path / file}: {why}",
+            f"take it away with: clinvk runs delete {self.id}",
+        )
 
     def result(self, plan: Plan | None = None, *, ours: bool = False) -> RunResult:
         """Where the run stands, without the outputs of its tasks; `ours` where it is we who have
         its lock, and have not begun. Raises `SessionError`."""
         plan = plan or self.plan()
         running = not ours and self.running() is not None
-        return fold(plan, self._lines(), self.id, running=running)
+        try:
+            return fold(plan, self._lines(), self.id, running=running)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise self._damaged("journal.jsonl", f"{type(error).__name__}: {error}") from error
 
     def with_outputs(self, result: RunResult) -> RunResult:
         """The same, with what each task answered."""
@@ -287,8 +293,12 @@ class Journal:
         alike: dict[tuple[str, Failure | None], list[int]] = {}
         for outcome in outcomes:
             alike.setdefault((outcome.state, outcome.error), []).append(outcome.index)
-        for (state, error), tasks in alike.items():
-            self.note("aside", state=state, error=plain(error), tasks=tasks)
+        self._commit(
+            [
+                self._line("aside", {"state": state, "error": plain(error), "tasks": tasks})
+                for (state, error), tasks in alike.items()
+            ]
+        )
 
     def end(self, result: RunResult) -> None:
         """Nobody drives it any more. What a list shows of it stands here, so that it need not be
@@ -299,10 +309,7 @@ class Journal:
 
     def note(self, event: str, **facts: Any) -> None:
         """A line, on disk when this returns: for what happens seldom."""
-        try:
-            _commit(self._fd, [self._line(event, facts)], [])
-        except OSError as error:
-            raise cannot("write", self.path, error) from error
+        self._commit([self._line(event, facts)])
 
     async def started(self, index: int, attempt: int, **facts: Any) -> None:
         """On disk when this returns: then the task may be started."""
@@ -315,6 +322,12 @@ class Journal:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _commit(self, lines: list[bytes]) -> None:
+        try:
+            _commit(self._fd, lines, [])
+        except OSError as error:
+            raise cannot("write", self.path, error) from error
 
     def _line(self, event: str, facts: dict[str, Any]) -> bytes:
         at = rfc3339(datetime.now(UTC))

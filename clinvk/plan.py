@@ -230,6 +230,7 @@ def _with_keys(tasks: Iterable[Task]) -> Iterable[Task]:
     counts: dict[str, int] = {}
     for task in tasks:
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", task.name)[:NAME_KEPT].strip("-._") or "task"
+        base = re.sub(r"\.(\d+)$", r"-\1", base)  # `.2` is the second attempt of a task
         key = base
         while key.lower() in taken:
             counts[base.lower()] = counts.get(base.lower(), 1) + 1

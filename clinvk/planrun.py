@@ -199,10 +199,14 @@ class PlanRun:
 
     def _without_secrets(self, task: Task) -> Task:
         """The task as it may be kept. One whose prompt holds a key cannot be run from that."""
-        prompt, options = self.scrub(task.prompt), self.scrub(task.options)
-        if (prompt, options) == (task.prompt, task.options):
+        asked = {"prompt": task.prompt, "options": task.options, "args": list(task.args)}
+        about = {"title": task.title, "tags": list(task.tags), "meta": task.meta}
+        kept, told = self.scrub(asked), self.scrub(about)
+        if (kept, told) == (asked, about):
             return task
-        return replace(task, prompt=prompt, options=options, redacted=True)
+        whole = kept == asked
+        kept["args"], told["tags"] = tuple(kept["args"]), tuple(told["tags"])
+        return replace(task, **kept, **told, redacted=not whole)
 
     def _check_whole(self) -> None:
         for outcome in self.outcomes:

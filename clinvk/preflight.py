@@ -64,6 +64,11 @@ def scrubber(asks: list[Ask], *, redacting: bool) -> Callable[[Any], Any]:
     return lambda data: throughout(data, clean)
 
 
+def hider(secrets: tuple[str, ...]) -> Callable[[Any], Any]:
+    """What takes these secrets out of whatever is shown."""
+    return lambda data: throughout(data, lambda text: without(text, secrets))
+
+
 class _Checker:
     def __init__(self, dispatcher: Dispatcher, plan: Plan) -> None:
         self.dispatcher = dispatcher
@@ -99,7 +104,11 @@ class _Checker:
                 self._manifest(name)
             except ClinvkError as error:
                 raise type(error)(f"on_limit: {error.message}", error.hint) from error
-        for name in rules.max_parallel_per_backend:
+        for name, count in rules.max_parallel_per_backend.items():
+            if count < 1:
+                raise ConfigError(
+                    f"max_parallel_per_backend: {name}: {count} is too small", "say at least 1"
+                )
             if self.dispatcher.catalog.find(name) is None:
                 known = ", ".join(self.dispatcher.catalog.names())
                 raise ConfigError(
@@ -147,7 +156,8 @@ class _Checker:
         """The variables with `${NAME}` looked up, and what was found so, which is never kept."""
         env, secrets = {}, []
         for key, value in written.items():
-            if redact(value) != value:
+            said = f"{key}={value}"
+            if redact(value) != value or redact(said) != said:
                 raise ConfigError(
                     f"env.{key}: it looks like a secret, and a plan is kept",
                     f"put it into the environment, and say: {key}: ${{{key}}}",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,12 +21,14 @@ from msgspec.structs import replace
 from clinvk import halting, pacing, placeholders
 from clinvk.errors import ClinvkError
 from clinvk.eventlog import EventLog
-from clinvk.messages import Event, Failure, Request, Result
+from clinvk.messages import Delta, Denial, Event, Failure, Request, Result
 from clinvk.outcome import Outcome
 from clinvk.plan import OF_PREVIOUS, REFERENCE, Plan, Task
-from clinvk.preflight import Ask
+from clinvk.preflight import Ask, hider
 
 if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
     from clinvk.dispatcher import Dispatcher
     from clinvk.journal import Journal
     from clinvk.running import Run
@@ -98,8 +101,8 @@ class Scheduler:
         self._dependents: dict[int, list[int]] = {}
         self._busy: dict[str, int] = {}  # backend: how many run
         self._tries: dict[int, int] = {}  # how often a task failed by what may pass
-        self._bad = sum(o.state == "failed" for o in outcomes)
-        self._over = sum(o.state in ("done", "failed") for o in outcomes)
+        self._bad = 0  # since it is driven: who carries a run on knows what has failed before
+        self._over = 0
         self._cost = sum(o.cost or 0.0 for o in outcomes)
         self._tokens = sum(o.usage.total for o in outcomes if o.usage)
         self._spenders = sum(o.usage is not None for o in outcomes)
@@ -110,18 +113,23 @@ class Scheduler:
         """Until nothing is left that may be started. Raises `ClinvkError` where the journal cannot
         be written; everything that was started is ended then."""
         self._line_up()
-        async with anyio.create_task_group() as tasks:
-            while True:
-                self._wake = anyio.Event()
-                self._bring_back()
-                while (found := self._next()) is not None:
-                    self._launch(tasks, *found)
-                moment = self._next_moment()
-                if not self.workers and moment is None:
-                    break
-                with anyio.CancelScope(deadline=float("inf") if moment is None else moment):
-                    await self._wake.wait()
+        self._judge()  # what was taken before may be all that may be taken
+        with _first_one():
+            async with anyio.create_task_group() as tasks:
+                await self._start_all(tasks)
         self._put_aside()
+
+    async def _start_all(self, tasks: TaskGroup) -> None:
+        while True:
+            self._wake = anyio.Event()
+            self._bring_back()
+            while (found := self._next()) is not None:
+                self._launch(tasks, *found)
+            moment = self._next_moment()
+            if not self.workers and moment is None:
+                return
+            with anyio.CancelScope(deadline=float("inf") if moment is None else moment):
+                await self._wake.wait()
 
     def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
         """Start nothing more, and end what runs; at once where `now`."""
@@ -139,11 +147,12 @@ class Scheduler:
                 if self.outcomes[need].state == "queued":
                     self._dependents.setdefault(need, []).append(i)
                     self._left[i] = self._left.get(i, 0) + 1
+        ready = [i for i in queued if not self._left.get(i)]
         for i in queued:
             if self._bad_need(i) is not None:
                 self._skip(i)
-        for i in queued:
-            if self.outcomes[i].state == "queued" and not self._left.get(i):
+        for i in ready:
+            if self.outcomes[i].state == "queued":
                 self._enqueue(i)
 
     def _bad_need(self, i: int) -> int | None:
@@ -211,7 +220,7 @@ class Scheduler:
 
     # A task.
 
-    def _launch(self, tasks: Any, i: int, backend: str) -> None:
+    def _launch(self, tasks: TaskGroup, i: int, backend: str) -> None:
         self._busy[backend] = self._busy.get(backend, 0) + 1
         self.workers[i] = worker = Worker(backend)
         tasks.start_soon(self._work, i, worker)
@@ -233,7 +242,7 @@ class Scheduler:
         request = self._request(i, attempt, worker.backend)
         started = self.outcomes[i] = replace(
             outcome, state="running", backend=worker.backend, attempts=attempt, error=None,
-            session_id=request.session or request.name, started_at=datetime.now(UTC), ended_at=None,
+            session_id=request.session, started_at=datetime.now(UTC), ended_at=None,
         )  # fmt: skip
         if self.journal is None:
             self.observe(Change(kind="started", outcome=started))
@@ -274,8 +283,9 @@ class Scheduler:
             async for event in run:
                 if log:
                     log.add(event)
-                self.observe(Change(kind="event", outcome=self.outcomes[i], event=event))
-        return run.result
+                if shown := _shown(event, request.secrets):
+                    self.observe(Change(kind="event", outcome=self.outcomes[i], event=shown))
+        return _without(run.result, request.secrets)
 
     def _request(self, i: int, attempt: int, backend: str) -> Request:
         task, ask = self.plan.tasks[i], self.asks[i]
@@ -356,7 +366,8 @@ class Scheduler:
             outcome = self._met_limit(outcome, result.error)
         elif pacing.is_passing(result.error) and self.why is None and self._may_try(i):
             outcome = self._again(outcome)
-        elif result.ok:
+        elif result.ok and not self._is_paused(before.backend or ""):
+            # One that had begun before a limit was met says nothing of the limit.
             self._pauses.pop(before.backend or "", None)
         await self._ended(i, outcome, events)
 
@@ -404,12 +415,23 @@ class Scheduler:
         self.observe(Change(kind="limit", outcome=outcome, until=known.at, message=failure.message))
         if limits.action == "fail":
             return outcome
-        if backend in self._closed:
+        own = self.asks[outcome.index].backend  # it may have been switched
+        self._close_hopeless(now)
+        if own in self._closed and not self._can_switch(own):
             return replace(outcome, state="waiting")
         self._enqueue(outcome.index)
         return replace(outcome, state="queued")
 
+    def _close_hopeless(self, now: float) -> None:
+        """Do not wait for a backend that was waited for only because there were others to switch
+        to, and there are none any more."""
+        longest = self.rules.limits.max_wait
+        for name, pause in self._pauses.items() if longest is not None else ():
+            if pause.until - now > (longest or 0) and not self._can_switch(name):
+                self._closed.add(name)
+
     def _can_switch(self, backend: str) -> bool:
+        """Whether another backend may be used instead, now or later."""
         to = self.rules.limits.to if self.rules.limits.action == "switch" else ()
         return any(name != backend and name not in self._closed for name in to)
 
@@ -513,10 +535,49 @@ class Scheduler:
             failure = Failure("not_started", f"not started: {self.why}")
             return replace(self.outcomes[i], state="cancelled", error=failure)
         backend = self.asks[i].backend
-        pause = self._pauses.get(backend)
-        until = pause.at if pause else None
-        failure = Failure("limit", f"{backend} waits for its limit to end", None, until)
+        pause = self._pauses.get(backend) if backend in self._closed else None
+        what = f"{backend} waits" if pause else "what it needs waits"
+        failure = Failure("limit", f"{what} for a limit to end", None, pause.at if pause else None)
         return replace(self.outcomes[i], state="waiting", error=failure)
+
+
+@contextmanager
+def _first_one() -> Iterator[None]:
+    """Where several tasks could not go on, mostly for one reason, the first one's tells it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        told, others = group.split((ClinvkError, OSError))
+        first: BaseException | None = told
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if first is None or others is not None:
+            raise
+        raise first from first.__cause__
+
+
+def _shown(event: Event, secrets: tuple[str, ...]) -> Event | None:
+    """The event as it may be seen. Where there are secrets, pieces of an answer may not: one can
+    be said in two of them."""
+    if not secrets:
+        return event
+    if isinstance(event, Delta):
+        return None
+    hide = hider(secrets)
+    return replace(event, **{f: hide(getattr(event, f)) for f in event.__struct_fields__})
+
+
+def _without(result: Result, secrets: tuple[str, ...]) -> Result:
+    """The result as it may be seen."""
+    if not secrets:
+        return result
+    hide, error = hider(secrets), result.error
+    if error is not None:
+        error = replace(error, message=hide(error.message), hint=hide(error.hint))
+    return replace(
+        result, text=hide(result.text), structured=hide(result.structured), error=error,
+        denied=tuple(Denial(hide(d.name), hide(d.input), hide(d.reason)) for d in result.denied),
+    )  # fmt: skip
 
 
 def _path(cwd: str | None) -> Any:
