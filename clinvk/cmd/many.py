@@ -42,6 +42,10 @@ class View(Struct, frozen=True, kw_only=True):
     answers: bool = True  # in the text, before the summary
     at_once: bool = False  # each answer as soon as it is there
 
+    @property
+    def answers_at_once(self) -> bool:
+        return self.at_once and self.answers and self.format == "text" and not self.quiet
+
 
 class Viewer(Protocol):
     """Shows a run while it goes on."""
@@ -216,6 +220,8 @@ def viewer_for(view: View) -> Any:
         return Lines()
     if view.quiet:
         return Silent()
+    if view.answers_at_once:
+        return AtOnce(printer)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
         from clinvk.cmd.board import Board  # only on a terminal
 
@@ -263,6 +269,22 @@ class Plain(Silent):
             self.printer.notice(f"{one_line(o.name)}: started on {o.backend}{again}")
         elif text := happened(change):
             self.printer.notice(text)
+
+
+class AtOnce(Plain):
+    """Each answer as soon as it is there, between those lines."""
+
+    run: PlanRun | None = None
+
+    def begin(self, run: PlanRun) -> None:
+        super().begin(run)
+        self.run = run
+
+    def observe(self, change: Change) -> None:
+        super().observe(change)
+        if change.kind == "ended" and change.outcome and self.run:
+            print_answer(self.run.with_output(change.outcome))
+            sys.stdout.flush()
 
 
 class Lines(Silent):
@@ -345,7 +367,7 @@ def finish(run: PlanRun | RunFolder, result: RunResult, view: View) -> None:
         del data["results"]
         _print_line({**data, "type": "end"})
         return
-    if view.answers and not view.quiet:
+    if view.answers and not view.quiet and not view.answers_at_once:
         for outcome in result.results:
             print_answer(run.with_output(outcome))
     print_summary(result)

@@ -120,9 +120,14 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
 
 
 def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
-    """What holds where a file of tasks says nothing."""
+    """What holds where a file of tasks says nothing. Raises `UsageError`."""
     from clinvk.taskfile import Defaults
 
+    for name in ("timeout", "stall_timeout"):
+        try:
+            durations.seconds((task or {}).get(name, 1))
+        except ValueError as error:
+            raise UsageError(f"--{name.replace('_', '-')}: {error}") from error
     parallel = loaded.config.parallel
     return Defaults(
         max_parallel=parallel.max_workers,
@@ -136,6 +141,7 @@ def with_rules(plan: Plan, **given: Any) -> Plan:
     """The plan with what the command line says of its rules. Raises `UsageError`."""
     from clinvk import halting
     from clinvk.plan import Halt
+    from clinvk.taskfile import absolute
 
     rules, said = plan.rules, {k: v for k, v in given.items() if v is not None and v is not False}
     try:
@@ -165,7 +171,7 @@ def with_rules(plan: Plan, **given: Any) -> Plan:
         k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said
     }
     if "output_dir" in said:
-        same["output_dir"] = str(said["output_dir"])
+        same["output_dir"] = absolute(str(said["output_dir"]))
     return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
 
 
