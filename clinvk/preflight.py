@@ -87,6 +87,11 @@ class _Checker:
         key = (options, task.droppable, task.lenient, tuple(sorted(task.env.items())))
         if key not in self._asks:
             manifest = self._manifest(task.backend)
+            if self.plan.rules.ephemeral and manifest.ephemeral is None:
+                raise ConfigError(
+                    f"{manifest.name} cannot be told to keep no session",
+                    "leave out --ephemeral; its own files would keep the conversation",
+                )
             env, secrets = self._env(task.env)
             self._asks[key] = Ask(
                 backend=manifest.name,

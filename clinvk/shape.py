@@ -41,8 +41,7 @@ def build(cls: type[T], data: Any, path: tuple[str | int, ...] = ()) -> T:
     for key in data:
         if key not in hints:
             raise ShapeError((*path, key), unknown_key(str(key), hints))
-    required = [f.name for f in structs.fields(cls) if f.required]
-    if missing := [name for name in required if name not in data]:
+    if missing := [name for name in _required(cls) if name not in data]:
         raise ShapeError(path, f"missing key {missing[0]!r}")
     return cls(**{k: convert(hints[k], v, (*path, k)) for k, v in data.items()})
 
@@ -82,6 +81,11 @@ def unknown_key(key: str, known: Any) -> str:
 
     near = get_close_matches(key, list(known), n=1)
     return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+@cache
+def _required(cls: Any) -> list[str]:
+    return [f.name for f in structs.fields(cls) if f.required]
 
 
 @cache
