@@ -234,7 +234,8 @@ class Dispatcher:
         messages = asking(plan, settings)
         if messages:
             session = with_prompt(session, messages[0].content)
-        return self.store.create(session, messages, exact=name is not None)
+        # A name is a promise; without one, nobody knows of the session before its answer is kept.
+        return self.store.create(session, messages, exact=bool(name), durable=bool(name))
 
 
 @asynccontextmanager

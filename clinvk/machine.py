@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from functools import cache
 from typing import Any
 
 
@@ -36,6 +37,7 @@ def is_gone(process: dict[str, Any]) -> bool:
     return born > float(process.get("since") or 0) + 1  # clocks are not exact to the second
 
 
+@cache
 def _boot() -> str | None:
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:

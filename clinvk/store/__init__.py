@@ -99,9 +99,15 @@ class Store(Protocol):
     `SessionNotFound` for an id that it does not have."""
 
     def create(
-        self, session: Session, messages: Iterable[Message] = (), *, exact: bool = False
+        self,
+        session: Session,
+        messages: Iterable[Message] = (),
+        *,
+        exact: bool = False,
+        durable: bool = True,
     ) -> Session:
-        """Keep a new session. A taken id is replaced by a free one, unless `exact`."""
+        """Keep a new session. A taken id is replaced by a free one, unless `exact`. Where not
+        `durable`, a power cut may take it back, until something is appended."""
         ...
 
     def get(self, id: str) -> Session: ...  # noqa: A002 - the field's name

@@ -64,7 +64,12 @@ class FileStore:
         self._mine = threading.local()  # SQLite's connections stay in the thread that made them
 
     def create(
-        self, session: Session, messages: Iterable[Message] = (), *, exact: bool = False
+        self,
+        session: Session,
+        messages: Iterable[Message] = (),
+        *,
+        exact: bool = False,
+        durable: bool = True,
     ) -> Session:
         check_id(session.id)
         with self.writing(session.id) as index:
@@ -72,8 +77,8 @@ class FileStore:
                 if exact:
                     raise taken(session.id)
                 session = replace(session, id=new_id())
-            self._say(session.id, messages)
-            self._write(session, durable=exact)
+            self._say(session.id, messages, durable=durable)
+            self._write(session, durable=durable)
         return session
 
     def get(self, id: str) -> Session:  # noqa: A002
@@ -87,15 +92,16 @@ class FileStore:
 
     def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
         with self.writing(id):
-            session = change(self.get(id))
-            self._append(id, messages)
+            before = self.get(id)
+            session = change(before)
+            self._append(id, messages, is_new=before.turns == 0)
             self._write(session, durable=True)
         return session
 
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
         with self.writing(id):
             session = change(self.get(id))
-            self._say(id, messages)
+            self._say(id, messages, durable=True)
             self._tell(lambda known: known.forget_words(id))
             self._write(session, durable=True)
         return session
@@ -294,7 +300,7 @@ class FileStore:
             raise cannot("write", path, error) from error
         self._tell(lambda known: self._put(known, session))
 
-    def _say(self, id_: str, messages: Iterable[Message]) -> None:
+    def _say(self, id_: str, messages: Iterable[Message], *, durable: bool) -> None:
         """Put a transcript in place of the one that is there, which a killed clinvk may have left
         of a session that had this id."""
         path = self._transcript(id_)
@@ -303,18 +309,18 @@ class FileStore:
             return
         try:
             make_folder(self._transcripts)
-            replace_file(path, data, durable=True)
+            replace_file(path, data, durable=durable)
         except OSError as error:
             raise cannot("write", path, error) from error
 
-    def _append(self, id_: str, messages: Iterable[Message]) -> None:
+    def _append(self, id_: str, messages: Iterable[Message], *, is_new: bool) -> None:
         data = _lines(messages)
         if not data:
             return
         path = self._transcript(id_)
         try:
             make_folder(self._transcripts)
-            append_file(path, data)
+            append_file(path, data, is_new=is_new)
         except OSError as error:
             raise cannot("write", path, error) from error
 

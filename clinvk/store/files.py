@@ -69,10 +69,11 @@ def sync_folder(path: Path) -> None:
             os.close(fd)
 
 
-def append_file(path: Path, data: bytes) -> None:
+def append_file(path: Path, data: bytes, *, is_new: bool = False) -> None:
     """All of `data` behind what is there, on disk; or nothing of it. A torn last line, left by a
-    writer that was killed, gets its end first, so that it spoils no other line."""
-    is_new = not path.exists()
+    writer that was killed, gets its end first, so that it spoils no other line. Where the file
+    `is_new`, its name may not be on disk yet."""
+    is_new = is_new or not path.exists()
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         end = os.lseek(fd, 0, os.SEEK_END)

@@ -17,7 +17,7 @@ from typing import Any
 from clinvk.errors import SessionError
 from clinvk.session import RESUMABLE, Message, Session
 from clinvk.store import Damaged, Query
-from clinvk.store.records import sound
+from clinvk.store.records import encode, sound
 
 VERSION = "1"
 CANDIDATES = 2_000  # hits that are ranked
@@ -107,7 +107,7 @@ class Index:
     def put(self, session: Session, *, mtime: int, size: int) -> None:
         """The session as it is now; its words are added by `add_words`."""
         id_ = session.id
-        record = json.dumps(session.to_json(), ensure_ascii=False, default=str)
+        record = encode(session.to_json()).decode()
         self.db.execute(
             "INSERT INTO sessions (id, folded, backend, status, cwd, task, resumable, used, record,"
             " problem, mtime, size) VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?) ON CONFLICT (id) DO UPDATE"
@@ -125,7 +125,7 @@ class Index:
         self.db.executemany(
             "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?)",
             [(s.id, s.id.lower(), s.backend, s.status, s.cwd, s.task, int(s.resumable), _used(s),
-              json.dumps(s.to_json(), ensure_ascii=False, default=str), mtime, size, indexed)
+              encode(s.to_json()).decode(), mtime, size, indexed)
              for s, mtime, size, indexed in rows],
         )  # fmt: skip
         self.db.executemany(

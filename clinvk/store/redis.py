@@ -70,7 +70,12 @@ class RedisStore:
         self._turns: dict[str, LeaseTurn] = {}  # ours: what they write is checked
 
     def create(
-        self, session: Session, messages: Iterable[Message] = (), *, exact: bool = False
+        self,
+        session: Session,
+        messages: Iterable[Message] = (),
+        *,
+        exact: bool = False,
+        durable: bool = True,  # noqa: ARG002 - the server decides
     ) -> Session:
         lines = _lines(messages)
         check_id(session.id)

@@ -40,10 +40,15 @@ class SqliteStore:
         self._mine = threading.local()  # SQLite's connections stay in the thread that made them
 
     def create(
-        self, session: Session, messages: Iterable[Message] = (), *, exact: bool = False
+        self,
+        session: Session,
+        messages: Iterable[Message] = (),
+        *,
+        exact: bool = False,
+        durable: bool = True,
     ) -> Session:
         check_id(session.id)
-        with self._writing() as database:
+        with self._writing(durable=durable) as database:
             while _is_taken(database, session.id):
                 if exact:
                     raise taken(session.id)
