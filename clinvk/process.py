@@ -136,9 +136,9 @@ class Child:
         self._watch()
 
     @property
-    def returncode(self) -> int | None:
-        """Its exit code, minus the signal where one killed it; nothing while it runs."""
-        return self._process.returncode
+    def has_gone(self) -> bool:
+        """Whether the program is known to have ended."""
+        return self._gone < float("inf") or self._process.returncode is not None
 
     @property
     def stderr(self) -> str:
@@ -160,7 +160,7 @@ class Child:
         """Its exit code; minus the signal where one killed it. All that it said on stderr is there
         then, unless somebody that it left behind holds that open."""
         with self._deaf():
-            while self._gone == float("inf"):
+            while not self.has_gone:
                 await self._happens()
             code = await self._process.wait()
             with anyio.move_on_after(SILENCE):
@@ -257,7 +257,7 @@ class Child:
         """Whether it has gone, which `_end` tells by being asked about."""
         if self._end is not None:
             self._ready.unregister(self._end)
-        elif self.returncode is None:
+        elif self._process.returncode is None:
             return
         self._gone = min(self._gone, anyio.current_time())
 
@@ -329,8 +329,11 @@ async def start(
             yield child
         finally:
             try:
-                if child.returncode is None and not child.stopped:
+                if not child.has_gone and not child.stopped:
                     await child.stop(ask)
+                if process.returncode is None:
+                    with anyio.CancelScope(shield=True):
+                        await process.wait()
             finally:
                 _leaders.discard(child.pid)
 

@@ -40,11 +40,7 @@ class Recorder:
 
     def native(self, native_id: str, model: str | None) -> list[str]:
         """Keep the backend's own id at once; what is worth telling of that."""
-        told = [
-            f"{self.backend} gave the native id {native_id}, which session {other} has too: "
-            "both go on in one conversation"
-            for other in self._with_native(native_id)
-        ]
+        told = self.shared(native_id)
         try:
             self.store.update(
                 self.id, lambda s: _with_native_id(s, self.backend, native_id, model), durable=False
@@ -52,6 +48,17 @@ class Recorder:
         except ClinvkError as error:
             told.append(f"the session id could not be kept yet: {error}")
         return told
+
+    def shared(self, native_id: str) -> list[str]:
+        """What to tell of other sessions that the backend knows by this id."""
+        if self.plan.resumes is not None:
+            return []
+        return [
+            f"{self.backend} gave the native id {native_id}, which session {other} has too: "
+            "both go on in one conversation"
+            for other in self.store.owners(self.backend, native_id)
+            if other != self.id
+        ]
 
     def ended(self, result: Result, said: str, totals: dict[str, Any], *, lost: bool) -> None:
         """Keep the answer and what it took. Raises `SessionError`."""
@@ -99,17 +106,12 @@ class Recorder:
         natives = dict(session.native_ids)
         if result.native_id:
             natives[self.backend] = result.native_id
+            session = replace(session, backend=self.backend)
             if totals:
                 session = replace(session, totals=session.totals | {result.native_id: totals})
         if lost:
             natives.pop(self.backend, None)
         return replace(session, native_ids=natives)
-
-    def _with_native(self, native_id: str) -> list[str]:
-        """Other sessions that the backend knows by this id."""
-        if self.plan.resumes is not None:
-            return []
-        return [id_ for id_ in self.store.owners(self.backend, native_id) if id_ != self.id]
 
 
 def kept(text: str, settings: SessionSettings, secrets: tuple[str, ...] = ()) -> str:

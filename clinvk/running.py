@@ -74,6 +74,7 @@ class Run:
         self._why: Failure | None = None  # we ended it, for this reason
         self._now = False
         self._silent = False  # it has said all that it has to say
+        self._unkept: str | None = None  # a native id that the record does not have yet
         self._structured: Any = None
         self._noticed = ""
         self._scope: anyio.CancelScope | None = None
@@ -146,8 +147,6 @@ class Run:
             self._read(lines)
             if self._is_ending():  # a line told that it has to
                 await self._stop()
-            elif self._terminal is not None and self._child.returncode is not None:
-                self._silent = True
 
     def _next_deadline(self) -> float:
         """When its time is over, or its silence has been too long."""
@@ -191,6 +190,11 @@ class Run:
         for line in lines:
             for event in read(line):
                 took(event)
+        self._silent = self._terminal is not None and self._child.has_gone
+        # At once, unless the turn is over and all of it is kept next.
+        if self._recorder and self._unkept and not self._silent:
+            self._tell(self._recorder.native(self._unkept, self.model))
+            self._unkept = None
 
     def _took(self, event: Event) -> None:
         """Fold one event in, and pass it on; the last one waits for the exit code."""
@@ -246,10 +250,12 @@ class Run:
         if asked is not None and event.native_id != asked:
             self._why = self._why or self._elsewhere(event.native_id)
             return
-        if self._recorder and (self.native_id != event.native_id or self.model):
-            problem = self._recorder.native(event.native_id, self.model)
-            self._events.extend(Notice(message=text) for text in problem)
+        if self.native_id != event.native_id or self.model:
+            self._unkept = event.native_id
         self.native_id = event.native_id
+
+    def _tell(self, notices: list[str]) -> None:
+        self._events.extend(Notice(message=text) for text in notices)
 
     def _elsewhere(self, native_id: str) -> Failure:
         return Failure(
@@ -302,6 +308,8 @@ class Run:
         if self._recorder is None:
             self._forget()
             return result
+        if self._unkept:
+            self._tell(self._recorder.shared(self._unkept))
         lost = (
             result.error is not None
             and self.plan.manifest.lost_after_error
