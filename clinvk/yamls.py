@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+DEEPEST = 500  # levels; the loader in C calls itself for each, until the stack is full
+
 
 class YamlError(ValueError):
     """The text is not YAML, or says something twice. `line` counts from 1."""
@@ -17,6 +19,7 @@ def load(text: str | bytes) -> Any:
     import yaml  # 10 ms: only where there is something to parse
 
     try:
+        _refuse_depth(text)
         return yaml.load(text, _loader())  # noqa: S506 - it is a safe loader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -29,8 +32,9 @@ def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
     import yaml
 
     try:
+        _refuse_depth(text)
         node = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, YamlError):
         return None
     line: int | None = None
     for step in path:
@@ -43,6 +47,25 @@ def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
             node = node.value[step]
             line = node.start_mark.line + 1
     return line
+
+
+def _refuse_depth(text: str | bytes) -> None:
+    """Raise `YamlError` for what is nested too deeply. A level takes a bracket, or a column."""
+    import yaml
+
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    brackets = text.count("[") + text.count("{")
+    if brackets <= DEEPEST and all(len(line) <= DEEPEST for line in text.splitlines()):
+        return
+    depth = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                raise YamlError("nested too deeply", event.start_mark.line + 1)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _loader() -> Any:
