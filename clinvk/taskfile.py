@@ -522,7 +522,7 @@ def _csv(text: str) -> list[dict[str, Any]]:
                 )
             entries.append(_row({(k or "").strip(): v for k, v in row.items()}))
     except csv.Error as error:
-        raise BadLine(f"line {rows.line_num}: {error}") from error
+        raise BadLine(f"line {rows.reader.line_num}: {error}") from error
     return entries
 
 
