@@ -108,7 +108,8 @@ def make_folder(path: Path) -> None:
 def try_lock(fd: int, path: Path) -> bool:
     """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
     for pause in (0.0, 0.002, 0.005):
-        time.sleep(pause)
+        if pause:  # even none is a pause on a busy machine
+            time.sleep(pause)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
