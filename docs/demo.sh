@@ -4,6 +4,7 @@
 set -eu
 CLINVK_HOME=$(mktemp -d)
 export CLINVK_HOME
+cd "$CLINVK_HOME"
 trap 'rm -rf "$CLINVK_HOME"' EXIT
 
 run() {
@@ -24,10 +25,18 @@ run -c "now add tests"
 
 echo
 echo "Three at a time, each a session of its own:"
-for file in parser lexer printer; do
-    clinvk -b echo --tag demo "review the $file" &
-done
-wait
+cat >tasks.yaml <<'TASKS'
+max_parallel: 3
+defaults: {backend: echo, options: {delay: 0.05}}
+tasks:
+  - name: review {{file}}
+    matrix: {file: [parser, lexer, printer]}
+    prompt: "review the {{file}}"
+  - name: sum up
+    needs: [review parser, review lexer, review printer]
+    prompt: "and now sum it up"
+TASKS
+run parallel tasks.yaml
 
 echo
 echo "Every conversation is kept:"

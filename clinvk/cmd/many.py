@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, to_builtins
@@ -25,10 +24,12 @@ if TYPE_CHECKING:
     from clinvk.journal import RunFolder
     from clinvk.plan import Plan
     from clinvk.planrun import PlanRun
+    from clinvk.reports import Wanted
     from clinvk.scheduler import Change
     from clinvk.workflow import WorkflowManager
 
 FORMATS = ("text", "json", "stream-json")
+HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION", "NOTE"]
 MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
          "indeterminate": "?"}  # fmt: skip
 
@@ -170,7 +171,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
 
 
-def execute(dispatcher: Dispatcher, plan: Plan, view: View, reports: list[Path]) -> int:
+def execute(dispatcher: Dispatcher, plan: Plan, view: View, reports: list[Wanted]) -> int:
     """Run the plan and show it; the exit code."""
     from clinvk.planrun import PlanRun
 
@@ -184,7 +185,7 @@ def execute_chain(
     manager: WorkflowManager,
     plan: Plan | None,
     view: View,
-    reports: list[Path],
+    reports: list[Wanted],
     *,
     rerun_indeterminate: bool,
     **names: str | None,
@@ -200,18 +201,24 @@ def execute_chain(
     return conclude(run, drive(run, view, viewer, start), view, reports)
 
 
-def conclude(run: PlanRun, result: RunResult, view: View, reports: list[Path]) -> int:
+def conclude(run: PlanRun, result: RunResult, view: View, reports: list[Wanted]) -> int:
     finish(run, result, view)
-    wanted = os.environ.get("GITHUB_ACTIONS") == "true"
-    if reports or wanted:
-        from clinvk import reports as written  # only where one is wanted
+    on_github = os.environ.get("GITHUB_ACTIONS") == "true"
+    if not (reports or on_github):
+        return result.exit_code
+    from clinvk import reports as written  # only where one is wanted
 
-        whole = run.with_outputs(result)
-        for path in reports:
-            written.write(path, whole, run.plan)
-        if wanted:
-            written.github(whole, os.environ)
-    return result.exit_code
+    whole = run.with_outputs(result)
+    printer = Printer.for_errors(view.colour)
+    problems = written.write_each(reports, whole, run.plan)
+    for problem in problems:
+        printer.error(problem.message, problem.hint)
+    if on_github:
+        try:  # what a program reads on stdout stays whole
+            written.github(whole, os.environ, sys.stdout if view.format == "text" else sys.stderr)
+        except UsageError as error:
+            printer.warning(error.message, error.hint)
+    return result.exit_code or UsageError.exit_code * bool(problems)
 
 
 def viewer_for(view: View) -> Any:
@@ -385,8 +392,10 @@ def print_answer(outcome: Outcome) -> None:
 def print_summary(result: RunResult) -> None:
     """One table, and one line below it."""
     rows = [row(outcome) for outcome in result.results]
-    headers = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION", "NOTE"]
-    show.print_table(headers, rows, right=(3, 4, 5))
+    # A column that says nothing of any task only takes room.
+    kept = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
+    right = [at for at, i in enumerate(kept) if HEADERS[i] in ("TIME", "TOKENS", "COST")]
+    show.print_table([HEADERS[i] for i in kept], [[r[i] for i in kept] for r in rows], right=right)
     print("\n" + summary_line(result))
 
 
