@@ -24,9 +24,9 @@ def render(
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (folder / "session.html.j2").read_text(encoding="utf-8")
     )
-    style = (folder / "session.css").read_text(encoding="utf-8") + _colours(theme)
-    markdown = _markdown()
-    shown = [m | {"html": Markup(markdown.render(m["content"]))} for m in messages]  # noqa: S704 - markdown-it escapes
+    style = (folder / "session.css").read_text(encoding="utf-8") + colours(theme)
+    markdown_it = markdown()
+    shown = [m | {"html": Markup(markdown_it.render(m["content"]))} for m in messages]  # noqa: S704 - markdown-it escapes
     return template.render(
         title=title,
         about=about,
@@ -36,7 +36,7 @@ def render(
     )
 
 
-def _markdown() -> Any:
+def markdown() -> Any:
     """Makes HTML of markdown. HTML in it is shown, not obeyed; pictures, which a page would fetch
     from somewhere, stay links; so does nothing that would run."""
     with needs("export", "HTML"):
@@ -61,7 +61,7 @@ def _highlighted(code: str, language: str, _attributes: str) -> str:
     return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
 
 
-def _colours(theme: str) -> str:
+def colours(theme: str) -> str:
     """The colours of code, for the themes that the page can have."""
     light, dark = _style(STYLES["light"]), _style(STYLES["dark"])
     if theme != "auto":
