@@ -29,7 +29,9 @@ LAYERS = [
     {"analysis", "autosave", "context", "conversation", "sharing", "natives", "manifest"},
     {"command", "store", "catalog", "reader", "taskfile"},
     {"process", "scratch", "forget", "chooser", "finder", "templates", "export", "settings"},
-    {"family", "eventlog", "outputs", "journal", "logins", "checkpoints"},
+    {"comparison", "columns", "differences"},
+    {"comparison_page"},
+    {"family", "eventlog", "outputs", "reports", "journal", "logins", "checkpoints"},
     {"recovery"},
     {"waiting", "recorder"},
     {"adopt", "running"},
@@ -73,6 +75,7 @@ SHARED = {
     "runs_common",
     "plan_options",
     "many",
+    "comparing",
     "board",
 }
 BETWEEN_COMMANDS = {

@@ -367,18 +367,34 @@ def _clock(moment: datetime) -> str:
 def finish(run: PlanRun | RunFolder, result: RunResult, view: View) -> None:
     """Print what came of it."""
     if view.format == "json":
-        show.print_json(run.with_outputs(result).to_json())
+        show.print_json(as_json(run.with_outputs(result)))
         return
+    if result.kind == "compare":
+        result = run.with_outputs(result)  # what the judge said is in there
     if view.format == "stream-json":
-        data = result.to_json()
+        data = as_json(result)
         del data["results"]
         _print_line({**data, "type": "end"})
+        return
+    if result.kind == "compare":
+        from clinvk.cmd import comparing  # other runs have no use for it
+
+        comparing.finish(result, view)
         return
     if view.answers and not view.quiet and not view.answers_at_once:
         for outcome in result.results:
             print_answer(run.with_output(outcome))
     print_summary(result)
     tell_rest(result, view)
+
+
+def as_json(result: RunResult) -> dict[str, Any]:
+    """The object that is printed; of a comparison, with the verdict."""
+    if result.kind != "compare":
+        return result.to_json()
+    from clinvk import comparison
+
+    return comparison.to_json(result)
 
 
 def print_answer(outcome: Outcome) -> None:

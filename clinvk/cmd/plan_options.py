@@ -15,6 +15,7 @@ from clinvk.errors import ClinvkError, ConfigError, UsageError
 if TYPE_CHECKING:
     from clinvk.config import Loaded
     from clinvk.plan import Plan
+    from clinvk.reports import Wanted
 
 
 def complete_checkpoints(incomplete: str) -> list[str]:
@@ -175,12 +176,11 @@ def with_rules(plan: Plan, **given: Any) -> Plan:
     return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
 
 
-def reports_of(junit: Path | None, report: list[Path] | None) -> list[Path]:
+def reports_of(junit: Path | None, report: list[Path] | None) -> list[Wanted]:
     """The files that are wanted. Raises `UsageError`, before anything runs."""
-    wanted = [*(report or []), *([junit] if junit else [])]
-    if wanted:
-        from clinvk import reports
+    if not (junit or report):
+        return []
+    from clinvk import reports  # only where one is wanted
 
-        for path in report or []:
-            reports.check(path)
-    return wanted
+    wanted = [reports.check(path) for path in report or []]
+    return [*wanted, *([reports.check(junit, "junit")] if junit else [])]

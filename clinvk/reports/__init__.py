@@ -1,0 +1,139 @@
+"""What came of a run as a file for others: JUnit XML, Markdown, a page of HTML, or JSON.
+
+A report holds the answers, not the prompts: what somebody asked may not be meant for whoever
+reads the report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from msgspec import Struct
+
+from clinvk.errors import UsageError
+from clinvk.outcome import RunResult
+from clinvk.plan import Plan
+from clinvk.reports.github import github
+from clinvk.store.files import replace_file
+
+__all__ = ["FORMATS", "Wanted", "check", "github", "render", "write", "write_each"]
+
+SUFFIXES = {".html": "html", ".md": "markdown", ".xml": "junit", ".json": "json"}
+FORMATS = tuple(SUFFIXES.values())
+
+
+class Wanted(Struct, frozen=True):
+    """A report that somebody wants, and where."""
+
+    path: Path
+    format: str
+
+
+def check(path: Path, format_: str | None = None) -> Wanted:
+    """The report that is wanted there: by its suffix, where no format is named. Raises
+    `UsageError` where it could not be written: before anything runs, so that nothing is lost."""
+    wanted = Wanted(path, _format_of(path, format_))
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", f"name a file: {path / 'report.html'}")
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"{path}: there is no folder {path.parent}", f"make it first: mkdir -p {path.parent}"
+        )
+    if not _is_pipe(path) and not os.access(path.parent, os.W_OK):
+        raise UsageError(f"{path}: nothing can be written to {path.parent}", "name another place")
+    return wanted
+
+
+def write(path: Path, result: RunResult, plan: Plan, format_: str | None = None) -> None:
+    """Write the report, whole or not at all. Raises `UsageError` where that cannot be."""
+    data = render(_format_of(path, format_), result, plan).encode("utf-8", "replace")
+    try:
+        if _is_pipe(path):
+            path.write_bytes(data)
+        else:
+            replace_file(path, data, durable=False)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the report {path}: {error.strerror}", _later(result)
+        ) from error
+
+
+def write_each(reports: Iterable[Wanted], result: RunResult, plan: Plan) -> list[UsageError]:
+    """Write them all; what went wrong with those that could not be written."""
+    problems = []
+    for report in reports:
+        try:
+            write(report.path, result, plan, report.format)
+        except UsageError as error:
+            problems.append(error)
+    return problems
+
+
+def render(format_: str, result: RunResult, plan: Plan) -> str:
+    """The report as text. `result` has its outputs. Raises `UsageError` for an unknown format."""
+    if format_ not in _WRITERS:
+        raise UsageError(
+            f"{format_[:100]!r} is no format of a report", f"known: {', '.join(FORMATS)}"
+        )
+    return _WRITERS[format_](result, plan)
+
+
+def _format_of(path: Path, format_: str | None) -> str:
+    found = format_ or SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise UsageError(
+            f"{path}: no report is written as {path.suffix or 'a file without a suffix'}",
+            f"end its name with one of: {', '.join(SUFFIXES)}",
+        )
+    return found
+
+
+def _is_pipe(path: Path) -> bool:
+    """A pipe or a device is written to, and not replaced."""
+    return path.exists() and not path.is_file()
+
+
+def _later(result: RunResult) -> str:
+    """What to do about a report that could not be written: the run is over, and not lost."""
+    if result.id is None:
+        return "name another file"
+    return f"nothing of the run is lost: clinvk runs show {result.id}"
+
+
+# The writers are imported when one is wanted: a report takes xml, another jinja and pygments.
+
+
+def _junit(result: RunResult, plan: Plan) -> str:
+    from clinvk.reports import junit
+
+    return junit.render(result, plan)
+
+
+def _markdown(result: RunResult, plan: Plan) -> str:  # noqa: ARG001 - as the other writers
+    from clinvk.reports import markdown
+
+    return markdown.render(result)
+
+
+def _html(result: RunResult, plan: Plan) -> str:
+    from clinvk.reports import html
+
+    return html.render(result, plan)
+
+
+def _json(result: RunResult, plan: Plan) -> str:  # noqa: ARG001 - as the other writers
+    text = json.dumps(result.to_json(), ensure_ascii=False, indent=2, default=str)
+    # json escapes C0 itself. DEL and C1 drive terminals too, and a surrogate is no UTF-8.
+    return re.sub(r"[\x7f-\x9f\ud800-\udfff]", lambda m: f"\\u{ord(m.group()):04x}", text) + "\n"
+
+
+_WRITERS: dict[str, Callable[[RunResult, Plan], str]] = {
+    "html": _html,
+    "markdown": _markdown,
+    "junit": _junit,
+    "json": _json,
+}

@@ -1,0 +1,94 @@
+"""A run as a step of GitHub Actions shows it: annotations, and a summary of the job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from clinvk.clean import clean, one_line
+from clinvk.errors import UsageError
+from clinvk.outcome import Outcome, RunResult
+from clinvk.reports import words
+
+SHOWN = 10  # annotations of a kind that GitHub shows for a step
+SUMMARY_ROOM = 1024 * 1024  # bytes of a step's summary; of a larger one, GitHub shows nothing
+SLACK = 1024
+LEAST_ROOM = 16 * 1024
+LEVELS = {
+    "failed": "error",
+    "indeterminate": "warning",
+    "waiting": "warning",
+    "skipped": "warning",
+}
+
+
+def github(result: RunResult, env: Mapping[str, str], to: TextIO | None = None) -> None:
+    """Print annotations, to stdout if nobody says otherwise (GitHub looks at stderr as well), and
+    put the report into the job's summary. Raises `UsageError` where that cannot be written."""
+    stream = to or sys.stdout
+    stream.writelines(f"{line}\n" for line in commands(result))
+    stream.flush()
+    if path := env.get("GITHUB_STEP_SUMMARY"):
+        _summarise(Path(path), result)
+
+
+def commands(result: RunResult) -> Iterable[str]:
+    """Workflow commands: one a task, and one for all those that GitHub would not show."""
+    for level in ("error", "warning"):
+        told = [o for o in result.results if LEVELS.get(o.state) == level]
+        for outcome in told[:SHOWN]:
+            yield _command(level, _title(outcome), _message(outcome))
+        if left := told[SHOWN:]:
+            # A notice, since an eleventh of the same kind would not be shown either.
+            yield _command("notice", f"{len(left):,} more tasks", _more(left, result))
+
+
+def _more(left: list[Outcome], result: RunResult) -> str:
+    counts = {state: sum(o.state == state for o in left) for state in LEVELS}
+    said = ", ".join(f"{n:,} {state}" for state, n in counts.items() if n)
+    where = f"; see them all: clinvk runs show {result.id}" if result.id else ""
+    return f"not listed here: {said}{where}"
+
+
+def _title(outcome: Outcome) -> str:
+    on = f" on {one_line(outcome.backend)}" if outcome.backend and outcome.attempts else ""
+    return f"{words.name(outcome)}: {outcome.state}{on}"
+
+
+def _message(outcome: Outcome) -> str:
+    why = words.failure(outcome)
+    return clean(f"{why.message}\n{why.hint}" if why.hint else why.message)
+
+
+def _command(level: str, title: str, message: str) -> str:
+    return f"::{level} title={_property(title)}::{_data(message)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _summarise(path: Path, result: RunResult) -> None:
+    from clinvk.reports import markdown
+
+    try:
+        taken = path.stat().st_size if path.exists() else 0  # by what ran before in this step
+        if (room := SUMMARY_ROOM - SLACK - taken) < LEAST_ROOM:
+            raise UsageError(
+                f"there is no room left in this step's summary {path}",
+                "write the report to a file of its own: --report report.md",
+            )
+        text = markdown.render(result, room)
+        with path.open("ab") as file:
+            file.write(f"\n{text}\n".encode("utf-8", "replace"))
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the summary {path}: {error.strerror}",
+            "GITHUB_STEP_SUMMARY has to name a file that can be written",
+        ) from error

@@ -1,0 +1,196 @@
+"""A run as one page of HTML that needs nothing else: no script, no picture, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from html import escape
+from pathlib import Path
+from string import Template
+
+from clinvk import page
+from clinvk.clean import clean, one_line
+from clinvk.errors import ClinvkError
+from clinvk.outcome import Outcome, RunResult
+from clinvk.plan import Plan
+from clinvk.reports import timeline, words
+
+OPEN = 5  # so few answers are open from the start
+RENDERED = 1_000_000  # characters of answers that are rendered: a megabyte of code takes seconds
+_FOLDER = Path(__file__).parent
+
+
+def render(result: RunResult, plan: Plan) -> str:
+    """The page. Answers are rendered where the extra `export` is installed, else shown as they
+    are written."""
+    style, rendered = _rendering()
+    parts = [
+        *_timeline(result, plan),
+        *_table(result),
+        *_problems(result),
+        *_answers(result, plan, rendered),
+    ]
+    template = Template((_FOLDER / "report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(words.title(result)),
+        style=(_FOLDER / "report.css").read_text(encoding="utf-8") + style,
+        summary=escape(words.summary(result)),
+        why=f'<p class="why">{escape(clean(result.why))}</p>\n' if result.why else "",
+        about="".join(_about(result, plan)),
+        parts="".join(f"{part}\n" for part in parts),
+    )
+
+
+def _rendering() -> tuple[str, Callable[[str], str]]:
+    """The colours of code, and what makes HTML of an answer."""
+    try:
+        return page.colours("auto"), page.markdown().render
+    except ClinvkError:
+        return "", _as_written
+
+
+def _as_written(text: str) -> str:
+    return f'<pre class="plain">{escape(text)}</pre>\n'
+
+
+def _about(result: RunResult, plan: Plan) -> Iterator[str]:
+    known = {
+        "State": result.state,
+        "From": one_line(result.source),
+        "Began": f"{result.started_at:%Y-%m-%d %H:%M:%S %Z}" if result.started_at else "",
+        "At a time": f"{plan.rules.max_parallel} tasks at most",
+        "Cost": _cost_note(result),
+    }
+    for name, value in known.items():
+        if value:
+            yield f"<dt>{name}</dt><dd>{escape(value)}</dd>\n"
+
+
+def _cost_note(result: RunResult) -> str:
+    unknown = sum(o.cost is None for o in result.results if o.attempts)
+    if result.cost is None or not unknown:
+        return ""
+    among = sum(o.attempts > 0 for o in result.results)
+    return f"{words.total_cost(result)}: {unknown:,} of {among:,} tasks did not report it"
+
+
+def _timeline(result: RunResult, plan: Plan) -> Iterator[str]:
+    picture = timeline.render(result, plan)
+    if not picture:
+        return
+    yield '<section><h2 id="timeline">When each task ran</h2>\n<figure>'
+    yield f'<ul class="legend">{"".join(_legend(result))}</ul>'
+    yield picture
+    yield "".join(_caption(result))
+    yield "</figure></section>"
+
+
+def _legend(result: RunResult) -> Iterator[str]:
+    for name, colour in timeline.colours(result).items():
+        box = f'<span class="colour" style="background: var(--b{colour})"></span>'
+        yield f"<li>{box}{escape(name)}</li>"
+    for state in dict.fromkeys(o.state for o in result.results if o.started_at):
+        yield f"<li>{timeline.swatch(state)}{words.MARKS[state]} {state}</li>"
+
+
+def _caption(result: RunResult) -> Iterator[str]:
+    notes = []
+    if absent := sum(o.started_at is None for o in result.results):
+        notes.append(f"{absent:,} task{'s' * (absent != 1)} never began.")
+    if any(o.attempts > 1 for o in result.results):
+        notes.append("Of several attempts, the last is shown.")
+    if notes:
+        yield f"<figcaption>{' '.join(notes)}</figcaption>"
+
+
+def _table(result: RunResult) -> Iterator[str]:
+    yield '<section><h2 id="tasks">Tasks</h2>'
+    yield (
+        '<table><thead><tr><th scope="col">Task</th><th scope="col">State</th>'
+        '<th scope="col" class="rarely">Backend</th><th scope="col" class="rarely">Model</th>'
+        '<th scope="col" class="num">Time</th><th scope="col" class="num rarely">Tokens</th>'
+        '<th scope="col" class="num">Cost</th><th scope="col" class="rarely">Session</th>'
+        "</tr></thead><tbody>"
+    )
+    for outcome in result.results:
+        yield _row(outcome)
+    yield "</tbody></table></section>"
+
+
+def _row(outcome: Outcome) -> str:
+    name = escape(words.name(outcome))
+    if words.answer(outcome):
+        name = f'<a href="#task-{outcome.index + 1}">{name}</a>'
+    session = words.session(outcome)
+    return (
+        f'<tr><th scope="row">{name}<small class="narrow">{_backend(outcome)}</small></th><td>{_state(outcome)}</td>'
+        f'<td class="rarely">{_backend(outcome)}</td>'
+        f'<td class="rarely">{escape(one_line(outcome.model or "")) or words.NOTHING}</td>'
+        f'<td class="num">{words.time(outcome)}</td>'
+        f'<td class="num rarely">{words.tokens(outcome)}</td>'
+        f'<td class="num">{words.cost(outcome)}</td>'
+        f'<td class="rarely">{f"<code>{escape(session)}</code>" if session else words.NOTHING}</td>'
+        "</tr>"
+    )
+
+
+def _state(outcome: Outcome) -> str:
+    mark = words.MARKS[outcome.state]
+    again = f" <small>{outcome.attempts} attempts</small>" if outcome.attempts > 1 else ""
+    return f'<span class="is {outcome.state}">{mark} {outcome.state}</span>{again}'
+
+
+def _backend(outcome: Outcome) -> str:
+    return escape(one_line(outcome.backend or "")) or words.NOTHING
+
+
+def _problems(result: RunResult) -> Iterator[str]:
+    problems = words.problems(result)
+    if not problems:
+        return
+    yield '<section><h2 id="problems">What was not done</h2>'
+    for problem in problems:
+        shown, more = words.names(problem.tasks)
+        why = problem.failure
+        kind = f" ({escape(one_line(why.kind))})" if why.kind != problem.state else ""
+        yield (
+            f'<div class="problem {problem.state}"><p><strong>{escape(", ".join(shown))}{more}:'
+            f'</strong> <span class="is {problem.state}">{words.MARKS[problem.state]} '
+            f"{problem.state}</span>{kind}</p>"
+            f'<p class="reason">{escape(clean(why.message))}</p>'
+        )
+        if why.hint:
+            yield f"<p>Next: {escape(clean(why.hint))}</p>"
+        yield "</div>"
+    yield "</section>"
+
+
+def _answers(result: RunResult, plan: Plan, rendered: Callable[[str], str]) -> Iterator[str]:
+    answered = [(o, text) for o in result.results if (text := words.answer(o))]
+    yield '<section><h2 id="answers">Answers</h2>'
+    if not answered:
+        yield '<p class="empty">There are none.</p>'
+    left = RENDERED
+    for outcome, text in answered:
+        left -= len(text)
+        structured = outcome.structured is not None and not outcome.output.strip()
+        plain = structured or left < 0
+        yield _answer(outcome, plan, (_as_written if plain else rendered)(text), len(answered))
+    yield "</section>"
+
+
+def _answer(outcome: Outcome, plan: Plan, body: str, among: int) -> str:
+    notes = [_backend(outcome), words.time(outcome)]
+    if outcome.usage:
+        notes.append(f"{words.tokens(outcome)} tokens")
+    if outcome.cost is not None:
+        notes.append(words.cost(outcome))
+    if session := words.session(outcome):
+        notes.append(f"session {escape(session)}")
+    if needed := words.needed(outcome, plan):
+        notes.append(f"after {escape(', '.join(needed))}")
+    opened = " open" if among <= OPEN else ""
+    return (
+        f"<details{opened}><summary><strong>{escape(words.name(outcome))}</strong>"
+        f"<small>{' · '.join(notes)}</small></summary>\n"
+        f'<div class="message" id="task-{outcome.index + 1}">\n{body}</div></details>'
+    )

@@ -1,0 +1,134 @@
+"""A run as JUnit XML, for what shows tests: Jenkins, GitLab, GitHub actions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from clinvk.clean import clean, one_line
+from clinvk.outcome import Outcome, RunResult
+from clinvk.plan import Plan
+from clinvk.reports import words
+
+# XML 1.0 has no way to write these, not even as numbers.
+_FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_ELEMENTS = {"failed": "failure", "indeterminate": "error"}
+_TOTALS = {"failure": "failures", "error": "errors", "skipped": "skipped"}
+
+
+def render(result: RunResult, plan: Plan) -> str:
+    """One suite, with a test for each task."""
+    cases = list(_cases(result, plan))
+    totals = _totals(result, cases)
+    root = ET.Element("testsuites", {"name": words.title(result), **totals})
+    named = one_line(result.source) or result.kind
+    suite = ET.SubElement(root, "testsuite", {"name": _sound(named), **totals})
+    if result.started_at:
+        suite.set("timestamp", _moment(result.started_at))
+    _add_properties(suite, _of_run(result))
+    suite.extend(cases)
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{ET.tostring(root, "unicode")}\n'
+
+
+def _cases(result: RunResult, plan: Plan) -> Iterable[ET.Element]:
+    """Readers take two tests of one name for the same test, so each gets a name of its own."""
+    taken: dict[str, int] = {}
+    for outcome in result.results:
+        base = _sound(words.name(outcome))
+        name = base
+        while name in taken:
+            taken[base] += 1
+            name = f"{base} ({taken[base]})"
+        taken[name] = 1
+        yield _case(outcome, plan, name)
+
+
+def _case(outcome: Outcome, plan: Plan, name: str) -> ET.Element:
+    backend = _sound(one_line(outcome.backend or "")) or "none"
+    seconds = f"{outcome.seconds:.3f}"
+    case = ET.Element("testcase", {"name": name, "classname": backend, "time": seconds})
+    _add_properties(case, _of_task(outcome, plan))
+    if not outcome.ok:
+        _add_problem(case, outcome)
+    if answer := words.answer(outcome):
+        ET.SubElement(case, "system-out").text = _sound(answer)
+    return case
+
+
+def _add_problem(case: ET.Element, outcome: Outcome) -> None:
+    failure = words.failure(outcome)
+    message = one_line(failure.message)
+    if outcome.state not in _ELEMENTS:
+        text = f"{outcome.state}: {message}" if outcome.error else outcome.state
+        ET.SubElement(case, "skipped", {"message": _sound(text)})
+        return
+    element = ET.SubElement(
+        case,
+        _ELEMENTS[outcome.state],
+        {"type": _sound(one_line(failure.kind)), "message": _sound(message)},
+    )
+    lines = [failure.message, *([f"hint: {failure.hint}"] if failure.hint else [])]
+    element.text = _sound(clean("\n".join(lines)))
+
+
+def _of_run(result: RunResult) -> dict[str, Any]:
+    return {
+        "run": result.id,
+        "kind": result.kind,
+        "state": result.state,
+        "why": result.why,
+        "exit_code": result.exit_code,
+        "tokens": result.usage.total if result.usage else None,
+        "cost_usd": _dollars(result.cost),
+        "cost_source": words.cost_source(result) if result.cost is not None else None,
+    }
+
+
+def _of_task(outcome: Outcome, plan: Plan) -> dict[str, Any]:
+    usage = outcome.usage
+    return {
+        "state": outcome.state,
+        "session": words.session(outcome),
+        "model": outcome.model,
+        "attempts": outcome.attempts,
+        "tokens": usage.total if usage else None,
+        "input_tokens": usage.input if usage else None,
+        "output_tokens": usage.output if usage else None,
+        "cost_usd": _dollars(outcome.cost),
+        "needs": ", ".join(words.needed(outcome, plan)),
+        "tags": ", ".join(outcome.tags),
+    }
+
+
+def _add_properties(element: ET.Element, values: Mapping[str, Any]) -> None:
+    """What is unknown is left out: an empty value would look like a known one."""
+    properties = ET.SubElement(element, "properties")
+    for name, value in values.items():
+        if value is not None and value != "":
+            text = _sound(one_line(str(value)))
+            ET.SubElement(properties, "property", {"name": name, "value": text})
+
+
+def _totals(result: RunResult, cases: list[ET.Element]) -> dict[str, str]:
+    counts = {
+        total: sum(case.find(element) is not None for case in cases)
+        for element, total in _TOTALS.items()
+    }
+    numbers = {"tests": len(cases), **counts}
+    return {k: str(v) for k, v in numbers.items()} | {"time": f"{result.seconds:.3f}"}
+
+
+def _dollars(cost: float | None) -> str | None:
+    return None if cost is None else f"{cost:.6f}"
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _sound(text: str) -> str:
+    return _FORBIDDEN.sub("", text)
