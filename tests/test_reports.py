@@ -569,6 +569,13 @@ def test_many_tasks_share_rows_and_none_covers_another():
         assert all(a[1] <= b[0] + 0.001 for a, b in pairwise(row))
 
 
+def test_rows_are_told_apart_by_the_parts_of_names_that_differ():
+    names = [f"review src/a_long_package/module_{i}.py" for i in (1, 2)]
+    text = html(*run(*(task(i, name=name) for i, name in enumerate(names)))).text
+    assert "✓ …1.py" in text
+    assert "✓ …2.py" in text
+
+
 def test_a_state_is_not_told_by_colour_alone():
     result, plan = every_state()
     page = html(result, plan)

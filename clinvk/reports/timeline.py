@@ -262,7 +262,7 @@ def _alike(names: list[str]) -> int:
     same = first[
         : sum(1 for _ in takewhile(lambda p: p[0] == p[1], zip(first, last, strict=False)))
     ]
-    found = 1 + max(same.rfind(" "), same.rfind("/"))
+    found = 1 + max(same.rfind(mark) for mark in " /_-.:")
     return found if found > 5 else 0
 
 
