@@ -77,6 +77,8 @@ SHARED = {
     "many",
     "comparing",
     "board",
+    "canvas",
+    "rows",
 }
 BETWEEN_COMMANDS = {
     ("resume", "run"): "resuming is asking, once the session is known",
