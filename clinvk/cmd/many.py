@@ -73,8 +73,9 @@ def drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) ->
     runs is asked to end; twice: at once."""
     import anyio
 
-    from clinvk.process import lone_exception
+    from clinvk.process import lone_exception, watch_by_pidfd
 
+    watch_by_pidfd()
     gc.enable()
     gc.freeze()  # what imports left behind need not be looked through again
     try:
@@ -96,9 +97,13 @@ async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunR
         run.stop(said(number), now=count > 1)
 
     async with anyio.create_task_group() as tasks:
+
+        def ready() -> None:
+            viewer.begin(run)
+            tasks.start_soon(viewer.live)
+
         await tasks.start(watch, heard)
-        tasks.start_soon(viewer.live)
-        viewer.begin(run)
+        run.ready = ready
         result: RunResult = await start()
         tasks.cancel_scope.cancel()
     return result
