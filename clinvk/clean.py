@@ -26,9 +26,14 @@ def clean(text: str) -> str:
     return re.sub(_SEQUENCE, "", text)
 
 
+def in_order(text: str) -> str:
+    """`clean`, and in the order in which it is written: for what stands beside other text."""
+    return clean(text).translate(_BIDI)
+
+
 def one_line(text: str) -> str:
     """`text` for a cell of a table: on one line, and in the order in which it is written."""
-    return " ".join(clean(text).translate(_BIDI).split())
+    return " ".join(in_order(text).split())
 
 
 class Cleaner:
