@@ -46,6 +46,20 @@ class Chooser:
         manifest = self.catalog.load(chosen)
         return Choice(manifest, catalogs.locate(manifest, self.child_env(chosen)))
 
+    def installed(self) -> list[str]:
+        """The names of the backends that are installed and enabled. Raises `ConfigError` for a
+        broken manifest."""
+        return [name for name in self.catalog.names() if self._is_there(name)]
+
+    def _is_there(self, name: str) -> bool:
+        if not self.config.backend(name).enabled:
+            return False
+        try:
+            catalogs.locate(self.catalog.load(name), self.child_env(name))
+        except NotInstalledError:
+            return False
+        return True
+
     def child_env(self, name: str) -> dict[str, str]:
         """Our environment, and what the config file adds for this backend."""
         return {**self.env, **self.config.backend(name).env}
