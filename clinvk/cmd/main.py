@@ -19,6 +19,7 @@ COMMANDS = {
     "chat": ("run", "Send a prompt (the same as ask)."),
     "resume": ("resume", "Go on with a session."),
     "parallel": ("parallel", "Run many tasks at a time, each of them a session."),
+    "compare": ("compare", "Ask several backends the same, and see the answers side by side."),
     "chain": ("chain", "Run steps one after the other, each knowing what came before."),
     "checkpoints": ("checkpoints", "List, show and delete checkpoints of chains."),
     "runs": ("runs", "List, show, watch, resume, retry … runs of many tasks."),

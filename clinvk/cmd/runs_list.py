@@ -119,7 +119,7 @@ def show_(
             "--events is about one task", f"name it: clinvk runs show {folder.id} TASK --events"
         )
     if as_json:
-        show.print_json(folder.with_outputs(result).to_json())
+        show.print_json(many.as_json(folder.with_outputs(result)))
         return
     if answers:
         for outcome in result.results:
@@ -127,6 +127,10 @@ def show_(
     many.print_summary(result)
     printer = show.Printer.for_errors()
     print(f"state: {result.state}" + (f" ({one_line(result.why)})" if result.why else ""))
+    if result.kind == "compare":
+        from clinvk.cmd import comparing  # other runs have no use for it
+
+        comparing.print_verdict(folder.with_outputs(result))
     if hint := many.next_step(result):
         printer.notice(hint)
 

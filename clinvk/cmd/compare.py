@@ -1,0 +1,213 @@
+"""`clinvk compare`: one prompt for several backends."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clinvk import durations
+from clinvk.cmd import many
+from clinvk.cmd import options as opt
+from clinvk.cmd import plan_options as common
+from clinvk.cmd.lazy import new_app
+from clinvk.cmd.show import Printer
+from clinvk.cmd.storage import stored
+from clinvk.errors import UsageError
+
+if TYPE_CHECKING:
+    from clinvk.dispatcher import Dispatcher
+    from clinvk.outcome import RunResult
+    from clinvk.plan import Plan
+
+app = new_app()
+
+NO_MODEL = "echo"  # answers without one: of use where there is hardly anybody else
+
+
+@app.command()
+@stored
+def compare(
+    words: opt.Prompt = None,
+    backends: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--backends",
+            "-b",
+            metavar="A,B:MODEL,…",
+            help="Whom to ask (repeatable).",
+            autocompletion=opt.complete_backends,
+        ),
+    ] = None,
+    all_backends: Annotated[
+        bool, typer.Option("--all-backends", help="All that are installed and enabled.")
+    ] = False,
+    sequential: Annotated[bool, typer.Option("--sequential", help="One after the other.")] = False,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge",
+            metavar="BACKEND[:MODEL]",
+            help="Let this one say whose answer is best.",
+            autocompletion=opt.complete_backends,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="The answers side by side, as a page."),
+    ] = None,
+    file: opt.File = None,
+    workdir: opt.Workdir = None,
+    approval: opt.Approval = None,
+    sandbox: opt.Sandbox = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="TIME", help="Of each answer: 90, 5m.")
+    ] = None,
+    tag: opt.Tag = None,
+    ephemeral: opt.Ephemeral = False,
+    dry_run: common.ListTasks = False,
+    as_json: opt.Json = False,
+    output_format: opt.Format = None,
+    quiet: common.Quiet = False,
+    output_dir: common.OutputDir = None,
+    junit: common.Junit = None,
+    report: common.Report = None,
+    config: opt.Config = None,
+) -> int:
+    """Ask several backends the same, and see the answers side by side.
+
+    Each answer is a session of its own, to go on with. A judge is asked twice, the second time
+    with the answers in the reverse order, and is not told whose they are."""
+    from clinvk.dispatcher import Dispatcher
+
+    loaded = opt.load(config)
+    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    # Answers are compared when all are there.
+    view = many.View(format=view.format, quiet=view.quiet, colour=view.colour)
+    prompt, _ = opt.prompt_of(words, file, [])
+    dispatcher = Dispatcher(loaded)
+    made = _plan(
+        dispatcher, prompt, _chosen(dispatcher, backends or [], view, everybody=all_backends),
+        judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],
+        options={"approval": approval, "sandbox": sandbox},
+        rules={
+            "max_parallel": 1 if sequential else loaded.config.parallel.max_workers,
+            "max_parallel_per_backend": loaded.config.parallel.max_parallel_per_backend,
+            "ephemeral": ephemeral, "output_dir": _absolute(output_dir),
+        },
+    )  # fmt: skip
+    if dry_run or loaded.config.unified_flags.dry_run:
+        return many.dry_run(dispatcher, made, view)
+    wanted = common.reports_of(junit, report)
+    _check_page(html)
+    return _execute(dispatcher, made, view, wanted, html)
+
+
+def _chosen(
+    dispatcher: Dispatcher, said: list[str], view: many.View, *, everybody: bool
+) -> list[str]:
+    """The backends that are meant. Raises `UsageError`."""
+    names = [name.strip() for words in said for name in words.split(",") if name.strip()]
+    if names and everybody:
+        raise UsageError("--backends and --all-backends exclude each other", "leave out one")
+    if not everybody:
+        return names
+    found = dispatcher.chooser.installed()
+    others = [name for name in found if name != NO_MODEL]
+    taken = others if len(others) > 1 else found
+    if len(taken) > 1:
+        what = " (echo is no model, and answers with what it is told)" if taken != others else ""
+        Printer.for_errors(view.colour).notice(f"comparing {', '.join(taken)}{what}")
+    return taken
+
+
+def _plan(
+    dispatcher: Dispatcher,
+    prompt: str,
+    backends: list[str],
+    *,
+    judge: str | None,
+    workdir: Path | None,
+    timeout: str | None,
+    tags: list[str],
+    options: dict[str, Any],
+    rules: dict[str, Any],
+) -> Plan:
+    from clinvk import comparison
+    from clinvk.plan import Rules
+
+    options = {k: v for k, v in options.items() if v is not None}
+    of_judge = {}
+    if judge is not None:
+        manifest = dispatcher.chooser.choose(comparison.split(judge)[0]).manifest
+        of_judge = comparison.judge_options(manifest, options)
+    return comparison.plan(
+        prompt,
+        backends,
+        judge=judge,
+        options=options,
+        judge_options=of_judge,
+        cwd=_folder(workdir),
+        timeout=_seconds(timeout),
+        tags=tags,
+        rules=Rules(**rules),
+    )
+
+
+def _folder(workdir: Path | None) -> str:
+    """The same folder, from wherever the run is carried on."""
+    found = os.path.realpath(workdir or os.curdir)
+    if not os.path.isdir(found):
+        raise UsageError(f"--workdir: {workdir}: no such folder")
+    return found
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return None if text is None else durations.seconds(text)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}") from error
+
+
+def _absolute(folder: Path | None) -> str | None:
+    return None if folder is None else os.path.abspath(folder.expanduser())
+
+
+def _execute(
+    dispatcher: Dispatcher, plan: Plan, view: many.View, reports: Any, html: Path | None
+) -> int:
+    """Run the plan, show it, and write its page; the exit code."""
+    from clinvk.planrun import PlanRun
+
+    viewer = many.viewer_for(view)
+    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.say)
+    run.keep()
+    result = many.drive(run, view, viewer, run.run)
+    code = many.conclude(run, result, view, reports)
+    if html is not None:
+        _write_page(html, plan.tasks[0].prompt, run.with_outputs(result))
+    return code
+
+
+def _check_page(html: Path | None) -> None:
+    if html is not None:
+        from clinvk import reports  # only where a file is wanted
+
+        reports.check(html, "html")
+
+
+def _write_page(path: Path, prompt: str, result: RunResult) -> None:
+    """Raises `UsageError`: nothing of the run is lost then."""
+    from clinvk.comparison_page import render
+    from clinvk.store.files import replace_file
+
+    data = render(prompt, result).encode("utf-8", "replace")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # a pipe or a device is not to be replaced
+        else:
+            replace_file(path, data, durable=False)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}", "name another file") from error
