@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +17,7 @@ from clinvk.clean import clean, one_line
 from clinvk.cmd import show
 from clinvk.cmd.show import Printer
 from clinvk.errors import UsageError
-from clinvk.outcome import Outcome, RunResult
+from clinvk.outcome import UNDERWAY, Outcome, RunResult
 
 if TYPE_CHECKING:
     from clinvk.config import Loaded
@@ -246,7 +247,13 @@ class Silent:
 
     def observe(self, change: Change) -> None: ...
 
-    def begin(self, run: PlanRun) -> None: ...
+    def begin(self, run: PlanRun) -> None:
+        id_ = run.folder.id if run.folder else None
+        self.begin_with(len(run.plan.tasks), id_, run.outcomes)
+
+    def begin_with(
+        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
+    ) -> None: ...
 
     async def live(self) -> None: ...
 
@@ -264,12 +271,14 @@ class Plain(Silent):
         self.total = 0
         self.over = 0
 
-    def begin(self, run: PlanRun) -> None:
-        self.total = len(run.plan.tasks)
-        where = f" · run {run.folder.id}" if run.folder else ""
-        left = sum(o.state == "queued" for o in run.outcomes)
-        self.over = self.total - left
-        self.printer.notice(f"{left} of {self.total} tasks to run{where}")
+    def begin_with(
+        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
+    ) -> None:
+        self.total = total
+        left = sum(o.state in UNDERWAY for o in outcomes)
+        self.over = total - left
+        where = f" · run {run_id}" if run_id else ""
+        self.printer.notice(f"{left} of {total} tasks to run{where}")
 
     def observe(self, change: Change) -> None:
         o = change.outcome
@@ -303,10 +312,18 @@ class Lines(Silent):
     """One JSON object a line, on stdout, as things happen."""
 
     run_id: str | None = None
+    run: PlanRun | None = None
 
     def begin(self, run: PlanRun) -> None:
-        self.run_id = run.folder.id if run.folder else None
-        _print_line({"type": "begin", "run": self.run_id, "total_tasks": len(run.plan.tasks)})
+        self.run = run
+        super().begin(run)
+
+    def begin_with(
+        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
+    ) -> None:
+        self.run_id = run_id
+        left = sum(o.state in UNDERWAY for o in outcomes)
+        _print_line({"type": "begin", "run": run_id, "total_tasks": total, "left": left})
 
     def observe(self, change: Change) -> None:
         line: dict[str, Any] = {"type": f"task_{change.kind}", "run": self.run_id}
@@ -314,7 +331,7 @@ class Lines(Silent):
         if o is not None:
             line |= {"index": o.index, "name": o.name, "backend": o.backend, "attempt": o.attempts}
         if change.kind == "ended" and o is not None:
-            line["result"] = o.to_json()
+            line["result"] = (self.run.with_output(o) if self.run else o).to_json()
         if change.event is not None:
             event = change.event.to_json()
             event.pop("version", None)
@@ -387,8 +404,9 @@ def finish(run: PlanRun | RunFolder, result: RunResult, view: View) -> None:
         comparing.finish(result, view)
         return
     if view.answers and not view.quiet and not view.answers_at_once:
-        for outcome in result.results:
-            print_answer(run.with_output(outcome))
+        with literally():
+            for outcome in result.results:
+                print_answer(run.with_output(outcome))
     print_summary(result)
     tell_rest(result, view)
 
@@ -400,6 +418,19 @@ def as_json(result: RunResult) -> dict[str, Any]:
     from clinvk import comparison
 
     return comparison.to_json(result)
+
+
+@contextmanager
+def literally() -> Iterator[None]:
+    """What is printed inside is text to GitHub Actions, which would obey `::add-mask::…` in an
+    answer."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        yield
+        return
+    word = os.urandom(16).hex()
+    print(f"::stop-commands::{word}")
+    yield
+    print(f"::{word}::")
 
 
 def print_answer(outcome: Outcome) -> None:

@@ -42,11 +42,12 @@ def report(
         raise UsageError(f"--format: {form!r} is not one of: {', '.join(REPORTS)}")
     folder = runs_of(opt.load(config)).find(id)
     plan = folder.plan()
-    text = reports.render(form, folder.with_outputs(folder.result(plan)), plan)
+    result = folder.with_outputs(folder.result(plan))
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(reports.render(form, result, plan))
         return
-    reports.save(output, text)
+    reports.check(output, form)
+    reports.write(output, result, plan, form)
     show.Printer.for_errors().notice(f"written to {output}")
 
 

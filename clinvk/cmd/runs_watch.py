@@ -2,63 +2,120 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import msgspec
 
-from clinvk.cmd import many
+from clinvk.cmd import many, show
 from clinvk.cmd import options as opt
+from clinvk.cmd import plan_options as plan
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, runs_of
+from clinvk.outcome import Outcome
 
 if TYPE_CHECKING:
     from clinvk.journal import RunFolder
+    from clinvk.messages import Event
+    from clinvk.scheduler import Change
 
 app = Commands()
 
-POLL = 0.2  # seconds between looks at the journal
+POLL = 0.25  # seconds between looks
 
 
 @app.command("watch")
 def watch(
     id: LastRun = "last",  # noqa: A002 - the field's name
-    once: Annotated[bool, typer.Option("--once", help="Where it stands, and no more.")] = False,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The summary alone.")] = False,
+    quiet: plan.Quiet = False,
     config: opt.Config = None,
 ) -> int:
     """Watch a run that is going on, until its end; the exit code is the run's. Ctrl-C ends the
     watching alone."""
+    import anyio
+
     loaded = opt.load(config)
     view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     folder = runs_of(loaded).find(id)
     viewer = many.viewer_for(view)
     try:
-        for change in _changes(folder, once=once):
-            viewer.observe(change)
+        anyio.run(_watch, folder, viewer)
+    except KeyboardInterrupt:
+        viewer.close()
+        show.Printer.for_errors(view.colour).notice(f"run {folder.id} goes on")
+        raise
     finally:
         viewer.close()
     result = folder.result()
     many.finish(folder, result, view)
-    return result.exit_code if result.state != "running" else 0
+    return result.exit_code
 
 
-def _changes(folder: RunFolder, *, once: bool) -> Iterator[Any]:
-    """What has happened since the last look, again and again."""
-    from clinvk.scheduler import Change
+async def _watch(folder: RunFolder, viewer: Any) -> None:
+    import anyio
 
-    before = dict.fromkeys(range(len(folder.plan().tasks)), "queued")
-    while True:
-        running = folder.running() is not None  # asked first, so that the last look sees the end
-        for outcome in folder.result().results:
-            known = before[outcome.index]
-            if outcome.state != known:
-                before[outcome.index] = outcome.state
-                kind: Any = "started" if outcome.state == "running" else "ended"
-                yield Change(kind=kind, outcome=outcome)
-        if once or not running:
+    look = _Look(folder)
+    viewer.begin_with(len(look.plan.tasks), folder.id, look.outcomes)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(viewer.live)
+        running = True
+        while running:
+            running = folder.running() is not None  # asked first: the last look sees the end
+            for change in look.again():
+                viewer.observe(change)
+            if running:
+                await anyio.sleep(POLL)
+        tasks.cancel_scope.cancel()
+
+
+class _Look:
+    """What has happened in a run since the last look at its files."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.plan = folder.plan()
+        self.outcomes: tuple[Outcome, ...] = folder.result(self.plan).results
+        self._read: dict[int, int] = {}  # bytes of a task's events that were seen
+
+    def again(self) -> Iterator[Change]:
+        from clinvk.scheduler import Change
+
+        before = self.outcomes
+        self.outcomes = self.folder.result(self.plan).results
+        for old, new in zip(before, self.outcomes, strict=True):
+            if (new.state, new.attempts) != (old.state, old.attempts) and new.state != "queued":
+                if new.state == "running":
+                    yield Change(kind="started", outcome=new)
+                else:
+                    yield Change(kind="ended", outcome=self.folder.with_output(new))
+            if new.state == "running":
+                for event in self._events(new.index):
+                    yield Change(kind="event", outcome=new, event=event)
+
+    def _events(self, index: int) -> Iterator[Event]:
+        try:
+            with open(self.folder.events_path(index), "rb") as file:
+                file.seek(self._read.get(index, 0))
+                whole, _, _ = file.read().rpartition(b"\n")
+        except OSError:  # it has said nothing yet
             return
-        time.sleep(POLL)
+        self._read[index] = self._read.get(index, 0) + len(whole) + bool(whole)
+        for line in whole.split(b"\n"):
+            if event := _event(line):
+                yield event
+
+
+def _event(line: bytes) -> Event | None:
+    """The event that a line tells of; nothing for the line of a result, or one of a newer kind."""
+    from clinvk.reader import EVENT_TYPES
+
+    try:
+        said = msgspec.json.decode(line, type=dict[str, Any])
+    except ValueError:
+        return None
+    cls = EVENT_TYPES.get(str(said.get("type")))
+    if cls is None:
+        return None
+    return cls(**{k: v for k, v in said.items() if k in cls.__struct_fields__})
