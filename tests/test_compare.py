@@ -154,6 +154,17 @@ def test_a_prompt_can_be_piped_in_behind_another(clinvk: CommandLine) -> None:
     assert done.stdout.count("You said: explain the piped text") == 2
 
 
+@pytest.mark.parametrize("words", [("- a list",), ("--", "-x")])
+def test_a_prompt_may_begin_with_a_dash(clinvk: CommandLine, words: tuple[str, ...]) -> None:
+    done = clinvk("compare", "--backends", "echo:a,echo:b", *words)
+    assert done.stdout.count(f"You said: {words[-1]}") == 2
+
+
+def test_a_run_that_was_kept_still_tells_its_verdict(clinvk: CommandLine) -> None:
+    found = clinvk.json("compare", "hi", *PAIR, "--judge", "echo", "--json")
+    assert clinvk.json("runs", "show", "last", "--json")["verdict"] == found["verdict"]
+
+
 def test_one_after_the_other_where_that_is_wanted(clinvk: CommandLine) -> None:
     done = clinvk("compare", "hi", *PAIR, "--sequential")
     told = [line for line in done.stderr.splitlines() if "started" in line or "done" in line]

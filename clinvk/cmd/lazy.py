@@ -107,9 +107,10 @@ class Root(Lazy):
             args.insert(0, PROMPT)
         if before:
             args = [*_with_config(self, ctx, args, before)]
-        if args[0] in (PROMPT, "chat", "resume"):
-            args, behind = _split(_literal_prompts(self.get_command(ctx, args[0]), args))
-            ctx.meta[BEHIND] = behind
+        if args[0] in (PROMPT, "chat", "resume", "compare"):
+            args = _literal_prompts(self.get_command(ctx, args[0]), args)
+        if args[0] in (PROMPT, "chat", "resume"):  # others hand nothing to a backend
+            args, ctx.meta[BEHIND] = _split(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
