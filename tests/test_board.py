@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from wcwidth import wcwidth
 
 from clinvk.cmd.board import LAST_KEPT, Board
-from clinvk.cmd.canvas import cells, last_line
+from clinvk.cmd.canvas import cells, ending
 from clinvk.cmd.rows import PIECES
 from clinvk.cmd.show import Printer
 from clinvk.messages import Delta, Event, Failure, Notice, Started, Text, Thinking, Tool, ToolResult
@@ -236,7 +236,7 @@ def test_the_last_line_that_a_task_said_comes_with_it():
     assert stage.frame[1].endswith("  and on")
 
 
-def test_a_line_that_is_full_begins_anew():
+def test_of_a_long_line_the_end_is_seen():
     stage = Stage()
     stage.start("one")
     said = []
@@ -248,9 +248,9 @@ def test_a_line_that_is_full_begins_anew():
 
 
 @given(st.text(st.sampled_from("ab  漢🚀"), max_size=200), st.integers(1, 30))
-def test_the_last_line_fits(text: str, room: int):
-    line = last_line(text, room)
-    assert cells(line) <= max(room, 2)
+def test_the_end_of_a_line_fits(text: str, room: int):
+    line = ending(text, room)
+    assert cells(line) <= room
     assert text.endswith(line)
 
 
@@ -492,7 +492,7 @@ def start(home: Home, tasks: str) -> Iterator[Start]:
         child.close(force=True)
 
 
-def ending(child: pexpect.spawn, rows: int, columns: int) -> tuple[Screen, int]:
+def end(child: pexpect.spawn, rows: int, columns: int) -> tuple[Screen, int]:
     child.expect(pexpect.EOF)
     child.close()
     screen = Screen(columns, rows)
@@ -504,7 +504,7 @@ def ending(child: pexpect.spawn, rows: int, columns: int) -> tuple[Screen, int]:
 def test_a_run_is_seen_and_leaves_a_clean_screen(start: Start, rows: int, columns: int):
     child = start(rows, columns)
     child.expect("the first.*answering")
-    screen, code = ending(child, rows, columns)
+    screen, code = end(child, rows, columns)
     assert code == 1
     assert "7 tasks: 6 done, 1 failed" in screen.text.replace("\n", "")
     assert not OF_A_BOARD.search(screen.text)
@@ -517,7 +517,7 @@ def test_ctrl_c_leaves_a_clean_screen(start: Start, rows: int, columns: int):
     child = start(rows, columns)
     child.expect("the first.*answering")
     child.sendintr()
-    screen, code = ending(child, rows, columns)
+    screen, code = end(child, rows, columns)
     assert code == 7
     assert "cancelled: ending what runs" in screen.text.replace("\n", "")
     assert not OF_A_BOARD.search(screen.text)

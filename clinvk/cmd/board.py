@@ -298,7 +298,8 @@ class Board:
     def _widen(self, rows: list[Row], width: int) -> None:
         """Names get the room that the longest one needs; columns that go to and fro are restless,
         so it is not taken away again."""
-        longest = max((cells(plain(row.doing)) for row in rows), default=0)
+        running = (row for row in rows if row.slot is not None)
+        longest = max((cells(plain(row.doing)) for row in running), default=0)
         self._doing_width = min(max(self._doing_width, longest), 11 + width // 12)
         most = width // 3 - 2 if width >= NARROW - 1 else width - self._doing_width - 12
         longest = max((cells(row.name) for row in rows), default=0)

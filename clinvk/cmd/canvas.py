@@ -187,10 +187,10 @@ def fitting(text: str, room: int) -> str:
     return text
 
 
-def last_line(text: str, room: int) -> str:
-    """The last of the lines that a typewriter of that width makes of it."""
-    while cells(text) > room:
-        head = fitting(text, room)
-        end = head.rfind(" ") if " " in head else len(head)
-        text = text[max(1, end) :].lstrip()
-    return text
+def ending(text: str, room: int) -> str:
+    """`text` where it fits, else its last words: less than would fit, so that there is room for
+    what comes, and it does not have to be cut again at once."""
+    if cells(text) <= room:
+        return text
+    last = fitting(text[::-1], room * 2 // 3)[::-1]
+    return last.partition(" ")[2] or last

@@ -9,7 +9,7 @@ from datetime import datetime
 from msgspec import Struct, field
 
 from clinvk.clean import Cleaner
-from clinvk.cmd.canvas import cells, last_line, plain
+from clinvk.cmd.canvas import cells, ending, plain
 from clinvk.messages import Event, Text, Tool
 from clinvk.outcome import UNDERWAY, Outcome
 
@@ -58,7 +58,7 @@ class Row(Struct, kw_only=True):
             self.doing = DOING.get(event.type, self.doing)
 
     def words(self, room: int) -> str:
-        """The last line that it said, which begins anew where it is full."""
+        """The last line that it said, or the end of that."""
         if self.pieces:
             said = self.said + self.cleaner.feed("".join(self.pieces))
             self.pieces.clear()
@@ -67,7 +67,7 @@ class Row(Struct, kw_only=True):
             return self.shown
         self.shown = plain(self.said)
         if cells(self.shown) > room:
-            self.shown = last_line(self.shown, room)
+            self.shown = ending(self.shown, room)
             self.said = self.shown + self.said[len(self.said.rstrip()) :]
         return self.shown
 
