@@ -123,11 +123,13 @@ class Defaults(Struct, frozen=True, kw_only=True):
     task: dict[str, Any] = {}
 
 
-def read(path: str | None, text: str, form: str | None = None) -> tuple[Any, str]:
-    """The data in a text, and the format that it was read in: `form`, else by the name of the
-    file, else by how it looks. Raises `ConfigError`."""
+def read(
+    path: str | None, text: str, form: str | None = None, *, of_lines: bool = False
+) -> tuple[Any, str]:
+    """The data in a text, and the format that it was read in: `form`; else lines, where the prompt
+    names them; else by the name of the file, else by how it looks. Raises `ConfigError`."""
     source = path or "stdin"
-    form = form or _form_of(path, text)
+    form = form or ("lines" if of_lines else _form_of(path, text))
     if form not in FORMATS:
         raise ConfigError(f"--format: {form!r} is not one of: {', '.join(FORMATS)}")
     try:
@@ -212,7 +214,7 @@ class _Reader:
         columns = entry.pop(COLUMNS, {})
         merged = _merged(whole.defaults, self.defaults.task, entry)
         if "line" in columns:
-            merged.setdefault("prompt", "{{line}}")
+            _name_by_line(merged)
         general = [*(k for k in merged if k not in entry), *NOT_OF_ONE]
         count = 1
         for values in axes.values():
@@ -287,7 +289,8 @@ class _Reader:
             ]
         if written.schema is not None:
             options["schema"] = self._schema(written.schema, (*path, "schema"))
-        return options | _as_json(written.options, (*path, "options"))
+        options |= _as_json(written.options, (*path, "options"))
+        return options
 
     def _schema(self, name: str, path: tuple[str | int, ...]) -> str:
         text = self._read(name, path)
@@ -396,6 +399,14 @@ def _as_json(value: Any, path: tuple[str | int, ...]) -> Any:
         return to_builtins(value, str_keys=True)
     except (TypeError, ValueError) as error:
         raise ShapeError(path, f"it cannot be kept as JSON: {error}") from error
+
+
+def _name_by_line(merged: dict[str, Any]) -> None:
+    """Where a line is the whole prompt, it is too long for a name."""
+    if "prompt" in merged:
+        merged.setdefault("name", "{{line}}")
+    else:
+        merged["prompt"] = "{{line}}"
 
 
 def _name(written: Written, position: int) -> str:

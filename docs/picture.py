@@ -24,7 +24,7 @@ COLUMNS = 80
 COMMANDS = (
     'clinvk -b echo "fix the bug"',
     'clinvk -c "now add tests"',
-    'for f in lexer parser; do clinvk -b echo "review the $f" >$f.md & done; wait',
+    "printf 'lexer\\nparser\\n' | clinvk parallel -b echo -q --prompt 'review {{line}}'",
     "clinvk sessions list",
     "clinvk -b echo --timeout 1 --option delay=0.4 'rewrite it all'; echo \"exit $?\"",
 )

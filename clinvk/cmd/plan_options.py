@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec.structs import replace
 
-from clinvk import durations
+from clinvk import durations, placeholders
 from clinvk.errors import ClinvkError, ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
         raise ConfigError(
             f"{name}: not UTF-8 text: {error.reason} at byte {error.start}"
         ) from error
-    found, form = taskfile.read(None if source == "-" else source, text, form)
+    by_line = "line" in placeholders.names(str(defaults.task.get("prompt", "")))
+    found, form = taskfile.read(None if source == "-" else source, text, form, of_lines=by_line)
     lined = text if form in ("yaml", "json") else ""
     return taskfile.plan_of(found, name, kind, defaults, lined)
 
