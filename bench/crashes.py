@@ -51,7 +51,9 @@ def _parallel(env: Mapping[str, str], word: str) -> subprocess.Popen[bytes]:
         for i in range(TASKS)
     ]
     file = Path(env["HOME"], "tasks.json")
-    file.write_text(json.dumps({"tasks": tasks, "max_parallel": AT_A_TIME, "defaults": {"backend": "echo"}}))
+    file.write_text(
+        json.dumps({"tasks": tasks, "max_parallel": AT_A_TIME, "defaults": {"backend": "echo"}})
+    )
     words = ["parallel", str(file), "-q"]
     return subprocess.Popen(
         [*CLINVK, *words], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

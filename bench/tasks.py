@@ -93,8 +93,14 @@ def waiting() -> None:
 def resident(form: str, count: int) -> tuple[int, int]:
     """KB that the driver holds, and held at most, while its first task runs and the others wait."""
     with home() as env:
-        backend(env, "slow", 'echo "$$" > "$HOME/running.new"\nmv "$HOME/running.new" "$HOME/running"\nexec sleep 60')
-        tasks = [{"prompt": f"look at file number {i} and say what it is for"} for i in range(count)]
+        backend(
+            env,
+            "slow",
+            'echo "$$" > "$HOME/running.new"\nmv "$HOME/running.new" "$HOME/running"\nexec sleep 60',
+        )
+        tasks = [
+            {"prompt": f"look at file number {i} and say what it is for"} for i in range(count)
+        ]
         file = Path(env["HOME"], f"tasks.{form}")
         if form == "jsonl":
             file.write_text("".join(json.dumps(task) + "\n" for task in tasks))

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from clinvk.api import arun, run
     from clinvk.catalog import Catalog
+    from clinvk.comparison import Verdict
     from clinvk.config import Loaded, load
     from clinvk.dispatcher import Dispatcher, TurnPlan
     from clinvk.errors import (
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
         UsageError,
     )
     from clinvk.fanout import (
+        Comparison,
         achain,
+        acompare,
         aparallel,
         aresume,
         chain,
+        compare,
         parallel,
         resume_run,
     )
@@ -77,7 +81,11 @@ _WHERE = {
         "Delta", "Denial", "Denied", "Event", "Failed", "Failure", "Finished", "Notice", "Request",
         "Result", "Started", "Text", "Thinking", "Tool", "ToolResult",
     ),
-    "fanout": ("achain", "aparallel", "aresume", "chain", "parallel", "resume_run"),
+    "comparison": ("Verdict",),
+    "fanout": (
+        "Comparison", "achain", "acompare", "aparallel", "aresume", "chain", "compare", "parallel",
+        "resume_run",
+    ),
     "manager": ("SessionManager",),
     "outcome": ("Outcome", "RunResult"),
     "plan": ("Plan", "Task"),
@@ -90,13 +98,13 @@ _WHERE = {
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "AgentFlowManager", "Catalog", "Change", "ClinvkError", "ConfigError", "Delta", "Denial",
-    "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished", "Loaded", "Message",
-    "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan", "PlanRun", "Request",
-    "Result", "Run", "RunResult", "Session", "SessionError", "SessionManager", "SessionNotFound",
-    "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan", "Usage", "UsageError",
-    "WorkflowManager", "achain", "aparallel", "aresume", "arun", "chain", "load", "parallel",
-    "resume_run", "run",
+    "AgentFlowManager", "Catalog", "Change", "ClinvkError", "Comparison", "ConfigError", "Delta",
+    "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished", "Loaded",
+    "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan", "PlanRun",
+    "Request", "Result", "Run", "RunResult", "Session", "SessionError", "SessionManager",
+    "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan",
+    "Usage", "UsageError", "Verdict", "WorkflowManager", "achain", "acompare", "aparallel",
+    "aresume", "arun", "chain", "compare", "load", "parallel", "resume_run", "run",
 ]  # fmt: skip
 
 

@@ -11,22 +11,27 @@ result, as everywhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from clinvk import taskfile
+from msgspec import Struct
+
+from clinvk import comparison, taskfile
+from clinvk.comparison import Verdict
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
 from clinvk.journal import Runs
 from clinvk.outcome import RunResult
-from clinvk.plan import Plan
+from clinvk.plan import Plan, Rules
 from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
 
 if TYPE_CHECKING:
     from clinvk.scheduler import Change
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Tasks = str | os.PathLike[str] | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
 Observe = Callable[["Change"], None]
 
@@ -61,6 +66,55 @@ async def achain(
     `stop_on_failure`, `pass_working_dir`, `pass_session`."""
     where = dispatcher or Dispatcher()
     return await _run(where, plan_of(steps, "chain", where, rules), observe)
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """What several backends made of one prompt: the run, with what each answered, and what the
+    judge has to say of that, where one was asked."""
+
+    result: RunResult
+    verdict: Verdict | None = None
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """Backend: its answer."""
+        return {a.name: a.output for a in comparison.answers(self.result)}
+
+
+async def acompare(
+    prompt: str,
+    backends: Sequence[str],
+    *,
+    judge: str | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - of each answer, whose program is ended then
+    tags: Iterable[str] = (),
+    sequential: bool = False,
+    ephemeral: bool = False,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+    **options: Any,
+) -> Comparison:
+    """What several backends make of one prompt (`["claude", "codex:gpt-5"]`), and which answer a
+    `judge` finds best. `options` are those of a run (`approval="auto"`). Raises `ClinvkError`."""
+    where = dispatcher or Dispatcher()
+    of_judge: dict[str, Any] = {}
+    if judge is not None:
+        name, _ = comparison.split(judge)
+        of_judge = comparison.judge_options(where.chooser.choose(name).manifest, options)
+    parallel = where.config.config.parallel
+    plan = comparison.plan(
+        prompt, list(backends), judge=judge, options=options, judge_options=of_judge,
+        cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
+        timeout=timeout, tags=tuple(tags),
+        rules=Rules(
+            max_parallel=1 if sequential else parallel.max_workers,
+            max_parallel_per_backend=parallel.max_parallel_per_backend,
+            ephemeral=ephemeral,
+        ),
+    )  # fmt: skip
+    result = await _run(where, plan, observe)
+    return Comparison(result=result, verdict=comparison.verdict(result))
 
 
 async def aresume(
@@ -131,16 +185,15 @@ def _plain(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _waiting(function: Callable[..., Any]) -> Callable[..., RunResult]:
+def _waiting(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     """The same for code without an event loop."""
 
     @wraps(function)
-    def called(*args: Any, **named: Any) -> RunResult:
+    def called(*args: P.args, **named: P.kwargs) -> T:
         import anyio
 
-        async def main() -> RunResult:
-            result: RunResult = await function(*args, **named)
-            return result
+        async def main() -> T:
+            return await function(*args, **named)
 
         return anyio.run(main)
 
@@ -149,4 +202,5 @@ def _waiting(function: Callable[..., Any]) -> Callable[..., RunResult]:
 
 parallel = _waiting(aparallel)
 chain = _waiting(achain)
+compare = _waiting(acompare)
 resume_run = _waiting(aresume)

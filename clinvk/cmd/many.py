@@ -97,6 +97,7 @@ async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunR
         viewer.say(f"{said(number)}: {told}")
         run.stop(said(number), now=count > 1)
 
+    results: list[RunResult] = []
     async with anyio.create_task_group() as tasks:
 
         def ready() -> None:
@@ -105,9 +106,9 @@ async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunR
 
         await tasks.start(watch, heard)
         run.ready = ready
-        result: RunResult = await start()
+        results.append(await start())
         tasks.cancel_scope.cancel()
-    return result
+    return results[0]
 
 
 def view_of(
@@ -198,8 +199,7 @@ def execute_chain(
 ) -> int:
     """Run a chain, under the name of its checkpoint, and show it; the exit code."""
     viewer = viewer_for(view)
-    printer = Printer.for_errors(view.colour)
-    run = manager.prepared(plan, **names, observe=viewer.observe, notify=printer.notice)
+    run = manager.prepared(plan, **names, observe=viewer.observe, notify=viewer.say)
 
     async def start() -> RunResult:
         return await manager.drive(run, rerun_indeterminate=rerun_indeterminate)

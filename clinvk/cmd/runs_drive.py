@@ -96,8 +96,7 @@ def _carry_on(
 
     folder = runs_of(loaded).find(id_)
     viewer = many.viewer_for(view)
-    printer = show.Printer.for_errors(view.colour)
-    run = resumed(Dispatcher(loaded), folder, observe=viewer.observe, notify=printer.notice)
+    run = resumed(Dispatcher(loaded), folder, observe=viewer.observe, notify=viewer.say)
     wanted = choose(run)
     result = many.drive(run, view, viewer, lambda: run.carry_on(wanted))
     return many.conclude(run, result, view, reports)
