@@ -138,7 +138,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
 
 def count(states: Iterable[str]) -> dict[str, int]:
-    counts = dict.fromkeys(STATES, 0)
+    counts: dict[str, int] = dict.fromkeys(STATES, 0)
     for state in states:
         counts[state] += 1
     return {state: n for state, n in counts.items() if n}

@@ -39,8 +39,9 @@ async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> in
     import anyio
 
     printer = Printer.for_errors(output.colour)
+    held = _Held()
     async with anyio.create_task_group() as tasks:
-        held = _Held(tasks.cancel_scope)
+        held.scope = tasks.cancel_scope
         await tasks.start(watch, held.heard)
         async with dispatcher.stream(request, notify=printer.notice) as run:
             gc.enable()
@@ -86,9 +87,7 @@ class _Held:
 
     run: Any = None
     viewer: Any = None
-
-    def __init__(self, scope: Any) -> None:
-        self.scope = scope
+    scope: Any = None
 
     def heard(self, number: signal.Signals, count: int) -> None:
         if self.run is None:
