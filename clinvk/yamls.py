@@ -63,7 +63,8 @@ def _refuse_depth(text: str | bytes) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEEPEST:
-                raise YamlError("nested too deeply", event.start_mark.line + 1)
+                mark = event.start_mark
+                raise YamlError("nested too deeply", mark.line + 1 if mark else None)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
