@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         chain,
         compare,
         parallel,
+        plan_of,
         resume_run,
     )
     from clinvk.manager import SessionManager
@@ -84,7 +85,7 @@ _WHERE = {
     "comparison": ("Verdict",),
     "fanout": (
         "Comparison", "achain", "acompare", "aparallel", "aresume", "chain", "compare", "parallel",
-        "resume_run",
+        "plan_of", "resume_run",
     ),
     "manager": ("SessionManager",),
     "outcome": ("Outcome", "RunResult"),
@@ -104,7 +105,7 @@ __all__ = [
     "Request", "Result", "Run", "RunResult", "Session", "SessionError", "SessionManager",
     "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan",
     "Usage", "UsageError", "Verdict", "WorkflowManager", "achain", "acompare", "aparallel",
-    "aresume", "arun", "chain", "compare", "load", "parallel", "resume_run", "run",
+    "aresume", "arun", "chain", "compare", "load", "parallel", "plan_of", "resume_run", "run",
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
 from clinvk.journal import Runs
 from clinvk.outcome import RunResult
-from clinvk.plan import Plan, Rules
+from clinvk.plan import Kind, Plan, Rules
 from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ async def aresume(
     return carried.with_outputs(await carried.carry_on(choose))
 
 
-def plan_of(tasks: Tasks, kind: str, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
+def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
     """The plan that the arguments of `aparallel` and `achain` make. Raises `ConfigError`."""
     parallel = dispatcher.config.config.parallel
     of_tasks = {k: v for k, v in rules.items() if k in taskfile.Written.__struct_fields__}
