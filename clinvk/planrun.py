@@ -55,6 +55,8 @@ class PlanRun:
         self.outcomes = _fresh(plan, self.checked.asks)
         self.scheduler: Scheduler | None = None
         self.outputs = Outputs(Path(rules.output_dir)) if (rules := plan.rules).output_dir else None
+        # Called as soon as `outcomes` say what is to be run.
+        self.ready: Callable[[], None] = lambda: None
         self.is_old = False  # it was begun before, and is to be carried on
         self._found: list[Outcome] = []  # of another run, taken over
         self._before: RunResult | None = None  # where it stood when it was carried on
@@ -154,6 +156,7 @@ class PlanRun:
         )  # fmt: skip
         if self._stopped:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
+        self.ready()
         await scheduler.run()
         state = _state(self.outcomes, cancelled=scheduler.cancelled)
         before = self._before
