@@ -12,7 +12,8 @@ resumed can be told from a new one:
 What else shall happen is written into the prompt; only the last text of the user counts:
 
     <<status 429>>            refuse with that HTTP status, every time
-    <<status 429 after 30>>   the same, with a Retry-After header
+    <<status 429 after 30>>   the same, with a Retry-After header, and a message that says so too
+    <<first 2>>               the directives beside it hold for the first 2 requests with this text
     <<wait 5>>                be silent for 5 s before the headers
     <<pause 5>>               send the first piece of the text, and the rest 5 s later
     <<cut>>                   send the first piece and close the socket

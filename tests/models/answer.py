@@ -102,9 +102,11 @@ def conversation(
     return Conversation(model, system, tools, users, result, schema)
 
 
-def plan(shown: Conversation) -> Answer:
-    """What the last text of the user asks for."""
+def plan(shown: Conversation, times: int = 1) -> Answer:
+    """What the last text of the user asks for, when it is asked for the `times`th time."""
     words = {name: rest.split() for name, rest in WORDS.findall(shown.last)}
+    if "first" in words and times > int(words["first"][0]):
+        words = {}
     return Answer(_text(shown, words), _tool(shown), words)
 
 

@@ -135,14 +135,22 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _answer(self, wire: Wire, shown: Conversation, send: Send) -> None:
-        answer = plan(shown)
+        answer = plan(shown, self._times(shown.last))
         self._sleep(answer.number("wait"))
         if "status" in answer:
             status, *after = answer.words["status"]
             headers = {"Retry-After": after[1]} if after else {}
-            self._json(int(status), wire.error(int(status), "made-up failure"), headers)
+            said = (
+                f"made-up failure, try again in {after[1]} seconds" if after else "made-up failure"
+            )
+            self._json(int(status), wire.error(int(status), said), headers)
         else:
             send(wire, shown, answer)
+
+    def _times(self, text: str) -> int:
+        """How often that was asked so far, this time among them."""
+        asked = (r for r in list(self.server.requests) if not r.path.endswith(COUNTING))
+        return sum(r.last == text for r in asked)
 
     def _whole(self, wire: Wire, shown: Conversation, answer: Answer) -> None:
         self._sleep(answer.number("pause"))

@@ -140,3 +140,12 @@ def test_a_long_text_arrives_whole(cli: Cli, home: Home) -> None:
     text = spoken(start(cli.run, "<<size 200000>>", home))
 
     assert len(text.encode()) == 200_000
+
+
+def test_a_directive_can_hold_for_the_first_request_alone(cli: Cli, home: Home) -> None:
+    prompt = "<<size 10>><<first 1>>"
+
+    texts = [spoken(start(cli.run, prompt, home)) for _ in range(2)]
+
+    assert len(texts[0]) == 10
+    assert texts[1] == f"answer 1 to: {prompt} | began with: {prompt}"
