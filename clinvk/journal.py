@@ -141,7 +141,7 @@ class RunFolder:
         running = not ours and self.running() is not None
         try:
             return fold(plan, self._lines(), self.id, running=running)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise self._damaged("journal.jsonl", f"{type(error).__name__}: {error}") from error
 
     def with_outputs(self, result: RunResult) -> RunResult:

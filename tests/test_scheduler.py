@@ -538,6 +538,12 @@ async def test_each_task_has_its_own_time(many: Many):
 # Cancelled
 
 
+async def until(condition: Callable[[], Any]) -> None:
+    with anyio.fail_after(20):
+        while not condition():  # noqa: ASYNC110 - it is about files
+            await anyio.sleep(0.02)
+
+
 async def cancelling(many: Many, plan: Plan, *ready: Callable[[], Any], times: int) -> RunResult:
     run = many.prepared(plan)
     result: list[RunResult] = []
@@ -548,8 +554,7 @@ async def cancelling(many: Many, plan: Plan, *ready: Callable[[], Any], times: i
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(go)
-            while not all(r() for r in ready):
-                await anyio.sleep(0.02)
+            await until(lambda: all(r() for r in ready))
             for n in range(times):
                 run.stop("cancelled", now=n > 0)
                 await anyio.sleep(0.05)
@@ -582,8 +587,7 @@ async def test_whoever_leaves_a_run_leaves_nothing_alive(many: Many, tree: Path)
     run = many.prepared(many.plan(["a"]))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run.run)
-        while not (tree / "self").exists():
-            await anyio.sleep(0.02)
+        await until((tree / "self").exists)
         tasks.cancel_scope.cancel()
     assert living(tree) == []
     kept = Runs(many.home.path).find("last").result()
