@@ -15,6 +15,12 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|m|s)", re.IGNORECASE)
 _CLOCK = re.compile(
     r"(?:resets?|again)\s+(?:at\s+)?(\d{1,2})(?::(\d{2}))?\s*(am|pm)\b", re.IGNORECASE
 )
+_DATE = re.compile(
+    r"(?:resets?|again)\s+(?:at\s+|on\s+)?([a-z]{3})[a-z]*\.?\s+(\d{1,2})(?:st|nd|rd|th)?,?\s+"
+    r"(?:(\d{4}),?\s+)?(?:at\s+)?(\d{1,2})(?::(\d{2}))?\s*(am|pm)\b",
+    re.IGNORECASE,
+)
+_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -32,18 +38,45 @@ def _moment(text: str, now: datetime) -> datetime | None:
     if found := _SPAN.search(text):
         parts = _PART.findall(found.group(1))
         return now + timedelta(seconds=sum(float(n) * _SECONDS[unit.lower()] for n, unit in parts))
+    if found := _DATE.search(text):
+        month, day, year, *clock = found.groups()
+        return _on(month.lower(), int(day), int(year or 0), _of_day(*clock), now)
     if found := _CLOCK.search(text):
-        return _next(int(found.group(1)), int(found.group(2) or 0), found.group(3), now)
+        return _next(_of_day(*found.groups()), now)
     return None
 
 
-def _next(hour: int, minute: int, half: str, now: datetime) -> datetime | None:
+def _of_day(hour: str, minute: str | None, half: str) -> timedelta:
+    """Since midnight."""
+    if not (1 <= int(hour) <= 12 and int(minute or 0) < 60):
+        raise ValueError("no time of day")
+    later = 12 if half.lower() == "pm" else 0
+    return timedelta(hours=int(hour) % 12 + later, minutes=int(minute or 0))
+
+
+def _next(clock: timedelta, now: datetime) -> datetime:
     """The next such time of day, by the clock of this machine: the CLIs mean local time."""
-    if not (1 <= hour <= 12 and minute < 60):
+    local = now.astimezone()
+    moment = _at(local, clock)
+    if local - moment >= timedelta(minutes=1):
+        moment = _at(local + timedelta(days=1), clock)
+    elif moment <= local:
+        # codex leaves the seconds out: it means the minute that we are in, not tomorrow's.
+        moment += timedelta(minutes=1)
+    return moment.astimezone(UTC)
+
+
+def _on(month: str, day: int, year: int, clock: timedelta, now: datetime) -> datetime | None:
+    """That day; where the year was not said, the next one."""
+    if month not in _MONTHS:
         return None
     local = now.astimezone()
-    hour = hour % 12 + (12 if half.lower() == "pm" else 0)
-    moment = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    if moment <= local:
-        moment += timedelta(days=1)
+    date = datetime(year or local.year, _MONTHS.index(month) + 1, day)  # noqa: DTZ001 - local
+    moment = _at(date, clock)
+    if not year and moment.astimezone() < local - timedelta(days=1):
+        moment = moment.replace(year=local.year + 1)
     return moment.astimezone(UTC)
+
+
+def _at(day: datetime, clock: timedelta) -> datetime:
+    return day.replace(hour=0, minute=0, second=0, microsecond=0) + clock
