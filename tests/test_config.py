@@ -405,10 +405,10 @@ EFFECTS: dict[str, tuple[str, list[str], Any]] = {
 ELSEWHERE = {
     "session.auto_resume": "test_dispatcher.py",
     "session.retention_days": "test_cli.py",
-    "parallel.max_workers": "many tasks",
-    "parallel.max_parallel_per_backend": "many tasks",
-    "parallel.fail_fast": "many tasks",
-    "parallel.aggregate_output": "many tasks",
+    "parallel.max_workers": "test_parallel.py",
+    "parallel.max_parallel_per_backend": "test_parallel.py",
+    "parallel.fail_fast": "test_parallel.py",
+    "parallel.aggregate_output": "test_parallel.py",
 }
 
 

@@ -1,0 +1,397 @@
+"""`clinvk parallel` as it is typed: what it prints, what it leaves, and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import (
+    ANSWER,
+    END,
+    START,
+    CommandLine,
+    Home,
+    is_alive,
+    living,
+    pid_in,
+    say,
+    stubborn,
+    wait_for,
+)
+
+FOREVER = "while :; do sleep 0.1; done\n"
+FIELDS = {
+    "index", "name", "state", "backend", "model", "session_id", "output", "structured", "error",
+    "duration_seconds", "exit_code", "usage", "cost", "attempts", "started_at", "ended_at", "tags",
+    "meta",
+}  # fmt: skip
+
+
+def tasks(*prompts: str, backend: str = "fake", **more: Any) -> str:
+    return json.dumps({"tasks": [{"prompt": p, "name": p} for p in prompts],
+                       "defaults": {"backend": backend}, **more})  # fmt: skip
+
+
+@pytest.fixture
+def fake(home: Home) -> Home:
+    """A CLI that answers with its prompt, and fails where that says so."""
+    bad = say(type="end", error="it went wrong").strip()
+    limit = say(type="end", error="usage limit", status=429).strip()
+    home.backend(
+        "fake",
+        f'p=$(cat)\n{START}case "$p" in bad*) {bad}; exit;; limit*) {limit}; exit;; slow*) sleep 0.5;; esac\n'
+        'printf \'{"type":"end","text":"<%s>","usage":{"input":10,"output":5}}\\n\' "$p"\n',
+        ephemeral={"argv": ["--keep-nothing"]},
+    )  # fmt: skip
+    return home
+
+
+# What it prints
+
+
+def test_the_answers_and_a_table_of_the_tasks(clinvk: CommandLine, fake: Home):
+    done = clinvk("parallel", stdin=tasks("one", "bad", "two"))
+    assert done.returncode == 1
+    assert done.stdout.index("<one>") < done.stdout.index("<two>") < done.stdout.index("TASK ")
+    (row,) = [x for x in done.stdout.splitlines() if x.startswith("bad")]
+    assert row.split()[1:3] == ["fake", "failed"]
+    assert "it went wrong" in row
+    assert "3 tasks: 2 done, 1 failed" in done.stdout
+    assert "30 tokens" in done.stdout
+    for told in ("3 of 3 tasks to run", "one: started on fake", "[3/3] ", "clinvk runs retry r"):
+        assert told in done.stderr
+
+
+def test_quietly_the_summary_alone(clinvk: CommandLine, fake: Home):
+    done = clinvk("parallel", "-q", stdin=tasks("one", "two"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "<one>" not in done.stdout
+    assert "2 tasks: 2 done" in done.stdout
+
+
+def test_the_json_has_all_published_fields(clinvk: CommandLine, fake: Home):
+    text = json.dumps([
+        {"prompt": "one", "backend": "fake", "id": "a", "tags": ["t"], "meta": {"x": [1]}, "model": "m"},
+        {"prompt": "bad", "backend": "fake"}, {"prompt": "x", "backend": "fake", "needs": "2"},
+    ])  # fmt: skip
+    done = clinvk("parallel", "--json", stdin=text)
+    assert done.returncode == 1
+    data = json.loads(done.stdout)
+    wanted = {"total_tasks": 3, "completed": 1, "failed": 1, "cancelled": 0, "skipped": 1}
+    assert {k: data[k] for k in wanted} == wanted
+    assert data["total_duration_seconds"] > 0
+    assert data["usage"]["total"] == 15
+    assert [set(r) for r in data["results"]] == [FIELDS] * 3
+    first, bad, skipped = data["results"]
+    assert (first["index"], first["name"], first["output"]) == (0, "a", "<one>")
+    assert (first["exit_code"], first["attempts"], first["error"]) == (0, 1, None)
+    assert (first["tags"], first["meta"], first["model"]) == (["t"], {"x": [1]}, "made-up-1")
+    assert first["session_id"] == f"{data['id']}.a"
+    assert bad["error"]["kind"] == "backend"
+    assert (skipped["state"], skipped["attempts"], skipped["session_id"]) == ("skipped", 0, None)
+
+
+def test_each_line_of_the_stream_is_json_and_tells_the_story(clinvk: CommandLine, fake: Home):
+    done = clinvk("parallel", "-o", "stream-json", stdin=tasks("one", "bad"))
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (lines[0]["type"], lines[0]["total_tasks"]) == ("begin", 2)
+    assert {line["run"] for line in lines[:-1]} == {lines[-1]["id"]}
+    assert lines[-1]["type"] == "end"
+    assert (lines[-1]["completed"], lines[-1]["failed"]) == (1, 1)
+    assert "results" not in lines[-1]
+    assert {line["version"] for line in lines} == {1}
+    of_one = [line for line in lines if line.get("name") == "one"]
+    assert [line["type"] for line in of_one if line["type"] != "task_event"] == ["task_started", "task_ended"]  # fmt: skip
+    events = [x["event"]["type"] for x in of_one if x["type"] == "task_event"]
+    assert [e for e in events if e != "notice"] == ["started", "finished"]
+    assert set(of_one[-1]["result"]) == FIELDS
+
+
+def test_a_dry_run_lists_the_tasks_and_leaves_nothing(clinvk: CommandLine, fake: Home):
+    text = json.dumps([
+        {"prompt": "one {{x}}", "backend": "fake", "name": "{{x}}", "matrix": {"x": ["a", "b"]}, "model": "m"},
+        {"prompt": "two", "backend": "echo", "needs": ["a", "b"], "env": {"TOK": "${HOME}"}},
+    ])  # fmt: skip
+    before = sorted(p for p in fake.path.rglob("*"))
+    done = clinvk("parallel", "--dry-run", stdin=text)
+    assert done.returncode == 0
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[1] == ["a", "fake", "-", "model=m", "one", "a"]
+    assert rows[3] == ["3", "echo", "a,", "b", "-", "two"]
+    data = clinvk.json("parallel", "--dry-run", "--json", stdin=text)
+    assert data["tasks"][2]["needs"] == ["a", "b"]
+    assert data["tasks"][2]["env"] == {"TOK": "***"} or "user" not in str(data["tasks"][2]["env"])
+    assert sorted(p for p in fake.path.rglob("*")) == before
+    assert clinvk("parallel", "--dry-run", stdin='[{"prompt": "x", "backend": "no"}]').returncode == 2  # fmt: skip
+
+
+def test_a_folder_of_outputs(clinvk: CommandLine, fake: Home):
+    done = clinvk("parallel", "--output-dir", "out/deep", stdin=tasks("one", "bad", "t/../wo"))
+    assert done.returncode == 1
+    folder = fake.work / "out" / "deep"
+    assert sorted(p.name for p in folder.iterdir()) == ["one.md", "results.json", "t-..-wo.md"]
+    assert (folder / "one.md").read_text() == "<one>\n"
+    assert json.loads((folder / "results.json").read_text())["results"][0]["output"] == "<one>"
+
+
+def test_a_name_that_would_drive_the_terminal_does_not(clinvk: CommandLine, fake: Home):
+    text = [{"prompt": "x", "backend": "fake", "name": "one\x1b[2Jx\ny"}]
+    done = clinvk("parallel", stdin=json.dumps(text))
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+# Exit codes
+
+
+def test_exit_codes(clinvk: CommandLine, fake: Home):
+    def code(*prompts: str, flags: tuple[str, ...] = (), **more: Any) -> int:
+        return clinvk("parallel", "-q", *flags, stdin=tasks(*prompts, **more)).returncode
+
+    assert code("a", "b") == 0
+    assert code("a", "bad") == 1
+    assert code("a", flags=("--halt", "sometimes")) == 1
+    assert code("a", flags=("--timeout", "soon")) == 1
+    assert code("a", backend="no-such") == 2
+    assert code("a", max_paralel=3) == 3
+    assert code("a", halt="sometimes") == 3
+    assert code("a", "limit", "b", on_limit="fail") == 75
+    assert code("bad", "limit", on_limit="fail") == 1
+    assert code("limit", limit_wait="10m", flags=("--max-wait", "1m")) == 75
+
+
+def test_nothing_to_run_is_told(clinvk: CommandLine):
+    done = clinvk("parallel", stdin="")
+    assert done.returncode == 3
+    assert "there are no tasks" in done.stderr
+
+
+# Sessions
+
+
+def test_every_task_is_a_session_of_its_own(clinvk: CommandLine, home: Home):
+    data = clinvk.json("parallel", "--json", stdin=tasks("one", "two", backend="echo"))
+    run = data["id"]
+    assert home.ids() == [f"{run}.one", f"{run}.two"]
+    record = home.record(f"{run}.one")
+    assert record["tags"] == [f"run:{run}"]
+    assert record["task"] == run
+    assert record["title"] == "one"
+    assert [m["role"] for m in home.transcript(f"{run}.one")] == ["user", "assistant"]
+    done = clinvk("resume", f"{run}.one", "and now?")
+    assert "Turn 2" in done.stdout
+    found = clinvk.json("sessions", "search", "two", "--json")
+    assert [h["id"] for h in found["hits"]] == [f"{run}.two"]
+
+
+def test_the_last_session_is_never_a_task(clinvk: CommandLine, home: Home):
+    first = clinvk.json("-b", "echo", "-o", "json", "mine")["session_id"]
+    clinvk("parallel", stdin=tasks("one", backend="echo"))
+    assert clinvk.json("-c", "-o", "json", "more")["session_id"] == first
+    home.config("session: {auto_resume: true}")
+    assert clinvk.json("-o", "json", "-b", "echo", "again")["session_id"] == first
+    data = clinvk.json("parallel", "--json", stdin=tasks("t", backend="echo"))
+    assert data["results"][0]["session_id"] not in (None, first)
+    assert "Turn 1" in data["results"][0]["output"]
+
+
+def test_an_ephemeral_run_leaves_no_file_of_ours(clinvk: CommandLine, fake: Home, tmp_path: Path):
+    def files() -> set[Path]:
+        return {p for p in tmp_path.rglob("*") if p.is_file()}
+
+    text = tasks("one", "two {{tasks.one.output}}", "bad")
+    before = files()
+    data = clinvk.json("parallel", "--ephemeral", "--json", stdin=text)
+    assert [r["output"] for r in data["results"]][:2] == ["<one>", "<two <one>>"]
+    assert data["id"] is None
+    assert {r["session_id"] for r in data["results"]} == {None}
+    assert files() == before
+
+
+def test_a_task_that_is_a_dry_run_starts_nothing(clinvk: CommandLine, home: Home):
+    home.backend("fake", "touch ran\n" + ANSWER)
+    text = '{"tasks": [{"prompt": "x", "backend": "fake", "dry_run": true}]}'
+    data = clinvk.json("parallel", "--json", stdin=text)
+    assert data["exit_code"] == 0
+    assert "fake" in data["results"][0]["output"]
+    assert data["results"][0]["session_id"] is None
+    assert home.ids() == []
+    assert not (home.work / "ran").exists()
+
+
+# Signals
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    try:
+        return process.communicate(timeout=15)
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(("number", "said"), [
+    (signal.SIGINT, "cancelled"), (signal.SIGTERM, "cancelled by SIGTERM"),
+    (signal.SIGHUP, "cancelled by SIGHUP"),
+])  # fmt: skip
+def test_a_signal_ends_the_run_and_all_that_it_started(
+    clinvk: CommandLine, home: Home, tmp_path: Path, number: signal.Signals, said: str
+):
+    home.backend("fake", f'p=$(cat)\n{START}case "$p" in slow*) echo $$ >{tmp_path}/$p; {FOREVER} ;; esac\n{END}')  # fmt: skip
+    (home.work / "t.json").write_text(tasks("one", "slow1", "slow2", "later", max_parallel=2))
+    process = clinvk.start("parallel", "t.json")
+    pids = [pid_in(tmp_path / name) for name in ("slow1", "slow2")]
+    process.send_signal(number)
+    out, err = finish(process)
+    assert process.returncode == 7
+    assert not any(map(is_alive, pids))
+    assert f"{said}: ending what runs" in err
+    assert "It is done." in out
+    assert "4 tasks: 1 done, 3 cancelled" in out
+    assert "clinvk runs resume r" in err
+    assert "Traceback" not in err
+
+
+def test_a_second_signal_ends_it_at_once(clinvk: CommandLine, home: Home, tree: Path):
+    home.backend("fake", stubborn(tree))
+    (home.work / "t.json").write_text(tasks("one"))
+    process = clinvk.start("parallel", "t.json")
+    pid_in(tree / "self")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, err = finish(process)
+    assert process.returncode == 7
+    assert time.monotonic() - began < 5
+    assert living(tree) == []
+    assert "ending it at once" in err
+
+
+def test_a_reader_that_goes_away_ends_the_run(clinvk: CommandLine, home: Home, tmp_path: Path):
+    home.backend("fake", f"p=$(cat)\necho $$ >{tmp_path}/$p\n{START}sleep 0.5\n{START}{FOREVER}")
+    (home.work / "t.json").write_text(tasks("one", "two"))
+    process = clinvk.start("parallel", "t.json", "-o", "stream-json")
+    assert process.stdout
+    pids = [pid_in(tmp_path / name) for name in ("one", "two")]
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(15) == 7
+    wait_for(lambda: not any(map(is_alive, pids)), "their end")
+    assert process.stderr
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+# The configuration
+
+
+COUNTING = f"p=$(cat)\necho + >>log\n{START}sleep 0.3\necho - >>log\n{END}"
+
+
+def most(home: Home) -> int:
+    now = found = 0
+    for sign in (home.work / "log").read_text().split():
+        now += 1 if sign == "+" else -1
+        found = max(found, now)
+    (home.work / "log").unlink()
+    return found
+
+
+def test_as_many_run_at_a_time_as_the_configuration_says(clinvk: CommandLine, home: Home):
+    home.backend("fake", COUNTING)
+    four = tasks("a", "b", "c", "d")
+    assert clinvk("parallel", "-q", stdin=four).returncode == 0
+    assert most(home) == 3
+    home.config("parallel: {max_workers: 1}")
+    assert clinvk("parallel", "-q", stdin=four).returncode == 0
+    assert most(home) == 1
+    assert clinvk("parallel", "-q", "-j", "4", stdin=four).returncode == 0
+    assert most(home) == 4
+    home.config("parallel: {max_workers: 4, max_parallel_per_backend: {fake: 2}}")
+    assert clinvk("parallel", "-q", stdin=four).returncode == 0
+    assert most(home) == 2
+    assert clinvk("parallel", "-q", stdin=tasks("a", "b", "c", max_parallel_per_backend={"fake": 1})).returncode == 0  # fmt: skip
+    assert most(home) == 1
+
+
+def test_the_configuration_may_ask_to_fail_fast(clinvk: CommandLine, fake: Home):
+    text = tasks("bad", "one", "two")
+    assert clinvk.json("parallel", "-j", "1", "--json", stdin=text)["completed"] == 2
+    fake.config("parallel: {fail_fast: true}")
+    data = clinvk.json("parallel", "-j", "1", "--json", stdin=text)
+    assert (data["failed"], data["completed"], data["cancelled"]) == (1, 0, 2)
+    data = clinvk.json("parallel", "-j", "1", "--no-fail-fast", "--json", stdin=text)
+    assert data["completed"] == 2
+
+
+def test_the_configuration_may_ask_for_each_answer_at_once(clinvk: CommandLine, home: Home):
+    home.backend("fake", f'p=$(cat)\n{START}[ "$p" = slow ] && while [ ! -e go ]; do sleep 0.05; done\n{END}')  # fmt: skip
+    home.config("parallel: {aggregate_output: false}")
+    (home.work / "t.json").write_text(tasks("slow", "quick"))
+    process = clinvk.start("parallel", "t.json", stderr=subprocess.DEVNULL)
+    assert process.stdout
+    assert "quick" in process.stdout.readline()  # while the other one runs
+    (home.work / "go").touch()
+    out = process.stdout.read()
+    process.stdout.close()
+    assert process.wait(15) == 0
+    assert out.count("It is done.") == 2
+    assert out.index("── slow") < out.index("TASK ")
+
+
+def test_answers_come_together_at_the_end_else(clinvk: CommandLine, fake: Home):
+    done = clinvk("parallel", stdin=tasks("slow", "quick"))
+    assert done.stdout.index("<slow>") < done.stdout.index("<quick>")
+
+
+# Odds and ends
+
+
+def test_many_tasks_are_run_with_few_files_open(clinvk: CommandLine, fake: Home):
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -n 100; exec "$@"', "-", sys.executable, "-m", "clinvk", "parallel", "-q", "-j", "5"],
+        input=tasks(*(f"p{i}" for i in range(60))), env=fake.env, cwd=fake.work,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "60 tasks: 60 done" in done.stdout
+
+
+def test_a_file_is_named_in_two_ways_or_piped_in(clinvk: CommandLine, fake: Home):
+    (fake.work / "t.json").write_text(tasks("one"))
+    for args in (["t.json"], ["-f", "t.json"], ["t.json", "--file", "t.json"]):
+        assert clinvk("parallel", "-q", *args).returncode == 0
+    assert clinvk("parallel", "-q", "-", stdin=tasks("one")).returncode == 0
+    done = clinvk("parallel", "-q", "t.json", "-f", "u.json")
+    assert done.returncode == 1
+    assert "both say where the tasks are" in done.stderr
+
+
+def test_lines_go_into_a_prompt(clinvk: CommandLine, fake: Home):
+    done = clinvk("parallel", "--format", "lines", "--prompt", "review {{line}}", "-b", "fake",
+                  "--json", stdin="a.py\n{{{b}}}.py\n")  # fmt: skip
+    outputs = [r["output"] for r in json.loads(done.stdout)["results"]]
+    assert outputs == ["<review a.py>", "<review {{{b}}}.py>"]
+
+
+def test_a_run_from_inside_of_another_is_ended_with_it(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+):
+    home.backend("inner", f"cat >/dev/null\necho $$ >{tmp_path}/pid\n{START}{FOREVER}")
+    inner = (
+        f"echo '[{{prompt: x, backend: inner}}]' | {sys.executable} -m clinvk parallel >/dev/null"
+    )
+    home.backend("fake", f"cat >/dev/null\n{START}{inner} 2>&1\n{END}")
+    (home.work / "t.json").write_text(tasks("outer"))
+    process = clinvk.start("parallel", "t.json")
+    pid = pid_in(tmp_path / "pid")
+    os.kill(process.pid, signal.SIGTERM)
+    finish(process)
+    wait_for(lambda: not is_alive(pid), "its end")
