@@ -61,7 +61,7 @@ def _next(clock: timedelta, now: datetime) -> datetime:
     if local - moment >= timedelta(minutes=1):
         moment = _at(local + timedelta(days=1), clock)
     elif moment <= local:
-        # codex leaves the seconds out: it means the minute that we are in, not tomorrow's.
+        # They leave the seconds out: the minute that we are in is meant, not tomorrow's.
         moment += timedelta(minutes=1)
     return moment.astimezone(UTC)
 

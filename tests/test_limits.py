@@ -34,6 +34,11 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (CODEX + "4:10 AM.", "2026-11-22T04:10"),
         (CODEX + "Nov 24th, 2026 5:12 AM.", "2026-11-24T05:12"),
         (CODEX + "Jan 2nd, 2027 12:05 PM.", "2027-01-02T12:05"),
+        (
+            "You've hit your 5-hour limit · resets 7:11am (UTC)",
+            "2026-11-21T07:11",
+        ),  # claude 2.1.329
+        ("You've hit your weekly limit · resets Nov 24, 5:41am (UTC)", "2026-11-24T05:41"),
         ("You've hit your limit · resets 3pm", "2026-11-21T15:00"),
         ("You've hit your weekly limit · resets Nov 26 at 5pm", "2026-11-26T17:00"),
         ("resets Jan 3, 1am", "2027-01-03T01:00"),
