@@ -95,6 +95,7 @@ class Scheduler:
         self.workers: dict[int, Worker] = {}
         self._queues: dict[str, list[int]] = {}  # backend: tasks that could be started
         self._later: list[tuple[float, int]] = []  # when, and which
+        self._due: dict[int, float] = {}  # the same, of those whose attempt is not written down yet
         self._pauses: dict[str, pacing.Pause] = {}
         self._closed: set[str] = set()  # backends that are not waited for
         self._left: dict[int, int] = {}  # how many needs of a task have not ended
@@ -376,7 +377,8 @@ class Scheduler:
         self.outcomes[i] = outcome
         if self.journal:
             await self.journal.ended(outcome, events)
-        if outcome.state == "queued":
+        if outcome.state == "queued":  # not before that is written: the next attempt comes behind
+            self._queue_again(i)
             return
         self.observe(Change(kind="ended", outcome=outcome))
         if outcome.state in ("done", "failed"):
@@ -384,6 +386,12 @@ class Scheduler:
             self._bad += outcome.state == "failed"
         self._free_dependents(i)
         self._judge()
+
+    def _queue_again(self, i: int) -> None:
+        if i in self._due:
+            heapq.heappush(self._later, (self._due.pop(i), i))
+        else:
+            self._enqueue(i)
 
     def _may_try(self, i: int) -> bool:
         own = self.plan.tasks[i].retries
@@ -395,7 +403,7 @@ class Scheduler:
         self._tries[i] = tries = self._tries.get(i, 0) + 1
         seconds = pacing.backoff(self.rules.retry_delay, tries, self.chance)
         until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC)
-        heapq.heappush(self._later, (anyio.current_time() + seconds, i))
+        self._due[i] = anyio.current_time() + seconds
         outcome = replace(outcome, state="queued")
         self.observe(Change(kind="retry", outcome=outcome, until=until))
         return outcome
@@ -419,7 +427,6 @@ class Scheduler:
         self._close_hopeless(now)
         if own in self._closed and not self._can_switch(own):
             return replace(outcome, state="waiting")
-        self._enqueue(outcome.index)
         return replace(outcome, state="queued")
 
     def _close_hopeless(self, now: float) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -758,3 +759,25 @@ def test_a_run_of_a_newer_clinvk_is_told(many: Many, tmp_path: Path):
     (folder.path / "plan.json").write_text('{"version": 1}')
     with pytest.raises(SessionError, match="damaged"):
         folder.plan()
+
+
+async def test_the_next_attempt_begins_when_the_one_before_is_written_down(
+    many: Many, monkeypatch: pytest.MonkeyPatch
+):
+    failing = {"a": SERVER, "b": LIMIT}
+    script = "".join(f"if [ $p = {p} ] && [ $n = 1 ]; then\n{f}exit\nfi\n" for p, f in failing.items())  # fmt: skip
+    many.backend("fake", COUNT + script + END)
+    real = os.fsync
+
+    def slow(fd: int) -> None:
+        time.sleep(0.05)  # in a thread; a disk that is slower than the wait between two tries
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    tasks = ["a", {"prompt": "b"}]
+    assert (await many(tasks, retries=1, retry_delay=0.001, limit_wait=0.001)).ok
+    (folder,) = Runs(many.home.path).newest_first()
+    lines = [json.loads(x) for x in (folder.path / "journal.jsonl").read_bytes().splitlines()]
+    for i in (0, 1):
+        told = [x["event"] for x in lines if x.get("task") == i]
+        assert told == ["started", "ended", "started", "ended"]
