@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -230,11 +231,10 @@ def check_answers(user: User, outcomes: dict[str, dict[str, Any]]) -> None:
     """What was said came from the right one, in the right folder, and went on to the right one."""
     for name in of_each("plain"):
         assert outcomes[name]["output"] == f"answer 1 to: {name}: hello | began with: {name}: hello"
-    said = outcomes["plain-claude"]["output"]
-    for backend, before in (("codex", said), ("gemini", None), ("claude", None)):
-        (request,) = asked(user, f"relay-{backend}")
-        assert "plain-claude: hello" in request.last
-        assert before is None or before in request.last
+    for before, name in pairwise(["plain-claude", "relay-codex", "relay-gemini", "relay-claude"]):
+        (request,) = asked(user, name)
+        assert outcomes[before]["output"] in request.last
+    assert "plain-claude: hello" in outcomes["relay-claude"]["output"]  # it went round all three
     for backend in BACKENDS:
         (tagged,) = asked(user, f"tagged-{backend}")
         assert "always answer in rhymes" in tagged.system
