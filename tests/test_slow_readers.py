@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from clinvk import Dispatcher, Request
-from tests.conftest import Home
+from tests.conftest import Home, wait_for
 
 START = """echo '{"type":"start","id":"native-1"}'\n"""
 LONG = """printf '{"type":"delta","text":"%s"}\\n' "$(head -c 3000000 /dev/zero | tr '\\0' a)"\n"""
@@ -56,3 +56,25 @@ def test_control_sequences_of_an_answer_are_escaped_in_json(home: Home):
     )  # fmt: skip
     assert json.loads(done.stdout)["content"] == "\x9b31mred\x1b[0m"
     assert b"\xc2\x9b" not in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_many_tasks_whose_reader_has_stopped_go_on_and_can_be_ended(
+    home: Home, number: signal.Signals
+):
+    ended = home.work / "ended"
+    home.backend("fake", "cat >/dev/null\n" + START + LONG + END + f"touch {ended}\n")
+    home.backend("slow", "cat >/dev/null\n" + START + "sleep 60\n")
+    tasks = [{"prompt": "x", "backend": name} for name in ("fake", "slow")]
+    (home.work / "t.json").write_text(json.dumps(tasks))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clinvk", "parallel", "-o", "stream-json", "t.json"],
+        env=home.env, cwd=home.work, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.read(10)  # and nobody reads on
+    wait_for(ended.exists, "the end of the one that talks")
+    process.send_signal(number)
+    assert process.wait(8) == 7
+    process.communicate()

@@ -20,6 +20,9 @@ from clinvk.errors import UsageError
 from clinvk.outcome import UNDERWAY, Outcome, RunResult
 
 if TYPE_CHECKING:
+    import anyio
+
+    from clinvk.cmd.out import Out
     from clinvk.config import Loaded
     from clinvk.dispatcher import Dispatcher
     from clinvk.journal import RunFolder
@@ -96,6 +99,8 @@ async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunR
         told = "ending what runs; once more ends it at once" if count == 1 else "ending it at once"
         viewer.say(f"{said(number)}: {told}")
         run.stop(said(number), now=count > 1)
+        if isinstance(viewer, Lines):
+            viewer.give_up()
 
     results: list[RunResult] = []
     async with anyio.create_task_group() as tasks:
@@ -107,6 +112,8 @@ async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunR
         await tasks.start(watch, heard)
         run.ready = ready
         results.append(await start())
+        if isinstance(viewer, Lines):
+            await viewer.flush()
         tasks.cancel_scope.cancel()
     return results[0]
 
@@ -313,6 +320,9 @@ class Lines(Silent):
 
     run_id: str | None = None
     run: PlanRun | None = None
+    out: Out | None = None
+    more: anyio.Event
+    writing: anyio.Lock
 
     def begin(self, run: PlanRun) -> None:
         self.run = run
@@ -323,7 +333,7 @@ class Lines(Silent):
     ) -> None:
         self.run_id = run_id
         left = sum(o.state in UNDERWAY for o in outcomes)
-        _print_line({"type": "begin", "run": run_id, "total_tasks": total, "left": left})
+        self.print({"type": "begin", "run": run_id, "total_tasks": total, "left": left})
 
     def observe(self, change: Change) -> None:
         line: dict[str, Any] = {"type": f"task_{change.kind}", "run": self.run_id}
@@ -340,12 +350,46 @@ class Lines(Silent):
             line["until"] = change.until.isoformat()
         if change.message:
             line["message"] = change.message
-        _print_line(line)
+        self.print(line)
+
+    def print(self, line: dict[str, Any]) -> None:
+        if self.out is None:
+            _print_line(line)
+        else:
+            self.out.write(_as_line(line))
+            self.more.set()
+
+    # While there is an event loop, nobody waits for the reader: one that has stopped must not keep
+    # the tasks from going on, nor the run from being ended.
+
+    async def live(self) -> None:
+        import anyio
+
+        from clinvk.cmd.out import Out
+
+        self.out, self.more, self.writing = Out(), anyio.Event(), anyio.Lock()
+        while True:
+            await self.more.wait()
+            self.more = anyio.Event()
+            await self.flush()
+
+    async def flush(self) -> None:
+        if self.out is not None:
+            async with self.writing:
+                await self.out.flush()
+
+    def give_up(self) -> None:
+        if self.out is not None and self.out.give_up():  # nor is the last line written then
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_line(line: dict[str, Any]) -> None:
-    sys.stdout.write(show.dumps({"version": 1, **line}) + "\n")
+    sys.stdout.write(_as_line(line))
     sys.stdout.flush()
+
+
+def _as_line(line: dict[str, Any]) -> str:
+    return show.dumps({"version": 1, **line}) + "\n"
 
 
 def told(outcome: Outcome, printer: Printer) -> str:

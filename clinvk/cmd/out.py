@@ -41,9 +41,11 @@ class Out:
                 del self._held[:written]
         self._waiting = None
 
-    def give_up(self) -> None:
-        """Drop what is held and what comes, if somebody waits for room: he stops waiting."""
+    def give_up(self) -> bool:
+        """Drop what is held and what comes, if somebody waits for room: he stops waiting. Whether
+        somebody did."""
         if self._waiting is not None:
             self._waiting.cancel()
             self._given_up = True
             self._held.clear()
+        return self._given_up
