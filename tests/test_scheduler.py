@@ -643,10 +643,13 @@ async def test_a_task_is_never_lined_up_twice(many: Many):
 # What breaks
 
 
-async def test_a_store_that_breaks_in_the_middle_fails_what_it_concerns(many: Many):
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_store_that_breaks_in_the_middle_fails_what_it_concerns(many: Many, moment: str):
     sessions = many.home.path / "sessions"
-    broken = f'if [ "$p" = b ]; then rm -rf {sessions} && touch {sessions}; fi\n'
-    many.backend("fake", broken + END)
+    again = f"while [ ! -f {sessions} ]; do rm -rf {sessions}; touch {sessions}; done"
+    broken = f'if [ "$p" = b ]; then {again}; fi\n'
+    nap = "sleep 0.3\n"  # until the native id has been kept; or has not
+    many.backend("fake", nap + broken + END if moment == "after" else broken + START + nap + END)
     result = await many(["a", "b", "c"], max_parallel=1)
     assert states(result) == ["done", "failed", "failed"]
     assert kinds(result)[1:] == ["session", "session"]
