@@ -43,25 +43,31 @@ class Checkpoints:
 
     def get(self, name: str) -> str:
         """The id of the run of this name. Raises `CheckpointNotFound`, `SessionError`."""
-        return str(self._read(self._path(name))["run"])
+        return str(self.read(name)["run"])
 
-    def all(self) -> list[dict[str, Any]]:
-        """`name`, `run` and `at` of each, by name."""
-        return [self._read(path) for path in sorted(self.folder.glob("*.json"))]
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*.json"))
 
     def runs(self) -> set[str]:
-        """Ids of the runs that have a name."""
-        return {str(found["run"]) for found in self.all()}
+        """Ids of the runs that have a name. Raises `SessionError`."""
+        return {self.get(name) for name in self.names()}
 
-    def delete(self, name: str) -> str:
-        """Take the name away; the id of its run, which stays. Raises `CheckpointNotFound`."""
+    def exists(self, name: str) -> bool:
+        return self._path(name).exists()
+
+    def delete(self, name: str) -> None:
+        """Take the name away; its run stays. Raises `CheckpointNotFound`, `SessionError`."""
         path = self._path(name)
-        run = self.get(name)
         try:
             path.unlink()
+        except FileNotFoundError:
+            raise _unknown(name) from None
         except OSError as error:
             raise cannot("delete", path, error) from error
-        return run
+
+    def read(self, name: str) -> dict[str, Any]:
+        """`name`, `run` and `at`. Raises `CheckpointNotFound`, `SessionError`."""
+        return self._read(self._path(name))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{check_id(name)}.json"
@@ -70,15 +76,17 @@ class Checkpoints:
         try:
             found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         except FileNotFoundError:
-            raise CheckpointNotFound(
-                f"no checkpoint {path.stem!r}", "see them all: clinvk checkpoints list"
-            ) from None
+            raise _unknown(path.stem) from None
         except OSError as error:
             raise cannot("read", path, error) from error
         except ValueError as error:
             raise SessionError(f"{path}: damaged: {error}", "delete that file") from error
         if found.get("version", 0) > VERSION:
             raise SessionError(f"{path}: written by a newer clinvk", "update clinvk to use it")
-        if not isinstance(found.get("run"), str):
+        if not (isinstance(found.get("run"), str) and isinstance(found.get("at"), str)):
             raise SessionError(f"{path}: damaged: it names no run", "delete that file")
         return found
+
+
+def _unknown(name: str) -> CheckpointNotFound:
+    return CheckpointNotFound(f"no checkpoint {name!r}", "see them all: clinvk checkpoints list")

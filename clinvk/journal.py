@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import ConfigError, SessionError
 from clinvk.messages import Failure, plain
-from clinvk.outcome import Outcome, RunResult, from_summary, summary_of
+from clinvk.outcome import STATES, Outcome, RunResult, from_summary, summary_of
 from clinvk.plan import Plan
 from clinvk.session import Session
 from clinvk.store.files import (
@@ -124,7 +124,7 @@ class RunFolder:
         """The plan that was frozen. Raises `SessionError`."""
         try:
             return Plan.from_json(msgspec.json.decode((self.path / "plan.json").read_bytes()))
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise self._damaged("plan.json", why) from error
 
@@ -192,22 +192,17 @@ class RunFolder:
     def summary(self) -> dict[str, Any]:
         """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times, usage
         and cost. Raises `SessionError`."""
-        lines = _ends(self.path / "journal.jsonl")
-        running = self.running() is not None
-        if running or not _tells_all(lines):
-            result = self.result()
-            first, last, counts = result.started_at, result.ended_at, result.counts
-            about = {"kind": result.kind, "source": result.source, "state": result.state}
-            usage, cost = plain(result.usage), result.to_json()["cost"]
-        else:
-            begin, end = lines
-            first, last = (datetime.fromisoformat(line["at"]) for line in lines)
-            about = {"kind": begin["kind"], "source": begin["source"], "state": end["state"]}
-            counts, usage, cost = end["counts"], end["usage"], end["cost"]
+        if self.running() is None:
+            # Where the ends do not fit together, the whole of it says what is wrong.
+            with suppress(KeyError, TypeError, ValueError, AttributeError):
+                return {"id": self.id, **_told_by(*_ends(self.path / "journal.jsonl"))}
+        result = self.result()
+        first, last = result.started_at, result.ended_at
         return {
-            "id": self.id, **about, "total_tasks": sum(counts.values()), "counts": counts,
+            "id": self.id, "kind": result.kind, "source": result.source, "state": result.state,
+            "total_tasks": len(result.results), "counts": result.counts,
             "started_at": first and rfc3339(first), "ended_at": last and rfc3339(last),
-            "usage": usage, "cost": cost,
+            "usage": plain(result.usage), "cost": result.to_json()["cost"],
         }  # fmt: skip
 
     def written_at(self) -> datetime:
@@ -222,6 +217,10 @@ class RunFolder:
     def running(self) -> dict[str, Any] | None:
         """What the one who drives it noted; nothing where nobody does."""
         return Locks(self.path).running(LOCK)
+
+    def is_idle(self) -> bool:
+        """Whether nobody drives it, and nobody who was killed may have left something running."""
+        return Locks(self.path).is_idle(LOCK)
 
     def lock(self) -> FileTurn:
         """The right to drive the run, until it is closed. Raises `SessionError` where somebody
@@ -430,6 +429,8 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
             case "end":
                 state, why = str(line["state"]), line.get("why")
         first, last = first or at, at
+    if strange := {o.state for o in outcomes}.difference(STATES):
+        raise ValueError(f"unknown state {min(strange)!r}")
     if began and last:
         seconds += (last - began).total_seconds()
     if running:
@@ -483,9 +484,19 @@ def _ends(path: Path) -> list[dict[str, Any]]:
     return _decoded(first + last[:-1].rpartition(b"\n")[2])
 
 
-def _tells_all(lines: list[dict[str, Any]]) -> bool:
-    """Whether they are the beginning and the end of a run that somebody drove to its end."""
-    return len(lines) == 2 and {"kind", "source"} <= {*lines[0]} and "counts" in lines[1]
+def _told_by(begin: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
+    """What the first line and the last one tell of a run that somebody drove to its end. Raises
+    `KeyError` and the like where they do not tell it, or might mean something else."""
+    if max(begin["version"], end["version"]) > VERSION:
+        raise ValueError("newer")
+    counts = {str(state): int(n) for state, n in end["counts"].items()}
+    first, last = (datetime.fromisoformat(line["at"]) for line in (begin, end))
+    return {
+        "kind": begin["kind"], "source": begin["source"], "state": end["state"],
+        "total_tasks": sum(counts.values()), "counts": counts,
+        "started_at": rfc3339(first), "ended_at": rfc3339(last),
+        "usage": end["usage"], "cost": end["cost"],
+    }  # fmt: skip
 
 
 def _read(path: Path) -> bytes:

@@ -101,6 +101,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     rules: Rules = Rules()
     source: str = ""
     checkpoint: str | None = None
+    cwd: str | None = None  # where it was begun: the folder of tasks that say none
 
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **to_builtins(self)}
@@ -111,6 +112,12 @@ class Plan(Struct, frozen=True, kw_only=True):
         if data.get("version", 0) > VERSION:
             raise ConfigError("the plan was written by a newer clinvk", "update clinvk to use it")
         return convert({k: v for k, v in data.items() if k != "version"}, cls)
+
+    def called(self, text: str) -> list[int]:
+        """Positions of the tasks with this name or key; of the one with this number, from 1, where
+        there are none."""
+        found = [i for i, task in enumerate(self.tasks) if text in (task.name, task.key)]
+        return found or [i for i in range(len(self.tasks)) if str(i + 1) == text]
 
 
 def checked(plan: Plan) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -57,7 +58,9 @@ class PlanRun:
         self.outputs = Outputs(Path(rules.output_dir)) if (rules := plan.rules).output_dir else None
         # Called as soon as `outcomes` say what is to be run.
         self.ready: Callable[[], None] = lambda: None
+        self.begun: Callable[[], None] = lambda: None  # called when it is kept, before it starts
         self.is_old = False  # it was begun before, and is to be carried on
+        self.follows: RunFolder | None = None  # the run that `follow` takes over from
         self._found: list[Outcome] = []  # of another run, taken over
         self._before: RunResult | None = None  # where it stood when it was carried on
         self._stopped: tuple[str, bool] | None = None
@@ -67,7 +70,8 @@ class PlanRun:
     def keep(self) -> RunFolder | None:
         """Make the folder that the run is kept in; none for an ephemeral one."""
         if not self.plan.rules.ephemeral:
-            kept = replace(self.plan, tasks=tuple(map(self._without_secrets, self.plan.tasks)))
+            tasks = tuple(map(self._without_secrets, self.plan.tasks))
+            kept = replace(self.plan, tasks=tasks, cwd=os.getcwd())
             self.folder = Runs(self.dispatcher.config.home).create(kept)
         return self.folder
 
@@ -91,35 +95,50 @@ class PlanRun:
         try:
             if turn.left:
                 self.notify(await recovery.end(turn.left, f"run {self.folder.id}", turn.kept_in))
-            self._before = self.folder.result(self.plan, ours=True)
-            stands = self._before.results
-            told = [self._as_its_session_says(outcome) for outcome in stands]
+            self._before = before = self.folder.result(self.plan, ours=True)
+            told = [self._as_its_session_says(o, self.folder) for o in before.results]
             self.outcomes = choose(told)
             self._check_whole()
         except BaseException:
             turn.abandon()  # what was noted is still needed
             raise
         try:
-            found = [o for o, before in zip(told, stands, strict=True) if o is not before]
             rerun = [o.index for o in self.outcomes if o.state == "queued"]
+            if not rerun and before.state != "interrupted":
+                return self._as_it_was(before)
+            pairs = zip(self.outcomes, before.results, strict=True)
+            found = [o for o, stood in pairs if o != stood and o.state != "queued"]
             return await self._kept(self.folder, turn, rerun=rerun, found=found)
         finally:
             turn.close()
 
-    def take_over(self, old: RunFolder) -> None:
-        """Take what has succeeded in another run, for tasks that are the same here and there and
-        need nothing that is not taken over. Call it after `keep`. Raises `SessionError`."""
-        assert self.folder is not None  # noqa: S101 - see `keep`
+    async def follow(self, old: RunFolder, *, rerun_indeterminate: bool = False) -> RunResult:
+        """Run the plan in place of another run's, which is given up. What is the same here and
+        there, and needs nothing that is run again, is not run again where it has succeeded, nor
+        where it was cut off and may not be. Raises `SessionError`."""
+        if told := await abandon(old):
+            self.notify(told)
+        folder = self.folder or self.keep()
+        assert folder is not None  # noqa: S101 - an ephemeral run follows none
         theirs = old.plan()
-        for known in old.result(theirs).results:
-            i = known.index
-            if not known.ok or i >= len(self.plan.tasks):
+        for known in old.result(theirs).results[: len(self.plan.tasks)]:
+            i, task = known.index, self.plan.tasks[known.index]
+            same = _definition(task) == _definition(theirs.tasks[i])
+            if not same or not all(self.outcomes[n].ok for n in task.needs):
                 continue
-            same = _definition(self.plan.tasks[i]) == _definition(theirs.tasks[i])
-            if same and all(self.outcomes[n].ok for n in self.plan.tasks[i].needs):
-                self.folder.take(old, i)
-                self.outcomes[i] = known
-                self._found.append(known)
+            said = self._as_its_session_says(known, old)
+            stands = _left(said, self.plan, rerun_indeterminate=rerun_indeterminate)
+            if stands.ok or stands.state == "indeterminate":
+                folder.take(old, i)
+                self.outcomes[i] = stands
+                self._found.append(stands)
+        return await self.run()
+
+    def _as_it_was(self, before: RunResult) -> RunResult:
+        self.outcomes = list(before.results)
+        self.ready()
+        self.notify("nothing is left to run")
+        return before
 
     def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
         """Start nothing more and end what runs; at once where `now`."""
@@ -141,6 +160,7 @@ class PlanRun:
             journal.begin(self.plan, rerun=rerun)
             for outcome in found:
                 await journal.ended(outcome)
+            self.begun()
             return await self._drive(journal, marker)
         finally:
             journal.close()
@@ -220,7 +240,7 @@ class PlanRun:
                     f"run it anew from {self.plan.source or 'where it came from'}",
                 )
 
-    def _as_its_session_says(self, outcome: Outcome) -> Outcome:
+    def _as_its_session_says(self, outcome: Outcome, folder: RunFolder) -> Outcome:
         """A task that was cut off may have ended before its clinvk did: then its session tells."""
         if outcome.state != "indeterminate" or not outcome.session_id:
             return outcome
@@ -232,8 +252,7 @@ class PlanRun:
         answered = messages and messages[-1].role is MessageRole.ASSISTANT
         if not answered or session.turns != 1 or session.status != "active":
             return outcome
-        assert self.folder is not None  # noqa: S101
-        return self.folder.found(outcome, session, messages[-1].content)
+        return folder.found(outcome, session, messages[-1].content)
 
 
 def resumed(
@@ -261,17 +280,15 @@ def what_is_left(plan: Plan, *, rerun_indeterminate: bool = False) -> Choose:
 def failed_ones(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -> Choose:
     """For `carry_on`: what has `failed`, and what was left out for that; and the tasks of these
     names, however they ended. Raises `UsageError` for a name that no task has."""
-    wanted = set(names)
-    known = {t.name for t in plan.tasks} | {t.key for t in plan.tasks}
-    if unknown_names := sorted(wanted - known):
-        raise UsageError(
-            f"the run has no task {unknown_names[0]!r}", "see them: clinvk runs show ID"
-        )
+    named: set[int] = set()
+    for name in names:
+        if not (found := plan.called(name)):
+            raise UsageError(f"the run has no task {name!r}", "see them: clinvk runs show ID")
+        named.update(found)
 
     def is_meant(outcome: Outcome) -> bool:
-        task = plan.tasks[outcome.index]
-        named = task.name in wanted or task.key in wanted
-        return named or (failed and outcome.state == "failed") or outcome.state in AGAIN
+        has_failed = failed and (outcome.state == "failed" or _not_started(outcome))
+        return outcome.index in named or has_failed or outcome.state in AGAIN
 
     def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
         return [_queued(o) if is_meant(o) else o for o in outcomes]
@@ -287,6 +304,7 @@ async def abandon(folder: RunFolder) -> str | None:
         told = None
         if turn.left:
             told = await recovery.end(turn.left, f"run {folder.id}", turn.kept_in)
+            turn.note({})  # even if the rest of it cannot be read
         plan = folder.plan()
         result = folder.result(plan, ours=True)
         failure = Failure("not_started", "not started: cancelled")
@@ -312,7 +330,7 @@ async def abandon(folder: RunFolder) -> str | None:
 
 def _left(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:
     state, kind = outcome.state, outcome.error.kind if outcome.error else None
-    if state in AGAIN or kind == "not_started" or (state == "failed" and kind == "limit"):
+    if state in AGAIN or _not_started(outcome) or (state == "failed" and kind == "limit"):
         return _queued(outcome)
     if state in CUT_OFF:
         if rerun_indeterminate or plan.tasks[outcome.index].idempotent:
@@ -325,6 +343,10 @@ def _definition(task: Task) -> dict[str, Any]:
     """What a task is, wherever it was written."""
     known = to_builtins(task)
     return {k: v for k, v in known.items() if k not in ("place", "droppable")}
+
+
+def _not_started(outcome: Outcome) -> bool:
+    return outcome.error is not None and outcome.error.kind == "not_started"
 
 
 def _queued(outcome: Outcome) -> Outcome:

@@ -308,7 +308,7 @@ class Scheduler:
             to=backend if session else None,
             options=options,
             args=() if switched else task.args,
-            cwd=_path(task.cwd),
+            cwd=_path(task.cwd or (None if session else self.plan.cwd)),
             ephemeral=self.rules.ephemeral,
             timeout=task.timeout,
             stall_timeout=task.stall_timeout or self.rules.stall_timeout,

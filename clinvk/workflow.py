@@ -11,7 +11,7 @@ import anyio
 
 from clinvk.checkpoints import CheckpointNotFound, Checkpoints
 from clinvk.dispatcher import Dispatcher
-from clinvk.errors import ConfigError, SessionError
+from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.fanout import Observe, Tasks, plan_of
 from clinvk.journal import RunFolder, RunNotFound, Runs
 from clinvk.outcome import RunResult
@@ -94,30 +94,25 @@ class WorkflowManager:
         """The run of the plan, ready to be driven, under the name that it is kept by; without a
         plan, the run that `resume` names, as it was begun. Raises `ClinvkError`."""
         name = checkpoint or resume
-        if resume is not None:
-            folder = self._folder(resume)
-            if plan is None or folder.plan().tasks == _as_kept(plan).tasks:
-                run = resumed(self.dispatcher, folder, **watch)
-                self._name(name, folder.id)
-                return run
-            run = PlanRun(self.dispatcher, plan, **watch)
-            run.keep()
-            run.take_over(folder)
-        else:
-            assert plan is not None  # noqa: S101 - or what would it run?
-            if checkpoint is not None:
-                self._check_free(checkpoint)
-            run = PlanRun(self.dispatcher, plan, **watch)
-            run.keep()
-        if run.folder is None and name is not None:
+        if name is not None and plan is not None and plan.rules.ephemeral:
             raise ConfigError("an ephemeral run keeps nothing, so it has no checkpoint",
                               "leave out --ephemeral, or --checkpoint")  # fmt: skip
-        if run.folder is not None:
-            self._name(name, run.folder.id)
+        old = self._folder(resume) if resume is not None else None
+        if old is not None and (plan is None or _are_same(plan, old.plan())):
+            run = resumed(self.dispatcher, old, **watch)
+        else:
+            assert plan is not None  # noqa: S101 - or what would it run?
+            if old is None and checkpoint is not None:
+                self._check_free(checkpoint)
+            run = PlanRun(self.dispatcher, plan, **watch)
+            run.follows = old
+        run.begun = lambda: self._name(name, run)
         return run
 
     async def drive(self, run: PlanRun, *, rerun_indeterminate: bool = False) -> RunResult:
         """Run it, from its beginning or from where it stopped."""
+        if run.follows is not None:
+            return await run.follow(run.follows, rerun_indeterminate=rerun_indeterminate)
         if not run.is_old:
             return await run.run()
         left = what_is_left(run.plan, rerun_indeterminate=rerun_indeterminate)
@@ -126,13 +121,18 @@ class WorkflowManager:
 
     def list_checkpoints(self) -> list[dict[str, Any]]:
         """Each checkpoint: `name`, `run`, `at`, `state`, `steps`, `completed`, `source`."""
-        return [self._about(found) for found in self.checkpoints.all()]
+        return [self._about(name) for name in self.checkpoints.names()]
 
     def checkpoint(self, name: str) -> RunResult:
         """Where the chain of a checkpoint stands, with what each step answered. Raises
         `CheckpointNotFound`, `SessionError`."""
         folder = self._folder(name)
         return folder.with_outputs(folder.result())
+
+    def plan(self, name: str) -> Plan:
+        """The steps of a checkpoint, as they were begun. Raises `CheckpointNotFound`,
+        `SessionError`."""
+        return self._folder(name).plan()
 
     def delete_checkpoint(self, name: str) -> bool:
         """Take the name away; whether there was one. The run stays, until it is cleaned up."""
@@ -166,16 +166,17 @@ class WorkflowManager:
                 f"begin anew: clinvk checkpoints delete {name}",
             ) from None
 
-    def _name(self, name: str | None, run: str) -> None:
-        if name is not None:
-            self.checkpoints.put(name, run)
+    def _name(self, name: str | None, run: PlanRun) -> None:
+        if name is not None and run.folder is not None and not run.is_old:
+            self.checkpoints.put(name, run.folder.id)
 
     def _check_free(self, name: str) -> None:
         """Raise `SessionError` where the name is that of a chain that has not come to its end."""
         try:
-            about = self._about({"name": name, "run": self.checkpoints.get(name), "at": ""})
+            self.checkpoints.get(name)
         except CheckpointNotFound:
             return
+        about = self._about(name)
         if about["state"] not in ("done", "gone"):
             raise SessionError(
                 f"checkpoint {name!r} exists already: {about['completed']} of {about['steps']} "
@@ -184,21 +185,26 @@ class WorkflowManager:
                 f"or begin anew: clinvk checkpoints delete {name}",
             )
 
-    def _about(self, found: dict[str, Any]) -> dict[str, Any]:
-        about = {"name": found["name"], "run": found["run"], "at": found["at"]}
+    def _about(self, name: str) -> dict[str, Any]:
+        about = {"name": name, "run": None, "at": None}
+        unknown = {"steps": 0, "completed": 0, "source": ""}
         try:
+            found = self.checkpoints.read(name)
+            about |= {"run": found["run"], "at": found["at"]}
             said = Runs(self.home).find(found["run"]).summary()
-        except SessionError:
-            return {**about, "state": "gone", "steps": 0, "completed": 0, "source": ""}
+        except RunNotFound:
+            return {**about, "state": "gone", **unknown}
+        except ClinvkError:
+            return {**about, "state": "damaged", **unknown}
         return {
             **about, "state": said["state"], "steps": said["total_tasks"],
             "completed": said["counts"].get("done", 0), "source": said["source"],
         }  # fmt: skip
 
 
-def _as_kept(plan: Plan) -> Plan:
-    """The plan as it would come back from its file."""
-    return Plan.from_json(plan.to_json())
+def _are_same(plan: Plan, kept: Plan) -> bool:
+    plan = Plan.from_json(plan.to_json())  # as it would come back from its file
+    return (plan.tasks, plan.rules) == (kept.tasks, kept.rules)
 
 
 AgentFlowManager = WorkflowManager

@@ -90,16 +90,18 @@ def chain(
             plan, retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
             budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
         )  # fmt: skip
-    elif given or retries or on_limit or max_wait or budget_cost or budget_tokens or ephemeral:
+    elif given or any((
+        retries, on_limit, max_wait, budget_cost, budget_tokens, ephemeral, output_dir,
+    )):  # fmt: skip
         raise UsageError(
             "without a file, --resume goes on with the steps as they were begun",
             "name the file as well: clinvk chain FILE --resume NAME",
         )
     dispatcher = Dispatcher(loaded)
-    if dry_run and plan is not None:
-        return many.dry_run(dispatcher, plan, view)
-    reports = opts.reports_of(junit, report)
     manager = WorkflowManager(dispatcher)
+    if dry_run or loaded.config.unified_flags.dry_run:
+        return many.dry_run(dispatcher, plan or manager.plan(str(resume)), view)
+    reports = opts.reports_of(junit, report)
     return many.execute_chain(
         manager, plan, view, reports, checkpoint=checkpoint, resume=resume,
          rerun_indeterminate=rerun_indeterminate,

@@ -37,7 +37,8 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
         return
     rows = [
         [c["name"], c["state"], f"{c['completed']}/{c['steps']}",
-         show.ago(datetime.fromisoformat(c["at"])), c["run"], c["source"] or "-"]
+         show.ago(datetime.fromisoformat(c["at"])) if c["at"] else "-", c["run"] or "-",
+         c["source"] or "-"]
         for c in found
     ]  # fmt: skip
     show.print_table(["NAME", "STATE", "STEPS DONE", "BEGUN", "RUN", "FROM"], rows)
@@ -64,11 +65,11 @@ def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int
     code = 0
     for name in names:
         try:
-            manager.checkpoints.get(name)
-            if not yes and not show.agreed(f"Delete checkpoint {name}?"):
+            known = manager.checkpoints.exists(name)  # else deleting it says so
+            if known and not yes and not show.agreed(f"Delete checkpoint {name}?"):
                 code = 4
                 continue
-            manager.delete_checkpoint(name)
+            manager.checkpoints.delete(name)
             print(f"Checkpoint {name} deleted.")
         except ClinvkError as error:
             show.Printer.for_errors().error(error.message, error.hint)

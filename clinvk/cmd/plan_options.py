@@ -25,10 +25,10 @@ def complete_checkpoints(incomplete: str) -> list[str]:
     from clinvk.checkpoints import Checkpoints
 
     try:
-        found = Checkpoints(configs.home_of(os.environ)).all()
+        names = Checkpoints(configs.home_of(os.environ)).names()
     except ClinvkError:  # a shell that completes has no place for it
         return []
-    return [c["name"] for c in found if c["name"].startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 MaxParallel = Annotated[

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -116,6 +117,7 @@ def cancel(
         _give_up(folder)
     else:
         _ask(folder, facts, now=now)
+        _give_up(folder)  # a program that drove it may just have died of being asked
     about = folder.summary()
     if as_json:
         show.print_json({"version": 1, **about})
@@ -139,11 +141,10 @@ def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
     if machine.is_gone(facts):
         return
     deadline = time.monotonic() + PATIENCE
-    # SIGTERM, since a shell starts what it puts into the background deaf to SIGINT.
-    os.kill(driver, signal.SIGTERM)
+    _tell(driver)
     if now:
         time.sleep(POLL)
-        os.kill(driver, signal.SIGTERM)
+        _tell(driver)
     while folder.running() is not None:
         if time.monotonic() > deadline:
             raise SessionError(
@@ -151,6 +152,12 @@ def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
                 f"end it at once: clinvk runs cancel {folder.id} --now",
             )
         time.sleep(POLL)
+
+
+def _tell(driver: int) -> None:
+    # SIGTERM, since a shell starts what it puts into the background deaf to SIGINT.
+    with suppress(ProcessLookupError):  # it has ended by itself
+        os.kill(driver, signal.SIGTERM)
 
 
 def _give_up(folder: RunFolder) -> None:

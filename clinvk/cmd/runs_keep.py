@@ -97,7 +97,7 @@ def clean(
             if not dry_run:
                 folder.delete()
             gone.append(folder.id)
-        except SessionError:  # it runs, or has left something
+        except SessionError:  # it has been carried on meanwhile
             continue
     if as_json:
         show.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
@@ -111,5 +111,5 @@ def clean(
 
 
 def _is_old(folder: RunFolder, before: datetime) -> bool:
-    """By when its journal was written last."""
-    return folder.written_at() < before and folder.running() is None
+    """By when its journal was written last. One that runs, or has left something, is not."""
+    return folder.written_at() < before and folder.is_idle()

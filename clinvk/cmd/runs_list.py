@@ -136,11 +136,8 @@ def show_(
 
 
 def _task(outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
-    for outcome in outcomes:
-        if text in (outcome.name, plan.tasks[outcome.index].key):
-            return outcome
-    if text.isdigit() and 0 < int(text) <= len(outcomes):
-        return outcomes[int(text) - 1]
+    if found := plan.called(text):
+        return outcomes[found[0]]
     from difflib import get_close_matches
 
     near = get_close_matches(text, [o.name for o in outcomes], n=1)

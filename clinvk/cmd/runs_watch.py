@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from clinvk.cmd import many, show
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, runs_of
-from clinvk.outcome import Outcome
+from clinvk.outcome import UNDERWAY, Outcome
 
 if TYPE_CHECKING:
     from clinvk.journal import RunFolder
@@ -67,6 +68,8 @@ async def _watch(folder: RunFolder, viewer: Any) -> None:
                 viewer.observe(change)
             if running:
                 await anyio.sleep(POLL)
+        if isinstance(viewer, many.Lines):
+            await viewer.flush()
         tasks.cancel_scope.cancel()
 
 
@@ -77,7 +80,8 @@ class _Look:
         self.folder = folder
         self.plan = folder.plan()
         self.outcomes: tuple[Outcome, ...] = folder.result(self.plan).results
-        self._read: dict[int, int] = {}  # bytes of a task's events that were seen
+        # Bytes of a task's events that were seen: all, where it does not run now.
+        self._read = {o.index: self._size(o.index) for o in self.outcomes if o.state != "running"}
 
     def again(self) -> Iterator[Change]:
         from clinvk.scheduler import Change
@@ -85,14 +89,21 @@ class _Look:
         before = self.outcomes
         self.outcomes = self.folder.result(self.plan).results
         for old, new in zip(before, self.outcomes, strict=True):
-            if (new.state, new.attempts) != (old.state, old.attempts) and new.state != "queued":
-                if new.state == "running":
-                    yield Change(kind="started", outcome=new)
-                else:
-                    yield Change(kind="ended", outcome=self.folder.with_output(new))
-            if new.state == "running":
+            is_other = (new.state, new.attempts) != (old.state, old.attempts)
+            begun = replace(new, state="running", ended_at=None)
+            if new.attempts > old.attempts:  # it may have ended by now
+                yield Change(kind="started", outcome=begun)
+            if new.state == "running" or is_other:
                 for event in self._events(new.index):
-                    yield Change(kind="event", outcome=new, event=event)
+                    yield Change(kind="event", outcome=begun, event=event)
+            if is_other and new.state not in UNDERWAY:
+                yield Change(kind="ended", outcome=self.folder.with_output(new))
+
+    def _size(self, index: int) -> int:
+        try:
+            return self.folder.events_path(index).stat().st_size
+        except OSError:  # it has said nothing yet
+            return 0
 
     def _events(self, index: int) -> Iterator[Event]:
         try:
