@@ -27,7 +27,6 @@ class Recorder:
         self.settings = settings
         self.id: str = plan.session.id
         self.backend: str = plan.manifest.name
-        self.settled = plan.request.begins is None
 
     def asked(self) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
@@ -44,19 +43,15 @@ class Recorder:
         told = self.shared(native_id)
         try:
             self.store.update(
-                self.id,
-                lambda s: _with_native_id(s, self.backend, native_id, model),
-                durable=False,
-                settled=self.settled,
+                self.id, lambda s: _with_native_id(s, self.backend, native_id, model), durable=False
             )
         except ClinvkError as error:
             told.append(f"the session id could not be kept yet: {error}")
         return told
 
     def shared(self, native_id: str) -> list[str]:
-        """What to tell of other sessions that the backend knows by this id. Of a task there is
-        nobody to tell it to, who would go on with its session by hand."""
-        if self.plan.resumes is not None or not self.settled:
+        """What to tell of other sessions that the backend knows by this id."""
+        if self.plan.resumes is not None:
             return []
         try:
             owners = self.store.owners(self.backend, native_id)
@@ -89,10 +84,7 @@ class Recorder:
                 )
             )
         self.store.append(
-            self.id,
-            messages,
-            lambda s: self._after(s, result, len(messages), totals, now, lost),
-            settled=self.settled,
+            self.id, messages, lambda s: self._after(s, result, len(messages), totals, now, lost)
         )
 
     def _after(
