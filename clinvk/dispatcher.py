@@ -219,7 +219,8 @@ class Dispatcher:
     def _create(self, plan: TurnPlan) -> Session:
         """The record of a new session. It is there before anything is paid for, so that a store
         that cannot be written is met now."""
-        settings, name = self.config.config.session, plan.request.name
+        settings, begins = self.config.config.session, plan.request.begins
+        name = begins or plan.request.name
         session = Session(
             id=check_id(name) if name else new_id(),
             backend=plan.manifest.name,
@@ -235,7 +236,9 @@ class Dispatcher:
         if messages:
             session = with_prompt(session, messages[0].content)
         # A name is a promise; without one, nobody knows of the session before its answer is kept.
-        return self.store.create(session, messages, exact=bool(name), durable=bool(name))
+        return self.store.create(
+            session, messages, exact=bool(name), durable=bool(name), settled=begins is None
+        )
 
 
 @asynccontextmanager
@@ -282,7 +285,7 @@ def _check(request: Request) -> None:
     for name in TEXTS:
         if not isinstance(request.options.get(name, ""), str):
             raise UsageError(f"{name}: {request.options[name]!r} is not text")
-    if request.ephemeral and (request.session or request.name):
+    if request.ephemeral and (request.session or request.name or request.begins):
         raise UsageError(
             "an ephemeral run has no session to go on with",
             "leave out --ephemeral, or what names the session",

@@ -31,6 +31,8 @@ class Finder:
     def find(self, request: Request) -> Session | None:
         """The session that the request goes on with; nothing where it begins one. Raises
         `SessionError`."""
+        if request.begins is not None:
+            return None
         if request.name is not None:
             return self.named(request.name)
         if request.session == "last":

@@ -6,8 +6,8 @@
     runs/<id>/lock             held while somebody drives the run; tells how to end what he started
 
 A line of the journal is on disk before what it announces is done (`started`), and after what it
-tells has come true (`ended`). Lines that are written at about the same time are put there together:
-a disk takes as long for thirty as for one.
+tells has come true (`ended`): the session and the events of the task are there first. What is
+written at about the same time is put there together: a disk takes as long for thirty as for one.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from clinvk.store.files import (
     replace_file,
     sync_folder,
     write_all,
+    write_soon,
 )
 from clinvk.store.locks import Locks
 from clinvk.store.records import encode
@@ -263,11 +264,17 @@ class Journal:
     """The open journal of a run. Its methods raise `SessionError` where the disk is full, or the
     like; then nothing of what they were to write counts."""
 
-    def __init__(self, folder: RunFolder, scrub: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        scrub: Callable[[Any], Any],
+        settle: Callable[[list[str]], None] = lambda _: None,
+    ) -> None:
         import anyio  # lists of runs have no use for it
 
         self.folder = folder
         self.scrub = scrub  # takes secrets out of what is written
+        self._settle = settle  # puts sessions on disk
         self.path = folder.path / "journal.jsonl"
         try:
             self._fd = os.open(
@@ -315,24 +322,49 @@ class Journal:
         await self._add(self._line("started", {"task": index, "attempt": attempt, **facts}))
 
     async def ended(self, outcome: Outcome, events: int | None = None) -> None:
-        """On disk when this returns, behind the events in the open file `events`, which is closed."""
+        """On disk when this returns, behind the task's session and the events in the open file
+        `events`, which is closed."""
         facts = {"task": outcome.index, **summary_of(outcome)}
-        await self._add(self._line("ended", facts), events)
+        await self._add(self._line("ended", facts), events, outcome.session_id)
 
     def close(self) -> None:
         os.close(self._fd)
 
     def _commit(self, lines: list[bytes]) -> None:
+        """All of the lines behind what is there, on disk; or nothing of them."""
         try:
-            _commit(self._fd, lines, [])
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            try:
+                write_all(self._fd, b"".join(lines))
+                os.fsync(self._fd)
+            except OSError:
+                os.ftruncate(self._fd, end)
+                raise
         except OSError as error:
             raise cannot("write", self.path, error) from error
+
+    def _commit_batch(self, batch: _Batch) -> None:
+        """The lines of a batch, behind what they tell of; from a thread of its own."""
+        try:
+            if batch.sessions:
+                self._settle(batch.sessions)
+            try:
+                for file in batch.files:
+                    os.fsync(file)
+            except OSError as error:
+                raise cannot("write", self.folder.path, error) from error
+        finally:
+            for file in batch.files:
+                os.close(file)
+        self._commit(batch.lines)
 
     def _line(self, event: str, facts: dict[str, Any]) -> bytes:
         at = rfc3339(datetime.now(UTC))
         return encode(self.scrub({"version": VERSION, "at": at, "event": event, **facts})) + b"\n"
 
-    async def _add(self, line: bytes, events: int | None = None) -> None:
+    async def _add(
+        self, line: bytes, events: int | None = None, session: str | None = None
+    ) -> None:
         """Put the line into the batch that is being put together, and wait until that is on disk;
         the first one of a batch takes it there, when the batch before it is."""
         import anyio
@@ -344,6 +376,9 @@ class Journal:
         batch.lines.append(line)
         if events is not None:
             batch.files.append(events)
+            write_soon(events)
+        if session is not None:
+            batch.sessions.append(session)
         if not is_first:
             await batch.done.wait()
         else:
@@ -351,13 +386,13 @@ class Journal:
                 async with self._one:
                     self._batch = None  # who comes now is of the next one
                     try:
-                        await anyio.to_thread.run_sync(_commit, self._fd, batch.lines, batch.files)
-                    except OSError as error:
+                        await anyio.to_thread.run_sync(self._commit_batch, batch)
+                    except SessionError as error:
                         batch.error = error
                     finally:
                         batch.done.set()
         if batch.error is not None:
-            raise cannot("write", self.path, batch.error)
+            raise batch.error
 
 
 class _Batch:
@@ -368,25 +403,9 @@ class _Batch:
 
         self.lines: list[bytes] = []
         self.files: list[int] = []
+        self.sessions: list[str] = []
         self.done = anyio.Event()
-        self.error: OSError | None = None
-
-
-def _commit(fd: int, lines: list[bytes], files: list[int]) -> None:
-    """All of the lines behind what is there, or nothing of them."""
-    try:
-        for file in files:
-            os.fsync(file)
-    finally:
-        for file in files:
-            os.close(file)
-    end = os.lseek(fd, 0, os.SEEK_END)
-    try:
-        write_all(fd, b"".join(lines))
-        os.fsync(fd)
-    except OSError:
-        os.ftruncate(fd, end)
-        raise
+        self.error: SessionError | None = None
 
 
 def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: bool) -> RunResult:

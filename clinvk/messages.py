@@ -37,6 +37,7 @@ class Request(Struct, frozen=True, kw_only=True):
     backend: str | None = None
     session: str | None = None  # an id, a unique prefix, a native id, or "last"
     name: str | None = None  # the session of exactly this name, created at its first use
+    begins: str | None = None  # the id of a new session, of a task: who asks settles it (`Store`)
     to: str | None = None  # a backend that the conversation is handed over to
     replay: bool = False  # begin the native session anew, from the transcript
     history: int = 0  # that many earlier sessions of the folder go before the prompt

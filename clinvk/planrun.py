@@ -155,7 +155,7 @@ class PlanRun:
 
         marker = new_marker(self.dispatcher.env)
         turn.note(recovery.facts(marker))
-        journal = Journal(folder, self.scrub)
+        journal = Journal(folder, self.scrub, self.dispatcher.store.settle)
         try:
             journal.begin(self.plan, rerun=rerun)
             for outcome in found:

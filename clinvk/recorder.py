@@ -27,6 +27,7 @@ class Recorder:
         self.settings = settings
         self.id: str = plan.session.id
         self.backend: str = plan.manifest.name
+        self.settled = plan.request.begins is None
 
     def asked(self) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
@@ -43,15 +44,19 @@ class Recorder:
         told = self.shared(native_id)
         try:
             self.store.update(
-                self.id, lambda s: _with_native_id(s, self.backend, native_id, model), durable=False
+                self.id,
+                lambda s: _with_native_id(s, self.backend, native_id, model),
+                durable=False,
+                settled=self.settled,
             )
         except ClinvkError as error:
             told.append(f"the session id could not be kept yet: {error}")
         return told
 
     def shared(self, native_id: str) -> list[str]:
-        """What to tell of other sessions that the backend knows by this id."""
-        if self.plan.resumes is not None:
+        """What to tell of other sessions that the backend knows by this id. Of a task there is
+        nobody to tell it to, who would go on with its session by hand."""
+        if self.plan.resumes is not None or not self.settled:
             return []
         try:
             owners = self.store.owners(self.backend, native_id)
@@ -84,7 +89,10 @@ class Recorder:
                 )
             )
         self.store.append(
-            self.id, messages, lambda s: self._after(s, result, len(messages), totals, now, lost)
+            self.id,
+            messages,
+            lambda s: self._after(s, result, len(messages), totals, now, lost),
+            settled=self.settled,
         )
 
     def _after(

@@ -249,7 +249,7 @@ class Scheduler:
             self.observe(Change(kind="started", outcome=started))
             await self._took(i, await self._result(i, worker, request, None))
             return
-        session = request.session or request.name
+        session = request.session or request.begins
         await self.journal.started(i, attempt, backend=worker.backend, session=session)
         self.observe(Change(kind="started", outcome=started))
         with EventLog(self.journal.folder.events_path(i), self.journal.scrub) as log:
@@ -297,13 +297,13 @@ class Scheduler:
         session = None
         if task.continues is not None and not self.rules.ephemeral:
             session = self.outcomes[task.continues].session_id
-        name = None
+        begins = None
         if session is None and self.run_id is not None:
-            name = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
+            begins = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
         return Request(
             prompt=self._prompt(task),
             session=session,
-            name=name,
+            begins=begins,
             backend=None if session else backend,
             to=backend if session else None,
             options=options,

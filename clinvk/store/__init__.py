@@ -105,20 +105,43 @@ class Store(Protocol):
         *,
         exact: bool = False,
         durable: bool = True,
+        settled: bool = True,
     ) -> Session:
         """Keep a new session. A taken id is replaced by a free one, unless `exact`. Where not
-        `durable`, a power cut may take it back, until something is appended."""
+        `durable`, a power cut may take it back, until something is appended. Where not `settled`,
+        the id is one that nobody else would take, and what is written is made to last by
+        `settle`."""
         ...
 
     def get(self, id: str) -> Session: ...  # noqa: A002 - the field's name
 
-    def update(self, id: str, change: Change, *, durable: bool = True) -> Session:  # noqa: A002
+    def update(
+        self,
+        id: str,  # noqa: A002
+        change: Change,
+        *,
+        durable: bool = True,
+        settled: bool = True,
+    ) -> Session:
         """The session after `change`, which sees the newest record; other writers wait, or it is
         called again with what they wrote."""
         ...
 
-    def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+    def append(
+        self,
+        id: str,  # noqa: A002
+        messages: Iterable[Message],
+        change: Change,
+        *,
+        settled: bool = True,
+    ) -> Session:
         """`update`, with messages put behind the transcript in the same step."""
+        ...
+
+    def settle(self, ids: Iterable[str]) -> None:
+        """Make what was written of these sessions, and not settled, survive a power cut; together,
+        which takes a disk little longer than one. From any thread; ids that are no session's are
+        passed over."""
         ...
 
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002

@@ -10,8 +10,11 @@ Folders are 0700 and files 0600. Reading needs no lock; where nothing can be wri
 read one by one in place of an index that would have to be mended.
 
 How a stale index is noticed: it remembers the time of the folder of records, which changes with
-every record that appears, goes or is replaced; and a writer that was killed has left its session's
-id in `lock`.
+every record that appears, goes or is replaced; and `lock` holds a mark. It is the id of a session
+whose writer was killed; or `r12.*`, where sessions whose ids begin so have been written and not
+settled. Who wants the index then mends it by comparing. Only the one who left them unsettled knows
+better: as long as the mark and the time of the folder are those that he left, the index lacks what
+he has written since, and nothing else.
 """
 
 from __future__ import annotations
@@ -30,7 +33,16 @@ from msgspec.structs import replace
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.session import Message, Session, check_id, new_id
 from clinvk.store import Change, Damaged, Hit, Query
-from clinvk.store.files import FileTurn, append_file, cannot, make_folder, replace_file
+from clinvk.store.files import (
+    FileTurn,
+    append_file,
+    cannot,
+    make_folder,
+    replace_file,
+    sync_files,
+    sync_folder,
+    write_file,
+)
 from clinvk.store.locks import Locks, held
 from clinvk.store.records import (
     as_kept,
@@ -48,7 +60,10 @@ if TYPE_CHECKING:
     from clinvk.store.index import Index
 
 BATCH = 2_000  # sessions that are read at a time when the index is made anew
-ANYTHING = "*"  # in `lock`: more was being written than one session
+REMOVED = "-"  # in `lock`: sessions were being taken away
+ANYTHING = "*"  # in `lock`: more than it has room for
+MARK = 4096  # bytes of it
+AT_ONCE = 100  # sessions whose files are open together
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -58,10 +73,14 @@ class FileStore:
     def __init__(self, home: Path, progress: Progress = lambda _done, _all: None) -> None:
         self.home = home
         self.progress = progress  # told (done, all) while the index is made anew
-        self._sessions = home / "sessions"
-        self._transcripts = home / "transcripts"
+        self._sessions = str(home / "sessions")
+        self._transcripts = str(home / "transcripts")
         self._locks = Locks(home / "locks")
         self._mine = threading.local()  # SQLite's connections stay in the thread that made them
+        # Sessions that we have written and the index does not know, each with `_same` of its
+        # record; and how we left things: our process, the mark, the time of the folder.
+        self._unsettled: dict[str, tuple[Session, tuple[int, ...]]] = {}
+        self._left: tuple[int, str, int] | None = None
 
     def create(
         self,
@@ -70,8 +89,16 @@ class FileStore:
         *,
         exact: bool = False,
         durable: bool = True,
+        settled: bool = True,
     ) -> Session:
         check_id(session.id)
+        if not settled:
+            with self._unsettling(session.id):
+                if os.path.lexists(self._record(session.id)):
+                    raise taken(session.id)
+                self._say(session.id, messages, durable=False)
+                self._leave(session)
+            return session
         with self.writing(session.id) as index:
             while self._taken(session.id, index, exact=exact):
                 if exact:
@@ -84,19 +111,55 @@ class FileStore:
     def get(self, id: str) -> Session:  # noqa: A002
         return self._read(check_id(id))
 
-    def update(self, id: str, change: Change, *, durable: bool = True) -> Session:  # noqa: A002
+    def update(
+        self,
+        id: str,  # noqa: A002
+        change: Change,
+        *,
+        durable: bool = True,
+        settled: bool = True,
+    ) -> Session:
+        if not settled:
+            with self._unsettling(id):
+                return self._leave(change(self.get(id)))
         with self.writing(id):
             session = change(self.get(id))
             self._write(session, durable=durable)
         return session
 
-    def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+    def append(
+        self,
+        id: str,  # noqa: A002
+        messages: Iterable[Message],
+        change: Change,
+        *,
+        settled: bool = True,
+    ) -> Session:
+        if not settled:
+            with self._unsettling(id):
+                session = change(self.get(id))
+                self._append(id, messages, durable=False)
+                return self._leave(session)
         with self.writing(id):
             before = self.get(id)
             session = change(before)
             self._append(id, messages, is_new=before.turns == 0)
             self._write(session, durable=True)
         return session
+
+    def settle(self, ids: Iterable[str]) -> None:
+        ids = list(ids)
+        try:
+            for start in range(0, len(ids), AT_ONCE):
+                some = ids[start : start + AT_ONCE]
+                sync_files(path for id_ in some for path in self._files(check_id(id_)))
+            sync_folder(self._transcripts)
+            sync_folder(self._sessions)
+            if not self._unsettled.keys().isdisjoint(ids):
+                with self._exclusive():
+                    self._settle_index(ids)
+        except OSError as error:
+            raise cannot("write", self.home, error) from error
 
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
         with self.writing(id):
@@ -110,7 +173,7 @@ class FileStore:
         return _messages(self._said(check_id(id)))
 
     def size(self, id: str) -> int:  # noqa: A002
-        return sum(path.stat().st_size for path in self._files(check_id(id)) if path.is_file())
+        return sum(os.path.getsize(f) for f in self._files(check_id(id)) if os.path.isfile(f))
 
     def select(self, query: Query) -> list[Session | Damaged]:
         rows = self._ask(lambda index: list(index.select(query)))
@@ -191,7 +254,7 @@ class FileStore:
         gone: list[str] = []
         if not old:
             return gone
-        with self.writing(ANYTHING):
+        with self.writing(REMOVED):
             for id_, stat in old:
                 if self._remove_idle(id_, before, stat):
                     gone.append(id_)
@@ -224,6 +287,7 @@ class FileStore:
         is noted, so that the index is mended before it is believed again."""
         with self._exclusive():
             index = self._usable()
+            before = self._marked()  # nothing, unless there is no index to catch up
             self._mark(id_)
             self._told: list[Callable[[Index], None]] = []
             yield index
@@ -235,17 +299,78 @@ class FileStore:
                         index.set("mtime", self._mtime())
                 except sqlite3.Error:
                     self._drop_index()  # a full disk, say: it is made anew when it is wanted
+            self._mark(before)
+
+    # What the index is told of later.
+
+    @contextmanager
+    def _unsettling(self, id_: str) -> Iterator[None]:
+        """The lock, for a write that the index is not told of. From now on it is marked as stale;
+        ourselves know what it lacks, if we did so far."""
+        with self._exclusive():
+            marked = self._marked()
+            known = self._know(marked)
+            if not known:
+                self._unsettled.clear()
+                # What others leave unsettled is mended once, and not each time.
+                if not marked or self._left is None:
+                    known = self._usable() is not None
+                    marked = self._marked()
+            run, dot, _ = id_.partition(".")
+            mark = f"{run}.*" if dot else id_
+            if mark not in marked.split():
+                marked = f"{marked} {mark}".strip()
+                marked = marked if len(marked) <= MARK else ANYTHING
+                self._mark(marked)
+            self._left = (0, "", 0)  # nobody's: from now on we do not know
+            yield
+            if known:
+                self._left = (os.getpid(), marked, self._mtime())
+
+    def _know(self, marked: str) -> bool:
+        """Whether the index lacks what we left unsettled, and nothing else."""
+        if self._left is None:
+            return False
+        pid, mark, mtime = self._left
+        return pid == os.getpid() and marked in ("", mark) and mtime == self._mtime()
+
+    def _settle_index(self, ids: list[str]) -> None:
+        try:
+            if (index := self._opened(create=True)) is not None:
+                self._catch_up(index, ids)
+        except sqlite3.Error:
+            self._drop_index()  # a full disk, say
+
+    def _leave(self, session: Session) -> Session:
+        self._unsettled[session.id] = self._put_record(session, durable=False)
+        return session
+
+    def _catch_up(self, index: Index, ids: Iterable[str]) -> bool:
+        """Tell the index of these sessions, if we know what it lacks; call it with the lock held."""
+        if not self._know(self._marked()):
+            return False
+        ids = [id_ for id_ in ids if id_ in self._unsettled]
+        with index.changing():
+            known = [id_ for id_ in ids if index.has(id_)]
+            self._take_in(index, [id_ for id_ in ids if id_ not in known])
+            for id_ in known:
+                self._look_again(index, id_, self._unsettled[id_][1])
+            index.set("mtime", self._mtime())
+        for id_ in ids:
+            del self._unsettled[id_]
+        if not self._unsettled:
             self._mark("")
+        return True
 
     # The files of a session.
 
-    def _record(self, id_: str) -> Path:
-        return self._sessions / f"{id_}.json"
+    def _record(self, id_: str) -> str:
+        return f"{self._sessions}/{id_}.json"
 
-    def _transcript(self, id_: str) -> Path:
-        return self._transcripts / f"{id_}.jsonl"
+    def _transcript(self, id_: str) -> str:
+        return f"{self._transcripts}/{id_}.jsonl"
 
-    def _files(self, id_: str) -> tuple[Path, Path]:
+    def _files(self, id_: str) -> tuple[str, str]:
         return self._record(id_), self._transcript(id_)
 
     def _remove(self, id_: str) -> None:
@@ -280,25 +405,32 @@ class FileStore:
     def _read(self, id_: str) -> Session:
         path = self._record(id_)
         try:
+            if (ours := self._unsettled.get(id_)) and ours[1] == _same(os.stat(path)):
+                return ours[0]
             with open(path, "rb") as file:
-                return session_of(file.read(), id_, str(path))
+                return session_of(file.read(), id_, path)
         except FileNotFoundError as error:
-            if path.is_symlink():  # to nowhere
-                raise unreadable(id_, str(path), error.strerror) from error
+            if os.path.islink(path):  # to nowhere
+                raise unreadable(id_, path, error.strerror) from error
             raise unknown(id_) from None
         except OSError as error:
-            raise unreadable(id_, str(path), error.strerror) from error
+            raise unreadable(id_, path, error.strerror) from error
 
     def _write(self, session: Session, *, durable: bool) -> None:
+        session = self._put_record(session, durable=durable)[0]
+        self._tell(lambda known: self._put(known, session))
+
+    def _put_record(self, session: Session, *, durable: bool) -> tuple[Session, tuple[int, ...]]:
+        """The session as it comes back from its record, and `_same` of that."""
         path = self._record(session.id)
         record, session = as_kept(session)
         data = msgspec.json.format(record, indent=1) + b"\n"
         try:
             make_folder(self._sessions)
             replace_file(path, data, durable=durable)
+            return session, _same(os.stat(path))
         except OSError as error:
             raise cannot("write", path, error) from error
-        self._tell(lambda known: self._put(known, session))
 
     def _say(self, id_: str, messages: Iterable[Message], *, durable: bool) -> None:
         """Put a transcript in place of the one that is there, which a killed clinvk may have left
@@ -309,18 +441,23 @@ class FileStore:
             return
         try:
             make_folder(self._transcripts)
-            replace_file(path, data, durable=durable)
+            if durable:
+                replace_file(path, data, durable=True)
+            else:
+                write_file(path, data)  # nobody looks at it before the record is there
         except OSError as error:
             raise cannot("write", path, error) from error
 
-    def _append(self, id_: str, messages: Iterable[Message], *, is_new: bool) -> None:
+    def _append(
+        self, id_: str, messages: Iterable[Message], *, is_new: bool = False, durable: bool = True
+    ) -> None:
         data = _lines(messages)
         if not data:
             return
         path = self._transcript(id_)
         try:
             make_folder(self._transcripts)
-            append_file(path, data, is_new=is_new)
+            append_file(path, data, is_new=is_new, durable=durable)
         except OSError as error:
             raise cannot("write", path, error) from error
 
@@ -409,7 +546,7 @@ class FileStore:
         index = self._opened(create=False)
         if index is not None and self._is_fresh(index):
             return index
-        if not self._sessions.is_dir():
+        if not os.path.isdir(self._sessions):
             return None  # nothing to index
         try:
             with self._exclusive():
@@ -423,7 +560,9 @@ class FileStore:
             index = self._opened(create=True)
             try:
                 if index is not None:
-                    return index if self._is_fresh(index) else self._mended()
+                    if self._is_fresh(index) or self._catch_up(index, list(self._unsettled)):
+                        return index
+                    return self._mended()
                 self._drop_index()
             except sqlite3.Error:
                 self._drop_index()
@@ -470,14 +609,17 @@ class FileStore:
             else:
                 seen = self._stats()
                 index.remove(known.keys() - seen.keys())
+                marks = self._marked().split()
+                written = tuple(mark[:-1] for mark in marks if mark.endswith("*"))
                 for id_, stat in seen.items():
-                    if known.get(id_) != stat or id_ == self._marked():
+                    if known.get(id_) != stat or id_ in marks or id_.startswith(written):
                         self._look_again(index, id_, stat)
             index.set("mtime", self._mtime())
+        self._unsettled.clear()
         self._mark("")
         return index
 
-    def _look_again(self, index: Index, id_: str, stat: tuple[int, int]) -> None:
+    def _look_again(self, index: Index, id_: str, stat: tuple[int, ...]) -> None:
         try:
             self._put(index, self._read(id_))
         except SessionNotFound:
@@ -506,26 +648,30 @@ class FileStore:
         ids = self._ids()
         for start in range(0, len(ids), BATCH):
             progress(start, len(ids))
-            rows, said = [], []
-            for id_ in ids[start : start + BATCH]:
-                try:
-                    stat = os.lstat(self._record(id_))
-                except FileNotFoundError:
-                    continue  # deleted meanwhile
-                try:
-                    session = self._read(id_)
-                except SessionNotFound:
-                    continue
-                except SessionError as error:
-                    index.put_damaged(id_, error.message, mtime=stat.st_mtime_ns, size=stat.st_size)
-                    continue
-                data = self._said(id_)
-                rows.append((session, stat.st_mtime_ns, stat.st_size, len(data)))
-                said.append((session, _contents(data)))
-            index.put_many(rows)
-            index.add_many(said)
+            self._take_in(index, ids[start : start + BATCH])
         progress(len(ids), len(ids))
         return len(ids)
+
+    def _take_in(self, index: Index, ids: list[str]) -> None:
+        """Read sessions that the index does not know into it."""
+        rows, said = [], []
+        for id_ in ids:
+            try:
+                stat = os.lstat(self._record(id_))
+            except FileNotFoundError:
+                continue  # deleted meanwhile
+            try:
+                session = self._read(id_)
+            except SessionNotFound:
+                continue
+            except SessionError as error:
+                index.put_damaged(id_, error.message, mtime=stat.st_mtime_ns, size=stat.st_size)
+                continue
+            data = self._said(id_)
+            rows.append((session, stat.st_mtime_ns, stat.st_size, len(data)))
+            said.append((session, _contents(data)))
+        index.put_many(rows)
+        index.add_many(said)
 
     def _stats(self) -> dict[str, tuple[int, int]]:
         found = {}
@@ -596,7 +742,12 @@ class FileStore:
             raise cannot("write", self.home / "lock", error) from error
 
     def _marked(self) -> str:
-        return os.pread(self._lock, 256, 0).decode("utf-8", "replace")
+        return os.pread(self._lock, MARK, 0).decode("utf-8", "replace")
+
+
+def _same(stat: os.stat_result) -> tuple[int, ...]:
+    """What is another one when the file was written or replaced; what the index remembers first."""
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _is_record(name: str) -> bool:
@@ -631,7 +782,7 @@ def _contents(data: bytes) -> list[Any]:
     return said
 
 
-def _remove(path: Path) -> None:
+def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 class FileTurn:
     """An open, locked file; `close` empties it and lets go."""
 
-    def __init__(self, fd: int, path: Path) -> None:
+    def __init__(self, fd: int, path: str | Path) -> None:
         self._fd = fd
         self.kept_in = f"the file {path}"
         self.left = facts_in(fd)
@@ -38,10 +39,11 @@ class FileTurn:
         os.close(self._fd)
 
 
-def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
+def replace_file(path: str | Path, data: bytes, *, durable: bool) -> None:
     """The file holds either what it held or `data`, whatever happens; after a power cut too,
     where `durable`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    folder, name = os.path.split(path)
+    temporary = f"{folder}/.{name}.{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -52,14 +54,49 @@ def replace_file(path: Path, data: bytes, *, durable: bool) -> None:
             os.close(fd)
         os.replace(temporary, path)
         if durable:
-            sync_folder(path.parent)
+            sync_folder(folder)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
 
 
-def sync_folder(path: Path) -> None:
+def write_file(path: str, data: bytes) -> None:
+    """A file that nobody reads yet; gone again where there is no room for all of it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        write_all(fd, data)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def sync_files(paths: Iterable[str]) -> None:
+    """Put what is in these files on disk; one that is not there is passed over. The disk is told of
+    all of them before any is waited for: together they take half as long."""
+    found: list[int] = []
+    try:
+        for path in paths:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                found.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        for fd in found:
+            write_soon(fd)
+        for fd in found:
+            os.fsync(fd)
+    finally:
+        for fd in found:
+            os.close(fd)
+
+
+def write_soon(fd: int) -> None:
+    """Let the disk begin with what is in the file, before somebody waits for it."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def sync_folder(path: str | Path) -> None:
     """The names in a folder are on disk only when it is synced itself."""
     with suppress(OSError):  # some file systems cannot, and the file is written by now
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -69,11 +106,13 @@ def sync_folder(path: Path) -> None:
             os.close(fd)
 
 
-def append_file(path: Path, data: bytes, *, is_new: bool = False) -> None:
-    """All of `data` behind what is there, on disk; or nothing of it. A torn last line, left by a
-    writer that was killed, gets its end first, so that it spoils no other line. Where the file
-    `is_new`, its name may not be on disk yet."""
-    is_new = is_new or not path.exists()
+def append_file(
+    path: str | Path, data: bytes, *, is_new: bool = False, durable: bool = True
+) -> None:
+    """All of `data` behind what is there, on disk where `durable`; or nothing of it. A torn last
+    line, left by a writer that was killed, gets its end first, so that it spoils no other line.
+    Where the file `is_new`, its name may not be on disk yet."""
+    is_new = is_new or (durable and not os.path.exists(path))
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         end = os.lseek(fd, 0, os.SEEK_END)
@@ -81,9 +120,10 @@ def append_file(path: Path, data: bytes, *, is_new: bool = False) -> None:
             data = b"\n" + data
         try:
             write_all(fd, data)
-            os.fsync(fd)
-            if is_new:
-                sync_folder(path.parent)
+            if durable:
+                os.fsync(fd)
+                if is_new:
+                    sync_folder(os.path.dirname(path))
         except OSError:
             os.ftruncate(fd, end)
             raise
@@ -97,15 +137,16 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: str | Path) -> None:
     """The folder and those above it, each as private as the store has to be."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
+        path = Path(path)
         if not path.parent.exists():
             make_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
 
 
-def try_lock(fd: int, path: Path) -> bool:
+def try_lock(fd: int, path: str | Path) -> bool:
     """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
     for pause in (0.0, 0.002, 0.005):
         if pause:  # even none is a pause on a busy machine
@@ -121,7 +162,7 @@ def try_lock(fd: int, path: Path) -> bool:
     return False
 
 
-def same_file(fd: int, path: Path) -> bool:
+def same_file(fd: int, path: str | Path) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
@@ -136,7 +177,7 @@ def facts_in(fd: int) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) else None
 
 
-def cannot(verb: str, path: Path, error: OSError) -> SessionError:
+def cannot(verb: str, path: str | Path, error: OSError) -> SessionError:
     hints = {
         errno.ENOSPC: "make room on that disk; nothing that was stored before is lost",
         errno.EDQUOT: "make room on that disk; nothing that was stored before is lost",
@@ -148,7 +189,7 @@ def cannot(verb: str, path: Path, error: OSError) -> SessionError:
     return SessionError(f"cannot {verb} {path}: {error.strerror}", hint)
 
 
-def no_locks(path: Path, error: OSError) -> SessionError:
+def no_locks(path: str | Path, error: OSError) -> SessionError:
     if error.errno in NO_LOCKS:
         return SessionError(
             f"{path}: this file system has no locks", "set CLINVK_HOME to a folder on a local disk"

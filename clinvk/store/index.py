@@ -150,6 +150,9 @@ class Index:
         for table in ("sessions", "natives", "labels", "pieces"):
             self.db.executemany(f"DELETE FROM {table} WHERE id=?", each)  # noqa: S608 - our names
 
+    def has(self, id_: str) -> bool:
+        return bool(self.db.execute("SELECT 1 FROM sessions WHERE id=?", (id_,)).fetchone())
+
     def title(self, id_: str) -> str | None:
         found = self.db.execute("SELECT record FROM sessions WHERE id=?", (id_,)).fetchone()
         return json.loads(found[0]).get("title") if found and found[0] else None

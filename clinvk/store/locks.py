@@ -30,7 +30,7 @@ class Locks:
         self.folder = folder
 
     def turn(self, id_: str) -> FileTurn | None:
-        path = self.folder / check_id(id_)
+        path = f"{self.folder}/{check_id(id_)}"
         while True:
             fd = open_lock(path)
             if not try_lock(fd, path):
@@ -85,7 +85,7 @@ class Locks:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[int]:
+def held(path: str | Path) -> Iterator[int]:
     """The lock on a file that is never deleted, as its open descriptor; others wait. Raises
     `SessionError`."""
     fd = open_lock(path)
@@ -93,15 +93,19 @@ def held(path: Path) -> Iterator[int]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
-            raise no_locks(path.parent, error) from error
+            raise no_locks(os.path.dirname(path), error) from error
         yield fd
     finally:
         os.close(fd)
 
 
-def open_lock(path: Path) -> int:
+def open_lock(path: str | Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
-        make_folder(path.parent)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            make_folder(os.path.dirname(path))
+            return os.open(path, flags, 0o600)
     except OSError as error:
         raise cannot("write", path, error) from error

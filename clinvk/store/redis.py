@@ -76,6 +76,7 @@ class RedisStore:
         *,
         exact: bool = False,
         durable: bool = True,  # noqa: ARG002 - the server decides
+        settled: bool = True,  # noqa: ARG002
     ) -> Session:
         lines = _lines(messages)
         check_id(session.id)
@@ -89,11 +90,28 @@ class RedisStore:
     def get(self, id: str) -> Session:  # noqa: A002
         return self._read(check_id(id))[0]
 
-    def update(self, id: str, change: Change, *, durable: bool = True) -> Session:  # noqa: A002, ARG002 - the server decides
+    def update(
+        self,
+        id: str,  # noqa: A002
+        change: Change,
+        *,
+        durable: bool = True,  # noqa: ARG002 - the server decides
+        settled: bool = True,  # noqa: ARG002
+    ) -> Session:
         return self._change(id, change, [])
 
-    def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+    def append(
+        self,
+        id: str,  # noqa: A002
+        messages: Iterable[Message],
+        change: Change,
+        *,
+        settled: bool = True,  # noqa: ARG002
+    ) -> Session:
         return self._change(id, change, _lines(messages))
+
+    def settle(self, ids: Iterable[str]) -> None:
+        """The server decides."""
 
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
         return self._change(id, change, _lines(messages), "rewrite")

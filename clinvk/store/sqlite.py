@@ -46,6 +46,7 @@ class SqliteStore:
         *,
         exact: bool = False,
         durable: bool = True,
+        settled: bool = True,  # noqa: ARG002 - what is written is settled
     ) -> Session:
         check_id(session.id)
         with self._writing(durable=durable) as database:
@@ -61,15 +62,32 @@ class SqliteStore:
         with self._reading() as database:
             return self._session(database, id)
 
-    def update(self, id: str, change: Change, *, durable: bool = True) -> Session:  # noqa: A002
+    def update(
+        self,
+        id: str,  # noqa: A002
+        change: Change,
+        *,
+        durable: bool = True,
+        settled: bool = True,  # noqa: ARG002
+    ) -> Session:
         check_id(id)
         with self._writing(durable=durable) as database:
             return _keep(database, change(self._session(database, id)))
 
-    def append(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+    def append(
+        self,
+        id: str,  # noqa: A002
+        messages: Iterable[Message],
+        change: Change,
+        *,
+        settled: bool = True,  # noqa: ARG002
+    ) -> Session:
         check_id(id)
         with self._writing() as database:
             return _keep(database, change(self._session(database, id)), messages)
+
+    def settle(self, ids: Iterable[str]) -> None:
+        """What is appended is on disk."""
 
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
         check_id(id)

@@ -1,0 +1,338 @@
+"""Sessions that are written first, and settled together: nothing is lost, and no index is believed
+that does not know of them."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from clinvk.errors import SessionError, SessionNotFound
+from clinvk.session import Message, MessageRole, Session
+from clinvk.store import Query, Store, open_store
+from clinvk.store.file import FileStore
+from tests.conftest import PROJECT
+from tests.stores import KINDS, store_url
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture(params=KINDS)
+def reopen(request: pytest.FixtureRequest, home: Path) -> Callable[[], Store]:
+    """The same store, as another process would see it."""
+    url = store_url(request.param, home, request)
+    return lambda: open_store(url, home)
+
+
+def said(text: str, role: str = "user") -> Message:
+    return Message(MessageRole(role), text)
+
+
+def titled(title: str) -> Callable[[Session], Session]:
+    return lambda s: Session.from_json(s.to_json() | {"title": title})
+
+
+def ids(store: Store) -> list[str]:
+    return sorted(s.id for s in store.select(Query()))
+
+
+def begin(store: Store, id_: str) -> None:
+    session = Session(id=id_, backend="echo", native_ids={"echo": f"n-{id_}"}, tags=("t",))
+    store.create(session, [said(f"asked {id_.replace('.', 'x')}")], exact=True, settled=False)
+
+
+def end(store: Store, id_: str) -> None:
+    store.append(id_, [said(f"answer {id_}", "assistant")], titled(f"about {id_}"), settled=False)
+
+
+# Of every store
+
+
+def test_what_is_not_settled_yet_is_there_for_everybody(reopen: Callable[[], Store]):
+    store = reopen()
+    begin(store, "r1.a")
+    store.update("r1.a", titled("new"), settled=False)
+    end(store, "r1.a")
+    for reader in (store, reopen()):
+        assert reader.get("r1.a").title == "about r1.a"
+        assert [m.content for m in reader.messages("r1.a")] == ["asked r1xa", "answer r1.a"]
+        assert ids(reader) == ["r1.a"]
+        assert reader.owners("echo", "n-r1.a") == ["r1.a"]
+        assert [h.session.id for h in reader.search("asked r1xa")] == ["r1.a"]
+
+
+def test_settling_changes_nothing_that_can_be_seen(reopen: Callable[[], Store]):
+    store = reopen()
+    for id_ in ("r1.a", "r1.b"):
+        begin(store, id_)
+        end(store, id_)
+    before = store.get("r1.a")
+    store.settle(["r1.a", "r1.b", "r1.nobody"])
+    store.settle([])
+    store.settle(["r1.a"])
+    assert store.get("r1.a").to_json() == before.to_json()
+    assert ids(reopen()) == ["r1.a", "r1.b"]
+    assert len(reopen().search("answer")) == 2
+
+
+def test_a_taken_id_is_not_begun_again(reopen: Callable[[], Store]):
+    begin(reopen(), "r1.a")
+    with pytest.raises(SessionError, match="exists already"):
+        begin(reopen(), "r1.a")
+
+
+def test_a_session_that_is_gone_is_not_written(reopen: Callable[[], Store]):
+    store = reopen()
+    begin(store, "r1.a")
+    reopen().delete("r1.a")
+    with pytest.raises(SessionNotFound):
+        end(store, "r1.a")
+    store.settle(["r1.a"])
+    assert ids(store) == ids(reopen()) == []
+
+
+def test_an_edit_of_somebody_else_is_kept(reopen: Callable[[], Store]):
+    store = reopen()
+    begin(store, "r1.a")
+    reopen().update("r1.a", titled("mine"))
+    store.append("r1.a", [said("more")], lambda s: s, settled=False)
+    store.settle(["r1.a"])
+    assert reopen().get("r1.a").title == "mine"
+
+
+# The index of files
+
+
+@pytest.fixture
+def store(home: Path) -> FileStore:
+    return FileStore(home)
+
+
+def believed(home: Path) -> FileStore | None:
+    """A reader, if it would believe the index as it is."""
+    reader = FileStore(home)
+    index = reader._opened(create=False)
+    return reader if index is not None and reader._is_fresh(index) else None
+
+
+def check(home: Path) -> bool:
+    """Whether the index would be believed; it is right then, to the last word."""
+    reader = believed(home)
+    if reader is None:
+        return False
+    index = reader._index
+    assert index is not None
+    seen = {id_: stat[:2] for id_, stat in reader._stats().items()}
+    assert index.known() == seen
+    for id_ in seen:
+        session = reader.get(id_)
+        [native] = session.native_ids.values()
+        assert index.owners(native) == [("echo", id_)]
+        assert index.title(id_) == session.title
+        assert index.indexed(id_) == len(reader._said(id_))
+        for message in reader.messages(id_):
+            assert id_ in [i for i, _ in index.search(message.content.split(), None, 1_000)]
+    return True
+
+
+def test_the_index_is_told_when_a_session_is_settled(home: Path, store: FileStore):
+    begin(store, "r1.a")
+    begin(store, "r1.b")
+    assert not check(home)
+    end(store, "r1.a")
+    store.settle(["r1.a"])
+    assert not check(home), "r1.b is not settled"
+    end(store, "r1.b")
+    store.settle(["r1.b"])
+    assert check(home)
+
+
+def test_the_index_is_not_compared_with_all_sessions_to_settle_some(
+    home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+):
+    for i in range(20):
+        store.create(Session(id=f"s{i}", native_ids={"echo": f"n{i}"}))
+    monkeypatch.setattr(FileStore, "_mended", lambda _: pytest.fail("it was compared"))
+    for id_ in ("r1.a", "r1.b", "r2.a"):
+        begin(store, id_)
+        end(store, id_)
+        store.settle([id_])
+        store.update("s1", titled(f"beside {id_}"))
+    begin(store, "r2.b")
+    assert len(ids(store)) == 24
+    end(store, "r2.b")
+    store.settle(["r2.b"])
+    assert check(home)
+
+
+def test_two_who_leave_sessions_unsettled_do_not_believe_each_other(home: Path):
+    one, two = FileStore(home), FileStore(home)
+    for i in range(4):
+        begin(one, f"r1.{i}")
+        begin(two, f"r2.{i}")
+    for store, run in ((one, "r1"), (two, "r2")):
+        for i in range(4):
+            end(store, f"{run}.{i}")
+        store.settle([f"{run}.{i}" for i in range(4)])
+        check(home)
+    assert len(ids(FileStore(home))) == 8
+    assert check(home)
+
+
+def test_what_is_written_in_the_same_tick_of_the_clock_is_noticed(
+    home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(FileStore, "_mtime", lambda _: 7)
+    store.create(Session(id="s", native_ids={"echo": "n"}))
+    begin(store, "r1.a")
+    assert not check(home)
+    assert ids(FileStore(home)) == ["r1.a", "s"]
+    end(store, "r1.a")
+    assert not check(home)
+    store.settle(["r1.a"])
+    assert check(home)
+
+
+def test_a_record_that_somebody_took_away_by_hand_is_missed(home: Path, store: FileStore):
+    begin(store, "r1.a")
+    begin(store, "r1.b")
+    (home / "sessions" / "r1.a.json").unlink()
+    end(store, "r1.b")
+    store.settle(["r1.b"])
+    assert ids(FileStore(home)) == ["r1.b"]
+    assert check(home)
+
+
+@pytest.mark.parametrize("how", ["gone", "no database", "another"])
+def test_an_index_that_is_spoiled_meanwhile_is_made_anew(home: Path, store: FileStore, how: str):
+    begin(store, "r1.a")
+    end(store, "r1.a")
+    path = home / "index.db"
+    path.unlink()
+    if how == "no database":
+        path.write_bytes(b"x" * 8192)
+    if how == "another":
+        assert ids(FileStore(home)) == ["r1.a"]
+    store.settle(["r1.a"])
+    begin(store, "r1.b")
+    end(store, "r1.b")
+    store.settle(["r1.b"])
+    check(home)
+    assert ids(FileStore(home)) == ["r1.a", "r1.b"]
+    assert check(home)
+
+
+def test_a_fork_does_not_go_on_with_what_its_parent_knows(home: Path, store: FileStore):
+    begin(store, "r1.a")
+    child = os.fork()
+    if child == 0:
+        begin(store, "r1.b")
+        os._exit(0)
+    os.waitpid(child, 0)
+    end(store, "r1.a")
+    store.settle(["r1.a"])
+    check(home)
+    assert ids(FileStore(home)) == ["r1.a", "r1.b"]
+
+
+def test_whoever_writes_in_whatever_order_no_index_is_wrong(home: Path):
+    """Three processes, as far as the store can see; each step is one of them doing something."""
+    seed = random.randrange(10_000)
+    chance = random.Random(seed)
+    stores = [FileStore(home) for _ in range(3)]
+    begun: list[list[str]] = [[], [], []]
+    fresh = 0
+    for step in range(300):
+        me = chance.choice((0, 0, 0, 1, 1, 2))
+        store, mine = stores[me], begun[me]
+        alive = [i for i in mine if (home / "sessions" / f"{i}.json").exists()]
+        what = chance.randrange(10)
+        if what < 3 or not alive:
+            mine.append(f"r{me}.{step}")
+            begin(store, mine[-1])
+        elif what < 6:
+            end(store, chance.choice(alive))
+        elif what < 8:
+            store.settle(chance.sample(alive, min(len(alive), 3)) if what == 6 else alive)
+        elif what == 8:
+            other = chance.choice(stores)
+            if chance.random() < 0.5:
+                other.append(chance.choice(alive), [said(f"by hand {step}")], titled(f"t{step}"))
+            else:
+                other.delete(chance.choice(alive))
+        else:
+            assert ids(store) == sorted(store._ids()), seed
+        fresh += check(home)
+    assert fresh, seed
+    assert ids(stores[2]) == sorted(stores[2]._ids()), seed
+
+
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from tests.test_store_unsettled import begin, check, end
+from clinvk.store.file import FileStore
+home = Path(sys.argv[1])
+random.seed(int(sys.argv[2]))
+fresh = 0
+for turn in range(40):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        own = FileStore(home)
+        for i in range(10_000):
+            id_ = f"r{turn}.{i}"
+            begin(own, id_)
+            end(own, id_)
+            if i % 3 == 0:
+                own.settle([id_, f"r{turn}.{i - 1}"])
+                os.write(write, f"{id_} ".encode())
+    os.close(write)
+    settled = os.read(read, 100)
+    time.sleep(random.random() * 0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while piece := os.read(read, 65_536):
+        settled += piece
+    os.close(read)
+    fresh += check(home)
+    reader = FileStore(home)
+    if turn % 4 == 0:
+        known = {s.id for s in reader.select(Query())}
+        assert known == set(reader._ids())
+        assert check(home)
+    for id_ in settled.decode().split():
+        assert reader.get(id_).title == f"about {id_}"
+        assert len(reader.messages(id_)) == 2
+print(fresh)
+""".replace("import os,", "from clinvk.store import Query\nimport os,", 1)
+
+
+def test_forty_kills_leave_no_index_that_is_wrongly_believed(home: Path):
+    seed = random.randrange(10_000)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(home), str(seed)],
+        cwd=PROJECT, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (seed, done.stderr)
+
+
+def test_what_a_killed_one_said_and_did_not_count_is_found(home: Path, store: FileStore):
+    """Its transcript is longer than its record says, which has the time that the index knows."""
+    begin(store, "r1.a")
+    assert ids(FileStore(home)) == ["r1.a"]
+    child = os.fork()
+    if child == 0:
+        own = FileStore(home)
+        own._leave = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        end(own, "r1.a")
+    os.waitpid(child, 0)
+    assert not check(home)
+    assert [h.session.id for h in FileStore(home).search("answer")] == ["r1.a"]
