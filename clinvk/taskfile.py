@@ -281,7 +281,7 @@ class _Reader:
         options = {
             option: _list(value) if key in ("add_dir", "allowed_tools") else value
             for key, option in OPTIONS.items()
-            if (value := getattr(written, key)) is not None
+            if not _is_unsaid(key, value := getattr(written, key))
         }
         if "add_dir" in options:
             options["add_dir"] = [
@@ -460,6 +460,11 @@ def _seconds(value: Scalar | None, path: tuple[str | int, ...]) -> float | None:
 def _text(value: Scalar) -> str:
     """As it would be written in YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_unsaid(key: str, value: Any) -> bool:
+    """Programs write the published format with nothing, or 0 turns, for what was not said."""
+    return value is None or value == "" or (key in NOT_OF_ONE and value == 0)
 
 
 def _list(value: str | list[str] | None) -> list[str]:

@@ -41,7 +41,7 @@ if [ ! -e mended ]; then
     + r"""exit 1 ;;
   esac
 fi
-printf '{"type":"end","text":"<%s>","usage":{"input":10,"output":5}}\n' "$p"
+printf '{"type":"end","text":"<%s>","usage":{"input":10,"output":5}}\n' "${p##*$'\n'}"
 """
 )
 
