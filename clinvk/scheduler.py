@@ -416,7 +416,8 @@ class Scheduler:
         if known is None or known.until <= now or failure.retry_at is not None:
             count = known.count if known and known.until <= now else 0
             pause = pacing.pause(failure, count, limits.first_wait, now, self.chance)
-            self._pauses[backend] = known = pause
+            if known is None or pause.until > known.until:  # of two limits the longer one counts
+                self._pauses[backend] = known = pause
         too_long = limits.max_wait is not None and known.until - now > limits.max_wait
         if limits.action == "fail" or (too_long and not self._can_switch(backend)):
             self._closed.add(backend)

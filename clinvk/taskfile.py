@@ -225,7 +225,7 @@ class _Reader:
             variables = {**columns, **{k: _text(v) for k, v in zip(axes, chosen, strict=True)}}
             filled = merged
             if variables:
-                filled = placeholders.fill_all(merged, variables)
+                filled = _with_numbers(placeholders.fill_all(merged, variables))
                 if isinstance(prompt := merged.get("prompt"), str):  # may name other tasks, too
                     filled["prompt"] = placeholders.fill(prompt, variables.get)
             yield build(Written, filled, path), variables, general
@@ -399,6 +399,15 @@ def _as_json(value: Any, path: tuple[str | int, ...]) -> Any:
         return to_builtins(value, str_keys=True)
     except (TypeError, ValueError) as error:
         raise ShapeError(path, f"it cannot be kept as JSON: {error}") from error
+
+
+def _with_numbers(filled: dict[str, Any]) -> dict[str, Any]:
+    """`max_turns: "{{n}}"` is the number that n is."""
+    for key in _NUMBERS:
+        value = filled.get(key)
+        if isinstance(value, str) and value.isdecimal() and value.isascii():
+            filled[key] = int(value)
+    return filled
 
 
 def _name_by_line(merged: dict[str, Any]) -> None:

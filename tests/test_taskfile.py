@@ -580,7 +580,9 @@ def test_an_unknown_backend_is_named_with_its_place(clinvk: CommandLine):
 def test_a_bad_file_exits_with_3_and_leaves_nothing(clinvk: CommandLine, home: Home, text: str):
     (home.work / "t.yaml").write_bytes(text.encode("latin-1"))
     done = clinvk("parallel", "-f", "t.yaml", "--json")
-    assert (done.returncode, done.stdout) == (3, "")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["results"]) == (3, 3, [])
+    assert told["error"]["message"].startswith("t.yaml: ")
     assert done.stderr.startswith("clinvk: t.yaml: ")
     assert not home.path.exists()
 

@@ -12,6 +12,7 @@ from clinvk import durations
 from clinvk.cmd import many
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as common
+from clinvk.cmd.failing import run_told_in_json
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.show import Printer
 from clinvk.cmd.storage import stored
@@ -29,6 +30,7 @@ NO_MODEL = "echo"  # answers without one: of use where there is hardly anybody e
 
 @app.command()
 @stored
+@run_told_in_json
 def compare(
     words: opt.Prompt = None,
     backends: Annotated[

@@ -29,6 +29,35 @@ def told_in_json(command: F) -> F:
     return told  # type: ignore[return-value]
 
 
+def run_told_in_json(command: F) -> F:
+    """The same for a run of many tasks, of which none was started."""
+
+    @wraps(command)
+    def told(**params: Any) -> Any:
+        try:
+            return command(**params)
+        except ClinvkError as error:
+            wanted = "json" if params.get("as_json") else params.get("output_format")
+            if wanted in ("json", "stream-json"):
+                _json_of_no_run(error, wanted)
+            raise
+
+    return told  # type: ignore[return-value]
+
+
+def _json_of_no_run(error: ClinvkError, output_format: str) -> None:
+    from clinvk.messages import Failure
+
+    failure = Failure(error.kind, error.message, error.hint).to_json()
+    data = {"version": 1, "id": None, "state": "failed", "why": error.message,
+            "exit_code": error.exit_code, "error": failure}  # fmt: skip
+    if output_format == "json":
+        print(json.dumps({**data, "results": []}, ensure_ascii=False, indent=2))
+    else:
+        print(json.dumps({**data, "type": "end"}, ensure_ascii=False))
+    sys.stdout.flush()
+
+
 def _json_error(error: ClinvkError, output_format: str, backend: str | None) -> None:
     """A run that never began, in the shape of one that failed."""
     from clinvk.messages import Failure, Result

@@ -9,6 +9,7 @@ import typer
 from clinvk.cmd import many
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
+from clinvk.cmd.failing import run_told_in_json
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.storage import stored
 
@@ -17,6 +18,7 @@ app = new_app()
 
 @app.command()
 @stored
+@run_told_in_json
 def parallel(
     path: Annotated[
         str | None, typer.Argument(metavar="[FILE]", help="YAML, JSON, JSONL or CSV; - is stdin.")
