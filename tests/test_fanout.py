@@ -174,7 +174,9 @@ async def test_a_mistake_in_a_file_is_told_with_its_line(desk: Desk):
 async def test_each_change_is_observed(desk: Desk):
     seen: list[Change] = []
     result = await aparallel(["a", "bad b"], **given(desk, observe=seen.append, max_parallel=1))
-    [(c.kind, c.outcome.name, c.outcome.state) for c in seen if c.outcome and c.kind != "event"]
+    kinds = [
+        (c.kind, c.outcome.name, c.outcome.state) for c in seen if c.outcome and c.kind != "event"
+    ]
     assert kinds == [
         ("started", "1", "running"), ("ended", "1", "done"),
         ("started", "2", "running"), ("ended", "2", "failed"),
