@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -11,6 +12,8 @@ from clinvk.catalog import Catalog
 from clinvk.config import Loaded
 from clinvk.errors import ConfigError, NotInstalledError
 from clinvk.manifest import Manifest
+
+MOMENT = 1.0  # seconds
 
 
 class Choice(Struct, frozen=True):
@@ -26,10 +29,20 @@ class Chooser:
         self.catalog = catalog
         self.config = config
         self.env = env
+        self._chosen: dict[str | None, tuple[float, Choice]] = {}
 
     def choose(self, name: str | None) -> Choice:
         """The backend of this name, else the default one; where that was never chosen and is not
-        installed, the first that is. Raises `ClinvkError`."""
+        installed, the first that is. Who has just asked gets the same answer: thousands of tasks
+        may. Raises `ClinvkError`."""
+        now = time.monotonic()
+        asked, choice = self._chosen.get(name, (0.0, None))
+        if choice is None or now - asked > MOMENT:
+            choice = self._choose(name)
+            self._chosen[name] = now, choice
+        return choice
+
+    def _choose(self, name: str | None) -> Choice:
         default = self.config.config.default_backend
         if name is None and self.config.origin("default_backend") == "default":
             return self._first(default)

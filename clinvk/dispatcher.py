@@ -25,7 +25,7 @@ from clinvk.messages import Request, Result
 from clinvk.recorder import Recorder, asking, kept, with_prompt
 from clinvk.session import MessageRole, Session, check_id, new_id
 from clinvk.settings import Setting, honoured, resolve, to_keep
-from clinvk.store import Query, Store, Turn, open_store
+from clinvk.store import Query, Store, open_store
 
 if TYPE_CHECKING:
     from clinvk.running import Run
@@ -96,7 +96,7 @@ class Dispatcher:
         _check(request)
         marker = new_marker(self.env)
         if request.ephemeral:
-            async with _started(self, self._plan(request, None), None, marker) as run:
+            async with _started(self, self._plan(request, None), marker) as run:
                 yield run
             return
         session = self.sessions.find(request)
@@ -113,7 +113,7 @@ class Dispatcher:
                 # Another turn may have changed the record while we waited.
                 session = self.store.get(session.id)
                 plan = replace(plan, session=session) if new else self._plan(request, session)
-                async with _started(self, plan, turn, marker, new=new) as run:
+                async with _started(self, plan, marker, new=new) as run:
                     begun = True
                     yield run
             finally:
@@ -243,15 +243,15 @@ class Dispatcher:
 
 @asynccontextmanager
 async def _started(
-    dispatcher: Dispatcher, plan: TurnPlan, turn: Turn | None, marker: str, *, new: bool = False
+    dispatcher: Dispatcher, plan: TurnPlan, marker: str, *, new: bool = False
 ) -> AsyncIterator[Run]:
     import signal
 
     from clinvk import logins, process  # anyio: only once something is to run
 
     recorder = None
-    if plan.session is not None and turn is not None:
-        recorder = Recorder(dispatcher.store, plan, turn, dispatcher.config.config.session)
+    if plan.session is not None:
+        recorder = Recorder(dispatcher.store, plan, dispatcher.config.config.session)
         if not new:
             recorder.asked()
     began = time.monotonic()
@@ -265,8 +265,6 @@ async def _started(
             # The child boots while this is imported: jmespath is not needed to start it.
             from clinvk.running import Run
 
-            if recorder:
-                recorder.started(child.pid, marker)
             run = Run(plan, child, recorder, began, begun)
             try:
                 yield run
@@ -319,16 +317,14 @@ def _instruct(system: list[str], settings: dict[str, Setting]) -> None:
 
 def _folder(request: Request, session: Session | None) -> Path:
     """Where the program runs: where it was told to, else where its session lives, else here."""
-    if request.cwd is not None:
-        path = Path(real(request.cwd))
-    elif session is not None and session.cwd:
-        path = Path(session.cwd)
+    if request.cwd is None and session is not None and session.cwd:
+        path = session.cwd
     else:
-        path = Path(real(None))
-    if not path.is_dir():
+        path = real(request.cwd)
+    if not os.path.isdir(path):
         whose = f"session {session.id} ran in it; " if session and request.cwd is None else ""
         raise UsageError(f"{path}: no such folder", f"{whose}name another one with -w")
-    return path
+    return Path(path)
 
 
 def _value(settings: Mapping[str, Setting], name: str) -> Any:

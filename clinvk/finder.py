@@ -110,4 +110,4 @@ def _start(backend: str | None) -> str:
 
 def real(path: Path | None) -> str:
     """The real path of a folder, by which sessions know theirs; of the current one without any."""
-    return os.path.realpath(path or os.getcwd())
+    return os.path.realpath(path) if path else os.getcwd()

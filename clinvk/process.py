@@ -6,6 +6,7 @@ import os
 import selectors
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import (
@@ -32,6 +33,7 @@ LOOK = 0.05  # seconds between looks at a program whose end nobody tells us
 SILENCE = 0.25  # seconds of nothing on a pipe that is still open though the program has gone
 LINGER = 2.0  # seconds, in all, that we wait for those who hold it and go on talking
 PATIENCE = 1.5  # seconds between asking and insisting
+MOMENT = 1.0  # seconds for which we believe what we saw of other processes
 DRAINED = 8 * 1024 * 1024  # bytes of stdout that are still read while the program ends
 
 _leaders: set[int] = set()  # the programs of all runs of this process, each of a group of its own
@@ -128,6 +130,7 @@ class Child:
         self._ended = False
         self._asking: anyio.CancelScope | None = None
         self._gone = float("inf")  # when the program was seen to have gone
+        self.gone = float("inf")  # the same, on `time.monotonic`
         self._waited = 0.0  # seconds, since then
         self._kept: deque[bytes] = deque()  # of stderr
         self._kept_size = 0
@@ -259,7 +262,8 @@ class Child:
             self._ready.unregister(self._end)
         elif self._process.returncode is None:
             return
-        self._gone = min(self._gone, anyio.current_time())
+        if self._gone == float("inf"):
+            self._gone, self.gone = anyio.current_time(), time.monotonic()
 
     def _keep_stderr(self) -> None:
         piece = os.read(self._pipes.stderr, CHUNK)
@@ -387,15 +391,62 @@ def new_marker(env: Mapping[str, str]) -> str:
     return f"{env[MARKER]}/{run}" if env.get(MARKER) else run
 
 
-def survivors(group: int, marker: str) -> list[int]:
+def survivors(group: int, marker: str, gone: float = float("inf")) -> list[int]:
     """Who is left of a run that ended normally: the group, and those with the marker among the
-    processes that are younger than the program. Cheap, since every run asks it."""
+    processes that are younger than the program, which went at `gone` on `time.monotonic`. Cheap,
+    since every run asks it."""
     own = marker.rsplit("/", 1)[-1].encode()
     try:
-        younger = _processes_from(group)
+        others = _others.after(gone)
     except OSError:  # no such thing on macOS
         return _survivors_by_group(group, marker)
-    return [pid for pid in younger if pid not in _leaders and _is_left(pid, group, own)]
+    return [
+        pid
+        for pid, its_group, chain in others
+        if (its_group == group or own in chain) and _is_left(pid, group, own)
+    ]
+
+
+class _Others:
+    """The processes that none of our runs is the program of, each with its group and its markers.
+    Runs that end at about the same time meet the same ones, so they are looked at once."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[int, int, bytes]] = []
+        self._at = float("-inf")
+        self._chains: dict[int, bytes] = {}
+        self._chains_until = 0.0
+
+    def after(self, gone: float) -> list[tuple[int, int, bytes]]:
+        """As they were after that moment of `time.monotonic`."""
+        if not self._at > gone:
+            self._at = time.monotonic()
+            self._found = list(self._look(min(_leaders, default=0)))
+        return self._found
+
+    def _look(self, first: int) -> Iterator[tuple[int, int, bytes]]:
+        if self._at > self._chains_until:
+            self._chains.clear()
+            self._chains_until = self._at + MOMENT
+        for pid in _processes_from(first):
+            if pid in _leaders:
+                continue
+            with suppress(OSError):
+                group = os.getpgid(pid)
+                if group in _leaders:
+                    yield pid, group, b""  # another run has its own, in a session of its own
+                elif group:  # threads of the kernel have none
+                    yield pid, group, self._chain(pid)
+
+    def _chain(self, pid: int) -> bytes:
+        """As it was a moment ago: nobody gets a marker later than at its birth, and numbers are not
+        given out anew so soon."""
+        if pid not in self._chains and (environ := _environ(pid)):  # it has none in its `exec`
+            self._chains[pid] = _chain(environ)
+        return self._chains.get(pid, b"")
+
+
+_others = _Others()
 
 
 def _processes_from(first: int) -> list[int]:
@@ -419,24 +470,27 @@ def _survivors_by_group(group: int, marker: str) -> list[int]:
 
 def _is_left(pid: int, group: int, own: bytes) -> bool:
     """Whether the process lives (a zombie does not) and is of the group or carries the marker."""
+    if pid in _leaders:
+        return False
     with suppress(OSError):
-        its_group = os.getpgid(pid)
-        # Threads of the kernel have none; another run has its own, in a session of its own.
-        if its_group != group and (its_group == 0 or its_group in _leaders):
-            return False
         # pid (name, which may hold anything) state parent group … start time …: proc(5)
         about = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         if about[0] == b"Z" or int(about[19]) < _own_birth():
             return False
-        return its_group == group or _carries(pid, own)
+        return os.getpgid(pid) == group or own in _chain(_environ(pid))
     return False
 
 
-def _carries(pid: int, own: bytes) -> bool:
+def _environ(pid: int) -> bytes:
+    """The environment of a process; nothing where it cannot be read."""
     with suppress(OSError):
-        environ = _content(f"/proc/{pid}/environ")
-        return any(v.startswith(b"CLINVK_RUN=") and own in v for v in environ.split(b"\0"))
-    return False
+        return _content(f"/proc/{pid}/environ")
+    return b""
+
+
+def _chain(environ: bytes) -> bytes:
+    """The markers in an environment."""
+    return next((v for v in environ.split(b"\0") if v.startswith(b"CLINVK_RUN=")), b"")
 
 
 @cache

@@ -7,23 +7,21 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk import recovery
 from clinvk.config import SessionSettings
 from clinvk.errors import ClinvkError
 from clinvk.messages import Result
 from clinvk.redact import redact, without
 from clinvk.session import Message, MessageRole, Session, after_turn, opening
-from clinvk.store import Store, Turn
+from clinvk.store import Store
 
 
 class Recorder:
     """Keeps one turn of one session. The prompt and the native id are there as soon as they are
     known, so that a turn that is killed can be gone on with."""
 
-    def __init__(self, store: Store, plan: Any, turn: Turn, settings: SessionSettings) -> None:
+    def __init__(self, store: Store, plan: Any, settings: SessionSettings) -> None:
         self.store = store
         self.plan = plan
-        self.turn = turn
         self.settings = settings
         self.id: str = plan.session.id
         self.backend: str = plan.manifest.name
@@ -34,10 +32,6 @@ class Recorder:
         messages = asking(self.plan, self.settings)
         # Written in any case: a session that was taken away meanwhile is met now, not at the end.
         self.store.append(self.id, messages, lambda s: _asked(s, messages, self.plan.request))
-
-    def started(self, pid: int, marker: str) -> None:
-        """Note what the next clinvk needs to end this turn, should this one be killed."""
-        self.turn.note(recovery.facts(marker, group=pid))
 
     def native(self, native_id: str, model: str | None) -> list[str]:
         """Keep the backend's own id at once; what is worth telling of that."""

@@ -8,9 +8,9 @@ from clinvk import machine
 from clinvk.errors import SessionError
 
 
-def facts(marker: str, group: int | None = None) -> dict[str, Any]:
+def facts(marker: str) -> dict[str, Any]:
     """Who runs what, where, since when."""
-    return {"run": marker, "group": group, **machine.this_process()}
+    return {"run": marker, **machine.this_process()}
 
 
 async def end(left: dict[str, Any], what: str, kept_in: str) -> str:

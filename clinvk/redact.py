@@ -151,9 +151,11 @@ def _spans(text: str) -> Iterator[tuple[int, int, int]]:
     # İ alone becomes two characters, and what is found in one has to be at that place in the other.
     folded = text.replace("İ", "i").lower()
     for number, rule in enumerate(RULES):
+        within = folded if rule.folded else text
         for begin in rule.begins:
-            for start, end in _matches(rule, begin, text, folded if rule.folded else text):
-                yield start, number, end
+            if begin in within:  # mostly not, and then nothing else is done
+                for start, end in _matches(rule, begin, text, within):
+                    yield start, number, end
 
 
 def _matches(rule: Rule, begin: str, text: str, within: str) -> Iterator[tuple[int, int]]:

@@ -180,7 +180,7 @@ class Run:
     def _ended(self, code: int) -> None:
         for event in self._reader.end(code):
             self._took(event)
-        if left := survivors(self._child.pid, self._child.marker):
+        if left := survivors(self._child.pid, self._child.marker, self._child.gone):
             numbers = ", ".join(map(str, left))
             self._events.append(Notice(message=f"still running in the background: {numbers}"))
         self._finish(code)
