@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,9 @@ import pytest
 import yaml
 
 from tests.stores import own_server, redis_server, redis_url  # noqa: F401 - fixtures
+
+# Who started us may be deaf to a hang-up, as under nohup, and what we start would inherit that.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FAKES = Path(__file__).parent / "fakes"
 PROJECT = Path(__file__).parent.parent
