@@ -36,8 +36,8 @@ from clinvk.store.files import (
     make_folder,
     replace_file,
     sync_folder,
+    sync_together,
     write_all,
-    write_soon,
 )
 from clinvk.store.locks import Locks
 from clinvk.store.records import encode
@@ -348,11 +348,9 @@ class Journal:
         try:
             if batch.sessions:
                 self._settle(batch.sessions)
-            try:
-                for file in batch.files:
-                    os.fsync(file)
-            except OSError as error:
-                raise cannot("write", self.folder.path, error) from error
+            sync_together(batch.files)
+        except OSError as error:
+            raise cannot("write", self.folder.path, error) from error
         finally:
             for file in batch.files:
                 os.close(file)
@@ -376,7 +374,6 @@ class Journal:
         batch.lines.append(line)
         if events is not None:
             batch.files.append(events)
-            write_soon(events)
         if session is not None:
             batch.sessions.append(session)
         if not is_first:

@@ -40,7 +40,6 @@ from clinvk.store.files import (
     make_folder,
     replace_file,
     sync_files,
-    sync_folder,
     write_file,
 )
 from clinvk.store.locks import Locks, held
@@ -63,7 +62,7 @@ BATCH = 2_000  # sessions that are read at a time when the index is made anew
 REMOVED = "-"  # in `lock`: sessions were being taken away
 ANYTHING = "*"  # in `lock`: more than it has room for
 MARK = 4096  # bytes of it
-AT_ONCE = 100  # sessions whose files are open together
+AT_ONCE = 32  # sessions whose files are open together
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -153,8 +152,6 @@ class FileStore:
             for start in range(0, len(ids), AT_ONCE):
                 some = ids[start : start + AT_ONCE]
                 sync_files(path for id_ in some for path in self._files(check_id(id_)))
-            sync_folder(self._transcripts)
-            sync_folder(self._sessions)
             if not self._unsettled.keys().isdisjoint(ids):
                 with self._exclusive():
                     self._settle_index(ids)

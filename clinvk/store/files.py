@@ -9,11 +9,17 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinvk.errors import SessionError
 
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+FEW = 4  # files that are waited for one by one
+WAITERS = 8
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -74,20 +80,41 @@ def write_file(path: str, data: bytes) -> None:
 
 
 def sync_files(paths: Iterable[str]) -> None:
-    """Put what is in these files on disk; one that is not there is passed over. The disk is told of
-    all of them before any is waited for: together they take half as long."""
+    """Put what is in these files on disk, and their names; one that is not there is passed over."""
     found: list[int] = []
+    paths = list(paths)
     try:
         for path in paths:
             with suppress(FileNotFoundError, NotADirectoryError):
                 found.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        for fd in found:
-            write_soon(fd)
-        for fd in found:
-            os.fsync(fd)
+        sync_together(found, sorted({os.path.dirname(path) for path in paths}))
     finally:
         for fd in found:
             os.close(fd)
+
+
+def sync_together(files: list[int], folders: list[str] | None = None) -> None:
+    """Put these open files on disk, then these folders. The disk is told of all of them before any
+    is waited for, and they are waited for side by side: so it takes as long for thirty as for a
+    few."""
+    for fd in files:
+        write_soon(fd)
+    if len(files) < FEW:
+        for fd in files:
+            os.fsync(fd)
+        for folder in folders or ():
+            sync_folder(folder)
+    else:
+        list(_waiters(os.getpid()).map(os.fsync, files))
+        list(_waiters(os.getpid()).map(sync_folder, folders or ()))
+
+
+@cache
+def _waiters(_pid: int) -> ThreadPoolExecutor:
+    """Threads, which a fork does not have."""
+    from concurrent.futures import ThreadPoolExecutor  # only who settles many has a use for it
+
+    return ThreadPoolExecutor(WAITERS, "clinvk-sync")
 
 
 def write_soon(fd: int) -> None:
