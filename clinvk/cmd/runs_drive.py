@@ -66,7 +66,7 @@ def retry(
     id: LastRun = "last",  # noqa: A002 - the field's name
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TASK]...", help="These alone, however they ended."),
+        typer.Argument(metavar="[TASK]...", help="These, however they ended."),
     ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="What has failed (without TASK, that is meant).")
@@ -112,7 +112,7 @@ def cancel(
 ) -> int:
     """End a run that is going on, or what one that was cut off has left running."""
     folder = runs_of(opt.load(config)).find(id)
-    facts = folder.running()
+    facts = _driver(folder)
     if facts is None:
         _give_up(folder)
     else:
@@ -125,6 +125,14 @@ def cancel(
         counts = ", ".join(f"{n} {state}" for state, n in about["counts"].items())
         print(f"Run {folder.id} is {about['state']}: {counts}.")
     return 0
+
+
+def _driver(folder: RunFolder) -> dict[str, Any] | None:
+    """Who drives it, who may not have had the time to say so."""
+    deadline = time.monotonic() + 1
+    while (facts := folder.running()) == {} and time.monotonic() < deadline:
+        time.sleep(POLL)
+    return facts
 
 
 def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
