@@ -53,8 +53,13 @@ class Chooser:
                 f"enable it: clinvk config set backends.{chosen}.enabled true",
             )
         if self.catalog.find(chosen) is None and name is not None:
+            from difflib import get_close_matches  # only on the way to an error
+
+            names = self.catalog.names()
+            near = get_close_matches(chosen, names, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
             raise NotInstalledError(
-                f"unknown backend {chosen!r}", f"known: {', '.join(self.catalog.names())}"
+                f"unknown backend {chosen!r}{meant}", f"known: {', '.join(names)}"
             )
         manifest = self.catalog.load(chosen)
         return Choice(manifest, catalogs.locate(manifest, self.child_env(chosen)))

@@ -168,9 +168,15 @@ class RunFolder:
 
     def found(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
         """The outcome of a task that had ended in its session, though nobody lived to write that
-        down here; its answer is put behind its events."""
-        line = {"type": "result", "session_id": session.id, "content": answer, "exit_code": 0}
-        append_file(self.events_path(outcome.index), encode(line) + b"\n")
+        down here; its answer is put behind its events, where it does not stand there yet. Raises
+        `SessionError`."""
+        if self.answer(outcome.index).get("session_id") != session.id:
+            line = {"type": "result", "session_id": session.id, "content": answer, "exit_code": 0}
+            path = self.events_path(outcome.index)
+            try:
+                append_file(path, encode(line) + b"\n")
+            except OSError as error:
+                raise cannot("write", path, error) from error
         return replace(
             outcome, state="done", error=None, exit_code=0, model=session.model,
             usage=session.usage, cost=session.cost, ended_at=session.updated_at,
@@ -211,7 +217,7 @@ class RunFolder:
         for name in ("journal.jsonl", "plan.json"):
             with suppress(OSError):
                 return datetime.fromtimestamp((self.path / name).stat().st_mtime, UTC)
-        return datetime.now(UTC)
+        return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
 
     # Driving.
 
@@ -386,6 +392,9 @@ class Journal:
                         await anyio.to_thread.run_sync(self._commit_batch, batch)
                     except SessionError as error:
                         batch.error = error
+                    except BaseException as error:
+                        batch.error = SessionError(f"{self.path} was not written: {error!r}")
+                        raise
                     finally:
                         batch.done.set()
         if batch.error is not None:
@@ -409,7 +418,14 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
     """Where a run stands, from what was written of it. A task that had begun, and of which nobody
     told the end, is running while somebody drives the run, else indeterminate."""
     outcomes = [
-        Outcome(index=i, name=task.name, backend=task.backend, tags=task.tags, meta=task.meta)
+        Outcome(
+            index=i,
+            name=task.name,
+            key=task.key,
+            backend=task.backend,
+            tags=task.tags,
+            meta=task.meta,
+        )
         for i, task in enumerate(plan.tasks)
     ]
     state, why, seconds = "interrupted", None, 0.0

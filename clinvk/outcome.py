@@ -29,6 +29,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     index: int  # its place in the plan, from 0
     name: str
+    key: str = ""  # its name as the end of that of its session, and of its file
     state: str = "queued"
     backend: str | None = None
     model: str | None = None
@@ -55,6 +56,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
         return {
             "index": self.index,
             "name": self.name,
+            "key": self.key,
             "state": self.state,
             "backend": self.backend,
             "model": self.model,
@@ -162,7 +164,7 @@ def _by_limit(outcome: Outcome) -> bool:
 def summary_of(outcome: Outcome) -> dict[str, Any]:
     """What a journal keeps of it: all but its output."""
     line = outcome.to_json()
-    for name in ("index", "name", "tags", "meta", "output", "structured"):
+    for name in ("index", "name", "key", "tags", "meta", "output", "structured"):
         del line[name]
     if outcome.error is not None:
         line["error"]["status"] = outcome.error.status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from clinvk.errors import UsageError
@@ -14,10 +15,14 @@ class Outputs:
     """`<task>.md` for each answer as soon as it is there, and `results.json` at the end."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `UsageError` where nothing can be written there."""
+        """Raises `UsageError` where nothing can be written there: before anything runs."""
         self.folder = folder
+        self.problem: UsageError | None = None  # that came later: the run is worth more than this
         try:
             make_folder(folder)
+            trial = folder / f".clinvk.{os.getpid()}"
+            trial.touch(mode=0o600)
+            trial.unlink()
         except OSError as error:
             raise self._cannot(error) from error
 
@@ -32,7 +37,7 @@ class Outputs:
         try:
             replace_file(self.folder / name, data, durable=False)
         except OSError as error:
-            raise self._cannot(error) from error
+            self.problem = self.problem or self._cannot(error)
 
     def _cannot(self, error: OSError) -> UsageError:
         return UsageError(

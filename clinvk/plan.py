@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from clinvk import placeholders
 from clinvk.errors import ConfigError
+from clinvk.redact import redact
 
 VERSION = 1  # of a plan as it is kept
 NAME_KEPT = 60  # characters of a task's name in the name of its session
@@ -143,6 +145,7 @@ def _linked(
 ) -> Task:
     wanted = [i for name in needs for i in _called(name, task, by_name, "needs")]
     known: dict[str, int] = {}
+    task = replace(task, previous=previous)
     for name in placeholders.names(task.prompt) if task.template else ():
         known[name] = _meant(name, task, position, previous, by_name)
     wanted += [i for i in known.values() if i not in wanted]
@@ -177,14 +180,14 @@ def _meant(
 def _unknown(name: str, task: Task, by_name: Mapping[str, Any]) -> ConfigError:
     from difflib import get_close_matches  # only on the way to an error
 
-    shown = next(iter(by_name))
-    words = ["previous", "session", *(f"tasks.{n}.output" for n in by_name)]
+    of_chains = [*OF_PREVIOUS] if task.previous is not None else []
+    words = [*of_chains, *(f"tasks.{n}.output" for n in by_name)]
     near = get_close_matches(name, words, n=1)
     meant = f"; did you mean {{{{{near[0]}}}}}?" if near else ""
+    some = ", ".join(f"{{{{{word}}}}}" for word in words[:3])
     return ConfigError(
         f"{task.place}: unknown name {{{{{name}}}}}{meant}",
-        f"a name of the matrix, {{{{previous}}}}, {{{{session}}}} or {{{{tasks.{shown}.output}}}}; "
-        "to write two braces as they are: \\{{",
+        f"it may be a name of the matrix, or of {some} …; to write two braces as they are: \\{{{{",
     )
 
 
@@ -235,12 +238,15 @@ def _with_keys(tasks: Iterable[Task]) -> Iterable[Task]:
     alike."""
     taken: set[str] = set()
     counts: dict[str, int] = {}
-    for task in tasks:
-        base = re.sub(r"[^A-Za-z0-9._-]+", "-", task.name)[:NAME_KEPT].strip("-._") or "task"
+    for number, task in enumerate(tasks, 1):
+        # An accent goes and its letter stays; what has no such letter makes room for the number.
+        name = redact(task.name)  # it is seen everywhere
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+        base = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:NAME_KEPT].strip("-._") or str(number)
         base = re.sub(r"\.(\d+)$", r"-\1", base)  # `.2` is the second attempt of a task
         key = base
         while key.lower() in taken:
             counts[base.lower()] = counts.get(base.lower(), 1) + 1
             key = f"{base}-{counts[base.lower()]}"
         taken.add(key.lower())
-        yield replace(task, key=key)
+        yield replace(task, name=name, key=key)

@@ -43,13 +43,16 @@ class PlanRun:
         *,
         observe: Observe = lambda _: None,
         notify: Callable[[str], None] = lambda _: None,
+        carried_on: bool = False,
     ) -> None:
-        """Raises `ClinvkError` where the plan cannot be started: nothing has happened then."""
+        """Raises `ClinvkError` where the plan cannot be started: nothing has happened then. Of a
+        run that is `carried_on`, only what is to be run has to be fit for that."""
         self.dispatcher = dispatcher
         self.plan = plan
         self.observe = observe
         self.notify = notify
-        self.checked = preflight.check(plan, dispatcher)
+        look = preflight.survey if carried_on else preflight.check
+        self.checked = look(plan, dispatcher)
         redacting = dispatcher.config.config.session.redact
         self.scrub = preflight.scrubber(self.checked.asks, redacting=redacting)
         self.folder: RunFolder | None = None
@@ -64,6 +67,7 @@ class PlanRun:
         self._found: list[Outcome] = []  # of another run, taken over
         self._before: RunResult | None = None  # where it stood when it was carried on
         self._stopped: tuple[str, bool] | None = None
+        self._broken: Exception | None = None  # what whoever watches it raised
         for text in self.checked.notices:
             notify(text)
 
@@ -96,18 +100,19 @@ class PlanRun:
             if turn.left:
                 self.notify(await recovery.end(turn.left, f"run {self.folder.id}", turn.kept_in))
             self._before = before = self.folder.result(self.plan, ours=True)
-            told = [self._as_its_session_says(o, self.folder) for o in before.results]
+            told = [self._as_its_session_says(o, self.folder, self.plan) for o in before.results]
             self.outcomes = choose(told)
             self._check_whole()
+            self._check_asks()
         except BaseException:
             turn.abandon()  # what was noted is still needed
             raise
         try:
             rerun = [o.index for o in self.outcomes if o.state == "queued"]
-            if not rerun and before.state != "interrupted":
-                return self._as_it_was(before)
             pairs = zip(self.outcomes, before.results, strict=True)
             found = [o for o, stood in pairs if o != stood and o.state != "queued"]
+            if not (rerun or any(o.ok for o in found)) and before.state != "interrupted":
+                return self._as_it_was(before)
             return await self._kept(self.folder, turn, rerun=rerun, found=found)
         finally:
             turn.close()
@@ -123,10 +128,10 @@ class PlanRun:
         theirs = old.plan()
         for known in old.result(theirs).results[: len(self.plan.tasks)]:
             i, task = known.index, self.plan.tasks[known.index]
-            same = _definition(task) == _definition(theirs.tasks[i])
+            same = _definition(self._without_secrets(task)) == _definition(theirs.tasks[i])
             if not same or not all(self.outcomes[n].ok for n in task.needs):
                 continue
-            said = self._as_its_session_says(known, old)
+            said = self._as_its_session_says(known, old, theirs)
             stands = _left(said, self.plan, rerun_indeterminate=rerun_indeterminate)
             if stands.ok or stands.state == "indeterminate":
                 folder.take(old, i)
@@ -190,8 +195,12 @@ class PlanRun:
         if journal:
             journal.set_aside(self.outcomes[i] for i in scheduler.aside)
             journal.end(result)
+        if self._broken is not None:
+            raise self._broken
         if self.outputs:
             self.outputs.end(self.with_outputs(result))
+            if self.outputs.problem:
+                self.notify(f"{self.outputs.problem}; nothing of the run is lost")
         return result
 
     def _marking(self, marker: str) -> Dispatcher:
@@ -218,7 +227,12 @@ class PlanRun:
         if self.outputs and change.kind == "ended" and change.outcome:
             index = change.outcome.index
             self.outputs.put(self.plan.tasks[index].key, self.answer(index))
-        self.observe(change)
+        try:
+            self.observe(change)
+        except Exception as error:  # noqa: BLE001 - raised again, once all is written down
+            # Whoever watches is no reason to lose what is known of the tasks.
+            self._broken = self._broken or error
+            self.stop("ended, because whoever watched it failed")
 
     def _without_secrets(self, task: Task) -> Task:
         """The task as it may be kept. One whose prompt holds a key cannot be run from that."""
@@ -231,6 +245,12 @@ class PlanRun:
         kept["args"], told["tags"] = tuple(kept["args"]), tuple(told["tags"])
         return replace(task, **kept, **told, redacted=not whole)
 
+    def _check_asks(self) -> None:
+        """Raise `ClinvkError` where a task that is to be run cannot be."""
+        for outcome in self.outcomes:
+            if outcome.state == "queued" and (problem := self.checked.problems.get(outcome.index)):
+                raise problem
+
     def _check_whole(self) -> None:
         for outcome in self.outcomes:
             task = self.plan.tasks[outcome.index]
@@ -240,9 +260,11 @@ class PlanRun:
                     f"run it anew from {self.plan.source or 'where it came from'}",
                 )
 
-    def _as_its_session_says(self, outcome: Outcome, folder: RunFolder) -> Outcome:
-        """A task that was cut off may have ended before its clinvk did: then its session tells."""
-        if outcome.state != "indeterminate" or not outcome.session_id:
+    def _as_its_session_says(self, outcome: Outcome, folder: RunFolder, plan: Plan) -> Outcome:
+        """A task that was cut off may have ended before its clinvk did: then its session tells.
+        That of an earlier step, which it was to go on with, tells of that step."""
+        shared = plan.tasks[outcome.index].continues is not None
+        if outcome.state != "indeterminate" or not outcome.session_id or shared:
             return outcome
         try:
             session = self.dispatcher.store.get(outcome.session_id)
@@ -261,9 +283,12 @@ def resumed(
     *,
     observe: Observe = lambda _: None,
     notify: Callable[[str], None] = lambda _: None,
+    rules: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> PlanRun:
-    """A run that is there already, to be carried on. Raises `ClinvkError`."""
-    run = PlanRun(dispatcher, folder.plan(), observe=observe, notify=notify)
+    """A run that is there already, to be carried on; by other `rules`, where they are given.
+    Raises `ClinvkError`."""
+    plan = rules(folder.plan())
+    run = PlanRun(dispatcher, plan, observe=observe, notify=notify, carried_on=True)
     run.folder, run.is_old = folder, True
     return run
 
@@ -359,7 +384,7 @@ def _indeterminate(outcome: Outcome) -> Outcome:
 
 def _fresh(plan: Plan, asks: list[preflight.Ask]) -> list[Outcome]:
     return [
-        Outcome(index=i, name=t.name, backend=asks[i].backend, tags=t.tags, meta=t.meta)
+        Outcome(index=i, name=t.name, key=t.key, backend=asks[i].backend, tags=t.tags, meta=t.meta)
         for i, t in enumerate(plan.tasks)
     ]
 

@@ -33,24 +33,37 @@ class Ask(Struct, frozen=True, kw_only=True):
 
 
 class Checked(Struct, frozen=True):
-    """A plan that can be started: what each task needs, and what is worth telling."""
+    """What each task of a plan needs, what is worth telling, and which tasks cannot be run."""
 
     asks: list[Ask]
     notices: list[str]
+    problems: dict[int, ClinvkError] = {}
 
 
 def check(plan: Plan, dispatcher: Dispatcher) -> Checked:
-    """Look up what each task needs. Raises `ClinvkError` that names the task: for a backend that
-    is not there, for an option that it lacks, for a variable that is not set."""
+    """Look up what each task needs. Raises `ClinvkError` for the first that cannot be run."""
+    checked = survey(plan, dispatcher)
+    if checked.problems:
+        raise next(iter(checked.problems.values()))
+    return checked
+
+
+def survey(plan: Plan, dispatcher: Dispatcher) -> Checked:
+    """Look up what each task needs; what keeps one from being run names it: a backend that is not
+    there, an option that it lacks, a variable that is not set. Raises `ConfigError` for rules that
+    cannot be kept."""
     checker = _Checker(dispatcher, plan)
-    asks = []
-    for task in plan.tasks:
+    asks, problems = [], {}
+    for i, task in enumerate(plan.tasks):
         try:
             asks.append(checker.ask(task))
         except ClinvkError as error:
-            raise type(error)(f"{task.place or task.name}: {error.message}", error.hint) from error
-    checker.rules()
-    return Checked(asks, checker.notices)
+            where = f"{task.place}: " if task.place else ""
+            problems[i] = type(error)(f"{where}{error.message}", error.hint)
+            asks.append(Ask(backend=task.backend or "-"))
+    if not problems:
+        checker.rules()
+    return Checked(asks, checker.notices, problems)
 
 
 def scrubber(asks: list[Ask], *, redacting: bool) -> Callable[[Any], Any]:
@@ -104,9 +117,17 @@ class _Checker:
     def rules(self) -> None:
         """Raise `ConfigError` for a rule that cannot be kept."""
         rules = self.plan.rules
+        used = {ask.backend for ask in self._asks.values()}
+        if rules.limits.to and used == {*rules.limits.to}:
+            raise ConfigError(
+                f"on_limit: {', '.join(sorted(used))} cannot be switched to itself",
+                "name another backend",
+            )
         for name in rules.limits.to:
             try:
-                self._manifest(name)
+                manifest = self._manifest(name)
+                if rules.ephemeral and manifest.ephemeral is None:
+                    raise ConfigError(f"{name} cannot be told to keep no session")
             except ClinvkError as error:
                 raise type(error)(f"on_limit: {error.message}", error.hint) from error
         for name, count in rules.max_parallel_per_backend.items():

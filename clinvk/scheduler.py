@@ -428,7 +428,7 @@ class Scheduler:
         self._close_hopeless(now)
         if own in self._closed and not self._can_switch(own):
             return replace(outcome, state="waiting")
-        return replace(outcome, state="queued")
+        return replace(outcome, state="queued", error=replace(failure, retry_at=known.at))
 
     def _close_hopeless(self, now: float) -> None:
         """Do not wait for a backend that was waited for only because there were others to switch
@@ -540,7 +540,11 @@ class Scheduler:
 
     def _left_over(self, i: int) -> Outcome:
         if self.why is not None:
-            failure = Failure("not_started", f"not started: {self.why}")
+            tried = self.outcomes[i].error
+            said = f"not started: {self.why}"
+            if tried is not None:
+                said = f"not tried again: {self.why}; it had failed: {tried.message}"
+            failure = Failure("not_started", said)
             return replace(self.outcomes[i], state="cancelled", error=failure)
         backend = self.asks[i].backend
         pause = self._pauses.get(backend) if backend in self._closed else None

@@ -34,7 +34,7 @@ OPTIONS = {
     "system_prompt": "system_prompt", "add_dir": "add_dir", "allowed_tools": "allowed_tools",
 }  # fmt: skip
 
-KEYS = "what a file of tasks may say: clinvk parallel --help, and docs/parallel.md"
+KEYS = "what such a file may say is in docs/parallel.md and docs/chain.md"
 
 # The published format has these for every backend, whether or not its CLI knows them.
 NOT_OF_ONE = ("max_turns", "max_tokens")
@@ -190,6 +190,9 @@ class _Reader:
             data = {}
         if isinstance(data, list):
             data = {where: data}
+        if isinstance(data, str):
+            raise ShapeError((), "expected keys and values, found a text; a task on each line is "
+                             "read with --format lines, or with --prompt '… {{line}}'")  # fmt: skip
         whole = build(Whole, data)
         if not data.get(where):
             hint = (
@@ -211,6 +214,8 @@ class _Reader:
             raise ShapeError(path, f"expected keys and values, or a prompt, found {entry!r}")
         entry = dict(entry)
         axes = {**whole.matrix, **_matrix(entry.pop("matrix", {}), (*path, "matrix"))}
+        if empty := [name for name, values in axes.items() if not values]:
+            raise ShapeError((*path, "matrix", empty[0]), "the list is empty, so there is no task")
         columns = entry.pop(COLUMNS, {})
         merged = _merged(whole.defaults, self.defaults.task, entry)
         if "line" in columns:
@@ -330,7 +335,9 @@ class _Reader:
                 raise ShapeError(
                     ("max_parallel_per_backend", name), f"{count} is too small; at least 1"
                 )
-        fail_fast = d.fail_fast if whole.fail_fast is None else whole.fail_fast
+        fail_fast = whole.fail_fast
+        if fail_fast is None:  # of a chain `stop_on_failure` says it
+            fail_fast = d.fail_fast and self.kind != "chain"
         return Rules(
             # One step of a chain after the other, whatever the configuration allows.
             max_parallel=1 if self.kind == "chain" else whole.max_parallel or d.max_parallel,
@@ -420,7 +427,7 @@ def _name_by_line(merged: dict[str, Any]) -> None:
 
 def _name(written: Written, position: int) -> str:
     given = written.id if written.name is None else written.name
-    return str(position + 1) if given is None else _text(given)
+    return (_text(given).strip() if given is not None else "") or str(position + 1)
 
 
 def _matrix(data: Any, path: tuple[str | int, ...]) -> dict[str, list[Scalar]]:
@@ -452,7 +459,7 @@ def _limits(whole: Whole) -> Limits:
 def _budget(budget: Budget | None) -> Budget:
     for name in Budget.__struct_fields__ if budget else ():
         value = getattr(budget, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             raise ShapeError(("budget", name), f"{value} is not above 0")
     return budget or Budget()
 

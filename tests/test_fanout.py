@@ -275,7 +275,7 @@ async def test_the_result_says_what_the_json_says(desk: Desk):
     assert [data[k] for k in named] == [2, 1, 1, 0, 1, "failed", result.id]
     assert set(ENDED[1:]) <= set(data)
     assert data["total_duration_seconds"] == round(result.seconds, 3)
-    wanted = {"index", "name", "state", "backend", "model", "session_id", "output", "structured",
+    wanted = {"index", "name", "key", "state", "backend", "model", "session_id", "output", "structured",
               "error", "duration_seconds", "exit_code", "usage", "cost", "attempts", "started_at",
               "ended_at", "tags", "meta"}  # fmt: skip
     for outcome, said in zip(result.results, data["results"], strict=True):

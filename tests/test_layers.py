@@ -75,6 +75,7 @@ SHARED = {
     "runs_common",
     "plan_options",
     "many",
+    "summary",
     "comparing",
     "board",
     "canvas",

@@ -27,7 +27,7 @@ from tests.conftest import (
 
 FOREVER = "while :; do sleep 0.1; done\n"
 FIELDS = {
-    "index", "name", "state", "backend", "model", "session_id", "output", "structured", "error",
+    "index", "name", "key", "state", "backend", "model", "session_id", "output", "structured", "error",
     "duration_seconds", "exit_code", "usage", "cost", "attempts", "started_at", "ended_at", "tags",
     "meta",
 }  # fmt: skip
@@ -61,7 +61,7 @@ def test_the_answers_and_a_table_of_the_tasks(clinvk: CommandLine, fake: Home):
     assert done.stdout.index("<one>") < done.stdout.index("<two>") < done.stdout.index("TASK ")
     (row,) = [x for x in done.stdout.splitlines() if x.startswith("bad")]
     assert row.split()[1:3] == ["fake", "failed"]
-    assert "it went wrong" in row
+    assert "✗ bad: it went wrong" in done.stdout
     assert "3 tasks: 2 done, 1 failed" in done.stdout
     assert "30 tokens" in done.stdout
     for told in ("3 of 3 tasks to run", "one: started on fake", "[3/3] ", "clinvk runs retry r"):

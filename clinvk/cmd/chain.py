@@ -92,9 +92,14 @@ def chain(
             plan, retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
             budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
         )  # fmt: skip
-    elif given or any((
-        retries, on_limit, max_wait, budget_cost, budget_tokens, ephemeral, output_dir,
-    )):  # fmt: skip
+    elif (
+        given
+        or ephemeral
+        or any(
+            said is not None
+            for said in (retries, on_limit, max_wait, budget_cost, budget_tokens, output_dir)
+        )
+    ):
         raise UsageError(
             "without a file, --resume goes on with the steps as they were begun",
             "name the file as well: clinvk chain FILE --resume NAME",

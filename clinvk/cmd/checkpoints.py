@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinvk.cmd import many, show
 from clinvk.cmd import options as opt
+from clinvk.cmd import show, summary
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.plan_options import complete_checkpoints
 from clinvk.errors import ClinvkError
@@ -17,7 +17,9 @@ from clinvk.errors import ClinvkError
 if TYPE_CHECKING:
     from clinvk.workflow import WorkflowManager
 
-app = new_app(help="Chains that can be carried on: list, show and delete their names.")
+app = new_app(
+    help="Chains that can be carried on: list, show and delete their names.", no_args_is_help=True
+)
 
 VERSION = 1  # of the JSON that they print
 
@@ -52,8 +54,8 @@ def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> N
         show.print_json({**result.to_json(), "checkpoint": name})
         return
     for outcome in result.results:
-        many.print_answer(outcome)
-    many.print_summary(result)
+        summary.print_answer(outcome)
+    summary.print_summary(result)
     if result.state != "done":
         show.Printer.for_errors().notice(f"go on with it: clinvk chain --resume {name}")
 

@@ -189,7 +189,11 @@ def _execute(
     result = many.drive(run, view, viewer, run.run)
     code = many.conclude(run, result, view, reports)
     if html is not None:
-        _write_page(html, plan.tasks[0].prompt, run.with_outputs(result))
+        try:
+            _write_page(html, plan.tasks[0].prompt, run.with_outputs(result))
+        except UsageError as error:  # nothing of the run is lost
+            Printer.for_errors(view.colour).error(error.message, error.hint)
+            code = code or error.exit_code
     return code
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clinvk import comparison
 from clinvk.clean import clean, one_line
-from clinvk.cmd import many, show
+from clinvk.cmd import many, show, summary
 from clinvk.cmd.show import Printer
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def finish(result: RunResult, view: many.View) -> None:
     if not view.quiet:
         print_answers(comparison.answers(result), printer)
     print_table(result)
-    print("\n" + many.summary_line(result))
+    print("\n" + summary.summary_line(result))
     print_verdict(result)
     many.tell_rest(result, view)
 
@@ -59,17 +59,17 @@ def _text(outcome: Outcome) -> str:
     if outcome.ok:
         return said or "(an empty answer)"
     why = f": {one_line(outcome.error.message)}" if outcome.error else ""
-    mark = many.MARKS.get(outcome.state, "·")
+    mark = summary.MARKS.get(outcome.state, "·")
     return f"{mark} {outcome.state}{why}" + (f"\n\n{said}" if said else "")
 
 
 def print_table(result: RunResult) -> None:
-    headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION", "NOTE"]
+    headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
     show.print_table(headers, map(_row, result.results), right=(3, 4, 5))
 
 
 def _row(outcome: Outcome) -> list[str]:
-    _, _, *rest = many.row(outcome)
+    _, _, *rest = summary.row(outcome)
     return [comparison.label(outcome), outcome.model or "-", *rest]
 
 

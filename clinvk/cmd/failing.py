@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ def told_in_json(command: F) -> F:
 
 
 def run_told_in_json(command: F) -> F:
-    """The same for a run of many tasks, of which none was started."""
+    """The same for a run of many tasks: of one that broke, what is known of them."""
 
     @wraps(command)
     def told(**params: Any) -> Any:
@@ -39,22 +40,28 @@ def run_told_in_json(command: F) -> F:
         except ClinvkError as error:
             wanted = "json" if params.get("as_json") else params.get("output_format")
             if wanted in ("json", "stream-json"):
-                _json_of_no_run(error, wanted)
+                _json_of_broken_run(error, wanted)
             raise
 
     return told  # type: ignore[return-value]
 
 
-def _json_of_no_run(error: ClinvkError, output_format: str) -> None:
+def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
+    from clinvk.cmd.show import dumps
     from clinvk.messages import Failure
 
     failure = Failure(error.kind, error.message, error.hint).to_json()
-    data = {"version": 1, "id": None, "state": "failed", "why": error.message,
-            "exit_code": error.exit_code, "error": failure}  # fmt: skip
+    data: dict[str, Any] = {"version": 1, "id": None, "state": "failed", "results": []}
+    folder = getattr(error, "folder", None)  # see `many.drive`
+    if folder is not None:
+        with suppress(ClinvkError):
+            data = folder.with_outputs(folder.result()).to_json()
+    data |= {"why": error.message, "exit_code": error.exit_code, "error": failure}
     if output_format == "json":
-        print(json.dumps({**data, "results": []}, ensure_ascii=False, indent=2))
+        print(dumps(data, indent=2))
     else:
-        print(json.dumps({**data, "type": "end"}, ensure_ascii=False))
+        del data["results"]
+        print(dumps({**data, "type": "end"}))
     sys.stdout.flush()
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct, to_builtins
 
 from clinvk import durations
-from clinvk.clean import clean, one_line
-from clinvk.cmd import show
+from clinvk.clean import one_line
+from clinvk.cmd import show, summary
 from clinvk.cmd.show import Printer
-from clinvk.errors import UsageError
+from clinvk.errors import ClinvkError, UsageError
 from clinvk.outcome import UNDERWAY, Outcome, RunResult
 
 if TYPE_CHECKING:
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     from clinvk.scheduler import Change
     from clinvk.workflow import WorkflowManager
 
+FILES = 8_192  # open at a time; a running task takes about eight
 FORMATS = ("text", "json", "stream-json")
-HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION", "NOTE"]
-MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
-         "indeterminate": "?"}  # fmt: skip
 
 
 class View(Struct, frozen=True, kw_only=True):
@@ -82,12 +80,27 @@ def drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) ->
     watch_by_pidfd()
     gc.enable()
     gc.freeze()  # what imports left behind need not be looked through again
+    _open_many_files()
     try:
         with lone_exception():
             return anyio.run(_drive, run, viewer, start)
+    except ClinvkError as error:
+        error.folder = run.folder  # type: ignore[attr-defined]  # whose tasks are told of in JSON
+        raise
     finally:
         viewer.close()
         gc.disable()
+
+
+def _open_many_files() -> None:
+    """As many as we may: each running task takes some, and the usual limit is for a few programs."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
@@ -114,6 +127,8 @@ async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunR
         results.append(await start())
         if isinstance(viewer, Lines):
             await viewer.flush()
+            if viewer.gone is not None:
+                raise viewer.gone
         tasks.cancel_scope.cancel()
     return results[0]
 
@@ -211,14 +226,21 @@ def execute_chain(
     async def start() -> RunResult:
         return await manager.drive(run, rerun_indeterminate=rerun_indeterminate)
 
-    return conclude(run, drive(run, view, viewer, start), view, reports)
+    name = names.get("checkpoint") or names.get("resume")
+    return conclude(run, drive(run, view, viewer, start), view, reports, name)
 
 
-def conclude(run: PlanRun, result: RunResult, view: View, reports: list[Wanted]) -> int:
-    finish(run, result, view)
+def conclude(
+    run: PlanRun,
+    result: RunResult,
+    view: View,
+    reports: list[Wanted],
+    checkpoint: str | None = None,
+) -> int:
+    finish(run, result, view, checkpoint)
     on_github = os.environ.get("GITHUB_ACTIONS") == "true"
     if not (reports or on_github):
-        return result.exit_code
+        return result.exit_code or UsageError.exit_code * _outputs_failed(run)
     from clinvk import reports as written  # only where one is wanted
 
     whole = run.with_outputs(result)
@@ -231,7 +253,11 @@ def conclude(run: PlanRun, result: RunResult, view: View, reports: list[Wanted])
             written.github(whole, os.environ, sys.stdout if view.format == "text" else sys.stderr)
         except UsageError as error:
             printer.warning(error.message, error.hint)
-    return result.exit_code or UsageError.exit_code * bool(problems)
+    return result.exit_code or UsageError.exit_code * bool(problems or _outputs_failed(run))
+
+
+def _outputs_failed(run: PlanRun) -> bool:
+    return run.outputs is not None and run.outputs.problem is not None
 
 
 def viewer_for(view: View) -> Any:
@@ -252,7 +278,9 @@ def viewer_for(view: View) -> Any:
 class Silent:
     """Nothing, until the end."""
 
-    def observe(self, change: Change) -> None: ...
+    def observe(self, change: Change) -> None:
+        if change.kind == "limit" and (text := happened(change)):  # else it would seem to hang
+            self.say(text)
 
     def begin(self, run: PlanRun) -> None:
         id_ = run.folder.id if run.folder else None
@@ -311,7 +339,8 @@ class AtOnce(Plain):
     def observe(self, change: Change) -> None:
         super().observe(change)
         if change.kind == "ended" and change.outcome and self.run:
-            print_answer(self.run.with_output(change.outcome))
+            with summary.literally():
+                summary.print_answer(self.run.with_output(change.outcome))
             sys.stdout.flush()
 
 
@@ -321,6 +350,7 @@ class Lines(Silent):
     run_id: str | None = None
     run: PlanRun | None = None
     out: Out | None = None
+    gone: OSError | None = None  # nobody reads what is printed any more
     more: anyio.Event
     writing: anyio.Lock
 
@@ -353,6 +383,8 @@ class Lines(Silent):
         self.print(line)
 
     def print(self, line: dict[str, Any]) -> None:
+        if self.gone is not None:
+            return
         if self.out is None:
             _print_line(line)
         else:
@@ -371,10 +403,16 @@ class Lines(Silent):
         while True:
             await self.more.wait()
             self.more = anyio.Event()
-            await self.flush()
+            try:
+                await self.flush()
+            except OSError as error:
+                self.gone = error
+                if self.run is not None:
+                    self.run.stop("the reader of the output has gone")
+                return
 
     async def flush(self) -> None:
-        if self.out is not None:
+        if self.out is not None and self.gone is None:
             async with self.writing:
                 await self.out.flush()
 
@@ -395,7 +433,7 @@ def _as_line(line: dict[str, Any]) -> str:
 def told(outcome: Outcome, printer: Printer) -> str:
     """How a task ended, on one line."""
     colour = {"done": "32", "failed": show.RED}.get(outcome.state, show.YELLOW)
-    mark = printer.paint(f"{MARKS.get(outcome.state, '·')} {outcome.state}", colour)
+    mark = printer.paint(f"{summary.MARKS.get(outcome.state, '·')} {outcome.state}", colour)
     parts = [f"{one_line(outcome.name)}: {mark}"]
     if outcome.attempts:
         parts.append(f"in {durations.brief(outcome.seconds)} on {outcome.backend}")
@@ -430,7 +468,9 @@ def _clock(moment: datetime) -> str:
 # At the end.
 
 
-def finish(run: PlanRun | RunFolder, result: RunResult, view: View) -> None:
+def finish(
+    run: PlanRun | RunFolder, result: RunResult, view: View, checkpoint: str | None = None
+) -> None:
     """Print what came of it."""
     if view.format == "json":
         show.print_json(as_json(run.with_outputs(result)))
@@ -440,19 +480,20 @@ def finish(run: PlanRun | RunFolder, result: RunResult, view: View) -> None:
     if view.format == "stream-json":
         data = as_json(result)
         del data["results"]
-        _print_line({**data, "type": "end"})
+        _print_line({**data, "type": "end", "run": result.id})
         return
     if result.kind == "compare":
         from clinvk.cmd import comparing  # other runs have no use for it
 
-        comparing.finish(result, view)
+        with summary.literally():
+            comparing.finish(result, view)
         return
-    if view.answers and not view.quiet and not view.answers_at_once:
-        with literally():
+    with summary.literally():
+        if view.answers and not view.quiet and not view.answers_at_once:
             for outcome in result.results:
-                print_answer(run.with_output(outcome))
-    print_summary(result)
-    tell_rest(result, view)
+                summary.print_answer(run.with_output(outcome))
+        summary.print_summary(result)
+    tell_rest(result, view, checkpoint)
 
 
 def as_json(result: RunResult) -> dict[str, Any]:
@@ -464,96 +505,10 @@ def as_json(result: RunResult) -> dict[str, Any]:
     return comparison.to_json(result)
 
 
-@contextmanager
-def literally() -> Iterator[None]:
-    """What is printed inside is text to GitHub Actions, which would obey `::add-mask::…` in an
-    answer."""
-    if os.environ.get("GITHUB_ACTIONS") != "true":
-        yield
-        return
-    word = os.urandom(16).hex()
-    print(f"::stop-commands::{word}")
-    yield
-    print(f"::{word}::")
-
-
-def print_answer(outcome: Outcome) -> None:
-    if not outcome.output.strip():
-        return
-    printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
-    print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend} ──", show.BOLD))
-    print(clean(outcome.output).rstrip() + "\n")
-
-
-def print_summary(result: RunResult) -> None:
-    """One table, and one line below it."""
-    rows = [row(outcome) for outcome in result.results]
-    # A column that says nothing of any task only takes room.
-    kept = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
-    right = [at for at, i in enumerate(kept) if HEADERS[i] in ("TIME", "TOKENS", "COST")]
-    show.print_table([HEADERS[i] for i in kept], [[r[i] for i in kept] for r in rows], right=right)
-    print("\n" + summary_line(result))
-
-
-def row(outcome: Outcome) -> list[str]:
-    note = ""
-    if outcome.state != "done" and outcome.error is not None:
-        note = outcome.error.message
-    elif outcome.attempts > 1:
-        note = f"{outcome.attempts} attempts"
-    return [
-        one_line(outcome.name)[:40],
-        outcome.backend or "-",
-        outcome.state,
-        durations.brief(outcome.seconds) if outcome.attempts else "-",
-        f"{outcome.usage.total:,}" if outcome.usage else "-",
-        f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
-        outcome.session_id or "-" if outcome.attempts else "-",
-        one_line(note)[:160],
-    ]
-
-
-def summary_line(result: RunResult) -> str:
-    """`40 tasks: 38 done, 2 failed · 3m 20s · 120,400 tokens · $1.2300 · run r12ab34`"""
-    counts = ", ".join(f"{n} {state}" for state, n in result.counts.items())
-    total = len(result.results)
-    parts = [f"{total} task{'s' * (total != 1)}: {counts}", durations.brief(result.seconds)]
-    if result.usage is not None:
-        parts.append(f"{result.usage.total:,} tokens")
-    if result.cost is not None:
-        parts.append(f"${result.cost:.4f}")
-    if result.id:
-        parts.append(f"run {result.id}")
-    return " · ".join(parts)
-
-
-def tell_rest(result: RunResult, view: View) -> None:
+def tell_rest(result: RunResult, view: View, checkpoint: str | None = None) -> None:
     """Why it ended before its end, and how to go on; on stderr."""
     printer = Printer.for_errors(view.colour)
     if result.why and result.state != "cancelled":
         printer.error(result.why)
-    if hint := next_step(result):
+    if hint := summary.next_step(result, checkpoint):
         printer.notice(hint)
-
-
-def next_step(result: RunResult) -> str | None:
-    if result.id is None:
-        return None
-    states = result.counts
-    unsure = states.get("indeterminate", 0) + sum(
-        o.state == "cancelled" and o.error is not None and o.error.kind != "not_started"
-        for o in result.results
-    )
-    if states.get("waiting") or (states.get("cancelled", 0) and unsure < states["cancelled"]):
-        also = (
-            f" ({unsure} had begun: add --rerun-indeterminate to run them again)" if unsure else ""
-        )
-        return f"what is left can be run with: clinvk runs resume {result.id}{also}"
-    if unsure:
-        return (
-            f"{unsure} had begun, and may have done a part of their work; run them again with: "
-            f"clinvk runs resume {result.id} --rerun-indeterminate"
-        )
-    if states.get("failed"):
-        return f"what failed can be run again with: clinvk runs retry {result.id}"
-    return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from msgspec.structs import replace
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from clinvk.config import Loaded
     from clinvk.plan import Plan
     from clinvk.reports import Wanted
+
+
+T = TypeVar("T")
 
 
 def complete_checkpoints(incomplete: str) -> list[str]:
@@ -139,6 +143,14 @@ def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
     )
 
 
+def _said(flag: str, parse: Callable[[str], T], text: str) -> T:
+    """What is meant. Raises `UsageError` that names the flag."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from error
+
+
 def with_rules(plan: Plan, **given: Any) -> Plan:
     """The plan with what the command line says of its rules. Raises `UsageError`."""
     from clinvk import halting
@@ -146,28 +158,25 @@ def with_rules(plan: Plan, **given: Any) -> Plan:
     from clinvk.taskfile import absolute
 
     rules, said = plan.rules, {k: v for k, v in given.items() if v is not None and v is not False}
-    try:
-        if given.get("fail_fast") is not None:
-            halt = Halt(when="now", count=1) if given["fail_fast"] else Halt()
-            rules = replace(rules, halt=halt)
-        if "halt" in said:
-            rules = replace(rules, halt=halting.parse(said["halt"]))
-        limits = rules.limits
-        if "on_limit" in said:
-            limits = replace(
-                halting.parse_on_limit(said["on_limit"]),
-                first_wait=limits.first_wait, max_wait=limits.max_wait,
-            )  # fmt: skip
-        if "max_wait" in said:
-            limits = replace(limits, max_wait=durations.seconds(said["max_wait"]))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if given.get("fail_fast") is not None:
+        halt = Halt(when="now", count=1) if given["fail_fast"] else Halt()
+        rules = replace(rules, halt=halt)
+    if "halt" in said:
+        rules = replace(rules, halt=_said("--halt", halting.parse, said["halt"]))
+    limits = rules.limits
+    if "on_limit" in said:
+        limits = replace(
+            _said("--on-limit", halting.parse_on_limit, said["on_limit"]),
+            first_wait=limits.first_wait, max_wait=limits.max_wait,
+        )  # fmt: skip
+    if "max_wait" in said:
+        limits = replace(limits, max_wait=_said("--max-wait", durations.seconds, said["max_wait"]))
     budget = replace(
         rules.budget,
         cost=said.get("budget_cost", rules.budget.cost),
         tokens=said.get("budget_tokens", rules.budget.tokens),
     )
-    if budget.cost is not None and budget.cost <= 0:
+    if budget.cost is not None and not budget.cost > 0:
         raise UsageError(f"--budget-cost: {budget.cost:g} is not above 0")
     same: dict[str, Any] = {
         k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said

@@ -105,6 +105,8 @@ def ask(
     if new and continue_:
         raise UsageError("--new and -c exclude each other", "leave out one of them")
     loaded = opt.load(config)
+    if words and len(words) > 1 and words[1] != opt.STDIN:
+        _refuse_command(words)
     prompt, args = opt.prompt_of(words, file, opt.behind_dashes(ctx))
     if words and not args:
         _refuse_typo(words)
@@ -148,6 +150,18 @@ def _agreed(error: Any) -> bool:
         f"{error.message}.\nThe last one is {other.id} in {other.cwd} ({ago(other.updated_at)}): "
         f"{other.label[:60]}\nGo on there?"
     )
+
+
+def _refuse_command(words: list[str]) -> None:
+    """Several words that begin with what is almost a command are no prompt without its quotes."""
+    from clinvk.cmd.main import COMMANDS
+
+    near = [n for n in COMMANDS if n not in ("ask", "chat") and is_typo(words[0], n)]
+    if near and near[0] != words[0]:
+        raise UsageError(
+            f"{words[0]!r} is not a command; did you mean: clinvk {near[0]} {words[1]}?",
+            f"to send it as a prompt: clinvk ask -- {shlex.quote(' '.join(words))}",
+        )
 
 
 def _refuse_typo(words: list[str]) -> None:

@@ -14,6 +14,7 @@ import typer
 from clinvk.cmd import many, show
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
+from clinvk.cmd.failing import run_told_in_json
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, OneRun, runs_of
 from clinvk.cmd.storage import stored
@@ -31,6 +32,7 @@ POLL = 0.05  # seconds
 
 @app.command("resume")
 @stored
+@run_told_in_json
 def resume(
     id: LastRun = "last",  # noqa: A002 - the field's name
     rerun_indeterminate: Annotated[
@@ -39,6 +41,11 @@ def resume(
             "--rerun-indeterminate", help="Run again what had begun when the run was cut off."
         ),
     ] = False,
+    max_parallel: plan.MaxParallel = None,
+    on_limit: plan.OnLimit = None,
+    max_wait: plan.MaxWait = None,
+    budget_cost: plan.BudgetCost = None,
+    budget_tokens: plan.BudgetTokens = None,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: plan.Quiet = False,
@@ -57,11 +64,16 @@ def resume(
 
     loaded = opt.load(config)
     view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    return _carry_on(loaded, id, choose, view, plan.reports_of(junit, report))
+    rules = {
+        "max_parallel": max_parallel, "on_limit": on_limit, "max_wait": max_wait,
+        "budget_cost": budget_cost, "budget_tokens": budget_tokens,
+    }  # fmt: skip
+    return _carry_on(loaded, id, choose, view, plan.reports_of(junit, report), rules)
 
 
 @app.command("retry")
 @stored
+@run_told_in_json
 def retry(
     id: LastRun = "last",  # noqa: A002 - the field's name
     tasks: Annotated[
@@ -90,14 +102,22 @@ def retry(
 
 
 def _carry_on(
-    loaded: Any, id_: str, choose: Callable[[PlanRun], Choose], view: many.View, reports: Any
+    loaded: Any,
+    id_: str,
+    choose: Callable[[PlanRun], Choose],
+    view: many.View,
+    reports: Any,
+    rules: dict[str, Any] | None = None,
 ) -> int:
     from clinvk.dispatcher import Dispatcher
     from clinvk.planrun import resumed
 
     folder = runs_of(loaded).find(id_)
     viewer = many.viewer_for(view)
-    run = resumed(Dispatcher(loaded), folder, observe=viewer.observe, notify=viewer.say)
+    run = resumed(
+        Dispatcher(loaded), folder, observe=viewer.observe, notify=viewer.say,
+        rules=lambda kept: plan.with_rules(kept, **(rules or {})),
+    )  # fmt: skip
     wanted = choose(run)
     result = many.drive(run, view, viewer, lambda: run.carry_on(wanted))
     return many.conclude(run, result, view, reports)
@@ -152,7 +172,8 @@ def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
     _tell(driver)
     if now:
         time.sleep(POLL)
-        _tell(driver)
+        if folder.running() == facts:
+            _tell(driver)
     while folder.running() is not None:
         if time.monotonic() > deadline:
             raise SessionError(

@@ -10,7 +10,7 @@ import typer
 
 from clinvk import durations
 from clinvk.clean import clean, one_line
-from clinvk.cmd import many, show
+from clinvk.cmd import many, show, summary
 from clinvk.cmd import options as opt
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import VERSION, LastRun, runs_of
@@ -121,17 +121,17 @@ def show_(
     if as_json:
         show.print_json(many.as_json(folder.with_outputs(result)))
         return
-    if answers:
-        for outcome in result.results:
-            many.print_answer(folder.with_output(outcome))
-    many.print_summary(result)
+    with summary.literally():
+        for outcome in result.results if answers else ():
+            summary.print_answer(folder.with_output(outcome))
+        summary.print_summary(result)
     printer = show.Printer.for_errors()
     print(f"state: {result.state}" + (f" ({one_line(result.why)})" if result.why else ""))
     if result.kind == "compare":
         from clinvk.cmd import comparing  # other runs have no use for it
 
         comparing.print_verdict(folder.with_outputs(result))
-    if hint := many.next_step(result):
+    if hint := summary.next_step(result):
         printer.notice(hint)
 
 

@@ -69,7 +69,7 @@ class Status:
         self._frame += 1
         spin = self.FRAMES[self._frame % len(self.FRAMES)]
         seconds = int(time.monotonic() - self._began)
-        line = f"{spin} {one_line(self.what)} · {seconds} s"[: _columns() - 1]
+        line = f"{spin} {one_line(self.what)} · {seconds} s"[: columns() - 1]
         self.printer.stream.write(f"\r\x1b[K{self.printer.paint(line, DIM)}")
         self.printer.stream.flush()
         self._shown = True
@@ -137,7 +137,7 @@ def print_table(
     cells = [[one_line(cell) for cell in row] for row in rows]
     align = ["right" if i in right else "left" for i in range(len(headers))]
     text = tabulate(cells, headers=headers, tablefmt="plain", colalign=align, disable_numparse=True)
-    width = _columns() if sys.stdout.isatty() else None
+    width = columns() if sys.stdout.isatty() else None
     for line in text.splitlines():
         print(_cut(line, width) if width else line.rstrip())
 
@@ -199,7 +199,8 @@ def agreed(question: str) -> bool:
     return confirm(question)
 
 
-def _columns() -> int:
+def columns() -> int:
+    """Of the terminal."""
     import shutil
 
     return shutil.get_terminal_size().columns

@@ -126,7 +126,12 @@ def _html(result: RunResult, plan: Plan) -> str:
 
 
 def _json(result: RunResult, plan: Plan) -> str:  # noqa: ARG001 - as the other writers
-    text = json.dumps(result.to_json(), ensure_ascii=False, indent=2, default=str)
+    data = result.to_json()
+    if result.kind == "compare":
+        from clinvk import comparison
+
+        data = comparison.to_json(result)
+    text = json.dumps(data, ensure_ascii=False, indent=2, default=str)
     # json escapes C0 itself. DEL and C1 drive terminals too, and a surrogate is no UTF-8.
     return re.sub(r"[\x7f-\x9f\ud800-\udfff]", lambda m: f"\\u{ord(m.group()):04x}", text) + "\n"
 
