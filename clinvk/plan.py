@@ -25,8 +25,8 @@ Kind = Literal["parallel", "compare", "chain"]
 
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One prompt of a plan. `env` holds values as they were written: `${NAME}` is looked up when
-    the task is started, and never kept."""
+    """One prompt of a plan. `env` holds values as they were written: `${NAME}` is looked up
+    before anything is started, and never kept."""
 
     name: str
     prompt: str
