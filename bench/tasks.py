@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import statistics
 import subprocess
@@ -45,18 +44,25 @@ def main(rounds: int = 5) -> None:
             "with records and journal": [*CLINVK, *words],
         }
         seen: dict[str, list[Cost]] = {name: [] for name in commands}
-        for _ in range(rounds):
+        for number in range(rounds):
             for name, argv in commands.items():
                 seen[name].append(measured(argv, env, lines))
-                for folder in ("sessions", "transcripts", "locks", "runs"):
-                    shutil.rmtree(Path(env["CLINVK_HOME"], folder), ignore_errors=True)
-                Path(env["CLINVK_HOME"], "index.db").unlink(missing_ok=True)
+            _put_aside(env, number)
         reference = _median(seen["xargs"])
         for name, costs in seen.items():
             c = _median(costs)
             print(f"{name:<28} wall {c.wall:6.2f} s {c.wall / reference.wall:5.2f} x   "
                   f"CPU {c.cpu:6.2f} s {c.cpu / reference.cpu:5.2f} x   peak {c.peak:5.1f} MB")  # fmt: skip
     waiting()
+
+
+def _put_aside(env: Mapping[str, str], number: int) -> None:
+    """Begin anew. To take thousands of files away would keep the disk busy in the next round."""
+    aside = Path(env["HOME"], f"round-{number}")
+    aside.mkdir()
+    for name in ("sessions", "transcripts", "locks", "runs", "index.db"):
+        if (made := Path(env["CLINVK_HOME"], name)).exists():
+            made.rename(aside / name)
 
 
 def measured(argv: list[str], env: Mapping[str, str], stdin: str) -> Cost:

@@ -28,7 +28,7 @@ class RedisServer:
     def start(self) -> None:
         self.process = subprocess.Popen(
             [str(shutil.which("redis-server")), "--port", str(self.port), "--bind", "127.0.0.1",
-             "--dir", str(self.folder), "--appendonly", "yes", "--save", "", *self.args],
+             "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", "", *self.args],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + 10

@@ -76,5 +76,5 @@ def test_many_tasks_whose_reader_has_stopped_go_on_and_can_be_ended(
     process.stdout.read(10)  # and nobody reads on
     wait_for(ended.exists, "the end of the one that talks")
     process.send_signal(number)
-    assert process.wait(8) == 7
+    assert process.wait(20) == 7
     process.communicate()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from clinvk.scheduler import Change
     from clinvk.workflow import WorkflowManager
 
+PATIENT = 0.5  # seconds for a reader, once the run was ended
 FILES = 8_192  # open at a time; a running task takes about eight
 FORMATS = ("text", "json", "stream-json")
 
@@ -126,7 +127,7 @@ async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunR
         run.ready = ready
         results.append(await start())
         if isinstance(viewer, Lines):
-            await viewer.flush()
+            await viewer.end()
             if viewer.gone is not None:
                 raise viewer.gone
         tasks.cancel_scope.cancel()
@@ -350,6 +351,7 @@ class Lines(Silent):
     run_id: str | None = None
     run: PlanRun | None = None
     out: Out | None = None
+    hurried = False  # who reads too slowly is not waited for any more
     gone: OSError | None = None  # nobody reads what is printed any more
     more: anyio.Event
     writing: anyio.Lock
@@ -416,9 +418,22 @@ class Lines(Silent):
             async with self.writing:
                 await self.out.flush()
 
-    def give_up(self) -> None:
-        if self.out is not None and self.out.give_up():  # nor is the last line written then
+    async def end(self) -> None:
+        """Write what is left; where the run was ended, only as much as is read at once."""
+        import anyio
+
+        if not self.hurried or self.out is None:
+            await self.flush()
+            return
+        async with self.writing:
+            await self.out.flush(anyio.current_time() + PATIENT)
+        if self.out.pending:  # nor is the last line written then
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def give_up(self) -> None:
+        self.hurried = True
+        if self.out is not None:
+            self.out.give_up()
 
 
 def _print_line(line: dict[str, Any]) -> None:

@@ -41,11 +41,14 @@ class Out:
                 del self._held[:written]
         self._waiting = None
 
-    def give_up(self) -> bool:
-        """Drop what is held and what comes, if somebody waits for room: he stops waiting. Whether
-        somebody did."""
+    @property
+    def pending(self) -> bool:
+        """Whether something was not written, and will hardly be."""
+        return self._given_up or bool(self._held)
+
+    def give_up(self) -> None:
+        """Drop what is held and what comes, if somebody waits for room: he stops waiting."""
         if self._waiting is not None:
             self._waiting.cancel()
             self._given_up = True
             self._held.clear()
-        return self._given_up

@@ -246,6 +246,7 @@ def check_answers(user: User, outcomes: dict[str, dict[str, Any]]) -> None:
 
 def check_limits(lines: list[Line]) -> None:
     """A limit holds back its own backend, until its end, and no other one."""
+    others: set[str] = set()
     for backend in BACKENDS:
         ((at, limit),) = [(at, line) for at, line in lines if is_limit(line, backend)]
         until = datetime.fromisoformat(limit["until"]).timestamp()
@@ -256,7 +257,8 @@ def check_limits(lines: list[Line]) -> None:
         }
         assert backend not in meanwhile
         assert until - at > 1
-        assert meanwhile or backend == "codex"  # whose limit comes last
+        others |= meanwhile
+    assert others  # how many of them depends on who is how quick
 
 
 def is_limit(line: dict[str, Any], backend: str) -> bool:
