@@ -14,6 +14,9 @@ PIECE = (
 )
 
 
+PATIENT = 0.5  # seconds for a reader, once the run was ended
+
+
 class Out:
     """Text is held until `flush`, which waits for room where the reader is slow."""
 
@@ -24,6 +27,7 @@ class Out:
         self._held = bytearray()
         self._waiting: anyio.CancelScope | None = None
         self._given_up = False
+        self._hurried = False  # whoever reads too slowly is not waited for any more
         self._waits = not stat.S_ISREG(os.fstat(self._fd).st_mode)  # a file never makes one wait
 
     def write(self, text: str) -> None:
@@ -33,6 +37,8 @@ class Out:
     async def flush(self, deadline: float = float("inf")) -> None:
         """Write what is held; until `deadline` (on the clock of the event loop), and the rest later.
         Raises `BrokenPipeError` and other `OSError`s."""
+        if self._hurried:
+            deadline = min(deadline, anyio.current_time() + PATIENT)
         with anyio.CancelScope(deadline=deadline) as self._waiting:
             while self._held:
                 if self._waits and not select.select([], [self._fd], [], 0)[1]:
@@ -40,6 +46,9 @@ class Out:
                 written = os.write(self._fd, self._held[: PIECE if self._waits else None])
                 del self._held[:written]
         self._waiting = None
+        if self._hurried and self._held:
+            self._given_up = True
+            self._held.clear()
 
     @property
     def pending(self) -> bool:
@@ -47,7 +56,9 @@ class Out:
         return self._given_up or bool(self._held)
 
     def give_up(self) -> None:
-        """Drop what is held and what comes, if somebody waits for room: he stops waiting."""
+        """Drop what is held and what comes, if somebody waits for room: he stops waiting. Whoever
+        comes to wait later does so for a moment."""
+        self._hurried = True
         if self._waiting is not None:
             self._waiting.cancel()
             self._given_up = True
