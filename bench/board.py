@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 import anyio
 
 from clinvk.cmd.board import Board
-from clinvk.cmd.many import Silent, Viewer
 from clinvk.cmd.show import Printer
+from clinvk.cmd.watching import Silent, Viewer
 from clinvk.messages import Delta, Started
 from clinvk.outcome import Outcome
 from clinvk.scheduler import Change

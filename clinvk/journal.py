@@ -442,7 +442,7 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
                     seconds += (last - began).total_seconds()
                 began, state, why = at, "interrupted", None
                 for i in line.get("rerun", ()):
-                    outcomes[i] = _anew(outcomes[i])
+                    outcomes[i] = anew(outcomes[i])
             case "started":
                 i = line["task"]
                 outcomes[i] = replace(
@@ -475,7 +475,8 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
     )  # fmt: skip
 
 
-def _anew(outcome: Outcome) -> Outcome:
+def anew(outcome: Outcome) -> Outcome:
+    """A task that is to be run, again or at last."""
     return replace(outcome, state="queued", error=None, exit_code=None, ended_at=None)
 
 

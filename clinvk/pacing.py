@@ -33,7 +33,6 @@ class Pause(Struct, frozen=True):
     until: float  # on the clock of the event loop
     at: datetime  # the same, on the wall
     count: int
-    known: bool  # whether the provider said so
 
 
 def pause(
@@ -50,7 +49,7 @@ def pause(
     else:
         seconds = min(LONGEST_LIMIT, first_wait * _doubled(before)) * chance.uniform(0.9, 1.1)
     at = datetime.fromtimestamp(wall.timestamp() + seconds, UTC)
-    return Pause(now + seconds, at, before + 1, known)
+    return Pause(now + seconds, at, before + 1)
 
 
 def _doubled(times: int) -> float:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from clinvk import preflight, recovery
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import SessionError, UsageError
-from clinvk.journal import Journal, RunFolder, Runs, unknown
+from clinvk.journal import Journal, RunFolder, Runs, anew, unknown
 from clinvk.messages import EXIT_CODES, Failure
 from clinvk.outcome import Outcome, RunResult, exit_code
 from clinvk.outputs import Outputs
@@ -316,7 +316,7 @@ def failed_ones(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -
         return outcome.index in named or has_failed or outcome.state in AGAIN
 
     def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
-        return [_queued(o) if is_meant(o) else o for o in outcomes]
+        return [anew(o) if is_meant(o) else o for o in outcomes]
 
     return choose
 
@@ -356,11 +356,11 @@ async def abandon(folder: RunFolder) -> str | None:
 def _left(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:
     state, kind = outcome.state, outcome.error.kind if outcome.error else None
     if state in AGAIN or _not_started(outcome) or (state == "failed" and kind == "limit"):
-        return _queued(outcome)
+        return anew(outcome)
     if state in CUT_OFF:
         if rerun_indeterminate or plan.tasks[outcome.index].idempotent:
-            return _queued(outcome)
-        return _indeterminate(outcome)
+            return anew(outcome)
+        return unknown(outcome)
     return outcome
 
 
@@ -372,14 +372,6 @@ def _definition(task: Task) -> dict[str, Any]:
 
 def _not_started(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.kind == "not_started"
-
-
-def _queued(outcome: Outcome) -> Outcome:
-    return replace(outcome, state="queued", error=None, exit_code=None, ended_at=None)
-
-
-def _indeterminate(outcome: Outcome) -> Outcome:
-    return unknown(outcome)
 
 
 def _fresh(plan: Plan, asks: list[preflight.Ask]) -> list[Outcome]:

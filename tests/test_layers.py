@@ -76,6 +76,7 @@ SHARED = {
     "plan_options",
     "many",
     "summary",
+    "watching",
     "comparing",
     "board",
     "canvas",

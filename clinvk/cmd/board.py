@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from clinvk import durations
 from clinvk.cmd.canvas import Canvas, Size, cells, cut, padded, plain
-from clinvk.cmd.many import happened
 from clinvk.cmd.rows import Row, Rows, Tally
 from clinvk.cmd.show import BOLD, DIM, RED, YELLOW, Printer
 from clinvk.cmd.summary import MARKS
+from clinvk.cmd.watching import happened
 from clinvk.messages import Delta
 from clinvk.outcome import Outcome
 

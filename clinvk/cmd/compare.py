@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clinvk import durations
-from clinvk.cmd import many
+from clinvk.cmd import many, watching
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as common
 from clinvk.cmd.failing import run_told_in_json
@@ -87,7 +87,7 @@ def compare(
     loaded = opt.load(config)
     view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     # Answers are compared when all are there.
-    view = many.View(format=view.format, quiet=view.quiet, colour=view.colour)
+    view = watching.View(format=view.format, quiet=view.quiet, colour=view.colour)
     prompt, _ = opt.prompt_of(words, file, [])
     dispatcher = Dispatcher(loaded)
     made = _plan(
@@ -108,7 +108,7 @@ def compare(
 
 
 def _chosen(
-    dispatcher: Dispatcher, said: list[str], view: many.View, *, everybody: bool
+    dispatcher: Dispatcher, said: list[str], view: watching.View, *, everybody: bool
 ) -> list[str]:
     """The backends that are meant. Raises `UsageError`."""
     names = [name.strip() for words in said for name in words.split(",") if name.strip()]
@@ -178,12 +178,12 @@ def _absolute(folder: Path | None) -> str | None:
 
 
 def _execute(
-    dispatcher: Dispatcher, plan: Plan, view: many.View, reports: Any, html: Path | None
+    dispatcher: Dispatcher, plan: Plan, view: watching.View, reports: Any, html: Path | None
 ) -> int:
     """Run the plan, show it, and write its page; the exit code."""
     from clinvk.planrun import PlanRun
 
-    viewer = many.viewer_for(view)
+    viewer = watching.viewer_for(view)
     run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.say)
     run.keep()
     result = many.drive(run, view, viewer, run.run)

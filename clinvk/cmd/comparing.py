@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clinvk import comparison
 from clinvk.clean import clean, one_line
-from clinvk.cmd import many, show, summary
+from clinvk.cmd import many, show, summary, watching
 from clinvk.cmd.show import Printer
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NARROWEST = 50  # cells that a column takes to be read with ease
 
 
-def finish(result: RunResult, view: many.View) -> None:
+def finish(result: RunResult, view: watching.View) -> None:
     """Print what came of it. `result` has its outputs."""
     printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
     if not view.quiet:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinvk.cmd import many, show
+from clinvk.cmd import many, show, watching
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
 from clinvk.cmd.failing import run_told_in_json
@@ -105,7 +105,7 @@ def _carry_on(
     loaded: Any,
     id_: str,
     choose: Callable[[PlanRun], Choose],
-    view: many.View,
+    view: watching.View,
     reports: Any,
     rules: dict[str, Any] | None = None,
 ) -> int:
@@ -113,7 +113,7 @@ def _carry_on(
     from clinvk.planrun import resumed
 
     folder = runs_of(loaded).find(id_)
-    viewer = many.viewer_for(view)
+    viewer = watching.viewer_for(view)
     run = resumed(
         Dispatcher(loaded), folder, observe=viewer.observe, notify=viewer.say,
         rules=lambda kept: plan.with_rules(kept, **(rules or {})),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.cmd import many, show
+from clinvk.cmd import many, show, watching
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
 from clinvk.cmd.lazy import Commands
@@ -40,7 +40,7 @@ def watch(
     loaded = opt.load(config)
     view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     folder = runs_of(loaded).find(id)
-    viewer = many.viewer_for(view)
+    viewer = watching.viewer_for(view)
     try:
         anyio.run(_watch, folder, viewer)
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ async def _watch(folder: RunFolder, viewer: Any) -> None:
                 viewer.observe(change)
             if running:
                 await anyio.sleep(POLL)
-        if isinstance(viewer, many.Lines):
+        if isinstance(viewer, watching.Lines):
             await viewer.flush()
         tasks.cancel_scope.cancel()
 
