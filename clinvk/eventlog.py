@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from clinvk.errors import ClinvkError
 from clinvk.messages import Delta, Event, Failed, Finished, Result, Text
 from clinvk.store.files import cannot, write_all
 from clinvk.store.records import encode
@@ -22,6 +23,7 @@ class EventLog:
         """Raises `SessionError` where it cannot be written, as everything below does."""
         self.path = path
         self.scrub = scrub
+        self.problem: ClinvkError | None = None  # what was raised
         self._pieces: list[str] = []
         self._held = bytearray()
         try:
@@ -76,5 +78,6 @@ class EventLog:
         try:
             write_all(self._fd, bytes(self._held))
         except OSError as error:
-            raise cannot("write", self.path, error) from error
+            self.problem = cannot("write", self.path, error)
+            raise self.problem from error
         self._held = bytearray()

@@ -17,7 +17,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from functools import cache
+from functools import cache, partial
 from subprocess import DEVNULL
 
 import anyio
@@ -235,9 +235,13 @@ class Child:
         self._ready.register(self._pipes.stderr, selectors.EVENT_READ, self._keep_stderr)
         if self._end is not None:
             self._ready.register(self._end, selectors.EVENT_READ, self._look)
-        if self._pipes.stdin is not None:
-            self._ready.register(self._pipes.stdin, selectors.EVENT_WRITE, self._feed)
-            self._feed()
+        stdin = self._pipes.stdin
+        if stdin is None:
+            return
+        if self._is_fed(stdin):  # most prompts fit into a pipe
+            self._pipes.fed()
+        else:
+            self._ready.register(stdin, selectors.EVENT_WRITE, partial(self._feed, stdin))
 
     def _is_watched(self, fd: int) -> bool:
         return fd in self._ready.get_map()
@@ -275,19 +279,22 @@ class Child:
         while self._kept_size - len(self._kept[0]) > STDERR_KEPT:
             self._kept_size -= len(self._kept.popleft())
 
-    def _feed(self) -> None:
-        """A program that does not read its prompt is its own affair: it will say so, or hang."""
-        stdin = self._pipes.stdin
-        assert stdin is not None  # noqa: S101 - watched only where there is one
+    def _feed(self, stdin: int) -> None:
+        """There is room in its stdin again."""
+        if self._is_fed(stdin):
+            self._ready.unregister(stdin)
+            self._pipes.fed()
+
+    def _is_fed(self, stdin: int) -> bool:
+        """Give it as much of its prompt as there is room for; whether that was all. A program that
+        does not read its prompt is its own affair: it will say so, or hang."""
         try:
             self._prompt = self._prompt[os.write(stdin, self._prompt) :]
         except BlockingIOError:
-            return
+            return False
         except BrokenPipeError:
             self._prompt = self._prompt[:0]
-        if not self._prompt:
-            self._ready.unregister(stdin)
-            self._pipes.fed()
+        return not self._prompt
 
     @contextmanager
     def _deaf(self) -> Iterator[None]:

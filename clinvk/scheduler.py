@@ -268,6 +268,8 @@ class Scheduler:
                 return Result(ok=True, text=command, backend=worker.backend, exit_code=0)
             return await self._run(i, worker, request, log)
         except ClinvkError as error:
+            if log is not None and error is log.problem:
+                raise  # not the task's fault: the run cannot keep what it does
             failure = Failure(error.kind, error.message, error.hint)
             return Result(
                 ok=False, text="", backend=worker.backend, exit_code=error.exit_code, error=failure

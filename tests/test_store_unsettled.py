@@ -1,19 +1,22 @@
 """Sessions that are written first, and settled together: nothing is lost, and no index is believed
 that does not know of them."""
 
+import errno
 import os
 import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.session import Message, MessageRole, Session
-from clinvk.store import Query, Store, open_store
+from clinvk.store import Query, Store, Turn, open_store
 from clinvk.store.file import FileStore
 from tests.conftest import PROJECT
 from tests.stores import KINDS, store_url
@@ -43,9 +46,21 @@ def ids(store: Store) -> list[str]:
     return sorted(s.id for s in store.select(Query()))
 
 
-def begin(store: Store, id_: str) -> None:
-    session = Session(id=id_, backend="echo", native_ids={"echo": f"n-{id_}"}, tags=("t",))
+def promise(store: Store, id_: str) -> None:
+    """Begin a session that others may not see yet."""
+    session = Session(id=id_, backend="echo", tags=("t",))
     store.create(session, [said(f"asked {id_.replace('.', 'x')}")], exact=True, settled=False)
+
+
+def turn_of(store: Store, id_: str) -> Turn:
+    turn = store.turn(id_)
+    assert turn is not None
+    return turn
+
+
+def begin(store: Store, id_: str) -> None:
+    promise(store, id_)
+    store.update(id_, lambda s: replace(s, native_ids={"echo": f"n-{id_}"}), settled=False)
 
 
 def end(store: Store, id_: str) -> None:
@@ -105,6 +120,84 @@ def test_an_edit_of_somebody_else_is_kept(reopen: Callable[[], Store]):
     store.append("r1.a", [said("more")], lambda s: s, settled=False)
     store.settle(["r1.a"])
     assert reopen().get("r1.a").title == "mine"
+
+
+def test_what_was_only_begun_is_there_for_who_began_it(reopen: Callable[[], Store]):
+    store = reopen()
+    promise(store, "r1.a")
+    assert store.get("r1.a").tags == ("t",)
+    assert [m.content for m in store.messages("r1.a")] == ["asked r1xa"]
+    with pytest.raises(SessionError, match="exists already"):
+        promise(store, "r1.a")
+
+
+def test_what_was_only_begun_can_be_taken_back(reopen: Callable[[], Store], home: Path):
+    store = reopen()
+    promise(store, "r1.a")
+    with closing(turn_of(store, "r1.a")):
+        pass
+    store.delete("r1.a")
+    for reader in (store, reopen()):
+        with pytest.raises(SessionNotFound):
+            reader.get("r1.a")
+    with pytest.raises(SessionNotFound):
+        end(store, "r1.a")
+    assert not (home / "locks" / "r1.a").exists()
+    promise(store, "r1.a")
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_the_first_change_writes_all_that_was_said(reopen: Callable[[], Store], settled: bool):
+    store = reopen()
+    for id_ in ("r1.a", "r1.b"):
+        promise(store, id_)
+    store.append("r1.a", [said("yes", "assistant")], titled("a"), settled=settled)
+    store.update("r1.b", titled("b"), settled=settled)
+    store.settle(["r1.a", "r1.b"])
+    for reader in (store, reopen()):
+        assert [m.content for m in reader.messages("r1.a")] == ["asked r1xa", "yes"]
+        assert [m.content for m in reader.messages("r1.b")] == ["asked r1xb"]
+        assert [reader.get(id_).title for id_ in ("r1.a", "r1.b")] == ["a", "b"]
+        assert ids(reader) == ["r1.a", "r1.b"]
+        assert [h.session.id for h in reader.search("asked r1xb")] == ["r1.b"]
+
+
+# Files
+
+
+def test_a_session_of_that_id_that_came_meanwhile_stays(home: Path):
+    mine, theirs = FileStore(home), FileStore(home)
+    promise(mine, "r1.a")
+    theirs.create(Session(id="r1.a", backend="echo"), [said("theirs")], exact=True)
+    for change in (end, lambda store, id_: store.update(id_, titled("mine"))):
+        with pytest.raises(SessionError, match="exists already"):
+            change(mine, "r1.a")
+    assert [m.content for m in theirs.messages("r1.a")] == ["theirs"]
+
+
+@pytest.mark.parametrize("name", ["sessions", "transcripts"])
+def test_a_folder_that_cannot_be_written_is_met_at_the_beginning(home: Path, name: str):
+    home.mkdir()
+    (home / name).write_text("a file")
+    with pytest.raises(SessionError, match=name):
+        promise(FileStore(home), "r1.a")
+
+
+def test_what_a_full_disk_refused_is_written_once_there_is_room(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = FileStore(home)
+    promise(store, "r1.a")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(SessionError, match="No space left"):
+            store.update("r1.a", titled("a"), settled=False)
+    end(store, "r1.a")
+    assert [m.content for m in FileStore(home).messages("r1.a")] == ["asked r1xa", "answer r1.a"]
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # The index of files

@@ -109,8 +109,8 @@ class Store(Protocol):
     ) -> Session:
         """Keep a new session. A taken id is replaced by a free one, unless `exact`. Where not
         `durable`, a power cut may take it back, until something is appended. Where not `settled`,
-        the id is one that nobody else would take, and what is written is made to last by
-        `settle`."""
+        the id is one that nobody else would take; others may see the session only with its first
+        change; and what is written is made to last by `settle`."""
         ...
 
     def get(self, id: str) -> Session: ...  # noqa: A002 - the field's name

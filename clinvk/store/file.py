@@ -19,6 +19,7 @@ he has written since, and nothing else.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -80,6 +81,7 @@ class FileStore:
         # record; and how we left things: our process, the mark, the time of the folder.
         self._unsettled: dict[str, tuple[Session, tuple[int, ...]]] = {}
         self._left: tuple[int, str, int] | None = None
+        self._promised: dict[str, tuple[Session, list[Message]]] = {}  # begun, and not written yet
 
     def create(
         self,
@@ -92,11 +94,7 @@ class FileStore:
     ) -> Session:
         check_id(session.id)
         if not settled:
-            with self._unsettling(session.id):
-                if os.path.lexists(self._record(session.id)):
-                    raise taken(session.id)
-                self._say(session.id, messages, durable=False)
-                self._leave(session)
+            self._promise(session, list(messages))
             return session
         with self.writing(session.id) as index:
             while self._taken(session.id, index, exact=exact):
@@ -108,7 +106,8 @@ class FileStore:
         return session
 
     def get(self, id: str) -> Session:  # noqa: A002
-        return self._read(check_id(id))
+        promised = self._promised.get(id)
+        return promised[0] if promised else self._read(check_id(id))
 
     def update(
         self,
@@ -120,7 +119,9 @@ class FileStore:
     ) -> Session:
         if not settled:
             with self._unsettling(id):
-                return self._leave(change(self.get(id)))
+                session = change(self.get(id))
+                self._keep_promise(id)
+                return self._leave(session)
         with self.writing(id):
             session = change(self.get(id))
             self._write(session, durable=durable)
@@ -137,7 +138,8 @@ class FileStore:
         if not settled:
             with self._unsettling(id):
                 session = change(self.get(id))
-                self._append(id, messages, durable=False)
+                if not self._keep_promise(id, messages):
+                    self._append(id, messages, durable=False)
                 return self._leave(session)
         with self.writing(id):
             before = self.get(id)
@@ -167,6 +169,8 @@ class FileStore:
         return session
 
     def messages(self, id: str) -> list[Message]:  # noqa: A002
+        if promised := self._promised.get(id):
+            return promised[1]
         return _messages(self._said(check_id(id)))
 
     def size(self, id: str) -> int:  # noqa: A002
@@ -228,7 +232,7 @@ class FileStore:
 
     def delete(self, id: str) -> None:  # noqa: A002
         check_id(id)
-        if not os.path.lexists(self._record(id)):
+        if id not in self._promised and not os.path.lexists(self._record(id)):
             raise unknown(id)
         turn = self.turn(id)
         if turn is None:
@@ -237,9 +241,10 @@ class FileStore:
             turn.abandon()
             raise left_behind(id)
         try:
-            with self.writing(id):
-                self._remove(id)
-                self._tell(lambda known: known.remove([id]))
+            if self._promised.pop(id, None) is None:
+                with self.writing(id):
+                    self._remove(id)
+                    self._tell(lambda known: known.remove([id]))
         finally:
             self._locks.forget(id)
             turn.close()
@@ -287,6 +292,8 @@ class FileStore:
             before = self._marked()  # nothing, unless there is no index to catch up
             self._mark(id_)
             self._told: list[Callable[[Index], None]] = []
+            if self._keep_promise(id_):
+                self._write(self._promised.pop(id_)[0], durable=False)
             yield index
             if index is not None:
                 try:
@@ -340,7 +347,34 @@ class FileStore:
 
     def _leave(self, session: Session) -> Session:
         self._unsettled[session.id] = self._put_record(session, durable=False)
+        self._promised.pop(session.id, None)
         return session
+
+    # What is written with what comes of it.
+
+    def _promise(self, session: Session, messages: list[Message]) -> None:
+        """Hold the session until there is more to write; whether it can be written is met now."""
+        if self._taken(session.id, None, exact=False):
+            raise taken(session.id)
+        for folder in (self._sessions, self._transcripts):
+            try:
+                make_folder(folder)
+            except OSError as error:
+                raise cannot("write", folder, error) from error
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise cannot("write", folder, OSError(errno.EACCES, os.strerror(errno.EACCES)))
+        self._promised[session.id] = (session, messages)
+
+    def _keep_promise(self, id_: str, more: Iterable[Message] = ()) -> bool:
+        """Write what was said so far in a session that is held, and `more`; its record comes next.
+        Nothing, where none is held."""
+        promised = self._promised.get(id_)
+        if promised is None:
+            return False
+        if os.path.lexists(self._record(id_)):
+            raise taken(id_)
+        self._say(id_, [*promised[1], *more], durable=False)
+        return True
 
     def _catch_up(self, index: Index, ids: Iterable[str]) -> bool:
         """Tell the index of these sessions, if we know what it lacks; call it with the lock held."""
@@ -385,7 +419,7 @@ class FileStore:
 
     def _taken(self, id_: str, index: Index | None, *, exact: bool) -> bool:
         """Names differ in more than case, so that no file system confuses two of them."""
-        if os.path.lexists(self._record(id_)):
+        if id_ in self._promised or os.path.lexists(self._record(id_)):
             return True
         if not exact:
             return False

@@ -34,7 +34,8 @@ class FileTurn:
     def note(self, facts: dict[str, Any]) -> None:
         data = json.dumps(facts).encode() if facts else b""
         with suppress(OSError):  # on a full disk only the next clinvk's clean-up is lost
-            os.pwrite(self._fd, data, 0)
+            if data:
+                os.pwrite(self._fd, data, 0)
             os.ftruncate(self._fd, len(data))
 
     def close(self) -> None:
