@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from clinvk import preflight, recovery
+from clinvk import hiding, preflight, recovery
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import SessionError, UsageError
 from clinvk.journal import Journal, RunFolder, Runs, anew, unknown
@@ -54,7 +54,7 @@ class PlanRun:
         look = preflight.survey if carried_on else preflight.check
         self.checked = look(plan, dispatcher)
         redacting = dispatcher.config.config.session.redact
-        self.scrub = preflight.scrubber(self.checked.asks, redacting=redacting)
+        self.scrub = hiding.scrubber(self.checked.secrets, redacting=redacting)
         self.folder: RunFolder | None = None
         self.outcomes = _fresh(plan, self.checked.asks)
         self.scheduler: Scheduler | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -13,14 +13,13 @@ from clinvk.config import CHOICES
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.manifest import Manifest, Rule
 from clinvk.plan import Plan, Task
-from clinvk.redact import redact, throughout, without
+from clinvk.redact import redact
 
 if TYPE_CHECKING:
     from clinvk.dispatcher import Dispatcher
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 SHORTEST = 6  # characters of a variable that is a secret; "1" and "true" are none
-HARMLESS = 16  # a shorter text holds nothing that looks like a key
 
 
 class Ask(Struct, frozen=True, kw_only=True):
@@ -38,6 +37,10 @@ class Checked(Struct, frozen=True):
     asks: list[Ask]
     notices: list[str]
     problems: dict[int, ClinvkError] = {}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(secret for ask in self.asks for secret in ask.secrets))
 
 
 def check(plan: Plan, dispatcher: Dispatcher) -> Checked:
@@ -64,22 +67,6 @@ def survey(plan: Plan, dispatcher: Dispatcher) -> Checked:
     if not problems:
         checker.rules()
     return Checked(asks, checker.notices, problems)
-
-
-def scrubber(asks: list[Ask], *, redacting: bool) -> Callable[[Any], Any]:
-    """What takes secrets out of whatever is written of a run."""
-    secrets = tuple(dict.fromkeys(secret for ask in asks for secret in ask.secrets))
-
-    def clean(text: str) -> str:
-        text = without(text, secrets)
-        return redact(text) if redacting and len(text) >= HARMLESS else text
-
-    return lambda data: throughout(data, clean)
-
-
-def hider(secrets: tuple[str, ...]) -> Callable[[Any], Any]:
-    """What takes these secrets out of whatever is shown."""
-    return lambda data: throughout(data, lambda text: without(text, secrets))
 
 
 class _Checker:

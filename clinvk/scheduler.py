@@ -18,13 +18,17 @@ import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk import halting, pacing, placeholders
+from clinvk import halting, pacing
+from clinvk.availability import Availability
 from clinvk.errors import ClinvkError
 from clinvk.eventlog import EventLog
-from clinvk.messages import Delta, Denial, Event, Failure, Request, Result
+from clinvk.hiding import result_without, shown
+from clinvk.messages import Event, Failure, Request, Result
 from clinvk.outcome import Outcome
-from clinvk.plan import OF_PREVIOUS, REFERENCE, Plan, Task
-from clinvk.preflight import Ask, hider
+from clinvk.plan import Plan
+from clinvk.preflight import Ask
+from clinvk.spending import Spending
+from clinvk.taskrequest import TaskRequests
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -32,8 +36,6 @@ if TYPE_CHECKING:
     from clinvk.dispatcher import Dispatcher
     from clinvk.journal import Journal
     from clinvk.running import Run
-
-OF_ONE_BACKEND = ("model", "allowed_tools")  # options that mean nothing to another one
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -85,9 +87,7 @@ class Scheduler:
         self.rules = plan.rules
         self.asks = asks
         self.outcomes = outcomes
-        self.run_id = run_id
         self.journal = journal
-        self.answers = answers
         self.observe = observe
         self.chance = chance or random.Random()  # noqa: S311 - nobody gains by guessing it
         self.why: str | None = None  # it ends before its end, for this reason
@@ -96,17 +96,14 @@ class Scheduler:
         self._queues: dict[str, list[int]] = {}  # backend: tasks that could be started
         self._later: list[tuple[float, int]] = []  # when, and which
         self._due: dict[int, float] = {}  # the same, of those whose attempt is not written down yet
-        self._pauses: dict[str, pacing.Pause] = {}
-        self._closed: set[str] = set()  # backends that are not waited for
+        self._backends = Availability(plan.rules, self.chance)
+        self._requests = TaskRequests(plan, asks, outcomes, answers, run_id)
+        self._spending = Spending(plan.rules.budget, outcomes)
         self._left: dict[int, int] = {}  # how many needs of a task have not ended
         self._dependents: dict[int, list[int]] = {}
-        self._busy: dict[str, int] = {}  # backend: how many run
         self._tries: dict[int, int] = {}  # how often a task failed by what may pass
         self._bad = 0  # since it is driven: who carries a run on knows what has failed before
         self._over = 0
-        self._cost = sum(o.cost or 0.0 for o in outcomes)
-        self._tokens = sum(o.usage.total for o in outcomes if o.usage)
-        self._spenders = sum(o.usage is not None for o in outcomes)
         self.aside: list[int] = []  # tasks that ended without being started
         self._wake = anyio.Event()
 
@@ -171,58 +168,38 @@ class Scheduler:
         now = anyio.current_time()
         while self._later and self._later[0][0] <= now:
             self._enqueue(heapq.heappop(self._later)[1])
-        for backend in [b for b, p in self._pauses.items() if p.until <= now]:
-            # How many there were is only forgotten after a success.
-            self._pauses[backend] = replace(self._pauses[backend], until=float("-inf"))
+        self._backends.open_again()
 
     def _next(self) -> tuple[int, str] | None:
         """The first task, in the order of the plan, that a backend is free for; and which."""
         if self.why is not None or len(self.workers) >= self.rules.max_parallel:
             return None
-        if self._is_spent(ahead=True):
+        if self._spending.is_spent(len(self.workers)):  # or would be, when these have ended
             return None
         best: tuple[int, str, str] | None = None
         for name, queue in self._queues.items():
             if not queue or (best is not None and queue[0] > best[0]):
                 continue
-            if backend := self._free(name):
+            if backend := self._backends.free(name):
                 best = (queue[0], name, backend)
         if best is None:
             return None
         heapq.heappop(self._queues[best[1]])
         return best[0], best[2]
 
-    def _free(self, name: str) -> str | None:
-        """The backend that would run a task of `name` now: itself, or the one that it is switched
-        to while a limit holds."""
-        names = [name]
-        if self._is_paused(name) and self.rules.limits.action == "switch":
-            names = list(self.rules.limits.to)
-        for backend in names:
-            cap = self.rules.max_parallel_per_backend.get(backend)
-            if not self._is_paused(backend) and (cap is None or self._busy.get(backend, 0) < cap):
-                return backend
-        return None
-
-    def _is_paused(self, backend: str) -> bool:
-        pause = self._pauses.get(backend)
-        return backend in self._closed or (pause is not None and pause.until > anyio.current_time())
-
     def _next_moment(self) -> float | None:
         """When something can be started that cannot be now, though nothing ends."""
         if self.why is not None:
             return None
         moments = [self._later[0][0]] if self._later else []
-        moments += [
-            p.until for b, p in self._pauses.items() if p.until > 0 and b not in self._closed
-        ]
+        moments += self._backends.moments()
         waiting = any(self._queues.values()) or self._later
         return min(moments) if moments and waiting else None
 
     # A task.
 
     def _launch(self, tasks: TaskGroup, i: int, backend: str) -> None:
-        self._busy[backend] = self._busy.get(backend, 0) + 1
+        self._backends.enter(backend)
         self.workers[i] = worker = Worker(backend)
         tasks.start_soon(self._work, i, worker)
 
@@ -234,13 +211,13 @@ class Scheduler:
                 await self._ended(i, self._cancelled(i, worker.why))
         finally:
             del self.workers[i]
-            self._busy[worker.backend] -= 1
+            self._backends.leave(worker.backend)
             self._wake.set()
 
     async def _attempt(self, i: int, worker: Worker) -> None:
         outcome = self.outcomes[i]
         attempt = outcome.attempts + 1
-        request = self._request(i, attempt, worker.backend)
+        request = self._requests.make(i, attempt, worker.backend)
         started = self.outcomes[i] = replace(
             outcome, state="running", backend=worker.backend, attempts=attempt, error=None,
             session_id=request.session, started_at=datetime.now(UTC), ended_at=None,
@@ -286,68 +263,16 @@ class Scheduler:
             async for event in run:
                 if log:
                     log.add(event)
-                if shown := _shown(event, request.secrets):
-                    self.observe(Change(kind="event", outcome=self.outcomes[i], event=shown))
-        return _without(run.result, request.secrets)
-
-    def _request(self, i: int, attempt: int, backend: str) -> Request:
-        task, ask = self.plan.tasks[i], self.asks[i]
-        switched = backend != ask.backend
-        options = ask.options
-        if switched:
-            options = {k: v for k, v in options.items() if k not in OF_ONE_BACKEND}
-        session = None
-        if task.continues is not None and not self.rules.ephemeral:
-            session = self.outcomes[task.continues].session_id
-        begins = None
-        if session is None and self.run_id is not None:
-            begins = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
-        return Request(
-            prompt=self._prompt(task),
-            session=session,
-            begins=begins,
-            backend=None if session else backend,
-            to=backend if session else None,
-            options=options,
-            args=() if switched else task.args,
-            cwd=_path(task.cwd or (None if session else self.plan.cwd)),
-            ephemeral=self.rules.ephemeral,
-            timeout=task.timeout,
-            stall_timeout=task.stall_timeout or self.rules.stall_timeout,
-            env=ask.env,
-            secrets=ask.secrets,
-            title=task.title
-            or (None if task.name == task.key and task.name.isdigit() else task.name),
-            tags=(*task.tags, *([f"run:{self.run_id}"] if self.run_id else [])),
-            task=self.run_id,
-            lenient=task.lenient or switched,
-            new=True,
-        )
-
-    def _prompt(self, task: Task) -> str:
-        if not task.template:
-            return task.prompt
-        return placeholders.render(task.prompt, lambda name: self._value(task, name))
-
-    def _value(self, task: Task, name: str) -> str:
-        found = REFERENCE.fullmatch(name)
-        what = OF_PREVIOUS[name] if found is None else found.group(2)
-        position = task.known[name]
-        outcome = self.outcomes[position]
-        match what:
-            case "output":
-                return self.answers(position)
-            case "session":
-                return outcome.session_id or ""
-            case "error":
-                return outcome.error.message if outcome.error else ""
-        return outcome.backend or ""
+                if seen := shown(event, request.secrets):
+                    self.observe(Change(kind="event", outcome=self.outcomes[i], event=seen))
+        return result_without(run.result, request.secrets)
 
     # What came of it.
 
     async def _took(self, i: int, result: Result, events: int | None = None) -> None:
         before = self.outcomes[i]
-        self._count(result)
+        if told := self._spending.add(result):
+            self.observe(Change(kind="notice", outcome=before, message=told))
         outcome = replace(
             before,
             state="done" if result.ok else "failed",
@@ -355,7 +280,7 @@ class Scheduler:
             session_id=None if self.rules.ephemeral else result.session_id or before.session_id,
             output="" if self.journal else result.text,
             structured=None if self.journal else result.structured,
-            error=result.error,
+            error=self._tellable(result.error),
             seconds=result.seconds,
             exit_code=result.exit_code,
             usage=_sum(before.usage, result.usage),
@@ -369,9 +294,8 @@ class Scheduler:
             outcome = self._met_limit(outcome, result.error)
         elif pacing.is_passing(result.error) and self.why is None and self._may_try(i):
             outcome = self._again(outcome)
-        elif result.ok and not self._is_paused(before.backend or ""):
-            # One that had begun before a limit was met says nothing of the limit.
-            self._pauses.pop(before.backend or "", None)
+        elif result.ok:
+            self._backends.succeeded(before.backend or "")
         await self._ended(i, outcome, events)
 
     async def _ended(self, i: int, outcome: Outcome, events: int | None = None) -> None:
@@ -388,6 +312,13 @@ class Scheduler:
             self._bad += outcome.state == "failed"
         self._free_dependents(i)
         self._judge()
+
+    def _tellable(self, failure: Failure | None) -> Failure | None:
+        """As it is kept, so that a table or a report has no key that the journal does not."""
+        if failure is None or self.journal is None:
+            return failure
+        scrub = self.journal.scrub
+        return replace(failure, message=scrub(failure.message), hint=scrub(failure.hint))
 
     def _queue_again(self, i: int) -> None:
         if i in self._due:
@@ -411,39 +342,14 @@ class Scheduler:
         return outcome
 
     def _met_limit(self, outcome: Outcome, failure: Failure) -> Outcome:
-        """The backend is not asked for a while; its task waits for that, or has failed."""
-        backend, limits = outcome.backend or "", self.rules.limits
-        now = anyio.current_time()
-        known = self._pauses.get(backend)
-        if known is None or known.until <= now or failure.retry_at is not None:
-            count = known.count if known and known.until <= now else 0
-            pause = pacing.pause(failure, count, limits.first_wait, now, self.chance)
-            if known is None or pause.until > known.until:  # of two limits the longer one counts
-                self._pauses[backend] = known = pause
-        too_long = limits.max_wait is not None and known.until - now > limits.max_wait
-        if limits.action == "fail" or (too_long and not self._can_switch(backend)):
-            self._closed.add(backend)
-        self.observe(Change(kind="limit", outcome=outcome, until=known.at, message=failure.message))
-        if limits.action == "fail":
+        """Its backend is not asked for a while; the task waits for that, or has failed."""
+        pause = self._backends.met_limit(outcome.backend or "", failure)
+        self.observe(Change(kind="limit", outcome=outcome, until=pause.at, message=failure.message))
+        if self.rules.limits.action == "fail":
             return outcome
-        own = self.asks[outcome.index].backend  # it may have been switched
-        self._close_hopeless(now)
-        if own in self._closed and not self._can_switch(own):
+        if self._backends.is_hopeless(self.asks[outcome.index].backend):
             return replace(outcome, state="waiting")
-        return replace(outcome, state="queued", error=replace(failure, retry_at=known.at))
-
-    def _close_hopeless(self, now: float) -> None:
-        """Do not wait for a backend that was waited for only because there were others to switch
-        to, and there are none any more."""
-        longest = self.rules.limits.max_wait
-        for name, pause in self._pauses.items() if longest is not None else ():
-            if pause.until - now > (longest or 0) and not self._can_switch(name):
-                self._closed.add(name)
-
-    def _can_switch(self, backend: str) -> bool:
-        """Whether another backend may be used instead, now or later."""
-        to = self.rules.limits.to if self.rules.limits.action == "switch" else ()
-        return any(name != backend and name not in self._closed for name in to)
+        return replace(outcome, state="queued", error=replace(failure, retry_at=pause.at))
 
     def _free_dependents(self, i: int) -> None:
         """Start what waited for this task alone, or say that it will not be run."""
@@ -490,21 +396,6 @@ class Scheduler:
 
     # The rules.
 
-    def _count(self, result: Result) -> None:
-        self._cost += result.cost or 0.0
-        if result.usage is not None:
-            self._tokens += result.usage.total
-            self._spenders += 1
-
-    def _is_spent(self, *, ahead: bool = False) -> bool:
-        """Whether a cap is reached; `ahead`: or would be, if what runs takes what others took."""
-        budget = self.rules.budget
-        running = len(self.workers) if ahead else 0
-        each = running / self._spenders if self._spenders else 0.0
-        return (budget.cost is not None and self._cost * (1 + each) >= budget.cost) or (
-            budget.tokens is not None and self._tokens * (1 + each) >= budget.tokens
-        )
-
     def _judge(self) -> None:
         """End the run where its rules say so."""
         if self.why is not None:
@@ -514,15 +405,9 @@ class Scheduler:
             self._halt(f"{self._bad} of {self._over} tasks failed (halt: {halting.text(halt)})")
             if halt.when == "now":
                 self._end_all("ended, because others failed", now=False)
-        elif self._is_spent():
-            self._halt(self._spent())
+        elif self._spending.is_spent():
+            self._halt(self._spending.text())
             self._end_all("ended, because the budget is spent", now=False)
-
-    def _spent(self) -> str:
-        budget = self.rules.budget
-        if budget.cost is not None and self._cost >= budget.cost:
-            return f"the budget is spent: ${self._cost:.4f} of ${budget.cost:.4f}"
-        return f"the budget is spent: {self._tokens:,} of {budget.tokens:,} tokens"
 
     def _halt(self, why: str) -> None:
         self.why = self.why or why
@@ -549,7 +434,7 @@ class Scheduler:
             failure = Failure("not_started", said)
             return replace(self.outcomes[i], state="cancelled", error=failure)
         backend = self.asks[i].backend
-        pause = self._pauses.get(backend) if backend in self._closed else None
+        pause = self._backends.waits_for(backend)
         what = f"{backend} waits" if pause else "what it needs waits"
         failure = Failure("limit", f"{what} for a limit to end", None, pause.at if pause else None)
         return replace(self.outcomes[i], state="waiting", error=failure)
@@ -568,36 +453,6 @@ def _first_one() -> Iterator[None]:
         if first is None or others is not None:
             raise
         raise first from first.__cause__
-
-
-def _shown(event: Event, secrets: tuple[str, ...]) -> Event | None:
-    """The event as it may be seen. Where there are secrets, pieces of an answer may not: one can
-    be said in two of them."""
-    if not secrets:
-        return event
-    if isinstance(event, Delta):
-        return None
-    hide = hider(secrets)
-    return replace(event, **{f: hide(getattr(event, f)) for f in event.__struct_fields__})
-
-
-def _without(result: Result, secrets: tuple[str, ...]) -> Result:
-    """The result as it may be seen."""
-    if not secrets:
-        return result
-    hide, error = hider(secrets), result.error
-    if error is not None:
-        error = replace(error, message=hide(error.message), hint=hide(error.hint))
-    return replace(
-        result, text=hide(result.text), structured=hide(result.structured), error=error,
-        denied=tuple(Denial(hide(d.name), hide(d.input), hide(d.reason)) for d in result.denied),
-    )  # fmt: skip
-
-
-def _path(cwd: str | None) -> Any:
-    from pathlib import Path
-
-    return Path(cwd) if cwd else None
 
 
 def _sum(first: Any, second: Any) -> Any:

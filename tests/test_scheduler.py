@@ -509,6 +509,25 @@ async def test_a_cap_on_what_a_backend_does_not_report_is_refused(many: Many):
     assert (await many(["a"], budget={"tokens": 100})).ok
 
 
+async def test_who_does_not_say_what_it_took_is_named_once(many: Many):
+    many.backend("fake", say(type="start", id="n") + say(type="end", text="yes"))
+    changes: list[Change] = []
+    run = many.prepared(many.plan(["a", "b"], budget={"tokens": 100}))
+    run.observe = changes.append
+    assert (await run.run()).ok
+    said = [c.message for c in changes if c.kind == "notice"]
+    assert said == ["fake does not say its tokens: they do not count for the budget"]
+
+
+async def test_a_key_in_an_error_is_nowhere_to_be_seen(many: Many):
+    key = "sk-" + "proj-" + "aB3" * 12
+    many.backend("fake", say(type="end", error=f"wrong key {key}"))
+    result = await many(["a"])
+    assert result.results[0].error is not None
+    assert "[redacted: openai key]" in result.results[0].error.message
+    assert key not in str(result.to_json())
+
+
 # Time
 
 
