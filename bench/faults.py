@@ -126,7 +126,7 @@ def _look(folder: str) -> tuple[int, int, str, int]:
     """(damaged records, turns in the record, last message, turns that the index shows)."""
     store = FileStore(Path(folder))
     listed = store.select(Query())
-    index = store._index  # noqa: SLF001 - as it is on disk, before a row is checked
+    index = store._upkeep.fresh()  # noqa: SLF001 - its rows are seen before they are checked
     assert index is not None
     row = next(iter(index.select(Query())))[0]  # as the index has it, unchecked
     damaged = sum(not hasattr(s, "turns") for s in listed)

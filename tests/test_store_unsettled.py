@@ -18,6 +18,8 @@ from clinvk.errors import SessionError, SessionNotFound
 from clinvk.session import Message, MessageRole, Session
 from clinvk.store import Query, Store, Turn, open_store
 from clinvk.store.file import FileStore
+from clinvk.store.session_files import SessionFiles
+from clinvk.store.upkeep import Upkeep
 from tests.conftest import PROJECT
 from tests.stores import KINDS, store_url
 
@@ -211,8 +213,7 @@ def store(home: Path) -> FileStore:
 def believed(home: Path) -> FileStore | None:
     """A reader, if it would believe the index as it is."""
     reader = FileStore(home)
-    index = reader._opened(create=False)
-    return reader if index is not None and reader._is_fresh(index) else None
+    return None if reader._upkeep.as_it_is() is None else reader
 
 
 def check(home: Path) -> bool:
@@ -220,16 +221,16 @@ def check(home: Path) -> bool:
     reader = believed(home)
     if reader is None:
         return False
-    index = reader._index
+    index = reader._upkeep.as_it_is()
     assert index is not None
-    seen = {id_: stat[:2] for id_, stat in reader._stats().items()}
+    seen = reader._files.stats()
     assert index.known() == seen
     for id_ in seen:
         session = reader.get(id_)
         [native] = session.native_ids.values()
         assert index.owners(native) == [("echo", id_)]
         assert index.title(id_) == session.title
-        assert index.indexed(id_) == len(reader._said(id_))
+        assert index.indexed(id_) == len(reader._files.said(id_))
         for message in reader.messages(id_):
             assert id_ in [i for i, _ in index.search(message.content.split(), None, 1_000)]
     return True
@@ -252,7 +253,7 @@ def test_the_index_is_not_compared_with_all_sessions_to_settle_some(
 ):
     for i in range(20):
         store.create(Session(id=f"s{i}", native_ids={"echo": f"n{i}"}))
-    monkeypatch.setattr(FileStore, "_mended", lambda _: pytest.fail("it was compared"))
+    monkeypatch.setattr(Upkeep, "_mended", lambda _: pytest.fail("it was compared"))
     for id_ in ("r1.a", "r1.b", "r2.a"):
         begin(store, id_)
         end(store, id_)
@@ -282,7 +283,7 @@ def test_two_who_leave_sessions_unsettled_do_not_believe_each_other(home: Path):
 def test_what_is_written_in_the_same_tick_of_the_clock_is_noticed(
     home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(FileStore, "_mtime", lambda _: 7)
+    monkeypatch.setattr(SessionFiles, "time", lambda _: 7)
     store.create(Session(id="s", native_ids={"echo": "n"}))
     begin(store, "r1.a")
     assert not check(home)
@@ -361,10 +362,10 @@ def test_whoever_writes_in_whatever_order_no_index_is_wrong(home: Path):
             else:
                 other.delete(chance.choice(alive))
         else:
-            assert ids(store) == sorted(store._ids()), seed
+            assert ids(store) == sorted(store._files.ids()), seed
         fresh += check(home)
     assert fresh, seed
-    assert ids(stores[2]) == sorted(stores[2]._ids()), seed
+    assert ids(stores[2]) == sorted(stores[2]._files.ids()), seed
 
 
 KILLER = """
@@ -399,7 +400,7 @@ for turn in range(40):
     reader = FileStore(home)
     if turn % 4 == 0:
         known = {s.id for s in reader.select(Query())}
-        assert known == set(reader._ids())
+        assert known == set(reader._files.ids())
         assert check(home)
     for id_ in settled.decode().split():
         assert reader.get(id_).title == f"about {id_}"
