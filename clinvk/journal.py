@@ -197,8 +197,8 @@ class RunFolder:
         return _decoded(_read(self.path / "journal.jsonl"))
 
     def summary(self) -> dict[str, Any]:
-        """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times, usage
-        and cost. Raises `SessionError`."""
+        """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times (its
+        seconds are those for which somebody drove it), usage and cost. Raises `SessionError`."""
         if self.running() is None:
             # Where the ends do not fit together, the whole of it says what is wrong.
             with suppress(KeyError, TypeError, ValueError, AttributeError):
@@ -209,6 +209,7 @@ class RunFolder:
             "id": self.id, "kind": result.kind, "source": result.source, "state": result.state,
             "total_tasks": len(result.results), "counts": result.counts,
             "started_at": first and rfc3339(first), "ended_at": last and rfc3339(last),
+            "total_duration_seconds": round(result.seconds, 3),
             "usage": plain(result.usage), "cost": result.to_json()["cost"],
         }  # fmt: skip
 
@@ -317,6 +318,7 @@ class Journal:
         added up again."""
         said = result.to_json()
         sums = {name: said[name] for name in ("usage", "cost")}
+        sums["seconds"] = said["total_duration_seconds"]  # all the times that it was driven
         self.note("end", state=result.state, why=result.why, counts=result.counts, **sums)
 
     def note(self, event: str, **facts: Any) -> None:
@@ -460,6 +462,9 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
                     outcomes[i] = replace(outcomes[i], state=line["state"], error=failure)
             case "end":
                 state, why = str(line["state"]), line.get("why")
+                if (driven := line.get("seconds")) is not None:
+                    # Who gives up a run that was cut off did not drive it until then.
+                    seconds, began = float(driven), None
         first, last = first or at, at
     if strange := {o.state for o in outcomes}.difference(STATES):
         raise ValueError(f"unknown state {min(strange)!r}")
@@ -519,7 +524,8 @@ def _ends(path: Path) -> list[dict[str, Any]]:
 
 def _told_by(begin: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
     """What the first line and the last one tell of a run that somebody drove to its end. Raises
-    `KeyError` and the like where they do not tell it, or might mean something else."""
+    `KeyError` and the like where they do not tell it, or might mean something else: an older clinvk
+    did not say there how long it took."""
     if max(begin["version"], end["version"]) > VERSION:
         raise ValueError("newer")
     counts = {str(state): int(n) for state, n in end["counts"].items()}
@@ -528,6 +534,7 @@ def _told_by(begin: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
         "kind": begin["kind"], "source": begin["source"], "state": end["state"],
         "total_tasks": sum(counts.values()), "counts": counts,
         "started_at": rfc3339(first), "ended_at": rfc3339(last),
+        "total_duration_seconds": float(end["seconds"]),
         "usage": end["usage"], "cost": end["cost"],
     }  # fmt: skip
 

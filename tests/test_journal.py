@@ -20,6 +20,7 @@ from clinvk.journal import Journal, RunFolder, RunNotFound, Runs, fold
 from clinvk.messages import Delta, Failure, Result, Text
 from clinvk.outcome import Outcome, from_summary, summary_of
 from clinvk.plan import Plan, Task, checked
+from clinvk.planrun import abandon
 from clinvk.usage import Usage
 from tests.conftest import END, START, CommandLine, Home, is_alive, pid_in
 
@@ -153,6 +154,33 @@ def test_a_torn_last_line_is_left_out_and_spoils_no_other(folder: RunFolder):
 
     anyio.run(more)
     assert [o.state for o in folder.result().results][:2] == ["done", "done"]
+
+
+def driven(second: int, state: str, **facts: Any) -> dict[str, Any]:
+    """The last line of a driving, with what a list shows."""
+    sums = {"why": None, "counts": {state: 4}, "usage": None, "cost": None}
+    return line("end", second, state=state, **sums, **facts)
+
+
+WHOLE = {"kind": "parallel", "source": "t", "total": 4, "rerun": []}
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_list_tells_how_long_a_run_was_driven_without_the_pause_between(
+    folder: RunFolder, older: bool
+):
+    one, two = ({}, {}) if older else ({"seconds": 2.0}, {"seconds": 5.0})
+    write(folder, line("begin", **WHOLE), driven(2, "cancelled", **one),
+          line("begin", 3600, **WHOLE), driven(3603, "done", **two))  # fmt: skip
+    assert folder.summary()["total_duration_seconds"] == 5
+    assert folder.result().seconds == 5
+
+
+def test_who_gives_up_a_run_that_was_cut_off_did_not_drive_it_until_then(folder: RunFolder):
+    write(folder, line("begin", **WHOLE), started(0, second=4))
+    anyio.run(abandon, folder)
+    assert folder.result().state == "cancelled"
+    assert (folder.result().seconds, folder.summary()["total_duration_seconds"]) == (4, 4)
 
 
 @given(cut=st.integers(0, 10_000))

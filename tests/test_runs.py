@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pexpect
 import pytest
 
+from clinvk import durations
 from clinvk.journal import Runs
 from tests.conftest import CommandLine, Home, is_alive, living, stubborn, wait_for
 from tests.desk import Desk, ends, kill
@@ -97,7 +99,8 @@ def test_runs_are_listed_the_newest_first_and_as_many_as_are_wanted(desk: Desk):
     listed = desk.clinvk.json("runs", "list", "--json")["runs"]
     assert [run["id"] for run in listed] == ids
     assert set(listed[0]) == {"id", "kind", "state", "source", "total_tasks", "counts",
-                              "started_at", "ended_at", "usage", "cost"}  # fmt: skip
+                              "started_at", "ended_at", "total_duration_seconds", "usage",
+                              "cost"}  # fmt: skip
     assert listed[0]["usage"]["total"] == 15
     table = desk.clinvk("runs", "list", "-n", "2").stdout.splitlines()
     assert [line.split()[0] for line in table] == ["ID", *ids[:2]]
@@ -419,6 +422,22 @@ def test_where_nothing_is_left_that_is_said_and_the_exit_code_is_the_runs(desk: 
     if state == "done":
         said = desk.clinvk("runs", "retry", id_)
         assert (said.returncode, "nothing is left to run" in said.stderr) == (0, True)
+
+
+def test_the_pause_before_a_run_is_carried_on_is_not_listed_as_time_that_it_took(desk: Desk):
+    id_ = cancelled(desk)
+    journal = desk.at(id_).path / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:  # a day ago
+        line["at"] = (datetime.fromisoformat(line["at"]) - timedelta(days=1)).isoformat()
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert desk.clinvk("runs", "resume", id_, "-q").returncode == 1
+    (listed,) = desk.clinvk.json("runs", "list", "--json")["runs"]
+    shown = desk.clinvk.json("runs", "show", id_, "--json")["total_duration_seconds"]
+    assert (listed["state"], 0 < listed["total_duration_seconds"] < 60) == ("failed", True)
+    assert listed["total_duration_seconds"] == shown
+    row = desk.clinvk("runs", "list").stdout.splitlines()[1]
+    assert durations.brief(listed["total_duration_seconds"]) in row
 
 
 def test_where_nothing_is_left_of_a_cancelled_run_it_stays_that(desk: Desk):

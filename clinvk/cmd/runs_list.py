@@ -69,16 +69,14 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
 def _row(about: dict[str, Any]) -> list[str]:
     if about["state"] == "damaged":
         return [about["id"], "-", "damaged", "-", "-", "-", one_line(about["problem"])]
-    started, ended = (
-        datetime.fromisoformat(about[k]) if about[k] else None for k in ("started_at", "ended_at")
-    )
+    started = datetime.fromisoformat(about["started_at"]) if about["started_at"] else None
     counts = ", ".join(f"{n} {state}" for state, n in about["counts"].items())
     return [
         about["id"],
         about["kind"],
         about["state"],
         show.ago(started) if started else "-",
-        durations.brief((ended - started).total_seconds()) if started and ended else "-",
+        durations.brief(about["total_duration_seconds"]) if about["ended_at"] else "-",
         counts,
         about["source"] or "-",
     ]
