@@ -24,7 +24,7 @@ from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
 from clinvk.journal import Runs
 from clinvk.outcome import RunResult
-from clinvk.plan import Kind, Plan, Rules
+from clinvk.plan import Kind, Plan
 from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
 
 if TYPE_CHECKING:
@@ -90,28 +90,32 @@ async def acompare(
     timeout: float | None = None,  # noqa: ASYNC109 - of each answer, whose program is ended then
     tags: Iterable[str] = (),
     sequential: bool = False,
+    retries: int = 0,
+    on_limit: str | None = None,
+    max_wait: float | str | None = None,
+    budget: Mapping[str, float] | None = None,
     ephemeral: bool = False,
     dispatcher: Dispatcher | None = None,
     observe: Observe = lambda _: None,
     **options: Any,
 ) -> Comparison:
     """What several backends make of one prompt (`["claude", "codex:gpt-5"]`), and which answer a
-    `judge` finds best. `options` are those of a run (`approval="auto"`). Raises `ClinvkError`."""
+    `judge` finds best. `retries`, `on_limit`, `max_wait` and `budget` are as in `aparallel`;
+    `options` are those of a run (`approval="auto"`). Raises `ClinvkError`."""
     where = dispatcher or Dispatcher()
     of_judge: dict[str, Any] = {}
     if judge is not None:
         name, _ = comparison.split(judge)
         of_judge = comparison.judge_options(where.chooser.choose(name).manifest, options)
-    parallel = where.config.config.parallel
+    rules = {
+        "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
+        "ephemeral": ephemeral,
+    }  # fmt: skip
     plan = comparison.plan(
         prompt, list(backends), judge=judge, options=options, judge_options=of_judge,
         cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
         timeout=timeout, tags=tuple(tags),
-        rules=Rules(
-            max_parallel=1 if sequential else parallel.max_workers,
-            max_parallel_per_backend=parallel.max_parallel_per_backend,
-            ephemeral=ephemeral,
-        ),
+        rules=taskfile.rules_of(_plain(rules), "compare", _workers(where, sequential=sequential)),
     )  # fmt: skip
     result = await _run(where, plan, observe)
     return Comparison(result=result, verdict=comparison.verdict(result))
@@ -151,6 +155,15 @@ def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str
     data, source, text = _data(tasks, "steps" if kind == "chain" else "tasks")
     whole = data if isinstance(data, dict) else {"steps" if kind == "chain" else "tasks": data}
     return taskfile.plan_of({**whole, **_plain(of_plan)}, source, kind, defaults, text)
+
+
+def _workers(dispatcher: Dispatcher, *, sequential: bool) -> taskfile.Defaults:
+    """How many answers may be asked for at a time."""
+    parallel = dispatcher.config.config.parallel
+    return taskfile.Defaults(
+        max_parallel=1 if sequential else parallel.max_workers,
+        max_parallel_per_backend=parallel.max_parallel_per_backend,
+    )
 
 
 async def _run(dispatcher: Dispatcher, plan: Plan, observe: Observe) -> RunResult:

@@ -104,6 +104,11 @@ class _Checker:
     def rules(self) -> None:
         """Raise `ConfigError` for a rule that cannot be kept."""
         rules = self.plan.rules
+        if rules.limits.to and self.plan.kind == "compare":
+            raise ConfigError(
+                "on_limit: the answer of another backend is none of the one that is compared",
+                "say: wait, or fail",
+            )
         used = {ask.backend for ask in self._asks.values()}
         if rules.limits.to and used == {*rules.limits.to}:
             raise ConfigError(

@@ -153,6 +153,14 @@ def plan_of(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "
         raise ConfigError(f"{where}: {error}", KEYS) from error
 
 
+def rules_of(data: Mapping[str, Any], source: str, defaults: Defaults) -> Rules:
+    """The rules that these keys of a file are. Raises `ConfigError` that names the place."""
+    try:
+        return _Reader(source, "parallel", defaults).rules(build(Whole, dict(data)))
+    except ShapeError as error:
+        raise ConfigError(f"{source}: {error}", KEYS) from error
+
+
 class _Reader:
     def __init__(self, source: str, kind: Any, defaults: Defaults) -> None:
         self.source = source
@@ -179,7 +187,7 @@ class _Reader:
         linked = link(tasks, needs, previous)
         if self.kind == "chain":
             linked = [_step(whole, linked, i) for i in range(len(linked))]
-        rules = self._rules(whole)
+        rules = self.rules(whole)
         return checked(Plan(kind=self.kind, tasks=tuple(linked), rules=rules, source=self.source))
 
     def _whole(self, data: Any) -> tuple[Whole, list[Any], str]:
@@ -324,7 +332,7 @@ class _Reader:
                 raise ShapeError(path, f"{name}: {why}") from error
         return self.files[name]
 
-    def _rules(self, whole: Whole) -> Rules:
+    def rules(self, whole: Whole) -> Rules:
         d = self.defaults
         for key in ("max_parallel", "retries"):
             value = getattr(whole, key)

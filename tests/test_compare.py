@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk import columns, comparison, placeholders
+from clinvk import columns, comparison, config, fanout, placeholders
 from clinvk.clean import in_order
 from clinvk.differences import marked
-from clinvk.errors import UsageError
+from clinvk.dispatcher import Dispatcher
+from clinvk.errors import ConfigError, UsageError
 from clinvk.outcome import Outcome, RunResult
 from clinvk.plan import Plan
 from clinvk.redact import redact
@@ -235,6 +236,58 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
     assert said in done.stderr
     assert next_ in done.stderr
     assert home.ids() == []
+
+
+def passing(tmp_path: Path, error: str, status: int) -> str:
+    """One that fails so at first, and answers after that."""
+    flag = tmp_path / "tried"
+    fail = say(type="end", error=error, status=status)
+    return f"{READ}{START}if [ ! -e {flag} ]; then touch {flag}\n{fail}exit 1; fi\n" + say(
+        type="end", text="At last.", usage={"input": 10, "output": 5}
+    )
+
+
+def test_what_may_pass_is_tried_again(clinvk: CommandLine, home: Home, tmp_path: Path) -> None:
+    home.backend("south", passing(tmp_path, "overloaded", 529))
+    found = clinvk.json("compare", "hi", *PAIR, "--retries", "1", "--json")
+    assert [(o["attempts"], o["state"]) for o in found["results"]] == [(1, "done"), (2, "done")]
+    assert found["results"][1]["output"] == "At last."
+
+
+def test_a_limit_is_not_waited_for_where_that_is_not_wanted(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+) -> None:
+    home.backend("south", passing(tmp_path, "usage limit", 429))
+    for words in (("--on-limit", "fail"), ("--max-wait", "1")):
+        (tmp_path / "tried").unlink(missing_ok=True)
+        done = clinvk("compare", "hi", *PAIR, *words, "--json")
+        assert done.returncode == 75, words
+    done = clinvk("compare", "hi", *PAIR, "--on-limit", "switch:north")
+    assert (done.returncode, "say: wait, or fail" in done.stderr) == (3, True)
+
+
+def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> None:
+    done = clinvk("compare", "hi", *PAIR, "--sequential", "--budget-tokens", "10", "--json")
+    found = json.loads(done.stdout)
+    assert [o["state"] for o in found["results"]] == ["done", "cancelled"]
+    assert "budget" in found["why"]
+    done = clinvk("compare", "hi", *PAIR, "--budget-cost", "0")
+    assert (done.returncode, "--budget-cost: 0 is not above 0" in done.stderr) == (1, True)
+
+
+def test_a_program_gives_a_comparison_the_same_rules(home: Home, tmp_path: Path) -> None:
+    where = Dispatcher(config.load(home.env), env=home.env)
+    home.backend("south", passing(tmp_path, "overloaded", 529))
+    found = fanout.compare("hi", ["north", "south"], retries=1, cwd=home.work, dispatcher=where)
+    assert [o.attempts for o in found.result.results] == [1, 2]
+    found = fanout.compare(
+        "hi", ["north", "south"], sequential=True, budget={"tokens": 10}, cwd=home.work,
+        dispatcher=where,
+    )  # fmt: skip
+    assert [o.state for o in found.result.results] == ["done", "cancelled"]
+    for wrong in ({"retries": -1}, {"on_limit": "later"}, {"budget": {"tokens": 0}}):
+        with pytest.raises(ConfigError, match=f"compare: {next(iter(wrong))}"):
+            fanout.compare("hi", ["north", "south"], dispatcher=where, **wrong)  # type: ignore[arg-type]
 
 
 def test_an_empty_prompt_is_refused(clinvk: CommandLine) -> None:

@@ -68,6 +68,16 @@ def compare(
         str | None, typer.Option("--timeout", metavar="TIME", help="Of each answer: 90, 5m.")
     ] = None,
     tag: opt.Tag = None,
+    retries: common.Retries = None,
+    on_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--on-limit", metavar="wait|fail", help="What to do when a provider's limit is met."
+        ),
+    ] = None,
+    max_wait: common.MaxWait = None,
+    budget_cost: common.BudgetCost = None,
+    budget_tokens: common.BudgetTokens = None,
     ephemeral: opt.Ephemeral = False,
     dry_run: common.ListTasks = False,
     as_json: opt.Json = False,
@@ -99,6 +109,10 @@ def compare(
             "max_parallel_per_backend": loaded.config.parallel.max_parallel_per_backend,
             "ephemeral": ephemeral, "output_dir": _absolute(output_dir),
         },
+    )  # fmt: skip
+    made = common.with_rules(
+        made, retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+        budget_tokens=budget_tokens,
     )  # fmt: skip
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.dry_run(dispatcher, made, view)
