@@ -26,6 +26,7 @@ from clinvk.recorder import Recorder, asking, kept, with_prompt
 from clinvk.session import MessageRole, Session, check_id, new_id
 from clinvk.settings import Setting, honoured, resolve, to_keep
 from clinvk.store import Query, Store, open_store
+from clinvk.survivors import new_marker
 
 if TYPE_CHECKING:
     from clinvk.running import Run
@@ -91,8 +92,6 @@ class Dispatcher:
         """The running turn: `async for event in run`, then `run.result`. Leaving the block early
         ends the program. `notify` is told what happens before there are events, such as waiting.
         """
-        from clinvk.process import new_marker  # anyio: only once something is to run
-
         _check(request)
         marker = new_marker(self.env)
         if request.ephemeral:

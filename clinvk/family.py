@@ -16,7 +16,8 @@ from contextlib import suppress
 import anyio
 import psutil
 
-from clinvk.process import MARKER, PATIENCE
+from clinvk.process import PATIENCE
+from clinvk.survivors import MARKER
 
 CLOCK = 2.0  # seconds by which a birth may seem earlier than it was: clock ticks, and NTP
 DEADLINE = 1.0  # seconds to insist

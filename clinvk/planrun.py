@@ -21,6 +21,7 @@ from clinvk.outcome import Outcome, RunResult, exit_code
 from clinvk.outputs import Outputs
 from clinvk.plan import Plan, Task
 from clinvk.session import MessageRole
+from clinvk.survivors import MARKER, new_marker
 
 if TYPE_CHECKING:
     from clinvk.scheduler import Change, Scheduler
@@ -156,8 +157,6 @@ class PlanRun:
     ) -> RunResult:
         """Drive it, with a journal. `found` are tasks of which the journal does not know yet that
         they have ended."""
-        from clinvk.process import new_marker
-
         marker = new_marker(self.dispatcher.env)
         turn.note(recovery.facts(marker))
         journal = Journal(folder, self.scrub, self.dispatcher.store.settle)
@@ -207,8 +206,6 @@ class PlanRun:
         """A dispatcher whose programs, and all that they start, carry the marker of this run."""
         if not marker:
             return self.dispatcher
-        from clinvk.process import MARKER
-
         d = self.dispatcher
         return Dispatcher(d.config, store=d.store, catalog=d.catalog, env={**d.env, MARKER: marker})
 

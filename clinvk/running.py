@@ -31,8 +31,9 @@ from clinvk.messages import (
     ToolResult,
     exit_code,
 )
-from clinvk.process import Child, survivors
+from clinvk.process import Child
 from clinvk.reader import Reader, classify
+from clinvk.survivors import survivors
 
 if TYPE_CHECKING:
     from clinvk.dispatcher import TurnPlan

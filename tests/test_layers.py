@@ -22,6 +22,8 @@ LAYERS = [
         "places",
         "durations",
         "placeholders",
+        "pipes",
+        "survivors",
     },
     {"extras", "config", "messages", "session"},
     {"page", "plan", "outcome"},
@@ -55,6 +57,7 @@ ALONE = {"echo", "__init__"}
 # What a module below may know of one above, with the reason.
 UPWARD = {
     ("process", "family"): "two halves: the costly one is imported when something has to be ended",
+    ("survivors", "family"): "the same: where there is no /proc",
     ("running", "dispatcher"): "for its types alone",
     ("session", "manager"): "a published name, loaded when somebody asks for it",
 }

@@ -17,7 +17,7 @@ from clinvk import Message, MessageRole, Session, SessionManager, SessionNotFoun
 from clinvk.analysis import by_answer
 from clinvk.autosave import Autosave
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
-from clinvk.process import MARKER
+from clinvk.survivors import MARKER
 
 
 @pytest.fixture(params=["file", "sqlite"])

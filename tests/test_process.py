@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from clinvk.command import Command
 from clinvk.errors import ClinvkError, NotInstalledError
-from clinvk.process import MARKER, Child, Lines, new_marker, start, survivors
+from clinvk.pipes import Lines
+from clinvk.process import Child, start
+from clinvk.survivors import MARKER, new_marker, survivors
 from tests.conftest import BASH, FAKES, TREE, is_alive, living, pid_in
 
 SOON = 6  # seconds; what has to be done in three, on a machine that is busy with other tests

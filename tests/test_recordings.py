@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.catalog import Catalog
-from clinvk.process import Lines
+from clinvk.pipes import Lines
 from clinvk.reader import Reader
 from tests.recordings_expected import RECORDINGS, cases, replay
 

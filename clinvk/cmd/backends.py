@@ -106,7 +106,7 @@ def _replay(manifest: Manifest, recording: Path) -> int:
     """Print the events of a recording, one a line; 1 where it has no last event."""
     import json
 
-    from clinvk.process import Lines
+    from clinvk.pipes import Lines
     from clinvk.reader import Reader
 
     reader, lines, last = Reader(manifest, first=True), Lines(), ""

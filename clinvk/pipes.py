@@ -1,0 +1,70 @@
+"""The pipes to a program, and lines out of what comes through them."""
+
+from __future__ import annotations
+
+import os
+from subprocess import DEVNULL
+
+
+class Lines:
+    r"""Complete lines from arbitrary pieces, split on `\n` alone: JSON may hold U+2028.
+
+    Pieces are joined once, when their line ends, so that a long line costs its length."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def feed(self, piece: bytes) -> list[bytes]:
+        """The lines that this piece completes, without their ends."""
+        head, *rest = piece.split(b"\n")
+        self._pieces.append(head)
+        if not rest:
+            return []
+        rest.insert(0, b"".join(self._pieces))
+        self._pieces = [rest.pop()]
+        return rest
+
+    def end(self) -> list[bytes]:
+        """What was left without an end of line."""
+        last, self._pieces = b"".join(self._pieces), []
+        return [last] if last else []
+
+
+class Pipes:
+    """The three to a program that is to be started; each has an end of ours and one of its."""
+
+    def __init__(self, *, stdin: bool) -> None:
+        self._open: set[int] = set()
+        self.stdin: int | None = None
+        self.its_stdin = DEVNULL
+        if stdin:
+            self.its_stdin, self.stdin = self._new()
+        self.stdout, self.its_stdout = self._new()
+        self.stderr, self.its_stderr = self._new()
+        for ours in self._open - {self.its_stdin, self.its_stdout, self.its_stderr}:
+            os.set_blocking(ours, False)
+
+    def started(self) -> None:
+        """The program has its ends now, and we let go of them."""
+        self._close(self.its_stdin, self.its_stdout, self.its_stderr)
+
+    def fed(self) -> None:
+        """It gets no more on its stdin."""
+        self._close(self.stdin)
+
+    def close(self) -> None:
+        self._close(*self._open)
+
+    def _close(self, *ends: int | None) -> None:
+        for end in self._open.intersection(ends):
+            self._open.discard(end)
+            os.close(end)
+
+    def _new(self) -> tuple[int, int]:
+        try:
+            ends = os.pipe()
+        except OSError:
+            self.close()
+            raise
+        self._open.update(ends)
+        return ends
