@@ -42,7 +42,8 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retries: int | None = None  # None: the plan's
     needs: tuple[int, ...] = ()  # positions in the plan
     continues: int | None = None  # the task whose session it goes on with
-    soft: bool = False  # it runs although what it needs has failed
+    soft: bool = False  # it runs although what came before it has failed
+    strict: tuple[int, ...] = ()  # of a step: what it says that it needs, be it soft or not
     template: bool = False  # its prompt names other tasks, or has `\\{{` in it
     idempotent: bool = False  # it may be run again when nobody knows how it ended
     tags: tuple[str, ...] = ()
@@ -54,6 +55,11 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dry_run: bool = False
     redacted: bool = False  # it held a secret, and was kept without
     place: str = ""  # in the file, for messages
+
+    @property
+    def musts(self) -> tuple[int, ...]:
+        """What has to succeed before it is run."""
+        return self.strict if self.soft else self.needs
 
 
 class Halt(Struct, frozen=True, omit_defaults=True):
@@ -145,7 +151,8 @@ def _linked(
 ) -> Task:
     wanted = [i for name in needs for i in _called(name, task, by_name, "needs")]
     known: dict[str, int] = {}
-    task = replace(task, previous=previous)
+    strict = tuple(dict.fromkeys(wanted)) if previous is not None else ()
+    task = replace(task, previous=previous, strict=strict)
     for name in placeholders.names(task.prompt) if task.template else ():
         known[name] = _meant(name, task, position, previous, by_name)
     wanted += [i for i in known.values() if i not in wanted]

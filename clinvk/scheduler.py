@@ -154,11 +154,11 @@ class Scheduler:
                 self._enqueue(i)
 
     def _bad_need(self, i: int) -> int | None:
-        """What the task needs, and will not get."""
-        task = self.plan.tasks[i]
-        if task.soft:
+        """What the task needs, and will not get. Of a soft one that is told when its turn has come:
+        what stands behind it goes on then."""
+        if self.plan.tasks[i].soft and self._left.get(i):
             return None
-        states = ((n, self.outcomes[n].state) for n in task.needs)
+        states = ((n, self.outcomes[n].state) for n in self.plan.tasks[i].musts)
         return next((n for n, state in states if state not in ("queued", "running", "done")), None)
 
     def _enqueue(self, i: int) -> None:
@@ -354,13 +354,17 @@ class Scheduler:
     def _free_dependents(self, i: int) -> None:
         """Start what waited for this task alone, or say that it will not be run."""
         state = self.outcomes[i].state
+        if state not in ("done", "failed", "skipped"):
+            return  # it waits for a limit, or was ended: it may still succeed, in the next run
         for d in self._dependents.get(i, ()):
             if self.outcomes[d].state != "queued":
                 continue
             self._left[d] -= 1
-            if state in ("failed", "skipped") and not self.plan.tasks[d].soft:
+            if self._left[d] and state == "done":
+                continue
+            if self._bad_need(d) is not None:
                 self._skip(d)
-            elif state in ("done", "failed", "skipped") and self._left[d] == 0:
+            elif self._left[d] == 0:
                 self._enqueue(d)
                 self._wake.set()
 
@@ -380,12 +384,11 @@ class Scheduler:
             self.aside.append(i)
             self.observe(Change(kind="ended", outcome=outcome))
             for d in self._dependents.get(i, ()):
-                if self.plan.tasks[d].soft:
-                    self._left[d] -= 1
-                    if self._left[d] == 0:
-                        self._enqueue(d)
-                else:
+                self._left[d] -= 1
+                if self._bad_need(d) is not None:
                     found.append(d)
+                elif self._left[d] == 0:
+                    self._enqueue(d)
 
     def _cancelled(self, i: int, why: str) -> Outcome:
         failure = Failure("cancelled", why)

@@ -127,6 +127,28 @@ def test_a_failure_ends_nothing_where_the_chain_says_so(desk: Desk):
     assert data["exit_code"] == 1
 
 
+def test_what_a_step_says_that_it_needs_has_to_succeed_even_then(desk: Desk):
+    steps = [
+        {"name": "first", "prompt": "bad a"},
+        {"prompt": "b {{steps.first.error}}", "backend": "other"},
+        "c",
+        {"prompt": "d", "needs": ["first"]},
+        {"name": "behind", "prompt": "e {{previous}}.", "backend": "other"},
+        {"prompt": "f", "needs": ["behind", "3"]},
+        {"prompt": "g", "needs": ["4"]},
+    ]
+    data = chain(desk, steps, "--checkpoint", "mine", stop_on_failure=False)
+    assert states(data) == ["failed", "done", "done", "skipped", "done", "done", "skipped"]
+    assert desk.starts() == ["bad a", "b boom", "c", "e .", "f"]
+    assert data["results"][3]["error"]["message"] == (
+        "not run: 'first', which it needs, has not succeeded"
+    )
+    desk.mend()
+    data = json.loads(desk.clinvk("chain", "--resume", "mine", "--json").stdout)
+    assert states(data) == ["done"] * 7
+    assert desk.starts()[5:] == ["bad a", "d", "g"]
+
+
 def test_steps_run_one_at_a_time_whatever_else_is_said(desk: Desk, tmp_path: Path):
     desk.home.config("default_backend: fake\nparallel: {max_workers: 5}\n")
     # Each of them would see the one before it.

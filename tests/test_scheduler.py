@@ -431,6 +431,22 @@ async def test_a_limit_that_would_take_too_long_ends_the_run_at_once(many: Many)
     assert result.results[2].error.message == "what it needs waits for a limit to end"
 
 
+async def test_what_needs_a_task_that_waits_for_a_limit_waits_whatever_else_succeeds(many: Many):
+    many.backend("fake", LIMIT)
+    many.backend("other", NAP + END)
+    other = {"backend": "other"}
+    result = await many(
+        ["a", {"prompt": "b", **other}, {"prompt": "c", "needs": ["1", "2"], **other}],
+        limit_wait="10m", max_wait="1m", max_parallel=2,
+    )  # fmt: skip
+    assert states(result) == ["waiting", "done", "waiting"]
+    assert result.exit_code == 75
+    assert "c" not in many.starts()
+    many.backend("fake")
+    run = resumed(many.dispatcher(), Runs(many.home.path).find("last"))
+    assert states(await run.carry_on(what_is_left(run.plan))) == ["done"] * 3
+
+
 async def test_a_limit_may_switch_to_another_backend(many: Many):
     many.backend("fake", LIMIT)
     many.backend("other", 'echo "$*" >argv\n' + END)
