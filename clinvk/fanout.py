@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from msgspec import Struct
 
-from clinvk import comparison, taskfile
+from clinvk import comparison, taskfile, taskformats, taskkeys
 from clinvk.comparison import Verdict
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
@@ -143,7 +143,7 @@ async def aresume(
 def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
     """The plan that the arguments of `aparallel` and `achain` make. Raises `ConfigError`."""
     parallel = dispatcher.config.config.parallel
-    of_tasks = {k: v for k, v in rules.items() if k in taskfile.Written.__struct_fields__}
+    of_tasks = {k: v for k, v in rules.items() if k in taskkeys.Written.__struct_fields__}
     of_plan = {k: v for k, v in rules.items() if k not in of_tasks}
     # `retries` and `stall_timeout` are keys of both: what is said of the plan holds for all tasks.
     defaults = taskfile.Defaults(
@@ -184,7 +184,7 @@ def _data(tasks: Tasks, where: str) -> tuple[Any, str, str]:
             raise ConfigError(
                 f"{path}: {why}", f"name a file, or give a list of {where}"
             ) from error
-        data, form = taskfile.read(str(path), text)
+        data, form = taskformats.read(str(path), text)
         return data, str(path), text if form in ("yaml", "json") else ""
     return [_plain(task) for task in tasks], where, ""
 

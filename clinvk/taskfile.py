@@ -6,8 +6,6 @@ place.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import os
@@ -23,94 +21,12 @@ from clinvk import durations, halting, placeholders, yamls
 from clinvk.errors import ConfigError
 from clinvk.plan import Budget, Halt, Limits, Plan, Rules, Task, checked, link
 from clinvk.shape import ShapeError, build, convert, dotted
+from clinvk.taskformats import COLUMNS, KEYS
+from clinvk.taskkeys import NOT_OF_ONE, NUMBERS, OPTIONS, SAME, Scalar, Whole, Written
 
-FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
 MOST = 100_000  # tasks that a matrix may make: more is a slip
 
-# What a task calls by another name than a request does.
-OPTIONS = {
-    "model": "model", "approval": "approval", "approval_mode": "approval", "sandbox": "sandbox",
-    "sandbox_mode": "sandbox", "max_turns": "max_turns", "max_tokens": "max_tokens",
-    "system_prompt": "system_prompt", "add_dir": "add_dir", "allowed_tools": "allowed_tools",
-}  # fmt: skip
-
-KEYS = "what such a file may say is in docs/parallel.md and docs/chain.md"
-
-# The published format has these for every backend, whether or not its CLI knows them.
-NOT_OF_ONE = ("max_turns", "max_tokens")
-
-# Keys that say the same: where a task says one of them, the other is not taken from the defaults.
-SAME = {"approval": "approval_mode", "sandbox": "sandbox_mode", "prompt": "prompt_file"}
-SAME |= {b: a for a, b in SAME.items()}
-
 OF_TASKS = ("tasks.", "steps.")  # so begins what a prompt says of another task
-
-Scalar = str | int | float | bool
-
-
-class Written(Struct, frozen=True, kw_only=True):
-    """A task as it is written. Its matrix has been multiplied out."""
-
-    prompt: str | None = None
-    prompt_file: str | None = None
-    backend: str | None = None
-    model: str | None = None
-    workdir: str | None = None
-    name: Scalar | None = None
-    id: Scalar | None = None
-    title: str | None = None
-    tags: list[str] = []
-    approval: str | None = None
-    approval_mode: str | None = None
-    sandbox: str | None = None
-    sandbox_mode: str | None = None
-    max_turns: int | None = None
-    max_tokens: int | None = None
-    system_prompt: str | None = None
-    add_dir: str | list[str] | None = None
-    allowed_tools: str | list[str] | None = None
-    schema: str | None = None  # the path of a file
-    options: dict[str, Any] = {}
-    extra: list[str] = []  # handed to the backend as they are
-    args: list[str] = []
-    timeout: Scalar | None = None
-    stall_timeout: Scalar | None = None
-    retries: int | None = None
-    needs: str | list[str] = []
-    env: dict[str, Scalar] = {}
-    idempotent: bool = False
-    lenient: bool = False
-    dry_run: bool = False
-    meta: Any = None
-    output_format: str | None = None  # of the published format; what a task prints is read by us
-    verbose: bool = False  # the same
-
-
-class Whole(Struct, frozen=True, kw_only=True):
-    """A file, but for its tasks."""
-
-    tasks: list[Any] = []
-    steps: list[Any] = []
-    name: str | None = None
-    description: str | None = None
-    defaults: dict[str, Any] = {}
-    matrix: dict[str, list[Scalar]] = {}
-    max_parallel: int | None = None
-    max_parallel_per_backend: dict[str, int] = {}
-    fail_fast: bool | None = None
-    halt: str | None = None
-    retries: int | None = None
-    retry_delay: Scalar | None = None
-    on_limit: str | None = None
-    limit_wait: Scalar | None = None
-    max_wait: Scalar | None = None
-    budget: Budget | None = None
-    stall_timeout: Scalar | None = None
-    ephemeral: bool = False
-    output_dir: str | None = None
-    stop_on_failure: bool = True
-    pass_working_dir: bool = False
-    pass_session: bool = False
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -121,26 +37,6 @@ class Defaults(Struct, frozen=True, kw_only=True):
     max_parallel_per_backend: dict[str, int] = {}
     fail_fast: bool = False
     task: dict[str, Any] = {}
-
-
-def read(
-    path: str | None, text: str, form: str | None = None, *, of_lines: bool = False
-) -> tuple[Any, str]:
-    """The data in a text, and the format that it was read in: `form`; else lines, where the prompt
-    names them; else by the name of the file, else by how it looks. Raises `ConfigError`."""
-    source = path or "stdin"
-    form = form or ("lines" if of_lines else _form_of(path, text))
-    if form not in FORMATS:
-        raise ConfigError(f"--format: {form!r} is not one of: {', '.join(FORMATS)}")
-    try:
-        return _PARSERS[form](text), form
-    except yamls.YamlError as error:
-        raise ConfigError(f"{source}: {error}", KEYS) from error
-    except BadLine as error:
-        hint = f"it was read as {form}; --format says otherwise"
-        raise ConfigError(f"{source}: {error}", hint) from error
-    except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply") from None
 
 
 def plan_of(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "") -> Plan:
@@ -418,7 +314,7 @@ def _as_json(value: Any, path: tuple[str | int, ...]) -> Any:
 
 def _with_numbers(filled: dict[str, Any]) -> dict[str, Any]:
     """`max_turns: "{{n}}"` is the number that n is."""
-    for key in _NUMBERS:
+    for key in NUMBERS:
         value = filled.get(key)
         if isinstance(value, str) and value.isdecimal() and value.isascii():
             filled[key] = int(value)
@@ -493,107 +389,3 @@ def _is_unsaid(key: str, value: Any) -> bool:
 
 def _list(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or ())
-
-
-# Formats.
-
-# Of a CSV file: the columns that are no key of a task, by which prompts name them. No file can have
-# a key that is this one.
-COLUMNS: Any = object()
-
-
-class BadLine(ValueError):  # noqa: N818 - reads as what it says
-    """What is wrong, with its line."""
-
-
-def _form_of(path: str | None, text: str) -> str:
-    suffix = Path(path or "").suffix.lower().lstrip(".")
-    known = {"yml": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl",
-             "csv": "csv", "txt": "lines"}  # fmt: skip
-    if suffix in known:
-        return known[suffix]
-    first, _, rest = text.strip().partition("\n")
-    if first.startswith("{") and _is_json(first) and (rest or _is_task(first)):
-        return "jsonl"
-    return "json" if _is_json(text) else "yaml"
-
-
-def _is_task(text: str) -> bool:
-    """Whether the only line there is says a task, and not a file of them."""
-    data = json.loads(text)
-    return not {"tasks", "steps"} & set(data) and bool({"prompt", "prompt_file"} & set(data))
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadLine(f"not JSON: {error}") from error
-
-
-def _jsonl(text: str) -> list[Any]:
-    entries = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                entries.append(json.loads(line))
-            except ValueError as error:
-                raise BadLine(f"line {number}: not JSON: {error}") from error
-    return entries
-
-
-def _csv(text: str) -> list[dict[str, Any]]:
-    """A row is a task: columns that are called like keys are those, the others are for prompts."""
-    rows = csv.DictReader(io.StringIO(text), strict=True)
-    entries = []
-    try:
-        for row in rows:
-            if None in row or None in row.values():
-                raise BadLine(
-                    f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns"
-                )
-            entries.append(_row({(k or "").strip(): v for k, v in row.items()}))
-    except csv.Error as error:
-        raise BadLine(f"line {rows.reader.line_num}: {error}") from error
-    return entries
-
-
-_NUMBERS = ("max_turns", "max_tokens", "retries")
-_SWITCHES = ("idempotent", "lenient", "dry_run", "verbose")
-_LISTS = ("tags", "needs", "add_dir", "allowed_tools")
-
-
-def _row(row: dict[str, str]) -> dict[str, Any]:
-    keys = Written.__struct_fields__
-    entry: dict[str, Any] = {COLUMNS: {k: v for k, v in row.items() if k not in keys}}
-    for key, value in row.items():
-        if key not in keys or not value.strip():
-            continue
-        if key in _LISTS:
-            entry[key] = [part.strip() for part in value.split(",") if part.strip()]
-        elif key in _NUMBERS and value.strip().isdecimal():
-            entry[key] = int(value)
-        elif value.strip().lower() in ("true", "false") and key in _SWITCHES:
-            entry[key] = value.strip().lower() == "true"
-        else:
-            entry[key] = value
-    return entry
-
-
-def _lines(text: str) -> list[dict[str, Any]]:
-    """Each line is a task's prompt; or `{{line}}` in the prompt of all."""
-    lines = (line.rstrip("\r") for line in text.split("\n"))
-    return [{COLUMNS: {"line": line}} for line in lines if line.strip()]
-
-
-_PARSERS: Mapping[str, Any] = {
-    "yaml": yamls.load, "json": _json, "jsonl": _jsonl, "csv": _csv, "lines": _lines,
-}  # fmt: skip

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk import config, placeholders, preflight, taskfile
+from clinvk import config, placeholders, preflight, taskfile, taskformats
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
 from clinvk.plan import Budget, Halt, Limits, Plan
@@ -24,7 +24,7 @@ def plan_of(
 ) -> Plan:
     kind = defaults.pop("kind", "parallel")
     text = textwrap.dedent(text)
-    data, form = taskfile.read(path, text, form)
+    data, form = taskformats.read(path, text, form)
     lined = text if form in ("yaml", "json") else ""
     return taskfile.plan_of(data, path or "stdin", kind, Defaults(**defaults), lined)
 

@@ -103,7 +103,7 @@ def source_of(path: str | None, file: str | None, command: str) -> str:
 
 def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
     """Raises `ConfigError`."""
-    from clinvk import taskfile
+    from clinvk import taskfile, taskformats
 
     if source == "-":
         data = sys.stdin.buffer.read()
@@ -120,7 +120,7 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
             f"{name}: not UTF-8 text: {error.reason} at byte {error.start}"
         ) from error
     by_line = "line" in placeholders.names(str(defaults.task.get("prompt", "")))
-    found, form = taskfile.read(None if source == "-" else source, text, form, of_lines=by_line)
+    found, form = taskformats.read(None if source == "-" else source, text, form, of_lines=by_line)
     lined = text if form in ("yaml", "json") else ""
     return taskfile.plan_of(found, name, kind, defaults, lined)
 
