@@ -84,6 +84,32 @@ def test_a_run_that_is_not_there_is_told_in_json_too(desk: Desk):
     assert (done.returncode, json.loads(done.stdout)["error"]["kind"]) == (4, "session")
 
 
+@pytest.mark.parametrize("form", ["json", "stream-json"])
+@pytest.mark.parametrize(
+    ("args", "code", "kind"),
+    [
+        (["runs", "resume", "nosuch"], 4, "session"),
+        (["parallel", "nosuch.yaml"], 3, "config"),
+        (["compare", "hi", "--backends", "fake"], 1, "usage"),
+        (["-b", "nobody", "hi"], 2, "not_installed"),
+        (["resume", "nosuch", "hi"], 4, "session"),
+    ],
+)
+def test_what_is_wrong_is_told_in_the_format_of_the_configuration(
+    desk: Desk, form: str, args: list[str], code: int, kind: str
+):
+    desk.home.config(f"default_backend: fake\noutput: {{format: {form}}}\n")
+    done = desk.clinvk(*args)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["error"]["kind"]) == (code, code, kind)
+    assert ("type" in told) == (form == "stream-json")
+    assert desk.clinvk(*args, "-o", "text").stdout == ""
+    # Nobody knows the format that a broken configuration asks for.
+    desk.home.config("output: {format: json, fromat: json}\n")
+    done = desk.clinvk(*args)
+    assert (done.returncode, done.stdout) == (3, "")
+
+
 @pytest.mark.anyio
 async def test_whatever_keeps_a_batch_from_the_disk_keeps_all_of_it_from_being_told(
     home: Home, anyio_backend: str

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import wraps
 from typing import Any, TypeVar
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 from clinvk.errors import ClinvkError
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+JSON = ("json", "stream-json")
 
 
 def told_in_json(command: F) -> F:
@@ -23,8 +26,8 @@ def told_in_json(command: F) -> F:
         try:
             return command(**params)
         except ClinvkError as error:
-            if params.get("output_format") in ("json", "stream-json"):
-                _json_error(error, params["output_format"], params.get("backend"))
+            if (wanted := _wanted(params)) in JSON:
+                _json_error(error, wanted, params.get("backend"))
             raise
 
     return told  # type: ignore[return-value]
@@ -38,12 +41,24 @@ def run_told_in_json(command: F) -> F:
         try:
             return command(**params)
         except ClinvkError as error:
-            wanted = "json" if params.get("as_json") else params.get("output_format")
-            if wanted in ("json", "stream-json"):
+            if (wanted := _wanted(params)) in JSON:
                 _json_of_broken_run(error, wanted)
             raise
 
     return told  # type: ignore[return-value]
+
+
+def _wanted(params: Mapping[str, Any]) -> str:
+    """The format: as the command line says, else as the configuration does. Text where that cannot
+    be read, which may be what is wrong."""
+    if said := "json" if params.get("as_json") else params.get("output_format"):
+        return str(said)
+    from clinvk import config
+
+    try:
+        return config.load(os.environ, params.get("config")).config.output.format
+    except ClinvkError:
+        return "text"
 
 
 def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
