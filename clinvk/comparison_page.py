@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 
 from clinvk import comparison, durations
 from clinvk.clean import in_order, one_line
 from clinvk.comparison import Round, Verdict
 from clinvk.differences import Piece, marked
 from clinvk.outcome import Outcome, RunResult
+from clinvk.page import styles
 
 NOTHING = "–"
-_FOLDER = Path(__file__).parent / "pages"
 
 
 def render(prompt: str, result: RunResult) -> str:
@@ -25,7 +24,7 @@ def render(prompt: str, result: RunResult) -> str:
     answers = comparison.answers(result)
     found = comparison.verdict(result)
     title = " · ".join(escape(one_line(o.name)) for o in answers)
-    style = "".join((_FOLDER / name).read_text("utf-8") for name in ("session.css", "compare.css"))
+    style = styles("session.css", "compare.css")
     parts = [
         *_request(prompt),
         *(_verdict(found) if found else ()),

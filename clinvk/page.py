@@ -10,6 +10,7 @@ from clinvk.extras import needs
 
 STYLES = {"light": "default", "dark": "github-dark"}  # of pygments
 CODE = ".message pre"
+PAGES = Path(__file__).parent / "pages"
 
 
 def render(
@@ -20,11 +21,10 @@ def render(
         from jinja2 import Environment
         from markupsafe import Markup
 
-    folder = Path(__file__).parent / "pages"
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        (folder / "session.html.j2").read_text(encoding="utf-8")
+        (PAGES / "session.html.j2").read_text(encoding="utf-8")
     )
-    style = (folder / "session.css").read_text(encoding="utf-8") + colours(theme)
+    style = styles("session.css") + colours(theme)
     markdown_it = markdown()
     shown = [m | {"html": Markup(markdown_it.render(m["content"]))} for m in messages]  # noqa: S704 - markdown-it escapes
     return template.render(
@@ -34,6 +34,11 @@ def render(
         theme=theme,
         style=Markup(style) if css else None,  # noqa: S704 - ours
     )
+
+
+def styles(*names: str) -> str:
+    """What all pages look like, and those of our style sheets."""
+    return "".join((PAGES / name).read_text(encoding="utf-8") for name in ("base.css", *names))
 
 
 def markdown() -> Any:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from html import escape
-from pathlib import Path
 from string import Template
 
 from clinvk import page
 from clinvk.clean import clean, one_line
 from clinvk.errors import ClinvkError
 from clinvk.outcome import Outcome, RunResult
+from clinvk.page import PAGES, styles
 from clinvk.plan import Plan
 from clinvk.reports import timeline, words
 
 OPEN = 5  # so few answers are open from the start
 RENDERED = 1_000_000  # characters of answers that are rendered: a megabyte of code takes seconds
-_FOLDER = Path(__file__).parent
 
 
 def render(result: RunResult, plan: Plan) -> str:
@@ -29,10 +28,10 @@ def render(result: RunResult, plan: Plan) -> str:
         *_problems(result),
         *_answers(result, plan, rendered),
     ]
-    template = Template((_FOLDER / "report.html").read_text(encoding="utf-8"))
+    template = Template((PAGES / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=escape(words.title(result)),
-        style=(_FOLDER / "report.css").read_text(encoding="utf-8") + style,
+        style=styles("report.css") + style,
         summary=escape(words.summary(result)),
         why=f'<p class="why">{escape(clean(result.why))}</p>\n' if result.why else "",
         about="".join(_about(result, plan)),
