@@ -12,17 +12,23 @@ from typing import Any
 
 import msgspec
 
-from clinvk.errors import SessionError
+from clinvk.errors import ClinvkError, SessionError
 from clinvk.session import check_id
 from clinvk.store.files import cannot, make_folder, replace_file
+from clinvk.store.locks import held
 from clinvk.store.records import encode
 from clinvk.usage import rfc3339
 
 VERSION = 1  # of such a file
+LOCK = ".lock"  # held while a name is given
 
 
 class CheckpointNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
     """No checkpoint has that name."""
+
+
+class CheckpointTaken(SessionError):  # noqa: N818 - reads as what it says
+    """Another run has got that name meanwhile."""
 
 
 class Checkpoints:
@@ -41,6 +47,22 @@ class Checkpoints:
         except OSError as error:
             raise cannot("write", path, error) from error
 
+    def claim(self, name: str, run: str, before: str | None) -> None:
+        """`put`, where no run has got the name since it was that of the run `before`, or of none.
+        Raises `CheckpointTaken`, `SessionError`."""
+        path = self._path(name)
+        with held(self.folder / LOCK):
+            try:
+                now = self._read(path)["run"]
+            except CheckpointNotFound:
+                now = None
+            if now not in (before, None):
+                raise CheckpointTaken(
+                    f"checkpoint {name!r} is that of run {now}, which was begun at the same time",
+                    f"see it with: clinvk runs watch {now}; or take another name",
+                )
+            self.put(name, run)
+
     def get(self, name: str) -> str:
         """The id of the run of this name. Raises `CheckpointNotFound`, `SessionError`."""
         return str(self.read(name)["run"])
@@ -48,9 +70,19 @@ class Checkpoints:
     def names(self) -> list[str]:
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
-    def runs(self) -> set[str]:
-        """Ids of the runs that have a name. Raises `SessionError`."""
-        return {self.get(name) for name in self.names()}
+    def runs(self) -> tuple[dict[str, str], list[ClinvkError]]:
+        """Runs that have a name, by their ids; and what is wrong with names of which nobody can
+        tell the run."""
+        named: dict[str, str] = {}
+        problems: list[ClinvkError] = []
+        for name in self.names():
+            try:
+                named[self.get(name)] = name
+            except CheckpointNotFound:  # it was deleted meanwhile
+                continue
+            except ClinvkError as error:
+                problems.append(error)
+        return named, problems
 
     def exists(self, name: str) -> bool:
         return self._path(name).exists()

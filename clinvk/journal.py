@@ -260,11 +260,16 @@ class RunFolder:
                 f"end that first: clinvk runs cancel {self.id}",
             )
         try:
+            self.remove()
+        finally:
+            turn.close()
+
+    def remove(self) -> None:
+        """The same, for who has its lock."""
+        try:
             shutil.rmtree(self.path)
         except OSError as error:
             raise cannot("delete", self.path, error) from error
-        finally:
-            turn.close()
 
 
 class Journal:

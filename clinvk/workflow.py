@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from clinvk.checkpoints import CheckpointNotFound, Checkpoints
+from clinvk.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.fanout import Observe, Tasks, plan_of
@@ -98,15 +98,16 @@ class WorkflowManager:
             raise ConfigError("an ephemeral run keeps nothing, so it has no checkpoint",
                               "leave out --ephemeral, or --checkpoint")  # fmt: skip
         old = self._folder(resume) if resume is not None else None
+        before = old.id if old is not None else None
         if old is not None and (plan is None or _are_same(plan, old.plan())):
             run = resumed(self.dispatcher, old, **watch)
         else:
             assert plan is not None  # noqa: S101 - or what would it run?
             if old is None and checkpoint is not None:
-                self._check_free(checkpoint)
+                before = self._check_free(checkpoint)
             run = PlanRun(self.dispatcher, plan, **watch)
             run.follows = old
-        run.begun = lambda: self._name(name, run)
+        run.begun = lambda: self._name(name, run, before)
         return run
 
     async def drive(self, run: PlanRun, *, rerun_indeterminate: bool = False) -> RunResult:
@@ -166,16 +167,24 @@ class WorkflowManager:
                 f"begin anew: clinvk checkpoints delete {name}",
             ) from None
 
-    def _name(self, name: str | None, run: PlanRun) -> None:
-        if name is not None and run.folder is not None and not run.is_old:
-            self.checkpoints.put(name, run.folder.id)
-
-    def _check_free(self, name: str) -> None:
-        """Raise `SessionError` where the name is that of a chain that has not come to its end."""
-        try:
-            self.checkpoints.get(name)
-        except CheckpointNotFound:
+    def _name(self, name: str | None, run: PlanRun, before: str | None) -> None:
+        """Give the run its name, which was that of the run `before` when it was looked at. Raises
+        `CheckpointTaken` where somebody else was faster: then there is no such run."""
+        if name is None or run.folder is None or run.is_old:
             return
+        try:
+            self.checkpoints.claim(name, run.folder.id, before)
+        except CheckpointTaken:
+            run.folder.remove()
+            raise
+
+    def _check_free(self, name: str) -> str | None:
+        """The run that has the name, if any. Raises `SessionError` where that has not come to its
+        end."""
+        try:
+            known = self.checkpoints.get(name)
+        except CheckpointNotFound:
+            return None
         about = self._about(name)
         if about["state"] not in ("done", "gone"):
             raise SessionError(
@@ -184,6 +193,7 @@ class WorkflowManager:
                 f"go on with it: clinvk chain --resume {name}; "
                 f"or begin anew: clinvk checkpoints delete {name}",
             )
+        return known
 
     def _about(self, name: str) -> dict[str, Any]:
         about = {"name": name, "run": None, "at": None}

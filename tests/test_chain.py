@@ -2,15 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from clinvk.checkpoints import Checkpoints
+from clinvk.errors import SessionError
+from clinvk.fanout import plan_of
 from clinvk.journal import Runs
+from clinvk.workflow import WorkflowManager
 from tests.conftest import CommandLine, Home, is_alive, living, stubborn, wait_for
 from tests.desk import Desk, ends, kill
 
@@ -505,16 +510,61 @@ def test_a_damaged_checkpoint_hides_no_other_and_can_be_deleted(desk: Desk, text
     assert [(c["name"], c["state"]) for c in found] == [("mine", "done"), ("torn", "damaged")]
     assert "torn" in desk.clinvk("checkpoints", "list").stdout
     for args in (("chain", "--resume", "torn"), ("checkpoints", "show", "torn"),
-                 ("chain", "chain.yaml", "--checkpoint", "torn"), ("runs", "clean", "--older-than", "1")):  # fmt: skip
+                 ("chain", "chain.yaml", "--checkpoint", "torn")):  # fmt: skip
         done = desk.clinvk(*args)
         assert (done.returncode, "torn.json" in done.stderr) == (4, True), done
     assert desk.clinvk("checkpoints", "delete", "torn", "--yes").returncode == 0
     assert Checkpoints(desk.home.path).names() == ["mine"]
 
 
+def test_a_damaged_checkpoint_keeps_chains_alone_from_being_cleaned_up(desk: Desk):
+    old = [chain(desk, ["a"])["id"], desk.made("b"), desk.made("c")]
+    for id_ in old:
+        os.utime(desk.at(id_).path / "journal.jsonl", (0, 0))
+    (desk.at(old[1]).path / "plan.json").write_text("{")  # it may have been a chain
+    (desk.home.path / "checkpoints").mkdir()
+    (desk.home.path / "checkpoints" / "torn.json").write_text("{")
+    done = desk.clinvk("runs", "clean", "--older-than", "1", "--json")
+    assert (done.returncode, json.loads(done.stdout)["deleted"]) == (0, [old[2]])
+    assert "torn.json: damaged" in done.stderr
+    assert "chains are left" in done.stderr
+    assert desk.clinvk("checkpoints", "delete", "torn", "--yes").returncode == 0
+    said = desk.clinvk.json("runs", "clean", "--older-than", "1", "--json")
+    assert sorted(said["deleted"]) == sorted(old[:2])
+
+
+def test_a_run_that_a_checkpoint_names_is_not_deleted(desk: Desk):
+    id_ = chain(desk, ["a", "bad b"], "--checkpoint", "mine")["id"]
+    done = desk.clinvk("runs", "delete", id_, "--yes")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"run {id_} is that of checkpoint 'mine'" in done.stderr
+    assert "clinvk checkpoints delete mine" in done.stderr
+    desk.mend()
+    assert desk.clinvk("chain", "--resume", "mine", "-q").returncode == 0
+    assert desk.clinvk("checkpoints", "delete", "mine", "--yes").returncode == 0
+    assert desk.clinvk("runs", "delete", id_, "--yes").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "resume"])
+def test_of_two_that_begin_under_one_name_at_the_same_moment_one_is_refused(desk: Desk, name: str):
+    old = chain(desk, ["a", "bad b"], *(("--checkpoint", "mine") if name == "resume" else ()))
+    known = desk.starts()
+    flows = WorkflowManager(desk.dispatcher())
+    plans = [plan_of([step], "chain", flows.dispatcher, {}) for step in ("first", "second")]
+    first, second = (flows.prepared(plan, **{name: "mine"}) for plan in plans)
+    assert anyio.run(flows.drive, first).state == "done"
+    with pytest.raises(SessionError, match="was begun at the same time") as told:
+        anyio.run(flows.drive, second)
+    assert first.folder
+    assert f"clinvk runs watch {first.folder.id}" in str(told.value.hint)
+    assert desk.starts() == [*known, "first"]
+    assert Checkpoints(desk.home.path).get("mine") == first.folder.id
+    assert sorted(Runs(desk.home.path).ids()) == sorted([old["id"], first.folder.id])
+
+
 def test_a_checkpoint_whose_run_is_gone_says_so_and_may_be_used_anew(desk: Desk):
     data = chain(desk, ["a", "bad b"], "--checkpoint", "mine")
-    assert desk.clinvk("runs", "delete", data["id"], "--yes").returncode == 0
+    shutil.rmtree(desk.at(data["id"]).path)
     (named,) = desk.clinvk.json("checkpoints", "list", "--json")["checkpoints"]
     assert (named["state"], named["run"]) == ("gone", data["id"])
     done = desk.clinvk("chain", "--resume", "mine")

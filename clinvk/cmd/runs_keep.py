@@ -53,12 +53,21 @@ def report(
 
 @app.command("delete")
 def delete(ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
-    """Delete runs: their journals and events. The sessions of their tasks stay."""
-    runs = runs_of(opt.load(config))
+    """Delete runs: their journals and events. The sessions of their tasks stay. One that a
+    checkpoint names is not deleted: it would have nothing to go on with."""
+    from clinvk.checkpoints import Checkpoints
+
+    loaded = opt.load(config)
+    runs, (named, _) = runs_of(loaded), Checkpoints(loaded.home).runs()
     code = 0
     for text in ids:
         try:
             folder = runs.find(text)
+            if name := named.get(folder.id):
+                raise SessionError(
+                    f"run {folder.id} is that of checkpoint {name!r}",
+                    f"delete the name first: clinvk checkpoints delete {name}",
+                )
             if not yes and not show.agreed(f"Delete run {folder.id}?"):
                 code = 4
                 continue
@@ -88,10 +97,15 @@ def clean(
 
     loaded = opt.load(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
-    named = Checkpoints(loaded.home).runs()
+    named, problems = Checkpoints(loaded.home).runs()
+    for problem in problems:
+        text = f"{problem.message}; chains are left, since one of them may be of that name"
+        show.Printer.for_errors().warning(text, problem.hint)
     gone: list[str] = []
     for folder in list(runs_of(loaded).newest_first()):
         if age is None or folder.id in named or not _is_old(folder, moment_before(age)):
+            continue
+        if problems and _may_be_a_chain(folder):
             continue
         try:
             if not dry_run:
@@ -108,6 +122,13 @@ def clean(
             print(id_)
         verb = "Would delete" if dry_run else "Deleted"
         print(f"{verb} {len(gone)} run(s) older than {words}.")
+
+
+def _may_be_a_chain(folder: RunFolder) -> bool:
+    try:
+        return folder.plan().kind == "chain"
+    except SessionError:
+        return True
 
 
 def _is_old(folder: RunFolder, before: datetime) -> bool:
