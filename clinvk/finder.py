@@ -12,6 +12,8 @@ from clinvk.messages import Request
 from clinvk.session import Session, check_id
 from clinvk.store import Query, Store
 
+PASSED_OVER = ", but for those of tasks, which are passed over"
+
 
 class NoSessionHere(SessionError):  # noqa: N818 - reads as what it says
     """This folder has no session to continue; `elsewhere` is the newest of another one."""
@@ -78,6 +80,11 @@ class Finder:
         wanted = replace(query, resumable=True, tasks=False)
         return [s for s in self.store.select(wanted) if isinstance(s, Session)]
 
+    def of_task(self, query: Query) -> Session | None:
+        """The session of a task that was used last, where the query has no `resumable` one."""
+        found = self.store.select(replace(query, resumable=True, tasks=True, limit=1))
+        return next((s for s in found if isinstance(s, Session) and s.task is not None), None)
+
     def _last(self, request: Request) -> Session:
         here = real(request.cwd)
         found = self.newest(cwd=None if request.anywhere else here, backend=request.backend)
@@ -86,11 +93,15 @@ class Finder:
         of = f"{request.backend} " if request.backend else ""
         other = None if request.anywhere else self.newest(backend=request.backend)
         if other is None:
+            task = self.of_task(Query(backend=request.backend))
             raise NoSessionHere(
-                f"there is no {of}session to continue", _start(request.backend), None
+                f"there is no {of}session to continue{PASSED_OVER if task else ''}",
+                by_its_id(task) if task else _start(request.backend),
+                None,
             )
+        task = self.of_task(Query(cwd=here, backend=request.backend))
         raise NoSessionHere(
-            f"there is no {of}session to continue in {here}",
+            f"there is no {of}session to continue in {here}{PASSED_OVER if task else ''}",
             f"the last one is {other.id}, in {other.cwd}; go on there with: "
             f'clinvk resume {other.id} "your prompt"   (or: clinvk -c --anywhere "your prompt")',
             other,
@@ -102,6 +113,14 @@ class Finder:
         except ClinvkError:
             return id_
         return f"{id_}  {session.backend or '-'}  {session.label[:60]}"
+
+
+def by_its_id(task: Session) -> str:
+    """How to go on with the session of a task."""
+    return (
+        f'go on with one by its id: clinvk resume {task.id} "your prompt"; '
+        "see them all: clinvk sessions list"
+    )
 
 
 def _start(backend: str | None) -> str:

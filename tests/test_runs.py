@@ -134,6 +134,23 @@ def test_an_id_may_be_shortened_as_long_as_one_run_begins_so(desk: Desk):
         assert (none.returncode, "no run" in none.stderr) == (4, True), text
 
 
+def test_where_only_tasks_have_sessions_it_is_told_how_to_go_on_with_one(desk: Desk):
+    id_ = desk.made("a")
+    for args in (("resume", "--last", "go on"), ("-c", "go on"), ("-c", "--anywhere", "go on")):
+        done = desk.clinvk(*args)
+        assert (done.returncode, "but for those of tasks" in done.stderr) == (4, True), done
+        assert f"clinvk resume {id_}.1 " in done.stderr
+        assert "clinvk sessions list" in done.stderr
+    assert f"{id_}.1" in desk.clinvk("sessions", "list").stdout
+    for wanted in (("resume", "--last", "-b", "other", "x"), ("-b", "other", "-c", "x")):
+        assert "of tasks" not in desk.clinvk(*wanted).stderr  # these are no sessions of theirs
+    (elsewhere := desk.folder / "elsewhere").mkdir()
+    assert desk.clinvk("-w", str(elsewhere), "hello").returncode == 0
+    here = desk.clinvk("-c", "go on").stderr
+    assert ("but for those of tasks" in here, "the last one is" in here) == (True, True)
+    assert desk.clinvk("resume", f"{id_}.1", "go on").returncode == 0
+
+
 def test_a_shell_completes_the_ids_of_runs(desk: Desk):
     id_ = desk.made("a")
     for line, expected in (

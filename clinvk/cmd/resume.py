@@ -109,6 +109,7 @@ def _find(
     """The session that is meant. Raises `SessionError`."""
     import os
 
+    from clinvk.finder import PASSED_OVER, by_its_id
     from clinvk.store import Query
 
     cwd = os.path.realpath(os.getcwd()) if filters["here"] else None
@@ -122,8 +123,10 @@ def _find(
     query = Query(cwd=cwd, backend=filters["backend"], tag=filters["tag"], limit=limit)
     matches = dispatcher.sessions.resumable(query)
     if not matches:
+        task = dispatcher.sessions.of_task(query)
         raise SessionError(
-            "there is no session to go on with", "see them all: clinvk sessions list"
+            f"there is no session to go on with{PASSED_OVER if task else ''}",
+            by_its_id(task) if task else "see them all: clinvk sessions list",
         )
     if last and not interactive:
         return matches[0]
