@@ -611,6 +611,18 @@ def test_cancel_now_asks_nobody_twice(desk: Desk, tree: Path):
     assert living(tree) == []
 
 
+def test_cancel_ends_a_run_whose_driver_is_still_ending_what_was_left_running(desk: Desk):
+    id_ = desk.cut_off("deaf a", "hold b", until="deaf a")
+    killed = json.loads((desk.at(id_).path / "lock").read_text())["clinvk"]
+    driver = desk.start("runs", "resume", id_, "-q")
+    wait_for(lambda: (desk.at(id_).running() or {}).get("clinvk") == killed, "the other one", 20)
+    said = desk.clinvk("runs", "cancel", id_)
+    assert (said.returncode, f"Run {id_} is cancelled: " in said.stdout) == (0, True), said
+    assert ends(driver)[0] == 7
+    assert not is_alive(desk.pid("deaf"))
+    assert desk.at(id_).is_idle()
+
+
 def test_cancel_ends_what_a_killed_run_left_running(desk: Desk):
     id_ = desk.cut_off("deaf b", "c", until="deaf b")
     assert is_alive(pid := desk.pid("deaf"))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 app = Commands()
 
 PATIENCE = 15.0  # seconds that a run may take to end all that it started
+MOMENT = 1.0  # seconds that a run may take to say who drives it
 POLL = 0.05  # seconds
 
 
@@ -148,9 +149,15 @@ def cancel(
 
 
 def _driver(folder: RunFolder) -> dict[str, Any] | None:
-    """Who drives it, who may not have had the time to say so."""
-    deadline = time.monotonic() + 1
-    while (facts := folder.running()) == {} and time.monotonic() < deadline:
+    """Who drives it. They may not have had the time to say so; and what somebody noted who was
+    killed stands there until what that one left running has been ended."""
+    from clinvk import machine
+
+    began = time.monotonic()
+    while (facts := folder.running()) is not None:
+        patience = MOMENT if not facts else PATIENCE if machine.is_gone(facts) else 0
+        if time.monotonic() - began >= patience:
+            break
         time.sleep(POLL)
     return facts
 
