@@ -24,6 +24,9 @@ What else shall happen is written into the prompt; only the last text of the use
     <<think>>                 some reasoning first
     <<tool NAME {json}>>      one call of that tool, then a text that has its result in it
     <<loop NAME {json}>>      a call of that tool every time
+
+Where the prompt is not for the test to choose, as that of a judge, `models.saying(script)` says what
+the answer is.
 """
 
 from tests.models.server import Models, Request

@@ -102,11 +102,15 @@ def conversation(
     return Conversation(model, system, tools, users, result, schema)
 
 
-def plan(shown: Conversation, times: int = 1) -> Answer:
-    """What the last text of the user asks for, when it is asked for the `times`th time."""
-    words = {name: rest.split() for name, rest in WORDS.findall(shown.last)}
+def plan(shown: Conversation, times: int = 1, said: str | None = None) -> Answer:
+    """What the last text of the user asks for, when it is asked for the `times`th time; or what
+    is to be `said` in any case, with the directives in that."""
+    directed = shown.last if said is None else said
+    words = {name: rest.split() for name, rest in WORDS.findall(directed)}
     if "first" in words and times > int(words["first"][0]):
         words = {}
+    if said is not None:
+        return Answer(said, None, words)
     return Answer(_text(shown, words), _tool(shown), words)
 
 

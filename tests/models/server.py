@@ -5,6 +5,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol, Self
@@ -29,6 +30,7 @@ class Wire(Protocol):
 
 
 Send = Callable[[Wire, Conversation, Answer], None]
+Script = Callable[[Conversation], str | None]
 
 
 def wire_for(path: str) -> Wire | None:
@@ -73,6 +75,16 @@ class Models:
         """What was asked so far, the oldest first; `.clear()` it at will."""
         return self._server.requests
 
+    @contextmanager
+    def saying(self, script: Script) -> Iterator[None]:
+        """While the block lasts, the model says what `script` makes of what it is shown. That may
+        hold directives, which count in place of the prompt's. None: it answers as ever."""
+        before, self._server.script = self._server.script, script
+        try:
+            yield
+        finally:
+            self._server.script = before
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -90,6 +102,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, *args: Any) -> None:
         self.requests: list[Request] = []
+        self.script: Script = lambda _: None
         self.closing = threading.Event()
         super().__init__(*args)
 
@@ -135,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _answer(self, wire: Wire, shown: Conversation, send: Send) -> None:
-        answer = plan(shown, self._times(shown.last))
+        answer = plan(shown, self._times(shown.last), self.server.script(shown))
         self._sleep(answer.number("wait"))
         if "status" in answer:
             status, *after = answer.words["status"]
