@@ -52,8 +52,9 @@ class Change(Struct, frozen=True, kw_only=True):
 class Worker:
     """A task that is running."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, before: Outcome) -> None:
         self.backend = backend
+        self.before = before  # where the task stood
         self.scope = anyio.CancelScope()
         self.run: Run | None = None
         self.why = "cancelled"
@@ -200,7 +201,7 @@ class Scheduler:
 
     def _launch(self, tasks: TaskGroup, i: int, backend: str) -> None:
         self._backends.enter(backend)
-        self.workers[i] = worker = Worker(backend)
+        self.workers[i] = worker = Worker(backend, self.outcomes[i])
         tasks.start_soon(self._work, i, worker)
 
     async def _work(self, i: int, worker: Worker) -> None:
@@ -208,7 +209,7 @@ class Scheduler:
             with worker.scope:
                 await self._attempt(i, worker)
             if worker.scope.cancelled_caught:
-                await self._ended(i, self._cancelled(i, worker.why))
+                await self._ended(i, self._cancelled(i, worker))
         finally:
             del self.workers[i]
             self._backends.leave(worker.backend)
@@ -390,8 +391,12 @@ class Scheduler:
                 elif self._left[d] == 0:
                     self._enqueue(d)
 
-    def _cancelled(self, i: int, why: str) -> Outcome:
-        failure = Failure("cancelled", why)
+    def _cancelled(self, i: int, worker: Worker) -> Outcome:
+        """As if it had not been begun, where its CLI has not been told anything: it waited for
+        another turn of its session, or for a login."""
+        if worker.run is None:
+            return self._not_begun(worker.before)
+        failure = Failure("cancelled", worker.why)
         return replace(
             self.outcomes[i], state="cancelled", error=failure, exit_code=7,
             ended_at=datetime.now(UTC),
@@ -430,17 +435,19 @@ class Scheduler:
 
     def _left_over(self, i: int) -> Outcome:
         if self.why is not None:
-            tried = self.outcomes[i].error
-            said = f"not started: {self.why}"
-            if tried is not None:
-                said = f"not tried again: {self.why}; it had failed: {tried.message}"
-            failure = Failure("not_started", said)
-            return replace(self.outcomes[i], state="cancelled", error=failure)
+            return self._not_begun(self.outcomes[i])
         backend = self.asks[i].backend
         pause = self._backends.waits_for(backend)
         what = f"{backend} waits" if pause else "what it needs waits"
         failure = Failure("limit", f"{what} for a limit to end", None, pause.at if pause else None)
         return replace(self.outcomes[i], state="waiting", error=failure)
+
+    def _not_begun(self, outcome: Outcome) -> Outcome:
+        """A task that is left as it stood, since the run has ended."""
+        said = f"not started: {self.why}"
+        if outcome.error is not None:
+            said = f"not tried again: {self.why}; it had failed: {outcome.error.message}"
+        return replace(outcome, state="cancelled", error=Failure("not_started", said))
 
 
 @contextmanager

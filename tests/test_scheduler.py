@@ -1,5 +1,6 @@
 """Many tasks: in which order, how many at a time, what failures and limits do, and how it ends."""
 
+import fcntl
 import json
 import os
 import random
@@ -616,6 +617,73 @@ async def test_a_run_that_was_cancelled_before_it_began_runs_nothing(many: Many)
     run.stop()
     assert states(await run.run()) == ["cancelled", "cancelled"]
     assert many.starts() == []
+
+
+async def cancelled_while(many: Many, plan: Plan, waits: Callable[[], Any]) -> RunResult:
+    """What came of a run that was cancelled a moment after `waits` was so."""
+    run = many.prepared(plan)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.run)
+        await until(waits)
+        await anyio.sleep(0.3)
+        run.stop()
+    kept = run.folder.result()
+    assert [o.attempts for o in run.outcomes] == [o.attempts for o in kept.results]
+    return kept
+
+
+async def carried_on(many: Many) -> RunResult:
+    run = resumed(many.dispatcher(), Runs(many.home.path).find("last"))
+    return await run.carry_on(what_is_left(run.plan))
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_for_a_login_was_not_started(many: Many):
+    (login := many.folder / "login.json").write_text("{}")
+    os.utime(login, (0, 0))
+    many.backend("fake", login={"files": [str(login)], "fresh_minutes": 50})
+    (note := many.home.path / "logins" / "fake").parent.mkdir(parents=True)
+    note.touch()
+    os.utime(note, (0, 0))
+    with note.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # somebody else begins with it
+        kept = await cancelled_while(many, many.plan(["a"]), lambda: "started" in many.kinds())
+    assert many.starts() == []
+    assert (states(kept), kinds(kept), kept.results[0].attempts) == (["cancelled"], ["not_started"], 0)  # fmt: skip
+    result = await carried_on(many)
+    assert (states(result), result.results[0].attempts) == (["done"], 1)
+
+
+async def test_a_step_that_is_cancelled_while_another_turn_runs_was_not_started(many: Many):
+    many.backend("fake")
+    plan = many.plan(["a", "b"], "chain", pass_session=True)
+    turns: list[Any] = []
+
+    def waits() -> bool:
+        for change in many.changes:
+            if change.kind == "ended" and not turns:  # somebody goes on with it by hand
+                turns.append(many.dispatcher().store.turn(change.outcome.session_id))
+        return many.kinds().count("started") == 2
+
+    many.changes = Watched(waits)
+    kept = await cancelled_while(many, plan, waits)
+    assert many.starts() == ["a"]
+    assert (states(kept), kept.results[1].attempts) == (["done", "cancelled"], 0)
+    assert kept.results[1].error.message == "not started: cancelled"
+    turns[0].close()
+    result = await carried_on(many)
+    assert (states(result), [o.attempts for o in result.results]) == (["done"] * 2, [1, 1])
+
+
+class Watched(list[Change]):
+    """Changes, and what is to be done with each at once."""
+
+    def __init__(self, then: Callable[[], Any]) -> None:
+        super().__init__()
+        self.then = then
+
+    def append(self, change: Change) -> None:
+        super().append(change)
+        self.then()
 
 
 async def test_whoever_leaves_a_run_leaves_nothing_alive(many: Many, tree: Path):
