@@ -22,10 +22,10 @@ from clinvk import comparison, taskfile, taskformats, taskkeys
 from clinvk.comparison import Verdict
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
-from clinvk.journal import Runs
 from clinvk.outcome import RunResult
 from clinvk.plan import Kind, Plan
 from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
+from clinvk.runs import Runs
 
 if TYPE_CHECKING:
     from clinvk.scheduler import Change

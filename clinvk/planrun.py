@@ -15,11 +15,13 @@ from msgspec.structs import replace
 from clinvk import hiding, preflight, recovery
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import SessionError, UsageError
-from clinvk.journal import Journal, RunFolder, Runs, anew, unknown
+from clinvk.folding import anew, unknown
+from clinvk.journal import Journal
 from clinvk.messages import EXIT_CODES, Failure
 from clinvk.outcome import Outcome, RunResult, exit_code
 from clinvk.outputs import Outputs
 from clinvk.plan import Plan, Task
+from clinvk.runs import RunFolder, Runs
 from clinvk.session import MessageRole
 from clinvk.survivors import MARKER, new_marker
 

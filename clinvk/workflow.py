@@ -13,10 +13,10 @@ from clinvk.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.fanout import Observe, Tasks, plan_of
-from clinvk.journal import RunFolder, RunNotFound, Runs
 from clinvk.outcome import RunResult
 from clinvk.plan import Plan
 from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
+from clinvk.runs import RunFolder, RunNotFound, Runs
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

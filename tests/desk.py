@@ -11,8 +11,8 @@ from typing import Any
 
 from clinvk import config, fanout
 from clinvk.dispatcher import Dispatcher
-from clinvk.journal import RunFolder, Runs
 from clinvk.outcome import RunResult
+from clinvk.runs import RunFolder, Runs
 from tests.conftest import CommandLine, Home, is_alive, pid_in, say, wait_for
 
 # What it does is the first word of its prompt; `hold` and `deaf` wait for the file `go`, and `bad`

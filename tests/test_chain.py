@@ -14,7 +14,7 @@ import pytest
 from clinvk.checkpoints import Checkpoints
 from clinvk.errors import SessionError
 from clinvk.fanout import plan_of
-from clinvk.journal import Runs
+from clinvk.runs import Runs
 from clinvk.workflow import WorkflowManager
 from tests.conftest import CommandLine, Home, is_alive, living, stubborn, wait_for
 from tests.desk import Desk, ends, kill

@@ -14,8 +14,8 @@ import pytest
 import clinvk as package
 from clinvk import RunResult, achain, aparallel, aresume, parallel, resume_run
 from clinvk.errors import ClinvkError, ConfigError, SessionError
-from clinvk.journal import RunNotFound, Runs
 from clinvk.outcome import ENDED
+from clinvk.runs import RunNotFound, Runs
 from clinvk.scheduler import Change
 from clinvk.usage import Usage
 from tests.conftest import PROJECT, CommandLine, Home, is_alive

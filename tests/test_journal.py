@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.eventlog import EventLog
-from clinvk.journal import Journal, RunFolder, RunNotFound, Runs, fold
+from clinvk.folding import fold
+from clinvk.journal import Journal
 from clinvk.messages import Delta, Failure, Result, Text
 from clinvk.outcome import Outcome, from_summary, summary_of
 from clinvk.plan import Plan, Task, checked
 from clinvk.planrun import abandon
+from clinvk.runs import RunFolder, RunNotFound, Runs
 from clinvk.usage import Usage
 from tests.conftest import END, START, CommandLine, Home, is_alive, pid_in
 
@@ -187,7 +189,7 @@ def test_who_gives_up_a_run_that_was_cut_off_did_not_drive_it_until_then(folder:
 def test_wherever_a_journal_is_cut_the_lines_before_count(cut: int):
     lines = [BEGIN, *(x for i in range(4) for x in (started(i), ended(i, attempts=1)))]
     data = b"".join(json.dumps(x).encode() + b"\n" for x in lines)[:cut]
-    from clinvk.journal import _decoded
+    from clinvk.runs import _decoded
 
     whole = data.count(b"\n")
     got = _decoded(data)

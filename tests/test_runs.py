@@ -16,7 +16,7 @@ import pexpect
 import pytest
 
 from clinvk import durations
-from clinvk.journal import Runs
+from clinvk.runs import Runs
 from tests.conftest import CommandLine, Home, is_alive, living, stubborn, wait_for
 from tests.desk import Desk, ends, kill
 from tests.test_store_file import read_only_at

@@ -14,9 +14,10 @@ import pytest
 
 from clinvk import fanout
 from clinvk.errors import SessionError, UsageError
-from clinvk.journal import Journal, Runs
+from clinvk.journal import Journal
 from clinvk.outcome import Outcome
 from clinvk.plan import Plan, Task
+from clinvk.runs import Runs
 from tests.conftest import CommandLine, Home, wait_for
 from tests.desk import Desk, kill
 

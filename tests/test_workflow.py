@@ -12,7 +12,7 @@ import clinvk as package
 from clinvk import AgentFlowManager, RunResult, WorkflowManager
 from clinvk.checkpoints import CheckpointNotFound, Checkpoints
 from clinvk.errors import ConfigError, SessionError
-from clinvk.journal import Runs
+from clinvk.runs import Runs
 from clinvk.scheduler import Change
 from tests.conftest import CommandLine, Home, is_alive
 from tests.desk import Desk, kill

@@ -21,10 +21,10 @@ from clinvk.outcome import RunResult
 if TYPE_CHECKING:
     from clinvk.config import Loaded
     from clinvk.dispatcher import Dispatcher
-    from clinvk.journal import RunFolder
     from clinvk.plan import Plan
     from clinvk.planrun import PlanRun
     from clinvk.reports import Wanted
+    from clinvk.runs import RunFolder
     from clinvk.workflow import WorkflowManager
 
 FILES = 8_192  # open at a time; a running task takes about eight

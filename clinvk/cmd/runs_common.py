@@ -12,13 +12,13 @@ from clinvk.errors import ClinvkError
 
 if TYPE_CHECKING:
     from clinvk.config import Loaded
-    from clinvk.journal import Runs
+    from clinvk.runs import Runs
 
 VERSION = 1  # of the JSON that they print
 
 
 def complete_runs(incomplete: str) -> list[str]:
-    from clinvk.journal import Runs
+    from clinvk.runs import Runs
 
     try:
         ids = Runs(configs.home_of(os.environ)).ids()
@@ -28,7 +28,7 @@ def complete_runs(incomplete: str) -> list[str]:
 
 
 def runs_of(loaded: Loaded) -> Runs:
-    from clinvk.journal import Runs
+    from clinvk.runs import Runs
 
     return Runs(loaded.home)
 

@@ -21,8 +21,8 @@ from clinvk.cmd.storage import stored
 from clinvk.errors import SessionError
 
 if TYPE_CHECKING:
-    from clinvk.journal import RunFolder
     from clinvk.planrun import Choose, PlanRun
+    from clinvk.runs import RunFolder
 
 app = Commands()
 

@@ -17,7 +17,7 @@ from clinvk.cmd.runs_common import VERSION, LastRun, SomeRuns, runs_of
 from clinvk.errors import ClinvkError, SessionError, UsageError
 
 if TYPE_CHECKING:
-    from clinvk.journal import RunFolder
+    from clinvk.runs import RunFolder
 
 app = Commands()
 

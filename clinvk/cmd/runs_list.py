@@ -17,9 +17,9 @@ from clinvk.cmd.runs_common import VERSION, LastRun, runs_of
 from clinvk.errors import ClinvkError, UsageError
 
 if TYPE_CHECKING:
-    from clinvk.journal import RunFolder
     from clinvk.outcome import Outcome
     from clinvk.plan import Plan
+    from clinvk.runs import RunFolder
 
 app = Commands()
 

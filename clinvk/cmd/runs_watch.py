@@ -16,8 +16,8 @@ from clinvk.cmd.runs_common import LastRun, runs_of
 from clinvk.outcome import UNDERWAY, Outcome
 
 if TYPE_CHECKING:
-    from clinvk.journal import RunFolder
     from clinvk.messages import Event
+    from clinvk.runs import RunFolder
     from clinvk.scheduler import Change
 
 app = Commands()
