@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from msgspec import Struct, convert
@@ -190,6 +190,28 @@ def from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
         started_at=_moment(line.get("started_at")),
         ended_at=_moment(line.get("ended_at")),
     )
+
+
+def after(before: Outcome, usage: Usage | None, cost: float | None) -> Outcome:
+    """The outcome with what its last attempt took added to what those before it did. What all cost
+    is unknown where one did not say."""
+    known = [u for u in (before.usage, usage) if u is not None]
+    paid = cost
+    if before.attempts > 1:
+        paid = None if before.cost is None or cost is None else before.cost + cost
+    return replace(before, usage=sum(known[1:], known[0]) if known else None, cost=paid)
+
+
+def ended_with(before: Outcome, result: Mapping[str, Any]) -> Outcome:
+    """The outcome of a task whose last attempt ended with this result, an object of `-o json`.
+    Raises `ValueError`."""
+    said = from_summary(before, {**result, "state": "failed" if result.get("error") else "done"})
+    seconds = timedelta(seconds=said.seconds)
+    return replace(
+        after(before, said.usage, said.cost),
+        state=said.state, model=said.model, error=said.error, exit_code=said.exit_code,
+        seconds=said.seconds, ended_at=before.started_at and before.started_at + seconds,
+    )  # fmt: skip
 
 
 def _moment(text: Any) -> datetime | None:

@@ -18,7 +18,7 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.folding import anew, unknown
 from clinvk.journal import Journal
 from clinvk.messages import EXIT_CODES, Failure
-from clinvk.outcome import Outcome, RunResult, exit_code
+from clinvk.outcome import Outcome, RunResult, ended_with, exit_code
 from clinvk.outputs import Outputs
 from clinvk.plan import Plan, Task
 from clinvk.runs import RunFolder, Runs
@@ -103,7 +103,7 @@ class PlanRun:
             if turn.left:
                 self.notify(await recovery.end(turn.left, f"run {self.folder.id}", turn.kept_in))
             self._before = before = self.folder.result(self.plan, ours=True)
-            told = [self._as_its_session_says(o, self.folder, self.plan) for o in before.results]
+            told = [self._as_it_ended(o, self.folder, self.plan) for o in before.results]
             self.outcomes = choose(told)
             self._check_whole()
             self._check_asks()
@@ -134,7 +134,7 @@ class PlanRun:
             same = _definition(self._without_secrets(task)) == _definition(theirs.tasks[i])
             if not same or not all(self.outcomes[n].ok for n in task.needs):
                 continue
-            said = self._as_its_session_says(known, old, theirs)
+            said = self._as_it_ended(known, old, theirs)
             stands = _left(said, self.plan, rerun_indeterminate=rerun_indeterminate)
             if stands.ok or stands.state == "indeterminate":
                 folder.take(old, i)
@@ -259,11 +259,20 @@ class PlanRun:
                     f"run it anew from {self.plan.source or 'where it came from'}",
                 )
 
-    def _as_its_session_says(self, outcome: Outcome, folder: RunFolder, plan: Plan) -> Outcome:
-        """A task that was cut off may have ended before its clinvk did: then its session tells.
-        That of an earlier step, which it was to go on with, tells of that step."""
-        shared = plan.tasks[outcome.index].continues is not None
-        if outcome.state != "indeterminate" or not outcome.session_id or shared:
+    def _as_it_ended(self, outcome: Outcome, folder: RunFolder, plan: Plan) -> Outcome:
+        """A task that was cut off may have ended before its clinvk did: then the result behind its
+        events tells; or its session, which holds all that it said, and not the answer alone."""
+        if outcome.state != "indeterminate":
+            return outcome
+        alone = plan.tasks[outcome.index].continues is None
+        if (result := folder.result_of(outcome, alone=alone)) is not None:
+            ended = ended_with(outcome, result)
+            return outcome if ended.error and ended.error.kind == "cancelled" else ended
+        # The session of an earlier step, which it was to go on with, tells of that step.
+        return self._as_its_session_says(outcome, folder) if alone else outcome
+
+    def _as_its_session_says(self, outcome: Outcome, folder: RunFolder) -> Outcome:
+        if not outcome.session_id:
             return outcome
         try:
             session = self.dispatcher.store.get(outcome.session_id)

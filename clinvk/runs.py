@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from clinvk.errors import SessionError
 from clinvk.folding import fold, told_by
 from clinvk.messages import plain
-from clinvk.outcome import Outcome, RunResult
+from clinvk.outcome import Outcome, RunResult, after
 from clinvk.plan import Plan
 from clinvk.session import Session
 from clinvk.store.files import (
@@ -147,8 +147,20 @@ class RunFolder:
 
     def answer(self, index: int) -> dict[str, Any]:
         """The object of `-o json` of the task's last attempt that ended; empty without one."""
-        results = [line for line in self.events(index) if line.get("type") == "result"]
+        results = self._results(index)
         return results[-1] if results else {}
+
+    def result_of(self, outcome: Outcome, *, alone: bool) -> dict[str, Any] | None:
+        """The result of the last attempt, where it stands behind its events: either each attempt
+        has one, or it names the session, where the attempt is `alone` in that."""
+        results, session = self._results(outcome.index), outcome.session_id
+        if not results:
+            return None
+        is_named = alone and session is not None and results[-1].get("session_id") == session
+        return results[-1] if is_named or len(results) == outcome.attempts else None
+
+    def _results(self, index: int) -> list[dict[str, Any]]:
+        return [line for line in self.events(index) if line.get("type") == "result"]
 
     def events(self, index: int) -> list[dict[str, Any]]:
         """What happened in a task, one object an event. A torn line is left out."""
@@ -156,18 +168,16 @@ class RunFolder:
 
     def found(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
         """The outcome of a task that had ended in its session, though nobody lived to write that
-        down here; its answer is put behind its events, where it does not stand there yet. Raises
-        `SessionError`."""
-        if self.answer(outcome.index).get("session_id") != session.id:
-            line = {"type": "result", "session_id": session.id, "content": answer, "exit_code": 0}
-            path = self.events_path(outcome.index)
-            try:
-                append_file(path, encode(line) + b"\n")
-            except OSError as error:
-                raise cannot("write", path, error) from error
+        down here; its answer is put behind its events. Raises `SessionError`."""
+        line = {"type": "result", "session_id": session.id, "content": answer, "exit_code": 0}
+        path = self.events_path(outcome.index)
+        try:
+            append_file(path, encode(line) + b"\n")
+        except OSError as error:
+            raise cannot("write", path, error) from error
         return replace(
-            outcome, state="done", error=None, exit_code=0, model=session.model,
-            usage=session.usage, cost=session.cost, ended_at=session.updated_at,
+            after(outcome, session.usage, session.cost),
+            state="done", error=None, exit_code=0, model=session.model, ended_at=session.updated_at,
         )  # fmt: skip
 
     def take(self, other: RunFolder, index: int) -> None:

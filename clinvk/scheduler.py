@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import anyio
 from msgspec import Struct
@@ -24,7 +24,7 @@ from clinvk.errors import ClinvkError
 from clinvk.eventlog import EventLog
 from clinvk.hiding import result_without, shown
 from clinvk.messages import Event, Failure, Request, Result
-from clinvk.outcome import Outcome
+from clinvk.outcome import Outcome, after
 from clinvk.plan import Plan
 from clinvk.preflight import Ask
 from clinvk.spending import Spending
@@ -275,7 +275,7 @@ class Scheduler:
         if told := self._spending.add(result):
             self.observe(Change(kind="notice", outcome=before, message=told))
         outcome = replace(
-            before,
+            after(before, result.usage, result.cost),
             state="done" if result.ok else "failed",
             model=result.model,
             session_id=None if self.rules.ephemeral else result.session_id or before.session_id,
@@ -284,8 +284,6 @@ class Scheduler:
             error=self._tellable(result.error),
             seconds=result.seconds,
             exit_code=result.exit_code,
-            usage=_sum(before.usage, result.usage),
-            cost=_paid(before, result),
             ended_at=datetime.now(UTC),
         )
         kind = result.error.kind if result.error else None
@@ -463,14 +461,3 @@ def _first_one() -> Iterator[None]:
         if first is None or others is not None:
             raise
         raise first from first.__cause__
-
-
-def _sum(first: Any, second: Any) -> Any:
-    return second if first is None else first if second is None else first + second
-
-
-def _paid(before: Outcome, result: Result) -> float | None:
-    """What all attempts cost; unknown where one did not say."""
-    if before.attempts <= 1:
-        return result.cost
-    return None if None in (before.cost, result.cost) else before.cost + result.cost  # type: ignore[operator]

@@ -17,7 +17,17 @@ import pytest
 
 from clinvk import durations
 from clinvk.runs import Runs
-from tests.conftest import CommandLine, Home, is_alive, living, stubborn, wait_for
+from tests.conftest import (
+    READ,
+    START,
+    CommandLine,
+    Home,
+    is_alive,
+    living,
+    say,
+    stubborn,
+    wait_for,
+)
 from tests.desk import Desk, ends, kill
 from tests.test_store_file import read_only_at
 
@@ -402,18 +412,63 @@ def test_a_task_that_may_be_run_again_is(desk: Desk):
     assert desk.starts() == ["a", "hold b", "hold b", "c"]
 
 
-def test_a_task_that_had_ended_in_its_session_is_done(desk: Desk):
-    id_ = desk.made("a", "b", max_parallel=1)
+def cut_before_its_end_was_told(desk: Desk, id_: str) -> None:
+    """As if the clinvk had been killed before it wrote down that the last task had ended."""
     journal = desk.at(id_).path / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     last = max(i for i, line in enumerate(lines) if b'"event":"started"' in line)
     journal.write_bytes(b"".join(lines[: last + 1]))
+
+
+def test_a_task_that_had_ended_in_its_session_is_done(desk: Desk):
+    id_ = desk.made("a", "b", max_parallel=1)
+    cut_before_its_end_was_told(desk, id_)
     (desk.at(id_).path / "tasks" / "0002.jsonl").unlink()
     assert desk.states(id_) == ["done", "indeterminate"]
     data = desk.clinvk.json("runs", "resume", id_, "--json")
     assert (data["state"], data["results"][1]["output"]) == ("done", "<b>")
     assert desk.starts() == ["a", "b"]
     assert desk.clinvk.json("runs", "show", id_, "2", "--json")["output"] == "<b>"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_task_whose_result_stands_behind_its_events_ended_with_that(desk: Desk, kept: bool):
+    desk.home.config(f"default_backend: fake\nsession: {{store_messages: {str(kept).lower()}}}\n")
+    blocks = say(type="text", text="Let me see.") + say(type="tool", id="1", name="Read", input={})
+    last = say(type="text", text="The answer.") + say(type="end", usage={"input": 1, "output": 2})
+    desk.home.backend("two", READ + START + blocks + last)
+    id_ = desk.made("a", {"prompt": "b", "backend": "two"}, max_parallel=1)
+    whole = desk.at(id_).result().results[1]
+    cut_before_its_end_was_told(desk, id_)
+    assert desk.states(id_) == ["done", "indeterminate"]
+    data = desk.clinvk.json("runs", "resume", id_, "--json")
+    assert (data["state"], data["results"][1]["output"]) == ("done", "The answer.")
+    found = desk.at(id_).result().results[1]
+    assert (found.state, found.usage, found.model) == ("done", whole.usage, whole.model)
+    assert (found.seconds, found.session_id) == (whole.seconds, whole.session_id)
+    assert len(desk.at(id_).events(1)) == 5  # nothing was put behind
+
+
+def test_a_task_whose_result_says_that_it_failed_has_failed(desk: Desk):
+    id_ = desk.made("a", "bad b", max_parallel=1)
+    cut_before_its_end_was_told(desk, id_)
+    said = desk.clinvk("runs", "resume", id_, "--json")
+    task = json.loads(said.stdout)["results"][1]
+    assert (said.returncode, task["state"], task["error"]["message"]) == (1, "failed", "boom")
+    assert desk.starts() == ["a", "bad b"]
+    desk.mend()
+    assert desk.clinvk("runs", "retry", id_, "-q").returncode == 0
+
+
+def test_a_result_of_an_earlier_attempt_says_nothing_of_the_last(desk: Desk):
+    id_ = desk.made("bad a")
+    assert desk.clinvk("runs", "retry", id_, "-q").returncode == 1
+    cut_before_its_end_was_told(desk, id_)
+    events = desk.at(id_).events_path(0)
+    lines = events.read_bytes().splitlines(keepends=True)
+    events.write_bytes(b"".join(lines[:-1]))
+    said = desk.clinvk("runs", "resume", id_, "--json")
+    assert json.loads(said.stdout)["results"][0]["state"] == "indeterminate"
 
 
 def test_what_was_cancelled_before_it_began_is_run_and_the_rest_is_not(desk: Desk):

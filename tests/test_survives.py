@@ -53,6 +53,20 @@ def test_a_step_that_was_cut_off_is_not_taken_for_the_one_whose_session_it_goes_
     assert (said.returncode, two["state"], two["output"]) == (1, "indeterminate", "")
 
 
+def test_a_step_whose_result_is_there_ended_with_that_whosesoever_session_it_went_on_with(
+    desk: Desk,
+):
+    steps = [{"name": "one", "prompt": "one"}, {"name": "two", "prompt": "two"}]
+    path = desk.file({"steps": steps, "pass_session": True})
+    assert desk.clinvk("chain", path, "--checkpoint", "c", "-q").returncode == 0
+    journal = Runs(desk.home.path).find("last").path / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if b'"event":"started"' in line)
+    journal.write_bytes(b"".join(lines[: last + 1]))
+    two = desk.clinvk.json("chain", "--resume", "c", "--json")["results"][1]
+    assert (two["state"], two["output"], desk.starts()) == ("done", "<two>", ["one", "two"])
+
+
 def test_few_open_files_are_enough_for_many_tasks(desk: Desk):
     path = desk.file({"tasks": [f"t{i}" for i in range(60)], "max_parallel": 50})
     program = [sys.executable, "-m", "clinvk", "parallel", path, "--json"]
