@@ -258,6 +258,43 @@ def test_a_signal_ends_the_run_and_all_that_it_started(
     assert "Traceback" not in err
 
 
+# Ctrl-C in the moment in which a module is loaded.
+EARLY = """
+import os, signal, sys
+
+wanted = sys.argv.pop(1)
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from clinvk.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", [
+    "clinvk.cmd.main", "typer", "clinvk.cmd.parallel", "clinvk.taskfile", "anyio",
+    "clinvk.process", "clinvk.scheduler",
+])  # fmt: skip
+def test_ctrl_c_before_anything_has_begun_leaves_nothing_half_begun(
+    clinvk: CommandLine, fake: Home, module: str
+):
+    (fake.work / "t.json").write_text(tasks("one", "two"))
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, module, "parallel", "t.json"],
+        capture_output=True, text=True, env=fake.env, cwd=fake.work, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 7, done.stderr
+    assert "clinvk: cancelled" in done.stderr
+    assert "Traceback" not in done.stderr
+    runs = json.loads(clinvk("runs", "list", "--json").stdout)["runs"]
+    assert {run["state"] for run in runs} <= {"cancelled"}
+
+
 def test_a_second_signal_ends_it_at_once(clinvk: CommandLine, home: Home, tree: Path):
     home.backend("fake", stubborn(tree))
     (home.work / "t.json").write_text(tasks("one"))

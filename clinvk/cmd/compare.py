@@ -199,7 +199,6 @@ def _execute(
 
     viewer = watching.viewer_for(view)
     run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.say)
-    run.keep()
     result = many.drive(run, view, viewer, run.run)
     code = many.conclude(run, result, view, reports)
     if html is not None:

@@ -42,14 +42,26 @@ def drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) ->
     gc.freeze()  # what imports left behind need not be looked through again
     _open_many_files()
     try:
-        with lone_exception():
-            return anyio.run(_drive, run, viewer, start)
+        try:
+            with lone_exception():
+                return anyio.run(_drive, run, viewer, start)
+        finally:
+            viewer.close()
+            gc.disable()
     except ClinvkError as error:
         error.folder = run.folder  # type: ignore[attr-defined]  # whose tasks are told of in JSON
+        if run.folder is not None and run.scheduler is not None:  # it had begun
+            _tell_of_broken(run.folder, error, view)
         raise
-    finally:
-        viewer.close()
-        gc.disable()
+
+
+def _tell_of_broken(folder: RunFolder, error: ClinvkError, view: View) -> None:
+    """How far a run came that could not be gone on with, and how to go on with it."""
+    later = f"then go on with: clinvk runs resume {folder.id}"
+    error.hint = f"{error.hint}; {later}" if error.hint else later
+    if view.format == "text":
+        with suppress(ClinvkError), summary.literally():
+            summary.print_summary(folder.result())
 
 
 def _open_many_files() -> None:
@@ -166,7 +178,6 @@ def execute(dispatcher: Dispatcher, plan: Plan, view: View, reports: list[Wanted
 
     viewer = viewer_for(view)
     run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.say)
-    run.keep()
     return conclude(run, drive(run, view, viewer, run.run), view, reports)
 
 
