@@ -172,6 +172,8 @@ class PlanRun:
             journal.close()
 
     async def _drive(self, journal: Journal | None, marker: str) -> RunResult:
+        import anyio  # who shows a run has no use for it
+
         from clinvk.scheduler import Scheduler
 
         began, clock = datetime.now(UTC), time.monotonic()
@@ -183,25 +185,36 @@ class PlanRun:
         if self._stopped:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
         self.ready()
-        await scheduler.run()
-        state = _state(self.outcomes, cancelled=scheduler.cancelled)
-        before = self._before
-        if before is not None:
-            began, clock = before.started_at or began, clock - before.seconds
-        result = RunResult(
-            id=id_, kind=self.plan.kind, state=state, results=tuple(self.outcomes),
-            seconds=time.monotonic() - clock, why=scheduler.why, source=self.plan.source,
-            started_at=began, ended_at=datetime.now(UTC),
-        )  # fmt: skip
-        if journal:
-            journal.set_aside(self.outcomes[i] for i in scheduler.aside)
-            journal.end(result)
+        try:
+            await _until_ended(scheduler)
+        except anyio.get_cancelled_exc_class():
+            self._conclude(scheduler, journal, began, clock)
+            raise
+        result = self._conclude(scheduler, journal, began, clock)
         if self._broken is not None:
             raise self._broken
         if self.outputs:
             self.outputs.end(self.with_outputs(result))
             if self.outputs.problem:
                 self.notify(f"{self.outputs.problem}; nothing of the run is lost")
+        return result
+
+    def _conclude(
+        self, scheduler: Scheduler, journal: Journal | None, began: datetime, clock: float
+    ) -> RunResult:
+        """What came of it, written down."""
+        state = _state(self.outcomes, cancelled=scheduler.cancelled)
+        before = self._before
+        if before is not None:
+            began, clock = before.started_at or began, clock - before.seconds
+        result = RunResult(
+            id=self.folder.id if self.folder else None, kind=self.plan.kind, state=state, results=tuple(self.outcomes),
+            seconds=time.monotonic() - clock, why=scheduler.why, source=self.plan.source,
+            started_at=began, ended_at=datetime.now(UTC),
+        )  # fmt: skip
+        if journal:
+            journal.set_aside(self.outcomes[i] for i in scheduler.aside)
+            journal.end(result)
         return result
 
     def _marking(self, marker: str) -> Dispatcher:
@@ -283,6 +296,29 @@ class PlanRun:
         if not answered or session.turns != 1 or session.status != "active":
             return outcome
         return folder.found(outcome, session, messages[-1].content)
+
+
+async def _until_ended(scheduler: Scheduler) -> None:
+    """Run it to its end. Whoever cancels us ends the run as Ctrl-C does, and it has ended then."""
+    import anyio
+
+    from clinvk.process import lone_exception
+
+    ended = anyio.Event()
+
+    async def run() -> None:
+        with anyio.CancelScope(shield=True):
+            await scheduler.run()
+        ended.set()
+
+    with lone_exception():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            try:
+                await ended.wait()
+            except anyio.get_cancelled_exc_class():
+                scheduler.stop()
+                raise
 
 
 def resumed(

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 from msgspec import Struct
@@ -175,8 +175,6 @@ class Scheduler:
         """The first task, in the order of the plan, that a backend is free for; and which."""
         if self.why is not None or len(self.workers) >= self.rules.max_parallel:
             return None
-        if self._spending.is_spent(len(self.workers)):  # or would be, when these have ended
-            return None
         best: tuple[int, str, str] | None = None
         for name, queue in self._queues.items():
             if not queue or (best is not None and queue[0] > best[0]):
@@ -184,6 +182,10 @@ class Scheduler:
             if backend := self._backends.free(name):
                 best = (queue[0], name, backend)
         if best is None:
+            return None
+        if self._spending.would_break(len(self.workers) + 1):
+            if not self.workers:
+                self._halt(self._spending.text())
             return None
         heapq.heappop(self._queues[best[1]])
         return best[0], best[2]
@@ -287,21 +289,27 @@ class Scheduler:
             ended_at=datetime.now(UTC),
         )
         kind = result.error.kind if result.error else None
+        wait: Change | None = None
         if kind == "cancelled":
             outcome = replace(outcome, state="cancelled")
-        elif kind == "limit" and result.error and self.why is None:
-            outcome = self._met_limit(outcome, result.error)
+        elif kind == "limit" and outcome.error and self.why is None:
+            wait = self._met_limit(outcome, outcome.error)
         elif pacing.is_passing(result.error) and self.why is None and self._may_try(i):
-            outcome = self._again(outcome)
+            wait = self._again(outcome)
         elif result.ok:
             self._backends.succeeded(before.backend or "")
-        await self._ended(i, outcome, events)
+        if wait is not None:
+            self.observe(wait)
+            outcome = wait.outcome or outcome
+        await self._ended(i, outcome, events, wait)
 
-    async def _ended(self, i: int, outcome: Outcome, events: int | None = None) -> None:
-        """Keep where the task stands now, and draw the conclusions."""
+    async def _ended(
+        self, i: int, outcome: Outcome, events: int | None = None, wait: Change | None = None
+    ) -> None:
+        """Keep where the task stands now, and what is waited for, and draw the conclusions."""
         self.outcomes[i] = outcome
         if self.journal:
-            await self.journal.ended(outcome, events)
+            await self.journal.ended(outcome, events, _told_of(wait))
         if outcome.state == "queued":  # not before that is written: the next attempt comes behind
             self._queue_again(i)
             return
@@ -329,26 +337,25 @@ class Scheduler:
         own = self.plan.tasks[i].retries
         return self._tries.get(i, 0) < (self.rules.retries if own is None else own)
 
-    def _again(self, outcome: Outcome) -> Outcome:
+    def _again(self, outcome: Outcome) -> Change:
         """Back into the queue, in a while."""
         i = outcome.index
         self._tries[i] = tries = self._tries.get(i, 0) + 1
         seconds = pacing.backoff(self.rules.retry_delay, tries, self.chance)
         until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC)
         self._due[i] = anyio.current_time() + seconds
-        outcome = replace(outcome, state="queued")
-        self.observe(Change(kind="retry", outcome=outcome, until=until))
-        return outcome
+        return Change(kind="retry", outcome=replace(outcome, state="queued"), until=until)
 
-    def _met_limit(self, outcome: Outcome, failure: Failure) -> Outcome:
+    def _met_limit(self, outcome: Outcome, failure: Failure) -> Change:
         """Its backend is not asked for a while; the task waits for that, or has failed."""
         pause = self._backends.met_limit(outcome.backend or "", failure)
-        self.observe(Change(kind="limit", outcome=outcome, until=pause.at, message=failure.message))
         if self.rules.limits.action == "fail":
-            return outcome
-        if self._backends.is_hopeless(self.asks[outcome.index].backend):
-            return replace(outcome, state="waiting")
-        return replace(outcome, state="queued", error=replace(failure, retry_at=pause.at))
+            stands = outcome
+        elif self._backends.is_hopeless(self.asks[outcome.index].backend):
+            stands = replace(outcome, state="waiting")
+        else:
+            stands = replace(outcome, state="queued", error=replace(failure, retry_at=pause.at))
+        return Change(kind="limit", outcome=stands, until=pause.at, message=failure.message)
 
     def _free_dependents(self, i: int) -> None:
         """Start what waited for this task alone, or say that it will not be run."""
@@ -446,6 +453,13 @@ class Scheduler:
         if outcome.error is not None:
             said = f"not tried again: {self.why}; it had failed: {outcome.error.message}"
         return replace(outcome, state="cancelled", error=Failure("not_started", said))
+
+
+def _told_of(wait: Change | None) -> dict[str, Any] | None:
+    """What a journal keeps of it, for who watches the run from elsewhere."""
+    if wait is None or wait.until is None:
+        return None
+    return {"kind": wait.kind, "until": wait.until.isoformat(), "message": wait.message}
 
 
 @contextmanager

@@ -29,21 +29,33 @@ class Spending:
             self._spenders += 1
         return self._missing(result)
 
-    def is_spent(self, running: int = 0) -> bool:
-        """Whether a cap is reached; or would be, if so many that are running take what others
-        took."""
-        each = running / self._spenders if self._spenders else 0.0
-        cost, tokens = self.budget.cost, self.budget.tokens
-        return (cost is not None and self._cost * (1 + each) >= cost) or (
-            tokens is not None and self._tokens * (1 + each) >= tokens
+    def is_spent(self) -> bool:
+        """Whether a cap is reached."""
+        return self._is_above(0, reached=True)
+
+    def would_break(self, more: int) -> bool:
+        """Whether a cap would be exceeded, if so many more take what the others took."""
+        return self.is_spent() or self._is_above(more, reached=False)
+
+    def _is_above(self, more: int, *, reached: bool) -> bool:
+        times = 1 + (more / self._spenders if self._spenders else 0.0)
+        pairs = ((self.budget.cost, self._cost), (self.budget.tokens, self._tokens))
+        return any(
+            cap is not None and (taken * times > cap or (reached and taken >= cap))
+            for cap, taken in pairs
         )
 
     def text(self) -> str:
-        """Why the run ends."""
-        cost = self.budget.cost
-        if cost is not None and self._cost >= cost:
-            return f"the budget is spent: ${self._cost:.4f} of ${cost:.4f}"
-        return f"the budget is spent: {self._tokens:,} of {self.budget.tokens:,} tokens"
+        """Why the run ends: a cap is reached, or would be with one task more."""
+        n = self._spenders or 1
+        cost, tokens = self.budget.cost, self.budget.tokens
+        if cost is not None and self._cost * (1 + 1 / n) > cost:
+            return _told(
+                f"${self._cost:.4f} of ${cost:.4f}", f"${self._cost / n:.4f}", self._cost >= cost
+            )
+        cap = tokens or 0
+        each = f"{self._tokens / n:,.0f}"
+        return _told(f"{self._tokens:,} of {cap:,} tokens", each, self._tokens >= cap)
 
     def _missing(self, result: Result) -> str | None:
         if not result.ok:  # what did not come to its end often says nothing
@@ -57,3 +69,9 @@ class Spending:
                 self._untold.add((result.backend, what))
                 return f"{result.backend} does not say its {what}: they do not count for the budget"
         return None
+
+
+def _told(taken: str, each: str, is_spent: bool) -> str:
+    if is_spent:
+        return f"the budget is spent: {taken}"
+    return f"the budget is nearly spent: {taken}, and a task takes about {each}"

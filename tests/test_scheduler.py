@@ -515,6 +515,20 @@ async def test_a_run_that_has_spent_its_budget_starts_nothing_when_it_is_carried
     assert again.exit_code == 1
 
 
+@pytest.mark.parametrize(("cap", "done", "said"), [
+    (100, 6, "nearly spent: 90 of 100 tokens, and a task takes about 15"),
+    (90, 6, "spent: 90 of 90 tokens"), (105, 7, "spent: 105 of 105 tokens"),
+    (10, 1, "spent: 15 of 10 tokens"),
+])  # fmt: skip
+async def test_no_task_is_started_that_would_break_the_budget(
+    many: Many, cap: int, done: int, said: str
+):
+    many.backend("fake")
+    result = await many([f"p{i}" for i in range(9)], budget={"tokens": cap}, max_parallel=1)
+    assert states(result) == ["done"] * done + ["cancelled"] * (9 - done)
+    assert (result.why or "").endswith(said)
+
+
 async def test_a_cap_on_what_a_backend_does_not_report_is_refused(many: Many):
     events = [
         {**e, "set": {k: v for k, v in e["set"].items() if "cost" not in k}}
@@ -695,7 +709,7 @@ async def test_whoever_leaves_a_run_leaves_nothing_alive(many: Many, tree: Path)
         tasks.cancel_scope.cancel()
     assert living(tree) == []
     kept = Runs(many.home.path).find("last").result()
-    assert (kept.state, kept.results[0].state) == ("interrupted", "indeterminate")
+    assert (kept.state, kept.results[0].state) == ("cancelled", "cancelled")
 
 
 async def test_a_run_that_was_cut_off_goes_on_where_it_was(many: Many):
@@ -768,6 +782,20 @@ async def test_a_backend_that_goes_away_fails_its_tasks_alone(many: Many):
     assert states(result) == ["done", "failed", "done"]
     assert kinds(result)[1] == "not_installed"
     assert result.results[1].session_id is None
+
+
+async def test_a_program_that_cancels_a_run_ends_it_as_ctrl_c_does(many: Many, tmp_path: Path):
+    many.backend("fake", f'[ "$p" = a ] || {{ echo $$ >"$p.pid"; {START} {FOREVER} }}\n{END}')
+    run = many.prepared(many.plan(["a", "b", "c"], max_parallel=1))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run.run)
+        await until((tmp_path / "b.pid").exists)
+        tasks.cancel_scope.cancel()
+    assert not is_alive(pid_in(tmp_path / "b.pid"))
+    kept = Runs(many.home.path).find("last").result()
+    assert (kept.state, states(kept)) == ("cancelled", ["done", "cancelled", "cancelled"])
+    assert kept.results[1].attempts == 1
+    assert kept.results[1].seconds > 0
 
 
 async def test_an_error_of_the_one_who_watches_ends_what_runs(many: Many, tree: Path):
