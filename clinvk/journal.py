@@ -95,10 +95,15 @@ class Journal:
         """On disk when this returns: then the task may be started."""
         await self._add(self._line("started", {"task": index, "attempt": attempt, **facts}))
 
-    async def ended(self, outcome: Outcome, events: int | None = None) -> None:
+    async def ended(
+        self, outcome: Outcome, events: int | None = None, wait: dict[str, Any] | None = None
+    ) -> None:
         """On disk when this returns, behind the task's session and the events in the open file
-        `events`, which is closed."""
+        `events`, which is closed. `wait` is what it waits for, which nobody reads who only wants
+        to know where the task stands."""
         facts = {"task": outcome.index, **summary_of(outcome)}
+        if wait is not None:
+            facts["wait"] = wait
         await self._add(self._line("ended", facts), events, outcome.session_id)
 
     def close(self) -> None:

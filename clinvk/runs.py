@@ -126,10 +126,14 @@ class RunFolder:
     def result(self, plan: Plan | None = None, *, ours: bool = False) -> RunResult:
         """Where the run stands, without the outputs of its tasks; `ours` where it is we who have
         its lock, and have not begun. Raises `SessionError`."""
-        plan = plan or self.plan()
+        return self.look(plan or self.plan(), ours=ours)[0]
+
+    def look(self, plan: Plan, *, ours: bool = False) -> tuple[RunResult, list[dict[str, Any]]]:
+        """The same, and the lines of the journal that say so."""
         running = not ours and self.running() is not None
+        lines = self._lines()
         try:
-            return fold(plan, self._lines(), self.id, running=running)
+            return fold(plan, lines, self.id, running=running), lines
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise self._damaged("journal.jsonl", f"{type(error).__name__}: {error}") from error
 

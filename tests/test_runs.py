@@ -18,6 +18,7 @@ import pytest
 from clinvk import durations
 from clinvk.runs import Runs
 from tests.conftest import (
+    END,
     READ,
     START,
     CommandLine,
@@ -348,6 +349,36 @@ def test_watching_tells_what_happens_until_the_end_and_exits_as_the_run(desk: De
     events = [x["event"]["type"] for x in seen if x["type"] == "task_event" and x["name"] == "3"]
     assert events == ["started", "tool"]
     assert (seen[-1]["type"], seen[-1]["state"]) == ("end", "failed")
+
+
+def test_watching_tells_of_limits_and_of_further_tries_as_the_run_itself_does(desk: Desk):
+    flag = desk.folder / "tried"
+    shaky = f"if [ ! -e {flag} ]; then touch {flag}\n{say(type='end', error='overloaded', status=529)}exit 1; fi\n"
+    desk.home.backend("shaky", READ + START + shaky + END)
+    tasks = ["hold a", {"prompt": "b", "backend": "shaky"}, "limited c"]
+    rules = {"max_parallel": 1, "retries": 1, "retry_delay": 1, "limit_wait": 1.5}
+    path = desk.file({"tasks": tasks, **rules})
+    driver = desk.start("parallel", path, "-o", "stream-json")
+    desk.wait_for("hold a")
+    lines, text = Watcher(desk, "last", "-o", "stream-json"), Watcher(desk, "last")
+    desk.let_go()
+    desk.wait_for("limited c")
+    desk.mend()
+    _, said, _ = ends(driver)
+    code, out, err = lines.ends()
+    assert (code, err) == (0, "")
+    waits = [[x for x in watched(o) if x["type"] in ("task_retry", "task_limit")] for o in (said, out)]  # fmt: skip
+    assert [(x["type"], x["name"], x["attempt"]) for x in waits[0]] == [
+        ("task_retry", "2", 1), ("task_limit", "3", 1),
+    ]  # fmt: skip
+    assert waits[1] == waits[0]
+    kinds = [(x["type"], x["attempt"]) for x in watched(out) if x.get("name") == "3"]
+    assert [k for k in kinds if k[0] != "task_event"] == [
+        ("task_started", 1), ("task_limit", 1), ("task_started", 2), ("task_ended", 2),
+    ]  # fmt: skip
+    told = text.ends()[2]
+    assert "fake: limit reached; nothing is started there until" in told
+    assert "2: overloaded; again at" in told
 
 
 def test_watching_one_that_has_ended_tells_how(desk: Desk):

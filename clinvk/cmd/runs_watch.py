@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, runs_of
-from clinvk.outcome import UNDERWAY, Outcome
+from clinvk.outcome import UNDERWAY, Outcome, from_summary
 
 if TYPE_CHECKING:
     from clinvk.messages import Event
@@ -79,7 +80,9 @@ class _Look:
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.plan = folder.plan()
-        self.outcomes: tuple[Outcome, ...] = folder.result(self.plan).results
+        result, lines = folder.look(self.plan)
+        self.outcomes: tuple[Outcome, ...] = result.results
+        self._told = len(lines)  # of the journal
         # Bytes of a task's events that were seen: all, where it does not run now.
         self._read = {o.index: self._size(o.index) for o in self.outcomes if o.state != "running"}
 
@@ -87,15 +90,21 @@ class _Look:
         from clinvk.scheduler import Change
 
         before = self.outcomes
-        self.outcomes = self.folder.result(self.plan).results
+        result, lines = self.folder.look(self.plan)
+        self.outcomes, new_lines = result.results, lines[self._told :]
+        self._told = len(lines)
+        waits = [change for line in new_lines if (change := _wait(line, self.outcomes))]
         for old, new in zip(before, self.outcomes, strict=True):
+            its = [w for w in waits if w.outcome and w.outcome.index == new.index]
             is_other = (new.state, new.attempts) != (old.state, old.attempts)
             begun = replace(new, state="running", ended_at=None)
+            yield from (w for w in its if w.outcome and w.outcome.attempts < new.attempts)
             if new.attempts > old.attempts:  # it may have ended by now
                 yield Change(kind="started", outcome=begun)
             if new.state == "running" or is_other:
                 for event in self._events(new.index):
                     yield Change(kind="event", outcome=begun, event=event)
+            yield from (w for w in its if w.outcome and w.outcome.attempts == new.attempts)
             if is_other and new.state not in UNDERWAY:
                 yield Change(kind="ended", outcome=self.folder.with_output(new))
 
@@ -116,6 +125,25 @@ class _Look:
         for line in whole.split(b"\n"):
             if event := _event(line):
                 yield event
+
+
+def _wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
+    """What a line of the journal tells of a task that is tried again, or of a limit; nothing where
+    it tells of neither, or is one of a newer kind."""
+    from clinvk.scheduler import Change
+
+    wait = line.get("wait")
+    if not isinstance(wait, dict) or wait.get("kind") not in ("retry", "limit"):
+        return None
+    try:
+        return Change(
+            kind=wait["kind"],
+            outcome=from_summary(outcomes[line["task"]], line),
+            until=datetime.fromisoformat(wait["until"]),
+            message=str(wait.get("message") or ""),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _event(line: bytes) -> Event | None:
