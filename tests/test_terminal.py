@@ -1,5 +1,6 @@
 """What a person at a terminal sees and answers."""
 
+import json
 import os
 import re
 import signal
@@ -11,9 +12,22 @@ from typing import Any
 import pexpect
 import pytest
 
+from clinvk import columns
 from clinvk.session import Session
 from clinvk.store import open_store
-from tests.conftest import END, FAKES, READ, START, Home, is_alive, pid_in, say, stubborn, wait_for
+from tests.conftest import (
+    END,
+    FAKES,
+    READ,
+    START,
+    CommandLine,
+    Home,
+    is_alive,
+    pid_in,
+    say,
+    stubborn,
+    wait_for,
+)
 
 TURNS = (FAKES / "turns.sh").read_text()
 WAIT = 15  # seconds
@@ -23,11 +37,11 @@ Terminal = Callable[..., pexpect.spawn]
 
 @pytest.fixture
 def terminal(home: Home) -> Iterator[Terminal]:
-    """`clinvk` on a terminal of 80 columns."""
+    """`clinvk` on a terminal of 80 columns, or of so many."""
     running: list[pexpect.spawn] = []
 
-    def start(*args: str, cwd: Path | None = None, **env: str) -> pexpect.spawn:
-        settings = {"encoding": "utf-8", "dimensions": (24, 80), "timeout": WAIT}
+    def start(*args: str, cwd: Path | None = None, width: int = 80, **env: str) -> pexpect.spawn:
+        settings = {"encoding": "utf-8", "dimensions": (24, width), "timeout": WAIT}
         env = {**home.env, "TERM": "xterm", **env}
         argv = ["-m", "clinvk", *args]
         child = pexpect.spawn(sys.executable, argv, cwd=str(cwd or home.work), env=env, **settings)
@@ -266,3 +280,100 @@ def test_a_bare_clinvk_without_a_prompt_does_not_wait_for_ever(terminal: Termina
     text, code = ending(terminal("ask"))
     assert code == 1
     assert "no prompt" in text
+
+
+# Tables
+
+
+LONG = "a name that is long enough to be in the way"
+
+
+def table(terminal: Terminal, width: int, *args: str) -> list[str]:
+    """The lines that are printed on a terminal of that width."""
+    text, _ = ending(terminal(*args, width=width, CI="1", NO_COLOR="1"))
+    return text.replace("\r", "").split("\n")
+
+
+def columns_of(line: str) -> list[str]:
+    return re.split(r" {2,}", line.strip())
+
+
+@pytest.mark.parametrize("name", [LONG, "长的名字" * 6])
+def test_a_long_name_gets_shorter_before_anything_else_goes(
+    terminal: Terminal, home: Home, name: str
+):
+    tasks = [{"name": name, "prompt": "a"}, {"name": "b", "prompt": "b"}]
+    (home.work / "tasks.yaml").write_text(json.dumps(tasks))
+    lines = table(terminal, 80, "parallel", "tasks.yaml", "-q", "-b", "fake")
+    at = next(i for i, line in enumerate(lines) if line.startswith("TASK"))
+    heads, first, second = map(columns_of, lines[at : at + 3])
+    assert {"TASK", "STATE", "SESSION"} <= {*heads}
+    assert len(heads) == len(first) == len(second)
+    row = dict(zip(heads, first, strict=True))
+    assert row["TASK"].endswith("…")
+    assert name.startswith(row["TASK"][:-1])
+    assert row["STATE"] == "done"
+    assert row["SESSION"] in home.ids()
+    assert columns.cells(lines[at + 1]) <= 80
+    assert "…" not in lines[at + 2]
+
+
+def test_what_matters_less_is_left_out_whole_on_a_narrow_terminal(terminal: Terminal, home: Home):
+    tasks = [{"name": LONG, "prompt": "a"}, {"name": "b", "prompt": "b"}]
+    (home.work / "tasks.yaml").write_text(json.dumps(tasks))
+    lines = table(terminal, 40, "parallel", "tasks.yaml", "-q", "-b", "fake")
+    at = next(i for i, line in enumerate(lines) if line.startswith("TASK"))
+    heads, first, second = map(columns_of, lines[at : at + 3])
+    assert heads[:2] == ["TASK", "STATE"]
+    assert "SESSION" not in heads
+    assert (first[1], second[:2]) == ("done", ["b", "done"])
+    assert len(heads) == len(first) == len(second)
+    assert LONG.startswith(first[0].removesuffix("…"))
+    heads, run = map(columns_of, table(terminal, 40, "runs", "list")[:2])
+    assert {"ID", "STATE", "TASKS"} <= {*heads}
+    assert dict(zip(heads, run, strict=True))["TASKS"] == "2 done"
+
+
+def test_the_session_to_go_on_with_stays_in_a_comparison(terminal: Terminal, home: Home):
+    home.backend("a-backend-with-a-long-name", TURNS)
+    pair = ("--backends", "fake,a-backend-with-a-long-name")
+    for width in (80, 60):
+        lines = table(terminal, width, "compare", "hi", "-q", *pair)
+        at = next(i for i, line in enumerate(lines) if line.startswith("BACKEND"))
+        heads, first, second = map(columns_of, lines[at : at + 3])
+        assert {"STATE", "SESSION"} <= {*heads}
+        assert (first[-1] in home.ids(), second[-1] in home.ids()) == (True, True)
+        assert second[0].startswith("a-backend-w")
+
+
+def test_a_list_of_sessions_keeps_the_ids(terminal: Terminal, home: Home):
+    past(home, "one", title=LONG * 3)
+    past(home, "two", title="short")
+    wide = table(terminal, 80, "sessions", "list")
+    assert columns_of(wide[0])[0:2] == ["ID", "BACKEND"]
+    assert [columns.cells(line) for line in wide[1:3] if line.startswith("one")] == [80]
+    assert next(line for line in wide if line.startswith("two")).endswith("  short")
+    narrow = table(terminal, 40, "sessions", "list")
+    assert columns_of(narrow[0])[0] == "ID"
+    assert columns_of(narrow[0])[-1] == "TITLE/PROMPT"
+    assert next(line for line in narrow if line.startswith("two")).endswith("  short")
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("args", [["doctor"], ["backends", "list"], ["templates", "list"],
+                                  ["runs", "list"]])  # fmt: skip
+def test_every_table_fits(terminal: Terminal, home: Home, args: list[str], width: int):
+    (home.work / "tasks.yaml").write_text(json.dumps([{"name": LONG, "prompt": "a"}]))
+    ending(terminal("parallel", "tasks.yaml", "-q"))
+    lines = table(terminal, width, *args)
+    rows = lines[: next(i for i, line in enumerate(lines) if not line)]
+    assert len(rows) > 1
+    assert max(map(columns.cells, rows)) <= width
+
+
+def test_a_pipe_gets_every_column_whole(terminal: Terminal, home: Home):
+    (home.work / "tasks.yaml").write_text(json.dumps([{"name": LONG * 2, "prompt": "a"}]))
+    done = CommandLine(home)("parallel", "tasks.yaml", "-q", env={"COLUMNS": "40"})
+    assert LONG * 2 in done.stdout
+    assert "…" not in done.stdout
+    assert LONG * 2 in CommandLine(home)("sessions", "list", env={"COLUMNS": "40"}).stdout

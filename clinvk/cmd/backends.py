@@ -31,7 +31,10 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
         show.print_json({"version": 1, "backends": rows})
         return
     cells = [[r["name"], r["title"], r["state"], ", ".join(r["can"]), r["source"]] for r in rows]
-    show.print_table(["NAME", "TITLE", "STATE", "CAN", "MANIFEST"], cells)
+    show.print_table(
+        ["NAME", "TITLE", "STATE", "CAN", "MANIFEST"], cells,
+        shrinks=["MANIFEST", "CAN", "TITLE"], spared=["MANIFEST", "CAN", "TITLE"],
+    )  # fmt: skip
 
 
 @app.command("show")

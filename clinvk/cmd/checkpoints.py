@@ -43,7 +43,10 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
          c["source"] or "-"]
         for c in found
     ]  # fmt: skip
-    show.print_table(["NAME", "STATE", "STEPS DONE", "BEGUN", "RUN", "FROM"], rows)
+    show.print_table(
+        ["NAME", "STATE", "STEPS DONE", "BEGUN", "RUN", "FROM"], rows,
+        shrinks=["FROM"], spared=["FROM", "BEGUN", "STEPS DONE", "RUN"],
+    )  # fmt: skip
 
 
 @app.command("show")

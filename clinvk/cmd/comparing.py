@@ -65,7 +65,10 @@ def _text(outcome: Outcome) -> str:
 
 def print_table(result: RunResult) -> None:
     headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
-    show.print_table(headers, map(_row, result.results), right=(3, 4, 5))
+    show.print_table(
+        headers, map(_row, result.results), right=summary.FIGURES,
+        shrinks=["MODEL", "BACKEND"], spared=["COST", "TOKENS", "TIME", "MODEL", "SESSION"],
+    )  # fmt: skip
 
 
 def _row(outcome: Outcome) -> list[str]:

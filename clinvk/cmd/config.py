@@ -33,7 +33,7 @@ def show_(
         show.print_json({"version": 1, "path": str(loaded.path), "settings": data})
     elif origin:
         rows = [[k, _text(v), loaded.origin(k)] for k, v in settings]
-        show.print_table(["KEY", "VALUE", "FROM"], rows)
+        show.print_table(["KEY", "VALUE", "FROM"], rows, shrinks=["VALUE", "FROM"])
     else:
         for key, value in settings:
             print(f"{key}: {one_line(_text(value))}")

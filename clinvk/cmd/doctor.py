@@ -123,7 +123,10 @@ def _print(findings: list[Finding], loaded: Any, problem: str | None) -> None:
         [f.name, f.state, f.version or "-", f.login, ", ".join(f.can) or "-", f.path or "-"]
         for f in findings
     ]
-    show.print_table(["BACKEND", "STATE", "VERSION", "LOGIN", "CAN", "PROGRAM"], rows)
+    show.print_table(
+        ["BACKEND", "STATE", "VERSION", "LOGIN", "CAN", "PROGRAM"], rows,
+        shrinks=["PROGRAM", "CAN", "VERSION"], spared=["CAN", "PROGRAM", "VERSION", "LOGIN"],
+    )  # fmt: skip
     print()
     for f in findings:
         if f.advice:

@@ -55,7 +55,8 @@ def list_(
         print("no runs; make one with: clinvk parallel tasks.yaml", file=sys.stderr)
         return
     headers = ["ID", "KIND", "STATE", "STARTED", "TOOK", "TASKS", "FROM"]
-    show.print_table(headers, map(_row, found))
+    spared = ["KIND", "TOOK", "FROM", "STARTED", "TASKS"]
+    show.print_table(headers, map(_row, found), shrinks=["FROM"], spared=spared)
 
 
 def _summary(folder: RunFolder) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from clinvk import adopt
-from clinvk.clean import one_line
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.ages import moment_before, parse_age
@@ -120,7 +119,10 @@ def _moment(text: str) -> datetime:
 def _print(sessions: list[Session], known: int) -> None:
     if sessions:
         headers = ["ID", "BACKEND", "LAST USED", "MESSAGES", "FOLDER", "TITLE/PROMPT"]
-        show.print_table(headers, map(_row, sessions), right=[3])
+        show.print_table(
+            headers, map(_row, sessions), right=["MESSAGES"], shrinks=["TITLE/PROMPT", "FOLDER"],
+            spared=["MESSAGES", "BACKEND", "FOLDER", "LAST USED", "TITLE/PROMPT"],
+        )  # fmt: skip
     else:
         print("nothing to import", file=sys.stderr)
     sys.stdout.flush()  # a question on stderr may follow
@@ -129,10 +131,8 @@ def _print(sessions: list[Session], known: int) -> None:
 
 
 def _row(s: Session) -> list[Any]:
-    label = one_line(s.label) or "-"
-    label = label if len(label) <= 60 else label[:59] + "…"
     messages = str(sum(s.counts.values()))
-    return [s.id, s.backend, show.ago(s.updated_at), messages, s.cwd or "-", label]
+    return [s.id, s.backend, show.ago(s.updated_at), messages, s.cwd or "-", s.label or "-"]
 
 
 def _agreed(count: int) -> bool:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from clinvk.clean import one_line
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
@@ -89,12 +88,10 @@ def _print_table(found: list[tuple[Session | Damaged, str]], *, wide: bool) -> N
             extra = ["-", "-"]
         else:
             tokens = f"{s.usage.total:,}" if s.usage else "-"
-            cells = [s.id, s.backend or "-", state, show.ago(s.updated_at), tokens, _short(s.label)]
+            cells = [s.id, s.backend or "-", state, show.ago(s.updated_at), tokens, s.label or "-"]
             extra = [str(sum(s.counts.values())), s.cwd or "-"]
         rows.append([str(i), *cells[:5], *extra, cells[5]] if wide else cells)
-    show.print_table(headers, rows, right=[5, 6] if wide else [4])
-
-
-def _short(label: str) -> str:
-    label = one_line(label) or "-"
-    return label if len(label) <= 60 else label[:59] + "…"
+    show.print_table(
+        headers, rows, right=["TOKENS", "MESSAGES"], shrinks=[*headers[-1:], *["FOLDER"] * wide],
+        spared=["MESSAGES", "TOKENS", "#", "BACKEND", "FOLDER", "LAST USED", "STATUS", headers[-1]],
+    )  # fmt: skip

@@ -40,7 +40,8 @@ def options(
     if as_json:
         show.print_json({"version": VERSION, "id": found.id, "options": found.options})
     elif found.options:
-        show.print_table(["OPTION", "VALUE"], [[k, _text(v)] for k, v in found.options.items()])
+        rows = [[k, _text(v)] for k, v in found.options.items()]
+        show.print_table(["OPTION", "VALUE"], rows, shrinks=["VALUE"])
     else:
         print(f"session {found.id} keeps no options", file=sys.stderr)
 

@@ -17,6 +17,9 @@ from clinvk.errors import SessionError
 colour = "auto"  # output.color, once a configuration was read; what goes wrong before is "auto"
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
 
+LEAST = 14  # cells that a column of a table keeps, however narrow the terminal
+GAP = 2  # cells between columns; tabulate leaves as many behind a header
+
 
 class Printer:
     """Writes for one stream, in colour where that is wanted."""
@@ -129,32 +132,67 @@ def print_json(data: Any) -> None:
 
 
 def print_table(
-    headers: list[str], rows: Iterable[list[str]], *, right: Iterable[int] = ()
+    headers: list[str],
+    rows: Iterable[list[str]],
+    *,
+    right: Iterable[str] = (),
+    shrinks: Iterable[str] = (),
+    spared: Iterable[str] = (),
 ) -> None:
-    """Columns as wide as what is in them; the last one is cut to the terminal, where it is one."""
+    """Columns as wide as what is in them. Where a terminal has no room for that, those that
+    `shrinks` names get shorter; where that does not do, those of `spared` are left out, the first
+    of them first. A pipe gets everything."""
     from tabulate import tabulate  # 19 ms: only for tables
 
-    cells = [[one_line(cell) for cell in row] for row in rows]
-    align = ["right" if i in right else "left" for i in range(len(headers))]
-    text = tabulate(cells, headers=headers, tablefmt="plain", colalign=align, disable_numparse=True)
-    width = columns() if sys.stdout.isatty() else None
+    table = [headers, *([one_line(cell) for cell in row] for row in rows)]
+    if sys.stdout.isatty():
+        table = _fitted(table, columns(), list(shrinks), list(spared))
+    align = ["right" if name in right else "left" for name in table[0]]
+    text = tabulate(
+        table[1:], headers=table[0], tablefmt="plain", colalign=align, disable_numparse=True
+    )
     for line in text.splitlines():
-        print(_cut(line, width) if width else line.rstrip())
+        print(line.rstrip())
 
 
-def _cut(line: str, width: int) -> str:
-    """The line in at most so many cells: a Chinese character takes two."""
-    from wcwidth import wcswidth, wcwidth  # only on a terminal
+def _fitted(
+    table: list[list[str]], room: int, shrinks: list[str], spared: list[str]
+) -> list[list[str]]:
+    """The table, whose first row are its headers, in lines of so many cells; longer ones where
+    nothing more may be taken away. A terminal breaks those, and no id is lost."""
+    from clinvk.columns import cells, first  # only on a terminal
 
-    if wcswidth(line) <= width:
-        return line.rstrip()
-    cells, kept = 0, ""
-    for character in line:
-        cells += max(0, wcwidth(character))
-        if cells > width - 1:
-            break
-        kept += character
-    return kept.rstrip() + "…"
+    headers = table[0]
+    by_column = zip(*table, strict=True)
+    widths = [max(cells(head) + GAP, *map(cells, column)) for head, *column in by_column]
+    least = [min(w, LEAST) if headers[i] in shrinks else w for i, w in enumerate(widths)]
+    kept = _kept(headers, least, room, spared)
+    for i in map(headers.index, shrinks):
+        over = _width(widths[k] for k in kept) - room
+        if i in kept and over > 0:
+            widths[i] = max(least[i], widths[i] - over)
+    return [[first(row[i], widths[i]) for i in kept] for row in table]
+
+
+def _kept(headers: list[str], widths: list[int], room: int, spared: list[str]) -> list[int]:
+    """The columns that there is room for. What matters more is let in first."""
+    kept = [i for i, name in enumerate(headers) if name not in spared]
+    for name in reversed(spared):
+        more = sorted([*kept, *(i for i, other in enumerate(headers) if other == name)])
+        if _width(widths[i] for i in more) <= room:
+            kept = more
+    return kept
+
+
+def _width(widths: Iterable[int]) -> int:
+    """Of a line with columns of these widths."""
+    return sum(width + GAP for width in widths) - GAP
+
+
+def shortened(text: str, most: int) -> str:
+    """It on one line of so many characters, for a sentence."""
+    text = one_line(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ from clinvk.messages import EXIT_CODES
 from clinvk.outcome import Outcome, RunResult
 
 HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
-SPARED = ("SESSION", "COST", "TOKENS", "BACKEND", "TIME")  # the first to go on a narrow terminal
+FIGURES = ("TIME", "TOKENS", "COST")
+SPARED = ("COST", "TOKENS", "BACKEND", "TIME", "SESSION")  # the first to go on a narrow terminal
 MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
          "indeterminate": "?"}  # fmt: skip
 MOST = 60  # rows on a terminal
@@ -50,9 +51,11 @@ def print_summary(result: RunResult) -> None:
     """A table, why what has not succeeded has not, and one line below it."""
     shown = [o for o in result.results if not _is_one_of_many(o, result)]
     rows = [row(outcome) for outcome in shown]
-    kept = _columns(rows)
-    right = [at for at, i in enumerate(kept) if HEADERS[i] in ("TIME", "TOKENS", "COST")]
-    show.print_table([HEADERS[i] for i in kept], [[r[i] for i in kept] for r in rows], right=right)
+    said = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
+    show.print_table(
+        [HEADERS[i] for i in said], [[r[i] for i in said] for r in rows],
+        right=FIGURES, shrinks=["TASK"], spared=SPARED,
+    )  # fmt: skip
     if hidden := len(result.results) - len(shown):
         print(f"… and {hidden} more, done or not started; see all with --json")
     _print_reasons(result)
@@ -66,18 +69,6 @@ def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
     return outcome.ok or (outcome.error is not None and outcome.error.kind == "not_started")
 
 
-def _columns(rows: list[list[str]]) -> list[int]:
-    """Those that say something; and on a terminal, those that there is room for."""
-    kept = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
-    room = show.columns() if sys.stdout.isatty() else None
-    for name in SPARED:
-        widths = [max(len(HEADERS[i]), *(len(r[i]) for r in rows)) + 2 if rows else 0 for i in kept]
-        if room is None or sum(widths) <= room + 2:
-            break
-        kept = [i for i in kept if HEADERS[i] != name]
-    return kept
-
-
 def _print_reasons(result: RunResult) -> None:
     """Each reason once, with those whom it has met."""
     met: dict[tuple[str, str], list[str]] = {}
@@ -87,18 +78,20 @@ def _print_reasons(result: RunResult) -> None:
             if outcome.state == "queued" and outcome.error.retry_at is not None:
                 until = outcome.error.retry_at.astimezone().strftime("%H:%M:%S")
                 why = f"waits for a limit until {until}: {why}"
-            met.setdefault((outcome.state, why), []).append(one_line(outcome.name)[:40])
+            met.setdefault((outcome.state, why), []).append(show.shortened(outcome.name, 40))
     if met:
         print()
     for (state, why), names in met.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        print(f"{MARKS.get(state, '…')} {', '.join(names[:NAMED])}{more}: {why[:REASON]}")
+        print(
+            f"{MARKS.get(state, '…')} {', '.join(names[:NAMED])}{more}: {show.shortened(why, REASON)}"
+        )
 
 
 def row(outcome: Outcome) -> list[str]:
     tries = f" ({outcome.attempts} attempts)" if outcome.attempts > 1 else ""
     return [
-        one_line(outcome.name)[:40],
+        one_line(outcome.name),
         outcome.backend or "-",
         outcome.state + tries,
         durations.brief(outcome.seconds) if outcome.attempts else "-",

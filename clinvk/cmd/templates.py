@@ -41,7 +41,8 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> int:
         show.print_json({"version": VERSION, "templates": rows})
     else:
         cells = [[r["name"], r["source"], r["description"] or "-"] for r in rows]
-        show.print_table(["NAME", "TEMPLATE", "WHAT FOR"], cells)
+        headers = ["NAME", "TEMPLATE", "WHAT FOR"]
+        show.print_table(headers, cells, shrinks=["WHAT FOR", "TEMPLATE"], spared=["TEMPLATE"])
     return code
 
 
