@@ -13,7 +13,7 @@ from typing import Any
 # Braces that are escaped are read first: in `\{{{x}}` nothing is named.
 _TOKEN = re.compile(r"(?P<escaped>\\\{\{)|\{\{\s*(?P<name>[A-Za-z_][^{}\n\ufdd0]*?)\s*\}\}")
 _ESCAPED = "\\{{"
-_OPEN = re.compile(r"\{\{[^{}\n\ufdd0]*$")
+_OPEN = re.compile(r"\{\{\s*[^{}\n\ufdd0]*$")  # blanks may be lines, as in `_TOKEN`
 
 # Stands between what was put in and what is beside it, where the two would make a name. It is no
 # character (Unicode keeps it for such things), and `render` takes it away.
