@@ -10,7 +10,6 @@ from typing import Any, Literal
 from msgspec import Struct, convert, to_builtins
 from msgspec.structs import replace
 
-from clinvk import placeholders
 from clinvk.errors import ConfigError
 from clinvk.redact import redact
 
@@ -55,6 +54,15 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dry_run: bool = False
     redacted: bool = False  # it held a secret, and was kept without
     place: str = ""  # in the file, for messages
+
+    @property
+    def titled(self) -> str:
+        """Its place, and its name where it has one, for messages."""
+        if not self.place or self.name.isdigit():
+            return self.place
+        name = redact(self.name)
+        short = name if len(name) <= NAME_KEPT else name[:NAME_KEPT] + "…"
+        return f"{self.place} {short!r}"
 
     @property
     def musts(self) -> tuple[int, ...]:
@@ -129,115 +137,10 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 def checked(plan: Plan) -> Plan:
-    """The plan with a key for each task. Raises `ConfigError` where it has none, or where what
-    they need goes round in a circle."""
+    """The plan with a key for each task. Raises `ConfigError` where it has none."""
     if not plan.tasks:
         raise ConfigError(f"{plan.source or plan.kind}: there are no tasks", "write at least one")
-    _check_order(plan)
     return replace(plan, tasks=tuple(_with_keys(plan.tasks)))
-
-
-def link(tasks: list[Task], needs: list[list[str]], previous: list[int | None]) -> list[Task]:
-    """The tasks with positions for the names of what they need, and for those in their prompts.
-    Raises `ConfigError`."""
-    by_name: dict[str, list[int]] = {}
-    for i, task in enumerate(tasks):
-        by_name.setdefault(task.name, []).append(i)
-    return [_linked(task, i, needs[i], previous[i], by_name) for i, task in enumerate(tasks)]
-
-
-def _linked(
-    task: Task, position: int, needs: list[str], previous: int | None, by_name: dict[str, list[int]]
-) -> Task:
-    wanted = [i for name in needs for i in _called(name, task, by_name, "needs")]
-    known: dict[str, int] = {}
-    strict = tuple(dict.fromkeys(wanted)) if previous is not None else ()
-    task = replace(task, previous=previous, strict=strict)
-    for name in placeholders.names(task.prompt) if task.template else ():
-        known[name] = _meant(name, task, position, previous, by_name)
-    wanted += [i for i in known.values() if i not in wanted]
-    return replace(task, needs=tuple(dict.fromkeys(wanted)), known=known, previous=previous)
-
-
-def _meant(
-    name: str, task: Task, position: int, previous: int | None, by_name: dict[str, list[int]]
-) -> int:
-    """The task that `{{name}}` is about."""
-    if name in OF_PREVIOUS:
-        if previous is None:
-            raise ConfigError(
-                f"{task.place}: {{{{{name}}}}}: nothing comes before {task.name!r}",
-                "only later steps of a chain can name what came before",
-            )
-        return previous
-    found = REFERENCE.fullmatch(name)
-    if found is None:
-        raise _unknown(name, task, by_name)
-    meant = _called(found.group(1), task, by_name, f"{{{{{name}}}}}")
-    if len(meant) > 1:
-        raise ConfigError(
-            f"{task.place}: {{{{{name}}}}}: there are {len(meant)} tasks called {found.group(1)!r}",
-            'give each a name of its own: name: "review {{file}}"',
-        )
-    if meant[0] == position:
-        raise ConfigError(f"{task.place}: {{{{{name}}}}}: {task.name!r} names itself")
-    return meant[0]
-
-
-def _unknown(name: str, task: Task, by_name: Mapping[str, Any]) -> ConfigError:
-    from difflib import get_close_matches  # only on the way to an error
-
-    of_chains = [*OF_PREVIOUS] if task.previous is not None else []
-    words = [*of_chains, *(f"tasks.{n}.output" for n in by_name)]
-    near = get_close_matches(name, words, n=1)
-    meant = f"; did you mean {{{{{near[0]}}}}}?" if near else ""
-    some = ", ".join(f"{{{{{word}}}}}" for word in words[:3])
-    return ConfigError(
-        f"{task.place}: unknown name {{{{{name}}}}}{meant}",
-        f"it may be a name of the matrix, or of {some} …; to write two braces as they are: \\{{{{",
-    )
-
-
-def _called(name: str, task: Task, by_name: Mapping[str, list[int]], where: str) -> list[int]:
-    if name in by_name:
-        return by_name[name]
-    from difflib import get_close_matches  # only on the way to an error
-
-    near = get_close_matches(name, list(by_name), n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(
-        f"{task.place}: {where}: there is no task {name!r}{meant}",
-        f"the tasks are: {', '.join(list(by_name)[:20])}",
-    )
-
-
-def _check_order(plan: Plan) -> None:
-    """Raise `ConfigError` that names a circle, where there is one."""
-    state = [0] * len(plan.tasks)  # 1: being looked at, 2: fine
-    for start, task in enumerate(plan.tasks):
-        if not task.needs:
-            state[start] = 2
-        if state[start]:
-            continue
-        path = [(start, iter(task.needs))]
-        state[start] = 1
-        while path:
-            at, rest = path[-1]
-            following = next(rest, None)
-            if following is None:
-                state[at] = 2
-                path.pop()
-            elif state[following] == 1:
-                trail = [i for i, _ in path]
-                circle = [*trail[trail.index(following) :], following]
-                names = " needs ".join(repr(plan.tasks[i].name) for i in circle)
-                raise ConfigError(
-                    f"{plan.source or plan.kind}: the tasks wait for each other: {names}",
-                    "take one of these needs away",
-                )
-            elif state[following] == 0:
-                state[following] = 1
-                path.append((following, iter(plan.tasks[following].needs)))
 
 
 def _with_keys(tasks: Iterable[Task]) -> Iterable[Task]:

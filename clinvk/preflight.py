@@ -61,7 +61,7 @@ def survey(plan: Plan, dispatcher: Dispatcher) -> Checked:
         try:
             asks.append(checker.ask(task))
         except ClinvkError as error:
-            where = f"{task.place}: " if task.place else ""
+            where = f"{task.titled}: " if task.place else ""
             problems[i] = type(error)(f"{where}{error.message}", error.hint)
             asks.append(Ask(backend=task.backend or "-"))
     if not problems:

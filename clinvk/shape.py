@@ -17,12 +17,14 @@ T = TypeVar("T", bound=Struct)
 
 
 class ShapeError(ValueError):
-    """What is wrong at `path`, a dotted place such as `backends.claude.model`."""
+    """What is wrong at `path`, a dotted place such as `backends.claude.model`; and the way out,
+    where that is not plain."""
 
-    def __init__(self, path: tuple[str | int, ...], problem: str) -> None:
+    def __init__(self, path: tuple[str | int, ...], problem: str, hint: str | None = None) -> None:
         super().__init__(f"{dotted(path)}: {problem}" if path else problem)
         self.path = path
         self.problem = problem
+        self.hint = hint
 
 
 def dotted(path: tuple[str | int, ...]) -> str:

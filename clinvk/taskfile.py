@@ -19,7 +19,8 @@ from msgspec.structs import replace
 
 from clinvk import durations, halting, placeholders, yamls
 from clinvk.errors import ConfigError
-from clinvk.plan import Budget, Halt, Limits, Plan, Rules, Task, checked, link
+from clinvk.linking import Said, TaskMistake, link
+from clinvk.plan import Budget, Halt, Limits, Plan, Rules, Task, checked
 from clinvk.shape import ShapeError, build, convert, dotted
 from clinvk.taskformats import COLUMNS, KEYS
 from clinvk.taskkeys import NOT_OF_ONE, NUMBERS, OPTIONS, SAME, Scalar, Whole, Written
@@ -41,12 +42,22 @@ class Defaults(Struct, frozen=True, kw_only=True):
 
 def plan_of(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "") -> Plan:
     """The plan that the data is. Raises `ConfigError` that names the place."""
+    reader = _Reader(source, kind, defaults)
     try:
-        return _Reader(source, kind, defaults).plan(data)
+        return reader.plan(data)
     except ShapeError as error:
-        line = yamls.line_of(text, error.path) if text else None
-        where = f"{source}: line {line}" if line else source
-        raise ConfigError(f"{where}: {error}", KEYS) from error
+        where = _with_line(source, text, error.path)
+        raise ConfigError(f"{where}: {error}", error.hint or KEYS) from error
+    except TaskMistake as error:
+        task, path = reader.tasks[error.position], reader.paths[error.position]
+        where = _with_line(source, text, (*path, error.key))
+        told = task.titled.removeprefix(source)
+        raise ConfigError(f"{where}{told}: {error}", error.hint) from error
+
+
+def _with_line(source: str, text: str, path: tuple[str | int, ...]) -> str:
+    line = yamls.line_of(text, path) if text else None
+    return f"{source}: line {line}" if line else source
 
 
 def rules_of(data: Mapping[str, Any], source: str, defaults: Defaults) -> Rules:
@@ -64,23 +75,23 @@ class _Reader:
         self.defaults = defaults
         self.cwd = Path.cwd()
         self.files: dict[str, str] = {}  # read once, though many tasks name them
+        self.tasks: list[Task] = []
+        self.paths: list[tuple[str | int, ...]] = []  # where each of them was written
 
     def plan(self, data: Any) -> Plan:
         whole, entries, where = self._whole(data)
-        tasks: list[Task] = []
-        needs: list[list[str]] = []
-        previous: list[int | None] = []
+        said: list[Said] = []
         for number, entry in enumerate(entries):
             path = (where, number)
             with _told_where_written(whole, entry, path):
                 for written, variables, general in self._written(entry, whole, path):
-                    task = self._task(written, variables, path, len(tasks))
+                    task = self._task(written, variables, path, len(said))
                     droppable = tuple(dict.fromkeys(OPTIONS[k] for k in general if k in OPTIONS))
-                    tasks.append(replace(task, droppable=droppable))
-                    needs.append(_list(written.needs))
-                    is_later = self.kind == "chain" and len(tasks) > 1
-                    previous.append(len(tasks) - 2 if is_later else None)
-        linked = link(tasks, needs, previous)
+                    soft = self.kind == "chain" and not whole.stop_on_failure and bool(said)
+                    self.tasks.append(replace(task, droppable=droppable, soft=soft))
+                    self.paths.append(path)
+                    said.append(Said(_list(written.needs), tuple(variables)))
+        linked = link(self.tasks, said, chain=self.kind == "chain")
         if self.kind == "chain":
             linked = [_step(whole, linked, i) for i in range(len(linked))]
         rules = self.rules(whole)
@@ -272,7 +283,6 @@ def _step(whole: Whole, tasks: list[Task], i: int) -> Task:
     return replace(
         task,
         needs=needs,
-        soft=not whole.stop_on_failure,
         cwd=cwd,
         continues=i - 1 if whole.pass_session else None,
     )

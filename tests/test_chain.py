@@ -45,12 +45,12 @@ def test_a_step_knows_what_came_before(desk: Desk):
         {"name": "first", "prompt": "a"},
         {"name": "the second", "prompt": "b {{previous}}", "backend": "other"},
         "c {{previous}} {{steps.first.output}} {{tasks.first.output}} {{session}}",
-        "d {{steps.the second.session}} {{steps.the second.backend}} {{steps.first.error}}.",
+        "d {{steps.the second.session}} {{steps.the second.backend}}.",
     ]
     data = chain(desk, steps)
     id_ = data["id"]
     assert desk.starts() == [
-        "a", "b <a>", f"c <b <a>> <a> <a> {id_}.the-second", f"d {id_}.the-second other .",
+        "a", "b <a>", f"c <b <a>> <a> <a> {id_}.the-second", f"d {id_}.the-second other.",
     ]  # fmt: skip
     assert (data["state"], data["kind"], data["source"]) == ("done", "chain", "chain.yaml")
 
@@ -67,10 +67,17 @@ def test_what_a_step_answers_names_nothing(desk: Desk):
     [
         (["{{previous}}"], "nothing comes before"),
         (["a", "{{previuos}}"], "did you mean {{previous}}?"),
-        (["a", "{{steps.b.output}}"], "there is no task 'b'"),
+        (["a", "{{steps.b.output}}"], "there is no step 'b'"),
         (["a", "{{steps.1.answer}}"], "unknown name {{steps.1.answer}}"),
-        ([{"name": "a", "prompt": "{{steps.b.output}}"}, {"name": "b", "prompt": "b"}], "wait for"),
-        ([{"name": "a", "prompt": "a"}] * 2 + ["{{steps.a.output}}"], "2 tasks called 'a'"),
+        (
+            [{"name": "a", "prompt": "{{steps.b.output}}"}, {"name": "b", "prompt": "b"}],
+            "chain.yaml: line 1: steps[0] 'a': {{steps.b.output}}: step 'b' comes after 'a'",
+        ),
+        ([{"name": "a", "prompt": "a", "needs": "2"}, "b"], "needs: step '2' comes after 'a'"),
+        (["a", {"name": "b", "prompt": "b", "needs": "b"}], "needs: 'b' names itself"),
+        (["a", "{{stps.1.output}}"], "did you mean {{steps.1.output}}?"),
+        (["a", "{{steps.1.error}}"], "{{steps.1.error}} is always empty: '2' is only run when '1'"),
+        ([{"name": "a", "prompt": "a"}] * 2 + ["{{steps.a.output}}"], "2 steps called 'a'"),
         ([], "there are no steps"),
         ([{"name": "a"}], "missing key 'prompt'"),
     ],
@@ -130,6 +137,14 @@ def test_a_failure_ends_nothing_where_the_chain_says_so(desk: Desk):
     assert states(data) == ["failed", "done", "done"]
     assert desk.starts() == ["bad a", "b boom", "c"]
     assert data["exit_code"] == 1
+
+
+def test_what_a_step_needs_has_no_error_that_it_could_name(desk: Desk):
+    steps = ["a", {"prompt": "{{steps.1.error}}", "needs": ["1"]}]
+    path = desk.file({"steps": steps, "stop_on_failure": False})
+    done = desk.clinvk("chain", path)
+    assert (done.returncode, "{{steps.1.error}} is always empty" in done.stderr) == (3, True)
+    assert "out of its `needs`" in done.stderr
 
 
 def test_what_a_step_says_that_it_needs_has_to_succeed_even_then(desk: Desk):

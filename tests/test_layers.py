@@ -27,7 +27,7 @@ LAYERS = [
     },
     {"extras", "config", "messages", "session"},
     {"page", "plan", "outcome"},
-    {"halting", "pacing", "hiding", "spending", "taskkeys"},
+    {"halting", "pacing", "hiding", "linking", "spending", "taskkeys"},
     {"availability", "taskformats", "folding"},
     {"analysis", "autosave", "context", "conversation", "sharing", "natives", "manifest"},
     {"command", "store", "catalog", "reader", "taskfile"},

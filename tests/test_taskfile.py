@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from clinvk import config, placeholders, preflight, taskfile, taskformats
@@ -325,6 +325,7 @@ VALUES = st.text("ab{}\\ \n", max_size=8)
 
 
 @given(TEXTS, VALUES, TEXTS)
+@example("{{\n", "", "}}")
 def test_what_was_put_in_names_nothing(before: str, value: str, after: str):
     # A letter between, so that the text around it is what it is.
     whole = f"{before}x{{{{put}}}}x{after}"
@@ -465,13 +466,25 @@ def test_a_long_row_of_needs_is_no_problem():
     ("[{name: one, prompt: x}, {prompt: x, needs: [noe]}]", "tasks[1]: needs: there is no task 'noe'; did you mean 'one'?"),
     ("[{name: one, prompt: x}, {prompt: 'see {{tasks.oen.output}}'}]", "did you mean 'one'?"),
     ("[{name: one, prompt: x}, {prompt: 'see {{tasks.one.otput}}'}]", "unknown name {{tasks.one.otput}}; did you mean {{tasks.one.output}}?"),
-    ("matrix: {file: [a]}\ntasks: ['read {{fiel}}']", "unknown name {{fiel}}"),
+    ("matrix: {file: [a]}\ntasks: ['read {{fiel}}']", "t.yaml: line 2: tasks[0]: unknown name {{fiel}}; did you mean {{file}}?"),
+    ("matrix: {file: [a]}\ntasks:\n- name: see {{file}}\n  prompt: |\n   read\n   {{fiel}}", "line 4: tasks[0] 'see a': unknown name {{fiel}}; did you mean {{file}}?"),
+    ("tasks:\n- prompt: x\n- name: two\n  prompt: y\n  needs: [1, noe]", "line 5: tasks[1].needs[0]: expected text"),
+    ("tasks:\n- prompt: x\n- name: two\n  prompt: y\n  needs: [noe]", "t.yaml: line 5: tasks[1] 'two': needs: there is no task 'noe'"),
+    ("tasks:\n- {name: a, prompt: x}\n- {name: me, prompt: y, needs: me}", "line 3: tasks[1] 'me': needs: 'me' names itself"),
+    ("tasks:\n- x\n- {name: a, prompt: x, needs: b}\n- {name: b, prompt: x, needs: a}", "t.yaml: line 3: tasks[1] 'a': the tasks wait for each other: 'a' needs 'b' needs 'a'"),
+    ("[{name: a, prompt: x}, 'mend {{tasks.a.error}}']", "{{tasks.a.error}} is always empty: '2' is only run when 'a' has succeeded"),
     ("[{name: me, prompt: '{{tasks.me.output}}'}]", "'me' names itself"),
     ("[{name: a, prompt: x}, {name: a, prompt: y}, 'see {{tasks.a.output}}']", "there are 2 tasks called 'a'"),
     ("['{{previous}}', {prompt: '{{previous}} {{tasks.1.output}}'}]", "nothing comes before"),
 ])  # fmt: skip
 def test_a_mistake_is_told_with_its_place(text: str, said: str):
     assert said in mistake(text)
+
+
+def test_a_hint_lists_what_could_have_been_named():
+    with pytest.raises(ConfigError) as caught:
+        plan_of("file,lang,prompt\na,b,{{x}}\n", "t.csv")
+    assert (caught.value.hint or "").startswith("it may be: {{file}}, {{lang}}; ")
 
 
 @pytest.mark.parametrize(("text", "said"), [
@@ -574,6 +587,8 @@ def test_an_unknown_backend_is_named_with_its_place(clinvk: CommandLine):
     done = clinvk("parallel", stdin="[{prompt: x, backend: clade}]")
     assert done.returncode == 2
     assert "stdin: tasks[0]: unknown backend 'clade'" in done.stderr
+    done = clinvk("parallel", stdin="[{name: mine, prompt: x, backend: clade}]")
+    assert "stdin: tasks[0] 'mine': unknown backend 'clade'" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["tasks: [", "tasks: [{promt: x}]", "", "\xff"])
