@@ -8,7 +8,7 @@ import random
 import anyio
 from msgspec.structs import replace
 
-from clinvk import pacing
+from clinvk import durations, pacing
 from clinvk.messages import Failure
 from clinvk.plan import Rules
 
@@ -53,6 +53,19 @@ class Availability:
     def waits_for(self, backend: str) -> pacing.Pause | None:
         """The pause that was too long to wait for its end."""
         return self._pauses.get(backend) if backend in self._closed else None
+
+    def instead(self, backend: str) -> str:
+        """What is done about its limit, where its end is not just waited for."""
+        if self.limits.action == "fail":
+            return "nothing more is started there"
+        if self._can_switch(backend):
+            return (
+                f"{' or '.join(n for n in self.limits.to if n != backend)} is used while it lasts"
+            )
+        if backend in self._closed and self.limits.max_wait is not None:
+            most = durations.brief(self.limits.max_wait)
+            return f"its end is not waited for: that would take more than {most} (max_wait)"
+        return ""
 
     def open_again(self) -> None:
         """Pauses that are over are no more. How many there were is only forgotten after a

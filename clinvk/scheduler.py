@@ -47,6 +47,7 @@ class Change(Struct, frozen=True, kw_only=True):
     event: Event | None = None
     until: datetime | None = None
     message: str = ""
+    instead: str = ""  # of waiting for the end of a limit: what is done
 
 
 class Worker:
@@ -355,7 +356,10 @@ class Scheduler:
             stands = replace(outcome, state="waiting")
         else:
             stands = replace(outcome, state="queued", error=replace(failure, retry_at=pause.at))
-        return Change(kind="limit", outcome=stands, until=pause.at, message=failure.message)
+        return Change(
+            kind="limit", outcome=stands, until=pause.at, message=failure.message,
+            instead=self._backends.instead(outcome.backend or ""),
+        )  # fmt: skip
 
     def _free_dependents(self, i: int) -> None:
         """Start what waited for this task alone, or say that it will not be run."""
@@ -459,7 +463,10 @@ def _told_of(wait: Change | None) -> dict[str, Any] | None:
     """What a journal keeps of it, for who watches the run from elsewhere."""
     if wait is None or wait.until is None:
         return None
-    return {"kind": wait.kind, "until": wait.until.isoformat(), "message": wait.message}
+    return {
+        "kind": wait.kind, "until": wait.until.isoformat(), "message": wait.message,
+        "instead": wait.instead,
+    }  # fmt: skip
 
 
 @contextmanager

@@ -274,6 +274,19 @@ def test_what_waits_says_until_when():
     assert [line[0] for line in stage.frame[1:]] == ["•", "•", "…"]
 
 
+def test_what_is_done_about_a_limit_is_told_once_above_the_board():
+    stage = Stage(120)
+    stage.start("one", "two")
+    for i in range(2):
+        outcome = Outcome(index=i, name=str(i), backend="claude", attempts=1, state="failed")
+        until = NOON + timedelta(minutes=12)
+        stage.board.observe(
+            Change(kind="limit", outcome=outcome, until=until, instead="nobody waits")
+        )
+    stage.board.close()
+    assert stage.stream.getvalue().count("claude: limit reached; nobody waits") == 1
+
+
 def test_failures_are_seen_longer_than_successes():
     stage = Stage()
     stage.start(total=50)

@@ -167,6 +167,21 @@ def test_exit_codes(clinvk: CommandLine, fake: Home):
     assert code("limit", limit_wait="10m", flags=("--max-wait", "1m")) == 75
 
 
+def test_what_is_done_about_a_limit_is_told_once(clinvk: CommandLine, fake: Home):
+    def told(*flags: str, **more: Any) -> list[str]:
+        text = tasks("limit a", "limit b", max_parallel=2, **more)
+        lines = clinvk("parallel", *flags, stdin=text).stderr.splitlines()
+        return [line for line in lines if "limit reached; " in line]
+
+    for quiet in ((), ("-q",)):
+        (line,) = told(*quiet, "--on-limit", "fail")
+        assert line == "clinvk: fake: limit reached; nothing more is started there"
+        (line,) = told(*quiet, "--max-wait", "5s")
+        assert "its end is not waited for: that would take more than 5.0 s (max_wait)" in line
+        (line,) = told(*quiet, "--on-limit", "switch:echo")
+        assert line == "clinvk: fake: limit reached; echo is used while it lasts"
+
+
 def test_nothing_to_run_is_told(clinvk: CommandLine):
     done = clinvk("parallel", stdin="")
     assert done.returncode == 3

@@ -60,6 +60,7 @@ class Board:
         self._tally = Tally()
         self._rows = Rows()
         self._pauses: dict[str, datetime | None] = {}
+        self._limits: set[str] = set()  # what was said of them
         self._last: list[Outcome] = []
         self._name_width, self._doing_width = 4, 11  # `silent 40 s`
         self._above: list[str] = []
@@ -156,6 +157,9 @@ class Board:
         if change.kind == "limit":
             row.doing = f"waiting for limit until {_clock(change.until)}"
             self._pauses[outcome.backend or "-"] = change.until
+            if change.instead and (text := happened(change)) and text not in self._limits:
+                self._limits.add(text)
+                self._above.append(text)
         else:
             row.doing = f"retry at {_clock(change.until, '%H:%M:%S')}"
             row.why = outcome.error.message if outcome.error else ""

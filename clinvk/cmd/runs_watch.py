@@ -141,6 +141,7 @@ def _wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
             outcome=from_summary(outcomes[line["task"]], line),
             until=datetime.fromisoformat(wait["until"]),
             message=str(wait.get("message") or ""),
+            instead=str(wait.get("instead") or ""),
         )
     except (KeyError, TypeError, ValueError):
         return None

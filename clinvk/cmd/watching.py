@@ -76,10 +76,14 @@ def viewer_for(view: View) -> Any:
 
 
 class Silent:
-    """Nothing, until the end."""
+    """Nothing, until the end; but limits, or it would seem to hang."""
+
+    _limits: frozenset[str] = frozenset()  # what was said of them: several tasks meet the same one
 
     def observe(self, change: Change) -> None:
-        if change.kind == "limit" and (text := happened(change)):  # else it would seem to hang
+        text = happened(change) if change.kind == "limit" else None
+        if text and text not in self._limits:
+            self._limits |= {text}
             self.say(text)
 
     def begin(self, run: PlanRun) -> None:
@@ -123,6 +127,8 @@ class Plain(Silent):
         elif change.kind == "started" and o:
             again = f" (attempt {o.attempts})" if o.attempts > 1 else ""
             self.printer.notice(f"{one_line(o.name)}: started on {o.backend}{again}")
+        elif change.kind == "limit":
+            super().observe(change)
         elif text := happened(change):
             self.printer.notice(text)
 
@@ -258,7 +264,8 @@ def happened(change: Change) -> str | None:
         why = o.error.message if o.error else ""
         return f"{one_line(o.name)}: {one_line(why)[:120]}; again at {_clock(change.until)}"
     if change.kind == "limit" and o and change.until:
-        return f"{o.backend}: limit reached; nothing is started there until {_clock(change.until)}"
+        then = change.instead or f"nothing is started there until {_clock(change.until)}"
+        return f"{o.backend}: limit reached; {then}"
     if change.kind == "notice" and o:
         return f"{one_line(o.name)}: {one_line(change.message)}"
     if change.kind == "event" and o and change.event and change.event.type == "notice":
