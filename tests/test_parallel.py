@@ -124,12 +124,42 @@ def test_a_dry_run_lists_the_tasks_and_leaves_nothing(clinvk: CommandLine, fake:
     assert done.returncode == 0
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows[1] == ["a", "fake", "-", "model=m", "one", "a"]
-    assert rows[3] == ["3", "echo", "a,", "b", "-", "two"]
+    assert rows[3] == ["3", "echo", "a,", "b", "env=TOK", "two"]
     data = clinvk.json("parallel", "--dry-run", "--json", stdin=text)
     assert data["tasks"][2]["needs"] == ["a", "b"]
     assert data["tasks"][2]["env"] == {"TOK": "***"} or "user" not in str(data["tasks"][2]["env"])
     assert sorted(p for p in fake.path.rglob("*")) == before
     assert clinvk("parallel", "--dry-run", stdin='[{"prompt": "x", "backend": "no"}]').returncode == 2  # fmt: skip
+
+
+def test_a_dry_run_tells_all_that_is_said_of_the_tasks(clinvk: CommandLine, fake: Home):
+    (fake.work / "here").mkdir()
+    said = {"timeout": 90, "stall_timeout": "1m", "workdir": "here", "tags": ["a", "b"], "retries": 2,
+            "env": {"TOKEN": "${MINE}", "PLAIN": "value-of-it"}, "model": "m", "idempotent": True}  # fmt: skip
+    text = tasks("one", max_parallel=7, budget={"tokens": 1000}, on_limit="fail")
+    text = json.dumps({**json.loads(text), "tasks": [{"prompt": "x", **said}, {"prompt": "y"}]})
+    done = clinvk("parallel", "--dry-run", stdin=text, env={"MINE": "the-secret-of-it"})
+    _, first, second, _, rules = done.stdout.splitlines()
+    for word in ("timeout=90", "stall_timeout=60", f"workdir={fake.work / 'here'}", "tags=a,b",
+                 "retries=2", "env=TOKEN,PLAIN", "model=m", "idempotent=True"):  # fmt: skip
+        assert word in first.split(), first
+    assert second.split() == ["2", "fake", "-", "-", "y"]
+    assert rules == "2 tasks, 7 at a time; budget=tokens:1000 on_limit=fail"
+    printed = clinvk(
+        "parallel", "--dry-run", "--json", stdin=text, env={"MINE": "the-secret-of-it"}
+    )
+    for output in (done.stdout, printed.stdout):
+        assert "the-secret-of-it" not in output
+        assert "value-of-it" not in output
+    data = json.loads(printed.stdout)
+    assert data["rules"]["max_parallel"] == 7
+    assert data["rules"]["limits"]["action"] == "fail"
+    task = data["tasks"][0]
+    assert (task["timeout"], task["stall_timeout"], task["retries"]) == (90, 60, 2)
+    assert (task["workdir"], task["tags"]) == (str(fake.work / "here"), ["a", "b"])
+    assert ({*task["env"]}, task["idempotent"]) == ({"TOKEN", "PLAIN"}, True)
+    usual = clinvk.json("parallel", "--dry-run", "--json", stdin=tasks("one"))
+    assert usual["rules"]["max_parallel"] == 3
 
 
 def test_a_folder_of_outputs(clinvk: CommandLine, fake: Home):

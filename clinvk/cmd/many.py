@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
+from msgspec.structs import asdict
 
 from clinvk.clean import one_line
 from clinvk.cmd import show, summary
@@ -21,7 +22,7 @@ from clinvk.outcome import RunResult
 if TYPE_CHECKING:
     from clinvk.config import Loaded
     from clinvk.dispatcher import Dispatcher
-    from clinvk.plan import Plan
+    from clinvk.plan import Plan, Rules
     from clinvk.planrun import PlanRun
     from clinvk.reports import Wanted
     from clinvk.runs import RunFolder
@@ -125,7 +126,7 @@ def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
     tasks = [_as_dry(plan, i, ask.backend) for i, ask in enumerate(checked.asks)]
     if view.format != "text":
         show.print_json(
-            {"version": 1, "kind": plan.kind, "rules": to_builtins(plan.rules), "tasks": tasks}
+            {"version": 1, "kind": plan.kind, "rules": _rules(plan.rules), "tasks": tasks}
         )
         return 0
     rows = [
@@ -133,12 +134,16 @@ def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
             t["name"],
             t["backend"],
             ", ".join(t["needs"]) or "-",
-            " ".join(f"{k}={_short(v)}" for k, v in t["options"].items()) or "-",
+            _told(t, plan.rules) or "-",
             t["prompt"],
         ]
         for t in tasks
     ]
-    show.print_table(["TASK", "BACKEND", "NEEDS", "OPTIONS", "PROMPT"], rows)
+    show.print_table(
+        ["TASK", "BACKEND", "NEEDS", "OPTIONS", "PROMPT"], rows,
+        shrinks=["PROMPT", "OPTIONS", "TASK"], spared=["NEEDS", "PROMPT", "OPTIONS"],
+    )  # fmt: skip
+    print("\n" + _rules_told(plan))
     for text in checked.notices:
         printer.notice(text)
     return 0
@@ -164,12 +169,59 @@ def _as_dry(plan: Plan, i: int, backend: str) -> dict[str, Any]:
         "tags": list(task.tags),
         "title": task.title,
         "meta": task.meta,
+        "idempotent": task.idempotent,
+        "lenient": task.lenient,
+        "dry_run": task.dry_run,
     }
 
 
-def _short(value: Any) -> str:
-    text = one_line(value if isinstance(value, str) else str(value))
-    return text if len(text) <= 24 else text[:23] + "…"
+def _told(task: dict[str, Any], rules: Rules) -> str:
+    """What is said of the task, and not of all of them: `model=m timeout=60 env=TOKEN`."""
+    names = ("args", "workdir", "timeout", "stall_timeout", "retries", "tags", "title", "meta",
+             "idempotent", "lenient", "dry_run")  # fmt: skip
+    said = {**task["options"], **{name: task[name] for name in names}, "env": list(task["env"])}
+    if said["retries"] == rules.retries:
+        del said["retries"]
+    return _as_words(said)
+
+
+def _rules_told(plan: Plan) -> str:
+    """`40 tasks, 3 at a time`, and which rules are not the usual ones, as a file says them."""
+    from clinvk import halting
+
+    said = to_builtins(plan.rules)  # without the usual ones
+    said.pop("max_parallel", None)
+    limits, halt = said.pop("limits", {}), plan.rules.halt
+    said["halt"] = halting.text(halt) if halt.when != "never" else None
+    if "action" in limits:
+        said["on_limit"] = ":".join([limits["action"], *limits.get("to", ())])
+    said |= {"limit_wait": limits.get("first_wait"), "max_wait": limits.get("max_wait")}
+    count = len(plan.tasks)
+    words = f"{count} task{'s' * (count != 1)}, {plan.rules.max_parallel} at a time"
+    return f"{words}; {told}" if (told := _as_words(said)) else words
+
+
+def _rules(rules: Rules) -> dict[str, Any]:
+    """All of them; as they are kept, the usual ones are left out."""
+    return {k: asdict(v) if isinstance(v, Struct) else v for k, v in asdict(rules).items()}
+
+
+def _as_words(said: dict[str, Any]) -> str:
+    """`name=value` of each that is there."""
+    return " ".join(
+        f"{k}={_word(v)}" for k, v in said.items() if v not in (None, False, "", [], {})
+    )
+
+
+def _word(value: Any) -> str:
+    match value:
+        case float():
+            return f"{value:g}"
+        case list() | tuple():
+            return ",".join(map(_word, value))
+        case dict():
+            return ",".join(f"{k}:{_word(v)}" for k, v in value.items())
+    return one_line(str(value))
 
 
 def execute(dispatcher: Dispatcher, plan: Plan, view: View, reports: list[Wanted]) -> int:
