@@ -70,11 +70,12 @@ class _Linker:
         found = REFERENCE.fullmatch(name)
         if found is None:
             raise self._unknown(name, i, said)
-        meant = self._called(found[1], i, "prompt", _braced(name))
+        called = found[1].strip()  # as names of tasks are
+        meant = self._called(called, i, "prompt", _braced(name))
         if len(meant) > 1:
             raise TaskMistake(
                 i, "prompt",
-                f"{_braced(name)}: there are {len(meant)} {self.kind}s called {found[1]!r}",
+                f"{_braced(name)}: there are {len(meant)} {self.kind}s called {called!r}",
                 'give each a name of its own: name: "review {{file}}"',
             )  # fmt: skip
         if found[2] == "error":

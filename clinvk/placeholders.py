@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 # Braces that are escaped are read first: in `\{{{x}}` nothing is named.
 _TOKEN = re.compile(r"(?P<escaped>\\\{\{)|\{\{\s*(?P<name>[A-Za-z_][^{}\n\ufdd0]*?)\s*\}\}")
+# A name that may have other names in it: `{{tasks.review {{file}}.output}}`.
+_WITH_INNER = re.compile(
+    r"\\\{\{|\{\{\s*(?P<name>[A-Za-z_]"
+    r"(?:[^{}\n\ufdd0]|\{\{\s*[A-Za-z_][^{}\n\ufdd0]*\}\})*)\}\}"
+)
 _ESCAPED = "\\{{"
 _OPEN = re.compile(r"\{\{\s*[^{}\n\ufdd0]*$")  # blanks may be lines, as in `_TOKEN`
 
@@ -30,7 +34,27 @@ def names(text: str) -> list[str]:
 
 def mentions(text: str, begins: tuple[str, ...]) -> bool:
     """Whether the text has a name that begins so, or had one if its braces were not escaped."""
-    return any(name.startswith(begins) for name in names(text.replace(_ESCAPED, "{{")))
+    found = names(fill_inner(unescaped(text), begins, str))
+    return any(name.startswith(begins) for name in found)
+
+
+def unescaped(text: str) -> str:
+    """The text as if none of its braces were escaped."""
+    return text.replace(_ESCAPED, "{{")
+
+
+def fill_inner(text: str, begins: tuple[str, ...], value: Value) -> str:
+    """The text with a value put in for what is named inside of a name that begins so. The value
+    becomes a part of that name: it must not have braces, or lines."""
+
+    def put_in(match: re.Match[str]) -> str:
+        name = match["name"] or ""
+        if "{{" not in name or not name.startswith(begins):
+            return match.group()
+        known = [(piece, inner and value(inner)) for piece, inner in _pieces(name)]
+        return "{{" + "".join(piece if v is None else v for piece, v in known) + "}}"
+
+    return _WITH_INNER.sub(put_in, text) if "{{" in text else text
 
 
 def fill(text: str, value: Value) -> str:
@@ -53,14 +77,10 @@ def render(text: str, value: Callable[[str], str]) -> str:
     return "".join(pieces)
 
 
-def fill_all(data: Any, values: Mapping[str, str]) -> Any:
-    """A structure of mappings and lists with the names put in that have a value, in each of its
-    texts; what else stands in braces there stays."""
-    if isinstance(data, str):
-        return "".join(values.get(name or "", piece) for piece, name in _meant(data))
-    if isinstance(data, Mapping):
-        return {key: fill_all(value, values) for key, value in data.items()}
-    return [fill_all(value, values) for value in data] if isinstance(data, list) else data
+def fill_text(text: str, values: Mapping[str, str]) -> str:
+    """The text as it is meant, with the names put in that have a value; what else stands in braces
+    there stays."""
+    return "".join(values.get(name or "", piece) for piece, name in _meant(text))
 
 
 def _pieces(text: str) -> Iterable[tuple[str, str | None]]:

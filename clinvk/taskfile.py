@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
-from clinvk import durations, halting, placeholders, yamls
+from clinvk import durations, halting, placeholders, tasktexts, yamls
 from clinvk.errors import ConfigError
 from clinvk.linking import Said, TaskMistake, link
 from clinvk.plan import Budget, Halt, Limits, Plan, Rules, Task, checked
@@ -26,8 +26,6 @@ from clinvk.taskformats import COLUMNS, KEYS
 from clinvk.taskkeys import NOT_OF_ONE, NUMBERS, OPTIONS, SAME, Scalar, Whole, Written
 
 MOST = 100_000  # tasks that a matrix may make: more is a slip
-
-OF_TASKS = ("tasks.", "steps.")  # so begins what a prompt says of another task
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
@@ -141,13 +139,13 @@ class _Reader:
             count *= len(values)
         if count > MOST:
             raise ShapeError((*path, "matrix"), f"it makes {count:,} tasks; at most {MOST:,}")
+        chain = self.kind == "chain"
+        tasktexts.check(merged, [*columns, *axes], path, chain=chain)
         for chosen in itertools.product(*axes.values()):
             variables = {**columns, **{k: _text(v) for k, v in zip(axes, chosen, strict=True)}}
-            filled = merged
+            filled = tasktexts.filled(merged, variables, path, chain=chain)
             if variables:
-                filled = _with_numbers(placeholders.fill_all(merged, variables))
-                if isinstance(prompt := merged.get("prompt"), str):  # may name other tasks, too
-                    filled["prompt"] = placeholders.fill(prompt, variables.get)
+                filled = _with_numbers(filled)
             yield build(Written, filled, path), variables, general
 
     def _task(
@@ -164,7 +162,7 @@ class _Reader:
             if prompt is not None:
                 raise ShapeError(path, "prompt and prompt_file exclude each other")
             prompt = self._read(written.prompt_file, (*path, "prompt_file"))
-            prompt = placeholders.fill(prompt, variables.get) if variables else prompt
+            prompt = tasktexts.prompt(prompt, variables, (*path, "prompt_file"))
         if prompt is None or not prompt.strip():
             raise ShapeError(
                 path, "missing key 'prompt'" if prompt is None else "the prompt is empty"
@@ -173,7 +171,7 @@ class _Reader:
             raise ShapeError((*path, "retries"), f"{written.retries} is too small")
         # Where nothing can be named, two braces are what they are.
         template = bool(variables or written.needs or self.kind == "chain")
-        template = template or placeholders.mentions(prompt, OF_TASKS)
+        template = template or placeholders.mentions(prompt, tasktexts.OF_TASKS)
         if template and not placeholders.names(prompt):
             prompt, template = placeholders.render(prompt, str), False
         return Task(

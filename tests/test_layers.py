@@ -28,7 +28,7 @@ LAYERS = [
     {"extras", "config", "messages", "session"},
     {"page", "plan", "outcome"},
     {"halting", "pacing", "hiding", "linking", "spending", "taskkeys"},
-    {"availability", "taskformats", "folding"},
+    {"availability", "taskformats", "tasktexts", "folding"},
     {"analysis", "autosave", "context", "conversation", "sharing", "natives", "manifest"},
     {"command", "store", "catalog", "reader", "taskfile"},
     {"process", "scratch", "forget", "chooser", "finder", "templates", "export", "settings"},

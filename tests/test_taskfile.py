@@ -376,6 +376,97 @@ def test_what_a_matrix_puts_in_holds_no_backslash_of_ours(key: str):
     assert (found[0] if key == "tags" else found) == "{{{raw}}} {{w}}"
 
 
+OTHERS = st.one_of(
+    VALUES, st.sampled_from(["tasks.x.output", "{{tasks.x.output}}", "x}} {{tasks.x"])
+)
+
+
+@given(OTHERS)
+def test_a_value_is_a_part_of_a_task_s_name_or_a_text_and_never_a_name(value: str):
+    tasks = [
+        {"name": "x", "prompt": "secret"},
+        {"name": "r {{f}}", "prompt": "review {{f}}", "matrix": {"f": [value]}},
+        {"prompt": "mend {{f}}: {{tasks.r {{f}}.output}}{{f}}", "matrix": {"f": [value]}},
+    ]
+    if set(value) & set("{}\n"):
+        with pytest.raises(ConfigError, match="cannot be a part of a task's name"):
+            taskfile.plan_of(tasks, "t", "parallel", Defaults())
+        return
+    plan = taskfile.plan_of(tasks, "t", "parallel", Defaults())
+    assert plan.tasks[2].needs == (1,)
+    said = placeholders.render(plan.tasks[2].prompt, lambda _: "fine")
+    assert said == f"mend {value}: fine{value}"
+
+
+def test_a_name_of_the_matrix_may_stand_in_the_name_of_a_task():
+    plan = plan_of("""
+        matrix: {f: [a, b]}
+        tasks:
+          - {name: "r {{f}}", prompt: "review {{f}}"}
+          - {name: "m {{f}}", prompt: "mend: {{ tasks.r {{ f }}.output }}"}
+          - {name: "c {{f}}", prompt: check, needs: ["r {{f}}"]}
+    """)
+    assert [t.needs for t in plan.tasks] == [(), (), (0,), (1,), (0,), (1,)]
+    assert plan.tasks[2].known == {"tasks.r a.output": 0}
+    assert rendered(plan.tasks[3]) == "mend: <tasks.r b.output>"
+
+
+def test_a_name_of_the_matrix_may_stand_in_that_of_a_step():
+    plan = plan_of("""
+        - {name: "r {{f}}", prompt: "review {{f}}", matrix: {f: [a, b]}}
+        - {name: "m {{f}}", prompt: "{{steps.r {{f}}.output}}", matrix: {f: [a, b]}}
+    """, kind="chain")  # fmt: skip
+    assert [t.known for t in plan.tasks[2:]] == [{"steps.r a.output": 0}, {"steps.r b.output": 1}]
+
+
+def test_an_escaped_name_of_a_task_is_text_also_with_a_name_in_it():
+    plan = plan_of(r"[{prompt: '\{{tasks.r {{f}}.output}}', matrix: {f: [a]}}]")
+    assert rendered(plan.tasks[0]) == "{{tasks.r a.output}}"
+
+
+@pytest.mark.parametrize(
+    "key", ["system_prompt", "title", "name", "workdir", "prompt_file", "model"]
+)
+def test_an_unknown_name_is_a_mistake_in_every_text(key: str):
+    text = f"- matrix: {{file: [1]}}\n  {key}: 'a {{{{fiel}}}}'\n"
+    said = mistake(text if key == "prompt_file" else f"{text}  prompt: x\n")
+    assert f"line 2: tasks[0].{key}: unknown name {{{{fiel}}}}; did you mean {{{{file}}}}?" in said
+
+
+def test_an_unknown_name_within_a_text_s_structure_is_told_with_its_place():
+    text = "matrix: {a: [1]}\ntasks:\n- prompt: x\n  meta:\n    why: [y, '{{b}}']\n"
+    assert "line 5: tasks[0].meta.why[1]: unknown name {{b}}" in mistake(text)
+    text = "matrix: {a: [1]}\ndefaults:\n  env: {A: '{{b}}'}\ntasks: [x]\n"
+    assert "line 3: defaults.env.A: unknown name {{b}}" in mistake(text)
+
+
+@pytest.mark.parametrize("more", ["", ", needs: [b]", ", matrix: {f: [1]}"])
+@pytest.mark.parametrize("key", ["system_prompt", "title"])
+def test_only_a_prompt_names_other_tasks(key: str, more: str):
+    text = f"[{{name: b, prompt: x}}, {{prompt: y, {key}: 'on {{{{tasks.b.output}}}}'{more}}}]"
+    said = mistake(text)
+    assert f"tasks[1].{key}: {{{{tasks.b.output}}}}: only a prompt can name" in said
+
+
+def test_only_a_prompt_names_what_came_before():
+    text = "[a, {prompt: b, system_prompt: 'after {{previous}}'}]"
+    assert "{{previous}}: only a prompt can name" in mistake(text, kind="chain")
+
+
+def test_other_braces_are_text_where_no_name_is_known():
+    title = "as {{.Name}}, {{ x }} and \\{{ y }}"
+    plan = plan_of(yaml.safe_dump([{"prompt": "x", "title": title}]))
+    assert plan.tasks[0].title == title
+    plan = plan_of(yaml.safe_dump([{"prompt": "x", "title": "\\{{tasks.a.output}}"}]))
+    assert plan.tasks[0].title == "{{tasks.a.output}}"
+
+
+def test_a_name_in_a_task_s_name_is_known_or_a_mistake():
+    assert "unknown name {{g}}" in mistake("[{prompt: '{{tasks.r {{g}}.output}}'}]")
+    text = "[{prompt: '{{tasks.r {{fil}}.output}}', matrix: {file: [1]}}]"
+    assert "unknown name {{fil}}; did you mean {{file}}?" in mistake(text)
+
+
 # Needs
 
 
