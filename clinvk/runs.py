@@ -133,9 +133,23 @@ class RunFolder:
         running = not ours and self.running() is not None
         lines = self._lines()
         try:
-            return fold(plan, lines, self.id, running=running), lines
+            return self._as_long_as(fold(plan, lines, self.id, running=running)), lines
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise self._damaged("journal.jsonl", f"{type(error).__name__}: {error}") from error
+
+    def _as_long_as(self, result: RunResult) -> RunResult:
+        """The result of a run that was cut off, with the time until its tasks were last heard of:
+        the journal says nothing between the start of a task and its end."""
+        if result.state != "interrupted" or result.ended_at is None:
+            return result
+        last = result.ended_at
+        for outcome in result.results:
+            if outcome.state == "indeterminate":
+                with suppress(OSError):  # it has said nothing
+                    heard = os.stat(self.events_path(outcome.index)).st_mtime
+                    last = max(last, datetime.fromtimestamp(heard, UTC))
+        more = (last - result.ended_at).total_seconds()
+        return replace(result, seconds=result.seconds + more, ended_at=last)
 
     def with_outputs(self, result: RunResult) -> RunResult:
         """The same, with what each task answered."""
@@ -203,7 +217,8 @@ class RunFolder:
         seconds are those for which somebody drove it), usage and cost. Raises `SessionError`."""
         if self.running() is None:
             # Where the ends do not fit together, the whole of it says what is wrong.
-            with suppress(KeyError, TypeError, ValueError, AttributeError):
+            with suppress(KeyError, TypeError, ValueError, AttributeError, OSError):
+                msgspec.json.decode((self.path / "plan.json").read_bytes(), type=Plan)
                 return {"id": self.id, **told_by(*_ends(self.path / "journal.jsonl"))}
         result = self.result()
         first, last = result.started_at, result.ended_at

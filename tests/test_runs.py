@@ -248,14 +248,36 @@ DAMAGE = {
 }  # fmt: skip
 
 
+def test_a_list_of_a_state_that_no_run_is_in_names_the_others(desk: Desk):
+    said = desk.clinvk("runs", "list", "--state", "running")
+    assert (said.stdout, "clinvk parallel" in said.stderr) == ("", True)
+    desk.made("a")
+    said = desk.clinvk("runs", "list", "--state", "running")
+    assert (said.returncode, said.stdout) == (0, "")
+    assert said.stderr == "no runs are running; see all: clinvk runs list\n"
+
+
+def test_a_killed_run_took_as_long_as_something_was_heard_of_it(desk: Desk):
+    driver, id_ = desk.begin("hold a", until="hold a")
+    kill(driver)
+    folder = desk.at(id_)
+    began = folder.result().started_at
+    assert began
+    heard = began.timestamp() + 90
+    os.utime(folder.events_path(0), (heard, heard))
+    (listed,) = desk.clinvk.json("runs", "list", "--json")["runs"]
+    assert (listed["state"], round(listed["total_duration_seconds"])) == ("interrupted", 90)
+    assert desk.clinvk("runs", "cancel", id_).returncode == 0
+    (listed,) = desk.clinvk.json("runs", "list", "--json")["runs"]
+    assert (listed["state"], round(listed["total_duration_seconds"])) == ("cancelled", 90)
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_run_is_named_and_hides_no_other_and_can_be_deleted(desk: Desk, damage: str):
     well, id_ = desk.made("a"), desk.made("b")
     name, text = DAMAGE[damage]
     path = desk.home.path / "runs" / id_ / name
     path.unlink() if text is None else path.write_text(text)
-    if name == "plan.json":  # of one that has ended, a list does not need it
-        (path.parent / "journal.jsonl").write_text("")
     said = desk.clinvk("runs", "list", "--json")
     states = {run["id"]: run["state"] for run in json.loads(said.stdout)["runs"]}
     assert (said.returncode, states) == (0, {well: "done", id_: "damaged"}), said
@@ -300,7 +322,7 @@ def test_a_home_that_cannot_be_written_can_be_listed_and_shown(desk: Desk):
         assert desk.clinvk.json("runs", "list", "--json")["runs"][0]["id"] == id_
         assert desk.clinvk.json("runs", "show", "--json")["results"][0]["output"] == "<a>"
         assert desk.clinvk("runs", "watch", id_).returncode == 0
-        for args in (("delete", "--yes"), ("retry",), ("cancel",)):
+        for args in (("delete", "--yes"), ("retry",)):
             said = desk.clinvk("runs", *args, id_)
             assert said.returncode == 4, said
             assert "CLINVK_HOME" in said.stderr
@@ -394,6 +416,7 @@ def test_ctrl_c_ends_the_watching_alone(desk: Desk):
     code, _, err = watcher.ends()
     assert code == 7
     assert f"run {id_} goes on" in err
+    assert "cancelled" not in err
     assert driver.poll() is None
     desk.let_go()
     assert ends(driver)[0] == 0
@@ -728,7 +751,8 @@ def test_cancel_of_a_run_that_has_ended_says_so_and_changes_nothing(desk: Desk, 
     id_ = STATES[state][0](desk)
     before = (desk.at(id_).path / "journal.jsonl").read_bytes()
     said = desk.clinvk("runs", "cancel", id_)
-    assert (said.returncode, f"Run {id_} is {state}: " in said.stdout) == (0, True)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert f"run {id_} has ended already: {state} (" in said.stderr
     assert (desk.at(id_).path / "journal.jsonl").read_bytes() == before
 
 

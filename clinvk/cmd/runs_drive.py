@@ -18,7 +18,7 @@ from clinvk.cmd.failing import run_told_in_json
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, OneRun, runs_of
 from clinvk.cmd.storage import stored
-from clinvk.errors import SessionError
+from clinvk.errors import SessionError, UsageError
 
 if TYPE_CHECKING:
     from clinvk.planrun import Choose, PlanRun
@@ -135,6 +135,7 @@ def cancel(
     folder = runs_of(opt.load(config)).find(id)
     facts = _driver(folder)
     if facts is None:
+        _check_goes_on(folder)
         _give_up(folder)
     else:
         _ask(folder, facts, now=now)
@@ -143,9 +144,24 @@ def cancel(
     if as_json:
         show.print_json({"version": 1, **about})
     else:
-        counts = ", ".join(f"{n} {state}" for state, n in about["counts"].items())
-        print(f"Run {folder.id} is {about['state']}: {counts}.")
+        print(f"Run {folder.id} is {about['state']}: {_counts(about)}.")
     return 0
+
+
+def _check_goes_on(folder: RunFolder) -> None:
+    """Raise `UsageError` where there is nothing to end."""
+    if not folder.is_idle():
+        return
+    about = folder.summary()
+    if about["state"] != "interrupted":
+        raise UsageError(
+            f"run {folder.id} has ended already: {about['state']} ({_counts(about)})",
+            f"see it with: clinvk runs show {folder.id}",
+        )
+
+
+def _counts(about: dict[str, Any]) -> str:
+    return ", ".join(f"{n} {state}" for state, n in about["counts"].items())
 
 
 def _driver(folder: RunFolder) -> dict[str, Any] | None:

@@ -42,7 +42,8 @@ def list_(
     if state is not None and state not in STATES:
         raise UsageError(f"invalid state {state!r}", f"valid: {', '.join(STATES)}")
     found: list[dict[str, Any]] = []
-    for folder in runs_of(opt.load(config)).newest_first():
+    runs = runs_of(opt.load(config))
+    for folder in runs.newest_first():
         about = _summary(folder)
         if state in (None, about["state"]):
             found.append(about)
@@ -50,6 +51,9 @@ def list_(
             break
     if as_json:
         show.print_json({"version": VERSION, "runs": found})
+        return
+    if not found and state is not None and runs.ids():
+        print(f"no runs are {state}; see all: clinvk runs list", file=sys.stderr)
         return
     if not found:
         print("no runs; make one with: clinvk parallel tasks.yaml", file=sys.stderr)

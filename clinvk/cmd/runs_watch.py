@@ -14,6 +14,7 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, runs_of
+from clinvk.messages import EXIT_CODES
 from clinvk.outcome import UNDERWAY, Outcome, from_summary
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def watch(
     except KeyboardInterrupt:
         viewer.close()
         show.Printer.for_errors(view.colour).notice(f"run {folder.id} goes on")
-        raise
+        return EXIT_CODES["cancelled"]
     finally:
         viewer.close()
     result = folder.result()
