@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from clinvk.blocking import finished
 from clinvk.dispatcher import Dispatcher
 from clinvk.messages import Request, Result
 
@@ -64,9 +65,4 @@ async def arun(
 
 def run(prompt: str, **options: Any) -> Result:
     """`arun` for code without an event loop: the same arguments, the same result."""
-    import anyio
-
-    async def main() -> Result:
-        return await arun(prompt, **options)
-
-    return anyio.run(main)
+    return finished(lambda: arun(prompt, **options), "clinvk.arun(...)")

@@ -107,13 +107,14 @@ def plan(
     timeout: float | None = None,
     tags: Sequence[str] = (),
     rules: Rules | None = None,
+    example: str = "--backends claude,codex; without any AI CLI: --backends echo:a,echo:b",
 ) -> Plan:
     """A task for each backend, and two for the judge. A backend, and the judge too, may name its
-    model: `codex:gpt-5`. `options` are those of all answers, `judge_options` the judge's own.
-    Raises `UsageError`."""
+    model: `codex:gpt-5`. `options` are those of all answers, `judge_options` the judge's own,
+    and `example` shows how backends are named, for a hint. Raises `UsageError`."""
     if not prompt.strip():
         raise UsageError("the prompt is empty", "say what to ask")
-    check(backends)
+    check(backends, example)
     tasks = [
         _task(name, name, prompt, options or {}, cwd=cwd, timeout=timeout, tags=tuple(tags))
         for name in backends
@@ -142,7 +143,7 @@ def plan(
     return checked(Plan(kind="compare", tasks=tuple(tasks), rules=rules or Rules(), source=source))
 
 
-def check(backends: Sequence[str]) -> None:
+def check(backends: Sequence[str], example: str) -> None:
     """Raise `UsageError` where these cannot be compared."""
     twice = next((b for i, b in enumerate(backends) if b in backends[:i]), None)
     if twice is not None:
@@ -157,7 +158,7 @@ def check(backends: Sequence[str]) -> None:
         found = f"only {backends[0]!r}" if backends else "none"
         raise UsageError(
             f"a comparison takes at least two backends, and there is {found}",
-            "name them: --backends claude,codex; without any AI CLI: --backends echo:a,echo:b",
+            f"name them: {example}",
         )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from msgspec import Struct
 
 from clinvk import comparison, taskfile, taskformats, taskkeys
+from clinvk.blocking import finished
 from clinvk.comparison import Verdict
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
@@ -116,6 +117,7 @@ async def acompare(
         cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
         timeout=timeout, tags=tuple(tags),
         rules=taskfile.rules_of(_plain(rules), "compare", _workers(where, sequential=sequential)),
+        example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
     )  # fmt: skip
     result = await _run(where, plan, observe)
     return Comparison(result=result, verdict=comparison.verdict(result))
@@ -203,12 +205,7 @@ def _waiting(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
     @wraps(function)
     def called(*args: P.args, **named: P.kwargs) -> T:
-        import anyio
-
-        async def main() -> T:
-            return await function(*args, **named)
-
-        return anyio.run(main)
+        return finished(lambda: function(*args, **named), f"clinvk.{function.__name__}(...)")
 
     return called
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
-
+from clinvk.blocking import finished
 from clinvk.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, SessionError
@@ -58,14 +58,11 @@ class WorkflowManager:
         With `checkpoint` each finished step is kept under that name; with `resume` the chain goes
         on there: steps that have succeeded, and stand as they stood, are not run again. Raises
         `ClinvkError`; `CheckpointNotFound` and `ConfigError` for names that are not known."""
-
-        async def main() -> RunResult:
-            return await self.aexecute(
-                name, checkpoint=checkpoint, resume=resume,
-                rerun_indeterminate=rerun_indeterminate, observe=observe, **rules,
-            )  # fmt: skip
-
-        return anyio.run(main)
+        execute = partial(
+            self.aexecute, name, checkpoint=checkpoint, resume=resume,
+            rerun_indeterminate=rerun_indeterminate, observe=observe, **rules,
+        )  # fmt: skip
+        return finished(execute, "aexecute(...)")
 
     async def aexecute(
         self,

@@ -13,7 +13,7 @@ import pytest
 
 import clinvk as package
 from clinvk import RunResult, achain, aparallel, aresume, parallel, resume_run
-from clinvk.errors import ClinvkError, ConfigError, SessionError
+from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
 from clinvk.outcome import ENDED
 from clinvk.runs import RunNotFound, Runs
 from clinvk.scheduler import Change
@@ -315,6 +315,43 @@ def test_the_public_names_do_it_in_a_program_of_their_own(desk: Desk):
     # asyncio tells of slow steps there, and a busy machine is slow.
     told = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
     assert (done.stdout, told) == ("failed 1 <b <a>> done\n", [])
+
+
+@pytest.mark.parametrize(
+    ("call", "awaited"),
+    [
+        (lambda where: package.run("a", dispatcher=where), "clinvk.arun(...)"),
+        (lambda where: package.parallel(["a"], dispatcher=where), "clinvk.aparallel(...)"),
+        (lambda where: package.chain(["a"], dispatcher=where), "clinvk.achain(...)"),
+        (lambda where: package.compare("a", ["b"], dispatcher=where), "clinvk.acompare(...)"),
+        (lambda where: package.resume_run("last", dispatcher=where), "clinvk.aresume(...)"),
+        (lambda where: package.WorkflowManager(where).execute("x"), "aexecute(...)"),
+    ],
+)
+async def test_inside_of_an_event_loop_one_is_told_what_to_await(
+    desk: Desk, call: Any, awaited: str
+):
+    with pytest.raises(UsageError, match="event loop is running") as caught:
+        call(desk.dispatcher())
+    assert caught.value.hint
+    assert f"await {awaited}" in caught.value.hint
+    assert desk.starts() == []
+
+
+def test_a_runtime_error_of_the_run_itself_is_raised_as_it_is(desk: Desk):
+    def fail(_: Change) -> None:
+        raise RuntimeError("my own")
+
+    with pytest.raises((RuntimeError, BaseExceptionGroup)) as caught:
+        parallel(["a"], observe=fail, **given(desk))
+    assert "event loop" not in str(caught.value)
+
+
+async def test_who_names_too_few_backends_is_told_the_argument(desk: Desk):
+    with pytest.raises(UsageError, match="at least two backends") as caught:
+        await package.acompare("x", ["echo"], dispatcher=desk.dispatcher())
+    assert caught.value.hint
+    assert caught.value.hint.startswith('name them: backends=["claude", "codex"]')
 
 
 @pytest.mark.parametrize("name", ["parallel", "chain", "resume_run"])

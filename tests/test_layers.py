@@ -25,7 +25,7 @@ LAYERS = [
         "pipes",
         "survivors",
     },
-    {"extras", "config", "messages", "session"},
+    {"blocking", "extras", "config", "messages", "session"},
     {"page", "plan", "outcome"},
     {"halting", "pacing", "hiding", "linking", "spending", "taskkeys"},
     {"availability", "taskformats", "tasktexts", "folding"},

@@ -1,0 +1,33 @@
+"""What is awaited, for code without an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from clinvk.errors import UsageError
+
+T = TypeVar("T")
+
+
+def finished(function: Callable[[], Awaitable[T]], awaited: str) -> T:
+    """What the function comes to. Raises `UsageError` where there is an event loop already, which
+    would stand still: `awaited` is what belongs there."""
+    import anyio
+
+    begun = False
+
+    async def main() -> T:
+        nonlocal begun
+        begun = True
+        return await function()
+
+    try:
+        return anyio.run(main)
+    except RuntimeError as error:
+        if begun:
+            raise
+        raise UsageError(
+            "an event loop is running here, and would stand still until the end",
+            f"in async code, and in a notebook, say: await {awaited}",
+        ) from error
