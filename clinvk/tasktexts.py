@@ -12,6 +12,7 @@ from clinvk.plan import OF_PREVIOUS
 from clinvk.shape import ShapeError
 
 OF_TASKS = ("tasks.", "steps.")  # so begins what a prompt says of another task
+NAMES = ("name", "id")  # programs give a task its prompt for a name
 
 Path = tuple[str | int, ...]
 
@@ -29,6 +30,8 @@ def _check_text(text: str, names: list[str], at: Path, *, chain: bool) -> None:
         if name in names:
             continue
         if _is_of_task(name, chain=chain):
+            if at[-1] in NAMES:
+                continue
             raise ShapeError(
                 at, f"{{{{{name}}}}}: only a prompt can name what another task has done",
                 linking.escape_hint(names),
