@@ -32,7 +32,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str = ""  # its name as part of a session's; unique in the plan
     backend: str | None = None
     options: dict[str, Any] = {}  # model, approval, sandbox, …
-    droppable: tuple[str, ...] = ()  # those that a backend may lack: they were not said of it
+    droppable: dict[str, str] = {}  # those that were not said of it alone, and where they were
     args: tuple[str, ...] = ()  # handed to the backend as they are
     cwd: str | None = None  # absolute
     env: dict[str, str] = {}

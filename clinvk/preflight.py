@@ -61,12 +61,17 @@ def survey(plan: Plan, dispatcher: Dispatcher) -> Checked:
         try:
             asks.append(checker.ask(task))
         except ClinvkError as error:
-            where = f"{task.titled}: " if task.place else ""
-            problems[i] = type(error)(f"{where}{error.message}", error.hint)
+            where = f"{task.titled}: " if task.place and not isinstance(error, _OfAll) else ""
+            kind = ConfigError if isinstance(error, _OfAll) else type(error)
+            problems[i] = kind(f"{where}{error.message}", error.hint)
             asks.append(Ask(backend=task.backend or "-"))
     if not problems:
         checker.rules()
     return Checked(asks, checker.notices, problems)
+
+
+class _OfAll(ConfigError):  # noqa: N818 - reads as what it says
+    """What was said of all tasks is wrong: that is the place, and no task is."""
 
 
 class _Checker:
@@ -84,7 +89,7 @@ class _Checker:
                 "leave out pass_session, or ephemeral",
             )
         options = (task.backend, tuple((k, repr(v)) for k, v in sorted(task.options.items())))
-        key = (options, task.droppable, task.lenient, tuple(sorted(task.env.items())))
+        key = (options, (*task.droppable.items(),), task.lenient, tuple(sorted(task.env.items())))
         if key not in self._asks:
             manifest = self._manifest(task.backend)
             if self.plan.rules.ephemeral and manifest.ephemeral is None:
@@ -165,10 +170,18 @@ class _Checker:
                 if said not in self.notices:
                     self.notices.append(said)
             else:
-                raise ConfigError(
-                    problem, f"see what it can do: clinvk backends show {manifest.name}"
-                )
+                raise self._refused(problem, manifest, name, task.droppable.get(name))
         return kept
+
+    def _refused(
+        self, problem: str, manifest: Manifest, name: str, of_all: str | None
+    ) -> ConfigError:
+        """The mistake of an option that the backend lacks; `of_all` is where it was said, if not
+        of the task."""
+        hint = f"see what it can do: clinvk backends show {manifest.name}"
+        if not of_all:
+            return ConfigError(problem, hint)
+        return _OfAll(f"{of_all}: {problem}", f"{hint}; a task may say: {name}: default")
 
     def _env(self, written: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
         """The variables with `${NAME}` looked up, and what was found so, which is never kept."""

@@ -18,6 +18,7 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from clinvk import durations, halting, placeholders, tasktexts, yamls
+from clinvk.config import CHOICES
 from clinvk.errors import ConfigError
 from clinvk.linking import Said, TaskMistake, link
 from clinvk.plan import Budget, Halt, Limits, Plan, Rules, Task, checked
@@ -36,6 +37,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
     max_parallel_per_backend: dict[str, int] = {}
     fail_fast: bool = False
     task: dict[str, Any] = {}
+    flags: dict[str, str] = {}  # how the command line spells what it says of tasks
 
 
 def plan_of(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "") -> Plan:
@@ -44,16 +46,17 @@ def plan_of(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "
     try:
         return reader.plan(data)
     except ShapeError as error:
-        where = _with_line(source, text, error.path)
-        raise ConfigError(f"{where}: {error}", error.hint or KEYS) from error
+        where = "" if reader.is_flag(error.path) else f"{_with_line(source, text, error.path)}: "
+        raise ConfigError(f"{where}{error}", error.hint or KEYS) from error
     except TaskMistake as error:
-        task, path = reader.tasks[error.position], reader.paths[error.position]
-        where = _with_line(source, text, (*path, error.key))
-        told = task.titled.removeprefix(source)
-        raise ConfigError(f"{where}{told}: {error}", error.hint) from error
+        task, path = reader.tasks[error.position], reader.place(error)
+        where = f"{_with_line(source, text, path)}{task.titled.removeprefix(source)}"
+        if reader.is_flag(path):
+            where = dotted(path)
+        raise ConfigError(f"{where}: {error}", error.hint) from error
 
 
-def _with_line(source: str, text: str, path: tuple[str | int, ...]) -> str:
+def _with_line(source: str, text: str, path: Place) -> str:
     line = yamls.line_of(text, path) if text else None
     return f"{source}: line {line}" if line else source
 
@@ -66,6 +69,9 @@ def rules_of(data: Mapping[str, Any], source: str, defaults: Defaults) -> Rules:
         raise ConfigError(f"{source}: {error}", KEYS) from error
 
 
+Place = tuple[str | int, ...]  # of a mistake in a file
+
+
 class _Reader:
     def __init__(self, source: str, kind: Any, defaults: Defaults) -> None:
         self.source = source
@@ -74,26 +80,65 @@ class _Reader:
         self.cwd = Path.cwd()
         self.files: dict[str, str] = {}  # read once, though many tasks name them
         self.tasks: list[Task] = []
-        self.paths: list[tuple[str | int, ...]] = []  # where each of them was written
+        self.written: list[tuple[Place, Any]] = []  # where each of them was, and what it said
+        self.of_all: Mapping[str, Any] = {}  # what the file says of all tasks
 
     def plan(self, data: Any) -> Plan:
         whole, entries, where = self._whole(data)
+        self.of_all = whole.defaults
         said: list[Said] = []
         for number, entry in enumerate(entries):
             path = (where, number)
-            with _told_where_written(whole, entry, path):
+            with self._told_where_written(entry, path):
                 for written, variables, general in self._written(entry, whole, path):
                     task = self._task(written, variables, path, len(said))
-                    droppable = tuple(dict.fromkeys(OPTIONS[k] for k in general if k in OPTIONS))
+                    droppable = {OPTIONS[k]: self._general(k) for k in general if k in OPTIONS}
                     soft = self.kind == "chain" and not whole.stop_on_failure and bool(said)
                     self.tasks.append(replace(task, droppable=droppable, soft=soft))
-                    self.paths.append(path)
+                    self.written.append((path, entry))
                     said.append(Said(_list(written.needs), tuple(variables)))
         linked = link(self.tasks, said, chain=self.kind == "chain")
         if self.kind == "chain":
             linked = [_step(whole, linked, i) for i in range(len(linked))]
         rules = self.rules(whole)
         return checked(Plan(kind=self.kind, tasks=tuple(linked), rules=rules, source=self.source))
+
+    @contextmanager
+    def _told_where_written(self, entry: Any, path: Place) -> Iterator[None]:
+        """A mistake in what a task has from elsewhere is told of that place."""
+        try:
+            yield
+        except ShapeError as error:
+            rest = error.path[len(path) :]
+            elsewhere = self._elsewhere(str(rest[0]), entry) if rest else None
+            if elsewhere is None:
+                raise
+            raise ShapeError((*elsewhere, *rest[1:]), error.problem, error.hint) from error
+
+    def _elsewhere(self, key: str, entry: Any) -> Place | None:
+        """Where it is said of all tasks; nothing where the task says it."""
+        own = entry if isinstance(entry, Mapping) else {"prompt": entry}
+        if key in own or SAME.get(key) in own:
+            return None
+        if key in self.defaults.task:
+            return (self.defaults.flags.get(key, key),)
+        return ("defaults", key) if key in self.of_all else None
+
+    def _general(self, key: str) -> str:
+        """The same, for messages."""
+        found = self._elsewhere(key, {})
+        if found is None or self.is_flag(found):
+            return dotted(found or ())
+        return f"{self.source}: {dotted(found)}"
+
+    def is_flag(self, path: Place) -> bool:
+        """Whether it is a place on the command line, and none in the file."""
+        return bool(path) and path[0] in self.defaults.flags.values()
+
+    def place(self, mistake: TaskMistake) -> Place:
+        """Where what is wrong with a task was written."""
+        path, entry = self.written[mistake.position]
+        return self._elsewhere(mistake.key, entry) or (*path, mistake.key)
 
     def _whole(self, data: Any) -> tuple[Whole, list[Any], str]:
         """The file's own keys; its tasks; and what they are called."""
@@ -117,7 +162,7 @@ class _Reader:
         return whole, getattr(whole, where), where
 
     def _written(
-        self, entry: Any, whole: Whole, path: tuple[str | int, ...]
+        self, entry: Any, whole: Whole, path: Place
     ) -> Iterator[tuple[Written, dict[str, str], list[str]]]:
         """The tasks that one entry makes: one for each way through its matrix; with what its
         prompt can name, and the keys that were not said of it alone."""
@@ -152,7 +197,7 @@ class _Reader:
         self,
         written: Written,
         variables: Mapping[str, str],
-        path: tuple[str | int, ...],
+        path: Place,
         position: int,
     ) -> Task:
         place = f"{self.source}: {dotted(path)}"
@@ -195,12 +240,17 @@ class _Reader:
             place=place,
         )
 
-    def _options(self, written: Written, path: tuple[str | int, ...]) -> dict[str, Any]:
+    def _options(self, written: Written, path: Place) -> dict[str, Any]:
         options = {
             option: _list(value) if key in ("add_dir", "allowed_tools") else value
             for key, option in OPTIONS.items()
             if not _is_unsaid(key, value := getattr(written, key))
         }
+        for key, option in OPTIONS.items():
+            said = getattr(written, key)
+            if option in CHOICES and not _is_unsaid(key, said) and said not in CHOICES[option]:
+                known = ", ".join(CHOICES[option])
+                raise ShapeError((*path, key), f"{said!r} is not one of: {known}")
         if "add_dir" in options:
             options["add_dir"] = [
                 self._folder(folder, (*path, "add_dir")) for folder in options["add_dir"]
@@ -210,7 +260,7 @@ class _Reader:
         options |= _as_json(written.options, (*path, "options"))
         return options
 
-    def _schema(self, name: str, path: tuple[str | int, ...]) -> str:
+    def _schema(self, name: str, path: Place) -> str:
         text = self._read(name, path)
         try:
             json.loads(text)
@@ -218,7 +268,7 @@ class _Reader:
             raise ShapeError(path, f"{name}: not JSON: {error}") from error
         return text
 
-    def _folder(self, name: str | None, path: tuple[str | int, ...]) -> str | None:
+    def _folder(self, name: str | None, path: Place) -> str | None:
         if name is None:
             return None
         folder = os.path.realpath(self.cwd / Path(name).expanduser())
@@ -228,7 +278,7 @@ class _Reader:
             )
         return folder
 
-    def _read(self, name: str, path: tuple[str | int, ...]) -> str:
+    def _read(self, name: str, path: Place) -> str:
         if name not in self.files:
             try:
                 self.files[name] = Path(name).expanduser().read_text(encoding="utf-8-sig")
@@ -286,18 +336,6 @@ def _step(whole: Whole, tasks: list[Task], i: int) -> Task:
     )
 
 
-@contextmanager
-def _told_where_written(whole: Whole, entry: Any, path: tuple[str | int, ...]) -> Iterator[None]:
-    """A mistake in what a task has from the defaults is one of those."""
-    try:
-        yield
-    except ShapeError as error:
-        key = error.path[len(path)] if len(error.path) > len(path) else None
-        if key in whole.defaults and not (isinstance(entry, Mapping) and key in entry):
-            raise ShapeError(("defaults", *error.path[len(path) :]), error.problem) from error
-        raise
-
-
 def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:
     """What the levels say together; of two keys that say the same, the later level's."""
     merged: dict[str, Any] = {}
@@ -312,7 +350,7 @@ def absolute(folder: str) -> str:
     return os.path.abspath(Path(folder).expanduser())
 
 
-def _as_json(value: Any, path: tuple[str | int, ...]) -> Any:
+def _as_json(value: Any, path: Place) -> Any:
     """The same in what JSON knows: in YAML there are dates, too."""
     try:
         return to_builtins(value, str_keys=True)
@@ -342,7 +380,7 @@ def _name(written: Written, position: int) -> str:
     return (_text(given).strip() if given is not None else "") or str(position + 1)
 
 
-def _matrix(data: Any, path: tuple[str | int, ...]) -> dict[str, list[Scalar]]:
+def _matrix(data: Any, path: Place) -> dict[str, list[Scalar]]:
     found: dict[str, list[Scalar]] = convert(dict[str, list[Scalar]], data, path)
     return found
 
@@ -376,7 +414,7 @@ def _budget(budget: Budget | None) -> Budget:
     return budget or Budget()
 
 
-def _seconds(value: Scalar | None, path: tuple[str | int, ...]) -> float | None:
+def _seconds(value: Scalar | None, path: Place) -> float | None:
     if value is None or (value == 0 and not isinstance(value, bool)):
         return None
     try:

@@ -448,6 +448,11 @@ def test_only_a_prompt_names_other_tasks(key: str, more: str):
     assert f"tasks[1].{key}: {{{{tasks.b.output}}}}: only a prompt can name" in said
 
 
+def test_a_prompt_may_be_the_name_of_its_task():
+    plan = plan_of(json.dumps([{"name": t, "prompt": t} for t in ("one", "{{tasks.one.output}}")]))
+    assert (names(plan), plan.tasks[1].needs) == (["one", "{{tasks.one.output}}"], (0,))
+
+
 def test_only_a_prompt_names_what_came_before():
     text = "[a, {prompt: b, system_prompt: 'after {{previous}}'}]"
     assert "{{previous}}: only a prompt can name" in mistake(text, kind="chain")
@@ -672,6 +677,46 @@ def test_an_option_that_was_said_of_the_task_alone_is_not_dropped(home: Home):
     )
     assert checked.asks[0].options == {}
     assert len(checked.notices) == 2
+
+
+def test_approval_and_sandbox_are_never_dropped_and_told_of_where_they_were_said(home: Home):
+    home.backend("fake", options={"approval": {"auto": ["--yes"]}})
+    for key, value in (("sandbox", "read-only"), ("approval", "none")):
+        with pytest.raises(ConfigError) as caught:
+            check(home, f"{{defaults: {{{key}: {value}}}, tasks: [{{prompt: x, backend: fake}}]}}")
+        assert str(caught.value).startswith(f"t.yaml: defaults.{key}: fake cannot keep {key}")
+        assert f"a task may say: {key}: default" in (caught.value.hint or "")
+    text = "[{prompt: x, backend: fake, lenient: true, sandbox: read-only}]"
+    with pytest.raises(ConfigError, match=r"t.yaml: tasks\[0\]: fake cannot keep sandbox"):
+        check(home, text)
+    text = "{defaults: {sandbox: read-only}, tasks: [{prompt: x, backend: fake, sandbox: default}]}"
+    assert check(home, text).asks[0].options == {"sandbox": "default"}
+
+
+@pytest.mark.parametrize(("flags", "said"), [
+    (["--approval", "foo"], "clinvk: --approval: 'foo' is not one of: default, auto"),
+    (["--sandbox", "read-only"], "clinvk: --sandbox: fake cannot keep sandbox 'read-only'"),
+    (["-w", "/no/such"], "clinvk: --workdir: /no/such: no such folder"),
+    (["--prompt", "see {{tasks.a.output}}"], "clinvk: --prompt: {{tasks.a.output}}: there is no task 'a'"),
+    (["--tag", "{{fiel}}"], "clinvk: --tag[0]: unknown name {{fiel}}; did you mean {{file}}?"),
+])  # fmt: skip
+def test_a_mistake_in_a_flag_is_told_of_the_flag(
+    clinvk: CommandLine, home: Home, flags: list[str], said: str
+):
+    home.backend("fake", options={})
+    (home.work / "t.yaml").write_text("{matrix: {file: [a]}, tasks: [{backend: fake}]}")
+    prompt = [] if flags[0] == "--prompt" else ["--prompt", "x"]
+    done = clinvk("parallel", "t.yaml", *prompt, *flags)
+    assert (done.returncode, said in done.stderr) == (3, True), done.stderr
+
+
+def test_a_mistake_is_told_of_the_defaults_and_of_the_task_that_stands_above_them():
+    text = "defaults:\n  prompt: 'see {{tasks.x.output}}'\n  approval: foo\ntasks:\n- {approval: auto}\n"
+    assert "t.yaml: line 2: tasks[0]: {{tasks.x.output}}: there is no task 'x'" in mistake(text)
+    text = "defaults:\n  approval: foo\ntasks: [x]\n"
+    assert "line 2: defaults.approval: 'foo' is not one of" in mistake(text)
+    text = "defaults: {approval: foo}\ntasks:\n- prompt: x\n  approval_mode: bar\n"
+    assert "line 4: tasks[0].approval_mode: 'bar' is not one of" in mistake(text)
 
 
 def test_an_unknown_backend_is_named_with_its_place(clinvk: CommandLine):

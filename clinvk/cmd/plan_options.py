@@ -140,6 +140,7 @@ def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         fail_fast=parallel.fail_fast,
         task=task or {},
+        flags={k: "--tag" if k == "tags" else f"--{k.replace('_', '-')}" for k in task or {}},
     )
 
 
