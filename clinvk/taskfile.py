@@ -17,13 +17,13 @@ from typing import Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
-from clinvk import durations, halting, placeholders, tasktexts, yamls
+from clinvk import durations, halting, placeholders, taskformats, tasktexts, yamls
 from clinvk.config import CHOICES
 from clinvk.errors import ConfigError
 from clinvk.linking import Said, TaskMistake, link
 from clinvk.plan import Budget, Halt, Limits, Plan, Rules, Task, checked
 from clinvk.shape import ShapeError, build, convert, dotted
-from clinvk.taskformats import COLUMNS, KEYS
+from clinvk.taskformats import COLUMNS, HEADER, KEYS
 from clinvk.taskkeys import NOT_OF_ONE, NUMBERS, OPTIONS, SAME, Scalar, Whole, Written
 
 MOST = 100_000  # tasks that a matrix may make: more is a slip
@@ -174,10 +174,12 @@ class _Reader:
         axes = {**whole.matrix, **_matrix(entry.pop("matrix", {}), (*path, "matrix"))}
         if empty := [name for name, values in axes.items() if not values]:
             raise ShapeError((*path, "matrix", empty[0]), "the list is empty, so there is no task")
-        columns = entry.pop(COLUMNS, {})
+        columns, header = entry.pop(COLUMNS, {}), entry.pop(HEADER, [])
         merged = _merged(whole.defaults, self.defaults.task, entry)
         if "line" in columns:
             _name_by_line(merged)
+        if header and not {"prompt", "prompt_file"} & set(merged):
+            raise ShapeError(path, *taskformats.without_prompt(header, columns))
         general = [*(k for k in merged if k not in entry), *NOT_OF_ONE]
         count = 1
         for values in axes.values():

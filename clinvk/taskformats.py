@@ -19,6 +19,7 @@ KEYS = "what such a file may say is in docs/parallel.md and docs/chain.md"
 # Of a CSV file: the columns that are no key of a task, by which prompts name them. No file can have
 # a key that is this one.
 COLUMNS: Any = object()
+HEADER: Any = object()  # the names of all its columns
 
 
 def read(
@@ -112,6 +113,7 @@ _LISTS = ("tags", "needs", "add_dir", "allowed_tools")
 def _row(row: dict[str, str]) -> dict[str, Any]:
     keys = Written.__struct_fields__
     entry: dict[str, Any] = {COLUMNS: {k: v for k, v in row.items() if k not in keys}}
+    entry[HEADER] = list(row)
     for key, value in row.items():
         if key not in keys or not value.strip():
             continue
@@ -135,3 +137,14 @@ def _lines(text: str) -> list[dict[str, Any]]:
 _PARSERS: Mapping[str, Any] = {
     "yaml": yamls.load, "json": _json, "jsonl": _jsonl, "csv": _csv, "lines": _lines,
 }  # fmt: skip
+
+
+def without_prompt(header: list[str], columns: Mapping[str, str]) -> tuple[str, str]:
+    """What is wrong where a row says no prompt, and the way out. Prompts may name the `columns`."""
+    if "prompt" in header:
+        return "the prompt is empty", "fill the column 'prompt', or say it of all: --prompt '…'"
+    found = f"missing key 'prompt'; the columns are: {', '.join(map(repr, header))}"
+    if len(header) == 1 and (other := next((c for c in ";\t|" if c in header[0]), None)):
+        return found, f"a comma parts columns, and not {other!r}"
+    names = " ".join(f"{{{{{name}}}}}" for name in [*columns][:2])
+    return found, f"say what to ask: --prompt '… {names}'; or add a column 'prompt'"

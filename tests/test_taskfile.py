@@ -607,6 +607,19 @@ def test_a_mistake_in_lines_is_told_with_its_place(path: str, text: str, said: s
     assert said in mistake(text, path)
 
 
+@pytest.mark.parametrize(("text", "said", "hint"), [
+    ("file,lang\na.py,en\n", "t.csv: tasks[0]: missing key 'prompt'; the columns are: 'file', 'lang'", "--prompt '… {{file}} {{lang}}'"),
+    ("name,file\na,b\n", "the columns are: 'name', 'file'", "--prompt '… {{file}}'"),
+    ("prompt;file\na;b\n", "the columns are: 'prompt;file'", "a comma parts columns, and not ';'"),
+    ("prompt,name\na,b\n,c\n", "tasks[1]: the prompt is empty", "fill the column 'prompt'"),
+])  # fmt: skip
+def test_a_table_without_a_prompt_is_told_with_its_columns(text: str, said: str, hint: str):
+    with pytest.raises(ConfigError) as caught:
+        plan_of(text, "t.csv")
+    assert said in str(caught.value)
+    assert hint in (caught.value.hint or "")
+
+
 @pytest.mark.parametrize("path", ["t.yaml", "t.json", None])
 def test_what_is_nested_without_end_is_refused(path: str | None):
     assert "nested" in mistake("[" * 100_000, path)
