@@ -18,6 +18,12 @@ from clinvk.manifest import Effect, Manifest, Prompt
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 
+# For a backend whose manifest has no `ephemeral`.
+KEEPS = (
+    "leave out --ephemeral, since its own files would keep the conversation; where it has a flag for "
+    "that, its manifest says so: ephemeral: {argv: [--no-session]}"
+)
+
 
 class Command(Struct, frozen=True):
     """A program, ready to start. `files` are private ones that it is given the paths of; `remove`
@@ -175,10 +181,7 @@ def _effect(manifest: Manifest, name: str, value: Any) -> Effect:
 
 def _ephemeral(manifest: Manifest) -> Any:
     if manifest.ephemeral is None:
-        raise UsageError(
-            f"{manifest.name} cannot be told to keep no session",
-            "leave out --ephemeral; its own files would keep the conversation",
-        )
+        raise UsageError(f"{manifest.name} cannot be told to keep no session", KEEPS)
     return manifest.ephemeral
 
 

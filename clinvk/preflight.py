@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from clinvk.command import refuse
+from clinvk.command import KEEPS, refuse
 from clinvk.config import CHOICES
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.manifest import Manifest, Rule
@@ -93,10 +93,7 @@ class _Checker:
         if key not in self._asks:
             manifest = self._manifest(task.backend)
             if self.plan.rules.ephemeral and manifest.ephemeral is None:
-                raise ConfigError(
-                    f"{manifest.name} cannot be told to keep no session",
-                    "leave out --ephemeral; its own files would keep the conversation",
-                )
+                raise ConfigError(f"{manifest.name} cannot be told to keep no session", KEEPS)
             env, secrets = self._env(task.env)
             self._asks[key] = Ask(
                 backend=manifest.name,
@@ -124,7 +121,7 @@ class _Checker:
             try:
                 manifest = self._manifest(name)
                 if rules.ephemeral and manifest.ephemeral is None:
-                    raise ConfigError(f"{name} cannot be told to keep no session")
+                    raise ConfigError(f"{name} cannot be told to keep no session", KEEPS)
             except ClinvkError as error:
                 raise type(error)(f"on_limit: {error.message}", error.hint) from error
         for name, count in rules.max_parallel_per_backend.items():

@@ -260,6 +260,18 @@ def test_an_ephemeral_run_leaves_no_file_of_ours(clinvk: CommandLine, fake: Home
     assert files() == before
 
 
+def test_a_backend_that_cannot_be_told_to_keep_nothing_says_what_would_declare_it(
+    clinvk: CommandLine, home: Home
+):
+    home.backend("other")
+    for done in (
+        clinvk("-b", "other", "--ephemeral", "hi"),
+        clinvk("parallel", "--ephemeral", stdin=tasks("hi", backend="other")),
+    ):
+        assert "other cannot be told to keep no session" in done.stderr
+        assert "its manifest says so: ephemeral: {argv: [" in done.stderr
+
+
 def test_a_task_that_is_a_dry_run_starts_nothing(clinvk: CommandLine, home: Home):
     home.backend("fake", "touch ran\n" + ANSWER)
     text = '{"tasks": [{"prompt": "x", "backend": "fake", "dry_run": true}]}'
