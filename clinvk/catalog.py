@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -15,6 +16,10 @@ from clinvk.manifest import Manifest, check_expressions, parse
 from clinvk.places import backend_names, built_in
 
 FIRST_CHOICES = ("claude", "codex", "gemini")  # tried in this order where nothing was chosen
+
+
+class NotExecutable(NotInstalledError):  # noqa: N818 - reads as what it says
+    """The program is there, but nobody may run it."""
 
 
 class Catalog(Struct, frozen=True):
@@ -87,8 +92,14 @@ def locate(manifest: Manifest, env: Mapping[str, str]) -> str:
         import sys
 
         return sys.executable
-    found = shutil.which(os.path.expanduser(manifest.command), path=env.get("PATH", os.defpath))
+    command, path = os.path.expanduser(manifest.command), env.get("PATH", os.defpath)
+    found = shutil.which(command, path=path)
     if found is None:
+        if there := shutil.which(command, os.F_OK, path):
+            raise NotExecutable(
+                f"{manifest.name}: the program {there} cannot be executed",
+                f"make it executable: chmod +x {shlex.quote(there)}",
+            )
         how = f"install it with: {manifest.install}" if manifest.install else None
         raise NotInstalledError(
             f"{manifest.name}: the program {manifest.command!r} is not installed",

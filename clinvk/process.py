@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import signal
 import sys
@@ -33,6 +34,7 @@ LOOK = 0.05  # seconds between looks at a program whose end nobody tells us
 SILENCE = 0.25  # seconds of nothing on a pipe that is still open though the program has gone
 LINGER = 2.0  # seconds, in all, that we wait for those who hold it and go on talking
 PATIENCE = 1.5  # seconds between asking and insisting
+SHEBANG = 4096  # bytes of a script in which it names its interpreter
 DRAINED = 8 * 1024 * 1024  # bytes of stdout that are still read while the program ends
 
 
@@ -302,10 +304,30 @@ def _failures_of(command: Command) -> Iterator[None]:
     except OSError as error:
         if not os.path.isdir(command.cwd):
             raise ClinvkError(f"{command.cwd}: no such folder") from error
-        problem = f"{command.argv[0]}: cannot be started: {error.strerror}"
+        program = command.argv[0]
+        if isinstance(error, FileNotFoundError) and (missing := _interpreter(program)):
+            raise NotInstalledError(
+                f"{program}: cannot be started: {missing!r}, which its first line names, is not there",
+                "install that, or mend the first line",
+            ) from error
+        problem = f"{program}: cannot be started: {error.strerror}"
         if isinstance(error, (FileNotFoundError, PermissionError)):
             raise NotInstalledError(problem, "see: clinvk doctor") from error
         raise ClinvkError(problem) from error
+
+
+def _interpreter(program: str) -> str | None:
+    """What a script names in its first line, where that is not there."""
+    try:
+        with open(program, "rb") as file:
+            first = file.readline(SHEBANG)
+    except OSError:
+        return None
+    if not first.startswith(b"#!"):
+        return None
+    # The system takes all but blanks and the end of the line: a stray \r belongs to the name.
+    name = re.split(r"[ \t]", os.fsdecode(first[2:]).strip(" \t\n"), maxsplit=1)[0]
+    return name if name and not os.path.exists(name) else None
 
 
 def _pidfd(pid: int) -> int | None:

@@ -217,6 +217,19 @@ async def test_a_program_that_may_not_be_run_is_told(tmp_path: Path):
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("first", ["#!/no/such/sh", "#! /no/such/sh -e x", "#!/no/such/sh\r"])
+async def test_an_interpreter_that_is_missing_is_named(tmp_path: Path, first: str):
+    (tmp_path / "script").write_text(f"{first}\necho hi\n")
+    (tmp_path / "script").chmod(0o755)
+    with pytest.raises(NotInstalledError, match="cannot be started: '/no/such/sh") as caught:
+        async with starting(command(str(tmp_path / "script"))):
+            pass
+    assert ("\\r" in str(caught.value)) == first.endswith("\r")
+    assert caught.value.hint
+    assert "first line" in caught.value.hint
+
+
+@pytest.mark.anyio
 async def test_a_missing_folder_is_told_as_such(tmp_path: Path):
     with pytest.raises(ClinvkError, match=r"gone: no such folder") as caught:
         async with starting(shell("true", cwd=tmp_path / "gone")):
