@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import anyio
 from msgspec import Struct
 
 from clinvk import __version__
@@ -16,10 +18,13 @@ from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.backends import abilities
 from clinvk.cmd.lazy import new_app
-from clinvk.command import changed_env
+from clinvk.command import Command, changed_env
 from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.family import Family
 from clinvk.logins import login_files
 from clinvk.manifest import Manifest
+from clinvk.process import start
+from clinvk.survivors import new_marker
 
 app = new_app()
 PATIENCE = 20  # seconds for a `--version`
@@ -61,6 +66,8 @@ def examine(catalog: catalogs.Catalog, name: str, loaded: Any) -> Finding:
     env = os.environ | loaded.backend(name).env
     try:
         path = catalogs.locate(manifest, env)
+    except catalogs.NotExecutable as error:
+        return Finding(name, "broken", advice=f"{error.message}; {error.hint}")
     except NotInstalledError:
         return Finding(name, "not installed", advice=manifest.install)
     version, problem = _version(manifest, path, env)
@@ -76,22 +83,38 @@ def _version(manifest: Manifest, path: str, env: dict[str, str]) -> tuple[str | 
     """What it says of its version, or why it cannot say it."""
     if manifest.command == "$python":
         return __version__, None
+    command = Command(
+        argv=(path, *manifest.version), env=changed_env(env, manifest.env), cwd=Path(), stdin=b"",
+        changed={},
+    )  # fmt: skip
+    asked = " ".join(manifest.version)
     try:
-        done = subprocess.run(
-            [path, *manifest.version],
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=PATIENCE,
-            check=False,
-            env=changed_env(env, manifest.env),
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return None, f"it cannot be started: {error}"
-    said = done.stdout.decode("utf-8", "replace").strip().splitlines()
-    if done.returncode != 0:
-        return None, f"--version ends with code {done.returncode}"
+        code, said = anyio.run(_answer, command)
+    except ClinvkError as error:
+        return None, error.message
+    except TimeoutError:
+        return None, f"it did not answer {asked} within {PATIENCE} s"
+    if code != 0:
+        return None, f"{asked} ends with code {code}"
     numbered = [line for line in said if any(c.isdigit() for c in line)]  # warnings may come first
     return one_line((numbered or said or ["-"])[0]), None
+
+
+async def _answer(command: Command) -> tuple[int, list[str]]:
+    """The exit code of a program, and the lines that it says. All that it started is ended then."""
+    began, marker = time.time(), new_marker(command.env)
+    said: list[bytes] = []
+    try:
+        with anyio.fail_after(PATIENCE):
+            async with start(command, marker, ask=signal.SIGTERM) as child:
+                while (lines := await child.lines()) is not None:
+                    said += lines
+                code = await child.wait()
+    finally:
+        with anyio.CancelScope(shield=True):
+            if (left := Family.left_by(marker, began)).alive:
+                await left.ask_and_end()
+    return code, b"\n".join(said).decode("utf-8", "replace").strip().splitlines()
 
 
 def _asks_login(manifest: Manifest) -> bool:
