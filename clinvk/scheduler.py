@@ -244,6 +244,7 @@ class Scheduler:
     ) -> Result:
         """What came of the request; what is wrong before it starts is a failure like others."""
         try:
+            self._requests.check(i, request)
             if self.plan.tasks[i].dry_run:
                 command = str(self.dispatcher.plan(request).command)
                 return Result(ok=True, text=command, backend=worker.backend, exit_code=0)

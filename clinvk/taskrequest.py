@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clinvk import placeholders
+from clinvk.errors import UsageError
 from clinvk.messages import Request
 from clinvk.outcome import Outcome
 from clinvk.plan import OF_PREVIOUS, REFERENCE, Plan, Task
@@ -66,6 +67,18 @@ class TaskRequests:
             lenient=task.lenient or switched,
             new=True,
         )
+
+    def check(self, i: int, request: Request) -> None:
+        """Raise `UsageError` where what the prompt is made of leaves nothing to ask."""
+        task = self.plan.tasks[i]
+        if request.prompt.strip() or not task.known:
+            return
+        named = ", ".join(f"{{{{{name}}}}}" for name in task.known)
+        hint = "say more in the prompt than that"
+        if self.run_id:
+            keys = dict.fromkeys(self.plan.tasks[n].key for n in (*task.known.values(), i))
+            hint += f"; or run all of these again: clinvk runs retry {self.run_id} {' '.join(keys)}"
+        raise UsageError(f"the prompt is empty, since nothing stands for {named}", hint)
 
     def _prompt(self, task: Task) -> str:
         if not task.template:

@@ -16,7 +16,7 @@ from clinvk.errors import SessionError
 from clinvk.fanout import plan_of
 from clinvk.runs import Runs
 from clinvk.workflow import WorkflowManager
-from tests.conftest import CommandLine, Home, is_alive, living, stubborn, wait_for
+from tests.conftest import CommandLine, Home, is_alive, living, say, stubborn, wait_for
 from tests.desk import Desk, ends, kill
 
 
@@ -60,6 +60,25 @@ def test_what_a_step_answers_names_nothing(desk: Desk):
     assert desk.starts() == [
         "say {{previous}}", "then <say {{previous}}>", "at last <then <say {{previous}}>>",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["chain", "parallel"])
+def test_an_answer_that_leaves_nothing_to_ask_is_named(desk: Desk, kind: str):
+    script = "cat >/dev/null\n" + say(type="end", text="")
+    desk.home.backend("quiet", script, ephemeral={"argv": ["--keep-nothing"]})
+    tasks = [
+        {"name": "look", "prompt": "a", "backend": "quiet"},
+        {"name": "mend", "prompt": " {{steps.look.output}}\n", "backend": "quiet"},
+    ]
+    result = desk.run(tasks, kind)
+    assert [o.state for o in result.results] == ["done", "failed"]
+    error = result.results[1].error
+    assert error
+    assert error.message == "the prompt is empty, since nothing stands for {{steps.look.output}}"
+    assert f"clinvk runs retry {result.id} look mend" in (error.hint or "")
+    error = desk.run(tasks, kind, ephemeral=True).results[1].error
+    assert error
+    assert error.hint == "say more in the prompt than that"
 
 
 @pytest.mark.parametrize(

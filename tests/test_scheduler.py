@@ -147,11 +147,11 @@ async def test_an_answer_goes_into_the_prompts_that_name_it(many: Many):
     result = await many([
         {"name": "a", "prompt": "one"}, {"name": "b", "prompt": "two", "needs": "a"},
         {"name": "c", "prompt": "{{tasks.a.output}}+{{tasks.b.output}}=\\{{x}}"},
-        {"name": "d", "prompt": "{{tasks.c.session}}/{{tasks.c.backend}}/{{tasks.c.error}}."},
+        {"name": "d", "prompt": "{{tasks.c.session}}/{{tasks.c.backend}}."},
     ])  # fmt: skip
     run = result.id
     assert [o.output for o in result.results] == [
-        "<one>", "<two>", "<<one>+<two>={{x}}>", f"<{run}.c/fake/.>"
+        "<one>", "<two>", "<<one>+<two>={{x}}>", f"<{run}.c/fake.>"
     ]  # fmt: skip
 
 
