@@ -141,7 +141,7 @@ def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
     ]
     show.print_table(
         ["TASK", "BACKEND", "NEEDS", "OPTIONS", "PROMPT"], rows,
-        shrinks=["PROMPT", "OPTIONS", "TASK"], spared=["NEEDS", "PROMPT", "OPTIONS"],
+        shrinks=["PROMPT", "TASK", "OPTIONS"], spared=["NEEDS", "PROMPT", "OPTIONS"],
     )  # fmt: skip
     print("\n" + _rules_told(plan))
     for text in checked.notices:
