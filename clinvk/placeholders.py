@@ -28,7 +28,9 @@ Value = Callable[[str], "str | None"]
 
 def names(text: str) -> list[str]:
     """What the text names, each once, in order."""
-    found = (m["name"] for m in _TOKEN.finditer(text) if "{{" in text)
+    if "{{" not in text:
+        return []
+    found = (m["name"] for m in _TOKEN.finditer(text))
     return list(dict.fromkeys(name for name in found if name is not None))
 
 

@@ -26,6 +26,8 @@ from clinvk.shape import ShapeError, build, convert, dotted
 from clinvk.taskformats import COLUMNS, HEADER, KEYS
 from clinvk.taskkeys import NOT_OF_ONE, NUMBERS, OPTIONS, SAME, Scalar, Whole, Written
 
+Place = tuple[str | int, ...]  # of a mistake in a file
+
 MOST = 100_000  # tasks that a matrix may make: more is a slip
 
 
@@ -46,8 +48,10 @@ def plan_of(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "
     try:
         return reader.plan(data)
     except ShapeError as error:
-        where = "" if reader.is_flag(error.path) else f"{_with_line(source, text, error.path)}: "
-        raise ConfigError(f"{where}{error}", error.hint or KEYS) from error
+        if reader.is_flag(error.path):
+            raise ConfigError(str(error), error.hint) from error
+        where = _with_line(source, text, error.path)
+        raise ConfigError(f"{where}: {error}", error.hint or KEYS) from error
     except TaskMistake as error:
         task, path = reader.tasks[error.position], reader.place(error)
         where = f"{_with_line(source, text, path)}{task.titled.removeprefix(source)}"
@@ -67,9 +71,6 @@ def rules_of(data: Mapping[str, Any], source: str, defaults: Defaults) -> Rules:
         return _Reader(source, "parallel", defaults).rules(build(Whole, dict(data)))
     except ShapeError as error:
         raise ConfigError(f"{source}: {error}", KEYS) from error
-
-
-Place = tuple[str | int, ...]  # of a mistake in a file
 
 
 class _Reader:

@@ -721,6 +721,7 @@ def test_a_mistake_in_a_flag_is_told_of_the_flag(
     prompt = [] if flags[0] == "--prompt" else ["--prompt", "x"]
     done = clinvk("parallel", "t.yaml", *prompt, *flags)
     assert (done.returncode, said in done.stderr) == (3, True), done.stderr
+    assert "such a file" not in done.stderr
 
 
 def test_a_mistake_is_told_of_the_defaults_and_of_the_task_that_stands_above_them():
