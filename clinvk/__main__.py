@@ -7,18 +7,23 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
-def _cancelled(*_: Any) -> None:
+def _cancelled(*_: object) -> None:
     """Ctrl-C while modules are loaded: there is nothing to undo yet, nor a place to raise to."""
     os.write(2, b"clinvk: cancelled\n")
     os._exit(7)
 
 
-with suppress(ValueError):  # somebody loads us in a thread
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not under nohup
-        signal.signal(signal.SIGINT, _cancelled)
+def _on_interrupt(before: object, now: Any) -> None:
+    """Change what Ctrl-C does, unless somebody else has decided on it, such as nohup."""
+    with suppress(ValueError):  # in a thread, to which no signal comes
+        if signal.getsignal(signal.SIGINT) is before:
+            signal.signal(signal.SIGINT, now)
 
 
 def main() -> None:
@@ -26,12 +31,12 @@ def main() -> None:
     # What imports leave behind is not worth collecting in a program that lives for a moment: 4 ms.
     # `cmd.drive` turns collecting on again before it reads a stream.
     gc.disable()
+    _on_interrupt(signal.default_int_handler, _cancelled)
     if sys.platform == "win32":
         sys.exit("clinvk: Windows is not supported; use it in WSL")
     from clinvk.cmd.main import main as commands
 
-    if signal.getsignal(signal.SIGINT) is _cancelled:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _on_interrupt(_cancelled, signal.default_int_handler)
     code = commands(sys.argv[1:])
     with suppress(OSError, ValueError):
         sys.stdout.flush()

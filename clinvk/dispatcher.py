@@ -251,24 +251,22 @@ async def _started(
     recorder = None
     if plan.session is not None:
         recorder = Recorder(dispatcher.store, plan, dispatcher.config.config.session)
-        if not new:
-            recorder.asked()
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
     with scratch.files(plan.command):
         home = dispatcher.config.home
-        async with (
-            logins.beginning(plan.manifest, plan.command.env, home) as begun,
-            process.start(plan.command, marker, ask=ask) as child,
-        ):
-            # The child boots while this is imported: jmespath is not needed to start it.
-            from clinvk.running import Run
+        async with logins.beginning(plan.manifest, plan.command.env, home) as begun:
+            if recorder is not None and not new:
+                recorder.asked()
+            async with process.start(plan.command, marker, ask=ask) as child:
+                # The child boots while this is imported: jmespath is not needed to start it.
+                from clinvk.running import Run
 
-            run = Run(plan, child, recorder, began, begun)
-            try:
-                yield run
-            finally:
-                await run.close()
+                run = Run(plan, child, recorder, began, begun)
+                try:
+                    yield run
+                finally:
+                    await run.close()
 
 
 def _check(request: Request) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from clinvk import hiding, preflight, recovery
+from clinvk import hiding, pacing, preflight, recovery
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import SessionError, UsageError
 from clinvk.folding import anew, unknown
@@ -187,7 +187,7 @@ class PlanRun:
         self.ready()
         try:
             await _until_ended(scheduler)
-        except anyio.get_cancelled_exc_class():
+        except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
             self._conclude(scheduler, journal, began, clock)
             raise
         result = self._conclude(scheduler, journal, began, clock)
@@ -280,9 +280,15 @@ class PlanRun:
         alone = plan.tasks[outcome.index].continues is None
         if (result := folder.result_of(outcome, alone=alone)) is not None:
             ended = ended_with(outcome, result)
+            if pacing.is_passing(ended.error) and self._may_try(ended):
+                return anew(ended)
             return outcome if ended.error and ended.error.kind == "cancelled" else ended
         # The session of an earlier step, which it was to go on with, tells of that step.
         return self._as_its_session_says(outcome, folder) if alone else outcome
+
+    def _may_try(self, outcome: Outcome) -> bool:
+        own = self.plan.tasks[outcome.index].retries
+        return outcome.attempts <= (self.plan.rules.retries if own is None else own)
 
     def _as_its_session_says(self, outcome: Outcome, folder: RunFolder) -> Outcome:
         if not outcome.session_id:
@@ -316,7 +322,7 @@ async def _until_ended(scheduler: Scheduler) -> None:
             tasks.start_soon(run)
             try:
                 await ended.wait()
-            except anyio.get_cancelled_exc_class():
+            except BaseException:  # also KeyboardInterrupt, which trio raises here
                 scheduler.stop()
                 raise
 
@@ -426,7 +432,7 @@ def _fresh(plan: Plan, asks: list[preflight.Ask]) -> list[Outcome]:
 
 
 def _state(outcomes: list[Outcome], *, cancelled: bool) -> str:
-    if cancelled:
+    if cancelled and not all(o.ok for o in outcomes):  # else there was nothing left to cancel
         return "cancelled"
     code = exit_code("", outcomes)
     return {0: "done", EXIT_CODES["limit"]: "waiting"}.get(code, "failed")

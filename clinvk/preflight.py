@@ -65,8 +65,7 @@ def survey(plan: Plan, dispatcher: Dispatcher) -> Checked:
             kind = ConfigError if isinstance(error, _OfAll) else type(error)
             problems[i] = kind(f"{where}{error.message}", error.hint)
             asks.append(Ask(backend=task.backend or "-"))
-    if not problems:
-        checker.rules()
+    checker.rules(every_task=not problems)
     return Checked(asks, checker.notices, problems)
 
 
@@ -103,14 +102,28 @@ class _Checker:
             )
         return self._asks[key]
 
-    def rules(self) -> None:
-        """Raise `ConfigError` for a rule that cannot be kept."""
+    def rules(self, *, every_task: bool) -> None:
+        """Raise `ConfigError` for a rule that cannot be kept; where not `every_task` has what it
+        needs, of those alone that hold whatever they need."""
         rules = self.plan.rules
         if rules.limits.to and self.plan.kind == "compare":
             raise ConfigError(
                 "on_limit: the answer of another backend is none of the one that is compared",
                 "say: wait, or fail",
             )
+        for name, count in rules.max_parallel_per_backend.items():
+            if count < 1:
+                raise ConfigError(
+                    f"max_parallel_per_backend: {name}: {count} is too small", "say at least 1"
+                )
+        if not every_task:
+            return
+        for name in rules.max_parallel_per_backend:
+            if self.dispatcher.catalog.find(name) is None:
+                known = ", ".join(self.dispatcher.catalog.names())
+                raise ConfigError(
+                    f"max_parallel_per_backend: unknown backend {name!r}", f"known: {known}"
+                )
         used = {ask.backend for ask in self._asks.values()}
         if rules.limits.to and used == {*rules.limits.to}:
             raise ConfigError(
@@ -124,16 +137,6 @@ class _Checker:
                     raise ConfigError(f"{name} cannot be told to keep no session", KEEPS)
             except ClinvkError as error:
                 raise type(error)(f"on_limit: {error.message}", error.hint) from error
-        for name, count in rules.max_parallel_per_backend.items():
-            if count < 1:
-                raise ConfigError(
-                    f"max_parallel_per_backend: {name}: {count} is too small", "say at least 1"
-                )
-            if self.dispatcher.catalog.find(name) is None:
-                known = ", ".join(self.dispatcher.catalog.names())
-                raise ConfigError(
-                    f"max_parallel_per_backend: unknown backend {name!r}", f"known: {known}"
-                )
         for cap, figures, said in (
             (rules.budget.cost, ("cost", "cost_total", "cost_first"), "cost"),
             (rules.budget.tokens, ("usage", "usage_total"), "tokens"),

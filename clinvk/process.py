@@ -257,15 +257,16 @@ async def start(
         with _failures_of(command):
             ready = held.enter_context(selectors.DefaultSelector())
             pipes = held.enter_context(closing(Pipes(stdin=bool(command.stdin))))
-            process = await anyio.open_process(
-                command.argv,
-                stdin=pipes.its_stdin,
-                stdout=pipes.its_stdout,
-                stderr=pipes.its_stderr,
-                cwd=command.cwd,
-                env={**command.env, MARKER: marker},
-                start_new_session=True,  # a group of its own, and no terminal to ask at
-            )
+            with anyio.CancelScope(shield=True):  # half a start could not be ended
+                process = await anyio.open_process(
+                    command.argv,
+                    stdin=pipes.its_stdin,
+                    stdout=pipes.its_stdout,
+                    stderr=pipes.its_stderr,
+                    cwd=command.cwd,
+                    env={**command.env, MARKER: marker},
+                    start_new_session=True,  # a group of its own, and no terminal to ask at
+                )
         pipes.started()
         leaders.add(process.pid)
         child = held.enter_context(

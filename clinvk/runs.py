@@ -16,8 +16,8 @@ from msgspec.structs import replace
 
 from clinvk.errors import SessionError
 from clinvk.folding import fold, told_by
-from clinvk.messages import plain
-from clinvk.outcome import Outcome, RunResult, after
+from clinvk.messages import Result, plain
+from clinvk.outcome import Outcome, RunResult, ended_with
 from clinvk.plan import Plan
 from clinvk.session import Session
 from clinvk.store.files import (
@@ -187,16 +187,20 @@ class RunFolder:
     def found(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
         """The outcome of a task that had ended in its session, though nobody lived to write that
         down here; its answer is put behind its events. Raises `SessionError`."""
-        line = {"type": "result", "session_id": session.id, "content": answer, "exit_code": 0}
+        began = outcome.started_at or session.updated_at
+        result = Result(
+            ok=True, text=answer, backend=outcome.backend or session.backend or "", exit_code=0,
+            session_id=session.id, native_id=session.native_ids.get(session.backend or ""),
+            model=session.model, usage=session.usage, cost=session.cost,
+            seconds=max(0.0, (session.updated_at - began).total_seconds()),
+        )  # fmt: skip
+        line = {"type": "result", **result.to_json()}
         path = self.events_path(outcome.index)
         try:
             append_file(path, encode(line) + b"\n")
         except OSError as error:
             raise cannot("write", path, error) from error
-        return replace(
-            after(outcome, session.usage, session.cost),
-            state="done", error=None, exit_code=0, model=session.model, ended_at=session.updated_at,
-        )  # fmt: skip
+        return ended_with(outcome, line)
 
     def take(self, other: RunFolder, index: int) -> None:
         """What happened in the same task of another run. Raises `SessionError`."""

@@ -276,7 +276,8 @@ class Scheduler:
 
     async def _took(self, i: int, result: Result, events: int | None = None) -> None:
         before = self.outcomes[i]
-        if told := self._spending.add(result):
+        counts = not self.plan.tasks[i].dry_run
+        if counts and (told := self._spending.add(result)):
             self.observe(Change(kind="notice", outcome=before, message=told))
         outcome = replace(
             after(before, result.usage, result.cost),
@@ -314,6 +315,7 @@ class Scheduler:
             await self.journal.ended(outcome, events, _told_of(wait))
         if outcome.state == "queued":  # not before that is written: the next attempt comes behind
             self._queue_again(i)
+            self._judge()  # what it took counts
             return
         self.observe(Change(kind="ended", outcome=outcome))
         if outcome.state in ("done", "failed"):

@@ -264,6 +264,9 @@ def test_a_limit_is_not_waited_for_where_that_is_not_wanted(
         assert done.returncode == 75, words
     done = clinvk("compare", "hi", *PAIR, "--on-limit", "switch:north")
     assert (done.returncode, "say: wait, or fail" in done.stderr) == (3, True)
+    (home.path / "backends" / "south.yaml").unlink()  # of a run that is carried on, too
+    done = clinvk("runs", "resume", "last", "--on-limit", "switch:north")
+    assert (done.returncode, "say: wait, or fail" in done.stderr) == (3, True)
 
 
 def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> None:

@@ -352,6 +352,22 @@ def test_ctrl_c_before_anything_has_begun_leaves_nothing_half_begun(
     assert {run["state"] for run in runs} <= {"cancelled"}
 
 
+def test_a_program_that_loads_us_keeps_its_own_ctrl_c():
+    program = "import clinvk.__main__, signal; print(signal.getsignal(signal.SIGINT).__name__)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # fmt: skip
+    assert said.stdout == "default_int_handler\n"
+
+
+def test_it_runs_in_a_thread_too():
+    program = (
+        "import sys, threading; from clinvk.__main__ import main; sys.argv[1:] = ['version']\n"
+        "thread = threading.Thread(target=main); thread.start(); thread.join()"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)  # fmt: skip
+    assert (said.returncode, said.stderr) == (0, "")
+    assert said.stdout.startswith("clinvk ")
+
+
 def test_a_second_signal_ends_it_at_once(clinvk: CommandLine, home: Home, tree: Path):
     home.backend("fake", stubborn(tree))
     (home.work / "t.json").write_text(tasks("one"))

@@ -4,6 +4,9 @@ import fcntl
 import json
 import os
 import random
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -540,6 +543,22 @@ async def test_a_cap_on_what_a_backend_does_not_report_is_refused(many: Many):
     assert (await many(["a"], budget={"tokens": 100})).ok
 
 
+async def test_what_only_shows_its_command_has_no_part_in_the_budget(many: Many):
+    many.backend("fake")
+    await many([{"prompt": "a", "dry_run": True}], budget={"tokens": 100})
+    assert [c.message for c in many.changes if c.kind == "notice"] == []
+
+
+async def test_a_spent_budget_does_not_wait_for_a_limit_to_end(many: Many):
+    many.backend(
+        "fake",
+        say(type="end", error="usage limit", status=429, usage={"input": 10, "output": 5}),
+    )
+    with anyio.fail_after(15):
+        result = await many(["a", "b"], budget={"tokens": 10}, limit_wait="60s", max_parallel=1)
+    assert result.why == "the budget is spent: 15 of 10 tokens"
+
+
 async def test_who_does_not_say_what_it_took_is_named_once(many: Many):
     many.backend("fake", say(type="start", id="n") + say(type="end", text="yes"))
     changes: list[Change] = []
@@ -688,6 +707,32 @@ async def test_a_step_that_is_cancelled_while_another_turn_runs_was_not_started(
     assert (states(result), [o.attempts for o in result.results]) == (["done"] * 2, [1, 1])
 
 
+async def test_a_prompt_that_was_never_sent_is_not_in_the_session_that_goes_on(many: Many):
+    many.backend("fake")
+    plan = many.plan(["a", "b"], "chain", pass_session=True)
+    (login := many.folder / "login.json").write_text("{}")
+    note = many.home.path / "logins" / "fake"
+    held: list[Any] = []
+
+    def waits() -> bool:
+        if any(c.kind == "ended" for c in many.changes) and not held:
+            os.utime(login, (0, 0))
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
+            os.utime(note, (0, 0))
+            held.append(note.open("r+b"))
+            fcntl.flock(held[0], fcntl.LOCK_EX)  # somebody else begins with it
+        return many.kinds().count("started") == 2
+
+    many.backend("fake", login={"files": [str(login)], "fresh_minutes": 50})
+    many.changes = Watched(waits)
+    assert states(await cancelled_while(many, plan, waits)) == ["done", "cancelled"]
+    held[0].close()
+    result = await carried_on(many)
+    said = many.dispatcher().store.messages(result.results[0].session_id or "")
+    assert [m.content for m in said if m.role == "user"] == ["a", "b"]
+
+
 class Watched(list[Change]):
     """Changes, and what is to be done with each at once."""
 
@@ -796,6 +841,46 @@ async def test_a_program_that_cancels_a_run_ends_it_as_ctrl_c_does(many: Many, t
     assert (kept.state, states(kept)) == ("cancelled", ["done", "cancelled", "cancelled"])
     assert kept.results[1].attempts == 1
     assert kept.results[1].seconds > 0
+
+
+async def test_who_cancels_a_run_when_all_is_done_cancels_nothing(many: Many):
+    many.backend("fake")
+    run = many.prepared(many.plan(["a"]))
+    with anyio.CancelScope() as scope:
+        run.observe = lambda change: scope.cancel() if change.kind == "ended" else None
+        await run.run()
+    kept = Runs(many.home.path).find("last").result()
+    assert (kept.state, kept.exit_code) == ("done", 0)
+
+
+PROGRAM = """
+import anyio, clinvk
+
+async def main():
+    await clinvk.aparallel(["a", "b"], backend="fake", max_parallel=2)
+
+try:
+    anyio.run(main, backend="{backend}")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_ctrl_c_ends_the_run_of_a_program_and_all_that_it_started(
+    home: Home, tree: Path, backend: str
+):
+    home.backend("fake", stubborn(tree))
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(backend=backend)],
+        env=home.env, cwd=home.work, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    pid_in(tree / "self")
+    program.send_signal(signal.SIGINT)
+    out, _ = program.communicate(timeout=20)
+    assert out == "interrupted\n"
+    assert living(tree) == []
+    assert Runs(home.path).find("last").result().state == "cancelled"
 
 
 async def test_an_error_of_the_one_who_watches_ends_what_runs(many: Many, tree: Path):

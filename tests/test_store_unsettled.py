@@ -167,6 +167,39 @@ def test_the_first_change_writes_all_that_was_said(reopen: Callable[[], Store], 
 # Files
 
 
+def test_clean_forgets_the_locks_of_sessions_that_were_never_written(home: Path):
+    killed = subprocess.run(
+        [sys.executable, "-c", PROMISE_AND_DIE, str(home)], cwd=PROJECT, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    store, lock = FileStore(home), home / "locks" / "r1.a"
+    store.create(Session(id="kept", backend="echo"))
+    turn_of(store, "kept").close()
+    assert lock.exists()
+    store.clean("2000-01-01T00:00:00Z")
+    assert lock.exists()
+    running = turn_of(store, "r2.running")
+    os.utime(lock, (0, 0))
+    store.clean("2000-01-01T00:00:00Z", dry_run=True)
+    assert lock.exists()
+    store.clean("2000-01-01T00:00:00Z")
+    assert sorted(os.listdir(home / "locks")) == ["kept", "r2.running"]
+    running.close()
+
+
+PROMISE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from clinvk.session import Session
+from clinvk.store.file import FileStore
+
+store = FileStore(Path(sys.argv[1]))
+store.create(Session(id="r1.a", backend="echo"), exact=True, settled=False)
+store.turn("r1.a").note({"run": "x"})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
 def test_a_session_of_that_id_that_came_meanwhile_stays(home: Path):
     mine, theirs = FileStore(home), FileStore(home)
     promise(mine, "r1.a")

@@ -17,9 +17,11 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.journal import Journal
 from clinvk.outcome import Outcome
 from clinvk.plan import Plan, Task
-from clinvk.runs import Runs
-from tests.conftest import CommandLine, Home, wait_for
+from clinvk.runs import RunFolder, Runs
+from tests.conftest import END, CommandLine, Home, say, wait_for
 from tests.desk import Desk, kill
+
+BUSY = say(type="end", error="overloaded", status=529)
 
 
 @pytest.fixture
@@ -65,6 +67,41 @@ def test_a_step_whose_result_is_there_ended_with_that_whosesoever_session_it_wen
     journal.write_bytes(b"".join(lines[: last + 1]))
     two = desk.clinvk.json("chain", "--resume", "c", "--json")["results"][1]
     assert (two["state"], two["output"], desk.starts()) == ("done", "<two>", ["one", "two"])
+
+
+def cut(folder: RunFolder, *, results: int) -> None:
+    """As if it had been killed when its first task had ended, and so many results were there."""
+    journal = folder.path / "journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))
+    path = folder.events_path(0)
+    lines = path.read_bytes().splitlines(keepends=True)
+    ends = [i + 1 for i, line in enumerate(lines) if b'"type":"result"' in line]
+    path.write_bytes(b"".join(lines[: ends[results - 1] if results else ends[0] - 1]))
+
+
+def test_what_a_task_took_is_not_lost_where_carrying_on_fails_first(desk: Desk):
+    path = desk.file({"tasks": ["one"]})
+    [before] = desk.clinvk.json("parallel", path, "--json")["results"]
+    folder = Runs(desk.home.path).find("last")
+    cut(folder, results=0)
+    assert desk.clinvk("runs", "retry", "last", "nobody").returncode == 1
+    [after] = desk.clinvk.json("runs", "resume", "--json")["results"]
+    for name in ("state", "output", "usage", "cost", "model", "attempts"):
+        assert after[name] == before[name], name
+    assert desk.starts() == ["one"]
+
+
+def test_a_failure_that_may_pass_is_tried_again_by_who_carries_on(desk: Desk):
+    desk.home.backend("busy", f"cat >/dev/null; if [ -e ready ]; then {END} exit; fi; {BUSY}")
+    path = desk.file({"tasks": [{"prompt": "a", "backend": "busy"}], "retries": 1,
+                      "retry_delay": "0.01s"})  # fmt: skip
+    assert desk.clinvk("parallel", path).returncode == 1
+    folder = Runs(desk.home.path).find("last")
+    cut(folder, results=1)
+    assert desk.clinvk("sessions", "delete", f"{folder.id}.1.2", "--yes").returncode == 0
+    (desk.home.work / "ready").touch()
+    [task] = desk.clinvk.json("runs", "resume", "--json")["results"]
+    assert (task["state"], task["attempts"]) == ("done", 2)
 
 
 def test_few_open_files_are_enough_for_many_tasks(desk: Desk):

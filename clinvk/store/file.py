@@ -15,6 +15,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,6 +200,8 @@ class FileStore:
             turn.close()
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
+        if not dry_run:
+            self._forget_strays(before)
         old = self._used_before(before)
         if dry_run:
             return [id_ for id_, _ in old if self._locks.is_idle(id_)]
@@ -281,6 +284,15 @@ class FileStore:
         return True
 
     # Those that nobody has used for long.
+
+    def _forget_strays(self, before: str) -> None:
+        """Take away the locks of sessions that were never written, since their clinvk was killed."""
+        for id_ in self._locks.older_than(datetime.fromisoformat(before).timestamp()):
+            if self._files.exists(id_) or id_ in self._promised:
+                continue
+            if (turn := self.turn(id_)) is not None:
+                self._locks.forget(id_)
+                turn.abandon()
 
     def _used_before(self, before: str) -> list[tuple[str, TimeAndSize | None]]:
         """Ids, with the time and size that the record had when the index read it."""

@@ -78,6 +78,14 @@ class Locks:
         """Whether a turn was ever begun, or is being begun now."""
         return (self.folder / id_).exists()
 
+    def older_than(self, moment: float) -> list[str]:
+        """Ids whose turns began or ended before that, in seconds since 1970."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return [e.name for e in entries if e.stat().st_mtime < moment]
+        except FileNotFoundError:
+            return []
+
     def forget(self, id_: str) -> None:
         """Take the file away; call it while its turn is held, or nobody can want one."""
         with suppress(OSError):
