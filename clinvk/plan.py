@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from clinvk.errors import ConfigError
 from clinvk.redact import redact
 
-VERSION = 1  # of a plan as it is kept
+VERSION = 2  # of a plan as it is kept
 NAME_KEPT = 60  # characters of a task's name in the name of its session
 
 # What a prompt may say of an earlier task: `{{tasks.NAME.output}}`; `steps` is the same word.
@@ -127,6 +127,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         """Raises `ValueError` where this is no plan, `ConfigError` where it is a newer one."""
         if data.get("version", 0) > VERSION:
             raise ConfigError("the plan was written by a newer clinvk", "update clinvk to use it")
+        data = data if data.get("version", 0) > 1 else _of_version_1(data)
         return convert({k: v for k, v in data.items() if k != "version"}, cls)
 
     def called(self, text: str) -> list[int]:
@@ -134,6 +135,15 @@ class Plan(Struct, frozen=True, kw_only=True):
         there are none."""
         found = [i for i, task in enumerate(self.tasks) if text in (task.name, task.key)]
         return found or [i for i in range(len(self.tasks)) if str(i + 1) == text]
+
+
+def _of_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """It did not say where the options that may be dropped were."""
+    tasks = [
+        {**task, "droppable": dict.fromkeys(task.get("droppable", ()), "")}
+        for task in data.get("tasks", ())
+    ]
+    return {**data, "tasks": tasks}
 
 
 def checked(plan: Plan) -> Plan:

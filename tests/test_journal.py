@@ -116,6 +116,13 @@ def test_an_event_that_nobody_knows_hides_no_other():
     assert states([BEGIN, line("weather", sun=True), started(0), ended(0)])[0] == "done"
 
 
+def test_a_plan_of_the_first_version_is_read():
+    task = {"name": "a", "prompt": "p", "options": {"max_turns": 3}, "droppable": ["max_turns"]}
+    plan = Plan.from_json({"version": 1, "kind": "parallel", "tasks": [task]})
+    assert plan.tasks[0].droppable == {"max_turns": ""}
+    assert Plan.from_json(plan.to_json()) == plan
+
+
 def test_a_line_of_a_newer_version_is_refused():
     with pytest.raises(ClinvkError, match="newer clinvk"):
         states([BEGIN, {**started(0), "version": 2}])
