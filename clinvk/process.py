@@ -257,16 +257,7 @@ async def start(
         with _failures_of(command):
             ready = held.enter_context(selectors.DefaultSelector())
             pipes = held.enter_context(closing(Pipes(stdin=bool(command.stdin))))
-            with anyio.CancelScope(shield=True):  # half a start could not be ended
-                process = await anyio.open_process(
-                    command.argv,
-                    stdin=pipes.its_stdin,
-                    stdout=pipes.its_stdout,
-                    stderr=pipes.its_stderr,
-                    cwd=command.cwd,
-                    env={**command.env, MARKER: marker},
-                    start_new_session=True,  # a group of its own, and no terminal to ask at
-                )
+            process = await _opened(command, pipes, marker)
         pipes.started()
         leaders.add(process.pid)
         child = held.enter_context(
@@ -283,6 +274,22 @@ async def start(
                         await process.wait()
             finally:
                 leaders.discard(child.pid)
+
+
+async def _opened(command: Command, pipes: Pipes, marker: str) -> Process:
+    """The program, started; whoever cancels that has to wait, since half a start could not be
+    ended. Raises `OSError`."""
+    with anyio.CancelScope(shield=True):
+        return await anyio.open_process(
+            command.argv,
+            stdin=pipes.its_stdin,
+            stdout=pipes.its_stdout,
+            stderr=pipes.its_stderr,
+            cwd=command.cwd,
+            env={**command.env, MARKER: marker},
+            start_new_session=True,  # a group of its own, and no terminal to ask at
+        )
+    raise AssertionError("nobody cancels that scope, so it swallows nothing")
 
 
 @contextmanager
