@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Half of the tests' time is waiting for programs, so three of them go on two cores.
+WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
 
 .PHONY: demo test lint types bench docs picture clean
 
@@ -10,7 +12,7 @@ demo: $(VENV)/.clinvk
 
 test: $(VENV)/.test
 	$(BIN)/python -m tests.clis --if-npm
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
