@@ -371,6 +371,15 @@ def failed_ones(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -
     return choose
 
 
+def with_hearers(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """For steps in their order: whose prompt tells of a step that is queued is queued, too."""
+    chosen = list(outcomes)
+    for i, task in enumerate(plan.tasks):
+        if chosen[i].ok and any(chosen[n].state == "queued" for n in task.known.values()):
+            chosen[i] = anew(chosen[i])
+    return chosen
+
+
 async def abandon(folder: RunFolder) -> str | None:
     """Give up a run that nobody drives: what it left running is ended, and what had not begun is
     cancelled. What there is to tell of it. Raises `SessionError`."""

@@ -15,7 +15,7 @@ from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.fanout import Observe, Tasks, plan_of
 from clinvk.outcome import RunResult
 from clinvk.plan import Plan
-from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
+from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left, with_hearers
 from clinvk.runs import RunFolder, RunNotFound, Runs
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -115,7 +115,7 @@ class WorkflowManager:
             return await run.run()
         left = what_is_left(run.plan, rerun_indeterminate=rerun_indeterminate)
         failed = failed_ones(run.plan)
-        return await run.carry_on(lambda outcomes: failed(left(outcomes)))
+        return await run.carry_on(lambda told: with_hearers(run.plan, failed(left(told))))
 
     def list_checkpoints(self) -> list[dict[str, Any]]:
         """Each checkpoint: `name`, `run`, `at`, `state`, `steps`, `completed`, `source`."""

@@ -26,6 +26,7 @@ echo "$mode $p" >>FOLDER/modes
 pwd >>FOLDER/folders
 cd FOLDER
 echo $$ >"pid-${p%% *}"
+echo $$ >>pids
 [ "$mode" = resume ] && id=$2 || id=native-$$
 printf '{"type":"start","id":"%s","model":"made-up-1"}\n' "$id"
 """
@@ -130,9 +131,9 @@ class Desk:
             if driver.poll() is None:
                 driver.kill()
             driver.communicate()
-        for path in self.folder.glob("pid-*"):
-            if (text := path.read_text().strip()) and is_alive(int(text)):
-                os.kill(int(text), signal.SIGKILL)
+        for pid in map(int, self._lines("pids")):
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def kill(driver: subprocess.Popen[str]) -> None:

@@ -185,7 +185,8 @@ def test_what_a_step_says_that_it_needs_has_to_succeed_even_then(desk: Desk):
     desk.mend()
     data = json.loads(desk.clinvk("chain", "--resume", "mine", "--json").stdout)
     assert states(data) == ["done"] * 7
-    assert desk.starts()[5:] == ["bad a", "d", "g"]
+    # Those that had told of what is run again have something else to say now.
+    assert desk.starts()[5:] == ["bad a", "b ", "d", "e <d>.", "g"]
 
 
 def test_steps_run_one_at_a_time_whatever_else_is_said(desk: Desk, tmp_path: Path):

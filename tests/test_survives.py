@@ -30,10 +30,7 @@ def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
     folder.mkdir()
     desk = Desk(home, clinvk, folder)
     yield desk
-    desk.let_go()
-    for driver in desk.drivers:
-        if driver.poll() is None:
-            kill(driver)
+    desk.close()
 
 
 def test_a_step_that_was_cut_off_is_not_taken_for_the_one_whose_session_it_goes_on_with(desk: Desk):
