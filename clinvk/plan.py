@@ -130,6 +130,11 @@ class Plan(Struct, frozen=True, kw_only=True):
         data = data if data.get("version", 0) > 1 else _of_version_1(data)
         return convert({k: v for k, v in data.items() if k != "version"}, cls)
 
+    def retries_of(self, i: int) -> int:
+        """How often a task is tried again at most."""
+        own = self.tasks[i].retries
+        return self.rules.retries if own is None else own
+
     def called(self, text: str) -> list[int]:
         """Positions of the tasks with this name or key; of the one with this number, from 1, where
         there are none."""

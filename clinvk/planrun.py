@@ -287,8 +287,7 @@ class PlanRun:
         return self._as_its_session_says(outcome, folder) if alone else outcome
 
     def _may_try(self, outcome: Outcome) -> bool:
-        own = self.plan.tasks[outcome.index].retries
-        return outcome.attempts <= (self.plan.rules.retries if own is None else own)
+        return outcome.attempts <= self.plan.retries_of(outcome.index)
 
     def _as_its_session_says(self, outcome: Outcome, folder: RunFolder) -> Outcome:
         if not outcome.session_id:

@@ -338,8 +338,7 @@ class Scheduler:
             self._enqueue(i)
 
     def _may_try(self, i: int) -> bool:
-        own = self.plan.tasks[i].retries
-        return self._tries.get(i, 0) < (self.rules.retries if own is None else own)
+        return self._tries.get(i, 0) < self.plan.retries_of(i)
 
     def _again(self, outcome: Outcome) -> Change:
         """Back into the queue, in a while."""

@@ -4,11 +4,12 @@ file is read: the matrix's, and columns."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from clinvk import linking, placeholders
 from clinvk.plan import OF_PREVIOUS
+from clinvk.redact import throughout
 from clinvk.shape import ShapeError
 
 OF_TASKS = ("tasks.", "steps.")  # so begins what a prompt says of another task
@@ -49,7 +50,7 @@ def filled(
         is_template = bool(values) or _mentions_tasks(text, chain=chain)
         return placeholders.fill_text(text, values) if is_template else text
 
-    put_in = {k: _mapped(v, meant) for k, v in entry.items() if k != "prompt"}
+    put_in = {k: throughout(v, meant) for k, v in entry.items() if k != "prompt"}
     if "prompt" in entry:
         put_in["prompt"] = entry["prompt"]
         if isinstance(entry["prompt"], str):
@@ -96,12 +97,3 @@ def _texts(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
     elif isinstance(data, list):
         for i, value in enumerate(data):
             yield from _texts(value, (*path, i))
-
-
-def _mapped(data: Any, change: Callable[[str], str]) -> Any:
-    """The same structure with each of its texts changed."""
-    if isinstance(data, str):
-        return change(data)
-    if isinstance(data, Mapping):
-        return {key: _mapped(value, change) for key, value in data.items()}
-    return [_mapped(value, change) for value in data] if isinstance(data, list) else data

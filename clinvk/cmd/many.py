@@ -165,7 +165,7 @@ def _as_dry(plan: Plan, i: int, backend: str) -> dict[str, Any]:
         "needs": [plan.tasks[n].name for n in task.needs],
         "timeout": task.timeout,
         "stall_timeout": task.stall_timeout,
-        "retries": plan.rules.retries if task.retries is None else task.retries,
+        "retries": plan.retries_of(i),
         "tags": list(task.tags),
         "title": task.title,
         "meta": task.meta,
