@@ -20,12 +20,13 @@ from msgspec import Struct
 
 from clinvk import comparison, taskfile, taskformats, taskkeys
 from clinvk.blocking import finished
+from clinvk.choosing import failed_ones, what_is_left
 from clinvk.comparison import Verdict
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
 from clinvk.outcome import RunResult
 from clinvk.plan import Kind, Plan
-from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left
+from clinvk.planrun import PlanRun, resumed
 from clinvk.runs import Runs
 
 if TYPE_CHECKING:

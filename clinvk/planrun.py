@@ -13,9 +13,10 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from clinvk import hiding, pacing, preflight, recovery
+from clinvk.choosing import Choose, left_of
 from clinvk.dispatcher import Dispatcher
-from clinvk.errors import SessionError, UsageError
-from clinvk.folding import anew, unknown
+from clinvk.errors import SessionError
+from clinvk.folding import anew
 from clinvk.journal import Journal
 from clinvk.messages import EXIT_CODES, Failure
 from clinvk.outcome import Outcome, RunResult, ended_with, exit_code
@@ -29,11 +30,7 @@ if TYPE_CHECKING:
     from clinvk.scheduler import Change, Scheduler
     from clinvk.store.files import FileTurn
 
-CUT_OFF = ("cancelled", "indeterminate")  # how far such a task got, nobody knows
-AGAIN = ("queued", "waiting", "skipped")  # nothing of such a task has happened
-
 Observe = Callable[["Change"], None]
-Choose = Callable[["Iterable[Outcome]"], "list[Outcome]"]
 
 
 class PlanRun:
@@ -135,7 +132,7 @@ class PlanRun:
             if not same or not all(self.outcomes[n].ok for n in task.needs):
                 continue
             said = self._as_it_ended(known, old, theirs)
-            stands = _left(said, self.plan, rerun_indeterminate=rerun_indeterminate)
+            stands = left_of(said, self.plan, rerun_indeterminate=rerun_indeterminate)
             if stands.ok or stands.state == "indeterminate":
                 folder.take(old, i)
                 self.outcomes[i] = stands
@@ -342,43 +339,6 @@ def resumed(
     return run
 
 
-def what_is_left(plan: Plan, *, rerun_indeterminate: bool = False) -> Choose:
-    """For `carry_on`: what has not begun; and what was cut off, where it may be run again."""
-
-    def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
-        return [_left(o, plan, rerun_indeterminate=rerun_indeterminate) for o in outcomes]
-
-    return choose
-
-
-def failed_ones(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -> Choose:
-    """For `carry_on`: what has `failed`, and what was left out for that; and the tasks of these
-    names, however they ended. Raises `UsageError` for a name that no task has."""
-    named: set[int] = set()
-    for name in names:
-        if not (found := plan.called(name)):
-            raise UsageError(f"the run has no task {name!r}", "see them: clinvk runs show ID")
-        named.update(found)
-
-    def is_meant(outcome: Outcome) -> bool:
-        has_failed = failed and (outcome.state == "failed" or _not_started(outcome))
-        return outcome.index in named or has_failed or outcome.state in AGAIN
-
-    def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
-        return [anew(o) if is_meant(o) else o for o in outcomes]
-
-    return choose
-
-
-def with_hearers(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """For steps in their order: whose prompt tells of a step that is queued is queued, too."""
-    chosen = list(outcomes)
-    for i, task in enumerate(plan.tasks):
-        if chosen[i].ok and any(chosen[n].state == "queued" for n in task.known.values()):
-            chosen[i] = anew(chosen[i])
-    return chosen
-
-
 async def abandon(folder: RunFolder) -> str | None:
     """Give up a run that nobody drives: what it left running is ended, and what had not begun is
     cancelled. What there is to tell of it. Raises `SessionError`."""
@@ -411,25 +371,10 @@ async def abandon(folder: RunFolder) -> str | None:
     return told
 
 
-def _left(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:
-    state, kind = outcome.state, outcome.error.kind if outcome.error else None
-    if state in AGAIN or _not_started(outcome) or (state == "failed" and kind == "limit"):
-        return anew(outcome)
-    if state in CUT_OFF:
-        if rerun_indeterminate or plan.tasks[outcome.index].idempotent:
-            return anew(outcome)
-        return unknown(outcome)
-    return outcome
-
-
 def _definition(task: Task) -> dict[str, Any]:
     """What a task is, wherever it was written."""
     known = to_builtins(task)
     return {k: v for k, v in known.items() if k not in ("place", "droppable")}
-
-
-def _not_started(outcome: Outcome) -> bool:
-    return outcome.error is not None and outcome.error.kind == "not_started"
 
 
 def _fresh(plan: Plan, asks: list[preflight.Ask]) -> list[Outcome]:

@@ -10,12 +10,13 @@ from typing import Any
 
 from clinvk.blocking import finished
 from clinvk.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
+from clinvk.choosing import failed_ones, what_is_left, with_hearers
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.fanout import Observe, Tasks, plan_of
 from clinvk.outcome import RunResult
 from clinvk.plan import Plan
-from clinvk.planrun import PlanRun, failed_ones, resumed, what_is_left, with_hearers
+from clinvk.planrun import PlanRun, resumed
 from clinvk.runs import RunFolder, RunNotFound, Runs
 
 SUFFIXES = (".yaml", ".yml", ".json")

@@ -23,6 +23,10 @@ from tests.stores import own_server, redis_server, redis_url  # noqa: F401 - fix
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 FAKES = Path(__file__).parent / "fakes"
+# Started in the background by a shell, we would be deaf to Ctrl-C, and so would all that we start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 PROJECT = Path(__file__).parent.parent
 BASH = "/bin/bash"
 

@@ -42,7 +42,7 @@ LAYERS = [
     {"dispatcher"},
     {"preflight"},
     {"taskrequest"},
-    {"scheduler"},
+    {"scheduler", "choosing"},
     {"planrun"},
     {"api", "fanout"},
     {"workflow"},

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from clinvk import config, halting, pacing, preflight, taskfile
+from clinvk.choosing import what_is_left
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.messages import Failure
 from clinvk.outcome import Outcome, RunResult
 from clinvk.plan import Halt, Plan, Task, checked
-from clinvk.planrun import PlanRun, resumed, what_is_left
+from clinvk.planrun import PlanRun, resumed
 from clinvk.runs import RunFolder, Runs
 from clinvk.scheduler import Change, Scheduler
 from clinvk.taskfile import Defaults

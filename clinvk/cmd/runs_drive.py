@@ -21,7 +21,8 @@ from clinvk.cmd.storage import stored
 from clinvk.errors import SessionError, UsageError
 
 if TYPE_CHECKING:
-    from clinvk.planrun import Choose, PlanRun
+    from clinvk.choosing import Choose
+    from clinvk.planrun import PlanRun
     from clinvk.runs import RunFolder
 
 app = Commands()
@@ -58,7 +59,7 @@ def resume(
 
     A task that had begun may have done a part of its work: it is run again only where you say so,
     or where the task says `idempotent: true`."""
-    from clinvk.planrun import what_is_left
+    from clinvk.choosing import what_is_left
 
     def choose(run: PlanRun) -> Choose:
         return what_is_left(run.plan, rerun_indeterminate=rerun_indeterminate)
@@ -92,7 +93,7 @@ def retry(
     config: opt.Config = None,
 ) -> int:
     """Run again what has failed, and what was left out because of that."""
-    from clinvk.planrun import failed_ones
+    from clinvk.choosing import failed_ones
 
     def choose(run: PlanRun) -> Choose:
         return failed_ones(run.plan, tasks or (), failed=failed or not tasks)
