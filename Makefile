@@ -1,57 +1,105 @@
-# `make demo` and `make test` set up all that they need; nothing is installed outside this folder.
-PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-# Half of the tests' time is waiting for programs, so three of them go on two cores.
-WORKERS = $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
+# `make demo` and `make test` set up all that they need; nothing is installed outside this directory.
+# VENV=… keeps a second environment beside the first, e.g. for another Python.
+VENV ?= .venv
+BIN = $(VENV)/bin
+.DEFAULT_GOAL := help
 
-.PHONY: demo test lint types bench docs picture clean
+# The Python that was asked for, or the one that $(VENV) was made with, or the first that is new enough.
+ifndef PYTHON
+PYTHON := $(shell for python in $(BIN)/python python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+endif
+# An environment belongs to one Python and to one place: for another, or in a copy of this directory,
+# it is rebuilt.
+MADE_FOR := $(shell $(or $(PYTHON),false) -c 'import os, sys; print(sys.base_prefix, "%d.%d.%d" % sys.version_info[:3], os.getcwd())')
+ifneq ($(MADE_FOR),$(shell cat $(VENV)/.made-for 2>/dev/null))
+$(VENV)/.made-for: FORCE
+endif
+# `python3` may be the Python of an environment that is active, or of $(VENV) itself.
+BASE_PYTHON = $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)')
 
-demo: $(VENV)/.clinvk
-	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Half of the tests' time is waiting for programs, so three of them run on two cores.
+WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-test: $(VENV)/.test
+.PHONY: help demo test test-core test-latest lint types docs bench picture lock clean FORCE
+
+help: ## List these commands
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
+
+demo: $(VENV)/.base ## Show the main job, on the echo backend
+	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo.sh
+
+test: $(VENV)/.test ## Run all tests, with the real CLIs where npm can install them
 	$(BIN)/python -m tests.clis --if-npm
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(PYTEST)
 
-lint: $(VENV)/.dev
+test-core: $(VENV)/.test ## Run the tests that do not start the real CLIs
+	$(PYTEST) -m 'not real'
+
+test-latest: VENV = .venv-latest
+test-latest: ## Run all tests with the newest packages that pyproject.toml allows
+	rm -rf $(VENV)
+	$(MAKE) VENV=$(VENV) PYTHON='$(PYTHON)' $(VENV)/.made-for
+	$(PIP) -e '.[test]'
+	@touch $(VENV)/.base $(VENV)/.test  # complete, so nothing is installed from the locks
+	$(MAKE) VENV=$(VENV) test
+
+lint: $(VENV)/.dev ## Check with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev
+types: $(VENV)/.dev ## Check types with mypy and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
-bench: $(VENV)/.test
-	$(BIN)/python -m bench
-
-docs: $(VENV)/.docs
+docs: $(VENV)/.docs ## Build the documentation, strictly
 	$(BIN)/mkdocs build --strict
 
-# What the README shows: the picture, the transcript and the table, made anew.
-picture: $(VENV)/.dev
+bench: $(VENV)/.test ## Measure speed and size
+	$(BIN)/python -m bench
+
+picture: $(VENV)/.dev ## Rebuild the README's picture, transcript and table
 	$(BIN)/python docs/picture.py
 	$(BIN)/python docs/transcript.py --write
 	$(BIN)/python docs/backends_table.py --write
 
-clean:
-	rm -rf $(VENV) .cache build dist
+# In an environment of its own, so that a broken lock can be replaced.
+lock: VENV = .venv-lock
+lock: ## Update the lock files in requirements/ from pyproject.toml
+	$(MAKE) VENV=$(VENV) PYTHON='$(PYTHON)' $(VENV)/.made-for
+	$(PIP) --upgrade 'uv>=0.5'
+	$(BIN)/python requirements/lock.py
 
-$(VENV)/.clinvk: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clinvk needs Python 3.11 or later; say which: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+clean: ## Remove all that was installed and built
+	rm -rf .venv .venv-* .cache build dist
+
+$(VENV)/.made-for:
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "clinvk needs Python 3.11 or later; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@[ ! -e $(VENV) ] || [ -e $(VENV)/pyvenv.cfg ] || { \
+		echo "$(VENV) is not a virtual environment; remove it or name another: make VENV=.venv-2" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(BASE_PYTHON) -m venv $(VENV)
+	@echo '$(MADE_FOR)' >$@
+
+# Each lock is complete, so an environment that has the next one lacks nothing of the one before.
+# clinvk comes last, without dependencies: pip would look for them beyond the lock.
+$(VENV)/.base: $(VENV)/.made-for requirements/base.txt pyproject.toml
+	$(PIP) --require-hashes -r requirements/base.txt
+	$(PIP) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m compileall -q clinvk
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.clinvk
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+$(VENV)/.test: $(VENV)/.base requirements/test.txt
+	$(PIP) --require-hashes -r requirements/test.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+$(VENV)/.dev: $(VENV)/.test requirements/dev.txt
+	$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.clinvk
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+$(VENV)/.docs: $(VENV)/.base requirements/docs.txt
+	$(PIP) --require-hashes -r requirements/docs.txt
 	@touch $@

@@ -387,7 +387,6 @@ clinvk.resume_run("last", retry_failed="yes")  # wrong
 
 
 def test_who_uses_it_is_checked_by_mypy(tmp_path: Path):
-    pytest.importorskip("mypy")
     (tmp_path / "consumer.py").write_text(CONSUMER)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--no-error-summary",
