@@ -32,7 +32,7 @@ demo: $(VENV)/.base ## Show the main job, on the echo backend
 	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo.sh
 
 test: $(VENV)/.test ## Run all tests, with the real CLIs where npm can install them
-	$(BIN)/python -m tests.clis --if-npm
+	$(BIN)/python -m tests.clis --for-tests
 	$(PYTEST)
 
 test-core: $(VENV)/.test ## Run the tests that do not start the real CLIs

@@ -1,7 +1,7 @@
-"""The real CLIs from npm, for the tests, below a folder of the project's own.
+"""The real CLIs from npm, for the tests, in a directory of the project's own.
 
 `python -m tests.clis` installs them; so do the tests that need them. They take some 900 MB. To raise
-a version: change it here, run the tests in `tests/real`, and record anew what they now print
+a version: change it here, run the tests in `tests/real`, and record again what they now print
 differently (`tests/recordings/README.md`).
 """
 
@@ -9,11 +9,18 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
+
+from tests.needs import missing
 
 PACKAGES = {
     "claude": ("@anthropic-ai/claude-code", "2.1.329"),
@@ -25,21 +32,33 @@ NODE = 22
 
 PROJECT = Path(__file__).parent.parent
 DEFAULT = Path(os.environ.get("CLINVK_TEST_CLIS") or PROJECT / ".cache" / "clis")
-PATIENCE = 900  # seconds for one package
+
+# In seconds. A slow network may take as long as it likes, as long as something arrives. The longest
+# silence of one that works is that of a mirror which first fetches a package of 200 MB itself.
+UNREACHABLE = 60
+STALLED = 300
+RETRY_AFTER = 600  # so that not every test waits for the same network again
 
 
 class InstallError(Exception):
     """The CLIs could not be installed; the message says why."""
 
 
-def install(folder: Path = DEFAULT) -> dict[str, Path]:
-    """Where each CLI is, installed by now; quick when nothing has to be done."""
+def install(folder: Path = DEFAULT, *, retry_after: float = 0) -> dict[str, Path]:
+    """Where each CLI is, installed by now; quick if nothing has to be done.
+
+    Raises `InstallError`; at once if that is what happened within the last `retry_after` seconds.
+    """
     programs = {name: folder / "node_modules" / ".bin" / name for name in PACKAGES}
     with _alone(folder):
         if not _is_current(folder, programs):
-            _install_node(folder)
-            for package, version in PACKAGES.values():
-                _npm(folder, f"{package}@{version}", {**os.environ, "PATH": _node_first(folder)})
+            _raise_recent_failure(folder, retry_after)
+            try:
+                _install_all(folder)
+            except InstallError as failure:
+                _failure(folder).write_text(str(failure))
+                raise
+            _failure(folder).unlink(missing_ok=True)
             _stamp(folder).write_text(json.dumps(PACKAGES))
     return programs
 
@@ -62,6 +81,16 @@ def _stamp(folder: Path) -> Path:
     return folder / "installed.json"
 
 
+def _failure(folder: Path) -> Path:
+    return folder / "failure.txt"
+
+
+def _raise_recent_failure(folder: Path, seconds: float) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - _failure(folder).stat().st_mtime < seconds:
+            raise InstallError(_failure(folder).read_text())
+
+
 def _is_current(folder: Path, programs: Mapping[str, Path]) -> bool:
     wanted = json.loads(json.dumps(PACKAGES))  # tuples become lists
     with contextlib.suppress(OSError, ValueError):
@@ -79,11 +108,21 @@ def _node_first(folder: Path) -> str:
     return f"{_node(folder).parent}:{os.environ.get('PATH', '')}"
 
 
+def _install_all(folder: Path) -> None:
+    if not shutil.which("npm"):
+        raise InstallError(missing("npm"))
+    packages = [f"{package}@{version}" for package, version in PACKAGES.values()]
+    _check_network(packages[0])
+    _install_node(folder)
+    for package in packages:
+        _npm_install(folder, package, {**os.environ, "PATH": _node_first(folder)})
+
+
 def _install_node(folder: Path) -> None:
     """Link to the machine's node, or to a newer one from npm when that is too old."""
     found = shutil.which("node")
     if not found or _major(found) < NODE:
-        _npm(folder / "node", f"node@{NODE}", os.environ)
+        _npm_install(folder / "node", f"node@{NODE}", os.environ)
         found = str(folder / "node" / "node_modules" / "node" / "bin" / "node")
     link = _node(folder)
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -96,28 +135,92 @@ def _major(node: str) -> int:
     return int(version.removeprefix("v").partition(".")[0])
 
 
-def _npm(folder: Path, package: str, env: Mapping[str, str]) -> None:
-    if not shutil.which("npm"):
-        raise InstallError("npm is not on PATH: install Node.js, which brings it, and try again")
+def _check_network(package: str) -> None:
+    """Ask npm's registry for one package, because `npm install` takes many minutes to give up."""
+    # With an empty cache, so that the answer is not a stored one.
+    with tempfile.TemporaryDirectory() as cache:
+        command = [
+            "npm", "view", package, "version",
+            f"--cache={cache}", "--fetch-retries=1", f"--fetch-timeout={UNREACHABLE * 1000 // 3}",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=UNREACHABLE
+            )
+        except subprocess.TimeoutExpired:
+            raise InstallError(f"npm's registry did not answer within {UNREACHABLE} s") from None
+    if done.returncode:
+        code = re.search("npm error code (.+)", done.stderr)
+        detail = f" ({code[1]})" if code else ""
+        raise InstallError(
+            f"npm could not look up {package} in its registry{detail}\n{_end_of(done.stderr)}"
+        )
+
+
+def _npm_install(folder: Path, package: str, env: Mapping[str, str]) -> None:
     print(f"installing {package} …", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "install", "--prefix", str(folder), "--no-fund", "--no-audit", package]
-    try:
-        subprocess.run(
-            command, env=env, capture_output=True, text=True, check=True, timeout=PATIENCE
+    log = folder / "npm.log"
+    command = ["npm", "install", "--prefix", str(folder), "--no-fund", "--no-audit", "--loglevel=http",
+               "--fetch-retries=1", package]  # fmt: skip
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            command, env=env, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
         )
-    except subprocess.CalledProcessError as failure:
-        raise InstallError(f"npm could not install {package}: {failure.stderr[-2000:]}") from None
-    except subprocess.TimeoutExpired:
-        raise InstallError(f"npm took more than {PATIENCE} s to install {package}") from None
+        try:
+            _wait_while_busy(process, folder)
+        except BaseException as failure:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if not isinstance(failure, TimeoutError):
+                raise
+            _give_up(f"npm made no progress with {package} for {STALLED} s", log)
+    if process.returncode:
+        _give_up(f"npm could not install {package}", log)
 
 
-if __name__ == "__main__":
-    if "--if-npm" in sys.argv and not os.environ.get("CI") and not shutil.which("npm"):
-        print("no npm here: the tests of the real CLIs will be skipped")
-        raise SystemExit(0)
+def _wait_while_busy(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Until npm ends; `TimeoutError` if neither its files nor its log have grown for `STALLED` s."""
+    size, since = -1, time.monotonic()
+    while process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=min(5, STALLED))
+            return
+        if (now := _size(folder)) != size:
+            size, since = now, time.monotonic()
+        elif time.monotonic() - since >= STALLED:
+            raise TimeoutError
+
+
+def _size(folder: Path) -> int:
+    """Of all files below, in bytes; npm may be adding and removing some."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += path.lstat().st_size
+    return total
+
+
+def _give_up(reason: str, log: Path) -> NoReturn:
+    raise InstallError(f"{reason}\n{_end_of(log.read_text(errors='replace'))}")
+
+
+def _end_of(log: str) -> str:
+    errors = [line for line in log.splitlines() if line.startswith("npm error")]
+    return "\n".join(errors or log.splitlines()[-10:])[-2000:]
+
+
+def main() -> None:
+    """Install the CLIs. `--for-tests`: outside of CI the tests run without them if that fails."""
     try:
         for name, program in install().items():
             print(f"{name}: {program}")
-    except InstallError as reason:
-        raise SystemExit(f"tests.clis: {reason}") from None
+    except InstallError as failure:
+        if "--for-tests" not in sys.argv or os.environ.get("CI"):
+            raise SystemExit(f"tests.clis: {failure}") from None
+        print(f"{str(failure).splitlines()[0]}: the tests of the real CLIs will be skipped")
+
+
+if __name__ == "__main__":
+    main()

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from tests import needs
 from tests.stores import own_server, redis_server, redis_url  # noqa: F401 - fixtures
 
 # Who started us may be deaf to a hang-up, as under nohup, and what we start would inherit that.
@@ -183,6 +184,11 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def backend(home: Home) -> Callable[..., Path]:
     return home.backend
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if line := needs.report(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.write_line(line)
 
 
 class CommandLine:

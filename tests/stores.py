@@ -1,6 +1,5 @@
 """The stores that tests run over: a folder, a SQLite file, and a real Redis server."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -11,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.needs import need
 
 KINDS = ["file", "sqlite", "redis"]
 
@@ -62,17 +63,10 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def need_redis() -> None:
-    if shutil.which("redis-server") is None:
-        if os.environ.get("CI"):
-            pytest.fail("redis-server is not installed, and CI has to test with it")
-        pytest.skip("redis-server is not installed")
-
-
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """One server for all tests of a process; see `redis_url`."""
-    need_redis()
+    need("redis-server")
     with tempfile.TemporaryDirectory() as folder:
         server = RedisServer(Path(folder))
         server.start()
@@ -90,7 +84,7 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server that a test may kill."""
-    need_redis()
+    need("redis-server")
     (tmp_path / "redis").mkdir()
     server = RedisServer(tmp_path / "redis")
     server.start()

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import termios
@@ -29,6 +28,7 @@ from clinvk.outcome import Outcome
 from clinvk.scheduler import Change
 from clinvk.usage import Usage
 from tests.conftest import PROJECT, Home, wait_for
+from tests.needs import need
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SEQUENCE = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])")
@@ -538,8 +538,7 @@ def test_ctrl_c_leaves_a_clean_screen(start: Start, rows: int, columns: int):
 
 
 def test_a_resize_does_no_harm(home: Home, tasks: str, tmp_path: Any):
-    if not shutil.which("tmux"):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no tmux")
+    need("tmux")
     socket = str(tmp_path / "tmux")
     env = {**home.env, "TERM": "xterm-256color", "PYTHONPATH": str(PROJECT)}
 

@@ -20,6 +20,7 @@ from clinvk.plan import Plan, Task
 from clinvk.runs import RunFolder, Runs
 from tests.conftest import END, CommandLine, Home, say, wait_for
 from tests.desk import Desk, kill
+from tests.needs import need
 
 BUSY = say(type="end", error="overloaded", status=529)
 
@@ -113,6 +114,7 @@ def test_few_open_files_are_enough_for_many_tasks(desk: Desk):
 
 
 def test_a_run_that_breaks_tells_in_json_what_is_known_of_its_tasks(desk: Desk):
+    need("prlimit")
     path = desk.file({"tasks": ["one", "hold two"], "max_parallel": 1})
     driver = desk.start("parallel", path, "--json")
     desk.wait_for("hold two")

@@ -1,7 +1,6 @@
 """What a test of the real CLIs needs: the CLIs, a model server, and a home that knows of it."""
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import pytest
 
 from tests import clis as real_clis
 from tests.models import Models
+from tests.needs import lack, need
 
 if TYPE_CHECKING:
     from tests.real.user import User
@@ -66,11 +66,11 @@ def models() -> Iterator[Models]:
 @pytest.fixture(scope="session")
 def clis() -> dict[str, Path]:
     """Where claude, codex and gemini are; without them the test is skipped, but not in CI."""
+    need("git")
     try:
-        return real_clis.install()
-    except (real_clis.InstallError, OSError) as reason:
-        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
-        give_up(f"the real CLIs are not there: {reason}")
+        return real_clis.install(retry_after=real_clis.RETRY_AFTER)
+    except real_clis.InstallError as reason:
+        lack(str(reason))
 
 
 @pytest.fixture
