@@ -27,7 +27,8 @@ KEEPS = (
 
 class Command(Struct, frozen=True):
     """A program, ready to start. `files` are private ones that it is given the paths of; `remove`
-    are (glob, text) pairs: files that hold the text and are taken away after the run."""
+    are (glob, owner) pairs: files of the session that are deleted after the run, and the JSON key
+    in them that holds the id of their session."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
@@ -82,7 +83,7 @@ def build(
         forget = _ephemeral(manifest)
         flags += forget.argv
         changed |= {k: made.word(v, "") for k, v in forget.env.items()}
-        remove = tuple((r.glob, r.containing) for r in forget.remove)
+        remove = tuple((r.glob, r.owner) for r in forget.remove)
     flags += args
     shape = manifest.argv["fork" if fork else "resume" if native_id else "run"]
     words = {"$options": flags, "$native_id": [native_id or ""], "$prompt": [text]}
@@ -155,8 +156,13 @@ def check_native_id(manifest: Manifest, native_id: str | None) -> None:
         return
     if "resume" not in manifest.argv:
         raise SessionError(f"{manifest.name} cannot resume a session", "start a new one")
-    if manifest.native_id and not re.fullmatch(manifest.native_id, native_id):
+    if not matches_native_id(manifest, native_id):
         raise SessionError(f"{native_id!r} is not a session id of {manifest.name}")
+
+
+def matches_native_id(manifest: Manifest, native_id: str) -> bool:
+    """Whether the manifest's pattern allows this id."""
+    return not manifest.native_id or bool(re.fullmatch(manifest.native_id, native_id))
 
 
 def changed_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
@@ -219,7 +225,11 @@ class _Filler:
         return re.sub(r"\$(?:scratch|json|value)", lambda m: words[m.group()], template)
 
 
-def expand_home(glob: str, env: Mapping[str, str]) -> str:
+def expand_home(path: str, env: Mapping[str, str]) -> str:
     """`~/x` in the child's home, which need not be ours."""
-    home = env.get("HOME") or os.path.expanduser("~")
-    return home + glob[1:] if glob.startswith("~/") else glob
+    return home_of(env) + path[1:] if path.startswith("~/") else path
+
+
+def home_of(env: Mapping[str, str]) -> str:
+    """The home directory of a child with this environment."""
+    return env.get("HOME") or os.path.expanduser("~")

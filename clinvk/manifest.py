@@ -73,10 +73,11 @@ class Prompt(Struct, frozen=True):
 
 
 class Remove(Struct, frozen=True):
-    """Files of the CLI's that hold a conversation it could not be told to forget."""
+    """Files of the CLI's that hold a conversation it could not be told to forget. `owner` is the
+    JSON key by which a file, or an entry of a list in it, says which session it belongs to."""
 
     glob: str
-    containing: str = "$native_id"
+    owner: str
 
 
 class Ephemeral(Struct, frozen=True):
@@ -178,6 +179,11 @@ def _check(manifest: Manifest) -> None:
             raise _wrong(manifest, f"{dotted(place)}.emit: not one of: {', '.join(EVENTS)}")
         if rule.emit is None and not rule.events:
             raise _wrong(manifest, f"{dotted(place)}: neither 'emit' nor 'events'")
+    if manifest.ephemeral and manifest.ephemeral.remove and not manifest.native_id:
+        raise _wrong(
+            manifest,
+            "ephemeral.remove: missing key 'native_id': the pattern that an id has to match",
+        )
     patterns = [("native_id", manifest.native_id)]
     patterns += [(f"errors[{i}].match", rule.match) for i, rule in enumerate(manifest.errors)]
     patterns += [

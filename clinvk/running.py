@@ -13,6 +13,7 @@ import anyio
 from msgspec.structs import replace
 
 from clinvk.clean import clean
+from clinvk.command import matches_native_id
 from clinvk.errors import ClinvkError
 from clinvk.messages import (
     Delta,
@@ -326,10 +327,15 @@ class Run:
         return result
 
     def _forget(self) -> None:
-        """Take away what the CLI kept of an ephemeral run, where it could not be told not to."""
+        """Delete what the CLI kept of an ephemeral run, if it could not be told to keep nothing."""
         if self.plan.command.remove and self.native_id:
             from clinvk.forget import forget
 
+            manifest = self.plan.manifest
+            if not matches_native_id(manifest, self.native_id):
+                what = f"{manifest.name} printed an invalid session id"
+                self._tell([f"{what}, so no file of its was deleted: {self.native_id[:40]!r}"])
+                return
             forget(self.plan.command, self.native_id)
 
     def _failure(self, code: int) -> Failure | None:

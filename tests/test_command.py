@@ -291,7 +291,7 @@ def test_an_ephemeral_run_tells_the_cli(name: str, flag: str):
 def test_an_ephemeral_gemini_leaves_its_reports_in_a_folder_that_goes():
     made = command("gemini", ephemeral=True)
     assert made.env["TMPDIR"] == "/tmp/private" == str(made.scratch)
-    assert ("~/.gemini/tmp/*/chats/session-*.json*", "$native_id") in made.remove
+    assert ("~/.gemini/tmp/*/chats/session-*.json*", "sessionId") in made.remove
     assert command("gemini").remove == ()
 
 

@@ -270,7 +270,8 @@ async def test_an_ephemeral_run_takes_away_its_own_file_and_no_other(
     chats.mkdir()
     (chats / "session-other.json").write_text('{"id": "native-2"}')
     script = READ + f'echo \'{{"id": "native-1"}}\' >{chats}/session-mine.json\n' + START + END
-    home.backend("fake", script, ephemeral={"remove": [{"glob": "~/chats/session-*.json"}]})
+    remove = [{"glob": "~/chats/session-*.json", "owner": "id"}]
+    home.backend("fake", script, native_id="native-[0-9]+", ephemeral={"remove": remove})
     assert (await ask("one", ephemeral=True)).ok
     assert [p.name for p in chats.iterdir()] == ["session-other.json"]
 

@@ -23,6 +23,7 @@ LAYERS = [
         "durations",
         "placeholders",
         "pipes",
+        "readfile",
         "survivors",
     },
     {"blocking", "extras", "config", "messages", "session"},

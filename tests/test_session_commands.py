@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.command import Command
-from clinvk.forget import forget
 from clinvk.session import Message, Session
 from clinvk.store import Store, open_store
 
@@ -286,13 +284,3 @@ def test_a_search_without_a_hit_fails_in_json_too(clinvk: CommandLine, store: St
     store.create(Session(id="s"))
     done = clinvk("sessions", "search", "absent", "--json")
     assert (done.returncode, json.loads(done.stdout)["hits"]) == (1, [])
-
-
-def test_of_a_list_of_several_sessions_only_the_entries_of_one_are_forgotten(tmp_path: Path):
-    logs, alone = tmp_path / "logs.json", tmp_path / "alone.json"
-    logs.write_text(json.dumps([{"sessionId": i, "message": "x" * 70_000} for i in ("a", "b")]))
-    alone.write_text(json.dumps([{"sessionId": "b"}]))
-    command = Command((), {}, tmp_path, b"", {}, remove=((f"{tmp_path}/*.json", "$native_id"),))
-    forget(command, "b")
-    assert [e["sessionId"] for e in json.loads(logs.read_text())] == ["a"]
-    assert not alone.exists()

@@ -1,0 +1,74 @@
+"""Read files without trusting their names: a FIFO would block, and a device may never end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+LARGEST = 256 * 1024 * 1024  # bytes of a file that is read as a whole
+
+
+def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
+    """The open file. Raises `OSError` for anything but a regular file, without waiting for it;
+    for a symbolic link too, unless `follow`."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    fd = _opened(path, flags if follow else flags | os.O_NOFOLLOW)
+    try:
+        _check_regular(path, os.fstat(fd).st_mode)
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def read_file(path: str | Path, *, limit: int = LARGEST, follow: bool = True) -> bytes:
+    """The content of a regular file. Raises `OSError`, also for more than `limit` bytes."""
+    with open_regular(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise _too_large(path, limit)
+        return _bounded(file, path, limit)
+
+
+def read_named(path: str | Path, *, limit: int = LARGEST) -> bytes:
+    """The content of a file that the user named, which may be a pipe: `<(generate)`, `/dev/stdin`.
+    Raises `OSError`, also for more than `limit` bytes."""
+    fd = _opened(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        with os.fdopen(fd, "rb", closefd=False) as file:  # raises for a directory
+            return _bounded(file, path, limit)
+    finally:
+        os.close(fd)
+
+
+def read_stream(file: BinaryIO, name: str, *, limit: int = LARGEST) -> bytes:
+    """What an open stream, such as stdin, still has. Raises `OSError`, also for more than `limit`
+    bytes."""
+    return _bounded(file, name, limit)
+
+
+def _opened(path: str | Path, flags: int) -> int:
+    try:
+        return os.open(path, flags)
+    except ValueError as error:  # a NUL, or half of a surrogate pair
+        raise OSError(errno.EINVAL, f"invalid path: {error}", str(path)) from error
+
+
+def _check_regular(path: str | Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def _bounded(file: BinaryIO, path: str | Path, limit: int) -> bytes:
+    data = file.read(limit + 1)
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    return data
+
+
+def _too_large(path: str | Path, limit: int) -> OSError:
+    return OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
