@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 
-from clinvk import yamls
+from clinvk import values, yamls
 from clinvk.errors import ConfigError
 from clinvk.places import backend_names
 from clinvk.shape import ShapeError, build, convert, dotted, is_struct, unknown_key
@@ -162,6 +162,13 @@ def _sensible(config: Config, home: Path) -> None:
         raise ShapeError(
             ("unified_flags", "command_timeout_secs"), f"{timeout} is not above 0 seconds"
         )
+    for name, backend in config.backends.items():
+        for variable in backend.env:
+            if problem := values.name_problem(variable):
+                raise ShapeError(("backends", name, "env", variable), problem)
+    for place, text in values.texts(to_builtins(config)) if config.backends else ():
+        if problem := values.text_problem(text):
+            raise ShapeError(place, problem)
     if config.backends:
         known = backend_names(home)
         for name in config.backends:
@@ -179,13 +186,11 @@ LEAST = {
 
 def parse_value(key: str, text: str) -> Any:
     """`text` as the type that `key` has. Raises `ConfigError` for an unknown key, a wrong value."""
-    import yaml
-
     steps = tuple(key.split("."))
     hint = _hint(steps)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yamls.load(text)
+    except yamls.YamlError:
         value = text
     try:
         return convert(hint, value, steps)

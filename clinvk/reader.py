@@ -55,10 +55,10 @@ class Reader:
             return []
         try:
             data = json.loads(line)
-        except ValueError:  # invalid UTF-8 is one, too
+        except (ValueError, RecursionError):  # invalid UTF-8 is one, too
             try:
                 data = json.loads(line.decode("utf-8", "replace"), strict=False)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return self._not_json(line)
         return self._events(data) if isinstance(data, dict) else self._not_json(line)
 
@@ -70,7 +70,7 @@ class Reader:
         if self.manifest.output == "json" and self._lines:
             try:
                 data = json.loads(b"\n".join(self._lines))
-            except ValueError:
+            except (ValueError, RecursionError):
                 return []
             return self._events(data) if isinstance(data, dict) else []
         return []

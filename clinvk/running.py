@@ -393,7 +393,7 @@ def _as_json(structured: Any, text: str) -> Any:
         return structured
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -7,7 +7,6 @@ place.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
-from clinvk import durations, halting, placeholders, taskformats, tasktexts, yamls
+from clinvk import durations, halting, jsons, placeholders, taskformats, tasktexts, values, yamls
 from clinvk.config import CHOICES
 from clinvk.errors import ConfigError
 from clinvk.linking import Said, TaskMistake, link
@@ -183,8 +182,8 @@ class _Reader:
             raise ShapeError(path, *taskformats.without_prompt(header, columns))
         general = [*(k for k in merged if k not in entry), *NOT_OF_ONE]
         count = 1
-        for values in axes.values():
-            count *= len(values)
+        for choices in axes.values():
+            count *= len(choices)
         if count > MOST:
             raise ShapeError((*path, "matrix"), f"it makes {count:,} tasks; at most {MOST:,}")
         chain = self.kind == "chain"
@@ -194,7 +193,9 @@ class _Reader:
             filled = tasktexts.filled(merged, variables, path, chain=chain)
             if variables:
                 filled = _with_numbers(filled)
-            yield build(Written, filled, path), variables, general
+            said = build(Written, filled, path)
+            _check_values(filled, path)
+            yield said, variables, general
 
     def _task(
         self,
@@ -266,9 +267,9 @@ class _Reader:
     def _schema(self, name: str, path: Place) -> str:
         text = self._read(name, path)
         try:
-            json.loads(text)
-        except ValueError as error:
-            raise ShapeError(path, f"{name}: not JSON: {error}") from error
+            jsons.load(text)
+        except jsons.JsonError as error:
+            raise ShapeError(path, f"{name}: {error}") from error
         return text
 
     def _folder(self, name: str | None, path: Place) -> str | None:
@@ -301,6 +302,8 @@ class _Reader:
                 raise ShapeError(
                     ("max_parallel_per_backend", name), f"{count} is too small; at least 1"
                 )
+        if problem := values.os_problem(whole.output_dir or ""):
+            raise ShapeError(("output_dir",), problem)
         fail_fast = whole.fail_fast
         if fail_fast is None:  # of a chain `stop_on_failure` says it
             fail_fast = d.fail_fast and self.kind != "chain"
@@ -337,6 +340,26 @@ def _step(whole: Whole, tasks: list[Task], i: int) -> Task:
         cwd=cwd,
         continues=i - 1 if whole.pass_session else None,
     )
+
+
+def _check_values(filled: Mapping[str, Any], path: Place) -> None:
+    """Raise `ShapeError` for a text that no program can be given."""
+    for name in filled.get("env") or ():
+        if problem := values.name_problem(str(name)):
+            raise ShapeError((*path, "env", str(name)), problem)
+    for key, value in filled.items():
+        is_problem = _PROBLEMS.get(key, values.text_problem)
+        if value is None or key in KEPT_ONLY:
+            continue
+        for place, text in values.texts(value, (*path, key)):
+            if problem := is_problem(text):
+                raise ShapeError(place, problem)
+
+
+# Prompts go through stdin; paths may have bytes that are not UTF-8, if they come from Python.
+_PROBLEMS = {"prompt": values.input_problem}
+_PROBLEMS |= dict.fromkeys(("workdir", "add_dir", "prompt_file", "schema"), values.os_problem)
+KEPT_ONLY = ("name", "id", "title", "tags", "needs", "meta")  # no program is given these
 
 
 def _merged(*levels: Mapping[str, Any]) -> dict[str, Any]:

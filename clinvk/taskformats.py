@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clinvk import yamls
+from clinvk import jsons, yamls
 from clinvk.errors import ConfigError
 from clinvk.taskkeys import NUMBERS, Written
 
@@ -38,8 +37,6 @@ def read(
     except BadLine as error:
         hint = f"it was read as {form}; --format says otherwise"
         raise ConfigError(f"{source}: {error}", hint) from error
-    except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply") from None
 
 
 class BadLine(ValueError):  # noqa: N818 - reads as what it says
@@ -59,24 +56,27 @@ def _form_of(path: str | None, text: str) -> str:
 
 
 def _is_task(text: str) -> bool:
-    """Whether the only line there is says a task, and not a file of them."""
-    data = json.loads(text)
+    """Whether the only line is a task, and not a file of them."""
+    try:
+        data = jsons.load(text)
+    except jsons.JsonError:
+        return False
     return not {"tasks", "steps"} & set(data) and bool({"prompt", "prompt_file"} & set(data))
 
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
+        jsons.load(text)
+    except jsons.JsonError as error:
+        return yamls.DEEP in str(error)  # nothing else can be said of it
     return True
 
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise BadLine(f"not JSON: {error}") from error
+        return jsons.load(text)
+    except jsons.JsonError as error:
+        raise BadLine(str(error)) from error
 
 
 def _jsonl(text: str) -> list[Any]:
@@ -84,9 +84,9 @@ def _jsonl(text: str) -> list[Any]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                entries.append(json.loads(line))
-            except ValueError as error:
-                raise BadLine(f"line {number}: not JSON: {error}") from error
+                entries.append(jsons.load(line))
+            except jsons.JsonError as error:
+                raise BadLine(f"line {number}: {error}") from error
     return entries
 
 

@@ -1,14 +1,22 @@
-"""YAML as people write it by hand: what stands twice is a mistake, and a mistake has a line."""
+"""YAML as people write it by hand: a duplicate key is a mistake, and a mistake has a line.
+
+What the text would become is bounded before it becomes that: see `LARGEST` and `DEEPEST`."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-DEEPEST = 500  # levels; the loader in C calls itself for each, until the stack is full
+DEEPEST = 100  # levels; loaders and all that reads their data call themselves for each
+LARGEST = 100_000  # values that the aliases of a text may stand for; 64 characters count as one
+DIGITS = 4300  # of a whole number; Python converts no more than that
+
+DEEP = "nested too deeply"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 class YamlError(ValueError):
-    """The text is not YAML, or says something twice. `line` counts from 1."""
+    """The text is not YAML, says something twice, or is too large. `line` counts from 1."""
 
     def __init__(self, problem: str, line: int | None) -> None:
         super().__init__(f"line {line}: {problem}" if line else problem)
@@ -19,22 +27,34 @@ def load(text: str | bytes) -> Any:
     import yaml  # 10 ms: only where there is something to parse
 
     try:
-        _refuse_depth(text)
+        _check_size(text)
         return yaml.load(text, _loader())  # noqa: S506 - it is a safe loader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise YamlError(str(problem), mark.line + 1 if mark else None) from error
+        problem = str(getattr(error, "problem", None) or str(error).splitlines()[0])
+        if "nesting" in problem:  # PyYAML has a limit of its own since 6.0.4
+            problem = DEEP
+        raise YamlError(problem, mark.line + 1 if mark else None) from error
+    except RecursionError:
+        raise YamlError(DEEP, None) from None
+    except YamlError:
+        raise
+    except (ValueError, OverflowError) as error:  # the 31st of February
+        raise YamlError(f"not a value: {error}", None) from error
+    except (AttributeError, TypeError) as error:  # a tag that does not fit, such as `!!timestamp x`
+        raise YamlError("a tag that does not fit its value", None) from error
 
 
 def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
-    """The line of a place in YAML, counted from 1; of JSON too, which is YAML."""
+    """The line of a place in YAML, counted from 1; of JSON too, which is YAML but for halves of
+    surrogate pairs."""
     import yaml
 
+    text = _SURROGATE.sub(r"\\ufffd", text)
     try:
-        _refuse_depth(text)
+        _check_size(text)
         node = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, YamlError):
+    except (yaml.YAMLError, YamlError, RecursionError):
         return None
     line: int | None = None
     for step in path:
@@ -49,29 +69,54 @@ def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
     return line
 
 
-def _refuse_depth(text: str | bytes) -> None:
-    """Raise `YamlError` for what is nested too deeply. A level takes a bracket, or a column."""
-    import yaml
+def _check_size(text: str | bytes) -> None:
+    """Raise `YamlError` for what is nested too deeply, or would become too large by its aliases.
 
+    Only a text in which that could be is looked through: a level takes a bracket or a column."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     brackets = text.count("[") + text.count("{")
-    if brackets <= DEEPEST and all(len(line) <= DEEPEST for line in text.splitlines()):
-        return
-    depth = 0
+    flat = brackets <= DEEPEST and all(len(line) <= DEEPEST for line in text.splitlines())
+    if not flat or ("*" in text and "&" in text):
+        _count(text)
+
+
+def _count(text: str) -> None:
+    """The same, by the events of the parser: nothing is built, and an alias counts as often as what
+    it stands for."""
+    import yaml
+
+    sizes: dict[str, int] = {}  # anchor: values in what it names
+    open_: list[tuple[str | None, int]] = []  # anchor, and how many values were before it
+    count = aliased = 0
     for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > DEEPEST:
-                mark = event.start_mark
-                raise YamlError("nested too deeply", mark.line + 1 if mark else None)
+        line = event.start_mark.line + 1 if event.start_mark else None
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_):
+                raise YamlError(f"*{event.anchor} is inside of what it stands for", line)
+            aliased += sizes.get(event.anchor, 1)
+            count += sizes.get(event.anchor, 1)
+            if aliased > LARGEST:
+                raise YamlError(f"its aliases would make more than {LARGEST:,} values", line)
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1 + len(event.value) // 64
+            count += size
+            if event.anchor:
+                sizes[event.anchor] = size
+        elif isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, count))
+            count += 1
+            if len(open_) > DEEPEST:
+                raise YamlError(DEEP, line)
         elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+            anchor, before = open_.pop()
+            if anchor:
+                sizes[anchor] = count - before
 
 
 def _loader() -> Any:
-    """The safe loader in C, where there is one, which looks at the keys of each mapping as well:
-    YAML forbids to have one twice, and PyYAML takes the last."""
+    """The safe loader, in C if there is one, which also looks at the keys of each mapping: YAML
+    forbids duplicates, and PyYAML takes the last."""
     import yaml
 
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -87,5 +132,12 @@ def _loader() -> Any:
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
+
+        def construct_scalar(self, node: Any) -> Any:
+            value = super().construct_scalar(node)
+            if node.tag.endswith((":int", ":float")) and len(value) > DIGITS:
+                problem = f"a number with more than {DIGITS:,} digits; put it into quotes"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+            return value
 
     return Loader

@@ -295,13 +295,13 @@ def pairs(words: list[str], flag: str) -> dict[str, str]:
 def _schema(path: Path | None) -> str | None:
     if path is None:
         return None
-    import json
+    from clinvk import jsons
 
     text = _read(str(path))
     try:
-        json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
+        jsons.load(text)
+    except jsons.JsonError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return text
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
+from clinvk import jsons
 from clinvk.cmd import options as opt
 from clinvk.cmd import show, templates
 from clinvk.cmd.lazy import Commands
@@ -110,9 +110,9 @@ def _object(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"--metadata: not JSON: {error}", """such as: '{"ticket": 7}'""") from None
+        found = jsons.load(text)
+    except jsons.JsonError as error:
+        raise UsageError(f"--metadata: {error}", """such as: '{"ticket": 7}'""") from None
     if not isinstance(found, dict):
         raise UsageError("--metadata: not an object", """such as: '{"ticket": 7}'""")
     return found
