@@ -15,6 +15,7 @@ from msgspec import Struct
 from clinvk.config import CHOICES
 from clinvk.errors import SessionError, UsageError
 from clinvk.manifest import Effect, Manifest, Prompt
+from clinvk.values import input_problem, os_problem
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 
@@ -64,13 +65,16 @@ def build(
     args: Iterable[str] = (),
 ) -> Command:
     """The command of one turn: of a new native session, of the one that `native_id` names, or of a
-    `fork` of that one. Raises `UsageError` for a prompt that the CLI would refuse or cut,
-    `SessionError` for a native id that it would not take for one."""
+    `fork` of that one. Raises `UsageError` for a prompt that the CLI would refuse or cut and for
+    what no program can be given, `SessionError` for a native id that it would not take for one."""
     check_native_id(manifest, native_id)
+    if problem := input_problem(prompt):
+        raise UsageError(f"the prompt has {problem}", "remove it")
     text, notices = (prompt, []) if expand else escape(manifest.prompt, prompt)
     stdin = text.encode("utf-8", "surrogateescape")
     check_length(manifest, text, stdin)
     made = _Filler(scratch)
+    check_arguments(manifest, options)
     effects = effects_of(manifest, options)
     flags = [word for effect, value in effects for word in made.words(effect.argv, value)]
     changed = {k: v and with_variables(v, env) for k, v in manifest.env.items()}
@@ -91,7 +95,13 @@ def build(
     if "$prompt" in shape:
         if len(stdin) > ARGUMENT_BYTES:
             raise _too_long(manifest, f"{len(stdin):,} bytes", f"{ARGUMENT_BYTES:,} bytes")
+        if "\0" in text:
+            raise UsageError(
+                f"the prompt has a NUL character, and {manifest.name} takes it as an argument",
+                "remove that character",
+            )
         stdin = b""
+    _check_words(manifest, argv, changed)
     return Command(
         argv=(program, *argv),
         env=changed_env(env, changed),
@@ -121,13 +131,20 @@ def refuse(manifest: Manifest, name: str, value: Any) -> str | None:
 
 def effects_of(manifest: Manifest, options: Mapping[str, Any]) -> list[tuple[Effect, Any]]:
     """What each option does, with its value, in the manifest's order; implied ones included."""
+    return list(_named_effects(manifest, options).values())
+
+
+def _named_effects(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, tuple[Effect, Any]]:
     given = {k: v for k, v in options.items() if v is not None and v not in ([], (), "default")}
     for name, value in list(given.items()):
         effect = _effect(manifest, name, value)
         for implied, choice in effect.implies.items():
             given.setdefault(implied, choice)
-    return [(_effect(manifest, name, given[name]), given[name])
-            for name in manifest.options if name in given]  # fmt: skip
+    return {
+        name: (_effect(manifest, name, given[name]), given[name])
+        for name in manifest.options
+        if name in given
+    }
 
 
 def escape(prompt: Prompt, text: str) -> tuple[str, list[str]]:
@@ -147,6 +164,40 @@ def check_length(manifest: Manifest, text: str, data: bytes) -> None:
         raise _too_long(manifest, f"{len(text):,} characters", f"{chars:,} characters")
     if size is not None and len(data) > size:
         raise _too_long(manifest, f"{len(data):,} bytes", f"{size:,} bytes")
+
+
+def check_arguments(manifest: Manifest, options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for an option whose value is too long for the command line, which is where
+    this CLI takes it."""
+    for name, (effect, value) in _named_effects(manifest, options).items():
+        made = _Filler(Path("/"))
+        words = [
+            *made.words(effect.argv, value),
+            *(f"{k}={made.word(v, value)}" for k, v in effect.env.items()),
+        ]
+        longest = max((len(word.encode("utf-8", "replace")) for word in words), default=0)
+        if longest > ARGUMENT_BYTES:
+            raise UsageError(
+                f"{name} has {longest:,} bytes; {manifest.name} takes it as an argument, and an "
+                f"argument has at most {ARGUMENT_BYTES:,}",
+                "make it shorter, put a part of it into the prompt, or use another backend with -b",
+            )
+
+
+def _check_words(manifest: Manifest, argv: list[str], changed: Mapping[str, str | None]) -> None:
+    """Raise `UsageError` for a word or a variable that no program can be given."""
+    variables = {k: v for k, v in changed.items() if v is not None}
+    for what, text in (*(("an argument", word) for word in argv), *variables.items()):
+        if problem := os_problem(text):
+            raise UsageError(f"{what} of {manifest.name} has {problem}: {text[:40]!r}", "remove it")
+        if (
+            len(text) > ARGUMENT_BYTES // 4
+            and len(text.encode("utf-8", "replace")) > ARGUMENT_BYTES
+        ):
+            raise UsageError(
+                f"{what} of {manifest.name} has more than {ARGUMENT_BYTES:,} bytes",
+                "make it shorter",
+            )
 
 
 def check_native_id(manifest: Manifest, native_id: str | None) -> None:

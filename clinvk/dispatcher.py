@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk import config as configs
-from clinvk import context, scratch
+from clinvk import context, scratch, values
 from clinvk.catalog import Catalog
 from clinvk.chooser import Chooser
 from clinvk.command import Command, build
@@ -25,6 +25,7 @@ from clinvk.messages import Request, Result
 from clinvk.recorder import Recorder, asking, kept, with_prompt
 from clinvk.session import MessageRole, Session, check_id, new_id
 from clinvk.settings import Setting, honoured, resolve, to_keep
+from clinvk.shape import dotted
 from clinvk.store import Query, Store, open_store
 from clinvk.survivors import new_marker
 
@@ -278,13 +279,29 @@ def _check(request: Request) -> None:
         if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < 1e9):
             raise UsageError(f"{name}: {limit!r} is not a number of seconds above 0")
     for name in TEXTS:
-        if not isinstance(request.options.get(name, ""), str):
+        if not isinstance(request.options.get(name) or "", str):
             raise UsageError(f"{name}: {request.options[name]!r} is not text")
+    _check_values(request)
     if request.ephemeral and (request.session or request.name or request.begins):
         raise UsageError(
             "an ephemeral run has no session to go on with",
             "leave out --ephemeral, or what names the session",
         )
+
+
+def _check_values(request: Request) -> None:
+    """Raise `UsageError` for a text that no program can be given."""
+    for name, value in request.env.items():
+        if problem := values.name_problem(str(name)):
+            raise UsageError(f"env: {problem}: {name!r}", "name it like NAME")
+        if not isinstance(value, str):
+            raise UsageError(f"env.{name}: {value!r} is not text")
+    cwd = str(request.cwd) if request.cwd else ""
+    names = {name: getattr(request, name) for name in ("session", "name", "backend", "to")}
+    given = {**names, "args": request.args, "env": request.env, "cwd": cwd, **request.options}
+    for place, text in values.texts(given):
+        if problem := values.os_problem(text):
+            raise UsageError(f"{dotted(place)}: {problem}: {text[:40]!r}", "remove it")
 
 
 def _native_id(session: Session | None, manifest: Manifest, request: Request) -> str | None:

@@ -124,6 +124,7 @@ class Journal:
 
     def _commit_batch(self, batch: _Batch) -> None:
         """The lines of a batch, behind what they tell of; from a thread of its own."""
+        batch.begun = True
         try:
             if batch.sessions:
                 self._settle(batch.sessions)
@@ -162,7 +163,14 @@ class Journal:
                 async with self._one:
                     self._batch = None  # who comes now is of the next one
                     try:
-                        await anyio.to_thread.run_sync(self._commit_batch, batch)
+                        try:
+                            await anyio.to_thread.run_sync(self._commit_batch, batch)
+                        except RuntimeError:
+                            if batch.begun:
+                                raise
+                            self._commit_batch(
+                                batch
+                            )  # no thread can be started: slower, and as good
                     except SessionError as error:
                         batch.error = error
                     except BaseException as error:
@@ -184,4 +192,5 @@ class _Batch:
         self.files: list[int] = []
         self.sessions: list[str] = []
         self.done = anyio.Event()
+        self.begun = False
         self.error: SessionError | None = None

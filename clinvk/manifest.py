@@ -13,7 +13,7 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from clinvk import yamls
+from clinvk import values, yamls
 from clinvk.config import CHOICES
 from clinvk.errors import ConfigError
 from clinvk.shape import ShapeError, build, dotted
@@ -135,6 +135,7 @@ def parse(text: str | bytes, source: Path) -> Manifest:
     except ShapeError as error:
         raise ConfigError(f"{name or source.stem}: {error}", f"the file is {source}") from error
     _check(manifest)
+    _check_values(manifest, data)
     return replace(manifest, options=options)
 
 
@@ -194,6 +195,16 @@ def _check(manifest: Manifest) -> None:
             re.compile(pattern or "")
         except re.error as error:
             raise _wrong(manifest, f"{where}: {error}") from error
+
+
+def _check_values(manifest: Manifest, data: Any) -> None:
+    """Every text of a manifest may become a word, a variable or a path."""
+    for place, text in values.texts(data):
+        problem = values.text_problem(text)
+        if len(place) > 1 and place[-2] in ("env", "literal") and place[-1] == text:
+            problem = values.name_problem(text)
+        if problem:
+            raise _wrong(manifest, f"{dotted(place)}: {problem}")
 
 
 def _rules(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from clinvk import hiding, pacing, preflight, recovery
+from clinvk import capacity, hiding, pacing, preflight, recovery
 from clinvk.choosing import Choose, left_of
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import SessionError
@@ -178,6 +178,7 @@ class PlanRun:
         self.scheduler = scheduler = Scheduler(
             self._marking(marker), self.plan, self.checked.asks, self.outcomes,
             run_id=id_, journal=journal, answers=self.answer, observe=self._observed,
+            most=self._room(),
         )  # fmt: skip
         if self._stopped:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
@@ -213,6 +214,20 @@ class PlanRun:
             journal.set_aside(self.outcomes[i] for i in scheduler.aside)
             journal.end(result)
         return result
+
+    def _room(self) -> int | None:
+        """How many tasks can run at a time here; told if that is fewer than were asked for."""
+        queued = sum(o.state == "queued" for o in self.outcomes)
+        found = capacity.room() if min(queued, self.plan.rules.max_parallel) > 1 else None
+        if found is None:
+            return None
+        most, limit = found
+        if most < min(queued, self.plan.rules.max_parallel):
+            self.notify(
+                f"running {most} at a time, not {self.plan.rules.max_parallel}: there may be only "
+                f"{limit}"
+            )
+        return most
 
     def _marking(self, marker: str) -> Dispatcher:
         """A dispatcher whose programs, and all that they start, carry the marker of this run."""

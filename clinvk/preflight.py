@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from clinvk.command import KEEPS, refuse
+from clinvk.command import KEEPS, check_arguments, refuse
 from clinvk.config import CHOICES
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.manifest import Manifest, Rule
@@ -171,6 +171,7 @@ class _Checker:
                     self.notices.append(said)
             else:
                 raise self._refused(problem, manifest, name, task.droppable.get(name))
+        check_arguments(manifest, kept)
         return kept
 
     def _refused(

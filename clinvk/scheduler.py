@@ -18,7 +18,7 @@ import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk import halting, pacing
+from clinvk import halting, mishaps, pacing
 from clinvk.availability import Availability
 from clinvk.errors import ClinvkError
 from clinvk.eventlog import EventLog
@@ -58,6 +58,7 @@ class Worker:
         self.before = before  # where the task stood
         self.scope = anyio.CancelScope()
         self.run: Run | None = None
+        self.room: anyio.Event | None = None  # it waits for that: what it needs has run short
         self.why = "cancelled"
 
     def cancel(self, why: str, *, now: bool) -> None:
@@ -83,7 +84,9 @@ class Scheduler:
         answers: Callable[[int], str],
         observe: Callable[[Change], None] = lambda _: None,
         chance: random.Random | None = None,
+        most: int | None = None,
     ) -> None:
+        """`most` is how many tasks there is room for at a time, if that is known."""
         self.dispatcher = dispatcher
         self.plan = plan
         self.rules = plan.rules
@@ -91,6 +94,8 @@ class Scheduler:
         self.outcomes = outcomes
         self.journal = journal
         self.observe = observe
+        self._most = min(plan.rules.max_parallel, most or plan.rules.max_parallel)
+        self._told_of_shortage = False
         self.chance = chance or random.Random()  # noqa: S311 - nobody gains by guessing it
         self.why: str | None = None  # it ends before its end, for this reason
         self.cancelled = False
@@ -174,8 +179,10 @@ class Scheduler:
 
     def _next(self) -> tuple[int, str] | None:
         """The first task, in the order of the plan, that a backend is free for; and which."""
-        if self.why is not None or len(self.workers) >= self.rules.max_parallel:
+        if self.why is not None or len(self.workers) >= self._most:
             return None
+        if any(worker.room for worker in self.workers.values()):
+            return None  # there is no room for those that are here
         best: tuple[int, str, str] | None = None
         for name, queue in self._queues.items():
             if not queue or (best is not None and queue[0] > best[0]):
@@ -216,46 +223,124 @@ class Scheduler:
         finally:
             del self.workers[i]
             self._backends.leave(worker.backend)
+            self._make_room()
             self._wake.set()
 
     async def _attempt(self, i: int, worker: Worker) -> None:
         outcome = self.outcomes[i]
         attempt = outcome.attempts + 1
-        request = self._requests.make(i, attempt, worker.backend)
+        request = self._request(i, attempt, worker.backend)
+        asked = request if isinstance(request, Request) else None
         started = self.outcomes[i] = replace(
             outcome, state="running", backend=worker.backend, attempts=attempt, error=None,
-            session_id=request.session, started_at=datetime.now(UTC), ended_at=None,
+            session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None,
         )  # fmt: skip
-        if self.journal is None:
-            self.observe(Change(kind="started", outcome=started))
-            await self._took(i, await self._result(i, worker, request, None))
-            return
-        session = request.session or request.begins
-        await self.journal.started(i, attempt, backend=worker.backend, session=session)
+        if self.journal is not None:
+            session = (asked.session or asked.begins) if asked else None
+            await self.journal.started(i, attempt, backend=worker.backend, session=session)
         self.observe(Change(kind="started", outcome=started))
-        with EventLog(self.journal.folder.events_path(i), self.journal.scrub) as log:
+        while True:
+            error = await self._tried(i, worker, request)
+            if error is None:
+                return
+            if not await self._waited_for_room(i, worker, error):
+                await self._took(i, _failed(worker.backend, error))
+                return
+
+    async def _tried(
+        self, i: int, worker: Worker, request: Request | Exception
+    ) -> Exception | None:
+        """Run the task and take down what came of it; what there was too little of, if it could
+        not be started for that. Nothing is held open then, so that another task has more of it.
+        Raises `SessionError` if the run's directory cannot be written."""
+        if self.journal is None:
+            result = await self._result(i, worker, request, None)
+            if isinstance(result, Exception):
+                return result
+            await self._took(i, result)
+            return None
+        try:
+            opened = EventLog(self.journal.folder.events_path(i), self.journal.scrub)
+        except ClinvkError as error:
+            if mishaps.shortage(error) is None:
+                raise
+            return error
+        with opened as log:
             result = await self._result(i, worker, request, log)
-            log.end(result)
+            if isinstance(result, Exception):
+                return result
+            result = self._written(log, result)
             with anyio.CancelScope(shield=True):
                 await self._took(i, result, log.hand_over())
+        return None
+
+    def _request(self, i: int, attempt: int, backend: str) -> Request | Exception:
+        """The request of a task, or why there is none."""
+        try:
+            return self._requests.make(i, attempt, backend)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this task alone
+            return error
+
+    def _written(self, log: EventLog, result: Result) -> Result:
+        """The result behind the events. One that cannot be written as JSON is a failure. Raises
+        `SessionError` if the run's directory cannot be written."""
+        try:
+            log.end(result)
+        except ClinvkError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the answer is at fault, not the directory
+            result = _failed(result.backend, error)
+            log.end(result)
+        return result
 
     async def _result(
-        self, i: int, worker: Worker, request: Request, log: EventLog | None
-    ) -> Result:
-        """What came of the request; what is wrong before it starts is a failure like others."""
+        self, i: int, worker: Worker, request: Request | Exception, log: EventLog | None
+    ) -> Result | Exception:
+        """What came of the request. Whatever is raised on the way fails this task alone; it is
+        returned if there was too little of something to start the program. Raises `SessionError`
+        if the run's directory cannot be written."""
         try:
+            if isinstance(request, Exception):
+                raise request  # noqa: TRY301 - to be told like all others
             self._requests.check(i, request)
             if self.plan.tasks[i].dry_run:
                 command = str(self.dispatcher.plan(request).command)
                 return Result(ok=True, text=command, backend=worker.backend, exit_code=0)
             return await self._run(i, worker, request, log)
-        except ClinvkError as error:
-            if log is not None and error is log.problem:
-                raise  # not the task's fault: the run cannot keep what it does
-            failure = Failure(error.kind, error.message, error.hint)
-            return Result(
-                ok=False, text="", backend=worker.backend, exit_code=error.exit_code, error=failure
-            )
+        except Exception as error:
+            if log is not None and log.problem is not None:
+                raise log.problem from error  # the run cannot keep what the task does
+            if worker.run is None and mishaps.shortage(error):
+                return error
+            return _failed(worker.backend, error)
+
+    async def _waited_for_room(self, i: int, worker: Worker, error: Exception) -> bool:
+        """Whether another task has ended since there was too little of something for this one."""
+        short = mishaps.shortage(error)
+        others = [
+            w
+            for w in self.workers.values()
+            if w is not worker and not (w.room and not w.room.is_set())
+        ]
+        if not others:
+            return False
+        if not self._told_of_shortage:
+            self._told_of_shortage = True
+            told = f"{short}: tasks are started only as others end"
+            self.observe(Change(kind="notice", outcome=self.outcomes[i], message=told))
+        worker.room = anyio.Event()
+        try:
+            await worker.room.wait()
+        finally:
+            worker.room = None
+        return True
+
+    def _make_room(self) -> None:
+        """A task has ended: let one of those try again that wait for what it took."""
+        for worker in self.workers.values():
+            if worker.room is not None and not worker.room.is_set():
+                worker.room.set()
+                return
 
     async def _run(self, i: int, worker: Worker, request: Request, log: EventLog | None) -> Result:
         def notify(text: str) -> None:
@@ -459,6 +544,12 @@ class Scheduler:
         if outcome.error is not None:
             said = f"not tried again: {self.why}; it had failed: {outcome.error.message}"
         return replace(outcome, state="cancelled", error=Failure("not_started", said))
+
+
+def _failed(backend: str, error: Exception) -> Result:
+    code = error.exit_code if isinstance(error, ClinvkError) else 1
+    failure = mishaps.failure_of(error)
+    return Result(ok=False, text="", backend=backend, exit_code=code, error=failure)
 
 
 def _told_of(wait: Change | None) -> dict[str, Any] | None:

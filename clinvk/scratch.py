@@ -28,7 +28,7 @@ def files(command: Command) -> Iterator[None]:
         command.scratch.mkdir(mode=0o700)
         for path, text in command.files:
             path.touch(mode=0o600)
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(text.encode("utf-8", "surrogateescape"))
     except OSError as error:
         shutil.rmtree(command.scratch, ignore_errors=True)
         raise ClinvkError(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 FEW = 4  # files that are waited for one by one
 WAITERS = 8
+OPEN = 32  # files of many that are open at a time while they are synced
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -82,16 +83,37 @@ def write_file(path: str, data: bytes) -> None:
 
 def sync_files(paths: Iterable[str]) -> None:
     """Put what is in these files on disk, and their names; one that is not there is passed over."""
-    found: list[int] = []
     paths = list(paths)
+    opened: list[int] = []
     try:
         for path in paths:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                found.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        sync_together(found, sorted({os.path.dirname(path) for path in paths}))
+            if len(opened) == OPEN:
+                _sync_and_close(opened)
+            try:
+                _open_into(opened, path)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not opened:
+                    raise
+                _sync_and_close(opened)  # too many are open: some of them are ours
+                _open_into(opened, path)
+        sync_together(opened, sorted({os.path.dirname(path) for path in paths}))
     finally:
-        for fd in found:
-            os.close(fd)
+        _close_all(opened)
+
+
+def _open_into(opened: list[int], path: str) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _sync_and_close(opened: list[int]) -> None:
+    sync_together(opened)
+    _close_all(opened)
+
+
+def _close_all(opened: list[int]) -> None:
+    while opened:
+        os.close(opened.pop())
 
 
 def sync_together(files: list[int], folders: list[str] | None = None) -> None:
@@ -100,14 +122,17 @@ def sync_together(files: list[int], folders: list[str] | None = None) -> None:
     few."""
     for fd in files:
         write_soon(fd)
-    if len(files) < FEW:
-        for fd in files:
-            os.fsync(fd)
-        for folder in folders or ():
-            sync_folder(folder)
-    else:
-        list(_waiters(os.getpid()).map(os.fsync, files))
-        list(_waiters(os.getpid()).map(sync_folder, folders or ()))
+    if len(files) >= FEW:
+        try:
+            list(_waiters(os.getpid()).map(os.fsync, files))
+            list(_waiters(os.getpid()).map(sync_folder, folders or ()))
+            return
+        except RuntimeError:  # no thread can be started
+            pass
+    for fd in files:
+        os.fsync(fd)
+    for folder in folders or ():
+        sync_folder(folder)
 
 
 @cache

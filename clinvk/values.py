@@ -1,0 +1,54 @@
+"""Which texts a program can be given: as an argument, in its environment, as a path, on stdin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Place = tuple[str | int, ...]
+
+_BAD = re.compile("[\0\ud800-\udfff]")
+_NUL = "a NUL character, which no program can be given"
+_HALF = "half of a surrogate pair, which is not a character"
+
+
+def text_problem(text: str) -> str | None:
+    """Why no program can be given this text; None if it can."""
+    found = _BAD.search(text)
+    return None if found is None else _NUL if found.group() == "\0" else _HALF
+
+
+def os_problem(text: str) -> str | None:
+    """The same for a text of the operating system's, such as a word of the command line or a path:
+    bytes that are not UTF-8 are surrogates there (PEP 383)."""
+    return text_problem(text) and (_NUL if "\0" in text else input_problem(text))
+
+
+def input_problem(text: str) -> str | None:
+    """Why the text cannot be written to a program's stdin; None if it can."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return _HALF
+    return None
+
+
+def name_problem(name: str) -> str | None:
+    """Why an environment variable cannot have this name; None if it can."""
+    if not name:
+        return "a variable without a name"
+    return "a variable's name with '=' in it" if "=" in name else text_problem(name)
+
+
+def texts(data: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Each text in a structure of mappings and lists, keys included, with its place."""
+    if isinstance(data, str):
+        yield place, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield (*place, str(key)), str(key)
+            yield from texts(value, (*place, str(key)))
+    elif isinstance(data, (list, tuple)):
+        for i, value in enumerate(data):
+            yield from texts(value, (*place, i))
