@@ -15,6 +15,7 @@ from msgspec import Struct
 from clinvk.config import CHOICES
 from clinvk.errors import SessionError, UsageError
 from clinvk.manifest import Effect, Manifest, Prompt
+from clinvk.patterns import Patterns
 from clinvk.values import input_problem, os_problem
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
@@ -70,7 +71,7 @@ def build(
     check_native_id(manifest, native_id)
     if problem := input_problem(prompt):
         raise UsageError(f"the prompt has {problem}", "remove it")
-    text, notices = (prompt, []) if expand else escape(manifest.prompt, prompt)
+    text, notices = (prompt, []) if expand else escape(manifest.prompt, prompt, manifest.source)
     stdin = text.encode("utf-8", "surrogateescape")
     check_length(manifest, text, stdin)
     made = _Filler(scratch)
@@ -147,11 +148,13 @@ def _named_effects(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def escape(prompt: Prompt, text: str) -> tuple[str, list[str]]:
-    """The text in the words that keep the CLI from expanding any of it, and what to say of it."""
+def escape(prompt: Prompt, text: str, source: str) -> tuple[str, list[str]]:
+    """The text in the words that keep the CLI from expanding any of it, and what to say of it. The
+    rules are of the manifest in the file `source`. Raises `ConfigError` if they take too long."""
     notices = []
+    patterns = Patterns(source)
     for rule in prompt.escape:
-        text, count = re.subn(rule.match, rule.replace, text)
+        text, count = patterns.replace(rule.match, rule.replace, text)
         if count and rule.notice:
             notices.append(f"{rule.what} is passed as text ({count} place{'s' * (count > 1)})")
     return text, notices
@@ -212,8 +215,10 @@ def check_native_id(manifest: Manifest, native_id: str | None) -> None:
 
 
 def matches_native_id(manifest: Manifest, native_id: str) -> bool:
-    """Whether the manifest's pattern allows this id."""
-    return not manifest.native_id or bool(re.fullmatch(manifest.native_id, native_id))
+    """Whether the manifest's pattern allows this id. Raises `ConfigError` if it takes too long."""
+    if not manifest.native_id:
+        return True
+    return Patterns(manifest.source).fullmatch(manifest.native_id, native_id)
 
 
 def changed_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:

@@ -29,6 +29,8 @@ def compile_expression(text: str) -> Function:
         parsed = jmespath.compile(text)
     except JMESPathError as error:
         raise ExpressionError(str(error).splitlines()[0].rstrip(":")) from error
+    except RecursionError:
+        raise ExpressionError("nested too deeply") from None
     return _node(parsed.parsed) or _interpreted(parsed)
 
 

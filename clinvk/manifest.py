@@ -193,7 +193,7 @@ def _check(manifest: Manifest) -> None:
     for where, pattern in patterns:
         try:
             re.compile(pattern or "")
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise _wrong(manifest, f"{where}: {error}") from error
 
 

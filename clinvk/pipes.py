@@ -5,29 +5,50 @@ from __future__ import annotations
 import os
 from subprocess import DEVNULL
 
+LONGEST = 256 * 1024 * 1024  # bytes of a line; a longer one is skipped, so that memory is bounded
+
 
 class Lines:
     r"""Complete lines from arbitrary pieces, split on `\n` alone: JSON may hold U+2028.
 
-    Pieces are joined once, when their line ends, so that a long line costs its length."""
+    Pieces are joined once, when their line ends, so that a long line costs its length. One that is
+    longer than `longest` bytes is counted in `skipped`, and not kept while it comes in."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest: int = LONGEST) -> None:
+        self.longest = longest
+        self.skipped = 0
         self._pieces: list[bytes] = []
+        self._size = 0
 
     def feed(self, piece: bytes) -> list[bytes]:
         """The lines that this piece completes, without their ends."""
         head, *rest = piece.split(b"\n")
-        self._pieces.append(head)
+        self._add(head)
         if not rest:
             return []
-        rest.insert(0, b"".join(self._pieces))
-        self._pieces = [rest.pop()]
+        last = rest.pop()
+        rest[:0] = self._taken()
+        self._add(last)
         return rest
 
     def end(self) -> list[bytes]:
         """What was left without an end of line."""
-        last, self._pieces = b"".join(self._pieces), []
-        return [last] if last else []
+        return self._taken() if self._size else []
+
+    def _add(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size > self.longest:
+            self._pieces.clear()
+        else:
+            self._pieces.append(piece)
+
+    def _taken(self) -> list[bytes]:
+        """The line that has ended; nothing if it was too long."""
+        is_whole = self._size <= self.longest
+        line = [b"".join(self._pieces)] if is_whole else []
+        self.skipped += not is_whole
+        self._pieces, self._size = [], 0
+        return line
 
 
 class Pipes:

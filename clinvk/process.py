@@ -83,6 +83,11 @@ class Child:
         """The last of what it said on stderr (64 KiB at most)."""
         return b"".join(self._kept)[-STDERR_KEPT:].decode("utf-8", "replace")
 
+    @property
+    def skipped(self) -> int:
+        """How many lines of stdout were too long to be kept."""
+        return self._lines.skipped
+
     async def lines(self) -> list[bytes] | None:
         """The next lines, at least one; nothing at the end. Raises nothing but cancellation."""
         while not self._ended:

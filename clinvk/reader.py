@@ -11,10 +11,15 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk import messages
+from clinvk.errors import ConfigError
 from clinvk.expression import Function, compile_expression, truthy
 from clinvk.manifest import ErrorRule, Manifest, Rule
 from clinvk.messages import Event, Failure
+from clinvk.patterns import Patterns
+from clinvk.pipes import LONGEST
 from clinvk.usage import Usage
+
+LOOKED_AT = 65_536  # characters of a message in which the patterns of `errors` are looked for
 
 EVENT_TYPES: dict[str, type[Event]] = {
     cls.type: cls
@@ -43,10 +48,15 @@ class Reader:
         self.noise: list[str] = []  # lines that were no JSON, a few of them
         self._index = _index_of(manifest.events)
         self._lines: list[bytes] = []  # of an `output: json|text` backend
+        self._size = 0  # of those, in bytes
 
     def read(self, line: bytes) -> list[Event]:
         """The events of one line of stdout."""
         if self.manifest.output != "events":
+            self._size += len(line) + 1
+            if self._size > LONGEST:
+                self._lines = []
+                return []
             self._lines.append(line)
             if self.manifest.output == "text":
                 return [messages.Delta(text=line.decode("utf-8", "replace") + "\n")]
@@ -64,6 +74,8 @@ class Reader:
 
     def end(self, code: int) -> list[Event]:
         """What is said by the end of the output itself, of a backend that prints no events."""
+        if self._size > LONGEST:
+            return [messages.Failed(message=f"it printed more than {LONGEST:,} bytes")]
         if self.manifest.output == "text" and code == 0:
             text = b"\n".join(self._lines).decode("utf-8", "replace")
             return [messages.Finished(text=text)]
@@ -259,21 +271,33 @@ def classify(
     """What kind of failure this is, by the manifest's rules, and when to try again."""
     from clinvk.limits import parse_retry_at  # only on the way to an error
 
+    patterns, slow = Patterns(manifest.source), None
+    text = f"{_ends_of(message)}\n{stderr}"
     for rule in manifest.errors:
-        if _applies(rule, message, stderr, status, code):
+        try:
+            applies = _applies(rule, text, status, code, patterns)
+        except ConfigError as error:
+            slow = slow or f"it could not be told what kind of failure this is: {error}"
+            continue
+        if applies:
             when = retry_at
             if rule.kind == "limit" and when is None:
-                when = parse_retry_at(f"{message}\n{stderr}", now=now)
+                when = parse_retry_at(text, now=now)
             return Failure(rule.kind, message, rule.hint, when, status)
-    return Failure("backend", message, None, retry_at, status)
+    return Failure("backend", message, slow, retry_at, status)
+
+
+def _ends_of(message: str) -> str:
+    """The message, or the beginning and the end of a long one."""
+    half = LOOKED_AT // 2
+    return message if len(message) <= LOOKED_AT else f"{message[:half]}\n{message[-half:]}"
 
 
 def _applies(
-    rule: ErrorRule, message: str, stderr: str, status: int | None, code: int | None
+    rule: ErrorRule, text: str, status: int | None, code: int | None, patterns: Patterns
 ) -> bool:
     if status is not None and status in rule.status:
         return True
     if code is not None and code in rule.exit_code:
         return True
-    text = f"{message}\n{stderr}"
-    return rule.match is not None and bool(re.search(rule.match, text, re.IGNORECASE))
+    return rule.match is not None and patterns.search(rule.match, text)

@@ -32,6 +32,7 @@ from clinvk.messages import (
     ToolResult,
     exit_code,
 )
+from clinvk.pipes import LONGEST
 from clinvk.process import Child
 from clinvk.reader import Reader, classify
 from clinvk.survivors import survivors
@@ -75,6 +76,7 @@ class Run:
         self._terminal: Finished | Failed | None = None
         self._why: Failure | None = None  # we ended it, for this reason
         self._now = False
+        self._told_of_skipped = False
         self._silent = False  # it has said all that it has to say
         self._unkept: str | None = None  # a native id that the record does not have yet
         self._structured: Any = None
@@ -180,6 +182,7 @@ class Run:
         self._finish(await self._child.wait())
 
     def _ended(self, code: int) -> None:
+        self._tell_of_skipped()
         for event in self._reader.end(code):
             self._took(event)
         if left := survivors(self._child.pid, self._child.marker, self._child.gone):
@@ -187,7 +190,14 @@ class Run:
             self._events.append(Notice(message=f"still running in the background: {numbers}"))
         self._finish(code)
 
+    def _tell_of_skipped(self) -> None:
+        """Tell of lines that were too long to be read, once."""
+        if self._child.skipped and not self._told_of_skipped:
+            self._told_of_skipped = True
+            self._tell([f"a line of more than {LONGEST:,} bytes was skipped"])
+
     def _read(self, lines: list[bytes]) -> None:
+        self._tell_of_skipped()
         read, took = self._reader.read, self._took
         for line in lines:
             for event in read(line):
@@ -332,11 +342,16 @@ class Run:
             from clinvk.forget import forget
 
             manifest = self.plan.manifest
-            if not matches_native_id(manifest, self.native_id):
+            try:
+                is_valid = matches_native_id(manifest, self.native_id)
+            except ClinvkError as error:
+                self._tell([f"no file of {manifest.name} was deleted: {error}"])
+                return
+            if is_valid:
+                forget(self.plan.command, self.native_id)
+            else:
                 what = f"{manifest.name} printed an invalid session id"
                 self._tell([f"{what}, so no file of its was deleted: {self.native_id[:40]!r}"])
-                return
-            forget(self.plan.command, self.native_id)
 
     def _failure(self, code: int) -> Failure | None:
         """Why it failed; nothing where the stream said success and the exit code agrees."""
@@ -358,6 +373,8 @@ class Run:
             return classify(manifest, _with(message, said), stderr=stderr, code=code)
         if code == 0:
             message = f"{manifest.name} ended without saying whether it succeeded"
+            if self._child.skipped:
+                message += f"; a line of more than {LONGEST:,} bytes was skipped"
             return Failure("incomplete", _with(message, said), "its answer may be cut; try again")
         message = said or f"{manifest.name} exited with {_code(code)} and said nothing"
         return classify(manifest, message, stderr=stderr, code=code)

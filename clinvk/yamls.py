@@ -92,10 +92,11 @@ def _count(text: str) -> None:
     for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent):
-            if any(anchor == event.anchor for anchor, _ in open_):
-                raise YamlError(f"*{event.anchor} is inside of what it stands for", line)
-            aliased += sizes.get(event.anchor, 1)
-            count += sizes.get(event.anchor, 1)
+            name = event.anchor or ""
+            if any(anchor == name for anchor, _ in open_):
+                raise YamlError(f"*{name} is inside of what it stands for", line)
+            aliased += sizes.get(name, 1)
+            count += sizes.get(name, 1)
             if aliased > LARGEST:
                 raise YamlError(f"its aliases would make more than {LARGEST:,} values", line)
         elif isinstance(event, yaml.ScalarEvent):

@@ -1,13 +1,19 @@
 """What is handed in has limits that are met before it costs anything."""
 
+import itertools
 import json
+import subprocess
+import sys
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clinvk import jsons, yamls
 from clinvk.config import parse_value
-from tests.conftest import CommandLine, Home
+from clinvk.pipes import LONGEST, Lines
+from tests.conftest import READ, START, CommandLine, Home, python, say, wait_for
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join(['*' + before] * 9)}]\n"
@@ -38,7 +44,7 @@ def test_yaml_that_is_too_much_is_refused_in_words_of_ours(text: str, said: str)
 def test_aliases_are_counted_without_being_expanded():
     began = time.process_time()
     with pytest.raises(yamls.YamlError):
-        yamls.load(BOMB.replace("x,", "x, ") + f"z: {'*i ' * 0}[*i]\n")
+        yamls.load(BOMB)
     assert time.process_time() - began < 1
 
 
@@ -96,3 +102,108 @@ def test_a_line_that_is_nested_without_end_is_not_read(clinvk: CommandLine, home
     home.backend("deep", f"cat >/dev/null; cat {home.path.parent}/deep\n")
     done = clinvk("-b", "deep", "hi")
     assert "ended without saying whether it succeeded" in done.stderr
+
+
+# What programs print.
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(0, 60), max_size=8), st.integers(0, 9))
+def test_lines_that_are_too_long_are_skipped_however_they_come(
+    data: bytes, cuts: list[int], longest: int
+):
+    data = data.translate(bytes.maketrans(b"\x00\x01\x02\x03", b"\n\n\n\n"))
+    lines, found = Lines(longest), []
+    at = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    for start, end in itertools.pairwise(at):
+        found += lines.feed(data[start:end]) if start < end else []
+    found += lines.end()
+    whole = data.split(b"\n") if not data.endswith(b"\n") else data.split(b"\n")[:-1]
+    whole = [] if not data else whole
+    # Within one piece a line costs nothing more, so it may be kept.
+    assert [line for line in found if len(line) <= longest] == [
+        x for x in whole if len(x) <= longest
+    ]
+    assert lines.skipped + len(found) == len(whole)
+
+
+def test_a_line_without_an_end_costs_no_more_than_the_limit(clinvk: CommandLine, home: Home):
+    home.backend("endless", python("""
+        import sys
+        sys.stdin.read()
+        for _ in range(400):
+            sys.stdout.write("x" * 1_000_000)
+        print(); print('{"type": "end", "text": "It is done."}')
+    """))  # fmt: skip
+    script = (
+        "import resource, subprocess, sys; "
+        "code = subprocess.run([sys.executable, '-m', 'clinvk', '-b', 'endless', 'hi']).returncode; "
+        "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [clinvk.program[0], "-c", script], env=home.env, cwd=home.work, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    *answer, last = done.stdout.splitlines()
+    code, most = map(int, last.split())
+    assert (code, answer) == (0, ["It is done."]), done
+    assert "a line of more than 268,435,456 bytes was skipped" in done.stderr
+    assert most * (1 if sys.platform == "darwin" else 1024) < 2 * LONGEST
+
+
+# Patterns of a user's own manifest.
+
+SLOW = "(a+)+$"
+TEMPTING = "a" * 5_000 + "b"
+
+
+def test_a_pattern_of_errors_that_never_ends_leaves_the_failure_as_it_is(
+    clinvk: CommandLine, home: Home
+):
+    errors = [{"kind": "limit", "match": SLOW}, {"kind": "auth", "status": [401]}]
+    home.backend("slow", READ + START + say(type="end", error=TEMPTING) + "exit 1\n", errors=errors)
+    done = clinvk("-b", "slow", "hi")
+    assert done.returncode == 1, done
+    assert "takes longer than 1 s" in done.stderr
+
+
+def test_an_id_that_a_pattern_never_ends_with_is_refused(clinvk: CommandLine, home: Home):
+    script = READ + say(type="start", id=TEMPTING) + say(type="end", text="x")
+    remove = {"remove": [{"glob": "~/x/*", "owner": "id"}]}
+    home.backend("slow", script, native_id=SLOW, ephemeral=remove)
+    done = clinvk("-b", "slow", "--ephemeral", "hi")
+    assert (done.returncode, "takes longer than 1 s" in done.stderr) == (0, True), done
+    assert clinvk("-b", "slow", "hi").returncode == 0
+    done = clinvk("-c", "-b", "slow", "hi")
+    assert (done.returncode, "takes longer than 1 s" in done.stderr) == (3, True), done
+
+
+def test_a_prompt_that_a_pattern_never_ends_with_is_refused(clinvk: CommandLine, home: Home):
+    home.backend("slow", prompt={"escape": [{"match": SLOW, "replace": "x"}]})
+    done = clinvk("-b", "slow", TEMPTING)
+    assert (done.returncode, "takes longer than 1 s" in done.stderr) == (3, True), done
+    assert clinvk("-b", "slow", "hi").returncode == 0
+
+
+def test_a_signal_is_heard_though_a_pattern_never_ends(clinvk: CommandLine, home: Home):
+    errors = [{"kind": "limit", "match": SLOW}] * 30
+    home.backend("slow", READ + START + say(type="end", error=TEMPTING) + "exit 1\n", errors=errors)
+    with clinvk.start("-b", "slow", "hi") as running:
+        wait_for(home.ids, "a session", 20)
+        running.terminate()
+        running.communicate(timeout=20)
+    assert running.returncode in (1, 7)
+
+
+def test_the_manifests_that_come_with_clinvk_need_no_other_engine(clinvk: CommandLine):
+    code = (
+        "import sys; from clinvk.patterns import Patterns; from clinvk.places import built_in; "
+        "Patterns(str(built_in() / 'gemini.yaml')).fullmatch('a', 'a'); print('regex' in sys.modules)"
+    )
+    done = subprocess.run(
+        [clinvk.program[0], "-c", code],
+        env=clinvk.home.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "False"

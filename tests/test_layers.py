@@ -28,7 +28,7 @@ LAYERS = [
         "capacity",
         "survivors",
     },
-    {"blocking", "extras", "config", "messages", "session", "jsons"},
+    {"blocking", "extras", "config", "messages", "session", "jsons", "patterns"},
     {"page", "plan", "outcome", "mishaps"},
     {"halting", "pacing", "hiding", "linking", "spending", "taskkeys"},
     {"availability", "taskformats", "tasktexts", "folding"},
