@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from clinvk.config import SessionSettings
+from clinvk.errors import ClinvkError
 from clinvk.natives import Native, Reader, reader
 from clinvk.recorder import kept
 from clinvk.session import Message, Session, opening
@@ -54,6 +55,10 @@ def find(
                 _look(store, kind, path, settings, findings, newest)
         except OSError as error:
             findings.problems.append(f"{path}: {error.strerror}")
+        except ClinvkError:
+            raise  # our own store is at fault
+        except Exception as error:  # noqa: BLE001 - whatever is in a file, it stops no other
+            findings.problems.append(f"{path}: damaged: {error}")
     progress(len(files), len(files))
     findings.new = [
         c

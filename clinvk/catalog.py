@@ -14,6 +14,7 @@ from msgspec import Struct
 from clinvk.errors import ConfigError, NotInstalledError
 from clinvk.manifest import Manifest, check_expressions, parse
 from clinvk.places import backend_names, built_in
+from clinvk.readfile import read_file
 
 FIRST_CHOICES = ("claude", "codex", "gemini")  # tried in this order where nothing was chosen
 
@@ -63,7 +64,7 @@ class Catalog(Struct, frozen=True):
 
 def read(path: Path) -> Manifest:
     try:
-        return parse(path.read_bytes(), path)
+        return parse(read_file(path), path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
 

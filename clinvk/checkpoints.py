@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from clinvk.errors import ClinvkError, SessionError
+from clinvk.readfile import read_file
 from clinvk.session import check_id
 from clinvk.store.files import cannot, make_folder, replace_file
 from clinvk.store.locks import held
@@ -106,7 +107,7 @@ class Checkpoints:
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+            found = msgspec.json.decode(read_file(path), type=dict[str, Any])
         except FileNotFoundError:
             raise _unknown(path.stem) from None
         except OSError as error:

@@ -102,10 +102,11 @@ def build(
                 "remove that character",
             )
         stdin = b""
-    _check_words(manifest, argv, changed)
+    whole = changed_env(env, changed)
+    _check_words(manifest, argv, whole)
     return Command(
         argv=(program, *argv),
-        env=changed_env(env, changed),
+        env=whole,
         cwd=cwd,
         stdin=stdin,
         changed={k: v for k, v in changed.items() if v is not None or k in env},
@@ -183,24 +184,24 @@ def check_arguments(manifest: Manifest, options: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"{name} has {longest:,} bytes; {manifest.name} takes it as an argument, and an "
                 f"argument has at most {ARGUMENT_BYTES:,}",
-                "make it shorter, put a part of it into the prompt, or use another backend with -b",
+                "make it shorter, move a part of it into the prompt, or use another backend with -b",
             )
 
 
-def _check_words(manifest: Manifest, argv: list[str], changed: Mapping[str, str | None]) -> None:
+def _check_words(manifest: Manifest, argv: list[str], env: Mapping[str, str]) -> None:
     """Raise `UsageError` for a word or a variable that no program can be given."""
-    variables = {k: v for k, v in changed.items() if v is not None}
-    for what, text in (*(("an argument", word) for word in argv), *variables.items()):
+    words = (("an argument", word, len(word)) for word in argv)
+    variables = ((f"the variable {k}", v, len(k) + 1 + len(v)) for k, v in env.items())
+    for what, text, length in (*words, *variables):
         if problem := os_problem(text):
             raise UsageError(f"{what} of {manifest.name} has {problem}: {text[:40]!r}", "remove it")
-        if (
-            len(text) > ARGUMENT_BYTES // 4
-            and len(text.encode("utf-8", "replace")) > ARGUMENT_BYTES
-        ):
-            raise UsageError(
-                f"{what} of {manifest.name} has more than {ARGUMENT_BYTES:,} bytes",
-                "make it shorter",
-            )
+        if length > ARGUMENT_BYTES // 4:  # a character has up to four bytes
+            size = length - len(text) + len(text.encode("utf-8", "surrogateescape"))
+            if size > ARGUMENT_BYTES:
+                raise UsageError(
+                    f"{what} of {manifest.name} has more than {ARGUMENT_BYTES:,} bytes",
+                    "make it shorter",
+                )
 
 
 def check_native_id(manifest: Manifest, native_id: str | None) -> None:

@@ -13,6 +13,7 @@ from msgspec import Struct, field, to_builtins
 from clinvk import values, yamls
 from clinvk.errors import ConfigError
 from clinvk.places import backend_names
+from clinvk.readfile import read_file, read_named
 from clinvk.shape import ShapeError, build, convert, dotted, is_struct, unknown_key
 
 Approval = Literal["default", "auto", "none", "always"]
@@ -122,7 +123,8 @@ def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
 
 def read_text(path: Path, *, required: bool = False) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        data = read_named(path) if required else read_file(path)
+        return data.decode("utf-8")
     except FileNotFoundError:
         if required:
             raise ConfigError(

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from clinvk.errors import ConfigError, UsageError
 from clinvk.extras import needs
+from clinvk.readfile import read_file
 from clinvk.session import Message, Session, check_id
 from clinvk.shape import ShapeError, build
 from clinvk.usage import rfc3339
@@ -72,7 +73,7 @@ def render(session: Session, format_: str, options: Options, home: Path) -> str:
         )
     path = _folder(home) / f"{format_}.j2"
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     return _by_template(session, text, format_, options)

@@ -27,6 +27,7 @@ from clinvk.errors import ConfigError
 from clinvk.outcome import RunResult
 from clinvk.plan import Kind, Plan
 from clinvk.planrun import PlanRun, resumed
+from clinvk.readfile import read_named
 from clinvk.runs import Runs
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _data(tasks: Tasks, where: str) -> tuple[Any, str, str]:
     if isinstance(tasks, (str, os.PathLike)):
         path = Path(tasks)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_named(path).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise ConfigError(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 LARGEST = 256 * 1024 * 1024  # bytes of a file that is read as a whole
+ANY = 2**63  # bytes: of a file of ours, which is as long as what happened
+CHUNK = 256 * 1024
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
@@ -64,10 +66,13 @@ def _check_regular(path: str | Path, mode: int) -> None:
 
 
 def _bounded(file: BinaryIO, path: str | Path, limit: int) -> bytes:
-    data = file.read(limit + 1)
-    if len(data) > limit:
-        raise _too_large(path, limit)
-    return data
+    pieces, size = [], 0
+    while piece := file.read(CHUNK):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise _too_large(path, limit)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _too_large(path: str | Path, limit: int) -> OSError:

@@ -19,6 +19,7 @@ from clinvk.folding import fold, told_by
 from clinvk.messages import Result, plain
 from clinvk.outcome import Outcome, RunResult, ended_with
 from clinvk.plan import Plan
+from clinvk.readfile import ANY, open_regular, read_file
 from clinvk.session import Session
 from clinvk.store.files import (
     FileTurn,
@@ -112,7 +113,9 @@ class RunFolder:
     def plan(self) -> Plan:
         """The plan that was frozen. Raises `SessionError`."""
         try:
-            return Plan.from_json(msgspec.json.decode((self.path / "plan.json").read_bytes()))
+            return Plan.from_json(
+                msgspec.json.decode(read_file(self.path / "plan.json", limit=ANY))
+            )
         except (OSError, ValueError, TypeError, AttributeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise self._damaged("plan.json", why) from error
@@ -222,7 +225,7 @@ class RunFolder:
         if self.running() is None:
             # Where the ends do not fit together, the whole of it says what is wrong.
             with suppress(KeyError, TypeError, ValueError, AttributeError, OSError):
-                msgspec.json.decode((self.path / "plan.json").read_bytes(), type=Plan)
+                msgspec.json.decode(read_file(self.path / "plan.json", limit=ANY), type=Plan)
                 return {"id": self.id, **told_by(*_ends(self.path / "journal.jsonl"))}
         result = self.result()
         first, last = result.started_at, result.ended_at
@@ -305,7 +308,7 @@ def _decoded(data: bytes) -> list[dict[str, Any]]:
 def _ends(path: Path) -> list[dict[str, Any]]:
     """The first line and the last one, where there are two that are whole."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             first = file.readline()
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - TAIL))
@@ -319,7 +322,7 @@ def _ends(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path, limit=ANY)
     except FileNotFoundError:
         return b""
     except OSError as error:

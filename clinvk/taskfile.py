@@ -21,6 +21,7 @@ from clinvk.config import CHOICES
 from clinvk.errors import ConfigError
 from clinvk.linking import Said, TaskMistake, link
 from clinvk.plan import Budget, Halt, Limits, Plan, Rules, Task, checked
+from clinvk.readfile import read_file
 from clinvk.shape import ShapeError, build, convert, dotted
 from clinvk.taskformats import COLUMNS, HEADER, KEYS
 from clinvk.taskkeys import NOT_OF_ONE, NUMBERS, OPTIONS, SAME, Scalar, Whole, Written
@@ -285,7 +286,7 @@ class _Reader:
     def _read(self, name: str, path: Place) -> str:
         if name not in self.files:
             try:
-                self.files[name] = Path(name).expanduser().read_text(encoding="utf-8-sig")
+                self.files[name] = read_file(Path(name).expanduser()).decode("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
                 raise ShapeError(path, f"{name}: {why}") from error

@@ -3,6 +3,7 @@ are files, `~/.clinvk/templates/<name>.yaml`, and replace a built-in one of the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from msgspec import Struct
 
 from clinvk import yamls
 from clinvk.errors import ConfigError
+from clinvk.readfile import read_file
 from clinvk.session import check_id
 from clinvk.shape import ShapeError, build
 
@@ -66,7 +68,7 @@ def names(home: Path) -> list[str]:
 def source(home: Path, name: str) -> str:
     """Where the template comes from: a file, or `built in`."""
     path = folder(home) / f"{name}.yaml"
-    return str(path) if path.is_file() else "built in"
+    return str(path) if os.path.lexists(path) else "built in"
 
 
 def load(home: Path, name: str) -> Template:
@@ -77,7 +79,7 @@ def load(home: Path, name: str) -> Template:
             f"known: {', '.join(names(home))}; add one as {folder(home)}/NAME.yaml",
         )
     path = folder(home) / f"{name}.yaml"
-    return _read(path) if path.is_file() else BUILT_IN[name]
+    return _read(path) if os.path.lexists(path) else BUILT_IN[name]
 
 
 def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
@@ -101,7 +103,7 @@ def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
 
 def _read(path: Path) -> Template:
     try:
-        data = yamls.load(path.read_bytes())
+        data = yamls.load(read_file(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:

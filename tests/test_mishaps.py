@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from clinvk import config, fanout
+from clinvk.catalog import Catalog
+from clinvk.command import check_arguments
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, UsageError
 from clinvk.manifest import parse
@@ -269,3 +271,53 @@ def test_a_user_with_few_processes_runs_fewer_tasks_at_a_time(fake: Home, clinvk
     assert done.returncode == 0, done.stderr
     assert {r["state"] for r in json.loads(done.stdout)["results"]} == {"done"}
     assert "20 processes (ulimit -u)" in done.stderr
+
+
+# What is too long for a command line.
+
+
+def test_a_system_prompt_that_is_too_long_for_the_command_line_is_found_before_the_run(
+    fake: Home, clinvk: CommandLine
+):
+    options = {**PROTOCOL["options"], "system_prompt": ["-c", "instructions=$json"]}
+    started = fake.path.parent / "started"
+    fake.backend("fake", f"touch {started}\n{ANSWER}", options=options)
+    (fake.work / "t.json").write_text(
+        json.dumps([{"prompt": "a"}, {"prompt": "b", "system_prompt": "x" * 140_000}])
+    )
+    done = clinvk("parallel", "t.json")
+    assert done.returncode == 1, done
+    assert "t.json: tasks[1]: system_prompt has 140,0" in done.stderr
+    assert "at most 131,071" in done.stderr
+    (fake.work / "s.txt").write_text("x" * 140_000)
+    request = Request(
+        prompt="x", backend="fake", cwd=fake.work, options={"system_prompt": "x" * 140_000}
+    )
+    with pytest.raises(UsageError, match="system_prompt has 140,0"):
+        dispatcher(fake).plan(request)
+    with pytest.raises(UsageError, match="more than 131,071 bytes"):
+        dispatcher(fake).plan(
+            Request(prompt="x", backend="fake", cwd=fake.work, args=("x" * 140_000,))
+        )
+    with pytest.raises(UsageError, match="more than 131,071 bytes"):
+        dispatcher(fake).plan(
+            Request(prompt="x", backend="fake", cwd=fake.work, env={"A": "x" * 140_000})
+        )
+    assert not started.exists()
+    assert not (fake.path / "runs").exists()
+
+
+@pytest.mark.parametrize(("name", "option"), [("codex", "system_prompt"), ("claude", "schema")])
+def test_what_a_cli_takes_as_an_argument_is_refused_when_it_is_too_long(name: str, option: str):
+    manifest = Catalog(Path("/nowhere")).load(name)
+    check_arguments(manifest, {option: "x" * 100_000})
+    with pytest.raises(UsageError, match=f"{option} has 1.* {name} takes it as an argument"):
+        check_arguments(manifest, {option: "x" * 140_000})
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("claude", "system_prompt"), ("codex", "schema"), ("gemini", "system_prompt")],
+)
+def test_what_a_cli_takes_as_a_file_may_be_longer(name: str, option: str):
+    check_arguments(Catalog(Path("/nowhere")).load(name), {option: "x" * 1_000_000})

@@ -17,6 +17,7 @@ from clinvk.config import CHOICES
 from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
 from clinvk.manifest import Manifest, check_expressions
 from clinvk.places import built_in
+from clinvk.readfile import read_named
 
 app = new_app(no_args_is_help=True, help="List, show and check backends.")
 
@@ -114,7 +115,7 @@ def _replay(manifest: Manifest, recording: Path) -> int:
 
     reader, lines, last = Reader(manifest, first=True), Lines(), ""
     try:
-        data = recording.read_bytes()
+        data = read_named(recording)
     except OSError as error:
         raise ConfigError(f"{recording}: {error.strerror}") from error
     events = [e for line in (*lines.feed(data), *lines.end()) for e in reader.read(line)]

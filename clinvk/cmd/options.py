@@ -15,6 +15,7 @@ from clinvk.cmd import show
 from clinvk.cmd.lazy import BEHIND, LITERAL
 from clinvk.cmd.storage import heeded
 from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.readfile import read_named, read_stream
 
 if TYPE_CHECKING:
     from clinvk.messages import Request
@@ -307,14 +308,16 @@ def _schema(path: Path | None) -> str | None:
 
 def _read(path: str) -> str:
     try:
-        with open(path, "rb") as file:
-            return _text(file.read(), path)
+        return _text(read_named(path), path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
 def _stdin() -> str:
-    return _text(sys.stdin.buffer.read(), "stdin")
+    try:
+        return _text(read_stream(sys.stdin.buffer, "stdin"), "stdin")
+    except OSError as error:
+        raise UsageError(f"stdin: {error.strerror}") from error
 
 
 def _text(data: bytes, name: str) -> str:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from clinvk import durations, placeholders
 from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.readfile import read_named, read_stream
 
 if TYPE_CHECKING:
     from clinvk.config import Loaded
@@ -105,13 +106,13 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
     """Raises `ConfigError`."""
     from clinvk import taskfile, taskformats
 
-    if source == "-":
-        data = sys.stdin.buffer.read()
-    else:
-        try:
-            data = Path(source).expanduser().read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{source}: {error.strerror}", "name a file of tasks") from error
+    try:
+        if source == "-":
+            data = read_stream(sys.stdin.buffer, "stdin")
+        else:
+            data = read_named(Path(source).expanduser())
+    except OSError as error:
+        raise ConfigError(f"{source}: {error.strerror}", "name a file of tasks") from error
     name = "stdin" if source == "-" else source
     try:
         text = data.decode("utf-8-sig")

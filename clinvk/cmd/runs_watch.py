@@ -16,6 +16,7 @@ from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, runs_of
 from clinvk.messages import EXIT_CODES
 from clinvk.outcome import UNDERWAY, Outcome, from_summary
+from clinvk.readfile import open_regular
 
 if TYPE_CHECKING:
     from clinvk.messages import Event
@@ -117,7 +118,7 @@ class _Look:
 
     def _events(self, index: int) -> Iterator[Event]:
         try:
-            with open(self.folder.events_path(index), "rb") as file:
+            with open_regular(self.folder.events_path(index)) as file:
                 file.seek(self._read.get(index, 0))
                 whole, _, _ = file.read().rpartition(b"\n")
         except OSError:  # it has said nothing yet

@@ -17,7 +17,7 @@ from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, store_of
 from clinvk.cmd.storage import stored
 from clinvk.config import Loaded, SessionSettings
-from clinvk.errors import SessionError, UsageError
+from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.natives import READERS, reader
 from clinvk.session import Session
 from clinvk.store import Store
@@ -82,6 +82,11 @@ def _adopted(
             session = adopt.adopt(store, candidate, settings)
         except OSError as error:
             show.Printer.for_errors().warning(f"{candidate.path}: {error.strerror}")
+            continue
+        except ClinvkError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it was changed since it was looked at
+            show.Printer.for_errors().warning(f"{candidate.path}: damaged: {error}")
             continue
         if session is not None:
             sessions.append(session)

@@ -14,6 +14,7 @@ from msgspec import Struct, field
 
 from clinvk.natives import Native
 from clinvk.natives.lines import Lines, add, home, moment, real, texts, written
+from clinvk.readfile import read_file
 from clinvk.session import Message, MessageRole
 
 BACKEND = "gemini"
@@ -99,8 +100,8 @@ def read(path: Path) -> Native | None:
 
 def _whole(path: Path) -> Change | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Change)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(read_file(path), type=Change)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -147,7 +148,7 @@ def _folder(project: Path) -> str | None:
     """The folder that a project is of: as it says itself, else as the list of all projects does,
     where an old one goes by the hash of its folder."""
     try:
-        return real((project / ".project_root").read_text(encoding="utf-8").strip())
+        return real(read_file(project / ".project_root").decode("utf-8").strip())
     except (OSError, UnicodeDecodeError):
         pass
     for folder, name in _projects(project.parent.parent).items():
@@ -158,7 +159,7 @@ def _folder(project: Path) -> str | None:
 
 def _projects(home_: Path) -> dict[str, Any]:
     try:
-        found = json.loads((home_ / "projects.json").read_bytes())["projects"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(read_file(home_ / "projects.json"))["projects"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from clinvk.readfile import open_regular
 from clinvk.session import Message, MessageRole
 
 T = TypeVar("T")
+
+LONGEST = 256 * 1024 * 1024  # bytes of a line; a longer one is left out
 
 
 class Lines:
@@ -29,13 +32,18 @@ class Lines:
     def read(self, kind: type[T]) -> Iterator[T]:
         """Raises `OSError`."""
         decoder = msgspec.json.Decoder(kind)
-        with self.path.open("rb") as file:
-            for line in file:
+        with open_regular(self.path) as file:
+            while line := file.readline(LONGEST):
+                if len(line) == LONGEST and not line.endswith(b"\n"):
+                    self.torn += 1
+                    while (more := file.readline(LONGEST)) and not more.endswith(b"\n"):
+                        pass  # the rest of a line that is too long
+                    continue
                 try:
                     yield decoder.decode(line)
                 except msgspec.ValidationError:
                     continue  # JSON, but nothing that we know
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     self.torn += line.endswith(b"\n") and not line.isspace()
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from clinvk.errors import SessionError, SessionNotFound
+from clinvk.readfile import open_regular, read_file
 from clinvk.session import Message, Session
 from clinvk.store import Damaged, Query
 from clinvk.store.files import append_file, cannot, make_folder, replace_file, write_file
@@ -80,8 +81,7 @@ class SessionFiles:
         try:
             if (ours := self.unsettled.get(id_)) and ours[1] == _same(path):
                 return ours[0]
-            with open(path, "rb") as file:
-                return session_of(file.read(), id_, path)
+            return session_of(read_file(path), id_, path)
         except FileNotFoundError as error:
             if os.path.islink(path):  # to nowhere
                 raise unreadable(id_, path, error.strerror) from error
@@ -93,7 +93,7 @@ class SessionFiles:
         """The transcript, from that byte on."""
         path = self.transcript(id_)
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 file.seek(start)
                 return file.read()
         except FileNotFoundError:
