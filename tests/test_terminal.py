@@ -4,17 +4,11 @@ import json
 import os
 import re
 import signal
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pexpect
 import pytest
 
 from clinvk import columns
-from clinvk.session import Session
-from clinvk.store import open_store
 from tests.conftest import (
     END,
     FAKES,
@@ -28,44 +22,9 @@ from tests.conftest import (
     stubborn,
     wait_for,
 )
+from tests.terminals import Terminal, ending, past
 
 TURNS = (FAKES / "turns.sh").read_text()
-WAIT = 15  # seconds
-
-Terminal = Callable[..., pexpect.spawn]
-
-
-@pytest.fixture
-def terminal(home: Home) -> Iterator[Terminal]:
-    """`clinvk` on a terminal of 80 columns, or of so many."""
-    running: list[pexpect.spawn] = []
-
-    def start(*args: str, cwd: Path | None = None, width: int = 80, **env: str) -> pexpect.spawn:
-        settings = {"encoding": "utf-8", "dimensions": (24, width), "timeout": WAIT}
-        env = {**home.env, "TERM": "xterm", **env}
-        argv = ["-m", "clinvk", *args]
-        child = pexpect.spawn(sys.executable, argv, cwd=str(cwd or home.work), env=env, **settings)
-        running.append(child)
-        return child
-
-    yield start
-    for child in running:
-        child.close(force=True)
-
-
-def ending(child: pexpect.spawn) -> tuple[str, int]:
-    """The rest of what it shows, and its exit code."""
-    child.expect(pexpect.EOF)
-    child.close()
-    return child.before, child.exitstatus
-
-
-def past(home: Home, id_: str, **values: Any) -> None:
-    values = {"backend": "fake", "cwd": os.path.realpath(home.work),
-              "native_ids": {"fake": f"native-{id_}"}, **values}  # fmt: skip
-    open_store("file", home.path).create(Session(id=id_, **values))
-    (home.path.parent / "fakes").mkdir(exist_ok=True)
-    (home.path.parent / "fakes" / f"turns-native-{id_}").write_text("1")
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +81,7 @@ def test_typing_narrows_the_picker(terminal: Terminal, home: Home):
 def test_the_picker_can_be_left(terminal: Terminal, home: Home, key: str):
     past(home, "one")
     child = terminal("resume")
-    child.expect("give up")
+    child.expect("Esc: cancel")
     child.send(key)
     assert ending(child)[1] == 7
 
@@ -130,7 +89,7 @@ def test_the_picker_can_be_left(terminal: Terminal, home: Home, key: str):
 def test_the_picker_shows_nothing_that_drives_the_terminal(terminal: Terminal, home: Home):
     past(home, "one", title="a\x1b]2;pwned\x07b", cwd="/x\x1b]2;pwned\x07")
     child = terminal("resume")
-    child.expect("give up")
+    child.expect("Esc: cancel")
     shown = child.before
     child.send(ESCAPE)
     assert "\x1b]2" not in shown + ending(child)[0]

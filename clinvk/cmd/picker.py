@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import typer
 
 from clinvk.clean import clean, one_line
+from clinvk.cmd.prompt import is_paste
 from clinvk.cmd.show import ago
+from clinvk.cmd.terminal_input import ask_line, discard_waiting, is_dumb, restored_if_ended
 from clinvk.errors import SessionError
 from clinvk.session import Message, Session
 
@@ -27,7 +28,7 @@ def pick(sessions: list[Session], messages: Callable[[str], list[Message]]) -> S
             "which session? There is no terminal to pick one at",
             'name it: clinvk resume ID "prompt", or take the newest: clinvk resume --last "prompt"',
         )
-    if os.environ.get("TERM", "dumb") == "dumb":
+    if is_dumb():
         return _pick_by_number(sessions)
     return _pick_on_screen(sessions, messages)
 
@@ -57,9 +58,7 @@ def _pick_by_number(sessions: list[Session]) -> Session:
     if len(sessions) > len(shown):
         print("     … and more: clinvk sessions list", file=sys.stderr)
     while True:
-        question = f"Which one? [1-{len(shown)}, empty gives up] "
-        print(question, end="", file=sys.stderr, flush=True)
-        answer = sys.stdin.readline().strip()
+        answer = ask_line(f"Which one? [1-{len(shown)}, empty cancels] ").strip()
         if not answer:
             raise typer.Abort
         if answer.isdigit() and 1 <= int(answer) <= len(shown):
@@ -68,6 +67,7 @@ def _pick_by_number(sessions: list[Session]) -> Session:
 
 def _pick_on_screen(sessions: list[Session], messages: Callable[[str], list[Message]]) -> Session:
     from prompt_toolkit.application import Application
+    from prompt_toolkit.input.typeahead import clear_typeahead
     from prompt_toolkit.layout import Layout
     from prompt_toolkit.output import create_output
 
@@ -78,7 +78,13 @@ def _pick_on_screen(sessions: list[Session], messages: Callable[[str], list[Mess
         output=create_output(stdout=sys.stderr),
         erase_when_done=True,
     )
-    chosen = app.run()
+    fd = sys.stdin.fileno()
+    try:
+        with restored_if_ended(fd):
+            chosen = app.run()
+    finally:
+        clear_typeahead(app.input)
+        discard_waiting(fd)
     if chosen is None:
         raise typer.Abort
     return chosen
@@ -96,6 +102,7 @@ class _Screen:
         self.found = sessions
         self.at = 0
         self._previews: dict[str, str] = {}
+        self._in_paste = False
 
     @property
     def chosen(self) -> Session | None:
@@ -132,10 +139,21 @@ class _Screen:
             keys.add(name)(lambda _event, step=step: self._move(step))
         keys.add("c-p")(lambda _event: self._move(-1))
         keys.add("c-n")(lambda _event: self._move(1))
-        keys.add("enter")(lambda event: event.app.exit(result=self.chosen))
+        keys.add("enter")(self._enter)
         for name in ("escape", "c-c", "c-d"):
             keys.add(name, eager=True)(lambda event: event.app.exit(result=None))
         return keys
+
+    def _enter(self, event: Any) -> None:
+        """Take the session at the cursor. A line end in a paste is a space: what was pasted by
+        mistake must neither choose a session nor become its prompt."""
+        if is_paste(event, sys.stdin.fileno()):
+            self._in_paste = True
+            self.filter.insert_text(" ")
+        elif self._in_paste:
+            self._in_paste = False
+        elif self.chosen is not None:
+            event.app.exit(result=self.chosen)
 
     def _move(self, step: int) -> None:
         self.at = max(0, min(len(self.found) - 1, self.at + step))
@@ -145,7 +163,7 @@ class _Screen:
 
     def _list(self) -> list[tuple[str, str]]:
         if not self.found:
-            return [("", "  nothing fits; take letters back\n")]
+            return [("", "  no matches (Backspace to widen)\n")]
         start = max(0, min(self.at - ROWS // 2, len(self.found) - ROWS))
         return [
             ("reverse" if i == self.at else "", f"{'>' if i == self.at else ' '} {_line(s)}\n")
@@ -162,7 +180,7 @@ class _Screen:
 
     def _foot(self) -> list[tuple[str, str]]:
         id_ = self.chosen.id if self.chosen else "ID"
-        return [("class:dim", f'Enter: clinvk resume {id_} "…"   Esc: give up')]
+        return [("class:dim", f'Enter: clinvk resume {id_} "…"   Esc: cancel')]
 
 
 def _last_words(session: Session, messages: Callable[[str], list[Message]]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from clinvk.cmd import options as opt
+from clinvk.cmd import show
 from clinvk.cmd.failing import told_in_json
 from clinvk.cmd.lazy import LITERAL, new_app
 from clinvk.cmd.storage import stored
@@ -84,16 +85,43 @@ def resume(
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
         _say_restored(dispatcher, found)
     behind = opt.behind_dashes(ctx)
-    asked = bool(words or file or behind)
-    prompt, args = opt.prompt_of(words, file, behind) if asked else (_ask(found.id), [])
-    request = opt.request(prompt, args, found.id, {**given, "tag": None, "backend": backend})
-    return start(request, loaded, given)
+    if not (words or file or behind):
+        return _resume_asking(found.id, loaded, given)
+    prompt, args = opt.prompt_of(words, file, behind)
+    return start(_request(prompt, args, found.id, given), loaded, given)
+
+
+def _request(prompt: str, args: list[str], id_: str, given: dict[str, Any]) -> Any:
+    if not prompt.strip():
+        raise UsageError("the prompt is empty", f'try: clinvk resume {id_} "…"')
+    return opt.request(prompt, args, id_, {**given, "tag": None})
+
+
+def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
+    """Resume with the prompt that a person types, or that is piped in; the exit code."""
+    from clinvk.cmd.run import start
+
+    if not sys.stdin.isatty():
+        prompt, _ = opt.prompt_of(None, None, [])
+        return start(_request(prompt, [], id_, given), loaded, given)
+    from clinvk.cmd import prompt as editor  # only to type one
+    from clinvk.cmd.prompt_history import PromptHistory
+
+    dry_run = bool(given.get("dry_run")) or loaded.config.unified_flags.dry_run
+    history = PromptHistory.of(loaded, dry_run=dry_run)
+    colour = show.wants_colour(sys.stderr, loaded.config.output.color)
+    typed = editor.read_prompt(f"{id_} >", history, colour=colour)
+    if typed is None:
+        return 0
+    try:
+        return start(_request(typed, [], id_, given), loaded, given)
+    finally:
+        editor.finish()
 
 
 def _say_restored(dispatcher: Any, session: Any) -> None:
     """What is there of the session, before it goes on; `clinvk sessions resume` says it."""
     from clinvk.clean import one_line
-    from clinvk.cmd import show
 
     messages = dispatcher.store.messages(session.id)
     last = f"{messages[-1].role.value}: {one_line(messages[-1].content)[:60]}" if messages else "-"
@@ -133,14 +161,3 @@ def _find(
     from clinvk.cmd.picker import pick  # prompt_toolkit: only to pick
 
     return pick(matches, dispatcher.store.messages)
-
-
-def _ask(id_: str) -> str:
-    """The prompt that a person types, or that is piped in. Raises `UsageError`."""
-    if not sys.stdin.isatty():
-        prompt, _ = opt.prompt_of(None, None, [])
-        if prompt.strip():
-            return prompt
-        raise UsageError("there is no prompt", f'say something: clinvk resume {id_} "go on"')
-    print(f"{id_} > ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline()

@@ -222,12 +222,12 @@ def size(count: int) -> str:
 
 
 def confirm(question: str) -> bool:
-    """What a person at the terminal answers; no, where there is none."""
+    """Whether a person at the terminal agrees; False if there is no terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    sys.stderr.write(f"{clean(question)} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    from clinvk.cmd.terminal_input import ask_line  # only to ask
+
+    return ask_line(f"{clean(question)} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def agreed(question: str) -> bool:

@@ -1,0 +1,56 @@
+"""clinvk on a terminal, as a person has it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pexpect
+import pytest
+
+from clinvk.session import Session
+from clinvk.store import open_store
+
+if TYPE_CHECKING:
+    from tests.conftest import Home
+
+WAIT = 15  # seconds
+
+Terminal = Callable[..., pexpect.spawn]
+
+
+@pytest.fixture
+def terminal(home: Home) -> Iterator[Terminal]:
+    """Start `clinvk` on a terminal of 80 columns, or of `width`."""
+    running: list[pexpect.spawn] = []
+
+    def start(*args: str, cwd: Path | None = None, width: int = 80, **env: str) -> pexpect.spawn:
+        settings = {"encoding": "utf-8", "dimensions": (24, width), "timeout": WAIT}
+        env = {**home.env, "TERM": "xterm", **env}
+        argv = ["-m", "clinvk", *args]
+        child = pexpect.spawn(sys.executable, argv, cwd=str(cwd or home.work), env=env, **settings)
+        running.append(child)
+        return child
+
+    yield start
+    for child in running:
+        child.close(force=True)
+
+
+def ending(child: pexpect.spawn) -> tuple[str, int]:
+    """The rest of what it shows, and its exit code."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.before, child.exitstatus
+
+
+def past(home: Home, id_: str, **values: Any) -> None:
+    """A session of the backend `fake` that had one turn."""
+    values = {"backend": "fake", "cwd": os.path.realpath(home.work),
+              "native_ids": {"fake": f"native-{id_}"}, **values}  # fmt: skip
+    open_store("file", home.path).create(Session(id=id_, **values))
+    (home.path.parent / "fakes").mkdir(exist_ok=True)
+    (home.path.parent / "fakes" / f"turns-native-{id_}").write_text("1")
