@@ -25,7 +25,8 @@ MASK = "…"  # stands where a value of `env` is shown
 
 
 class UnifiedFlags(Struct, frozen=True):
-    """For every backend; one that lacks a setting drops it with a notice."""
+    """For every backend. A setting that one does not support is dropped with a notice; an approval
+    or a sandbox is an error."""
 
     approval_mode: Approval = "default"
     sandbox_mode: Sandbox = "default"
