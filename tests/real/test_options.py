@@ -119,3 +119,17 @@ def test_a_claude_around_us_is_no_hindrance(user: User) -> None:
     inherited = {"CLAUDECODE": "1", "CLAUDE_CODE_ENTRYPOINT": "cli"}
 
     assert user.result("hello", env=inherited)["content"].startswith("answer 1")
+
+
+@pytest.mark.parametrize("option", ["--model", "--allowed-tools"])
+def test_the_value_of_an_option_is_never_a_flag_of_the_cli(option: str, user: User) -> None:
+    flag = {
+        "claude": "--dangerously-skip-permissions",
+        "codex": "--dangerously-bypass-approvals-and-sandbox",
+        "gemini": "--yolo",
+    }[user.backend]
+    made = user.home.project / "made"
+
+    user.trusting.ask(f"{option}={flag}", user.write(made, "text"))
+
+    assert not made.exists()
