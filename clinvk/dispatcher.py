@@ -22,7 +22,7 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.finder import Finder, NoSessionHere, real
 from clinvk.manifest import Manifest
 from clinvk.messages import Request, Result
-from clinvk.recorder import Recorder, asking, kept, with_prompt
+from clinvk.recorder import Recorder, asking, kept, kept_data, kept_tags, with_prompt
 from clinvk.session import MessageRole, Session, check_id, new_id
 from clinvk.settings import Setting, honoured, resolve, to_keep
 from clinvk.shape import dotted
@@ -141,8 +141,8 @@ class Dispatcher:
         forks = parent.native_ids[manifest.name] if parent else None
         wanted = resolve(request, session, self.config, manifest.name)
         prompt, carried = self._prompt(request, session, manifest, native_id or forks, wanted)
-        kept = session.options if session and native_id else None
-        settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=kept)
+        begun = self._begun(session, wanted) if session and native_id else None
+        settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=begun)
         command = build(
             manifest,
             choice.program,
@@ -160,12 +160,23 @@ class Dispatcher:
         timeout = request.timeout
         if timeout is None:
             timeout = self.config.config.unified_flags.command_timeout_secs
-        said = (*choice.notices, *carried, *dropped, *command.notices)
+        said = (*choice.notices, *carried, *dropped, *_lacking(settings), *command.notices)
         owner = parent or session
         before = owner.totals.get(native_id or forks or "", {}) if owner else {}
         return TurnPlan(
             request, manifest, session, native_id, forks, before, settings, command, timeout, said
         )
+
+    def _begun(self, session: Session, wanted: Mapping[str, Setting]) -> dict[str, Any]:
+        """What the native session was begun with; a value that was kept without a secret is the
+        one that is wanted now if that would be kept so."""
+        settings = self.config.config.session
+        return {
+            name: wanted[name].value
+            if name in wanted and kept_data(wanted[name].value, settings) == value
+            else value
+            for name, value in session.options.items()
+        }
 
     def _fork_of(self, session: Session | None, manifest: Manifest) -> Session | None:
         """The session whose native one can be copied by the CLI itself for the first turn of a
@@ -227,8 +238,8 @@ class Dispatcher:
             model=_value(plan.settings, "model"),
             cwd=str(plan.command.cwd),
             title=kept(plan.request.title, settings) if plan.request.title else None,
-            tags=tuple(dict.fromkeys([*settings.default_tags, *plan.request.tags])),
-            options=to_keep(plan.settings),
+            tags=kept_tags([*settings.default_tags, *plan.request.tags], settings),
+            options=kept_data(to_keep(plan.settings), settings, plan.request.secrets),
             began_with=plan.manifest.name,
             task=plan.request.task,
         )
@@ -339,6 +350,15 @@ def _folder(request: Request, session: Session | None) -> Path:
         whose = f"session {session.id} ran in it; " if session and request.cwd is None else ""
         raise UsageError(f"{path}: no such folder", f"{whose}name another one with -w")
     return Path(path)
+
+
+def _lacking(settings: Mapping[str, Setting]) -> list[str]:
+    """Notices for the settings of a session that were kept without a secret."""
+    return [
+        f"{name} was kept without what looks like a key; give it again with --{name.replace('_', '-')}"
+        for name, setting in settings.items()
+        if setting.origin == "session" and "[redacted: " in str(setting.value)
+    ]
 
 
 def _value(settings: Mapping[str, Setting], name: str) -> Any:

@@ -8,9 +8,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk.messages import Delta, Denial, Event, Result
-from clinvk.redact import redact, throughout, without
+from clinvk.redact import everywhere, redact, without
 
-HARMLESS = 16  # characters: a shorter text holds nothing that looks like a key
+HARMLESS = 8  # characters: a shorter text holds nothing that looks like a key
 
 Hide = Callable[[Any], Any]
 
@@ -23,12 +23,12 @@ def scrubber(secrets: Iterable[str], *, redacting: bool) -> Hide:
         text = without(text, known)
         return redact(text) if redacting and len(text) >= HARMLESS else text
 
-    return lambda data: throughout(data, clean)
+    return lambda data: everywhere(data, clean)
 
 
 def hider(secrets: tuple[str, ...]) -> Hide:
     """What takes these out of whatever is shown."""
-    return lambda data: throughout(data, lambda text: without(text, secrets))
+    return lambda data: everywhere(data, lambda text: without(text, secrets))
 
 
 def shown(event: Event, secrets: tuple[str, ...]) -> Event | None:

@@ -28,7 +28,7 @@ from clinvk.autosave import Autosave
 from clinvk.conversation import Place, with_messages
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
 from clinvk.finder import Finder
-from clinvk.recorder import kept
+from clinvk.recorder import kept, kept_data, kept_tags
 from clinvk.session import (
     STATUSES,
     Message,
@@ -90,16 +90,17 @@ class SessionManager:
         that is taken, `ConfigError` for a template that does not exist."""
         begun = templates.load(self.home, template) if template else templates.Template()
         options = begun.suggested_parameters | ({"model": model} if model else {})
+        settings = self.config.config.session
         session = Session(
             id=check_id(name) if name is not None else new_id(),
             title=self._kept(title) if title else None,
             backend=backend,
             model=options.get("model"),
             cwd=os.path.realpath(os.getcwd()),
-            tags=tuple(dict.fromkeys([*self.config.config.session.default_tags, *tags])),
-            metadata=begun.default_metadata | dict(metadata or {}),
+            tags=kept_tags([*settings.default_tags, *tags], settings),
+            metadata=kept_data(begun.default_metadata | dict(metadata or {}), settings),
             began_with=backend,
-            options=options,
+            options=kept_data(options, settings),
             template=template,
         )
         instructions = begun.system_message
@@ -178,7 +179,9 @@ class SessionManager:
         does not count as used. Raises `SessionError` for a status while it runs."""
         if status is not None and status not in KEPT_STATUSES:
             raise UsageError(f"invalid status {status!r}", f"valid: {', '.join(KEPT_STATUSES)}")
-        gone, added = set(untag), list(tags)
+        settings = self.config.config.session
+        gone, added = set(untag), kept_tags(tags, settings)
+        about = kept_data(dict(metadata or {}), settings)
         title = self._kept(title) if title else title
 
         def change(session: Session) -> Session:
@@ -188,7 +191,7 @@ class SessionManager:
                 title=session.title if title is None else title or None,
                 tags=tuple(kept),
                 status=status or session.status,
-                metadata=session.metadata | dict(metadata or {}),
+                metadata=session.metadata | about,
             )
 
         self._get(session_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from clinvk.config import SessionSettings
 from clinvk.errors import ClinvkError
 from clinvk.messages import Result
-from clinvk.redact import redact, without
+from clinvk.redact import everywhere, redact, without
 from clinvk.session import Message, MessageRole, Session, after_turn, opening
 from clinvk.store import Store
 
@@ -31,7 +32,9 @@ class Recorder:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
         messages = asking(self.plan, self.settings)
         # Written in any case: a session that was taken away meanwhile is met now, not at the end.
-        self.store.append(self.id, messages, lambda s: _asked(s, messages, self.plan.request))
+        title = self.plan.request.title and kept(self.plan.request.title, self.settings)
+        tags = kept_tags(self.plan.request.tags, self.settings)
+        self.store.append(self.id, messages, lambda s: _asked(s, messages, title, tags))
 
     def native(self, native_id: str, model: str | None) -> list[str]:
         """Keep the backend's own id at once; what is worth telling of that."""
@@ -127,6 +130,16 @@ def kept(text: str, settings: SessionSettings, secrets: tuple[str, ...] = ()) ->
     return redact(text) if settings.redact else text
 
 
+def kept_data(data: Any, settings: SessionSettings, secrets: tuple[str, ...] = ()) -> Any:
+    """A structure of mappings and lists as the store may have it: see `kept`."""
+    return everywhere(data, lambda text: kept(text, settings, secrets))
+
+
+def kept_tags(tags: Iterable[str], settings: SessionSettings) -> tuple[str, ...]:
+    """The tags as the store may have them, each once."""
+    return tuple(dict.fromkeys(kept(tag, settings) for tag in tags))
+
+
 def asking(plan: Any, settings: SessionSettings) -> list[Message]:
     """The message that a turn begins with; none where messages are not kept."""
     if not settings.store_messages:
@@ -136,11 +149,13 @@ def asking(plan: Any, settings: SessionSettings) -> list[Message]:
     return [Message(MessageRole.USER, prompt, metadata=about)]
 
 
-def _asked(session: Session, messages: list[Message], request: Any) -> Session:
+def _asked(
+    session: Session, messages: list[Message], title: str | None, tags: tuple[str, ...]
+) -> Session:
     if messages:
         session = with_prompt(session, messages[0].content)
-    tags = tuple(dict.fromkeys([*session.tags, *request.tags]))
-    return replace(session, title=request.title or session.title, tags=tags)
+    tags = tuple(dict.fromkeys([*session.tags, *tags]))
+    return replace(session, title=title or session.title, tags=tags)
 
 
 def with_prompt(session: Session, prompt: str) -> Session:

@@ -1,27 +1,49 @@
 """Keys and passwords in texts, by their shapes: what is stored says `[redacted: github token]`.
 
-Only shapes that are secrets whenever they occur are taken away: a hash, a UUID or a picture in
-base64 stays, and so does `password=` with a variable behind it. A text is looked through for the
-few characters that a shape begins with, or stands behind; an expression is compiled only once they
-are found, so that a text without them costs some 20 ms per megabyte, and a start nothing.
+The shapes are in `key_shapes`. A text is searched for the few characters that a shape begins with,
+or follows; an expression is compiled only once they are found, so that a text without them costs
+some 30 ms per megabyte, and a start nothing. The time grows in proportion to the text, whatever it
+holds: each expression is bounded, and each place is looked at once for each shape.
 """
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 from msgspec import Struct
 
-Check = Callable[[str], bool]
+from clinvk.key_shapes import RULES, Rule
+
+PASSES = 4  # what is replaced may make room for another one in front of it, once or twice
+_ESCAPED = 24  # characters of an escape that may be in front of a key
+
+# What ends in a letter or digit in front of a key and is not a part of its word: a colour, an
+# escape as in JSON or Python, a character of an address that is percent-encoded.
+_ESCAPE = (
+    r"(?:(?:\x1b|\x9b|\\e|\\033|\\x(?:1b|9b)|\\u00(?:1b|9b))\[?[0-9;:?]*[A-Za-z]"
+    r"|\\[abefnrtv0]|\\[0-7]{3}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\u\{[0-9a-f]{1,6}\}"
+    r"|%[0-9a-f]{2})\Z"
+)
+
+
+class Span(Struct, frozen=True, order=True):
+    """A secret, from `start` to before `end`; the rule is that number of `RULES`."""
+
+    start: int
+    rule: int
+    end: int
 
 
 def redact(text: str) -> str:
     """The text with a note in place of each secret; without any, the very text."""
-    while spans := _disjoint(sorted(_spans(text))):
+    for _ in range(PASSES):
+        spans = list(_spans(text))
+        if not spans:
+            break
         text = _replaced(text, spans)
     return text
 
@@ -35,7 +57,7 @@ def without(text: str, secrets: Iterable[str]) -> str:
 
 
 def throughout(data: Any, change: Callable[[str], str]) -> Any:
-    """A structure of mappings and lists with every text in it changed."""
+    """A structure of mappings and lists with every text in it changed, but not the keys."""
     if isinstance(data, str):
         return change(data)
     if isinstance(data, dict):
@@ -43,158 +65,94 @@ def throughout(data: Any, change: Callable[[str], str]) -> Any:
     return [throughout(value, change) for value in data] if isinstance(data, list) else data
 
 
-def _mixed(value: str) -> bool:
-    """Whether it may be a key rather than a name or `sk-xxxxxxxx`."""
-    digits = any(c.isdigit() for c in value)
-    cases = value.lower() != value != value.upper()
-    return (digits or cases) and len(set(value)) >= 8
+def everywhere(data: Any, change: Callable[[str], str]) -> Any:
+    """A structure of mappings and lists with every text in it changed, the keys of mappings too.
+    Of keys that become the same, the later ones are numbered."""
+    if isinstance(data, dict):
+        changed: dict[Any, Any] = {}
+        for key, value in data.items():
+            name = change(key) if isinstance(key, str) else key
+            if name != key:
+                name = _unused(name, changed, data)
+            changed[name] = everywhere(value, change)
+        return changed
+    if isinstance(data, list):
+        return [everywhere(value, change) for value in data]
+    return change(data) if isinstance(data, str) else data
 
 
-def _random(value: str) -> bool:
-    """Whether a value was drawn rather than written: its characters change their kind all the
-    time, where those of a path or a name do so at its words."""
-    word = max(re.split(r"[._:/-]", value), key=len)
-    digits = sum(c.isdigit() for c in word)
-    changes = sum(map(_changes, pairwise(word)))
-    return len(word) >= 8 and 2 <= digits < len(word) and changes >= 0.3 * (len(word) - 1)
+def _unused(name: str, *taken: dict[Any, Any]) -> str:
+    number, unused = 1, name
+    while any(unused in names for names in taken):
+        number += 1
+        unused = f"{name} ({number})"
+    return unused
 
 
-def _changes(pair: tuple[str, str]) -> bool:
-    """Not from an upper to a lower letter: so begins a word."""
-    first, second = map(_kind, pair)
-    return first != second and (first, second) != ("upper", "lower")
-
-
-def _kind(character: str) -> str:
-    if character.isdigit():
-        return "digit"
-    return "upper" if character.isupper() else "lower" if character.isalpha() else "other"
-
-
-def _assigned(value: str) -> bool:
-    """Not a path, a variable, a call or a place to fill in."""
-    return value[0] not in "/~.$%<{[(" and not set(value) & set("(){}[]<>$") and _random(value)
-
-
-def _is_password(value: str) -> bool:
-    """Not what a manual writes where one has to put a password."""
-    plain = value.strip("*xX.").lower()
-    return plain not in ("", "pass", "passwd", "password", "pwd", "secret", "token", "changeme")
-
-
-def _is_block(value: str) -> bool:
-    """Not the two lines around a key in a program that looks for them."""
-    return re.search(r"[A-Za-z0-9+/=]{32}", value) is not None
-
-
-class Rule(Struct, frozen=True):
-    """A shape: one of `begins` is found first, then the expression has to match there. What is
-    taken away is its group `secret`, else all of it."""
-
-    label: str
-    begins: tuple[str, ...]
-    pattern: str
-    check: Check = _mixed
-    folded: bool = False  # `begins` are found in whatever case
-    behind: str = "_-"  # characters that it cannot stand behind, beside letters and digits
-
-
-_END = r"(?![A-Za-z0-9_])"
-_VALUE = (
-    r"""\\?["']?\s{0,3}(?:=>|:=|[:=])\s{0,3}"""
-    r"""(?:\\?["'`](?P<secret>[^\s"'`\\]{8,512}+)\\?["'`]|(?P<bare>[^\s"'`\\,;&]{8,512}+)(?![^\s"'`\\,;&]))"""
-)
-# Those that say more come first: of two that begin at one place the first is named.
-RULES = (
-    Rule("private key", ("-----BEGIN ",),
-         r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
-         r"(?:(?:[^-]|-(?!----)){0,20000}+-----END [A-Z ]{1,60}-----"
-         r"|(?:(?:\s|\\[nr]){0,4}+[A-Za-z0-9+/=]{20,}+)++)",
-         _is_block, behind=""),
-    Rule("anthropic key", ("sk-ant-",), r"sk-ant-[\w-]{20,}"),
-    Rule("openrouter key", ("sk-or-",), r"sk-or-[\w-]{20,}"),
-    Rule("openai key", ("sk-",), r"sk-(?:(?:proj|svcacct|admin|None)-[\w-]{20,}|[A-Za-z0-9]{32,}" + _END + ")"),
-    Rule("google key", ("AIza",), r"AIza[\w-]{35}(?![\w-])"),
-    Rule("google token", ("ya29.",), r"ya29\.[\w-]{30,}"),
-    Rule("github token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"gh[pousr]_[A-Za-z0-9]{36,255}" + _END),
-    Rule("github token", ("github_pat_",), r"github_pat_\w{40,255}"),
-    Rule("gitlab token", ("glpat-",), r"glpat-[\w-]{20,}(?:\.[\w-]{2,20}\.[\w-]{5,20})?"),
-    Rule("aws access key", ("AKIA", "ASIA"), r"A(?:KIA|SIA)[A-Z2-7]{16}" + _END),
-    Rule("aws secret key", ("secret",),
-         r"""(?i:secret_?access_?key)\\?["']?\s{0,3}[:=]\s{0,3}\\?["']?(?P<secret>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])""",
-         folded=True, behind=""),
-    Rule("slack token", ("xox", "xapp-"), r"(?:xox[abeoprs]|xapp)-[\w.-]{16,}"),
-    Rule("slack webhook", ("hooks.slack.com/",), r"hooks\.slack\.com/(?P<secret>(?:services|workflows|triggers)/[\w/]{20,})", behind=""),
-    Rule("stripe key", ("sk_live_", "rk_live_"), r"[sr]k_live_[A-Za-z0-9]{16,}"),
-    Rule("npm token", ("npm_",), r"npm_[A-Za-z0-9]{36}" + _END),
-    Rule("pypi token", ("pypi-AgE",), r"pypi-AgE[\w-]{50,}"),
-    Rule("hugging face token", ("hf_",), r"hf_[A-Za-z0-9]{30,}" + _END),
-    Rule("groq key", ("gsk_",), r"gsk_[A-Za-z0-9]{40,}" + _END),
-    Rule("xai key", ("xai-",), r"xai-[A-Za-z0-9]{40,}" + _END),
-    Rule("sendgrid key", ("SG.",), r"SG\.[\w-]{22}\.[\w-]{43}(?![\w-])"),
-    Rule("digitalocean token", ("doo_v1_", "dop_v1_", "dor_v1_"), r"do[opr]_v1_[0-9a-f]{64}" + _END),
-    Rule("jwt", ("eyJ",), r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{16,}", behind="_-."),
-    Rule("authorization", ("bearer ",), r"(?i:bearer) {1,3}(?P<secret>[\w.~+/-]{16,4096}={0,2})", _random, folded=True),
-    Rule("authorization", ("authorization",),
-         r"""(?i:authorization\\?["']?\s{0,3}[:=]\s{0,3}\\?["']?basic) {1,3}(?P<secret>[A-Za-z0-9+/]{8,4096}={0,2})""",
-         folded=True, behind=""),
-    Rule("password", ("://",), r"""://[^\s/:@"'<>\[\]]{0,100}:(?P<secret>[^\s/@"'<>\[\]{}$]{1,200})@""", _is_password, behind=""),
-    Rule("password", ("passw", "pwd"), r"(?i:passw(?:or)?d|pwd)" + _VALUE, _assigned, folded=True, behind=""),
-    Rule("secret", ("secret", "token", "api", "access", "accountkey"),
-         r"(?i:secret(?:[_-]?(?:access[_-]?)?key)?|token|api[_-]?(?:key|secret)|access[_-]?key|accountkey)" + _VALUE,
-         _assigned, folded=True, behind=""),
-)  # fmt: skip
-
-
-def _spans(text: str) -> Iterator[tuple[int, int, int]]:
-    """(start, rule's number, end) of every secret."""
+def _spans(text: str) -> Iterator[Span]:
+    """The secrets from left to right, none within another. Of two that begin at one place, the one
+    of the earlier rule is taken."""
     # İ alone becomes two characters, and what is found in one has to be at that place in the other.
     folded = text.replace("İ", "i").lower()
+    places: list[tuple[int, int, str]] = []  # a heap: where a shape may begin next
     for number, rule in enumerate(RULES):
-        within = folded if rule.folded else text
         for begin in rule.begins:
-            if begin in within:  # mostly not, and then nothing else is done
-                for start, end in _matches(rule, begin, text, within):
-                    yield start, number, end
+            at = (folded if rule.folded else text).find(begin)
+            if at >= 0:  # mostly not, and then nothing else is done
+                places.append((at, number, begin))
+    heapq.heapify(places)
+    found: list[Span] = []  # a heap
+    done = 0  # the end of the last secret
+    while places or found:
+        if found and not (places and places[0][0] <= found[0].start):
+            span = heapq.heappop(found)
+            if span.start >= done:
+                yield span
+                done = span.end
+            continue
+        at, number, begin = places[0]
+        rule, after = RULES[number], at + len(begin)
+        if at < done:
+            after = max(done, after)
+        elif at == done > 0 or not _is_within_word(rule, text, at):
+            match = _compiled(rule.pattern).match(text, at)
+            if match:
+                after = match.end()
+                group = match.lastgroup or 0
+                if rule.check(match.group(group)):
+                    heapq.heappush(found, Span(match.start(group), number, match.end(group)))
+        at = (folded if rule.folded else text).find(begin, after)
+        if at >= 0:
+            heapq.heapreplace(places, (at, number, begin))
+        else:
+            heapq.heappop(places)
 
 
-def _matches(rule: Rule, begin: str, text: str, within: str) -> Iterator[tuple[int, int]]:
-    at = within.find(begin)
-    while at >= 0:
-        after = at + len(begin)
-        if not _stands_behind(rule, text, at) and (
-            found := _compiled(rule.pattern).match(text, at)
-        ):
-            names = found.groupdict()
-            group = next((name for name in names if names[name] is not None), 0)
-            after = found.end()
-            if rule.check(found.group(group)):
-                yield found.span(group)
-        at = within.find(begin, after)
-
-
-def _stands_behind(rule: Rule, text: str, at: int) -> bool:
-    """Whether this is the middle of a word, such as "task-…" or a picture in base64."""
+def _is_within_word(rule: Rule, text: str, at: int) -> bool:
+    """Whether this is the middle of a word, such as "task-…" or a picture in base64. The letters of
+    other alphabets, and those that end an escape, belong to no such word."""
     before = text[at - 1 : at]
-    return bool(rule.behind and before and (before.isalnum() or before in rule.behind))
+    if not rule.behind or not before:
+        return False
+    if before in rule.behind:
+        return True
+    if not (before.isascii() and before.isalnum()):
+        return False
+    near = text[max(0, at - _ESCAPED) : at]
+    if not any(mark in near for mark in "\\%\x1b\x9b"):
+        return True
+    return not _compiled(_ESCAPE).search(near)
 
 
-def _disjoint(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    kept: list[tuple[int, int, int]] = []
-    for span in spans:
-        if not kept or span[0] >= kept[-1][2]:
-            kept.append(span)
-    return kept
-
-
-def _replaced(text: str, spans: list[tuple[int, int, int]]) -> str:
+def _replaced(text: str, spans: list[Span]) -> str:
     pieces, at = [], 0
-    for start, number, end in spans:
-        pieces += [text[at:start], f"[redacted: {RULES[number].label}]"]
-        at = end
+    for span in spans:
+        pieces += [text[at : span.start], f"[redacted: {RULES[span.rule].label}]"]
+        at = span.end
     return "".join([*pieces, text[at:]])
 
 
 @cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.ASCII)
+    flags = re.ASCII | re.IGNORECASE if pattern == _ESCAPE else re.ASCII
+    return re.compile(pattern, flags)
