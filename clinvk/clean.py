@@ -1,34 +1,50 @@
-"""Text that cannot drive a terminal."""
+"""Text that cannot drive a terminal.
+
+An escape sequence is removed whole. A control string (OSC, DCS, SOS, PM, APC) ends at its
+terminator on the same line: if there is none, only its beginning is removed and the text stays, so
+that no answer can hide the rest of itself. Every function takes time in proportion to the text.
+"""
 
 from __future__ import annotations
 
 import re
 
-# CSI; OSC, DCS, SOS, PM and APC up to their end; other escapes; then every control character but
-# tab and newline, in both ranges (ECMA-48).
-_STRING_END = r"(?:\x07|\x1b\\|\x9c|$)"
-_SEQUENCE = (
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
-    rf"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*+{_STRING_END}"
-    r"|\x1b[ -/]*[0-~]"
-    r"|\x1b|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+STRING_LONGEST = 65_536  # characters of a control string; in a longer one, the text stays
+SEQUENCE_LONGEST = 64  # characters of the parameters of another sequence
+PIECE = 65_536  # characters in one call of `re`, which hears no signal until it returns
+
+# ECMA-48: strings, control sequences and other escapes, each in its 7-bit and its 8-bit form; then
+# every control character but tab and newline, in both ranges.
+_STRING = r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])"
+_WITHIN = rf"[^\x00-\x08\n-\x1f\x7f-\x9f]{{0,{STRING_LONGEST}}}+"
+_CSI = rf"(?:\x1b\[|\x9b)[0-?]{{0,{SEQUENCE_LONGEST}}}+[ -/]{{0,4}}+"
+_ESCAPE = r"\x1b[ -/]{0,4}+"
+_SEQUENCES = (  # all that are next to each other at once, which is faster
+    rf"(?:{_CSI}[@-~]"
+    rf"|{_STRING}{_WITHIN}(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[\[\]PX^_]"  # the beginning of one that does not end
+    rf"|{_ESCAPE}[0-~]"
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f])++"
 )
-# An escape sequence that the next piece of text may go on with.
-_OPEN = r"(?:(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*+\x1b?|\x1b[ -/]*)$"
-_OPEN_KEPT = 4096  # characters; a longer "sequence" is no sequence
-_BIDI = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+# A sequence at the end of a piece that the next piece may continue.
+_OPEN = rf"(?:{_CSI}|{_STRING}{_WITHIN}\x1b?|{_ESCAPE})\Z"
+_BIDI = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 
 
 def clean(text: str) -> str:
     """`text` without control characters and escape sequences; tab and newline stay."""
-    if text.replace("\n", "").replace("\t", "").isprintable():
+    if _is_plain(text):
         return text  # most text; the expression below takes 5 ms to compile
-    return re.sub(_SEQUENCE, "", text)
+    if len(text) <= PIECE:
+        return re.sub(_SEQUENCES, "", text)
+    cleaner = Cleaner()
+    pieces = [cleaner.feed(text[at : at + PIECE]) for at in range(0, len(text), PIECE)]
+    return "".join([*pieces, cleaner.end()])
 
 
 def in_order(text: str) -> str:
-    """`clean`, and in the order in which it is written: for what stands beside other text."""
-    return clean(text).translate(_BIDI)
+    """`clean`, and in the order in which it is written: for what is beside other text."""
+    return clean(text).translate(dict.fromkeys(_BIDI))
 
 
 def one_line(text: str) -> str:
@@ -36,22 +52,54 @@ def one_line(text: str) -> str:
     return " ".join(in_order(text).split())
 
 
+def with_visible_order(text: str) -> str:
+    """`text` with a mark in place of each character that changes the order in which a terminal
+    shows it: `<U+202E>`."""
+    if text.isascii():
+        return text
+    return text.translate({c: f"<U+{c:04X}>" for c in _BIDI})
+
+
 class Cleaner:
-    """`clean` for text that comes in pieces: a sequence may begin in one and end in another."""
+    """`clean` for text that comes in pieces: a sequence may begin in one and end in another.
+
+    Pieces in any division give what `clean` gives for the whole."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self._held: list[str] = []  # an open sequence
+        self._length = 0
+        self._is_string = False  # it is a control string, and ends with a control character only
 
     def feed(self, piece: str) -> str:
-        if not self._held and piece.replace("\n", "").isprintable():
-            return piece
-        text = self._held + piece
-        self._held = ""
-        if (found := re.search(_OPEN, text)) and len(found.group()) <= _OPEN_KEPT:
-            self._held = found.group()
-            text = text[: found.start()]
-        return clean(text)
+        """What can be shown by now."""
+        if not self._held or not piece:
+            return piece if _is_plain(piece) else self._cleaned(piece)
+        self._held.append(piece)
+        self._length += len(piece)
+        if self._is_string and self._length <= STRING_LONGEST and not _has_control(piece):
+            return ""  # nothing decides yet, and what is held need not be looked at again
+        return self._cleaned(self._let_go())
 
     def end(self) -> str:
-        held, self._held = self._held, ""
-        return clean(held)
+        """What is left of an open sequence, at the end of the text."""
+        return re.sub(_SEQUENCES, "", self._let_go())
+
+    def _let_go(self) -> str:
+        held, self._held, self._length = "".join(self._held), [], 0
+        return held
+
+    def _cleaned(self, text: str) -> str:
+        if found := _has_control(text) and re.search(_OPEN, text):
+            held = found.group()
+            text = text[: found.start()]
+            self._held, self._length = [held], len(held)
+            self._is_string = bool(re.match(_STRING, held)) and not held.endswith("\x1b")
+        return re.sub(_SEQUENCES, "", text)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() or text.replace("\n", "").replace("\t", "").isprintable()
+
+
+def _has_control(text: str) -> bool:
+    return re.search(r"[\x00-\x08\n-\x1f\x7f-\x9f]", text) is not None
