@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from msgspec import Struct, field, to_builtins
 
-from clinvk import values, yamls
+from clinvk import addresses, values, yamls
+from clinvk.addresses import without_password, without_passwords
 from clinvk.errors import ConfigError
 from clinvk.places import backend_names
 from clinvk.readfile import read_file, read_named
@@ -148,9 +148,17 @@ def check(text: str, path: Path) -> Config:
     try:
         config = build(Config, data)
         _sensible(config, home_of(os.environ))
-        return config
     except ShapeError as error:
         raise _wrong(path, text, error, "") from error
+    check_address(config.session.storage, f"{path}: session.storage")
+    return config
+
+
+def check_address(address: str, where: str) -> None:
+    """Raise `ConfigError`, which does not show the password, if an address is malformed."""
+    if problem := addresses.problem(address):
+        shown_ = without_password(address)
+        raise ConfigError(f"{where}: malformed address {shown_!r}: {problem}", addresses.ENCODE)
 
 
 def _sensible(config: Config, home: Path) -> None:
@@ -191,6 +199,11 @@ def parse_value(key: str, text: str) -> Any:
     """`text` as the type that `key` has. Raises `ConfigError` for an unknown key, a wrong value."""
     steps = tuple(key.split("."))
     hint = _hint(steps)
+    if key == "session.storage" and not addresses.is_encoded(text):
+        raise ConfigError(
+            f"{key}: the user name or the password in {without_password(text)!r} is not encoded",
+            addresses.ENCODE,
+        )
     try:
         value = yamls.load(text)
     except yamls.YamlError:
@@ -218,8 +231,7 @@ def get(loaded: Loaded, key: str) -> Any:
 
 
 def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every setting as (dotted key, value); values of `env` and passwords in
-    addresses are not shown."""
+    """Every setting as (dotted key, value); values of `env` and passwords in addresses are hidden."""
     if isinstance(value, Struct):
         for name in value.__struct_fields__:
             yield from flat(getattr(value, name), (*path, name))
@@ -228,13 +240,16 @@ def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
             masked = MASK if path and path[-1] == "env" else inner
             yield from flat(masked, (*path, str(key)))
     else:
-        yield dotted(path), without_password(value) if isinstance(value, str) else value
+        yield without_passwords(dotted(path)), shown(value, path)
 
 
-def without_password(url: str) -> str:
-    """The address as it may be shown."""
-    url = re.sub(r"(://[^/:@?]*):[^/?]*@", r"\1:…@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1…", url)
+def shown(value: Any, path: tuple[str, ...] = ()) -> Any:
+    """A setting's value without the passwords in its addresses."""
+    if isinstance(value, list):
+        return [shown(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return without_password(value) if path[-1:] == ("storage",) else without_passwords(value)
 
 
 def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -14,17 +14,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from clinvk.addresses import without_passwords
+
 
 class ClinvkError(Exception):
-    """Something that the person at the keyboard can mend: what happened, and what to do next."""
+    """Something that the user can fix: what happened, and what to do next. Neither shows the
+    password of an address."""
 
     kind: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = without_passwords(message)
+        self.hint = hint and without_passwords(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message

@@ -46,11 +46,11 @@ def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
     steps = key.split(".")
     if steps[0] == "backends" and steps[2:3] == ["env"]:
         value = dict.fromkeys(value or {}, configs.MASK) if len(steps) == 3 else configs.MASK
-    if isinstance(value, (dict, list)) or hasattr(value, "__struct_fields__"):
+    if isinstance(value, dict) or hasattr(value, "__struct_fields__"):
         flat = dict(configs.flat(value, ()))
         value = flat.get("", flat)
-    if isinstance(value, str):
-        value = configs.without_password(value)
+    else:
+        value = configs.shown(value, tuple(steps))
     if as_json or isinstance(value, (dict, list)):
         show.print_json(value)
     elif value is not None:

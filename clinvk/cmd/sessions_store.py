@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from clinvk.addresses import without_password
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, store_of
 from clinvk.cmd.storage import address, stored
-from clinvk.config import without_password
 from clinvk.errors import SessionError, UsageError
 from clinvk.store import open_store
 

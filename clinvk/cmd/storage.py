@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from msgspec.structs import replace
 
+from clinvk.addresses import without_password
 from clinvk.config import Loaded
 from clinvk.errors import UsageError
 
@@ -75,7 +76,8 @@ def address(kind: str, path: Path | None, home: Path) -> str:
     """The address of a store: what `session.storage` would say. Raises `UsageError`."""
     if path is not None and kind not in ("file", "sqlite"):
         raise UsageError(
-            f"--storage-path is a folder or a SQLite file, and {kind.partition('://')[0]} has none",
+            "--storage-path is a folder or a SQLite file, and "
+            f"{without_password(kind).partition('://')[0]} has none",
             "say: --storage-backend sqlite --storage-path PATH",
         )
     if kind == "file":

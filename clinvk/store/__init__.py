@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from clinvk.config import without_password
+from clinvk.addresses import without_password
+from clinvk.config import check_address
 from clinvk.errors import ConfigError
 from clinvk.session import Message, Session
 from clinvk.usage import rfc3339
@@ -206,6 +207,8 @@ def open_store(
     """The store that `session.storage` names. Raises `ConfigError` for an unknown kind. `progress`
     is told (done, all) of what takes long."""
     kind, slashes, place = url.partition("://")
+    kind = kind.lower()
+    check_address(url, "session.storage")
     if url == "file" or (kind == "file" and place.startswith("/")):
         from clinvk.store.file import FileStore
 
@@ -225,7 +228,7 @@ def _sqlite_path(url: str, place: str) -> Path:
     """As SQLAlchemy reads it: what follows the third slash, so four of them make it absolute."""
     if not place.startswith("/"):
         raise ConfigError(
-            f"session.storage: {url!r} names a host, and a SQLite file has none",
-            f"say sqlite:////absolute/path or sqlite:///relative/path: sqlite:///{place}",
+            f"session.storage: {without_password(url)!r} names a host, and a SQLite file has none",
+            "use sqlite:////absolute/path or sqlite:///relative/path",
         )
     return Path(place[1:]).expanduser().absolute()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from clinvk import addresses
 from clinvk.errors import ConfigError, SessionError
 
 CONNECT = 5.0  # seconds
@@ -21,6 +22,7 @@ class Server:
 
     def __init__(self, url: str) -> None:
         redis = _package()
+        url = _checked(url)
         # Retried once, not more: a server that was restarted answers then, and one that is gone
         # should be said to be gone.
         again = redis.retry.Retry(redis.backoff.ConstantBackoff(AGAIN), 1)
@@ -28,8 +30,10 @@ class Server:
             self.client: Any = redis.Redis.from_url(
                 url, socket_connect_timeout=CONNECT, socket_timeout=ANSWER, retry=again, protocol=2
             )
-        except ValueError as error:
-            raise ConfigError(f"session.storage: {error}") from error
+            self.client.connection_pool.make_connection()  # connects to nothing yet
+        except (ValueError, TypeError, redis.RedisError) as error:
+            # Nothing of the error itself, nor the error: both may quote a part of a password.
+            raise _invalid(url, "a parameter has an invalid value", type(error)) from None
         about = self.client.connection_pool.connection_kwargs
         self.name = f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
         self._scripts: dict[str, Any] = {}
@@ -55,6 +59,39 @@ class Server:
     def _problem(self, error: Exception) -> SessionError:
         said, hint = _meaning(error)
         return SessionError(f"redis at {self.name}: {said}", hint)
+
+
+def _checked(url: str) -> str:
+    """The address with its scheme in small letters, as redis-py wants it. Raises `ConfigError` for
+    a parameter that there is not."""
+    scheme, _, rest = url.partition("://")
+    known = addresses.PARAMETERS
+    if scheme.lower() == "rediss":
+        known += addresses.TLS_PARAMETERS
+    for parameter in filter(None, rest.partition("?")[2].split("&")):
+        name = parameter.partition("=")[0]
+        if name not in known:
+            raise _unknown(url, name, known)
+    return f"{scheme.lower()}://{rest}"
+
+
+def _unknown(url: str, name: str, known: tuple[str, ...]) -> ConfigError:
+    from clinvk.shape import unknown_key  # only on the way to an error
+
+    shown = unknown_key(name, known).replace("key", "parameter", 1)
+    if name in addresses.TLS_PARAMETERS:
+        shown += ", which only rediss:// has"
+    return ConfigError(
+        f"session.storage: {addresses.without_password(url)!r}: {shown}",
+        f"known: {', '.join(known)}",
+    )
+
+
+def _invalid(url: str, problem: str, kind: type[Exception]) -> ConfigError:
+    return ConfigError(
+        f"session.storage: {addresses.without_password(url)!r}: {problem} ({kind.__name__})",
+        "see the parameters of a Redis address in the documentation of session.storage",
+    )
 
 
 def _meaning(error: Exception) -> tuple[str, str | None]:

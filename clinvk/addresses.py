@@ -1,0 +1,190 @@
+"""Addresses such as `redis://user:password@host:6379/0`, without the credentials in them.
+
+An address that is malformed is hidden at least as much as one that is not: a password that was not
+percent-encoded may hold any character, so all that could be a part of it is hidden.
+"""
+
+from __future__ import annotations
+
+import re
+
+HIDDEN = "…"
+ENCODE = (
+    "percent-encode / ? # @ and : in the user name and the password: "
+    "%2F for /, %3F for ?, %23 for #, %40 for @, %3A for :"
+)
+_LOCAL = ("file", "sqlite")  # a path behind three slashes, and no credentials
+# Schemes whose paths may hold an @, such as https://registry.example/@scope/package.
+_WEB = ("http", "https", "ws", "wss", "ftp", "git", "ssh", "git+ssh", "git+https", "docker", "oci")
+_SECRET = ("pass", "pwd", "secret", "token", "auth", "key", "credential")  # in a parameter's name
+_LONGEST_SCHEME = 32
+
+# What may follow the `?` in the address of a Redis server; the second ones only with TLS.
+PARAMETERS = (
+    "db", "username", "password", "client_name", "socket_timeout", "socket_connect_timeout",
+    "socket_keepalive", "retry_on_timeout", "health_check_interval",
+)  # fmt: skip
+TLS_PARAMETERS = (
+    "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile", "ssl_password",
+    "ssl_cert_reqs", "ssl_check_hostname", "ssl_min_version", "ssl_ciphers",
+)  # fmt: skip
+
+
+def without_password(address: str) -> str:
+    """The address, which is all of the text, as it may be shown."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        scheme, mark, rest = _without_slashes(address)
+    return scheme + mark + _hidden(scheme, rest)
+
+
+def without_passwords(text: str) -> str:
+    """The text with each address in it as it may be shown."""
+    if "://" not in text:
+        return text
+    pieces: list[str] = []
+    done = 0
+    while (mark := text.find("://", done)) >= 0:
+        begin = _begin(text, mark, done)
+        end = _end(text, mark + 3, text[begin:mark].lower())
+        pieces += [text[done : mark + 3], _hidden(text[begin:mark], text[mark + 3 : end])]
+        done = end
+    return "".join([*pieces, text[done:]])
+
+
+def problem(address: str) -> str | None:
+    """Why a server's address cannot be used, in words without its credentials; None if it can."""
+    scheme, mark, rest = address.partition("://")
+    if not mark or scheme.lower() in _LOCAL:
+        return None
+    authority = _authority(rest)
+    path, _, query = rest[len(authority) :].partition("?")
+    if "#" in rest or "@" in path or any(map(_is_misplaced, query.split("&"))):
+        return "the user name or the password holds a character that ends it"
+    if not _is_host(authority.rpartition("@")[2]):
+        return "what follows the host is not a port"
+    return None
+
+
+def is_encoded(address: str) -> bool:
+    """Whether no character of the user name and the password has to be percent-encoded. Some are
+    understood as they are."""
+    scheme, mark, rest = address.partition("://")
+    if not mark or scheme.lower() in _LOCAL:
+        return True
+    credentials = _authority(rest).rpartition("@")[0]
+    return problem(address) is None and "@" not in credentials and credentials.count(":") <= 1
+
+
+def _is_misplaced(parameter: str) -> bool:
+    """Whether it holds an `@` that is not a part of the value of a known parameter."""
+    return "@" in parameter and parameter.partition("=")[0] not in PARAMETERS + TLS_PARAMETERS
+
+
+def _authority(rest: str) -> str:
+    """What is in front of the path: `user:password@host:6379`."""
+    return re.split("[/?#]", rest, maxsplit=1)[0]
+
+
+def _without_slashes(address: str) -> tuple[str, str, str]:
+    """Of an address whose `://` is missing or mistyped: (scheme, what follows it, the rest)."""
+    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)(:/?)(?=.*(?:@|%40))", address, re.DOTALL)
+    if found and found.group(1).lower().startswith(("redis", "sqlite", "file")):
+        return found.group(1), found.group(2), address[found.end() :]
+    return "", "", address
+
+
+def _begin(text: str, mark: int, least: int) -> int:
+    """Where the scheme in front of `://` begins."""
+    begin = mark
+    while begin > max(least, mark - _LONGEST_SCHEME) and (
+        text[begin - 1].isascii() and (text[begin - 1].isalnum() or text[begin - 1] in "+.-")
+    ):
+        begin -= 1
+    return begin
+
+
+def _end(text: str, at: int, scheme: str) -> int:
+    """Where an address in a text ends: at white space; one of the web at a quotation mark as well,
+    since a password may hold one."""
+    if scheme in _WEB or scheme in _LOCAL:
+        return _find(r"""[\s"'`<>]""", text, at, len(text))
+    end = _find(r"\s", text, at, len(text))
+    if "@" not in text[at:end] and not _is_host(_authority(text[at:end])):
+        # A password may hold a space, too.
+        line_end = _find(r"\n|://", text, end, len(text))
+        end = max(end, _find(r"\s", text, text.rfind("@", end, line_end), line_end))
+    return end
+
+
+def _find(pattern: str, text: str, at: int, end: int) -> int:
+    if at < 0:
+        return at
+    found = re.compile(pattern).search(text, at, end)
+    return found.start() if found else end
+
+
+def _hidden(scheme: str, rest: str) -> str:
+    """What follows `://`, as it may be shown."""
+    scheme = scheme.lower()
+    if not scheme and "@" not in rest and "%40" not in rest and "=" not in rest:
+        return rest
+    if scheme in _LOCAL and rest.startswith("/"):
+        return rest
+    if known := re.match(rf"""(?:[\w.+%-]*:)?{HIDDEN}(?=[@%'"`),;]|\Z)""", rest):  # hidden before
+        return known.group() + _without_secret_parameters(rest[known.end() :])
+    credentials, at, host = _split(scheme, rest)
+    return _user(credentials) + at + _without_secret_parameters(host)
+
+
+def _split(scheme: str, rest: str) -> tuple[str, str, str]:
+    """(credentials, `@`, all that follows); without an `@`, what looks like a password where a
+    port should be is a part of the credentials."""
+    authority = _authority(rest)
+    if scheme in _WEB and _is_host(authority.rpartition("@")[2]):
+        credentials, at, host = authority.rpartition("@")
+        return credentials, at, host + rest[len(authority) :]
+    for at in ("@", "%40"):
+        if at in rest:
+            return rest.rpartition(at)
+    return ("", "", rest) if _is_host(authority) else (rest, "", "")
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be `host`, `host:port` or several of those."""
+    return all(
+        re.fullmatch(r"(?:[^:\[\]]*|\[[^\[\]]*\])(?::\d{0,5})?", one) for one in text.split(",")
+    )
+
+
+def _user(credentials: str) -> str:
+    """The credentials as they may be shown: the user name, where it is sure to be one."""
+    if not credentials or credentials == "git":
+        return credentials
+    user, colon, _ = credentials.partition(":")
+    return f"{user}:{HIDDEN}" if colon and re.fullmatch(r"[\w.+%-]{0,64}", user) else HIDDEN
+
+
+def _without_secret_parameters(text: str) -> str:
+    """`host?password=p&db=1` as `host?password=…&db=1`. What follows a secret parameter and is no
+    known one belongs to it, since a password may hold an `&`."""
+    place, mark, query = text.partition("?")
+    shown: list[str] = []
+    hiding = False
+    for part in query.split("&"):
+        name, equals, value = part.partition("=")
+        if equals and _is_secret(name) and not value.startswith(HIDDEN):
+            hiding = True
+            shown.append(f"{name}={HIDDEN}")
+        elif not hiding or name in PARAMETERS + TLS_PARAMETERS:
+            hiding = False
+            shown.append(part)
+    return place + mark + "&".join(shown)
+
+
+def _is_secret(name: str) -> bool:
+    if "%" in name:
+        from urllib.parse import unquote  # 5 ms: only for names that are written so
+
+        name = unquote(name)
+    return any(word in name.lower() for word in _SECRET)
