@@ -12,6 +12,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from clinvk.addresses import without_passwords
+from clinvk.clean import in_order
 from clinvk.config import CHOICES
 from clinvk.errors import SessionError, UsageError
 from clinvk.manifest import Effect, Manifest, Prompt
@@ -43,11 +45,11 @@ class Command(Struct, frozen=True):
     notices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As it would be typed, without the prompt."""
+        """As it would be typed in bash, without the prompt and the passwords in addresses."""
         unset = [x for k, v in self.changed.items() if v is None for x in ("-u", k)]
         added = [f"{k}={v}" for k, v in self.changed.items() if v is not None]
         words = ["env", *unset, *added] if unset or added else []
-        return shlex.join([*words, *self.argv])
+        return " ".join(map(_quoted, [*words, *self.argv]))
 
 
 def build(
@@ -253,6 +255,20 @@ def _too_long(manifest: Manifest, length: str, limit: str) -> UsageError:
         f"the prompt has {length}; {manifest.name} takes at most {limit}",
         "put the text in a file and name the file in the prompt",
     )
+
+
+def _quoted(word: str) -> str:
+    """The word for a shell; what would drive a terminal, or change the order of its text, is
+    written as an escape."""
+    word = without_passwords(word)
+    if in_order(word) == word:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{''.join(c if in_order(c) == c else _escape(ord(c)) for c in escaped)}'"
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
 
 
 class _Filler:

@@ -23,7 +23,7 @@ from clinvk.finder import Finder, NoSessionHere, real
 from clinvk.manifest import Manifest
 from clinvk.messages import Request, Result
 from clinvk.recorder import Recorder, asking, kept, kept_data, kept_tags, with_prompt
-from clinvk.session import MessageRole, Session, check_id, new_id
+from clinvk.session import Message, MessageRole, Session, check_id, new_id
 from clinvk.settings import Setting, honoured, resolve, to_keep
 from clinvk.shape import dotted
 from clinvk.store import Query, Store, open_store
@@ -103,7 +103,7 @@ class Dispatcher:
         plan = self._plan(request, session)
         new = session is None
         if session is None:
-            session = self._create(plan)
+            session = self._create(plan, await asking(plan, self.config.config.session))
         begun = False
         try:
             from clinvk.waiting import turn_of
@@ -227,7 +227,7 @@ class Dispatcher:
         for session in self.sessions.resumable(query):
             yield session, self.store.messages(session.id)
 
-    def _create(self, plan: TurnPlan) -> Session:
+    def _create(self, plan: TurnPlan, messages: list[Message]) -> Session:
         """The record of a new session. It is there before anything is paid for, so that a store
         that cannot be written is met now."""
         settings, begins = self.config.config.session, plan.request.begins
@@ -243,7 +243,6 @@ class Dispatcher:
             began_with=plan.manifest.name,
             task=plan.request.task,
         )
-        messages = asking(plan, settings)
         if messages:
             session = with_prompt(session, messages[0].content)
         # A name is a promise; without one, nobody knows of the session before its answer is kept.
@@ -269,7 +268,7 @@ async def _started(
         home = dispatcher.config.home
         async with logins.beginning(plan.manifest, plan.command.env, home) as begun:
             if recorder is not None and not new:
-                recorder.asked()
+                recorder.asked(await asking(plan, recorder.settings))
             async with process.start(plan.command, marker, ask=ask) as child:
                 # The child boots while this is imported: jmespath is not needed to start it.
                 from clinvk.running import Run

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from clinvk.errors import ClinvkError
+from clinvk.long_texts import for_long
 from clinvk.messages import Delta, Event, Failed, Finished, Result, Text
 from clinvk.store.files import cannot, write_all
 from clinvk.store.records import encode
@@ -46,31 +47,31 @@ class EventLog:
         fd, self._fd = self._fd, -1
         return fd
 
-    def add(self, event: Event) -> None:
+    async def add(self, event: Event) -> None:
         if isinstance(event, Delta):
             self._pieces.append(event.text)
             return
         if isinstance(event, Text):
             self._pieces = []  # it holds the whole of what they said
-        self._say()
+        await self._say()
         if isinstance(event, (Finished, Failed)):  # the result tells it all
             return
-        self._put(event.to_json())
+        await self._put(event.to_json())
         self._flush(HELD if event.type in ("text", "thinking") else 0)
 
-    def end(self, result: Result) -> None:
+    async def end(self, result: Result) -> None:
         """The last line: what came of it, as `-o json` has it."""
-        self._say()
-        self._put({"type": "result", **result.to_json()})
+        await self._say()
+        await self._put({"type": "result", **result.to_json()})
         self._flush(0)
 
-    def _say(self) -> None:
+    async def _say(self) -> None:
         if self._pieces:
-            self._put(Text(text="".join(self._pieces)).to_json())
-            self._pieces = []
+            pieces, self._pieces = self._pieces, []
+            await self._put(Text(text="".join(pieces)).to_json())
 
-    def _put(self, line: dict[str, Any]) -> None:
-        self._held += encode(self.scrub(line)) + b"\n"
+    async def _put(self, line: dict[str, Any]) -> None:
+        self._held += encode(await for_long(line, self.scrub)) + b"\n"
 
     def _flush(self, most: int) -> None:
         if len(self._held) <= most:

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from clinvk.errors import ConfigError, UsageError
 from clinvk.extras import needs
+from clinvk.json_text import dumps
 from clinvk.readfile import read_file
 from clinvk.session import Message, Session, check_id
 from clinvk.shape import ShapeError, build
@@ -118,8 +119,7 @@ def _line(message: Message, options: Options, *, otherwise: bool) -> dict[str, A
 
 def _json(session: Session, options: Options) -> str:
     indent = 2 if options.pretty_print else None
-    text = json.dumps(as_data(session, options), ensure_ascii=False, indent=indent, default=str)
-    return text + "\n"
+    return dumps(as_data(session, options), indent=indent, default=str) + "\n"
 
 
 def _markdown(session: Session, options: Options) -> str:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from clinvk.config import SessionSettings
 from clinvk.errors import ClinvkError
+from clinvk.long_texts import for_long
 from clinvk.messages import Result
 from clinvk.redact import everywhere, redact, without
 from clinvk.session import Message, MessageRole, Session, after_turn, opening
@@ -28,9 +29,8 @@ class Recorder:
         self.backend: str = plan.manifest.name
         self.settled = plan.request.begins is None
 
-    def asked(self) -> None:
+    def asked(self, messages: list[Message]) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
-        messages = asking(self.plan, self.settings)
         # Written in any case: a session that was taken away meanwhile is met now, not at the end.
         title = self.plan.request.title and kept(self.plan.request.title, self.settings)
         tags = kept_tags(self.plan.request.tags, self.settings)
@@ -66,8 +66,14 @@ class Recorder:
             if other != self.id
         ]
 
+    def kept(self, text: str) -> str:
+        """The text as the store may have it; in proportion to its length, up to a second for a
+        megabyte."""
+        return kept(text, self.settings, self.plan.request.secrets)
+
     def ended(self, result: Result, said: str, totals: dict[str, Any], *, lost: bool) -> None:
-        """Keep the answer and what it took. Raises `SessionError`."""
+        """Keep the answer, which is what `kept` made of it, and what it took. Raises
+        `SessionError`."""
         now = datetime.now(UTC)
         messages = []
         if said and self.settings.store_messages:
@@ -79,7 +85,7 @@ class Recorder:
             messages.append(
                 Message(
                     MessageRole.ASSISTANT,
-                    kept(said, self.settings, self.plan.request.secrets),
+                    said,
                     now,
                     about,
                     tokens,
@@ -140,12 +146,14 @@ def kept_tags(tags: Iterable[str], settings: SessionSettings) -> tuple[str, ...]
     return tuple(dict.fromkeys(kept(tag, settings) for tag in tags))
 
 
-def asking(plan: Any, settings: SessionSettings) -> list[Message]:
-    """The message that a turn begins with; none where messages are not kept."""
+async def asking(plan: Any, settings: SessionSettings) -> list[Message]:
+    """The message that a turn begins with; none if messages are not kept."""
     if not settings.store_messages:
         return []
     about = {"backend": plan.manifest.name}
-    prompt = kept(plan.request.prompt, settings, plan.request.secrets)
+    prompt = await for_long(
+        plan.request.prompt, lambda text: kept(text, settings, plan.request.secrets)
+    )
     return [Message(MessageRole.USER, prompt, metadata=about)]
 
 

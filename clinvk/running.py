@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from clinvk.clean import clean
 from clinvk.command import matches_native_id
 from clinvk.errors import ClinvkError
+from clinvk.long_texts import for_long
 from clinvk.messages import (
     Delta,
     Denial,
@@ -146,7 +147,7 @@ class Run:
         if self._is_ending():
             await self._stop()
         elif code is not None:
-            self._ended(code)
+            await self._ended(code)
         elif lines is not None:
             self._read(lines)
             if self._is_ending():  # a line told that it has to
@@ -179,16 +180,16 @@ class Run:
                     self._took_terminal(event)
                 elif isinstance(event, Started):
                     self._took_started(event)
-        self._finish(await self._child.wait())
+        await self._finish(await self._child.wait())
 
-    def _ended(self, code: int) -> None:
+    async def _ended(self, code: int) -> None:
         self._tell_of_skipped()
         for event in self._reader.end(code):
             self._took(event)
         if left := survivors(self._child.pid, self._child.marker, self._child.gone):
             numbers = ", ".join(map(str, left))
             self._events.append(Notice(message=f"still running in the background: {numbers}"))
-        self._finish(code)
+        await self._finish(code)
 
     def _tell_of_skipped(self) -> None:
         """Tell of lines that were too long to be read, once."""
@@ -285,7 +286,7 @@ class Run:
             self._blocks.append("".join(self._pieces))
             self._pieces = []
 
-    def _finish(self, code: int) -> None:
+    async def _finish(self, code: int) -> None:
         """The last event and the result, now that the exit code is known."""
         self._close_block()
         if self.native_id is None:
@@ -312,11 +313,11 @@ class Run:
             error=failure,
             backend_exit_code=code,
         )
-        result = self._recorded(result, said or result.text)
+        result = await self._recorded(result, said or result.text)
         self._events.append(_last_event(result, terminal))
         self._result = result
 
-    def _recorded(self, result: Result, said: str) -> Result:
+    async def _recorded(self, result: Result, said: str) -> Result:
         if self._recorder is None:
             self._forget()
             return result
@@ -329,8 +330,9 @@ class Run:
             and result.error.kind in REFUSED
             and (result.backend_exit_code or 0) >= 0  # after a signal it can be resumed
         )
+        kept = await for_long(said, self._recorder.kept)
         try:
-            self._recorder.ended(result, said, self._reader.totals, lost=lost)
+            self._recorder.ended(result, kept, self._reader.totals, lost=lost)
         except ClinvkError as error:
             failure = Failure("session", f"the answer could not be kept: {error}", error.hint)
             return replace(result, ok=False, error=failure, exit_code=error.exit_code)

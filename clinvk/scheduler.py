@@ -269,7 +269,7 @@ class Scheduler:
             result = await self._result(i, worker, request, log)
             if isinstance(result, Exception):
                 return result
-            result = self._written(log, result)
+            result = await self._written(log, result)
             with anyio.CancelScope(shield=True):
                 await self._took(i, result, log.hand_over())
         return None
@@ -281,16 +281,16 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this task alone
             return error
 
-    def _written(self, log: EventLog, result: Result) -> Result:
+    async def _written(self, log: EventLog, result: Result) -> Result:
         """The result behind the events. One that cannot be written as JSON is a failure. Raises
         `SessionError` if the run's directory cannot be written."""
         try:
-            log.end(result)
+            await log.end(result)
         except ClinvkError:
             raise
         except Exception as error:  # noqa: BLE001 - the answer is at fault, not the directory
             result = _failed(result.backend, error)
-            log.end(result)
+            await log.end(result)
         return result
 
     async def _result(
@@ -352,7 +352,7 @@ class Scheduler:
                 self.outcomes[i] = replace(self.outcomes[i], session_id=run.plan.session.id)
             async for event in run:
                 if log:
-                    log.add(event)
+                    await log.add(event)
                 if seen := shown(event, request.secrets):
                     self.observe(Change(kind="event", outcome=self.outcomes[i], event=seen))
         return result_without(run.result, request.secrets)

@@ -353,27 +353,29 @@ def test_thousands_that_were_set_aside_take_one_way_to_the_disk(
 # The events of a task
 
 
-def test_an_answer_behind_a_torn_line_is_found(folder: RunFolder):
+@pytest.mark.anyio
+async def test_an_answer_behind_a_torn_line_is_found(folder: RunFolder):
     path = folder.events_path(0)
     path.write_bytes(b'{"type": "text", "te')
     with EventLog(path, same) as log:
-        log.end(Result(ok=True, text="the answer", backend="fake", exit_code=0))
+        await log.end(Result(ok=True, text="the answer", backend="fake", exit_code=0))
     assert folder.answer(0)["content"] == "the answer"
     assert [e["type"] for e in folder.events(0)] == ["result"]
 
 
-def test_a_secret_that_is_said_in_two_pieces_is_not_kept(folder: RunFolder):
+@pytest.mark.anyio
+async def test_a_secret_that_is_said_in_two_pieces_is_not_kept(folder: RunFolder):
     def scrub(data: Any) -> Any:
         return json.loads(json.dumps(data).replace("hunter2", "[redacted]"))
 
     path = folder.events_path(0)
     with EventLog(path, scrub) as log:
         for piece in ("it is hun", "ter", "2, so"):
-            log.add(Delta(text=piece))
-        log.end(Result(ok=True, text="it is hunter2, so", backend="fake", exit_code=0))
-        log.add(Delta(text="again hun"))
-        log.add(Text(text="again hunter2"))
-        log.end(Result(ok=True, text="", backend="fake", exit_code=0))
+            await log.add(Delta(text=piece))
+        await log.end(Result(ok=True, text="it is hunter2, so", backend="fake", exit_code=0))
+        await log.add(Delta(text="again hun"))
+        await log.add(Text(text="again hunter2"))
+        await log.end(Result(ok=True, text="", backend="fake", exit_code=0))
     assert b"hunter2" not in path.read_bytes()
     assert [e["type"] for e in folder.events(0)] == ["text", "result", "text", "result"]
 

@@ -10,11 +10,14 @@ from typing import Annotated, Any
 import typer
 
 from clinvk import catalog as catalogs
+from clinvk.addresses import without_passwords
+from clinvk.clean import one_line
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import new_app
 from clinvk.config import CHOICES
 from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
+from clinvk.json_text import dumps
 from clinvk.manifest import Manifest, check_expressions
 from clinvk.places import built_in
 from clinvk.readfile import read_named
@@ -66,9 +69,9 @@ def show_(
     )
     print("Options:")
     for option, effect in about["options"].items():
-        print(f"  {option}: {effect}")
+        print(f"  {one_line(option)}: {one_line(without_passwords(effect))}")
     for note in manifest.notes:
-        print(f"Note: {note}")
+        print(f"Note: {one_line(note)}")
 
 
 @app.command()
@@ -88,7 +91,7 @@ def check(
     checked = catalogs.read(manifest)
     check_expressions(checked)
     if recording is None:
-        print(f"{manifest}: OK")
+        print(f"{one_line(str(manifest))}: OK")
         return 0
     return _replay(checked, recording)
 
@@ -99,7 +102,7 @@ def _check_all(catalog: catalogs.Catalog) -> int:
         try:
             found = catalog.load(name)
             check_expressions(found)
-            print(f"{found.source}: OK")
+            print(f"{one_line(found.source)}: OK")
         except ClinvkError as error:
             show.Printer.for_errors().error(error.message, error.hint)
             code = error.exit_code
@@ -108,8 +111,6 @@ def _check_all(catalog: catalogs.Catalog) -> int:
 
 def _replay(manifest: Manifest, recording: Path) -> int:
     """Print the events of a recording, one a line; 1 where it has no last event."""
-    import json
-
     from clinvk.pipes import Lines
     from clinvk.reader import Reader
 
@@ -120,7 +121,7 @@ def _replay(manifest: Manifest, recording: Path) -> int:
         raise ConfigError(f"{recording}: {error.strerror}") from error
     events = [e for line in (*lines.feed(data), *lines.end()) for e in reader.read(line)]
     for event in (*events, *reader.end(0)):
-        print(json.dumps(event.to_json(), ensure_ascii=False))
+        print(dumps(event.to_json()))
         last = event.type
     if last not in ("finished", "failed"):
         show.Printer.for_errors().error(

@@ -45,7 +45,7 @@ def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:
             return
     for outcome in answers:
         print(printer.paint(f"── {_head(outcome)} ──", show.BOLD))
-        print(_text(outcome) + "\n")
+        print(show.safe(_text(outcome)) + "\n")
 
 
 def _head(outcome: Outcome) -> str:

@@ -54,7 +54,7 @@ def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
     if as_json or isinstance(value, (dict, list)):
         show.print_json(value)
     elif value is not None:
-        print(_text(value))
+        print(show.safe(_text(value)))
 
 
 @app.command("set")
@@ -78,7 +78,7 @@ def unset(key: Key, config: opt.Config = None) -> None:
 @app.command()
 def path(config: opt.Config = None) -> None:
     """Print where the file is."""
-    print(_path(config))
+    print(one_line(str(_path(config))))
 
 
 @app.command()
@@ -107,7 +107,8 @@ def check(
     """Say whether the file is right; exit 3 where it is not."""
     path = file or _path(config)
     configs.check(configs.read_text(path, required=file is not None), path)
-    print(f"{path}: OK" if path.exists() else f"{path}: not there; the defaults hold")
+    shown = one_line(str(path))
+    print(f"{shown}: OK" if path.exists() else f"{shown}: there is no such file; the defaults hold")
 
 
 EXAMPLE = """\

@@ -154,9 +154,12 @@ def _print(findings: list[Finding], loaded: Any, problem: str | None) -> None:
     for f in findings:
         if f.advice:
             print(f"{f.name}: {one_line(f.advice)}")
-    print(f"clinvk {__version__}; sessions in {loaded.home}" + (f": {problem}" if problem else ""))
+    print(
+        f"clinvk {__version__}; sessions in {one_line(str(loaded.home))}"
+        + (f": {one_line(problem)}" if problem else "")
+    )
     configuration = loaded.path if loaded.path.exists() else f"{loaded.path} (not there: defaults)"
-    print(f"configuration: {configuration}")
+    print(f"configuration: {one_line(str(configuration))}")
 
 
 def _json(findings: list[Finding], loaded: Any, problem: str | None) -> dict[str, Any]:

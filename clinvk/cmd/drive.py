@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import gc
-import json
 import signal
 from typing import Any
 
 from msgspec.structs import replace
 
+from clinvk.addresses import without_passwords
 from clinvk.clean import one_line
 from clinvk.cmd.interrupts import said, watch
 from clinvk.cmd.options import Output
 from clinvk.cmd.show import Printer, Status
 from clinvk.cmd.viewers import brief, viewer_for
 from clinvk.dispatcher import Dispatcher, TurnPlan
+from clinvk.json_text import dumps
 from clinvk.messages import Delta, Request, Text
 
 TICK = 0.12  # seconds between two frames of the status line
@@ -54,10 +55,10 @@ async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> in
                 async for event in run:
                     if not isinstance(event, (Delta, Text)):  # it may say something on stderr
                         await viewer.out.flush(run.deadline)
-                    viewer.show(event)
+                    await viewer.show(event)
                     if not run.pending:
                         await viewer.out.flush(run.deadline)
-                viewer.end(run.result)
+                await viewer.end(run.result)
                 await viewer.out.flush()
                 viewer.tell(run.result)
             except BrokenPipeError:
@@ -95,7 +96,7 @@ class _Held:
             return
         self.run.cancel(said(number), now=count > 1)
         if self.viewer is not None:
-            self.viewer.out.give_up()
+            self.viewer.give_up()
 
 
 async def _tick(status: Status) -> None:
@@ -109,18 +110,19 @@ async def _tick(status: Status) -> None:
 
 def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
     """Print what would be started, and where each setting came from."""
-    from clinvk.config import MASK
+    from clinvk.config import MASK, shown
 
     plan = dispatcher.plan(request)
     secret = dispatcher.config.backend(plan.manifest.name).env
-    settings = {k: {"value": s.value, "from": s.origin} for k, s in plan.settings.items()}
+    settings = {k: {"value": shown(s.value), "from": s.origin} for k, s in plan.settings.items()}
     prompt = plan.command.stdin.decode("utf-8", "replace")
     if output.format != "text":
         data = {
             "version": 1,
             "backend": plan.manifest.name,
-            "command": list(plan.command.argv),
-            "env": plan.command.changed | dict.fromkeys(secret, MASK),
+            "command": [without_passwords(word) for word in plan.command.argv],
+            "env": {k: v and without_passwords(v) for k, v in plan.command.changed.items()}
+            | dict.fromkeys(secret, MASK),
             "workdir": str(plan.command.cwd),
             "session_id": plan.session.id if plan.session else None,
             "native_id": plan.resumes,
@@ -128,7 +130,7 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
             "timeout_seconds": plan.timeout,
             "settings": settings,
         }
-        print(json.dumps(data, ensure_ascii=False, indent=2))
+        print(dumps(data, indent=2))
         return 0
     command = replace(plan.command, changed=plan.command.changed | dict.fromkeys(secret, MASK))
     print(command)
@@ -143,9 +145,10 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
         ),
         *((k, s["value"], s["from"]) for k, s in settings.items()),
     ):
-        print(f"# {name}: {one_line(str(value))}  ({origin})")
+        print(f"# {name}: {one_line(without_passwords(str(value)))}  ({one_line(origin)})")
     if plan.session:
-        print(f"# session: {plan.session.id}, native id {plan.resumes or '- (a new one)'}")
+        native_id = one_line(plan.resumes or "- (a new one)")
+        print(f"# session: {plan.session.id}, native id {native_id}")
     print(f"# prompt on stdin: {len(plan.command.stdin):,} bytes: {brief(prompt)}")
     for text in plan.notices:
         Printer.for_errors(output.colour).notice(text)

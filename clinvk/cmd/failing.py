@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -62,7 +61,7 @@ def _wanted(params: Mapping[str, Any]) -> str:
 
 
 def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
-    from clinvk.cmd.show import dumps
+    from clinvk.json_text import dumps
     from clinvk.messages import Failure
 
     failure = Failure(error.kind, error.message, error.hint).to_json()
@@ -82,6 +81,7 @@ def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
 
 def _json_error(error: ClinvkError, output_format: str, backend: str | None) -> None:
     """A run that never began, in the shape of one that failed."""
+    from clinvk.json_text import dumps
     from clinvk.messages import Failure, Result
 
     failure = Failure(error.kind, error.message, error.hint)
@@ -89,7 +89,7 @@ def _json_error(error: ClinvkError, output_format: str, backend: str | None) -> 
         ok=False, text="", backend=backend or "", exit_code=error.exit_code, error=failure
     ).to_json()
     if output_format == "json":
-        print(json.dumps(result, ensure_ascii=False, indent=2))
+        print(dumps(result, indent=2))
     else:
-        print(json.dumps({"type": "failed", **result}, ensure_ascii=False))
+        print(dumps({"type": "failed", **result}))
     sys.stdout.flush()

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clinvk import durations
-from clinvk.clean import clean, one_line
+from clinvk.clean import one_line
 from clinvk.cmd import many, show, summary
 from clinvk.cmd import options as opt
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import VERSION, LastRun, runs_of
 from clinvk.errors import ClinvkError, UsageError
+from clinvk.json_text import dumps
 
 if TYPE_CHECKING:
     from clinvk.outcome import Outcome
@@ -108,7 +109,7 @@ def show_(
         outcome = folder.with_output(_task(result.results, plan, task))
         if events:
             for line in folder.events(outcome.index):
-                print(show.dumps(line))
+                print(dumps(line))
         elif as_json:
             prompt = plan.tasks[outcome.index].prompt
             show.print_json(
@@ -167,4 +168,4 @@ def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
         fields["Error"] = f"{outcome.error.kind}: {outcome.error.message}"
     show.print_fields(fields)
     if outcome.output.strip():
-        print("\n" + clean(outcome.output).rstrip())
+        print("\n" + show.safe(outcome.output).rstrip())

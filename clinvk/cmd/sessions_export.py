@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from clinvk.clean import clean
+from clinvk.clean import one_line
 from clinvk.cmd import options as opt
+from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import manager_of
 from clinvk.cmd.storage import stored
@@ -61,7 +62,7 @@ def export(
         theme=theme,
     )
     if output is None:
-        sys.stdout.write(clean(text) if sys.stdout.isatty() else text)
+        sys.stdout.write(show.safe(text) if sys.stdout.isatty() else text)
     else:
         _write(output, text)
 
@@ -73,4 +74,4 @@ def _write(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         raise ClinvkError(f"--output: {path}: {error.strerror}") from error
-    print(f"{path} written.", file=sys.stderr)
+    print(f"{one_line(str(path))} written.", file=sys.stderr)

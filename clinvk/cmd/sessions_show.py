@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.clean import clean
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import Commands
@@ -52,7 +51,7 @@ def show_(
     for message in said:
         who = "You" if message.role is MessageRole.USER else message.role.value.capitalize()
         when = message.timestamp.strftime("%Y-%m-%d %H:%M:%SZ")
-        print(f"\n[{who}, {when}]\n{clean(message.content).rstrip()}")
+        print(f"\n[{who}, {when}]\n{show.safe(message.content).rstrip()}")
 
 
 def _fields(s: Session, state: str, size: int) -> dict[str, Any]:

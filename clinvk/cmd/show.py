@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from clinvk.clean import clean, one_line
+from clinvk.addresses import without_passwords
+from clinvk.clean import clean, one_line, with_visible_order
+from clinvk.cmd.actions import is_log_obeyed, literal
 from clinvk.errors import SessionError
+from clinvk.json_text import dumps
 
 colour = "auto"  # output.color, once a configuration was read; what goes wrong before is "auto"
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
@@ -45,12 +46,23 @@ class Printer:
     def warning(self, message: str, hint: str | None = None) -> None:
         self._say(self.paint("clinvk: warning:", YELLOW), message, hint)
 
+    def line(self, text: str, code: str | None = None) -> None:
+        """A line, or several, of text that anything may be in."""
+        text = self._harmless(text)
+        self.stream.write((self.paint(text, code) if code else text) + "\n")
+
     def _say(self, who: str, message: str, hint: str | None) -> None:
-        lines = f"{who} {clean(message)}"
+        lines = f"{who} {self._harmless(message)}"
         if hint:
-            lines += f"\n  {self.paint('hint:', DIM)} {clean(hint)}"
+            lines += f"\n  {self.paint('hint:', DIM)} {self._harmless(hint)}"
         self.stream.write(lines + "\n")
         self.stream.flush()
+
+    def _harmless(self, text: str) -> str:
+        """Text that drives no terminal, shows no password of an address, and that a log which looks
+        for commands does not obey."""
+        text = safe(without_passwords(text), self.stream)
+        return literal(text) if is_log_obeyed(os.environ) else text
 
 
 class Status:
@@ -117,14 +129,11 @@ def wants_colour(stream: TextIO, setting: str = "auto") -> bool:
     return stream.isatty()
 
 
-def dumps(data: Any, indent: int | None = None) -> str:
-    """JSON that drives no terminal either: it escapes C0 by itself, DEL and C1 are ours to do."""
-    text = json.dumps(data, ensure_ascii=False, indent=indent)
-    return text if text.isprintable() else re.sub(r"[\x7f-\x9f]", _escaped, text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return f"\\u{ord(found.group()):04x}"
+def safe(text: str, stream: TextIO | None = None) -> str:
+    """`text` for a stream, stdout if none is named: it drives no terminal, and what changes the
+    order of text is visible on one. A pipe gets the text in its own order."""
+    text = clean(text)
+    return with_visible_order(text) if (stream or sys.stdout).isatty() else text
 
 
 def print_json(data: Any) -> None:
@@ -227,7 +236,7 @@ def confirm(question: str) -> bool:
         return False
     from clinvk.cmd.terminal_input import ask_line  # only to ask
 
-    return ask_line(f"{clean(question)} [y/N] ").strip().lower() in ("y", "yes")
+    return ask_line(f"{safe(question, sys.stderr)} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def agreed(question: str) -> bool:

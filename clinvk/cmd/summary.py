@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clinvk import durations
-from clinvk.clean import clean, one_line
+from clinvk.clean import one_line
 from clinvk.cmd import show
 from clinvk.cmd.show import Printer
 from clinvk.messages import EXIT_CODES
@@ -44,7 +44,7 @@ def print_answer(outcome: Outcome) -> None:
         return
     printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
     print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend} ──", show.BOLD))
-    print(clean(outcome.output).rstrip() + "\n")
+    print(show.safe(outcome.output).rstrip() + "\n")
 
 
 def print_summary(result: RunResult) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from clinvk import templates
-from clinvk.clean import clean
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.lazy import new_app
@@ -69,7 +68,7 @@ def show_(
         }
     )
     if found.system_message:
-        print(f"\n{clean(found.system_message).rstrip()}")
+        print(f"\n{show.safe(found.system_message).rstrip()}")
 
 
 def _pairs(values: dict[str, Any]) -> str:

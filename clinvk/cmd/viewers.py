@@ -6,12 +6,13 @@ import json
 import sys
 from typing import Any
 
-from clinvk.clean import Cleaner, clean, one_line
+from clinvk.clean import PIECE, Cleaner, one_line, with_visible_order
 from clinvk.cmd import show
 from clinvk.cmd.options import Output
 from clinvk.cmd.out import Out
 from clinvk.cmd.show import Printer, Status
 from clinvk.dispatcher import TurnPlan
+from clinvk.json_text import dumps
 from clinvk.messages import (
     Delta,
     Denied,
@@ -24,6 +25,8 @@ from clinvk.messages import (
     Tool,
 )
 
+EXAMINED = 10_000  # characters of a value of which the beginning is shown
+
 
 class Viewer:
     """Shows the events of one run."""
@@ -35,12 +38,18 @@ class Viewer:
         self.plan = plan
         wanted = output.format == "text" and sys.stderr.isatty() and sys.stdin.isatty()
         self.status = Status(printer, f"{plan.manifest.name} is working", wanted=wanted)
+        self.gave_up = False
 
-    def show(self, event: Event) -> None:
+    async def show(self, event: Event) -> None:
         """Show an event; what goes to stdout waits in `out`."""
 
-    def end(self, result: Result) -> None:
+    async def end(self, result: Result) -> None:
         """The end of stdout."""
+
+    def give_up(self) -> None:
+        """The run was ended: nothing is waited for any more."""
+        self.gave_up = True
+        self.out.give_up()
 
     def tell(self, result: Result) -> None:
         """What is said on stderr when all of stdout is written."""
@@ -55,19 +64,21 @@ class _TextViewer(Viewer):
     def __init__(self, output: Output, printer: Printer, plan: TurnPlan) -> None:
         super().__init__(output, printer, plan)
         self.cleaner = Cleaner()
-        self.block = ""  # what was shown of the answer's present block
+        self.block: list[str] = []  # the deltas of the answer's present block
+        self.in_block = False  # some of it was shown
+        self.is_terminal = sys.stdout.isatty()
         self.fresh = True  # at the beginning of a line
         self.begun = False
 
-    def show(self, event: Event) -> None:
+    async def show(self, event: Event) -> None:
         match event:
             case Delta():
-                self._write(event.text)
-                self.block += event.text
+                await self._write(event.text)
+                self.block.append(event.text)
             case Text():
                 # The whole of a block: what its deltas have not shown yet is the rest of it.
-                shown, self.block = self.block, ""
-                self._write(event.text.removeprefix(shown) if shown else event.text)
+                shown, self.block = "".join(self.block), []
+                await self._write(event.text.removeprefix(shown))
                 self._newline()
             case Tool():
                 self._newline()
@@ -75,7 +86,7 @@ class _TextViewer(Viewer):
                 self._aside(f"{event.name}: {brief(event.input)}")
             case Thinking():
                 self._newline()
-                self._aside(event.text)
+                await self._tell_aside(event.text)
             case Denied():
                 self._newline()
                 self._clear()
@@ -87,16 +98,16 @@ class _TextViewer(Viewer):
             case Failed():
                 self._newline()
 
-    def end(self, result: Result) -> None:
+    async def end(self, result: Result) -> None:
         if not self.begun:  # it came all at once, at the end
-            self._write(result.text)
+            await self._write(result.text)
         self._newline()
 
     def tell(self, result: Result) -> None:
         self._clear()
         super().tell(result)
         if footer := _footer(result, self.output):
-            self.printer.stream.write(self.printer.paint(footer, "2") + "\n")
+            self.printer.line(footer, show.DIM)
 
     def _allow(self, event: Denied) -> str | None:
         """How to allow it, where the approval was left to the CLI, which has nobody to ask."""
@@ -104,30 +115,55 @@ class _TextViewer(Viewer):
             return event.reason
         return "let it edit with --approval auto, or do everything with --approval none"
 
-    def _write(self, text: str) -> None:
-        text = text if self.output.raw else self.cleaner.feed(text)
+    async def _write(self, text: str) -> None:
+        if len(text) <= PIECE:
+            self._write_piece(text)
+            return
+        for at in range(0, len(text), PIECE):
+            self._write_piece(text[at : at + PIECE])
+            await _hear_signals()
+            if self.gave_up:
+                break
+
+    def _write_piece(self, text: str) -> None:
+        if not self.output.raw:
+            text = self._visible(self.cleaner.feed(text))
         if not text:
             return
         self._clear()
         self.status.wanted = self.status.wanted and not sys.stdout.isatty()
-        if self.fresh and self.begun and not self.block:
+        if self.fresh and self.begun and not self.in_block:
             text = "\n" + text  # an empty line between two blocks of the answer
         self.out.write(text)
-        self.begun = True
+        self.begun = self.in_block = True
         self.fresh = text.endswith("\n")
 
     def _newline(self) -> None:
-        if rest := self.cleaner.end():
+        if rest := self._visible(self.cleaner.end()):
             self.out.write(rest)
+            self.fresh = rest.endswith("\n")
+            self.begun = True
         if self.begun and not self.fresh:
             self.out.write("\n")
             self.fresh = True
-        self.block = ""
+        self.block, self.in_block = [], False
+
+    def _visible(self, text: str) -> str:
+        return with_visible_order(text) if self.is_terminal else text
+
+    async def _tell_aside(self, text: str) -> None:
+        if self.output.verbose:
+            cleaner = Cleaner()  # in pieces, so that signals are heard meanwhile
+            pieces = []
+            for at in range(0, len(text), PIECE):
+                pieces.append(cleaner.feed(text[at : at + PIECE]))
+                await _hear_signals()
+            self._aside("".join([*pieces, cleaner.end()]))
 
     def _aside(self, text: str) -> None:
         if self.output.verbose and text:
             self._clear()
-            self.printer.stream.write(self.printer.paint(f"· {clean(text)}", "2") + "\n")
+            self.printer.line(f"· {text}", show.DIM)
 
     def _clear(self) -> None:
         self.status.clear()
@@ -136,28 +172,28 @@ class _TextViewer(Viewer):
 class _JsonViewer(Viewer):
     """One object at the end."""
 
-    def show(self, event: Event) -> None:
+    async def show(self, event: Event) -> None:
         if isinstance(event, Notice):
             self.printer.notice(event.message)
 
-    def end(self, result: Result) -> None:
-        self.out.write(show.dumps(result.to_json(), indent=2) + "\n")
+    async def end(self, result: Result) -> None:
+        self.out.write(dumps(result.to_json(), indent=2) + "\n")
 
 
 class _StreamViewer(Viewer):
     """Our events, one a line; the last one says how it went."""
 
-    def show(self, event: Event) -> None:
+    async def show(self, event: Event) -> None:
         line = event.to_json(raw=self.output.raw)
         if event.type in ("finished", "failed"):
             self.last = line
             return
-        self.out.write(show.dumps(line) + "\n")
+        self.out.write(dumps(line) + "\n")
 
-    def end(self, result: Result) -> None:
+    async def end(self, result: Result) -> None:
         about = result.to_json()
         line = {k: v for k, v in self.last.items() if k in ("version", "type", "raw")}
-        self.out.write(show.dumps({**line, **about}) + "\n")
+        self.out.write(dumps({**line, **about}) + "\n")
 
 
 def viewer_for(output: Output, printer: Printer, plan: TurnPlan) -> Viewer:
@@ -191,6 +227,14 @@ def _footer(result: Result, output: Output) -> str:
 
 
 def brief(value: Any) -> str:
+    """The beginning of a value, on one line."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    line = one_line(text)
-    return line if len(line) <= 100 else line[:99] + "…"
+    line = one_line(text[:EXAMINED])
+    return line if len(line) <= 100 and len(text) <= EXAMINED else line[:99] + "…"
+
+
+async def _hear_signals() -> None:
+    """Let whatever else runs in the event loop have its turn."""
+    from anyio.lowlevel import checkpoint  # at the top it would be loaded for a dry run, too
+
+    await checkpoint()

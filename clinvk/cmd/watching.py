@@ -14,6 +14,7 @@ from clinvk import durations
 from clinvk.clean import one_line
 from clinvk.cmd import show, summary
 from clinvk.cmd.show import Printer
+from clinvk.json_text import dumps
 from clinvk.outcome import UNDERWAY, Outcome
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def print_line(line: dict[str, Any]) -> None:
 
 
 def _as_line(line: dict[str, Any]) -> str:
-    return show.dumps({"version": 1, **line}) + "\n"
+    return dumps({"version": 1, **line}) + "\n"
 
 
 def told(outcome: Outcome, printer: Printer) -> str:

@@ -6,15 +6,14 @@ reads the report.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from msgspec import Struct
 
 from clinvk.errors import UsageError
+from clinvk.json_text import dumps
 from clinvk.outcome import RunResult
 from clinvk.plan import Plan
 from clinvk.reports.github import github
@@ -131,9 +130,7 @@ def _json(result: RunResult, plan: Plan) -> str:  # noqa: ARG001 - as the other 
         from clinvk import comparison
 
         data = comparison.to_json(result)
-    text = json.dumps(data, ensure_ascii=False, indent=2, default=str)
-    # json escapes C0 itself. DEL and C1 drive terminals too, and a surrogate is no UTF-8.
-    return re.sub(r"[\x7f-\x9f\ud800-\udfff]", lambda m: f"\\u{ord(m.group()):04x}", text) + "\n"
+    return dumps(data, indent=2, default=str) + "\n"
 
 
 _WRITERS: dict[str, Callable[[RunResult, Plan], str]] = {

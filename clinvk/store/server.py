@@ -65,7 +65,7 @@ def _checked(url: str) -> str:
     """The address with its scheme in small letters, as redis-py wants it. Raises `ConfigError` for
     a parameter that there is not."""
     scheme, _, rest = url.partition("://")
-    known = addresses.PARAMETERS
+    known: tuple[str, ...] = addresses.PARAMETERS
     if scheme.lower() == "rediss":
         known += addresses.TLS_PARAMETERS
     for parameter in filter(None, rest.partition("?")[2].split("&")):

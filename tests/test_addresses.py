@@ -1,0 +1,171 @@
+"""What an address shows, and that nothing shows more."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clinvk.addresses import is_encoded, problem, without_password, without_passwords
+from clinvk.errors import ConfigError
+from clinvk.store.server import Server
+from tests.conftest import CommandLine, Home
+
+SECRETS = ["pl4in", "SecretPartAbc/xyz", "Sec?ret", "Sec#ret", "Secr@tPart", "Se:cr/e@t", "a/b@c?d#e:f",
+           "/first", "?first", "@first", "12345/x", "my Secret", "qu'ote\"d", "a&b=c/d"]  # fmt: skip
+SCHEMES = ["redis", "rediss", "REDIS", "Rediss", "redis+cluster", "cluster", "unknown"]
+BAD = ["SecretPartAbc/xyz", "Sec?ret", "Sec#ret", "12345/x"]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("user", ["", "bob"])
+def test_all_of_a_password_is_hidden(scheme: str, user: str, secret: str):
+    shown = f"{scheme}://{user}:…@h:6379/0"
+    address = f"{scheme}://{user}:{secret}@h:6379/0"
+    assert without_password(address) == shown
+    assert without_password(shown) == shown
+    assert without_passwords(f"see ({address}) there") == f"see ({shown}) there"
+    assert without_passwords(f"'{address}': no\n{address}") == f"'{shown}': no\n{shown}"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("redis://secret@h", "redis://…@h"),
+        ("redis://bob%3Asecret%40x@h", "redis://…@h"),
+        ("redis://bob:secret%40h:6379/0", "redis://bob:…%40h:6379/0"),
+        ("redis://bob:secret/xyz", "redis://bob:…"),
+        ("redis://:secret", "redis://:…"),
+        ("redis:bob:secret@h", "redis:bob:…@h"),
+        ("redis:/bob:sec/ret@h", "redis:/bob:…@h"),
+        ("//bob:secret@h", "…@h"),
+        ("cluster://u:secret@h1:1,v:secret@h2:2/0", "cluster://u:…@h2:2/0"),
+        ("redis://h?password=secret&db=1", "redis://h?password=…&db=1"),
+        ("redis://h?PassWord=se&cret&db=1", "redis://h?PassWord=…&db=1"),
+        ("redis://h?p%61ssword=secret", "redis://h?p%61ssword=…"),
+        ("redis://h?username=bob&password=se#cr?et", "redis://h?username=bob&password=…"),
+        ("sqlite://bob:secret@h/x", "sqlite://bob:…@h/x"),
+        ("https://bob:sec/ret@h/x", "https://bob:…@h/x"),
+        ("https://secrettoken@h/x", "https://…@h/x"),
+    ],
+)
+def test_what_can_be_a_secret_is_hidden(address: str, shown: str):
+    assert without_password(address) == shown
+    assert "secret" not in shown
+    assert without_password(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["file", "file:///home/me@work/x", "sqlite:////home/me@work/x.db", "redis://h:6379/0",
+     "redis://[::1]:6379/0", "redis+cluster://h1:1,h2:2/0", "redis://h?db=1&socket_timeout=3"],
+)  # fmt: skip
+def test_an_address_without_credentials_is_shown_whole(text: str):
+    assert without_password(text) == without_passwords(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["see https://registry.example/@scope/x", "http://localhost:8080/@x and a@b", "git@host:x/y",
+     "https://git@host.example/x.git", "C://x", "://", "a://", "nothing"],
+)  # fmt: skip
+def test_what_is_no_password_stays_in_a_text(text: str):
+    assert without_passwords(text) == text
+
+
+@given(st.text(alphabet="ab:/?#@%&= \n'.1[]", max_size=40))
+def test_a_second_time_hides_nothing_more(text: str):
+    for hide in (without_password, without_passwords):
+        once = hide(f"redis://{text}")
+        assert hide(once) == once
+
+
+@given(st.text(alphabet="aZ19:/?#@%&=+ '\"…", min_size=3, max_size=20))
+def test_no_password_is_shown_whatever_is_in_it(noise: str):
+    secret = f"xqj{noise}jqx"
+    shown = without_password(f"redis://bob:{secret}@host:6379/0")
+    assert "xqj" not in shown
+    assert "jqx" not in shown
+
+
+@pytest.mark.parametrize("text", ["://", "a://b:c@d ", "redis://a:b@", "redis://a:b ", "https://"])
+def test_no_text_takes_long(text: str):
+    began = time.process_time()
+    without_passwords(text * (200_000 // len(text)))
+    without_passwords(text * (200_000 // len(text)) + "@")
+    assert time.process_time() - began < 8
+
+
+@pytest.mark.parametrize("secret", BAD)
+def test_a_malformed_address_is_a_problem(secret: str):
+    assert problem(f"redis://bob:{secret}@h:6379/0")
+
+
+@pytest.mark.parametrize("address", ["redis://bob:a%2Fb@h/0", "redis://h?client_name=a@b", "file"])
+def test_a_sound_address_is_none(address: str):
+    assert problem(address) is None
+    assert is_encoded(address)
+
+
+@pytest.mark.parametrize("secret", ["Sec/ret", "Sec?ret", "Sec#ret", "Sec@ret", "Sec:ret"])
+def test_config_set_refuses_a_password_that_is_not_encoded(
+    clinvk: CommandLine, home: Home, secret: str
+):
+    done = clinvk("config", "set", "session.storage", f"redis://bob:{secret}@h:6379/0")
+    assert done.returncode == 3
+    assert "percent-encode / ? # @ and :" in done.stderr
+    assert "Sec" not in done.stdout + done.stderr
+    assert "ret@" not in done.stdout + done.stderr
+    assert not (home.path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("secret", ["SecretPartAbc/xyz", "Sec?ret", "Secr@tPart", "my Secret"])
+def test_no_command_shows_the_password_of_the_store(clinvk: CommandLine, home: Home, secret: str):
+    url = f"redis://bob:{secret}@127.0.0.1:1/0"
+    home.config(f"session: {{storage: {json.dumps(url)}}}")
+    for args in (
+        ("config", "show"), ("config", "show", "--origin"), ("config", "show", "--json"),
+        ("config", "get", "session.storage"), ("config", "get", "session"), ("config", "check"),
+        ("config", "set", "output.color", "never"), ("sessions", "list"), ("doctor",),
+        ("sessions", "migrate", "--to", "file", "--json"), ("-b", "echo", "-o", "json", "hi"),
+        ("sessions", "migrate", "--from", "file", "--to", url, "--json"),
+        ("sessions", "list", "--storage-backend", url), ("sessions", "list", url),
+        ("sessions", "list", "--storage-backend", f"unknown{url}", "--storage-path", "x"),
+        ("sessions", "list", "--storage-backend", f"unknown{url}"), (url, "x", "y"),
+    ):  # fmt: skip
+        done = clinvk(*args, env={"CLINVK_DEBUG": "1"})
+        for part in ("Secr", "PartAbc", "xyz", "Sec?", "tPart@"):
+            assert part not in done.stdout + done.stderr, args
+
+
+def test_no_setting_shows_the_password_of_an_address(clinvk: CommandLine, home: Home):
+    home.config('backends: {claude: {extra_flags: ["--proxy=http://me:Secr3t@h"]}}')
+    home.backend("fake", env={"PROXY": "http://me:Secr3t@h"})
+    for args in (
+        ("config", "show"), ("config", "get", "backends.claude.extra_flags"),
+        ("config", "get", "backends.claude"), ("config", "get", "backends"),
+        ("-b", "fake", "--dry-run", "x", "--", "--proxy=http://me:Secr3t@h"),
+        ("-b", "fake", "--dry-run", "-o", "json", "x", "--", "--proxy=http://me:Secr3t@h"),
+    ):  # fmt: skip
+        done = clinvk(*args)
+        assert done.returncode == 0, done
+        assert "Secr3t" not in done.stdout + done.stderr
+        assert "me:" in done.stdout
+
+
+@pytest.mark.parametrize("query", ["foo=x", "db=1&Foo=x", "ssl_keyfile=/x", "foo", "timeout=3"])
+def test_an_unknown_parameter_of_a_redis_address_is_named(query: str):
+    pytest.importorskip("redis")
+    with pytest.raises(ConfigError, match="unknown parameter") as told:
+        Server(f"redis://:secret@h/0?{query}")
+    assert "secret" not in str(told.value)
+    assert "client_name" in str(told.value.hint)
+
+
+@pytest.mark.parametrize("query", ["socket_timeout=soon", "db=one"])
+def test_an_invalid_value_of_a_parameter_is_a_problem_of_the_configuration(query: str):
+    pytest.importorskip("redis")
+    with pytest.raises(ConfigError, match="invalid value"):
+        Server(f"redis://:secret@h/0?{query}")
