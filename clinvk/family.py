@@ -2,7 +2,7 @@
 
 A process is ours only when it is our user's, was born after the run began, and is in the run's
 process group, descends from its program, or carries the run's marker in its environment. All that
-is checked again at the moment of a signal, so that a number that was given out anew is safe.
+is checked again at the moment of a signal, so that a process that got the same id later is safe.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import anyio
 import psutil
 
 from clinvk.process import PATIENCE
-from clinvk.survivors import MARKER
+from clinvk.survivors import MARKER, own_id
 
 CLOCK = 2.0  # seconds by which a birth may seem earlier than it was: clock ticks, and NTP
 DEADLINE = 1.0  # seconds to insist
@@ -26,9 +26,11 @@ POLL = 0.01  # seconds
 
 class Family:
     def __init__(self, group: int, marker: str, since: float) -> None:
-        self.group = group
-        self.marker = marker
+        """A group that no program of ours can lead, and a marker that clinvk has not made, match
+        no process."""
+        self.group = group if group > 1 and group != os.getpgrp() else 0
         self.since = since
+        self._own = own_id(marker)
         self.members: dict[int, psutil.Process] = {}
 
     @classmethod
@@ -56,6 +58,15 @@ class Family:
     def alive(self) -> list[psutil.Process]:
         return [p for p in self.members.values() if self._is_ours(p)]
 
+    @property
+    def oldest(self) -> float:
+        """When the first of the members was born, in seconds since 1970."""
+        born = [float("inf")]
+        for process in self.members.values():
+            with suppress(psutil.Error):
+                born.append(process.create_time())
+        return min(born)
+
     def look(self) -> None:
         """Take in what has appeared since."""
         for process in self._relatives():
@@ -68,7 +79,7 @@ class Family:
                 os.killpg(self.group, number)
         for process in self.alive:
             if not self.group or _group(process.pid) != self.group:
-                _send(process, number)
+                send(process, number)
 
     async def gone(self) -> None:
         """Wait until no member is left."""
@@ -109,13 +120,9 @@ class Family:
     def _marked(self, process: psutil.Process) -> bool:
         """Where an environment cannot be read (macOS protects some), group and descent decide."""
         with suppress(psutil.Error, OSError):
-            chain = process.environ().get(MARKER, "")
-            return chain == self.marker or self._own in chain.split("/")
+            chain = process.environ().get(MARKER)
+            return chain is not None and self._own is not None and self._own in chain.split("/")
         return False
-
-    @property
-    def _own(self) -> str:
-        return self.marker.rsplit("/", 1)[-1]
 
     def _leads(self) -> bool:
         """Whether the group is still the one that the program led."""
@@ -139,7 +146,7 @@ def _group(pid: int) -> int:
         return -1
 
 
-def _send(process: psutil.Process, number: signal.Signals) -> None:
+def send(process: psutil.Process, number: signal.Signals) -> None:
     """Through a pidfd where the platform has them: the one way that cannot hit a stranger."""
     with suppress(psutil.Error, ProcessLookupError, PermissionError):
         if not hasattr(os, "pidfd_open"):

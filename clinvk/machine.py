@@ -1,4 +1,4 @@
-"""Which process, of which machine: enough to find it again and to mistake nobody for it."""
+"""Which process, of which machine: enough to find it again and to mistake no other for it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,10 @@ def this_process() -> dict[str, Any]:
 
 
 def this_machine() -> dict[str, Any]:
-    """`boot` changes whenever it starts; process numbers mean something in one `namespace`."""
+    """`boot` changes at each start of the machine; process ids mean something in one `namespace`."""
     # macOS takes its name from the network, and another one there would mean nothing.
     host = None if sys.platform == "darwin" else socket.gethostname()
     return {"host": host, "boot": _boot(), "namespace": _namespace()}
-
-
-def is_gone(process: dict[str, Any]) -> bool:
-    """Whether it is known to be dead: one of this machine, since the same start of it, whose
-    number nobody has now, or somebody younger has."""
-    if {k: process.get(k) for k in ("host", "boot", "namespace")} != this_machine():
-        return False
-    import psutil  # 10 ms, and asked only where somebody has what we want
-
-    try:
-        born = psutil.Process(int(process["clinvk"])).create_time()
-    except psutil.NoSuchProcess:
-        return True
-    except (psutil.Error, KeyError, ValueError):
-        return False
-    return born > float(process.get("since") or 0) + 1  # clocks are not exact to the second
 
 
 @cache
@@ -43,7 +27,7 @@ def _boot() -> str | None:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
     except OSError:
-        return None  # macOS: the times of birth decide alone
+        return None  # macOS: start times decide alone
 
 
 def _namespace() -> str | None:

@@ -420,17 +420,18 @@ class SessionManager:
         return str(result.text)
 
 
-def delete(store: Store, id_: str) -> None:
-    """Take a session away; what its last turn left running, if its clinvk was killed, is ended
-    first. Raises `SessionError`."""
+def delete(store: Store, id_: str, notify: Callable[[str], None] = lambda _: None) -> None:
+    """Delete a session; what its last turn left running, if its clinvk was killed, is ended first,
+    and `notify` is told of that. Raises `SessionError`."""
     try:
         store.delete(id_)
     except LeftBehind:
-        _end_left(store, id_)
+        notify(_end_left(store, id_))
         store.delete(id_)
 
 
-def _end_left(store: Store, id_: str) -> None:
+def _end_left(store: Store, id_: str) -> str:
+    """End what the last turn left running; a sentence about it."""
     from concurrent.futures import ThreadPoolExecutor
 
     import anyio
@@ -439,14 +440,14 @@ def _end_left(store: Store, id_: str) -> None:
     if turn is None:
         raise is_running(id_)
     try:
-        if turn.left:
-            # In a thread, since the caller's may run an event loop of its own.
-            with ThreadPoolExecutor(1) as pool:
-                pool.submit(anyio.run, recovery.end_turn, turn.left, id_, turn.kept_in).result()
+        # In a thread, since the caller's may run an event loop of its own.
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(anyio.run, recovery.end_turn, store, turn, id_).result()
     except BaseException:
         turn.abandon()
         raise
     turn.close()
+    return told
 
 
 def _check_name(id_: str) -> None:

@@ -98,7 +98,7 @@ class PlanRun:
         turn = self.folder.lock()
         try:
             if turn.left:
-                self.notify(await recovery.end(turn.left, f"run {self.folder.id}", turn.kept_in))
+                self.notify(await recovery.end_run(self.folder, turn))
             self._before = before = self.folder.result(self.plan, ours=True)
             told = [self._as_it_ended(o, self.folder, self.plan) for o in before.results]
             self.outcomes = choose(told)
@@ -157,7 +157,7 @@ class PlanRun:
         """Drive it, with a journal. `found` are tasks of which the journal does not know yet that
         they have ended."""
         marker = new_marker(self.dispatcher.env)
-        turn.note(recovery.facts(marker))
+        turn.note(recovery.run_facts(marker, folder))
         journal = Journal(folder, self.scrub, self.dispatcher.store.settle)
         try:
             journal.begin(self.plan, rerun=rerun)
@@ -361,7 +361,7 @@ async def abandon(folder: RunFolder) -> str | None:
     try:
         told = None
         if turn.left:
-            told = await recovery.end(turn.left, f"run {folder.id}", turn.kept_in)
+            told = await recovery.end_run(folder, turn)
             turn.note({})  # even if the rest of it cannot be read
         plan = folder.plan()
         result = folder.result(plan, ours=True)

@@ -1,43 +1,99 @@
-"""What a turn notes so that it can be ended by somebody else, and how that is done."""
+"""End what a killed clinvk left running, by the note that it left of its turn or its run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from clinvk import machine
+from clinvk import turn_note
 from clinvk.errors import SessionError
+from clinvk.runs import RunFolder, Runs
+from clinvk.store import Store, Turn
+from clinvk.store.files import FileTurn
+from clinvk.turn_note import InvalidNote, Note
+
+Notes = Callable[[], Iterable["dict[str, Any] | None"]]  # of all that runs beside it
 
 
-def facts(marker: str) -> dict[str, Any]:
-    """Who runs what, where, since when."""
-    return {"run": marker, **machine.this_process()}
+def turn_facts(marker: str, id_: str) -> dict[str, Any]:
+    """The note of a turn of this session that we run."""
+    return turn_note.make(marker, _turn_of(id_))
 
 
-async def end(left: dict[str, Any], what: str, kept_in: str) -> str:
-    """End what a clinvk left behind that was killed; the sentence that tells of it. `what` was cut
-    off: "run r12", "the last turn of session 12".
+def run_facts(marker: str, folder: RunFolder) -> dict[str, Any]:
+    """The note of a run that we drive."""
+    return turn_note.make(marker, f"run {folder.id}")
 
-    Raises `SessionError` where it was begun on another machine or in another container: from here
-    nobody can say that it is dead."""
-    here = machine.this_machine()
-    if any(left.get(k) != here[k] for k in ("host", "namespace")):
+
+async def end_turn(store: Store, turn: Turn, id_: str) -> str:
+    """End what the last turn of a session left running; a sentence about it. `turn` is ours.
+
+    Raises `SessionError` if it was started on another machine or in another container: from here
+    it cannot be known to be dead."""
+
+    def others() -> Iterable[dict[str, Any] | None]:
+        return (store.running(i) for i in store.all_running() if i != id_)
+
+    what = f"the last turn of session {id_}"
+    return await _end(turn.left or {}, what, _turn_of(id_), turn.kept_in, others)
+
+
+async def end_run(folder: RunFolder, turn: FileTurn) -> str:
+    """The same, of a run."""
+
+    def others() -> Iterable[dict[str, Any] | None]:
+        runs = Runs(folder.path.parent.parent)
+        return (RunFolder(runs.folder / i).running() for i in runs.ids() if i != folder.id)
+
+    what = f"run {folder.id}"
+    return await _end(turn.left or {}, what, what, turn.kept_in, others)
+
+
+async def _end(left: dict[str, Any], what: str, of: str, kept_in: str, others: Notes) -> str:
+    try:
+        note = turn_note.parse(left, of)
+    except InvalidNote as error:
+        return (
+            f"{what}: the note in {kept_in} is invalid ({error}), so nothing was ended by it; "
+            "if something of it still runs, stop it yourself"
+        )
+    if not note.process.is_local:
         raise SessionError(
-            f"{what} was started on {left.get('host')} and may be running there",
+            f"{what} was started on {note.process.host} and may be running there",
             f"make sure that it has ended, then delete {kept_in}",
         )
-    told = f"{what} was cut off: its clinvk was killed"
-    if left.get("boot") != here["boot"]:
-        return told
-    from clinvk.family import Family  # psutil, 10 ms: seldom
+    cut_off = f"{what} was cut off: its clinvk was killed"
+    if not note.process.is_of_this_boot:
+        return cut_off
+    if not turn_note.is_gone(note.process):
+        return (
+            f"{what}: the clinvk that the note in {kept_in} names (process {note.process.pid}) is "
+            "still alive, so nothing was ended"
+        )
+    return await _end_marked(note, what, cut_off, kept_in, others)
 
-    family = Family.left_by(str(left.get("run")), float(left.get("since") or 0))
+
+async def _end_marked(note: Note, what: str, cut_off: str, kept_in: str, others: Notes) -> str:
+    from clinvk.family import Family  # psutil, 10 ms: seldom needed
+
+    family = Family.left_by(note.marker, note.process.since)
     count = len(family.alive)
-    if count:
-        await family.ask_and_end()
-        told += f"; {count} process{'es' * (count > 1)} that it left running {'were' if count > 1 else 'was'} ended"
-    return told
+    if not count:
+        return cut_off
+    if turn_note.starter_lives(note.marker, family.oldest) or any(
+        turn_note.is_marked_by(other, note.marker) for other in others()
+    ):
+        return (
+            f"{what}: the note in {kept_in} names the processes of something else that is "
+            "running, so nothing was ended by it"
+        )
+    await family.ask_and_end()
+    plural = count > 1
+    return (
+        f"{cut_off}; {count} process{'es' * plural} that it left running "
+        f"{'were' if plural else 'was'} ended"
+    )
 
 
-async def end_turn(left: dict[str, Any], id_: str, kept_in: str) -> str:
-    """The same, of the last turn of a session."""
-    return await end(left, f"the last turn of session {id_}", kept_in)
+def _turn_of(id_: str) -> str:
+    return f"session {id_}"

@@ -250,6 +250,10 @@ class RunFolder:
         """What the one who drives it noted; nothing where nobody does."""
         return Locks(self.path).running(LOCK)
 
+    @property
+    def lock_path(self) -> Path:
+        return self.path / LOCK
+
     def is_idle(self) -> bool:
         """Whether nobody drives it, and nobody who was killed may have left something running."""
         return Locks(self.path).is_idle(LOCK)

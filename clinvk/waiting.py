@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import anyio
 
-from clinvk import recovery
+from clinvk import recovery, turn_note
 from clinvk.errors import SessionError
 from clinvk.store import Store, Turn
+from clinvk.survivors import own_id
 
 PAUSE = 0.05  # seconds between looks at a turn that another process has
 
@@ -28,20 +29,22 @@ async def turn_of(
             told = True
         await anyio.sleep(PAUSE)
     try:
-        if turn.left and (found := await recovery.end_turn(turn.left, id_, turn.kept_in)):
-            notify(found)
+        if turn.left:
+            notify(await recovery.end_turn(store, turn, id_))
     except BaseException:
         turn.abandon()
         raise
-    turn.note(recovery.facts(marker))
+    turn.note(recovery.turn_facts(marker, id_))
     return turn
 
 
 def _check_not_ours(store: Store, id_: str, marker: str) -> None:
     """Raise where the turn that runs is the one that this command was started by."""
-    running = store.running(id_) or {}
-    own = str(running.get("run", "")).rsplit("/", 1)[-1]
-    if own and own in marker.split("/")[:-1]:
+    try:
+        own = own_id(turn_note.parse(store.running(id_) or {}).marker)
+    except turn_note.InvalidNote:  # or it has not said yet
+        return
+    if own in marker.split("/")[:-1]:
         raise SessionError(
             f"session {id_} is running this very command, which would wait for itself",
             "use another session, or none",

@@ -28,7 +28,7 @@ LAYERS = [
         "capacity",
         "survivors",
     },
-    {"blocking", "extras", "config", "messages", "session", "jsons", "patterns"},
+    {"blocking", "extras", "config", "messages", "session", "jsons", "patterns", "turn_note"},
     {"page", "plan", "outcome", "mishaps"},
     {"halting", "pacing", "hiding", "linking", "spending", "taskkeys"},
     {"availability", "taskformats", "tasktexts", "folding"},

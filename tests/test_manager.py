@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import stat
 import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from clinvk import Message, MessageRole, Session, SessionManager, SessionNotFoun
 from clinvk.analysis import by_answer
 from clinvk.autosave import Autosave
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
-from clinvk.survivors import MARKER
+from clinvk.survivors import MARKER, new_marker
 
 
 @pytest.fixture(params=["file", "sqlite"])
@@ -535,10 +536,15 @@ def test_a_model_can_be_asked_what_a_conversation_is_about():
 
 def test_what_a_killed_turn_left_is_ended_before_its_session_is_deleted(sessions: SessionManager):
     id_ = filled(sessions, "a")
-    left = subprocess.Popen(["sleep", "300"], env={**os.environ, MARKER: "x1"})
+    made = (
+        "import json, clinvk.recovery as r, clinvk.survivors as s;"
+        f"print(json.dumps(r.turn_facts(s.new_marker({{}}), {id_!r})))"
+    )
+    note = json.loads(subprocess.check_output([sys.executable, "-c", made]))  # and it is gone
+    left = subprocess.Popen(["sleep", "300"], env={**os.environ, MARKER: note["run"]})
     turn = sessions.store.turn(id_)
     assert turn is not None
-    turn.note({**recovery.facts("x1"), "since": time.time() - 5})
+    turn.note(note)
     turn.abandon()
     sessions.delete_session(id_)
     assert left.wait(10)
@@ -550,7 +556,7 @@ def test_what_runs_elsewhere_keeps_its_session(sessions: SessionManager):
     id_ = filled(sessions, "a")
     turn = sessions.store.turn(id_)
     assert turn is not None
-    turn.note({"run": "x", "host": "elsewhere"})
+    turn.note({**recovery.turn_facts(new_marker({}), id_), "host": "elsewhere"})
     turn.abandon()
     with pytest.raises(SessionError, match="elsewhere"):
         sessions.delete_session(id_)

@@ -130,7 +130,14 @@ def test_a_turn_begun_on_another_machine_is_never_presumed_dead(clinvk: CommandL
     home.backend("fake")
     assert clinvk("-b", "fake", "one").returncode == 0
     (id_,) = home.ids()
-    facts = {"run": "x", "since": 0, "host": "another-machine", "boot": "b", "namespace": "n"}
+    facts = {
+        "run": "a" * 32,
+        "clinvk": 999,
+        "since": 1.5,
+        "host": "another-machine",
+        "boot": "b",
+        "namespace": "n",
+    }
     (home.path / "locks" / id_).write_text(json.dumps(facts))
     for _ in range(2):
         done = clinvk("resume", id_, "two")

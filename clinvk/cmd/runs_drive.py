@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +19,8 @@ from clinvk.cmd.storage import stored
 from clinvk.errors import SessionError, UsageError
 
 if TYPE_CHECKING:
+    import psutil
+
     from clinvk.choosing import Choose
     from clinvk.planrun import PlanRun
     from clinvk.runs import RunFolder
@@ -168,30 +168,52 @@ def _counts(about: dict[str, Any]) -> str:
 def _driver(folder: RunFolder) -> dict[str, Any] | None:
     """Who drives it. They may not have had the time to say so; and what somebody noted who was
     killed stands there until what that one left running has been ended."""
-    from clinvk import machine
-
     began = time.monotonic()
     while (facts := folder.running()) is not None:
-        patience = MOMENT if not facts else PATIENCE if machine.is_gone(facts) else 0
-        if time.monotonic() - began >= patience:
+        if time.monotonic() - began >= _patience(facts):
             break
         time.sleep(POLL)
     return facts
 
 
-def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
-    """Tell the clinvk that drives it to end it, and wait until it has."""
-    from clinvk import machine
+def _patience(facts: dict[str, Any]) -> float:
+    """For how many seconds another note may still follow this one."""
+    from clinvk import turn_note
 
-    driver = int(facts.get("clinvk") or 0)
-    here = {k: facts.get(k) for k in ("host", "boot", "namespace")} == machine.this_machine()
-    if not driver or not here:
+    try:
+        return PATIENCE if turn_note.is_gone(turn_note.parse(facts).process) else 0
+    except turn_note.InvalidNote:  # there is none yet, or it is being written
+        return MOMENT
+
+
+def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
+    """Tell the clinvk that drives it to end it, and wait until it has. Raises `SessionError` if
+    that one cannot be found without doubt: what is in a file alone leads to no signal."""
+    from clinvk import turn_note
+
+    lock = folder.lock_path
+    try:
+        note = turn_note.parse(facts, f"run {folder.id}")
+    except turn_note.InvalidNote as error:
         raise SessionError(
-            f"run {folder.id} is driven on {facts.get('host') or 'another machine'}",
+            f"run {folder.id} is running, but its note in {lock} is invalid ({error})",
+            f"find the process that has this file open (fuser {lock}) and stop it",
+        ) from None
+    if not (note.process.is_local and note.process.is_of_this_boot):
+        raise SessionError(
+            f"run {folder.id} is driven on {note.process.host or 'another machine'}",
             "cancel it there",
         )
-    if machine.is_gone(facts):
+    if turn_note.is_gone(note.process):
         return
+    driver = turn_note.driver(note.process, lock)
+    if driver is None:
+        if folder.running() != facts:  # it has just ended
+            return
+        raise SessionError(
+            f"run {folder.id} is running, but not by process {note.process.pid}, as {lock} says",
+            f"find the process that has this file open (fuser {lock}) and stop it",
+        )
     deadline = time.monotonic() + PATIENCE
     _tell(driver)
     if now:
@@ -207,10 +229,11 @@ def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
         time.sleep(POLL)
 
 
-def _tell(driver: int) -> None:
-    # SIGTERM, since a shell starts what it puts into the background deaf to SIGINT.
-    with suppress(ProcessLookupError):  # it has ended by itself
-        os.kill(driver, signal.SIGTERM)
+def _tell(driver: psutil.Process) -> None:
+    from clinvk import family  # psutil, 10 ms: only to cancel
+
+    # SIGTERM, since a shell starts background jobs with SIGINT ignored.
+    family.send(driver, signal.SIGTERM)
 
 
 def _give_up(folder: RunFolder) -> None:

@@ -34,7 +34,7 @@ def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None)
             if not yes and not show.agreed(f"Delete session {id_}?"):
                 code = 4
                 continue
-            delete_session(dispatcher.store, id_)
+            delete_session(dispatcher.store, id_, show.Printer.for_errors().notice)
             print(f"Session {id_} deleted.")
         except ClinvkError as error:
             show.Printer.for_errors().error(error.message, error.hint)

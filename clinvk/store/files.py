@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinvk import turn_note
 from clinvk.errors import SessionError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 FEW = 4  # files that are waited for one by one
 WAITERS = 8
 OPEN = 32  # files of many that are open at a time while they are synced
+NOTE = 65_536  # bytes
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -223,11 +225,11 @@ def same_file(fd: int, path: str | Path) -> bool:
 
 
 def facts_in(fd: int) -> dict[str, Any] | None:
+    """The note in a lock file, unchecked."""
     try:
-        facts = json.loads(os.pread(fd, 65_536, 0) or b"null")
-    except (OSError, ValueError):
+        return turn_note.decode(os.pread(fd, NOTE, 0))
+    except OSError:
         return None
-    return facts if isinstance(facts, dict) else None
 
 
 def cannot(verb: str, path: str | Path, error: OSError) -> SessionError:

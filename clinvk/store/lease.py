@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from clinvk import turn_note
 from clinvk.errors import SessionError
 from clinvk.store import scripts
 from clinvk.store.server import Server
@@ -36,7 +37,7 @@ class LeaseTurn:
     ) -> None:
         self.id = id_
         self.token = token
-        self.left = facts_of(facts)
+        self.left = turn_note.decode(facts)
         self.kept_in = f"the key {turn_key(id_)} of the redis at {server.name}"
         self._server = server
         self._seconds = seconds
@@ -81,11 +82,3 @@ def turn_key(id_: str) -> str:
 
 def milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def facts_of(text: str | bytes | None) -> dict[str, Any] | None:
-    try:
-        facts = json.loads(text or "null")
-    except ValueError:
-        return None
-    return facts if isinstance(facts, dict) else None

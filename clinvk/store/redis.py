@@ -26,7 +26,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk import machine
+from clinvk import machine, turn_note
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.session import Message, Session, check_id, new_id
 from clinvk.store import Change, Damaged, Hit, Query, scripts
@@ -35,7 +35,6 @@ from clinvk.store.lease import (
     PREFIX,
     TURNS,
     LeaseTurn,
-    facts_of,
     lease_key,
     milliseconds,
     turn_key,
@@ -209,7 +208,7 @@ class RedisStore:
             facts = client.hget(turn_key(id), "facts")
         if token is None or token.decode() == self._dead(id):
             return None
-        return facts_of(facts) or {}
+        return turn_note.decode(facts) or {}
 
     def all_running(self) -> list[str]:
         with self._server.asking() as client:
@@ -220,19 +219,22 @@ class RedisStore:
         """Whether no turn runs, and none that was killed has left something to end."""
         with self._server.asking() as client:
             facts = client.hget(turn_key(id_), "facts")
-        return not facts_of(facts) and self.running(id_) is None
+        return not facts and self.running(id_) is None
 
     def _ended(self, turn: LeaseTurn) -> None:
         if self._turns.get(turn.id) is turn:
             del self._turns[turn.id]
 
     def _dead(self, id_: str) -> str:
-        """The token of a turn whose process is known to be dead, so that nobody has to wait for
-        its time to end; else nothing."""
+        """The token of a turn whose process is known to be dead, so that the next turn need not
+        wait for its lease to end; else nothing."""
         with self._server.asking() as client:
             token, holder = client.hmget(turn_key(id_), "token", "holder")
-        facts = facts_of(holder)
-        return token.decode() if token and facts and machine.is_gone(facts) else ""
+        try:
+            is_gone = turn_note.is_gone(turn_note.parse_process(turn_note.decode(holder) or {}))
+        except turn_note.InvalidNote:
+            return ""  # its lease decides
+        return token.decode() if token and is_gone else ""
 
     # Records.
 
