@@ -15,7 +15,7 @@ import msgspec
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.readfile import read_file
 from clinvk.session import check_id
-from clinvk.store.files import cannot, make_folder, replace_file
+from clinvk.store.files import cannot, make_folder, remove_leftovers, replace_own
 from clinvk.store.locks import held
 from clinvk.store.records import encode
 from clinvk.usage import rfc3339
@@ -44,7 +44,8 @@ class Checkpoints:
         data = {"version": VERSION, "name": name, "run": run, "at": rfc3339(datetime.now(UTC))}
         try:
             make_folder(self.folder)
-            replace_file(path, encode(data) + b"\n", durable=True)
+            remove_leftovers(self.folder)
+            replace_own(path, encode(data) + b"\n", durable=True)
         except OSError as error:
             raise cannot("write", path, error) from error
 

@@ -79,8 +79,9 @@ def _read(path: Path, session: str) -> list[str]:
 
 def _write(folder: Path, session: str, turns: list[str]) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = folder / f".{session}.{os.getpid()}"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
+    temporary = folder / f".{session}.{os.urandom(8).hex()}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with open(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
         json.dump(turns, file)
     os.replace(temporary, folder / f"{session}.json")
 

@@ -78,6 +78,4 @@ def _replace(path: Path, text: str) -> None:
     """Replace the file's text, whole or not at all; it stays as private as it was."""
     from clinvk.store.files import replace_file
 
-    mode = path.stat().st_mode & 0o777
     replace_file(path, text.encode("utf-8", "replace"), durable=False)
-    path.chmod(mode)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from clinvk.errors import UsageError
 from clinvk.outcome import RunResult
-from clinvk.store.files import make_folder, replace_file
+from clinvk.store.files import check_writable, make_folder, replace_file
 from clinvk.store.records import encode
 
 
@@ -20,9 +19,7 @@ class Outputs:
         self.problem: UsageError | None = None  # that came later: the run is worth more than this
         try:
             make_folder(folder)
-            trial = folder / f".clinvk.{os.getpid()}"
-            trial.touch(mode=0o600)
-            trial.unlink()
+            check_writable(folder)
         except OSError as error:
             raise self._cannot(error) from error
 

@@ -26,7 +26,7 @@ from clinvk.store.files import (
     append_file,
     cannot,
     make_folder,
-    replace_file,
+    replace_own,
     sync_folder,
 )
 from clinvk.store.locks import Locks
@@ -209,7 +209,7 @@ class RunFolder:
         """What happened in the same task of another run. Raises `SessionError`."""
         path = self.events_path(index)
         try:
-            replace_file(path, _read(other.events_path(index)), durable=True)
+            replace_own(path, _read(other.events_path(index)), durable=True)
         except OSError as error:
             raise cannot("write", path, error) from error
 
@@ -272,7 +272,7 @@ class RunFolder:
     def freeze(self, plan: Plan) -> None:
         data = {"created_at": rfc3339(datetime.now(UTC)), **plan.to_json()}
         try:
-            replace_file(self.path / "plan.json", encode(data) + b"\n", durable=True)
+            replace_own(self.path / "plan.json", encode(data) + b"\n", durable=True)
             sync_folder(self.path.parent)
         except OSError as error:
             raise cannot("write", self.path / "plan.json", error) from error

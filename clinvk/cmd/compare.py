@@ -220,13 +220,10 @@ def _check_page(html: Path | None) -> None:
 def _write_page(path: Path, prompt: str, result: RunResult) -> None:
     """Raises `UsageError`: nothing of the run is lost then."""
     from clinvk.comparison_page import render
-    from clinvk.store.files import replace_file
+    from clinvk.store.files import write_for_user
 
     data = render(prompt, result).encode("utf-8", "replace")
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)  # a pipe or a device is not to be replaced
-        else:
-            replace_file(path, data, durable=False)
+        write_for_user(path, data)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", "name another file") from error

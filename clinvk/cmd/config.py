@@ -175,12 +175,14 @@ def _take(data: Any, steps: list[str]) -> None:
 def _write(file: Path, text: str) -> None:
     from clinvk.store.files import replace_file
 
-    target = Path(os.path.realpath(file))  # a link to a file of dotfiles stays a link
+    folder = os.path.dirname(os.path.realpath(file))
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(target, text.encode(), durable=True)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        replace_file(file, text.encode(), durable=True)  # a link to a file of dotfiles stays one
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from error
+        raise ConfigError(
+            f"{file}: {error.strerror}; nothing was changed", "name another file with --config"
+        ) from error
 
 
 def _text(value: Any) -> str:

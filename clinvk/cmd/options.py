@@ -142,7 +142,10 @@ FailOnDenied = Annotated[
     bool, typer.Option("--fail-on-denied", help="Exit with 1 where a tool was denied.")
 ]
 Lenient = Annotated[
-    bool, typer.Option("--lenient", help="Drop unsupported options with a notice, except approval and sandbox.")
+    bool,
+    typer.Option(
+        "--lenient", help="Drop unsupported options with a notice, except approval and sandbox."
+    ),
 ]
 Expand = Annotated[
     bool, typer.Option("--expand", help="Let the CLI expand @path and /command in the prompt.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -68,10 +67,10 @@ def export(
 
 
 def _write(path: Path, text: str) -> None:
+    from clinvk.store.files import write_for_user
+
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
+        write_for_user(path, text.encode("utf-8", "replace"))
     except OSError as error:
         raise ClinvkError(f"--output: {path}: {error.strerror}") from error
     print(f"{one_line(str(path))} written.", file=sys.stderr)

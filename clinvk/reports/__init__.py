@@ -17,7 +17,7 @@ from clinvk.json_text import dumps
 from clinvk.outcome import RunResult
 from clinvk.plan import Plan
 from clinvk.reports.github import github
-from clinvk.store.files import replace_file
+from clinvk.store.files import is_stream, write_for_user
 
 __all__ = ["FORMATS", "Wanted", "check", "github", "render", "write", "write_each"]
 
@@ -42,7 +42,11 @@ def check(path: Path, format_: str | None = None) -> Wanted:
         raise UsageError(
             f"{path}: there is no folder {path.parent}", f"make it first: mkdir -p {path.parent}"
         )
-    if not _is_pipe(path) and not os.access(path.parent, os.W_OK):
+    try:
+        stream = is_stream(path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", "name another file") from error
+    if not stream and not os.access(path.parent, os.W_OK):
         raise UsageError(f"{path}: nothing can be written to {path.parent}", "name another place")
     return wanted
 
@@ -51,10 +55,7 @@ def write(path: Path, result: RunResult, plan: Plan, format_: str | None = None)
     """Write the report, whole or not at all. Raises `UsageError` where that cannot be."""
     data = render(_format_of(path, format_), result, plan).encode("utf-8", "replace")
     try:
-        if _is_pipe(path):
-            path.write_bytes(data)
-        else:
-            replace_file(path, data, durable=False)
+        write_for_user(path, data)
     except OSError as error:
         raise UsageError(
             f"cannot write the report {path}: {error.strerror}", _later(result)
@@ -89,11 +90,6 @@ def _format_of(path: Path, format_: str | None) -> str:
             f"end its name with one of: {', '.join(SUFFIXES)}",
         )
     return found
-
-
-def _is_pipe(path: Path) -> bool:
-    """A pipe or a device is written to, and not replaced."""
-    return path.exists() and not path.is_file()
 
 
 def _later(result: RunResult) -> str:

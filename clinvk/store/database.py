@@ -17,7 +17,7 @@ from pathlib import Path
 
 from clinvk.errors import SessionError
 from clinvk.session import Message, Session
-from clinvk.store.files import cannot
+from clinvk.store.files import cannot, open_named
 from clinvk.store.index import VERSION as INDEX_VERSION
 from clinvk.store.index import Index
 from clinvk.store.records import messages_of, session_of, unknown
@@ -185,7 +185,7 @@ def _make_private(path: Path) -> None:
     try:
         if not path.parent.is_dir():
             path.parent.mkdir(mode=0o700)
-        os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+        os.close(open_named(path, os.O_CREAT | os.O_RDONLY))
     except FileNotFoundError:
         raise no_folder(path) from None
     except OSError as error:

@@ -20,6 +20,7 @@ from clinvk.store.files import (
     facts_in,
     make_folder,
     no_locks,
+    open_regular,
     same_file,
     try_lock,
 )
@@ -42,7 +43,7 @@ class Locks:
 
     def running(self, id_: str) -> dict[str, Any] | None:
         try:
-            fd = os.open(self.folder / id_, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_regular(self.folder / id_, os.O_RDONLY)
         except OSError:
             return None
         try:
@@ -108,12 +109,12 @@ def held(path: str | Path) -> Iterator[int]:
 
 
 def open_lock(path: str | Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT
     try:
         try:
-            return os.open(path, flags, 0o600)
+            return open_regular(path, flags)
         except FileNotFoundError:
             make_folder(os.path.dirname(path))
-            return os.open(path, flags, 0o600)
+            return open_regular(path, flags)
     except OSError as error:
         raise cannot("write", path, error) from error

@@ -15,7 +15,14 @@ from clinvk.errors import SessionError, SessionNotFound
 from clinvk.readfile import open_regular, read_file
 from clinvk.session import Message, Session
 from clinvk.store import Damaged, Query
-from clinvk.store.files import append_file, cannot, make_folder, replace_file, write_file
+from clinvk.store.files import (
+    append_file,
+    cannot,
+    make_folder,
+    remove_leftovers,
+    replace_own,
+    write_file,
+)
 from clinvk.store.records import as_kept, encode, messages_of, session_of, unknown, unreadable
 
 Same = tuple[int, ...]  # what is another one when a file was written or replaced
@@ -74,6 +81,11 @@ class SessionFiles:
     def size(self, id_: str) -> int:
         return sum(os.path.getsize(f) for f in self.both(id_) if os.path.isfile(f))
 
+    def remove_leftovers(self) -> None:
+        """Delete what writers that were killed have left half-written."""
+        remove_leftovers(self._records)
+        remove_leftovers(self._transcripts)
+
     # Reading.
 
     def read(self, id_: str) -> Session:
@@ -93,7 +105,7 @@ class SessionFiles:
         """The transcript, from that byte on."""
         path = self.transcript(id_)
         try:
-            with open_regular(path) as file:
+            with open_regular(path, follow=False) as file:
                 file.seek(start)
                 return file.read()
         except FileNotFoundError:
@@ -154,7 +166,7 @@ class SessionFiles:
         data = msgspec.json.format(record, indent=1) + b"\n"
         try:
             make_folder(self._records)
-            replace_file(path, data, durable=durable)
+            replace_own(path, data, durable=durable)
         except OSError as error:
             raise cannot("write", path, error) from error
         return session
@@ -176,7 +188,7 @@ class SessionFiles:
         try:
             make_folder(self._transcripts)
             if durable:
-                replace_file(path, data, durable=True)
+                replace_own(path, data, durable=True)
             else:
                 write_file(path, data)  # nobody looks at it before the record is there
         except OSError as error:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.errors import SessionError
-from clinvk.store.files import cannot
+from clinvk.store.files import cannot, open_regular
 from clinvk.store.locks import held
 from clinvk.store.session_files import SessionFiles
 
@@ -182,7 +182,7 @@ class Upkeep:
 
             if create and not self._path.exists():
                 with suppress(OSError):
-                    os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+                    os.close(open_regular(self._path, os.O_CREAT | os.O_RDWR))
             try:
                 writable = os.access(self._path, os.W_OK)
                 self._index = Index.open(str(self._path), writable=writable)
@@ -226,6 +226,7 @@ class Upkeep:
         if index is None:
             raise sqlite3.DatabaseError("spoiled")
         index.prepare()
+        self.files.remove_leftovers()  # whoever left the index stale may have been killed
         with index.changing():
             if index.known():
                 filling.compare(index, self.files, self._marked().split())

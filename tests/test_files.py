@@ -1,0 +1,237 @@
+"""Files that are written: nothing that others have planted is followed, waited for or replaced."""
+
+import json
+import os
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from clinvk.errors import SessionError
+from clinvk.session import Message, MessageRole, Session
+from clinvk.store import files, open_store
+from tests.conftest import CommandLine, Home
+from tests.desk import Desk
+
+
+@pytest.fixture
+def desk(home: Home, clinvk: CommandLine, tmp_path: Path):
+    (tmp_path / "desk").mkdir()
+    desk = Desk(home, clinvk, tmp_path / "desk")
+    yield desk
+    desk.close()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_link_at_the_name_that_a_temporary_file_once_had_leads_nowhere(tmp_path: Path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / f".report.md.{os.getpid()}").symlink_to(victim)
+    for write in (files.replace_file, files.replace_own):
+        write(tmp_path / "report.md", b"new", durable=True)
+    assert victim.read_text() == "mine"
+    assert (tmp_path / "report.md").read_text() == "new"
+
+
+def test_a_file_that_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Path):
+    (tmp_path / "dotfiles").mkdir()
+    real = tmp_path / "dotfiles" / "config"
+    real.write_text("old")
+    real.chmod(0o640)
+    (tmp_path / "first").symlink_to("dotfiles/config")
+    (tmp_path / "second").symlink_to("first")
+    files.replace_file(tmp_path / "second", b"new", durable=False)
+    assert (tmp_path / "second").is_symlink()
+    assert (real.read_text(), mode(real)) == ("new", 0o640)
+    (tmp_path / "nowhere").symlink_to("dotfiles/made")
+    files.replace_file(tmp_path / "nowhere", b"new", durable=False)
+    assert (tmp_path / "dotfiles" / "made").read_text() == "new"
+    assert mode(tmp_path / "dotfiles" / "made") == 0o600
+    assert sorted(os.listdir(tmp_path / "dotfiles")) == ["config", "made"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+def test_a_link_of_another_user_in_a_folder_that_is_open_to_all_is_not_followed(tmp_path: Path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (tmp_path / "victim").write_text("mine")
+    (shared / "report.md").symlink_to(tmp_path / "victim")
+    os.lchown(shared / "report.md", 12345, 12345)
+    with pytest.raises(OSError, match="of another user"):
+        files.write_for_user(shared / "report.md", b"new")
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_link_that_leads_to_itself_is_an_error(tmp_path: Path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic"):
+        files.replace_file(tmp_path / "a", b"", durable=False)
+
+
+@pytest.mark.parametrize("write", [files.replace_file, files.replace_own])
+def test_what_is_not_a_regular_file_is_not_replaced(tmp_path: Path, write):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    for name in ("fifo", "folder"):
+        before = os.lstat(tmp_path / name)
+        with pytest.raises(OSError):
+            write(tmp_path / name, b"new", durable=False)
+        assert os.lstat(tmp_path / name).st_ino == before.st_ino
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "folder"]
+
+
+def test_a_link_in_our_own_store_is_replaced_and_not_followed(tmp_path: Path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "r.json").symlink_to("victim")
+    files.replace_own(tmp_path / "r.json", b"new", durable=False)
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "r.json").is_symlink()
+
+
+def test_a_name_as_long_as_a_file_system_takes_can_be_written(tmp_path: Path):
+    path = tmp_path / ("é" * 127)
+    files.replace_file(path, b"new", durable=False)
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_pipe_is_written_into_and_a_file_behind_stdout_too(tmp_path: Path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_for_user(fifo, b"new")
+    assert os.read(reader, 10) == b"new"
+    os.close(reader)
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+def test_leftovers_of_killed_writers_go_when_they_are_old(tmp_path: Path):
+    old = [".r.json.4711", ".r.jsonl.4711", ".r.json.0123456789abcdef.tmp"]
+    others = ["r.json", ".r.json", ".gitignore", ".notes.2024", ".r.json.0123.tmp"]
+    for name in [*old, *others]:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1e9, 1e9))
+    (tmp_path / ".new.json.4711").touch()
+    (tmp_path / ".new.json.fedcba9876543210.tmp").touch()
+    files.remove_leftovers(tmp_path)
+    kept = {*others, ".new.json.4711", ".new.json.fedcba9876543210.tmp"}
+    assert set(os.listdir(tmp_path)) == kept
+    files.remove_leftovers(tmp_path / "missing")
+
+
+def test_clean_removes_what_a_killed_writer_left(clinvk: CommandLine, home: Home):
+    assert clinvk("-b", "echo", "hi").returncode == 0
+    left = [
+        home.path / ".config.yaml.0123456789abcdef.tmp",
+        home.path / "sessions" / ".r.json.4711",
+        home.path / "transcripts" / ".r.jsonl.0123456789abcdef.tmp",
+    ]
+    for path in left:
+        path.touch()
+        os.utime(path, (1e9, 1e9))
+    assert clinvk("sessions", "clean").returncode == 0
+    assert [path for path in left if path.exists()] == []
+    assert len(home.ids()) == 1
+
+
+# Commands
+
+
+def test_config_set_leaves_a_device_as_it_is(clinvk: CommandLine, tmp_path: Path):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except OSError:
+        pytest.skip("no device can be made here")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("null")
+    for name in ("null", "link"):
+        done = clinvk("--config", str(tmp_path / name), "config", "set", "output.format", "json")
+        assert done.returncode == 3, done
+        assert "not a regular file" in done.stderr
+        assert "--config" in done.stderr
+        assert stat.S_ISCHR(device.stat().st_mode)
+    assert clinvk("--config", str(device), "config", "get", "output.format").stdout == "text\n"
+
+
+def test_export_replaces_its_file_as_a_whole_and_keeps_its_mode(clinvk: CommandLine, home: Home):
+    assert clinvk("-b", "echo", "hi").returncode == 0
+    out = home.work / "out.md"
+    out.write_text("old")
+    out.chmod(0o644)
+    before = out.stat().st_ino
+    with out.open() as reader:
+        assert clinvk("sessions", "export", home.ids()[0], "--output", "out.md").returncode == 0
+        assert reader.read() == "old"
+    assert "hi" in out.read_text()
+    assert (mode(out), out.stat().st_ino != before) == (0o644, True)
+    assert os.listdir(home.work) == ["out.md"]
+
+
+def test_export_to_a_device_writes_into_it(clinvk: CommandLine, home: Home):
+    assert clinvk("-b", "echo", "hi").returncode == 0
+    to = ("sessions", "export", home.ids()[0], "--output", "/dev/stdout")
+    assert "hi" in clinvk(*to).stdout
+    with (home.work / "redirected").open("wb") as file:
+        subprocess.run([*clinvk.program, *to], stdout=file, env=home.env, cwd=home.work, check=True)
+    assert "hi" in (home.work / "redirected").read_text()
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_reports_follow_no_planted_temporary_name_and_refuse_no_pipe(desk: Desk, tmp_path: Path):
+    path = desk.file({"tasks": ["a"]})
+    desk.home.work.joinpath("real.md").write_text("old")
+    desk.home.work.joinpath("report.md").symlink_to("real.md")
+    done = desk.clinvk("parallel", path, "-q", "--report", "report.md", "--junit", "/dev/stdout")
+    assert done.returncode == 0, done
+    assert desk.home.work.joinpath("report.md").is_symlink()
+    assert "<a>" in desk.home.work.joinpath("real.md").read_text()
+    assert "<testsuite" in done.stdout
+
+
+@pytest.mark.parametrize("what", ["link", "fifo"])
+@pytest.mark.parametrize("place", ["locks/r", "transcripts/r.jsonl", "lock"])
+def test_a_link_or_a_fifo_in_the_store_is_refused_at_once(
+    clinvk: CommandLine, home: Home, tmp_path: Path, place: str, what: str
+):
+    store = open_store("file", home.path)
+    about = Session(id="r", backend="echo", cwd=str(home.work), counts={"user": 1}, prompt="p")
+    store.create(about, [Message(MessageRole.USER, "p")])
+    path, victim = home.path / place, tmp_path / "victim"
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    victim.write_text("mine")
+    if what == "link":
+        path.symlink_to(victim)
+    else:
+        os.mkfifo(path)
+    done = clinvk("resume", "r", "x", timeout=20)
+    assert done.returncode == 4, done
+    assert str(path) in done.stderr
+    assert victim.read_text() == "mine"
+
+
+def test_a_fifo_in_place_of_a_record_is_damage_and_hangs_nothing(clinvk: CommandLine, home: Home):
+    assert clinvk("-b", "echo", "hi").returncode == 0
+    os.mkfifo(home.path / "sessions" / "r.json")
+    done = clinvk("sessions", "list", "--json", timeout=20)
+    assert done.returncode == 0
+    assert len(json.loads(done.stdout)["sessions"]) >= 1
+    assert clinvk("sessions", "show", "r", timeout=20).returncode == 4
+    assert clinvk("sessions", "delete", "r", "--yes", timeout=20).returncode == 0
+    assert clinvk("sessions", "list", timeout=20).returncode == 0
+
+
+def test_a_fifo_in_place_of_a_database_is_refused_at_once(tmp_path: Path):
+    os.mkfifo(tmp_path / "s.db")
+    began = time.monotonic()
+    with pytest.raises(SessionError, match="regular file"):
+        open_store(f"sqlite:///{tmp_path}/s.db", tmp_path).create(Session(id="r"))
+    assert time.monotonic() - began < 20
