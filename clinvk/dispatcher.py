@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk import config as configs
-from clinvk import context, scratch, values
+from clinvk import context, permissions, scratch, values
 from clinvk.catalog import Catalog
 from clinvk.chooser import Chooser
 from clinvk.command import Command, build
@@ -69,6 +69,7 @@ class Dispatcher:
         self.catalog = catalog or Catalog(self.config.home)
         self.chooser = Chooser(self.catalog, self.config, self.env)
         self._store = store
+        self._created: dict[str, dict[str, Any]] = {}  # session: the options that we began it with
 
     @cached_property
     def store(self) -> Store:
@@ -139,7 +140,7 @@ class Dispatcher:
         native_id = _native_id(session, manifest, request)
         parent = None if native_id or request.replay else self._fork_of(session, manifest)
         forks = parent.native_ids[manifest.name] if parent else None
-        wanted = resolve(request, session, self.config, manifest.name)
+        wanted, permitted = self._wanted(request, session, manifest.name)
         prompt, carried = self._prompt(request, session, manifest, native_id or forks, wanted)
         begun = self._begun(session, wanted) if session and native_id else None
         settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=begun)
@@ -160,7 +161,14 @@ class Dispatcher:
         timeout = request.timeout
         if timeout is None:
             timeout = self.config.config.unified_flags.command_timeout_secs
-        said = (*choice.notices, *carried, *dropped, *_lacking(settings), *command.notices)
+        said = (
+            *choice.notices,
+            *permitted,
+            *carried,
+            *dropped,
+            *_lacking(settings),
+            *command.notices,
+        )
         owner = parent or session
         before = owner.totals.get(native_id or forks or "", {}) if owner else {}
         return TurnPlan(
@@ -177,6 +185,42 @@ class Dispatcher:
             else value
             for name, value in session.options.items()
         }
+
+    def _wanted(
+        self, request: Request, session: Session | None, backend: str
+    ) -> tuple[dict[str, Setting], list[str]]:
+        """The settings of a turn, and what to say of those by which its session permits more than
+        the user does: they are dropped if others can write the session's record."""
+        wanted = resolve(request, session, self.config, backend)
+        if session is None:
+            return wanted, []
+        ours = self._created.get(session.id, {})
+        own = {
+            name: s.value
+            for name, s in wanted.items()
+            if s.origin == "session" and (name not in ours or s.value != ours[name])
+        }
+        granted = resolve(request, None, self.config, backend)
+        more = permissions.elevated(own, {name: s.value for name, s in granted.items()})
+        if not more:
+            return wanted, []
+        said = permissions.describe(more)
+        if self.store.is_own(session.id):
+            told = f"session {session.id} runs with {said} (set when it was created)"
+            return wanted, [told]
+        for name in more:
+            left = permissions.without(name, own[name], more)
+            if left is not None:
+                wanted[name] = Setting(left, "session")
+            elif name in granted:
+                wanted[name] = granted[name]
+            else:
+                del wanted[name]
+        told = (
+            f"session {session.id} asks for {said}, which was dropped, since others can write its "
+            f"record; to grant it: {permissions.flags(more)}"
+        )
+        return wanted, [told]
 
     def _fork_of(self, session: Session | None, manifest: Manifest) -> Session | None:
         """The session whose native one can be copied by the CLI itself for the first turn of a
@@ -246,9 +290,11 @@ class Dispatcher:
         if messages:
             session = with_prompt(session, messages[0].content)
         # A name is a promise; without one, nobody knows of the session before its answer is kept.
-        return self.store.create(
+        session = self.store.create(
             session, messages, exact=bool(name), durable=bool(name), settled=begins is None
         )
+        self._created[session.id] = to_keep(plan.settings)
+        return session
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ LAYERS = [
         "places",
         "durations",
         "placeholders",
+        "permissions",
         "pipes",
         "readfile",
         "values",

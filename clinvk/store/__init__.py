@@ -192,6 +192,10 @@ class Store(Protocol):
         """The right to the next turn; nothing while another turn has it."""
         ...
 
+    def is_own(self, id: str) -> bool:  # noqa: A002
+        """Whether the current user alone can have written the session's record."""
+        ...
+
     def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
         """What the running turn noted; nothing where none runs."""
         ...

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from clinvk.session import Message, Session, check_id, new_id
 from clinvk.store import Change, Damaged, Hit, Query
-from clinvk.store.files import FileTurn, cannot, sync_files
+from clinvk.store.files import FileTurn, cannot, is_private, remove_leftovers, sync_files
 from clinvk.store.locks import Locks
 from clinvk.store.records import is_running, left_behind, taken, unknown
 from clinvk.store.session_files import SessionFiles, TimeAndSize
@@ -218,6 +218,9 @@ class FileStore:
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
         return self._locks.turn(id)
 
+    def is_own(self, id: str) -> bool:  # noqa: A002
+        return id in self._promised or is_private(self._files.record(check_id(id)))
+
     def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
         return self._locks.running(id)
 
@@ -286,7 +289,10 @@ class FileStore:
     # Those that nobody has used for long.
 
     def _forget_strays(self, before: str) -> None:
-        """Take away the locks of sessions that were never written, since their clinvk was killed."""
+        """Take away the locks of sessions that were never written, since their clinvk was killed,
+        and the temporary files that it left."""
+        remove_leftovers(self.home)
+        self._files.remove_leftovers()
         for id_ in self._locks.older_than(datetime.fromisoformat(before).timestamp()):
             if self._files.exists(id_) or id_ in self._promised:
                 continue

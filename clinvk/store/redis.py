@@ -202,6 +202,9 @@ class RedisStore:
         self._turns[id] = turn
         return turn
 
+    def is_own(self, id: str) -> bool:  # noqa: A002, ARG002
+        return False  # whoever can write the server
+
     def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
         with self._server.asking() as client:
             token = client.get(lease_key(id))

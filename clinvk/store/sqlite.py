@@ -24,7 +24,7 @@ from clinvk.errors import SessionError
 from clinvk.session import Message, Session, check_id, new_id
 from clinvk.store import Change, Damaged, Hit, Query
 from clinvk.store.database import BUSY, Database, no_folder
-from clinvk.store.files import FileTurn
+from clinvk.store.files import FileTurn, is_private
 from clinvk.store.index import words_of
 from clinvk.store.locks import Locks
 from clinvk.store.records import as_kept, encode, is_running, left_behind, session_of, taken
@@ -163,6 +163,9 @@ class SqliteStore:
 
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
         return self._locks.turn(id)
+
+    def is_own(self, id: str) -> bool:  # noqa: A002, ARG002 - all are in one file
+        return is_private(self.path)
 
     def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
         return self._locks.running(id)

@@ -1,0 +1,74 @@
+"""Which options of a session permit a model more than the user does: who may write a store must
+not decide what a model may do on this machine."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+# What each value permits, the least first. Unknown values permit more than any.
+ORDER = {
+    "approval": ("always", "default", "auto", "none"),
+    "sandbox": ("read-only", "default", "workspace", "full"),
+}
+LISTS = {"add_dir": "--add-dir", "allowed_tools": "--allowed-tools"}  # each element permits more
+HARMLESS = ("model", "system_prompt")  # what a session keeps beside these
+
+
+def elevated(options: Mapping[str, Any], granted: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a session's options that permits more than `granted`, the options that are in
+    force without the session."""
+    found = {}
+    for name, value in options.items():
+        if name in ORDER:
+            if _rank(name, value) > _rank(name, granted.get(name)):
+                found[name] = value
+        elif name in LISTS:
+            known = _items(granted.get(name))
+            if more := [item for item in _items(value) if item not in known]:
+                found[name] = more
+        elif name not in HARMLESS and value is not None and value != granted.get(name):
+            found[name] = value  # clinvk keeps no other options, so somebody else wrote it
+    return found
+
+
+def without(name: str, value: Any, more: Mapping[str, Any]) -> Any:
+    """What is left of an option without its elevated part; None if nothing is."""
+    if name not in more:
+        return value
+    if name not in LISTS:
+        return None
+    return [item for item in _items(value) if item not in more[name]] or None
+
+
+def describe(more: Mapping[str, Any]) -> str:
+    """Such as "approval none, sandbox full, add_dir /etc"."""
+    return ", ".join(f"{name} {' '.join(map(str, _items(v)))}" for name, v in more.items())
+
+
+def flags(more: Mapping[str, Any]) -> str:
+    """The flags that grant it, as they are typed."""
+    words = []
+    for name, value in more.items():
+        for item in _items(value):
+            if name in LISTS:
+                words += [LISTS[name], str(item)]
+            elif name in ORDER:
+                words += [f"--{name}", str(item)]
+            else:
+                words += ["--option", f"{name}={item}"]
+    return shlex.join(words)
+
+
+def _rank(name: str, value: Any) -> int:
+    order = ORDER[name]
+    if value is None:
+        value = "default"
+    return order.index(value) if value in order else len(order)
+
+
+def _items(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
