@@ -310,7 +310,7 @@ async def _started(
         recorder = Recorder(dispatcher.store, plan, dispatcher.config.config.session)
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
-    with scratch.files(plan.command):
+    with scratch.files(plan.command, dispatcher.env):
         home = dispatcher.config.home
         async with logins.beginning(plan.manifest, plan.command.env, home) as begun:
             if recorder is not None and not new:
