@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ __all__ = ["Message", "MessageRole", "Session", "SessionManager"]
 VERSION = 1  # of the record on disk
 STATUSES = ("active", "error", "completed", "paused", "archived")
 RESUMABLE = ("active", "paused", "error")
+CWD_BYTES = "cwd_bytes"  # of a record whose directory is not UTF-8: its bytes, in hexadecimal
 NOT_KEPT = {"extra", "messages"}  # fields that are not of the record under their own names
 TITLE_LENGTH = 200  # characters of the first prompt that a record keeps
 
@@ -125,6 +127,8 @@ class Session(Struct, frozen=True, kw_only=True):
                 value = value.to_json()
             if name not in NOT_KEPT:
                 record[name] = value
+        if self.cwd is not None and (text := _as_text(self.cwd)) != self.cwd:
+            record |= {"cwd": text, CWD_BYTES: os.fsencode(self.cwd).hex()}
         return self.extra | record
 
     @classmethod
@@ -142,11 +146,31 @@ class Session(Struct, frozen=True, kw_only=True):
             record = {"counts": record["messages"]} | record
         known = {*cls.__struct_fields__} - NOT_KEPT
         values = {k: v for k, v in record.items() if k in known}
-        extra = {k: v for k, v in record.items() if k not in (*known, "version", "messages")}
+        passed = (*known, "version", "messages", CWD_BYTES)
+        extra = {k: v for k, v in record.items() if k not in passed}
         try:
-            return convert({**values, "extra": extra}, cls)
+            session = convert({**values, "extra": extra}, cls)
+            return replace(session, cwd=_cwd(record)) if CWD_BYTES in record else session
         except ValidationError as error:
             raise ValueError(str(error)) from error
+
+
+def _cwd(record: Mapping[str, Any]) -> str | None:
+    """The directory as the system knows it. Where somebody has changed its text, that holds."""
+    text: str | None = record.get("cwd")
+    with suppress(ValueError, TypeError):
+        path = os.fsdecode(bytes.fromhex(record[CWD_BYTES]))
+        if _as_text(path) == text:
+            return path
+    return text
+
+
+def _as_text(path: str) -> str:
+    """A path as UTF-8 can hold it; what is not text in it is replaced."""
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # nor can any directory be called that
+        return path
 
 
 def new_id() -> str:

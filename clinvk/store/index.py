@@ -114,7 +114,7 @@ class Index:
             " SET backend=excluded.backend, status=excluded.status, cwd=excluded.cwd,"
             " task=excluded.task, resumable=excluded.resumable, used=excluded.used,"
             " record=excluded.record, problem=NULL, mtime=excluded.mtime, size=excluded.size",
-            (id_, id_.lower(), session.backend, session.status, session.cwd, session.task,
+            (id_, id_.lower(), session.backend, session.status, _path(session.cwd), session.task,
              int(session.resumable), _used(session), record, mtime, size),
         )  # fmt: skip
         self._facets(session)
@@ -124,7 +124,7 @@ class Index:
         rows = list(rows)
         self.db.executemany(
             "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?)",
-            [(s.id, s.id.lower(), s.backend, s.status, s.cwd, s.task, int(s.resumable), _used(s),
+            [(s.id, s.id.lower(), s.backend, s.status, _path(s.cwd), s.task, int(s.resumable), _used(s),
               encode(s.to_json()).decode(), mtime, size, indexed)
              for s, mtime, size, indexed in rows],
         )  # fmt: skip
@@ -306,6 +306,18 @@ def _used(session: Session) -> str:
     return rfc3339(session.updated_at)
 
 
+def _path(path: str | None) -> str | None:
+    """A path as a column holds it: one that is not UTF-8 as its bytes, since two of them may look
+    alike as text."""
+    if path is None or path.isprintable():
+        return path
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"\0{path.encode('utf-8', 'surrogatepass').hex()}"
+    return path
+
+
 def _natives(session: Session) -> list[Row]:
     return [(native, backend, session.id) for backend, native in session.native_ids.items()]
 
@@ -332,7 +344,7 @@ def _where(query: Query) -> tuple[str, list[Any]]:
     elif query.status is not None:
         add("status=?", query.status)
     if query.cwd is not None:
-        add("cwd=?", query.cwd)
+        add("cwd=?", _path(query.cwd))
     if query.tag is not None:
         add("id IN (SELECT id FROM labels WHERE kind='tag' AND value=?)", query.tag)
     for key, value in query.metadata.items():
