@@ -10,7 +10,7 @@ from typing import Any, Self
 from clinvk.errors import ClinvkError
 from clinvk.long_texts import for_long
 from clinvk.messages import Delta, Event, Failed, Finished, Result, Text
-from clinvk.store.files import cannot, open_regular, write_all
+from clinvk.store.files import cannot, open_own, write_all
 from clinvk.store.records import encode
 
 HELD = 64 * 1024  # bytes
@@ -28,7 +28,7 @@ class EventLog:
         self._pieces: list[str] = []
         self._held = bytearray()
         try:
-            self._fd = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            self._fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             end = os.lseek(self._fd, 0, os.SEEK_END)
             if end and os.pread(self._fd, 1, end - 1) != b"\n":
                 write_all(self._fd, b"\n")  # an attempt that was killed spoils no line of this one

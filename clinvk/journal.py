@@ -25,7 +25,7 @@ from clinvk.plan import Plan
 from clinvk.runs import RunFolder
 from clinvk.store.files import (
     cannot,
-    open_regular,
+    open_own,
     sync_folder,
     sync_together,
     write_all,
@@ -51,7 +51,7 @@ class Journal:
         self._settle = settle  # puts sessions on disk
         self.path = folder.path / "journal.jsonl"
         try:
-            self._fd = open_regular(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            self._fd = open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             end = os.lseek(self._fd, 0, os.SEEK_END)
             if end and os.pread(self._fd, 1, end - 1) != b"\n":
                 write_all(self._fd, b"\n")  # what a killed one was writing spoils no other line

@@ -17,7 +17,7 @@ import anyio
 
 from clinvk.command import expand_home
 from clinvk.manifest import Manifest
-from clinvk.store.files import open_regular
+from clinvk.store.files import open_own
 
 SETTLED = 60.0  # seconds for which nobody waits again after one has begun alone
 PATIENCE = 10.0  # seconds: a CLI that has not begun by then is not busy with its login
@@ -94,7 +94,7 @@ def _written(file: Path) -> float | None:
 def _open(note: Path) -> int | None:
     with suppress(OSError):
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return open_regular(note, os.O_RDWR | os.O_CREAT)
+        return open_own(note, os.O_RDWR | os.O_CREAT)
     return None
 
 

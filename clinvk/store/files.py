@@ -58,7 +58,7 @@ class FileTurn:
         os.close(self._fd)
 
 
-def open_regular(path: str | Path, flags: int) -> int:
+def open_own(path: str | Path, flags: int) -> int:
     """A regular file, opened; one that is made is private. Raises `OSError` for anything else: a
     link that somebody has planted leads nowhere, and a FIFO is not waited for."""
     safe = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -78,14 +78,8 @@ def open_regular(path: str | Path, flags: int) -> int:
     return fd
 
 
-def read_regular(path: str | Path) -> bytes:
-    """All of a regular file, or of the one that a link leads to. Raises `OSError`."""
-    with open(path, "rb", opener=open_named) as file:
-        return file.read()
-
-
 def open_named(path: str | Path, flags: int) -> int:
-    """As `open_regular`, but through links: for a file that the user names. Raises `OSError`."""
+    """As `open_own`, but through links: for a file that the user names. Raises `OSError`."""
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, PRIVATE)
     try:
         _check_regular(os.fstat(fd), path)
@@ -195,7 +189,7 @@ def _temporary(target: str) -> tuple[int, str]:
         kept = os.fsdecode(os.fsencode(name)[:NAME])
         path = os.path.join(folder, f".{kept}.{os.urandom(8).hex()}.tmp")
         with suppress(FileExistsError):
-            return open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), path
+            return open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), path
 
 
 def _target(path: str) -> str | None:
@@ -249,7 +243,7 @@ def _not_regular(path: str | Path) -> OSError:
 
 def write_file(path: str, data: bytes) -> None:
     """A file that nobody reads yet; gone again where there is no room for all of it."""
-    fd = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    fd = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         write_all(fd, data)
     except OSError:
@@ -281,7 +275,7 @@ def sync_files(paths: Iterable[str]) -> None:
 
 def _open_into(opened: list[int], path: str) -> None:
     with suppress(FileNotFoundError, NotADirectoryError):
-        opened.append(open_regular(path, os.O_RDONLY))
+        opened.append(open_own(path, os.O_RDONLY))
 
 
 def _sync_and_close(opened: list[int]) -> None:
@@ -344,7 +338,7 @@ def append_file(
     line, left by a writer that was killed, gets its end first, so that it spoils no other line.
     Where the file `is_new`, its name may not be on disk yet."""
     is_new = is_new or (durable and not os.path.exists(path))
-    fd = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         end = os.lseek(fd, 0, os.SEEK_END)
         if end and os.pread(fd, 1, end - 1) != b"\n":

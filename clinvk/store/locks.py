@@ -20,7 +20,7 @@ from clinvk.store.files import (
     facts_in,
     make_folder,
     no_locks,
-    open_regular,
+    open_own,
     same_file,
     try_lock,
 )
@@ -43,7 +43,7 @@ class Locks:
 
     def running(self, id_: str) -> dict[str, Any] | None:
         try:
-            fd = open_regular(self.folder / id_, os.O_RDONLY)
+            fd = open_own(self.folder / id_, os.O_RDONLY)
         except OSError:
             return None
         try:
@@ -112,9 +112,9 @@ def open_lock(path: str | Path) -> int:
     flags = os.O_RDWR | os.O_CREAT
     try:
         try:
-            return open_regular(path, flags)
+            return open_own(path, flags)
         except FileNotFoundError:
             make_folder(os.path.dirname(path))
-            return open_regular(path, flags)
+            return open_own(path, flags)
     except OSError as error:
         raise cannot("write", path, error) from error

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.errors import SessionError
-from clinvk.store.files import cannot, open_regular
+from clinvk.store.files import cannot, open_own
 from clinvk.store.locks import held
 from clinvk.store.session_files import SessionFiles
 
@@ -182,7 +182,7 @@ class Upkeep:
 
             if create and not self._path.exists():
                 with suppress(OSError):
-                    os.close(open_regular(self._path, os.O_CREAT | os.O_RDWR))
+                    os.close(open_own(self._path, os.O_CREAT | os.O_RDWR))
             try:
                 writable = os.access(self._path, os.W_OK)
                 self._index = Index.open(str(self._path), writable=writable)
