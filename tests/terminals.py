@@ -17,7 +17,7 @@ from clinvk.store import open_store
 if TYPE_CHECKING:
     from tests.conftest import Home
 
-WAIT = 15  # seconds
+WAIT = 30  # seconds
 
 Terminal = Callable[..., pexpect.spawn]
 
