@@ -21,9 +21,9 @@ from pathlib import Path
 from msgspec.structs import replace
 from clinvk.store.file import FileStore
 
-store = FileStore(Path(sys.argv[1]))
-for _ in range(int(sys.argv[2])):
-    store.update("shared", lambda s: replace(s, turns=s.turns + 1), durable=False)
+with FileStore(Path(sys.argv[1])) as store:
+    for _ in range(int(sys.argv[2])):
+        store.update("shared", lambda s: replace(s, turns=s.turns + 1), durable=False)
 """
 
 LOOP = """
@@ -67,11 +67,11 @@ def turns(count: int) -> None:
         began = time.perf_counter()
         two = [subprocess.Popen([*loop, *once], env=env) for _ in range(2)]
         codes = [p.wait() for p in two]
-        store = FileStore(Path(env["CLINVK_HOME"]))
-        said = len(store.messages("shared"))
+        with FileStore(Path(env["CLINVK_HOME"])) as store:
+            said, recorded = len(store.messages("shared")), store.get("shared").turns
         wanted = 2 * (2 * count + 1)
         print(f"2 processes x {count} turns in one session: {wanted - said} of {wanted} messages lost, "
-              f"{store.get('shared').turns} turns, codes {codes}, "
+              f"{recorded} turns, codes {codes}, "
               f"{time.perf_counter() - began:.0f} s")  # fmt: skip
 
 
@@ -80,8 +80,8 @@ def updates(processes: int, count: int) -> None:
     from clinvk.session import Session
 
     with tempfile.TemporaryDirectory() as folder:
-        store = FileStore(Path(folder))
-        store.create(Session(id="shared"), exact=True)
+        with FileStore(Path(folder)) as store:
+            store.create(Session(id="shared"), exact=True)
         began = time.perf_counter()
         all_of_them = [
             subprocess.Popen([sys.executable, "-c", UPDATE, folder, str(count)])
@@ -89,7 +89,8 @@ def updates(processes: int, count: int) -> None:
         ]
         for process in all_of_them:
             process.wait()
-        lost = processes * count - store.get("shared").turns
+        with FileStore(Path(folder)) as store:
+            lost = processes * count - store.get("shared").turns
         print(f"{processes} processes x {count} updates: {lost} lost, "
               f"{time.perf_counter() - began:.0f} s")  # fmt: skip
 
@@ -101,7 +102,8 @@ def kills(count: int) -> None:
     chance = random.Random(7)
     damaged = lost = stale = 0
     with tempfile.TemporaryDirectory() as folder:
-        FileStore(Path(folder)).create(Session(id="killed"), exact=True)
+        with FileStore(Path(folder)) as store:
+            store.create(Session(id="killed"), exact=True)
         acknowledged = 0
         for _ in range(count):
             argv = [sys.executable, "-c", WRITE, folder, str(acknowledged)]
@@ -124,14 +126,13 @@ def kills(count: int) -> None:
 
 def _look(folder: str) -> tuple[int, int, str, int]:
     """(damaged records, turns in the record, last message, turns that the index shows)."""
-    store = FileStore(Path(folder))
-    listed = store.select(Query())
-    index = store._upkeep.fresh()  # noqa: SLF001 - its rows are seen before they are checked
-    assert index is not None
-    row = next(iter(index.select(Query())))[0]  # as the index has it, unchecked
+    with FileStore(Path(folder)) as store:
+        listed = store.select(Query())
+        # As the index has it: `select` looks at the record, too.
+        row = store._upkeep.ask(lambda index: next(iter(index.select(Query())))[0])  # noqa: SLF001
+        session = store.get("killed")
+        said = store.messages("killed")
     damaged = sum(not hasattr(s, "turns") for s in listed)
-    session = store.get("killed")
-    said = store.messages("killed")
     recent = " ".join(m.content.split(" x")[0] for m in said[-3:])
     return damaged, session.turns, recent, getattr(row, "turns", -1)
 

@@ -58,11 +58,11 @@ from pathlib import Path
 from clinvk import Dispatcher, Request
 
 async def main():
-    dispatcher = Dispatcher()
     count, began = 0, time.perf_counter()
-    async with dispatcher.stream(Request(prompt="x", backend="pour")) as run:
-        async for event in run:
-            count += 1
+    with Dispatcher() as dispatcher:
+        async with dispatcher.stream(Request(prompt="x", backend="pour")) as run:
+            async for event in run:
+                count += 1
     assert run.result.ok, run.result
     # ru_maxrss would begin with the size of the process that forked this one.
     status = Path("/proc/self/status").read_text()

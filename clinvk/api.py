@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clinvk.blocking import finished
-from clinvk.dispatcher import Dispatcher
+from clinvk.dispatcher import Dispatcher, own_unless
 from clinvk.messages import Request, Result
 
 
@@ -60,7 +60,8 @@ async def arun(
         title=title,
         tags=tuple(tags),
     )
-    return await (dispatcher or Dispatcher()).run(request)
+    with own_unless(dispatcher) as where:
+        return await where.run(request)
 
 
 def run(prompt: str, **options: Any) -> Result:

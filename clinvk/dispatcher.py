@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from clinvk import config as configs
 from clinvk import context, permissions, scratch, values
 from clinvk.catalog import Catalog
 from clinvk.chooser import Chooser
+from clinvk.closing import Closing
 from clinvk.command import Command, build
 from clinvk.errors import SessionError, UsageError
 from clinvk.finder import Finder, NoSessionHere, real
@@ -53,8 +54,11 @@ class TurnPlan(Struct, frozen=True):
     notices: tuple[str, ...]
 
 
-class Dispatcher:
-    """Runs requests. Everything that it needs of the outside comes in here."""
+class Dispatcher(Closing):
+    """Runs requests. Everything that it needs of the outside comes in here.
+
+    `close`, or the end of a `with` block, closes the store that it has opened; a store that it was
+    given is left open."""
 
     def __init__(
         self,
@@ -70,10 +74,22 @@ class Dispatcher:
         self.chooser = Chooser(self.catalog, self.config, self.env)
         self._store = store
         self._created: dict[str, dict[str, Any]] = {}  # session: the options that we began it with
+        self._opened: Store | None = None  # the store, if it is ours to close
+        self._closed = False
 
-    @cached_property
+    def close(self) -> None:
+        self._closed = True
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
     def store(self) -> Store:
-        return self._store or open_store(self.config.config.session.storage, self.config.home)
+        if self._store is None:
+            if self._closed:
+                raise SessionError("the dispatcher is closed", "use it inside its `with` block")
+            settings = self.config.config.session
+            self._store = self._opened = open_store(settings.storage, self.config.home)
+        return self._store
 
     @cached_property
     def sessions(self) -> Finder:
@@ -295,6 +311,16 @@ class Dispatcher:
         )
         self._created[session.id] = to_keep(plan.settings)
         return session
+
+
+@contextmanager
+def own_unless(dispatcher: Dispatcher | None) -> Iterator[Dispatcher]:
+    """The one that was given; else a new one, which is closed at the end."""
+    if dispatcher is not None:
+        yield dispatcher
+        return
+    with Dispatcher() as own:
+        yield own
 
 
 @asynccontextmanager

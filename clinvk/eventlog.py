@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
+from clinvk.closing import Closing
 from clinvk.errors import ClinvkError
 from clinvk.long_texts import for_long
 from clinvk.messages import Delta, Event, Failed, Finished, Result, Text
@@ -16,7 +17,7 @@ from clinvk.store.records import encode
 HELD = 64 * 1024  # bytes
 
 
-class EventLog:
+class EventLog(Closing):
     """Writes events to an open file, without raw lines; pieces of an answer are put together, so
     that a secret that was said in two of them is still seen."""
 
@@ -27,18 +28,17 @@ class EventLog:
         self.problem: ClinvkError | None = None  # what was raised
         self._pieces: list[str] = []
         self._held = bytearray()
+        self._fd = -1
         try:
             self._fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             end = os.lseek(self._fd, 0, os.SEEK_END)
             if end and os.pread(self._fd, 1, end - 1) != b"\n":
                 write_all(self._fd, b"\n")  # an attempt that was killed spoils no line of this one
         except OSError as error:
+            self.close()
             raise cannot("write", path, error) from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self._fd >= 0:
             os.close(self.hand_over())
 

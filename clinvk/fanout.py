@@ -22,7 +22,7 @@ from clinvk import comparison, taskfile, taskformats, taskkeys
 from clinvk.blocking import finished
 from clinvk.choosing import failed_ones, what_is_left
 from clinvk.comparison import Verdict
-from clinvk.dispatcher import Dispatcher
+from clinvk.dispatcher import Dispatcher, own_unless
 from clinvk.errors import ConfigError
 from clinvk.outcome import RunResult
 from clinvk.plan import Kind, Plan
@@ -53,8 +53,8 @@ async def aparallel(
     `fail_fast=True`, `retries=2`, `on_limit="fail"`, `budget={"tokens": 100_000}`,
     `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) hold for
     all tasks. `observe` is called with each `Change`. Raises `ClinvkError`."""
-    where = dispatcher or Dispatcher()
-    return await _run(where, plan_of(tasks, "parallel", where, rules), observe)
+    with own_unless(dispatcher) as where:
+        return await _run(where, plan_of(tasks, "parallel", where, rules), observe)
 
 
 async def achain(
@@ -67,8 +67,8 @@ async def achain(
     """What came of steps, one after the other: a prompt may name what came before it
     (`{{previous}}`, `{{session}}`, `{{steps.NAME.output}}`). Arguments as in `aparallel`, and
     `stop_on_failure`, `pass_working_dir`, `pass_session`."""
-    where = dispatcher or Dispatcher()
-    return await _run(where, plan_of(steps, "chain", where, rules), observe)
+    with own_unless(dispatcher) as where:
+        return await _run(where, plan_of(steps, "chain", where, rules), observe)
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -105,24 +105,24 @@ async def acompare(
     """What several backends make of one prompt (`["claude", "codex:gpt-5"]`), and which answer a
     `judge` finds best. `retries`, `on_limit`, `max_wait` and `budget` are as in `aparallel`;
     `options` are those of a run (`approval="auto"`). Raises `ClinvkError`."""
-    where = dispatcher or Dispatcher()
-    of_judge: dict[str, Any] = {}
-    if judge is not None:
-        name, _ = comparison.split(judge)
-        of_judge = comparison.judge_options(where.chooser.choose(name).manifest, options)
-    rules = {
-        "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
-        "ephemeral": ephemeral,
-    }  # fmt: skip
-    plan = comparison.plan(
-        prompt, list(backends), judge=judge, options=options, judge_options=of_judge,
-        cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
-        timeout=timeout, tags=tuple(tags),
-        rules=taskfile.rules_of(_plain(rules), "compare", _workers(where, sequential=sequential)),
-        example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
-    )  # fmt: skip
-    result = await _run(where, plan, observe)
-    return Comparison(result=result, verdict=comparison.verdict(result))
+    with own_unless(dispatcher) as where:
+        of_judge: dict[str, Any] = {}
+        if judge is not None:
+            name, _ = comparison.split(judge)
+            of_judge = comparison.judge_options(where.chooser.choose(name).manifest, options)
+        rules = {
+            "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
+            "ephemeral": ephemeral,
+        }  # fmt: skip
+        plan = comparison.plan(
+            prompt, list(backends), judge=judge, options=options, judge_options=of_judge,
+            cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
+            timeout=timeout, tags=tuple(tags),
+            rules=taskfile.rules_of(_plain(rules), "compare", _workers(where, sequential=sequential)),
+            example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
+        )  # fmt: skip
+        result = await _run(where, plan, observe)
+        return Comparison(result=result, verdict=comparison.verdict(result))
 
 
 async def aresume(
@@ -135,13 +135,13 @@ async def aresume(
 ) -> RunResult:
     """What came of a run that was cut off, carried on: what had not begun is run, and nothing
     twice. `run` is its id, a unique beginning of it, or "last". Raises `ClinvkError`."""
-    where = dispatcher or Dispatcher()
-    carried = resumed(where, Runs(where.config.home).find(run), observe=observe)
-    choose = what_is_left(carried.plan, rerun_indeterminate=rerun_indeterminate)
-    if retry_failed:
-        first, again = choose, failed_ones(carried.plan)
-        choose = lambda outcomes: again(first(outcomes))  # noqa: E731 - two choices in a row
-    return carried.with_outputs(await carried.carry_on(choose))
+    with own_unless(dispatcher) as where:
+        carried = resumed(where, Runs(where.config.home).find(run), observe=observe)
+        choose = what_is_left(carried.plan, rerun_indeterminate=rerun_indeterminate)
+        if retry_failed:
+            first, again = choose, failed_ones(carried.plan)
+            choose = lambda outcomes: again(first(outcomes))  # noqa: E731 - two choices in a row
+        return carried.with_outputs(await carried.carry_on(choose))
 
 
 def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:

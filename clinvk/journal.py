@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from clinvk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.folding import VERSION
 from clinvk.messages import Failure, plain
@@ -34,7 +35,7 @@ from clinvk.store.records import encode
 from clinvk.usage import rfc3339
 
 
-class Journal:
+class Journal(Closing):
     """The open journal of a run. Its methods raise `SessionError` where the disk is full, or the
     like; then nothing of what they were to write counts."""
 
@@ -50,6 +51,7 @@ class Journal:
         self.scrub = scrub  # takes secrets out of what is written
         self._settle = settle  # puts sessions on disk
         self.path = folder.path / "journal.jsonl"
+        self._fd = -1
         try:
             self._fd = open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             end = os.lseek(self._fd, 0, os.SEEK_END)
@@ -57,6 +59,7 @@ class Journal:
                 write_all(self._fd, b"\n")  # what a killed one was writing spoils no other line
             sync_folder(folder.path)
         except OSError as error:
+            self.close()
             raise cannot("write", self.path, error) from error
         self._batch: _Batch | None = None  # being put together
         self._one = anyio.Lock()  # batches go to the disk one after the other
@@ -106,7 +109,9 @@ class Journal:
         await self._add(self._line("ended", facts), events, outcome.session_id)
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def _commit(self, lines: list[bytes]) -> None:
         """All of the lines behind what is there, on disk; or nothing of them."""

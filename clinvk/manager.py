@@ -2,10 +2,10 @@
 
     from clinvk import Message, SessionManager
 
-    sessions = SessionManager()
-    id = sessions.create_session(title="The parser", template="coding")
-    sessions.add_message(id, Message("user", "Where are tables read?"))
-    print(sessions.export_session(id, export_format="markdown"))
+    with SessionManager() as sessions:
+        id = sessions.create_session(title="The parser", template="coding")
+        sessions.add_message(id, Message("user", "Where are tables read?"))
+        print(sessions.export_session(id, export_format="markdown"))
 
 Every call is whole or not at all, and safe beside other writers: other managers, `clinvk` itself.
 """
@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from msgspec.structs import replace
 
 from clinvk import config as configs
 from clinvk import conversation, recovery, templates
 from clinvk.autosave import Autosave
+from clinvk.closing import Closing
 from clinvk.conversation import Place, with_messages
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
 from clinvk.finder import Finder
@@ -46,11 +47,13 @@ from clinvk.store.records import LeftBehind, is_running
 KEPT_STATUSES = tuple(s for s in STATUSES if s != "error")  # that somebody may set
 
 
-class SessionManager:
+class SessionManager(Closing):
     """Makes, reads and changes stored sessions. Of every method: an id that nobody has raises
     `SessionNotFound` (a `FileNotFoundError`), a store that fails raises `SessionError`.
 
-    `home` is the folder in place of `~/.clinvk`; `store` takes the place of the configured one."""
+    `home` is the folder in place of `~/.clinvk`; `store` takes the place of the configured one.
+    `close`, or the end of a `with` block, writes what waits, and closes the store unless it was
+    given one."""
 
     def __init__(
         self,
@@ -65,13 +68,17 @@ class SessionManager:
         self.config = config
         self.home = config.home if home is None else Path(home)
         self.store = store or open_store(config.config.session.storage, self.home)
+        self._is_own = store is None
         self._autosave = Autosave(self._append)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._autosave.flush()
+    def close(self) -> None:
+        """Raises `SessionError` where what waits cannot be written; the store is closed then, too."""
+        atexit.unregister(self.close)
+        try:
+            self._autosave.flush()
+        finally:
+            if self._is_own:
+                self.store.close()
 
     # Sessions.
 
@@ -259,9 +266,9 @@ class SessionManager:
         if interval < 0:
             raise UsageError("the interval cannot be negative", "give seconds; 0 writes at once")
         self._autosave.configure(enabled=enabled, interval=interval)
-        atexit.unregister(self._autosave.flush)
+        atexit.unregister(self.close)
         if enabled and interval:
-            atexit.register(self._autosave.flush)
+            atexit.register(self.close)
 
     # Conversations out of conversations.
 
@@ -400,7 +407,7 @@ class SessionManager:
         """No turn of the session runs, and none begins meanwhile."""
         turn = self.store.turn(id_)
         if turn is None:
-            raise SessionError(f"session {id_} is running", "end it first, or wait for it")
+            raise is_running(id_)
         try:
             yield
         finally:

@@ -11,6 +11,7 @@ from typing import Any
 from clinvk.blocking import finished
 from clinvk.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
 from clinvk.choosing import failed_ones, what_is_left, with_hearers
+from clinvk.closing import Closing
 from clinvk.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.fanout import Observe, Tasks, plan_of
@@ -22,15 +23,22 @@ from clinvk.runs import RunFolder, RunNotFound, Runs
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-class WorkflowManager:
+class WorkflowManager(Closing):
     """Runs chains by their names: those that were registered, the files in
-    `~/.clinvk/workflows/`, and files by their paths."""
+    `~/.clinvk/workflows/`, and files by their paths.
+
+    `close`, or the end of a `with` block, closes the dispatcher, unless it was given one."""
 
     def __init__(self, dispatcher: Dispatcher | None = None) -> None:
         self.dispatcher = dispatcher or Dispatcher()
+        self._is_own = dispatcher is None
         self.home = self.dispatcher.config.home
         self.checkpoints = Checkpoints(self.home)
         self._registered: dict[str, Tasks] = {}
+
+    def close(self) -> None:
+        if self._is_own:
+            self.dispatcher.close()
 
     def register(
         self, name: str, steps: Sequence[str | Mapping[str, Any]] | Mapping[str, Any]

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests import needs
-from tests.stores import own_server, redis_server, redis_url  # noqa: F401 - fixtures
+from tests.stores import close_all, own_server, redis_server, redis_url  # noqa: F401 - fixtures
 from tests.terminals import terminal  # noqa: F401 - a fixture
 
 # Who started us may be deaf to a hang-up, as under nohup, and what we start would inherit that.

@@ -14,6 +14,7 @@ from clinvk.dispatcher import Dispatcher
 from clinvk.outcome import RunResult
 from clinvk.runs import RunFolder, Runs
 from tests.conftest import CommandLine, Home, is_alive, pid_in, say, wait_for
+from tests.stores import keep
 
 # What it does is the first word of its prompt; `hold` and `deaf` wait for the file `go`, and `bad`
 # fails, and `limited` meets a limit, until there is a file `mended`.
@@ -58,7 +59,7 @@ class Desk:
             home.backend(name, SCRIPT.replace("FOLDER", str(folder)))
 
     def dispatcher(self) -> Dispatcher:
-        return Dispatcher(config.load(self.home.env), env=self.home.env)
+        return keep(Dispatcher(config.load(self.home.env), env=self.home.env))
 
     def run(self, tasks: Any, kind: str = "parallel", **rules: Any) -> RunResult:
         """A run of them, here and now."""

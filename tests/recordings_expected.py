@@ -20,6 +20,7 @@ from clinvk.dispatcher import Dispatcher
 from clinvk.messages import Request, Result
 from clinvk.places import built_in
 from clinvk.session import Session
+from tests.stores import keep
 
 RECORDINGS = Path(__file__).parent / "recordings"
 SHOWN = 300  # characters of a text that expected.json repeats
@@ -66,7 +67,7 @@ async def _replay(
     backend: str, home: Path, native_id: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     env = {"CLINVK_HOME": str(home), "HOME": str(home), "PATH": "/usr/bin:/bin"}
-    dispatcher = Dispatcher(config.load(env), env=env)
+    dispatcher = keep(Dispatcher(config.load(env), env=env))
     if native_id is not None:
         session = Session(
             id="before", backend=backend, cwd=str(home), native_ids={backend: native_id}

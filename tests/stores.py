@@ -6,14 +6,36 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pytest
 
 from tests.needs import need
 
 KINDS = ["file", "sqlite", "redis"]
+
+_opened = ExitStack()
+
+
+class Opened(Protocol):
+    def close(self) -> None: ...
+
+
+H = TypeVar("H", bound=Opened)
+
+
+def keep(opened: H) -> H:
+    """The same, which is closed when the test has ended."""
+    _opened.callback(opened.close)
+    return opened
+
+
+@pytest.fixture(autouse=True)
+def close_all() -> Iterator[None]:
+    yield
+    _opened.close()
 
 
 class RedisServer:

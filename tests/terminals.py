@@ -51,6 +51,6 @@ def past(home: Home, id_: str, **values: Any) -> None:
     """A session of the backend `fake` that had one turn."""
     values = {"backend": "fake", "cwd": os.path.realpath(home.work),
               "native_ids": {"fake": f"native-{id_}"}, **values}  # fmt: skip
-    open_store("file", home.path).create(Session(id=id_, **values))
+    keep(open_store("file", home.path)).create(Session(id=id_, **values))
     (home.path.parent / "fakes").mkdir(exist_ok=True)
     (home.path.parent / "fakes" / f"turns-native-{id_}").write_text("1")

@@ -18,6 +18,7 @@ from clinvk.runs import Runs
 from clinvk.workflow import WorkflowManager
 from tests.conftest import CommandLine, Home, is_alive, living, say, stubborn, wait_for
 from tests.desk import Desk, ends, kill
+from tests.stores import keep
 
 
 @pytest.fixture
@@ -584,7 +585,7 @@ def test_a_run_that_a_checkpoint_names_is_not_deleted(desk: Desk):
 def test_of_two_that_begin_under_one_name_at_the_same_moment_one_is_refused(desk: Desk, name: str):
     old = chain(desk, ["a", "bad b"], *(("--checkpoint", "mine") if name == "resume" else ()))
     known = desk.starts()
-    flows = WorkflowManager(desk.dispatcher())
+    flows = keep(WorkflowManager(desk.dispatcher()))
     plans = [plan_of([step], "chain", flows.dispatcher, {}) for step in ("first", "second")]
     first, second = (flows.prepared(plan, **{name: "mine"}) for plan in plans)
     assert anyio.run(flows.drive, first).state == "done"

@@ -33,6 +33,7 @@ from tests.conftest import (
     stubborn,
     wait_for,
 )
+from tests.stores import keep
 
 TURNS = (FAKES / "turns.sh").read_text()
 SAYS_PROMPT = (
@@ -61,7 +62,7 @@ def past(home: Home, id_: str, days: float = 0, **values: Any) -> Session:
     when = datetime.now(UTC) - timedelta(days=days)
     values = {"backend": "fake", "cwd": os.path.realpath(home.work), "created_at": when,
               "native_ids": {"fake": f"native-of-{id_}"}, "updated_at": when, **values}  # fmt: skip
-    return open_store("file", home.path).create(Session(id=id_, **values))
+    return keep(open_store("file", home.path)).create(Session(id=id_, **values))
 
 
 # Exit codes
@@ -543,7 +544,7 @@ def test_nothing_that_is_stored_drives_the_terminal(clinvk: CommandLine, home: H
     nasty = f"a\nb{ESCAPES}\u202edesrever"
     past(home, "s", title=nasty, prompt=nasty, model=nasty, tags=(nasty,), cwd=f"/x{nasty}",
          native_ids={"fake": nasty}, error={"kind": nasty, "message": nasty})  # fmt: skip
-    store = open_store("file", home.path)
+    store = keep(open_store("file", home.path))
     store.append("s", [Message("assistant", nasty)], lambda s: s)
     for args in (["sessions", "list"], ["sessions", "list", "--wide"], ["sessions", "show", "s"],
                  ["sessions", "show", "s", "--messages", "5"], ["resume"],
@@ -710,7 +711,7 @@ def test_a_signal_before_the_first_word_ends_it_too(
 def test_a_signal_while_it_waits_for_another_turn_gives_up(clinvk: CommandLine, home: Home):
     past(home, "s")
     home.backend("fake")
-    turn = open_store("file", home.path).turn("s")
+    turn = keep(open_store("file", home.path)).turn("s")
     try:
         process = clinvk.start("resume", "s", "x")
         assert "waiting" in process.stderr.readline()
@@ -923,7 +924,7 @@ def test_an_age_that_is_none_is_an_error_and_deletes_nothing(
 
 def test_clean_leaves_a_running_one(clinvk: CommandLine, home: Home):
     past(home, "a", 40)
-    turn = open_store("file", home.path).turn("a")
+    turn = keep(open_store("file", home.path)).turn("a")
     try:
         assert clinvk("sessions", "clean", "--older-than", "1d").returncode == 0
     finally:

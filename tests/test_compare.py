@@ -22,6 +22,7 @@ from clinvk.outcome import Outcome, RunResult
 from clinvk.plan import Plan
 from clinvk.redact import redact
 from tests.conftest import READ, START, CommandLine, Home, python, say
+from tests.stores import keep
 
 # A judge that keeps what it was asked, and answers with what `reply(prompt)` says.
 JUDGE = """
@@ -279,7 +280,7 @@ def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> Non
 
 
 def test_a_program_gives_a_comparison_the_same_rules(home: Home, tmp_path: Path) -> None:
-    where = Dispatcher(config.load(home.env), env=home.env)
+    where = keep(Dispatcher(config.load(home.env), env=home.env))
     home.backend("south", passing(tmp_path, "overloaded", 529))
     found = fanout.compare("hi", ["north", "south"], retries=1, cwd=home.work, dispatcher=where)
     assert [o.attempts for o in found.result.results] == [1, 2]

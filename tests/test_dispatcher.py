@@ -21,6 +21,7 @@ from clinvk.errors import (
 from clinvk.messages import Event, Request, Result
 from clinvk.session import Session
 from tests.conftest import END, FAKES, READ, START, Home, is_alive, living, pid_in, say, stubborn
+from tests.stores import keep
 
 TURNS = (FAKES / "turns.sh").read_text()
 
@@ -33,7 +34,7 @@ FOREVER = "while :; do sleep 0.1; done\n"
 @pytest.fixture
 def dispatcher(home: Home) -> Callable[[], Dispatcher]:
     """A new dispatcher of this home, as each command has its own."""
-    return lambda: Dispatcher(config.load(home.env), env=home.env)
+    return lambda: keep(Dispatcher(config.load(home.env), env=home.env))
 
 
 class Asks:
@@ -42,7 +43,7 @@ class Asks:
         self.events: list[Event] = []
 
     def dispatcher(self) -> Dispatcher:
-        return Dispatcher(config.load(self.home.env), env=self.home.env)
+        return keep(Dispatcher(config.load(self.home.env), env=self.home.env))
 
     def request(self, prompt: str = "hello", **more: Any) -> Request:
         return Request(prompt=prompt, **{"backend": "fake", "cwd": self.home.work, **more})

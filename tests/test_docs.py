@@ -105,7 +105,7 @@ PYTHON = [
 @pytest.mark.parametrize("text", PYTHON)
 def test_python_in_the_documentation_runs(text: str, home: Home) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", text],
+        [sys.executable, "-W", "always::ResourceWarning", "-c", text],  # what is not closed
         env=home.env,
         cwd=home.work,
         capture_output=True,

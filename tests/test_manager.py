@@ -19,6 +19,7 @@ from clinvk.analysis import by_answer
 from clinvk.autosave import Autosave
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
 from clinvk.survivors import MARKER, new_marker
+from tests.stores import keep
 
 
 @pytest.fixture(params=["file", "sqlite"])
@@ -27,7 +28,7 @@ def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> SessionManager:
     home.mkdir(mode=0o700)
     if request.param == "sqlite":
         (home / "config.yaml").write_text(f"session: {{storage: 'sqlite:///{tmp_path}/s.db'}}\n")
-    return SessionManager(home=home)
+    return keep(SessionManager(home=home))
 
 
 def user(text: str, **metadata: object) -> Message:
@@ -86,7 +87,7 @@ def test_a_session_is_read_as_it_was_made(sessions: SessionManager):
 
 
 def test_messages_are_in_the_transcript_and_not_in_the_record(tmp_path: Path):
-    id_ = filled(SessionManager(home=tmp_path), "hello")
+    id_ = filled(keep(SessionManager(home=tmp_path)), "hello")
     record = json.loads((tmp_path / "sessions" / f"{id_}.json").read_text())
     assert "messages" not in record
     assert record["counts"] == {"user": 1}
@@ -299,14 +300,14 @@ def test_a_session_is_deleted(sessions: SessionManager):
 
 
 def _write(home: Path, id_: str, who: str, count: int) -> None:
-    sessions = SessionManager(home=home)
+    sessions = keep(SessionManager(home=home))
     for i in range(count):
         sessions.add_message(id_, user(f"{who}{i}"))
         sessions.update_metadata(id_, {f"{who}{i}": i})
 
 
 def _mark(home: Path, id_: str, count: int) -> None:
-    sessions = SessionManager(home=home)
+    sessions = keep(SessionManager(home=home))
     done = 0
     while done < count:
         try:
@@ -380,7 +381,7 @@ def test_a_registered_template_is_used_by_every_later_session(sessions: SessionM
             "suggested_parameters": {"model": "opus", "sandbox": "read-only"},
         },
     )
-    again = SessionManager(home=sessions.home)
+    again = keep(SessionManager(home=sessions.home))
     found = again.get_session(again.create_session(template="review", metadata={"x": 2}))
     assert found.messages[0].content == "Review what you see."
     assert found.metadata == {"kind": "review", "x": 2}
@@ -420,7 +421,7 @@ def test_a_template_that_does_not_exist_or_is_none_is_refused(sessions: SessionM
 def test_messages_wait_until_they_are_saved(sessions: SessionManager):
     sessions.configure_autosave(enabled=False)
     id_ = filled(sessions, "a", "b")
-    other = SessionManager(home=sessions.home)
+    other = keep(SessionManager(home=sessions.home))
     assert words(other, id_) == []
     assert words(sessions, id_) == ["a", "b"]
     assert len(sessions.get_session(id_).messages) == 2
@@ -443,15 +444,15 @@ def test_enabling_autosave_writes_what_waits(sessions: SessionManager):
     sessions.configure_autosave(enabled=False)
     id_ = filled(sessions, "a")
     sessions.configure_autosave(enabled=True)
-    assert words(SessionManager(home=sessions.home), id_) == ["a"]
+    assert words(keep(SessionManager(home=sessions.home)), id_) == ["a"]
 
 
 def test_leaving_the_block_writes_what_waits(tmp_path: Path):
     with SessionManager(home=tmp_path) as sessions:
         sessions.configure_autosave(enabled=True, interval=1000)
         id_ = filled(sessions, "a", "b")
-        assert words(SessionManager(home=tmp_path), id_) == []
-    assert words(SessionManager(home=tmp_path), id_) == ["a", "b"]
+        assert words(keep(SessionManager(home=tmp_path)), id_) == []
+    assert words(keep(SessionManager(home=tmp_path)), id_) == ["a", "b"]
 
 
 def test_what_waited_longer_than_the_interval_is_written_with_the_next_message():
@@ -564,7 +565,7 @@ def test_what_runs_elsewhere_keeps_its_session(sessions: SessionManager):
 
 
 def test_a_damaged_session_can_be_deleted(tmp_path: Path):
-    sessions = SessionManager(home=tmp_path)
+    sessions = keep(SessionManager(home=tmp_path))
     id_ = filled(sessions, "a")
     (tmp_path / "sessions" / f"{id_}.json").write_text("{")
     sessions.delete_session(id_)

@@ -42,6 +42,7 @@ from tests.conftest import (
     say,
     stubborn,
 )
+from tests.stores import keep
 from tests.test_store_file import small_disk  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.anyio
@@ -92,7 +93,7 @@ class Many:
         return most
 
     def dispatcher(self) -> Dispatcher:
-        return Dispatcher(config.load(self.home.env), env=self.home.env)
+        return keep(Dispatcher(config.load(self.home.env), env=self.home.env))
 
     def plan(self, tasks: list[Any], kind: str = "parallel", **rules: Any) -> Plan:
         defaults = {"backend": "fake", "workdir": str(self.home.work)} | rules.pop("defaults", {})

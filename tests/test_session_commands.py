@@ -7,13 +7,14 @@ import pytest
 
 from clinvk.session import Message, Session
 from clinvk.store import Store, open_store
+from tests.stores import keep
 
 from .conftest import CommandLine, Home
 
 
 @pytest.fixture
 def store(home: Home) -> Store:
-    return open_store("file", home.path)
+    return keep(open_store("file", home.path))
 
 
 def past(store: Store, id_: str, *texts: str, **values: object) -> Session:

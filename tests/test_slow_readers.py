@@ -12,6 +12,7 @@ import pytest
 
 from clinvk import Dispatcher, Request
 from tests.conftest import Home, wait_for
+from tests.stores import keep
 
 START = """echo '{"type":"start","id":"native-1"}'\n"""
 LONG = """printf '{"type":"delta","text":"%s"}\\n' "$(head -c 3000000 /dev/zero | tr '\\0' a)"\n"""
@@ -38,7 +39,7 @@ def test_a_run_whose_reader_has_stopped_can_be_ended(home: Home, number: signal.
 async def test_a_program_that_has_closed_its_stdout_can_still_time_out(home: Home):
     home.backend("fake", "cat >/dev/null\n" + START + "exec 1>&-\nsleep 60\n")
     os.chdir(home.work)
-    dispatcher = Dispatcher(env=home.env)
+    dispatcher = keep(Dispatcher(env=home.env))
     with anyio.fail_after(8):
         result = await dispatcher.run(Request(prompt="x", backend="fake", timeout=1))
     assert result.error is not None

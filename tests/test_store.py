@@ -15,7 +15,7 @@ from clinvk.messages import Usage
 from clinvk.session import STATUSES, Message, MessageRole, Session
 from clinvk.store import Query, Store, open_store
 from tests.conftest import PROJECT
-from tests.stores import KINDS, store_url
+from tests.stores import KINDS, keep, store_url
 
 
 @pytest.fixture(params=KINDS)
@@ -26,7 +26,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def reopen(url: str, tmp_path: Path) -> Callable[[], Store]:
     """The same store, as another process would see it."""
-    return lambda: open_store(url, tmp_path / "home")
+    return lambda: keep(open_store(url, tmp_path / "home"))
 
 
 @pytest.fixture
@@ -612,7 +612,7 @@ def test_a_reader_never_sees_half_a_record(store: Store, url: str, tmp_path: Pat
 @pytest.mark.parametrize("url", ["", "files", "mysql://x", "redis", "~/x"])
 def test_an_unknown_kind_of_store_is_an_error(url: str, tmp_path: Path):
     with pytest.raises(ConfigError, match="unknown store"):
-        open_store(url, tmp_path)
+        keep(open_store(url, tmp_path))
 
 
 def test_a_session_that_was_cut_off_is_neither_deleted_nor_cleaned(store: Store):

@@ -18,11 +18,12 @@ from clinvk.errors import SessionError
 from clinvk.session import Message, Session
 from clinvk.store import Damaged, Query, open_store
 from tests.conftest import PROJECT, CommandLine, Home
+from tests.stores import keep
 
 
 @pytest.fixture
 def store(home: Home):
-    return open_store("file", home.path)
+    return keep(open_store("file", home.path))
 
 
 def same(session: Session) -> Session:
@@ -280,7 +281,7 @@ def test_an_index_that_is_spoiled_while_a_store_is_open_changes_no_answer(home: 
     filled(store, "a", "b")
     spoil(home.path / "index.db", "garbage")
     filled(store, "c")
-    assert ids(open_store("file", home.path)) == ["a", "b", "c"]
+    assert ids(keep(open_store("file", home.path))) == ["a", "b", "c"]
 
 
 def test_records_that_come_go_and_change_by_other_hands_are_noticed(
@@ -376,7 +377,7 @@ def read_only_at(path: Path) -> Iterator[None]:
 @pytest.fixture
 def read_only(home: Home) -> Iterator[Path]:
     """The home, with a session in it, where nobody can write."""
-    filled(open_store("file", home.path), "s")
+    filled(keep(open_store("file", home.path)), "s")
     with read_only_at(home.path):
         yield home.path
 
@@ -526,7 +527,7 @@ def test_a_store_may_be_used_from_several_threads(store):
 
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a%41b", "a b"])
 def test_the_index_is_in_the_store_whatever_the_folder_is_called(tmp_path: Path, name: str):
-    store = open_store("file", tmp_path / name)
+    store = keep(open_store("file", tmp_path / name))
     filled(store, "a")
     assert ids(store) == ["a"]
     assert (tmp_path / name / "index.db").stat().st_size
@@ -536,7 +537,7 @@ def test_the_index_is_in_the_store_whatever_the_folder_is_called(tmp_path: Path,
 def test_a_store_whose_records_are_gone_is_empty(store, home: Home):
     filled(store, "a", "b")
     shutil.rmtree(home.path / "sessions")
-    again = open_store("file", home.path)
+    again = keep(open_store("file", home.path))
     assert ids(again) == []
     filled(again, "c")
     assert ids(again) == ["c"]
@@ -558,11 +559,11 @@ def test_a_damaged_page_of_the_index_changes_no_answer(store, home: Home):
     for ask, answer in zip(asked, expected, strict=True):
         path.write_bytes(whole_)
         os.utime(home.path / "sessions")  # it is looked through, and its time is set, before
-        open_store("file", home.path).select(Query())
+        keep(open_store("file", home.path)).select(Query())
         data = bytearray(path.read_bytes())
         data[8192:] = b"\xff" * (len(data) - 8192)  # what says that it is fresh is on page 2
         path.write_bytes(data)
-        assert ask(open_store("file", home.path)) == answer
+        assert ask(keep(open_store("file", home.path))) == answer
 
 
 def test_a_lock_that_vanishes_hides_no_other(store, monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,7 @@ from clinvk.store.file import FileStore
 from clinvk.store.session_files import SessionFiles
 from clinvk.store.upkeep import Upkeep
 from tests.conftest import PROJECT
-from tests.stores import KINDS, store_url
+from tests.stores import KINDS, keep, store_url
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def home(tmp_path: Path) -> Path:
 def reopen(request: pytest.FixtureRequest, home: Path) -> Callable[[], Store]:
     """The same store, as another process would see it."""
     url = store_url(request.param, home, request)
-    return lambda: open_store(url, home)
+    return lambda: keep(open_store(url, home))
 
 
 def said(text: str, role: str = "user") -> Message:
@@ -172,7 +172,7 @@ def test_clean_forgets_the_locks_of_sessions_that_were_never_written(home: Path)
         [sys.executable, "-c", PROMISE_AND_DIE, str(home)], cwd=PROJECT, check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    store, lock = FileStore(home), home / "locks" / "r1.a"
+    store, lock = keep(FileStore(home)), home / "locks" / "r1.a"
     store.create(Session(id="kept", backend="echo"))
     turn_of(store, "kept").close()
     assert lock.exists()
@@ -201,7 +201,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_session_of_that_id_that_came_meanwhile_stays(home: Path):
-    mine, theirs = FileStore(home), FileStore(home)
+    mine, theirs = keep(FileStore(home)), keep(FileStore(home))
     promise(mine, "r1.a")
     theirs.create(Session(id="r1.a", backend="echo"), [said("theirs")], exact=True)
     for change in (end, lambda store, id_: store.update(id_, titled("mine"))):
@@ -215,20 +215,23 @@ def test_a_folder_that_cannot_be_written_is_met_at_the_beginning(home: Path, nam
     home.mkdir()
     (home / name).write_text("a file")
     with pytest.raises(SessionError, match=name):
-        promise(FileStore(home), "r1.a")
+        promise(keep(FileStore(home)), "r1.a")
 
 
 def test_what_a_full_disk_refused_is_written_once_there_is_room(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    store = FileStore(home)
+    store = keep(FileStore(home))
     promise(store, "r1.a")
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refuse)
         with pytest.raises(SessionError, match="No space left"):
             store.update("r1.a", titled("a"), settled=False)
     end(store, "r1.a")
-    assert [m.content for m in FileStore(home).messages("r1.a")] == ["asked r1xa", "answer r1.a"]
+    assert [m.content for m in keep(FileStore(home)).messages("r1.a")] == [
+        "asked r1xa",
+        "answer r1.a",
+    ]
 
 
 def refuse(*_: object) -> None:
@@ -240,12 +243,12 @@ def refuse(*_: object) -> None:
 
 @pytest.fixture
 def store(home: Path) -> FileStore:
-    return FileStore(home)
+    return keep(FileStore(home))
 
 
 def believed(home: Path) -> FileStore | None:
     """A reader, if it would believe the index as it is."""
-    reader = FileStore(home)
+    reader = keep(FileStore(home))
     return None if reader._upkeep.as_it_is() is None else reader
 
 
@@ -300,7 +303,7 @@ def test_the_index_is_not_compared_with_all_sessions_to_settle_some(
 
 
 def test_two_who_leave_sessions_unsettled_do_not_believe_each_other(home: Path):
-    one, two = FileStore(home), FileStore(home)
+    one, two = keep(FileStore(home)), keep(FileStore(home))
     for i in range(4):
         begin(one, f"r1.{i}")
         begin(two, f"r2.{i}")
@@ -309,7 +312,7 @@ def test_two_who_leave_sessions_unsettled_do_not_believe_each_other(home: Path):
             end(store, f"{run}.{i}")
         store.settle([f"{run}.{i}" for i in range(4)])
         check(home)
-    assert len(ids(FileStore(home))) == 8
+    assert len(ids(keep(FileStore(home)))) == 8
     assert check(home)
 
 
@@ -320,7 +323,7 @@ def test_what_is_written_in_the_same_tick_of_the_clock_is_noticed(
     store.create(Session(id="s", native_ids={"echo": "n"}))
     begin(store, "r1.a")
     assert not check(home)
-    assert ids(FileStore(home)) == ["r1.a", "s"]
+    assert ids(keep(FileStore(home))) == ["r1.a", "s"]
     end(store, "r1.a")
     assert not check(home)
     store.settle(["r1.a"])
@@ -333,7 +336,7 @@ def test_a_record_that_somebody_took_away_by_hand_is_missed(home: Path, store: F
     (home / "sessions" / "r1.a.json").unlink()
     end(store, "r1.b")
     store.settle(["r1.b"])
-    assert ids(FileStore(home)) == ["r1.b"]
+    assert ids(keep(FileStore(home))) == ["r1.b"]
     assert check(home)
 
 
@@ -346,34 +349,54 @@ def test_an_index_that_is_spoiled_meanwhile_is_made_anew(home: Path, store: File
     if how == "no database":
         path.write_bytes(b"x" * 8192)
     if how == "another":
-        assert ids(FileStore(home)) == ["r1.a"]
+        assert ids(keep(FileStore(home))) == ["r1.a"]
     store.settle(["r1.a"])
     begin(store, "r1.b")
     end(store, "r1.b")
     store.settle(["r1.b"])
     check(home)
-    assert ids(FileStore(home)) == ["r1.a", "r1.b"]
+    assert ids(keep(FileStore(home))) == ["r1.a", "r1.b"]
     assert check(home)
 
 
-def test_a_fork_does_not_go_on_with_what_its_parent_knows(home: Path, store: FileStore):
-    begin(store, "r1.a")
-    child = os.fork()
-    if child == 0:
-        begin(store, "r1.b")
-        os._exit(0)
-    os.waitpid(child, 0)
-    end(store, "r1.a")
-    store.settle(["r1.a"])
+def elsewhere(script: str, home: Path) -> int:
+    """Run this in a process of its own, which has no threads that a fork would lose; its exit
+    code."""
+    first = """
+import os, signal, sys
+from pathlib import Path
+from clinvk.store.file import FileStore
+from tests.test_store_unsettled import begin, end
+store = FileStore(Path(sys.argv[1]))
+"""
+    words = [sys.executable, "-c", first + script, str(home)]
+    return subprocess.run(words, cwd=PROJECT, check=False).returncode
+
+
+FORK = """
+begin(store, "r1.a")
+child = os.fork()
+if child == 0:
+    begin(store, "r1.b")
+    os._exit(0)
+os.waitpid(child, 0)
+end(store, "r1.a")
+store.settle(["r1.a"])
+store.close()
+"""
+
+
+def test_a_fork_does_not_go_on_with_what_its_parent_knows(home: Path):
+    assert elsewhere(FORK, home) == 0
     check(home)
-    assert ids(FileStore(home)) == ["r1.a", "r1.b"]
+    assert ids(keep(FileStore(home))) == ["r1.a", "r1.b"]
 
 
 def test_whoever_writes_in_whatever_order_no_index_is_wrong(home: Path):
     """Three processes, as far as the store can see; each step is one of them doing something."""
     seed = random.randrange(10_000)
     chance = random.Random(seed)
-    stores = [FileStore(home) for _ in range(3)]
+    stores = [keep(FileStore(home)) for _ in range(3)]
     begun: list[list[str]] = [[], [], []]
     fresh = 0
     for step in range(300):
@@ -451,15 +474,16 @@ def test_forty_kills_leave_no_index_that_is_wrongly_believed(home: Path):
     assert done.returncode == 0, (seed, done.stderr)
 
 
+DIE = """
+store._leave = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+end(store, "r1.a")
+"""
+
+
 def test_what_a_killed_one_said_and_did_not_count_is_found(home: Path, store: FileStore):
     """Its transcript is longer than its record says, which has the time that the index knows."""
     begin(store, "r1.a")
-    assert ids(FileStore(home)) == ["r1.a"]
-    child = os.fork()
-    if child == 0:
-        own = FileStore(home)
-        own._leave = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-        end(own, "r1.a")
-    os.waitpid(child, 0)
+    assert ids(keep(FileStore(home))) == ["r1.a"]
+    assert elsewhere(DIE, home) == -signal.SIGKILL
     assert not check(home)
-    assert [h.session.id for h in FileStore(home).search("answer")] == ["r1.a"]
+    assert [h.session.id for h in keep(FileStore(home)).search("answer")] == ["r1.a"]

@@ -25,7 +25,7 @@ from clinvk.store.redis import RedisStore
 from clinvk.store.sqlite import SqliteStore
 from tests.conftest import PROJECT, CommandLine
 from tests.needs import need
-from tests.stores import KINDS, RedisServer, store_url
+from tests.stores import KINDS, RedisServer, keep, store_url
 
 
 def titled(title: str) -> Callable[[Session], Session]:
@@ -59,7 +59,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sqlite(file: Path) -> SqliteStore:
-    return SqliteStore(file)
+    return keep(SqliteStore(file))
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def sqlite(file: Path) -> SqliteStore:
     ],
 )
 def test_a_sqlite_address_is_read_as_sqlalchemy_does(url: str, path: str, tmp_path: Path):
-    store = open_store(url, tmp_path)
+    store = keep(open_store(url, tmp_path))
     assert isinstance(store, SqliteStore)
     assert str(store.path) == path.format(cwd=os.getcwd(), home=Path.home())
 
 
 def test_a_sqlite_address_has_no_host(tmp_path: Path):
     with pytest.raises(ConfigError, match="names a host"):
-        open_store("sqlite://x.db", tmp_path)
+        keep(open_store("sqlite://x.db", tmp_path))
 
 
 def test_a_sqlite_store_is_private_and_one_file(sqlite: SqliteStore, file: Path):
@@ -101,7 +101,7 @@ def test_reading_an_empty_sqlite_store_makes_nothing(sqlite: SqliteStore, file: 
 
 
 def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path):
-    store = SqliteStore(tmp_path / "not" / "mounted" / "x.db")
+    store = keep(SqliteStore(tmp_path / "not" / "mounted" / "x.db"))
     for act in (lambda: store.select(Query()), lambda: store.create(Session(id="s"))):
         with pytest.raises(SessionError, match=r"there is no folder .*/not"):
             act()
@@ -131,7 +131,7 @@ def test_a_newer_sqlite_store_is_refused(sqlite: SqliteStore, file: Path):
     db.execute("PRAGMA user_version=7")
     db.close()
     with pytest.raises(SessionError, match="newer clinvk"):
-        SqliteStore(file).get("s")
+        keep(SqliteStore(file)).get("s")
 
 
 def test_a_damaged_database_is_said_to_be_damaged(sqlite: SqliteStore, file: Path):
@@ -141,7 +141,7 @@ def test_a_damaged_database_is_said_to_be_damaged(sqlite: SqliteStore, file: Pat
         handle.seek(4096)
         handle.write(b"\xff" * 200_000)
     with pytest.raises(SessionError, match="damaged"):
-        SqliteStore(file).messages("s1")
+        keep(SqliteStore(file)).messages("s1")
 
 
 def test_a_damaged_record_hides_no_other_and_can_be_deleted(sqlite: SqliteStore, file: Path):
@@ -167,7 +167,7 @@ def test_an_index_of_another_version_is_made_anew(sqlite: SqliteStore, file: Pat
     db.execute("DELETE FROM sessions")
     db.commit()
     db.close()
-    found = SqliteStore(file).search("needle")
+    found = keep(SqliteStore(file)).search("needle")
     assert [hit.session.id for hit in found] == ["s"]
 
 
@@ -233,7 +233,7 @@ except SessionError as error: print(error)
 
 
 def test_a_store_is_used_by_several_threads(tmp_path: Path, request: pytest.FixtureRequest):
-    store = open_store(store_url("sqlite", tmp_path, request), tmp_path)
+    store = keep(open_store(store_url("sqlite", tmp_path, request), tmp_path))
     store.create(Session(id="s"))
     threads = [
         threading.Thread(target=lambda: [store.append("s", [said("x")], same) for _ in range(20)])
@@ -251,7 +251,7 @@ def test_a_store_is_used_by_several_threads(tmp_path: Path, request: pytest.Fixt
 
 @pytest.fixture
 def redis(redis_url: str) -> RedisStore:
-    return RedisStore(redis_url)
+    return keep(RedisStore(redis_url))
 
 
 def test_nothing_that_is_kept_on_a_server_runs_out(redis: RedisStore, redis_server: RedisServer):
@@ -269,7 +269,7 @@ def test_nothing_that_is_kept_on_a_server_runs_out(redis: RedisStore, redis_serv
 
 
 def test_a_killed_server_that_is_started_again_has_everything(own_server: RedisServer):
-    store = RedisStore(own_server.url)
+    store = keep(RedisStore(own_server.url))
     store.create(Session(id="s"))
     for i in range(20):
         if i == 10:
@@ -296,7 +296,7 @@ for i in range(3000):
 def test_a_server_that_is_killed_while_somebody_writes_keeps_what_it_acknowledged(
     own_server: RedisServer,
 ):
-    RedisStore(own_server.url).create(Session(id="s"))
+    keep(RedisStore(own_server.url)).create(Session(id="s"))
     with subprocess.Popen([sys.executable, "-c", WRITER, own_server.url], cwd=PROJECT,
                           stdout=subprocess.PIPE, text=True) as writer:  # fmt: skip
         for _ in range(3):
@@ -305,7 +305,7 @@ def test_a_server_that_is_killed_while_somebody_writes_keeps_what_it_acknowledge
             own_server.start()
         out, _ = writer.communicate(timeout=60)
     acknowledged = [int(line) for line in out.split()]
-    found = [int(m.content) for m in RedisStore(own_server.url).messages("s")]
+    found = [int(m.content) for m in keep(RedisStore(own_server.url)).messages("s")]
     assert len(found) == len(set(found)), "written twice"
     assert set(acknowledged) <= set(found)
     assert found == sorted(found)
@@ -316,7 +316,7 @@ def test_a_server_that_is_gone_is_said_to_be_gone(own_server: RedisServer):
     own_server.kill()
     began = time.monotonic()
     with pytest.raises(SessionError, match=r"redis at 127.0.0.1:\d+: it cannot be reached") as told:
-        RedisStore(url).select(Query())
+        keep(RedisStore(url)).select(Query())
     assert time.monotonic() - began < 5
     assert "secret" not in str(told.value) + str(told.value.hint)
     assert "start it" in str(told.value.hint)
@@ -329,9 +329,9 @@ def test_a_wrong_password_is_said_to_be_wrong(user: str, tmp_path: Path):
     server.start()
     try:
         with pytest.raises(SessionError, match="refuses the user or the password") as told:
-            RedisStore(server.url.replace("://", f"://{user}")).create(Session(id="s"))
+            keep(RedisStore(server.url.replace("://", f"://{user}"))).create(Session(id="s"))
         assert "wrong" not in f"{told.value}".replace("WRONGPASS", "")
-        store = RedisStore(server.url.replace("://", "://:right@"))
+        store = keep(RedisStore(server.url.replace("://", "://:right@")))
         assert store.create(Session(id="s")).id == "s"
     finally:
         server.kill()
@@ -342,7 +342,7 @@ def test_a_server_without_memory_refuses_and_keeps_what_it_has(tmp_path: Path):
     server = RedisServer(tmp_path, "--maxmemory", "4mb")
     server.start()
     try:
-        store = RedisStore(server.url)
+        store = keep(RedisStore(server.url))
         store.create(Session(id="s"))
         with pytest.raises(SessionError, match="memory is full"):
             for _ in range(100):
@@ -353,7 +353,7 @@ def test_a_server_without_memory_refuses_and_keeps_what_it_has(tmp_path: Path):
 
 
 def test_a_turn_lasts_longer_than_its_lease(redis_url: str):
-    store, other = RedisStore(redis_url, lease=0.3), RedisStore(redis_url, lease=0.3)
+    store, other = keep(RedisStore(redis_url, lease=0.3)), keep(RedisStore(redis_url, lease=0.3))
     store.create(Session(id="s"))
     turn = store.turn("s")
     time.sleep(1)
@@ -371,7 +371,7 @@ def asleep(store: RedisStore, id_: str) -> Any:
 
 
 def test_a_turn_that_was_taken_by_another_cannot_write(redis_url: str):
-    store, other = RedisStore(redis_url, lease=0.1), RedisStore(redis_url)
+    store, other = keep(RedisStore(redis_url, lease=0.1)), keep(RedisStore(redis_url))
     store.create(Session(id="s"))
     turn = asleep(store, "s")
     turn.note({"run": "x"})
@@ -398,7 +398,7 @@ def test_a_turn_that_was_taken_by_another_cannot_write(redis_url: str):
 
 
 def test_a_turn_that_slept_goes_on_where_nobody_took_it(redis_url: str):
-    store = RedisStore(redis_url, lease=0.1)
+    store = keep(RedisStore(redis_url, lease=0.1))
     store.create(Session(id="s"))
     turn = asleep(store, "s")
     time.sleep(0.3)
@@ -410,7 +410,7 @@ def test_a_turn_that_slept_goes_on_where_nobody_took_it(redis_url: str):
 def test_a_dead_turn_of_another_machine_is_had_until_its_time_is_over(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    store, other = RedisStore(redis_url, lease=0.5), RedisStore(redis_url)
+    store, other = keep(RedisStore(redis_url, lease=0.5)), keep(RedisStore(redis_url))
     store.create(Session(id="s"))
     with monkeypatch.context() as patch:
         patch.setattr(machine, "this_process", lambda: {"clinvk": 1, "host": "elsewhere"})
@@ -452,7 +452,7 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "redis", None)
     monkeypatch.delitem(sys.modules, "redis.backoff", raising=False)
     with pytest.raises(ConfigError) as told:
-        RedisStore("redis://localhost")
+        keep(RedisStore("redis://localhost"))
     assert "pip install 'clinvk[redis]'" in str(told.value.hint)
 
 
@@ -520,7 +520,7 @@ def test_sessions_that_move_there_and_back_are_the_same(
         second = f"file://{tmp_path}/second"
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
-    store = open_store(origin, tmp_path)
+    store = keep(open_store(origin, tmp_path))
     texts = ["", "\u2028", "x" * 300_000, '"}\n{"', "😀\x1b[0m"]
     store.create(RICH, [Message("system", t, RICH.created_at, {"a": [t]}, 3) for t in texts])
     for n in range(30):
@@ -529,7 +529,7 @@ def test_sessions_that_move_there_and_back_are_the_same(
         done = clinvk("sessions", "migrate", "--from", source, "--to", target, "--json")
         assert done.returncode == 0, done.stderr
         assert len(json.loads(done.stdout)["copied"]) == 31
-        assert content(open_store(target, tmp_path)) == content(store)
+        assert content(keep(open_store(target, tmp_path))) == content(store)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
@@ -537,10 +537,10 @@ def test_what_differs_is_not_replaced_unless_it_is_forced(
     kind: str, urls: dict[str, str], clinvk: CommandLine, tmp_path: Path
 ):
     home = clinvk.home.path
-    source = open_store("file", home)
+    source = keep(open_store("file", home))
     for name in ("same", "changed", "new"):
         source.create(Session(id=name), [said(name)])
-    target = open_store(urls[kind], home)
+    target = keep(open_store(urls[kind], home))
     (tmp_path / "home").mkdir(exist_ok=True)
     target.create(source.get("same"), source.messages("same"))
     target.create(source.get("changed"), [said("something else")])
@@ -563,7 +563,7 @@ def test_what_differs_is_not_replaced_unless_it_is_forced(
 
 def test_what_runs_or_is_damaged_is_left_and_told(urls: dict[str, str], clinvk: CommandLine):
     home = clinvk.home.path
-    source = open_store("file", home)
+    source = keep(open_store("file", home))
     for name in ("fine", "busy", "bad"):
         source.create(Session(id=name))
     (home / "sessions" / "bad.json").write_text("{")
@@ -574,7 +574,7 @@ def test_what_runs_or_is_damaged_is_left_and_told(urls: dict[str, str], clinvk: 
     assert done.returncode == 4
     assert "session busy is running" in done.stderr
     assert "bad is damaged" in done.stderr
-    assert list(content(open_store(urls["sqlite"], home))) == ["fine"]
+    assert list(content(keep(open_store(urls["sqlite"], home)))) == ["fine"]
 
 
 def test_a_store_is_not_copied_into_itself(clinvk: CommandLine):
@@ -627,7 +627,7 @@ def test_two_processes_with_a_hundred_updates_each_lose_none(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ):
     url = store_url(kind, tmp_path / "home", request)
-    store = open_store(url, tmp_path / "home")
+    store = keep(open_store(url, tmp_path / "home"))
     store.create(Session(id="s"))
     script = (
         "import sys; from pathlib import Path; from clinvk.store import open_store\n"

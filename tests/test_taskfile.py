@@ -17,6 +17,7 @@ from clinvk.errors import ConfigError
 from clinvk.plan import Budget, Halt, Limits, Plan
 from clinvk.taskfile import Defaults
 from tests.conftest import CommandLine, Home
+from tests.stores import keep
 
 
 def plan_of(
@@ -643,7 +644,7 @@ def test_a_schema_has_to_be_json(tmp_path: Path):
 
 def check(home: Home, text: str, **env: str) -> preflight.Checked:
     env = {**home.env, **env}
-    return preflight.check(plan_of(text), Dispatcher(config.load(env), env=env))
+    return preflight.check(plan_of(text), keep(Dispatcher(config.load(env), env=env)))
 
 
 def test_a_variable_is_looked_up_when_a_task_is_started(home: Home):
@@ -678,7 +679,7 @@ def test_a_cap_of_none_at_once_is_refused(home: Home):
         max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,
     )
     with pytest.raises(ConfigError, match="echo: 0 is too small"):
-        preflight.check(plan, Dispatcher(loaded, env=home.env))
+        preflight.check(plan, keep(Dispatcher(loaded, env=home.env)))
 
 
 def test_an_option_that_was_said_of_the_task_alone_is_not_dropped(home: Home):

@@ -16,6 +16,7 @@ from clinvk.runs import Runs
 from clinvk.scheduler import Change
 from tests.conftest import CommandLine, Home, is_alive
 from tests.desk import Desk, kill
+from tests.stores import keep
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +30,7 @@ def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
 
 @pytest.fixture
 def flows(desk: Desk) -> WorkflowManager:
-    return WorkflowManager(desk.dispatcher())
+    return keep(WorkflowManager(desk.dispatcher()))
 
 
 def states(result: RunResult) -> list[str]:

@@ -10,6 +10,7 @@ from clinvk.cmd import many
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as opts
 from clinvk.cmd.failing import run_told_in_json
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.storage import stored
 from clinvk.errors import UsageError
@@ -104,7 +105,7 @@ def chain(
             "without a file, --resume goes on with the steps as they were begun",
             "name the file as well: clinvk chain FILE --resume NAME",
         )
-    dispatcher = Dispatcher(loaded)
+    dispatcher = until_end(Dispatcher(loaded))
     manager = WorkflowManager(dispatcher)
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.dry_run(dispatcher, plan or manager.plan(str(resume)), view)

@@ -10,6 +10,7 @@ import typer
 
 from clinvk.cmd import options as opt
 from clinvk.cmd import show, summary
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.plan_options import complete_checkpoints
 from clinvk.errors import ClinvkError
@@ -86,4 +87,4 @@ def _manager(config: opt.Config) -> WorkflowManager:
     from clinvk.dispatcher import Dispatcher
     from clinvk.workflow import WorkflowManager
 
-    return WorkflowManager(Dispatcher(opt.load(config)))
+    return WorkflowManager(until_end(Dispatcher(opt.load(config))))

@@ -13,6 +13,7 @@ from clinvk.cmd import many, watching
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as common
 from clinvk.cmd.failing import run_told_in_json
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.show import Printer
 from clinvk.cmd.storage import stored
@@ -99,7 +100,7 @@ def compare(
     # Answers are compared when all are there.
     view = watching.View(format=view.format, quiet=view.quiet, colour=view.colour)
     prompt, _ = opt.prompt_of(words, file, [])
-    dispatcher = Dispatcher(loaded)
+    dispatcher = until_end(Dispatcher(loaded))
     made = _plan(
         dispatcher, prompt, _chosen(dispatcher, backends or [], view, everybody=all_backends),
         judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from clinvk.cmd.holding import closing_all
 from clinvk.cmd.lazy import ReaderGone, Root
 from clinvk.errors import ClinvkError
 
@@ -52,7 +53,8 @@ def main(argv: Sequence[str]) -> int:
     can mend ends in a traceback."""
     _tolerant_output()
     try:
-        code = root().main(list(argv), prog_name="clinvk", standalone_mode=False)
+        with closing_all():
+            code = root().main(list(argv), prog_name="clinvk", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ClinvkError as error:

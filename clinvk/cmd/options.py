@@ -37,8 +37,8 @@ def complete_sessions(incomplete: str) -> list[str]:
 
     try:
         loaded = configs.load(os.environ)
-        store = open_store(loaded.config.session.storage, loaded.home)
-        return store.matching(incomplete, COMPLETED)
+        with open_store(loaded.config.session.storage, loaded.home) as store:
+            return store.matching(incomplete, COMPLETED)
     except ClinvkError:  # a shell that completes has no place for it
         return []
 

@@ -10,6 +10,7 @@ from clinvk.cmd import many
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
 from clinvk.cmd.failing import run_told_in_json
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.storage import stored
 
@@ -84,7 +85,7 @@ def parallel(
         on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
-    dispatcher = Dispatcher(loaded)
+    dispatcher = until_end(Dispatcher(loaded))
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.dry_run(dispatcher, made, view)
     return many.execute(dispatcher, made, view, plan.reports_of(junit, report))

@@ -10,6 +10,7 @@ import typer
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.failing import told_in_json
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import LITERAL, new_app
 from clinvk.cmd.storage import stored
 from clinvk.errors import SessionError, UsageError
@@ -79,7 +80,7 @@ def resume(
     if id is not None and (last or sentence or (interactive and not words)):
         words.insert(0, id)  # the first word is the prompt, since the session is known
         id = None  # noqa: A001
-    dispatcher = Dispatcher(loaded)
+    dispatcher = until_end(Dispatcher(loaded))
     found = _find(dispatcher, id.removeprefix(LITERAL) if id else None, last=last, here=here,
                   backend=backend, tag=with_tag, interactive=interactive)  # fmt: skip
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):

@@ -9,6 +9,7 @@ import typer
 
 from clinvk.cmd import options as opt
 from clinvk.cmd.failing import told_in_json
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import new_app
 from clinvk.cmd.storage import stored
 from clinvk.errors import UsageError
@@ -122,7 +123,7 @@ def start(request: Any, loaded: Any, given: dict[str, Any]) -> int:
     from clinvk.dispatcher import Dispatcher, NoSessionHere
 
     settings = opt.output_settings(loaded, given)
-    dispatcher = Dispatcher(loaded)
+    dispatcher = until_end(Dispatcher(loaded))
     if given.get("dry_run") or loaded.config.unified_flags.dry_run:
         return drive.dry_run(dispatcher, request, settings)
     try:

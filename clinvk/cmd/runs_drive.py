@@ -13,6 +13,7 @@ from clinvk.cmd import many, show, watching
 from clinvk.cmd import options as opt
 from clinvk.cmd import plan_options as plan
 from clinvk.cmd.failing import run_told_in_json
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.runs_common import LastRun, OneRun, runs_of
 from clinvk.cmd.storage import stored
@@ -117,7 +118,7 @@ def _carry_on(
     folder = runs_of(loaded).find(id_)
     viewer = watching.viewer_for(view)
     run = resumed(
-        Dispatcher(loaded), folder, observe=viewer.observe, notify=viewer.say,
+        until_end(Dispatcher(loaded)), folder, observe=viewer.observe, notify=viewer.say,
         rules=lambda kept: plan.with_rules(kept, **(rules or {})),
     )  # fmt: skip
     wanted = choose(run)

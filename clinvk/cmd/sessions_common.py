@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
+from clinvk.cmd.holding import until_end
 from clinvk.session import Session
 from clinvk.store import Damaged, Store, open_store
 
@@ -32,8 +33,8 @@ def about(session: Session | Damaged) -> dict[str, Any]:
 def store_of(config: Path | None) -> Store:
     """The store of the configuration; what takes long there is shown on a terminal."""
     loaded = opt.load(config)
-    return open_store(
-        loaded.config.session.storage, loaded.home, show.Progress("indexing sessions")
+    return until_end(
+        open_store(loaded.config.session.storage, loaded.home, show.Progress("indexing sessions"))
     )
 
 
@@ -42,7 +43,7 @@ def manager_of(config: Path | None) -> SessionManager:
     from clinvk.manager import SessionManager  # a list has no use for it
 
     loaded = opt.load(config)
-    return SessionManager(store_of(config), loaded.home, config=loaded)
+    return until_end(SessionManager(store_of(config), loaded.home, config=loaded))
 
 
 def warn(sessions: list[Session | Damaged]) -> None:

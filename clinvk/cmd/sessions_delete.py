@@ -10,6 +10,7 @@ import typer
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
 from clinvk.cmd.ages import moment_before, parse_age
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, store_of
 from clinvk.cmd.storage import stored
@@ -26,7 +27,7 @@ def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None)
     from clinvk.dispatcher import Dispatcher
     from clinvk.manager import delete as delete_session
 
-    dispatcher = Dispatcher(opt.load(config))
+    dispatcher = until_end(Dispatcher(opt.load(config)))
     code = 0
     for text in ids:
         try:

@@ -9,6 +9,7 @@ import typer
 
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION
 from clinvk.cmd.storage import stored
@@ -35,7 +36,8 @@ def options(
     from clinvk.dispatcher import Dispatcher
     from clinvk.messages import Request
 
-    found = Dispatcher(opt.load(config)).sessions.find(Request(prompt="", session=session))
+    dispatcher = until_end(Dispatcher(opt.load(config)))
+    found = dispatcher.sessions.find(Request(prompt="", session=session))
     assert found is not None  # noqa: S101 - a session was named
     if as_json:
         show.print_json({"version": VERSION, "id": found.id, "options": found.options})

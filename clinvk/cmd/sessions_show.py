@@ -9,6 +9,7 @@ import typer
 
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, about, state_of
 from clinvk.cmd.storage import stored
@@ -32,7 +33,7 @@ def show_(
     """Show a session."""
     from clinvk.dispatcher import Dispatcher
 
-    dispatcher = Dispatcher(opt.load(config))
+    dispatcher = until_end(Dispatcher(opt.load(config)))
     session = dispatcher.sessions.lookup(id)
     store = dispatcher.store
     said = store.messages(session.id)[-messages:] if messages else []

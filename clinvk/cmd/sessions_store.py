@@ -10,6 +10,7 @@ import typer
 from clinvk.addresses import without_password
 from clinvk.cmd import options as opt
 from clinvk.cmd import show
+from clinvk.cmd.holding import until_end
 from clinvk.cmd.lazy import Commands
 from clinvk.cmd.sessions_common import VERSION, store_of
 from clinvk.cmd.storage import address, stored
@@ -54,8 +55,8 @@ def migrate(
     target_url = address(to, None, loaded.home)
     if source_url == target_url:
         raise UsageError("both stores are the same", "name another one with --to or --from")
-    source = open_store(source_url, loaded.home, show.Progress("indexing sessions"))
-    target = open_store(target_url, loaded.home)
+    source = until_end(open_store(source_url, loaded.home, show.Progress("indexing sessions")))
+    target = until_end(open_store(target_url, loaded.home))
     plan = migration.plan(source, target, show.Progress("comparing sessions"))
     if plan.different and not force:
         raise _different(plan.different)

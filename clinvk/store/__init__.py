@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from msgspec import Struct
 
@@ -90,6 +90,10 @@ class Turn(Protocol):
         """Let the next turn begin; what was noted is taken back."""
         ...
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
     def abandon(self) -> None:
         """Let go, as if this process had been killed: what was noted stays for the next turn."""
         ...
@@ -97,7 +101,18 @@ class Turn(Protocol):
 
 class Store(Protocol):
     """Every method raises `SessionError` where the place cannot be read or written, and
-    `SessionNotFound` for an id that it does not have."""
+    `SessionNotFound` for an id that it does not have. A store is used by any number of threads, and
+    is closed by `with`, or by `close`."""
+
+    def close(self) -> None:
+        """Close what is open; from any thread, and more than once. What another thread is doing
+        comes to its end, and a turn lasts until it is closed itself; everything else that is asked
+        of a closed store raises `SessionError`."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
 
     def create(
         self,

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from clinvk.errors import SessionError
 from clinvk.session import Message, Session
 from clinvk.store.files import cannot, open_named
 from clinvk.store.index import VERSION as INDEX_VERSION
-from clinvk.store.index import Index
+from clinvk.store.index import Index, connect
 from clinvk.store.records import messages_of, session_of, unknown
 
 Progress = Callable[[int, int], None]
@@ -44,24 +45,24 @@ class Database(Index):
         _make_private(path)
         if not os.access(path, os.W_OK):
             return cls.to_read(path)
-        database = cls(_connect(f"{path.as_uri()}?mode=rw"))
-        if not database.is_ready(path) or database.get("version") != INDEX_VERSION:
-            with database.changing():
-                database.prepare()
-                if database.get("version") != INDEX_VERSION:
-                    database.index_anew(str(path))
+        with _open_if_usable(cls(_connect(f"{path.as_uri()}?mode=rw"))) as database:
+            if not database.is_ready(path) or database.get("version") != INDEX_VERSION:
+                with database.changing():
+                    database.prepare()
+                    if database.get("version") != INDEX_VERSION:
+                        database.index_anew(str(path))
         return database
 
     @classmethod
     def to_read(cls, path: Path) -> Database:
         """The sessions in that file; an empty store where there is none."""
         if not path.exists():
-            database = cls(_connect("file::memory:"))
-            database.prepare()
+            with _open_if_usable(cls(_connect("file::memory:"))) as database:
+                database.prepare()
             return database
-        database = cls(_connect(f"{path.as_uri()}?mode=ro"))
-        if not database.is_ready(path):
-            raise SessionError(f"{path} holds no sessions yet, and cannot be written")
+        with _open_if_usable(cls(_connect(f"{path.as_uri()}?mode=ro"))) as database:
+            if not database.is_ready(path):
+                raise SessionError(f"{path} holds no sessions yet, and cannot be written")
         return database
 
     def is_ready(self, path: Path) -> bool:
@@ -95,6 +96,18 @@ class Database(Index):
         """Whether a commit is on disk when it returns, the name of its journal included. Where
         not, a power cut may take it back, whole; a killed process never does."""
         self.db.execute(f"PRAGMA synchronous={'EXTRA' if durable else 'NORMAL'}")
+
+    @contextmanager
+    def changing_without_journal(self) -> Iterator[None]:
+        """`changing` for a disk that has no room for SQLite's journal, which is held in memory. If
+        the process is killed, or the power cut, in the middle of the commit, the file is damaged.
+        """
+        self.db.execute("PRAGMA journal_mode=MEMORY")
+        try:
+            with self.changing():
+                yield
+        finally:
+            self.db.execute("PRAGMA journal_mode=DELETE")
 
     def record(self, id_: str) -> bytes:
         """Raises `SessionNotFound`."""
@@ -176,7 +189,17 @@ class Database(Index):
 
 
 def _connect(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY)
+    return connect(uri, timeout=BUSY)
+
+
+@contextmanager
+def _open_if_usable(database: Database) -> Iterator[Database]:
+    """The database, which stays open unless something is wrong with it."""
+    try:
+        yield database
+    except BaseException:
+        database.close()
+        raise
 
 
 def _make_private(path: Path) -> None:

@@ -14,18 +14,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from clinvk.closing import Closing
+from clinvk.errors import SessionError
 from clinvk.session import Message, Session, check_id, new_id
 from clinvk.store import Change, Damaged, Hit, Query
-from clinvk.store.files import FileTurn, cannot, is_private, remove_leftovers, sync_files
+from clinvk.store.files import (
+    FileTurn,
+    NoSpace,
+    cannot,
+    is_private,
+    remove_leftovers,
+    sync_files,
+)
 from clinvk.store.locks import Locks
-from clinvk.store.records import is_running, left_behind, taken, unknown
+from clinvk.store.records import taken, unknown
 from clinvk.store.session_files import SessionFiles, TimeAndSize
 from clinvk.store.upkeep import Progress, Told, Upkeep
 
@@ -36,7 +45,7 @@ REMOVED = "-"  # in `lock`: sessions were being taken away
 AT_ONCE = 32  # sessions whose files are open together
 
 
-class FileStore:
+class FileStore(Closing):
     def __init__(self, home: Path, progress: Progress = lambda _done, _all: None) -> None:
         """`progress` is told (done, all) while the index is made anew."""
         self.home = home
@@ -44,6 +53,9 @@ class FileStore:
         self._upkeep = Upkeep(home, self._files, progress)
         self._locks = Locks(home / "locks")
         self._promised: dict[str, tuple[Session, list[Message]]] = {}  # begun, and not written yet
+
+    def close(self) -> None:
+        self._upkeep.close()
 
     def create(
         self,
@@ -56,6 +68,7 @@ class FileStore:
     ) -> Session:
         check_id(session.id)
         if not settled:
+            self._upkeep.check_open()
             self._promise(session, list(messages))
             return session
         with self._upkeep.writing(session.id) as (index, told):
@@ -64,10 +77,15 @@ class FileStore:
                     raise taken(session.id)
                 session = replace(session, id=new_id())
             self._files.say(session.id, messages, durable=durable)
-            self._write(session, told, durable=durable)
+            try:
+                self._write(session, told, durable=durable)
+            except SessionError:
+                self._files.unsay(session.id)
+                raise
         return session
 
     def get(self, id: str) -> Session:  # noqa: A002
+        self._upkeep.check_open()
         promised = self._promised.get(id)
         return promised[0] if promised else self._files.read(check_id(id))
 
@@ -111,6 +129,7 @@ class FileStore:
         return session
 
     def settle(self, ids: Iterable[str]) -> None:
+        self._upkeep.check_open()
         ids = list(ids)
         try:
             for start in range(0, len(ids), AT_ONCE):
@@ -129,11 +148,13 @@ class FileStore:
         return session
 
     def messages(self, id: str) -> list[Message]:  # noqa: A002
+        self._upkeep.check_open()
         if promised := self._promised.get(id):
             return promised[1]
         return self._files.messages(check_id(id))
 
     def size(self, id: str) -> int:  # noqa: A002
+        self._upkeep.check_open()
         return self._files.size(check_id(id))
 
     def select(self, query: Query) -> list[Session | Damaged]:
@@ -181,25 +202,18 @@ class FileStore:
         return self._upkeep.make_anew(progress)
 
     def delete(self, id: str) -> None:  # noqa: A002
+        self._upkeep.check_open()
         check_id(id)
         if id not in self._promised and not self._files.exists(id):
             raise unknown(id)
-        turn = self.turn(id)
-        if turn is None:
-            raise is_running(id)
-        if turn.left:
-            turn.abandon()
-            raise left_behind(id)
-        try:
+        with self._locks.idle(id):
             if self._promised.pop(id, None) is None:
-                with self._upkeep.writing(id) as (_, told):
+                with self._upkeep.removing(id) as told:
                     self._files.remove(id)
                     told.append(lambda index: index.remove([id]))
-        finally:
-            self._locks.forget(id)
-            turn.close()
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
+        self._upkeep.check_open()
         if not dry_run:
             self._forget_strays(before)
         old = self._used_before(before)
@@ -208,7 +222,7 @@ class FileStore:
         gone: list[str] = []
         if not old:
             return gone
-        with self._upkeep.writing(REMOVED) as (_, told):
+        with self._upkeep.removing(REMOVED) as told:
             for id_, stat in old:
                 if self._remove_idle(id_, before, stat):
                     gone.append(id_)
@@ -216,15 +230,18 @@ class FileStore:
         return gone
 
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
+        self._upkeep.check_open()
         return self._locks.turn(id)
 
     def is_own(self, id: str) -> bool:  # noqa: A002
         return id in self._promised or is_private(self._files.record(check_id(id)))
 
     def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
+        self._upkeep.check_open()
         return self._locks.running(id)
 
     def all_running(self) -> list[str]:
+        self._upkeep.check_open()
         return self._locks.all_running()
 
     # Within.
@@ -296,19 +313,17 @@ class FileStore:
         for id_ in self._locks.older_than(datetime.fromisoformat(before).timestamp()):
             if self._files.exists(id_) or id_ in self._promised:
                 continue
-            if (turn := self.turn(id_)) is not None:
-                self._locks.forget(id_)
-                turn.abandon()
+            with suppress(NoSpace):  # for a lock that somebody else has deleted meanwhile
+                if (turn := self.turn(id_)) is not None:
+                    self._locks.forget(id_)
+                    turn.abandon()
 
     def _used_before(self, before: str) -> list[tuple[str, TimeAndSize | None]]:
         """Ids, with the time and size that the record had when the index read it."""
         query = Query(before=before)
-        index = self._upkeep.fresh()
-        if index is not None:
-            try:
-                return index.stats(query)
-            except sqlite3.Error:
-                self._upkeep.drop()
+        found = self._upkeep.ask(lambda index: index.stats(query))
+        if found is not None:
+            return found
         return [(s.id, None) for s in self._files.scan(query) if isinstance(s, Session)]
 
     def _remove_idle(self, id_: str, before: str, stat: TimeAndSize | None) -> bool:

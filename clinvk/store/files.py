@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinvk import turn_note
+from clinvk.closing import Closing
 from clinvk.errors import SessionError
 
 if TYPE_CHECKING:
@@ -32,10 +33,19 @@ ABANDONED = 3600.0  # seconds after which nobody writes a temporary file any mor
 
 # `.NAME.<random>.tmp`; and `.NAME.PID` of clinvk 0.1, of what a store writes most.
 _LEFTOVER = re.compile(r"\..+\.(?:[0-9a-f]{16}\.tmp|jsonl?\.[0-9]{1,10})", re.DOTALL)
+MAKE_ROOM = (
+    "make room on that disk, e.g. with: clinvk sessions clean --older-than 30d; "
+    "nothing that was stored before is lost"
+)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
-class FileTurn:
+class NoSpace(SessionError):  # noqa: N818 - reads as what it says
+    """The disk has no room for what was to be written."""
+
+
+class FileTurn(Closing):
     """An open, locked file; `close` empties it and lets go."""
 
     def __init__(self, fd: int, path: str | Path) -> None:
@@ -51,11 +61,14 @@ class FileTurn:
             os.ftruncate(self._fd, len(data))
 
     def close(self) -> None:
-        self.note({})
-        os.close(self._fd)
+        if self._fd >= 0:
+            self.note({})
+            self.abandon()
 
     def abandon(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 def open_own(path: str | Path, flags: int) -> int:
@@ -403,9 +416,11 @@ def facts_in(fd: int) -> dict[str, Any] | None:
 
 
 def cannot(verb: str, path: str | Path, error: OSError) -> SessionError:
+    if error.errno in NO_SPACE:
+        # Who deletes is making room already.
+        hint = f"delete it by hand: rm -r {path}" if verb == "delete" else MAKE_ROOM
+        return NoSpace(f"cannot {verb} {path}: {error.strerror}", hint)
     hints = {
-        errno.ENOSPC: "make room on that disk; nothing that was stored before is lost",
-        errno.EDQUOT: "make room on that disk; nothing that was stored before is lost",
         errno.EROFS: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
         errno.EACCES: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
         errno.EPERM: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
@@ -414,6 +429,21 @@ def cannot(verb: str, path: str | Path, error: OSError) -> SessionError:
         return SessionError(f"cannot {verb} {path}: {error.strerror}", f"move {path} away")
     hint = hints.get(error.errno or 0, "set CLINVK_HOME to a folder that can be used")
     return SessionError(f"cannot {verb} {path}: {error.strerror}", hint)
+
+
+def has_room(folder: str | Path) -> bool:
+    """Whether a small file could be written there, as far as the room on the disk goes."""
+    path = f"{folder}/.room.{os.getpid()}.{time.monotonic_ns()}"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, bytes(4096))
+        finally:
+            os.close(fd)
+            os.unlink(path)
+    except OSError as error:
+        return error.errno not in NO_SPACE
+    return True
 
 
 def no_locks(path: str | Path, error: OSError) -> SessionError:

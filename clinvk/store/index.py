@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clinvk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.session import RESUMABLE, Message, Session
 from clinvk.store import Damaged, Query
@@ -51,7 +52,7 @@ ROLES = ("user", "assistant", "system")
 Row = tuple[Any, ...]
 
 
-class Index:
+class Index(Closing):
     """Raises `sqlite3.Error` where the file is damaged: whoever holds it makes a new one."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -62,9 +63,13 @@ class Index:
         """The index in that file. It is disposable, so nothing waits for the disk."""
         mode = "rw" if writable else "ro"
         uri = f"{Path(path).absolute().as_uri()}?mode={mode}"  # quoted: a folder may hold # or ?
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10)
-        db.execute("PRAGMA synchronous=OFF")
-        return cls(db)
+        index = cls(connect(uri, timeout=10))
+        try:
+            index.db.execute("PRAGMA synchronous=OFF")
+        except BaseException:
+            index.close()
+            raise
+        return index
 
     def prepare(self) -> None:
         """Make the tables; those of another version go first."""
@@ -270,6 +275,13 @@ class Index:
         sql = "INSERT INTO words (rowid, title, user, assistant, system) VALUES (?,?,?,?,?)"
         self.db.executemany(sql, texts)
         self.db.executemany("INSERT INTO pieces VALUES (?,?)", pieces)
+
+
+def connect(uri: str, *, timeout: float) -> sqlite3.Connection:
+    """A connection that one thread uses, and another may close; `timeout` is in seconds."""
+    return sqlite3.connect(
+        uri, uri=True, isolation_level=None, timeout=timeout, check_same_thread=False
+    )
 
 
 def _found(id_: str, record: str, problem: str | None) -> Session | Damaged:

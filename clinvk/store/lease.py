@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from clinvk import turn_note
+from clinvk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.store import scripts
 from clinvk.store.server import Server
@@ -23,7 +24,7 @@ PREFIX = "clinvk:"
 TURNS = f"{PREFIX}turns"  # ids that have, or had, a lease
 
 
-class LeaseTurn:
+class LeaseTurn(Closing):
     """Renewed every third of its time by a thread, until it is closed."""
 
     def __init__(
@@ -57,6 +58,8 @@ class LeaseTurn:
         self._end("leave")
 
     def _end(self, what: str) -> None:
+        if self._over.is_set():
+            return
         self._over.set()
         self._ended(self)
         keys = [lease_key(self.id), turn_key(self.id), TURNS]

@@ -16,6 +16,7 @@ from typing import Any
 from clinvk.session import check_id
 from clinvk.store.files import (
     FileTurn,
+    NoSpace,
     cannot,
     facts_in,
     make_folder,
@@ -24,6 +25,7 @@ from clinvk.store.files import (
     same_file,
     try_lock,
 )
+from clinvk.store.records import is_running, left_behind
 
 
 class Locks:
@@ -40,6 +42,30 @@ class Locks:
             if same_file(fd, path):  # else it was deleted while we waited
                 return FileTurn(fd, path)
             os.close(fd)
+
+    @contextmanager
+    def idle(self, id_: str) -> Iterator[None]:
+        """Inside, nobody runs a turn of the session; afterwards its lock is gone, since it is for
+        who deletes the session. Raises `SessionError`: `LeftBehind` if a turn was killed."""
+        try:
+            turn = self.turn(id_)
+        except NoSpace:
+            if self.exists(id_):
+                raise
+            # There is no lock, so nobody has it. A turn that begins when there is room again has to
+            # write before it starts anything, and finds the session gone.
+            yield
+            return
+        if turn is None:
+            raise is_running(id_)
+        if turn.left:
+            turn.abandon()
+            raise left_behind(id_)
+        try:
+            yield
+        finally:
+            self.forget(id_)
+            turn.close()
 
     def running(self, id_: str) -> dict[str, Any] | None:
         try:

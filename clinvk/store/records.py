@@ -57,6 +57,10 @@ def messages_of(lines: Iterable[bytes]) -> list[Message]:
     return [m for m in map(_message, lines) if m is not None]
 
 
+def damaged(id_: str, why: str) -> SessionError:
+    return SessionError(f"session {id_} is damaged: {why}", _DELETE.format(id_))
+
+
 def unreadable(id_: str, where: str, why: str | None) -> SessionError:
     return SessionError(f"session {id_} cannot be read: {where}: {why}", _DELETE.format(id_))
 
@@ -69,8 +73,8 @@ def taken(id_: str) -> SessionError:
     return SessionError(f"session {id_} exists already", f"go on with it: clinvk resume {id_}")
 
 
-def is_running(id_: str) -> SessionError:
-    return SessionError(f"session {id_} is running", "end it first, or wait for it")
+def is_running(id_: str) -> IsRunning:
+    return IsRunning(f"session {id_} is running", "end it first, or wait for it")
 
 
 def left_behind(id_: str) -> LeftBehind:
@@ -78,6 +82,10 @@ def left_behind(id_: str) -> LeftBehind:
         f"session {id_} was cut off: its clinvk was killed, and may have left something running",
         f"end that and delete it: clinvk sessions delete {id_}",
     )
+
+
+class IsRunning(SessionError):  # noqa: N818 - reads as what it says
+    """A turn of the session runs now."""
 
 
 class LeftBehind(SessionError):  # noqa: N818 - reads as what it says

@@ -27,9 +27,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk import machine, turn_note
+from clinvk.closing import Closing
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.session import Message, Session, check_id, new_id
 from clinvk.store import Change, Damaged, Hit, Query, scripts
+from clinvk.store.connections import store_is_closed
 from clinvk.store.index import words_of
 from clinvk.store.lease import (
     PREFIX,
@@ -62,11 +64,22 @@ NATIVE = f"{PREFIX}native:"
 Progress = Callable[[int, int], None]
 
 
-class RedisStore:
+class RedisStore(Closing):
     def __init__(self, url: str, *, lease: float = LEASE) -> None:
-        self._server = Server(url)
+        self._connected = Server(url)
+        self._closed = False
         self._lease = lease
         self._turns: dict[str, LeaseTurn] = {}  # ours: what they write is checked
+
+    def close(self) -> None:
+        self._closed = True
+        self._connected.close()
+
+    @property
+    def _server(self) -> Server:
+        if self._closed:
+            raise store_is_closed()
+        return self._connected
 
     def create(
         self,
@@ -109,8 +122,9 @@ class RedisStore:
     ) -> Session:
         return self._change(id, change, _lines(messages))
 
-    def settle(self, ids: Iterable[str]) -> None:
+    def settle(self, ids: Iterable[str]) -> None:  # noqa: ARG002
         """The server decides."""
+        self._server  # noqa: B018 - which is closed, perhaps
 
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
         return self._change(id, change, _lines(messages), "rewrite")
@@ -198,7 +212,7 @@ class RedisStore:
         facts = self._server.run(scripts.TAKE, keys, values)
         if facts is None:
             return None
-        turn = LeaseTurn(self._server, id, token, self._lease, facts, self._ended)
+        turn = LeaseTurn(self._connected, id, token, self._lease, facts, self._ended)
         self._turns[id] = turn
         return turn
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from clinvk import addresses
+from clinvk.closing import Closing
 from clinvk.errors import ConfigError, SessionError
 
 CONNECT = 5.0  # seconds
@@ -16,7 +17,7 @@ AGAIN = 0.5  # seconds until a lost connection is tried anew, once
 _ELSEWHERE = "or choose another store: session.storage in the configuration, or --storage-backend"
 
 
-class Server:
+class Server(Closing):
     """Raises `ConfigError` for a wrong address or a missing package, `SessionError` for all that
     the server does not do; neither tells the password."""
 
@@ -37,6 +38,12 @@ class Server:
         about = self.client.connection_pool.connection_kwargs
         self.name = f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
         self._scripts: dict[str, Any] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Close the connections. A turn that has not ended opens one again for each request."""
+        self._closed = True
+        self._hang_up()
 
     def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
         """What a script answers; text where it is one."""
@@ -55,6 +62,12 @@ class Server:
             yield self.client
         except redis.RedisError as error:
             raise self._problem(error) from error
+        finally:
+            if self._closed:
+                self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.client.connection_pool.disconnect(inuse_connections=False)
 
     def _problem(self, error: Exception) -> SessionError:
         said, hint = _meaning(error)

@@ -194,6 +194,11 @@ class SessionFiles:
         except OSError as error:
             raise cannot("write", path, error) from error
 
+    def unsay(self, id_: str) -> None:
+        """Delete a transcript whose record was not written."""
+        with suppress(SessionError):
+            _remove(self.transcript(id_))
+
     def append(
         self, id_: str, messages: Iterable[Message], *, is_new: bool = False, durable: bool = True
     ) -> None:

@@ -10,9 +10,7 @@ The words of a deleted session stay in the full-text table, where nothing leads 
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,24 +18,36 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from clinvk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.session import Message, Session, check_id, new_id
 from clinvk.store import Change, Damaged, Hit, Query
+from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.database import BUSY, Database, no_folder
-from clinvk.store.files import FileTurn, is_private
+from clinvk.store.files import MAKE_ROOM, FileTurn, NoSpace, has_room, is_private
 from clinvk.store.index import words_of
 from clinvk.store.locks import Locks
-from clinvk.store.records import as_kept, encode, is_running, left_behind, session_of, taken
+from clinvk.store.records import (
+    IsRunning,
+    LeftBehind,
+    as_kept,
+    encode,
+    session_of,
+    taken,
+)
 from clinvk.store.search import hits
 
 Progress = Callable[[int, int], None]
 
 
-class SqliteStore:
+class SqliteStore(Closing):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._locks = Locks(Path(f"{path}.locks"))
-        self._mine = threading.local()  # SQLite's connections stay in the thread that made them
+        self._connections: Connections[Database] = Connections()
+
+    def close(self) -> None:
+        self._connections.close()
 
     def create(
         self,
@@ -86,8 +96,9 @@ class SqliteStore:
         with self._writing() as database:
             return _keep(database, change(self._session(database, id)), messages)
 
-    def settle(self, ids: Iterable[str]) -> None:
+    def settle(self, ids: Iterable[str]) -> None:  # noqa: ARG002
         """What is appended is on disk."""
+        self._check_open()
 
     def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
         check_id(id)
@@ -142,18 +153,8 @@ class SqliteStore:
         check_id(id)
         with self._reading() as database:
             database.record(id)
-        turn = self.turn(id)
-        if turn is None:
-            raise is_running(id)
-        if turn.left:
-            turn.abandon()
-            raise left_behind(id)
-        try:
-            with self._writing() as database:
-                database.drop(id)
-        finally:
-            self._locks.forget(id)
-            turn.close()
+        with self._locks.idle(id):
+            self._remove(id)
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
         old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
@@ -162,75 +163,100 @@ class SqliteStore:
         return [id_ for id_ in old if self._remove_idle(id_, before)]
 
     def turn(self, id: str) -> FileTurn | None:  # noqa: A002
+        self._check_open()
         return self._locks.turn(id)
 
     def is_own(self, id: str) -> bool:  # noqa: A002, ARG002 - all are in one file
         return is_private(self.path)
 
     def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
+        self._check_open()
         return self._locks.running(id)
 
     def all_running(self) -> list[str]:
+        self._check_open()
         return self._locks.all_running()
 
     def _session(self, database: Database, id_: str) -> Session:
         return session_of(database.record(id_), id_, str(self.path))
 
     def _remove_idle(self, id_: str, before: str) -> bool:
-        """Take the session away if it is still old and does not run."""
-        turn = self.turn(id_)
-        if turn is None:
+        """Delete the session if it is still old and does not run; what a killed turn left running
+        is ended by `manager.delete`."""
+        try:
+            with self._locks.idle(id_):
+                return self._remove(id_, before)
+        except (IsRunning, LeftBehind):
             return False
-        if turn.left:  # what it left running is ended by whoever deletes it
-            turn.abandon()
-            return False
+
+    def _remove(self, id_: str, before: str | None = None) -> bool:
+        """Delete the session, unless it was used since; on a full disk too. Whether it was deleted."""
         try:
             with self._writing() as database:
-                if not Query(before=before).fits(self._session(database, id_)):
-                    return False
-                database.drop(id_)
-            self._locks.forget(id_)
-            return True
-        finally:
-            turn.close()
+                return self._drop(database, id_, before)
+        except NoSpace:
+            pass
+        try:
+            with self._writing(journal=False) as database:
+                return self._drop(database, id_, before)
+        except NoSpace as error:
+            error.hint = "move the file to another disk, and name it there: session.storage"
+            raise
+
+    def _drop(self, database: Database, id_: str, before: str | None) -> bool:
+        if before is not None and not Query(before=before).fits(self._session(database, id_)):
+            return False
+        database.drop(id_)
+        return True
 
     @contextmanager
     def _reading(self) -> Iterator[Database]:
         """What is there, without waiting for who writes."""
         try:
-            yield self._opened() or Database.to_read(self.path)
+            with self._connections.using():
+                if (database := self._opened()) is not None:
+                    yield database
+                else:
+                    with Database.to_read(self.path) as nothing:
+                        yield nothing
         except sqlite3.Error as error:
             raise self._problem("read", error) from error
 
     @contextmanager
-    def _writing(self, *, durable: bool = True) -> Iterator[Database]:
+    def _writing(self, *, durable: bool = True, journal: bool = True) -> Iterator[Database]:
         """All that is done inside, or nothing of it; the only writer, others wait."""
         try:
-            database = self._opened() or self._open(Database.at(self.path))
-            database.wait_for_disk(durable=durable)
-            with database.changing():
-                yield database
+            with self._connections.using():
+                database = self._opened() or self._connections.add(Database.at(self.path))
+                database.wait_for_disk(durable=durable)
+                with database.changing() if journal else database.changing_without_journal():
+                    yield database
         except sqlite3.Error as error:
             raise self._problem("write", error) from error
 
     def _opened(self) -> Database | None:
-        """This thread's connection, of this process: a fork must not use its parent's."""
-        pid, database = getattr(self._mine, "open", (0, None))
-        if pid == os.getpid():
+        """This thread's connection."""
+        if (database := self._connections.mine) is not None:
             return database
         if self.path.exists() and self.path.stat().st_size:
-            return self._open(Database.at(self.path))
+            return self._connections.add(Database.at(self.path))
         if not self.path.parent.is_dir() and not self.path.parent.parent.is_dir():
             raise no_folder(self.path)
         return None
 
-    def _open(self, database: Database) -> Database:
-        self._mine.open = (os.getpid(), database)
-        return database
+    def _check_open(self) -> None:
+        if self._connections.closed:
+            raise store_is_closed()
 
     def _problem(self, verb: str, error: sqlite3.Error) -> SessionError:
         """What SQLite means, and what can be done about it."""
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        full = code == sqlite3.SQLITE_FULL or (
+            code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+            and not has_room(self.path.parent)
+        )
+        if full:
+            return NoSpace(f"cannot {verb} {self.path}: the disk is full", MAKE_ROOM)
         said, hint = PROBLEMS.get(code, (str(error), None))
         return SessionError(f"cannot {verb} {self.path}: {said}", hint)
 
@@ -240,10 +266,6 @@ PROBLEMS = {
     sqlite3.SQLITE_CORRUPT: (
         "the database is damaged",
         "save what can be saved with: sqlite3 FILE .recover",
-    ),
-    sqlite3.SQLITE_FULL: (
-        "the disk is full",
-        "make room on that disk; nothing that was stored before is lost",
     ),
     sqlite3.SQLITE_IOERR: (
         "the disk refuses it",

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.errors import SessionError
-from clinvk.store.files import cannot, open_own
+from clinvk.store.connections import Connections, store_is_closed
+from clinvk.store.files import NoSpace, cannot, open_own
 from clinvk.store.locks import held
 from clinvk.store.session_files import SessionFiles
 
@@ -43,7 +43,7 @@ class Upkeep:
         self.progress = progress  # told (done, all) while the index is made anew
         self._lock_path = home / "lock"
         self._path = home / "index.db"
-        self._mine = threading.local()  # SQLite's connections stay in the thread that made them
+        self._connections: Connections[Index] = Connections()
         # How we left things, when we left some unsettled: our process, the mark, the time.
         self._left: tuple[int, str, int] | None = None
         self._lock = -1
@@ -53,19 +53,20 @@ class Upkeep:
     def ask(self, ask: Callable[[Index], T]) -> T | None:
         """What the index says; nothing where there is none, or none that can be read. A damaged page
         shows only when it is read, so the index is made anew then, once."""
-        for _ in range(2):
-            index = self.fresh()
-            if index is None:
-                return None
-            try:
-                return ask(index)
-            except (sqlite3.Error, ValueError):  # ValueError: a record in it is no JSON any more
-                with suppress(SessionError), self._exclusive():
-                    self.drop()
+        with self._connections.using():
+            for _ in range(2):
+                index = self._fresh()
+                if index is None:
+                    return None
+                try:
+                    return ask(index)
+                except (sqlite3.Error, ValueError):  # ValueError: a record in it is not JSON
+                    with suppress(SessionError), self._exclusive():
+                        self.drop()
         return None
 
-    def fresh(self) -> Index | None:
-        """An index that can be believed, mended where it has to be; nothing where it cannot be."""
+    def _fresh(self) -> Index | None:
+        """An index that can be believed, fixed where it has to be; nothing where it cannot be."""
         if (index := self.as_it_is()) is not None:
             return index
         if not self.files.any():
@@ -88,27 +89,53 @@ class Upkeep:
         """The lock, and the index; it is told what is put into the list, once the files are
         changed. What an error leaves half done is noted, so that the index is mended before it is
         believed again."""
-        with self._exclusive():
+        with self._connections.using(), self._exclusive():
             index = self._usable()
             before = self._marked()  # nothing, unless there is no index to catch up
             self._mark(id_)
             told: list[Told] = []
             yield index, told
-            if index is not None:
-                try:
-                    with index.changing():
-                        for change in told:
-                            change(index)
-                        index.set("mtime", self.files.time())
-                except sqlite3.Error:
-                    self.drop()  # a full disk, say: it is made anew when it is wanted
+            self._tell(index, told)
             self._mark(before)
+
+    @contextmanager
+    def removing(self, id_: str) -> Iterator[list[Told]]:
+        """`writing`, for sessions that are deleted: on a full disk too. If there is no room for the
+        note, the index is deleted first, so that no killed process leaves one that is wrong."""
+        told: list[Told] = []
+        with self._connections.using(), ExitStack() as held:
+            try:
+                held.enter_context(self._exclusive())
+            except NoSpace:  # for `lock`: the index has what that takes
+                self.drop()
+                held.enter_context(self._exclusive())
+            index = self._usable()
+            before = self._marked()
+            try:
+                self._mark(id_)
+            except NoSpace:
+                self.drop()
+                index = None
+            yield told
+            self._tell(index, told)
+            self._mark(before)
+
+    def _tell(self, index: Index | None, told: list[Told]) -> None:
+        if index is None:
+            return
+        try:
+            with index.changing():
+                for change in told:
+                    change(index)
+                index.set("mtime", self.files.time())
+        except sqlite3.Error:
+            self.drop()  # a full disk, say: it is rebuilt when it is needed
 
     @contextmanager
     def unsettling(self, id_: str) -> Iterator[None]:
         """The lock, for a write that the index is not told of. From now on it is marked as stale;
         ourselves know what it lacks, if we did so far."""
-        with self._exclusive():
+        with self._connections.using(), self._exclusive():
             marked = self._marked()
             known = self._know(marked)
             if not known:
@@ -132,7 +159,7 @@ class Upkeep:
         """Tell the index of these, where they were left unsettled by us."""
         if self.files.unsettled.keys().isdisjoint(ids):
             return
-        with self._exclusive():
+        with self._connections.using(), self._exclusive():
             try:
                 if (index := self._opened(create=True)) is not None:
                     self._catch_up(index, ids)
@@ -143,7 +170,7 @@ class Upkeep:
         """The index, from nothing; how many sessions there are."""
         from clinvk.store import filling
 
-        with self._exclusive():
+        with self._connections.using(), self._exclusive():
             self.drop()
             index = self._opened(create=True)
             if index is None:
@@ -157,27 +184,23 @@ class Upkeep:
 
     def drop(self) -> None:
         """Take the index away: what is wrong with it is none of the files'."""
-        if self._index is not None:
-            self._index.close()
-            self._index = None
+        self._connections.drop()
         for name in (self._path, f"{self._path}-journal"):
             with suppress(OSError):
                 os.unlink(name)
 
+    def close(self) -> None:
+        self._connections.close()
+
+    def check_open(self) -> None:
+        """Raise `SessionError` where the store is closed."""
+        if self._connections.closed:
+            raise store_is_closed()
+
     # The index.
 
-    @property
-    def _index(self) -> Index | None:
-        """This thread's connection, of this process: a fork must not use its parent's."""
-        pid, index = getattr(self._mine, "open", (0, None))
-        return index if pid == os.getpid() else None
-
-    @_index.setter
-    def _index(self, index: Index | None) -> None:
-        self._mine.open = (os.getpid(), index)
-
     def _opened(self, *, create: bool) -> Index | None:
-        if self._index is None:
+        if (index := self._connections.mine) is None:
             from clinvk.store.index import Index
 
             if create and not self._path.exists():
@@ -185,10 +208,11 @@ class Upkeep:
                     os.close(open_own(self._path, os.O_CREAT | os.O_RDWR))
             try:
                 writable = os.access(self._path, os.W_OK)
-                self._index = Index.open(str(self._path), writable=writable)
+                index = Index.open(str(self._path), writable=writable)
             except sqlite3.Error:
                 return None
-        return self._index
+            self._connections.add(index)
+        return index
 
     def _is_fresh(self, index: Index) -> bool:
         from clinvk.store.index import VERSION
@@ -219,9 +243,7 @@ class Upkeep:
         """The index, in agreement with the files."""
         from clinvk.store import filling
 
-        if self._index is not None:
-            self._index.close()  # it may have been opened for reading alone
-            self._index = None
+        self._connections.drop()  # it may have been opened for reading alone
         index = self._opened(create=True)
         if index is None:
             raise sqlite3.DatabaseError("spoiled")

@@ -5,13 +5,14 @@ import pytest
 
 from clinvk import Delta, Dispatcher, Event, Finished, Request, Result, Started, Text
 from tests.real.user import User, wait_for
+from tests.stores import keep
 
 pytestmark = [pytest.mark.real, pytest.mark.parametrize("loop", ["asyncio", "trio"])]
 
 
 def stream(user: User, loop: str, request: Request) -> tuple[list[Event], Result]:
     async def main() -> tuple[list[Event], Result]:
-        async with Dispatcher(env=user.environment()).stream(request) as run:
+        async with keep(Dispatcher(env=user.environment())).stream(request) as run:
             events = [event async for event in run]
         return events, run.result
 
@@ -35,7 +36,7 @@ def test_leaving_early_ends_the_program(user: User, loop: str) -> None:
     request = Request(prompt="hello <<pause 60>>", backend=user.backend, cwd=user.home.project)
 
     async def main() -> Result:
-        async with Dispatcher(env=user.environment()).stream(request) as run:
+        async with keep(Dispatcher(env=user.environment())).stream(request) as run:
             async for event in run:
                 if isinstance(event, Started):
                     await anyio.to_thread.run_sync(wait_for, lambda: user.asked)
@@ -54,7 +55,7 @@ def test_a_cancelled_task_leaves_no_program(user: User, loop: str) -> None:
 
     async def main() -> bool:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(Dispatcher(env=user.environment()).run, request)
+            tasks.start_soon(keep(Dispatcher(env=user.environment())).run, request)
             await anyio.to_thread.run_sync(wait_for, lambda: user.asked)
             tasks.cancel_scope.cancel()
         return tasks.cancel_scope.cancelled_caught
