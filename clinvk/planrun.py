@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ class PlanRun:
         # Called as soon as `outcomes` say what is to be run.
         self.ready: Callable[[], None] = lambda: None
         self.begun: Callable[[], None] = lambda: None  # called when it is kept, before it starts
+        self._is_begun = False  # the journal says so
         self.is_old = False  # it was begun before, and is to be carried on
         self.follows: RunFolder | None = None  # the run that `follow` takes over from
         self._found: list[Outcome] = []  # of another run, taken over
@@ -85,11 +87,8 @@ class PlanRun:
         folder = self.folder or self.keep()
         if folder is None:
             return await self._drive(None, "")
-        turn = folder.lock()
-        try:
+        with self._nothing_half_made(folder), folder.lock() as turn:
             return await self._kept(folder, turn, rerun=[], found=self._found)
-        finally:
-            turn.close()
 
     async def carry_on(self, choose: Choose) -> RunResult:
         """Run what is left of the run in `folder`; what was cut off is made sure to be dead first.
@@ -125,6 +124,23 @@ class PlanRun:
             self.notify(told)
         folder = self.folder or self.keep()
         assert folder is not None  # noqa: S101 - an ephemeral run follows none
+        with self._nothing_half_made(folder):
+            self._take_over(folder, old, rerun_indeterminate=rerun_indeterminate)
+        return await self.run()
+
+    @contextmanager
+    def _nothing_half_made(self, folder: RunFolder) -> Iterator[None]:
+        """A new run that cannot be begun, on a full disk for instance, leaves nothing behind."""
+        try:
+            yield
+        except BaseException:
+            if not self._is_begun:
+                with suppress(SessionError):
+                    folder.remove()
+                self.folder = None
+            raise
+
+    def _take_over(self, folder: RunFolder, old: RunFolder, *, rerun_indeterminate: bool) -> None:
         theirs = old.plan()
         for known in old.result(theirs).results[: len(self.plan.tasks)]:
             i, task = known.index, self.plan.tasks[known.index]
@@ -137,7 +153,6 @@ class PlanRun:
                 folder.take(old, i)
                 self.outcomes[i] = stands
                 self._found.append(stands)
-        return await self.run()
 
     def _as_it_was(self, before: RunResult) -> RunResult:
         self.outcomes = list(before.results)
@@ -158,15 +173,13 @@ class PlanRun:
         they have ended."""
         marker = new_marker(self.dispatcher.env)
         turn.note(recovery.run_facts(marker, folder))
-        journal = Journal(folder, self.scrub, self.dispatcher.store.settle)
-        try:
+        with Journal(folder, self.scrub, self.dispatcher.store.settle) as journal:
             journal.begin(self.plan, rerun=rerun)
             for outcome in found:
                 await journal.ended(outcome)
             self.begun()
+            self._is_begun = True
             return await self._drive(journal, marker)
-        finally:
-            journal.close()
 
     async def _drive(self, journal: Journal | None, marker: str) -> RunResult:
         import anyio  # who shows a run has no use for it
@@ -372,13 +385,10 @@ async def abandon(folder: RunFolder) -> str | None:
             if o.state == "queued"
         }
         if result.state == "interrupted" or left:
-            journal = Journal(folder, lambda data: data)
-            try:
+            with Journal(folder, lambda data: data) as journal:
                 journal.set_aside(left.values())
                 outcomes = tuple(left.get(o.index, o) for o in result.results)
                 journal.end(replace(result, state="cancelled", why="cancelled", results=outcomes))
-            finally:
-                journal.close()
     except BaseException:
         turn.abandon()
         raise

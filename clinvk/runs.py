@@ -23,6 +23,7 @@ from clinvk.readfile import ANY, open_regular, read_file
 from clinvk.session import Session
 from clinvk.store.files import (
     FileTurn,
+    NoSpace,
     append_file,
     cannot,
     make_folder,
@@ -65,11 +66,15 @@ class Runs:
                 with suppress(FileExistsError):
                     path.mkdir(mode=0o700)
                     break
-            (path / "tasks").mkdir(mode=0o700)
         except OSError as error:
             raise cannot("write", self.folder, error) from error
         folder = RunFolder(path)
-        folder.freeze(plan)
+        try:
+            folder.make(plan)
+        except BaseException:
+            with suppress(SessionError):
+                folder.remove()
+            raise
         return folder
 
     def ids(self) -> list[str]:
@@ -269,6 +274,15 @@ class RunFolder:
             )
         return turn
 
+    def make(self, plan: Plan) -> None:
+        """Put into an empty folder what a run needs. Raises `SessionError`."""
+        tasks = self.path / "tasks"
+        try:
+            tasks.mkdir(mode=0o700)
+        except OSError as error:
+            raise cannot("write", tasks, error) from error
+        self.freeze(plan)
+
     def freeze(self, plan: Plan) -> None:
         data = {"created_at": rfc3339(datetime.now(UTC)), **plan.to_json()}
         try:
@@ -280,7 +294,13 @@ class RunFolder:
     def delete(self) -> None:
         """Take the run away. Raises `SessionError` where it is running, or has left something
         running."""
-        turn = self.lock()
+        try:
+            turn = self.lock()
+        except NoSpace:
+            if (self.path / LOCK).exists():
+                raise
+            self.remove()  # nobody has a lock that cannot even be made
+            return
         if turn.left:
             turn.abandon()
             raise SessionError(

@@ -13,6 +13,7 @@ import pytest
 
 from clinvk.session import Session
 from clinvk.store import open_store
+from tests.stores import keep
 
 if TYPE_CHECKING:
     from tests.conftest import Home
