@@ -22,6 +22,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -43,6 +44,7 @@ from clinvk.store.lease import (
 )
 from clinvk.store.records import (
     as_kept,
+    damaged,
     encode,
     is_running,
     left_behind,
@@ -52,7 +54,7 @@ from clinvk.store.records import (
     unknown,
 )
 from clinvk.store.search import scan
-from clinvk.store.server import Server
+from clinvk.store.server import REBUILD, Server, WrongType
 
 LEASE = 30.0  # seconds that the turn of a dead machine is still had
 BUSY = 30.0  # seconds in which a change has to succeed against other writers
@@ -60,6 +62,7 @@ BATCH = 500  # records that are read at a time
 USED = f"{PREFIX}used"
 IDS = f"{PREFIX}ids"
 NATIVE = f"{PREFIX}native:"
+TRANSCRIPT = (b"list", b"none")  # types that `said` may have
 
 Progress = Callable[[int, int], None]
 
@@ -156,14 +159,21 @@ class RedisStore(Closing):
         if "\0" in text:  # which ends the folded id there
             return []
         folded = text.lower().encode("utf-8", "replace")
-        with self._server.asking() as client:
-            found = client.zrangebylex(IDS, b"[" + folded, b"[" + folded + b"\xff", 0, limit)
-        return [member.split(b"\0")[1].decode() for member in found]
+        try:
+            with self._server.asking() as client:
+                found = client.zrangebylex(IDS, b"[" + folded, b"[" + folded + b"\xff", 0, limit)
+        except WrongType:
+            found = sorted(_member(id_).encode() for id_ in self._ids())
+            found = [member for member in found if member.startswith(folded)][:limit]
+        return _decoded(member.partition(b"\0")[2] for member in found)
 
     def owners(self, backend: str | None, native_id: str) -> list[str]:
-        with self._server.asking() as client:
-            found = client.smembers(NATIVE + _text(native_id))
-        pairs = sorted(json.loads(member) for member in found)
+        try:
+            with self._server.asking() as client:
+                found = client.smembers(NATIVE + _text(native_id))
+        except WrongType:
+            return []
+        pairs = sorted(filter(None, map(_owner, found)))
         return [id_ for name, id_ in pairs if backend in (None, name)]
 
     def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
@@ -174,9 +184,11 @@ class RedisStore(Closing):
         return scan(sessions, self.messages, words, role, limit)
 
     def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
+        ids = self._scanned(_session(""))
         with self._server.asking() as client:
-            keys = list(client.scan_iter(f"{_session('')}*", count=BATCH))
-        ids = [key.decode()[len(_session("")) :] for key in keys]
+            for key in (USED, IDS):
+                if client.type(key) not in (b"zset", b"none"):
+                    client.delete(key)
         for done, id_ in enumerate(ids):
             progress(done, len(ids))
             self._index(id_)
@@ -184,19 +196,8 @@ class RedisStore(Closing):
         return len(ids)
 
     def delete(self, id: str) -> None:  # noqa: A002
-        with self._server.asking() as client:
-            if not client.exists(_session(check_id(id))):
-                raise unknown(id)
-        turn = self.turn(id)
-        if turn is None:
-            raise is_running(id)
-        if turn.left:
-            turn.abandon()
-            raise left_behind(id)
-        try:
-            _check(self._remove(id, "", turn.token), id)
-        finally:
-            turn.close()
+        # In one step, without taking its turn: that would need memory.
+        _check(self._remove(check_id(id), "", self._dead(id)), id)
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
         old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
@@ -220,22 +221,28 @@ class RedisStore(Closing):
         return False  # whoever can write the server
 
     def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
-        with self._server.asking() as client:
+        with suppress(WrongType), self._server.asking() as client:
             token = client.get(lease_key(id))
-            facts = client.hget(turn_key(id), "facts")
-        if token is None or token.decode() == self._dead(id):
+            (facts,) = self._turn(id, "facts")
+            return self._held(id, token, facts)
+        return None
+
+    def _held(self, id_: str, token: bytes | None, facts: bytes | None) -> dict[str, Any] | None:
+        if token is None or token.decode("utf-8", "replace") == self._dead(id_):
             return None
         return turn_note.decode(facts) or {}
 
     def all_running(self) -> list[str]:
-        with self._server.asking() as client:
-            ids = sorted(member.decode() for member in client.smembers(TURNS))
+        try:
+            with self._server.asking() as client:
+                ids = sorted(_decoded(client.smembers(TURNS)))
+        except WrongType:
+            ids = sorted(self._scanned(lease_key("")))
         return [id_ for id_ in ids if self.running(id_) is not None]
 
     def _is_idle(self, id_: str) -> bool:
         """Whether no turn runs, and none that was killed has left something to end."""
-        with self._server.asking() as client:
-            facts = client.hget(turn_key(id_), "facts")
+        (facts,) = self._turn(id_, "facts")
         return not facts and self.running(id_) is None
 
     def _ended(self, turn: LeaseTurn) -> None:
@@ -245,23 +252,45 @@ class RedisStore(Closing):
     def _dead(self, id_: str) -> str:
         """The token of a turn whose process is known to be dead, so that the next turn need not
         wait for its lease to end; else nothing."""
-        with self._server.asking() as client:
-            token, holder = client.hmget(turn_key(id_), "token", "holder")
+        token, holder = self._turn(id_, "token", "holder")
         try:
             is_gone = turn_note.is_gone(turn_note.parse_process(turn_note.decode(holder) or {}))
         except turn_note.InvalidNote:
             return ""  # its lease decides
-        return token.decode() if token and is_gone else ""
+        return token.decode("utf-8", "replace") if token and is_gone else ""
+
+    def _turn(self, id_: str, *names: str) -> list[bytes | None]:
+        """These fields of what is known of its last turn."""
+        with suppress(WrongType), self._server.asking() as client:
+            return list(client.hmget(turn_key(id_), *names))
+        return [None] * len(names)
 
     # Records.
 
     def _read(self, id_: str) -> tuple[Session, str]:
         """The session, and its version. Raises `SessionNotFound`."""
-        with self._server.asking() as client:
-            record, version = client.hmget(_session(id_), "record", "version")
-        if version is None:
+        try:
+            with self._server.asking() as client, client.pipeline(transaction=False) as pipeline:
+                pipeline.hmget(_session(id_), "record", "version")
+                pipeline.exists(_session(id_))
+                pipeline.type(_said(id_))
+                (record, version), exists, kind = pipeline.execute()
+        except WrongType:
+            raise self._foreign(id_, _session(id_)) from None
+        if not exists:
             raise unknown(id_)
-        return self._parsed(id_, record), version.decode()
+        if kind not in TRANSCRIPT:
+            raise self._foreign(id_, _said(id_))
+        session = self._parsed(id_, record)
+        if version is None:
+            raise self._damaged(id_, f"{_session(id_)} has no version")
+        return session, version.decode("utf-8", "replace")
+
+    def _foreign(self, id_: str, key: str) -> SessionError:
+        return self._damaged(id_, f"the key {key} was written by another program")
+
+    def _damaged(self, id_: str, why: str) -> SessionError:
+        return damaged(id_, f"redis at {self._connected.name}: {why}")
 
     def _parsed(self, id_: str, record: bytes | None) -> Session:
         return session_of(record or b"", id_, f"{_session(id_)} at {self._server.name}")
@@ -295,28 +324,45 @@ class RedisStore(Closing):
 
     def _all(self) -> Iterator[Session | Damaged]:
         """Every session, the one used last first."""
-        with self._server.asking() as client:
-            ids = [member.decode() for member in client.zrange(USED, 0, -1)]
+        ids = self._ids()
         for start in range(0, len(ids), BATCH):
             some = ids[start : start + BATCH]
             with self._server.asking() as client, client.pipeline(transaction=False) as pipeline:
                 for id_ in some:
-                    pipeline.hget(_session(id_), "record")
-                records = pipeline.execute()
-            for id_, record in zip(some, records, strict=True):
-                if record is not None:  # else deleted meanwhile
-                    yield self._found(id_, record)
+                    pipeline.hmget(_session(id_), "record", "version")
+                    pipeline.type(_said(id_))
+                    pipeline.exists(_session(id_))
+                answers = pipeline.execute(raise_on_error=False)
+            for i, id_ in enumerate(some):
+                fields, kind, exists = answers[3 * i : 3 * i + 3]
+                if exists:  # else deleted meanwhile
+                    yield self._found(id_, fields, kind)
 
-    def _found(self, id_: str, record: bytes) -> Session | Damaged:
+    def _found(self, id_: str, fields: Any, kind: bytes) -> Session | Damaged:
+        is_ours = isinstance(fields, list) and None not in fields and kind in TRANSCRIPT
         try:
-            return self._parsed(id_, record)
+            return self._parsed(id_, fields[0]) if is_ours else self._read(id_)[0]
         except SessionError as error:
             return Damaged(id_, error.message)
+
+    def _ids(self) -> list[str]:
+        """Those of all sessions, the one used last first; in no order if that is not known."""
+        try:
+            with self._server.asking() as client:
+                return _decoded(client.zrange(USED, 0, -1))
+        except WrongType:
+            return self._scanned(_session(""))
+
+    def _scanned(self, prefix: str) -> list[str]:
+        """What the names of keys with this prefix end in."""
+        with self._server.asking() as client:
+            keys = list(client.scan_iter(f"{prefix}*", count=BATCH))
+        return _decoded(key[len(prefix) :] for key in keys)
 
     def _index(self, id_: str) -> None:
         """Whatever leads to the session, made anew."""
         try:
-            with self._server.asking() as client:
+            with suppress(WrongType), self._server.asking() as client:
                 client.hdel(_session(id_), "natives")
             self._change(id_, lambda s: s, [])
         except SessionNotFound:
@@ -349,6 +395,14 @@ def _check(answer: str, id_: str) -> None:
         raise unknown(id_)
     if answer == "running":
         raise is_running(id_)
+    if answer == "left":
+        raise left_behind(id_)
+    if answer.startswith("foreign"):
+        raise WrongType(
+            f"session {id_} cannot be written: the key {answer.partition(' ')[2]} was written by "
+            "another program",
+            REBUILD,
+        )
     if answer == "lost":
         raise SessionError(
             f"session {id_}: another clinvk has taken this turn, which was silent for too long; "
@@ -383,6 +437,24 @@ def _natives(session: Session) -> str:
 
 def _lines(messages: Iterable[Message]) -> list[bytes]:
     return [encode(m.to_json()) for m in messages]
+
+
+def _decoded(members: Iterable[bytes]) -> list[str]:
+    """Ids; what is not one was put there by another program."""
+    found = []
+    for member in members:
+        with suppress(UnicodeDecodeError, SessionError):
+            found.append(check_id(member.decode()))
+    return found
+
+
+def _owner(member: bytes) -> list[str] | None:
+    """(backend, id), where that is what it holds."""
+    with suppress(ValueError):
+        pair = json.loads(member)
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair):
+            return pair
+    return None
 
 
 def _text(text: str) -> str:

@@ -2,6 +2,28 @@
 
 from __future__ import annotations
 
+# A key whose type is another one was written by another program. What is derived from the records
+# is made again; what is not must not break other sessions.
+_TYPES = """
+local function is(kind, key) return redis.call('TYPE', key).ok == kind end
+local function free(kind, key)
+    local found = redis.call('TYPE', key).ok
+    if found ~= kind and found ~= 'none' then redis.call('DEL', key) end
+end
+local function foreign(kind, key) return redis.call('EXISTS', key) == 1 and not is(kind, key) end
+local function natives_of(text)
+    local fine, found = pcall(cjson.decode, text or '[]')
+    if not fine or type(found) ~= 'table' then return {} end
+    local pairs = {}
+    for _, native in ipairs(found) do
+        if type(native) == 'table' and type(native[1]) == 'string' and type(native[2]) == 'string' then
+            pairs[#pairs + 1] = native
+        end
+    end
+    return pairs
+end
+"""
+
 # Change a session, if it is still the one that was read. `writes` holds the last writes of the
 # session, so that one whose answer was lost with the connection can be sent again.
 #
@@ -9,8 +31,15 @@ from __future__ import annotations
 # ARGV: 1 id, 2 member of ids, 3 version that was read ("" for a new session), 4 record, 5 score,
 #       6 natives as JSON, 7 this write, 8 token of the turn (or ""), 9 "rewrite" or "",
 #       10 prefix of the keys of natives, 11… messages
-COMMIT = """
+COMMIT = (
+    _TYPES
+    + """
 local session, said, writes, turn, used, ids = unpack(KEYS)
+if foreign('zset', used) then return 'foreign ' .. used end
+if foreign('zset', ids) then return 'foreign ' .. ids end
+if foreign('hash', session) then return ARGV[3] == '' and 'taken' or 'foreign ' .. session end
+if ARGV[9] == '' and ARGV[3] ~= '' and foreign('list', said) then return 'foreign ' .. said end
+free('list', writes)
 for _, write in ipairs(redis.call('LRANGE', writes, 0, -1)) do
     if write == ARGV[7] then return 'done' end
 end
@@ -21,14 +50,19 @@ if ARGV[3] == '' then
     if #same > 0 then return 'taken' end
 elseif not version then return 'missing'
 elseif version ~= ARGV[3] then return 'stale' end
-if ARGV[8] ~= '' and redis.call('HGET', turn, 'token') ~= ARGV[8] then return 'lost' end
+if ARGV[8] ~= '' then
+    if not is('hash', turn) or redis.call('HGET', turn, 'token') ~= ARGV[8] then return 'lost' end
+end
 
 local old = redis.call('HGET', session, 'natives') or '[]'
 if old ~= ARGV[6] then
-    for _, native in ipairs(cjson.decode(old)) do
-        redis.call('SREM', ARGV[10] .. native[1], native[2])
+    for _, native in ipairs(natives_of(old)) do
+        if is('set', ARGV[10] .. native[1]) then
+            redis.call('SREM', ARGV[10] .. native[1], native[2])
+        end
     end
-    for _, native in ipairs(cjson.decode(ARGV[6])) do
+    for _, native in ipairs(natives_of(ARGV[6])) do
+        free('set', ARGV[10] .. native[1])
         redis.call('SADD', ARGV[10] .. native[1], native[2])
     end
 end
@@ -42,59 +76,80 @@ redis.call('LPUSH', writes, ARGV[7])
 redis.call('LTRIM', writes, 0, 31)
 return 'done'
 """
+)
 
-# Take a session away, unless somebody else runs or has changed it.
+# Delete a session, unless somebody else runs or has changed it, or a turn that was killed may have
+# left something running. All of its commands are allowed on a server whose memory is full.
 #
 # KEYS: session, said, writes, turn, used, ids, lease, turns
-# ARGV: 1 id, 2 member of ids, 3 version (or "" for any), 4 lease of the caller (or ""),
+# ARGV: 1 id, 2 member of ids, 3 version (or "" for any), 4 a token whose holder is dead (or ""),
 #       5 prefix of the keys of natives
-DELETE = """
+DELETE = (
+    _TYPES
+    + """
 local session, said, writes, turn, used, ids, lease, turns = unpack(KEYS)
-local holder = redis.call('GET', lease)
+if redis.call('EXISTS', session) == 0 then return 'missing' end
+local holder = is('string', lease) and redis.call('GET', lease)
 if holder and holder ~= ARGV[4] then return 'running' end
-local version = redis.call('HGET', session, 'version')
-if not version then return 'missing' end
-if ARGV[3] ~= '' and version ~= ARGV[3] then return 'stale' end
-for _, native in ipairs(cjson.decode(redis.call('HGET', session, 'natives') or '[]')) do
-    redis.call('SREM', ARGV[5] .. native[1], native[2])
+local facts = is('hash', turn) and redis.call('HGET', turn, 'facts')
+if facts and facts ~= '' then return 'left' end
+if is('hash', session) then
+    if ARGV[3] ~= '' and redis.call('HGET', session, 'version') ~= ARGV[3] then return 'stale' end
+    for _, native in ipairs(natives_of(redis.call('HGET', session, 'natives'))) do
+        if is('set', ARGV[5] .. native[1]) then
+            redis.call('SREM', ARGV[5] .. native[1], native[2])
+        end
+    end
 end
 redis.call('DEL', session, said, writes, turn, lease)
-redis.call('ZREM', used, ARGV[1])
-redis.call('ZREM', ids, ARGV[2])
-redis.call('SREM', turns, ARGV[1])
+if is('zset', used) then redis.call('ZREM', used, ARGV[1]) end
+if is('zset', ids) then redis.call('ZREM', ids, ARGV[2]) end
+if is('set', turns) then redis.call('SREM', turns, ARGV[1]) end
 return 'done'
 """
+)
 
 # Take the turn of a session: what the turn before noted, if that did not live to close; nothing
-# where somebody has it.
+# where somebody has it. A server whose memory is full allows what follows a first write that takes
+# none: so a turn can be taken there, to end what a killed one left and to delete its session.
 #
 # KEYS: lease, turn, turns
 # ARGV: 1 token, 2 milliseconds, 3 facts about the taker, 4 a token whose holder is dead (or ""),
 #       5 id
-TAKE = """
+TAKE = (
+    _TYPES
+    + """
 local lease, turn, turns = unpack(KEYS)
-local holder = redis.call('GET', lease)
+local holder = is('string', lease) and redis.call('GET', lease)
 if holder and holder ~= ARGV[4] and holder ~= ARGV[1] then return false end
+redis.call('DEL', lease)
+free('hash', turn)
+free('set', turns)
 redis.call('SET', lease, ARGV[1], 'PX', ARGV[2])
 redis.call('HSET', turn, 'token', ARGV[1], 'holder', ARGV[3])
 redis.call('SADD', turns, ARGV[5])
 return redis.call('HGET', turn, 'facts') or ''
 """
+)
 
 # Have the turn for longer. A lease that has run out is had again if nobody took the turn since:
-# the token says who was the last to take it.
+# the token says who was the last to take it. As with TAKE, a server whose memory is full allows it.
 #
 # KEYS: lease, turn. ARGV: 1 token, 2 milliseconds
 RENEW = """
 if redis.call('HGET', KEYS[2], 'token') ~= ARGV[1] then return 'lost' end
+redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 'done'
 """
 
+# As with TAKE, a server whose memory is full allows it.
+#
 # KEYS: turn. ARGV: 1 token, 2 facts
 NOTE = """
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 'lost' end
-redis.call('HSET', KEYS[1], 'facts', ARGV[2])
+redis.call('HDEL', KEYS[1], 'facts')
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'facts', ARGV[2]) end
 return 'done'
 """
 

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from clinvk import addresses
 from clinvk.closing import Closing
 from clinvk.errors import ConfigError, SessionError
 
-CONNECT = 5.0  # seconds
+GREET = 5.0  # seconds to connect, for TLS, and for the first answer
 ANSWER = 30.0  # seconds; a script with the transcript of years takes less than one
-AGAIN = 0.5  # seconds until a lost connection is tried anew, once
+AGAIN = 0.5  # seconds until a lost connection is retried, once
 
+REBUILD = "rebuild what leads to the sessions: clinvk sessions reindex"
 _ELSEWHERE = "or choose another store: session.storage in the configuration, or --storage-backend"
+
+
+class WrongType(SessionError):  # noqa: N818 - reads as what it says
+    """A key holds another type of value than clinvk's: another program has written it."""
 
 
 class Server(Closing):
@@ -26,11 +32,16 @@ class Server(Closing):
         url = _checked(url)
         # Retried once, not more: a server that was restarted answers then, and one that is gone
         # should be said to be gone.
-        again = redis.retry.Retry(redis.backoff.ConstantBackoff(AGAIN), 1)
+        lost = (redis.exceptions.ConnectionError,)  # one that is silent will not talk the next time
+        again = redis.retry.Retry(redis.backoff.ConstantBackoff(AGAIN), 1, supported_errors=lost)
+        self._tls = url.startswith("rediss:")
+        self._met = False  # whether it has ever answered as a Redis server does
+        self._closed = False
         try:
             self.client: Any = redis.Redis.from_url(
-                url, socket_connect_timeout=CONNECT, socket_timeout=ANSWER, retry=again, protocol=2
-            )
+                url, connection_class=_impatient(tls=self._tls), redis_connect_func=self._greet,
+                socket_connect_timeout=GREET, socket_timeout=ANSWER, retry=again, protocol=2,
+            )  # fmt: skip
             self.client.connection_pool.make_connection()  # connects to nothing yet
         except (ValueError, TypeError, redis.RedisError) as error:
             # Nothing of the error itself, nor the error: both may quote a part of a password.
@@ -38,7 +49,6 @@ class Server(Closing):
         about = self.client.connection_pool.connection_kwargs
         self.name = f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
         self._scripts: dict[str, Any] = {}
-        self._closed = False
 
     def close(self) -> None:
         """Close the connections. A turn that has not ended opens one again for each request."""
@@ -66,11 +76,20 @@ class Server(Closing):
             if self._closed:
                 self._hang_up()
 
+    def _greet(self, connection: Any) -> None:
+        """Called with a new connection, which has little time until the server has answered."""
+        connection.on_connect()
+        connection._sock.settimeout(connection.socket_timeout)  # noqa: SLF001 - see `_impatient`
+        self._met = True
+
     def _hang_up(self) -> None:
         self.client.connection_pool.disconnect(inuse_connections=False)
 
     def _problem(self, error: Exception) -> SessionError:
-        said, hint = _meaning(error)
+        if "WRONGTYPE" in str(error):
+            return WrongType(f"redis at {self.name}: {error}", REBUILD)
+        found = None if self._met else _strange(error, tls=self._tls)
+        said, hint = found or _meaning(error)
         return SessionError(f"redis at {self.name}: {said}", hint)
 
 
@@ -107,6 +126,31 @@ def _invalid(url: str, problem: str, kind: type[Exception]) -> ConfigError:
     )
 
 
+def _strange(error: Exception, *, tls: bool) -> tuple[str, str] | None:
+    """What is wrong with a server that has never answered, if it may be of another kind."""
+    from redis import exceptions as e
+
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate verify failed" in text:
+        return (
+            f"its certificate is not trusted ({text})",
+            "name the file of its authority in session.storage: rediss://…?ssl_ca_certs=FILE",
+        )
+    other = "redis://" if tls else "rediss://"
+    hint = f"if that port {'has no' if tls else 'wants'} TLS, write {other} in session.storage"
+    if isinstance(error, e.TimeoutError):
+        what = "TLS does not begin" if tls else "it says nothing"
+        return f"{what} within {GREET:g} s ({text})", f"{hint}; else look at the server"
+    if isinstance(error, e.InvalidResponse):
+        return f"it does not answer as a Redis server ({text})", hint
+    if isinstance(error, e.ConnectionError) and any(word in text for word in _HUNG_UP):
+        return f"it ends the connection at once ({text})", hint
+    return None
+
+
+_HUNG_UP = ("SSL", "EOF", "closed by server", "reset by peer")
+
+
 def _meaning(error: Exception) -> tuple[str, str | None]:
     from redis import exceptions as e
 
@@ -126,8 +170,32 @@ def _meaning(error: Exception) -> tuple[str, str | None]:
     if "MISCONF" in text:
         return "it cannot write its own disk, and takes no writes", "look at the server's disk"
     if isinstance(error, e.OutOfMemoryError) or "OOM" in text:
-        return "its memory is full, and it takes no writes", "raise maxmemory, or clean up"
+        return (
+            "its memory is full, and it takes no writes",
+            "raise maxmemory, or delete sessions, e.g. with: clinvk sessions clean --older-than 30d",
+        )
     return text, None
+
+
+@cache
+def _impatient(*, tls: bool) -> Any:
+    """A connection of redis-py that waits for TLS and for the first answer as long as it waits to
+    connect; its own kinds wait as long as for any other answer, which is long."""
+    from redis import connection as kinds
+
+    kind: Any = kinds.SSLConnection if tls else kinds.Connection
+
+    class Impatient(kind):  # type: ignore[misc]
+        socket_timeout: float
+
+        def _connect(self) -> Any:
+            patient, self.socket_timeout = self.socket_timeout, self.socket_connect_timeout
+            try:
+                return super()._connect()
+            finally:
+                self.socket_timeout = patient
+
+    return Impatient
 
 
 def _package() -> Any:
