@@ -17,6 +17,8 @@ CHUNK = 64 * 1024  # bytes
 
 NO_ID = "\0"  # which no environment holds
 
+NO_GROUP = -1  # that no process is in
+
 leaders: set[int] = set()  # the programs of all runs of this process, each of a group of its own
 
 
@@ -56,6 +58,8 @@ def survivors(group: int, marker: str, gone: float = float("inf")) -> list[int]:
     processes that are younger than the program, which went at `gone` on `time.monotonic`. Cheap,
     since every run asks it."""
     own = (own_id(marker) or NO_ID).encode()
+    if group <= 1 or group == os.getpgrp():
+        group = NO_GROUP
     try:
         others = _others.after(gone)
     except OSError:  # no such thing on macOS
@@ -120,6 +124,8 @@ def _processes_from(first: int) -> list[int]:
 
 
 def _survivors_by_group(group: int, marker: str) -> list[int]:
+    if group == NO_GROUP:
+        return []
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, 0)
         from clinvk.family import Family  # psutil, 10 ms: only where somebody is left
