@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 import anyio
 
-from clinvk.cmd.board import Board
-from clinvk.cmd.show import Printer
-from clinvk.cmd.watching import Silent, Viewer
-from clinvk.messages import Delta, Started
-from clinvk.outcome import Outcome
-from clinvk.scheduler import Change
+from clinvk.cmd.views.run import Silent, Viewer
+from clinvk.engine.scheduler import Change
+from clinvk.model.events import Delta, Started
+from clinvk.model.outcome import Outcome
+from clinvk.terminal.board import Board
+from clinvk.terminal.printer import Printer
 
 TASKS, PER_SECOND, SECONDS, ROUNDS = 100, 20, 3.0, 3
 STEP = 0.01  # seconds between two handfuls of events

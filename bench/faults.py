@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.measure import CLINVK, home
 from clinvk.store import Query
-from clinvk.store.file import FileStore
+from clinvk.store.files.store import FileStore
 
 UPDATE = """
 import sys
@@ -77,7 +77,7 @@ def turns(count: int) -> None:
 
 def updates(processes: int, count: int) -> None:
     """Many processes change one record."""
-    from clinvk.session import Session
+    from clinvk.model.session import Session
 
     with tempfile.TemporaryDirectory() as folder:
         with FileStore(Path(folder)) as store:
@@ -97,7 +97,7 @@ def updates(processes: int, count: int) -> None:
 
 def kills(count: int) -> None:
     """A writer is killed at random moments; each time everything is looked at."""
-    from clinvk.session import Session
+    from clinvk.model.session import Session
 
     chance = random.Random(7)
     damaged = lost = stale = 0

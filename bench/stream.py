@@ -77,7 +77,7 @@ def _through(path: Path) -> tuple[float, float, int]:
     """(seconds, peak MB of clinvk, events)."""
     import yaml
 
-    from clinvk.places import built_in
+    from clinvk.config.paths import built_in
 
     rules = yaml.safe_load((built_in() / "claude.yaml").read_text())["events"]
     with measure.home() as env:

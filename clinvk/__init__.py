@@ -17,20 +17,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from clinvk.api import arun, run
-    from clinvk.catalog import Catalog
-    from clinvk.comparison import Verdict
-    from clinvk.config import Loaded, load
-    from clinvk.dispatcher import Dispatcher, TurnPlan
-    from clinvk.errors import (
-        ClinvkError,
-        ConfigError,
-        NotInstalledError,
-        SessionError,
-        SessionNotFound,
-        UsageError,
-    )
-    from clinvk.fanout import (
+    from clinvk.api.prompt import arun, run
+    from clinvk.api.sessions import SessionManager
+    from clinvk.api.tasks import (
         Comparison,
         achain,
         acompare,
@@ -42,8 +31,22 @@ if TYPE_CHECKING:
         plan_of,
         resume_run,
     )
-    from clinvk.manager import SessionManager
-    from clinvk.messages import (
+    from clinvk.api.workflow import AgentFlowManager, WorkflowManager
+    from clinvk.backend.catalog import Catalog
+    from clinvk.config.schema import Loaded, load
+    from clinvk.dispatch.dispatcher import Dispatcher, TurnPlan
+    from clinvk.dispatch.turn import Run
+    from clinvk.engine.plan_run import PlanRun
+    from clinvk.engine.scheduler import Change
+    from clinvk.errors import (
+        ClinvkError,
+        ConfigError,
+        NotInstalledError,
+        SessionError,
+        SessionNotFound,
+        UsageError,
+    )
+    from clinvk.model.events import (
         Delta,
         Denial,
         Denied,
@@ -60,41 +63,38 @@ if TYPE_CHECKING:
         Tool,
         ToolResult,
     )
-    from clinvk.outcome import Outcome, RunResult
-    from clinvk.plan import Plan, Task
-    from clinvk.planrun import PlanRun
-    from clinvk.running import Run
-    from clinvk.scheduler import Change
-    from clinvk.session import Message, MessageRole, Session
-    from clinvk.usage import Usage
-    from clinvk.workflow import AgentFlowManager, WorkflowManager
+    from clinvk.model.outcome import Outcome, RunResult
+    from clinvk.model.plan import Plan, Task
+    from clinvk.model.session import Message, MessageRole, Session
+    from clinvk.model.usage import Usage
+    from clinvk.plans.comparison import Verdict
 
 _WHERE = {
-    "api": ("arun", "run"),
-    "catalog": ("Catalog",),
-    "config": ("Loaded", "load"),
-    "dispatcher": ("Dispatcher", "TurnPlan"),
+    "api.prompt": ("arun", "run"),
+    "backend.catalog": ("Catalog",),
+    "config.schema": ("Loaded", "load"),
+    "dispatch.dispatcher": ("Dispatcher", "TurnPlan"),
     "errors": (
         "ClinvkError", "ConfigError", "NotInstalledError", "SessionError", "SessionNotFound",
         "UsageError",
     ),
-    "messages": (
+    "model.events": (
         "Delta", "Denial", "Denied", "Event", "Failed", "Failure", "Finished", "Notice", "Request",
         "Result", "Started", "Text", "Thinking", "Tool", "ToolResult",
     ),
-    "comparison": ("Verdict",),
-    "fanout": (
+    "plans.comparison": ("Verdict",),
+    "api.tasks": (
         "Comparison", "achain", "acompare", "aparallel", "aresume", "chain", "compare", "parallel",
         "plan_of", "resume_run",
     ),
-    "manager": ("SessionManager",),
-    "outcome": ("Outcome", "RunResult"),
-    "plan": ("Plan", "Task"),
-    "planrun": ("PlanRun",),
-    "scheduler": ("Change",),
-    "session": ("Message", "MessageRole", "Session"),
-    "usage": ("Usage",),
-    "workflow": ("AgentFlowManager", "WorkflowManager"),
+    "api.sessions": ("SessionManager",),
+    "model.outcome": ("Outcome", "RunResult"),
+    "model.plan": ("Plan", "Task"),
+    "engine.plan_run": ("PlanRun",),
+    "engine.scheduler": ("Change",),
+    "model.session": ("Message", "MessageRole", "Session"),
+    "model.usage": ("Usage",),
+    "api.workflow": ("AgentFlowManager", "WorkflowManager"),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -111,7 +111,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Run":
-        return import_module("clinvk.running").Run
+        return import_module("clinvk.dispatch.turn").Run
     if name not in _MODULES:
         raise AttributeError(f"module 'clinvk' has no attribute {name!r}")
     return getattr(import_module(f"clinvk.{_MODULES[name]}"), name)

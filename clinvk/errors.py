@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from clinvk.addresses import without_passwords
+from clinvk.text.addresses import without_passwords
 
 
 class ClinvkError(Exception):

@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from clinvk.catalog import Catalog
-from clinvk.config import CHOICES
-from clinvk.manifest import Manifest
-from clinvk.places import built_in
+from clinvk.backend.catalog import Catalog
+from clinvk.backend.manifest import Manifest
+from clinvk.config.paths import built_in
+from clinvk.config.schema import CHOICES
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- backends: begin -->", "<!-- backends: end -->"

@@ -9,10 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from clinvk import config, fanout
-from clinvk.dispatcher import Dispatcher
-from clinvk.outcome import RunResult
-from clinvk.runs import RunFolder, Runs
+from clinvk.api import tasks as fanout
+from clinvk.config import schema
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.model.outcome import RunResult
+from clinvk.runs.folder import RunFolder, Runs
 from tests.conftest import CommandLine, Home, is_alive, pid_in, say, wait_for
 from tests.stores import keep
 
@@ -59,7 +60,7 @@ class Desk:
             home.backend(name, SCRIPT.replace("FOLDER", str(folder)))
 
     def dispatcher(self) -> Dispatcher:
-        return keep(Dispatcher(config.load(self.home.env), env=self.home.env))
+        return keep(Dispatcher(schema.load(self.home.env), env=self.home.env))
 
     def run(self, tasks: Any, kind: str = "parallel", **rules: Any) -> RunResult:
         """A run of them, here and now."""

@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from clinvk import config
-from clinvk.dispatcher import Dispatcher
-from clinvk.messages import Request, Result
-from clinvk.places import built_in
-from clinvk.session import Session
+from clinvk.config import schema
+from clinvk.config.paths import built_in
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.model.events import Request, Result
+from clinvk.model.session import Session
 from tests.stores import keep
 
 RECORDINGS = Path(__file__).parent / "recordings"
@@ -67,7 +67,7 @@ async def _replay(
     backend: str, home: Path, native_id: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     env = {"CLINVK_HOME": str(home), "HOME": str(home), "PATH": "/usr/bin:/bin"}
-    dispatcher = keep(Dispatcher(config.load(env), env=env))
+    dispatcher = keep(Dispatcher(schema.load(env), env=env))
     if native_id is not None:
         session = Session(
             id="before", backend=backend, cwd=str(home), native_ids={backend: native_id}

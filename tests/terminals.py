@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pexpect
 import pytest
 
-from clinvk.session import Session
+from clinvk.model.session import Session
 from clinvk.store import open_store
 from tests.stores import keep
 

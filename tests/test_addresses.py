@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.addresses import is_encoded, problem, without_password, without_passwords
 from clinvk.errors import ConfigError
-from clinvk.store.server import Server
+from clinvk.store.redis.client import Server
+from clinvk.text.addresses import is_encoded, problem, without_password, without_passwords
 from tests.conftest import CommandLine, Home
 
 SECRETS = ["pl4in", "SecretPartAbc/xyz", "Sec?ret", "Sec#ret", "Secr@tPart", "Se:cr/e@t", "a/b@c?d#e:f",

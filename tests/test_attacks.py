@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import yaml
 
-from clinvk import export, taskfile, taskformats
 from clinvk.errors import ConfigError, UsageError
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
+from clinvk.plans import formats, parse
+from clinvk.plans.parse import Defaults
+from clinvk.sessions import export
 from clinvk.store import open_store
-from clinvk.taskfile import Defaults
 from tests.conftest import END, READ, START, CommandLine, Home, is_alive, pid_in, wait_for
 from tests.stores import RedisServer
 
@@ -66,8 +67,8 @@ def test_a_hostile_file_is_refused_and_runs_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        data, form = taskformats.read(name, text, None)
-        taskfile.plan_of(data, name, "parallel", Defaults(), text if form == "yaml" else "")
+        data, form = formats.read(name, text, None)
+        parse.plan_of(data, name, "parallel", Defaults(), text if form == "yaml" else "")
     assert len(caught.value.message) < 2000
     assert list(tmp_path.iterdir()) == []
 

@@ -19,14 +19,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcwidth import wcwidth
 
-from clinvk.cmd.board import LAST_KEPT, Board
-from clinvk.cmd.canvas import cells, ending
-from clinvk.cmd.rows import PIECES
-from clinvk.cmd.show import Printer
-from clinvk.messages import Delta, Event, Failure, Notice, Started, Text, Thinking, Tool, ToolResult
-from clinvk.outcome import Outcome
-from clinvk.scheduler import Change
-from clinvk.usage import Usage
+from clinvk.engine.scheduler import Change
+from clinvk.model.events import (
+    Delta,
+    Event,
+    Failure,
+    Notice,
+    Started,
+    Text,
+    Thinking,
+    Tool,
+    ToolResult,
+)
+from clinvk.model.outcome import Outcome
+from clinvk.model.usage import Usage
+from clinvk.terminal.board import LAST_KEPT, Board
+from clinvk.terminal.live import cells, ending
+from clinvk.terminal.printer import Printer
+from clinvk.terminal.rows import PIECES
 from tests.conftest import PROJECT, Home, wait_for
 from tests.needs import need
 

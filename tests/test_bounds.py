@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk import jsons, yamls
-from clinvk.config import parse_value
-from clinvk.pipes import LONGEST, Lines
+from clinvk.config.schema import parse_value
+from clinvk.process.pipes import LONGEST, Lines
+from clinvk.text import json_input, yaml
 from tests.conftest import READ, START, CommandLine, Home, python, say, wait_for
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -36,21 +36,21 @@ HUGE = [
 
 @pytest.mark.parametrize(("text", "said"), HUGE, ids=[text[:12] for text, _ in HUGE])
 def test_yaml_that_is_too_much_is_refused_in_words_of_ours(text: str, said: str):
-    with pytest.raises(yamls.YamlError) as caught:
-        yamls.load(text)
+    with pytest.raises(yaml.YamlError) as caught:
+        yaml.load(text)
     assert said in str(caught.value)
 
 
 def test_aliases_are_counted_without_being_expanded():
     began = time.process_time()
-    with pytest.raises(yamls.YamlError):
-        yamls.load(BOMB)
+    with pytest.raises(yaml.YamlError):
+        yaml.load(BOMB)
     assert time.process_time() - began < 1
 
 
 def test_aliases_of_a_usual_size_stay_what_they_are():
     text = "defaults: &d {model: m, tags: [a, b]}\ntasks:\n" + "- {<<: *d, prompt: x}\n" * 2_000
-    assert yamls.load(text)["tasks"][-1] == {"model": "m", "tags": ["a", "b"], "prompt": "x"}
+    assert yaml.load(text)["tasks"][-1] == {"model": "m", "tags": ["a", "b"], "prompt": "x"}
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_aliases_of_a_usual_size_stay_what_they_are():
     ],
 )  # fmt: skip
 def test_json_that_is_too_much_is_refused(text: str, said: str):
-    with pytest.raises(jsons.JsonError) as caught:
-        jsons.load(text)
+    with pytest.raises(json_input.JsonError) as caught:
+        json_input.load(text)
     assert said in str(caught.value)
-    assert jsons.load("[" * 90 + "]" * 90)
+    assert json_input.load("[" * 90 + "]" * 90)
 
 
 @pytest.mark.parametrize("name", ["t.yaml", "t.json", "t.jsonl", "t", "s.json"])
@@ -196,7 +196,7 @@ def test_a_signal_is_heard_though_a_pattern_never_ends(clinvk: CommandLine, home
 
 def test_the_manifests_that_come_with_clinvk_need_no_other_engine(clinvk: CommandLine):
     code = (
-        "import sys; from clinvk.patterns import Patterns; from clinvk.places import built_in; "
+        "import sys; from clinvk.backend.patterns import Patterns; from clinvk.config.paths import built_in; "
         "Patterns(str(built_in() / 'gemini.yaml')).fullmatch('a', 'a'); print('regex' in sys.modules)"
     )
     done = subprocess.run(

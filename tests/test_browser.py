@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
-from clinvk import comparison_page, export, reports
-from clinvk.messages import Failure
-from clinvk.outcome import Outcome, RunResult
-from clinvk.plan import Plan, Task
-from clinvk.session import Message, Session
+from clinvk import reports
+from clinvk.model.events import Failure
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.plan import Plan, Task
+from clinvk.model.session import Message, Session
+from clinvk.reports import comparison_page
+from clinvk.sessions import export
 from tests.browsers import dom, need_chromium, served
 
 WHEN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -11,11 +11,11 @@ from typing import Any
 import anyio
 import pytest
 
-from clinvk.checkpoints import Checkpoints
+from clinvk.api.tasks import plan_of
+from clinvk.api.workflow import WorkflowManager
 from clinvk.errors import SessionError
-from clinvk.fanout import plan_of
-from clinvk.runs import Runs
-from clinvk.workflow import WorkflowManager
+from clinvk.runs.checkpoints import Checkpoints
+from clinvk.runs.folder import Runs
 from tests.conftest import CommandLine, Home, is_alive, living, say, stubborn, wait_for
 from tests.desk import Desk, ends, kill
 from tests.stores import keep

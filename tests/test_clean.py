@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.clean import STRING_LONGEST, Cleaner, clean, one_line, with_visible_order
+from clinvk.text.sanitize import STRING_LONGEST, Cleaner, clean, one_line, with_visible_order
 
 CONTROLS = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0))} - {"\t", "\n"}
 INTRODUCERS = ["\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_", "\x9d", "\x90", "\x98", "\x9e", "\x9f"]

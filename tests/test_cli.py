@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from clinvk.process import PATIENCE
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
+from clinvk.process.child import PATIENCE
 from clinvk.store import open_store
 from tests.conftest import (
     END,

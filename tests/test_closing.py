@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 
 import clinvk as package
-from clinvk import SessionManager, config
+from clinvk import SessionManager
+from clinvk.api.workflow import WorkflowManager
 from clinvk.cmd.main import main
-from clinvk.dispatcher import Dispatcher
+from clinvk.config import schema
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import SessionError
-from clinvk.eventlog import EventLog
-from clinvk.journal import Journal
-from clinvk.plan import Plan, Task
-from clinvk.runs import Runs
-from clinvk.session import Message, Session
+from clinvk.model.plan import Plan, Task
+from clinvk.model.session import Message, Session
+from clinvk.runs.event_log import EventLog
+from clinvk.runs.folder import Runs
+from clinvk.runs.journal import Journal
 from clinvk.store import Query, Store, open_store
 from clinvk.store.locks import Locks
-from clinvk.workflow import WorkflowManager
 from tests.conftest import PROJECT, Home, wait_for
 from tests.stores import KINDS, keep, store_url
 
@@ -345,7 +346,7 @@ def test_a_manager_leaves_a_store_open_that_it_was_given(tmp_path: Path):
 
 
 def test_a_dispatcher_closes_only_a_store_that_it_opened(home: Home):
-    loaded = config.load(home.env)
+    loaded = schema.load(home.env)
     with nothing_left_open():
         with Dispatcher(loaded, env=home.env) as own:
             use(own.store)
@@ -359,7 +360,7 @@ def test_a_dispatcher_closes_only_a_store_that_it_opened(home: Home):
 
 
 def test_a_dispatcher_that_was_closed_unused_opens_nothing(home: Home):
-    dispatcher = Dispatcher(config.load(home.env), env=home.env)
+    dispatcher = Dispatcher(schema.load(home.env), env=home.env)
     dispatcher.close()
     with pytest.raises(SessionError, match="closed"):
         _ = dispatcher.store

@@ -13,14 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk import columns, comparison, config, fanout, placeholders
-from clinvk.clean import in_order
-from clinvk.differences import marked
-from clinvk.dispatcher import Dispatcher
+from clinvk.api import tasks as fanout
+from clinvk.config import schema
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ConfigError, UsageError
-from clinvk.outcome import Outcome, RunResult
-from clinvk.plan import Plan
-from clinvk.redact import redact
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.plan import Plan
+from clinvk.plans import comparison
+from clinvk.terminal import columns
+from clinvk.text import template
+from clinvk.text.diff import marked
+from clinvk.text.redact import redact
+from clinvk.text.sanitize import in_order
 from tests.conftest import READ, START, CommandLine, Home, python, say
 from tests.stores import keep
 
@@ -280,7 +284,7 @@ def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> Non
 
 
 def test_a_program_gives_a_comparison_the_same_rules(home: Home, tmp_path: Path) -> None:
-    where = keep(Dispatcher(config.load(home.env), env=home.env))
+    where = keep(Dispatcher(schema.load(home.env), env=home.env))
     home.backend("south", passing(tmp_path, "overloaded", 529))
     found = fanout.compare("hi", ["north", "south"], retries=1, cwd=home.work, dispatcher=where)
     assert [o.attempts for o in found.result.results] == [1, 2]
@@ -512,7 +516,7 @@ PROMPTS = st.one_of(st.text(), st.lists(st.sampled_from("\\{} \nax")).map("".joi
 @given(PROMPTS, st.text())
 def test_the_judge_reads_prompt_and_answers_as_they_are(prompt: str, answer: str) -> None:
     made = comparison.plan(prompt, ["a", "b:m"], judge="c")
-    text = placeholders.render(made.tasks[2].prompt, {"tasks.a.output": answer,
+    text = template.render(made.tasks[2].prompt, {"tasks.a.output": answer,
                                                       "tasks.b:m.output": "B"}.__getitem__)  # fmt: skip
     assert f" begins ===\n{prompt}\n=== " in text
     assert f": Answer 1 begins ===\n{answer}\n=== " in text

@@ -10,17 +10,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk import config
+from clinvk.config import schema
 from tests.conftest import END, READ, START, CommandLine, Home, say
 
 FORM = READ + 'echo "$@" >"$0.argv"\nenv >"$0.env"\npwd >"$0.cwd"\n' + START + END
 
 
-def load(text: str = "", **env: str) -> config.Loaded:
+def load(text: str = "", **env: str) -> schema.Loaded:
     folder = Path(env["CLINVK_HOME"])
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(text)
-    return config.load(env)
+    return schema.load(env)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 def test_without_a_file_the_defaults_hold(env: dict):
-    loaded = config.load(env)
+    loaded = schema.load(env)
     assert loaded.config.default_backend == "claude"
     assert loaded.config.session.retention_days == 30
     assert loaded.config.session.auto_resume is False
@@ -47,14 +47,14 @@ def test_without_a_file_the_defaults_hold(env: dict):
 def test_the_higher_source_wins(
     file: str | None, variable: str | None, session: str | None, flag: str | None
 ):
-    from clinvk.messages import Request
-    from clinvk.session import Session
-    from clinvk.settings import resolve
+    from clinvk.backend.options import resolve
+    from clinvk.model.events import Request
+    from clinvk.model.session import Session
 
     origins = {"backends.fake.model": "$CLINVK_FAKE_MODEL" if variable else "a file"}
     model = variable or file
-    loaded = config.Loaded(
-        config.Config(backends={"fake": config.Backend(model=model)}), Path(), Path(), origins
+    loaded = schema.Loaded(
+        schema.Config(backends={"fake": schema.Backend(model=model)}), Path(), Path(), origins
     )
     request = Request(prompt="x", options={"model": flag} if flag else {})
     kept = Session(id="s", options={"model": session}) if session else None
@@ -202,7 +202,7 @@ def test_show_tells_every_setting_and_with_origin_where_from(clinvk: CommandLine
     path = home.config("session: {retention_days: 7}\nbackends: {fake: {env: {TOKEN: secret}}}")
     text = clinvk("config", "show").stdout
     shown = set(re.findall(r"^([\w.]+):", text, re.MULTILINE))
-    assert {key for key, _ in config.flat(config.Config()) if key != "backends"} <= shown
+    assert {key for key, _ in schema.flat(schema.Config()) if key != "backends"} <= shown
     assert "session.retention_days: 7" in text
     rows = clinvk("config", "show", "--origin", env={"CLINVK_BACKEND": "fake"}).stdout
     assert re.search(rf"session.retention_days +7 +{path}", rows)
@@ -432,8 +432,8 @@ def test_a_key_has_an_effect(clinvk: CommandLine, home: Home, key: str):
 
 
 def test_every_key_has_such_a_test():
-    defaults = config.Config(backends={"fake": config.Backend()})
-    keys = {key for key, _ in config.flat(defaults)}
+    defaults = schema.Config(backends={"fake": schema.Backend()})
+    keys = {key for key, _ in schema.flat(defaults)}
     assert keys == set(EFFECTS) | set(ELSEWHERE)
 
 

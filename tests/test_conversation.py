@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.conversation import STRATEGIES, branch, common_beginning, merge, stats
 from clinvk.errors import SessionError, UsageError
-from clinvk.session import Message, MessageRole, Session
-from clinvk.usage import Usage
+from clinvk.model.session import Message, MessageRole, Session
+from clinvk.model.usage import Usage
+from clinvk.sessions.transform import STRATEGIES, branch, common_beginning, merge, stats
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from clinvk.session import Session
+from clinvk.model.session import Session
 from clinvk.store import Query, Store, open_store
 from tests.conftest import READ, START, CommandLine, Home, say
 from tests.stores import KINDS, store_url

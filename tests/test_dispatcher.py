@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 import pytest
 
-from clinvk import config
-from clinvk.dispatcher import Dispatcher, NoSessionHere
+from clinvk.config import schema
+from clinvk.dispatch.dispatcher import Dispatcher, NoSessionHere
 from clinvk.errors import (
     ClinvkError,
     ConfigError,
@@ -18,8 +18,8 @@ from clinvk.errors import (
     SessionNotFound,
     UsageError,
 )
-from clinvk.messages import Event, Request, Result
-from clinvk.session import Session
+from clinvk.model.events import Event, Request, Result
+from clinvk.model.session import Session
 from tests.conftest import END, FAKES, READ, START, Home, is_alive, living, pid_in, say, stubborn
 from tests.stores import keep
 
@@ -34,7 +34,7 @@ FOREVER = "while :; do sleep 0.1; done\n"
 @pytest.fixture
 def dispatcher(home: Home) -> Callable[[], Dispatcher]:
     """A new dispatcher of this home, as each command has its own."""
-    return lambda: keep(Dispatcher(config.load(home.env), env=home.env))
+    return lambda: keep(Dispatcher(schema.load(home.env), env=home.env))
 
 
 class Asks:
@@ -43,7 +43,7 @@ class Asks:
         self.events: list[Event] = []
 
     def dispatcher(self) -> Dispatcher:
-        return keep(Dispatcher(config.load(self.home.env), env=self.home.env))
+        return keep(Dispatcher(schema.load(self.home.env), env=self.home.env))
 
     def request(self, prompt: str = "hello", **more: Any) -> Request:
         return Request(prompt=prompt, **{"backend": "fake", "cwd": self.home.work, **more})

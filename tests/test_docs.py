@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from clinvk.cmd.main import root
-from clinvk.config import Backend, Config, check
+from clinvk.config.schema import Backend, Config, check
 from tests.conftest import PROJECT, CommandLine, Home
 
 EXAMPLE = PROJECT / "config.example.yaml"

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from clinvk import config
-from clinvk.catalog import Catalog
+from clinvk.backend.catalog import Catalog
 from clinvk.cmd import doctor
+from clinvk.config import schema
 from tests.conftest import CommandLine, Home, is_alive, pid_in
 
 
 def examined(home: Home) -> doctor.Finding:
-    return doctor.examine(Catalog(home.path), "fake", config.load(home.env))
+    return doctor.examine(Catalog(home.path), "fake", schema.load(home.env))
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clinvk import export
 from clinvk.errors import ClinvkError, SessionError, UsageError
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
+from clinvk.sessions import export
 
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 NASTY = '<script>alert("x")</script> <img src=x onerror=alert(1)> &amp; "quotes" \'single\''

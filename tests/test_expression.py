@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jmespath.exceptions import JMESPathError
 
-from clinvk.expression import ExpressionError, compile_expression, truthy
-from clinvk.places import built_in
+from clinvk.backend.expression import ExpressionError, compile_expression, truthy
+from clinvk.config.paths import built_in
 
 KEYS = ["type", "text", "a", "b", "message", "content", "item", "delta", "event", "error", "usage"]
 VALUES = st.sampled_from(["result", "text", "", "x", "assistant", "success", "item.completed"])

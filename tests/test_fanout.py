@@ -13,11 +13,11 @@ import pytest
 
 import clinvk as package
 from clinvk import RunResult, achain, aparallel, aresume, parallel, resume_run
+from clinvk.engine.scheduler import Change
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
-from clinvk.outcome import ENDED
-from clinvk.runs import RunNotFound, Runs
-from clinvk.scheduler import Change
-from clinvk.usage import Usage
+from clinvk.model.outcome import ENDED
+from clinvk.model.usage import Usage
+from clinvk.runs.folder import RunNotFound, Runs
 from tests.conftest import PROJECT, CommandLine, Home, is_alive
 from tests.desk import Desk
 

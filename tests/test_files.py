@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from clinvk.disk import atomic
 from clinvk.errors import SessionError
-from clinvk.session import Message, MessageRole, Session
-from clinvk.store import files, open_store
+from clinvk.model.session import Message, MessageRole, Session
+from clinvk.store import open_store
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk
 
@@ -32,7 +33,7 @@ def test_a_link_at_the_name_that_a_temporary_file_once_had_leads_nowhere(tmp_pat
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / f".report.md.{os.getpid()}").symlink_to(victim)
-    for write in (files.replace_file, files.replace_own):
+    for write in (atomic.replace_file, atomic.replace_own):
         write(tmp_path / "report.md", b"new", durable=True)
     assert victim.read_text() == "mine"
     assert (tmp_path / "report.md").read_text() == "new"
@@ -45,11 +46,11 @@ def test_a_file_that_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Pat
     real.chmod(0o640)
     (tmp_path / "first").symlink_to("dotfiles/config")
     (tmp_path / "second").symlink_to("first")
-    files.replace_file(tmp_path / "second", b"new", durable=False)
+    atomic.replace_file(tmp_path / "second", b"new", durable=False)
     assert (tmp_path / "second").is_symlink()
     assert (real.read_text(), mode(real)) == ("new", 0o640)
     (tmp_path / "nowhere").symlink_to("dotfiles/made")
-    files.replace_file(tmp_path / "nowhere", b"new", durable=False)
+    atomic.replace_file(tmp_path / "nowhere", b"new", durable=False)
     assert (tmp_path / "dotfiles" / "made").read_text() == "new"
     assert mode(tmp_path / "dotfiles" / "made") == 0o600
     assert sorted(os.listdir(tmp_path / "dotfiles")) == ["config", "made"]
@@ -64,7 +65,7 @@ def test_a_link_of_another_user_in_a_folder_that_is_open_to_all_is_not_followed(
     (shared / "report.md").symlink_to(tmp_path / "victim")
     os.lchown(shared / "report.md", 12345, 12345)
     with pytest.raises(OSError, match="of another user"):
-        files.write_for_user(shared / "report.md", b"new")
+        atomic.write_for_user(shared / "report.md", b"new")
     assert (tmp_path / "victim").read_text() == "mine"
 
 
@@ -72,10 +73,10 @@ def test_a_link_that_leads_to_itself_is_an_error(tmp_path: Path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic"):
-        files.replace_file(tmp_path / "a", b"", durable=False)
+        atomic.replace_file(tmp_path / "a", b"", durable=False)
 
 
-@pytest.mark.parametrize("write", [files.replace_file, files.replace_own])
+@pytest.mark.parametrize("write", [atomic.replace_file, atomic.replace_own])
 def test_what_is_not_a_regular_file_is_not_replaced(tmp_path: Path, write):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
@@ -90,14 +91,14 @@ def test_what_is_not_a_regular_file_is_not_replaced(tmp_path: Path, write):
 def test_a_link_in_our_own_store_is_replaced_and_not_followed(tmp_path: Path):
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "r.json").symlink_to("victim")
-    files.replace_own(tmp_path / "r.json", b"new", durable=False)
+    atomic.replace_own(tmp_path / "r.json", b"new", durable=False)
     assert (tmp_path / "victim").read_text() == "mine"
     assert not (tmp_path / "r.json").is_symlink()
 
 
 def test_a_name_as_long_as_a_file_system_takes_can_be_written(tmp_path: Path):
     path = tmp_path / ("é" * 127)
-    files.replace_file(path, b"new", durable=False)
+    atomic.replace_file(path, b"new", durable=False)
     assert path.read_bytes() == b"new"
     assert os.listdir(tmp_path) == [path.name]
 
@@ -106,7 +107,7 @@ def test_a_pipe_is_written_into_and_a_file_behind_stdout_too(tmp_path: Path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    files.write_for_user(fifo, b"new")
+    atomic.write_for_user(fifo, b"new")
     assert os.read(reader, 10) == b"new"
     os.close(reader)
     assert stat.S_ISFIFO(fifo.stat().st_mode)
@@ -120,10 +121,10 @@ def test_leftovers_of_killed_writers_go_when_they_are_old(tmp_path: Path):
         os.utime(tmp_path / name, (1e9, 1e9))
     (tmp_path / ".new.json.4711").touch()
     (tmp_path / ".new.json.fedcba9876543210.tmp").touch()
-    files.remove_leftovers(tmp_path)
+    atomic.remove_leftovers(tmp_path)
     kept = {*others, ".new.json.4711", ".new.json.fedcba9876543210.tmp"}
     assert set(os.listdir(tmp_path)) == kept
-    files.remove_leftovers(tmp_path / "missing")
+    atomic.remove_leftovers(tmp_path / "missing")
 
 
 def test_clean_removes_what_a_killed_writer_left(clinvk: CommandLine, home: Home):

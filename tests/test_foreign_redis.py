@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from clinvk.errors import ConfigError, SessionError, SessionNotFound
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
 from clinvk.store import Damaged, Query, migrate, open_store
-from clinvk.store.redis import RedisStore
+from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
 from tests.stores import RedisServer, free_port, keep, need_redis
 

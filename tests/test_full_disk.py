@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from clinvk import manager, recovery
-from clinvk.checkpoints import Checkpoints
+from clinvk.api import sessions
+from clinvk.dispatch import recovery
 from clinvk.errors import SessionError
-from clinvk.runs import Runs
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
+from clinvk.model.usage import rfc3339
+from clinvk.process.leftovers import new_marker
+from clinvk.runs.checkpoints import Checkpoints
+from clinvk.runs.folder import Runs
 from clinvk.store import Query, Store, open_store
-from clinvk.store.redis import RedisStore
-from clinvk.survivors import new_marker
-from clinvk.usage import rfc3339
+from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk
 from tests.stores import RedisServer, keep, need_redis
@@ -154,7 +155,7 @@ def test_a_session_whose_turn_was_killed_is_deleted_from_a_full_disk(
     turn.note(recovery.facts(new_marker({})))
     turn.abandon()
     fill(disk)
-    manager.delete(reopen(), "a")
+    sessions.delete(reopen(), "a")
     assert ids(reopen()) == ["b"]
 
 
@@ -305,8 +306,8 @@ def test_sessions_are_deleted_from_a_server_without_memory(small_server: RedisSe
     kept = store.turn("c")
     use_up(store, small_server)
     fresh = keep(RedisStore(small_server.url))
-    manager.delete(fresh, "a")
-    manager.delete(fresh, "b")
+    sessions.delete(fresh, "a")
+    sessions.delete(fresh, "b")
     with pytest.raises(SessionError, match="is running"):
         fresh.delete("c")
     assert not {"a", "b"} & set(ids(fresh))

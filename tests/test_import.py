@@ -10,7 +10,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from clinvk.natives import READERS, reader
+from clinvk.sessions.native import READERS, reader
 from tests.conftest import PROJECT, CommandLine, Home
 
 RECORDED = PROJECT / "tests" / "recordings" / "native"

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clinvk.engine.plan_run import abandon
 from clinvk.errors import ClinvkError, SessionError
-from clinvk.eventlog import EventLog
-from clinvk.folding import fold
-from clinvk.journal import Journal
-from clinvk.messages import Delta, Failure, Result, Text
-from clinvk.outcome import Outcome, from_summary, summary_of
-from clinvk.plan import Plan, Task, checked
-from clinvk.planrun import abandon
-from clinvk.runs import RunFolder, RunNotFound, Runs
-from clinvk.usage import Usage
+from clinvk.model.events import Delta, Failure, Result, Text
+from clinvk.model.outcome import Outcome, from_summary, summary_of
+from clinvk.model.plan import Plan, Task, checked
+from clinvk.model.usage import Usage
+from clinvk.runs.event_log import EventLog
+from clinvk.runs.folder import RunFolder, RunNotFound, Runs
+from clinvk.runs.journal import Journal
+from clinvk.runs.replay import fold
 from tests.conftest import END, START, CommandLine, Home, is_alive, pid_in
 
 PLAN = checked(Plan(kind="parallel", tasks=tuple(Task(name=n, prompt=n) for n in "abcd")))
@@ -196,7 +196,7 @@ def test_who_gives_up_a_run_that_was_cut_off_did_not_drive_it_until_then(folder:
 def test_wherever_a_journal_is_cut_the_lines_before_count(cut: int):
     lines = [BEGIN, *(x for i in range(4) for x in (started(i), ended(i, attempts=1)))]
     data = b"".join(json.dumps(x).encode() + b"\n" for x in lines)[:cut]
-    from clinvk.runs import _decoded
+    from clinvk.runs.folder import _decoded
 
     whole = data.count(b"\n")
     got = _decoded(data)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from clinvk.limits import parse_retry_at
+from clinvk.backend.retry_after import parse_retry_at
 
 NOW = datetime(2026, 11, 21, 5, 12, 28, tzinfo=UTC)
 

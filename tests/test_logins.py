@@ -10,9 +10,9 @@ import anyio
 import pytest
 import yaml
 
-from clinvk import logins
-from clinvk.logins import beginning
-from clinvk.manifest import Manifest, parse
+from clinvk.backend import login_lock
+from clinvk.backend.login_lock import beginning
+from clinvk.backend.manifest import Manifest, parse
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +91,7 @@ async def test_a_first_one_that_fails_lets_the_others_begin(tmp_path: Path) -> N
 async def test_a_first_one_that_takes_too_long_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logins, "PATIENCE", 0.2)
+    monkeypatch.setattr(login_lock, "PATIENCE", 0.2)
     crowd = Crowd(tmp_path, old_login(tmp_path), manifest())
     await crowd.come(takes=0.6)
     assert crowd.log[:5] == ["begins"] * 5

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from msgspec.structs import replace
 
-from clinvk import Message, MessageRole, Session, SessionManager, SessionNotFound, recovery
-from clinvk.analysis import by_answer
-from clinvk.autosave import Autosave
+from clinvk import Message, MessageRole, Session, SessionManager, SessionNotFound
+from clinvk.dispatch import recovery
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
-from clinvk.survivors import MARKER, new_marker
+from clinvk.process.leftovers import MARKER, new_marker
+from clinvk.sessions.analysis import by_answer
+from clinvk.sessions.autosave import Autosave
 from tests.stores import keep
 
 
@@ -52,7 +53,7 @@ def words(sessions: SessionManager, id_: str) -> list[str]:
 
 
 def test_the_public_names_are_where_the_documents_say():
-    from clinvk import session
+    from clinvk.model import session
 
     assert session.SessionManager is SessionManager
     assert (session.Session, session.Message, session.MessageRole) == (
@@ -538,7 +539,7 @@ def test_a_model_can_be_asked_what_a_conversation_is_about():
 def test_what_a_killed_turn_left_is_ended_before_its_session_is_deleted(sessions: SessionManager):
     id_ = filled(sessions, "a")
     made = (
-        "import json, clinvk.recovery as r, clinvk.survivors as s;"
+        "import json, clinvk.dispatch.recovery as r, clinvk.process.marker as s;"
         f"print(json.dumps(r.turn_facts(s.new_marker({{}}), {id_!r})))"
     )
     note = json.loads(subprocess.check_output([sys.executable, "-c", made]))  # and it is gone

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from clinvk.catalog import Catalog, read
+from clinvk.backend.catalog import Catalog, read
+from clinvk.backend.manifest import check_expressions, parse
+from clinvk.config.paths import built_in
 from clinvk.errors import ConfigError
-from clinvk.manifest import check_expressions, parse
-from clinvk.places import built_in
 from tests.conftest import CommandLine, Home
 
 BUILT_IN = ["claude", "codex", "echo", "gemini"]

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from clinvk import config, fanout
-from clinvk.catalog import Catalog
-from clinvk.command import check_arguments
-from clinvk.dispatcher import Dispatcher
+from clinvk.api import tasks as fanout
+from clinvk.backend.catalog import Catalog
+from clinvk.backend.command_line import check_arguments
+from clinvk.backend.manifest import parse
+from clinvk.config import schema
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, UsageError
-from clinvk.manifest import parse
-from clinvk.messages import Request
-from clinvk.runs import Runs
+from clinvk.model.events import Request
+from clinvk.runs.folder import Runs
 from tests.conftest import END, PROTOCOL, READ, START, CommandLine, Home, say
 
 NUL, HALF = "NUL character", "half of a surrogate pair"
@@ -34,7 +35,7 @@ def fake(home: Home) -> Home:
 
 
 def dispatcher(home: Home) -> Dispatcher:
-    return Dispatcher(config.load(home.env), env=home.env)
+    return Dispatcher(schema.load(home.env), env=home.env)
 
 
 # Values that no program can be given.
@@ -97,7 +98,7 @@ def test_a_request_that_no_program_can_be_given_is_a_usage_error(fake: Home, cha
 def test_a_configuration_that_no_program_can_be_given_is_rejected(fake: Home, text: str, said: str):
     fake.config(text + "\n")
     with pytest.raises(ConfigError) as caught:
-        config.load(fake.env)
+        schema.load(fake.env)
     assert said in str(caught.value)
     assert "config.yaml: line 1" in str(caught.value)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clinvk import config
+from clinvk.config import schema
 from tests.conftest import PROJECT, Home
 
 MANIFESTS = ["claude", "codex", "echo", "gemini"]
@@ -109,20 +109,20 @@ def example() -> str:
 
 
 def test_the_example_configuration_is_right_as_it_stands(example: str):
-    config.check(example, Path("config.example.yaml"))
+    schema.check(example, Path("config.example.yaml"))
 
 
 def test_the_example_configuration_names_every_key(example: str):
-    defaults = config.Config(backends={"claude": config.Backend()})
+    defaults = schema.Config(backends={"claude": schema.Backend()})
     words = set(re.findall(r"([a-z_]+):", example))
-    for key, _ in config.flat(defaults):
+    for key, _ in schema.flat(defaults):
         assert key.rsplit(".", 1)[-1] in words, f"{key} is not in config.example.yaml"
 
 
 def test_the_example_configuration_shows_defaults(example: str):
     """Whoever copies it as it is changes nothing."""
-    found = config.check(example, Path("config.example.yaml"))
-    plain = config.Config()
+    found = schema.check(example, Path("config.example.yaml"))
+    plain = schema.Config()
     for name in ("unified_flags", "session", "output", "parallel"):
         assert getattr(found, name) == getattr(plain, name)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from clinvk import permissions
-from clinvk.session import Session
+from clinvk.backend import permissions
+from clinvk.model.session import Session
 from clinvk.store import open_store
 from tests.conftest import READ, START, CommandLine, Home, say
 from tests.stores import KINDS, store_url

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk import process
-from clinvk.command import Command
+from clinvk.backend.command_line import Command
 from clinvk.errors import ClinvkError, NotInstalledError
-from clinvk.pipes import Lines
-from clinvk.process import Child, start
-from clinvk.survivors import MARKER, new_marker, survivors
+from clinvk.process import child as process
+from clinvk.process.child import Child, start
+from clinvk.process.leftovers import MARKER, new_marker, survivors
+from clinvk.process.pipes import Lines
 from tests.conftest import BASH, FAKES, TREE, is_alive, living, pid_in
 
 SOON = 6  # seconds; what has to be done in three, on a machine that is busy with other tests

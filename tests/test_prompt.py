@@ -14,8 +14,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from clinvk.cmd.prompt_history import MOST, PromptHistory
-from clinvk.config import Loaded
+from clinvk.config.schema import Loaded
+from clinvk.terminal.prompt_history import MOST, PromptHistory
 from tests.conftest import FAKES, Home, wait_for
 from tests.terminals import Terminal, ending, past
 
@@ -242,7 +242,7 @@ def test_a_history_that_is_not_a_file_is_ignored(tmp_path: Path):
 
 
 def test_redaction_that_is_switched_off_keeps_everything(home: Home):
-    from clinvk import config
+    from clinvk.config import schema as config
 
     home.config("session: {redact: false}\n")
     loaded: Loaded = config.load(home.env)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.readfile import LARGEST, open_regular, read_file, read_named
+from clinvk.disk.reading import LARGEST, open_regular, read_file, read_named
 from tests.conftest import CommandLine, Home
 
 

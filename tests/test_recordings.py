@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.catalog import Catalog
-from clinvk.pipes import Lines
-from clinvk.reader import Reader
+from clinvk.backend.catalog import Catalog
+from clinvk.backend.event_parser import Reader
+from clinvk.process.pipes import Lines
 from tests.recordings_expected import RECORDINGS, cases, replay
 
 # The most important findings once more, so that nobody regenerates a wrong expectation unawares.

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.redact import RULES, everywhere, redact
+from clinvk.text.redact import RULES, everywhere, redact
 from tests.conftest import CommandLine, Home
 
 # Every key is put together here, so that no scanner takes this file for a leak.
@@ -278,7 +278,7 @@ def test_no_text_takes_long(piece: str):
 
 
 def test_nothing_is_compiled_at_import():
-    code = "import clinvk.redact as r; print(r._compiled.cache_info().currsize)"
+    code = "import clinvk.text.redact as r; print(r._compiled.cache_info().currsize)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
 

@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk import reports
-from clinvk.cmd.plan_options import reports_of
+from clinvk.cmd.options.plan import reports_of
 from clinvk.errors import ClinvkError, UsageError
-from clinvk.messages import Failure
-from clinvk.outcome import STATES, Outcome, RunResult
-from clinvk.plan import Plan, Task
+from clinvk.model.events import Failure
+from clinvk.model.outcome import STATES, Outcome, RunResult
+from clinvk.model.plan import Plan, Task
+from clinvk.model.usage import Usage
 from clinvk.reports import markdown, timeline
-from clinvk.usage import Usage
 
 BEGAN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 NASTY = (
@@ -192,7 +192,7 @@ def test_the_report_before_stays_whole_where_the_new_one_cannot_be_written(tmp_p
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clinvk.store.files.write_all", full)
+    monkeypatch.setattr("clinvk.disk.atomic.write_all", full)
     with pytest.raises(UsageError, match="No space left"):
         reports.write(path, *every_state())
     assert path.read_text() == "the one before"
@@ -433,7 +433,7 @@ def test_a_page_needs_nothing_from_elsewhere():
 @pytest.mark.parametrize("extra", [True, False], ids=["rendered", "as written"])
 def test_nothing_that_is_said_becomes_part_of_the_page(extra: bool, monkeypatch):
     if not extra:
-        monkeypatch.setattr("clinvk.page.markdown", missing)
+        monkeypatch.setattr("clinvk.html.page.markdown", missing)
     said = Failure("<kind>", NASTY, NASTY)
     result, plan = run(
         task(0, name=NASTY, output=NASTY, backend="<i>", model="<i>", session_id="<i>"),
@@ -454,7 +454,7 @@ def missing():
 
 
 def test_a_page_is_made_without_the_extra(monkeypatch):
-    monkeypatch.setattr("clinvk.page.markdown", missing)
+    monkeypatch.setattr("clinvk.html.page.markdown", missing)
     page = html(*run(task(output="# a *title*")))
     assert "# a *title*" in page.text
     assert page.of_class("plain")

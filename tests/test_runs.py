@@ -15,8 +15,8 @@ from typing import Any
 import pexpect
 import pytest
 
-from clinvk import durations
-from clinvk.runs import Runs
+from clinvk.runs.folder import Runs
+from clinvk.text import duration
 from tests.conftest import (
     END,
     READ,
@@ -563,7 +563,7 @@ def test_the_pause_before_a_run_is_carried_on_is_not_listed_as_time_that_it_took
     assert (listed["state"], 0 < listed["total_duration_seconds"] < 60) == ("failed", True)
     assert listed["total_duration_seconds"] == shown
     row = desk.clinvk("runs", "list").stdout.splitlines()[1]
-    assert durations.brief(listed["total_duration_seconds"]) in row
+    assert duration.brief(listed["total_duration_seconds"]) in row
 
 
 def test_where_nothing_is_left_of_a_cancelled_run_it_stays_that(desk: Desk):

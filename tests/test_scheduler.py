@@ -19,17 +19,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from clinvk import config, halting, pacing, preflight, taskfile
-from clinvk.choosing import what_is_left
-from clinvk.dispatcher import Dispatcher
+from clinvk.config import schema
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.engine import backoff
+from clinvk.engine.plan_run import PlanRun, resumed
+from clinvk.engine.rerun import what_is_left
+from clinvk.engine.scheduler import Change, Scheduler
 from clinvk.errors import ClinvkError, ConfigError, SessionError
-from clinvk.messages import Failure
-from clinvk.outcome import Outcome, RunResult
-from clinvk.plan import Halt, Plan, Task, checked
-from clinvk.planrun import PlanRun, resumed
-from clinvk.runs import RunFolder, Runs
-from clinvk.scheduler import Change, Scheduler
-from clinvk.taskfile import Defaults
+from clinvk.model.events import Failure
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.plan import Halt, Plan, Task, checked
+from clinvk.plans import halt, parse, preflight
+from clinvk.plans.parse import Defaults
+from clinvk.runs.folder import RunFolder, Runs
 from tests.conftest import (
     END,
     PROTOCOL,
@@ -93,13 +95,13 @@ class Many:
         return most
 
     def dispatcher(self) -> Dispatcher:
-        return keep(Dispatcher(config.load(self.home.env), env=self.home.env))
+        return keep(Dispatcher(schema.load(self.home.env), env=self.home.env))
 
     def plan(self, tasks: list[Any], kind: str = "parallel", **rules: Any) -> Plan:
         defaults = {"backend": "fake", "workdir": str(self.home.work)} | rules.pop("defaults", {})
         where = "steps" if kind == "chain" else "tasks"
         data = {where: tasks, "defaults": defaults, **rules}
-        return taskfile.plan_of(data, "t", kind, Defaults())
+        return parse.plan_of(data, "t", kind, Defaults())
 
     def prepared(self, plan: Plan) -> PlanRun:
         self.run = PlanRun(self.dispatcher(), plan, observe=self.changes.append)
@@ -221,13 +223,13 @@ async def test_halt_by_a_share_waits_until_a_share_means_something(many: Many):
 
 @pytest.mark.parametrize("text", ["never", "soon,fail=3", "now,fail=10%", "now,fail=12.5%"])
 def test_a_halt_is_told_as_it_is_written(text: str):
-    assert halting.text(halting.parse(text)) == text
+    assert halt.text(halt.parse(text)) == text
 
 
 @given(st.integers(1, 100), st.integers(0, 100), st.floats(1, 100))
 def test_a_halt_never_comes_before_its_number(count: int, failed: int, percent: float):
-    assert halting.is_reached(Halt("soon", count=count), failed, 100) == (failed >= count)
-    reached = halting.is_reached(Halt("now", percent=percent), failed, 100)
+    assert halt.is_reached(Halt("soon", count=count), failed, 100) == (failed >= count)
+    reached = halt.is_reached(Halt("now", percent=percent), failed, 100)
     assert reached == (failed >= 3 and failed >= percent)
 
 
@@ -308,14 +310,14 @@ def test_waits_between_tries_double_up_to_a_minute():
         def uniform(self, a: float, b: float) -> float:
             return 1.0
 
-    waits = [pacing.backoff(2, n, Even()) for n in range(1, 10)]
+    waits = [backoff.backoff(2, n, Even()) for n in range(1, 10)]
     assert waits == [2, 4, 8, 16, 32, 60, 60, 60, 60]
-    assert pacing.backoff(2, 5_000, Even()) == 60
+    assert backoff.backoff(2, 5_000, Even()) == 60
 
 
 @given(st.floats(0.01, 1e3), st.integers(1, 5_000), st.randoms(use_true_random=False))
 def test_no_two_tasks_wait_in_step_and_none_for_ever(delay: float, tries: int, chance: Any):
-    assert 0 < pacing.backoff(delay, tries, chance) <= 1.5 * pacing.LONGEST
+    assert 0 < backoff.backoff(delay, tries, chance) <= 1.5 * backoff.LONGEST
 
 
 async def test_the_scheduler_waits_longer_before_each_try(many: Many):
@@ -334,7 +336,7 @@ async def test_the_scheduler_waits_longer_before_each_try(many: Many):
         answers=lambda _: "", observe=observe, chance=random.Random(1),
     ).run()  # fmt: skip
     chance = random.Random(1)
-    wanted = [pacing.backoff(0.05, n, chance) for n in (1, 2, 3)]
+    wanted = [backoff.backoff(0.05, n, chance) for n in (1, 2, 3)]
     assert len(waits) == 3
     assert all(0 < got <= want + 0.01 for got, want in zip(waits, wanted, strict=True))
     assert outcomes[0].attempts == 4
@@ -387,11 +389,11 @@ async def test_a_moment_that_the_provider_names_is_heeded(many: Many):
 def test_a_moment_that_has_passed_is_believed_once():
     chance, now = random.Random(1), 100.0
     past = Failure("limit", "x", None, datetime.now(UTC) - timedelta(hours=1))
-    first = pacing.pause(past, 0, 30, now, chance)
-    later = pacing.pause(past, 1, 30, now, chance)
-    assert (first.until, first.count) == (now + pacing.EARLY, 1)
+    first = backoff.pause(past, 0, 30, now, chance)
+    later = backoff.pause(past, 1, 30, now, chance)
+    assert (first.until, first.count) == (now + backoff.EARLY, 1)
     assert later.until > now + 50
-    assert pacing.pause(Failure("limit", "x"), 3_000, 30, now, chance).until < now + 1_000
+    assert backoff.pause(Failure("limit", "x"), 3_000, 30, now, chance).until < now + 1_000
 
 
 async def test_a_success_that_began_before_a_limit_does_not_end_the_wait(many: Many):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk import scratch
+from clinvk.backend import tempfiles
 from tests.conftest import CommandLine, Home, wait_for
 
 READS_SYSTEM = 'cat >/dev/null; while [ "$1" != --system ]; do shift; done\necho "$2" >"$0.file"\n'
@@ -60,7 +60,7 @@ def test_only_folders_of_ours_that_are_not_in_use_are_removed(tmp_path: Path):
     os.utime(tmp_path / names["old"], (1e9, 1e9))
     used = os.open(tmp_path / names["used"], os.O_RDONLY)
     fcntl.flock(used, fcntl.LOCK_EX)
-    scratch.remove_leftovers(tmp_path)
+    tempfiles.remove_leftovers(tmp_path)
     os.close(used)
     gone = {kind for kind, name in names.items() if not os.path.lexists(tmp_path / name)}
     assert gone == {"left", "old"}
@@ -73,5 +73,5 @@ def test_a_folder_of_another_user_is_left_alone(tmp_path: Path):
     path.mkdir()
     (path / "0.txt").touch()
     os.chown(path, 12345, 12345)
-    scratch.remove_leftovers(tmp_path)
+    tempfiles.remove_leftovers(tmp_path)
     assert (path / "0.txt").exists()

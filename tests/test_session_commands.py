@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
 from clinvk.store import Store, open_store
 from tests.stores import keep
 

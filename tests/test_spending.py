@@ -2,11 +2,11 @@
 
 import pytest
 
-from clinvk.messages import Result
-from clinvk.outcome import Outcome
-from clinvk.plan import Budget
-from clinvk.spending import Spending
-from clinvk.usage import Usage
+from clinvk.engine.budget import Spending
+from clinvk.model.events import Result
+from clinvk.model.outcome import Outcome
+from clinvk.model.plan import Budget
+from clinvk.model.usage import Usage
 
 TAKEN = Usage(input=10, output=5)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from clinvk.errors import ConfigError, SessionError, SessionNotFound
-from clinvk.messages import Usage
-from clinvk.session import STATUSES, Message, MessageRole, Session
+from clinvk.model.events import Usage
+from clinvk.model.session import STATUSES, Message, MessageRole, Session
 from clinvk.store import Query, Store, open_store
 from tests.conftest import PROJECT
 from tests.stores import KINDS, keep, store_url

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.errors import SessionError
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
 from clinvk.store import Damaged, Query, open_store
 from tests.conftest import PROJECT, CommandLine, Home
 from tests.stores import keep

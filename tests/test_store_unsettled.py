@@ -15,11 +15,11 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.errors import SessionError, SessionNotFound
-from clinvk.session import Message, MessageRole, Session
+from clinvk.model.session import Message, MessageRole, Session
 from clinvk.store import Query, Store, Turn, open_store
-from clinvk.store.file import FileStore
-from clinvk.store.session_files import SessionFiles
-from clinvk.store.upkeep import Upkeep
+from clinvk.store.files.index_sync import Upkeep
+from clinvk.store.files.records import SessionFiles
+from clinvk.store.files.store import FileStore
 from tests.conftest import PROJECT
 from tests.stores import KINDS, keep, store_url
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from clinvk import config, machine
+from clinvk.config import schema
 from clinvk.errors import ConfigError, SessionError, SessionNotFound
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
+from clinvk.process import host
 from clinvk.store import Damaged, Query, Store, open_store
-from clinvk.store.redis import RedisStore
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.redis.store import RedisStore
+from clinvk.store.sqlite.store import SqliteStore
 from tests.conftest import PROJECT, CommandLine
 from tests.needs import need
 from tests.stores import KINDS, RedisServer, keep, store_url
@@ -413,7 +414,7 @@ def test_a_dead_turn_of_another_machine_is_had_until_its_time_is_over(
     store, other = keep(RedisStore(redis_url, lease=0.5)), keep(RedisStore(redis_url))
     store.create(Session(id="s"))
     with monkeypatch.context() as patch:
-        patch.setattr(machine, "this_process", lambda: {"clinvk": 1, "host": "elsewhere"})
+        patch.setattr(host, "this_process", lambda: {"clinvk": 1, "host": "elsewhere"})
         asleep(store, "s").note({"run": "x", "host": "elsewhere"})
     assert other.turn("s") is None
     time.sleep(0.7)
@@ -470,7 +471,7 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_an_address_is_shown_without_its_password(url: str, shown: str):
-    assert config.without_password(url) == shown
+    assert schema.without_password(url) == shown
 
 
 def test_the_configuration_is_shown_without_the_password(clinvk: CommandLine):

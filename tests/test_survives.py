@@ -12,12 +12,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from clinvk import fanout
+from clinvk.api import tasks as fanout
 from clinvk.errors import SessionError, UsageError
-from clinvk.journal import Journal
-from clinvk.outcome import Outcome
-from clinvk.plan import Plan, Task
-from clinvk.runs import RunFolder, Runs
+from clinvk.model.outcome import Outcome
+from clinvk.model.plan import Plan, Task
+from clinvk.runs.folder import RunFolder, Runs
+from clinvk.runs.journal import Journal
 from tests.conftest import END, CommandLine, Home, say, wait_for
 from tests.desk import Desk, kill
 from tests.needs import need

@@ -11,11 +11,13 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clinvk import config, placeholders, preflight, taskfile, taskformats
-from clinvk.dispatcher import Dispatcher
+from clinvk.config import schema
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
-from clinvk.plan import Budget, Halt, Limits, Plan
-from clinvk.taskfile import Defaults
+from clinvk.model.plan import Budget, Halt, Limits, Plan
+from clinvk.plans import formats, parse, preflight
+from clinvk.plans.parse import Defaults
+from clinvk.text import template
 from tests.conftest import CommandLine, Home
 from tests.stores import keep
 
@@ -25,9 +27,9 @@ def plan_of(
 ) -> Plan:
     kind = defaults.pop("kind", "parallel")
     text = textwrap.dedent(text)
-    data, form = taskformats.read(path, text, form)
+    data, form = formats.read(path, text, form)
     lined = text if form in ("yaml", "json") else ""
-    return taskfile.plan_of(data, path or "stdin", kind, Defaults(**defaults), lined)
+    return parse.plan_of(data, path or "stdin", kind, Defaults(**defaults), lined)
 
 
 def mistake(text: str, path: str | None = "t.yaml", **more: Any) -> str:
@@ -306,7 +308,7 @@ def test_any_matrix_makes_the_product_and_its_values_come_out_as_they_are(
 ):
     prompt = " | ".join(f"{{{{{name}}}}}" for name in axes)
     data = {"matrix": axes, "tasks": [{"prompt": f"> {prompt} <", "tags": [prompt]}]}
-    plan = taskfile.plan_of(data, "t", "parallel", Defaults())
+    plan = parse.plan_of(data, "t", "parallel", Defaults())
     wanted = [" | ".join(values) for values in itertools.product(*axes.values())]
     assert [t.tags[0] for t in plan.tasks] == wanted
     assert [rendered(t) for t in plan.tasks] == [f"> {w} <" for w in wanted]
@@ -315,7 +317,7 @@ def test_any_matrix_makes_the_product_and_its_values_come_out_as_they_are(
 def rendered(task: Any) -> str:
     if not task.template:
         return task.prompt
-    return placeholders.render(task.prompt, lambda name: f"<{name}>")
+    return template.render(task.prompt, lambda name: f"<{name}>")
 
 
 # What is named
@@ -330,22 +332,22 @@ VALUES = st.text("ab{}\\ \n", max_size=8)
 def test_what_was_put_in_names_nothing(before: str, value: str, after: str):
     # A letter between, so that the text around it is what it is.
     whole = f"{before}x{{{{put}}}}x{after}"
-    named = placeholders.names(whole)
+    named = template.names(whole)
     if "put" not in named:
         return
-    filled = placeholders.fill(whole, {"put": value}.get)
-    assert set(placeholders.names(filled)) == set(named) - {"put"}
-    at_once = placeholders.render(whole, lambda n: value if n == "put" else f"<{n}>")
-    assert placeholders.render(filled, lambda n: f"<{n}>") == at_once
+    filled = template.fill(whole, {"put": value}.get)
+    assert set(template.names(filled)) == set(named) - {"put"}
+    at_once = template.render(whole, lambda n: value if n == "put" else f"<{n}>")
+    assert template.render(filled, lambda n: f"<{n}>") == at_once
 
 
 @given(VALUES, VALUES, VALUES)
 def test_nothing_is_named_where_values_meet(one: str, two: str, three: str):
     values = {"a": one, "b": two, "c": three}
     for text in ("{{a}}{{b}}{{c}}", "{{a}}{{later}}{{b}}", "{ {{a}}}{{b}}}", "{{ {{a}}}}"):
-        named = set(placeholders.names(text)) - set(values)
-        filled = placeholders.fill(text, values.get)
-        assert set(placeholders.names(filled)) == named
+        named = set(template.names(text)) - set(values)
+        filled = template.fill(text, values.get)
+        assert set(template.names(filled)) == named
 
 
 @given(st.text())
@@ -354,8 +356,8 @@ def test_escaped_braces_come_out_as_braces(text: str):
     escaped = text.replace("{{", "\\{{")
     if "\\{{{" in escaped or "\\\\" in escaped:
         return
-    assert placeholders.names(escaped) == []
-    assert placeholders.render(escaped, str) == text
+    assert template.names(escaped) == []
+    assert template.render(escaped, str) == text
 
 
 def test_braces_stay_where_nothing_can_be_named():
@@ -391,11 +393,11 @@ def test_a_value_is_a_part_of_a_task_s_name_or_a_text_and_never_a_name(value: st
     ]
     if set(value) & set("{}\n"):
         with pytest.raises(ConfigError, match="cannot be a part of a task's name"):
-            taskfile.plan_of(tasks, "t", "parallel", Defaults())
+            parse.plan_of(tasks, "t", "parallel", Defaults())
         return
-    plan = taskfile.plan_of(tasks, "t", "parallel", Defaults())
+    plan = parse.plan_of(tasks, "t", "parallel", Defaults())
     assert plan.tasks[2].needs == (1,)
-    said = placeholders.render(plan.tasks[2].prompt, lambda _: "fine")
+    said = template.render(plan.tasks[2].prompt, lambda _: "fine")
     assert said == f"mend {value}: fine{value}"
 
 
@@ -506,10 +508,10 @@ def test_a_session_of_a_second_attempt_is_never_that_of_another_task():
 
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=8))
 def test_any_names_give_keys_of_their_own_that_can_name_sessions(given_names: list[str]):
-    from clinvk.session import check_id
+    from clinvk.model.session import check_id
 
     data = [{"prompt": "x", "name": name} for name in given_names]
-    keys = [t.key for t in taskfile.plan_of(data, "t", "parallel", Defaults()).tasks]
+    keys = [t.key for t in parse.plan_of(data, "t", "parallel", Defaults()).tasks]
     assert len({key.lower() for key in keys}) == len(keys)
     for key in keys:
         check_id(f"r123456.{key}.12")
@@ -522,7 +524,7 @@ def test_a_circle_is_named():
 
 def test_a_long_row_of_needs_is_no_problem():
     tasks = [{"name": f"t{i}", "prompt": "x", "needs": [f"t{i - 1}"] if i else []} for i in range(5_000)]  # fmt: skip
-    plan = taskfile.plan_of(tasks[::-1], "t", "parallel", Defaults())
+    plan = parse.plan_of(tasks[::-1], "t", "parallel", Defaults())
     assert len(plan.tasks) == 5_000
 
 
@@ -644,7 +646,7 @@ def test_a_schema_has_to_be_json(tmp_path: Path):
 
 def check(home: Home, text: str, **env: str) -> preflight.Checked:
     env = {**home.env, **env}
-    return preflight.check(plan_of(text), keep(Dispatcher(config.load(env), env=env)))
+    return preflight.check(plan_of(text), keep(Dispatcher(schema.load(env), env=env)))
 
 
 def test_a_variable_is_looked_up_when_a_task_is_started(home: Home):
@@ -673,7 +675,7 @@ def test_a_secret_that_is_written_down_is_refused(home: Home, key: str, value: s
 
 def test_a_cap_of_none_at_once_is_refused(home: Home):
     home.config("parallel: {max_parallel_per_backend: {echo: 0}}")
-    loaded = config.load(home.env)
+    loaded = schema.load(home.env)
     plan = plan_of(
         "[{prompt: x, backend: echo}]",
         max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk import columns
+from clinvk.terminal import columns
 from tests.conftest import (
     END,
     FAKES,

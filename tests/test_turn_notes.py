@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
-from clinvk import machine, recovery, turn_note
-from clinvk.family import Family
-from clinvk.session import Session
+from clinvk.dispatch import recovery
+from clinvk.model.session import Session
+from clinvk.process import host
+from clinvk.process import note as turn_note
+from clinvk.process.leftovers import MARKER, is_marker, new_marker, starter_of, survivors
+from clinvk.process.tree import Family
 from clinvk.store import open_store
-from clinvk.survivors import MARKER, is_marker, new_marker, starter_of, survivors
 from tests.conftest import FAKES, CommandLine, Home, is_alive, wait_for
 from tests.stores import KINDS, store_url
 
@@ -306,6 +308,6 @@ def test_a_note_is_read_as_it_was_written_whatever_else_is_in_it():
 
 def test_a_process_that_has_ended_and_waits_to_be_collected_is_gone():
     with subprocess.Popen(["true"]) as process:
-        raw = {**machine.this_process(), "clinvk": process.pid}
+        raw = {**host.this_process(), "clinvk": process.pid}
         wait_for(lambda: not is_alive(process.pid))
         assert turn_note.is_gone(turn_note.parse_process(raw))

@@ -10,10 +10,10 @@ import pytest
 
 import clinvk as package
 from clinvk import AgentFlowManager, RunResult, WorkflowManager
-from clinvk.checkpoints import CheckpointNotFound, Checkpoints
+from clinvk.engine.scheduler import Change
 from clinvk.errors import ConfigError, SessionError
-from clinvk.runs import Runs
-from clinvk.scheduler import Change
+from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints
+from clinvk.runs.folder import Runs
 from tests.conftest import CommandLine, Home, is_alive
 from tests.desk import Desk, kill
 from tests.stores import keep

@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk import catalog as catalogs
-from clinvk.addresses import without_passwords
-from clinvk.clean import one_line
-from clinvk.cmd import options as opt
-from clinvk.cmd import show
-from clinvk.cmd.lazy import new_app
-from clinvk.config import CHOICES
+from clinvk.backend import catalog as catalogs
+from clinvk.backend.manifest import Manifest, check_expressions
+from clinvk.cmd.app import new_app
+from clinvk.cmd.options import request as opt
+from clinvk.config.paths import built_in
+from clinvk.config.schema import CHOICES
+from clinvk.disk.reading import read_named
 from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
-from clinvk.json_text import dumps
-from clinvk.manifest import Manifest, check_expressions
-from clinvk.places import built_in
-from clinvk.readfile import read_named
+from clinvk.terminal import printer
+from clinvk.text.addresses import without_passwords
+from clinvk.text.json_output import dumps
+from clinvk.text.sanitize import one_line
 
 app = new_app(no_args_is_help=True, help="List, show and check backends.")
 
@@ -32,10 +32,10 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
     catalog = catalogs.Catalog(loaded.home)
     rows = [_row(catalog, name, loaded) for name in catalog.names()]
     if as_json:
-        show.print_json({"version": 1, "backends": rows})
+        printer.print_json({"version": 1, "backends": rows})
         return
     cells = [[r["name"], r["title"], r["state"], ", ".join(r["can"]), r["source"]] for r in rows]
-    show.print_table(
+    printer.print_table(
         ["NAME", "TITLE", "STATE", "CAN", "MANIFEST"], cells,
         shrinks=["MANIFEST", "CAN", "TITLE"], spared=["MANIFEST", "CAN", "TITLE"],
     )  # fmt: skip
@@ -55,9 +55,9 @@ def show_(
     manifest = catalog.load(name)
     about = describe(manifest)
     if as_json:
-        show.print_json({"version": 1, **about})
+        printer.print_json({"version": 1, **about})
         return
-    show.print_fields(
+    printer.print_fields(
         {
             "Name": manifest.name,
             "Title": manifest.title,
@@ -104,15 +104,15 @@ def _check_all(catalog: catalogs.Catalog) -> int:
             check_expressions(found)
             print(f"{one_line(found.source)}: OK")
         except ClinvkError as error:
-            show.Printer.for_errors().error(error.message, error.hint)
+            printer.Printer.for_errors().error(error.message, error.hint)
             code = error.exit_code
     return code
 
 
 def _replay(manifest: Manifest, recording: Path) -> int:
     """Print the events of a recording, one a line; 1 where it has no last event."""
-    from clinvk.pipes import Lines
-    from clinvk.reader import Reader
+    from clinvk.backend.event_parser import Reader
+    from clinvk.process.pipes import Lines
 
     reader, lines, last = Reader(manifest, first=True), Lines(), ""
     try:
@@ -124,7 +124,7 @@ def _replay(manifest: Manifest, recording: Path) -> int:
         print(dumps(event.to_json()))
         last = event.type
     if last not in ("finished", "failed"):
-        show.Printer.for_errors().error(
+        printer.Printer.for_errors().error(
             f"{recording}: no event says how the run ended",
             "a rule has to emit 'finished' or 'failed'",
         )

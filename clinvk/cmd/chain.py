@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from clinvk.cmd import many
-from clinvk.cmd import options as opt
-from clinvk.cmd import plan_options as opts
-from clinvk.cmd.failing import run_told_in_json
-from clinvk.cmd.holding import until_end
-from clinvk.cmd.lazy import new_app
-from clinvk.cmd.storage import stored
+from clinvk.cmd.app import new_app
+from clinvk.cmd.drive import many
+from clinvk.cmd.json_errors import run_told_in_json
+from clinvk.cmd.options import plan as opts
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.storage import stored
 from clinvk.errors import UsageError
 
 app = new_app()
@@ -71,8 +71,8 @@ def chain(
 
     A prompt can name what came before it: {{previous}}, {{session}}, {{steps.NAME.output}}. A
     chain with a checkpoint goes on, after whatever happened, with --resume NAME."""
-    from clinvk.dispatcher import Dispatcher
-    from clinvk.workflow import WorkflowManager
+    from clinvk.api.workflow import WorkflowManager
+    from clinvk.dispatch.dispatcher import Dispatcher
 
     if checkpoint and resume and checkpoint != resume:
         raise UsageError("--checkpoint and --resume name two checkpoints", "leave out one of them")

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinvk.cmd import options as opt
-from clinvk.cmd import show, summary
-from clinvk.cmd.holding import until_end
-from clinvk.cmd.lazy import new_app
-from clinvk.cmd.plan_options import complete_checkpoints
+from clinvk.cmd.app import new_app
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.plan import complete_checkpoints
+from clinvk.cmd.views import summary
 from clinvk.errors import ClinvkError
+from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.workflow import WorkflowManager
+    from clinvk.api.workflow import WorkflowManager
 
 app = new_app(
     help="Chains that can be carried on: list, show and delete their names.", no_args_is_help=True
@@ -33,18 +34,18 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
     """List checkpoints."""
     found = _manager(config).list_checkpoints()
     if as_json:
-        show.print_json({"version": VERSION, "checkpoints": found})
+        printer.print_json({"version": VERSION, "checkpoints": found})
         return
     if not found:
         print("no checkpoints; make one with: clinvk chain FILE --checkpoint NAME", file=sys.stderr)
         return
     rows = [
         [c["name"], c["state"], f"{c['completed']}/{c['steps']}",
-         show.ago(datetime.fromisoformat(c["at"])) if c["at"] else "-", c["run"] or "-",
+         printer.ago(datetime.fromisoformat(c["at"])) if c["at"] else "-", c["run"] or "-",
          c["source"] or "-"]
         for c in found
     ]  # fmt: skip
-    show.print_table(
+    printer.print_table(
         ["NAME", "STATE", "STEPS DONE", "BEGUN", "RUN", "FROM"], rows,
         shrinks=["FROM"], spared=["FROM", "BEGUN", "STEPS DONE", "RUN"],
     )  # fmt: skip
@@ -55,13 +56,13 @@ def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> N
     """Show where a chain stands, and what each step answered."""
     result = _manager(config).checkpoint(name)
     if as_json:
-        show.print_json({**result.to_json(), "checkpoint": name})
+        printer.print_json({**result.to_json(), "checkpoint": name})
         return
     for outcome in result.results:
         summary.print_answer(outcome)
     summary.print_summary(result)
     if result.state != "done":
-        show.Printer.for_errors().notice(f"go on with it: clinvk chain --resume {name}")
+        printer.Printer.for_errors().notice(f"go on with it: clinvk chain --resume {name}")
 
 
 @app.command("delete")
@@ -72,19 +73,19 @@ def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int
     for name in names:
         try:
             known = manager.checkpoints.exists(name)  # else deleting it says so
-            if known and not yes and not show.agreed(f"Delete checkpoint {name}?"):
+            if known and not yes and not printer.agreed(f"Delete checkpoint {name}?"):
                 code = 4
                 continue
             manager.checkpoints.delete(name)
             print(f"Checkpoint {name} deleted.")
         except ClinvkError as error:
-            show.Printer.for_errors().error(error.message, error.hint)
+            printer.Printer.for_errors().error(error.message, error.hint)
             code = error.exit_code
     return code
 
 
 def _manager(config: opt.Config) -> WorkflowManager:
-    from clinvk.dispatcher import Dispatcher
-    from clinvk.workflow import WorkflowManager
+    from clinvk.api.workflow import WorkflowManager
+    from clinvk.dispatch.dispatcher import Dispatcher
 
     return WorkflowManager(until_end(Dispatcher(opt.load(config))))

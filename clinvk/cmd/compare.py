@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinvk import durations
-from clinvk.cmd import many, watching
-from clinvk.cmd import options as opt
-from clinvk.cmd import plan_options as common
-from clinvk.cmd.failing import run_told_in_json
-from clinvk.cmd.holding import until_end
-from clinvk.cmd.lazy import new_app
-from clinvk.cmd.show import Printer
-from clinvk.cmd.storage import stored
+from clinvk.cmd.app import new_app
+from clinvk.cmd.drive import many
+from clinvk.cmd.json_errors import run_told_in_json
+from clinvk.cmd.options import plan as common
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.storage import stored
+from clinvk.cmd.views import run as watching
 from clinvk.errors import UsageError
+from clinvk.terminal.printer import Printer
+from clinvk.text import duration
 
 if TYPE_CHECKING:
-    from clinvk.dispatcher import Dispatcher
-    from clinvk.outcome import RunResult
-    from clinvk.plan import Plan
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.model.outcome import RunResult
+    from clinvk.model.plan import Plan
 
 app = new_app()
 
@@ -93,7 +94,7 @@ def compare(
 
     Each answer is a session of its own, to go on with. A judge is asked twice, the second time
     with the answers in the reverse order, and is not told whose they are."""
-    from clinvk.dispatcher import Dispatcher
+    from clinvk.dispatch.dispatcher import Dispatcher
 
     loaded = opt.load(config)
     view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
@@ -152,8 +153,8 @@ def _plan(
     options: dict[str, Any],
     rules: dict[str, Any],
 ) -> Plan:
-    from clinvk import comparison
-    from clinvk.plan import Rules
+    from clinvk.model.plan import Rules
+    from clinvk.plans import comparison
 
     options = {k: v for k, v in options.items() if v is not None}
     of_judge = {}
@@ -183,7 +184,7 @@ def _folder(workdir: Path | None) -> str:
 
 def _seconds(text: str | None) -> float | None:
     try:
-        return None if text is None else durations.seconds(text)
+        return None if text is None else duration.seconds(text)
     except ValueError as error:
         raise UsageError(f"--timeout: {error}") from error
 
@@ -196,7 +197,7 @@ def _execute(
     dispatcher: Dispatcher, plan: Plan, view: watching.View, reports: Any, html: Path | None
 ) -> int:
     """Run the plan, show it, and write its page; the exit code."""
-    from clinvk.planrun import PlanRun
+    from clinvk.engine.plan_run import PlanRun
 
     viewer = watching.viewer_for(view)
     run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.say)
@@ -220,8 +221,8 @@ def _check_page(html: Path | None) -> None:
 
 def _write_page(path: Path, prompt: str, result: RunResult) -> None:
     """Raises `UsageError`: nothing of the run is lost then."""
-    from clinvk.comparison_page import render
-    from clinvk.store.files import write_for_user
+    from clinvk.disk.atomic import write_for_user
+    from clinvk.reports.comparison_page import render
 
     data = render(prompt, result).encode("utf-8", "replace")
     try:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinvk.cmd.lazy import new_app
+from clinvk.cmd.app import new_app
 from clinvk.errors import UsageError
 
 app = new_app()

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk import config as configs
-from clinvk.clean import one_line
-from clinvk.cmd import options as opt
-from clinvk.cmd import show
-from clinvk.cmd.lazy import new_app
+from clinvk.cmd.app import new_app
+from clinvk.cmd.options import request as opt
+from clinvk.config import schema as configs
 from clinvk.errors import ConfigError
+from clinvk.terminal import printer
+from clinvk.text.sanitize import one_line
 
 app = new_app(no_args_is_help=True, help="Show and change the configuration.")
 Key = Annotated[str, typer.Argument(metavar="KEY", help="As in backends.claude.model.")]
@@ -30,10 +30,10 @@ def show_(
     settings = list(configs.flat(loaded.config))
     if as_json:
         data = {k: {"value": v, "origin": loaded.origin(k)} for k, v in settings}
-        show.print_json({"version": 1, "path": str(loaded.path), "settings": data})
+        printer.print_json({"version": 1, "path": str(loaded.path), "settings": data})
     elif origin:
         rows = [[k, _text(v), loaded.origin(k)] for k, v in settings]
-        show.print_table(["KEY", "VALUE", "FROM"], rows, shrinks=["VALUE", "FROM"])
+        printer.print_table(["KEY", "VALUE", "FROM"], rows, shrinks=["VALUE", "FROM"])
     else:
         for key, value in settings:
             print(f"{key}: {one_line(_text(value))}")
@@ -52,9 +52,9 @@ def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
     else:
         value = configs.shown(value, tuple(steps))
     if as_json or isinstance(value, (dict, list)):
-        show.print_json(value)
+        printer.print_json(value)
     elif value is not None:
-        print(show.safe(_text(value)))
+        print(printer.safe(_text(value)))
 
 
 @app.command("set")
@@ -173,7 +173,7 @@ def _take(data: Any, steps: list[str]) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    from clinvk.store.files import replace_file
+    from clinvk.disk.atomic import replace_file
 
     folder = os.path.dirname(os.path.realpath(file))
     try:

@@ -12,19 +12,19 @@ import anyio
 from msgspec import Struct
 
 from clinvk import __version__
-from clinvk import catalog as catalogs
-from clinvk.clean import one_line
-from clinvk.cmd import options as opt
-from clinvk.cmd import show
+from clinvk.backend import catalog as catalogs
+from clinvk.backend.command_line import Command, changed_env
+from clinvk.backend.login_lock import login_files
+from clinvk.backend.manifest import Manifest
+from clinvk.cmd.app import new_app
 from clinvk.cmd.backends import abilities
-from clinvk.cmd.lazy import new_app
-from clinvk.command import Command, changed_env
+from clinvk.cmd.options import request as opt
 from clinvk.errors import ClinvkError, NotInstalledError
-from clinvk.family import Family
-from clinvk.logins import login_files
-from clinvk.manifest import Manifest
-from clinvk.process import start
-from clinvk.survivors import new_marker
+from clinvk.process.child import start
+from clinvk.process.leftovers import new_marker
+from clinvk.process.tree import Family
+from clinvk.terminal import printer
+from clinvk.text.sanitize import one_line
 
 app = new_app()
 PATIENCE = 20  # seconds for a `--version`
@@ -50,7 +50,7 @@ def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
     findings = [examine(catalog, name, loaded) for name in catalog.names()]
     problem = _store_problem(loaded.home)
     if as_json:
-        show.print_json(_json(findings, loaded, problem))
+        printer.print_json(_json(findings, loaded, problem))
     else:
         _print(findings, loaded, problem)
     return 0 if problem is None else 4
@@ -146,7 +146,7 @@ def _print(findings: list[Finding], loaded: Any, problem: str | None) -> None:
         [f.name, f.state, f.version or "-", f.login, ", ".join(f.can) or "-", f.path or "-"]
         for f in findings
     ]
-    show.print_table(
+    printer.print_table(
         ["BACKEND", "STATE", "VERSION", "LOGIN", "CAN", "PROGRAM"], rows,
         shrinks=["PROGRAM", "CAN", "VERSION"], spared=["CAN", "PROGRAM", "VERSION", "LOGIN"],
     )  # fmt: skip

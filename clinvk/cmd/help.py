@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.lazy import new_app
+from clinvk.cmd.app import new_app
 from clinvk.errors import UsageError
 
 app = new_app()

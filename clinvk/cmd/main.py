@@ -11,20 +11,20 @@ from typing import Any
 
 import typer
 
-from clinvk.cmd.holding import closing_all
-from clinvk.cmd.lazy import ReaderGone, Root
+from clinvk.cmd.app import ReaderGone, Root
+from clinvk.cmd.options.holding import closing_all
 from clinvk.errors import ClinvkError
 
 COMMANDS = {
-    "ask": ("run", "Send a prompt (the same as no command at all)."),
-    "chat": ("run", "Send a prompt (the same as ask)."),
+    "ask": ("ask", "Send a prompt (the same as no command at all)."),
+    "chat": ("ask", "Send a prompt (the same as ask)."),
     "resume": ("resume", "Go on with a session."),
     "parallel": ("parallel", "Run many tasks at a time, each of them a session."),
     "compare": ("compare", "Ask several backends the same, and see the answers side by side."),
     "chain": ("chain", "Run steps one after the other, each knowing what came before."),
     "checkpoints": ("checkpoints", "List, show and delete checkpoints of chains."),
-    "runs": ("runs", "List, show, watch, resume, retry … runs of many tasks."),
-    "sessions": ("sessions", "List, show, search, export, delete … sessions."),
+    "runs": ("runs.group", "List, show, watch, resume, retry … runs of many tasks."),
+    "sessions": ("sessions.group", "List, show, search, export, delete … sessions."),
     "templates": ("templates", "List and show what new sessions can begin with."),
     "config": ("config", "Show and change the configuration."),
     "backends": ("backends", "List, show and check backends."),
@@ -87,12 +87,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def fail(message: str, hint: str | None, code: int) -> int:
-    from clinvk.cmd import show
-    from clinvk.cmd.show import Printer
+    from clinvk.terminal import printer
+    from clinvk.terminal.printer import Printer
 
     with suppress(OSError, ValueError):
         sys.stdout.flush()  # what was printed before it went wrong comes first
-    Printer.for_errors(show.colour).error(message, hint)
+    Printer.for_errors(printer.colour).error(message, hint)
     return code
 
 

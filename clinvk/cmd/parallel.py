@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from clinvk.cmd import many
-from clinvk.cmd import options as opt
-from clinvk.cmd import plan_options as plan
-from clinvk.cmd.failing import run_told_in_json
-from clinvk.cmd.holding import until_end
-from clinvk.cmd.lazy import new_app
-from clinvk.cmd.storage import stored
+from clinvk.cmd.app import new_app
+from clinvk.cmd.drive import many
+from clinvk.cmd.json_errors import run_told_in_json
+from clinvk.cmd.options import plan
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.storage import stored
 
 app = new_app()
 
@@ -69,7 +69,7 @@ def parallel(
 
     The tasks stand in a file, or are piped in. A run that was cut off, by Ctrl-C or by anything
     else, is carried on with: clinvk runs resume ID."""
-    from clinvk.dispatcher import Dispatcher
+    from clinvk.dispatch.dispatcher import Dispatcher
 
     loaded = opt.load(config)
     view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd import options as opt
-from clinvk.cmd import show
-from clinvk.cmd.failing import told_in_json
-from clinvk.cmd.holding import until_end
-from clinvk.cmd.lazy import LITERAL, new_app
-from clinvk.cmd.storage import stored
+from clinvk.cmd.app import LITERAL, new_app
+from clinvk.cmd.json_errors import told_in_json
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.storage import stored
 from clinvk.errors import SessionError, UsageError
+from clinvk.terminal import printer
 
 app = new_app()
 SHOWN = 500  # sessions to pick from
@@ -65,8 +65,8 @@ def resume(
 
     With --last there is no ID, and the first word is the prompt. Without ID and --last there is a
     list to pick from."""
-    from clinvk.cmd.run import start
-    from clinvk.dispatcher import Dispatcher
+    from clinvk.cmd.ask import start
+    from clinvk.dispatch.dispatcher import Dispatcher
 
     given = {k: v for k, v in ctx.params.items() if k not in ("id", "words", "file", "config")}
     if ephemeral:
@@ -100,17 +100,17 @@ def _request(prompt: str, args: list[str], id_: str, given: dict[str, Any]) -> A
 
 def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
     """Resume with the prompt that a person types, or that is piped in; the exit code."""
-    from clinvk.cmd.run import start
+    from clinvk.cmd.ask import start
 
     if not sys.stdin.isatty():
         prompt, _ = opt.prompt_of(None, None, [])
         return start(_request(prompt, [], id_, given), loaded, given)
-    from clinvk.cmd import prompt as editor  # only to type one
-    from clinvk.cmd.prompt_history import PromptHistory
+    from clinvk.terminal import prompt as editor  # only to type one
+    from clinvk.terminal.prompt_history import PromptHistory
 
     dry_run = bool(given.get("dry_run")) or loaded.config.unified_flags.dry_run
     history = PromptHistory.of(loaded, dry_run=dry_run)
-    colour = show.wants_colour(sys.stderr, loaded.config.output.color)
+    colour = printer.wants_colour(sys.stderr, loaded.config.output.color)
     typed = editor.read_prompt(f"{id_} >", history, colour=colour)
     if typed is None:
         return 0
@@ -122,13 +122,13 @@ def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
 
 def _say_restored(dispatcher: Any, session: Any) -> None:
     """What is there of the session, before it goes on; `clinvk sessions resume` says it."""
-    from clinvk.clean import one_line
+    from clinvk.text.sanitize import one_line
 
     messages = dispatcher.store.messages(session.id)
     last = f"{messages[-1].role.value}: {one_line(messages[-1].content)[:60]}" if messages else "-"
     context = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
-    show.Printer.for_errors(show.colour).notice(
-        f"session {session.id}: {len(messages)} messages, {show.size(context)} of text; last {last}"
+    printer.Printer.for_errors(printer.colour).notice(
+        f"session {session.id}: {len(messages)} messages, {printer.size(context)} of text; last {last}"
     )
 
 
@@ -138,7 +138,7 @@ def _find(
     """The session that is meant. Raises `SessionError`."""
     import os
 
-    from clinvk.finder import PASSED_OVER, by_its_id
+    from clinvk.sessions.lookup import PASSED_OVER, by_its_id
     from clinvk.store import Query
 
     cwd = os.path.realpath(os.getcwd()) if filters["here"] else None
@@ -159,6 +159,6 @@ def _find(
         )
     if last and not interactive:
         return matches[0]
-    from clinvk.cmd.picker import pick  # prompt_toolkit: only to pick
+    from clinvk.terminal.picker import pick  # prompt_toolkit: only to pick
 
     return pick(matches, dispatcher.store.messages)

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk import templates
-from clinvk.cmd import options as opt
-from clinvk.cmd import show
-from clinvk.cmd.lazy import new_app
-from clinvk.config import home_of
+from clinvk.cmd.app import new_app
+from clinvk.cmd.options import request as opt
+from clinvk.config.schema import home_of
 from clinvk.errors import ClinvkError
+from clinvk.sessions import templates
+from clinvk.terminal import printer
 
 app = new_app(no_args_is_help=True, help="List and show what new sessions can begin with.")
 VERSION = 1  # of the JSON
@@ -34,14 +34,14 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> int:
             rows.append({"name": name, "description": found.description,
                          "source": templates.source(home, name)})  # fmt: skip
         except ClinvkError as error:
-            show.Printer.for_errors().error(error.message, error.hint)
+            printer.Printer.for_errors().error(error.message, error.hint)
             code = error.exit_code
     if as_json:
-        show.print_json({"version": VERSION, "templates": rows})
+        printer.print_json({"version": VERSION, "templates": rows})
     else:
         cells = [[r["name"], r["source"], r["description"] or "-"] for r in rows]
         headers = ["NAME", "TEMPLATE", "WHAT FOR"]
-        show.print_table(headers, cells, shrinks=["WHAT FOR", "TEMPLATE"], spared=["TEMPLATE"])
+        printer.print_table(headers, cells, shrinks=["WHAT FOR", "TEMPLATE"], spared=["TEMPLATE"])
     return code
 
 
@@ -56,9 +56,9 @@ def show_(
     found, source = templates.load(home, name), templates.source(home, name)
     if as_json:
         parts = {part: getattr(found, part) for part in found.__struct_fields__}
-        show.print_json({"version": VERSION, "name": name, "source": source, **parts})
+        printer.print_json({"version": VERSION, "name": name, "source": source, **parts})
         return
-    show.print_fields(
+    printer.print_fields(
         {
             "Name": name,
             "Template": source,
@@ -68,7 +68,7 @@ def show_(
         }
     )
     if found.system_message:
-        print(f"\n{show.safe(found.system_message).rstrip()}")
+        print(f"\n{printer.safe(found.system_message).rstrip()}")
 
 
 def _pairs(values: dict[str, Any]) -> str:

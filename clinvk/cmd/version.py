@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clinvk import __version__
-from clinvk.cmd.lazy import new_app
+from clinvk.cmd.app import new_app
 
 app = new_app()
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from clinvk.disk.atomic import is_stream, write_for_user
 from clinvk.errors import UsageError
-from clinvk.json_text import dumps
-from clinvk.outcome import RunResult
-from clinvk.plan import Plan
+from clinvk.model.outcome import RunResult
+from clinvk.model.plan import Plan
 from clinvk.reports.github import github
-from clinvk.store.files import is_stream, write_for_user
+from clinvk.text.json_output import dumps
 
 __all__ = ["FORMATS", "Wanted", "check", "github", "render", "write", "write_each"]
 
@@ -123,7 +123,7 @@ def _html(result: RunResult, plan: Plan) -> str:
 def _json(result: RunResult, plan: Plan) -> str:  # noqa: ARG001 - as the other writers
     data = result.to_json()
     if result.kind == "compare":
-        from clinvk import comparison
+        from clinvk.plans import comparison
 
         data = comparison.to_json(result)
     return dumps(data, indent=2, default=str) + "\n"

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from clinvk.clean import clean, one_line
 from clinvk.errors import UsageError
-from clinvk.outcome import Outcome, RunResult
+from clinvk.model.outcome import Outcome, RunResult
 from clinvk.reports import words
+from clinvk.text.sanitize import clean, one_line
 
 SHOWN = 10  # annotations of a kind that GitHub shows for a step
 SUMMARY_ROOM = 1024 * 1024  # bytes of a step's summary; of a larger one, GitHub shows nothing

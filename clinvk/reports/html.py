@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from html import escape
 from string import Template
 
-from clinvk import page
-from clinvk.clean import clean, one_line
 from clinvk.errors import ClinvkError
-from clinvk.outcome import Outcome, RunResult
-from clinvk.page import PAGES, styles
-from clinvk.plan import Plan
+from clinvk.html import page
+from clinvk.html.page import PAGES, styles
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.plan import Plan
 from clinvk.reports import timeline, words
+from clinvk.text.sanitize import clean, one_line
 
 OPEN = 5  # so few answers are open from the start
 RENDERED = 1_000_000  # characters of answers that are rendered: a megabyte of code takes seconds

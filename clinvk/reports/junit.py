@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from clinvk.clean import clean, one_line
-from clinvk.outcome import Outcome, RunResult
-from clinvk.plan import Plan
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.plan import Plan
 from clinvk.reports import words
+from clinvk.text.sanitize import clean, one_line
 
 # XML 1.0 has no way to write these, not even as numbers.
 _FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

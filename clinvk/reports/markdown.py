@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from html import escape
 from itertools import accumulate
 
-from clinvk.clean import one_line
-from clinvk.outcome import Outcome, RunResult
+from clinvk.model.outcome import Outcome, RunResult
 from clinvk.reports import words
+from clinvk.text.sanitize import one_line
 
 _MEANT = re.compile(r"([\\`*_{}\[\]<>#|~&!$@])")  # ASCII that GitHub may take for more than itself
 _MESSAGE_SHOWN = 2_000  # characters

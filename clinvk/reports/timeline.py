@@ -14,10 +14,10 @@ from itertools import takewhile
 
 from msgspec import Struct
 
-from clinvk.clean import one_line
-from clinvk.outcome import Outcome, RunResult
-from clinvk.plan import Plan
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.plan import Plan
 from clinvk.reports import words
+from clinvk.text.sanitize import one_line
 
 TICKS = 6
 TALL = 600  # pixels; a picture that is taller has its times below it as well

@@ -6,11 +6,11 @@ import json
 
 from msgspec import Struct
 
-from clinvk import durations
-from clinvk.clean import clean, one_line
-from clinvk.messages import Failure
-from clinvk.outcome import SOURCES, Outcome, RunResult
-from clinvk.plan import Plan
+from clinvk.model.events import Failure
+from clinvk.model.outcome import SOURCES, Outcome, RunResult
+from clinvk.model.plan import Plan
+from clinvk.text import duration
+from clinvk.text.sanitize import clean, one_line
 
 NAME_SHOWN = 200  # characters of a name; it may be a whole line of a file
 MARKS = {"done": "✓", "failed": "✗", "skipped": "–", "cancelled": "–", "waiting": "…",
@@ -39,7 +39,7 @@ def counted(result: RunResult) -> str:
 
 def summary(result: RunResult) -> str:
     """`5 tasks: 3 done, 2 failed · 3m 20s · 120,400 tokens · $1.2300`"""
-    parts = [counted(result), durations.brief(result.seconds)]
+    parts = [counted(result), duration.brief(result.seconds)]
     if result.usage is not None:
         parts.append(f"{tokens(result)} tokens")
     if result.cost is not None:
@@ -59,7 +59,7 @@ def names(outcomes: tuple[Outcome, ...], most: int = 10) -> tuple[list[str], str
 
 
 def time(outcome: Outcome) -> str:
-    return durations.brief(outcome.seconds) if outcome.attempts else NOTHING
+    return duration.brief(outcome.seconds) if outcome.attempts else NOTHING
 
 
 def tokens(thing: Outcome | RunResult) -> str:

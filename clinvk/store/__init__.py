@@ -8,11 +8,11 @@ from typing import Any, Protocol, Self
 
 from msgspec import Struct
 
-from clinvk.addresses import without_password
-from clinvk.config import check_address
+from clinvk.config.schema import check_address
 from clinvk.errors import ConfigError
-from clinvk.session import Message, Session
-from clinvk.usage import rfc3339
+from clinvk.model.session import Message, Session
+from clinvk.model.usage import rfc3339
+from clinvk.text.addresses import without_password
 
 Change = Callable[[Session], Session]
 KNOWN = "known: file, sqlite:////absolute/path, redis://host:port/db, rediss://…"
@@ -229,15 +229,15 @@ def open_store(
     kind = kind.lower()
     check_address(url, "session.storage")
     if url == "file" or (kind == "file" and place.startswith("/")):
-        from clinvk.store.file import FileStore
+        from clinvk.store.files.store import FileStore
 
         return FileStore(Path(place) if place else home, progress)
     if kind == "sqlite" and place.strip("/"):
-        from clinvk.store.sqlite import SqliteStore
+        from clinvk.store.sqlite.store import SqliteStore
 
         return SqliteStore(_sqlite_path(url, place))
     if kind in ("redis", "rediss") and slashes:
-        from clinvk.store.redis import RedisStore
+        from clinvk.store.redis.store import RedisStore
 
         return RedisStore(url)
     raise ConfigError(f"session.storage: unknown store {without_password(url)!r}", KNOWN)

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from clinvk.closing import Closing
+from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError
-from clinvk.session import RESUMABLE, Message, Session
+from clinvk.model.session import RESUMABLE, Message, Session
 from clinvk.store import Damaged, Query
-from clinvk.store.records import encode, sound
+from clinvk.store.codec import encode, sound
 
 VERSION = "1"
 CANDIDATES = 2_000  # hits that are ranked
@@ -313,7 +313,7 @@ def _within(match: str, role: str | None) -> str:
 
 
 def _used(session: Session) -> str:
-    from clinvk.usage import rfc3339
+    from clinvk.model.usage import rfc3339
 
     return rfc3339(session.updated_at)
 

@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clinvk.session import check_id
-from clinvk.store.files import (
+from clinvk.disk.atomic import (
     FileTurn,
     NoSpace,
     cannot,
@@ -25,7 +24,8 @@ from clinvk.store.files import (
     same_file,
     try_lock,
 )
-from clinvk.store.records import is_running, left_behind
+from clinvk.model.session import check_id
+from clinvk.store.codec import is_running, left_behind
 
 
 class Locks:

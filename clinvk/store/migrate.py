@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.errors import SessionError, SessionNotFound
-from clinvk.session import Session
+from clinvk.model.session import Session
 from clinvk.store import Damaged, Query, Store
 
 Progress = Callable[[int, int], None]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from clinvk.errors import SessionError
-from clinvk.session import Message, Session
+from clinvk.model.session import Message, Session
 from clinvk.store import Hit
 
 AROUND = 60  # characters of context on each side

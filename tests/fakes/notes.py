@@ -16,8 +16,9 @@ from typing import Any
 
 import anyio
 
-from clinvk import machine, recovery
-from clinvk.session import Message, MessageRole, Session
+from clinvk.dispatch import recovery
+from clinvk.model.session import Message, MessageRole, Session
+from clinvk.process import host
 from clinvk.store import Store, open_store
 
 BEGAN = time.time()
@@ -44,7 +45,7 @@ def dead_pid() -> int:
 
 def note_of(job: dict[str, Any], of: str) -> dict[str, Any]:
     """A note as clinvk would have left it, with the changes that are asked for."""
-    facts = {"run": "c" * 32, "of": of, **machine.this_process(), "clinvk": dead_pid()}
+    facts = {"run": "c" * 32, "of": of, **host.this_process(), "clinvk": dead_pid()}
     facts["since"] = BEGAN
     changes = {k: v for k, v in job["note"].items() if v != "-"}
     kept = {k: v for k, v in facts.items() if job["note"].get(k) != "-"}

@@ -18,9 +18,9 @@ from typing import Any
 import anyio
 import pytest
 
-from clinvk import catalog
-from clinvk.logins import beginning
-from clinvk.places import built_in
+from clinvk.backend import catalog
+from clinvk.backend.login_lock import beginning
+from clinvk.config.paths import built_in
 from tests.real.user import User, result, unique
 
 pytestmark = pytest.mark.real

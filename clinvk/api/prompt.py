@@ -1,0 +1,69 @@
+"""`clinvk.run` and `clinvk.arun`: a prompt in, a `Result` out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from clinvk.api.sync import finished
+from clinvk.dispatch.dispatcher import Dispatcher, own_unless
+from clinvk.model.events import Request, Result
+
+
+async def arun(
+    prompt: str,
+    *,
+    backend: str | None = None,
+    session: str | None = None,
+    name: str | None = None,
+    to: str | None = None,
+    replay: bool = False,
+    history: int = 0,
+    model: str | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    approval: str | None = None,
+    sandbox: str | None = None,
+    system_prompt: str | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - of the program, which is ended when it is over
+    ephemeral: bool = False,
+    title: str | None = None,
+    tags: Iterable[str] = (),
+    args: Iterable[str] = (),
+    dispatcher: Dispatcher | None = None,
+    **options: Any,
+) -> Result:
+    """What a backend makes of `prompt`; on asyncio or trio.
+
+    `session` is an id, a unique prefix of one, or "last" for the newest of this folder; `name` is
+    one that is made at its first use; without either a new one is made, unless `ephemeral`. `to`
+    hands the session over to another backend, `replay` begins its native session anew from the
+    transcript, `history` puts that many earlier sessions of the folder before the prompt. `timeout` is in seconds. `options` are the manifest's
+    other options (`max_turns=3`, `add_dir=["../lib"]`). A program that fails is in the result
+    (`result.ok`, `result.error`); what is wrong before it starts raises `ClinvkError`."""
+    named = {"model": model, "approval": approval, "sandbox": sandbox,
+             "system_prompt": system_prompt}  # fmt: skip
+    request = Request(
+        prompt=prompt,
+        backend=backend,
+        session=session,
+        name=name,
+        to=to,
+        replay=replay,
+        history=history,
+        options={k: v for k, v in {**named, **options}.items() if v is not None},
+        args=tuple(args),
+        cwd=Path(cwd) if cwd is not None else None,
+        ephemeral=ephemeral,
+        timeout=timeout,
+        title=title,
+        tags=tuple(tags),
+    )
+    with own_unless(dispatcher) as where:
+        return await where.run(request)
+
+
+def run(prompt: str, **options: Any) -> Result:
+    """`arun` for code without an event loop: the same arguments, the same result."""
+    return finished(lambda: arun(prompt, **options), "clinvk.arun(...)")

@@ -1,0 +1,505 @@
+"""`SessionManager`: the stored conversations, for Python.
+
+    from clinvk import Message, SessionManager
+
+    with SessionManager() as sessions:
+        id = sessions.create_session(title="The parser", template="coding")
+        sessions.add_message(id, Message("user", "Where are tables read?"))
+        print(sessions.export_session(id, export_format="markdown"))
+
+Every call is whole or not at all, and safe beside other writers: other managers, `clinvk` itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from clinvk.config import schema as configs
+from clinvk.disk.closing import Closing
+from clinvk.dispatch import recovery
+from clinvk.dispatch.recorder import kept, kept_data, kept_tags
+from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
+from clinvk.model.session import (
+    STATUSES,
+    Message,
+    MessageRole,
+    Session,
+    check_id,
+    counted,
+    new_id,
+    opening,
+)
+from clinvk.sessions import templates, transform
+from clinvk.sessions.autosave import Autosave
+from clinvk.sessions.lookup import Finder
+from clinvk.sessions.participants import admit
+from clinvk.sessions.transform import Place, with_messages
+from clinvk.store import Query, Store, open_store
+from clinvk.store.codec import LeftBehind, is_running
+
+KEPT_STATUSES = tuple(s for s in STATUSES if s != "error")  # that somebody may set
+
+
+class SessionManager(Closing):
+    """Makes, reads and changes stored sessions. Of every method: an id that nobody has raises
+    `SessionNotFound` (a `FileNotFoundError`), a store that fails raises `SessionError`.
+
+    `home` is the folder in place of `~/.clinvk`; `store` takes the place of the configured one.
+    `close`, or the end of a `with` block, writes what waits, and closes the store unless it was
+    given one."""
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        home: str | os.PathLike[str] | None = None,
+        *,
+        config: configs.Loaded | None = None,
+    ) -> None:
+        if config is None:
+            given = {} if home is None else {"CLINVK_HOME": os.fspath(home)}
+            config = configs.load({**os.environ, **given})
+        self.config = config
+        self.home = config.home if home is None else Path(home)
+        self.store = store or open_store(config.config.session.storage, self.home)
+        self._is_own = store is None
+        self._autosave = Autosave(self._append)
+
+    def close(self) -> None:
+        """Raises `SessionError` where what waits cannot be written; the store is closed then, too."""
+        atexit.unregister(self.close)
+        try:
+            self._autosave.flush()
+        finally:
+            if self._is_own:
+                self.store.close()
+
+    # Sessions.
+
+    def create_session(
+        self,
+        title: str | None = None,
+        template: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        backend: str | None = None,
+        model: str | None = None,
+        tags: Iterable[str] = (),
+    ) -> str:
+        """The id of a new session: `name`, where one is given. Raises `SessionError` for a name
+        that is taken, `ConfigError` for a template that does not exist."""
+        begun = templates.load(self.home, template) if template else templates.Template()
+        options = begun.suggested_parameters | ({"model": model} if model else {})
+        settings = self.config.config.session
+        session = Session(
+            id=check_id(name) if name is not None else new_id(),
+            title=self._kept(title) if title else None,
+            backend=backend,
+            model=options.get("model"),
+            cwd=os.path.realpath(os.getcwd()),
+            tags=kept_tags([*settings.default_tags, *tags], settings),
+            metadata=kept_data(begun.default_metadata | dict(metadata or {}), settings),
+            began_with=backend,
+            options=kept_data(options, settings),
+            template=template,
+        )
+        instructions = begun.system_message
+        first = [Message(MessageRole.SYSTEM, instructions)] if instructions else []
+        return self._create(with_messages(session, first), exact=name is not None)
+
+    def get_session(self, session_id: str) -> Session:
+        """The session with its messages."""
+        record = self._get(session_id)
+        return replace(record, messages=self._said(session_id))
+
+    def load_session(self, session_id: str) -> Session:
+        """The session as it is now in the store; the same as `get_session`."""
+        return self.get_session(session_id)
+
+    def save_session(self, session: Session | str) -> None:
+        """Keep a session as it is given, new or changed; by its id, what waits to be saved of it.
+
+        Raises `SessionError` where somebody changed the stored one since this one was read, and it
+        has messages that would be lost."""
+        if isinstance(session, str):
+            self._get(session)
+            self._autosave.flush(session)
+        else:
+            self._save(session)
+
+    def lookup(self, text: str) -> str:
+        """The id of the session with this id, the only one that begins so, or the one that a
+        backend knows by it. Raises `SessionError` where that names several."""
+        return Finder(self.store).lookup(text).id
+
+    def list_sessions(
+        self, filter_metadata: Mapping[str, Any] | None = None, *, limit: int | None = None
+    ) -> list[Session]:
+        """The sessions whose metadata holds all of that, the one used last first; without their
+        messages. The key `template` finds what was made from a template."""
+        wanted = dict(filter_metadata or {})
+        texts = {k: v for k, v in wanted.items() if isinstance(v, str) and k != "template"}
+        found = self.store.select(Query(metadata=texts))
+        fitting = [s for s in found if isinstance(s, Session) and _holds(s, wanted)]
+        return fitting[:limit]
+
+    def search_sessions(self, text: str, *, limit: int = 20) -> list[Session]:
+        """The sessions that hold all words of `text` in their title or messages, the best first;
+        without their messages. `store.search` tells where the words are."""
+        self._autosave.flush()
+        return [hit.session for hit in self.store.search(text, limit=limit)]
+
+    def delete_session(self, session_id: str) -> None:
+        """Take a session away, a damaged one too, and end what a killed turn of it left running.
+        Raises `SessionError` while it runs."""
+        _check_name(session_id)
+        delete(self.store, session_id)
+        self._autosave.forget(session_id)
+
+    # What is known of a session.
+
+    def update_title(self, session_id: str, title: str | None) -> None:
+        self.edit_session(session_id, title=title or "")
+
+    def update_metadata(self, session_id: str, metadata: Mapping[str, Any]) -> None:
+        """Put these keys into the metadata; the others stay."""
+        self.edit_session(session_id, metadata=metadata)
+
+    def edit_session(
+        self,
+        session_id: str,
+        *,
+        title: str | None = None,
+        tags: Iterable[str] = (),
+        untag: Iterable[str] = (),
+        status: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Session:
+        """The session after what is given was changed; an empty title takes the title away. It
+        does not count as used. Raises `SessionError` for a status while it runs."""
+        if status is not None and status not in KEPT_STATUSES:
+            raise UsageError(f"invalid status {status!r}", f"valid: {', '.join(KEPT_STATUSES)}")
+        settings = self.config.config.session
+        gone, added = set(untag), kept_tags(tags, settings)
+        about = kept_data(dict(metadata or {}), settings)
+        title = self._kept(title) if title else title
+
+        def change(session: Session) -> Session:
+            kept = [t for t in dict.fromkeys([*session.tags, *added]) if t not in gone]
+            return replace(
+                session,
+                title=session.title if title is None else title or None,
+                tags=tuple(kept),
+                status=status or session.status,
+                metadata=session.metadata | about,
+            )
+
+        self._get(session_id)
+        if status is None:
+            return self.store.update(session_id, change)
+        with self._idle(session_id):  # a turn that ends sets its own
+            return self.store.update(session_id, change)
+
+    # Messages.
+
+    def add_message(self, session_id: str, message: Message) -> None:
+        """Put a message behind the others. Raises `PermissionError` in a shared session, where the
+        message's `metadata["user"]` is not among the participants."""
+        admit(self._get(session_id), [message])
+        self._autosave.add(session_id, self._fit(message))
+
+    def get_messages(
+        self,
+        session_id: str,
+        limit: int | None = None,
+        role: MessageRole | str | None = None,
+        since: datetime | None = None,
+    ) -> list[Message]:
+        """The last `limit` messages, of all those of a role, said at or after a moment."""
+        self._get(session_id)
+        role = MessageRole(role) if role is not None else None
+        since = since.astimezone(UTC) if since is not None else None
+        found = [
+            m
+            for m in self._said(session_id)
+            if role in (None, m.role) and (since is None or m.timestamp >= since)
+        ]
+        return found if limit is None else found[max(0, len(found) - limit) :]
+
+    def update_message_metadata(
+        self, session_id: str, message_index: int, metadata: Mapping[str, Any]
+    ) -> None:
+        """Put these keys into the metadata of one message. Raises `SessionError` where there is no
+        such message, or while the session runs."""
+
+        def edit(stored: Session) -> Session:
+            said, at = stored.messages, transform.index(stored, message_index)
+            changed = replace(said[at], metadata=said[at].metadata | dict(metadata))
+            admit(stored, [changed])
+            return replace(stored, messages=[*said[:at], changed, *said[at + 1 :]])
+
+        self._rewrite(session_id, edit)
+
+    def update_session_messages(self, session_id: str, messages: Iterable[Message]) -> None:
+        """Put these messages in place of the stored ones. Where words are gone, the backends' own
+        sessions are left behind: the next turn hands the new transcript over. Raises
+        `SessionError` while the session runs."""
+        new = [self._fit(message) for message in messages]
+
+        def edit(stored: Session) -> Session:
+            admit(stored, new)
+            return with_messages(stored, new)
+
+        self._rewrite(session_id, edit)
+
+    def configure_autosave(self, enabled: bool = True, interval: float = 0) -> None:
+        """When added messages are written: at once, which is how it begins; together, every
+        `interval` seconds; or, not `enabled`, when `save_session` is called. What waits longer than
+        the interval is written with the next message, and when the program ends."""
+        if interval < 0:
+            raise UsageError("the interval cannot be negative", "give seconds; 0 writes at once")
+        self._autosave.configure(enabled=enabled, interval=interval)
+        atexit.unregister(self.close)
+        if enabled and interval:
+            atexit.register(self.close)
+
+    # Conversations out of conversations.
+
+    def branch_session(
+        self, session_id: str, from_message_index: int | None = None, title: str | None = None
+    ) -> str:
+        """The id of a new session that begins as this one does, up to and with that message; with
+        all of them, where none is named."""
+        source = self.get_session(session_id)
+        return self._create(transform.branch(source, from_message_index, title))
+
+    def merge_sessions(
+        self,
+        primary_session_id: str,
+        secondary_session_id: str,
+        strategy: str = "chronological",
+        *,
+        order: Iterable[Place] | None = None,
+        title: str | None = None,
+    ) -> str:
+        """The id of a new session of both: see `conversation.merge` for the strategies
+        (chronological, smart, manual) and for `order`."""
+        pair = (self.get_session(primary_session_id), self.get_session(secondary_session_id))
+        return self._create(transform.merge(*pair, strategy, order=order, title=title))
+
+    def get_session_stats(self, session_id: str) -> dict[str, Any]:
+        """Figures of a session: see `conversation.stats`."""
+        return transform.stats(self.get_session(session_id))
+
+    def analyze_conversation_flow(
+        self, session_id: str, *, backend: str | None = None
+    ) -> dict[str, Any]:
+        """`topics` and `sentiment_over_time`: by the words, which needs the extra `analysis` and
+        English; or by asking a backend, where one is named. Raises `ClinvkError`."""
+        session = self.get_session(session_id)
+        from clinvk.sessions import analysis
+
+        if backend is None:
+            return analysis.by_words(session)
+        return analysis.by_answer(session, lambda prompt: self._ask(backend, prompt))
+
+    # Templates and exports.
+
+    def register_template(self, name: str, template: Mapping[str, Any]) -> None:
+        """Keep a template for new sessions: `system_message`, `default_metadata`,
+        `suggested_parameters`, `description`. Raises `ConfigError` for anything else in it."""
+        templates.save(self.home, name, template)
+
+    def list_templates(self) -> list[str]:
+        return templates.names(self.home)
+
+    def export_session(
+        self, session_id: str, export_format: str = "markdown", **options: Any
+    ) -> str:
+        """The session as text: markdown, json, html, or a registered template. The options are
+        those of `export.Options`. Raises `UsageError` for a format or an option that is none."""
+        from clinvk.sessions import export  # only who exports pays for it
+
+        session = self.get_session(session_id)
+        return export.render(session, export_format, export.read_options(**options), self.home)
+
+    def register_export_template(self, name: str, template: str) -> None:
+        """Keep a Jinja template as an export format of that name. Raises `UsageError` where it is
+        none."""
+        from clinvk.sessions import export
+
+        export.register(self.home, name, template)
+
+    # Within.
+
+    def _get(self, id_: str) -> Session:
+        _check_name(id_)
+        return self.store.get(id_)
+
+    def _said(self, id_: str) -> list[Message]:
+        return [*self.store.messages(id_), *self._autosave.waiting(id_)]
+
+    def _kept(self, text: str) -> str:
+        """The text as it may be stored: `session.redact` masks what looks like a key."""
+        return kept(text, self.config.config.session)
+
+    def _fit(self, message: Message) -> Message:
+        content = self._kept(message.content)
+        return message if content == message.content else replace(message, content=content)
+
+    def _create(self, session: Session, *, exact: bool = False) -> str:
+        return self.store.create(session, session.messages, exact=exact).id
+
+    def _append(self, id_: str, messages: list[Message]) -> None:
+        def change(session: Session) -> Session:
+            admit(session, messages)
+            return _longer(session, messages)
+
+        self.store.append(id_, messages, change)
+
+    def _save(self, session: Session) -> None:
+        given = with_messages(session, map(self._fit, session.messages))
+        try:
+            self._get(session.id)
+        except SessionNotFound:
+            check_id(session.id)
+            self._create(given, exact=True)
+            return
+
+        def edit(stored: Session) -> Session:
+            if not _keeps(given, stored) and stored.updated_at != session.updated_at:
+                raise SessionError(
+                    f"session {session.id} was changed since it was read",
+                    "load it again, or use add_message and update_session_messages",
+                )
+            admit(stored, given.messages[len(stored.messages) :])
+            return _as_turns_left_it(given, stored)
+
+        self._rewrite(session.id, edit)
+
+    def _rewrite(self, id_: str, edit: Callable[[Session], Session]) -> None:
+        """Change session and transcript in one step. What is said meanwhile is not lost: then
+        `edit` is asked again."""
+        self._get(id_)
+        self._autosave.flush(id_)
+        with self._idle(id_):
+            while True:
+                before = self.store.get(id_)
+                stored = replace(before, messages=self.store.messages(id_))
+                after = edit(stored)
+                natives = stored.native_ids if _keeps(after, stored) else {}
+                after = replace(after, native_ids=natives, updated_at=datetime.now(UTC))
+                try:
+                    self.store.rewrite(id_, after.messages, _unless_changed(before, after))
+                except _Meanwhile:
+                    continue
+                return
+
+    @contextmanager
+    def _idle(self, id_: str) -> Iterator[None]:
+        """No turn of the session runs, and none begins meanwhile."""
+        turn = self.store.turn(id_)
+        if turn is None:
+            raise is_running(id_)
+        try:
+            yield
+        finally:
+            if turn.left:  # a killed turn's, which the next one has to see to
+                turn.abandon()
+            else:
+                turn.close()
+
+    def _ask(self, backend: str, prompt: str) -> str:
+        from clinvk.api.prompt import run
+        from clinvk.dispatch.dispatcher import Dispatcher
+
+        dispatcher = Dispatcher(self.config, store=self.store)
+        result = run(prompt, backend=backend, ephemeral=True, dispatcher=dispatcher)
+        if not result.ok:
+            raise ClinvkError(f"{backend}: {result.error.message if result.error else 'failed'}")
+        return str(result.text)
+
+
+def delete(store: Store, id_: str, notify: Callable[[str], None] = lambda _: None) -> None:
+    """Delete a session; what its last turn left running, if its clinvk was killed, is ended first,
+    and `notify` is told of that. Raises `SessionError`."""
+    try:
+        store.delete(id_)
+    except LeftBehind:
+        notify(_end_left(store, id_))
+        store.delete(id_)
+
+
+def _end_left(store: Store, id_: str) -> str:
+    """End what the last turn left running; a sentence about it."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import anyio
+
+    turn = store.turn(id_)
+    if turn is None:
+        raise is_running(id_)
+    try:
+        # In a thread, since the caller's may run an event loop of its own.
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(anyio.run, recovery.end_turn, store, turn, id_).result()
+    except BaseException:
+        turn.abandon()
+        raise
+    turn.close()
+    return told
+
+
+def _check_name(id_: str) -> None:
+    try:
+        check_id(id_)
+    except SessionError as error:  # no session can be called that, so there is none
+        raise SessionNotFound(error.message, error.hint) from None
+
+
+def _holds(session: Session, wanted: Mapping[str, Any]) -> bool:
+    return all(
+        session.metadata.get(k) == v or (k == "template" and session.template == v)
+        for k, v in wanted.items()
+    )
+
+
+def _longer(session: Session, messages: list[Message]) -> Session:
+    counts = dict(session.counts)
+    for role, n in counted(messages).items():
+        counts[role] = counts.get(role, 0) + n
+    asked = next((opening(m.content) for m in messages if m.role is MessageRole.USER), None)
+    prompt = session.prompt or asked
+    return replace(session, counts=counts, prompt=prompt, updated_at=datetime.now(UTC))
+
+
+def _as_turns_left_it(given: Session, newest: Session) -> Session:
+    """What only turns change is taken from the record that they wrote."""
+    turned = ("turns", "usage", "cost", "totals", "error")
+    return replace(given, **{name: getattr(newest, name) for name in turned})
+
+
+def _keeps(new: Session, old: Session) -> bool:
+    """Whether all that was said is said still, at the same place."""
+    return transform.common_beginning(old.messages, new.messages) == len(old.messages)
+
+
+class _Meanwhile(Exception):  # noqa: N818 - reads as what it says
+    """Somebody else has changed the session since it was read."""
+
+
+def _unless_changed(before: Session, after: Session) -> Callable[[Session], Session]:
+    def change(newest: Session) -> Session:
+        if newest != before:
+            raise _Meanwhile
+        return after
+
+    return change

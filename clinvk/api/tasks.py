@@ -1,0 +1,218 @@
+"""Many tasks from Python: `clinvk.parallel`, `clinvk.chain`, `clinvk.compare`.
+
+    result = clinvk.parallel(["review a.py", "review b.py"], backend="claude", max_parallel=2)
+    for task in result.results:
+        print(task.name, task.state, task.output)
+
+What a program says wrong before anything runs raises `ClinvkError`; a task that fails is in the
+result, as everywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from msgspec import Struct
+
+from clinvk.api.sync import finished
+from clinvk.disk.reading import read_named
+from clinvk.dispatch.dispatcher import Dispatcher, own_unless
+from clinvk.engine.plan_run import PlanRun, resumed
+from clinvk.engine.rerun import failed_ones, what_is_left
+from clinvk.errors import ConfigError
+from clinvk.model.outcome import RunResult
+from clinvk.model.plan import Kind, Plan
+from clinvk.plans import comparison, formats, parse, schema
+from clinvk.plans.comparison import Verdict
+from clinvk.runs.folder import Runs
+
+if TYPE_CHECKING:
+    from clinvk.engine.scheduler import Change
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Tasks = str | os.PathLike[str] | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
+Observe = Callable[["Change"], None]
+
+
+async def aparallel(
+    tasks: Tasks,
+    *,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+    **rules: Any,
+) -> RunResult:
+    """What came of many tasks, in their order, with what each answered.
+
+    `tasks` is a list of prompts and of mappings with the keys of a task, the path of a file of
+    them, or what such a file holds. `rules` are the other keys of such a file (`max_parallel=4`,
+    `fail_fast=True`, `retries=2`, `on_limit="fail"`, `budget={"tokens": 100_000}`,
+    `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) hold for
+    all tasks. `observe` is called with each `Change`. Raises `ClinvkError`."""
+    with own_unless(dispatcher) as where:
+        return await _run(where, plan_of(tasks, "parallel", where, rules), observe)
+
+
+async def achain(
+    steps: Tasks,
+    *,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+    **rules: Any,
+) -> RunResult:
+    """What came of steps, one after the other: a prompt may name what came before it
+    (`{{previous}}`, `{{session}}`, `{{steps.NAME.output}}`). Arguments as in `aparallel`, and
+    `stop_on_failure`, `pass_working_dir`, `pass_session`."""
+    with own_unless(dispatcher) as where:
+        return await _run(where, plan_of(steps, "chain", where, rules), observe)
+
+
+class Comparison(Struct, frozen=True, kw_only=True):
+    """What several backends made of one prompt: the run, with what each answered, and what the
+    judge has to say of that, where one was asked."""
+
+    result: RunResult
+    verdict: Verdict | None = None
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """Backend: its answer."""
+        return {a.name: a.output for a in comparison.answers(self.result)}
+
+
+async def acompare(
+    prompt: str,
+    backends: Sequence[str],
+    *,
+    judge: str | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,  # noqa: ASYNC109 - of each answer, whose program is ended then
+    tags: Iterable[str] = (),
+    sequential: bool = False,
+    retries: int = 0,
+    on_limit: str | None = None,
+    max_wait: float | str | None = None,
+    budget: Mapping[str, float] | None = None,
+    ephemeral: bool = False,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+    **options: Any,
+) -> Comparison:
+    """What several backends make of one prompt (`["claude", "codex:gpt-5"]`), and which answer a
+    `judge` finds best. `retries`, `on_limit`, `max_wait` and `budget` are as in `aparallel`;
+    `options` are those of a run (`approval="auto"`). Raises `ClinvkError`."""
+    with own_unless(dispatcher) as where:
+        of_judge: dict[str, Any] = {}
+        if judge is not None:
+            name, _ = comparison.split(judge)
+            of_judge = comparison.judge_options(where.chooser.choose(name).manifest, options)
+        rules = {
+            "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
+            "ephemeral": ephemeral,
+        }  # fmt: skip
+        plan = comparison.plan(
+            prompt, list(backends), judge=judge, options=options, judge_options=of_judge,
+            cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
+            timeout=timeout, tags=tuple(tags),
+            rules=parse.rules_of(_plain(rules), "compare", _workers(where, sequential=sequential)),
+            example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
+        )  # fmt: skip
+        result = await _run(where, plan, observe)
+        return Comparison(result=result, verdict=comparison.verdict(result))
+
+
+async def aresume(
+    run: str,
+    *,
+    rerun_indeterminate: bool = False,
+    retry_failed: bool = False,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+) -> RunResult:
+    """What came of a run that was cut off, carried on: what had not begun is run, and nothing
+    twice. `run` is its id, a unique beginning of it, or "last". Raises `ClinvkError`."""
+    with own_unless(dispatcher) as where:
+        carried = resumed(where, Runs(where.config.home).find(run), observe=observe)
+        choose = what_is_left(carried.plan, rerun_indeterminate=rerun_indeterminate)
+        if retry_failed:
+            first, again = choose, failed_ones(carried.plan)
+            choose = lambda outcomes: again(first(outcomes))  # noqa: E731 - two choices in a row
+        return carried.with_outputs(await carried.carry_on(choose))
+
+
+def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
+    """The plan that the arguments of `aparallel` and `achain` make. Raises `ConfigError`."""
+    parallel = dispatcher.config.config.parallel
+    of_tasks = {k: v for k, v in rules.items() if k in schema.Written.__struct_fields__}
+    of_plan = {k: v for k, v in rules.items() if k not in of_tasks}
+    # `retries` and `stall_timeout` are keys of both: what is said of the plan holds for all tasks.
+    defaults = parse.Defaults(
+        max_parallel=parallel.max_workers,
+        max_parallel_per_backend=parallel.max_parallel_per_backend,
+        fail_fast=parallel.fail_fast,
+        task=_plain(of_tasks),
+    )
+    data, source, text = _data(tasks, "steps" if kind == "chain" else "tasks")
+    whole = data if isinstance(data, dict) else {"steps" if kind == "chain" else "tasks": data}
+    return parse.plan_of({**whole, **_plain(of_plan)}, source, kind, defaults, text)
+
+
+def _workers(dispatcher: Dispatcher, *, sequential: bool) -> parse.Defaults:
+    """How many answers may be asked for at a time."""
+    parallel = dispatcher.config.config.parallel
+    return parse.Defaults(
+        max_parallel=1 if sequential else parallel.max_workers,
+        max_parallel_per_backend=parallel.max_parallel_per_backend,
+    )
+
+
+async def _run(dispatcher: Dispatcher, plan: Plan, observe: Observe) -> RunResult:
+    run = PlanRun(dispatcher, plan, observe=observe)
+    return run.with_outputs(await run.run())
+
+
+def _data(tasks: Tasks, where: str) -> tuple[Any, str, str]:
+    """What the file holds, or what was given; what to call it; and its text."""
+    if isinstance(tasks, Mapping):
+        return _plain(dict(tasks)), where, ""
+    if isinstance(tasks, (str, os.PathLike)):
+        path = Path(tasks)
+        try:
+            text = read_named(path).decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise ConfigError(
+                f"{path}: {why}", f"name a file, or give a list of {where}"
+            ) from error
+        data, form = formats.read(str(path), text)
+        return data, str(path), text if form in ("yaml", "json") else ""
+    return [_plain(task) for task in tasks], where, ""
+
+
+def _plain(value: Any) -> Any:
+    """As a file would say it: paths as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(v) for v in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _waiting(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """The same for code without an event loop."""
+
+    @wraps(function)
+    def called(*args: P.args, **named: P.kwargs) -> T:
+        return finished(lambda: function(*args, **named), f"clinvk.{function.__name__}(...)")
+
+    return called
+
+
+parallel = _waiting(aparallel)
+chain = _waiting(achain)
+compare = _waiting(acompare)
+resume_run = _waiting(aresume)

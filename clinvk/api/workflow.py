@@ -1,0 +1,226 @@
+"""Chains that are kept under a name, and carried on from where they stopped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from clinvk.api.sync import finished
+from clinvk.api.tasks import Observe, Tasks, plan_of
+from clinvk.disk.closing import Closing
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.engine.plan_run import PlanRun, resumed
+from clinvk.engine.rerun import failed_ones, what_is_left, with_hearers
+from clinvk.errors import ClinvkError, ConfigError, SessionError
+from clinvk.model.outcome import RunResult
+from clinvk.model.plan import Plan
+from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
+from clinvk.runs.folder import RunFolder, RunNotFound, Runs
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class WorkflowManager(Closing):
+    """Runs chains by their names: those that were registered, the files in
+    `~/.clinvk/workflows/`, and files by their paths.
+
+    `close`, or the end of a `with` block, closes the dispatcher, unless it was given one."""
+
+    def __init__(self, dispatcher: Dispatcher | None = None) -> None:
+        self.dispatcher = dispatcher or Dispatcher()
+        self._is_own = dispatcher is None
+        self.home = self.dispatcher.config.home
+        self.checkpoints = Checkpoints(self.home)
+        self._registered: dict[str, Tasks] = {}
+
+    def close(self) -> None:
+        if self._is_own:
+            self.dispatcher.close()
+
+    def register(
+        self, name: str, steps: Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
+    ) -> None:
+        """Make steps, or what a file of them would hold, known by a name."""
+        self._registered[name] = steps
+
+    def workflows(self) -> list[str]:
+        """The names that `execute` knows, paths left out."""
+        folder = self.home / "workflows"
+        files = [p.stem for p in folder.glob("*") if p.suffix in SUFFIXES]
+        return sorted({*self._registered, *files})
+
+    def execute(
+        self,
+        name: str | os.PathLike[str],
+        *,
+        checkpoint: str | None = None,
+        resume: str | None = None,
+        rerun_indeterminate: bool = False,
+        observe: Observe = lambda _: None,
+        **rules: Any,
+    ) -> RunResult:
+        """What came of the chain, with what each step answered.
+
+        With `checkpoint` each finished step is kept under that name; with `resume` the chain goes
+        on there: steps that have succeeded, and stand as they stood, are not run again. Raises
+        `ClinvkError`; `CheckpointNotFound` and `ConfigError` for names that are not known."""
+        execute = partial(
+            self.aexecute, name, checkpoint=checkpoint, resume=resume,
+            rerun_indeterminate=rerun_indeterminate, observe=observe, **rules,
+        )  # fmt: skip
+        return finished(execute, "aexecute(...)")
+
+    async def aexecute(
+        self,
+        name: str | os.PathLike[str],
+        *,
+        checkpoint: str | None = None,
+        resume: str | None = None,
+        rerun_indeterminate: bool = False,
+        observe: Observe = lambda _: None,
+        **rules: Any,
+    ) -> RunResult:
+        """`execute`, for code with an event loop."""
+        plan = plan_of(self._steps(name), "chain", self.dispatcher, rules)
+        run = self.prepared(plan, checkpoint=checkpoint, resume=resume, observe=observe)
+        result = await self.drive(run, rerun_indeterminate=rerun_indeterminate)
+        return run.with_outputs(result)
+
+    def prepared(
+        self,
+        plan: Plan | None,
+        *,
+        checkpoint: str | None = None,
+        resume: str | None = None,
+        **watch: Any,
+    ) -> PlanRun:
+        """The run of the plan, ready to be driven, under the name that it is kept by; without a
+        plan, the run that `resume` names, as it was begun. Raises `ClinvkError`."""
+        name = checkpoint or resume
+        if name is not None and plan is not None and plan.rules.ephemeral:
+            raise ConfigError("an ephemeral run keeps nothing, so it has no checkpoint",
+                              "leave out --ephemeral, or --checkpoint")  # fmt: skip
+        old = self._folder(resume) if resume is not None else None
+        before = old.id if old is not None else None
+        if old is not None and (plan is None or _are_same(plan, old.plan())):
+            run = resumed(self.dispatcher, old, **watch)
+        else:
+            assert plan is not None  # noqa: S101 - or what would it run?
+            if old is None and checkpoint is not None:
+                before = self._check_free(checkpoint)
+            run = PlanRun(self.dispatcher, plan, **watch)
+            run.follows = old
+        run.begun = lambda: self._name(name, run, before)
+        return run
+
+    async def drive(self, run: PlanRun, *, rerun_indeterminate: bool = False) -> RunResult:
+        """Run it, from its beginning or from where it stopped."""
+        if run.follows is not None:
+            return await run.follow(run.follows, rerun_indeterminate=rerun_indeterminate)
+        if not run.is_old:
+            return await run.run()
+        left = what_is_left(run.plan, rerun_indeterminate=rerun_indeterminate)
+        failed = failed_ones(run.plan)
+        return await run.carry_on(lambda told: with_hearers(run.plan, failed(left(told))))
+
+    def list_checkpoints(self) -> list[dict[str, Any]]:
+        """Each checkpoint: `name`, `run`, `at`, `state`, `steps`, `completed`, `source`."""
+        return [self._about(name) for name in self.checkpoints.names()]
+
+    def checkpoint(self, name: str) -> RunResult:
+        """Where the chain of a checkpoint stands, with what each step answered. Raises
+        `CheckpointNotFound`, `SessionError`."""
+        folder = self._folder(name)
+        return folder.with_outputs(folder.result())
+
+    def plan(self, name: str) -> Plan:
+        """The steps of a checkpoint, as they were begun. Raises `CheckpointNotFound`,
+        `SessionError`."""
+        return self._folder(name).plan()
+
+    def delete_checkpoint(self, name: str) -> bool:
+        """Take the name away; whether there was one. The run stays, until it is cleaned up."""
+        try:
+            self.checkpoints.delete(name)
+        except CheckpointNotFound:
+            return False
+        return True
+
+    def _steps(self, name: str | os.PathLike[str]) -> Tasks:
+        if isinstance(name, str) and name in self._registered:
+            return self._registered[name]
+        if isinstance(name, str) and not Path(name).is_file():
+            for suffix in SUFFIXES:
+                path = self.home / "workflows" / f"{name}{suffix}"
+                if os.sep not in name and path.is_file():
+                    return path
+            known = ", ".join(self.workflows()) or "none"
+            raise ConfigError(
+                f"unknown workflow {name!r}", f"known: {known}; or name the file that it is in"
+            )
+        return Path(name)
+
+    def _folder(self, name: str) -> RunFolder:
+        run = self.checkpoints.get(name)
+        try:
+            return Runs(self.home).find(run)
+        except RunNotFound:
+            raise SessionError(
+                f"the run {run} of checkpoint {name!r} is gone",
+                f"begin anew: clinvk checkpoints delete {name}",
+            ) from None
+
+    def _name(self, name: str | None, run: PlanRun, before: str | None) -> None:
+        """Give the run its name, which was that of the run `before` when it was looked at. Raises
+        `CheckpointTaken` where somebody else was faster: then there is no such run."""
+        if name is None or run.folder is None or run.is_old:
+            return
+        try:
+            self.checkpoints.claim(name, run.folder.id, before)
+        except CheckpointTaken:
+            run.folder.remove()
+            raise
+
+    def _check_free(self, name: str) -> str | None:
+        """The run that has the name, if any. Raises `SessionError` where that has not come to its
+        end."""
+        try:
+            known = self.checkpoints.get(name)
+        except CheckpointNotFound:
+            return None
+        about = self._about(name)
+        if about["state"] not in ("done", "gone"):
+            raise SessionError(
+                f"checkpoint {name!r} exists already: {about['completed']} of {about['steps']} "
+                "steps done",
+                f"go on with it: clinvk chain --resume {name}; "
+                f"or begin anew: clinvk checkpoints delete {name}",
+            )
+        return known
+
+    def _about(self, name: str) -> dict[str, Any]:
+        about = {"name": name, "run": None, "at": None}
+        unknown = {"steps": 0, "completed": 0, "source": ""}
+        try:
+            found = self.checkpoints.read(name)
+            about |= {"run": found["run"], "at": found["at"]}
+            said = Runs(self.home).find(found["run"]).summary()
+        except RunNotFound:
+            return {**about, "state": "gone", **unknown}
+        except ClinvkError:
+            return {**about, "state": "damaged", **unknown}
+        return {
+            **about, "state": said["state"], "steps": said["total_tasks"],
+            "completed": said["counts"].get("done", 0), "source": said["source"],
+        }  # fmt: skip
+
+
+def _are_same(plan: Plan, kept: Plan) -> bool:
+    plan = Plan.from_json(plan.to_json())  # as it would come back from its file
+    return (plan.tasks, plan.rules) == (kept.tasks, kept.rules)
+
+
+AgentFlowManager = WorkflowManager

@@ -1,0 +1,1 @@
+"""One AI CLI, described by a manifest."""

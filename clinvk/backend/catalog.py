@@ -1,0 +1,109 @@
+"""Where manifests are found: the ones that come with clinvk, and the user's own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from msgspec import Struct
+
+from clinvk.backend.manifest import Manifest, check_expressions, parse
+from clinvk.config.paths import backend_names, built_in
+from clinvk.disk.reading import read_file
+from clinvk.errors import ConfigError, NotInstalledError
+
+FIRST_CHOICES = ("claude", "codex", "gemini")  # tried in this order where nothing was chosen
+
+
+class NotExecutable(NotInstalledError):  # noqa: N818 - reads as what it says
+    """The program is there, but nobody may run it."""
+
+
+class Catalog(Struct, frozen=True):
+    """The manifests at hand. A file of the user's replaces a built-in one of the same name.
+
+    A manifest names a program to run, so none is ever read from the current directory."""
+
+    home: Path
+
+    def names(self) -> list[str]:
+        """Every backend's name, ours first."""
+        return backend_names(self.home)
+
+    def find(self, name: str) -> Path | None:
+        """The file that describes `name`, if any does."""
+        if not name or os.sep in name or name.startswith("."):
+            return None
+        for folder in (self.home / "backends", built_in()):
+            path = folder / f"{name}.yaml"
+            if path.is_file():
+                return path
+        return None
+
+    def load(self, name: str) -> Manifest:
+        """The manifest called `name`. Raises `ConfigError` where there is none, or a broken one."""
+        path = self.find(name)
+        if path is None:
+            raise ConfigError(
+                f"unknown backend {name!r}",
+                f"known: {', '.join(self.names())}; add one as {self.home / 'backends'}/NAME.yaml",
+            )
+        manifest = _read(path, _stat_of(path))
+        if manifest.name != name:
+            raise ConfigError(f"{path}: name: {manifest.name!r} does not match the file's name")
+        return manifest
+
+    def all(self) -> Iterator[Manifest]:
+        for name in self.names():
+            yield self.load(name)
+
+
+def read(path: Path) -> Manifest:
+    try:
+        return parse(read_file(path), path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def _stat_of(path: Path) -> tuple[int, int, int]:
+    """What is another one when the file was written or replaced."""
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+@lru_cache(64)
+def _read(path: Path, _state: tuple[int, int, int]) -> Manifest:
+    """`read`, once for each state of the file, since a process may run thousands of requests."""
+    manifest = read(path)
+    if path.parent != built_in():  # ours are checked by our tests
+        check_expressions(manifest)
+    return manifest
+
+
+def locate(manifest: Manifest, env: Mapping[str, str]) -> str:
+    """The path of the program. Raises `NotInstalledError`."""
+    if manifest.command == "$python":
+        import sys
+
+        return sys.executable
+    command, path = os.path.expanduser(manifest.command), env.get("PATH", os.defpath)
+    found = shutil.which(command, path=path)
+    if found is None:
+        if there := shutil.which(command, os.F_OK, path):
+            raise NotExecutable(
+                f"{manifest.name}: the program {there} cannot be executed",
+                f"make it executable: chmod +x {shlex.quote(there)}",
+            )
+        how = f"install it with: {manifest.install}" if manifest.install else None
+        raise NotInstalledError(
+            f"{manifest.name}: the program {manifest.command!r} is not installed",
+            f"{how}; or try clinvk without any AI CLI: clinvk -b echo hello" if how else None,
+        )
+    return found

@@ -1,0 +1,308 @@
+"""From a manifest and what was asked for to the command that does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from clinvk.backend.manifest import Effect, Manifest, Prompt
+from clinvk.backend.patterns import Patterns
+from clinvk.config.schema import CHOICES
+from clinvk.errors import SessionError, UsageError
+from clinvk.text.addresses import without_passwords
+from clinvk.text.sanitize import in_order
+from clinvk.text.values import input_problem, os_problem
+
+ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
+
+# For a backend whose manifest has no `ephemeral`.
+KEEPS = (
+    "leave out --ephemeral, since its own files would keep the conversation; where it has a flag for "
+    "that, its manifest says so: ephemeral: {argv: [--no-session]}"
+)
+
+
+class Command(Struct, frozen=True):
+    """A program, ready to start. `files` are private ones that it is given the paths of; `remove`
+    are (glob, owner) pairs: files of the session that are deleted after the run, and the JSON key
+    in them that holds the id of their session."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: Path
+    stdin: bytes
+    changed: dict[str, str | None]  # in the environment; None is taken out
+    files: tuple[tuple[Path, str], ...] = ()
+    remove: tuple[tuple[str, str], ...] = ()
+    scratch: Path | None = None  # a private folder that it needs while it runs
+    notices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """As it would be typed in bash, without the prompt and the passwords in addresses."""
+        unset = [x for k, v in self.changed.items() if v is None for x in ("-u", k)]
+        added = [f"{k}={v}" for k, v in self.changed.items() if v is not None]
+        words = ["env", *unset, *added] if unset or added else []
+        return " ".join(map(_quoted, [*words, *self.argv]))
+
+
+def build(
+    manifest: Manifest,
+    program: str,
+    *,
+    prompt: str,
+    options: Mapping[str, Any],
+    cwd: Path,
+    env: Mapping[str, str],
+    scratch: Path,
+    native_id: str | None = None,
+    fork: bool = False,
+    ephemeral: bool = False,
+    expand: bool = False,
+    args: Iterable[str] = (),
+) -> Command:
+    """The command of one turn: of a new native session, of the one that `native_id` names, or of a
+    `fork` of that one. Raises `UsageError` for a prompt that the CLI would refuse or cut and for
+    what no program can be given, `SessionError` for a native id that it would not take for one."""
+    check_native_id(manifest, native_id)
+    if problem := input_problem(prompt):
+        raise UsageError(f"the prompt has {problem}", "remove it")
+    text, notices = (prompt, []) if expand else escape(manifest.prompt, prompt, manifest.source)
+    stdin = text.encode("utf-8", "surrogateescape")
+    check_length(manifest, text, stdin)
+    made = _Filler(scratch)
+    check_arguments(manifest, options)
+    effects = effects_of(manifest, options)
+    flags = [word for effect, value in effects for word in made.words(effect.argv, value)]
+    changed = {k: v and with_variables(v, env) for k, v in manifest.env.items()}
+    if not expand:
+        changed |= manifest.prompt.literal
+    for effect, value in effects:
+        changed |= {k: made.word(v, value) for k, v in effect.env.items()}
+    remove: tuple[tuple[str, str], ...] = ()
+    if ephemeral:
+        forget = _ephemeral(manifest)
+        flags += forget.argv
+        changed |= {k: made.word(v, "") for k, v in forget.env.items()}
+        remove = tuple((r.glob, r.owner) for r in forget.remove)
+    flags += args
+    shape = manifest.argv["fork" if fork else "resume" if native_id else "run"]
+    words = {"$options": flags, "$native_id": [native_id or ""], "$prompt": [text]}
+    argv = [word for token in shape for word in words.get(token, [token])]
+    if "$prompt" in shape:
+        if len(stdin) > ARGUMENT_BYTES:
+            raise _too_long(manifest, f"{len(stdin):,} bytes", f"{ARGUMENT_BYTES:,} bytes")
+        if "\0" in text:
+            raise UsageError(
+                f"the prompt has a NUL character, and {manifest.name} takes it as an argument",
+                "remove that character",
+            )
+        stdin = b""
+    whole = changed_env(env, changed)
+    _check_words(manifest, argv, whole)
+    return Command(
+        argv=(program, *argv),
+        env=whole,
+        cwd=cwd,
+        stdin=stdin,
+        changed={k: v for k, v in changed.items() if v is not None or k in env},
+        files=tuple(made.files),
+        remove=remove,
+        scratch=scratch if made.used else None,
+        notices=tuple(notices),
+    )
+
+
+def refuse(manifest: Manifest, name: str, value: Any) -> str | None:
+    """Why the backend cannot do `name: value`; nothing where it can."""
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            return f"{name}: {value!r} is not one of: {', '.join(CHOICES[name])}"
+        if value == "default" or value in manifest.options.get(name, ()):
+            return None
+        can = ["default", *manifest.options.get(name, ())]
+        return f"{manifest.name} cannot keep {name} {value!r} (it can: {', '.join(can)})"
+    if name not in manifest.options:
+        return f"{manifest.name} has no option {name!r}"
+    return None
+
+
+def effects_of(manifest: Manifest, options: Mapping[str, Any]) -> list[tuple[Effect, Any]]:
+    """What each option does, with its value, in the manifest's order; implied ones included."""
+    return list(_named_effects(manifest, options).values())
+
+
+def _named_effects(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, tuple[Effect, Any]]:
+    given = {k: v for k, v in options.items() if v is not None and v not in ([], (), "default")}
+    for name, value in list(given.items()):
+        effect = _effect(manifest, name, value)
+        for implied, choice in effect.implies.items():
+            given.setdefault(implied, choice)
+    return {
+        name: (_effect(manifest, name, given[name]), given[name])
+        for name in manifest.options
+        if name in given
+    }
+
+
+def escape(prompt: Prompt, text: str, source: str) -> tuple[str, list[str]]:
+    """The text in the words that keep the CLI from expanding any of it, and what to say of it. The
+    rules are of the manifest in the file `source`. Raises `ConfigError` if they take too long."""
+    notices = []
+    patterns = Patterns(source)
+    for rule in prompt.escape:
+        text, count = patterns.replace(rule.match, rule.replace, text)
+        if count and rule.notice:
+            notices.append(f"{rule.what} is passed as text ({count} place{'s' * (count > 1)})")
+    return text, notices
+
+
+def check_length(manifest: Manifest, text: str, data: bytes) -> None:
+    """Raise `UsageError` for what is beyond the CLI's limit: refused, never cut."""
+    chars, size = manifest.prompt.limit_chars, manifest.prompt.limit_bytes
+    if chars is not None and len(text) > chars:
+        raise _too_long(manifest, f"{len(text):,} characters", f"{chars:,} characters")
+    if size is not None and len(data) > size:
+        raise _too_long(manifest, f"{len(data):,} bytes", f"{size:,} bytes")
+
+
+def check_arguments(manifest: Manifest, options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for an option whose value is too long for the command line, which is where
+    this CLI takes it."""
+    for name, (effect, value) in _named_effects(manifest, options).items():
+        made = _Filler(Path("/"))
+        words = [
+            *made.words(effect.argv, value),
+            *(f"{k}={made.word(v, value)}" for k, v in effect.env.items()),
+        ]
+        longest = max((len(word.encode("utf-8", "replace")) for word in words), default=0)
+        if longest > ARGUMENT_BYTES:
+            raise UsageError(
+                f"{name} has {longest:,} bytes; {manifest.name} takes it as an argument, and an "
+                f"argument has at most {ARGUMENT_BYTES:,}",
+                "make it shorter, move a part of it into the prompt, or use another backend with -b",
+            )
+
+
+def _check_words(manifest: Manifest, argv: list[str], env: Mapping[str, str]) -> None:
+    """Raise `UsageError` for a word or a variable that no program can be given."""
+    words = (("an argument", word, len(word)) for word in argv)
+    variables = ((f"the variable {k}", v, len(k) + 1 + len(v)) for k, v in env.items())
+    for what, text, length in (*words, *variables):
+        if problem := os_problem(text):
+            raise UsageError(f"{what} of {manifest.name} has {problem}: {text[:40]!r}", "remove it")
+        if length > ARGUMENT_BYTES // 4:  # a character has up to four bytes
+            size = length - len(text) + len(text.encode("utf-8", "surrogateescape"))
+            if size > ARGUMENT_BYTES:
+                raise UsageError(
+                    f"{what} of {manifest.name} has more than {ARGUMENT_BYTES:,} bytes",
+                    "make it shorter",
+                )
+
+
+def check_native_id(manifest: Manifest, native_id: str | None) -> None:
+    """Raise `SessionError` for an id that the CLI would not take for one: some start a new
+    session then, and say nothing."""
+    if native_id is None:
+        return
+    if "resume" not in manifest.argv:
+        raise SessionError(f"{manifest.name} cannot resume a session", "start a new one")
+    if not matches_native_id(manifest, native_id):
+        raise SessionError(f"{native_id!r} is not a session id of {manifest.name}")
+
+
+def matches_native_id(manifest: Manifest, native_id: str) -> bool:
+    """Whether the manifest's pattern allows this id. Raises `ConfigError` if it takes too long."""
+    if not manifest.native_id:
+        return True
+    return Patterns(manifest.source).fullmatch(manifest.native_id, native_id)
+
+
+def changed_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    merged = dict(env)
+    for name, value in changes.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = value
+    return merged
+
+
+def with_variables(text: str, env: Mapping[str, str]) -> str:
+    """`${NAME}` in a manifest's environment is what the variable was before."""
+    return re.sub(r"\$\{(\w+)\}", lambda m: env.get(m.group(1), ""), text).strip()
+
+
+def _effect(manifest: Manifest, name: str, value: Any) -> Effect:
+    effect = manifest.options[name]
+    return effect[value] if name in CHOICES else effect  # type: ignore[no-any-return]
+
+
+def _ephemeral(manifest: Manifest) -> Any:
+    if manifest.ephemeral is None:
+        raise UsageError(f"{manifest.name} cannot be told to keep no session", KEEPS)
+    return manifest.ephemeral
+
+
+def _too_long(manifest: Manifest, length: str, limit: str) -> UsageError:
+    return UsageError(
+        f"the prompt has {length}; {manifest.name} takes at most {limit}",
+        "put the text in a file and name the file in the prompt",
+    )
+
+
+def _quoted(word: str) -> str:
+    """The word for a shell; what would drive a terminal, or change the order of its text, is
+    written as an escape."""
+    word = without_passwords(word)
+    if in_order(word) == word:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{''.join(c if in_order(c) == c else _escape(ord(c)) for c in escaped)}'"
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
+
+
+class _Filler:
+    """Puts values into the words of a manifest; collects the private files that it invents."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.files: list[tuple[Path, str]] = []
+        self.used = False
+
+    def words(self, template: list[str], value: Any) -> list[str]:
+        """The words for one option; a list repeats them for each of its elements."""
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return [self.word(word, one) for one in values for word in template]
+
+    def word(self, template: str, value: Any) -> str:
+        if "$" not in template:
+            return template
+        text = value if isinstance(value, str) else json.dumps(value)
+        self.used = self.used or "$file" in template or "$scratch" in template
+        if "$file" in template:
+            path = self.scratch / f"{len(self.files)}.txt"
+            self.files.append((path, text))
+            template = template.replace("$file", str(path))
+        words = {"$scratch": str(self.scratch), "$json": json.dumps(text), "$value": text}
+        # In one pass: a value may hold such words itself.
+        return re.sub(r"\$(?:scratch|json|value)", lambda m: words[m.group()], template)
+
+
+def expand_home(path: str, env: Mapping[str, str]) -> str:
+    """`~/x` in the child's home, which need not be ours."""
+    return home_of(env) + path[1:] if path.startswith("~/") else path
+
+
+def home_of(env: Mapping[str, str]) -> str:
+    """The home directory of a child with this environment."""
+    return env.get("HOME") or os.path.expanduser("~")

@@ -1,0 +1,303 @@
+"""Printed lines to events, by a manifest's rules."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from clinvk.backend.expression import Function, compile_expression, truthy
+from clinvk.backend.manifest import ErrorRule, Manifest, Rule
+from clinvk.backend.patterns import Patterns
+from clinvk.errors import ConfigError
+from clinvk.model import events as messages
+from clinvk.model.events import Event, Failure
+from clinvk.model.usage import Usage
+from clinvk.process.pipes import LONGEST
+
+LOOKED_AT = 65_536  # characters of a message in which the patterns of `errors` are looked for
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    cls.type: cls
+    for cls in (
+        messages.Started, messages.Delta, messages.Text, messages.Thinking, messages.Tool,
+        messages.ToolResult, messages.Denied, messages.Notice, messages.Finished, messages.Failed,
+    )
+}  # fmt: skip
+
+# What a rule may set beside an event's own fields: a cumulative figure becomes the turn's own when
+# the difference to the last one is known, a figure of the whole session where it is the first turn.
+TOTALS = ("usage_total", "cost_total")
+EXTRAS = {"finished": ("native_id", "denied", "cost_first", *TOTALS),
+          "failed": ("native_id", "denied", "cost_first", *TOTALS)}  # fmt: skip
+
+
+class Reader:
+    """Reads one run of one backend. What it learned beside the events is in its attributes."""
+
+    def __init__(self, manifest: Manifest, *, first: bool, before: Any = None) -> None:
+        self.manifest = manifest
+        self.first = first  # no turn came before this one in the native session
+        self.before = before or {}  # the totals that were seen after the last turn
+        self.native_id: str | None = None
+        self.totals: dict[str, Any] = {}
+        self.noise: list[str] = []  # lines that were no JSON, a few of them
+        self._index = _index_of(manifest.events)
+        self._lines: list[bytes] = []  # of an `output: json|text` backend
+        self._size = 0  # of those, in bytes
+
+    def read(self, line: bytes) -> list[Event]:
+        """The events of one line of stdout."""
+        if self.manifest.output != "events":
+            self._size += len(line) + 1
+            if self._size > LONGEST:
+                self._lines = []
+                return []
+            self._lines.append(line)
+            if self.manifest.output == "text":
+                return [messages.Delta(text=line.decode("utf-8", "replace") + "\n")]
+            return []
+        if not line or line.isspace():
+            return []
+        try:
+            data = json.loads(line)
+        except (ValueError, RecursionError):  # invalid UTF-8 is one, too
+            try:
+                data = json.loads(line.decode("utf-8", "replace"), strict=False)
+            except (ValueError, RecursionError):
+                return self._not_json(line)
+        return self._events(data) if isinstance(data, dict) else self._not_json(line)
+
+    def end(self, code: int) -> list[Event]:
+        """What is said by the end of the output itself, of a backend that prints no events."""
+        if self._size > LONGEST:
+            return [messages.Failed(message=f"it printed more than {LONGEST:,} bytes")]
+        if self.manifest.output == "text" and code == 0:
+            text = b"\n".join(self._lines).decode("utf-8", "replace")
+            return [messages.Finished(text=text)]
+        if self.manifest.output == "json" and self._lines:
+            try:
+                data = json.loads(b"\n".join(self._lines))
+            except (ValueError, RecursionError):
+                return []
+            return self._events(data) if isinstance(data, dict) else []
+        return []
+
+    def _not_json(self, line: bytes) -> list[Event]:
+        if len(self.noise) < 20:
+            self.noise.append(line[:500].decode("utf-8", "replace"))
+        return []
+
+    def _events(self, data: dict[str, Any]) -> list[Event]:
+        events: list[Event] = []
+        self._apply(self._index, data, data, events)
+        return events
+
+    def _apply(self, index: _Index, data: Any, raw: Any, events: list[Event]) -> None:
+        """The first rule that applies speaks; the others stay silent."""
+        for rule in index.candidates(data):
+            if rule.when is None or truthy(rule.when(data)):
+                self._speak(rule, data, raw, events)
+                return
+
+    def _speak(self, rule: _Compiled, data: Any, raw: Any, events: list[Event]) -> None:
+        if rule.emit and rule.emit != "nothing":
+            events.extend(self._emit(rule, data, raw))
+        if rule.inner is not None:
+            found = rule.each(data) if rule.each else [data]
+            for element in found if isinstance(found, list) else []:
+                self._apply(rule.inner, element, raw, events)
+
+    def _emit(self, rule: _Compiled, data: Any, raw: Any) -> Iterator[Event]:
+        values = {name: get(data) for name, get in rule.set}
+        if native_id := values.get("native_id"):
+            self.native_id = native_id = str(native_id)
+        if rule.emit in EXTRAS:
+            extras = {name: values.pop(name, None) for name in EXTRAS[rule.emit]}
+            values["usage"] = self._usage(values.get("usage"), extras["usage_total"])
+            values["cost"] = self._cost(values.get("cost"), extras)
+            denied = extras["denied"]
+            for denial in denied if isinstance(denied, list) else []:
+                yield messages.Denied(**_fit(messages.Denied, denial), raw=raw)
+        cls = EVENT_TYPES[rule.emit or ""]
+        if cls is messages.Delta:  # the busiest one
+            text = values.get("text")
+            if isinstance(text, str) and text:
+                yield messages.Delta(text=text, raw=raw)
+            return
+        yield cls(**_fit(cls, values), raw=raw)
+
+    def _usage(self, own: Any, total: Any) -> Usage | None:
+        if isinstance(own, dict):
+            return _with_thoughts(Usage.from_json(own), own.get("total"))
+        if not isinstance(total, dict):
+            return None
+        now = Usage.from_json(total)
+        self.totals["usage"] = now.to_json()
+        if self.first:
+            return now
+        if "usage" not in self.before:
+            return None
+        used = now - Usage.from_json(self.before["usage"])
+        return used if min(used.input, used.output) >= 0 else None
+
+    def _cost(self, own: Any, extras: dict[str, Any]) -> float | None:
+        if _is_number(own):
+            return float(own)
+        if self.first and _is_number(extras["cost_first"]):
+            return float(extras["cost_first"])
+        total = extras["cost_total"]
+        if not _is_number(total):
+            return None
+        self.totals["cost"] = total
+        if self.first:
+            return float(total)
+        before = self.before.get("cost")
+        return float(total) - before if before is not None and total >= before else None
+
+
+def _with_thoughts(usage: Usage, total: Any) -> Usage:
+    """Where a CLI's total is more than input and output, it has left thoughts out of the output."""
+    if not _is_number(total) or total <= usage.total:
+        return usage
+    thoughts = int(total) - usage.total
+    return replace(usage, output=usage.output + thoughts, reasoning=usage.reasoning + thoughts)
+
+
+class _Compiled:
+    __slots__ = ("each", "emit", "inner", "key", "set", "when")
+
+    def __init__(self, rule: Rule) -> None:
+        self.emit = rule.emit
+        self.when = compile_expression(rule.when) if rule.when else None
+        self.each: Function | None = compile_expression(rule.each) if rule.each else None
+        self.set: list[tuple[str, Function]] = [
+            (name, compile_expression(text)) for name, text in rule.set.items()
+        ]
+        self.inner = _Index(rule.events) if rule.events else None
+        self.key = _TYPE.match(rule.when) if rule.when else None
+
+
+_TYPE = re.compile(r"\s*type\s*==\s*'([^']*)'\s*(?:&&(?!.*\|\|)|$)")
+
+
+class _Index:
+    """Rules by the `type` that they ask for, so that a line meets only those that could apply."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        compiled = [_Compiled(rule) for rule in rules]
+        types = {rule.key.group(1) for rule in compiled if rule.key}
+        self._others = [rule for rule in compiled if not rule.key]
+        self._by_type = {
+            name: [r for r in compiled if not r.key or r.key.group(1) == name] for name in types
+        }
+
+    def candidates(self, data: Any) -> list[_Compiled]:
+        kind = data.get("type") if type(data) is dict else None
+        return self._by_type.get(kind, self._others) if isinstance(kind, str) else self._others
+
+
+# By the number of the list, which is kept, so that no other one can have that number.
+_indexes: dict[int, tuple[list[Rule], _Index]] = {}
+
+
+def _index_of(rules: list[Rule]) -> _Index:
+    """Compiled once for each manifest: a process may read thousands of runs."""
+    known = _indexes.get(id(rules))
+    if known is None:
+        known = _indexes[id(rules)] = (rules, _Index(rules))
+    return known[1]
+
+
+def _fit(cls: type[Event], values: Any) -> dict[str, Any]:
+    """The values that the event has fields for, as the types that it says."""
+    fitted = {}
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if value is None or name not in cls.__struct_fields__:
+            continue
+        convert = _CONVERT.get((cls.type, name)) or _CONVERT.get(("", name))
+        fitted[name] = convert(value) if convert else value
+    return fitted
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _moment(value: Any) -> datetime | None:
+    """A time from seconds since 1970 or from RFC 3339."""
+    from datetime import UTC
+
+    try:
+        if _is_number(value):
+            return datetime.fromtimestamp(value, UTC)
+        return datetime.fromisoformat(str(value))
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+_CONVERT: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("", "text"): _text,
+    ("", "message"): _text,
+    ("", "name"): _text,
+    ("", "id"): _text,
+    ("", "native_id"): _text,
+    ("", "model"): _text,
+    ("", "reason"): _text,
+    ("", "ok"): bool,
+    ("", "retry_at"): _moment,
+    ("", "status"): lambda value: value if _is_number(value) else None,
+}
+
+
+def classify(
+    manifest: Manifest,
+    message: str,
+    *,
+    stderr: str = "",
+    status: int | None = None,
+    code: int | None = None,
+    retry_at: datetime | None = None,
+    now: datetime | None = None,
+) -> Failure:
+    """What kind of failure this is, by the manifest's rules, and when to try again."""
+    from clinvk.backend.retry_after import parse_retry_at  # only on the way to an error
+
+    patterns, slow = Patterns(manifest.source), None
+    text = f"{_ends_of(message)}\n{stderr}"
+    for rule in manifest.errors:
+        try:
+            applies = _applies(rule, text, status, code, patterns)
+        except ConfigError as error:
+            slow = slow or f"it could not be told what kind of failure this is: {error}"
+            continue
+        if applies:
+            when = retry_at
+            if rule.kind == "limit" and when is None:
+                when = parse_retry_at(text, now=now)
+            return Failure(rule.kind, message, rule.hint, when, status)
+    return Failure("backend", message, slow, retry_at, status)
+
+
+def _ends_of(message: str) -> str:
+    """The message, or the beginning and the end of a long one."""
+    half = LOOKED_AT // 2
+    return message if len(message) <= LOOKED_AT else f"{message[:half]}\n{message[-half:]}"
+
+
+def _applies(
+    rule: ErrorRule, text: str, status: int | None, code: int | None, patterns: Patterns
+) -> bool:
+    if status is not None and status in rule.status:
+        return True
+    if code is not None and code in rule.exit_code:
+        return True
+    return rule.match is not None and patterns.search(rule.match, text)

@@ -1,0 +1,121 @@
+"""Some CLIs do not tell each other that they renew the login: of several, one begins alone.
+
+What each CLI does is in `docs/logins.md`. Only the age of the login's file is looked at, never what
+is in it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import anyio
+
+from clinvk.backend.command_line import expand_home
+from clinvk.backend.manifest import Manifest
+from clinvk.disk.atomic import open_own
+
+SETTLED = 60.0  # seconds for which nobody waits again after one has begun alone
+PATIENCE = 10.0  # seconds: a CLI that has not begun by then is not busy with its login
+PAUSE = 0.05  # seconds between looks at a lock that another one has
+
+
+@asynccontextmanager
+async def beginning(
+    manifest: Manifest, env: Mapping[str, str], home: Path
+) -> AsyncIterator[Callable[[], None]]:
+    """Enter it before the CLI starts, and call what it yields once the CLI has begun: who waits
+    here begins then. Leaving the block does the same.
+
+    `env` is the environment of the CLI, `home` the folder of clinvk. It waits only where the login
+    may have to be renewed, and not for long. Where no lock can be had it does not wait at all.
+    """
+    note = home / "logins" / manifest.name
+    fd = _open(note) if may_renew(manifest, env, note) else None
+    if fd is None:
+        yield lambda: None
+        return
+    try:
+        alone = await _alone(fd, lambda: may_renew(manifest, env, note))
+
+        def begun() -> None:
+            nonlocal alone
+            if alone:
+                alone = False
+                _let_go(fd)
+
+        try:
+            yield begun
+        finally:
+            begun()
+    finally:
+        os.close(fd)
+
+
+def may_renew(manifest: Manifest, env: Mapping[str, str], note: Path) -> bool:
+    """Whether a run that begins now may renew the login: its file is old, and nobody has just begun
+    with it. `note` is the file that says when somebody last did."""
+    minutes = manifest.login.fresh_minutes
+    if minutes is None:
+        return False
+    found = (_written(Path(file)) for file in login_files(manifest, env))
+    login = next((seconds for seconds in found if seconds is not None), None)
+    if login is None or login < minutes * 60:
+        return False
+    last = _written(note)
+    return last is None or last >= SETTLED
+
+
+def login_files(manifest: Manifest, env: Mapping[str, str]) -> Iterator[str]:
+    """Where its login may be, the one that counts first; whether it is there is not looked at."""
+    for file in manifest.login.files:
+        if file.startswith("$"):
+            variable, _, rest = file[1:].partition("/")
+            if env.get(variable):
+                yield f"{env[variable]}/{rest}"
+        else:
+            yield expand_home(file, env)
+
+
+def _written(file: Path) -> float | None:
+    """The seconds since something was written to it; nothing where there is nothing in it."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    # A clock that was set back must not make a file fresh for ever.
+    return abs(time.time() - stat.st_mtime) if stat.st_size else None
+
+
+def _open(note: Path) -> int | None:
+    with suppress(OSError):
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open_own(note, os.O_RDWR | os.O_CREAT)
+    return None
+
+
+async def _alone(fd: int, due: Callable[[], bool]) -> bool:
+    """Whether we are to begin alone, and hold the lock; else somebody has, or takes too long."""
+    deadline = anyio.current_time() + PATIENCE
+    while due() and anyio.current_time() < deadline:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await anyio.sleep(PAUSE)
+        except OSError:
+            return False
+        else:
+            if due():
+                return True
+            fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
+def _let_go(fd: int) -> None:
+    with suppress(OSError):
+        os.pwrite(fd, b"\n", 0)  # its time is what counts
+    fcntl.flock(fd, fcntl.LOCK_UN)

@@ -1,0 +1,233 @@
+"""What a backend's page says: how to call one CLI and how to read what it prints.
+
+`docs/manifests.md` describes every key; the four in `backends/` are the examples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from clinvk.config.schema import CHOICES
+from clinvk.errors import ConfigError
+from clinvk.text import values, yaml
+from clinvk.text.typed import ShapeError, build, dotted
+
+EVENTS = (
+    "started", "delta", "text", "thinking", "tool", "tool_result",
+    "denied", "notice", "finished", "failed", "nothing",
+)  # fmt: skip
+
+
+class Effect(Struct, frozen=True):
+    """What an option does to the command. `implies` sets other options that were not given."""
+
+    argv: list[str] = []
+    env: dict[str, str] = {}
+    implies: dict[str, str] = {}
+    once: bool = False  # the CLI takes it in the first turn of a session, and keeps it from then on
+
+
+class Rule(Struct, frozen=True):
+    """For a line where `when` is true: emit an event, or apply `events` to the line, or to each
+    element of what `each` finds in it."""
+
+    when: str | None = None
+    emit: str | None = None
+    set: dict[str, str] = {}
+    each: str | None = None
+    events: list[Rule] = []
+
+
+class ErrorRule(Struct, frozen=True):
+    """What a failure is, by its HTTP status or by words in its message or on stderr."""
+
+    kind: Literal["auth", "limit", "server", "session", "backend", "config", "denied"]
+    status: list[int] = []
+    exit_code: list[int] = []
+    match: str | None = None  # a regular expression, case ignored
+    hint: str | None = None
+
+
+class Escape(Struct, frozen=True):
+    """Text that the CLI would expand by itself, and how it is written so that it stays text."""
+
+    match: str
+    replace: str
+    what: str = "text that the CLI would expand"
+    notice: bool = False  # the model sees the difference, so the user is told
+
+
+class Prompt(Struct, frozen=True):
+    """Prompts go through stdin. Beyond a limit they are refused: nothing is ever cut."""
+
+    limit_chars: int | None = None
+    limit_bytes: int | None = None
+    escape: list[Escape] = []
+    literal: dict[str, str] = {}  # environment that keeps the CLI from expanding anything
+
+
+class Remove(Struct, frozen=True):
+    """Files of the CLI's that hold a conversation it could not be told to forget. `owner` is the
+    JSON key by which a file, or an entry of a list in it, says which session it belongs to."""
+
+    glob: str
+    owner: str
+
+
+class Ephemeral(Struct, frozen=True):
+    argv: list[str] = []
+    env: dict[str, str] = {}
+    remove: list[Remove] = []
+
+
+class Login(Struct, frozen=True):
+    """How to tell, without a paid call, whether the CLI has credentials: one of these is there."""
+
+    env: list[str] = []
+    files: list[str] = []
+    hint: str | None = None
+    fresh_minutes: float | None = None  # see logins.py: for so long no run renews what is in a file
+
+
+class Manifest(Struct, frozen=True):
+    name: str
+    command: str
+    argv: dict[str, list[str]]
+    title: str = ""
+    install: str | None = None
+    version: list[str] = field(default_factory=lambda: ["--version"])
+    env: dict[str, str | None] = {}
+    prompt: Prompt = field(default_factory=Prompt)
+    options: dict[str, Any] = {}
+    ephemeral: Ephemeral | None = None
+    output: Literal["events", "json", "text"] = "events"
+    native_id: str | None = None  # a pattern; what does not match is never handed to the CLI
+    lost_after_error: bool = False  # a first turn that the provider refused leaves no session
+    stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
+    events: list[Rule] = []
+    errors: list[ErrorRule] = []
+    login: Login = field(default_factory=Login)
+    notes: list[str] = []
+    source: str = ""  # the file
+
+    @property
+    def resumes(self) -> bool:
+        return "resume" in self.argv
+
+
+def parse(text: str | bytes, source: Path) -> Manifest:
+    """The manifest in `text`. Raises `ConfigError` that names manifest, place and reason."""
+    try:
+        data = yaml.load(text)
+    except yaml.YamlError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    name = data.get("name") if isinstance(data, dict) else None
+    try:
+        known = {**data, "source": str(source)} if isinstance(data, dict) else data
+        manifest = build(Manifest, known)
+        options = dict(_options(manifest.options))
+    except ShapeError as error:
+        raise ConfigError(f"{name or source.stem}: {error}", f"the file is {source}") from error
+    _check(manifest)
+    _check_values(manifest, data)
+    return replace(manifest, options=options)
+
+
+def check_expressions(manifest: Manifest) -> None:
+    """Compile every rule, so that a slip is met here and not in the middle of a run."""
+    from clinvk.backend.expression import (  # jmespath: see design note
+        ExpressionError,
+        compile_expression,
+    )
+
+    for place, text in _expressions(manifest.events, ("events",)):
+        try:
+            compile_expression(text)
+        except ExpressionError as error:
+            raise _wrong(manifest, f"{dotted(place)}: {error}") from error
+
+
+def _options(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every option's effect; those with fixed values have one for each value."""
+    for name, value in options.items():
+        path = ("options", name)
+        if name in CHOICES:
+            if not isinstance(value, Mapping):
+                raise ShapeError(path, f"expected some of: {', '.join(CHOICES[name])}")
+            for choice in value:
+                if choice not in CHOICES[name]:
+                    raise ShapeError((*path, choice), f"not one of: {', '.join(CHOICES[name])}")
+            yield name, {k: _effect(v, (*path, k)) for k, v in value.items()}
+        else:
+            yield name, _effect(value, path)
+
+
+def _effect(value: Any, path: tuple[str, ...]) -> Effect:
+    return build(Effect, {"argv": value} if isinstance(value, list) else value, path)
+
+
+def _check(manifest: Manifest) -> None:
+    if "run" not in manifest.argv:
+        raise _wrong(manifest, "argv: missing key 'run'")
+    for shape in manifest.argv:
+        if shape not in ("run", "resume", "fork"):
+            raise _wrong(manifest, f"argv.{shape}: not one of: run, resume, fork")
+    for place, rule in _rules(manifest.events, ("events",)):
+        if rule.emit is not None and rule.emit not in EVENTS:
+            raise _wrong(manifest, f"{dotted(place)}.emit: not one of: {', '.join(EVENTS)}")
+        if rule.emit is None and not rule.events:
+            raise _wrong(manifest, f"{dotted(place)}: neither 'emit' nor 'events'")
+    if manifest.ephemeral and manifest.ephemeral.remove and not manifest.native_id:
+        raise _wrong(
+            manifest,
+            "ephemeral.remove: missing key 'native_id': the pattern that an id has to match",
+        )
+    patterns = [("native_id", manifest.native_id)]
+    patterns += [(f"errors[{i}].match", rule.match) for i, rule in enumerate(manifest.errors)]
+    patterns += [
+        (f"prompt.escape[{i}].match", e.match) for i, e in enumerate(manifest.prompt.escape)
+    ]
+    for where, pattern in patterns:
+        try:
+            re.compile(pattern or "")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise _wrong(manifest, f"{where}: {error}") from error
+
+
+def _check_values(manifest: Manifest, data: Any) -> None:
+    """Every text of a manifest may become a word, a variable or a path."""
+    for place, text in values.texts(data):
+        problem = values.text_problem(text)
+        if len(place) > 1 and place[-2] in ("env", "literal") and place[-1] == text:
+            problem = values.name_problem(text)
+        if problem:
+            raise _wrong(manifest, f"{dotted(place)}: {problem}")
+
+
+def _rules(
+    rules: list[Rule], path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], Rule]]:
+    for i, rule in enumerate(rules):
+        yield (*path, i), rule
+        yield from _rules(rule.events, (*path, i, "events"))
+
+
+def _expressions(
+    rules: list[Rule], path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    for place, rule in _rules(rules, path):
+        for key in ("when", "each"):
+            if text := getattr(rule, key):
+                yield (*place, key), text
+        for key, text in rule.set.items():
+            yield (*place, "set", key), text
+
+
+def _wrong(manifest: Manifest, problem: str) -> ConfigError:
+    return ConfigError(f"{manifest.name}: {problem}", f"the file is {manifest.source}")

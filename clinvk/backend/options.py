@@ -1,0 +1,128 @@
+"""What a turn runs with: each option's value, and where that came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from clinvk.backend.command_line import refuse
+from clinvk.backend.manifest import Manifest
+from clinvk.config.schema import CHOICES, Loaded
+from clinvk.errors import UsageError
+from clinvk.model.events import Request
+from clinvk.model.session import Session
+
+# A session keeps these from the turn that began it, so that going on is going on the same way.
+KEPT = ("model", "approval", "sandbox", "system_prompt", "add_dir", "allowed_tools")
+
+# … but not these, where it is handed over: another backend has other names for them.
+OF_ITS_BACKEND = ("model", "allowed_tools")
+
+# Where the config file says what the command line calls by another name.
+UNIFIED = {"approval": "approval_mode", "sandbox": "sandbox_mode",
+           "max_turns": "max_turns", "max_tokens": "max_tokens"}  # fmt: skip
+PER_BACKEND = {"model": "model", "allowed_tools": "allowed_tools", "approval": "approval_mode",
+               "sandbox": "sandbox_mode", "system_prompt": "system_prompt"}  # fmt: skip
+
+
+class Setting(Struct, frozen=True):
+    value: Any
+    origin: str  # "command line", "session", a file, or "$VARIABLE"
+
+
+def resolve(
+    request: Request, session: Session | None, loaded: Loaded, backend: str
+) -> dict[str, Setting]:
+    """Every setting that is not its default: command line over session over environment over
+    file."""
+    settings = dict(_configured(loaded, backend))
+    if session is not None:
+        own = session.began_with in (None, backend)
+        settings |= {
+            k: Setting(v, "session")
+            for k, v in session.options.items()
+            if own or k not in OF_ITS_BACKEND
+        }
+    settings |= {
+        name: Setting(value, "command line")
+        for name, value in request.options.items()
+        if value is not None
+    }
+    return settings
+
+
+def honoured(
+    settings: Mapping[str, Setting],
+    manifest: Manifest,
+    *,
+    lenient: bool,
+    begun: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Setting], list[str]]:
+    """The settings that the backend can keep, and a notice for each that it cannot.
+
+    `begun` is what the native session that goes on was begun with; nothing for a new one.
+
+    Raises `UsageError` for one that was asked for on the command line, unless `lenient`; and for an
+    approval or a sandbox in any case: running without those is never what was meant.
+    """
+    kept: dict[str, Setting] = {}
+    notices: list[str] = []
+    for name, setting in settings.items():
+        problem = refuse(manifest, name, setting.value)
+        if problem is None and begun is not None and _is_kept(manifest, name):
+            if setting.value == begun.get(name):
+                continue  # the CLI has it already
+            problem = f"{manifest.name} takes {name} only in the first turn of a session"
+        if problem is None:
+            kept[name] = setting
+        elif name in CHOICES:
+            raise UsageError(
+                f"{problem} (from the {_source(setting)})",
+                _elsewhere(manifest, name, setting.value),
+            )
+        elif lenient or setting.origin != "command line":
+            notices.append(f"{problem}; dropped (from the {_source(setting)})")
+        else:
+            raise UsageError(
+                f"{problem} (from the {_source(setting)})",
+                "choose another backend with -b, leave the option out, or drop it with --lenient",
+            )
+    return kept, notices
+
+
+def _is_kept(manifest: Manifest, name: str) -> bool:
+    return name not in CHOICES and bool(manifest.options[name].once)
+
+
+def to_keep(settings: Mapping[str, Setting]) -> dict[str, Any]:
+    """What a new session remembers."""
+    return {name: settings[name].value for name in KEPT if name in settings}
+
+
+def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
+    """From file and environment; what is said of one backend goes before what is said of all."""
+    found = []
+    for names, owner, path in (
+        (UNIFIED, loaded.config.unified_flags, "unified_flags"),
+        (PER_BACKEND, loaded.backend(backend), f"backends.{backend}"),
+    ):
+        for name, key in names.items():
+            value = getattr(owner, key)
+            if value not in (None, [], "default"):
+                found.append((name, Setting(value, loaded.origin(f"{path}.{key}"))))
+    return found
+
+
+def _elsewhere(manifest: Manifest, name: str, value: Any) -> str | None:
+    """What to do about an approval or a sandbox that cannot be kept."""
+    if value not in CHOICES[name]:
+        return None
+    return f"choose another --{name}, or another backend with -b; see: clinvk backends show {manifest.name}"
+
+
+def _source(setting: Setting) -> str:
+    if setting.origin.startswith("$"):
+        return f"environment, {setting.origin}"
+    return setting.origin if setting.origin in ("command line", "session") else "config file"

@@ -1,0 +1,61 @@
+"""Regular expressions of manifests, which must not keep clinvk from hearing anything else.
+
+`re` cannot be interrupted, and a pattern such as `(a+)+b` takes for ever on a short text. Those that
+come with clinvk are known to be quick, and cost what they always did; a user's own are left to the
+package `regex`, which has a timeout."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clinvk.config.paths import built_in
+from clinvk.errors import ConfigError
+
+SECONDS = 1.0  # of the processor, for all patterns that one question needs
+
+
+class TooSlow(ConfigError):  # noqa: N818 - reads as what it says
+    """A pattern was not done in time."""
+
+
+class Patterns:
+    """Matches patterns of the manifest that is in the file `source`, for `SECONDS` at most in all.
+    Its methods raise `TooSlow`, and `ConfigError` for a pattern that only `re` knows."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._is_ours = bool(source) and Path(source).parent == built_in()
+        self._until = time.process_time() + SECONDS
+
+    def search(self, pattern: str, text: str) -> bool:
+        """Whether the text has it, case ignored."""
+        return bool(self._do("search", pattern, text, flags=re.IGNORECASE))
+
+    def fullmatch(self, pattern: str, text: str) -> bool:
+        return bool(self._do("fullmatch", pattern, text))
+
+    def replace(self, pattern: str, replacement: str, text: str) -> tuple[str, int]:
+        """The text with each match replaced, and how many there were."""
+        done: tuple[str, int] = self._do("subn", pattern, replacement, text)
+        return done
+
+    def _do(self, name: str, pattern: str, *args: Any, flags: int = 0) -> Any:
+        if self._is_ours:
+            return getattr(re, name)(pattern, *args, flags=flags)
+        import regex  # 15 ms: only for a user's own patterns, and only when they are needed
+
+        function: Callable[..., Any] = getattr(regex, name)
+        left = max(0.001, self._until - time.process_time())
+        try:
+            return function(pattern, *args, flags=regex.IGNORECASE if flags else 0, timeout=left)
+        except TimeoutError:
+            raise TooSlow(
+                f"{self.source}: the pattern {pattern[:80]!r} takes longer than {SECONDS:g} s",
+                "write it without a repetition inside of a repetition, such as (a+)+",
+            ) from None
+        except regex.error as error:
+            raise ConfigError(f"{self.source}: the pattern {pattern[:80]!r}: {error}") from error

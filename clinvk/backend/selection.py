@@ -1,0 +1,105 @@
+"""Which backend a request runs on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from clinvk.backend import catalog as catalogs
+from clinvk.backend.catalog import Catalog
+from clinvk.backend.manifest import Manifest
+from clinvk.config.schema import Loaded
+from clinvk.errors import ConfigError, NotInstalledError
+
+MOMENT = 1.0  # seconds
+
+
+class Choice(Struct, frozen=True):
+    """A backend that is there: its manifest, the path of its program, what to say of the choice."""
+
+    manifest: Manifest
+    program: str
+    notices: tuple[str, ...] = ()
+
+
+class Chooser:
+    def __init__(self, catalog: Catalog, config: Loaded, env: Mapping[str, str]) -> None:
+        self.catalog = catalog
+        self.config = config
+        self.env = env
+        self._chosen: dict[str | None, tuple[float, Choice]] = {}
+
+    def choose(self, name: str | None) -> Choice:
+        """The backend of this name, else the default one; where that was never chosen and is not
+        installed, the first that is. Who has just asked gets the same answer: thousands of tasks
+        may. Raises `ClinvkError`."""
+        now = time.monotonic()
+        asked, choice = self._chosen.get(name, (0.0, None))
+        if choice is None or now - asked > MOMENT:
+            choice = self._choose(name)
+            self._chosen[name] = now, choice
+        return choice
+
+    def _choose(self, name: str | None) -> Choice:
+        default = self.config.config.default_backend
+        if name is None and self.config.origin("default_backend") == "default":
+            return self._first(default)
+        chosen = name or default
+        if not self.config.backend(chosen).enabled:
+            raise ConfigError(
+                f"backend {chosen!r} is disabled in {self.config.path}",
+                f"enable it: clinvk config set backends.{chosen}.enabled true",
+            )
+        if self.catalog.find(chosen) is None and name is not None:
+            from difflib import get_close_matches  # only on the way to an error
+
+            names = self.catalog.names()
+            near = get_close_matches(chosen, names, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise NotInstalledError(
+                f"unknown backend {chosen!r}{meant}", f"known: {', '.join(names)}"
+            )
+        manifest = self.catalog.load(chosen)
+        return Choice(manifest, catalogs.locate(manifest, self.child_env(chosen)))
+
+    def installed(self) -> list[str]:
+        """The names of the backends that are installed and enabled. Raises `ConfigError` for a
+        broken manifest."""
+        return [name for name in self.catalog.names() if self._is_there(name)]
+
+    def _is_there(self, name: str) -> bool:
+        if not self.config.backend(name).enabled:
+            return False
+        try:
+            catalogs.locate(self.catalog.load(name), self.child_env(name))
+        except NotInstalledError:
+            return False
+        return True
+
+    def child_env(self, name: str) -> dict[str, str]:
+        """Our environment, and what the config file adds for this backend."""
+        return {**self.env, **self.config.backend(name).env}
+
+    def _first(self, default: str) -> Choice:
+        for name in catalogs.FIRST_CHOICES:
+            if not self.config.backend(name).enabled:
+                continue
+            manifest = self.catalog.load(name)
+            try:
+                program = catalogs.locate(manifest, self.child_env(name))
+            except NotInstalledError:
+                continue
+            told = (
+                f"{default} is not installed; using {name} (choose with -b, or: clinvk config set "
+                f"default_backend {name})"
+            )
+            return Choice(manifest, program, () if name == default else (told,))
+        installs = [self.catalog.load(name).install or name for name in catalogs.FIRST_CHOICES]
+        raise NotInstalledError(
+            "no AI CLI is installed",
+            "install one of them:\n    "
+            + "\n    ".join(installs)
+            + "\n  or try clinvk without one: clinvk -b echo hello",
+        )

@@ -1,0 +1,109 @@
+"""The private files of one turn."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from clinvk.backend.command_line import Command
+from clinvk.errors import ClinvkError
+
+PAUSE = 60.0  # seconds between two looks for what others have left
+YOUNG = 60.0  # seconds in which an empty folder may be one that is just being made
+OLD = 24 * 3600.0  # seconds after which no turn of clinvk 0.1, which held no lock, still reads its
+
+_FOLDER = re.compile(r"clinvk-(turn-)?[0-9a-f]{16}")
+_looked: dict[Path, float] = {}  # folder: when we looked for leftovers there
+
+
+def name(env: Mapping[str, str]) -> Path:
+    """A path that nothing has yet; the folder is made only if a turn needs it."""
+    return _place(env) / f"clinvk-turn-{os.urandom(8).hex()}"
+
+
+@contextmanager
+def files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
+    """The files are there, in a folder that goes when the block ends. What killed processes have
+    left of theirs goes before. Raises `ClinvkError`."""
+    _sweep_sometimes(_place(env))
+    if command.scratch is None:
+        yield
+        return
+    import shutil  # few turns need it
+
+    lock = -1
+    try:
+        try:
+            lock = _made(command.scratch)
+            for path, text in command.files:
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                with open(fd, "wb") as file:
+                    file.write(text.encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise ClinvkError(
+                f"{command.scratch}: {error.strerror}",
+                "set TMPDIR to a directory that can be written",
+            ) from error
+        yield
+    finally:
+        shutil.rmtree(command.scratch, ignore_errors=True)
+        if lock >= 0:
+            os.close(lock)
+
+
+def remove_leftovers(place: Path) -> None:
+    """Delete the folders that killed processes of this user have left there. One that is in use is
+    locked by its process; the kernel frees that lock when the process ends, however it ends."""
+    with suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if entry.name.startswith("clinvk-") and (found := _FOLDER.fullmatch(entry.name)):
+                with suppress(OSError):
+                    _remove_if_left(entry.path, locked=bool(found.group(1)))
+
+
+def _place(env: Mapping[str, str]) -> Path:
+    return Path(env.get("TMPDIR") or "/tmp")  # noqa: S108 - its folders have names of their own
+
+
+def _sweep_sometimes(place: Path) -> None:
+    now = time.monotonic()
+    if now - _looked.get(place, float("-inf")) >= PAUSE:
+        _looked[place] = now
+        remove_leftovers(place)
+
+
+def _made(path: Path) -> int:
+    """The new folder, open and locked for as long as it is open. Raises `OSError`."""
+    path.mkdir(mode=0o700)
+    fd = os.open(path, _DIRECTORY)
+    with suppress(OSError):  # a file system without locks: it is removed all the same at the end
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def _remove_if_left(path: str, *, locked: bool) -> None:
+    import shutil
+
+    fd = os.open(path, _DIRECTORY)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+            return
+        age = time.time() - found.st_mtime
+        # A folder is locked before anything is put into it.
+        if age < (OLD if not locked else 0 if os.listdir(fd) else YOUNG):
+            return
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(found, os.lstat(path)):
+            shutil.rmtree(path, ignore_errors=True)
+    finally:
+        os.close(fd)
+
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -1,0 +1,212 @@
+"""`clinvk "PROMPT"`, which is `clinvk ask`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from clinvk.cmd.app import new_app
+from clinvk.cmd.json_errors import told_in_json
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.storage import stored
+from clinvk.errors import UsageError
+
+app = new_app()
+
+
+@app.command(context_settings={"allow_extra_args": True})
+@stored
+@told_in_json
+def ask(
+    ctx: typer.Context,
+    words: opt.Prompt = None,
+    backend: opt.Backend = None,
+    model: opt.Model = None,
+    continue_: Annotated[
+        bool, typer.Option("--continue", "-c", help="Go on with the last session of this folder.")
+    ] = False,
+    anywhere: Annotated[
+        bool, typer.Option("--anywhere", help="With -c: the last session of any folder.")
+    ] = False,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session",
+            metavar="NAME",
+            help="The session of that name, made if needed.",
+            autocompletion=opt.complete_sessions,
+        ),
+    ] = None,
+    auto_save: Annotated[
+        str | None, typer.Option("--auto-save", metavar="NAME", help="The same as --session.")
+    ] = None,
+    to: opt.To = None,
+    replay: opt.Replay = False,
+    history: Annotated[
+        int,
+        typer.Option(
+            "--history", min=0, metavar="N", help="Begin with the last N sessions of this folder."
+        ),
+    ] = 0,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start a session though session.auto_resume is on.")
+    ] = False,
+    workdir: opt.Workdir = None,
+    file: opt.File = None,
+    output_format: opt.Format = None,
+    raw: opt.Raw = False,
+    dry_run: opt.DryRun = False,
+    ephemeral: opt.Ephemeral = False,
+    timeout: opt.Timeout = None,
+    stall_timeout: opt.StallTimeout = None,
+    approval: opt.Approval = None,
+    sandbox: opt.Sandbox = None,
+    system_prompt: opt.SystemPrompt = None,
+    add_dir: opt.AddDir = None,
+    max_turns: opt.MaxTurns = None,
+    allowed_tools: opt.AllowedTools = None,
+    schema: opt.Schema = None,
+    option: opt.Option = None,
+    tag: opt.Tag = None,
+    title: opt.Title = None,
+    fail_on_denied: opt.FailOnDenied = False,
+    lenient: opt.Lenient = False,
+    expand: opt.Expand = False,
+    no_wait: opt.NoWait = False,
+    verbose: opt.Verbose = False,
+    config: opt.Config = None,
+) -> int:
+    """Send a prompt to an AI CLI, and show its answer as it comes.
+
+    The prompt is an argument, a file (--file), or what is piped in; `clinvk "PROMPT" -` puts what
+    is piped in behind the prompt. What follows -- is handed to the backend."""
+    given = {k: v for k, v in ctx.params.items() if k not in ("words", "file", "config")}
+    given["session"] = _name(session, auto_save)
+    names = {"-c": continue_, "--session": given["session"], "--title": title, "--tag": tag}
+    for flag, there in names.items():
+        if there and ephemeral:
+            raise UsageError(
+                f"{flag} and --ephemeral exclude each other: an ephemeral run has no session",
+                "leave out one of them",
+            )
+    if continue_ and given["session"]:
+        raise UsageError("-c and --session both say which session", "leave out one of them")
+    if (to or replay) and not (continue_ or given["session"]):
+        flag = "--to" if to else "--replay"
+        raise UsageError(
+            f"{flag} needs a session to go on with", "add -c, or use: clinvk resume ID"
+        )
+    if history and (continue_ or given["session"]):
+        raise UsageError("--history begins a new session", "leave out -c and --session")
+    if anywhere and not continue_:
+        raise UsageError("--anywhere says which session -c takes", "add -c")
+    if new and continue_:
+        raise UsageError("--new and -c exclude each other", "leave out one of them")
+    loaded = opt.load(config)
+    if words and len(words) > 1 and words[1] != opt.STDIN:
+        _refuse_command(words)
+    prompt, args = opt.prompt_of(words, file, opt.behind_dashes(ctx))
+    if words and not args:
+        _refuse_typo(words)
+    request = opt.request(prompt, args, "last" if continue_ else None, given)
+    return start(request, loaded, given)
+
+
+def start(request: Any, loaded: Any, given: dict[str, Any]) -> int:
+    """Run the request, or say what it would do; the exit code."""
+    from msgspec.structs import replace
+
+    from clinvk.cmd.drive import single
+    from clinvk.dispatch.dispatcher import Dispatcher, NoSessionHere
+
+    settings = opt.output_settings(loaded, given)
+    dispatcher = until_end(Dispatcher(loaded))
+    if given.get("dry_run") or loaded.config.unified_flags.dry_run:
+        return single.dry_run(dispatcher, request, settings)
+    try:
+        return single.drive(dispatcher, request, settings)
+    except NoSessionHere as error:
+        if error.elsewhere is None or not _agreed(error):
+            raise
+        return single.drive(dispatcher, replace(request, session=error.elsewhere.id), settings)
+
+
+def _name(session: str | None, auto_save: str | None) -> str | None:
+    if session and auto_save and session != auto_save:
+        raise UsageError(
+            f"--session {session} and --auto-save {auto_save} are two names for one session",
+            "leave out one of them",
+        )
+    return session or auto_save
+
+
+def _agreed(error: Any) -> bool:
+    from clinvk.terminal.printer import ago, confirm
+
+    other = error.elsewhere
+    return confirm(
+        f"{error.message}.\nThe last one is {other.id} in {other.cwd} ({ago(other.updated_at)}): "
+        f"{other.label[:60]}\nGo on there?"
+    )
+
+
+def _refuse_command(words: list[str]) -> None:
+    """Several words that begin with what is almost a command are no prompt without its quotes."""
+    from clinvk.cmd.main import COMMANDS
+
+    near = [n for n in COMMANDS if n not in ("ask", "chat") and is_typo(words[0], n)]
+    if near and near[0] != words[0]:
+        raise UsageError(
+            f"{words[0]!r} is not a command; did you mean: clinvk {near[0]} {words[1]}?",
+            f"to send it as a prompt: clinvk ask -- {shlex.quote(' '.join(words))}",
+        )
+
+
+def _refuse_typo(words: list[str]) -> None:
+    """What is almost a command was hardly meant for a paid model."""
+    from clinvk.terminal.printer import confirm
+
+    if len(words) > 1 or not (meant := _command_like(words[0])):
+        return
+    if meant == words[0]:
+        raise UsageError(
+            f"{meant!r} is a command, and stands before its options: clinvk {meant} …",
+            f"to send it as a prompt: clinvk ask -- {shlex.quote(words[0])}",
+        )
+    question = f"{words[0]!r} looks like the command `clinvk {meant}`. Send it as a prompt?"
+    if not confirm(question):
+        raise UsageError(
+            f"{words[0]!r} is not a command; did you mean: clinvk {meant}?",
+            f"to send it as a prompt: clinvk ask -- {shlex.quote(words[0])}",
+        )
+
+
+def _command_like(prompt: str) -> str | None:
+    """The command that a prompt of one word is a typo away from, that it is a subcommand of, or
+    that it spells out in one argument."""
+    from clinvk.cmd.main import ALIASES, COMMANDS
+    from clinvk.cmd.sessions import group
+
+    first, *rest = prompt.split() or [""]
+    names = [*COMMANDS, *ALIASES]
+    if not rest and prompt.isidentifier():
+        near = [name for name in names if is_typo(prompt, name)]
+        return near[0] if near else f"sessions {prompt}" if prompt in group.COMMANDS else None
+    if len(rest) == 1 and first in ("sessions", "session") and rest[0] in group.COMMANDS:
+        return prompt
+    return None
+
+
+def is_typo(word: str, name: str) -> bool:
+    """Whether one letter was left out, added, replaced or swapped; or none."""
+    if abs(len(word) - len(name)) > 1:
+        return False
+    start = next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), None)
+    if start is None:
+        return True  # equal, or one letter at the end
+    a, b = word[start:], name[start:]
+    swapped = len(a) > 1 and len(b) > 1 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]
+    return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]

@@ -1,0 +1,1 @@
+"""Run a request or a plan for a command, and show it."""

@@ -1,0 +1,95 @@
+"""A run that never began, in a JSON format."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import wraps
+from typing import Any, TypeVar
+
+from clinvk.errors import ClinvkError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+JSON = ("json", "stream-json")
+
+
+def told_in_json(command: F) -> F:
+    """The command, which shows a run that never began in the format that was asked for: as one
+    that failed. The sentence on stderr comes as well."""
+
+    @wraps(command)
+    def told(**params: Any) -> Any:
+        try:
+            return command(**params)
+        except ClinvkError as error:
+            if (wanted := _wanted(params)) in JSON:
+                _json_error(error, wanted, params.get("backend"))
+            raise
+
+    return told  # type: ignore[return-value]
+
+
+def run_told_in_json(command: F) -> F:
+    """The same for a run of many tasks: of one that broke, what is known of them."""
+
+    @wraps(command)
+    def told(**params: Any) -> Any:
+        try:
+            return command(**params)
+        except ClinvkError as error:
+            if (wanted := _wanted(params)) in JSON:
+                _json_of_broken_run(error, wanted)
+            raise
+
+    return told  # type: ignore[return-value]
+
+
+def _wanted(params: Mapping[str, Any]) -> str:
+    """The format: as the command line says, else as the configuration does. Text where that cannot
+    be read, which may be what is wrong."""
+    if said := "json" if params.get("as_json") else params.get("output_format"):
+        return str(said)
+    from clinvk.config import schema
+
+    try:
+        return schema.load(os.environ, params.get("config")).config.output.format
+    except ClinvkError:
+        return "text"
+
+
+def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
+    from clinvk.model.events import Failure
+    from clinvk.text.json_output import dumps
+
+    failure = Failure(error.kind, error.message, error.hint).to_json()
+    data: dict[str, Any] = {"version": 1, "id": None, "state": "failed", "results": []}
+    folder = getattr(error, "folder", None)  # see `many.drive`
+    if folder is not None:
+        with suppress(ClinvkError):
+            data = folder.with_outputs(folder.result()).to_json()
+    data |= {"why": error.message, "exit_code": error.exit_code, "error": failure}
+    if output_format == "json":
+        print(dumps(data, indent=2))
+    else:
+        del data["results"]
+        print(dumps({**data, "type": "end"}))
+    sys.stdout.flush()
+
+
+def _json_error(error: ClinvkError, output_format: str, backend: str | None) -> None:
+    """A run that never began, in the shape of one that failed."""
+    from clinvk.model.events import Failure, Result
+    from clinvk.text.json_output import dumps
+
+    failure = Failure(error.kind, error.message, error.hint)
+    result = Result(
+        ok=False, text="", backend=backend or "", exit_code=error.exit_code, error=failure
+    ).to_json()
+    if output_format == "json":
+        print(dumps(result, indent=2))
+    else:
+        print(dumps({"type": "failed", **result}))
+    sys.stdout.flush()

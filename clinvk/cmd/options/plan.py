@@ -1,0 +1,199 @@
+"""The options of commands that run many tasks, and the plan that they make."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from msgspec.structs import replace
+
+from clinvk.disk.reading import read_named, read_stream
+from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.text import duration, template
+
+if TYPE_CHECKING:
+    from clinvk.config.schema import Loaded
+    from clinvk.model.plan import Plan
+    from clinvk.reports import Wanted
+
+
+T = TypeVar("T")
+
+
+def complete_checkpoints(incomplete: str) -> list[str]:
+    import os
+
+    from clinvk.config import schema as configs
+    from clinvk.runs.checkpoints import Checkpoints
+
+    try:
+        names = Checkpoints(configs.home_of(os.environ)).names()
+    except ClinvkError:  # a shell that completes has no place for it
+        return []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+MaxParallel = Annotated[
+    int | None, typer.Option("--max-parallel", "-j", min=1, help="So many tasks at a time.")
+]
+FailFast = Annotated[
+    bool | None,
+    typer.Option("--fail-fast/--no-fail-fast", help="The first failure ends them all."),
+]
+Halt = Annotated[
+    str | None,
+    typer.Option(
+        "--halt", metavar="soon|now,fail=N|N%", help="End the run after so many failures."
+    ),
+]
+Retries = Annotated[
+    int | None,
+    typer.Option("--retries", min=0, metavar="N", help="Again after 5xx, overload, a cut stream."),
+]
+OnLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--on-limit",
+        metavar="wait|fail|switch:BACKEND",
+        help="What to do when a provider's limit is met (wait).",
+    ),
+]
+MaxWait = Annotated[
+    str | None,
+    typer.Option("--max-wait", metavar="TIME", help="Wait no longer than this for a limit: 30m."),
+]
+BudgetCost = Annotated[
+    float | None, typer.Option("--budget-cost", metavar="USD", help="End the run at this cost.")
+]
+BudgetTokens = Annotated[
+    int | None,
+    typer.Option("--budget-tokens", min=1, metavar="N", help="End it at so many tokens."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The summary alone.")]
+OutputDir = Annotated[
+    Path | None,
+    typer.Option("--output-dir", metavar="DIR", help="Each answer as a file, and results.json."),
+]
+Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="A JUnit XML report.")]
+Report = Annotated[
+    list[Path] | None,
+    typer.Option("--report", metavar="FILE", help="A report: .html, .md, .xml or .json."),
+]
+TaskTimeout = Annotated[
+    str | None, typer.Option("--timeout", metavar="TIME", help="Of each task: 90, 5m.")
+]
+TaskStall = Annotated[
+    str | None,
+    typer.Option("--stall-timeout", metavar="TIME", help="End a task that is silent so long."),
+]
+ListTasks = Annotated[bool, typer.Option("--dry-run", help="Print the tasks as they would be run.")]
+
+
+def source_of(path: str | None, file: str | None, command: str) -> str:
+    """The file that is meant; `-` for stdin. Raises `UsageError`."""
+    if path and file and path != file:
+        raise UsageError(f"{path} and --file {file} both say where the tasks are", "leave out one")
+    chosen = path or file
+    if chosen is None and sys.stdin.isatty():
+        raise UsageError("there is nothing to run", f"name a file: clinvk {command} FILE.yaml")
+    return chosen or "-"
+
+
+def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
+    """Raises `ConfigError`."""
+    from clinvk.plans import formats
+    from clinvk.plans import parse as taskfile
+
+    try:
+        if source == "-":
+            data = read_stream(sys.stdin.buffer, "stdin")
+        else:
+            data = read_named(Path(source).expanduser())
+    except OSError as error:
+        raise ConfigError(f"{source}: {error.strerror}", "name a file of tasks") from error
+    name = "stdin" if source == "-" else source
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{name}: not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from error
+    by_line = "line" in template.names(str(defaults.task.get("prompt", "")))
+    found, form = formats.read(None if source == "-" else source, text, form, of_lines=by_line)
+    lined = text if form in ("yaml", "json") else ""
+    return taskfile.plan_of(found, name, kind, defaults, lined)
+
+
+def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
+    """What holds where a file of tasks says nothing. Raises `UsageError`."""
+    from clinvk.plans.parse import Defaults
+
+    for name in ("timeout", "stall_timeout"):
+        try:
+            duration.seconds((task or {}).get(name, 1))
+        except ValueError as error:
+            raise UsageError(f"--{name.replace('_', '-')}: {error}") from error
+    parallel = loaded.config.parallel
+    return Defaults(
+        max_parallel=parallel.max_workers,
+        max_parallel_per_backend=parallel.max_parallel_per_backend,
+        fail_fast=parallel.fail_fast,
+        task=task or {},
+        flags={k: "--tag" if k == "tags" else f"--{k.replace('_', '-')}" for k in task or {}},
+    )
+
+
+def _said(flag: str, parse: Callable[[str], T], text: str) -> T:
+    """What is meant. Raises `UsageError` that names the flag."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from error
+
+
+def with_rules(plan: Plan, **given: Any) -> Plan:
+    """The plan with what the command line says of its rules. Raises `UsageError`."""
+    from clinvk.model.plan import Halt
+    from clinvk.plans import halt as halting
+    from clinvk.plans.parse import absolute
+
+    rules, said = plan.rules, {k: v for k, v in given.items() if v is not None and v is not False}
+    if given.get("fail_fast") is not None:
+        halt = Halt(when="now", count=1) if given["fail_fast"] else Halt()
+        rules = replace(rules, halt=halt)
+    if "halt" in said:
+        rules = replace(rules, halt=_said("--halt", halting.parse, said["halt"]))
+    limits = rules.limits
+    if "on_limit" in said:
+        limits = replace(
+            _said("--on-limit", halting.parse_on_limit, said["on_limit"]),
+            first_wait=limits.first_wait, max_wait=limits.max_wait,
+        )  # fmt: skip
+    if "max_wait" in said:
+        limits = replace(limits, max_wait=_said("--max-wait", duration.seconds, said["max_wait"]))
+    budget = replace(
+        rules.budget,
+        cost=said.get("budget_cost", rules.budget.cost),
+        tokens=said.get("budget_tokens", rules.budget.tokens),
+    )
+    if budget.cost is not None and not budget.cost > 0:
+        raise UsageError(f"--budget-cost: {budget.cost:g} is not above 0")
+    same: dict[str, Any] = {
+        k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said
+    }
+    if "output_dir" in said:
+        same["output_dir"] = absolute(str(said["output_dir"]))
+    return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
+
+
+def reports_of(junit: Path | None, report: list[Path] | None) -> list[Wanted]:
+    """The files that are wanted. Raises `UsageError`, before anything runs."""
+    if not (junit or report):
+        return []
+    from clinvk import reports  # only where one is wanted
+
+    wanted = [reports.check(path) for path in report or []]
+    return [*wanted, *([reports.check(junit, "junit")] if junit else [])]

@@ -1,0 +1,333 @@
+"""The options that commands share, and the `Request` that they make."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from msgspec import Struct
+
+from clinvk.cmd.app import BEHIND, LITERAL
+from clinvk.cmd.options.storage import heeded
+from clinvk.config import schema as configs
+from clinvk.disk.reading import read_named, read_stream
+from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.terminal import printer
+
+if TYPE_CHECKING:
+    from clinvk.model.events import Request
+
+STDIN = "-"
+COMPLETED = 200  # ids that a shell is offered
+FORMATS = ("text", "json", "stream-json")
+
+
+def complete_backends(incomplete: str) -> list[str]:
+    from clinvk.backend.catalog import Catalog
+
+    names = Catalog(configs.home_of(os.environ)).names()
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_sessions(incomplete: str) -> list[str]:
+    from clinvk.store import open_store
+
+    try:
+        loaded = configs.load(os.environ)
+        with open_store(loaded.config.session.storage, loaded.home) as store:
+            return store.matching(incomplete, COMPLETED)
+    except ClinvkError:  # a shell that completes has no place for it
+        return []
+
+
+def _one_of(*words: str) -> Any:
+    return lambda incomplete: [w for w in words if w.startswith(incomplete)]
+
+
+Prompt = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PROMPT] [-]", help="What to ask; - puts what is piped in behind it."),
+]
+SessionId = Annotated[
+    str | None,
+    typer.Argument(metavar="[ID]", help="An id, the beginning of one, or the backend's own.",
+                   autocompletion=complete_sessions),
+]  # fmt: skip
+OneSession = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="An id, the beginning of one, or the backend's own.",
+                   autocompletion=complete_sessions),
+]  # fmt: skip
+SessionIds = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids, or the beginnings of some.",
+                              autocompletion=complete_sessions),
+]  # fmt: skip
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", "-b", help="claude, codex, gemini, echo, or one of yours.",
+                 autocompletion=complete_backends),
+]  # fmt: skip
+Model = Annotated[str | None, typer.Option("--model", "-m", help="The backend's name for it.")]
+Workdir = Annotated[
+    Path | None, typer.Option("--workdir", "-w", metavar="DIR", help="Work in this folder.")
+]
+File = Annotated[
+    str | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--output-format", "-o", metavar="text|json|stream-json",
+                 help="text streams; json is one object; stream-json is one event a line.",
+                 autocompletion=_one_of(*FORMATS)),
+]  # fmt: skip
+Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Raw = Annotated[
+    bool,
+    typer.Option(
+        "--raw", help="Control sequences in answers too; with stream-json, the CLI's own lines."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the command and where each setting is from.")
+]
+Ephemeral = Annotated[
+    bool, typer.Option("--ephemeral", help="Keep no session, neither ours nor the CLI's.")
+]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="End the run after so long.")
+]
+StallTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--stall-timeout", metavar="SECONDS", help="End it when it says nothing for so long."
+    ),
+]
+Approval = Annotated[
+    str | None,
+    typer.Option("--approval", metavar="|".join(configs.CHOICES["approval"]),
+                 help="auto edits unasked; none asks nothing; always refuses what it would ask.",
+                 autocompletion=_one_of(*configs.CHOICES["approval"])),
+]  # fmt: skip
+Sandbox = Annotated[
+    str | None,
+    typer.Option("--sandbox", metavar="|".join(configs.CHOICES["sandbox"]), help="What it may change.",
+                 autocompletion=_one_of(*configs.CHOICES["sandbox"])),
+]  # fmt: skip
+SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="Instructions.")]
+AddDir = Annotated[
+    list[Path] | None,
+    typer.Option("--add-dir", metavar="DIR", help="One more folder to work in (repeatable)."),
+]
+MaxTurns = Annotated[int | None, typer.Option("--max-turns", min=1, help="Model calls at most.")]
+AllowedTools = Annotated[
+    list[str] | None,
+    typer.Option("--allowed-tools", help="Tools that need no approval (repeatable)."),
+]
+Schema = Annotated[
+    Path | None,
+    typer.Option("--schema", metavar="FILE", help="A JSON schema that the answer has to fit."),
+]
+Option = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", metavar="KEY=VALUE", help="Another option of the backend (repeatable)."
+    ),
+]
+Tag = Annotated[list[str] | None, typer.Option("--tag", help="Tag the session (repeatable).")]
+Title = Annotated[str | None, typer.Option("--title", help="The session's title.")]
+FailOnDenied = Annotated[
+    bool, typer.Option("--fail-on-denied", help="Exit with 1 where a tool was denied.")
+]
+Lenient = Annotated[
+    bool,
+    typer.Option(
+        "--lenient", help="Drop unsupported options with a notice, except approval and sandbox."
+    ),
+]
+Expand = Annotated[
+    bool, typer.Option("--expand", help="Let the CLI expand @path and /command in the prompt.")
+]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="Exit with 4 where the session is running.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show tools and thinking on stderr.")
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Another configuration file.")
+]
+To = Annotated[
+    str | None,
+    typer.Option("--to", metavar="BACKEND", help="Hand the conversation over to another backend.",
+                 autocompletion=complete_backends),
+]  # fmt: skip
+Replay = Annotated[
+    bool,
+    typer.Option("--replay", help="Begin the backend's own session anew, from the transcript."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+class Output(Struct, frozen=True):
+    """How a run is shown."""
+
+    format: str = "text"
+    raw: bool = False
+    verbose: bool = False
+    tokens: bool = False
+    timing: bool = False
+    colour: str = "auto"
+
+
+def load(config: Path | None) -> configs.Loaded:
+    """The configuration in force, with the store that this command was told to use."""
+    loaded = heeded(configs.load(os.environ, config))
+    printer.colour = loaded.config.output.color
+    return loaded
+
+
+def output_settings(loaded: configs.Loaded, given: dict[str, Any]) -> Output:
+    output = loaded.config.output
+    wanted = given.get("output_format") or output.format
+    if wanted not in FORMATS:
+        raise UsageError(f"-o: {wanted!r} is not one of: {', '.join(FORMATS)}")
+    return Output(
+        format=wanted,
+        raw=bool(given.get("raw")),
+        verbose=bool(given.get("verbose")) or loaded.config.unified_flags.verbose,
+        tokens=output.show_tokens,
+        timing=output.show_timing,
+        colour=output.color,
+    )
+
+
+def behind_dashes(ctx: Any) -> list[str]:
+    """What stood behind `--`, if anything did."""
+    return list(ctx.meta.get(BEHIND) or [])
+
+
+def prompt_of(words: list[str] | None, file: str | None, args: list[str]) -> tuple[str, list[str]]:
+    """The prompt, and what is handed to the backend. Raises `UsageError`.
+
+    Only a stdin that somebody asked for is read: by `-`, `--file -`, or by piping something in
+    where there is no other prompt. In CI an open one may never end."""
+    words = [w.removeprefix(LITERAL) for w in words or []]
+    append = words[1:] == [STDIN]
+    if len(words) > 1 and not append:
+        raise UsageError(
+            f"the prompt is {words[0]!r}; {words[1]!r} is one word too many",
+            f'put the prompt in quotes: clinvk "{" ".join(words)}"',
+        )
+    if words and file is not None:
+        raise UsageError("a prompt and --file exclude each other", "leave out one of them")
+    if file is not None:
+        return (_stdin() if file == STDIN else _read(file)), args
+    if not words and args:
+        return args[0], args[1:]
+    if words and words[0] != STDIN:
+        return (f"{words[0]}\n\n{_stdin()}" if append else words[0]), args
+    if not words and sys.stdin.isatty():
+        raise UsageError("there is no prompt", 'say something: clinvk "explain this folder"')
+    return _stdin(), args
+
+
+def request(prompt: str, args: list[str], session: str | None, given: dict[str, Any]) -> Request:
+    """The request that the flags make. Raises `UsageError`, `ConfigError`."""
+    from clinvk.model.events import Request  # a list of sessions has no use for it
+
+    for name in ("timeout", "stall_timeout"):
+        limit = given.get(name)
+        if limit is not None and not 0 < limit < float("inf"):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag}: {limit:g} is not a number of seconds above 0")
+    options = {
+        "model": given.get("model"),
+        "approval": given.get("approval"),
+        "sandbox": given.get("sandbox"),
+        "system_prompt": given.get("system_prompt"),
+        "add_dir": [_folder(p) for p in given.get("add_dir") or ()] or None,
+        "max_turns": given.get("max_turns"),
+        "allowed_tools": given.get("allowed_tools") or None,
+        "schema": _schema(given.get("schema")),
+        **pairs(given.get("option") or [], "--option"),
+    }
+    return Request(
+        prompt=prompt,
+        backend=given.get("backend"),
+        session=session,
+        name=given.get("session"),
+        to=given.get("to"),
+        replay=bool(given.get("replay")),
+        history=given.get("history") or 0,
+        options={k: v for k, v in options.items() if v is not None},
+        args=tuple(args),
+        cwd=given.get("workdir"),
+        ephemeral=bool(given.get("ephemeral")),
+        timeout=given.get("timeout"),
+        stall_timeout=given.get("stall_timeout"),
+        title=given.get("title"),
+        tags=tuple(given.get("tag") or ()),
+        lenient=bool(given.get("lenient")),
+        expand=bool(given.get("expand")),
+        anywhere=bool(given.get("anywhere")),
+        wait=not given.get("no_wait"),
+        fail_on_denied=bool(given.get("fail_on_denied")),
+        new=bool(given.get("new")),
+    )
+
+
+def _folder(path: Path | str) -> str:
+    if not os.path.isdir(path):  # typer hands lists of paths over as text
+        raise UsageError(f"--add-dir: {path}: no such folder")
+    return os.path.realpath(path)
+
+
+def pairs(words: list[str], flag: str) -> dict[str, str]:
+    """`KEY=VALUE` words as a mapping. Raises `UsageError`."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not (equals and key):
+            raise UsageError(f"{flag}: {word!r} is not KEY=VALUE")
+        found[key] = value
+    return found
+
+
+def _schema(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    from clinvk.text import json_input
+
+    text = _read(str(path))
+    try:
+        json_input.load(text)
+    except json_input.JsonError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return text
+
+
+def _read(path: str) -> str:
+    try:
+        return _text(read_named(path), path)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+def _stdin() -> str:
+    try:
+        return _text(read_stream(sys.stdin.buffer, "stdin"), "stdin")
+    except OSError as error:
+        raise UsageError(f"stdin: {error.strerror}") from error
+
+
+def _text(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"{name}: not UTF-8 text: {error.reason} at byte {error.start}",
+            "a prompt is text; name the file in the prompt instead",
+        ) from error

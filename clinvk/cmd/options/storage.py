@@ -1,0 +1,89 @@
+"""`--storage-backend` and `--storage-path`: another store than the configured one, for one command."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from msgspec.structs import replace
+
+from clinvk.config.schema import Loaded
+from clinvk.errors import UsageError
+from clinvk.text.addresses import without_password
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OPTIONS = {
+    "storage_backend": Annotated[
+        str | None,
+        typer.Option(
+            "--storage-backend", metavar="file|sqlite|redis://…", help="Where sessions are kept."
+        ),
+    ],
+    "storage_path": Annotated[
+        Path | None,
+        typer.Option("--storage-path", metavar="PATH", help="That folder, or SQLite file."),
+    ],
+}
+
+_given: ContextVar[tuple[str | None, Path | None]] = ContextVar("storage", default=(None, None))
+
+
+def stored(command: F) -> F:
+    """The command with these two options, which it need not know: `options.load` heeds them."""
+
+    @wraps(command)
+    def called(*args: Any, **params: Any) -> Any:
+        backend, path = (params.pop(name, None) for name in OPTIONS)
+        before = _given.set((backend, path))
+        try:
+            return command(*args, **params)
+        finally:
+            _given.reset(before)
+
+    signature = inspect.signature(command, eval_str=True)  # typer does not, where there is one
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+        for name, hint in OPTIONS.items()
+    ]
+    called.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *more]
+    )
+    called.__annotations__ = {**command.__annotations__, **OPTIONS}
+    return called  # type: ignore[return-value]
+
+
+def heeded(loaded: Loaded) -> Loaded:
+    """The configuration, with the store that the command line names. Raises `UsageError`."""
+    backend, path = _given.get()
+    if backend is None and path is None:
+        return loaded
+    kind = backend or loaded.config.session.storage.partition("://")[0]
+    session = replace(loaded.config.session, storage=address(kind, path, loaded.home))
+    return replace(
+        loaded,
+        config=replace(loaded.config, session=session),
+        origins=loaded.origins | {"session.storage": "command line"},
+    )
+
+
+def address(kind: str, path: Path | None, home: Path) -> str:
+    """The address of a store: what `session.storage` would say. Raises `UsageError`."""
+    if path is not None and kind not in ("file", "sqlite"):
+        raise UsageError(
+            "--storage-path is a folder or a SQLite file, and "
+            f"{without_password(kind).partition('://')[0]} has none",
+            "say: --storage-backend sqlite --storage-path PATH",
+        )
+    if kind == "file":
+        return f"file://{path.expanduser().absolute()}" if path else "file"
+    if kind == "sqlite":
+        return f"sqlite:///{(path or home / 'sessions.db').expanduser().absolute()}"
+    if kind in ("redis", "rediss"):
+        return f"{kind}://localhost:6379/0"
+    return kind

@@ -1,0 +1,1 @@
+"""`clinvk runs …`"""

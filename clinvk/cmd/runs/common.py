@@ -1,0 +1,53 @@
+"""What the subcommands of `runs` share."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clinvk.config import schema as configs
+from clinvk.errors import ClinvkError
+
+if TYPE_CHECKING:
+    from clinvk.config.schema import Loaded
+    from clinvk.runs.folder import Runs
+
+VERSION = 1  # of the JSON that they print
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    from clinvk.runs.folder import Runs
+
+    try:
+        ids = Runs(configs.home_of(os.environ)).ids()
+    except ClinvkError:  # a shell that completes has no place for it
+        return []
+    return sorted(i for i in [*ids, "last"] if i.startswith(incomplete))
+
+
+def runs_of(loaded: Loaded) -> Runs:
+    from clinvk.runs.folder import Runs
+
+    return Runs(loaded.home)
+
+
+OneRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="An id, or the beginning of one; last.", autocompletion=complete_runs
+    ),
+]
+LastRun = Annotated[
+    str,
+    typer.Argument(
+        metavar="[ID]", help="An id, or the beginning of one (last).", autocompletion=complete_runs
+    ),
+]
+SomeRuns = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ID...", help="Ids, or the beginnings of some.", autocompletion=complete_runs
+    ),
+]

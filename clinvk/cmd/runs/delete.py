@@ -1,0 +1,136 @@
+"""`clinvk runs report`, `delete` and `clean`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clinvk.cmd.app import Commands
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.ages import moment_before, parse_age
+from clinvk.cmd.runs.common import VERSION, LastRun, SomeRuns, runs_of
+from clinvk.errors import ClinvkError, SessionError, UsageError
+from clinvk.terminal import printer
+
+if TYPE_CHECKING:
+    from clinvk.runs.folder import RunFolder
+
+app = Commands()
+
+REPORTS = ("html", "markdown", "junit", "json")
+
+
+@app.command("report")
+def report(
+    id: LastRun = "last",  # noqa: A002 - the field's name
+    form: Annotated[
+        str, typer.Option("--format", metavar="|".join(REPORTS), help="Which one (markdown).")
+    ] = "markdown",
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Into a file.")
+    ] = None,
+    config: opt.Config = None,
+) -> None:
+    """Print a report of a run."""
+    from clinvk import reports
+
+    if form not in REPORTS:
+        raise UsageError(f"--format: {form!r} is not one of: {', '.join(REPORTS)}")
+    folder = runs_of(opt.load(config)).find(id)
+    plan = folder.plan()
+    result = folder.with_outputs(folder.result(plan))
+    if output is None:
+        sys.stdout.write(reports.render(form, result, plan))
+        return
+    reports.check(output, form)
+    reports.write(output, result, plan, form)
+    printer.Printer.for_errors().notice(f"written to {output}")
+
+
+@app.command("delete")
+def delete(ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
+    """Delete runs: their journals and events. The sessions of their tasks stay. One that a
+    checkpoint names is not deleted: it would have nothing to go on with."""
+    from clinvk.runs.checkpoints import Checkpoints
+
+    loaded = opt.load(config)
+    runs, (named, _) = runs_of(loaded), Checkpoints(loaded.home).runs()
+    code = 0
+    for text in ids:
+        try:
+            folder = runs.find(text)
+            if name := named.get(folder.id):
+                raise SessionError(
+                    f"run {folder.id} is that of checkpoint {name!r}",
+                    f"delete the name first: clinvk checkpoints delete {name}",
+                )
+            if not yes and not printer.agreed(f"Delete run {folder.id}?"):
+                code = 4
+                continue
+            folder.delete()
+            print(f"Run {folder.id} deleted.")
+        except ClinvkError as error:
+            printer.Printer.for_errors().error(error.message, error.hint)
+            code = error.exit_code
+    return code
+
+
+@app.command("clean")
+def clean(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than", metavar="AGE", help="30 or 30d (days), 12h, 2w; by their end."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Delete runs that ended long ago (session.retention_days, 0: none). Those that run, that were
+    cut off and may have left something running, and those of a checkpoint are left."""
+    from clinvk.runs.checkpoints import Checkpoints
+
+    loaded = opt.load(config)
+    age, words = parse_age(older_than, loaded.config.session.retention_days)
+    named, problems = Checkpoints(loaded.home).runs()
+    for problem in problems:
+        text = f"{problem.message}; chains are left, since one of them may be of that name"
+        printer.Printer.for_errors().warning(text, problem.hint)
+    gone: list[str] = []
+    for folder in list(runs_of(loaded).newest_first()):
+        if age is None or folder.id in named or not _is_old(folder, moment_before(age)):
+            continue
+        if problems and _may_be_a_chain(folder):
+            continue
+        try:
+            if not dry_run:
+                folder.delete()
+            gone.append(folder.id)
+        except SessionError:  # it has been carried on meanwhile
+            continue
+    if as_json:
+        printer.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
+    elif not gone:
+        print("no runs to clean", file=sys.stderr)
+    else:
+        for id_ in gone if dry_run else []:
+            print(id_)
+        verb = "Would delete" if dry_run else "Deleted"
+        print(f"{verb} {len(gone)} run(s) older than {words}.")
+
+
+def _may_be_a_chain(folder: RunFolder) -> bool:
+    try:
+        return folder.plan().kind == "chain"
+    except SessionError:
+        return True
+
+
+def _is_old(folder: RunFolder, before: datetime) -> bool:
+    """By when its journal was written last. One that runs, or has left something, is not."""
+    return folder.written_at() < before and folder.is_idle()

@@ -1,0 +1,173 @@
+"""`clinvk runs list` and `show`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clinvk.cmd.app import Commands
+from clinvk.cmd.drive import many
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.runs.common import VERSION, LastRun, runs_of
+from clinvk.cmd.views import summary
+from clinvk.errors import ClinvkError, UsageError
+from clinvk.terminal import printer as show
+from clinvk.text import duration
+from clinvk.text.json_output import dumps
+from clinvk.text.sanitize import one_line
+
+if TYPE_CHECKING:
+    from clinvk.model.outcome import Outcome
+    from clinvk.model.plan import Plan
+    from clinvk.runs.folder import RunFolder
+
+app = Commands()
+
+STATES = ("running", "done", "failed", "cancelled", "waiting", "interrupted", "damaged")
+
+
+@app.command("list")
+def list_(
+    state: Annotated[
+        str | None,
+        typer.Option("--state", help="Only in this state.", autocompletion=lambda: STATES),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="That many at most.")
+    ] = None,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """List runs, the newest first."""
+    if state is not None and state not in STATES:
+        raise UsageError(f"invalid state {state!r}", f"valid: {', '.join(STATES)}")
+    found: list[dict[str, Any]] = []
+    runs = runs_of(opt.load(config))
+    for folder in runs.newest_first():
+        about = _summary(folder)
+        if state in (None, about["state"]):
+            found.append(about)
+        if limit is not None and len(found) >= limit:
+            break
+    if as_json:
+        show.print_json({"version": VERSION, "runs": found})
+        return
+    if not found and state is not None and runs.ids():
+        print(f"no runs are {state}; see all: clinvk runs list", file=sys.stderr)
+        return
+    if not found:
+        print("no runs; make one with: clinvk parallel tasks.yaml", file=sys.stderr)
+        return
+    headers = ["ID", "KIND", "STATE", "STARTED", "TOOK", "TASKS", "FROM"]
+    spared = ["KIND", "TOOK", "FROM", "STARTED", "TASKS"]
+    show.print_table(headers, map(_row, found), shrinks=["FROM"], spared=spared)
+
+
+def _summary(folder: RunFolder) -> dict[str, Any]:
+    try:
+        return folder.summary()
+    except ClinvkError as error:
+        show.Printer.for_errors().warning(error.message, error.hint)
+        return {"id": folder.id, "state": "damaged", "problem": error.message}
+
+
+def _row(about: dict[str, Any]) -> list[str]:
+    if about["state"] == "damaged":
+        return [about["id"], "-", "damaged", "-", "-", "-", one_line(about["problem"])]
+    started = datetime.fromisoformat(about["started_at"]) if about["started_at"] else None
+    counts = ", ".join(f"{n} {state}" for state, n in about["counts"].items())
+    return [
+        about["id"],
+        about["kind"],
+        about["state"],
+        show.ago(started) if started else "-",
+        duration.brief(about["total_duration_seconds"]) if about["ended_at"] else "-",
+        counts,
+        about["source"] or "-",
+    ]
+
+
+@app.command("show")
+def show_(
+    id: LastRun = "last",  # noqa: A002 - the field's name
+    task: Annotated[
+        str | None, typer.Argument(metavar="[TASK]", help="One task, by its name or number.")
+    ] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="What happened in the task, one JSON object a line.")
+    ] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="All answers, too.")] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Show a run, or one of its tasks."""
+    folder = runs_of(opt.load(config)).find(id)
+    plan = folder.plan()
+    result = folder.result(plan)
+    if task is not None:
+        outcome = folder.with_output(_task(result.results, plan, task))
+        if events:
+            for line in folder.events(outcome.index):
+                print(dumps(line))
+        elif as_json:
+            prompt = plan.tasks[outcome.index].prompt
+            show.print_json(
+                {"version": VERSION, "run": folder.id, "prompt": prompt, **outcome.to_json()}
+            )
+        else:
+            _show_task(folder, plan, outcome)
+        return
+    if events:
+        raise UsageError(
+            "--events is about one task", f"name it: clinvk runs show {folder.id} TASK --events"
+        )
+    if as_json:
+        show.print_json(many.as_json(folder.with_outputs(result)))
+        return
+    with summary.literally():
+        for outcome in result.results if answers else ():
+            summary.print_answer(folder.with_output(outcome))
+        summary.print_summary(result)
+    printer = show.Printer.for_errors()
+    print(f"state: {result.state}" + (f" ({one_line(result.why)})" if result.why else ""))
+    if result.kind == "compare":
+        from clinvk.cmd.views import comparison  # other runs have no use for it
+
+        comparison.print_verdict(folder.with_outputs(result))
+    if hint := summary.next_step(result):
+        printer.notice(hint)
+
+
+def _task(outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
+    if found := plan.called(text):
+        return outcomes[found[0]]
+    from difflib import get_close_matches
+
+    near = get_close_matches(text, [o.name for o in outcomes], n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"the run has no task {text!r}{meant}", "see them: clinvk runs show ID")
+
+
+def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
+    task = plan.tasks[outcome.index]
+    fields: dict[str, Any] = {
+        "Task": f"{outcome.name} ({outcome.index + 1} of {len(plan.tasks)} in run {folder.id})",
+        "State": outcome.state,
+        "Backend": outcome.backend or "-",
+        "Model": outcome.model or "-",
+        "Session": outcome.session_id or "-",
+        "Attempts": outcome.attempts,
+        "Time": duration.brief(outcome.seconds) if outcome.attempts else "-",
+        "Tokens": f"{outcome.usage.total:,}" if outcome.usage else "-",
+        "Cost": f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
+        "Folder": task.cwd or "-",
+        "Prompt": one_line(task.prompt)[:300],
+    }
+    if outcome.error is not None:
+        fields["Error"] = f"{outcome.error.kind}: {outcome.error.message}"
+    show.print_fields(fields)
+    if outcome.output.strip():
+        print("\n" + show.safe(outcome.output).rstrip())

@@ -1,0 +1,165 @@
+"""`clinvk runs watch`: a run that another process drives, as it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.cmd.app import Commands
+from clinvk.cmd.drive import many
+from clinvk.cmd.options import plan
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.runs.common import LastRun, runs_of
+from clinvk.cmd.views import run
+from clinvk.disk.reading import open_regular
+from clinvk.model.events import EXIT_CODES
+from clinvk.model.outcome import UNDERWAY, Outcome, from_summary
+from clinvk.terminal import printer
+
+if TYPE_CHECKING:
+    from clinvk.engine.scheduler import Change
+    from clinvk.model.events import Event
+    from clinvk.runs.folder import RunFolder
+
+app = Commands()
+
+POLL = 0.25  # seconds between looks
+
+
+@app.command("watch")
+def watch(
+    id: LastRun = "last",  # noqa: A002 - the field's name
+    as_json: opt.Json = False,
+    output_format: opt.Format = None,
+    quiet: plan.Quiet = False,
+    config: opt.Config = None,
+) -> int:
+    """Watch a run that is going on, until its end; the exit code is the run's. Ctrl-C ends the
+    watching alone."""
+    import anyio
+
+    loaded = opt.load(config)
+    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    folder = runs_of(loaded).find(id)
+    viewer = run.viewer_for(view)
+    try:
+        anyio.run(_watch, folder, viewer)
+    except KeyboardInterrupt:
+        viewer.close()
+        printer.Printer.for_errors(view.colour).notice(f"run {folder.id} goes on")
+        return EXIT_CODES["cancelled"]
+    finally:
+        viewer.close()
+    result = folder.result()
+    many.finish(folder, result, view)
+    return result.exit_code
+
+
+async def _watch(folder: RunFolder, viewer: Any) -> None:
+    import anyio
+
+    look = _Look(folder)
+    viewer.begin_with(len(look.plan.tasks), folder.id, look.outcomes)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(viewer.live)
+        running = True
+        while running:
+            running = folder.running() is not None  # asked first: the last look sees the end
+            for change in look.again():
+                viewer.observe(change)
+            if running:
+                await anyio.sleep(POLL)
+        if isinstance(viewer, run.Lines):
+            await viewer.flush()
+        tasks.cancel_scope.cancel()
+
+
+class _Look:
+    """What has happened in a run since the last look at its files."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.plan = folder.plan()
+        result, lines = folder.look(self.plan)
+        self.outcomes: tuple[Outcome, ...] = result.results
+        self._told = len(lines)  # of the journal
+        # Bytes of a task's events that were seen: all, where it does not run now.
+        self._read = {o.index: self._size(o.index) for o in self.outcomes if o.state != "running"}
+
+    def again(self) -> Iterator[Change]:
+        from clinvk.engine.scheduler import Change
+
+        before = self.outcomes
+        result, lines = self.folder.look(self.plan)
+        self.outcomes, new_lines = result.results, lines[self._told :]
+        self._told = len(lines)
+        waits = [change for line in new_lines if (change := _wait(line, self.outcomes))]
+        for old, new in zip(before, self.outcomes, strict=True):
+            its = [w for w in waits if w.outcome and w.outcome.index == new.index]
+            is_other = (new.state, new.attempts) != (old.state, old.attempts)
+            begun = replace(new, state="running", ended_at=None)
+            yield from (w for w in its if w.outcome and w.outcome.attempts < new.attempts)
+            if new.attempts > old.attempts:  # it may have ended by now
+                yield Change(kind="started", outcome=begun)
+            if new.state == "running" or is_other:
+                for event in self._events(new.index):
+                    yield Change(kind="event", outcome=begun, event=event)
+            yield from (w for w in its if w.outcome and w.outcome.attempts == new.attempts)
+            if is_other and new.state not in UNDERWAY:
+                yield Change(kind="ended", outcome=self.folder.with_output(new))
+
+    def _size(self, index: int) -> int:
+        try:
+            return self.folder.events_path(index).stat().st_size
+        except OSError:  # it has said nothing yet
+            return 0
+
+    def _events(self, index: int) -> Iterator[Event]:
+        try:
+            with open_regular(self.folder.events_path(index)) as file:
+                file.seek(self._read.get(index, 0))
+                whole, _, _ = file.read().rpartition(b"\n")
+        except OSError:  # it has said nothing yet
+            return
+        self._read[index] = self._read.get(index, 0) + len(whole) + bool(whole)
+        for line in whole.split(b"\n"):
+            if event := _event(line):
+                yield event
+
+
+def _wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
+    """What a line of the journal tells of a task that is tried again, or of a limit; nothing where
+    it tells of neither, or is one of a newer kind."""
+    from clinvk.engine.scheduler import Change
+
+    wait = line.get("wait")
+    if not isinstance(wait, dict) or wait.get("kind") not in ("retry", "limit"):
+        return None
+    try:
+        return Change(
+            kind=wait["kind"],
+            outcome=from_summary(outcomes[line["task"]], line),
+            until=datetime.fromisoformat(wait["until"]),
+            message=str(wait.get("message") or ""),
+            instead=str(wait.get("instead") or ""),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _event(line: bytes) -> Event | None:
+    """The event that a line tells of; nothing for the line of a result, or one of a newer kind."""
+    from clinvk.backend.event_parser import EVENT_TYPES
+
+    try:
+        said = msgspec.json.decode(line, type=dict[str, Any])
+    except ValueError:
+        return None
+    cls = EVENT_TYPES.get(str(said.get("type")))
+    if cls is None:
+        return None
+    return cls(**{k: v for k, v in said.items() if k in cls.__struct_fields__})

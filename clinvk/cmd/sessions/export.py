@@ -1,0 +1,76 @@
+"""`clinvk sessions export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clinvk.cmd.app import Commands
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.storage import stored
+from clinvk.cmd.sessions.common import manager_of
+from clinvk.errors import ClinvkError
+from clinvk.terminal import printer
+from clinvk.text.sanitize import one_line
+
+app = Commands()
+ENDINGS = {".md": "markdown", ".markdown": "markdown", ".json": "json", ".html": "html", ".htm": "html"}  # fmt: skip
+
+
+@app.command("export")
+@stored
+def export(
+    id: opt.OneSession,  # noqa: A002 - the field's name
+    format: Annotated[  # noqa: A002 - the option's name
+        str | None,
+        typer.Option("--format", metavar="markdown|json|html|NAME",
+                     help="NAME is a template of yours, ~/.clinvk/export/NAME.j2. Else as the "
+                     "ending of --output says, or markdown."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write it there.")
+    ] = None,
+    metadata: Annotated[
+        bool | None,
+        typer.Option("--include-metadata/--no-metadata", help="What is known of it (JSON: yes)."),
+    ] = None,
+    tokens: Annotated[
+        bool | None,
+        typer.Option("--include-tokens/--no-tokens", help="Tokens of messages (JSON: yes)."),
+    ] = None,
+    timestamps: Annotated[
+        bool | None,
+        typer.Option("--include-timestamps/--no-timestamps", help="Times (JSON and HTML: yes)."),
+    ] = None,
+    theme: Annotated[
+        str, typer.Option("--theme", metavar="auto|light|dark", help="Of a page of HTML.")
+    ] = "auto",
+    config: opt.Config = None,
+) -> None:  # fmt: skip
+    """Export a session: its messages, and what is asked for of the rest."""
+    sessions = manager_of(config)
+    text = sessions.export_session(
+        sessions.lookup(id),
+        format or ENDINGS.get(output.suffix.lower() if output else "", "markdown"),
+        include_metadata=metadata,
+        include_tokens=tokens,
+        include_timestamps=timestamps,
+        theme=theme,
+    )
+    if output is None:
+        sys.stdout.write(printer.safe(text) if sys.stdout.isatty() else text)
+    else:
+        _write(output, text)
+
+
+def _write(path: Path, text: str) -> None:
+    from clinvk.disk.atomic import write_for_user
+
+    try:
+        write_for_user(path, text.encode("utf-8", "replace"))
+    except OSError as error:
+        raise ClinvkError(f"--output: {path}: {error.strerror}") from error
+    print(f"{one_line(str(path))} written.", file=sys.stderr)

@@ -1,0 +1,148 @@
+"""`clinvk sessions import`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from clinvk.cmd.app import Commands
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.ages import moment_before, parse_age
+from clinvk.cmd.options.storage import stored
+from clinvk.cmd.sessions.common import VERSION, about, store_of
+from clinvk.config.schema import Loaded, SessionSettings
+from clinvk.errors import ClinvkError, SessionError, UsageError
+from clinvk.model.session import Session
+from clinvk.sessions import importer
+from clinvk.sessions.native import READERS, reader
+from clinvk.store import Store
+from clinvk.terminal import printer
+
+app = Commands()
+NOT_DONE = 4
+
+
+@app.command("import")
+@stored
+def import_(
+    backend: opt.Backend = None,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="AGE|DATE", help="Used since: 7d, 12h, 2w or 2026-01-31."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    yes: opt.Yes = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> int:
+    """Adopt the sessions that claude, codex and gemini keep by themselves. Their own files stay as
+    they are; what was adopted before is left alone."""
+    loaded, store = opt.load(config), store_of(config)
+    findings = importer.find(
+        store,
+        {name: _env(loaded, name) for name in _backends(backend)},
+        loaded.config.session,
+        cwd=os.path.realpath(os.getcwd()) if here else None,
+        since=_moment(since) if since is not None else None,
+        progress=printer.Progress("reading sessions"),
+    )
+    for problem in findings.problems:
+        printer.Printer.for_errors().warning(problem)
+    found = [c.session for c in findings.new]
+    if not as_json:
+        _print(found, findings.known)
+    if found and not dry_run:
+        if not yes and not _agreed(len(found)):
+            return NOT_DONE
+        found = _adopted(store, findings.new, loaded.config.session)
+    if as_json:
+        data = {"version": VERSION, "dry_run": dry_run, "known": findings.known}
+        printer.print_json(
+            {**data, "problems": findings.problems, "sessions": list(map(about, found))}
+        )
+    elif found and not dry_run:
+        print(f"Imported {len(found)} session(s). Go on with one: clinvk resume {found[0].id}")
+    return 0
+
+
+def _adopted(
+    store: Store, candidates: list[importer.Candidate], settings: SessionSettings
+) -> list[Session]:
+    """Those that are ours now; one whose file cannot be read any more is warned of."""
+    progress = printer.Progress("importing sessions")
+    sessions = []
+    for done, candidate in enumerate(candidates):
+        progress(done, len(candidates))
+        try:
+            session = importer.adopt(store, candidate, settings)
+        except OSError as error:
+            printer.Printer.for_errors().warning(f"{candidate.path}: {error.strerror}")
+            continue
+        except ClinvkError:
+            raise
+        except Exception as error:  # noqa: BLE001 - it was changed since it was looked at
+            printer.Printer.for_errors().warning(f"{candidate.path}: damaged: {error}")
+            continue
+        if session is not None:
+            sessions.append(session)
+    progress(len(candidates), len(candidates))
+    return sessions
+
+
+def _backends(only: str | None) -> tuple[str, ...]:
+    if only is None:
+        return READERS
+    reader(only)  # which says so, where there is none
+    return (only,)
+
+
+def _env(loaded: Loaded, name: str) -> dict[str, str]:
+    """What the CLI sees, and so where it keeps its files."""
+    return dict(os.environ) | loaded.config.backends.get(name, loaded.backend(name)).env
+
+
+def _moment(text: str) -> datetime:
+    """Raises `UsageError`."""
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        pass
+    try:
+        age, _ = parse_age(text, 0)
+    except UsageError:
+        raise UsageError(
+            f"--since: {text!r} is neither an age nor a date", "say 7d, 12h, 2w, or 2026-01-31"
+        ) from None
+    return moment_before(age) if age is not None else datetime.min.replace(tzinfo=UTC)
+
+
+def _print(sessions: list[Session], known: int) -> None:
+    if sessions:
+        headers = ["ID", "BACKEND", "LAST USED", "MESSAGES", "FOLDER", "TITLE/PROMPT"]
+        printer.print_table(
+            headers, map(_row, sessions), right=["MESSAGES"], shrinks=["TITLE/PROMPT", "FOLDER"],
+            spared=["MESSAGES", "BACKEND", "FOLDER", "LAST USED", "TITLE/PROMPT"],
+        )  # fmt: skip
+    else:
+        print("nothing to import", file=sys.stderr)
+    sys.stdout.flush()  # a question on stderr may follow
+    if known:
+        print(f"{known} more session(s) are known already.", file=sys.stderr)
+
+
+def _row(s: Session) -> list[Any]:
+    messages = str(sum(s.counts.values()))
+    return [s.id, s.backend, printer.ago(s.updated_at), messages, s.cwd or "-", s.label or "-"]
+
+
+def _agreed(count: int) -> bool:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise SessionError(
+            "importing asks first, and there is no terminal", "add --yes, or look first: --dry-run"
+        )
+    return printer.confirm(f"Import {count} session(s)?")

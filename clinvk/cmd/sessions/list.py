@@ -1,0 +1,104 @@
+"""`clinvk sessions list`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from clinvk.cmd.app import Commands
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.storage import stored
+from clinvk.cmd.sessions.common import VERSION, about, state_of, store_of, warn
+from clinvk.errors import UsageError
+from clinvk.model.session import STATUSES, Session
+from clinvk.store import Damaged, Query
+from clinvk.terminal import printer
+
+app = Commands()
+
+
+@app.command("list")
+@stored
+def list_(
+    backend: opt.Backend = None,
+    status: Annotated[str | None, typer.Option("--status", help="Only with this status.")] = None,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Only with this.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="That many at most.")
+    ] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="With number, messages and folder.")] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """List sessions, the one used last first."""
+    if status is not None and status not in (*STATUSES, "running", "damaged"):
+        raise UsageError(
+            f"invalid status filter {status!r}",
+            f"valid: {', '.join((*STATUSES, 'running', 'damaged'))}",
+        )
+    store = store_of(config)
+    query = Query(
+        backend=backend,
+        status=None if status == "running" else status,
+        cwd=os.path.realpath(os.getcwd()) if here else None,
+        tag=tag,
+        metadata=opt.pairs(metadata or [], "--metadata"),
+        limit=limit,
+    )
+    running = set(store.all_running())
+    sessions: list[Session | Damaged]
+    if status == "running":
+        fitting: list[Session] = [s for s in map(store.get, running) if query.fits(s)]
+        fitting.sort(key=lambda s: s.updated_at, reverse=True)
+        sessions = [*fitting]
+        total = len(sessions)
+    else:
+        sessions = store.select(query)
+        counted = limit is not None and (wide or as_json)  # who shows no total pays for none
+        total = store.count(query) if counted else len(sessions)
+    found = [(s, state_of(s, running)) for s in sessions[:limit]]
+    warn(sessions)
+    if as_json:
+        rows = [{**about(s), "status": state} for s, state in found]
+        printer.print_json({"version": VERSION, "total": total, "sessions": rows})
+        return
+    if not found:
+        print("no sessions", file=sys.stderr)
+        return
+    _print_table(found, wide=wide)
+    if wide:
+        print(f"Total: {total} session{'s' * (total != 1)}")
+
+
+def _print_table(found: list[tuple[Session | Damaged, str]], *, wide: bool) -> None:
+    headers = ["ID", "BACKEND", "STATUS", "LAST USED", "TOKENS", "TITLE/PROMPT"]
+    if wide:
+        headers = ["#", *headers[:5], "MESSAGES", "FOLDER", headers[5]]
+    rows = []
+    for i, (s, state) in enumerate(found, 1):
+        if isinstance(s, Damaged):
+            cells = [s.id, "-", state, "-", "-", s.problem]
+            extra = ["-", "-"]
+        else:
+            tokens = f"{s.usage.total:,}" if s.usage else "-"
+            cells = [
+                s.id,
+                s.backend or "-",
+                state,
+                printer.ago(s.updated_at),
+                tokens,
+                s.label or "-",
+            ]
+            extra = [str(sum(s.counts.values())), s.cwd or "-"]
+        rows.append([str(i), *cells[:5], *extra, cells[5]] if wide else cells)
+    printer.print_table(
+        headers, rows, right=["TOKENS", "MESSAGES"], shrinks=[*headers[-1:], *["FOLDER"] * wide],
+        spared=["MESSAGES", "TOKENS", "#", "BACKEND", "FOLDER", "LAST USED", "STATUS", headers[-1]],
+    )  # fmt: skip

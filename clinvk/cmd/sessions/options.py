@@ -1,0 +1,52 @@
+"""`clinvk sessions options`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from clinvk.cmd.app import Commands
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.storage import stored
+from clinvk.cmd.sessions.common import VERSION
+from clinvk.terminal import printer
+
+app = Commands()
+
+
+@app.command("options")
+@stored
+def options(
+    session: Annotated[
+        str,
+        typer.Option(
+            "--session",
+            metavar="ID",
+            autocompletion=opt.complete_sessions,
+            help="Whose; the one of this folder that was used last, by default.",
+        ),
+    ] = "last",
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Show the options that a session keeps for its later turns."""
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.model.events import Request
+
+    dispatcher = until_end(Dispatcher(opt.load(config)))
+    found = dispatcher.sessions.find(Request(prompt="", session=session))
+    assert found is not None  # noqa: S101 - a session was named
+    if as_json:
+        printer.print_json({"version": VERSION, "id": found.id, "options": found.options})
+    elif found.options:
+        rows = [[k, _text(v)] for k, v in found.options.items()]
+        printer.print_table(["OPTION", "VALUE"], rows, shrinks=["VALUE"])
+    else:
+        print(f"session {found.id} keeps no options", file=sys.stderr)
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,128 @@
+"""`clinvk sessions start`, `create`, `edit` and `archive`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from clinvk.cmd import templates
+from clinvk.cmd.app import Commands
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.storage import stored
+from clinvk.cmd.sessions.common import VERSION, about, manager_of
+from clinvk.errors import ClinvkError, UsageError
+from clinvk.terminal import printer
+from clinvk.text import json_input
+
+app = Commands()
+
+Metadata = Annotated[
+    str | None, typer.Option("--metadata", metavar="JSON", help='An object: {"ticket": 7}.')
+]
+
+
+@app.command("create")
+@app.command("start")
+@stored
+def start(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="What to call it; else it gets an id.")
+    ] = None,
+    title: opt.Title = None,
+    template: Annotated[
+        str | None,
+        typer.Option("--template", help="Begin as it says: see clinvk templates list.",
+                     autocompletion=templates.complete),
+    ] = None,
+    metadata: Metadata = None,
+    tag: opt.Tag = None,
+    backend: opt.Backend = None,
+    model: opt.Model = None,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:  # fmt: skip
+    """Make an empty session and print its id. Its first prompt: clinvk --session NAME "…"."""
+    sessions = manager_of(config)
+    if backend is not None:
+        _check_backend(sessions.home, backend)
+    id_ = sessions.create_session(
+        title, template, _object(metadata), name=name, backend=backend, model=model, tags=tag or ()
+    )
+    if as_json:
+        printer.print_json({"version": VERSION, **about(sessions.store.get(id_))})
+    else:
+        print(id_)
+
+
+@app.command("edit")
+@stored
+def edit(
+    id: opt.OneSession,  # noqa: A002 - the field's name
+    title: Annotated[
+        str | None, typer.Option("--title", help='The title; "" takes it away.')
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="Add it (repeatable).")] = None,
+    untag: Annotated[
+        list[str] | None, typer.Option("--untag", help="Take it away (repeatable).")
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", metavar="active|completed|paused|archived")
+    ] = None,
+    metadata: Metadata = None,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Change what is known of a session. Metadata is added to; what it has under other keys stays."""
+    if all(given is None for given in (title, tag, untag, status, metadata)):
+        raise UsageError("there is nothing to change", "see: clinvk sessions edit --help")
+    sessions = manager_of(config)
+    session = sessions.edit_session(
+        sessions.lookup(id),
+        title=title,
+        tags=tag or (),
+        untag=untag or (),
+        status=status,
+        metadata=_object(metadata),
+    )
+    if as_json:
+        printer.print_json({"version": VERSION, **about(session)})
+    else:
+        print(f"Session {session.id} changed.")
+
+
+@app.command("archive")
+@stored
+def archive(ids: opt.SessionIds, config: opt.Config = None) -> int:
+    """Put sessions away: they are kept, listed and searched, but not gone on with."""
+    sessions = manager_of(config)
+    code = 0
+    for text in ids:
+        try:
+            done = sessions.edit_session(sessions.lookup(text), status="archived")
+            print(f"Session {done.id} archived.")
+        except ClinvkError as error:
+            printer.Printer.for_errors().error(error.message, error.hint)
+            code = error.exit_code
+    return code
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        found = json_input.load(text)
+    except json_input.JsonError as error:
+        raise UsageError(f"--metadata: {error}", """such as: '{"ticket": 7}'""") from None
+    if not isinstance(found, dict):
+        raise UsageError("--metadata: not an object", """such as: '{"ticket": 7}'""")
+    return found
+
+
+def _check_backend(home: Any, name: str) -> None:
+    from clinvk.backend.catalog import Catalog
+    from clinvk.errors import NotInstalledError
+
+    catalog = Catalog(home)
+    if catalog.find(name) is None:
+        raise NotInstalledError(f"unknown backend {name!r}", f"known: {', '.join(catalog.names())}")

@@ -1,0 +1,80 @@
+"""`clinvk sessions stats`."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from clinvk.cmd.app import Commands
+from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.storage import stored
+from clinvk.cmd.sessions.common import VERSION, manager_of
+from clinvk.model.usage import rfc3339
+from clinvk.terminal import printer
+
+app = Commands()
+
+
+@app.command("stats")
+@stored
+def stats(
+    id: opt.OneSession,  # noqa: A002 - the field's name
+    topics: Annotated[
+        bool, typer.Option("--topics", help="What it is about and in which mood, too (English).")
+    ] = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Show figures of a session."""
+    sessions = manager_of(config)
+    session_id = sessions.lookup(id)
+    figures = sessions.get_session_stats(session_id)
+    flow = sessions.analyze_conversation_flow(session_id) if topics else {}
+    if as_json:
+        printer.print_json({"version": VERSION, "id": session_id, **_plain(figures | flow)})
+        return
+    fields = _fields(session_id, figures)
+    if flow:
+        fields["Topics"] = ", ".join(flow["topics"]) or "-"
+        fields["Mood"] = _or_dash(flow["average_sentiment"], "{:+.2f} (from -1 to 1)")
+    printer.print_fields(fields)
+
+
+def _fields(session_id: str, f: dict[str, Any]) -> dict[str, str]:
+    users, agents, others = f["user_messages"], f["assistant_messages"], f["system_messages"]
+    system = f", system {others}" if others else ""
+    return {
+        "ID": session_id,
+        "Messages": f"{f['message_count']} (user {users}, agent {agents}{system})",
+        "Turns": str(f["turns"]),
+        "Tokens": _or_dash(f["total_tokens"], "{:,}"),
+        "Cost": _or_dash(f["cost"], "${:.4f} as reported"),
+        "Words": f"{f['words']:,}",
+        "Average Length": _or_dash(f["avg_message_length"], "{:,.0f} characters"),
+        "User/Agent": _or_dash(f["user_assistant_ratio"], "{:.2f}"),
+        "Average Response": _or_dash(f["avg_response_time"], "{:,.1f} s"),
+        "Longest Response": _or_dash(f["max_response_time"], "{:,.1f} s"),
+        "First Message": _moment(f["first_message_at"]),
+        "Last Message": _moment(f["last_message_at"]),
+    }
+
+
+def _moment(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ} ({printer.ago(moment)})" if moment else "-"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _plain(value: Any) -> Any:
+    """The same with moments as text, and no more digits than mean something."""
+    if isinstance(value, dict):
+        return {k: v if k == "cost" else _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return round(value, 3)
+    return rfc3339(value) if isinstance(value, datetime) else value

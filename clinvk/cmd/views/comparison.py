@@ -1,0 +1,92 @@
+"""How a comparison is shown: answers side by side, what they took, and the verdict."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from clinvk.cmd.drive import many
+from clinvk.cmd.views import run, summary
+from clinvk.plans import comparison
+from clinvk.terminal import printer as show
+from clinvk.terminal.printer import Printer
+from clinvk.text.sanitize import clean, one_line
+
+if TYPE_CHECKING:
+    from clinvk.model.outcome import Outcome, RunResult
+
+NARROWEST = 50  # cells that a column takes to be read with ease
+
+
+def finish(result: RunResult, view: run.View) -> None:
+    """Print what came of it. `result` has its outputs."""
+    printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
+    if not view.quiet:
+        print_answers(comparison.answers(result), printer)
+    print_table(result)
+    print("\n" + summary.summary_line(result))
+    print_verdict(result)
+    many.tell_rest(result, view)
+
+
+def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:
+    """Beside each other on a terminal that is wide enough, else one after the other."""
+    if sys.stdout.isatty():
+        from clinvk.terminal import columns  # only on a terminal
+
+        width = columns.width_for(len(answers), shutil.get_terminal_size().columns)
+        if width >= NARROWEST:
+            heads = [columns.fitted(columns.first(_head(o), width), width) for o in answers]
+            print(columns.BETWEEN.join(printer.paint(head, show.BOLD) for head in heads).rstrip())
+            blocks = [columns.wrapped(_text(o), width) for o in answers]
+            for line in columns.beside(blocks, width):
+                print(line)
+            print()
+            return
+    for outcome in answers:
+        print(printer.paint(f"── {_head(outcome)} ──", show.BOLD))
+        print(show.safe(_text(outcome)) + "\n")
+
+
+def _head(outcome: Outcome) -> str:
+    name, model = one_line(outcome.name), one_line(outcome.model or "")
+    return f"{name} · {model}" if model and model not in name else name
+
+
+def _text(outcome: Outcome) -> str:
+    """Its answer; where it has failed, why, and what it had said until then."""
+    said = clean(outcome.output).strip("\n").rstrip()
+    if outcome.ok:
+        return said or "(an empty answer)"
+    why = f": {one_line(outcome.error.message)}" if outcome.error else ""
+    mark = summary.MARKS.get(outcome.state, "·")
+    return f"{mark} {outcome.state}{why}" + (f"\n\n{said}" if said else "")
+
+
+def print_table(result: RunResult) -> None:
+    headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
+    show.print_table(
+        headers, map(_row, result.results), right=summary.FIGURES,
+        shrinks=["MODEL", "BACKEND"], spared=["COST", "TOKENS", "TIME", "MODEL", "SESSION"],
+    )  # fmt: skip
+
+
+def _row(outcome: Outcome) -> list[str]:
+    _, _, *rest = summary.row(outcome)
+    return [comparison.label(outcome), outcome.model or "-", *rest]
+
+
+def print_verdict(result: RunResult) -> None:
+    """What the judge said, and why; nothing where nobody judged. `result` has its outputs."""
+    found = comparison.verdict(result)
+    if found is None:
+        return
+    printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
+    head = printer.paint(f"Verdict ({one_line(found.judge)}):", show.BOLD)
+    print(f"\n{head} {one_line(found.summary)}")
+    for said in found.rounds:
+        order = ", ".join(map(one_line, said.order))
+        best = one_line(said.best or ("a tie" if said.tie else "no verdict"))
+        print(f"  {order}: {best}" + (f" - {one_line(said.why)}" if said.why else ""))

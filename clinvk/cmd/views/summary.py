@@ -1,0 +1,151 @@
+"""What came of a run of many tasks, for people: the answers, a table, how to go on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from clinvk.model.events import EXIT_CODES
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.terminal import printer as show
+from clinvk.terminal.printer import Printer
+from clinvk.text import duration
+from clinvk.text.sanitize import one_line
+
+HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
+FIGURES = ("TIME", "TOKENS", "COST")
+SPARED = ("COST", "TOKENS", "BACKEND", "TIME", "SESSION")  # the first to go on a narrow terminal
+MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
+         "indeterminate": "?"}  # fmt: skip
+MOST = 60  # rows on a terminal
+NAMED = 5  # tasks that one reason names
+REASON = 400  # characters of it
+
+
+@contextmanager
+def literally() -> Iterator[None]:
+    """What is printed inside is text to GitHub Actions, which would obey `::add-mask::…` in an
+    answer."""
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        yield
+        return
+    word = os.urandom(16).hex()
+    print(f"::stop-commands::{word}")
+    try:
+        yield
+    finally:
+        print(f"::{word}::")
+
+
+def print_answer(outcome: Outcome) -> None:
+    if not outcome.output.strip():
+        return
+    printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
+    print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend} ──", show.BOLD))
+    print(show.safe(outcome.output).rstrip() + "\n")
+
+
+def print_summary(result: RunResult) -> None:
+    """A table, why what has not succeeded has not, and one line below it."""
+    shown = [o for o in result.results if not _is_one_of_many(o, result)]
+    rows = [row(outcome) for outcome in shown]
+    said = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
+    show.print_table(
+        [HEADERS[i] for i in said], [[r[i] for i in said] for r in rows],
+        right=FIGURES, shrinks=["TASK"], spared=SPARED,
+    )  # fmt: skip
+    if hidden := len(result.results) - len(shown):
+        print(f"… and {hidden} more, done or not started; see all with --json")
+    _print_reasons(result)
+    print("\n" + summary_line(result))
+
+
+def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
+    """Whether there is no need to see it on a screen that has no room for them all."""
+    if len(result.results) <= MOST or not sys.stdout.isatty():
+        return False
+    return outcome.ok or (outcome.error is not None and outcome.error.kind == "not_started")
+
+
+def _print_reasons(result: RunResult) -> None:
+    """Each reason once, with those whom it has met."""
+    met: dict[tuple[str, str], list[str]] = {}
+    for outcome in result.results:
+        if not outcome.ok and outcome.error is not None:
+            why = one_line(outcome.error.message)
+            if outcome.state == "queued" and outcome.error.retry_at is not None:
+                until = outcome.error.retry_at.astimezone().strftime("%H:%M:%S")
+                why = f"waits for a limit until {until}: {why}"
+            met.setdefault((outcome.state, why), []).append(show.shortened(outcome.name, 40))
+    if met:
+        print()
+    for (state, why), names in met.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        print(
+            f"{MARKS.get(state, '…')} {', '.join(names[:NAMED])}{more}: {show.shortened(why, REASON)}"
+        )
+
+
+def row(outcome: Outcome) -> list[str]:
+    tries = f" ({outcome.attempts} attempts)" if outcome.attempts > 1 else ""
+    return [
+        one_line(outcome.name),
+        outcome.backend or "-",
+        outcome.state + tries,
+        duration.brief(outcome.seconds) if outcome.attempts else "-",
+        f"{outcome.usage.total:,}" if outcome.usage else "-",
+        f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
+        outcome.session_id or "-" if outcome.attempts else "-",
+    ]
+
+
+def summary_line(result: RunResult) -> str:
+    """`40 tasks: 38 done, 2 failed · 3m 20s · 120,400 tokens · $1.2300 · run r12ab34`"""
+    counts = ", ".join(f"{n} {state}" for state, n in result.counts.items())
+    total = len(result.results)
+    parts = [f"{total} task{'s' * (total != 1)}: {counts}", duration.brief(result.seconds)]
+    if result.usage is not None:
+        parts.append(f"{result.usage.total:,} tokens")
+    if result.cost is not None:
+        parts.append(f"${result.cost:.4f}")
+    if result.id:
+        parts.append(f"run {result.id}")
+    return " · ".join(parts)
+
+
+def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
+    """How to go on with what is left."""
+    if result.id is None:
+        return None
+    resume = f"clinvk runs resume {result.id}"
+    if checkpoint is not None:
+        resume = f"clinvk chain --resume {checkpoint}"
+    states = result.counts
+    limited = states.get("waiting") or result.exit_code == EXIT_CODES["limit"]
+    unsure = states.get("indeterminate", 0) + sum(
+        o.state == "cancelled" and o.error is not None and o.error.kind != "not_started"
+        for o in result.results
+    )
+    if limited or (states.get("cancelled", 0) and unsure < states["cancelled"]):
+        also = (
+            f" ({unsure} had begun: add --rerun-indeterminate to run them again)" if unsure else ""
+        )
+        return f"what is left can be run with: {resume}{_more(result)}{also}"
+    if unsure:
+        return (
+            f"{unsure} had begun, and may have done a part of their work; run them again with: "
+            f"{resume} --rerun-indeterminate"
+        )
+    if states.get("failed") and checkpoint is not None:
+        return f"mend it, and go on with: {resume}"
+    if states.get("failed"):
+        return f"what failed can be run again with: clinvk runs retry {result.id}"
+    return None
+
+
+def _more(result: RunResult) -> str:
+    """What a run whose budget is spent needs to go on."""
+    spent = result.why is not None and "budget is spent" in result.why
+    return " with a higher --budget-tokens or --budget-cost" if spent else ""

@@ -1,0 +1,337 @@
+"""The settings of a user: defaults, file, environment; each remembers where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from msgspec import Struct, field, to_builtins
+
+from clinvk.config.paths import backend_names
+from clinvk.disk.reading import read_file, read_named
+from clinvk.errors import ConfigError
+from clinvk.text import addresses, values, yaml
+from clinvk.text.addresses import without_password, without_passwords
+from clinvk.text.typed import ShapeError, build, convert, dotted, is_struct, unknown_key
+
+Approval = Literal["default", "auto", "none", "always"]
+Sandbox = Literal["default", "read-only", "workspace", "full"]
+Format = Literal["text", "json", "stream-json"]
+
+CHOICES = {"approval": get_args(Approval), "sandbox": get_args(Sandbox)}
+MASK = "…"  # stands where a value of `env` is shown
+
+
+class UnifiedFlags(Struct, frozen=True):
+    """For every backend. A setting that one does not support is dropped with a notice; an approval
+    or a sandbox is an error."""
+
+    approval_mode: Approval = "default"
+    sandbox_mode: Sandbox = "default"
+    verbose: bool = False
+    dry_run: bool = False
+    max_turns: int | None = None
+    max_tokens: int | None = None
+    command_timeout_secs: float | None = None
+
+
+class Backend(Struct, frozen=True):
+    model: str | None = None
+    allowed_tools: list[str] = []
+    approval_mode: Approval | None = None
+    sandbox_mode: Sandbox | None = None
+    enabled: bool = True
+    system_prompt: str | None = None
+    extra_flags: list[str] = []
+    env: dict[str, str] = {}
+
+
+class SessionSettings(Struct, frozen=True):
+    auto_resume: bool = False
+    retention_days: int = 30
+    store_token_usage: bool = True
+    store_messages: bool = True
+    redact: bool = True
+    default_tags: list[str] = []
+    storage: str = "file"
+
+
+class Output(Struct, frozen=True):
+    format: Format = "text"
+    show_tokens: bool = False
+    show_timing: bool = False
+    color: Literal["auto", "always", "never"] = "auto"
+
+
+class Parallel(Struct, frozen=True):
+    max_workers: int = 3
+    max_parallel_per_backend: dict[str, int] = {}
+    fail_fast: bool = False
+    aggregate_output: bool = True
+
+
+class Config(Struct, frozen=True):
+    default_backend: str = "claude"
+    unified_flags: UnifiedFlags = field(default_factory=UnifiedFlags)
+    backends: dict[str, Backend] = {}
+    session: SessionSettings = field(default_factory=SessionSettings)
+    output: Output = field(default_factory=Output)
+    parallel: Parallel = field(default_factory=Parallel)
+
+
+class Loaded(Struct, frozen=True):
+    """A configuration, the folder it belongs to, and the source of each value that is not a
+    default: a file, or the name of an environment variable."""
+
+    config: Config
+    home: Path
+    path: Path
+    origins: dict[str, str] = {}
+
+    def origin(self, key: str) -> str:
+        return self.origins.get(key, "default")
+
+    def backend(self, name: str) -> Backend:
+        return self.config.backends.get(name) or Backend()
+
+
+def home_of(env: Mapping[str, str]) -> Path:
+    """The folder that everything of the user's is in: `CLINVK_HOME`, else `~/.clinvk`."""
+    if given := env.get("CLINVK_HOME"):
+        return Path(given).expanduser().absolute()
+    return Path(env.get("HOME") or os.path.expanduser("~")) / ".clinvk"
+
+
+def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
+    """The configuration in force. Raises `ConfigError` that names file, line and key; a broken
+    file is never replaced by defaults. A missing file is, unless it was asked for."""
+    home = home_of(env)
+    asked = path or (Path(env["CLINVK_CONFIG"]) if env.get("CLINVK_CONFIG") else None)
+    path = (asked or home / "config.yaml").expanduser()
+    text = read_text(path, required=asked is not None)
+    data, origins = _from_text(text, path)
+    _from_env(env, data, origins)
+    try:
+        config = build(Config, data)
+        _sensible(config, home)
+        return Loaded(config, home, path, origins)
+    except ShapeError as error:
+        source = origins.get(dotted(error.path), "")
+        raise _wrong(path, text, error, source if source.startswith("$") else "") from error
+
+
+def read_text(path: Path, *, required: bool = False) -> str:
+    try:
+        data = read_named(path) if required else read_file(path)
+        return data.decode("utf-8")
+    except FileNotFoundError:
+        if required:
+            raise ConfigError(
+                f"{path}: no such file", "write one: clinvk config edit, or leave out --config"
+            ) from None
+        return ""
+    except IsADirectoryError:
+        raise ConfigError(
+            f"{path}: is a folder, where a file should be", "move it away, or name a file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def check(text: str, path: Path) -> Config:
+    """The configuration that `text` is. Raises `ConfigError`; `path` is for its message."""
+    data, _ = _from_text(text, path)
+    try:
+        config = build(Config, data)
+        _sensible(config, home_of(os.environ))
+    except ShapeError as error:
+        raise _wrong(path, text, error, "") from error
+    check_address(config.session.storage, f"{path}: session.storage")
+    return config
+
+
+def check_address(address: str, where: str) -> None:
+    """Raise `ConfigError`, which does not show the password, if an address is malformed."""
+    if problem := addresses.problem(address):
+        shown_ = without_password(address)
+        raise ConfigError(f"{where}: malformed address {shown_!r}: {problem}", addresses.ENCODE)
+
+
+def _sensible(config: Config, home: Path) -> None:
+    """Raise `ShapeError` for a value of the right type that means nothing."""
+    for key, least in LEAST.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value is not None and value < least:
+            raise ShapeError((section, name), f"{value} is too small; at least {least}")
+    timeout = config.unified_flags.command_timeout_secs
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise ShapeError(
+            ("unified_flags", "command_timeout_secs"), f"{timeout} is not above 0 seconds"
+        )
+    for name, backend in config.backends.items():
+        for variable in backend.env:
+            if problem := values.name_problem(variable):
+                raise ShapeError(("backends", name, "env", variable), problem)
+    for place, text in values.texts(to_builtins(config)) if config.backends else ():
+        if problem := values.text_problem(text):
+            raise ShapeError(place, problem)
+    if config.backends:
+        known = backend_names(home)
+        for name in config.backends:
+            if name not in known:
+                raise ShapeError(("backends", name), unknown_key(name, known))
+
+
+LEAST = {
+    "unified_flags.max_turns": 1,
+    "unified_flags.max_tokens": 1,
+    "session.retention_days": 0,
+    "parallel.max_workers": 1,
+}
+
+
+def parse_value(key: str, text: str) -> Any:
+    """`text` as the type that `key` has. Raises `ConfigError` for an unknown key, a wrong value."""
+    steps = tuple(key.split("."))
+    hint = _hint(steps)
+    if key == "session.storage" and not addresses.is_encoded(text):
+        raise ConfigError(
+            f"{key}: the user name or the password in {without_password(text)!r} is not encoded",
+            addresses.ENCODE,
+        )
+    try:
+        value = yaml.load(text)
+    except yaml.YamlError:
+        value = text
+    try:
+        return convert(hint, value, steps)
+    except ShapeError as error:
+        try:
+            return convert(hint, text, steps)  # `set model 4` means the text
+        except ShapeError:
+            raise ConfigError(str(error)) from error
+
+
+def get(loaded: Loaded, key: str) -> Any:
+    """The value at a dotted key. Raises `ConfigError` for one that does not exist."""
+    steps = tuple(key.split("."))
+    _hint(steps)
+    value: Any = loaded.config
+    for i, step in enumerate(steps):
+        if isinstance(value, dict):
+            value = value.get(step, Backend() if steps[:i] == ("backends",) else None)
+        else:
+            value = getattr(value, step, None)
+    return value
+
+
+def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Every setting as (dotted key, value); values of `env` and passwords in addresses are hidden."""
+    if isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            yield from flat(getattr(value, name), (*path, name))
+    elif isinstance(value, dict) and value:
+        for key, inner in value.items():
+            masked = MASK if path and path[-1] == "env" else inner
+            yield from flat(masked, (*path, str(key)))
+    else:
+        yield without_passwords(dotted(path)), shown(value, path)
+
+
+def shown(value: Any, path: tuple[str, ...] = ()) -> Any:
+    """A setting's value without the passwords in its addresses."""
+    if isinstance(value, list):
+        return [shown(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return without_password(value) if path[-1:] == ("storage",) else without_passwords(value)
+
+
+def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    if not text.strip():
+        return {}, {}
+    try:
+        data = yaml.load(text)
+    except yaml.YamlError as error:
+        raise ConfigError(f"{path}: {error}", _EDIT) from error
+    if data is None:
+        return {}, {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: line 1: expected keys and values", _EDIT)
+    data = _without_empty(data)
+    return data, {key: str(path) for key, _ in _leaves(data)}
+
+
+def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, str]) -> None:
+    """`CLINVK_BACKEND`, and `CLINVK_<BACKEND>_MODEL` for a backend that is called so."""
+    if name := env.get("CLINVK_BACKEND"):
+        data["default_backend"] = name
+        origins["default_backend"] = "$CLINVK_BACKEND"
+    for variable, value in env.items():
+        if variable.startswith("CLINVK_") and variable.endswith("_MODEL") and value:
+            name = variable[7:-6].lower().replace("_", "-")
+            backends = data.get("backends")
+            if backends is None:
+                backends = data["backends"] = {}
+            if isinstance(backends, dict):
+                names = (*backends, *backend_names(home_of(env)))
+                known = next((n for n in names if str(n).lower() == name), None)
+                if known is None:
+                    continue  # somebody else's variable
+                entry = backends.setdefault(known, {})
+                if isinstance(entry, dict):
+                    entry["model"] = value
+                    origins[f"backends.{known}.model"] = f"${variable}"
+
+
+def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
+    """A heading with nothing below it (`session:`) says nothing."""
+    sections = Config.__struct_fields__
+    return {k: v for k, v in data.items() if v is not None or k not in sections}
+
+
+def _leaves(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield from _leaves(value, (*path, str(key)))
+    else:
+        yield dotted(path), data
+
+
+def _hint(steps: tuple[str, ...]) -> Any:
+    """The type at a dotted key. Raises `ConfigError`."""
+    from typing import get_origin, get_type_hints
+
+    hint: Any = Config
+    for i, step in enumerate(steps):
+        if is_struct(hint):
+            hints = get_type_hints(hint)
+            if step not in hints:
+                raise ConfigError(
+                    f"{'.'.join(steps[:i]) or 'config'}: {unknown_key(step, hints)}",
+                    "see them all: clinvk config show",
+                )
+            hint = hints[step]
+        elif get_origin(hint) is dict:
+            hint = get_args(hint)[1]
+        else:
+            raise ConfigError(f"{'.'.join(steps[:i])} has no keys of its own")
+    return hint
+
+
+def _wrong(path: Path, text: str, error: ShapeError, source: str) -> ConfigError:
+    if source:
+        return ConfigError(f"{source}: {error}")
+    line = yaml.line_of(text, error.path)
+    where = f"line {line}: " if line else ""
+    parent = dotted(error.path[:-1]) if error.problem.startswith("unknown key") else None
+    place = parent if parent is not None else dotted(error.path)
+    return ConfigError(f"{path}: {where}{place + ': ' if place else ''}{error.problem}", _EDIT)
+
+
+_EDIT = "mend it with: clinvk config edit"

@@ -1,0 +1,454 @@
+"""Files that survive what happens to them, and locks."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clinvk.disk.closing import Closing
+from clinvk.errors import SessionError
+from clinvk.process import note as turn_note
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+FEW = 4  # files that are waited for one by one
+WAITERS = 8
+OPEN = 32  # files of many that are open at a time while they are synced
+NOTE = 65_536  # bytes
+PRIVATE = 0o600
+LINKS = 40  # that lead from one to the next, as in Linux
+NAME = 200  # bytes of a file's name in that of its temporary one: file systems take 255
+ABANDONED = 3600.0  # seconds after which nobody writes a temporary file any more
+
+# `.NAME.<random>.tmp`; and `.NAME.PID` of clinvk 0.1, of what a store writes most.
+_LEFTOVER = re.compile(r"\..+\.(?:[0-9a-f]{16}\.tmp|jsonl?\.[0-9]{1,10})", re.DOTALL)
+MAKE_ROOM = (
+    "make room on that disk, e.g. with: clinvk sessions clean --older-than 30d; "
+    "nothing that was stored before is lost"
+)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+class NoSpace(SessionError):  # noqa: N818 - reads as what it says
+    """The disk has no room for what was to be written."""
+
+
+class FileTurn(Closing):
+    """An open, locked file; `close` empties it and lets go."""
+
+    def __init__(self, fd: int, path: str | Path) -> None:
+        self._fd = fd
+        self.kept_in = f"the file {path}"
+        self.left = facts_in(fd)
+
+    def note(self, facts: dict[str, Any]) -> None:
+        data = json.dumps(facts).encode() if facts else b""
+        with suppress(OSError):  # on a full disk only the next clinvk's clean-up is lost
+            if data:
+                os.pwrite(self._fd, data, 0)
+            os.ftruncate(self._fd, len(data))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self.note({})
+            self.abandon()
+
+    def abandon(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+def open_own(path: str | Path, flags: int) -> int:
+    """A regular file, opened; one that is made is private. Raises `OSError` for anything else: a
+    link that somebody has planted leads nowhere, and a FIFO is not waited for."""
+    safe = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        fd = os.open(path, flags | safe, PRIVATE)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link, not a file", str(path)) from error
+        if error.errno == errno.ENXIO:  # a FIFO without a reader, or a socket
+            raise _not_regular(path) from error
+        raise
+    try:
+        _check_regular(os.fstat(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_named(path: str | Path, flags: int) -> int:
+    """As `open_own`, but through links: for a file that the user names. Raises `OSError`."""
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, PRIVATE)
+    try:
+        _check_regular(os.fstat(fd), path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def replace_file(path: str | Path, data: bytes, *, durable: bool) -> None:
+    """Write a file of the user: it holds either what it held or `data`, whatever happens; after a
+    power cut too, if `durable`. A link stays a link, and the file that it leads to is written; a
+    file of ours keeps its mode, a new one is private.
+
+    Raises `OSError`, also for a target that is not a regular file, which is left as it is."""
+    target = _target(os.fspath(path))
+    if target is None:
+        raise _not_regular(path)
+    _replace(target, data, _mode_of(target), durable=durable)
+
+
+def replace_own(path: str | Path, data: bytes, *, durable: bool) -> None:
+    """Write a file of our own store in the same way; a link in its place is replaced, not
+    followed."""
+    path = os.fspath(path)
+    with suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if not stat.S_ISLNK(found.st_mode):
+            _check_regular(found, path)
+    _replace(path, data, PRIVATE, durable=durable)
+
+
+def write_for_user(path: str | Path, data: bytes, *, durable: bool = False) -> None:
+    """`replace_file`, or written straight into a pipe or a device, which are not replaced. Raises
+    `OSError`."""
+    if is_stream(path):
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            write_all(fd, data)
+        finally:
+            os.close(fd)
+    else:
+        replace_file(path, data, durable=durable)
+
+
+def is_stream(path: str | Path) -> bool:
+    """Whether it is a pipe or a device, or an open file of a process, as /dev/stdout is. Raises
+    `OSError` for a link that is not to be followed."""
+    target = _target(os.fspath(path))
+    return target is None or (os.path.exists(target) and not os.path.isfile(target))
+
+
+def is_private(path: str | Path) -> bool:
+    """Whether a file belongs to the current user, and no other can write it. Others who can
+    replace it, since they can write its folder, cannot make it ours."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise `OSError` if no file can be made in the folder."""
+    fd, path = _temporary(f"{os.fspath(folder)}/clinvk")
+    os.close(fd)
+    os.unlink(path)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete the temporary files that killed processes have left in a folder of ours: those that
+    are older than any write takes."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and _LEFTOVER.fullmatch(entry.name):
+                with suppress(OSError):
+                    found = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > ABANDONED:
+                        os.unlink(entry.path)
+
+
+def _replace(target: str, data: bytes, mode: int, *, durable: bool) -> None:
+    fd, temporary = _temporary(target)
+    try:
+        try:
+            if mode != PRIVATE:
+                os.fchmod(fd, mode)
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, target)
+        if durable:
+            sync_folder(os.path.dirname(target) or ".")
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _temporary(target: str) -> tuple[int, str]:
+    """A new file beside `target`, opened: its name cannot be guessed, so that nothing can be
+    planted there. As long as the longest name that a file system takes, it is cut."""
+    folder, name = os.path.split(target)
+    while True:
+        kept = os.fsdecode(os.fsencode(name)[:NAME])
+        path = os.path.join(folder, f".{kept}.{os.urandom(8).hex()}.tmp")
+        with suppress(FileExistsError):
+            return open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), path
+
+
+def _target(path: str) -> str | None:
+    """The path that links lead to; None if that is an open file of a process. Raises `OSError` for
+    a link that another user has planted in a folder that all may write to."""
+    for _ in range(LINKS):
+        folder, name = os.path.split(path)
+        folder = os.path.realpath(folder or ".")
+        path = os.path.join(folder, name)
+        if folder.startswith(("/proc/", "/dev/fd")):
+            return None
+        try:
+            link = os.lstat(path)
+        except FileNotFoundError:
+            return path
+        if not stat.S_ISLNK(link.st_mode):
+            return path
+        _check_link(link, folder, path)
+        path = os.path.join(folder, os.readlink(path))
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _check_link(link: os.stat_result, folder: str, path: str) -> None:
+    above = os.stat(folder)
+    is_open_to_all = above.st_mode & stat.S_ISVTX and above.st_mode & stat.S_IWOTH
+    if is_open_to_all and link.st_uid not in (os.geteuid(), above.st_uid):
+        raise OSError(errno.EACCES, "it is a symbolic link of another user", path)
+
+
+def _mode_of(path: str) -> int:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return PRIVATE
+    _check_regular(found, path)
+    return found.st_mode & 0o777 if found.st_uid == os.geteuid() else PRIVATE
+
+
+def _check_regular(found: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise _not_regular(path)
+
+
+def _not_regular(path: str | Path) -> OSError:
+    return OSError(
+        errno.EINVAL, "it is a device, a pipe or a socket, not a regular file", str(path)
+    )
+
+
+def write_file(path: str, data: bytes) -> None:
+    """A file that nobody reads yet; gone again where there is no room for all of it."""
+    fd = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        write_all(fd, data)
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def sync_files(paths: Iterable[str]) -> None:
+    """Put what is in these files on disk, and their names; one that is not there is passed over."""
+    paths = list(paths)
+    opened: list[int] = []
+    try:
+        for path in paths:
+            if len(opened) == OPEN:
+                _sync_and_close(opened)
+            try:
+                _open_into(opened, path)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or not opened:
+                    raise
+                _sync_and_close(opened)  # too many are open: some of them are ours
+                _open_into(opened, path)
+        sync_together(opened, sorted({os.path.dirname(path) for path in paths}))
+    finally:
+        _close_all(opened)
+
+
+def _open_into(opened: list[int], path: str) -> None:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        opened.append(open_own(path, os.O_RDONLY))
+
+
+def _sync_and_close(opened: list[int]) -> None:
+    sync_together(opened)
+    _close_all(opened)
+
+
+def _close_all(opened: list[int]) -> None:
+    while opened:
+        os.close(opened.pop())
+
+
+def sync_together(files: list[int], folders: list[str] | None = None) -> None:
+    """Put these open files on disk, then these folders. The disk is told of all of them before any
+    is waited for, and they are waited for side by side: so it takes as long for thirty as for a
+    few."""
+    for fd in files:
+        write_soon(fd)
+    if len(files) >= FEW:
+        try:
+            list(_waiters(os.getpid()).map(os.fsync, files))
+            list(_waiters(os.getpid()).map(sync_folder, folders or ()))
+            return
+        except RuntimeError:  # no thread can be started
+            pass
+    for fd in files:
+        os.fsync(fd)
+    for folder in folders or ():
+        sync_folder(folder)
+
+
+@cache
+def _waiters(_pid: int) -> ThreadPoolExecutor:
+    """Threads, which a fork does not have."""
+    from concurrent.futures import ThreadPoolExecutor  # only who settles many has a use for it
+
+    return ThreadPoolExecutor(WAITERS, "clinvk-sync")
+
+
+def write_soon(fd: int) -> None:
+    """Let the disk begin with what is in the file, before somebody waits for it."""
+    if hasattr(os, "posix_fadvise"):  # not on macOS
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def sync_folder(path: str | Path) -> None:
+    """The names in a folder are on disk only when it is synced itself."""
+    with suppress(OSError):  # some file systems cannot, and the file is written by now
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def append_file(
+    path: str | Path, data: bytes, *, is_new: bool = False, durable: bool = True
+) -> None:
+    """All of `data` behind what is there, on disk where `durable`; or nothing of it. A torn last
+    line, left by a writer that was killed, gets its end first, so that it spoils no other line.
+    Where the file `is_new`, its name may not be on disk yet."""
+    is_new = is_new or (durable and not os.path.exists(path))
+    fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    try:
+        end = os.lseek(fd, 0, os.SEEK_END)
+        if end and os.pread(fd, 1, end - 1) != b"\n":
+            data = b"\n" + data
+        try:
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+                if is_new:
+                    sync_folder(os.path.dirname(path))
+        except OSError:
+            os.ftruncate(fd, end)
+            raise
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def make_folder(path: str | Path) -> None:
+    """The folder and those above it, each as private as the store has to be."""
+    if not os.path.isdir(path):
+        path = Path(path)
+        if not path.parent.exists():
+            make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def try_lock(fd: int, path: str | Path) -> bool:
+    """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
+    for pause in (0.0, 0.002, 0.005):
+        if pause:  # even none is a pause on a busy machine
+            time.sleep(pause)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            os.close(fd)
+            raise no_locks(path, error) from error
+        return True
+    return False
+
+
+def same_file(fd: int, path: str | Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def facts_in(fd: int) -> dict[str, Any] | None:
+    """The note in a lock file, unchecked."""
+    try:
+        return turn_note.decode(os.pread(fd, NOTE, 0))
+    except OSError:
+        return None
+
+
+def cannot(verb: str, path: str | Path, error: OSError) -> SessionError:
+    if error.errno in NO_SPACE:
+        # Who deletes is making room already.
+        hint = f"delete it by hand: rm -r {path}" if verb == "delete" else MAKE_ROOM
+        return NoSpace(f"cannot {verb} {path}: {error.strerror}", hint)
+    hints = {
+        errno.EROFS: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
+        errno.EACCES: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
+        errno.EPERM: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
+    }
+    if error.errno in (errno.ELOOP, errno.EINVAL):
+        return SessionError(f"cannot {verb} {path}: {error.strerror}", f"move {path} away")
+    hint = hints.get(error.errno or 0, "set CLINVK_HOME to a folder that can be used")
+    return SessionError(f"cannot {verb} {path}: {error.strerror}", hint)
+
+
+def has_room(folder: str | Path) -> bool:
+    """Whether a small file could be written there, as far as the room on the disk goes."""
+    path = f"{folder}/.room.{os.getpid()}.{time.monotonic_ns()}"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, bytes(4096))
+        finally:
+            os.close(fd)
+            os.unlink(path)
+    except OSError as error:
+        return error.errno not in NO_SPACE
+    return True
+
+
+def no_locks(path: str | Path, error: OSError) -> SessionError:
+    if error.errno in NO_LOCKS:
+        return SessionError(
+            f"{path}: this file system has no locks", "set CLINVK_HOME to a folder on a local disk"
+        )
+    return cannot("lock", path, error)

@@ -1,0 +1,441 @@
+"""A `Request` becomes `Event`s: choose, resume, start, record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clinvk.backend import permissions, tempfiles
+from clinvk.backend.catalog import Catalog
+from clinvk.backend.command_line import Command, build
+from clinvk.backend.manifest import Manifest
+from clinvk.backend.options import Setting, honoured, resolve, to_keep
+from clinvk.backend.selection import Chooser
+from clinvk.config import schema as configs
+from clinvk.disk.closing import Closing
+from clinvk.dispatch.recorder import Recorder, asking, kept, kept_data, kept_tags, with_prompt
+from clinvk.errors import SessionError, UsageError
+from clinvk.model.events import Request, Result
+from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
+from clinvk.process.leftovers import new_marker
+from clinvk.sessions import handover
+from clinvk.sessions.lookup import Finder, NoSessionHere, real
+from clinvk.store import Query, Store, open_store
+from clinvk.text import values
+from clinvk.text.typed import dotted
+
+if TYPE_CHECKING:
+    from clinvk.dispatch.turn import Run
+
+__all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
+
+
+TEXTS = ("model", "approval", "sandbox", "system_prompt")  # options whose value is one
+
+
+class TurnPlan(Struct, frozen=True):
+    """All that is decided before anything starts."""
+
+    request: Request
+    manifest: Manifest
+    session: Session | None  # none where the run is ephemeral
+    resumes: str | None  # the native id that goes on
+    forks: str | None  # the native id that a new one begins as a copy of
+    before: dict[str, Any]  # what the CLI had counted so far in that native session
+    settings: dict[str, Setting]
+    command: Command
+    timeout: float | None  # seconds
+    notices: tuple[str, ...]
+
+
+class Dispatcher(Closing):
+    """Runs requests. Everything that it needs of the outside comes in here.
+
+    `close`, or the end of a `with` block, closes the store that it has opened; a store that it was
+    given is left open."""
+
+    def __init__(
+        self,
+        config: configs.Loaded | None = None,
+        *,
+        store: Store | None = None,
+        catalog: Catalog | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.env = dict(os.environ if env is None else env)
+        self.config = config or configs.load(self.env)
+        self.catalog = catalog or Catalog(self.config.home)
+        self.chooser = Chooser(self.catalog, self.config, self.env)
+        self._store = store
+        self._created: dict[str, dict[str, Any]] = {}  # session: the options that we began it with
+        self._opened: Store | None = None  # the store, if it is ours to close
+        self._closed = False
+
+    def close(self) -> None:
+        self._closed = True
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
+    def store(self) -> Store:
+        if self._store is None:
+            if self._closed:
+                raise SessionError("the dispatcher is closed", "use it inside its `with` block")
+            settings = self.config.config.session
+            self._store = self._opened = open_store(settings.storage, self.config.home)
+        return self._store
+
+    @cached_property
+    def sessions(self) -> Finder:
+        return Finder(self.store, auto_resume=self.config.config.session.auto_resume)
+
+    async def run(self, request: Request) -> Result:
+        """What came of the request. Raises `ClinvkError` before anything runs; once a program
+        runs, its failure is in the result."""
+        async with self.stream(request) as run:
+            async for _ in run:
+                pass
+        return run.result
+
+    @asynccontextmanager
+    async def stream(
+        self, request: Request, notify: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[Run]:
+        """The running turn: `async for event in run`, then `run.result`. Leaving the block early
+        ends the program. `notify` is told what happens before there are events, such as waiting.
+        """
+        _check(request)
+        marker = new_marker(self.env)
+        if request.ephemeral:
+            async with _started(self, self._plan(request, None), marker) as run:
+                yield run
+            return
+        session = self.sessions.find(request)
+        plan = self._plan(request, session)
+        new = session is None
+        if session is None:
+            session = self._create(plan, await asking(plan, self.config.config.session))
+        begun = False
+        try:
+            from clinvk.dispatch.turn_lock import turn_of
+
+            turn = await turn_of(self.store, session.id, marker, wait=request.wait, notify=notify)
+            try:
+                # Another turn may have changed the record while we waited.
+                session = self.store.get(session.id)
+                plan = replace(plan, session=session) if new else self._plan(request, session)
+                async with _started(self, plan, marker, new=new) as run:
+                    begun = True
+                    yield run
+            finally:
+                turn.close()
+        except BaseException:
+            if new and not begun:  # nothing has begun, so there is nothing to keep
+                with suppress(SessionError):
+                    self.store.delete(session.id)
+            raise
+
+    def plan(self, request: Request) -> TurnPlan:
+        """What `stream` would do; nothing is started, locked or written."""
+        _check(request)
+        return self._plan(request, None if request.ephemeral else self.sessions.find(request))
+
+    def _plan(self, request: Request, session: Session | None) -> TurnPlan:
+        if not request.prompt.strip():
+            raise UsageError("the prompt is empty", 'say something: clinvk "explain this folder"')
+        choice = self.chooser.choose(
+            request.to or request.backend or (session.backend if session else None)
+        )
+        manifest = choice.manifest
+        native_id = _native_id(session, manifest, request)
+        parent = None if native_id or request.replay else self._fork_of(session, manifest)
+        forks = parent.native_ids[manifest.name] if parent else None
+        wanted, permitted = self._wanted(request, session, manifest.name)
+        prompt, carried = self._prompt(request, session, manifest, native_id or forks, wanted)
+        begun = self._begun(session, wanted) if session and native_id else None
+        settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=begun)
+        command = build(
+            manifest,
+            choice.program,
+            prompt=prompt,
+            options={k: s.value for k, s in settings.items()},
+            cwd=_folder(request, session),
+            env={**self.chooser.child_env(manifest.name), **request.env},
+            scratch=tempfiles.name(self.env),
+            native_id=native_id or forks,
+            fork=forks is not None,
+            ephemeral=request.ephemeral,
+            expand=request.expand,
+            args=[*self.config.backend(manifest.name).extra_flags, *request.args],
+        )
+        timeout = request.timeout
+        if timeout is None:
+            timeout = self.config.config.unified_flags.command_timeout_secs
+        said = (
+            *choice.notices,
+            *permitted,
+            *carried,
+            *dropped,
+            *_lacking(settings),
+            *command.notices,
+        )
+        owner = parent or session
+        before = owner.totals.get(native_id or forks or "", {}) if owner else {}
+        return TurnPlan(
+            request, manifest, session, native_id, forks, before, settings, command, timeout, said
+        )
+
+    def _begun(self, session: Session, wanted: Mapping[str, Setting]) -> dict[str, Any]:
+        """What the native session was begun with; a value that was kept without a secret is the
+        one that is wanted now if that would be kept so."""
+        settings = self.config.config.session
+        return {
+            name: wanted[name].value
+            if name in wanted and kept_data(wanted[name].value, settings) == value
+            else value
+            for name, value in session.options.items()
+        }
+
+    def _wanted(
+        self, request: Request, session: Session | None, backend: str
+    ) -> tuple[dict[str, Setting], list[str]]:
+        """The settings of a turn, and what to say of those by which its session permits more than
+        the user does: they are dropped if others can write the session's record."""
+        wanted = resolve(request, session, self.config, backend)
+        if session is None:
+            return wanted, []
+        ours = self._created.get(session.id, {})
+        own = {
+            name: s.value
+            for name, s in wanted.items()
+            if s.origin == "session" and (name not in ours or s.value != ours[name])
+        }
+        granted = resolve(request, None, self.config, backend)
+        more = permissions.elevated(own, {name: s.value for name, s in granted.items()})
+        if not more:
+            return wanted, []
+        said = permissions.describe(more)
+        if self.store.is_own(session.id):
+            told = f"session {session.id} runs with {said} (set when it was created)"
+            return wanted, [told]
+        for name in more:
+            left = permissions.without(name, own[name], more)
+            if left is not None:
+                wanted[name] = Setting(left, "session")
+            elif name in granted:
+                wanted[name] = granted[name]
+            else:
+                del wanted[name]
+        told = (
+            f"session {session.id} asks for {said}, which was dropped, since others can write its "
+            f"record; to grant it: {permissions.flags(more)}"
+        )
+        return wanted, [told]
+
+    def _fork_of(self, session: Session | None, manifest: Manifest) -> Session | None:
+        """The session whose native one can be copied by the CLI itself for the first turn of a
+        branch: the branch holds all of it, and it has not gone on since."""
+        if session is None or session.native_ids or "fork" not in manifest.argv:
+            return None
+        if len(session.parents) != 1 or "branched_at" not in session.metadata:
+            return None
+        try:
+            parent = self.store.get(session.parents[0])
+        except SessionError:
+            return None
+        unchanged = sum(parent.counts.values()) == session.metadata["branched_at"] + 1
+        mine = sum(session.counts.values()) == sum(parent.counts.values())
+        same = parent.backend == manifest.name and manifest.name in parent.native_ids
+        return parent if unchanged and mine and same else None
+
+    def _prompt(
+        self,
+        request: Request,
+        session: Session | None,
+        manifest: Manifest,
+        native_id: str | None,
+        settings: dict[str, Setting],
+    ) -> tuple[str, list[str]]:
+        """The prompt with what the backend has to know of earlier turns, and what to say of it."""
+        prompt, carried = request.prompt, None
+        if request.replay and session is not None and not self.store.messages(session.id):
+            raise SessionError(
+                f"session {session.id} has no transcript to begin anew from", "start a new session"
+            )
+        if session is not None and (native_id is None or session.backend != manifest.name):
+            messages = self.store.messages(session.id)
+            if native_id is None:
+                _instruct([m.content for m in messages if m.role is MessageRole.SYSTEM], settings)
+            # Without a native session there, the backend has seen nothing, whoever spoke.
+            unseen = handover.missed(messages, manifest.name if native_id else "")
+            carried = handover.hand_over(
+                unseen, prompt, session.backend or "another", manifest.name
+            )
+        elif session is None and request.history:
+            carried = handover.history(self._earlier(request), prompt)
+        if carried is None:
+            return prompt, []
+        return carried.text, [carried.told]
+
+    def _earlier(self, request: Request) -> Any:
+        """The last sessions of this folder with their messages, the newest first."""
+        query = Query(cwd=real(request.cwd), limit=request.history)
+        for session in self.sessions.resumable(query):
+            yield session, self.store.messages(session.id)
+
+    def _create(self, plan: TurnPlan, messages: list[Message]) -> Session:
+        """The record of a new session. It is there before anything is paid for, so that a store
+        that cannot be written is met now."""
+        settings, begins = self.config.config.session, plan.request.begins
+        name = begins or plan.request.name
+        session = Session(
+            id=check_id(name) if name else new_id(),
+            backend=plan.manifest.name,
+            model=_value(plan.settings, "model"),
+            cwd=str(plan.command.cwd),
+            title=kept(plan.request.title, settings) if plan.request.title else None,
+            tags=kept_tags([*settings.default_tags, *plan.request.tags], settings),
+            options=kept_data(to_keep(plan.settings), settings, plan.request.secrets),
+            began_with=plan.manifest.name,
+            task=plan.request.task,
+        )
+        if messages:
+            session = with_prompt(session, messages[0].content)
+        # A name is a promise; without one, nobody knows of the session before its answer is kept.
+        session = self.store.create(
+            session, messages, exact=bool(name), durable=bool(name), settled=begins is None
+        )
+        self._created[session.id] = to_keep(plan.settings)
+        return session
+
+
+@contextmanager
+def own_unless(dispatcher: Dispatcher | None) -> Iterator[Dispatcher]:
+    """The one that was given; else a new one, which is closed at the end."""
+    if dispatcher is not None:
+        yield dispatcher
+        return
+    with Dispatcher() as own:
+        yield own
+
+
+@asynccontextmanager
+async def _started(
+    dispatcher: Dispatcher, plan: TurnPlan, marker: str, *, new: bool = False
+) -> AsyncIterator[Run]:
+    import signal
+
+    from clinvk.backend import login_lock
+    from clinvk.process import child as process  # anyio: only once something is to run
+
+    recorder = None
+    if plan.session is not None:
+        recorder = Recorder(dispatcher.store, plan, dispatcher.config.config.session)
+    began = time.monotonic()
+    ask = signal.Signals[plan.manifest.stop]
+    with tempfiles.files(plan.command, dispatcher.env):
+        home = dispatcher.config.home
+        async with login_lock.beginning(plan.manifest, plan.command.env, home) as begun:
+            if recorder is not None and not new:
+                recorder.asked(await asking(plan, recorder.settings))
+            async with process.start(plan.command, marker, ask=ask) as child:
+                # The child boots while this is imported: jmespath is not needed to start it.
+                from clinvk.dispatch.turn import Run
+
+                run = Run(plan, child, recorder, began, begun)
+                try:
+                    yield run
+                finally:
+                    await run.close()
+
+
+def _check(request: Request) -> None:
+    """Raise `UsageError` for what excludes each other."""
+    if not isinstance(request.prompt, str):
+        raise UsageError(f"the prompt is {type(request.prompt).__name__}, not text")
+    for name in ("timeout", "stall_timeout"):
+        limit = getattr(request, name)
+        if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < 1e9):
+            raise UsageError(f"{name}: {limit!r} is not a number of seconds above 0")
+    for name in TEXTS:
+        if not isinstance(request.options.get(name) or "", str):
+            raise UsageError(f"{name}: {request.options[name]!r} is not text")
+    _check_values(request)
+    if request.ephemeral and (request.session or request.name or request.begins):
+        raise UsageError(
+            "an ephemeral run has no session to go on with",
+            "leave out --ephemeral, or what names the session",
+        )
+
+
+def _check_values(request: Request) -> None:
+    """Raise `UsageError` for a text that no program can be given."""
+    for name, value in request.env.items():
+        if problem := values.name_problem(str(name)):
+            raise UsageError(f"env: {problem}: {name!r}", "name it like NAME")
+        if not isinstance(value, str):
+            raise UsageError(f"env.{name}: {value!r} is not text")
+    cwd = str(request.cwd) if request.cwd else ""
+    names = {name: getattr(request, name) for name in ("session", "name", "backend", "to")}
+    given = {**names, "args": request.args, "env": request.env, "cwd": cwd, **request.options}
+    for place, text in values.texts(given):
+        if problem := values.os_problem(text):
+            raise UsageError(f"{dotted(place)}: {problem}: {text[:40]!r}", "remove it")
+
+
+def _native_id(session: Session | None, manifest: Manifest, request: Request) -> str | None:
+    """What the backend is to resume; nothing where it has no session of its own yet, or where its
+    session is to be begun anew from the transcript."""
+    if session is None:
+        return None
+    if session.status in ("completed", "archived"):
+        raise SessionError(
+            f"session {session.id} is {session.status}",
+            f"make it active again: clinvk sessions edit {session.id} --status active",
+        )
+    known = session.backend in (None, manifest.name) or manifest.name in session.native_ids
+    if not known and request.to is None:
+        raise SessionError(
+            f"session {session.id} runs on {session.backend}, not on {manifest.name}",
+            f'hand it over: clinvk resume {session.id} --to {manifest.name} "your prompt"',
+        )
+    return None if request.replay else session.native_ids.get(manifest.name)
+
+
+def _instruct(system: list[str], settings: dict[str, Setting]) -> None:
+    """A session's own system messages are its system prompt, unless another one was given."""
+    if system and "system_prompt" not in settings:
+        settings["system_prompt"] = Setting("\n\n".join(system), "session")
+
+
+def _folder(request: Request, session: Session | None) -> Path:
+    """Where the program runs: where it was told to, else where its session lives, else here."""
+    if request.cwd is None and session is not None and session.cwd:
+        path = session.cwd
+    else:
+        path = real(request.cwd)
+    if not os.path.isdir(path):
+        whose = f"session {session.id} ran in it; " if session and request.cwd is None else ""
+        raise UsageError(f"{path}: no such folder", f"{whose}name another one with -w")
+    return Path(path)
+
+
+def _lacking(settings: Mapping[str, Setting]) -> list[str]:
+    """Notices for the settings of a session that were kept without a secret."""
+    return [
+        f"{name} was kept without what looks like a key; give it again with --{name.replace('_', '-')}"
+        for name, setting in settings.items()
+        if setting.origin == "session" and "[redacted: " in str(setting.value)
+    ]
+
+
+def _value(settings: Mapping[str, Setting], name: str) -> Any:
+    return settings[name].value if name in settings else None

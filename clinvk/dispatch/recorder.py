@@ -1,0 +1,191 @@
+"""What a turn leaves in the store, while it runs and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from msgspec.structs import replace
+
+from clinvk.config.schema import SessionSettings
+from clinvk.errors import ClinvkError
+from clinvk.model.events import Result
+from clinvk.model.session import Message, MessageRole, Session, after_turn, opening
+from clinvk.store import Store
+from clinvk.text.long_texts import for_long
+from clinvk.text.redact import everywhere, redact, without
+
+
+class Recorder:
+    """Keeps one turn of one session. The prompt and the native id are there as soon as they are
+    known, so that a turn that is killed can be gone on with."""
+
+    def __init__(self, store: Store, plan: Any, settings: SessionSettings) -> None:
+        self.store = store
+        self.plan = plan
+        self.settings = settings
+        self.id: str = plan.session.id
+        self.backend: str = plan.manifest.name
+        self.settled = plan.request.begins is None
+
+    def asked(self, messages: list[Message]) -> None:
+        """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
+        # Written in any case: a session that was taken away meanwhile is met now, not at the end.
+        title = self.plan.request.title and kept(self.plan.request.title, self.settings)
+        tags = kept_tags(self.plan.request.tags, self.settings)
+        self.store.append(self.id, messages, lambda s: _asked(s, messages, title, tags))
+
+    def native(self, native_id: str, model: str | None) -> list[str]:
+        """Keep the backend's own id at once; what is worth telling of that."""
+        told = self.shared(native_id)
+        try:
+            self.store.update(
+                self.id,
+                lambda s: _with_native_id(s, self.backend, native_id, model),
+                durable=False,
+                settled=self.settled,
+            )
+        except ClinvkError as error:
+            told.append(f"the session id could not be kept yet: {error}")
+        return told
+
+    def shared(self, native_id: str) -> list[str]:
+        """What to tell of other sessions that the backend knows by this id. Of a task there is
+        nobody to tell it to, who would go on with its session by hand."""
+        if self.plan.resumes is not None or not self.settled:
+            return []
+        try:
+            owners = self.store.owners(self.backend, native_id)
+        except ClinvkError:  # what is wrong with the store is told where something is to be kept
+            return []
+        return [
+            f"{self.backend} gave the native id {native_id}, which session {other} has too: "
+            "both go on in one conversation"
+            for other in owners
+            if other != self.id
+        ]
+
+    def kept(self, text: str) -> str:
+        """The text as the store may have it; in proportion to its length, up to a second for a
+        megabyte."""
+        return kept(text, self.settings, self.plan.request.secrets)
+
+    def ended(self, result: Result, said: str, totals: dict[str, Any], *, lost: bool) -> None:
+        """Keep the answer, which is what `kept` made of it, and what it took. Raises
+        `SessionError`."""
+        now = datetime.now(UTC)
+        messages = []
+        if said and self.settings.store_messages:
+            tokens = (
+                result.usage.output if result.usage and self.settings.store_token_usage else None
+            )
+            about = {"backend": self.backend, "model": result.model}
+            about = {k: v for k, v in about.items() if v}
+            messages.append(
+                Message(
+                    MessageRole.ASSISTANT,
+                    said,
+                    now,
+                    about,
+                    tokens,
+                )
+            )
+        self.store.append(
+            self.id,
+            messages,
+            lambda s: self._after(s, result, len(messages), totals, now, lost),
+            settled=self.settled,
+        )
+
+    def _after(
+        self,
+        session: Session,
+        result: Result,
+        answers: int,
+        totals: dict[str, Any],
+        now: datetime,
+        lost: bool,
+    ) -> Session:
+        keep = self.settings.store_token_usage
+        session = after_turn(
+            session,
+            status="active" if result.ok else "error",
+            said={"assistant": answers} if answers else {},
+            usage=result.usage if keep else None,
+            cost=result.cost if keep else None,
+            error=_error(result, self.settings, self.plan.request.secrets),
+            model=result.model,
+            now=now,
+        )
+        natives = dict(session.native_ids)
+        if result.native_id:
+            natives[self.backend] = result.native_id
+            session = replace(session, backend=self.backend)
+            if totals:
+                session = replace(session, totals=session.totals | {result.native_id: totals})
+        if lost:
+            natives.pop(self.backend, None)
+        return replace(session, native_ids=natives)
+
+
+def kept(text: str, settings: SessionSettings, secrets: tuple[str, ...] = ()) -> str:
+    """A text as the store may have it: without these secrets, and without what looks like a key,
+    unless that is wanted."""
+    text = without(text, secrets)
+    return redact(text) if settings.redact else text
+
+
+def kept_data(data: Any, settings: SessionSettings, secrets: tuple[str, ...] = ()) -> Any:
+    """A structure of mappings and lists as the store may have it: see `kept`."""
+    return everywhere(data, lambda text: kept(text, settings, secrets))
+
+
+def kept_tags(tags: Iterable[str], settings: SessionSettings) -> tuple[str, ...]:
+    """The tags as the store may have them, each once."""
+    return tuple(dict.fromkeys(kept(tag, settings) for tag in tags))
+
+
+async def asking(plan: Any, settings: SessionSettings) -> list[Message]:
+    """The message that a turn begins with; none if messages are not kept."""
+    if not settings.store_messages:
+        return []
+    about = {"backend": plan.manifest.name}
+    prompt = await for_long(
+        plan.request.prompt, lambda text: kept(text, settings, plan.request.secrets)
+    )
+    return [Message(MessageRole.USER, prompt, metadata=about)]
+
+
+def _asked(
+    session: Session, messages: list[Message], title: str | None, tags: tuple[str, ...]
+) -> Session:
+    if messages:
+        session = with_prompt(session, messages[0].content)
+    tags = tuple(dict.fromkeys([*session.tags, *tags]))
+    return replace(session, title=title or session.title, tags=tags)
+
+
+def with_prompt(session: Session, prompt: str) -> Session:
+    """The session with one more prompt."""
+    counts = session.counts | {"user": session.counts.get("user", 0) + 1}
+    return replace(
+        session,
+        counts=counts,
+        prompt=session.prompt or opening(prompt),
+        updated_at=datetime.now(UTC),
+    )
+
+
+def _error(
+    result: Result, settings: SessionSettings, secrets: tuple[str, ...]
+) -> dict[str, Any] | None:
+    if result.error is None:
+        return None
+    error = result.error.to_json()
+    return error | {"message": kept(str(error.get("message") or ""), settings, secrets)}
+
+
+def _with_native_id(session: Session, backend: str, native_id: str, model: str | None) -> Session:
+    natives = session.native_ids | {backend: native_id}
+    return replace(session, backend=backend, native_ids=natives, model=model or session.model)

@@ -1,0 +1,1 @@
+"""In which order the tasks of a plan run, and how far."""

@@ -1,0 +1,116 @@
+"""Which backends may be asked now: not those that are busy enough, nor those whose provider said
+stop."""
+
+from __future__ import annotations
+
+import random
+
+import anyio
+from msgspec.structs import replace
+
+from clinvk.engine import backoff
+from clinvk.model.events import Failure
+from clinvk.model.plan import Rules
+from clinvk.text import duration
+
+
+class Availability:
+    """Of the backends of one run. Times are those of the event loop's clock, in seconds."""
+
+    def __init__(self, rules: Rules, chance: random.Random) -> None:
+        self.rules = rules
+        self.limits = rules.limits
+        self.chance = chance
+        self._busy: dict[str, int] = {}  # backend: how many run
+        self._pauses: dict[str, backoff.Pause] = {}
+        self._closed: set[str] = set()  # backends that are not waited for
+
+    def enter(self, backend: str) -> None:
+        self._busy[backend] = self._busy.get(backend, 0) + 1
+
+    def leave(self, backend: str) -> None:
+        self._busy[backend] -= 1
+
+    def free(self, name: str) -> str | None:
+        """The backend that would run a task of `name` now: itself, or the one that it is switched
+        to while a limit holds."""
+        names = [name]
+        if self.is_paused(name) and self.limits.action == "switch":
+            names = list(self.limits.to)
+        for backend in names:
+            cap = self.rules.max_parallel_per_backend.get(backend)
+            if not self.is_paused(backend) and (cap is None or self._busy.get(backend, 0) < cap):
+                return backend
+        return None
+
+    def is_paused(self, backend: str) -> bool:
+        pause = self._pauses.get(backend)
+        return backend in self._closed or (pause is not None and pause.until > anyio.current_time())
+
+    def is_hopeless(self, backend: str) -> bool:
+        """Whether its tasks are not waited for, and no other backend takes them."""
+        return backend in self._closed and not self._can_switch(backend)
+
+    def waits_for(self, backend: str) -> backoff.Pause | None:
+        """The pause that was too long to wait for its end."""
+        return self._pauses.get(backend) if backend in self._closed else None
+
+    def instead(self, backend: str) -> str:
+        """What is done about its limit, where its end is not just waited for."""
+        if self.limits.action == "fail":
+            return "nothing more is started there"
+        if self._can_switch(backend):
+            return (
+                f"{' or '.join(n for n in self.limits.to if n != backend)} is used while it lasts"
+            )
+        if backend in self._closed and self.limits.max_wait is not None:
+            most = duration.brief(self.limits.max_wait)
+            return f"its end is not waited for: that would take more than {most} (max_wait)"
+        return ""
+
+    def open_again(self) -> None:
+        """Pauses that are over are no more. How many there were is only forgotten after a
+        success."""
+        now = anyio.current_time()
+        for backend in [b for b, p in self._pauses.items() if p.until <= now]:
+            self._pauses[backend] = replace(self._pauses[backend], until=float("-inf"))
+
+    def moments(self) -> list[float]:
+        """When pauses end that are waited for."""
+        waited = (p for b, p in self._pauses.items() if b not in self._closed)
+        return [p.until for p in waited if p.until > 0]
+
+    def succeeded(self, backend: str) -> None:
+        """A turn has. One that had begun before a limit was met says nothing of the limit."""
+        if not self.is_paused(backend):
+            self._pauses.pop(backend, None)
+
+    def met_limit(self, backend: str, failure: Failure) -> backoff.Pause:
+        """The backend is not asked for a while, which is what this returns; or not any more."""
+        limits, now = self.limits, anyio.current_time()
+        known = self._pauses.get(backend)
+        if known is None or known.until <= now or failure.retry_at is not None:
+            count = known.count if known and known.until <= now else 0
+            pause = backoff.pause(failure, count, limits.first_wait, now, self.chance)
+            if known is None or pause.until > known.until:  # of two limits the longer one counts
+                self._pauses[backend] = known = pause
+        if limits.action == "fail":
+            self._closed.add(backend)
+        else:
+            self._close_hopeless(backend, now)
+        return known
+
+    def _close_hopeless(self, backend: str, now: float) -> None:
+        """Do not wait too long for it, where nobody else can be switched to; nor then for those who
+        were waited for only because it could be switched to."""
+        longest = self.limits.max_wait
+        if longest is None:
+            return
+        for name in (backend, *self._pauses):
+            if self._pauses[name].until - now > longest and not self._can_switch(name):
+                self._closed.add(name)
+
+    def _can_switch(self, backend: str) -> bool:
+        """Whether another backend may be used instead, now or later."""
+        to = self.limits.to if self.limits.action == "switch" else ()
+        return any(name != backend and name not in self._closed for name in to)

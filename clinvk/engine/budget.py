@@ -1,0 +1,88 @@
+"""What a run has taken, and whether that is all that it may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from clinvk.model.events import Result
+from clinvk.model.outcome import Outcome
+from clinvk.model.plan import Budget
+
+
+class Cap:
+    """At most so much of one thing, in a run. What a turn does not tell, it does not count for."""
+
+    def __init__(self, most: float | None) -> None:
+        self.most = most
+        self.taken = 0.0
+        self._turns = 0  # that told what they took
+
+    def add(self, amount: float, turns: int = 1) -> None:
+        self.taken += amount
+        self._turns += turns
+
+    @property
+    def each(self) -> float:
+        """What a turn has taken, on the average."""
+        return self.taken / self._turns if self._turns else 0.0
+
+    @property
+    def is_reached(self) -> bool:
+        return self.most is not None and self.taken >= self.most
+
+    def would_break(self, more: int) -> bool:
+        """Whether it would be exceeded, if so many more turns take what the others took."""
+        return self.most is not None and self.taken + more * self.each > self.most
+
+
+class Spending:
+    """Adds up what turns say that they took, against a budget. `outcomes` are what was there
+    before."""
+
+    def __init__(self, budget: Budget, outcomes: Iterable[Outcome]) -> None:
+        self.cost = Cap(budget.cost)
+        self.tokens = Cap(budget.tokens)
+        self._untold: set[tuple[str, str]] = set()
+        for o in outcomes:
+            if o.cost is not None:
+                self.cost.add(o.cost, o.attempts)
+            if o.usage is not None:
+                self.tokens.add(o.usage.total, o.attempts)
+
+    def add(self, result: Result) -> str | None:
+        """Count a turn; what to tell, once for a backend, where it does not say what it took."""
+        if result.cost is not None:
+            self.cost.add(result.cost)
+        if result.usage is not None:
+            self.tokens.add(result.usage.total)
+        if not result.ok:  # what did not come to its end often says nothing
+            return None
+        pairs = (("cost", self.cost, result.cost), ("tokens", self.tokens, result.usage))
+        for what, cap, taken in pairs:
+            key = (result.backend, what)
+            if cap.most is not None and taken is None and key not in self._untold:
+                self._untold.add(key)
+                return f"{result.backend} does not say its {what}: they do not count for the budget"
+        return None
+
+    def is_spent(self) -> bool:
+        """Whether a cap is reached."""
+        return self.cost.is_reached or self.tokens.is_reached
+
+    def would_break(self, more: int) -> bool:
+        """Whether a cap is reached, or would be exceeded by so many more turns."""
+        return self.is_spent() or self.cost.would_break(more) or self.tokens.would_break(more)
+
+    def text(self) -> str:
+        """Why the run ends: a cap is reached, or would be exceeded by one turn more."""
+        cost, tokens = self.cost, self.tokens
+        of_cost = cost.is_reached or (cost.would_break(1) and not tokens.is_reached)
+        cap = cost if of_cost else tokens
+        if of_cost:
+            taken, each = f"${cost.taken:.4f} of ${cost.most or 0:.4f}", f"${cost.each:.4f}"
+        else:
+            taken = f"{tokens.taken:,.0f} of {tokens.most or 0:,} tokens"
+            each = f"{tokens.each:,.0f}"
+        if cap.is_reached:
+            return f"the budget is spent: {taken}"
+        return f"the budget is nearly spent: {taken}, and a task takes about {each}"

@@ -1,0 +1,54 @@
+"""What was raised while a task was run, as a failure of that task."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from clinvk.errors import ClinvkError
+from clinvk.model.events import Failure
+
+# What may be otherwise as soon as another program has ended.
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+NO_THREAD = "can't start new thread"
+MORE_ROOM = "run fewer tasks at a time (-j), or raise the limits: ulimit -n, ulimit -u"
+
+
+def failure_of(error: Exception) -> Failure:
+    """What to tell of an exception: one of ours speaks for itself."""
+    if isinstance(error, ClinvkError):
+        hint = f"{error.hint}; {MORE_ROOM}" if error.hint else MORE_ROOM
+        return Failure(error.kind, error.message, hint if shortage(error) else error.hint)
+    told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.strerror:
+            told = f"{cause.filename}: {cause.strerror}" if cause.filename else cause.strerror
+    if shortage(error):
+        return Failure("error", f"the task could not be run: {told}", MORE_ROOM)
+    hint = "the other tasks are not affected; if it happens again, please report it"
+    return Failure("error", f"the task could not be run: {told}", hint)
+
+
+def shortage(error: BaseException) -> str | None:
+    """What there was too little of: files, processes, memory; None if that is not the reason."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in SHORTAGES:
+            return cause.strerror or str(cause)
+        if isinstance(cause, MemoryError):
+            return "not enough memory"
+        if isinstance(cause, RuntimeError) and NO_THREAD in str(cause):
+            return NO_THREAD
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The exception and what it was raised from, in a group that of each member."""
+    found: BaseException | None = error
+    for _ in range(20):  # a chain may be a circle
+        if found is None:
+            return
+        yield found
+        if isinstance(found, BaseExceptionGroup):
+            for member in found.exceptions:
+                yield from _causes(member)
+        found = found.__cause__

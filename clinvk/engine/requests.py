@@ -1,0 +1,105 @@
+"""What a task asks of its backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clinvk.errors import UsageError
+from clinvk.model.events import Request
+from clinvk.model.outcome import Outcome
+from clinvk.model.plan import OF_PREVIOUS, REFERENCE, Plan, Task
+from clinvk.plans.preflight import Ask
+from clinvk.text import template
+
+OF_ONE_BACKEND = ("model", "allowed_tools")  # options that mean nothing to another one
+
+
+class TaskRequests:
+    """Makes the request of a task when its turn has come: what it needs of others is there then.
+    `outcomes` say where each task stands, `answers` gives what it said."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        asks: Sequence[Ask],
+        outcomes: Sequence[Outcome],
+        answers: Callable[[int], str],
+        run_id: str | None,
+    ) -> None:
+        self.plan = plan
+        self.asks = asks
+        self.outcomes = outcomes
+        self.answers = answers
+        self.run_id = run_id
+
+    def make(self, i: int, attempt: int, backend: str) -> Request:
+        """The request of task `i`, for its own backend or the one that it was switched to."""
+        task, ask, rules = self.plan.tasks[i], self.asks[i], self.plan.rules
+        switched = backend != ask.backend
+        options = ask.options
+        if switched:
+            options = {k: v for k, v in options.items() if k not in OF_ONE_BACKEND}
+        session = None
+        if task.continues is not None and not rules.ephemeral:
+            session = self.outcomes[task.continues].session_id
+        begins = None
+        if session is None and self.run_id is not None:
+            begins = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
+        cwd = task.cwd or (None if session else self.plan.cwd)
+        return Request(
+            prompt=self._prompt(task),
+            session=session,
+            begins=begins,
+            backend=None if session else backend,
+            to=backend if session else None,
+            options=options,
+            args=() if switched else task.args,
+            cwd=Path(cwd) if cwd else None,
+            ephemeral=rules.ephemeral,
+            timeout=task.timeout,
+            stall_timeout=task.stall_timeout or rules.stall_timeout,
+            env=ask.env,
+            secrets=ask.secrets,
+            title=task.title or _said(task),
+            tags=(*task.tags, *([f"run:{self.run_id}"] if self.run_id else [])),
+            task=self.run_id,
+            lenient=task.lenient or switched,
+            new=True,
+        )
+
+    def check(self, i: int, request: Request) -> None:
+        """Raise `UsageError` where what the prompt is made of leaves nothing to ask."""
+        task = self.plan.tasks[i]
+        if request.prompt.strip() or not task.known:
+            return
+        named = ", ".join(f"{{{{{name}}}}}" for name in task.known)
+        hint = "say more in the prompt than that"
+        if self.run_id:
+            keys = dict.fromkeys(self.plan.tasks[n].key for n in (*task.known.values(), i))
+            hint += f"; or run all of these again: clinvk runs retry {self.run_id} {' '.join(keys)}"
+        raise UsageError(f"the prompt is empty, since nothing stands for {named}", hint)
+
+    def _prompt(self, task: Task) -> str:
+        if not task.template:
+            return task.prompt
+        return template.render(task.prompt, lambda name: self._value(task, name))
+
+    def _value(self, task: Task, name: str) -> str:
+        found = REFERENCE.fullmatch(name)
+        what = OF_PREVIOUS[name] if found is None else found.group(2)
+        position = task.known[name]
+        outcome = self.outcomes[position]
+        match what:
+            case "output":
+                return self.answers(position)
+            case "session":
+                return outcome.session_id or ""
+            case "error":
+                return outcome.error.message if outcome.error else ""
+        return outcome.backend or ""
+
+
+def _said(task: Task) -> str | None:
+    """Its name, where somebody gave it one."""
+    return None if task.name == task.key and task.name.isdigit() else task.name

@@ -1,0 +1,578 @@
+"""Runs the tasks of a plan: in order of their needs, so many at a time, and no further than its
+rules allow.
+
+A task that is to be tried again goes back into the queue of its backend. A provider that says stop
+pauses that backend alone. All that is decided is decided in one place, between two waits.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clinvk.engine import backoff, mishaps
+from clinvk.engine.backend_pool import Availability
+from clinvk.engine.budget import Spending
+from clinvk.engine.requests import TaskRequests
+from clinvk.errors import ClinvkError
+from clinvk.model.events import Event, Failure, Request, Result
+from clinvk.model.outcome import Outcome, after
+from clinvk.model.plan import Plan
+from clinvk.plans import halt as halting
+from clinvk.plans.preflight import Ask
+from clinvk.runs.event_log import EventLog
+from clinvk.runs.secrets import result_without, shown
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.dispatch.turn import Run
+    from clinvk.runs.journal import Journal
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """Something that happened in a run, for those who watch it. `outcome` is where the task stands
+    now; `event` what its backend said; `until` when it, or its backend, is tried again."""
+
+    kind: Literal["started", "event", "retry", "limit", "ended", "notice"]
+    outcome: Outcome | None = None
+    event: Event | None = None
+    until: datetime | None = None
+    message: str = ""
+    instead: str = ""  # of waiting for the end of a limit: what is done
+
+
+class Worker:
+    """A task that is running."""
+
+    def __init__(self, backend: str, before: Outcome) -> None:
+        self.backend = backend
+        self.before = before  # where the task stood
+        self.scope = anyio.CancelScope()
+        self.run: Run | None = None
+        self.room: anyio.Event | None = None  # it waits for that: what it needs has run short
+        self.why = "cancelled"
+
+    def cancel(self, why: str, *, now: bool) -> None:
+        self.why = why
+        if self.run is not None:
+            self.run.cancel(why, now=now)
+        else:
+            self.scope.cancel()
+
+
+class Scheduler:
+    """One run of a plan. `outcomes` say where each task stands; those that are queued are run."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        plan: Plan,
+        asks: Sequence[Ask],
+        outcomes: list[Outcome],
+        *,
+        run_id: str | None,
+        journal: Journal | None,
+        answers: Callable[[int], str],
+        observe: Callable[[Change], None] = lambda _: None,
+        chance: random.Random | None = None,
+        most: int | None = None,
+    ) -> None:
+        """`most` is how many tasks there is room for at a time, if that is known."""
+        self.dispatcher = dispatcher
+        self.plan = plan
+        self.rules = plan.rules
+        self.asks = asks
+        self.outcomes = outcomes
+        self.journal = journal
+        self.observe = observe
+        self._most = min(plan.rules.max_parallel, most or plan.rules.max_parallel)
+        self._told_of_shortage = False
+        self.chance = chance or random.Random()  # noqa: S311 - nobody gains by guessing it
+        self.why: str | None = None  # it ends before its end, for this reason
+        self.cancelled = False
+        self.workers: dict[int, Worker] = {}
+        self._queues: dict[str, list[int]] = {}  # backend: tasks that could be started
+        self._later: list[tuple[float, int]] = []  # when, and which
+        self._due: dict[int, float] = {}  # the same, of those whose attempt is not written down yet
+        self._backends = Availability(plan.rules, self.chance)
+        self._requests = TaskRequests(plan, asks, outcomes, answers, run_id)
+        self._spending = Spending(plan.rules.budget, outcomes)
+        self._left: dict[int, int] = {}  # how many needs of a task have not ended
+        self._dependents: dict[int, list[int]] = {}
+        self._tries: dict[int, int] = {}  # how often a task failed by what may pass
+        self._bad = 0  # since it is driven: who carries a run on knows what has failed before
+        self._over = 0
+        self.aside: list[int] = []  # tasks that ended without being started
+        self._wake = anyio.Event()
+
+    async def run(self) -> None:
+        """Until nothing is left that may be started. Raises `ClinvkError` where the journal cannot
+        be written; everything that was started is ended then."""
+        self._line_up()
+        self._judge()  # what was taken before may be all that may be taken
+        with _first_one():
+            async with anyio.create_task_group() as tasks:
+                await self._start_all(tasks)
+        self._put_aside()
+
+    async def _start_all(self, tasks: TaskGroup) -> None:
+        while True:
+            self._wake = anyio.Event()
+            self._bring_back()
+            while (found := self._next()) is not None:
+                self._launch(tasks, *found)
+            moment = self._next_moment()
+            if not self.workers and moment is None:
+                return
+            with anyio.CancelScope(deadline=float("inf") if moment is None else moment):
+                await self._wake.wait()
+
+    def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
+        """Start nothing more, and end what runs; at once where `now`."""
+        self.cancelled = True
+        self._halt(why)
+        self._end_all(why, now=now)
+
+    # What may be started.
+
+    def _line_up(self) -> None:
+        """Put what can be started into the queues, and know what waits for what."""
+        queued = [o.index for o in self.outcomes if o.state == "queued"]
+        for i in queued:
+            for need in self.plan.tasks[i].needs:
+                if self.outcomes[need].state == "queued":
+                    self._dependents.setdefault(need, []).append(i)
+                    self._left[i] = self._left.get(i, 0) + 1
+        ready = [i for i in queued if not self._left.get(i)]
+        for i in queued:
+            if self._bad_need(i) is not None:
+                self._skip(i)
+        for i in ready:
+            if self.outcomes[i].state == "queued":
+                self._enqueue(i)
+
+    def _bad_need(self, i: int) -> int | None:
+        """What the task needs, and will not get. Of a soft one that is told when its turn has come:
+        what stands behind it goes on then."""
+        if self.plan.tasks[i].soft and self._left.get(i):
+            return None
+        states = ((n, self.outcomes[n].state) for n in self.plan.tasks[i].musts)
+        return next((n for n, state in states if state not in ("queued", "running", "done")), None)
+
+    def _enqueue(self, i: int) -> None:
+        heapq.heappush(self._queues.setdefault(self.asks[i].backend, []), i)
+
+    def _bring_back(self) -> None:
+        now = anyio.current_time()
+        while self._later and self._later[0][0] <= now:
+            self._enqueue(heapq.heappop(self._later)[1])
+        self._backends.open_again()
+
+    def _next(self) -> tuple[int, str] | None:
+        """The first task, in the order of the plan, that a backend is free for; and which."""
+        if self.why is not None or len(self.workers) >= self._most:
+            return None
+        if any(worker.room for worker in self.workers.values()):
+            return None  # there is no room for those that are here
+        best: tuple[int, str, str] | None = None
+        for name, queue in self._queues.items():
+            if not queue or (best is not None and queue[0] > best[0]):
+                continue
+            if backend := self._backends.free(name):
+                best = (queue[0], name, backend)
+        if best is None:
+            return None
+        if self._spending.would_break(len(self.workers) + 1):
+            if not self.workers:
+                self._halt(self._spending.text())
+            return None
+        heapq.heappop(self._queues[best[1]])
+        return best[0], best[2]
+
+    def _next_moment(self) -> float | None:
+        """When something can be started that cannot be now, though nothing ends."""
+        if self.why is not None:
+            return None
+        moments = [self._later[0][0]] if self._later else []
+        moments += self._backends.moments()
+        waiting = any(self._queues.values()) or self._later
+        return min(moments) if moments and waiting else None
+
+    # A task.
+
+    def _launch(self, tasks: TaskGroup, i: int, backend: str) -> None:
+        self._backends.enter(backend)
+        self.workers[i] = worker = Worker(backend, self.outcomes[i])
+        tasks.start_soon(self._work, i, worker)
+
+    async def _work(self, i: int, worker: Worker) -> None:
+        try:
+            with worker.scope:
+                await self._attempt(i, worker)
+            if worker.scope.cancelled_caught:
+                await self._ended(i, self._cancelled(i, worker))
+        finally:
+            del self.workers[i]
+            self._backends.leave(worker.backend)
+            self._make_room()
+            self._wake.set()
+
+    async def _attempt(self, i: int, worker: Worker) -> None:
+        outcome = self.outcomes[i]
+        attempt = outcome.attempts + 1
+        request = self._request(i, attempt, worker.backend)
+        asked = request if isinstance(request, Request) else None
+        started = self.outcomes[i] = replace(
+            outcome, state="running", backend=worker.backend, attempts=attempt, error=None,
+            session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None,
+        )  # fmt: skip
+        if self.journal is not None:
+            session = (asked.session or asked.begins) if asked else None
+            await self.journal.started(i, attempt, backend=worker.backend, session=session)
+        self.observe(Change(kind="started", outcome=started))
+        while True:
+            error = await self._tried(i, worker, request)
+            if error is None:
+                return
+            if not await self._waited_for_room(i, worker, error):
+                await self._took(i, _failed(worker.backend, error))
+                return
+
+    async def _tried(
+        self, i: int, worker: Worker, request: Request | Exception
+    ) -> Exception | None:
+        """Run the task and take down what came of it; what there was too little of, if it could
+        not be started for that. Nothing is held open then, so that another task has more of it.
+        Raises `SessionError` if the run's directory cannot be written."""
+        if self.journal is None:
+            result = await self._result(i, worker, request, None)
+            if isinstance(result, Exception):
+                return result
+            await self._took(i, result)
+            return None
+        try:
+            opened = EventLog(self.journal.folder.events_path(i), self.journal.scrub)
+        except ClinvkError as error:
+            if mishaps.shortage(error) is None:
+                raise
+            return error
+        with opened as log:
+            result = await self._result(i, worker, request, log)
+            if isinstance(result, Exception):
+                return result
+            result = await self._written(log, result)
+            with anyio.CancelScope(shield=True):
+                await self._took(i, result, log.hand_over())
+        return None
+
+    def _request(self, i: int, attempt: int, backend: str) -> Request | Exception:
+        """The request of a task, or why there is none."""
+        try:
+            return self._requests.make(i, attempt, backend)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is about this task alone
+            return error
+
+    async def _written(self, log: EventLog, result: Result) -> Result:
+        """The result behind the events. One that cannot be written as JSON is a failure. Raises
+        `SessionError` if the run's directory cannot be written."""
+        try:
+            await log.end(result)
+        except ClinvkError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the answer is at fault, not the directory
+            result = _failed(result.backend, error)
+            await log.end(result)
+        return result
+
+    async def _result(
+        self, i: int, worker: Worker, request: Request | Exception, log: EventLog | None
+    ) -> Result | Exception:
+        """What came of the request. Whatever is raised on the way fails this task alone; it is
+        returned if there was too little of something to start the program. Raises `SessionError`
+        if the run's directory cannot be written."""
+        try:
+            if isinstance(request, Exception):
+                raise request  # noqa: TRY301 - to be told like all others
+            self._requests.check(i, request)
+            if self.plan.tasks[i].dry_run:
+                command = str(self.dispatcher.plan(request).command)
+                return Result(ok=True, text=command, backend=worker.backend, exit_code=0)
+            return await self._run(i, worker, request, log)
+        except Exception as error:
+            if log is not None and log.problem is not None:
+                raise log.problem from error  # the run cannot keep what the task does
+            if worker.run is None and mishaps.shortage(error):
+                return error
+            return _failed(worker.backend, error)
+
+    async def _waited_for_room(self, i: int, worker: Worker, error: Exception) -> bool:
+        """Whether another task has ended since there was too little of something for this one."""
+        short = mishaps.shortage(error)
+        others = [
+            w
+            for w in self.workers.values()
+            if w is not worker and not (w.room and not w.room.is_set())
+        ]
+        if not others:
+            return False
+        if not self._told_of_shortage:
+            self._told_of_shortage = True
+            told = f"{short}: tasks are started only as others end"
+            self.observe(Change(kind="notice", outcome=self.outcomes[i], message=told))
+        worker.room = anyio.Event()
+        try:
+            await worker.room.wait()
+        finally:
+            worker.room = None
+        return True
+
+    def _make_room(self) -> None:
+        """A task has ended: let one of those try again that wait for what it took."""
+        for worker in self.workers.values():
+            if worker.room is not None and not worker.room.is_set():
+                worker.room.set()
+                return
+
+    async def _run(self, i: int, worker: Worker, request: Request, log: EventLog | None) -> Result:
+        def notify(text: str) -> None:
+            self.observe(Change(kind="notice", outcome=self.outcomes[i], message=text))
+
+        async with self.dispatcher.stream(request, notify) as run:
+            worker.run = run
+            if run.plan.session:
+                self.outcomes[i] = replace(self.outcomes[i], session_id=run.plan.session.id)
+            async for event in run:
+                if log:
+                    await log.add(event)
+                if seen := shown(event, request.secrets):
+                    self.observe(Change(kind="event", outcome=self.outcomes[i], event=seen))
+        return result_without(run.result, request.secrets)
+
+    # What came of it.
+
+    async def _took(self, i: int, result: Result, events: int | None = None) -> None:
+        before = self.outcomes[i]
+        counts = not self.plan.tasks[i].dry_run
+        if counts and (told := self._spending.add(result)):
+            self.observe(Change(kind="notice", outcome=before, message=told))
+        outcome = replace(
+            after(before, result.usage, result.cost),
+            state="done" if result.ok else "failed",
+            model=result.model,
+            session_id=None if self.rules.ephemeral else result.session_id or before.session_id,
+            output="" if self.journal else result.text,
+            structured=None if self.journal else result.structured,
+            error=self._tellable(result.error),
+            seconds=result.seconds,
+            exit_code=result.exit_code,
+            ended_at=datetime.now(UTC),
+        )
+        kind = result.error.kind if result.error else None
+        wait: Change | None = None
+        if kind == "cancelled":
+            outcome = replace(outcome, state="cancelled")
+        elif kind == "limit" and outcome.error and self.why is None:
+            wait = self._met_limit(outcome, outcome.error)
+        elif backoff.is_passing(result.error) and self.why is None and self._may_try(i):
+            wait = self._again(outcome)
+        elif result.ok:
+            self._backends.succeeded(before.backend or "")
+        if wait is not None:
+            self.observe(wait)
+            outcome = wait.outcome or outcome
+        await self._ended(i, outcome, events, wait)
+
+    async def _ended(
+        self, i: int, outcome: Outcome, events: int | None = None, wait: Change | None = None
+    ) -> None:
+        """Keep where the task stands now, and what is waited for, and draw the conclusions."""
+        self.outcomes[i] = outcome
+        if self.journal:
+            await self.journal.ended(outcome, events, _told_of(wait))
+        if outcome.state == "queued":  # not before that is written: the next attempt comes behind
+            self._queue_again(i)
+            self._judge()  # what it took counts
+            return
+        self.observe(Change(kind="ended", outcome=outcome))
+        if outcome.state in ("done", "failed"):
+            self._over += 1
+            self._bad += outcome.state == "failed"
+        self._free_dependents(i)
+        self._judge()
+
+    def _tellable(self, failure: Failure | None) -> Failure | None:
+        """As it is kept, so that a table or a report has no key that the journal does not."""
+        if failure is None or self.journal is None:
+            return failure
+        scrub = self.journal.scrub
+        return replace(failure, message=scrub(failure.message), hint=scrub(failure.hint))
+
+    def _queue_again(self, i: int) -> None:
+        if i in self._due:
+            heapq.heappush(self._later, (self._due.pop(i), i))
+        else:
+            self._enqueue(i)
+
+    def _may_try(self, i: int) -> bool:
+        return self._tries.get(i, 0) < self.plan.retries_of(i)
+
+    def _again(self, outcome: Outcome) -> Change:
+        """Back into the queue, in a while."""
+        i = outcome.index
+        self._tries[i] = tries = self._tries.get(i, 0) + 1
+        seconds = backoff.backoff(self.rules.retry_delay, tries, self.chance)
+        until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC)
+        self._due[i] = anyio.current_time() + seconds
+        return Change(kind="retry", outcome=replace(outcome, state="queued"), until=until)
+
+    def _met_limit(self, outcome: Outcome, failure: Failure) -> Change:
+        """Its backend is not asked for a while; the task waits for that, or has failed."""
+        pause = self._backends.met_limit(outcome.backend or "", failure)
+        if self.rules.limits.action == "fail":
+            stands = outcome
+        elif self._backends.is_hopeless(self.asks[outcome.index].backend):
+            stands = replace(outcome, state="waiting")
+        else:
+            stands = replace(outcome, state="queued", error=replace(failure, retry_at=pause.at))
+        return Change(
+            kind="limit", outcome=stands, until=pause.at, message=failure.message,
+            instead=self._backends.instead(outcome.backend or ""),
+        )  # fmt: skip
+
+    def _free_dependents(self, i: int) -> None:
+        """Start what waited for this task alone, or say that it will not be run."""
+        state = self.outcomes[i].state
+        if state not in ("done", "failed", "skipped"):
+            return  # it waits for a limit, or was ended: it may still succeed, in the next run
+        for d in self._dependents.get(i, ()):
+            if self.outcomes[d].state != "queued":
+                continue
+            self._left[d] -= 1
+            if self._left[d] and state == "done":
+                continue
+            if self._bad_need(d) is not None:
+                self._skip(d)
+            elif self._left[d] == 0:
+                self._enqueue(d)
+                self._wake.set()
+
+    def _skip(self, first: int) -> None:
+        """What it needs has failed, so it is not run; and neither is what needs it."""
+        found = [first]
+        while found:
+            i = found.pop()
+            bad = self._bad_need(i)
+            if bad is None or self.outcomes[i].state != "queued":
+                continue
+            name = self.plan.tasks[bad].name
+            failure = Failure("skipped", f"not run: {name!r}, which it needs, has not succeeded")
+            self.outcomes[i] = outcome = replace(
+                self.outcomes[i], state="skipped", error=failure, ended_at=datetime.now(UTC)
+            )
+            self.aside.append(i)
+            self.observe(Change(kind="ended", outcome=outcome))
+            for d in self._dependents.get(i, ()):
+                self._left[d] -= 1
+                if self._bad_need(d) is not None:
+                    found.append(d)
+                elif self._left[d] == 0:
+                    self._enqueue(d)
+
+    def _cancelled(self, i: int, worker: Worker) -> Outcome:
+        """As if it had not been begun, where its CLI has not been told anything: it waited for
+        another turn of its session, or for a login."""
+        if worker.run is None:
+            return self._not_begun(worker.before)
+        failure = Failure("cancelled", worker.why)
+        return replace(
+            self.outcomes[i], state="cancelled", error=failure, exit_code=7,
+            ended_at=datetime.now(UTC),
+        )  # fmt: skip
+
+    # The rules.
+
+    def _judge(self) -> None:
+        """End the run where its rules say so."""
+        if self.why is not None:
+            return
+        halt = self.rules.halt
+        if halting.is_reached(halt, self._bad, self._over):
+            self._halt(f"{self._bad} of {self._over} tasks failed (halt: {halting.text(halt)})")
+            if halt.when == "now":
+                self._end_all("ended, because others failed", now=False)
+        elif self._spending.is_spent():
+            self._halt(self._spending.text())
+            self._end_all("ended, because the budget is spent", now=False)
+
+    def _halt(self, why: str) -> None:
+        self.why = self.why or why
+        self._wake.set()
+
+    def _end_all(self, why: str, *, now: bool) -> None:
+        for worker in list(self.workers.values()):
+            worker.cancel(why, now=now)
+
+    def _put_aside(self) -> None:
+        """Tell of each task that was not started why it was not."""
+        for i, outcome in enumerate(self.outcomes):
+            if outcome.state == "queued":
+                self.outcomes[i] = left = self._left_over(i)
+                self.aside.append(i)
+                self.observe(Change(kind="ended", outcome=left))
+
+    def _left_over(self, i: int) -> Outcome:
+        if self.why is not None:
+            return self._not_begun(self.outcomes[i])
+        backend = self.asks[i].backend
+        pause = self._backends.waits_for(backend)
+        what = f"{backend} waits" if pause else "what it needs waits"
+        failure = Failure("limit", f"{what} for a limit to end", None, pause.at if pause else None)
+        return replace(self.outcomes[i], state="waiting", error=failure)
+
+    def _not_begun(self, outcome: Outcome) -> Outcome:
+        """A task that is left as it stood, since the run has ended."""
+        said = f"not started: {self.why}"
+        if outcome.error is not None:
+            said = f"not tried again: {self.why}; it had failed: {outcome.error.message}"
+        return replace(outcome, state="cancelled", error=Failure("not_started", said))
+
+
+def _failed(backend: str, error: Exception) -> Result:
+    code = error.exit_code if isinstance(error, ClinvkError) else 1
+    failure = mishaps.failure_of(error)
+    return Result(ok=False, text="", backend=backend, exit_code=code, error=failure)
+
+
+def _told_of(wait: Change | None) -> dict[str, Any] | None:
+    """What a journal keeps of it, for who watches the run from elsewhere."""
+    if wait is None or wait.until is None:
+        return None
+    return {
+        "kind": wait.kind, "until": wait.until.isoformat(), "message": wait.message,
+        "instead": wait.instead,
+    }  # fmt: skip
+
+
+@contextmanager
+def _first_one() -> Iterator[None]:
+    """Where several tasks could not go on, mostly for one reason, the first one's tells it."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        told, others = group.split((ClinvkError, OSError))
+        first: BaseException | None = told
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if first is None or others is not None:
+            raise
+        raise first from first.__cause__

@@ -1,0 +1,1 @@
+"""Data that every part of clinvk speaks of: requests, events, results, sessions, plans."""

@@ -1,0 +1,218 @@
+"""What came of each task of a run, and of the run as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from msgspec import Struct, convert
+from msgspec.structs import replace
+
+from clinvk.model.events import EXIT_CODES, Failure, plain
+from clinvk.model.usage import Usage, rfc3339
+
+VERSION = 1  # of the JSON objects below
+
+# What a task can have come to. `waiting`: a provider's limit was met, and the run did not wait for
+# its end. `indeterminate`: it was cut off, and nobody knows how far it got. `skipped`: what it
+# needs has failed.
+ENDED = ("done", "failed", "skipped", "cancelled", "waiting", "indeterminate")
+UNDERWAY = ("queued", "running")
+STATES = (*ENDED, *UNDERWAY)
+
+SOURCES = {True: "reported", False: "partly reported"}
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """Where a task stands. `output` is there where somebody asked for it: see `RunResult`."""
+
+    index: int  # its place in the plan, from 0
+    name: str
+    key: str = ""  # its name as the end of that of its session, and of its file
+    state: str = "queued"
+    backend: str | None = None
+    model: str | None = None
+    session_id: str | None = None
+    output: str = ""
+    structured: Any = None
+    error: Failure | None = None
+    seconds: float = 0.0  # of its last attempt
+    exit_code: int | None = None
+    usage: Usage | None = None  # of all its attempts
+    cost: float | None = None  # US dollars, of all its attempts, where all were reported
+    attempts: int = 0
+    started_at: datetime | None = None  # its last attempt
+    ended_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+    meta: Any = None
+
+    @property
+    def ok(self) -> bool:
+        return self.state == "done"
+
+    def to_json(self) -> dict[str, Any]:
+        cost = None if self.cost is None else {"usd": self.cost, "source": "reported"}
+        return {
+            "index": self.index,
+            "name": self.name,
+            "key": self.key,
+            "state": self.state,
+            "backend": self.backend,
+            "model": self.model,
+            "session_id": self.session_id,
+            "output": self.output,
+            "structured": self.structured,
+            "error": plain(self.error),
+            "duration_seconds": round(self.seconds, 3),
+            "exit_code": self.exit_code,
+            "usage": plain(self.usage),
+            "cost": cost,
+            "attempts": self.attempts,
+            "started_at": rfc3339(self.started_at) if self.started_at else None,
+            "ended_at": rfc3339(self.ended_at) if self.ended_at else None,
+            "tags": list(self.tags),
+            "meta": self.meta,
+        }
+
+
+class RunResult(Struct, frozen=True, kw_only=True):
+    """What came of a run. `state` is one of: done, failed, cancelled, waiting, interrupted (its
+    clinvk was killed), running."""
+
+    id: str | None  # none where the run was ephemeral
+    kind: str
+    state: str
+    results: tuple[Outcome, ...]
+    seconds: float
+    why: str | None = None  # what ended it before its end
+    source: str = ""
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tasks are in each state; those of states that none is in are left out."""
+        return count(outcome.state for outcome in self.results)
+
+    @property
+    def usage(self) -> Usage | None:
+        known = [o.usage for o in self.results if o.usage is not None]
+        return sum(known[1:], known[0]) if known else None
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars that were reported; None where nothing was."""
+        known = [o.cost for o in self.results if o.cost is not None]
+        return sum(known) if known else None
+
+    @property
+    def exit_code(self) -> int:
+        """The published one: 0 all succeeded, 1 any failed, 7 cancelled, 75 what is left waits for
+        a provider's limit."""
+        return exit_code(self.state, self.results)
+
+    def to_json(self) -> dict[str, Any]:
+        counts = self.counts
+        whole = all(o.cost is not None for o in self.results if o.attempts)
+        return {
+            "version": VERSION,
+            "id": self.id,
+            "kind": self.kind,
+            "state": self.state,
+            "why": self.why,
+            "source": self.source,
+            "started_at": rfc3339(self.started_at) if self.started_at else None,
+            "ended_at": rfc3339(self.ended_at) if self.ended_at else None,
+            "total_tasks": len(self.results),
+            "completed": counts.get("done", 0),
+            **{state: counts.get(state, 0) for state in ENDED[1:]},
+            "total_duration_seconds": round(self.seconds, 3),
+            "usage": plain(self.usage),
+            "cost": None if self.cost is None else {"usd": self.cost, "source": SOURCES[whole]},
+            "exit_code": self.exit_code,
+            "results": [outcome.to_json() for outcome in self.results],
+        }
+
+
+def count(states: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = dict.fromkeys(STATES, 0)
+    for state in states:
+        counts[state] += 1
+    return {state: n for state, n in counts.items() if n}
+
+
+def exit_code(state: str, outcomes: Iterable[Outcome]) -> int:
+    if state == "cancelled":
+        return EXIT_CODES["cancelled"]
+    bad = [o for o in outcomes if not o.ok]
+    if not bad:
+        return 0
+    limited = all(o.state == "waiting" or _by_limit(o) or o.state == "skipped" for o in bad)
+    waits = any(o.state == "waiting" or _by_limit(o) for o in bad)
+    return EXIT_CODES["limit"] if limited and waits else 1
+
+
+def _by_limit(outcome: Outcome) -> bool:
+    return outcome.state == "failed" and outcome.error is not None and outcome.error.kind == "limit"
+
+
+def summary_of(outcome: Outcome) -> dict[str, Any]:
+    """What a journal keeps of it: all but its output."""
+    line = outcome.to_json()
+    for name in ("index", "name", "key", "tags", "meta", "output", "structured"):
+        del line[name]
+    if outcome.error is not None:
+        line["error"]["status"] = outcome.error.status
+    return line
+
+
+def from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
+    """The other way. Raises `ValueError`."""
+    cost = line.get("cost")
+    error = line.get("error")
+    return replace(
+        base,
+        state=str(line["state"]),
+        backend=line.get("backend"),
+        model=line.get("model"),
+        session_id=line.get("session_id"),
+        error=convert(error, Failure) if error else None,
+        seconds=float(line.get("duration_seconds") or 0),
+        exit_code=line.get("exit_code"),
+        usage=Usage.from_json(line["usage"]) if line.get("usage") else None,
+        cost=float(cost["usd"]) if cost else None,
+        attempts=int(line.get("attempts") or 0),
+        started_at=_moment(line.get("started_at")),
+        ended_at=_moment(line.get("ended_at")),
+    )
+
+
+def after(before: Outcome, usage: Usage | None, cost: float | None) -> Outcome:
+    """The outcome with what its last attempt took added to what those before it did. What all cost
+    is unknown where one did not say."""
+    known = [u for u in (before.usage, usage) if u is not None]
+    paid = cost
+    if before.attempts > 1:
+        paid = None if before.cost is None or cost is None else before.cost + cost
+    return replace(before, usage=sum(known[1:], known[0]) if known else None, cost=paid)
+
+
+def ended_with(before: Outcome, result: Mapping[str, Any]) -> Outcome:
+    """The outcome of a task whose last attempt ended with this result, an object of `-o json`.
+    Raises `ValueError`."""
+    said = from_summary(before, {**result, "state": "failed" if result.get("error") else "done"})
+    seconds = timedelta(seconds=said.seconds)
+    return replace(
+        after(before, said.usage, said.cost),
+        state=said.state, model=said.model, error=said.error, exit_code=said.exit_code,
+        seconds=said.seconds, ended_at=before.started_at and before.started_at + seconds,
+    )  # fmt: skip
+
+
+def _moment(text: Any) -> datetime | None:
+    return datetime.fromisoformat(text) if isinstance(text, str) else None

@@ -1,0 +1,177 @@
+"""Many tasks as one plan: what `parallel`, `compare` and `chain` write, and the scheduler runs."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from msgspec import Struct, convert, to_builtins
+from msgspec.structs import replace
+
+from clinvk.errors import ConfigError
+from clinvk.text.redact import redact
+
+VERSION = 2  # of a plan as it is kept
+NAME_KEPT = 60  # characters of a task's name in the name of its session
+
+# What a prompt may say of an earlier task: `{{tasks.NAME.output}}`; `steps` is the same word.
+REFERENCE = re.compile(r"(?:tasks|steps)\.(.+)\.(output|session|error|backend)")
+OF_PREVIOUS = {"previous": "output", "session": "session"}  # `{{previous}}`, `{{session}}`
+
+Kind = Literal["parallel", "compare", "chain"]
+
+
+class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One prompt of a plan. `env` holds values as they were written: `${NAME}` is looked up
+    before anything is started, and never kept."""
+
+    name: str
+    prompt: str
+    key: str = ""  # its name as part of a session's; unique in the plan
+    backend: str | None = None
+    options: dict[str, Any] = {}  # model, approval, sandbox, …
+    droppable: dict[str, str] = {}  # those that were not said of it alone, and where they were
+    args: tuple[str, ...] = ()  # handed to the backend as they are
+    cwd: str | None = None  # absolute
+    env: dict[str, str] = {}
+    timeout: float | None = None  # seconds
+    stall_timeout: float | None = None  # seconds of silence
+    retries: int | None = None  # None: the plan's
+    needs: tuple[int, ...] = ()  # positions in the plan
+    continues: int | None = None  # the task whose session it goes on with
+    soft: bool = False  # it runs although what came before it has failed
+    strict: tuple[int, ...] = ()  # of a step: what it says that it needs, be it soft or not
+    template: bool = False  # its prompt names other tasks, or has `\\{{` in it
+    idempotent: bool = False  # it may be run again when nobody knows how it ended
+    tags: tuple[str, ...] = ()
+    title: str | None = None
+    meta: Any = None
+    previous: int | None = None  # the step before it
+    known: dict[str, int] = {}  # names in its prompt: positions in the plan
+    lenient: bool = False
+    dry_run: bool = False
+    redacted: bool = False  # it held a secret, and was kept without
+    place: str = ""  # in the file, for messages
+
+    @property
+    def titled(self) -> str:
+        """Its place, and its name where it has one, for messages."""
+        if not self.place or self.name.isdigit():
+            return self.place
+        name = redact(self.name)
+        short = name if len(name) <= NAME_KEPT else name[:NAME_KEPT] + "…"
+        return f"{self.place} {short!r}"
+
+    @property
+    def musts(self) -> tuple[int, ...]:
+        """What has to succeed before it is run."""
+        return self.strict if self.soft else self.needs
+
+
+class Halt(Struct, frozen=True, omit_defaults=True):
+    """When failures end the whole run."""
+
+    when: Literal["never", "soon", "now"] = "never"  # soon lets what runs come to its end
+    count: int | None = None
+    percent: float | None = None  # of the tasks that have ended
+
+
+class Budget(Struct, frozen=True, omit_defaults=True):
+    """Caps on what a run takes."""
+
+    cost: float | None = None  # US dollars, as the backends report them
+    tokens: int | None = None  # input and output
+
+
+class Limits(Struct, frozen=True, omit_defaults=True):
+    """What is done when a provider's limit is met."""
+
+    action: Literal["wait", "fail", "switch"] = "wait"
+    to: tuple[str, ...] = ()  # backends to switch to
+    first_wait: float = 30.0  # seconds, where the provider does not say how long
+    max_wait: float | None = None  # seconds; the run ends, resumable, where it would take longer
+
+
+class Rules(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a plan is run."""
+
+    max_parallel: int = 3
+    max_parallel_per_backend: dict[str, int] = {}
+    halt: Halt = Halt()
+    retries: int = 0
+    retry_delay: float = 2.0  # seconds before the first one; it doubles
+    limits: Limits = Limits()
+    budget: Budget = Budget()
+    stall_timeout: float | None = None  # seconds, for tasks that say nothing else
+    ephemeral: bool = False
+    output_dir: str | None = None
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """Tasks, and how they are run. `source` is where they came from, for people."""
+
+    kind: Kind
+    tasks: tuple[Task, ...]
+    rules: Rules = Rules()
+    source: str = ""
+    checkpoint: str | None = None
+    cwd: str | None = None  # where it was begun: the folder of tasks that say none
+
+    def to_json(self) -> dict[str, Any]:
+        return {"version": VERSION, **to_builtins(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        """Raises `ValueError` where this is no plan, `ConfigError` where it is a newer one."""
+        if data.get("version", 0) > VERSION:
+            raise ConfigError("the plan was written by a newer clinvk", "update clinvk to use it")
+        data = data if data.get("version", 0) > 1 else _of_version_1(data)
+        return convert({k: v for k, v in data.items() if k != "version"}, cls)
+
+    def retries_of(self, i: int) -> int:
+        """How often a task is tried again at most."""
+        own = self.tasks[i].retries
+        return self.rules.retries if own is None else own
+
+    def called(self, text: str) -> list[int]:
+        """Positions of the tasks with this name or key; of the one with this number, from 1, where
+        there are none."""
+        found = [i for i, task in enumerate(self.tasks) if text in (task.name, task.key)]
+        return found or [i for i in range(len(self.tasks)) if str(i + 1) == text]
+
+
+def _of_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """It did not say where the options that may be dropped were."""
+    tasks = [
+        {**task, "droppable": dict.fromkeys(task.get("droppable", ()), "")}
+        for task in data.get("tasks", ())
+    ]
+    return {**data, "tasks": tasks}
+
+
+def checked(plan: Plan) -> Plan:
+    """The plan with a key for each task. Raises `ConfigError` where it has none."""
+    if not plan.tasks:
+        raise ConfigError(f"{plan.source or plan.kind}: there are no tasks", "write at least one")
+    return replace(plan, tasks=tuple(_with_keys(plan.tasks)))
+
+
+def _with_keys(tasks: Iterable[Task]) -> Iterable[Task]:
+    """Each with its name in the letters that a session's name may have, numbered where two are
+    alike."""
+    taken: set[str] = set()
+    counts: dict[str, int] = {}
+    for number, task in enumerate(tasks, 1):
+        # An accent goes and its letter stays; what has no such letter makes room for the number.
+        name = redact(task.name)  # it is seen everywhere
+        plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+        base = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:NAME_KEPT].strip("-._") or str(number)
+        base = re.sub(r"\.(\d+)$", r"-\1", base)  # `.2` is the second attempt of a task
+        key = base
+        while key.lower() in taken:
+            counts[base.lower()] = counts.get(base.lower(), 1) + 1
+            key = f"{base}-{counts[base.lower()]}"
+        taken.add(key.lower())
+        yield replace(task, name=name, key=key)

@@ -1,0 +1,231 @@
+"""A session and its messages: the words, and what can be asked of them without a store."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct, ValidationError, convert, field
+from msgspec.structs import replace
+
+from clinvk.errors import SessionError
+from clinvk.model.usage import Usage, rfc3339
+
+VERSION = 1  # of the record on disk
+STATUSES = ("active", "error", "completed", "paused", "archived")
+RESUMABLE = ("active", "paused", "error")
+CWD_BYTES = "cwd_bytes"  # of a record whose directory is not UTF-8: its bytes, in hexadecimal
+NOT_KEPT = {"extra", "messages"}  # fields that are not of the record under their own names
+TITLE_LENGTH = 200  # characters of the first prompt that a record keeps
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RESERVED = ("last",)
+
+
+class MessageRole(StrEnum):
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class Message(Struct):
+    role: MessageRole
+    content: str
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+    metadata: dict[str, Any] = {}
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        self.role = MessageRole(self.role)
+        if self.timestamp.tzinfo is None:  # local time, as everywhere in Python
+            self.timestamp = self.timestamp.astimezone(UTC)
+
+    def to_json(self) -> dict[str, Any]:
+        line: dict[str, Any] = {
+            "role": self.role.value,
+            "content": self.content,
+            "timestamp": rfc3339(self.timestamp),
+        }
+        if self.metadata:
+            line["metadata"] = self.metadata
+        if self.tokens is not None:
+            line["tokens"] = self.tokens
+        return line
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Message:
+        return cls(
+            role=MessageRole(line["role"]),
+            content=str(line["content"]),
+            timestamp=datetime.fromisoformat(line["timestamp"]),
+            metadata=dict(line.get("metadata") or {}),
+            tokens=line.get("tokens"),
+        )
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """A conversation: its record, which is what a store keeps apart from the transcript; and its
+    messages, where somebody asked for them."""
+
+    id: str
+    messages: list[Message] = []  # no part of the record: `SessionManager` reads them
+    backend: str | None = None
+    model: str | None = None
+    status: str = "active"
+    cwd: str | None = None  # real path
+    title: str | None = None
+    prompt: str | None = None  # how it began
+    native_ids: dict[str, str] = {}  # backend: its own id
+    turns: int = 0
+    counts: dict[str, int] = {}  # role: how many messages
+    usage: Usage | None = None
+    cost: float | None = None  # US dollars, as reported; None where any turn's is unknown
+    totals: dict[str, Any] = {}  # native id: what its CLI counted so far
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
+    began_with: str | None = None  # the backend that `options` were meant for
+    options: dict[str, Any] = {}  # it keeps these on later turns
+    template: str | None = None
+    parents: tuple[str, ...] = ()
+    task: str | None = None  # the run it was a task of
+    error: dict[str, Any] | None = None  # how the last turn failed
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    extra: dict[str, Any] = {}  # what somebody else wrote; kept
+
+    @property
+    def native_id(self) -> str | None:
+        """The id that its backend knows it by."""
+        return self.native_ids.get(self.backend or "")
+
+    @property
+    def resumable(self) -> bool:
+        return self.status in RESUMABLE and bool(self.native_ids or sum(self.counts.values()))
+
+    @property
+    def label(self) -> str:
+        """What a list shows of it: its title, else how it began."""
+        return self.title or self.prompt or ""
+
+    def to_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"version": VERSION}
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, datetime):
+                value = rfc3339(value)
+            elif isinstance(value, Usage):
+                value = value.to_json()
+            if name not in NOT_KEPT:
+                record[name] = value
+        if self.cwd is not None and (text := _as_text(self.cwd)) != self.cwd:
+            record |= {"cwd": text, CWD_BYTES: os.fsencode(self.cwd).hex()}
+        return self.extra | record
+
+    @classmethod
+    def from_json(cls, record: Any) -> Session:
+        """Raises `ValueError` where this is no record, `SessionError` where it is a newer one."""
+        if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+            raise ValueError("not a session record")  # noqa: TRY004 - one kind of damage
+        if record.get("version", 0) > VERSION:
+            raise SessionError(
+                f"session {record['id']} was written by a newer clinvk"
+                f" (record version {record['version']}, this one reads up to {VERSION})",
+                "update clinvk to use it: pip install -U clinvk",
+            )
+        if "messages" in record:  # what `counts` was called at first
+            record = {"counts": record["messages"]} | record
+        known = {*cls.__struct_fields__} - NOT_KEPT
+        values = {k: v for k, v in record.items() if k in known}
+        passed = (*known, "version", "messages", CWD_BYTES)
+        extra = {k: v for k, v in record.items() if k not in passed}
+        try:
+            session = convert({**values, "extra": extra}, cls)
+            return replace(session, cwd=_cwd(record)) if CWD_BYTES in record else session
+        except ValidationError as error:
+            raise ValueError(str(error)) from error
+
+
+def _cwd(record: Mapping[str, Any]) -> str | None:
+    """The directory as the system knows it. Where somebody has changed its text, that holds."""
+    text: str | None = record.get("cwd")
+    with suppress(ValueError, TypeError):
+        path = os.fsdecode(bytes.fromhex(record[CWD_BYTES]))
+        if _as_text(path) == text:
+            return path
+    return text
+
+
+def _as_text(path: str) -> str:
+    """A path as UTF-8 can hold it; what is not text in it is replaced."""
+    try:
+        return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:  # nor can any directory be called that
+        return path
+
+
+def new_id() -> str:
+    """Ten hexadecimal digits; who creates the record makes sure that nobody else has them."""
+    return os.urandom(5).hex()
+
+
+def check_id(text: str) -> str:
+    """`text`, if it can name a session; ids and names are one space, and both are file names."""
+    if not _ID.fullmatch(text):
+        raise SessionError(
+            f"{text[:40]!r} cannot name a session",
+            "use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
+        )
+    if text.lower() in RESERVED:
+        raise SessionError(f"{text!r} is reserved", "choose another name")
+    return text
+
+
+def opening(prompt: str) -> str:
+    """The first words of a prompt on one line, for lists."""
+    words = " ".join(prompt[: 4 * TITLE_LENGTH].split())
+    return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1] + "…"
+
+
+def after_turn(
+    session: Session,
+    *,
+    status: str,
+    said: Mapping[str, int],
+    usage: Usage | None,
+    cost: float | None,
+    error: dict[str, Any] | None,
+    model: str | None,
+    now: datetime,
+) -> Session:
+    """The session one turn later. A sum with an unknown part stays what is known of tokens,
+    and becomes unknown for money."""
+    first = session.turns == 0
+    counts = dict(session.counts)
+    for role, n in said.items():
+        counts[role] = counts.get(role, 0) + n
+    known = [u for u in (session.usage, usage) if u is not None]
+    paid = cost if first else None if None in (session.cost, cost) else session.cost + cost  # type: ignore[operator]
+    return replace(
+        session,
+        status=status,
+        model=model or session.model,
+        turns=session.turns + 1,
+        counts=counts,
+        usage=sum(known[1:], known[0]) if known else None,
+        cost=paid,
+        error=error,
+        updated_at=now,
+    )
+
+
+def counted(messages: Iterable[Message]) -> dict[str, int]:
+    """How many messages of each role there are."""
+    counts: dict[str, int] = {}
+    for message in messages:
+        counts[message.role.value] = counts.get(message.role.value, 0) + 1
+    return counts

@@ -1,0 +1,1 @@
+"""What to run: task files, references, rules."""

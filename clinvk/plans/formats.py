@@ -1,0 +1,150 @@
+"""The data of a file of tasks, out of the format that it is written in."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clinvk.errors import ConfigError
+from clinvk.plans.schema import NUMBERS, Written
+from clinvk.text import json_input, yaml
+
+FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
+KEYS = "what such a file may say is in docs/parallel.md and docs/chain.md"
+
+# Of a CSV file: the columns that are no key of a task, by which prompts name them. No file can have
+# a key that is this one.
+COLUMNS: Any = object()
+HEADER: Any = object()  # the names of all its columns
+
+
+def read(
+    path: str | None, text: str, form: str | None = None, *, of_lines: bool = False
+) -> tuple[Any, str]:
+    """The data in a text, and the format that it was read in: `form`; else lines, where the prompt
+    names them; else by the name of the file, else by how it looks. Raises `ConfigError`."""
+    source = path or "stdin"
+    form = form or ("lines" if of_lines else _form_of(path, text))
+    if form not in FORMATS:
+        raise ConfigError(f"--format: {form!r} is not one of: {', '.join(FORMATS)}")
+    try:
+        return _PARSERS[form](text), form
+    except yaml.YamlError as error:
+        raise ConfigError(f"{source}: {error}", KEYS) from error
+    except BadLine as error:
+        hint = f"it was read as {form}; --format says otherwise"
+        raise ConfigError(f"{source}: {error}", hint) from error
+
+
+class BadLine(ValueError):  # noqa: N818 - reads as what it says
+    """What is wrong, with its line."""
+
+
+def _form_of(path: str | None, text: str) -> str:
+    suffix = Path(path or "").suffix.lower().lstrip(".")
+    known = {"yml": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl",
+             "csv": "csv", "txt": "lines"}  # fmt: skip
+    if suffix in known:
+        return known[suffix]
+    first, _, rest = text.strip().partition("\n")
+    if first.startswith("{") and _is_json(first) and (rest or _is_task(first)):
+        return "jsonl"
+    return "json" if _is_json(text) else "yaml"
+
+
+def _is_task(text: str) -> bool:
+    """Whether the only line is a task, and not a file of them."""
+    try:
+        data = json_input.load(text)
+    except json_input.JsonError:
+        return False
+    return not {"tasks", "steps"} & set(data) and bool({"prompt", "prompt_file"} & set(data))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json_input.load(text)
+    except json_input.JsonError as error:
+        return yaml.DEEP in str(error)  # nothing else can be said of it
+    return True
+
+
+def _json(text: str) -> Any:
+    try:
+        return json_input.load(text)
+    except json_input.JsonError as error:
+        raise BadLine(str(error)) from error
+
+
+def _jsonl(text: str) -> list[Any]:
+    entries = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                entries.append(json_input.load(line))
+            except json_input.JsonError as error:
+                raise BadLine(f"line {number}: {error}") from error
+    return entries
+
+
+def _csv(text: str) -> list[dict[str, Any]]:
+    """A row is a task: columns that are called like keys are those, the others are for prompts."""
+    rows = csv.DictReader(io.StringIO(text), strict=True)
+    entries = []
+    try:
+        for row in rows:
+            if None in row or None in row.values():
+                raise BadLine(
+                    f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns"
+                )
+            entries.append(_row({(k or "").strip(): v for k, v in row.items()}))
+    except csv.Error as error:
+        raise BadLine(f"line {rows.reader.line_num}: {error}") from error
+    return entries
+
+
+_SWITCHES = ("idempotent", "lenient", "dry_run", "verbose")
+_LISTS = ("tags", "needs", "add_dir", "allowed_tools")
+
+
+def _row(row: dict[str, str]) -> dict[str, Any]:
+    keys = Written.__struct_fields__
+    entry: dict[str, Any] = {COLUMNS: {k: v for k, v in row.items() if k not in keys}}
+    entry[HEADER] = list(row)
+    for key, value in row.items():
+        if key not in keys or not value.strip():
+            continue
+        if key in _LISTS:
+            entry[key] = [part.strip() for part in value.split(",") if part.strip()]
+        elif key in NUMBERS and value.strip().isdecimal():
+            entry[key] = int(value)
+        elif value.strip().lower() in ("true", "false") and key in _SWITCHES:
+            entry[key] = value.strip().lower() == "true"
+        else:
+            entry[key] = value
+    return entry
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    """Each line is a task's prompt; or `{{line}}` in the prompt of all."""
+    lines = (line.rstrip("\r") for line in text.split("\n"))
+    return [{COLUMNS: {"line": line}} for line in lines if line.strip()]
+
+
+_PARSERS: Mapping[str, Any] = {
+    "yaml": yaml.load, "json": _json, "jsonl": _jsonl, "csv": _csv, "lines": _lines,
+}  # fmt: skip
+
+
+def without_prompt(header: list[str], columns: Mapping[str, str]) -> tuple[str, str]:
+    """What is wrong where a row says no prompt, and the way out. Prompts may name the `columns`."""
+    if "prompt" in header:
+        return "the prompt is empty", "fill the column 'prompt', or say it of all: --prompt '…'"
+    found = f"missing key 'prompt'; the columns are: {', '.join(map(repr, header))}"
+    if len(header) == 1 and (other := next((c for c in ";\t|" if c in header[0]), None)):
+        return found, f"a comma parts columns, and not {other!r}"
+    names = " ".join(f"{{{{{name}}}}}" for name in [*columns][:2])
+    return found, f"say what to ask: --prompt '… {names}'; or add a column 'prompt'"

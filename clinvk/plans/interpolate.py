@@ -1,0 +1,100 @@
+"""The names in braces in the texts of a task, and what is put in for those that are known when its
+file is read: the matrix's, and columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from clinvk.model.plan import OF_PREVIOUS
+from clinvk.plans import references
+from clinvk.text import template
+from clinvk.text.redact import throughout
+from clinvk.text.typed import ShapeError
+
+OF_TASKS = ("tasks.", "steps.")  # so begins what a prompt says of another task
+NAMES = ("name", "id")  # programs give a task its prompt for a name
+
+Path = tuple[str | int, ...]
+
+
+def check(entry: Mapping[str, Any], names: list[str], path: Path, *, chain: bool) -> None:
+    """Raise `ShapeError` for a name in a text that nothing will be put in for. The prompt may name
+    other tasks: what it names is looked up when all are known."""
+    for key, data in entry.items():
+        for at, text in _texts(data, (*path, key)) if key != "prompt" else ():
+            _check_text(text, names, at, chain=chain)
+
+
+def _check_text(text: str, names: list[str], at: Path, *, chain: bool) -> None:
+    for name in template.names(template.fill_inner(text, OF_TASKS, str)):
+        if name in names:
+            continue
+        if _is_of_task(name, chain=chain):
+            if at[-1] in NAMES:
+                continue
+            raise ShapeError(
+                at, f"{{{{{name}}}}}: only a prompt can name what another task has done",
+                references.escape_hint(names),
+            )  # fmt: skip
+        if names:
+            raise ShapeError(at, references.unknown(name, names), references.escape_hint(names))
+
+
+def filled(
+    entry: Mapping[str, Any], values: Mapping[str, str], path: Path, *, chain: bool
+) -> dict[str, Any]:
+    """What a task says, with the names that are known put in. Raises `ShapeError`."""
+
+    def meant(text: str) -> str:
+        is_template = bool(values) or _mentions_tasks(text, chain=chain)
+        return template.fill_text(text, values) if is_template else text
+
+    put_in = {k: throughout(v, meant) for k, v in entry.items() if k != "prompt"}
+    if "prompt" in entry:
+        put_in["prompt"] = entry["prompt"]
+        if isinstance(entry["prompt"], str):
+            put_in["prompt"] = prompt(entry["prompt"], values, (*path, "prompt"))
+    return put_in
+
+
+def prompt(text: str, values: Mapping[str, str], path: Path) -> str:
+    """The text with the names that are known put in, also where they are a part of the name of
+    another task; what it says of other tasks stays. Raises `ShapeError`."""
+
+    def part_of_name(name: str) -> str | None:
+        value = values.get(name)
+        # Such a value would end the name that it is a part of, and could begin another one.
+        if value is not None and re.search(r"[{}\n\ufdd0]", value):
+            raise ShapeError(
+                path, f"{{{{{name}}}}} is {value!r}, which cannot be a part of a task's name there",
+                "name that task by `id`, with something that has no braces and is one line",
+            )  # fmt: skip
+        return value
+
+    if not values:
+        return text
+    return template.fill(template.fill_inner(text, OF_TASKS, part_of_name), values.get)
+
+
+def _mentions_tasks(text: str, *, chain: bool) -> bool:
+    """Whether it names other tasks, or would if its braces were not escaped."""
+    named = template.names(template.unescaped(text))
+    return any(_is_of_task(name, chain=chain) for name in named)
+
+
+def _is_of_task(name: str, *, chain: bool) -> bool:
+    return name.startswith(OF_TASKS) or (chain and name in OF_PREVIOUS)
+
+
+def _texts(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Each text in a structure of mappings and lists, with its place."""
+    if isinstance(data, str):
+        yield path, data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from _texts(value, (*path, str(key)))
+    elif isinstance(data, list):
+        for i, value in enumerate(data):
+            yield from _texts(value, (*path, i))

@@ -1,0 +1,214 @@
+"""What can be found out about a plan before anything of it runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from clinvk.backend.command_line import KEEPS, check_arguments, refuse
+from clinvk.backend.manifest import Manifest, Rule
+from clinvk.config.schema import CHOICES
+from clinvk.errors import ClinvkError, ConfigError
+from clinvk.model.plan import Plan, Task
+from clinvk.text.redact import redact
+
+if TYPE_CHECKING:
+    from clinvk.dispatch.dispatcher import Dispatcher
+
+VARIABLE = re.compile(r"\$\{(\w+)\}")
+SHORTEST = 6  # characters of a variable that is a secret; "1" and "true" are none
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """What a task needs of the outside."""
+
+    backend: str
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    options: dict[str, Any] = {}
+
+
+class Checked(Struct, frozen=True):
+    """What each task of a plan needs, what is worth telling, and which tasks cannot be run."""
+
+    asks: list[Ask]
+    notices: list[str]
+    problems: dict[int, ClinvkError] = {}
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(secret for ask in self.asks for secret in ask.secrets))
+
+
+def check(plan: Plan, dispatcher: Dispatcher) -> Checked:
+    """Look up what each task needs. Raises `ClinvkError` for the first that cannot be run."""
+    checked = survey(plan, dispatcher)
+    if checked.problems:
+        raise next(iter(checked.problems.values()))
+    return checked
+
+
+def survey(plan: Plan, dispatcher: Dispatcher) -> Checked:
+    """Look up what each task needs; what keeps one from being run names it: a backend that is not
+    there, an option that it lacks, a variable that is not set. Raises `ConfigError` for rules that
+    cannot be kept."""
+    checker = _Checker(dispatcher, plan)
+    asks, problems = [], {}
+    for i, task in enumerate(plan.tasks):
+        try:
+            asks.append(checker.ask(task))
+        except ClinvkError as error:
+            where = f"{task.titled}: " if task.place and not isinstance(error, _OfAll) else ""
+            kind = ConfigError if isinstance(error, _OfAll) else type(error)
+            problems[i] = kind(f"{where}{error.message}", error.hint)
+            asks.append(Ask(backend=task.backend or "-"))
+    checker.rules(every_task=not problems)
+    return Checked(asks, checker.notices, problems)
+
+
+class _OfAll(ConfigError):  # noqa: N818 - reads as what it says
+    """What was said of all tasks is wrong: that is the place, and no task is."""
+
+
+class _Checker:
+    def __init__(self, dispatcher: Dispatcher, plan: Plan) -> None:
+        self.dispatcher = dispatcher
+        self.plan = plan
+        self.notices: list[str] = []
+        self._manifests: dict[str | None, Manifest] = {}
+        self._asks: dict[Any, Ask] = {}  # tasks that need the same share it
+
+    def ask(self, task: Task) -> Ask:
+        if task.continues is not None and self.plan.rules.ephemeral:
+            raise ConfigError(
+                "an ephemeral run keeps no session to pass on",
+                "leave out pass_session, or ephemeral",
+            )
+        options = (task.backend, tuple((k, repr(v)) for k, v in sorted(task.options.items())))
+        key = (options, (*task.droppable.items(),), task.lenient, tuple(sorted(task.env.items())))
+        if key not in self._asks:
+            manifest = self._manifest(task.backend)
+            if self.plan.rules.ephemeral and manifest.ephemeral is None:
+                raise ConfigError(f"{manifest.name} cannot be told to keep no session", KEEPS)
+            env, secrets = self._env(task.env)
+            self._asks[key] = Ask(
+                backend=manifest.name,
+                env=env,
+                secrets=secrets,
+                options=self._options(task, manifest),
+            )
+        return self._asks[key]
+
+    def rules(self, *, every_task: bool) -> None:
+        """Raise `ConfigError` for a rule that cannot be kept; where not `every_task` has what it
+        needs, of those alone that hold whatever they need."""
+        rules = self.plan.rules
+        if rules.limits.to and self.plan.kind == "compare":
+            raise ConfigError(
+                "on_limit: the answer of another backend is none of the one that is compared",
+                "say: wait, or fail",
+            )
+        for name, count in rules.max_parallel_per_backend.items():
+            if count < 1:
+                raise ConfigError(
+                    f"max_parallel_per_backend: {name}: {count} is too small", "say at least 1"
+                )
+        if not every_task:
+            return
+        for name in rules.max_parallel_per_backend:
+            if self.dispatcher.catalog.find(name) is None:
+                known = ", ".join(self.dispatcher.catalog.names())
+                raise ConfigError(
+                    f"max_parallel_per_backend: unknown backend {name!r}", f"known: {known}"
+                )
+        used = {ask.backend for ask in self._asks.values()}
+        if rules.limits.to and used == {*rules.limits.to}:
+            raise ConfigError(
+                f"on_limit: {', '.join(sorted(used))} cannot be switched to itself",
+                "name another backend",
+            )
+        for name in rules.limits.to:
+            try:
+                manifest = self._manifest(name)
+                if rules.ephemeral and manifest.ephemeral is None:
+                    raise ConfigError(f"{name} cannot be told to keep no session", KEEPS)
+            except ClinvkError as error:
+                raise type(error)(f"on_limit: {error.message}", error.hint) from error
+        for cap, figures, said in (
+            (rules.budget.cost, ("cost", "cost_total", "cost_first"), "cost"),
+            (rules.budget.tokens, ("usage", "usage_total"), "tokens"),
+        ):
+            for manifest in self._manifests.values() if cap is not None else ():
+                if not any(figure in rule.set for rule in _rules(manifest) for figure in figures):
+                    other = "tokens" if said == "cost" else "cost"
+                    raise ConfigError(
+                        f"budget.{said}: {manifest.name} does not report it, so that cap could not "
+                        "be kept",
+                        f"leave {manifest.name} out, or use budget.{other}",
+                    )
+
+    def _manifest(self, name: str | None) -> Manifest:
+        if name not in self._manifests:
+            choice = self.dispatcher.chooser.choose(name)
+            self.notices += choice.notices
+            self._manifests[name] = choice.manifest
+        return self._manifests[name]
+
+    def _options(self, task: Task, manifest: Manifest) -> dict[str, Any]:
+        """The options that are asked for; those that may be dropped are, where the backend lacks
+        them. The others are refused here, before anything else has run."""
+        kept = {}
+        for name, value in task.options.items():
+            problem = refuse(manifest, name, value)
+            if problem is None:
+                kept[name] = value
+            elif name not in CHOICES and (task.lenient or name in task.droppable):
+                said = f"{problem}; dropped"
+                if said not in self.notices:
+                    self.notices.append(said)
+            else:
+                raise self._refused(problem, manifest, name, task.droppable.get(name))
+        check_arguments(manifest, kept)
+        return kept
+
+    def _refused(
+        self, problem: str, manifest: Manifest, name: str, of_all: str | None
+    ) -> ConfigError:
+        """The mistake of an option that the backend lacks; `of_all` is where it was said, if not
+        of the task."""
+        hint = f"see what it can do: clinvk backends show {manifest.name}"
+        if not of_all:
+            return ConfigError(problem, hint)
+        return _OfAll(f"{of_all}: {problem}", f"{hint}; a task may say: {name}: default")
+
+    def _env(self, written: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+        """The variables with `${NAME}` looked up, and what was found so, which is never kept."""
+        env, secrets = {}, []
+        for key, value in written.items():
+            said = f"{key}={value}"
+            if redact(value) != value or redact(said) != said:
+                raise ConfigError(
+                    f"env.{key}: it looks like a secret, and a plan is kept",
+                    f"put it into the environment, and say: {key}: ${{{key}}}",
+                )
+            for name in VARIABLE.findall(value):
+                found = self.dispatcher.env.get(name)
+                if found is None:
+                    raise ConfigError(
+                        f"env.{key}: ${name} is not set", f"set it first: export {name}=…"
+                    )
+                if len(found) >= SHORTEST:
+                    secrets.append(found)
+            env[key] = VARIABLE.sub(lambda m: self.dispatcher.env[m.group(1)], value)
+        return env, tuple(secrets)
+
+
+def _rules(manifest: Manifest) -> Iterator[Rule]:
+    pending = list(manifest.events)
+    while pending:
+        rule = pending.pop()
+        pending += rule.events
+        yield rule

@@ -1,0 +1,183 @@
+"""From the names by which tasks call each other to their positions in the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clinvk.model.plan import OF_PREVIOUS, REFERENCE, Task
+from clinvk.text import template
+
+SHOWN = 10  # names in a hint
+
+
+class Said(Struct, frozen=True):
+    """What a task says of others, and what else its prompt could name: of the matrix, and columns
+    of the file."""
+
+    needs: list[str]
+    names: tuple[str, ...] = ()
+
+
+class TaskMistake(ValueError):  # noqa: N818 - reads as what it says
+    """What is wrong with one task, and at which of its keys."""
+
+    def __init__(self, position: int, key: str, problem: str, hint: str) -> None:
+        super().__init__(problem)
+        self.position = position
+        self.key = key
+        self.hint = hint
+
+
+def link(tasks: list[Task], said: list[Said], *, chain: bool) -> list[Task]:
+    """The tasks with positions for the names of what they need, and for those in their prompts.
+    Raises `TaskMistake`."""
+    linker = _Linker(tasks, chain=chain)
+    linked = [linker.linked(i, said[i]) for i in range(len(tasks))]
+    _check_order(linked)
+    return linked
+
+
+class _Linker:
+    def __init__(self, tasks: list[Task], *, chain: bool) -> None:
+        self.tasks = tasks
+        self.chain = chain
+        self.kind = "step" if chain else "task"
+        self.by_name: dict[str, list[int]] = {}
+        for i, task in enumerate(tasks):
+            self.by_name.setdefault(task.name, []).append(i)
+
+    def linked(self, i: int, said: Said) -> Task:
+        task = self.tasks[i]
+        wanted = [p for name in said.needs for p in self._called(name, i, "needs", "needs")]
+        if self.chain and i > 0:
+            task = replace(task, previous=i - 1, strict=tuple(dict.fromkeys(wanted)))
+        names = template.names(task.prompt) if task.template else ()
+        known = {name: self._meant(name, task, i, said) for name in names}
+        return replace(task, needs=tuple(dict.fromkeys((*wanted, *known.values()))), known=known)
+
+    def _meant(self, name: str, task: Task, i: int, said: Said) -> int:
+        """The task that `{{name}}` is about."""
+        if name in OF_PREVIOUS:
+            if task.previous is None:
+                raise TaskMistake(
+                    i, "prompt", f"{_braced(name)}: nothing comes before {task.name!r}",
+                    "only later steps of a chain can name what came before",
+                )  # fmt: skip
+            return task.previous
+        found = REFERENCE.fullmatch(name)
+        if found is None:
+            raise self._unknown(name, i, said)
+        called = found[1].strip()  # as names of tasks are
+        meant = self._called(called, i, "prompt", _braced(name))
+        if len(meant) > 1:
+            raise TaskMistake(
+                i, "prompt",
+                f"{_braced(name)}: there are {len(meant)} {self.kind}s called {called!r}",
+                'give each a name of its own: name: "review {{file}}"',
+            )  # fmt: skip
+        if found[2] == "error":
+            self._refuse_error(name, task, i, meant[0])
+        return meant[0]
+
+    def _called(self, name: str, i: int, key: str, where: str) -> list[int]:
+        """The tasks of this name, which `i` may wait for."""
+        if name not in self.by_name:
+            raise TaskMistake(
+                i, key, f"{where}: there is no {self.kind} {name!r}{_near(name, self.by_name)}",
+                f"the {self.kind}s are: {', '.join(list(self.by_name)[:20])}",
+            )  # fmt: skip
+        found = self.by_name[name]
+        if found == [i]:
+            raise TaskMistake(
+                i, key, f"{where}: {name!r} names itself", f"name another {self.kind}, or none"
+            )
+        if self.chain and found[-1] > i:
+            raise TaskMistake(
+                i, key, f"{where}: step {name!r} comes after {self.tasks[i].name!r}",
+                "a step can only name those before it; put that one further up",
+            )  # fmt: skip
+        return found
+
+    def _refuse_error(self, name: str, task: Task, i: int, other: int) -> None:
+        """Raise `TaskMistake` where the error that is named cannot be: the task would not be run
+        then."""
+        if task.soft and other not in task.strict:
+            return
+        hint = (
+            "it can be named in a chain with stop_on_failure: false, which goes on after failures"
+        )
+        if task.soft:
+            hint = f"take {self.tasks[other].name!r} out of its `needs`, or leave out the error"
+        raise TaskMistake(
+            i, "prompt",
+            f"{_braced(name)} is always empty: {task.name!r} is only run when "
+            f"{self.tasks[other].name!r} has succeeded", hint,
+        )  # fmt: skip
+
+    def _unknown(self, name: str, i: int, said: Said) -> TaskMistake:
+        of_chains = [*OF_PREVIOUS] if self.chain and i > 0 else []
+        # Neither itself nor, in a chain, what comes later may be named.
+        others = self.tasks[:i] if self.chain else [*self.tasks[:i], *self.tasks[i + 1 :]]
+        of_tasks = [f"{self.kind}s.{n}.output" for n in dict.fromkeys(t.name for t in others)]
+        near = _near(name, [*said.names, *of_chains, *of_tasks], braces=True)
+        return TaskMistake(
+            i, "prompt", f"unknown name {_braced(name)}{near}",
+            escape_hint([*said.names, *of_chains, *of_tasks[:3]]),
+        )  # fmt: skip
+
+
+def unknown(name: str, names: list[str]) -> str:
+    """The sentence for a name in braces that nobody knows, with the nearest one that is known."""
+    return f"unknown name {_braced(name)}{_near(name, names, braces=True)}"
+
+
+def escape_hint(names: list[str]) -> str:
+    """What may stand in braces, and how to write two that name nothing."""
+    known = ", ".join(map(_braced, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
+    may = f"it may be: {known}; " if names else ""
+    return f"{may}to write two braces as they are: \\{{{{"
+
+
+def _near(name: str, names: Iterable[str], *, braces: bool = False) -> str:
+    from difflib import get_close_matches  # only on the way to an error
+
+    near = get_close_matches(name, list(names), n=1)
+    if not near:
+        return ""
+    return f"; did you mean {_braced(near[0]) if braces else repr(near[0])}?"
+
+
+def _braced(name: str) -> str:
+    return f"{{{{{name}}}}}"
+
+
+def _check_order(tasks: list[Task]) -> None:
+    """Raise `TaskMistake` that names a circle, where there is one."""
+    state = [0] * len(tasks)  # 1: being looked at, 2: fine
+    for start, task in enumerate(tasks):
+        if not task.needs:
+            state[start] = 2
+        if state[start]:
+            continue
+        path = [(start, iter(task.needs))]
+        state[start] = 1
+        while path:
+            at, rest = path[-1]
+            following = next(rest, None)
+            if following is None:
+                state[at] = 2
+                path.pop()
+            elif state[following] == 1:
+                trail = [i for i, _ in path]
+                circle = [*trail[trail.index(following) :], following]
+                names = " needs ".join(repr(tasks[i].name) for i in circle)
+                raise TaskMistake(
+                    following, "needs", f"the tasks wait for each other: {names}",
+                    "take one of these away, from `needs` or from a prompt",
+                )  # fmt: skip
+            elif state[following] == 0:
+                state[following] = 1
+                path.append((following, iter(tasks[following].needs)))

@@ -1,0 +1,1 @@
+"""Start, read and stop programs."""

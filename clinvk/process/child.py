@@ -1,0 +1,360 @@
+"""Start a program, give its lines, end it and everything that it started."""
+
+from __future__ import annotations
+
+import os
+import re
+import selectors
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import (
+    ExitStack,
+    asynccontextmanager,
+    closing,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from functools import partial
+
+import anyio
+from anyio.abc import Process
+
+from clinvk.backend.command_line import Command
+from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.process.leftovers import MARKER, leaders
+from clinvk.process.pipes import Lines, Pipes
+
+STDERR_KEPT = 64 * 1024  # bytes, the last ones
+CHUNK = 64 * 1024  # bytes: what a pipe holds
+LOOK = 0.05  # seconds between looks at a program whose end nobody tells us
+SILENCE = 0.25  # seconds of nothing on a pipe that is still open though the program has gone
+LINGER = 2.0  # seconds, in all, that we wait for those who hold it and go on talking
+PATIENCE = 1.5  # seconds between asking and insisting
+SHEBANG = 4096  # bytes of a script in which it names its interpreter
+DRAINED = 8 * 1024 * 1024  # bytes of stdout that are still read while the program ends
+
+
+class Child:
+    """A running program. Use `start`.
+
+    Its stdout, its stderr, its end and the room in its stdin are waited for in one place, by who
+    asks for lines: so a run takes no task of its own, and a thousand of them cost little more than
+    to start their programs."""
+
+    def __init__(
+        self,
+        process: Process,
+        pipes: Pipes,
+        ready: selectors.DefaultSelector,
+        prompt: bytes,
+        marker: str,
+        patience: float,
+    ) -> None:
+        self.pid = process.pid
+        self.marker = marker
+        self.patience = patience
+        self.stopped = False
+        self._process = process
+        self._pipes = pipes
+        self._ready = ready
+        self._lines = Lines()
+        self._ended = False
+        self._asking: anyio.CancelScope | None = None
+        self._gone = float("inf")  # when the program was seen to have gone
+        self.gone = float("inf")  # the same, on `time.monotonic`
+        self._waited = 0.0  # seconds, since then
+        self._kept: deque[bytes] = deque()  # of stderr
+        self._kept_size = 0
+        self._prompt = memoryview(prompt)
+        self._end = _pidfd(process.pid)
+        self._watch()
+
+    @property
+    def has_gone(self) -> bool:
+        """Whether the program is known to have ended."""
+        return self._gone < float("inf") or self._process.returncode is not None
+
+    @property
+    def stderr(self) -> str:
+        """The last of what it said on stderr (64 KiB at most)."""
+        return b"".join(self._kept)[-STDERR_KEPT:].decode("utf-8", "replace")
+
+    @property
+    def skipped(self) -> int:
+        """How many lines of stdout were too long to be kept."""
+        return self._lines.skipped
+
+    async def lines(self) -> list[bytes] | None:
+        """The next lines, at least one; nothing at the end. Raises nothing but cancellation."""
+        while not self._ended:
+            piece = await self._receive()
+            if piece is None:
+                self._ended = True
+                return self._lines.end() or None
+            if lines := self._lines.feed(piece):
+                return lines
+        return None
+
+    async def wait(self) -> int:
+        """Its exit code; minus the signal where one killed it. All that it said on stderr is there
+        then, unless somebody that it left behind holds that open."""
+        with self._deaf():
+            while not self.has_gone:
+                await self._happens()
+            code = await self._process.wait()
+            with anyio.move_on_after(SILENCE):
+                while self._is_watched(self._pipes.stderr):
+                    await self._happens()
+        return code
+
+    async def stop(self, ask: signal.Signals, *, now: bool = False) -> list[bytes]:
+        """Ask, wait, insist: the program and all that it started. The lines it still said.
+
+        Shielded, and done within three seconds, so that a cancelled run leaves nothing behind."""
+        from clinvk.process.tree import Family  # psutil, 10 ms: only for an end that is not normal
+
+        self.stopped = True
+        said: list[bytes] = []
+        with anyio.CancelScope(shield=True):
+            family = Family.of(self.pid, self.marker)
+            family.signal(signal.SIGKILL if now else ask)
+            with anyio.move_on_after(0 if now else self.patience) as self._asking:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._drain, said)
+                    await family.gone()
+            await family.end()
+            await self.wait()
+            if not self._ended:
+                with anyio.move_on_after(SILENCE):
+                    await self._drain(said)
+            self._ended = True
+        return said
+
+    def hurry(self) -> None:
+        """Insist at once, if a `stop` is still asking."""
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def close(self) -> None:
+        """Let go of it; it has ended."""
+        if self._end is not None:
+            os.close(self._end)
+
+    async def _drain(self, said: list[bytes]) -> None:
+        size = 0
+        while size < DRAINED and (lines := await self.lines()):
+            said += lines
+            size += sum(map(len, lines))
+
+    async def _receive(self) -> bytes | None:
+        """The next piece of stdout; nothing at its end, or when the program has gone and somebody
+        that it left behind holds the pipe open without saying anything."""
+        began, gone = anyio.current_time(), self._gone
+        heard = False
+        while not heard:
+            with anyio.CancelScope(deadline=max(began, self._gone) + SILENCE) as silence:
+                heard = await self._happens()
+            if silence.cancelled_caught:
+                return None
+        piece = os.read(self._pipes.stdout, CHUNK)
+        if not piece:
+            self._ready.unregister(self._pipes.stdout)
+            return None
+        if gone <= began:
+            self._waited += anyio.current_time() - began
+        return piece if self._waited < LINGER else None
+
+    # What can happen.
+
+    def _watch(self) -> None:
+        self._ready.register(self._pipes.stdout, selectors.EVENT_READ)
+        self._ready.register(self._pipes.stderr, selectors.EVENT_READ, self._keep_stderr)
+        if self._end is not None:
+            self._ready.register(self._end, selectors.EVENT_READ, self._look)
+        stdin = self._pipes.stdin
+        if stdin is None:
+            return
+        if self._is_fed(stdin):  # most prompts fit into a pipe
+            self._pipes.fed()
+        else:
+            self._ready.register(stdin, selectors.EVENT_WRITE, partial(self._feed, stdin))
+
+    def _is_watched(self, fd: int) -> bool:
+        return fd in self._ready.get_map()
+
+    async def _happens(self) -> bool:
+        """Wait until something happens, and see to it; whether stdout is what can be read."""
+        with anyio.move_on_after(LOOK) if self._end is None else nullcontext():
+            await anyio.wait_readable(self._ready)
+        heard = False
+        for key, _ in self._ready.select(0):
+            if key.data is None:
+                heard = True
+            else:
+                key.data()
+        if self._end is None:
+            self._look()
+        return heard
+
+    def _look(self) -> None:
+        """Whether it has gone, which `_end` tells by being asked about."""
+        if self._end is not None:
+            self._ready.unregister(self._end)
+        elif self._process.returncode is None:
+            return
+        if self._gone == float("inf"):
+            self._gone, self.gone = anyio.current_time(), time.monotonic()
+
+    def _keep_stderr(self) -> None:
+        piece = os.read(self._pipes.stderr, CHUNK)
+        if not piece:
+            self._ready.unregister(self._pipes.stderr)
+            return
+        self._kept.append(piece)
+        self._kept_size += len(piece)
+        while self._kept_size - len(self._kept[0]) > STDERR_KEPT:
+            self._kept_size -= len(self._kept.popleft())
+
+    def _feed(self, stdin: int) -> None:
+        """There is room in its stdin again."""
+        if self._is_fed(stdin):
+            self._ready.unregister(stdin)
+            self._pipes.fed()
+
+    def _is_fed(self, stdin: int) -> bool:
+        """Give it as much of its prompt as there is room for; whether that was all. A program that
+        does not read its prompt is its own affair: it will say so, or hang."""
+        try:
+            self._prompt = self._prompt[os.write(stdin, self._prompt) :]
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            self._prompt = self._prompt[:0]
+        return not self._prompt
+
+    @contextmanager
+    def _deaf(self) -> Iterator[None]:
+        """Leave stdout alone: nobody reads it now, and so it would happen without pause."""
+        stdout = self._pipes.stdout
+        if not self._is_watched(stdout):
+            yield
+            return
+        self._ready.unregister(stdout)
+        try:
+            yield
+        finally:
+            self._ready.register(stdout, selectors.EVENT_READ)
+
+
+@asynccontextmanager
+async def start(
+    command: Command, marker: str, *, ask: signal.Signals, patience: float = PATIENCE
+) -> AsyncIterator[Child]:
+    """The program of `command`, running; ended with all that it started when the block is left
+    before it has ended by itself. Raises `ClinvkError` where it cannot be started.
+
+    The prompt goes through stdin, which is then closed: some CLIs wait for ever otherwise."""
+    with ExitStack() as held:
+        with _failures_of(command):
+            ready = held.enter_context(selectors.DefaultSelector())
+            pipes = held.enter_context(closing(Pipes(stdin=bool(command.stdin))))
+            process = await _opened(command, pipes, marker)
+        pipes.started()
+        leaders.add(process.pid)
+        child = held.enter_context(
+            closing(Child(process, pipes, ready, command.stdin, marker, patience))
+        )
+        try:
+            yield child
+        finally:
+            try:
+                if not child.has_gone and not child.stopped:
+                    await child.stop(ask)
+                if process.returncode is None:
+                    with anyio.CancelScope(shield=True):
+                        await process.wait()
+            finally:
+                leaders.discard(child.pid)
+
+
+async def _opened(command: Command, pipes: Pipes, marker: str) -> Process:
+    """The program, started; whoever cancels that has to wait, since half a start could not be
+    ended. Raises `OSError`."""
+    with anyio.CancelScope(shield=True):
+        return await anyio.open_process(
+            command.argv,
+            stdin=pipes.its_stdin,
+            stdout=pipes.its_stdout,
+            stderr=pipes.its_stderr,
+            cwd=command.cwd,
+            env={**command.env, MARKER: marker},
+            start_new_session=True,  # a group of its own, and no terminal to ask at
+        )
+    raise AssertionError("nobody cancels that scope, so it swallows nothing")
+
+
+@contextmanager
+def lone_exception() -> Iterator[None]:
+    """What was raised inside of a task group, as it was: its wrapping is our own affair."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        lone: BaseException = group
+        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
+            lone = lone.exceptions[0]
+        raise lone from lone.__cause__
+
+
+@contextmanager
+def _failures_of(command: Command) -> Iterator[None]:
+    """What the system says when it cannot be started, as errors of ours."""
+    try:
+        yield
+    except OSError as error:
+        if not os.path.isdir(command.cwd):
+            raise ClinvkError(f"{command.cwd}: no such folder") from error
+        program = command.argv[0]
+        if isinstance(error, FileNotFoundError) and (missing := _interpreter(program)):
+            raise NotInstalledError(
+                f"{program}: cannot be started: {missing!r}, which its first line names, is not there",
+                "install that, or mend the first line",
+            ) from error
+        problem = f"{program}: cannot be started: {error.strerror}"
+        if isinstance(error, (FileNotFoundError, PermissionError)):
+            raise NotInstalledError(problem, "see: clinvk doctor") from error
+        raise ClinvkError(problem) from error
+
+
+def _interpreter(program: str) -> str | None:
+    """What a script names in its first line, where that is not there."""
+    try:
+        with open(program, "rb") as file:
+            first = file.readline(SHEBANG)
+    except OSError:
+        return None
+    if not first.startswith(b"#!"):
+        return None
+    # The system takes all but blanks and the end of the line: a stray \r belongs to the name.
+    name = re.split(r"[ \t]", os.fsdecode(first[2:]).strip(" \t\n"), maxsplit=1)[0]
+    return name if name and not os.path.exists(name) else None
+
+
+def _pidfd(pid: int) -> int | None:
+    """What can be read when the process has ended; nothing where the system has no such thing."""
+    with suppress(AttributeError, OSError):  # macOS, and some containers
+        return os.pidfd_open(pid)
+    return None
+
+
+def watch_by_pidfd() -> None:
+    """On 3.11 asyncio watches each child with a thread; a pidfd costs a third less. Later ones do
+    so by themselves. It is for the whole process, so only who owns that may ask for it."""
+    if sys.version_info < (3, 12) and sys.platform == "linux":
+        import asyncio
+
+        with suppress(OSError, NotImplementedError):
+            asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())

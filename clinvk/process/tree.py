@@ -1,0 +1,160 @@
+"""The processes of a run: found by group, by descent and by marker; ended without mistakes.
+
+A process is ours only when it is our user's, was born after the run began, and is in the run's
+process group, descends from its program, or carries the run's marker in its environment. All that
+is checked again at the moment of a signal, so that a process that got the same id later is safe.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import anyio
+import psutil
+
+from clinvk.process.child import PATIENCE
+from clinvk.process.leftovers import MARKER, own_id
+
+CLOCK = 2.0  # seconds by which a birth may seem earlier than it was: clock ticks, and NTP
+DEADLINE = 1.0  # seconds to insist
+POLL = 0.01  # seconds
+
+
+class Family:
+    def __init__(self, group: int, marker: str, since: float) -> None:
+        """A group that no program of ours can lead, and a marker that clinvk has not made, match
+        no process."""
+        self.group = group if group > 1 and group != os.getpgrp() else 0
+        self.since = since
+        self._own = own_id(marker)
+        self.members: dict[int, psutil.Process] = {}
+
+    @classmethod
+    def of(cls, pid: int, marker: str) -> Family:
+        """Of a running program that leads its own group. A snapshot of its descendants is taken
+        now, since after its end nobody knows whose children they were."""
+        family = cls(pid, marker, 0.0)
+        with suppress(psutil.Error):
+            leader = psutil.Process(pid)
+            family.since = leader.create_time() - CLOCK
+            for process in [leader, *leader.children(recursive=True)]:
+                family._add(process)
+        family.look()
+        return family
+
+    @classmethod
+    def left_by(cls, marker: str, since: float) -> Family:
+        """Of a run whose clinvk is gone: the number of its group is no proof any more, so the
+        marker alone decides."""
+        family = cls(0, marker, since - CLOCK)
+        family.look()
+        return family
+
+    @property
+    def alive(self) -> list[psutil.Process]:
+        return [p for p in self.members.values() if self._is_ours(p)]
+
+    @property
+    def oldest(self) -> float:
+        """When the first of the members was born, in seconds since 1970."""
+        born = [float("inf")]
+        for process in self.members.values():
+            with suppress(psutil.Error):
+                born.append(process.create_time())
+        return min(born)
+
+    def look(self) -> None:
+        """Take in what has appeared since."""
+        for process in self._relatives():
+            self._add(process)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the group at once, then to each member outside it."""
+        if self.group and self._leads():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.group, number)
+        for process in self.alive:
+            if not self.group or _group(process.pid) != self.group:
+                send(process, number)
+
+    async def gone(self) -> None:
+        """Wait until no member is left."""
+        while self.alive:  # noqa: ASYNC110 - nobody tells us
+            await anyio.sleep(POLL)
+
+    async def end(self) -> None:
+        """Insist until nothing is left, or for a second: what is born meanwhile is found too."""
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            self.look()
+            if not self.alive:
+                return
+            self.signal(signal.SIGKILL)
+            await anyio.sleep(POLL)
+
+    async def ask_and_end(self) -> None:
+        """SIGTERM, a moment, then insist."""
+        self.signal(signal.SIGTERM)
+        with anyio.move_on_after(PATIENCE):
+            await self.gone()
+        await self.end()
+
+    def _add(self, process: psutil.Process) -> None:
+        with suppress(psutil.Error):
+            if process.create_time() >= self.since and process.pid != os.getpid():
+                self.members.setdefault(process.pid, process)
+
+    def _relatives(self) -> Iterator[psutil.Process]:
+        me = os.getuid()
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, ProcessLookupError, PermissionError):
+                if process.pid == os.getpid() or process.uids().real != me:
+                    continue
+                if (self.group and _group(process.pid) == self.group) or self._marked(process):
+                    yield process
+
+    def _marked(self, process: psutil.Process) -> bool:
+        """Where an environment cannot be read (macOS protects some), group and descent decide."""
+        with suppress(psutil.Error, OSError):
+            chain = process.environ().get(MARKER)
+            return chain is not None and self._own is not None and self._own in chain.split("/")
+        return False
+
+    def _leads(self) -> bool:
+        """Whether the group is still the one that the program led."""
+        leader = self.members.get(self.group)
+        if leader is not None and leader.is_running():
+            return True
+        return any(_group(p.pid) == self.group for p in self.alive)
+
+    @staticmethod
+    def _is_ours(process: psutil.Process) -> bool:
+        """Running, and the same that we met: psutil compares the time of birth."""
+        with suppress(psutil.Error):
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return False
+
+
+def _group(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except (ProcessLookupError, PermissionError):
+        return -1
+
+
+def send(process: psutil.Process, number: signal.Signals) -> None:
+    """Through a pidfd where the platform has them: the one way that cannot hit a stranger."""
+    with suppress(psutil.Error, ProcessLookupError, PermissionError):
+        if not hasattr(os, "pidfd_open"):
+            process.send_signal(number)  # psutil checks the time of birth first
+            return
+        fd = os.pidfd_open(process.pid)
+        try:
+            if process.is_running():
+                signal.pidfd_send_signal(fd, number)
+        finally:
+            os.close(fd)

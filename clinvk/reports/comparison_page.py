@@ -1,0 +1,163 @@
+"""A comparison as one page of HTML that needs nothing else: no script, no picture, no network.
+
+Answers are shown as they were written. What only one of them says is underlined, too: a colour
+alone is not seen by everybody, nor on paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from clinvk.html.page import styles
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.plans import comparison
+from clinvk.plans.comparison import Round, Verdict
+from clinvk.text import duration
+from clinvk.text.diff import Piece, marked
+from clinvk.text.sanitize import in_order, one_line
+
+NOTHING = "–"
+
+
+def render(prompt: str, result: RunResult) -> str:
+    """The page. `result` has its outputs."""
+    answers = comparison.answers(result)
+    found = comparison.verdict(result)
+    title = " · ".join(escape(one_line(o.name)) for o in answers)
+    style = styles("session.css", "compare.css")
+    parts = [
+        *_request(prompt),
+        *(_verdict(found) if found else ()),
+        *_answers(answers, found),
+        *_table(result),
+    ]
+    body = "\n".join(parts)
+    return f"""<!DOCTYPE html>
+<html lang="en" data-theme="auto">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="referrer" content="no-referrer">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+</header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _request(prompt: str) -> Iterator[str]:
+    yield f'<section class="request"><p class="text">{escape(_shown(prompt))}</p></section>'
+
+
+def _verdict(found: Verdict) -> Iterator[str]:
+    yield '<section><h2 id="verdict">Verdict</h2><div class="verdict">'
+    yield f"<p><strong>{escape(one_line(found.summary))}</strong></p>"
+    for number, said in enumerate(found.rounds, 1):
+        yield from _round(number, said)
+    yield f'<p class="soft">The judge was {escape(one_line(found.judge))}.</p></div></section>'
+
+
+def _round(number: int, said: Round) -> Iterator[str]:
+    order = escape(", ".join(map(one_line, said.order)))
+    best = escape(one_line(said.best or ("a tie" if said.tie else "no verdict")))
+    why = f": {escape(one_line(said.why))}" if said.why else ""
+    yield f'<p>{best}{why} <span class="soft">(asked in the order {order})</span></p>'
+    if said.output.strip():
+        yield f"<details><summary>All that the judge said, round {number}</summary>"
+        yield f'<p class="text">{escape(_shown(said.output))}</p></details>'
+
+
+def _answers(answers: tuple[Outcome, ...], found: Verdict | None) -> Iterator[str]:
+    yield '<section><h2 id="answers">Answers</h2>'
+    given = [o for o in answers if o.output.strip()]
+    pieces = dict(
+        zip([o.index for o in given], marked([_shown(o.output) for o in given]), strict=True)
+    )
+    if len(given) > 1:
+        yield f'<p class="soft">{_legend(given)}</p>'
+    yield '<div class="answers">'
+    for outcome in answers:
+        is_best = found is not None and found.best == outcome.name
+        first = bool(given) and outcome is given[0]
+        yield _answer(outcome, pieces.get(outcome.index, []), is_best=is_best, first=first)
+    yield "</div></section>"
+
+
+def _legend(given: list[Outcome]) -> str:
+    first = escape(one_line(given[0].name))
+    if len(given) == 2:
+        return "<mark>Underlined</mark> is what only one of them says."
+    return (
+        f"<mark>Underlined</mark> in {first} is what no other one says; "
+        f"<ins>underlined</ins> in the others, what {first} does not say."
+    )
+
+
+def _answer(outcome: Outcome, pieces: list[Piece], *, is_best: bool, first: bool) -> str:
+    notes = [one_line(outcome.model or ""), "best" if is_best else ""]
+    small = "".join(f"<small>{escape(note)}</small>" for note in notes if note)
+    best = " best" if is_best else ""
+    tag = "mark" if first else "ins"
+    return (
+        f'<article class="answer{best}"><h3>{escape(one_line(outcome.name))}{small}</h3>'
+        f"{_problem(outcome)}"
+        f'<div class="text">{"".join(_piece(p, tag) for p in pieces)}</div></article>'
+    )
+
+
+def _piece(piece: Piece, tag: str) -> str:
+    text = escape(piece.text)
+    if not piece.own or not piece.text.strip():
+        return text
+    # A line over a gap between words would look like one more word.
+    inner = piece.text.strip()
+    before, _, behind = piece.text.partition(inner)
+    return f"{before}<{tag}>{escape(inner)}</{tag}>{behind}"
+
+
+def _problem(outcome: Outcome) -> str:
+    if outcome.ok:
+        return "" if outcome.output.strip() else '<p class="soft">An empty answer.</p>'
+    why = f": {outcome.error.message}" if outcome.error else ""
+    return f'<p class="problem">✗ {escape(one_line(outcome.state + why))}</p>'
+
+
+def _table(result: RunResult) -> Iterator[str]:
+    yield '<section><h2 id="tasks">What it took</h2>'
+    yield (
+        '<table><thead><tr><th scope="col">Backend</th><th scope="col">Model</th>'
+        '<th scope="col">State</th><th scope="col" class="num">Time</th>'
+        '<th scope="col" class="num">Tokens</th><th scope="col" class="num">Cost</th>'
+        '<th scope="col" class="rarely">Session</th></tr></thead><tbody>'
+    )
+    for outcome in result.results:
+        yield _row(outcome)
+    yield "</tbody></table></section>"
+
+
+def _row(o: Outcome) -> str:
+    time = duration.brief(o.seconds) if o.attempts else NOTHING
+    session = o.session_id if o.attempts and o.session_id else NOTHING
+    return (
+        f'<tr><th scope="row">{escape(one_line(comparison.label(o)))}</th>'
+        f"<td>{escape(one_line(o.model or NOTHING))}</td><td>{escape(o.state)}</td>"
+        f'<td class="num">{time}</td>'
+        f'<td class="num">{f"{o.usage.total:,}" if o.usage else NOTHING}</td>'
+        f'<td class="num">{f"${o.cost:.4f}" if o.cost is not None else NOTHING}</td>'
+        f'<td class="rarely"><code>{escape(one_line(session))}</code></td></tr>'
+    )
+
+
+def _shown(text: str) -> str:
+    return in_order(text).strip("\n")

@@ -1,0 +1,126 @@
+"""Names for runs that are to be carried on: `clinvk chain --checkpoint NAME`, then `--resume NAME`.
+
+A checkpoint is a file that tells which run has that name; what each finished step answered is in
+the run.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from clinvk.disk.atomic import cannot, make_folder, remove_leftovers, replace_own
+from clinvk.disk.reading import read_file
+from clinvk.errors import ClinvkError, SessionError
+from clinvk.model.session import check_id
+from clinvk.model.usage import rfc3339
+from clinvk.store.codec import encode
+from clinvk.store.locks import held
+
+VERSION = 1  # of such a file
+LOCK = ".lock"  # held while a name is given
+
+
+class CheckpointNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
+    """No checkpoint has that name."""
+
+
+class CheckpointTaken(SessionError):  # noqa: N818 - reads as what it says
+    """Another run has got that name meanwhile."""
+
+
+class Checkpoints:
+    """The checkpoints below a home."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "checkpoints"
+
+    def put(self, name: str, run: str) -> None:
+        """Give the run this name; the run that had it loses it. Raises `SessionError`."""
+        path = self._path(name)
+        data = {"version": VERSION, "name": name, "run": run, "at": rfc3339(datetime.now(UTC))}
+        try:
+            make_folder(self.folder)
+            remove_leftovers(self.folder)
+            replace_own(path, encode(data) + b"\n", durable=True)
+        except OSError as error:
+            raise cannot("write", path, error) from error
+
+    def claim(self, name: str, run: str, before: str | None) -> None:
+        """`put`, where no run has got the name since it was that of the run `before`, or of none.
+        Raises `CheckpointTaken`, `SessionError`."""
+        path = self._path(name)
+        with held(self.folder / LOCK):
+            try:
+                now = self._read(path)["run"]
+            except CheckpointNotFound:
+                now = None
+            if now not in (before, None):
+                raise CheckpointTaken(
+                    f"checkpoint {name!r} is that of run {now}, which was begun at the same time",
+                    f"see it with: clinvk runs watch {now}; or take another name",
+                )
+            self.put(name, run)
+
+    def get(self, name: str) -> str:
+        """The id of the run of this name. Raises `CheckpointNotFound`, `SessionError`."""
+        return str(self.read(name)["run"])
+
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
+    def runs(self) -> tuple[dict[str, str], list[ClinvkError]]:
+        """Runs that have a name, by their ids; and what is wrong with names of which nobody can
+        tell the run."""
+        named: dict[str, str] = {}
+        problems: list[ClinvkError] = []
+        for name in self.names():
+            try:
+                named[self.get(name)] = name
+            except CheckpointNotFound:  # it was deleted meanwhile
+                continue
+            except ClinvkError as error:
+                problems.append(error)
+        return named, problems
+
+    def exists(self, name: str) -> bool:
+        return self._path(name).exists()
+
+    def delete(self, name: str) -> None:
+        """Take the name away; its run stays. Raises `CheckpointNotFound`, `SessionError`."""
+        path = self._path(name)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            raise _unknown(name) from None
+        except OSError as error:
+            raise cannot("delete", path, error) from error
+
+    def read(self, name: str) -> dict[str, Any]:
+        """`name`, `run` and `at`. Raises `CheckpointNotFound`, `SessionError`."""
+        return self._read(self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{check_id(name)}.json"
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            found = msgspec.json.decode(read_file(path), type=dict[str, Any])
+        except FileNotFoundError:
+            raise _unknown(path.stem) from None
+        except OSError as error:
+            raise cannot("read", path, error) from error
+        except ValueError as error:
+            raise SessionError(f"{path}: damaged: {error}", "delete that file") from error
+        if found.get("version", 0) > VERSION:
+            raise SessionError(f"{path}: written by a newer clinvk", "update clinvk to use it")
+        if not (isinstance(found.get("run"), str) and isinstance(found.get("at"), str)):
+            raise SessionError(f"{path}: damaged: it names no run", "delete that file")
+        return found
+
+
+def _unknown(name: str) -> CheckpointNotFound:
+    return CheckpointNotFound(f"no checkpoint {name!r}", "see them all: clinvk checkpoints list")

@@ -1,0 +1,84 @@
+"""The events of one attempt, on their way into a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from clinvk.disk.atomic import cannot, open_own, write_all
+from clinvk.disk.closing import Closing
+from clinvk.errors import ClinvkError
+from clinvk.model.events import Delta, Event, Failed, Finished, Result, Text
+from clinvk.store.codec import encode
+from clinvk.text.long_texts import for_long
+
+HELD = 64 * 1024  # bytes
+
+
+class EventLog(Closing):
+    """Writes events to an open file, without raw lines; pieces of an answer are put together, so
+    that a secret that was said in two of them is still seen."""
+
+    def __init__(self, path: Path, scrub: Callable[[Any], Any]) -> None:
+        """Raises `SessionError` where it cannot be written, as everything below does."""
+        self.path = path
+        self.scrub = scrub
+        self.problem: ClinvkError | None = None  # what was raised
+        self._pieces: list[str] = []
+        self._held = bytearray()
+        self._fd = -1
+        try:
+            self._fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            end = os.lseek(self._fd, 0, os.SEEK_END)
+            if end and os.pread(self._fd, 1, end - 1) != b"\n":
+                write_all(self._fd, b"\n")  # an attempt that was killed spoils no line of this one
+        except OSError as error:
+            self.close()
+            raise cannot("write", path, error) from error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self.hand_over())
+
+    def hand_over(self) -> int:
+        """The open file, for somebody who closes it."""
+        fd, self._fd = self._fd, -1
+        return fd
+
+    async def add(self, event: Event) -> None:
+        if isinstance(event, Delta):
+            self._pieces.append(event.text)
+            return
+        if isinstance(event, Text):
+            self._pieces = []  # it holds the whole of what they said
+        await self._say()
+        if isinstance(event, (Finished, Failed)):  # the result tells it all
+            return
+        await self._put(event.to_json())
+        self._flush(HELD if event.type in ("text", "thinking") else 0)
+
+    async def end(self, result: Result) -> None:
+        """The last line: what came of it, as `-o json` has it."""
+        await self._say()
+        await self._put({"type": "result", **result.to_json()})
+        self._flush(0)
+
+    async def _say(self) -> None:
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            await self._put(Text(text="".join(pieces)).to_json())
+
+    async def _put(self, line: dict[str, Any]) -> None:
+        self._held += encode(await for_long(line, self.scrub)) + b"\n"
+
+    def _flush(self, most: int) -> None:
+        if len(self._held) <= most:
+            return
+        try:
+            write_all(self._fd, bytes(self._held))
+        except OSError as error:
+            self.problem = cannot("write", self.path, error)
+            raise self.problem from error
+        self._held = bytearray()

@@ -1,0 +1,361 @@
+"""The folders of runs, and what stands in them: how to find one, read it, lock it, take it away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clinvk.disk.atomic import (
+    FileTurn,
+    NoSpace,
+    append_file,
+    cannot,
+    make_folder,
+    replace_own,
+    sync_folder,
+)
+from clinvk.disk.reading import ANY, open_regular, read_file
+from clinvk.errors import SessionError
+from clinvk.model.events import Result, plain
+from clinvk.model.outcome import Outcome, RunResult, ended_with
+from clinvk.model.plan import Plan
+from clinvk.model.session import Session
+from clinvk.model.usage import rfc3339
+from clinvk.runs.replay import fold, told_by
+from clinvk.store.codec import encode
+from clinvk.store.locks import Locks
+
+ID_BYTES = 3
+LOCK = "lock"
+TAIL = 16 * 1024  # bytes in which the last line of a journal begins
+
+
+class RunNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
+    """No run answers to that id or prefix."""
+
+
+class Damaged(Struct, frozen=True):
+    """A run that cannot be read: named, listed, and deletable."""
+
+    id: str
+    problem: str
+
+
+class Runs:
+    """The runs below a home."""
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / "runs"
+
+    def create(self, plan: Plan) -> RunFolder:
+        """A folder for a new run of the plan. Raises `SessionError` where it cannot be written."""
+        try:
+            make_folder(self.folder)
+            while True:
+                id_ = "r" + os.urandom(ID_BYTES).hex()
+                path = self.folder / id_
+                with suppress(FileExistsError):
+                    path.mkdir(mode=0o700)
+                    break
+        except OSError as error:
+            raise cannot("write", self.folder, error) from error
+        folder = RunFolder(path)
+        try:
+            folder.make(plan)
+        except BaseException:
+            with suppress(SessionError):
+                folder.remove()
+            raise
+        return folder
+
+    def ids(self) -> list[str]:
+        try:
+            return [e.name for e in os.scandir(self.folder) if e.is_dir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise cannot("read", self.folder, error) from error
+
+    def find(self, text: str) -> RunFolder:
+        """The run with this id, or this unique beginning of one; `last` is the newest. Raises
+        `RunNotFound`, `SessionError`."""
+        ids = self.ids()
+        if text == "last" and ids:
+            return RunFolder(max((self.folder / id_ for id_ in ids), key=_begun))
+        found = [i for i in ids if i == text] or [i for i in ids if text and i.startswith(text)]
+        if len(found) > 1:
+            raise SessionError(
+                f"{text!r} is the beginning of several runs: {', '.join(sorted(found)[:10])}",
+                "give more of the id",
+            )
+        if not found:
+            raise RunNotFound(f"no run {text[:100]!r}", "see them all: clinvk runs list")
+        return RunFolder(self.folder / found[0])
+
+    def newest_first(self) -> Iterator[RunFolder]:
+        paths = sorted((self.folder / id_ for id_ in self.ids()), key=_begun, reverse=True)
+        return (RunFolder(path) for path in paths)
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+
+    # Reading.
+
+    def plan(self) -> Plan:
+        """The plan that was frozen. Raises `SessionError`."""
+        try:
+            return Plan.from_json(
+                msgspec.json.decode(read_file(self.path / "plan.json", limit=ANY))
+            )
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise self._damaged("plan.json", why) from error
+
+    def _damaged(self, file: str, why: Any) -> SessionError:
+        return SessionError(
+            f"run {self.id} is damaged: {self.path / file}: {why}",
+            f"take it away with: clinvk runs delete {self.id}",
+        )
+
+    def result(self, plan: Plan | None = None, *, ours: bool = False) -> RunResult:
+        """Where the run stands, without the outputs of its tasks; `ours` where it is we who have
+        its lock, and have not begun. Raises `SessionError`."""
+        return self.look(plan or self.plan(), ours=ours)[0]
+
+    def look(self, plan: Plan, *, ours: bool = False) -> tuple[RunResult, list[dict[str, Any]]]:
+        """The same, and the lines of the journal that say so."""
+        running = not ours and self.running() is not None
+        lines = self._lines()
+        try:
+            return self._as_long_as(fold(plan, lines, self.id, running=running)), lines
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+            raise self._damaged("journal.jsonl", f"{type(error).__name__}: {error}") from error
+
+    def _as_long_as(self, result: RunResult) -> RunResult:
+        """The result of a run that was cut off, with the time until its tasks were last heard of:
+        the journal says nothing between the start of a task and its end."""
+        if result.state != "interrupted" or result.ended_at is None:
+            return result
+        last = result.ended_at
+        for outcome in result.results:
+            if outcome.state == "indeterminate":
+                with suppress(OSError):  # it has said nothing
+                    heard = os.stat(self.events_path(outcome.index)).st_mtime
+                    last = max(last, datetime.fromtimestamp(heard, UTC))
+        more = (last - result.ended_at).total_seconds()
+        return replace(result, seconds=result.seconds + more, ended_at=last)
+
+    def with_outputs(self, result: RunResult) -> RunResult:
+        """The same, with what each task answered."""
+        return replace(result, results=tuple(map(self.with_output, result.results)))
+
+    def with_output(self, outcome: Outcome) -> Outcome:
+        if outcome.attempts == 0:
+            return outcome
+        last = self.answer(outcome.index)
+        return replace(
+            outcome, output=str(last.get("content") or ""), structured=last.get("structured")
+        )
+
+    def answer(self, index: int) -> dict[str, Any]:
+        """The object of `-o json` of the task's last attempt that ended; empty without one."""
+        results = self._results(index)
+        return results[-1] if results else {}
+
+    def result_of(self, outcome: Outcome, *, alone: bool) -> dict[str, Any] | None:
+        """The result of the last attempt, where it stands behind its events: either each attempt
+        has one, or it names the session, where the attempt is `alone` in that."""
+        results, session = self._results(outcome.index), outcome.session_id
+        if not results:
+            return None
+        is_named = alone and session is not None and results[-1].get("session_id") == session
+        return results[-1] if is_named or len(results) == outcome.attempts else None
+
+    def _results(self, index: int) -> list[dict[str, Any]]:
+        return [line for line in self.events(index) if line.get("type") == "result"]
+
+    def events(self, index: int) -> list[dict[str, Any]]:
+        """What happened in a task, one object an event. A torn line is left out."""
+        return _decoded(_read(self.events_path(index)))
+
+    def found(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
+        """The outcome of a task that had ended in its session, though nobody lived to write that
+        down here; its answer is put behind its events. Raises `SessionError`."""
+        began = outcome.started_at or session.updated_at
+        result = Result(
+            ok=True, text=answer, backend=outcome.backend or session.backend or "", exit_code=0,
+            session_id=session.id, native_id=session.native_ids.get(session.backend or ""),
+            model=session.model, usage=session.usage, cost=session.cost,
+            seconds=max(0.0, (session.updated_at - began).total_seconds()),
+        )  # fmt: skip
+        line = {"type": "result", **result.to_json()}
+        path = self.events_path(outcome.index)
+        try:
+            append_file(path, encode(line) + b"\n")
+        except OSError as error:
+            raise cannot("write", path, error) from error
+        return ended_with(outcome, line)
+
+    def take(self, other: RunFolder, index: int) -> None:
+        """What happened in the same task of another run. Raises `SessionError`."""
+        path = self.events_path(index)
+        try:
+            replace_own(path, _read(other.events_path(index)), durable=True)
+        except OSError as error:
+            raise cannot("write", path, error) from error
+
+    def events_path(self, index: int) -> Path:
+        return self.path / "tasks" / f"{index + 1:04}.jsonl"
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return _decoded(_read(self.path / "journal.jsonl"))
+
+    def summary(self) -> dict[str, Any]:
+        """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times (its
+        seconds are those for which somebody drove it), usage and cost. Raises `SessionError`."""
+        if self.running() is None:
+            # Where the ends do not fit together, the whole of it says what is wrong.
+            with suppress(KeyError, TypeError, ValueError, AttributeError, OSError):
+                msgspec.json.decode(read_file(self.path / "plan.json", limit=ANY), type=Plan)
+                return {"id": self.id, **told_by(*_ends(self.path / "journal.jsonl"))}
+        result = self.result()
+        first, last = result.started_at, result.ended_at
+        return {
+            "id": self.id, "kind": result.kind, "source": result.source, "state": result.state,
+            "total_tasks": len(result.results), "counts": result.counts,
+            "started_at": first and rfc3339(first), "ended_at": last and rfc3339(last),
+            "total_duration_seconds": round(result.seconds, 3),
+            "usage": plain(result.usage), "cost": result.to_json()["cost"],
+        }  # fmt: skip
+
+    def written_at(self) -> datetime:
+        """When something was last written down of it."""
+        for name in ("journal.jsonl", "plan.json"):
+            with suppress(OSError):
+                return datetime.fromtimestamp((self.path / name).stat().st_mtime, UTC)
+        return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+
+    # Driving.
+
+    def running(self) -> dict[str, Any] | None:
+        """What the one who drives it noted; nothing where nobody does."""
+        return Locks(self.path).running(LOCK)
+
+    @property
+    def lock_path(self) -> Path:
+        return self.path / LOCK
+
+    def is_idle(self) -> bool:
+        """Whether nobody drives it, and nobody who was killed may have left something running."""
+        return Locks(self.path).is_idle(LOCK)
+
+    def lock(self) -> FileTurn:
+        """The right to drive the run, until it is closed. Raises `SessionError` where somebody
+        else has it."""
+        turn = Locks(self.path).turn(LOCK)
+        if turn is None:
+            raise SessionError(
+                f"run {self.id} is running",
+                f"see it with: clinvk runs watch {self.id}; end it with: clinvk runs cancel {self.id}",
+            )
+        return turn
+
+    def make(self, plan: Plan) -> None:
+        """Put into an empty folder what a run needs. Raises `SessionError`."""
+        tasks = self.path / "tasks"
+        try:
+            tasks.mkdir(mode=0o700)
+        except OSError as error:
+            raise cannot("write", tasks, error) from error
+        self.freeze(plan)
+
+    def freeze(self, plan: Plan) -> None:
+        data = {"created_at": rfc3339(datetime.now(UTC)), **plan.to_json()}
+        try:
+            replace_own(self.path / "plan.json", encode(data) + b"\n", durable=True)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise cannot("write", self.path / "plan.json", error) from error
+
+    def delete(self) -> None:
+        """Take the run away. Raises `SessionError` where it is running, or has left something
+        running."""
+        try:
+            turn = self.lock()
+        except NoSpace:
+            if (self.path / LOCK).exists():
+                raise
+            self.remove()  # nobody has a lock that cannot even be made
+            return
+        if turn.left:
+            turn.abandon()
+            raise SessionError(
+                f"run {self.id} was cut off, and may have left something running",
+                f"end that first: clinvk runs cancel {self.id}",
+            )
+        try:
+            self.remove()
+        finally:
+            turn.close()
+
+    def remove(self) -> None:
+        """The same, for who has its lock."""
+        try:
+            shutil.rmtree(self.path)
+        except OSError as error:
+            raise cannot("delete", self.path, error) from error
+
+
+def _decoded(data: bytes) -> list[dict[str, Any]]:
+    lines = []
+    for line in data.split(b"\n"):
+        if line:
+            with suppress(ValueError):  # msgspec's are such
+                lines.append(msgspec.json.decode(line, type=dict[str, Any]))
+    return lines
+
+
+def _ends(path: Path) -> list[dict[str, Any]]:
+    """The first line and the last one, where there are two that are whole."""
+    try:
+        with open_regular(path) as file:
+            first = file.readline()
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL))
+            last = file.read()
+    except OSError:
+        return []
+    if not last.endswith(b"\n") or last.count(b"\n") < 2:
+        return []
+    return _decoded(first + last[:-1].rpartition(b"\n")[2])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path, limit=ANY)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise cannot("read", path, error) from error
+
+
+def _begun(path: Path) -> int:
+    """When a run was created: its plan is written once."""
+    try:
+        return os.stat(path / "plan.json").st_mtime_ns
+    except OSError:
+        return 0

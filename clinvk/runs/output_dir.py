@@ -1,0 +1,42 @@
+"""Answers as files, in a folder of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clinvk.disk.atomic import check_writable, make_folder, replace_file
+from clinvk.errors import UsageError
+from clinvk.model.outcome import RunResult
+from clinvk.store.codec import encode
+
+
+class Outputs:
+    """`<task>.md` for each answer as soon as it is there, and `results.json` at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `UsageError` where nothing can be written there: before anything runs."""
+        self.folder = folder
+        self.problem: UsageError | None = None  # that came later: the run is worth more than this
+        try:
+            make_folder(folder)
+            check_writable(folder)
+        except OSError as error:
+            raise self._cannot(error) from error
+
+    def put(self, name: str, answer: str) -> None:
+        if answer:
+            self._write(f"{name}.md", answer.encode("utf-8", "replace") + b"\n")
+
+    def end(self, result: RunResult) -> None:
+        self._write("results.json", encode(result.to_json()) + b"\n")
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            replace_file(self.folder / name, data, durable=False)
+        except OSError as error:
+            self.problem = self.problem or self._cannot(error)
+
+    def _cannot(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"cannot write to {self.folder}: {error.strerror}", "name another --output-dir"
+        )

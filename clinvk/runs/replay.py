@@ -1,0 +1,116 @@
+"""Where a run stands, from the lines of its journal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from clinvk.errors import ConfigError
+from clinvk.model.events import Failure
+from clinvk.model.outcome import STATES, Outcome, RunResult, from_summary
+from clinvk.model.plan import Plan
+from clinvk.model.usage import rfc3339
+
+VERSION = 1  # of a journal's lines
+
+
+def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: bool) -> RunResult:
+    """Where a run stands, from what was written of it. A task that had begun, and of which nobody
+    told the end, is running while somebody drives the run, else indeterminate."""
+    outcomes = [
+        Outcome(
+            index=i,
+            name=task.name,
+            key=task.key,
+            backend=task.backend,
+            tags=task.tags,
+            meta=task.meta,
+        )
+        for i, task in enumerate(plan.tasks)
+    ]
+    state, why, seconds = "interrupted", None, 0.0
+    began: datetime | None = None
+    first: datetime | None = None
+    last: datetime | None = None
+    for line in lines:
+        if line.get("version", 0) > VERSION:
+            raise ConfigError(f"run {id_} was written by a newer clinvk", "update clinvk to use it")
+        at = datetime.fromisoformat(line["at"])
+        match line.get("event"):
+            case "begin":
+                if began and last:
+                    seconds += (last - began).total_seconds()
+                began, state, why = at, "interrupted", None
+                for i in line.get("rerun", ()):
+                    outcomes[i] = anew(outcomes[i])
+            case "started":
+                i = line["task"]
+                outcomes[i] = replace(
+                    outcomes[i], state="running", backend=line.get("backend"),
+                    attempts=outcomes[i].attempts + 1, session_id=line.get("session") or None,
+                    started_at=at, ended_at=None, error=None, exit_code=None,
+                )  # fmt: skip
+            case "ended":
+                i = line["task"]
+                outcomes[i] = from_summary(outcomes[i], line)
+            case "aside":
+                error = line.get("error")
+                failure = msgspec.convert(error, Failure) if error else None
+                for i in line["tasks"]:
+                    outcomes[i] = replace(outcomes[i], state=line["state"], error=failure)
+            case "end":
+                state, why = str(line["state"]), line.get("why")
+                if (driven := line.get("seconds")) is not None:
+                    # Who gives up a run that was cut off did not drive it until then.
+                    seconds, began = float(driven), None
+        first, last = first or at, at
+    if strange := {o.state for o in outcomes}.difference(STATES):
+        raise ValueError(f"unknown state {min(strange)!r}")
+    if began and last:
+        seconds += (last - began).total_seconds()
+    if running:
+        state = "running"
+    else:
+        outcomes = [unknown(o) if o.state == "running" else o for o in outcomes]
+    return RunResult(
+        id=id_, kind=plan.kind, state=state, results=tuple(outcomes), seconds=seconds, why=why,
+        source=plan.source, started_at=first, ended_at=None if running else last,
+    )  # fmt: skip
+
+
+def anew(outcome: Outcome) -> Outcome:
+    """A task that is to be run, again or at last."""
+    return replace(outcome, state="queued", error=None, exit_code=None, ended_at=None)
+
+
+def unknown(outcome: Outcome) -> Outcome:
+    """A task that was cut off."""
+    return replace(
+        outcome,
+        state="indeterminate",
+        error=Failure(
+            "indeterminate",
+            "it was running when the run was cut off, and may have done a part of its work",
+            "look at what it did; run it again with --rerun-indeterminate",
+        ),
+    )
+
+
+def told_by(begin: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
+    """What the first line and the last one tell of a run that somebody drove to its end. Raises
+    `KeyError` and the like where they do not tell it, or might mean something else: an older clinvk
+    did not say there how long it took."""
+    if max(begin["version"], end["version"]) > VERSION:
+        raise ValueError("newer")
+    counts = {str(state): int(n) for state, n in end["counts"].items()}
+    first, last = (datetime.fromisoformat(line["at"]) for line in (begin, end))
+    return {
+        "kind": begin["kind"], "source": begin["source"], "state": end["state"],
+        "total_tasks": sum(counts.values()), "counts": counts,
+        "started_at": rfc3339(first), "ended_at": rfc3339(last),
+        "total_duration_seconds": float(end["seconds"]),
+        "usage": end["usage"], "cost": end["cost"],
+    }  # fmt: skip

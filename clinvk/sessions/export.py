@@ -1,0 +1,259 @@
+"""A conversation as text: markdown, JSON, a page of HTML, or what a template of the user's makes.
+
+Templates are Jinja, kept as `~/.clinvk/export/<name>.j2`. They are run in a sandbox, and see
+`title`, `session` (the record), `messages` (as in the JSON) and `options`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from clinvk.config.extras import needs
+from clinvk.disk.reading import read_file
+from clinvk.errors import ConfigError, UsageError
+from clinvk.model.session import Message, Session, check_id
+from clinvk.model.usage import rfc3339
+from clinvk.text.json_output import dumps
+from clinvk.text.typed import ShapeError, build
+
+VERSION = 1  # of the JSON
+BUILT_IN = ("markdown", "json", "html")
+THEMES = ("auto", "light", "dark")
+
+_RECORD = ("id", "title", "backend", "model", "status", "created_at", "updated_at")
+_DETAILS = ("cwd", "tags", "template", "parents", "turns", "usage", "cost", "metadata")
+_TAG = re.compile(r"<[a-zA-Z!/?]")
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+
+
+class Options(Struct, frozen=True):
+    """What is said of a conversation beside its words. Where it is left open (None), JSON says
+    everything, HTML the times, and markdown neither."""
+
+    include_metadata: bool | None = None
+    include_tokens: bool | None = None
+    include_timestamps: bool | None = None
+    include_css: bool = True  # HTML: without it, the page has no style of its own
+    theme: str = "auto"  # HTML: light, dark, or as the reader's system is
+    pretty_print: bool = True  # JSON: indented
+
+
+def read_options(**given: Any) -> Options:
+    """Options by their names. Raises `UsageError` for one that does not exist."""
+    try:
+        made = build(Options, given)
+    except ShapeError as error:
+        known = ", ".join(Options.__struct_fields__)
+        raise UsageError(f"export: {error}", f"known: {known}") from error
+    if made.theme not in THEMES:
+        raise UsageError(f"theme: {made.theme!r} is not one of: {', '.join(THEMES)}")
+    return made
+
+
+def formats(home: Path) -> list[str]:
+    """Every format, the registered ones last."""
+    theirs = sorted(p.stem for p in _folder(home).glob("*.j2") if not p.name.startswith("."))
+    return [*BUILT_IN, *(name for name in theirs if name not in BUILT_IN)]
+
+
+def render(session: Session, format_: str, options: Options, home: Path) -> str:
+    """The session, which has its messages, in a format. Raises `UsageError` for one that does not
+    exist, and for a template that fails; `ClinvkError` where a package is missing."""
+    if format_ in _WRITERS:
+        return _WRITERS[format_](session, options)
+    if format_ not in formats(home):
+        raise UsageError(
+            f"unknown export format {format_[:100]!r}",
+            f"known: {', '.join(formats(home))}; add one as {_folder(home)}/NAME.j2",
+        )
+    path = _folder(home) / f"{format_}.j2"
+    try:
+        text = read_file(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    return _by_template(session, text, format_, options)
+
+
+def register(home: Path, name: str, text: str) -> None:
+    """Keep a template as a format. Raises `UsageError` where it is none, or has the name of a
+    built-in format; `SessionError` for a name that cannot be a file's."""
+    from clinvk.disk.atomic import make_folder, replace_file
+
+    check_id(name)
+    if name in BUILT_IN:
+        raise UsageError(f"the format {name!r} is built in", "choose another name")
+    _parsed(text, name)
+    path = _folder(home) / f"{name}.j2"
+    try:
+        make_folder(path.parent)
+        replace_file(path, text.encode(), durable=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+
+
+def as_data(session: Session, options: Options) -> dict[str, Any]:
+    """The session and its messages as JSON has them."""
+    record = session.to_json()
+    said = _or(options.include_metadata, otherwise=True)
+    names = (*_RECORD, *(_DETAILS if said else ()))
+    about = {"version": VERSION} | {name: record[name] for name in names}
+    return about | {"messages": [_line(m, options, otherwise=True) for m in session.messages]}
+
+
+def _line(message: Message, options: Options, *, otherwise: bool) -> dict[str, Any]:
+    line: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if _or(options.include_timestamps, otherwise=otherwise):
+        line["timestamp"] = rfc3339(message.timestamp)
+    if _or(options.include_tokens, otherwise=otherwise):
+        line["tokens"] = message.tokens
+    if _or(options.include_metadata, otherwise=otherwise):
+        line["metadata"] = message.metadata
+    return line
+
+
+def _json(session: Session, options: Options) -> str:
+    indent = 2 if options.pretty_print else None
+    return dumps(as_data(session, options), indent=indent, default=str) + "\n"
+
+
+def _markdown(session: Session, options: Options) -> str:
+    parts = [f"# {_title(session)}"]
+    if options.include_metadata:
+        parts.append("\n".join(f"- {name}: {value}" for name, value in _about(session).items()))
+    for message in session.messages:
+        parts.append(" · ".join([f"## {_who(message)}", *_notes(message, options)]))
+        parts.append(closed(message.content.strip()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _html(session: Session, options: Options) -> str:
+    from clinvk.html import page  # only who wants HTML needs what it needs
+
+    messages = [
+        {
+            "role": message.role.value,
+            "who": _who(message),
+            "notes": _notes(
+                message, options, times=_or(options.include_timestamps, otherwise=True)
+            ),
+            "time": rfc3339(message.timestamp),
+            "content": message.content,
+        }
+        for message in session.messages
+    ]
+    about = _about(session) if options.include_metadata else {}
+    return page.render(
+        _title(session), about, messages, css=options.include_css, theme=options.theme
+    )
+
+
+_WRITERS: dict[str, Callable[[Session, Options], str]] = {
+    "markdown": _markdown,
+    "json": _json,
+    "html": _html,
+}
+
+
+def closed(text: str) -> str:
+    """Markdown in which no block of code is left open, so that it swallows nothing behind it."""
+    fence = ""
+    for line in text.splitlines():
+        found = _FENCE.fullmatch(line)
+        if not found:
+            continue
+        marks, rest = found.groups()
+        if not fence and not (marks[0] == "`" and "`" in rest):
+            fence = marks
+        elif fence and marks.startswith(fence) and not rest.strip():
+            fence = ""
+    return f"{text}\n{fence}" if fence else text
+
+
+def _about(session: Session) -> dict[str, str]:
+    """What there is to know of it, in words; nothing of what is unknown."""
+    known = {
+        "Session": session.id,
+        "Backend": session.backend,
+        "Model": session.model,
+        "Status": session.status,
+        "Created": rfc3339(session.created_at),
+        "Last used": rfc3339(session.updated_at),
+        "Folder": session.cwd,
+        "Template": session.template,
+        "Parents": ", ".join(session.parents),
+        "Tags": ", ".join(session.tags),
+        "Tokens": f"{session.usage.total:,}" if session.usage else None,
+        "Cost": f"${session.cost:.4f}" if session.cost is not None else None,
+    }
+    own = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in
+           session.metadata.items()}  # fmt: skip
+    return {k: " ".join(v.split()) for k, v in (known | own).items() if v}
+
+
+def _notes(message: Message, options: Options, *, times: bool | None = None) -> list[str]:
+    """What is said beside a message's role."""
+    notes = []
+    if options.include_timestamps if times is None else times:
+        notes.append(f"{message.timestamp:%Y-%m-%d %H:%M:%S} UTC")
+    if options.include_tokens and message.tokens is not None:
+        notes.append(f"{message.tokens:,} tokens")
+    if options.include_metadata:
+        notes += [f"{k}: {v}" for k, v in message.metadata.items()]
+    return notes
+
+
+def _title(session: Session) -> str:
+    return " ".join((session.label or f"Session {session.id}").split())
+
+
+def _who(message: Message) -> str:
+    return message.role.value.capitalize()
+
+
+def _or(given: bool | None, *, otherwise: bool) -> bool:
+    return otherwise if given is None else given
+
+
+# Templates.
+
+
+def _folder(home: Path) -> Path:
+    return home / "export"
+
+
+def _by_template(session: Session, text: str, name: str, options: Options) -> str:
+    template = _parsed(text, name)
+    data: Mapping[str, Any] = as_data(session, Options())
+    try:
+        return str(
+            template.render(
+                title=_title(session),
+                session={k: v for k, v in data.items() if k not in ("version", "messages")},
+                messages=data["messages"],
+                options={n: getattr(options, n) for n in Options.__struct_fields__},
+            )
+        )
+    except Exception as error:  # whatever a template can do wrong
+        raise UsageError(f"export template {name}: {error}", "mend the template") from error
+
+
+def _parsed(text: str, name: str) -> Any:
+    with needs("export", "an export by template"):
+        from jinja2 import TemplateSyntaxError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # Nobody says what a template makes; where it has a tag, it is a page, unless its name says text.
+    is_text = name.endswith((".md", ".txt"))
+    is_page = not is_text and (name.endswith(("html", "xml")) or bool(_TAG.search(text)))
+    try:
+        return ImmutableSandboxedEnvironment(autoescape=is_page).from_string(text)
+    except TemplateSyntaxError as error:
+        raise UsageError(
+            f"export template {name}: line {error.lineno}: {error.message}", "mend the template"
+        ) from error

@@ -1,0 +1,141 @@
+"""Native sessions become sessions of ours: found first, adopted when that is wanted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from clinvk.config.schema import SessionSettings
+from clinvk.dispatch.recorder import kept
+from clinvk.errors import ClinvkError
+from clinvk.model.session import Message, Session, opening
+from clinvk.sessions.native import Native, Reader, reader
+from clinvk.store import Store
+
+Progress = Callable[[int, int], None]
+
+
+class Candidate(Struct, frozen=True):
+    """A native session that is not ours yet: the record it will get, and where its messages are."""
+
+    session: Session
+    path: Path
+
+
+class Findings(Struct):
+    """What there is to adopt, the one used last first."""
+
+    new: list[Candidate] = field(default_factory=list)
+    known: int = 0  # adopted before, or begun by us
+    problems: list[str] = field(default_factory=list)
+
+
+def find(
+    store: Store,
+    envs: Mapping[str, Mapping[str, str]],
+    settings: SessionSettings,
+    *,
+    cwd: str | None = None,
+    since: datetime | None = None,
+    progress: Progress = lambda _done, _all: None,
+) -> Findings:
+    """Look through what the backends in `envs` keep; each is mapped to its environment. A file that
+    cannot be read is a problem, and stops nothing. Raises `UsageError`, `SessionError`."""
+    findings = Findings()
+    files = [(kind, p) for name in envs for kind in [reader(name)] for p in kind.files(envs[name])]
+    newest: dict[str, Candidate] = {}
+    for done, (kind, path) in enumerate(files):
+        progress(done, len(files))
+        try:
+            if since is None or path.stat().st_mtime >= since.timestamp():
+                _look(store, kind, path, settings, findings, newest)
+        except OSError as error:
+            findings.problems.append(f"{path}: {error.strerror}")
+        except ClinvkError:
+            raise  # our own store is at fault
+        except Exception as error:  # noqa: BLE001 - whatever is in a file, it stops no other
+            findings.problems.append(f"{path}: damaged: {error}")
+    progress(len(files), len(files))
+    findings.new = [
+        c
+        for c in sorted(newest.values(), key=lambda c: c.session.updated_at, reverse=True)
+        if cwd in (None, c.session.cwd) and (since is None or c.session.updated_at >= since)
+    ]
+    return findings
+
+
+def adopt(store: Store, candidate: Candidate, settings: SessionSettings) -> Session | None:
+    """The session, kept from now on; nothing where its file has gone, or somebody was faster.
+    Raises `OSError`, `SessionError`."""
+    session = candidate.session
+    native = reader(session.backend or "").read(candidate.path)
+    if native is None or store.owners(native.backend, native.native_id):
+        return None
+    messages = _messages(native, settings)
+    return store.create(_session(native, settings), messages)
+
+
+def _look(
+    store: Store,
+    kind: Reader,
+    path: Path,
+    settings: SessionSettings,
+    findings: Findings,
+    newest: dict[str, Candidate],
+) -> None:
+    native_id = kind.native_id(path)
+    if native_id is None:
+        return
+    if store.owners(kind.BACKEND, native_id):
+        findings.known += 1
+        return
+    native = kind.read(path)
+    if native is None:
+        return
+    findings.problems += native.problems
+    candidate = Candidate(_session(native, settings), path)
+    before = newest.get(candidate.session.id)  # a session may have left more than one file
+    if before is None or before.session.updated_at < candidate.session.updated_at:
+        newest[candidate.session.id] = candidate
+
+
+def _session(native: Native, settings: SessionSettings) -> Session:
+    asked = [m.content for m in native.messages if m.role == "user"]
+    usage = native.usage if settings.store_token_usage else None
+    counts: dict[str, int] = {}
+    for message in native.messages if settings.store_messages else []:
+        counts[message.role.value] = counts.get(message.role.value, 0) + 1
+    return Session(
+        id=_id(native),
+        backend=native.backend,
+        model=native.model,
+        cwd=native.cwd,
+        title=kept(native.title, settings) if native.title else None,
+        prompt=opening(kept(asked[0], settings)) if settings.store_messages else None,
+        native_ids={native.backend: native.native_id},
+        turns=len(asked),
+        counts=counts,
+        usage=usage,
+        # Else the next turn, of a CLI that counts the whole, would be taken for all of it.
+        totals={native.native_id: {"usage": native.usage.to_json()}} if native.usage else {},
+        metadata={"imported": datetime.now(UTC).date().isoformat()},
+        created_at=native.created,
+        updated_at=native.updated,
+    )
+
+
+def _messages(native: Native, settings: SessionSettings) -> Iterable[Message]:
+    if not settings.store_messages:
+        return []
+    return [
+        Message(m.role, kept(m.content, settings), m.timestamp, m.metadata) for m in native.messages
+    ]
+
+
+def _id(native: Native) -> str:
+    """The same on every machine and in every try, so that it can be told before."""
+    return hashlib.sha256(f"{native.backend} {native.native_id}".encode()).hexdigest()[:10]

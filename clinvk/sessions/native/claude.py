@@ -1,0 +1,114 @@
+"""Claude Code: projects/<folder>/<id>.jsonl, a tree of messages of which the last leaf counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from clinvk.model.session import Message, MessageRole
+from clinvk.sessions.native import Native
+from clinvk.sessions.native.lines import Lines, add, home, moment, real, texts, written
+
+BACKEND = "claude"
+_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")  # others are subagents'
+_REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
+_COMMAND = re.compile(r"<command-name>(.*?)</command-name>", re.DOTALL)
+_ARGUMENTS = re.compile(r"<command-args>(.*?)</command-args>", re.DOTALL)
+# A command of the user's begins with <command-message>; one of the program's own, with its name.
+_NOISE = ("<command-name>", "<local-command-", "<bash-", "<task-notification>",
+          "[Request interrupted", "Caveat: The messages below")  # fmt: skip
+
+
+class Line(Struct):
+    type: Any = None
+    uuid: Any = None
+    parentUuid: Any = None  # noqa: N815 - claude's names
+    logicalParentUuid: Any = None  # noqa: N815
+    isSidechain: Any = None  # noqa: N815
+    isMeta: Any = None  # noqa: N815
+    isCompactSummary: Any = None  # noqa: N815
+    timestamp: Any = None
+    cwd: Any = None
+    message: Any = None
+    customTitle: Any = None  # noqa: N815
+    aiTitle: Any = None  # noqa: N815
+
+
+def files(env: Mapping[str, str]) -> Iterable[Path]:
+    return home(env, "CLAUDE_CONFIG_DIR", ".claude").glob("projects/*/*.jsonl")
+
+
+def native_id(path: Path) -> str | None:
+    return path.stem if _ID.fullmatch(path.stem) else None
+
+
+def read(path: Path) -> Native | None:
+    lines = Lines(path)
+    parents: dict[str, str | None] = {}
+    said: dict[str, Message] = {}
+    last: str | None = None
+    cwd = model = custom = generated = None
+    for line in lines.read(Line):
+        custom, generated = line.customTitle or custom, line.aiTitle or generated
+        if line.isSidechain or not isinstance(line.uuid, str):
+            continue
+        last, cwd = line.uuid, cwd or line.cwd
+        parents[last] = line.parentUuid or line.logicalParentUuid
+        if message := _message(line, path):
+            said[last] = message
+            model = message.metadata.get("model") or model
+    messages: list[Message] = []
+    for uuid in _path(last, parents):
+        if uuid in said:
+            add(messages, said[uuid])
+    if not any(m.role is MessageRole.USER for m in messages):
+        return None
+    return Native(
+        backend=BACKEND,
+        native_id=path.stem,
+        cwd=real(cwd),
+        title=custom or generated,
+        model=model,
+        messages=messages,
+        problems=lines.problems,
+    )
+
+
+def _path(leaf: str | None, parents: dict[str, str | None]) -> list[str]:
+    """From the root to the leaf: without what was taken back. All, where the way is broken."""
+    way: dict[str, None] = {}
+    while leaf is not None and leaf not in way:
+        if leaf not in parents:
+            return list(parents)
+        way[leaf] = None
+        leaf = parents[leaf]
+    return list(reversed(way))
+
+
+def _message(line: Line, path: Path) -> Message | None:
+    data = line.message
+    if line.type not in ("user", "assistant") or not isinstance(data, dict):
+        return None
+    if line.isMeta or line.isCompactSummary or data.get("model") == "<synthetic>":
+        return None
+    text = "\n\n".join(texts(data.get("content"), "text"))
+    if line.type == "user":
+        text = _typed(text)
+    if not text.strip():
+        return None
+    about = {"backend": BACKEND, "model": data.get("model")}
+    when = moment(line.timestamp) or written(path)
+    return Message(MessageRole(line.type), text, when, {k: v for k, v in about.items() if v})
+
+
+def _typed(text: str) -> str:
+    """What the user typed, without what claude put around it; empty where that is all."""
+    text = _REMINDER.sub("", text).strip()
+    if text.startswith("<command-message>") and (name := _COMMAND.search(text)):
+        arguments = _ARGUMENTS.search(text)
+        return f"{name[1]} {arguments[1] if arguments else ''}".strip()
+    return "" if text.startswith(_NOISE) else text

@@ -1,0 +1,135 @@
+"""Codex CLI: sessions/<year>/<month>/<day>/rollout-<time>-<id>.jsonl, titles in an index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from clinvk.model.session import Message, MessageRole
+from clinvk.model.usage import Usage
+from clinvk.sessions.native import Native
+from clinvk.sessions.native.lines import Lines, add, home, moment, real, texts, written
+
+BACKEND = "codex"
+_NAME = re.compile(r"rollout-.*-([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\.jsonl")
+# What codex says in the user's name.
+_NOISE = re.compile(
+    r"\s*(?:<(?:environment_context|user_instructions|permissions|skill|turn_aborted|apps_|plugins_"
+    r"|recommended|collaboration_mode|subagent_notification|user_shell_command|INSTRUCTIONS)"
+    r"|# AGENTS\.md instructions)"
+)
+
+
+class Line(Struct):
+    type: Any = None
+    timestamp: Any = None
+    payload: Any = None
+
+
+class Name(Struct):
+    id: Any = None
+    thread_name: Any = None
+
+
+def files(env: Mapping[str, str]) -> Iterable[Path]:
+    return home(env, "CODEX_HOME", ".codex").glob("sessions/*/*/*/rollout-*.jsonl")
+
+
+def native_id(path: Path) -> str | None:
+    found = _NAME.fullmatch(path.name)
+    return found[1] if found else None
+
+
+def read(path: Path) -> Native | None:
+    lines = Lines(path)
+    own: dict[str, Any] = {}
+    messages: list[Message] = []
+    model, total = None, None
+    for line in lines.read(Line):
+        data = line.payload
+        if not isinstance(data, dict):
+            continue
+        if line.type == "session_meta":
+            own = own or data  # a fork repeats its parent's
+        elif line.type == "turn_context":
+            model = data.get("model") or model
+        elif line.type == "event_msg":
+            total = _total(data) or total
+            _roll_back(messages, data)
+        elif line.type == "response_item" and (said := _message(data, line, path, model)):
+            add(messages, said)
+    if _is_subagent(own) or not any(m.role is MessageRole.USER for m in messages):
+        return None
+    id_ = str(native_id(path))
+    return Native(
+        backend=BACKEND,
+        native_id=id_,
+        cwd=real(own.get("cwd")),
+        title=_title(path, id_),
+        model=model,
+        messages=messages,
+        usage=total,
+        problems=lines.problems,
+    )
+
+
+def _message(data: dict[str, Any], line: Line, path: Path, model: Any) -> Message | None:
+    role = data.get("role")
+    if data.get("type") != "message" or role not in ("user", "assistant"):
+        return None
+    found = texts(data.get("content"), "input_text", "output_text", "text")
+    if role == "user":
+        found = [text for text in found if not _NOISE.match(text)]
+    text = "\n\n".join(found)
+    if not text.strip():
+        return None
+    about = {"backend": BACKEND}
+    if role == "assistant" and model:
+        about["model"] = model
+    return Message(MessageRole(role), text, moment(line.timestamp) or written(path), about)
+
+
+def _total(data: dict[str, Any]) -> Usage | None:
+    """What the thread has used so far; every event of the kind says it anew."""
+    info = data.get("info")
+    total = info.get("total_token_usage") if isinstance(info, dict) else None
+    if data.get("type") != "token_count" or not isinstance(total, dict):
+        return None
+    return Usage.from_json({
+        "input": total.get("input_tokens") or 0,
+        "output": total.get("output_tokens") or 0,
+        "cached": total.get("cached_input_tokens") or 0,
+        "cache_write": total.get("cache_write_input_tokens") or 0,
+        "reasoning": total.get("reasoning_output_tokens") or 0,
+    })  # fmt: skip
+
+
+def _roll_back(messages: list[Message], data: dict[str, Any]) -> None:
+    """Take away the turns that the user took back."""
+    turns = data.get("num_turns")
+    if data.get("type") != "thread_rolled_back" or not isinstance(turns, int) or turns < 1:
+        return
+    asked = [i for i, m in enumerate(messages) if m.role is MessageRole.USER]
+    if asked:
+        del messages[asked[-min(turns, len(asked))] :]
+
+
+def _is_subagent(own: dict[str, Any]) -> bool:
+    source = own.get("source")
+    return isinstance(source, dict) or own.get("thread_source", "user") not in ("user", None)
+
+
+def _title(path: Path, id_: str) -> str | None:
+    """The name that the thread was given last."""
+    title = None
+    try:
+        for name in Lines(path.parents[4] / "session_index.jsonl").read(Name):
+            if name.id == id_ and isinstance(name.thread_name, str):
+                title = name.thread_name
+    except OSError:
+        pass  # nothing has a name
+    return title

@@ -1,0 +1,98 @@
+"""What the readers share: lines of JSON, times, and the joining of an answer's pieces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from clinvk.disk.reading import open_regular
+from clinvk.model.session import Message, MessageRole
+
+T = TypeVar("T")
+
+LONGEST = 256 * 1024 * 1024  # bytes of a line; a longer one is left out
+
+
+class Lines:
+    """The lines of a file, one at a time: a transcript may be larger than the memory.
+
+    Each is decoded as `kind`, which names the fields that are wanted: all else, such as pictures
+    and whole requests, is passed over without being kept. Lines that are no JSON are counted in
+    `torn`, but for a last one without its end, which somebody may be writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.torn = 0
+
+    def read(self, kind: type[T]) -> Iterator[T]:
+        """Raises `OSError`."""
+        decoder = msgspec.json.Decoder(kind)
+        with open_regular(self.path) as file:
+            while line := file.readline(LONGEST):
+                if len(line) == LONGEST and not line.endswith(b"\n"):
+                    self.torn += 1
+                    while (more := file.readline(LONGEST)) and not more.endswith(b"\n"):
+                        pass  # the rest of a line that is too long
+                    continue
+                try:
+                    yield decoder.decode(line)
+                except msgspec.ValidationError:
+                    continue  # JSON, but nothing that we know
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    self.torn += line.endswith(b"\n") and not line.isspace()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Call it after reading."""
+        if not self.torn:
+            return ()
+        return (f"{self.path}: {self.torn} damaged line(s) were left out",)
+
+
+def home(env: Mapping[str, str], variable: str, folder: str) -> Path:
+    """The folder of a CLI: where its variable says, else in the home."""
+    if given := env.get(variable):
+        return Path(given)
+    return Path(env.get("HOME") or os.path.expanduser("~")) / folder
+
+
+def moment(text: Any) -> datetime | None:
+    """A time that a CLI wrote; nothing where it is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def written(path: Path) -> datetime:
+    """When the file was last written: for a line that has no time of its own."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def real(folder: Any) -> str | None:
+    return os.path.realpath(folder) if isinstance(folder, str) and folder else None
+
+
+def add(messages: list[Message], message: Message) -> None:
+    """Put a message behind the others; what is said between two tool calls is one answer."""
+    last = messages[-1] if messages else None
+    if last is not None and last.role is message.role is MessageRole.ASSISTANT:
+        last.content += f"\n\n{message.content}"
+        last.timestamp = message.timestamp
+    else:
+        messages.append(message)
+
+
+def texts(content: Any, *kinds: str) -> list[str]:
+    """The texts in a message's content, which is one text or a list of parts."""
+    if isinstance(content, str):
+        return [content]
+    parts = content if isinstance(content, list) else []
+    found = (p.get("text") for p in parts if isinstance(p, dict) and p.get("type", "text") in kinds)
+    return [text for text in found if isinstance(text, str)]

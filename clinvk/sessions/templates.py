@@ -1,0 +1,119 @@
+"""What a new session can begin with: instructions, metadata, options. Some are built in; a user's
+are files, `~/.clinvk/templates/<name>.yaml`, and replace a built-in one of the same name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from clinvk.disk.reading import read_file
+from clinvk.errors import ConfigError
+from clinvk.model.session import check_id
+from clinvk.text import yaml as yamls
+from clinvk.text.typed import ShapeError, build
+
+
+class Template(Struct, frozen=True):
+    description: str = ""
+    system_message: str | None = None  # the session's first message
+    default_metadata: dict[str, Any] = {}
+    suggested_parameters: dict[str, Any] = {}  # the session's options: model, sandbox, …
+
+
+BUILT_IN = {
+    "coding": Template(
+        description="Write and change code.",
+        system_message=(
+            "You are a careful software engineer. Read the code that is there before you change "
+            "it, keep to its style, and make the smallest change that does the job. Say which "
+            "files you touched and how you checked that it works."
+        ),
+        default_metadata={"purpose": "coding"},
+    ),
+    "analysis": Template(
+        description="Find out how something is, and say how sure that is.",
+        system_message=(
+            "You are an analyst. Keep what you observed apart from what you conclude, name the "
+            "evidence for each finding, and say what is uncertain. Begin with the answer, then "
+            "show how you got there."
+        ),
+        default_metadata={"purpose": "analysis"},
+    ),
+    "creative": Template(
+        description="Write texts and collect ideas.",
+        system_message=(
+            "You are a writer with ideas of your own. Offer several directions that differ from "
+            "one another, prefer the concrete to the general, and ask about audience and tone "
+            "where they matter."
+        ),
+        default_metadata={"purpose": "creative"},
+    ),
+}
+
+
+def folder(home: Path) -> Path:
+    return home / "templates"
+
+
+def names(home: Path) -> list[str]:
+    """Every template's name, ours first."""
+    theirs = sorted(p.stem for p in folder(home).glob("*.yaml") if not p.name.startswith("."))
+    return [*BUILT_IN, *(name for name in theirs if name not in BUILT_IN)]
+
+
+def source(home: Path, name: str) -> str:
+    """Where the template comes from: a file, or `built in`."""
+    path = folder(home) / f"{name}.yaml"
+    return str(path) if os.path.lexists(path) else "built in"
+
+
+def load(home: Path, name: str) -> Template:
+    """The template of that name. Raises `ConfigError` where there is none, or a broken one."""
+    if name not in names(home):
+        raise ConfigError(
+            f"unknown template {name[:100]!r}",
+            f"known: {', '.join(names(home))}; add one as {folder(home)}/NAME.yaml",
+        )
+    path = folder(home) / f"{name}.yaml"
+    return _read(path) if os.path.lexists(path) else BUILT_IN[name]
+
+
+def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
+    """Keep a template for every later session. Raises `ConfigError` for one that is none, and
+    `SessionError` for a name that cannot be a file's."""
+    import yaml  # 10 ms: only where a file is written
+
+    from clinvk.disk.atomic import make_folder, replace_file
+
+    check_id(name)
+    template = _checked(dict(data), f"template {name}")
+    text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
+    path = folder(home) / f"{name}.yaml"
+    try:
+        make_folder(path.parent)
+        replace_file(path, text.encode(), durable=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    return template
+
+
+def _read(path: Path) -> Template:
+    try:
+        data = yamls.load(read_file(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}", "mend or delete that file") from error
+    return _checked({} if data is None else data, str(path))
+
+
+def _checked(data: Any, where: str) -> Template:
+    try:
+        return build(Template, data)
+    except ShapeError as error:
+        known = ", ".join(Template.__struct_fields__)
+        raise ConfigError(f"{where}: {error}", f"a template has: {known}") from error

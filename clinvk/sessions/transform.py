@@ -1,0 +1,221 @@
+"""What can be made of conversations without a store: a branch, a merge, figures.
+
+A conversation here is a `Session` with its `messages`. Nothing is changed: what is made is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from heapq import merge as in_order
+from itertools import pairwise, takewhile
+from typing import Any
+
+from msgspec.structs import replace
+
+from clinvk.errors import SessionError, UsageError
+from clinvk.model.session import Message, MessageRole, Session, counted, new_id, opening
+
+STRATEGIES = ("chronological", "smart", "manual")
+
+Place = tuple[str, int]  # the id of a session, and the index of a message in it
+
+
+def with_messages(session: Session, messages: Iterable[Message]) -> Session:
+    """The session with these messages, and with a record that says so."""
+    messages = list(messages)
+    asked = next((m.content for m in messages if m.role is MessageRole.USER), None)
+    prompt = session.prompt if asked is None else opening(asked)
+    return replace(session, messages=messages, counts=counted(messages), prompt=prompt)
+
+
+def branch(source: Session, at: int | None = None, title: str | None = None) -> Session:
+    """A new conversation that begins as `source` does, up to and with message `at`; with all of
+    them where none is named. Counts from the end below 0. Raises `SessionError`."""
+    last = len(source.messages) - 1 if at is None else index(source, at)
+    metadata = _own(source) | {"branched_from": source.id, "branched_at": last}
+    new = _descendant(source, (source.id,), metadata, title)
+    return with_messages(new, source.messages[: last + 1])
+
+
+def merge(
+    primary: Session,
+    secondary: Session,
+    strategy: str = "chronological",
+    *,
+    order: Iterable[Place] | None = None,
+    title: str | None = None,
+) -> Session:
+    """A new conversation of both; what they have in common at their beginning is there once.
+
+    chronological: message by message, as they were said.
+    smart: a question stays with its answers, and an exchange that both had is there once.
+    manual: the messages of `order`, and no others; without it, the primary's before the rest.
+
+    Settings and title are the primary's. Raises `UsageError` for a strategy that is none,
+    `SessionError` for an order that names what is not there, or names it twice."""
+    if strategy not in STRATEGIES:
+        raise UsageError(f"{strategy!r} is no strategy", f"valid: {', '.join(STRATEGIES)}")
+    if order is not None and strategy != "manual":
+        raise UsageError(f"an order makes no sense with {strategy!r}", "use the strategy manual")
+    if order is None:
+        messages = _STRATEGIES[strategy](primary.messages, secondary.messages)
+    else:
+        messages = _ordered(primary, secondary, list(order))
+    parents = (primary.id, secondary.id)
+    note = {"merged_from": list(parents), "merge_strategy": strategy}
+    new = _descendant(primary, parents, _own(secondary) | _own(primary) | note, title)
+    return with_messages(new, messages)
+
+
+def stats(session: Session) -> dict[str, Any]:
+    """Figures of a conversation; None where something is unknown. `total_tokens` are what the
+    backends reported, else what the messages say. Times are in seconds."""
+    said = session.messages
+    times = [m.timestamp for m in said]
+    counts = {role.value: 0 for role in MessageRole} | counted(said)
+    waits = [_seconds(b.timestamp - a.timestamp) for a, b in pairwise(said) if _answers(a, b)]
+    words = {role: sum(len(m.content.split()) for m in said if m.role == role) for role in counts}
+    return {
+        "message_count": len(said),
+        "user_messages": counts["user"],
+        "assistant_messages": counts["assistant"],
+        "system_messages": counts["system"],
+        "user_assistant_ratio": _ratio(counts["user"], counts["assistant"]),
+        "turns": session.turns,
+        "total_tokens": session.usage.total if session.usage else _tokens(said),
+        "cost": session.cost,
+        "words": sum(words.values()),
+        "words_by_role": words,
+        "characters": sum(len(m.content) for m in said),
+        "avg_message_length": _ratio(sum(len(m.content) for m in said), len(said)),
+        "avg_response_time": _ratio(sum(waits), len(waits)),
+        "max_response_time": max(waits, default=None),
+        "first_message_at": min(times, default=None),
+        "last_message_at": max(times, default=None),
+        "duration": _seconds(max(times) - min(times)) if times else None,
+    }
+
+
+def common_beginning(a: Sequence[Message], b: Sequence[Message]) -> int:
+    """How many messages both begin with: the same words of the same role, whenever said."""
+    return sum(1 for _ in takewhile(lambda pair: _said(pair[0]) == _said(pair[1]), zip(a, b)))  # noqa: B905 - up to the shorter one
+
+
+def _descendant(
+    source: Session, parents: tuple[str, ...], metadata: dict[str, Any], title: str | None
+) -> Session:
+    """A session with the settings of `source`, which no backend has met yet."""
+    return Session(
+        id=new_id(),
+        backend=source.backend,
+        model=source.model,
+        cwd=source.cwd,
+        title=title or source.title,
+        tags=source.tags,
+        began_with=source.began_with,
+        options=source.options,
+        template=source.template,
+        metadata=metadata,
+        parents=parents,
+    )
+
+
+def _own(session: Session) -> dict[str, Any]:
+    """Its metadata, without where it came from itself."""
+    origin = ("branched_from", "branched_at", "merged_from", "merge_strategy")
+    return {k: v for k, v in session.metadata.items() if k not in origin}
+
+
+def index(session: Session, at: int) -> int:
+    """`at` counted from the beginning. Raises `SessionError` where there is no such message."""
+    count = len(session.messages)
+    if not -count <= at < count:
+        there = f"it has {count}: 0 to {count - 1}" if count else "it has none"
+        raise SessionError(f"session {session.id} has no message {at}", there)
+    return at % count
+
+
+# Merging.
+
+
+def _chronological(a: list[Message], b: list[Message]) -> list[Message]:
+    """By time; each side keeps its own order, whatever its clock said."""
+    n = common_beginning(a, b)
+    return [*a[:n], *in_order(a[n:], b[n:], key=lambda m: m.timestamp)]
+
+
+def _smart(a: list[Message], b: list[Message]) -> list[Message]:
+    n = common_beginning(a, b)
+    merged = a[:n]
+    heard = ({_gist(m) for m in merged}, {_gist(m) for m in merged})  # by each side
+    sides = [[(side, e) for e in _exchanges(rest)] for side, rest in enumerate((a[n:], b[n:]))]
+    for side, exchange in in_order(*sides, key=lambda pair: pair[1][0].timestamp):
+        gists = {_gist(m) for m in exchange}
+        if not gists <= heard[1 - side]:  # what one side says twice itself is no repeat
+            merged += exchange
+            heard[side].update(gists)
+    return merged
+
+
+def _one_after_the_other(a: list[Message], b: list[Message]) -> list[Message]:
+    return [*a, *b[common_beginning(a, b) :]]
+
+
+_STRATEGIES: dict[str, Callable[[list[Message], list[Message]], list[Message]]] = {
+    "chronological": _chronological,
+    "smart": _smart,
+    "manual": _one_after_the_other,
+}
+
+
+def _ordered(a: Session, b: Session, order: list[Place]) -> list[Message]:
+    by_id = {a.id: a, b.id: b}
+    if strangers := {id_ for id_, _ in order} - by_id.keys():
+        raise SessionError(
+            f"the order names session {min(strangers)}", f"these are merged: {a.id}, {b.id}"
+        )
+    places = [(id_, index(by_id[id_], at)) for id_, at in order]
+    if twice := next((p for p in places if places.count(p) > 1), None):
+        raise SessionError(f"the order names message {twice[1]} of session {twice[0]} twice")
+    return [by_id[id_].messages[at] for id_, at in places]
+
+
+def _exchanges(messages: list[Message]) -> list[list[Message]]:
+    """The messages, each prompt with all that follows it up to the next."""
+    found: list[list[Message]] = []
+    for message in messages:
+        if message.role is MessageRole.USER or not found:
+            found.append([])
+        found[-1].append(message)
+    return found
+
+
+def _said(message: Message) -> tuple[MessageRole, str]:
+    return message.role, message.content
+
+
+def _gist(message: Message) -> tuple[MessageRole, str]:
+    """By which a repeat is known: white space and case make no difference."""
+    return message.role, " ".join(message.content.split()).casefold()
+
+
+# Figures.
+
+
+def _answers(a: Message, b: Message) -> bool:
+    return a.role is MessageRole.USER and b.role is MessageRole.ASSISTANT
+
+
+def _seconds(span: timedelta) -> float:
+    return max(0.0, span.total_seconds())
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return a / b if b else None
+
+
+def _tokens(messages: list[Message]) -> int | None:
+    """The sum of what is known; None where nothing is."""
+    known = [m.tokens for m in messages if m.tokens is not None]
+    return sum(known) if known or not messages else None

@@ -1,0 +1,1 @@
+"""Sessions as files, with an index beside them."""

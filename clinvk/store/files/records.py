@@ -1,0 +1,280 @@
+"""Sessions as files: a record and a transcript each, in two folders. Nothing is locked here."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from clinvk.disk.atomic import (
+    append_file,
+    cannot,
+    make_folder,
+    remove_leftovers,
+    replace_own,
+    write_file,
+)
+from clinvk.disk.reading import open_regular, read_file
+from clinvk.errors import SessionError, SessionNotFound
+from clinvk.model.session import Message, Session
+from clinvk.store import Damaged, Query
+from clinvk.store.codec import as_kept, encode, messages_of, session_of, unknown, unreadable
+
+Same = tuple[int, ...]  # what is another one when a file was written or replaced
+TimeAndSize = tuple[int, int]  # of a record: nanoseconds, bytes; as the index remembers it
+
+
+class SessionFiles:
+    """Methods raise `SessionError` where the disk does not let them."""
+
+    def __init__(self, home: Path) -> None:
+        self._records = str(home / "sessions")
+        self._transcripts = str(home / "transcripts")
+        # Sessions that we have written and not settled, as they come back from their records:
+        # they need not be read as long as those are the same.
+        self.unsettled: dict[str, tuple[Session, Same]] = {}
+
+    def record(self, id_: str) -> str:
+        return f"{self._records}/{id_}.json"
+
+    def transcript(self, id_: str) -> str:
+        return f"{self._transcripts}/{id_}.jsonl"
+
+    def both(self, id_: str) -> tuple[str, str]:
+        return self.record(id_), self.transcript(id_)
+
+    def exists(self, id_: str) -> bool:
+        return os.path.lexists(self.record(id_))
+
+    def any(self) -> bool:
+        """Whether there is, or ever was, a session."""
+        return os.path.isdir(self._records)
+
+    def ids(self) -> list[str]:
+        try:
+            return [name[:-5] for name in os.listdir(self._records) if _is_record(name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise cannot("read", self._records, error) from error
+
+    def stats(self) -> dict[str, TimeAndSize]:
+        found = {}
+        for id_ in self.ids():
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                stat = os.lstat(self.record(id_))
+                found[id_] = (stat.st_mtime_ns, stat.st_size)
+        return found
+
+    def time(self) -> int:
+        """When a record last appeared, went or was replaced, in nanoseconds."""
+        try:
+            return os.stat(self._records).st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
+    def size(self, id_: str) -> int:
+        return sum(os.path.getsize(f) for f in self.both(id_) if os.path.isfile(f))
+
+    def remove_leftovers(self) -> None:
+        """Delete what writers that were killed have left half-written."""
+        remove_leftovers(self._records)
+        remove_leftovers(self._transcripts)
+
+    # Reading.
+
+    def read(self, id_: str) -> Session:
+        path = self.record(id_)
+        try:
+            if (ours := self.unsettled.get(id_)) and ours[1] == _same(path):
+                return ours[0]
+            return session_of(read_file(path), id_, path)
+        except FileNotFoundError as error:
+            if os.path.islink(path):  # to nowhere
+                raise unreadable(id_, path, error.strerror) from error
+            raise unknown(id_) from None
+        except OSError as error:
+            raise unreadable(id_, path, error.strerror) from error
+
+    def said(self, id_: str, start: int = 0) -> bytes:
+        """The transcript, from that byte on."""
+        path = self.transcript(id_)
+        try:
+            with open_regular(path, follow=False) as file:
+                file.seek(start)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise cannot("read", path, error) from error
+
+    def messages(self, id_: str, start: int = 0) -> list[Message]:
+        r"""The messages of a transcript. Lines end with `\n` alone, since messages may hold other
+        separators; a line that is torn is left out."""
+        return messages_of(self.said(id_, start).split(b"\n"))
+
+    def scan(self, query: Query) -> list[Session | Damaged]:
+        """The sessions of a query, where nothing is indexed: every record is read."""
+        sessions: list[Session] = []
+        damaged: list[Session | Damaged] = []
+        for id_ in self.ids():
+            try:
+                session = self.read(id_)
+            except SessionNotFound:
+                continue  # deleted meanwhile
+            except SessionError as error:
+                damaged.append(Damaged(id_, error.message))
+                continue
+            if query.fits(session):
+                sessions.append(session)
+        sessions.sort(key=lambda s: s.updated_at, reverse=True)
+        return [*sessions, *(damaged if query.of_damaged else [])][: query.limit]
+
+    def checked(self, found: Session | Damaged, mtime: int, size: int) -> Session | Damaged:
+        """What an index has, if its record has not changed since; else what the record says now."""
+        try:
+            stat = os.stat(self.record(found.id))
+            if (stat.st_mtime_ns, stat.st_size) == (mtime, size):
+                return found
+            return self.read(found.id)
+        except OSError:
+            return found
+        except SessionError as error:
+            return Damaged(found.id, error.message)
+
+    # Writing.
+
+    def check(self) -> None:
+        """Raise `SessionError` where it can be seen that nothing can be written."""
+        for folder in (self._records, self._transcripts):
+            try:
+                make_folder(folder)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            except OSError as error:
+                raise cannot("write", folder, error) from error
+
+    def write(self, session: Session, *, durable: bool) -> Session:
+        """Put its record in place of the one that is there; the session as it comes back."""
+        path = self.record(session.id)
+        record, session = as_kept(session)
+        data = msgspec.json.format(record, indent=1) + b"\n"
+        try:
+            make_folder(self._records)
+            replace_own(path, data, durable=durable)
+        except OSError as error:
+            raise cannot("write", path, error) from error
+        return session
+
+    def leave(self, session: Session) -> Session:
+        """`write`, for somebody who settles it later."""
+        session = self.write(session, durable=False)
+        with suppress(OSError):  # it is gone again: then there is nothing to know
+            self.unsettled[session.id] = (session, _same(self.record(session.id)))
+        return session
+
+    def say(self, id_: str, messages: Iterable[Message], *, durable: bool) -> None:
+        """Put a transcript in place of the one that is there, which a killed clinvk may have left
+        of a session that had this id."""
+        path = self.transcript(id_)
+        data = _lines(messages)
+        if not data and not os.path.lexists(path):
+            return
+        try:
+            make_folder(self._transcripts)
+            if durable:
+                replace_own(path, data, durable=True)
+            else:
+                write_file(path, data)  # nobody looks at it before the record is there
+        except OSError as error:
+            raise cannot("write", path, error) from error
+
+    def unsay(self, id_: str) -> None:
+        """Delete a transcript whose record was not written."""
+        with suppress(SessionError):
+            _remove(self.transcript(id_))
+
+    def append(
+        self, id_: str, messages: Iterable[Message], *, is_new: bool = False, durable: bool = True
+    ) -> None:
+        data = _lines(messages)
+        if not data:
+            return
+        path = self.transcript(id_)
+        try:
+            make_folder(self._transcripts)
+            append_file(path, data, is_new=is_new, durable=durable)
+        except OSError as error:
+            raise cannot("write", path, error) from error
+
+    def remove(self, id_: str) -> None:
+        """The record goes last: while it is there, somebody can delete the rest."""
+        _remove(self.transcript(id_))
+        _remove(self.record(id_))
+
+    def remove_old(self, id_: str, before: str, stat: TimeAndSize | None) -> bool:
+        """Take it away, if its record is still the one that was old, or is old as it is."""
+        try:
+            now = os.stat(self.record(id_))
+        except OSError:
+            return False
+        if (now.st_mtime_ns, now.st_size) != stat and not self._is_old(id_, before):
+            return False
+        self.remove(id_)
+        return True
+
+    def _is_old(self, id_: str, before: str) -> bool:
+        try:
+            return Query(before=before).fits(self.read(id_))
+        except SessionError:
+            return False
+
+
+class _Content(msgspec.Struct):
+    """As much of a message as an index wants."""
+
+    role: str
+    content: str
+
+
+_contents_decoder = msgspec.json.Decoder(_Content)
+
+
+def contents(data: bytes) -> Iterator[Any]:
+    """The role and the content of each message of a transcript."""
+    for line in filter(None, data.split(b"\n")):
+        with suppress(msgspec.MsgspecError, ValueError):
+            yield _contents_decoder.decode(line)
+
+
+def _same(path: str) -> Same:
+    stat = os.stat(path)
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def _lines(messages: Iterable[Message]) -> bytes:
+    return b"".join(encode(m.to_json()) + b"\n" for m in messages)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError) as error:
+        # A folder where a record should be is damage, and deleting is how one gets rid of that.
+        try:
+            os.rmdir(path)
+        except OSError:
+            raise cannot("delete", path, error) from error
+    except OSError as error:
+        raise cannot("delete", path, error) from error

@@ -1,0 +1,212 @@
+"""A Redis server: what is asked of it, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from clinvk.disk.closing import Closing
+from clinvk.errors import ConfigError, SessionError
+from clinvk.text import addresses
+
+GREET = 5.0  # seconds to connect, for TLS, and for the first answer
+ANSWER = 30.0  # seconds; a script with the transcript of years takes less than one
+AGAIN = 0.5  # seconds until a lost connection is retried, once
+
+REBUILD = "rebuild what leads to the sessions: clinvk sessions reindex"
+_ELSEWHERE = "or choose another store: session.storage in the configuration, or --storage-backend"
+
+
+class WrongType(SessionError):  # noqa: N818 - reads as what it says
+    """A key holds another type of value than clinvk's: another program has written it."""
+
+
+class Server(Closing):
+    """Raises `ConfigError` for a wrong address or a missing package, `SessionError` for all that
+    the server does not do; neither tells the password."""
+
+    def __init__(self, url: str) -> None:
+        redis = _package()
+        url = _checked(url)
+        # Retried once, not more: a server that was restarted answers then, and one that is gone
+        # should be said to be gone.
+        lost = (redis.exceptions.ConnectionError,)  # one that is silent will not talk the next time
+        again = redis.retry.Retry(redis.backoff.ConstantBackoff(AGAIN), 1, supported_errors=lost)
+        self._tls = url.startswith("rediss:")
+        self._met = False  # whether it has ever answered as a Redis server does
+        self._closed = False
+        try:
+            self.client: Any = redis.Redis.from_url(
+                url, connection_class=_impatient(tls=self._tls), redis_connect_func=self._greet,
+                socket_connect_timeout=GREET, socket_timeout=ANSWER, retry=again, protocol=2,
+            )  # fmt: skip
+            self.client.connection_pool.make_connection()  # connects to nothing yet
+        except (ValueError, TypeError, redis.RedisError) as error:
+            # Nothing of the error itself, nor the error: both may quote a part of a password.
+            raise _invalid(url, "a parameter has an invalid value", type(error)) from None
+        about = self.client.connection_pool.connection_kwargs
+        self.name = f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
+        self._scripts: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Close the connections. A turn that has not ended opens one again for each request."""
+        self._closed = True
+        self._hang_up()
+
+    def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+        """What a script answers; text where it is one."""
+        known = self._scripts.get(script)
+        if known is None:
+            known = self._scripts[script] = self.client.register_script(script)
+        with self.asking() as _:
+            answer = known(keys=keys, args=values)
+        return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
+
+    @contextmanager
+    def asking(self) -> Iterator[Any]:
+        """The client; what goes wrong with it is told in our words."""
+        redis = _package()
+        try:
+            yield self.client
+        except redis.RedisError as error:
+            raise self._problem(error) from error
+        finally:
+            if self._closed:
+                self._hang_up()
+
+    def _greet(self, connection: Any) -> None:
+        """Called with a new connection, which has little time until the server has answered."""
+        connection.on_connect()
+        connection._sock.settimeout(connection.socket_timeout)  # noqa: SLF001 - see `_impatient`
+        self._met = True
+
+    def _hang_up(self) -> None:
+        self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def _problem(self, error: Exception) -> SessionError:
+        if "WRONGTYPE" in str(error):
+            return WrongType(f"redis at {self.name}: {error}", REBUILD)
+        found = None if self._met else _strange(error, tls=self._tls)
+        said, hint = found or _meaning(error)
+        return SessionError(f"redis at {self.name}: {said}", hint)
+
+
+def _checked(url: str) -> str:
+    """The address with its scheme in small letters, as redis-py wants it. Raises `ConfigError` for
+    a parameter that there is not."""
+    scheme, _, rest = url.partition("://")
+    known: tuple[str, ...] = addresses.PARAMETERS
+    if scheme.lower() == "rediss":
+        known += addresses.TLS_PARAMETERS
+    for parameter in filter(None, rest.partition("?")[2].split("&")):
+        name = parameter.partition("=")[0]
+        if name not in known:
+            raise _unknown(url, name, known)
+    return f"{scheme.lower()}://{rest}"
+
+
+def _unknown(url: str, name: str, known: tuple[str, ...]) -> ConfigError:
+    from clinvk.text.typed import unknown_key  # only on the way to an error
+
+    shown = unknown_key(name, known).replace("key", "parameter", 1)
+    if name in addresses.TLS_PARAMETERS:
+        shown += ", which only rediss:// has"
+    return ConfigError(
+        f"session.storage: {addresses.without_password(url)!r}: {shown}",
+        f"known: {', '.join(known)}",
+    )
+
+
+def _invalid(url: str, problem: str, kind: type[Exception]) -> ConfigError:
+    return ConfigError(
+        f"session.storage: {addresses.without_password(url)!r}: {problem} ({kind.__name__})",
+        "see the parameters of a Redis address in the documentation of session.storage",
+    )
+
+
+def _strange(error: Exception, *, tls: bool) -> tuple[str, str] | None:
+    """What is wrong with a server that has never answered, if it may be of another kind."""
+    from redis import exceptions as e
+
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate verify failed" in text:
+        return (
+            f"its certificate is not trusted ({text})",
+            "name the file of its authority in session.storage: rediss://…?ssl_ca_certs=FILE",
+        )
+    other = "redis://" if tls else "rediss://"
+    hint = f"if that port {'has no' if tls else 'wants'} TLS, write {other} in session.storage"
+    if isinstance(error, e.TimeoutError):
+        what = "TLS does not begin" if tls else "it says nothing"
+        return f"{what} within {GREET:g} s ({text})", f"{hint}; else look at the server"
+    if isinstance(error, e.InvalidResponse):
+        return f"it does not answer as a Redis server ({text})", hint
+    if isinstance(error, e.ConnectionError) and any(word in text for word in _HUNG_UP):
+        return f"it ends the connection at once ({text})", hint
+    return None
+
+
+_HUNG_UP = ("SSL", "EOF", "closed by server", "reset by peer")
+
+
+def _meaning(error: Exception) -> tuple[str, str | None]:
+    from redis import exceptions as e
+
+    text = str(error)
+    if isinstance(error, e.AuthenticationError) or "NOAUTH" in text or "unauthenticated" in text:
+        return f"it refuses the user or the password ({text})", "look at those in session.storage"
+    if isinstance(error, e.NoPermissionError):
+        return f"this user may not do that ({text})", "give it the keys clinvk:* and EVALSHA"
+    if isinstance(error, e.BusyLoadingError):
+        return "it is still reading its data", "try again in a moment"
+    if isinstance(error, e.TimeoutError):
+        return f"it does not answer ({text})", f"look at the server, {_ELSEWHERE}"
+    if isinstance(error, e.ConnectionError):
+        return f"it cannot be reached ({text})", f"start it, {_ELSEWHERE}"
+    if isinstance(error, e.ReadOnlyError):
+        return "it is a replica, which takes no writes", "name the primary server"
+    if "MISCONF" in text:
+        return "it cannot write its own disk, and takes no writes", "look at the server's disk"
+    if isinstance(error, e.OutOfMemoryError) or "OOM" in text:
+        return (
+            "its memory is full, and it takes no writes",
+            "raise maxmemory, or delete sessions, e.g. with: clinvk sessions clean --older-than 30d",
+        )
+    return text, None
+
+
+@cache
+def _impatient(*, tls: bool) -> Any:
+    """A connection of redis-py that waits for TLS and for the first answer as long as it waits to
+    connect; its own kinds wait as long as for any other answer, which is long."""
+    from redis import connection as kinds
+
+    kind: Any = kinds.SSLConnection if tls else kinds.Connection
+
+    class Impatient(kind):  # type: ignore[misc]
+        socket_timeout: float
+
+        def _connect(self) -> Any:
+            patient, self.socket_timeout = self.socket_timeout, self.socket_connect_timeout
+            try:
+                return super()._connect()
+            finally:
+                self.socket_timeout = patient
+
+    return Impatient
+
+
+def _package() -> Any:
+    """The redis package: 60 ms, and an extra, so only where a store is a server."""
+    try:
+        import redis.backoff
+        import redis.exceptions
+        import redis.retry
+    except ImportError:
+        raise ConfigError(
+            "session.storage: the package that talks to redis is not installed",
+            "install it: pip install 'clinvk[redis]'",
+        ) from None
+    return redis

@@ -1,0 +1,221 @@
+"""A SQLite file that holds sessions: their records, what was said, and the index of both.
+
+The index is the same that lies beside sessions in files. Here it changes in one transaction with
+what it is derived from, so it is never stale.
+
+The journal is the one that is rolled back, not WAL: clinvk runs for a moment, and what it wrote
+has to be in this one file when it ends, for who copies it, and for who may only read it. WAL would
+wait for the disk once where this waits three times, which a turn of seconds does not feel.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clinvk.disk.atomic import cannot, open_named
+from clinvk.errors import SessionError
+from clinvk.model.session import Message, Session
+from clinvk.store.codec import messages_of, session_of, unknown
+from clinvk.store.index import VERSION as INDEX_VERSION
+from clinvk.store.index import Index, connect
+
+Progress = Callable[[int, int], None]
+
+SCHEMA_VERSION = 1  # PRAGMA user_version
+OURS = 0x636C6976  # PRAGMA application_id: "cliv"
+BUSY = 30.0  # seconds that a writer waits for its turn
+
+TABLES = (
+    "CREATE TABLE records (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE said (id TEXT, n INTEGER, message BLOB NOT NULL, PRIMARY KEY (id, n))",
+)
+
+
+class Database(Index):
+    """Raises `sqlite3.Error` where the file cannot be read or written, and `SessionError` where it
+    is not one of ours."""
+
+    @classmethod
+    def at(cls, path: Path) -> Database:
+        """The sessions in that file, which is made where it is missing."""
+        _make_private(path)
+        if not os.access(path, os.W_OK):
+            return cls.to_read(path)
+        with _open_if_usable(cls(_connect(f"{path.as_uri()}?mode=rw"))) as database:
+            if not database.is_ready(path) or database.get("version") != INDEX_VERSION:
+                with database.changing():
+                    database.prepare()
+                    if database.get("version") != INDEX_VERSION:
+                        database.index_anew(str(path))
+        return database
+
+    @classmethod
+    def to_read(cls, path: Path) -> Database:
+        """The sessions in that file; an empty store where there is none."""
+        if not path.exists():
+            with _open_if_usable(cls(_connect("file::memory:"))) as database:
+                database.prepare()
+            return database
+        with _open_if_usable(cls(_connect(f"{path.as_uri()}?mode=ro"))) as database:
+            if not database.is_ready(path):
+                raise SessionError(f"{path} holds no sessions yet, and cannot be written")
+        return database
+
+    def is_ready(self, path: Path) -> bool:
+        """Whether the tables are there. Raises `SessionError` where they are somebody else's."""
+        version = self._pragma("user_version")
+        if self._pragma("application_id") == OURS:
+            if version > SCHEMA_VERSION:
+                raise SessionError(
+                    f"{path} was written by a newer clinvk (its version is {version}, this one "
+                    f"reads up to {SCHEMA_VERSION})",
+                    "update clinvk to use it: pip install -U clinvk",
+                )
+            return version == SCHEMA_VERSION
+        if self.db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise SessionError(
+                f"{path} is a database of another program", "name another file for the sessions"
+            )
+        return False
+
+    def prepare(self) -> None:
+        """Make what is missing; call it in a transaction, as others may do the same."""
+        if self.get("version") is None:
+            super().prepare()
+        if self._pragma("user_version") == 0:
+            for statement in TABLES:
+                self.db.execute(statement)
+            self.db.execute(f"PRAGMA application_id={OURS}")
+            self.db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def wait_for_disk(self, *, durable: bool) -> None:
+        """Whether a commit is on disk when it returns, the name of its journal included. Where
+        not, a power cut may take it back, whole; a killed process never does."""
+        self.db.execute(f"PRAGMA synchronous={'EXTRA' if durable else 'NORMAL'}")
+
+    @contextmanager
+    def changing_without_journal(self) -> Iterator[None]:
+        """`changing` for a disk that has no room for SQLite's journal, which is held in memory. If
+        the process is killed, or the power cut, in the middle of the commit, the file is damaged.
+        """
+        self.db.execute("PRAGMA journal_mode=MEMORY")
+        try:
+            with self.changing():
+                yield
+        finally:
+            self.db.execute("PRAGMA journal_mode=DELETE")
+
+    def record(self, id_: str) -> bytes:
+        """Raises `SessionNotFound`."""
+        found = self.db.execute(
+            "SELECT CAST(record AS BLOB) FROM records WHERE id=?", (id_,)
+        ).fetchone()
+        if found is None:
+            raise unknown(id_)
+        return bytes(found[0])
+
+    def ids(self) -> list[str]:
+        return [id_ for (id_,) in self.db.execute("SELECT id FROM records ORDER BY id")]
+
+    def lines(self, id_: str) -> list[bytes]:
+        """The transcript."""
+        rows = self.db.execute(
+            "SELECT CAST(message AS BLOB) FROM said WHERE id=? ORDER BY n", (id_,)
+        )
+        return [bytes(line) for (line,) in rows]
+
+    def size(self, id_: str) -> int:
+        found = self.db.execute(
+            "SELECT ifnull((SELECT length(record) FROM records WHERE id=?1), 0)"
+            " + ifnull((SELECT sum(length(message)) FROM said WHERE id=?1), 0)", (id_,)
+        ).fetchone()  # fmt: skip
+        return int(found[0])
+
+    def keep(self, record: bytes, session: Session, lines: list[bytes]) -> None:
+        """The record as it is now, and lines behind the transcript."""
+        id_ = session.id
+        last = self.db.execute("SELECT ifnull(max(n), 0) FROM said WHERE id=?", (id_,)).fetchone()
+        rows = [(id_, n, line) for n, line in enumerate(lines, last[0] + 1)]
+        self.db.execute("INSERT OR REPLACE INTO records VALUES (?,?)", (id_, record))
+        self.db.executemany("INSERT INTO said VALUES (?,?,?)", rows)
+        retitled = self.title(id_) != session.title
+        self.put(session, mtime=0, size=0)
+        if retitled:
+            self.forget_words(id_)
+            self.add_words(session, self.messages(id_), upto=0)
+        elif lines:
+            self.add_words(session, messages_of(lines), upto=0)
+
+    def unsay(self, id_: str) -> None:
+        """Take the transcript away."""
+        self.db.execute("DELETE FROM said WHERE id=?", (id_,))
+        self.forget_words(id_)
+
+    def drop(self, id_: str) -> None:
+        """Take the session away."""
+        self.unsay(id_)
+        self.db.execute("DELETE FROM records WHERE id=?", (id_,))
+        self.remove([id_])
+
+    def messages(self, id_: str) -> list[Message]:
+        return messages_of(self.lines(id_))
+
+    def index_anew(self, where: str, progress: Progress = lambda _done, _all: None) -> int:
+        """Make the index from the records; how many there are."""
+        self.set("version", None)
+        super().prepare()
+        ids = self.ids()
+        for done, id_ in enumerate(ids):
+            progress(done, len(ids))
+            self._index(id_, where)
+        progress(len(ids), len(ids))
+        return len(ids)
+
+    def _index(self, id_: str, where: str) -> None:
+        try:
+            session = session_of(self.record(id_), id_, where)
+        except SessionError as error:
+            self.put_damaged(id_, error.message, mtime=0, size=0)
+            return
+        self.put(session, mtime=0, size=0)
+        self.add_words(session, self.messages(id_), upto=0)
+
+    def _pragma(self, name: str) -> int:
+        return int(self.db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    return connect(uri, timeout=BUSY)
+
+
+@contextmanager
+def _open_if_usable(database: Database) -> Iterator[Database]:
+    """The database, which stays open unless something is wrong with it."""
+    try:
+        yield database
+    except BaseException:
+        database.close()
+        raise
+
+
+def _make_private(path: Path) -> None:
+    """An empty file where there is none; SQLite gives those beside it the same mode. A folder is
+    made, but not the one above it: a disk that is not mounted is not an empty store."""
+    try:
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700)
+        os.close(open_named(path, os.O_CREAT | os.O_RDONLY))
+    except FileNotFoundError:
+        raise no_folder(path) from None
+    except OSError as error:
+        raise cannot("write", path, error) from error
+
+
+def no_folder(path: Path) -> SessionError:
+    return SessionError(
+        f"{path}: there is no folder {path.parent.parent}", "make it, or name another file"
+    )

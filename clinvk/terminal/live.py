@@ -1,0 +1,196 @@
+"""The last lines of a terminal, drawn again and again in their place; and what fits into a line."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import termios
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import lru_cache
+from typing import TextIO
+
+from wcwidth import wcwidth
+
+from clinvk.text.sanitize import one_line
+
+# A terminal that knows it shows what stands between these two at once; others ignore them.
+TOGETHER, SHOWN = "\x1b[?2026h", "\x1b[?2026l"
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+# Terminals do not agree on how wide every character is. Where one takes more than we thought, the
+# line is clipped and the others stay where they are.
+NO_WRAP, WRAP = "\x1b[?7l", "\x1b[?7h"
+LINE_END, REST = "\x1b[K", "\x1b[J"  # erase up to there
+
+USUAL = os.terminal_size((80, 24))
+# What makes one sign of several, on some terminals; without it they are as wide everywhere.
+_JOINERS = dict.fromkeys([0x200D, *range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F400)])
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+Size = Callable[[], os.terminal_size]
+
+
+class Canvas:
+    """Holds the terminal until `close`: its cursor is hidden, and what is typed is not shown, as it
+    would scroll the lines away."""
+
+    def __init__(self, stream: TextIO, size: Size | None = None) -> None:
+        self.stream = stream
+        self.size = size or self._measured
+        self._fd = _number(stream)
+        self._lines: list[str] = []
+        self._drawn_for = USUAL
+        self._held = False
+        self._silenced = False
+
+    def can_draw(self) -> bool:
+        """Whether the terminal is ours, and would take what we write: it may be stopped (Ctrl-S),
+        and nobody who waits for that can do anything else."""
+        if self._fd is None:
+            return True
+        with suppress(OSError):  # without job control it is everybody's
+            if os.tcgetpgrp(self._fd) != os.getpgrp():
+                return False
+        return bool(select.select([], [self._fd], [], 0)[1])
+
+    def is_resized(self) -> bool:
+        return self._held and self.size() != self._drawn_for
+
+    def draw(self, lines: list[str], above: str = "") -> None:
+        """These lines instead of those before, below the lines `above`, which stay. One write."""
+        size = self.size()
+        if self._held and lines == self._lines and size == self._drawn_for and not above:
+            return
+        anew = bool(above) or not self._held or size != self._drawn_for
+        text = "".join(
+            [
+                TOGETHER,
+                "" if self._held else HIDE_CURSOR,
+                self._erased(size) + above if anew else _up(len(self._lines)),
+                NO_WRAP,
+                *_with_ends(lines, [] if anew else self._lines),
+                REST if len(lines) < len(self._lines) else "",
+                WRAP,
+                SHOWN,
+            ]
+        )
+        if not self._held:
+            self._silence()
+        self._held, self._lines, self._drawn_for = True, lines, size
+        self._write(text)
+
+    def clear(self, above: str = "") -> None:
+        """Take the lines away, and give the terminal back; `above` is left there."""
+        if self._held:
+            self._write(self._erased(self.size()) + above + SHOW_CURSOR)
+            self._held, self._lines = False, []
+            self._speak()
+        elif above:
+            self._write(above)
+
+    def _erased(self, size: os.terminal_size) -> str:
+        """What takes the lines away, one by one: where all that is below the top of a screen is
+        erased at once, some terminals keep it among what was scrolled away."""
+        rows = len(self._lines)
+        if size.columns < self._drawn_for.columns:  # then it has broken lines in two
+            widths = (cells(_COLOUR.sub("", line)) for line in self._lines)
+            rows = sum(max(1, -(-width // size.columns)) for width in widths)
+        rows = min(rows, size.lines - 1)
+        return _up(rows) + f"{LINE_END}\n" * rows + LINE_END + _up(rows)
+
+    def _write(self, text: str) -> None:
+        # A terminal that has gone is no reason to end a run.
+        with suppress(OSError):
+            self.stream.write(text)
+            self.stream.flush()
+
+    def _silence(self) -> None:
+        with suppress(termios.error, TypeError):
+            settings = termios.tcgetattr(self._fd)  # type: ignore[arg-type]
+            if settings[3] & termios.ECHO:
+                settings[3] &= ~termios.ECHO
+                termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)  # type: ignore[arg-type]
+                self._silenced = True
+
+    def _speak(self) -> None:
+        if self._silenced:
+            self._silenced = False
+            with suppress(termios.error, TypeError):
+                settings = termios.tcgetattr(self._fd)  # type: ignore[arg-type]
+                settings[3] |= termios.ECHO
+                termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)  # type: ignore[arg-type]
+
+    def _measured(self) -> os.terminal_size:
+        try:
+            size = os.get_terminal_size(self.stream.fileno())
+        except (OSError, ValueError):
+            return USUAL
+        return size if size.columns and size.lines else USUAL
+
+
+def _number(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
+
+
+def _up(rows: int) -> str:
+    """From the line below the last one to the first."""
+    return f"\r\x1b[{rows}A" if rows else "\r"
+
+
+def _with_ends(lines: Iterable[str], before: list[str]) -> Iterable[str]:
+    """What to write for the lines; those that stand there already are passed over."""
+    for i, line in enumerate(lines):
+        yield "\n" if i < len(before) and before[i] == line else f"{line}{LINE_END}\n"
+
+
+@lru_cache(maxsize=1024)
+def plain(text: str) -> str:
+    """`text` on one line, in characters that are as wide on every terminal."""
+    text = one_line(text)
+    if text.isascii():
+        return text
+    return text.translate(_JOINERS).encode("utf-8", "ignore").decode()
+
+
+def cells(text: str) -> int:
+    """How wide it is: a Chinese character takes two."""
+    return len(text) if text.isascii() else sum(max(0, wcwidth(c)) for c in text)
+
+
+@lru_cache(maxsize=1024)
+def cut(text: str, room: int) -> str:
+    """`text` in at most so many cells; where something is missing, it says so."""
+    if cells(text) <= room:
+        return text
+    return f"{fitting(text, room - 1).rstrip()}…" if room > 0 else ""
+
+
+def padded(text: str, room: int) -> str:
+    """`text` in exactly so many cells."""
+    text = cut(text, room)
+    return text + " " * (room - cells(text))
+
+
+def fitting(text: str, room: int) -> str:
+    """As much of the beginning as fits."""
+    if text.isascii():
+        return text[: max(0, room)]
+    taken = 0
+    for i, character in enumerate(text):
+        taken += max(0, wcwidth(character))
+        if taken > room:
+            return text[:i]
+    return text
+
+
+def ending(text: str, room: int) -> str:
+    """`text` where it fits, else its last words: less than would fit, so that there is room for
+    what comes, and it does not have to be cut again at once."""
+    if cells(text) <= room:
+        return text
+    last = fitting(text[::-1], room * 2 // 3)[::-1]
+    return last.partition(" ")[2] or last

@@ -1,0 +1,197 @@
+"""Pick a session: type to filter, arrow keys to choose, the last messages below."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from clinvk.errors import SessionError
+from clinvk.model.session import Message, Session
+from clinvk.terminal.keyboard import ask_line, discard_waiting, is_dumb, restored_if_ended
+from clinvk.terminal.printer import ago
+from clinvk.terminal.prompt import is_paste
+from clinvk.text.sanitize import clean, one_line
+
+ROWS = 10  # sessions that are seen at a time
+PREVIEW = 7  # lines of the last messages
+
+
+def pick(sessions: list[Session], messages: Callable[[str], list[Message]]) -> Session:
+    """The session that a person picks. Raises `typer.Abort` where none is wanted, `SessionError`
+    where there is no terminal to pick at: the list is shown there all the same."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        _print(sessions)
+        raise SessionError(
+            "which session? There is no terminal to pick one at",
+            'name it: clinvk resume ID "prompt", or take the newest: clinvk resume --last "prompt"',
+        )
+    if is_dumb():
+        return _pick_by_number(sessions)
+    return _pick_on_screen(sessions, messages)
+
+
+def matching(sessions: list[Session], text: str) -> list[Session]:
+    """The sessions that hold every word of the filter in what the list knows of them."""
+    words = text.lower().split()
+    return [s for s in sessions if all(w in _haystack(s) for w in words)]
+
+
+def _haystack(s: Session) -> str:
+    return " ".join([s.id, s.backend or "", s.label, s.cwd or "", *s.tags]).lower()
+
+
+def _line(s: Session) -> str:
+    return f"{s.id:<12.24} {s.backend or '-':<8} {ago(s.updated_at):>9}  {one_line(s.label)}"
+
+
+def _print(sessions: list[Session]) -> None:
+    for i, s in enumerate(sessions, 1):
+        print(f"{i:>3}  {_line(s)}"[:200], file=sys.stderr)
+
+
+def _pick_by_number(sessions: list[Session]) -> Session:
+    shown = sessions[:20]
+    _print(shown)
+    if len(sessions) > len(shown):
+        print("     … and more: clinvk sessions list", file=sys.stderr)
+    while True:
+        answer = ask_line(f"Which one? [1-{len(shown)}, empty cancels] ").strip()
+        if not answer:
+            raise typer.Abort
+        if answer.isdigit() and 1 <= int(answer) <= len(shown):
+            return shown[int(answer) - 1]
+
+
+def _pick_on_screen(sessions: list[Session], messages: Callable[[str], list[Message]]) -> Session:
+    from prompt_toolkit.application import Application
+    from prompt_toolkit.input.typeahead import clear_typeahead
+    from prompt_toolkit.layout import Layout
+    from prompt_toolkit.output import create_output
+
+    screen = _Screen(sessions, messages)
+    app: Application[Session | None] = Application(
+        layout=Layout(screen.layout(), focused_element=screen.filter),
+        key_bindings=screen.keys(),
+        output=create_output(stdout=sys.stderr),
+        erase_when_done=True,
+    )
+    fd = sys.stdin.fileno()
+    try:
+        with restored_if_ended(fd):
+            chosen = app.run()
+    finally:
+        clear_typeahead(app.input)
+        discard_waiting(fd)
+    if chosen is None:
+        raise typer.Abort
+    return chosen
+
+
+class _Screen:
+    """What is on the screen, and what the keys do."""
+
+    def __init__(self, sessions: list[Session], messages: Callable[[str], list[Message]]) -> None:
+        from prompt_toolkit.buffer import Buffer
+
+        self.sessions = sessions
+        self.messages = messages
+        self.filter = Buffer(multiline=False, on_text_changed=lambda _: self._refilter())
+        self.found = sessions
+        self.at = 0
+        self._previews: dict[str, str] = {}
+        self._in_paste = False
+
+    @property
+    def chosen(self) -> Session | None:
+        return self.found[self.at] if self.found else None
+
+    def layout(self) -> Any:
+        from prompt_toolkit.layout import (
+            BufferControl,
+            FormattedTextControl,
+            HSplit,
+            VSplit,
+            Window,
+        )
+
+        def window(text: Callable[[], Any], height: int) -> Window:
+            return Window(FormattedTextControl(text), height=height, wrap_lines=False)
+
+        top = VSplit(
+            [
+                Window(FormattedTextControl([("bold", "Resume which session? ")]), width=22),
+                Window(BufferControl(self.filter), height=1),
+            ]
+        )
+        rows = min(ROWS, len(self.sessions))
+        return HSplit(
+            [top, window(self._list, rows), window(self._preview, PREVIEW), window(self._foot, 1)]
+        )
+
+    def keys(self) -> Any:
+        from prompt_toolkit.key_binding import KeyBindings
+
+        keys = KeyBindings()
+        for name, step in (("up", -1), ("down", 1), ("pageup", -ROWS), ("pagedown", ROWS)):
+            keys.add(name)(lambda _event, step=step: self._move(step))
+        keys.add("c-p")(lambda _event: self._move(-1))
+        keys.add("c-n")(lambda _event: self._move(1))
+        keys.add("enter")(self._enter)
+        for name in ("escape", "c-c", "c-d"):
+            keys.add(name, eager=True)(lambda event: event.app.exit(result=None))
+        return keys
+
+    def _enter(self, event: Any) -> None:
+        """Take the session at the cursor. A line end in a paste is a space: what was pasted by
+        mistake must neither choose a session nor become its prompt."""
+        if is_paste(event, sys.stdin.fileno()):
+            self._in_paste = True
+            self.filter.insert_text(" ")
+        elif self._in_paste:
+            self._in_paste = False
+        elif self.chosen is not None:
+            event.app.exit(result=self.chosen)
+
+    def _move(self, step: int) -> None:
+        self.at = max(0, min(len(self.found) - 1, self.at + step))
+
+    def _refilter(self) -> None:
+        self.found, self.at = matching(self.sessions, self.filter.text), 0
+
+    def _list(self) -> list[tuple[str, str]]:
+        if not self.found:
+            return [("", "  no matches (Backspace to widen)\n")]
+        start = max(0, min(self.at - ROWS // 2, len(self.found) - ROWS))
+        return [
+            ("reverse" if i == self.at else "", f"{'>' if i == self.at else ' '} {_line(s)}\n")
+            for i, s in enumerate(self.found[start : start + ROWS], start)
+        ]
+
+    def _preview(self) -> list[tuple[str, str]]:
+        session = self.chosen
+        if session is None:
+            return []
+        if session.id not in self._previews:
+            self._previews[session.id] = _last_words(session, self.messages)
+        return [("class:dim", "─" * 40 + "\n"), ("", self._previews[session.id])]
+
+    def _foot(self) -> list[tuple[str, str]]:
+        id_ = self.chosen.id if self.chosen else "ID"
+        return [("class:dim", f'Enter: clinvk resume {id_} "…"   Esc: cancel')]
+
+
+def _last_words(session: Session, messages: Callable[[str], list[Message]]) -> str:
+    """The end of the conversation, in as many lines as there is room for."""
+    lines = [f"{session.cwd or '-'}"]
+    try:
+        said = messages(session.id)[-4:]
+    except SessionError as error:
+        return error.message
+    for message in said:
+        who = "you" if message.role == "user" else session.backend or message.role.value
+        words = " ".join(clean(message.content).split())
+        lines.append(f"{who}: {words[:300]}")
+    return "\n".join(lines[: PREVIEW - 1])

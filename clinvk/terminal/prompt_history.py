@@ -1,0 +1,91 @@
+"""The prompts that were typed, one JSON string per line, readable by their user only."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from clinvk.config.schema import Loaded
+from clinvk.disk.atomic import replace_file
+from clinvk.text.redact import redact
+
+NAME = "history.jsonl"
+MOST = 1 << 20  # bytes; beyond that the older half is dropped
+LONGEST = 1 << 16  # characters of a prompt that is kept
+
+
+class PromptHistory:
+    """Failures to read or write it are ignored: a prompt without a history is still a prompt."""
+
+    def __init__(self, path: Path | None, *, redacting: bool = True) -> None:
+        self.path = path  # None keeps nothing
+        self.redacting = redacting
+
+    @classmethod
+    def of(cls, loaded: Loaded, *, dry_run: bool = False) -> PromptHistory:
+        """The history that the configuration allows: none if messages are not stored."""
+        session = loaded.config.session
+        wanted = session.store_messages and not dry_run
+        return cls(loaded.home / NAME if wanted else None, redacting=session.redact)
+
+    def prompts(self) -> list[str]:
+        """Oldest first; each once, where it was used last."""
+        found: dict[str, None] = {}
+        for line in self._lines():
+            with suppress(ValueError):
+                if isinstance(prompt := json.loads(line), str):
+                    found.pop(prompt, None)
+                    found[prompt] = None
+        return list(found)
+
+    def add(self, prompt: str) -> None:
+        """Keep the prompt, unless it holds what looks like a key."""
+        if self.path is None or len(prompt) > LONGEST:
+            return
+        if self.redacting and redact(prompt) != prompt:
+            return
+        with suppress(OSError):
+            line = json.dumps(prompt).encode() + b"\n"  # ASCII: any lone surrogate survives
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._size() + len(line) > MOST:
+                kept = b"".join(self._lines())[-MOST // 2 :]
+                replace_file(self.path, kept[kept.find(b"\n") + 1 :] + line, durable=False)
+                return
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            fd = os.open(self.path, flags | os.O_NONBLOCK, 0o600)
+            try:
+                os.write(fd, line)
+            finally:
+                os.close(fd)
+
+    def for_editor(self) -> Any:
+        """It as prompt_toolkit takes it, to read only: `add` decides what is written."""
+        from prompt_toolkit.history import History
+
+        prompts = self.prompts()
+
+        class Editor(History):
+            def load_history_strings(self) -> Iterable[str]:
+                return reversed(prompts)
+
+            def store_string(self, string: str) -> None:
+                pass
+
+        return Editor()
+
+    def _size(self) -> int:
+        with suppress(OSError):
+            if self.path is not None:
+                return self.path.stat().st_size
+        return 0
+
+    def _lines(self) -> list[bytes]:
+        with suppress(OSError):
+            if self.path is not None and self.path.is_file():
+                with open(self.path, "rb") as file:
+                    return file.read(2 * MOST).splitlines(keepends=True)
+        return []

@@ -1,0 +1,41 @@
+"""JSON that people and programs hand in: bounded as `yamls` bounds YAML."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from clinvk.text.yaml import DEEP, DEEPEST, DIGITS
+
+
+class JsonError(ValueError):
+    """The text is not JSON, or is too much of it."""
+
+
+def load(text: str | bytes) -> Any:
+    """What the text says. Raises `JsonError`."""
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise JsonError(DEEP) from None
+    except json.JSONDecodeError as error:
+        raise JsonError(f"not JSON: {error}") from error
+    except UnicodeDecodeError as error:
+        raise JsonError(f"not UTF-8: {error.reason} at byte {error.start}") from error
+    except ValueError as error:
+        raise JsonError(f"a number with more than {DIGITS:,} digits") from error
+    if _is_deep(data):
+        raise JsonError(DEEP)
+    return data
+
+
+def _is_deep(data: Any) -> bool:
+    level = [data] if isinstance(data, (dict, list)) else []
+    for _ in range(DEEPEST):
+        level = [
+            value
+            for found in level
+            for value in (found.values() if isinstance(found, dict) else found)
+            if isinstance(value, (dict, list))
+        ]
+    return bool(level)

@@ -1,0 +1,158 @@
+"""Keys and passwords in texts, by their shapes: what is stored says `[redacted: github token]`.
+
+The shapes are in `key_shapes`. A text is searched for the few characters that a shape begins with,
+or follows; an expression is compiled only once they are found, so that a text without them costs
+some 30 ms per megabyte, and a start nothing. The time grows in proportion to the text, whatever it
+holds: each expression is bounded, and each place is looked at once for each shape.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any
+
+from msgspec import Struct
+
+from clinvk.text.key_shapes import RULES, Rule
+
+PASSES = 4  # what is replaced may make room for another one in front of it, once or twice
+_ESCAPED = 24  # characters of an escape that may be in front of a key
+
+# What ends in a letter or digit in front of a key and is not a part of its word: a colour, an
+# escape as in JSON or Python, a character of an address that is percent-encoded.
+_ESCAPE = (
+    r"(?:(?:\x1b|\x9b|\\e|\\033|\\x(?:1b|9b)|\\u00(?:1b|9b))\[?[0-9;:?]*[A-Za-z]"
+    r"|\\[abefnrtv0]|\\[0-7]{3}|\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}|\\u\{[0-9a-f]{1,6}\}"
+    r"|%[0-9a-f]{2})\Z"
+)
+
+
+class Span(Struct, frozen=True, order=True):
+    """A secret, from `start` to before `end`; the rule is that number of `RULES`."""
+
+    start: int
+    rule: int
+    end: int
+
+
+def redact(text: str) -> str:
+    """The text with a note in place of each secret; without any, the very text."""
+    for _ in range(PASSES):
+        spans = list(_spans(text))
+        if not spans:
+            break
+        text = _replaced(text, spans)
+    return text
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """The text with a note in place of each of these."""
+    for secret in secrets:
+        if secret in text:
+            text = text.replace(secret, "[redacted: from the environment]")
+    return text
+
+
+def throughout(data: Any, change: Callable[[str], str]) -> Any:
+    """A structure of mappings and lists with every text in it changed, but not the keys."""
+    if isinstance(data, str):
+        return change(data)
+    if isinstance(data, dict):
+        return {key: throughout(value, change) for key, value in data.items()}
+    return [throughout(value, change) for value in data] if isinstance(data, list) else data
+
+
+def everywhere(data: Any, change: Callable[[str], str]) -> Any:
+    """A structure of mappings and lists with every text in it changed, the keys of mappings too.
+    Of keys that become the same, the later ones are numbered."""
+    if isinstance(data, dict):
+        changed: dict[Any, Any] = {}
+        for key, value in data.items():
+            name = change(key) if isinstance(key, str) else key
+            if name != key:
+                name = _unused(name, changed, data)
+            changed[name] = everywhere(value, change)
+        return changed
+    if isinstance(data, list):
+        return [everywhere(value, change) for value in data]
+    return change(data) if isinstance(data, str) else data
+
+
+def _unused(name: str, *taken: dict[Any, Any]) -> str:
+    number, unused = 1, name
+    while any(unused in names for names in taken):
+        number += 1
+        unused = f"{name} ({number})"
+    return unused
+
+
+def _spans(text: str) -> Iterator[Span]:
+    """The secrets from left to right, none within another. Of two that begin at one place, the one
+    of the earlier rule is taken."""
+    # İ alone becomes two characters, and what is found in one has to be at that place in the other.
+    folded = text.replace("İ", "i").lower()
+    places: list[tuple[int, int, str]] = []  # a heap: where a shape may begin next
+    for number, rule in enumerate(RULES):
+        for begin in rule.begins:
+            at = (folded if rule.folded else text).find(begin)
+            if at >= 0:  # mostly not, and then nothing else is done
+                places.append((at, number, begin))
+    heapq.heapify(places)
+    found: list[Span] = []  # a heap
+    done = 0  # the end of the last secret
+    while places or found:
+        if found and not (places and places[0][0] <= found[0].start):
+            span = heapq.heappop(found)
+            if span.start >= done:
+                yield span
+                done = span.end
+            continue
+        at, number, begin = places[0]
+        rule, after = RULES[number], at + len(begin)
+        if at < done:
+            after = max(done, after)
+        elif at == done > 0 or not _is_within_word(rule, text, at):
+            match = _compiled(rule.pattern).match(text, at)
+            if match:
+                after = match.end()
+                group = match.lastgroup or 0
+                if rule.check(match.group(group)):
+                    heapq.heappush(found, Span(match.start(group), number, match.end(group)))
+        at = (folded if rule.folded else text).find(begin, after)
+        if at >= 0:
+            heapq.heapreplace(places, (at, number, begin))
+        else:
+            heapq.heappop(places)
+
+
+def _is_within_word(rule: Rule, text: str, at: int) -> bool:
+    """Whether this is the middle of a word, such as "task-…" or a picture in base64. The letters of
+    other alphabets, and those that end an escape, belong to no such word."""
+    before = text[at - 1 : at]
+    if not rule.behind or not before:
+        return False
+    if before in rule.behind:
+        return True
+    if not (before.isascii() and before.isalnum()):
+        return False
+    near = text[max(0, at - _ESCAPED) : at]
+    if not any(mark in near for mark in "\\%\x1b\x9b"):
+        return True
+    return not _compiled(_ESCAPE).search(near)
+
+
+def _replaced(text: str, spans: list[Span]) -> str:
+    pieces, at = [], 0
+    for span in spans:
+        pieces += [text[at : span.start], f"[redacted: {RULES[span.rule].label}]"]
+        at = span.end
+    return "".join([*pieces, text[at:]])
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    flags = re.ASCII | re.IGNORECASE if pattern == _ESCAPE else re.ASCII
+    return re.compile(pattern, flags)
