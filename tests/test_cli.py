@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from clinvk.model.session import Message, Session
-from clinvk.process.child import PATIENCE
+from clinvk.process.marker import PATIENCE
 from clinvk.store import open_store
 from tests.conftest import (
     END,

@@ -15,7 +15,7 @@ from clinvk.dispatch import recovery
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
 from clinvk.model.usage import rfc3339
-from clinvk.process.leftovers import new_marker
+from clinvk.process.marker import new_marker
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import Runs
 from clinvk.store import Query, Store, open_store

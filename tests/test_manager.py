@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from clinvk import Message, MessageRole, Session, SessionManager, SessionNotFound
 from clinvk.dispatch import recovery
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
-from clinvk.process.leftovers import MARKER, new_marker
+from clinvk.process.marker import MARKER, new_marker
 from clinvk.sessions.analysis import by_answer
 from clinvk.sessions.autosave import Autosave
 from tests.stores import keep

@@ -19,7 +19,8 @@ from clinvk.backend.command_line import Command
 from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.process import child as process
 from clinvk.process.child import Child, start
-from clinvk.process.leftovers import MARKER, new_marker, survivors
+from clinvk.process.leftovers import survivors
+from clinvk.process.marker import MARKER, new_marker
 from clinvk.process.pipes import Lines
 from tests.conftest import BASH, FAKES, TREE, is_alive, living, pid_in
 

@@ -18,7 +18,8 @@ from clinvk.dispatch import recovery
 from clinvk.model.session import Session
 from clinvk.process import host
 from clinvk.process import note as turn_note
-from clinvk.process.leftovers import MARKER, is_marker, new_marker, starter_of, survivors
+from clinvk.process.leftovers import survivors
+from clinvk.process.marker import MARKER, is_marker, new_marker, starter_of
 from clinvk.process.tree import Family
 from clinvk.store import open_store
 from tests.conftest import FAKES, CommandLine, Home, is_alive, wait_for

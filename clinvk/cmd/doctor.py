@@ -21,7 +21,7 @@ from clinvk.cmd.backends import abilities
 from clinvk.cmd.options import request as opt
 from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.process.child import start
-from clinvk.process.leftovers import new_marker
+from clinvk.process.marker import new_marker
 from clinvk.process.tree import Family
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line

@@ -25,7 +25,7 @@ from clinvk.dispatch.recorder import Recorder, asking, kept, kept_data, kept_tag
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.events import Request, Result
 from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
-from clinvk.process.leftovers import new_marker
+from clinvk.process.marker import new_marker
 from clinvk.sessions import handover
 from clinvk.sessions.lookup import Finder, NoSessionHere, real
 from clinvk.store import Query, Store, open_store

@@ -23,7 +23,7 @@ from clinvk.model.outcome import Outcome, RunResult, ended_with, exit_code
 from clinvk.model.plan import Plan, Task
 from clinvk.model.session import MessageRole
 from clinvk.plans import preflight
-from clinvk.process.leftovers import MARKER, new_marker
+from clinvk.process.marker import MARKER, new_marker
 from clinvk.runs import secrets
 from clinvk.runs.folder import RunFolder, Runs
 from clinvk.runs.journal import Journal

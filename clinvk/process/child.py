@@ -25,7 +25,7 @@ from anyio.abc import Process
 
 from clinvk.backend.command_line import Command
 from clinvk.errors import ClinvkError, NotInstalledError
-from clinvk.process.leftovers import MARKER, leaders
+from clinvk.process.marker import MARKER, PATIENCE, leaders
 from clinvk.process.pipes import Lines, Pipes
 
 STDERR_KEPT = 64 * 1024  # bytes, the last ones
@@ -33,7 +33,6 @@ CHUNK = 64 * 1024  # bytes: what a pipe holds
 LOOK = 0.05  # seconds between looks at a program whose end nobody tells us
 SILENCE = 0.25  # seconds of nothing on a pipe that is still open though the program has gone
 LINGER = 2.0  # seconds, in all, that we wait for those who hold it and go on talking
-PATIENCE = 1.5  # seconds between asking and insisting
 SHEBANG = 4096  # bytes of a script in which it names its interpreter
 DRAINED = 8 * 1024 * 1024  # bytes of stdout that are still read while the program ends
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from clinvk.process import host as machine
-from clinvk.process.leftovers import is_marker, own_id, starter_of
+from clinvk.process.marker import is_marker, own_id, starter_of
 
 if TYPE_CHECKING:
     import psutil

@@ -16,8 +16,7 @@ from contextlib import suppress
 import anyio
 import psutil
 
-from clinvk.process.child import PATIENCE
-from clinvk.process.leftovers import MARKER, own_id
+from clinvk.process.marker import MARKER, PATIENCE, own_id
 
 CLOCK = 2.0  # seconds by which a birth may seem earlier than it was: clock ticks, and NTP
 DEADLINE = 1.0  # seconds to insist
