@@ -48,15 +48,11 @@ if TYPE_CHECKING:
     )
     from clinvk.model.events import (
         Delta,
-        Denial,
         Denied,
         Event,
         Failed,
-        Failure,
         Finished,
         Notice,
-        Request,
-        Result,
         Started,
         Text,
         Thinking,
@@ -65,6 +61,8 @@ if TYPE_CHECKING:
     )
     from clinvk.model.outcome import Outcome, RunResult
     from clinvk.model.plan import Plan, Task
+    from clinvk.model.request import Request
+    from clinvk.model.result import Denial, Failure, Result
     from clinvk.model.session import Message, MessageRole, Session
     from clinvk.model.usage import Usage
     from clinvk.plans.comparison import Verdict
@@ -79,9 +77,11 @@ _WHERE = {
         "UsageError",
     ),
     "model.events": (
-        "Delta", "Denial", "Denied", "Event", "Failed", "Failure", "Finished", "Notice", "Request",
-        "Result", "Started", "Text", "Thinking", "Tool", "ToolResult",
+        "Delta", "Denied", "Event", "Failed", "Finished", "Notice", "Started", "Text", "Thinking",
+        "Tool", "ToolResult",
     ),
+    "model.request": ("Request",),
+    "model.result": ("Denial", "Failure", "Result"),
     "plans.comparison": ("Verdict",),
     "api.tasks": (
         "Comparison", "achain", "acompare", "aparallel", "aresume", "chain", "compare", "parallel",

@@ -18,7 +18,8 @@ import yaml
 from clinvk.config import schema
 from clinvk.config.paths import built_in
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.model.events import Request, Result
+from clinvk.model.request import Request
+from clinvk.model.result import Result
 from clinvk.model.session import Session
 from tests.stores import keep
 

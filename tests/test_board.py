@@ -20,18 +20,9 @@ from hypothesis import strategies as st
 from wcwidth import wcwidth
 
 from clinvk.engine.scheduler import Change
-from clinvk.model.events import (
-    Delta,
-    Event,
-    Failure,
-    Notice,
-    Started,
-    Text,
-    Thinking,
-    Tool,
-    ToolResult,
-)
+from clinvk.model.events import Delta, Event, Notice, Started, Text, Thinking, Tool, ToolResult
 from clinvk.model.outcome import Outcome
+from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
 from clinvk.terminal.board import LAST_KEPT, Board
 from clinvk.terminal.live import cells, ending

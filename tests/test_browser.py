@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 
 from clinvk import reports
-from clinvk.model.events import Failure
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan, Task
+from clinvk.model.result import Failure
 from clinvk.model.session import Message, Session
 from clinvk.reports import comparison_page
 from clinvk.sessions import export

@@ -48,7 +48,7 @@ def test_the_higher_source_wins(
     file: str | None, variable: str | None, session: str | None, flag: str | None
 ):
     from clinvk.backend.options import resolve
-    from clinvk.model.events import Request
+    from clinvk.model.request import Request
     from clinvk.model.session import Session
 
     origins = {"backends.fake.model": "$CLINVK_FAKE_MODEL" if variable else "a file"}

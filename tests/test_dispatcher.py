@@ -18,7 +18,9 @@ from clinvk.errors import (
     SessionNotFound,
     UsageError,
 )
-from clinvk.model.events import Event, Request, Result
+from clinvk.model.events import Event
+from clinvk.model.request import Request
+from clinvk.model.result import Result
 from clinvk.model.session import Session
 from tests.conftest import END, FAKES, READ, START, Home, is_alive, living, pid_in, say, stubborn
 from tests.stores import keep

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from clinvk.engine.plan_run import abandon
 from clinvk.errors import ClinvkError, SessionError
-from clinvk.model.events import Delta, Failure, Result, Text
+from clinvk.model.events import Delta, Text
 from clinvk.model.outcome import Outcome, from_summary, summary_of
 from clinvk.model.plan import Plan, Task, checked
+from clinvk.model.result import Failure, Result
 from clinvk.model.usage import Usage
 from clinvk.runs.event_log import EventLog
 from clinvk.runs.folder import RunFolder, RunNotFound, Runs

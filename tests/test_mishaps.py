@@ -18,7 +18,7 @@ from clinvk.backend.manifest import parse
 from clinvk.config import schema
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, UsageError
-from clinvk.model.events import Request
+from clinvk.model.request import Request
 from clinvk.runs.folder import Runs
 from tests.conftest import END, PROTOCOL, READ, START, CommandLine, Home, say
 

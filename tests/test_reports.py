@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from clinvk import reports
 from clinvk.cmd.options.plan import reports_of
 from clinvk.errors import ClinvkError, UsageError
-from clinvk.model.events import Failure
 from clinvk.model.outcome import STATES, Outcome, RunResult
 from clinvk.model.plan import Plan, Task
+from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
 from clinvk.reports import markdown, timeline
 

@@ -26,9 +26,9 @@ from clinvk.engine.plan_run import PlanRun, resumed
 from clinvk.engine.rerun import what_is_left
 from clinvk.engine.scheduler import Change, Scheduler
 from clinvk.errors import ClinvkError, ConfigError, SessionError
-from clinvk.model.events import Failure
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Halt, Plan, Task, checked
+from clinvk.model.result import Failure
 from clinvk.plans import halt, parse, preflight
 from clinvk.plans.parse import Defaults
 from clinvk.runs.folder import RunFolder, Runs

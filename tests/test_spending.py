@@ -3,9 +3,9 @@
 import pytest
 
 from clinvk.engine.budget import Spending
-from clinvk.model.events import Result
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Budget
+from clinvk.model.result import Result
 from clinvk.model.usage import Usage
 
 TAKEN = Usage(input=10, output=5)

@@ -9,7 +9,8 @@ from typing import Any
 
 from clinvk.api.sync import finished
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
-from clinvk.model.events import Request, Result
+from clinvk.model.request import Request
+from clinvk.model.result import Result
 
 
 async def arun(

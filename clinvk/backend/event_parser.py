@@ -15,7 +15,8 @@ from clinvk.backend.manifest import ErrorRule, Manifest, Rule
 from clinvk.backend.patterns import Patterns
 from clinvk.errors import ConfigError
 from clinvk.model import events as messages
-from clinvk.model.events import Event, Failure
+from clinvk.model.events import Event
+from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
 from clinvk.process.pipes import LONGEST
 

@@ -11,7 +11,7 @@ from clinvk.backend.command_line import refuse
 from clinvk.backend.manifest import Manifest
 from clinvk.config.schema import CHOICES, Loaded
 from clinvk.errors import UsageError
-from clinvk.model.events import Request
+from clinvk.model.request import Request
 from clinvk.model.session import Session
 
 # A session keeps these from the turn that began it, so that going on is going on the same way.

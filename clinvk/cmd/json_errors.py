@@ -61,7 +61,7 @@ def _wanted(params: Mapping[str, Any]) -> str:
 
 
 def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
-    from clinvk.model.events import Failure
+    from clinvk.model.result import Failure
     from clinvk.text.json_output import dumps
 
     failure = Failure(error.kind, error.message, error.hint).to_json()
@@ -81,7 +81,7 @@ def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
 
 def _json_error(error: ClinvkError, output_format: str, backend: str | None) -> None:
     """A run that never began, in the shape of one that failed."""
-    from clinvk.model.events import Failure, Result
+    from clinvk.model.result import Failure, Result
     from clinvk.text.json_output import dumps
 
     failure = Failure(error.kind, error.message, error.hint)

@@ -23,7 +23,8 @@ from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.recorder import Recorder, asking, kept, kept_data, kept_tags, with_prompt
 from clinvk.errors import SessionError, UsageError
-from clinvk.model.events import Request, Result
+from clinvk.model.request import Request
+from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
 from clinvk.process.marker import new_marker
 from clinvk.sessions import handover

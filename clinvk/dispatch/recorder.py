@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from clinvk.config.schema import SessionSettings
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Result
+from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, opening
 from clinvk.store import Store
 from clinvk.text.long_texts import for_long

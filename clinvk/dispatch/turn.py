@@ -17,21 +17,18 @@ from clinvk.backend.event_parser import Reader, classify
 from clinvk.errors import ClinvkError
 from clinvk.model.events import (
     Delta,
-    Denial,
     Denied,
     Event,
     Failed,
-    Failure,
     Finished,
     Notice,
-    Result,
     Started,
     Text,
     Thinking,
     Tool,
     ToolResult,
-    exit_code,
 )
+from clinvk.model.result import Denial, Failure, Result, exit_code
 from clinvk.process.child import Child
 from clinvk.process.leftovers import survivors
 from clinvk.process.pipes import LONGEST

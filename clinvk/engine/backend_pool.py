@@ -9,8 +9,8 @@ import anyio
 from msgspec.structs import replace
 
 from clinvk.engine import backoff
-from clinvk.model.events import Failure
 from clinvk.model.plan import Rules
+from clinvk.model.result import Failure
 from clinvk.text import duration
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from msgspec import Struct
 
-from clinvk.model.events import Failure
+from clinvk.model.result import Failure
 
 # What may be otherwise a moment later: the provider's own trouble (5xx, overloaded), and a stream
 # that was cut. Whoever is not logged in, or used a wrong option, would only fail again.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from clinvk.model.events import Result
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Budget
+from clinvk.model.result import Result
 
 
 class Cap:

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Failure
+from clinvk.model.result import Failure
 
 # What may be otherwise as soon as another program has ended.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)

@@ -18,9 +18,9 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff, capacity
 from clinvk.engine.rerun import Choose, left_of
 from clinvk.errors import SessionError
-from clinvk.model.events import EXIT_CODES, Failure
 from clinvk.model.outcome import Outcome, RunResult, ended_with, exit_code
 from clinvk.model.plan import Plan, Task
+from clinvk.model.result import EXIT_CODES, Failure
 from clinvk.model.session import MessageRole
 from clinvk.plans import preflight
 from clinvk.process.marker import MARKER, new_marker

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clinvk.errors import UsageError
-from clinvk.model.events import Request
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import OF_PREVIOUS, REFERENCE, Plan, Task
+from clinvk.model.request import Request
 from clinvk.plans.preflight import Ask
 from clinvk.text import template
 

@@ -23,9 +23,11 @@ from clinvk.engine.backend_pool import Availability
 from clinvk.engine.budget import Spending
 from clinvk.engine.requests import TaskRequests
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Event, Failure, Request, Result
+from clinvk.model.events import Event
 from clinvk.model.outcome import Outcome, after
 from clinvk.model.plan import Plan
+from clinvk.model.request import Request
+from clinvk.model.result import Failure, Result
 from clinvk.plans import halt as halting
 from clinvk.plans.preflight import Ask
 from clinvk.runs.event_log import EventLog

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct, convert
 from msgspec.structs import replace
 
-from clinvk.model.events import EXIT_CODES, Failure, plain
+from clinvk.model.result import EXIT_CODES, Failure, plain
 from clinvk.model.usage import Usage, rfc3339
 
 VERSION = 1  # of the JSON objects below

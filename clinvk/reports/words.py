@@ -6,9 +6,9 @@ import json
 
 from msgspec import Struct
 
-from clinvk.model.events import Failure
 from clinvk.model.outcome import SOURCES, Outcome, RunResult
 from clinvk.model.plan import Plan
+from clinvk.model.result import Failure
 from clinvk.text import duration
 from clinvk.text.sanitize import clean, one_line
 

@@ -25,9 +25,9 @@ from clinvk.disk.atomic import (
 )
 from clinvk.disk.reading import ANY, open_regular, read_file
 from clinvk.errors import SessionError
-from clinvk.model.events import Result, plain
 from clinvk.model.outcome import Outcome, RunResult, ended_with
 from clinvk.model.plan import Plan
+from clinvk.model.result import Result, plain
 from clinvk.model.session import Session
 from clinvk.model.usage import rfc3339
 from clinvk.runs.replay import fold, told_by

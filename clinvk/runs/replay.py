@@ -9,9 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.errors import ConfigError
-from clinvk.model.events import Failure
 from clinvk.model.outcome import STATES, Outcome, RunResult, from_summary
 from clinvk.model.plan import Plan
+from clinvk.model.result import Failure
 from clinvk.model.usage import rfc3339
 
 VERSION = 1  # of a journal's lines

@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.model.events import Delta, Denial, Event, Result
+from clinvk.model.events import Delta, Event
+from clinvk.model.result import Denial, Result
 from clinvk.text.redact import everywhere, redact, without
 
 HARMLESS = 8  # characters: a shorter text holds nothing that looks like a key

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound
-from clinvk.model.events import Request
+from clinvk.model.request import Request
 from clinvk.model.session import Session, check_id
 from clinvk.store import Query, Store
 

@@ -12,7 +12,8 @@ from clinvk.cmd.options.request import Output
 from clinvk.cmd.signals import said, watch
 from clinvk.cmd.views.turn import brief, viewer_for
 from clinvk.dispatch.dispatcher import Dispatcher, TurnPlan
-from clinvk.model.events import Delta, Request, Text
+from clinvk.model.events import Delta, Text
+from clinvk.model.request import Request
 from clinvk.terminal.printer import Printer, Status
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps

@@ -18,7 +18,7 @@ from clinvk.errors import ClinvkError, ConfigError, UsageError
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.model.events import Request
+    from clinvk.model.request import Request
 
 STDIN = "-"
 COMPLETED = 200  # ids that a shell is offered
@@ -236,7 +236,7 @@ def prompt_of(words: list[str] | None, file: str | None, args: list[str]) -> tup
 
 def request(prompt: str, args: list[str], session: str | None, given: dict[str, Any]) -> Request:
     """The request that the flags make. Raises `UsageError`, `ConfigError`."""
-    from clinvk.model.events import Request  # a list of sessions has no use for it
+    from clinvk.model.request import Request  # a list of sessions has no use for it
 
     for name in ("timeout", "stall_timeout"):
         limit = given.get(name)

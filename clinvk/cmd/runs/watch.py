@@ -16,8 +16,8 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.runs.common import LastRun, runs_of
 from clinvk.cmd.views import run
 from clinvk.disk.reading import open_regular
-from clinvk.model.events import EXIT_CODES
 from clinvk.model.outcome import UNDERWAY, Outcome, from_summary
+from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:

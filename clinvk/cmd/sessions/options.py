@@ -34,7 +34,7 @@ def options(
 ) -> None:
     """Show the options that a session keeps for its later turns."""
     from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.model.events import Request
+    from clinvk.model.request import Request
 
     dispatcher = until_end(Dispatcher(opt.load(config)))
     found = dispatcher.sessions.find(Request(prompt="", session=session))

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from clinvk.model.events import EXIT_CODES
 from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.text import duration

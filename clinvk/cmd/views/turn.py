@@ -8,7 +8,8 @@ from typing import Any
 
 from clinvk.cmd.options.request import Output
 from clinvk.dispatch.dispatcher import TurnPlan
-from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Result, Text, Thinking, Tool
+from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thinking, Tool
+from clinvk.model.result import Result
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer, Status
 from clinvk.terminal.stdout import Out

@@ -1,0 +1,117 @@
+"""What came of a request: a `Result`, and the exit codes of failures."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from clinvk.model.usage import Usage, rfc3339
+
+VERSION = 1  # of the JSON objects below
+
+# A failure's kind decides the exit code; kinds that are not here take the backend's own code.
+EXIT_CODES = {
+    "error": 1,
+    "usage": 1,
+    "server": 1,
+    "denied": 1,
+    "schema": 1,
+    "not_installed": 2,
+    "config": 3,
+    "session": 4,
+    "timeout": 6,
+    "cancelled": 7,
+    "limit": 75,
+}
+PASSED_ON = 8  # a backend's own exit code is passed on from here
+
+
+class Denial(Struct, frozen=True):
+    """A tool that the model wanted and did not get."""
+
+    name: str
+    input: Any = None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "input": self.input, "reason": self.reason}
+
+
+class Failure(Struct, frozen=True):
+    """Why a run did not succeed. `kind` is one word: see `EXIT_CODES`, or `backend`, `auth`,
+    `incomplete` (the stream ended without saying how)."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+    retry_at: datetime | None = None
+    status: int | None = None  # HTTP, where the backend said it
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "message": self.message,
+            "hint": self.hint,
+            "retry_at": rfc3339(self.retry_at) if self.retry_at else None,
+        }
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What came of a request. `exit_code` is clinvk's; `backend_exit_code` the program's own."""
+
+    ok: bool
+    text: str
+    backend: str
+    exit_code: int
+    session_id: str | None = None
+    native_id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+    cost: float | None = None
+    seconds: float = 0.0
+    denied: tuple[Denial, ...] = ()
+    structured: Any = None
+    error: Failure | None = None
+    backend_exit_code: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `-o json`."""
+        cost = None if self.cost is None else {"usd": self.cost, "source": "reported"}
+        return {
+            "version": VERSION,
+            "backend": self.backend,
+            "session_id": self.session_id,
+            "native_id": self.native_id,
+            "model": self.model,
+            "content": self.text,
+            "structured": self.structured,
+            "usage": plain(self.usage),
+            "cost": cost,
+            "duration_seconds": round(self.seconds, 3),
+            "exit_code": self.exit_code,
+            "backend_exit_code": self.backend_exit_code,
+            "denied": [plain(d) for d in self.denied],
+            "error": plain(self.error),
+        }
+
+
+def exit_code(kind: str, backend_code: int | None) -> int:
+    """The published exit code of a failure of this kind, of a program that ended with this code."""
+    if kind in EXIT_CODES:
+        return EXIT_CODES[kind]
+    if backend_code is None or backend_code == EXIT_CODES["limit"]:
+        return 1
+    if backend_code < 0:
+        return 128 - backend_code
+    return backend_code if backend_code >= PASSED_ON else 1
+
+
+def plain(value: Any) -> Any:
+    """The same in what JSON knows."""
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    return value
