@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.command_line import Command, build
+from clinvk.backend.command_line import build
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting, honoured
 from clinvk.errors import SessionError, UsageError
+from clinvk.process.command import Command
 
 NONE = Path("/no/such/home")
 UUID = "0f75bc8f-0ae3-4105-8b80-8280c1b89dbc"

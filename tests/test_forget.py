@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from clinvk.backend.cleanup import forget
-from clinvk.backend.command_line import Command
 from clinvk.backend.manifest import parse
 from clinvk.errors import ConfigError
+from clinvk.process.command import Command
 from tests.conftest import END, READ, CommandLine, Home, say
 
 MINE = "0f3ab2c4-1111-4222-8333-944455556666"

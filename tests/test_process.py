@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.backend.command_line import Command
 from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.process import child as process
 from clinvk.process.child import Child, start
+from clinvk.process.command import Command
 from clinvk.process.leftovers import survivors
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.process.pipes import Lines

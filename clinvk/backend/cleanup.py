@@ -11,8 +11,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from clinvk.backend.command_line import Command, home_of
+from clinvk.backend.command_line import home_of
 from clinvk.disk.reading import read_file
+from clinvk.process.command import Command
 
 
 def forget(command: Command, native_id: str) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-from msgspec import Struct
 
 from clinvk.backend.manifest import Effect, Manifest, Prompt
 from clinvk.backend.patterns import Patterns
 from clinvk.config.schema import CHOICES
 from clinvk.errors import SessionError, UsageError
-from clinvk.text.addresses import without_passwords
-from clinvk.text.sanitize import in_order
+from clinvk.process.command import Command
 from clinvk.text.values import input_problem, os_problem
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
@@ -27,29 +23,6 @@ KEEPS = (
     "leave out --ephemeral, since its own files would keep the conversation; where it has a flag for "
     "that, its manifest says so: ephemeral: {argv: [--no-session]}"
 )
-
-
-class Command(Struct, frozen=True):
-    """A program, ready to start. `files` are private ones that it is given the paths of; `remove`
-    are (glob, owner) pairs: files of the session that are deleted after the run, and the JSON key
-    in them that holds the id of their session."""
-
-    argv: tuple[str, ...]
-    env: dict[str, str]
-    cwd: Path
-    stdin: bytes
-    changed: dict[str, str | None]  # in the environment; None is taken out
-    files: tuple[tuple[Path, str], ...] = ()
-    remove: tuple[tuple[str, str], ...] = ()
-    scratch: Path | None = None  # a private folder that it needs while it runs
-    notices: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """As it would be typed in bash, without the prompt and the passwords in addresses."""
-        unset = [x for k, v in self.changed.items() if v is None for x in ("-u", k)]
-        added = [f"{k}={v}" for k, v in self.changed.items() if v is not None]
-        words = ["env", *unset, *added] if unset or added else []
-        return " ".join(map(_quoted, [*words, *self.argv]))
 
 
 def build(
@@ -255,20 +228,6 @@ def _too_long(manifest: Manifest, length: str, limit: str) -> UsageError:
         f"the prompt has {length}; {manifest.name} takes at most {limit}",
         "put the text in a file and name the file in the prompt",
     )
-
-
-def _quoted(word: str) -> str:
-    """The word for a shell; what would drive a terminal, or change the order of its text, is
-    written as an escape."""
-    word = without_passwords(word)
-    if in_order(word) == word:
-        return shlex.quote(word)
-    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{''.join(c if in_order(c) == c else _escape(ord(c)) for c in escaped)}'"
-
-
-def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
 
 
 class _Filler:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clinvk.backend.command_line import Command
 from clinvk.errors import ClinvkError
+from clinvk.process.command import Command
 
 PAUSE = 60.0  # seconds between two looks for what others have left
 YOUNG = 60.0  # seconds in which an empty folder may be one that is just being made

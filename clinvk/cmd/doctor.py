@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from clinvk import __version__
 from clinvk.backend import catalog as catalogs
-from clinvk.backend.command_line import Command, changed_env
+from clinvk.backend.command_line import changed_env
 from clinvk.backend.login_lock import login_files
 from clinvk.backend.manifest import Manifest
 from clinvk.cmd.app import new_app
@@ -21,6 +21,7 @@ from clinvk.cmd.backends import abilities
 from clinvk.cmd.options import request as opt
 from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.process.child import start
+from clinvk.process.command import Command
 from clinvk.process.marker import new_marker
 from clinvk.process.tree import Family
 from clinvk.terminal import printer

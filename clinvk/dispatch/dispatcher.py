@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from clinvk.backend import permissions, tempfiles
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.command_line import Command, build
+from clinvk.backend.command_line import build
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting, honoured, resolve, to_keep
 from clinvk.backend.selection import Chooser
@@ -26,6 +26,7 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
+from clinvk.process.command import Command
 from clinvk.process.marker import new_marker
 from clinvk.sessions import handover
 from clinvk.sessions.lookup import Finder, NoSessionHere, real

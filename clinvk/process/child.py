@@ -23,8 +23,8 @@ from functools import partial
 import anyio
 from anyio.abc import Process
 
-from clinvk.backend.command_line import Command
 from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.process.command import Command
 from clinvk.process.marker import MARKER, PATIENCE, leaders
 from clinvk.process.pipes import Lines, Pipes
 

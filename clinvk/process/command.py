@@ -1,0 +1,48 @@
+"""A program, ready to start."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from msgspec import Struct
+
+from clinvk.text.addresses import without_passwords
+from clinvk.text.sanitize import in_order
+
+
+class Command(Struct, frozen=True):
+    """A program, ready to start. `files` are private ones that it is given the paths of; `remove`
+    are (glob, owner) pairs: files of the session that are deleted after the run, and the JSON key
+    in them that holds the id of their session."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: Path
+    stdin: bytes
+    changed: dict[str, str | None]  # in the environment; None is taken out
+    files: tuple[tuple[Path, str], ...] = ()
+    remove: tuple[tuple[str, str], ...] = ()
+    scratch: Path | None = None  # a private folder that it needs while it runs
+    notices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """As it would be typed in bash, without the prompt and the passwords in addresses."""
+        unset = [x for k, v in self.changed.items() if v is None for x in ("-u", k)]
+        added = [f"{k}={v}" for k, v in self.changed.items() if v is not None]
+        words = ["env", *unset, *added] if unset or added else []
+        return " ".join(map(_quoted, [*words, *self.argv]))
+
+
+def _quoted(word: str) -> str:
+    """The word for a shell; what would drive a terminal, or change the order of its text, is
+    written as an escape."""
+    word = without_passwords(word)
+    if in_order(word) == word:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{''.join(c if in_order(c) == c else _escape(ord(c)) for c in escaped)}'"
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}"
