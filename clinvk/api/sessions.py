@@ -25,7 +25,6 @@ from msgspec.structs import replace
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
 from clinvk.dispatch import recovery
-from clinvk.dispatch.recorder import kept, kept_data, kept_tags
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
 from clinvk.model.session import (
     STATUSES,
@@ -40,6 +39,7 @@ from clinvk.model.session import (
 from clinvk.sessions import templates, transform
 from clinvk.sessions.autosave import Autosave
 from clinvk.sessions.lookup import Finder
+from clinvk.sessions.masking import kept, kept_data, kept_tags
 from clinvk.sessions.participants import admit
 from clinvk.sessions.transform import Place, with_messages
 from clinvk.store import Query, Store, open_store

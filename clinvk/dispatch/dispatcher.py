@@ -21,7 +21,7 @@ from clinvk.backend.options import Setting, honoured, resolve, to_keep
 from clinvk.backend.selection import Chooser
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
-from clinvk.dispatch.recorder import Recorder, asking, kept, kept_data, kept_tags, with_prompt
+from clinvk.dispatch.recorder import Recorder, asking, with_prompt
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -30,6 +30,7 @@ from clinvk.process.command import Command
 from clinvk.process.marker import new_marker
 from clinvk.sessions import handover
 from clinvk.sessions.lookup import Finder, NoSessionHere, real
+from clinvk.sessions.masking import kept, kept_data, kept_tags
 from clinvk.store import Query, Store, open_store
 from clinvk.text import values
 from clinvk.text.typed import dotted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +11,9 @@ from clinvk.config.schema import SessionSettings
 from clinvk.errors import ClinvkError
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, opening
+from clinvk.sessions.masking import kept, kept_tags
 from clinvk.store import Store
 from clinvk.text.long_texts import for_long
-from clinvk.text.redact import everywhere, redact, without
 
 
 class Recorder:
@@ -127,23 +126,6 @@ class Recorder:
         if lost:
             natives.pop(self.backend, None)
         return replace(session, native_ids=natives)
-
-
-def kept(text: str, settings: SessionSettings, secrets: tuple[str, ...] = ()) -> str:
-    """A text as the store may have it: without these secrets, and without what looks like a key,
-    unless that is wanted."""
-    text = without(text, secrets)
-    return redact(text) if settings.redact else text
-
-
-def kept_data(data: Any, settings: SessionSettings, secrets: tuple[str, ...] = ()) -> Any:
-    """A structure of mappings and lists as the store may have it: see `kept`."""
-    return everywhere(data, lambda text: kept(text, settings, secrets))
-
-
-def kept_tags(tags: Iterable[str], settings: SessionSettings) -> tuple[str, ...]:
-    """The tags as the store may have them, each once."""
-    return tuple(dict.fromkeys(kept(tag, settings) for tag in tags))
 
 
 async def asking(plan: Any, settings: SessionSettings) -> list[Message]:

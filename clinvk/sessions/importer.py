@@ -10,9 +10,9 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from clinvk.config.schema import SessionSettings
-from clinvk.dispatch.recorder import kept
 from clinvk.errors import ClinvkError
 from clinvk.model.session import Message, Session, opening
+from clinvk.sessions.masking import kept
 from clinvk.sessions.native import Native, Reader, reader
 from clinvk.store import Store
 
