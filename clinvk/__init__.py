@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from clinvk.api.workflow import AgentFlowManager, WorkflowManager
     from clinvk.backend.catalog import Catalog
     from clinvk.config.schema import Loaded, load
-    from clinvk.dispatch.dispatcher import Dispatcher, TurnPlan
+    from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.dispatch.turn import Run
+    from clinvk.dispatch.turn_plan import TurnPlan
     from clinvk.engine.plan_run import PlanRun
     from clinvk.engine.scheduler import Change
     from clinvk.errors import (
@@ -71,7 +72,8 @@ _WHERE = {
     "api.prompt": ("arun", "run"),
     "backend.catalog": ("Catalog",),
     "config.schema": ("Loaded", "load"),
-    "dispatch.dispatcher": ("Dispatcher", "TurnPlan"),
+    "dispatch.dispatcher": ("Dispatcher",),
+    "dispatch.turn_plan": ("TurnPlan",),
     "errors": (
         "ClinvkError", "ConfigError", "NotInstalledError", "SessionError", "SessionNotFound",
         "UsageError",

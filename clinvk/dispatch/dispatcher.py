@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.backend import permissions, tempfiles
@@ -22,11 +21,11 @@ from clinvk.backend.selection import Chooser
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.recorder import Recorder, asking, with_prompt
+from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
-from clinvk.process.command import Command
 from clinvk.process.marker import new_marker
 from clinvk.sessions import handover
 from clinvk.sessions.lookup import Finder, NoSessionHere, real
@@ -42,21 +41,6 @@ __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
 
 
 TEXTS = ("model", "approval", "sandbox", "system_prompt")  # options whose value is one
-
-
-class TurnPlan(Struct, frozen=True):
-    """All that is decided before anything starts."""
-
-    request: Request
-    manifest: Manifest
-    session: Session | None  # none where the run is ephemeral
-    resumes: str | None  # the native id that goes on
-    forks: str | None  # the native id that a new one begins as a copy of
-    before: dict[str, Any]  # what the CLI had counted so far in that native session
-    settings: dict[str, Setting]
-    command: Command
-    timeout: float | None  # seconds
-    notices: tuple[str, ...]
 
 
 class Dispatcher(Closing):
@@ -341,7 +325,9 @@ async def _started(
 
     recorder = None
     if plan.session is not None:
-        recorder = Recorder(dispatcher.store, plan, dispatcher.config.config.session)
+        recorder = Recorder(
+            dispatcher.store, plan, plan.session.id, dispatcher.config.config.session
+        )
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
     with tempfiles.files(plan.command, dispatcher.env):

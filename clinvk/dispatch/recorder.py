@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk.config.schema import SessionSettings
+from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import ClinvkError
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, opening
@@ -20,11 +21,13 @@ class Recorder:
     """Keeps one turn of one session. The prompt and the native id are there as soon as they are
     known, so that a turn that is killed can be gone on with."""
 
-    def __init__(self, store: Store, plan: Any, settings: SessionSettings) -> None:
+    def __init__(
+        self, store: Store, plan: TurnPlan, session_id: str, settings: SessionSettings
+    ) -> None:
         self.store = store
         self.plan = plan
         self.settings = settings
-        self.id: str = plan.session.id
+        self.id = session_id
         self.backend: str = plan.manifest.name
         self.settled = plan.request.begins is None
 
@@ -128,7 +131,7 @@ class Recorder:
         return replace(session, native_ids=natives)
 
 
-async def asking(plan: Any, settings: SessionSettings) -> list[Message]:
+async def asking(plan: TurnPlan, settings: SessionSettings) -> list[Message]:
     """The message that a turn begins with; none if messages are not kept."""
     if not settings.store_messages:
         return []

@@ -36,8 +36,8 @@ from clinvk.text.long_texts import for_long
 from clinvk.text.sanitize import clean
 
 if TYPE_CHECKING:
-    from clinvk.dispatch.dispatcher import TurnPlan
     from clinvk.dispatch.recorder import Recorder
+    from clinvk.dispatch.turn_plan import TurnPlan
 
 STDERR_SHOWN = 600  # characters of stderr in a message
 REFUSED = ("auth", "limit", "server", "backend")  # a first turn so ended may leave no session

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from clinvk.cmd.options.request import Output
 from clinvk.cmd.signals import said, watch
 from clinvk.cmd.views.turn import brief, viewer_for
-from clinvk.dispatch.dispatcher import Dispatcher, TurnPlan
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Text
 from clinvk.model.request import Request
 from clinvk.terminal.printer import Printer, Status

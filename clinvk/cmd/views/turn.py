@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from clinvk.cmd.options.request import Output
-from clinvk.dispatch.dispatcher import TurnPlan
+from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thinking, Tool
 from clinvk.model.result import Result
 from clinvk.terminal import printer as show
