@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from clinvk.cmd.views.run import happened
-from clinvk.cmd.views.summary import MARKS
 from clinvk.model.events import Delta
 from clinvk.model.outcome import Outcome
 from clinvk.terminal.live import Canvas, Size, cells, cut, padded, plain
 from clinvk.terminal.printer import BOLD, DIM, RED, YELLOW, Printer
 from clinvk.terminal.rows import Row, Rows, Tally
+from clinvk.terminal.wording import MARKS, happened
 from clinvk.text import duration
 
 if TYPE_CHECKING:

@@ -309,7 +309,7 @@ def finish(
             for outcome in result.results:
                 summary.print_answer(run.with_output(outcome))
         summary.print_summary(result)
-    tell_rest(result, view, checkpoint)
+    summary.tell_rest(result, view.colour, checkpoint)
 
 
 def as_json(result: RunResult) -> dict[str, Any]:
@@ -319,12 +319,3 @@ def as_json(result: RunResult) -> dict[str, Any]:
     from clinvk.plans import comparison
 
     return comparison.to_json(result)
-
-
-def tell_rest(result: RunResult, view: View, checkpoint: str | None = None) -> None:
-    """Why it ended before its end, and how to go on; on stderr."""
-    printer = Printer.for_errors(view.colour)
-    if result.why and result.state != "cancelled":
-        printer.error(result.why)
-    if hint := summary.next_step(result, checkpoint):
-        printer.notice(hint)

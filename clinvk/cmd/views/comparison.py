@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from clinvk.cmd.drive import many
 from clinvk.cmd.views import run, summary
 from clinvk.plans import comparison
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
+from clinvk.terminal.wording import MARKS
 from clinvk.text.sanitize import clean, one_line
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def finish(result: RunResult, view: run.View) -> None:
     print_table(result)
     print("\n" + summary.summary_line(result))
     print_verdict(result)
-    many.tell_rest(result, view)
+    summary.tell_rest(result, view.colour)
 
 
 def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:
@@ -61,7 +61,7 @@ def _text(outcome: Outcome) -> str:
     if outcome.ok:
         return said or "(an empty answer)"
     why = f": {one_line(outcome.error.message)}" if outcome.error else ""
-    mark = summary.MARKS.get(outcome.state, "·")
+    mark = MARKS.get(outcome.state, "·")
     return f"{mark} {outcome.state}{why}" + (f"\n\n{said}" if said else "")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -14,6 +13,7 @@ from clinvk.cmd.views import summary
 from clinvk.model.outcome import UNDERWAY, Outcome
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
+from clinvk.terminal.wording import MARKS, happened
 from clinvk.text import duration
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
@@ -248,7 +248,7 @@ def _as_line(line: dict[str, Any]) -> str:
 def told(outcome: Outcome, printer: Printer) -> str:
     """How a task ended, on one line."""
     colour = {"done": "32", "failed": show.RED}.get(outcome.state, show.YELLOW)
-    mark = printer.paint(f"{summary.MARKS.get(outcome.state, '·')} {outcome.state}", colour)
+    mark = printer.paint(f"{MARKS.get(outcome.state, '·')} {outcome.state}", colour)
     parts = [f"{one_line(outcome.name)}: {mark}"]
     if outcome.attempts:
         parts.append(f"in {duration.brief(outcome.seconds)} on {outcome.backend}")
@@ -257,28 +257,6 @@ def told(outcome: Outcome, printer: Printer) -> str:
     if outcome.error is not None and outcome.state != "done":
         parts.append(f"- {one_line(outcome.error.message)[:200]}")
     return " ".join(parts)
-
-
-def happened(change: Change) -> str | None:
-    """What is worth a line of what happened to a task on its way; nothing else."""
-    o = change.outcome
-    if change.kind == "retry" and o and change.until:
-        why = o.error.message if o.error else ""
-        return f"{one_line(o.name)}: {one_line(why)[:120]}; again at {_clock(change.until)}"
-    if change.kind == "limit" and o and change.until:
-        then = change.instead or f"nothing is started there until {_clock(change.until)}"
-        return f"{o.backend}: limit reached; {then}"
-    if change.kind == "notice" and o:
-        return f"{one_line(o.name)}: {one_line(change.message)}"
-    if change.kind == "event" and o and change.event and change.event.type == "notice":
-        return f"{one_line(o.name)}: {one_line(getattr(change.event, 'message', ''))[:200]}"
-    return None
-
-
-def _clock(moment: datetime) -> str:
-    local = moment.astimezone()
-    today = local.date() == datetime.now().astimezone().date()
-    return local.strftime("%H:%M:%S" if today else "%d %b %H:%M")
 
 
 # At the end.

@@ -11,14 +11,13 @@ from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
+from clinvk.terminal.wording import MARKS
 from clinvk.text import duration
 from clinvk.text.sanitize import one_line
 
 HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
 FIGURES = ("TIME", "TOKENS", "COST")
 SPARED = ("COST", "TOKENS", "BACKEND", "TIME", "SESSION")  # the first to go on a narrow terminal
-MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
-         "indeterminate": "?"}  # fmt: skip
 MOST = 60  # rows on a terminal
 NAMED = 5  # tasks that one reason names
 REASON = 400  # characters of it
@@ -149,3 +148,12 @@ def _more(result: RunResult) -> str:
     """What a run whose budget is spent needs to go on."""
     spent = result.why is not None and "budget is spent" in result.why
     return " with a higher --budget-tokens or --budget-cost" if spent else ""
+
+
+def tell_rest(result: RunResult, colour: str, checkpoint: str | None = None) -> None:
+    """Why it ended before its end, and how to go on; on stderr."""
+    printer = Printer.for_errors(colour)
+    if result.why and result.state != "cancelled":
+        printer.error(result.why)
+    if hint := next_step(result, checkpoint):
+        printer.notice(hint)
