@@ -323,7 +323,7 @@ def test_no_two_tasks_wait_in_step_and_none_for_ever(delay: float, tries: int, c
 async def test_the_scheduler_waits_longer_before_each_try(many: Many):
     many.backend("fake", SERVER, **EPHEMERAL)
     plan = many.plan(["p"], retries=3, retry_delay=0.05, ephemeral=True)
-    asks = preflight.check(plan, many.dispatcher()).asks
+    asks = preflight.check(plan, many.dispatcher().chooser).asks
     outcomes = [Outcome(index=0, name="1", backend="fake")]
     waits: list[float] = []
 
@@ -795,7 +795,7 @@ async def test_a_task_is_never_lined_up_twice(many: Many):
     plan = checked(Plan(kind="parallel", tasks=tasks))
     asks = preflight.check(
         replace(plan, tasks=tuple(replace(t, backend="fake") for t in plan.tasks)),
-        many.dispatcher(),
+        many.dispatcher().chooser,
     ).asks
     outcomes = [Outcome(index=i, name=t.name, backend="fake") for i, t in enumerate(tasks)]
     outcomes[0] = replace(outcomes[0], state="failed")

@@ -56,7 +56,7 @@ class PlanRun:
         self.observe = observe
         self.notify = notify
         look = preflight.survey if carried_on else preflight.check
-        self.checked = look(plan, dispatcher)
+        self.checked = look(plan, dispatcher.chooser)
         redacting = dispatcher.config.config.session.redact
         self.scrub = secrets.scrubber(self.checked.secrets, redacting=redacting)
         self.folder: RunFolder | None = None

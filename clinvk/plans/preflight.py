@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import Struct
 
 from clinvk.backend.command_line import KEEPS, check_arguments, refuse
 from clinvk.backend.manifest import Manifest, Rule
+from clinvk.backend.selection import Chooser
 from clinvk.config.schema import CHOICES
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.plan import Plan, Task
 from clinvk.text.redact import redact
-
-if TYPE_CHECKING:
-    from clinvk.dispatch.dispatcher import Dispatcher
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 SHORTEST = 6  # characters of a variable that is a secret; "1" and "true" are none
@@ -43,19 +41,19 @@ class Checked(Struct, frozen=True):
         return tuple(dict.fromkeys(secret for ask in self.asks for secret in ask.secrets))
 
 
-def check(plan: Plan, dispatcher: Dispatcher) -> Checked:
+def check(plan: Plan, chooser: Chooser) -> Checked:
     """Look up what each task needs. Raises `ClinvkError` for the first that cannot be run."""
-    checked = survey(plan, dispatcher)
+    checked = survey(plan, chooser)
     if checked.problems:
         raise next(iter(checked.problems.values()))
     return checked
 
 
-def survey(plan: Plan, dispatcher: Dispatcher) -> Checked:
+def survey(plan: Plan, chooser: Chooser) -> Checked:
     """Look up what each task needs; what keeps one from being run names it: a backend that is not
     there, an option that it lacks, a variable that is not set. Raises `ConfigError` for rules that
     cannot be kept."""
-    checker = _Checker(dispatcher, plan)
+    checker = _Checker(chooser, plan)
     asks, problems = [], {}
     for i, task in enumerate(plan.tasks):
         try:
@@ -74,8 +72,8 @@ class _OfAll(ConfigError):  # noqa: N818 - reads as what it says
 
 
 class _Checker:
-    def __init__(self, dispatcher: Dispatcher, plan: Plan) -> None:
-        self.dispatcher = dispatcher
+    def __init__(self, chooser: Chooser, plan: Plan) -> None:
+        self.chooser = chooser
         self.plan = plan
         self.notices: list[str] = []
         self._manifests: dict[str | None, Manifest] = {}
@@ -119,8 +117,8 @@ class _Checker:
         if not every_task:
             return
         for name in rules.max_parallel_per_backend:
-            if self.dispatcher.catalog.find(name) is None:
-                known = ", ".join(self.dispatcher.catalog.names())
+            if self.chooser.catalog.find(name) is None:
+                known = ", ".join(self.chooser.catalog.names())
                 raise ConfigError(
                     f"max_parallel_per_backend: unknown backend {name!r}", f"known: {known}"
                 )
@@ -152,7 +150,7 @@ class _Checker:
 
     def _manifest(self, name: str | None) -> Manifest:
         if name not in self._manifests:
-            choice = self.dispatcher.chooser.choose(name)
+            choice = self.chooser.choose(name)
             self.notices += choice.notices
             self._manifests[name] = choice.manifest
         return self._manifests[name]
@@ -195,14 +193,14 @@ class _Checker:
                     f"put it into the environment, and say: {key}: ${{{key}}}",
                 )
             for name in VARIABLE.findall(value):
-                found = self.dispatcher.env.get(name)
+                found = self.chooser.env.get(name)
                 if found is None:
                     raise ConfigError(
                         f"env.{key}: ${name} is not set", f"set it first: export {name}=…"
                     )
                 if len(found) >= SHORTEST:
                     secrets.append(found)
-            env[key] = VARIABLE.sub(lambda m: self.dispatcher.env[m.group(1)], value)
+            env[key] = VARIABLE.sub(lambda m: self.chooser.env[m.group(1)], value)
         return env, tuple(secrets)
 
 

@@ -122,7 +122,7 @@ def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
     """Print the tasks as they would be run; what would keep them from being run is an error."""
     from clinvk.plans import preflight
 
-    checked = preflight.check(plan, dispatcher)
+    checked = preflight.check(plan, dispatcher.chooser)
     printer = Printer.for_errors(view.colour)
     tasks = [_as_dry(plan, i, ask.backend) for i, ask in enumerate(checked.asks)]
     if view.format != "text":
