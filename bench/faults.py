@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from bench.measure import CLINVK, home
-from clinvk.store import Query
+from clinvk.store.base import Query
 from clinvk.store.files.store import FileStore
 
 UPDATE = """

@@ -25,7 +25,8 @@ from clinvk.model.session import Message, Session
 from clinvk.runs.event_log import EventLog
 from clinvk.runs.folder import Runs
 from clinvk.runs.journal import Journal
-from clinvk.store import Query, Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Query, Store
 from clinvk.store.locks import Locks
 from tests.conftest import PROJECT, Home, wait_for
 from tests.stores import KINDS, keep, store_url

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from clinvk.model.session import Session
-from clinvk.store import Query, Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Query, Store
 from tests.conftest import READ, START, CommandLine, Home, say
 from tests.stores import KINDS, store_url
 

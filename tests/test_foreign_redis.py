@@ -14,7 +14,8 @@ import pytest
 
 from clinvk.errors import ConfigError, SessionError, SessionNotFound
 from clinvk.model.session import Message, Session
-from clinvk.store import Damaged, Query, migrate, open_store
+from clinvk.store import migrate, open_store
+from clinvk.store.base import Damaged, Query
 from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
 from tests.stores import RedisServer, free_port, keep, need_redis

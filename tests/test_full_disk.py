@@ -18,7 +18,8 @@ from clinvk.model.usage import rfc3339
 from clinvk.process.marker import new_marker
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import Runs
-from clinvk.store import Query, Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Query, Store
 from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk

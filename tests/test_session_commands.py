@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from clinvk.model.session import Message, Session
-from clinvk.store import Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Store
 from tests.stores import keep
 
 from .conftest import CommandLine, Home

@@ -13,7 +13,8 @@ import pytest
 from clinvk.errors import ConfigError, SessionError, SessionNotFound
 from clinvk.model.events import Usage
 from clinvk.model.session import STATUSES, Message, MessageRole, Session
-from clinvk.store import Query, Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Query, Store
 from tests.conftest import PROJECT
 from tests.stores import KINDS, keep, store_url
 

@@ -16,7 +16,8 @@ import pytest
 
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
-from clinvk.store import Damaged, Query, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Damaged, Query
 from tests.conftest import PROJECT, CommandLine, Home
 from tests.stores import keep
 

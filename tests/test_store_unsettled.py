@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, MessageRole, Session
-from clinvk.store import Query, Store, Turn, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Query, Store, Turn
 from clinvk.store.files.index_sync import Upkeep
 from clinvk.store.files.records import SessionFiles
 from clinvk.store.files.store import FileStore

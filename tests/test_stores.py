@@ -21,7 +21,8 @@ from clinvk.config import schema
 from clinvk.errors import ConfigError, SessionError, SessionNotFound
 from clinvk.model.session import Message, Session
 from clinvk.process import host
-from clinvk.store import Damaged, Query, Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Damaged, Query, Store
 from clinvk.store.redis.store import RedisStore
 from clinvk.store.sqlite.store import SqliteStore
 from tests.conftest import PROJECT, CommandLine

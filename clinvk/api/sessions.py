@@ -42,7 +42,8 @@ from clinvk.sessions.lookup import Finder
 from clinvk.sessions.masking import kept, kept_data, kept_tags
 from clinvk.sessions.participants import admit
 from clinvk.sessions.transform import Place, with_messages
-from clinvk.store import Query, Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Query, Store
 from clinvk.store.codec import LeftBehind, is_running
 
 KEPT_STATUSES = tuple(s for s in STATUSES if s != "error")  # that somebody may set

@@ -139,7 +139,7 @@ def _find(
     import os
 
     from clinvk.sessions.lookup import PASSED_OVER, by_its_id
-    from clinvk.store import Query
+    from clinvk.store.base import Query
 
     cwd = os.path.realpath(os.getcwd()) if filters["here"] else None
     if id_ is not None:

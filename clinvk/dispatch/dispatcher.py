@@ -30,7 +30,8 @@ from clinvk.process.marker import new_marker
 from clinvk.sessions import handover
 from clinvk.sessions.lookup import Finder, NoSessionHere, real
 from clinvk.sessions.masking import kept, kept_data, kept_tags
-from clinvk.store import Query, Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Query, Store
 from clinvk.text import values
 from clinvk.text.typed import dotted
 

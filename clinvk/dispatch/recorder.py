@@ -13,7 +13,7 @@ from clinvk.errors import ClinvkError
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, opening
 from clinvk.sessions.masking import kept, kept_tags
-from clinvk.store import Store
+from clinvk.store.base import Store
 from clinvk.text.long_texts import for_long
 
 

@@ -10,7 +10,7 @@ from clinvk.errors import SessionError
 from clinvk.process import note as turn_note
 from clinvk.process.note import InvalidNote, Note
 from clinvk.runs.folder import RunFolder, Runs
-from clinvk.store import Store, Turn
+from clinvk.store.base import Store, Turn
 
 Notes = Callable[[], Iterable["dict[str, Any] | None"]]  # of all that runs beside it
 

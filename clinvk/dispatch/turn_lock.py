@@ -10,7 +10,7 @@ from clinvk.dispatch import recovery
 from clinvk.errors import SessionError
 from clinvk.process import note
 from clinvk.process.marker import own_id
-from clinvk.store import Store, Turn
+from clinvk.store.base import Store, Turn
 
 PAUSE = 0.05  # seconds between looks at a turn that another process has
 

@@ -14,7 +14,7 @@ from clinvk.errors import ClinvkError
 from clinvk.model.session import Message, Session, opening
 from clinvk.sessions.masking import kept
 from clinvk.sessions.native import Native, Reader, reader
-from clinvk.store import Store
+from clinvk.store.base import Store
 
 Progress = Callable[[int, int], None]
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound
 from clinvk.model.request import Request
 from clinvk.model.session import Session, check_id
-from clinvk.store import Query, Store
+from clinvk.store.base import Query, Store
 
 PASSED_OVER = ", but for those of tasks, which are passed over"
 

@@ -17,7 +17,7 @@ from typing import Any
 from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.model.session import RESUMABLE, Message, Session
-from clinvk.store import Damaged, Query
+from clinvk.store.base import Damaged, Query
 from clinvk.store.codec import encode, sound
 
 VERSION = "1"

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Session
-from clinvk.store import Damaged, Query, Store
+from clinvk.store.base import Damaged, Query, Store
 
 Progress = Callable[[int, int], None]
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
-from clinvk.store import Hit
+from clinvk.store.base import Hit
 
 AROUND = 60  # characters of context on each side
 

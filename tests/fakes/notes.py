@@ -19,7 +19,8 @@ import anyio
 from clinvk.dispatch import recovery
 from clinvk.model.session import Message, MessageRole, Session
 from clinvk.process import host
-from clinvk.store import Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Store
 
 BEGAN = time.time()
 ENV = {k: v for k, v in os.environ.items() if k != "CLINVK_RUN"}

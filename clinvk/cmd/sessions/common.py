@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.model.session import Session
-from clinvk.store import Damaged, Store, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Damaged, Store
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:

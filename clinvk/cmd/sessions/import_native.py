@@ -19,7 +19,7 @@ from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.model.session import Session
 from clinvk.sessions import importer
 from clinvk.sessions.native import READERS, reader
-from clinvk.store import Store
+from clinvk.store.base import Store
 from clinvk.terminal import printer
 
 app = Commands()

@@ -14,7 +14,7 @@ from clinvk.cmd.options.storage import stored
 from clinvk.cmd.sessions.common import VERSION, about, state_of, store_of, warn
 from clinvk.errors import UsageError
 from clinvk.model.session import STATUSES, Session
-from clinvk.store import Damaged, Query
+from clinvk.store.base import Damaged, Query
 from clinvk.terminal import printer
 
 app = Commands()

@@ -14,7 +14,7 @@ from clinvk.cmd.options.storage import stored
 from clinvk.cmd.sessions.common import VERSION, about, store_of
 from clinvk.errors import UsageError
 from clinvk.model.session import MessageRole
-from clinvk.store import Hit
+from clinvk.store.base import Hit
 from clinvk.terminal import printer as show
 from clinvk.text.sanitize import one_line
 

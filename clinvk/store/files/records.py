@@ -22,7 +22,7 @@ from clinvk.disk.atomic import (
 from clinvk.disk.reading import open_regular, read_file
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, Session
-from clinvk.store import Damaged, Query
+from clinvk.store.base import Damaged, Query
 from clinvk.store.codec import as_kept, encode, messages_of, session_of, unknown, unreadable
 
 Same = tuple[int, ...]  # what is another one when a file was written or replaced

@@ -25,7 +25,7 @@ from clinvk.disk.atomic import FileTurn, NoSpace, cannot, is_private, remove_lef
 from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
-from clinvk.store import Change, Damaged, Hit, Query
+from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import taken, unknown
 from clinvk.store.files.index_sync import Progress, Told, Upkeep
 from clinvk.store.files.records import SessionFiles, TimeAndSize

@@ -31,7 +31,7 @@ from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.process import host, note
-from clinvk.store import Change, Damaged, Hit, Query
+from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import (
     as_kept,
     damaged,

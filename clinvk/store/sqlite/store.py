@@ -22,7 +22,7 @@ from clinvk.disk.atomic import MAKE_ROOM, FileTurn, NoSpace, has_room, is_privat
 from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
-from clinvk.store import Change, Damaged, Hit, Query
+from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import IsRunning, LeftBehind, as_kept, encode, session_of, taken
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.index import words_of
