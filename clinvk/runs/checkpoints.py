@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 
 from clinvk.disk.atomic import cannot, make_folder, remove_leftovers, replace_own
+from clinvk.disk.jsonl import encode
 from clinvk.disk.reading import read_file
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.session import check_id
 from clinvk.model.usage import rfc3339
-from clinvk.store.codec import encode
 from clinvk.store.locks import held
 
 VERSION = 1  # of such a file

@@ -9,10 +9,10 @@ from typing import Any
 
 from clinvk.disk.atomic import cannot, open_own, write_all
 from clinvk.disk.closing import Closing
+from clinvk.disk.jsonl import encode
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Delta, Event, Failed, Finished, Text
 from clinvk.model.result import Result
-from clinvk.store.codec import encode
 from clinvk.text.long_texts import for_long
 
 HELD = 64 * 1024  # bytes

@@ -23,6 +23,7 @@ from clinvk.disk.atomic import (
     replace_own,
     sync_folder,
 )
+from clinvk.disk.jsonl import encode
 from clinvk.disk.reading import ANY, open_regular, read_file
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, ended_with
@@ -31,7 +32,6 @@ from clinvk.model.result import Result, plain
 from clinvk.model.session import Session
 from clinvk.model.usage import rfc3339
 from clinvk.runs.replay import fold, told_by
-from clinvk.store.codec import encode
 from clinvk.store.locks import Locks
 
 ID_BYTES = 3

@@ -19,6 +19,7 @@ from typing import Any
 
 from clinvk.disk.atomic import cannot, open_own, sync_folder, sync_together, write_all
 from clinvk.disk.closing import Closing
+from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, summary_of
 from clinvk.model.plan import Plan
@@ -26,7 +27,6 @@ from clinvk.model.result import Failure, plain
 from clinvk.model.usage import rfc3339
 from clinvk.runs.folder import RunFolder
 from clinvk.runs.replay import VERSION
-from clinvk.store.codec import encode
 
 
 class Journal(Closing):

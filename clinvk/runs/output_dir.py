@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from clinvk.disk.atomic import check_writable, make_folder, replace_file
+from clinvk.disk.jsonl import encode
 from clinvk.errors import UsageError
 from clinvk.model.outcome import RunResult
-from clinvk.store.codec import encode
 
 
 class Outputs:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 
+from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import NOT_KEPT, Message, Session
 
 _DELETE = "take it away with: clinvk sessions delete {}"
 _encoder = msgspec.json.Encoder(enc_hook=str)
-
-
-def encode(data: Any) -> bytes:
-    """JSON on one line, in UTF-8 whatever the text holds."""
-    try:
-        return _encoder.encode(data)
-    except UnicodeEncodeError:
-        return _encoder.encode(sound(data))
 
 
 def as_kept(session: Session) -> tuple[bytes, Session]:
@@ -106,13 +98,3 @@ def _message(line: bytes) -> Message | None:
         return Message.from_json(msgspec.json.decode(line))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def sound(value: Any) -> Any:
-    """The same without halves of surrogate pairs, which models and command lines may hold and
-    UTF-8 does not."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        return {sound(k): sound(v) for k, v in value.items()}
-    return [sound(v) for v in value] if isinstance(value, (list, tuple)) else value

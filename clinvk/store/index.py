@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from clinvk.disk.closing import Closing
+from clinvk.disk.jsonl import encode, sound
 from clinvk.errors import SessionError
 from clinvk.model.session import RESUMABLE, Message, Session
 from clinvk.store.base import Damaged, Query
-from clinvk.store.codec import encode, sound
 
 VERSION = "1"
 CANDIDATES = 2_000  # hits that are ranked

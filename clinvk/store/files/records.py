@@ -19,11 +19,12 @@ from clinvk.disk.atomic import (
     replace_own,
     write_file,
 )
+from clinvk.disk.jsonl import encode
 from clinvk.disk.reading import open_regular, read_file
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, Session
 from clinvk.store.base import Damaged, Query
-from clinvk.store.codec import as_kept, encode, messages_of, session_of, unknown, unreadable
+from clinvk.store.codec import as_kept, messages_of, session_of, unknown, unreadable
 
 Same = tuple[int, ...]  # what is another one when a file was written or replaced
 TimeAndSize = tuple[int, int]  # of a record: nanoseconds, bytes; as the index remembers it

@@ -28,6 +28,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk.disk.closing import Closing
+from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.process import host, note
@@ -35,7 +36,6 @@ from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import (
     as_kept,
     damaged,
-    encode,
     is_running,
     left_behind,
     messages_of,

@@ -20,10 +20,11 @@ from msgspec.structs import replace
 
 from clinvk.disk.atomic import MAKE_ROOM, FileTurn, NoSpace, has_room, is_private
 from clinvk.disk.closing import Closing
+from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, Query
-from clinvk.store.codec import IsRunning, LeftBehind, as_kept, encode, session_of, taken
+from clinvk.store.codec import IsRunning, LeftBehind, as_kept, session_of, taken
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.index import words_of
 from clinvk.store.locks import Locks
