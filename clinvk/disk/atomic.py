@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import os
 import re
 import stat
@@ -13,11 +11,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError
-from clinvk.process import note as turn_note
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +21,6 @@ if TYPE_CHECKING:
 FEW = 4  # files that are waited for one by one
 WAITERS = 8
 OPEN = 32  # files of many that are open at a time while they are synced
-NOTE = 65_536  # bytes
 PRIVATE = 0o600
 LINKS = 40  # that lead from one to the next, as in Linux
 NAME = 200  # bytes of a file's name in that of its temporary one: file systems take 255
@@ -38,37 +33,10 @@ MAKE_ROOM = (
     "nothing that was stored before is lost"
 )
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 class NoSpace(SessionError):  # noqa: N818 - reads as what it says
     """The disk has no room for what was to be written."""
-
-
-class FileTurn(Closing):
-    """An open, locked file; `close` empties it and lets go."""
-
-    def __init__(self, fd: int, path: str | Path) -> None:
-        self._fd = fd
-        self.kept_in = f"the file {path}"
-        self.left = facts_in(fd)
-
-    def note(self, facts: dict[str, Any]) -> None:
-        data = json.dumps(facts).encode() if facts else b""
-        with suppress(OSError):  # on a full disk only the next clinvk's clean-up is lost
-            if data:
-                os.pwrite(self._fd, data, 0)
-            os.ftruncate(self._fd, len(data))
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            self.note({})
-            self.abandon()
-
-    def abandon(self) -> None:
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
 
 
 def open_own(path: str | Path, flags: int) -> int:
@@ -384,37 +352,6 @@ def make_folder(path: str | Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
 
 
-def try_lock(fd: int, path: str | Path) -> bool:
-    """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
-    for pause in (0.0, 0.002, 0.005):
-        if pause:  # even none is a pause on a busy machine
-            time.sleep(pause)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            os.close(fd)
-            raise no_locks(path, error) from error
-        return True
-    return False
-
-
-def same_file(fd: int, path: str | Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def facts_in(fd: int) -> dict[str, Any] | None:
-    """The note in a lock file, unchecked."""
-    try:
-        return turn_note.decode(os.pread(fd, NOTE, 0))
-    except OSError:
-        return None
-
-
 def cannot(verb: str, path: str | Path, error: OSError) -> SessionError:
     if error.errno in NO_SPACE:
         # Who deletes is making room already.
@@ -444,11 +381,3 @@ def has_room(folder: str | Path) -> bool:
     except OSError as error:
         return error.errno not in NO_SPACE
     return True
-
-
-def no_locks(path: str | Path, error: OSError) -> SessionError:
-    if error.errno in NO_LOCKS:
-        return SessionError(
-            f"{path}: this file system has no locks", "set CLINVK_HOME to a folder on a local disk"
-        )
-    return cannot("lock", path, error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from clinvk.disk.atomic import FileTurn
+from clinvk.disk.lockfile import FileTurn
 from clinvk.errors import SessionError
 from clinvk.process import note as turn_note
 from clinvk.process.note import InvalidNote, Note

@@ -31,7 +31,7 @@ from clinvk.runs.output_dir import Outputs
 from clinvk.runs.replay import anew
 
 if TYPE_CHECKING:
-    from clinvk.disk.atomic import FileTurn
+    from clinvk.disk.lockfile import FileTurn
     from clinvk.engine.scheduler import Change, Scheduler
 
 Observe = Callable[["Change"], None]

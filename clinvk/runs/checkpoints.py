@@ -14,11 +14,11 @@ import msgspec
 
 from clinvk.disk.atomic import cannot, make_folder, remove_leftovers, replace_own
 from clinvk.disk.jsonl import encode
+from clinvk.disk.lockfile import held
 from clinvk.disk.reading import read_file
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.session import check_id
 from clinvk.model.usage import rfc3339
-from clinvk.store.locks import held
 
 VERSION = 1  # of such a file
 LOCK = ".lock"  # held while a name is given

@@ -14,16 +14,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import (
-    FileTurn,
-    NoSpace,
-    append_file,
-    cannot,
-    make_folder,
-    replace_own,
-    sync_folder,
-)
+from clinvk.disk.atomic import NoSpace, append_file, cannot, make_folder, replace_own, sync_folder
 from clinvk.disk.jsonl import encode
+from clinvk.disk.lockfile import FileTurn
 from clinvk.disk.reading import ANY, open_regular, read_file
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, ended_with

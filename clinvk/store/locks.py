@@ -13,17 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clinvk.disk.atomic import (
-    FileTurn,
-    NoSpace,
-    cannot,
-    facts_in,
-    make_folder,
-    no_locks,
-    open_own,
-    same_file,
-    try_lock,
-)
+from clinvk.disk.atomic import NoSpace, open_own
+from clinvk.disk.lockfile import FileTurn, facts_in, open_lock, same_file, try_lock
 from clinvk.model.session import check_id
 from clinvk.store.codec import is_running, left_behind
 
@@ -117,30 +108,3 @@ class Locks:
         """Take the file away; call it while its turn is held, or nobody can want one."""
         with suppress(OSError):
             os.unlink(self.folder / id_)
-
-
-@contextmanager
-def held(path: str | Path) -> Iterator[int]:
-    """The lock on a file that is never deleted, as its open descriptor; others wait. Raises
-    `SessionError`."""
-    fd = open_lock(path)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError as error:
-            raise no_locks(os.path.dirname(path), error) from error
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def open_lock(path: str | Path) -> int:
-    flags = os.O_RDWR | os.O_CREAT
-    try:
-        try:
-            return open_own(path, flags)
-        except FileNotFoundError:
-            make_folder(os.path.dirname(path))
-            return open_own(path, flags)
-    except OSError as error:
-        raise cannot("write", path, error) from error

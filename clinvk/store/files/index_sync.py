@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from clinvk.disk.atomic import NoSpace, cannot, open_own
+from clinvk.disk.lockfile import held
 from clinvk.errors import SessionError
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.files.records import SessionFiles
-from clinvk.store.locks import held
 
 if TYPE_CHECKING:
     from clinvk.store.index import Index

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import FileTurn, NoSpace, cannot, is_private, remove_leftovers, sync_files
+from clinvk.disk.atomic import NoSpace, cannot, is_private, remove_leftovers, sync_files
 from clinvk.disk.closing import Closing
+from clinvk.disk.lockfile import FileTurn
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, Query

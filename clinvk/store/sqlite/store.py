@@ -18,9 +18,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import MAKE_ROOM, FileTurn, NoSpace, has_room, is_private
+from clinvk.disk.atomic import MAKE_ROOM, NoSpace, has_room, is_private
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
+from clinvk.disk.lockfile import FileTurn
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, Query

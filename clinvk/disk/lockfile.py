@@ -1,0 +1,113 @@
+"""Locked files. The kernel frees a lock when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from clinvk.disk.atomic import cannot, make_folder, open_own
+from clinvk.disk.closing import Closing
+from clinvk.errors import SessionError
+from clinvk.process import note as turn_note
+
+NOTE = 65_536  # bytes
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+class FileTurn(Closing):
+    """An open, locked file; `close` empties it and lets go."""
+
+    def __init__(self, fd: int, path: str | Path) -> None:
+        self._fd = fd
+        self.kept_in = f"the file {path}"
+        self.left = facts_in(fd)
+
+    def note(self, facts: dict[str, Any]) -> None:
+        data = json.dumps(facts).encode() if facts else b""
+        with suppress(OSError):  # on a full disk only the next clinvk's clean-up is lost
+            if data:
+                os.pwrite(self._fd, data, 0)
+            os.ftruncate(self._fd, len(data))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self.note({})
+            self.abandon()
+
+    def abandon(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+@contextmanager
+def held(path: str | Path) -> Iterator[int]:
+    """The lock on a file that is never deleted, as its open descriptor; others wait. Raises
+    `SessionError`."""
+    fd = open_lock(path)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError as error:
+            raise no_locks(os.path.dirname(path), error) from error
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_lock(path: str | Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT
+    try:
+        try:
+            return open_own(path, flags)
+        except FileNotFoundError:
+            make_folder(os.path.dirname(path))
+            return open_own(path, flags)
+    except OSError as error:
+        raise cannot("write", path, error) from error
+
+
+def try_lock(fd: int, path: str | Path) -> bool:
+    """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
+    for pause in (0.0, 0.002, 0.005):
+        if pause:  # even none is a pause on a busy machine
+            time.sleep(pause)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            os.close(fd)
+            raise no_locks(path, error) from error
+        return True
+    return False
+
+
+def same_file(fd: int, path: str | Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def facts_in(fd: int) -> dict[str, Any] | None:
+    """The note in a lock file, unchecked."""
+    try:
+        return turn_note.decode(os.pread(fd, NOTE, 0))
+    except OSError:
+        return None
+
+
+def no_locks(path: str | Path, error: OSError) -> SessionError:
+    if error.errno in NO_LOCKS:
+        return SessionError(
+            f"{path}: this file system has no locks", "set CLINVK_HOME to a folder on a local disk"
+        )
+    return cannot("lock", path, error)
