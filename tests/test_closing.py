@@ -27,7 +27,7 @@ from clinvk.runs.folder import Runs
 from clinvk.runs.journal import Journal
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store
-from clinvk.store.locks import Locks
+from clinvk.store.locks import TurnLocks
 from tests.conftest import PROJECT, Home, wait_for
 from tests.stores import KINDS, keep, store_url
 
@@ -395,7 +395,7 @@ def test_what_is_kept_of_a_run_is_closed_more_than_once(tmp_path: Path):
 
 def test_closing_twice_closes_no_file_of_another(tmp_path: Path):
     """The number of a closed file is given to the next one that is opened."""
-    turn = Locks(tmp_path).turn("a")
+    turn = TurnLocks(tmp_path).turn("a")
     turn.close()
     with open(tmp_path / "other", "w") as other:
         turn.close()

@@ -47,6 +47,75 @@ class FileTurn(Closing):
             os.close(fd)
 
 
+class Locks:
+    """Locks by name, each a file of the directory; it holds the note of whoever has it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def turn(self, id_: str) -> FileTurn | None:
+        path = f"{self.folder}/{id_}"
+        while True:
+            fd = open_lock(path)
+            if not try_lock(fd, path):
+                os.close(fd)
+                return None
+            if same_file(fd, path):  # else it was deleted while we waited
+                return FileTurn(fd, path)
+            os.close(fd)
+
+    def running(self, id_: str) -> dict[str, Any] | None:
+        try:
+            fd = open_own(self.folder / id_, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return facts_in(fd) or {}
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        return None
+
+    def all_running(self) -> list[str]:
+        """Ids of the sessions that have a turn now: those whose lock says so, and is held."""
+        try:
+            with os.scandir(self.folder) as entries:
+                ids = [e.name for e in entries]
+        except FileNotFoundError:
+            return []
+        return [id_ for id_ in ids if self._is_noted(id_) and self.running(id_) is not None]
+
+    def is_idle(self, id_: str) -> bool:
+        """Whether no turn runs, and none that was killed has left something to end."""
+        return not self._is_noted(id_) and self.running(id_) is None
+
+    def _is_noted(self, id_: str) -> bool:
+        try:
+            return (self.folder / id_).stat().st_size > 0
+        except OSError:  # it has ended meanwhile
+            return False
+
+    def exists(self, id_: str) -> bool:
+        """Whether a turn was ever begun, or is being begun now."""
+        return (self.folder / id_).exists()
+
+    def older_than(self, moment: float) -> list[str]:
+        """Ids whose turns began or ended before that, in seconds since 1970."""
+        try:
+            with os.scandir(self.folder) as entries:
+                return [e.name for e in entries if e.stat().st_mtime < moment]
+        except FileNotFoundError:
+            return []
+
+    def forget(self, id_: str) -> None:
+        """Take the file away; call it while its turn is held, or nobody can want one."""
+        with suppress(OSError):
+            os.unlink(self.folder / id_)
+
+
 @contextmanager
 def held(path: str | Path) -> Iterator[int]:
     """The lock on a file that is never deleted, as its open descriptor; others wait. Raises

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from clinvk.disk.atomic import NoSpace, append_file, cannot, make_folder, replace_own, sync_folder
 from clinvk.disk.jsonl import encode
-from clinvk.disk.lockfile import FileTurn
+from clinvk.disk.lockfile import FileTurn, Locks
 from clinvk.disk.reading import ANY, open_regular, read_file
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, ended_with
@@ -25,7 +25,6 @@ from clinvk.model.result import Result, plain
 from clinvk.model.session import Session
 from clinvk.model.usage import rfc3339
 from clinvk.runs.replay import fold, told_by
-from clinvk.store.locks import Locks
 
 ID_BYTES = 3
 LOCK = "lock"

@@ -1,38 +1,20 @@
-"""Turns as locked files: one a session, in a folder of their own.
-
-The kernel lets go of such a lock when its process dies, however it dies; so a turn is free the
-moment that nobody runs it.
-"""
+"""Turns as locked files: one for each session, in a directory of their own. A turn is free the moment
+that nothing runs it, since the kernel frees its lock."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from contextlib import contextmanager
 
-from clinvk.disk.atomic import NoSpace, open_own
-from clinvk.disk.lockfile import FileTurn, facts_in, open_lock, same_file, try_lock
+from clinvk.disk.atomic import NoSpace
+from clinvk.disk.lockfile import FileTurn, Locks
 from clinvk.model.session import check_id
 from clinvk.store.codec import is_running, left_behind
 
 
-class Locks:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
+class TurnLocks(Locks):
     def turn(self, id_: str) -> FileTurn | None:
-        path = f"{self.folder}/{check_id(id_)}"
-        while True:
-            fd = open_lock(path)
-            if not try_lock(fd, path):
-                os.close(fd)
-                return None
-            if same_file(fd, path):  # else it was deleted while we waited
-                return FileTurn(fd, path)
-            os.close(fd)
+        return super().turn(check_id(id_))
 
     @contextmanager
     def idle(self, id_: str) -> Iterator[None]:
@@ -57,54 +39,3 @@ class Locks:
         finally:
             self.forget(id_)
             turn.close()
-
-    def running(self, id_: str) -> dict[str, Any] | None:
-        try:
-            fd = open_own(self.folder / id_, os.O_RDONLY)
-        except OSError:
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return facts_in(fd) or {}
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        return None
-
-    def all_running(self) -> list[str]:
-        """Ids of the sessions that have a turn now: those whose lock says so, and is held."""
-        try:
-            with os.scandir(self.folder) as entries:
-                ids = [e.name for e in entries]
-        except FileNotFoundError:
-            return []
-        return [id_ for id_ in ids if self._is_noted(id_) and self.running(id_) is not None]
-
-    def is_idle(self, id_: str) -> bool:
-        """Whether no turn runs, and none that was killed has left something to end."""
-        return not self._is_noted(id_) and self.running(id_) is None
-
-    def _is_noted(self, id_: str) -> bool:
-        try:
-            return (self.folder / id_).stat().st_size > 0
-        except OSError:  # it has ended meanwhile
-            return False
-
-    def exists(self, id_: str) -> bool:
-        """Whether a turn was ever begun, or is being begun now."""
-        return (self.folder / id_).exists()
-
-    def older_than(self, moment: float) -> list[str]:
-        """Ids whose turns began or ended before that, in seconds since 1970."""
-        try:
-            with os.scandir(self.folder) as entries:
-                return [e.name for e in entries if e.stat().st_mtime < moment]
-        except FileNotFoundError:
-            return []
-
-    def forget(self, id_: str) -> None:
-        """Take the file away; call it while its turn is held, or nobody can want one."""
-        with suppress(OSError):
-            os.unlink(self.folder / id_)

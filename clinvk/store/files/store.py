@@ -30,7 +30,7 @@ from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import taken, unknown
 from clinvk.store.files.index_sync import Progress, Told, Upkeep
 from clinvk.store.files.records import SessionFiles, TimeAndSize
-from clinvk.store.locks import Locks
+from clinvk.store.locks import TurnLocks
 
 if TYPE_CHECKING:
     from clinvk.store.index import Index
@@ -45,7 +45,7 @@ class FileStore(Closing):
         self.home = home
         self._files = SessionFiles(home)
         self._upkeep = Upkeep(home, self._files, progress)
-        self._locks = Locks(home / "locks")
+        self._locks = TurnLocks(home / "locks")
         self._promised: dict[str, tuple[Session, list[Message]]] = {}  # begun, and not written yet
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import IsRunning, LeftBehind, as_kept, session_of, taken
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.index import words_of
-from clinvk.store.locks import Locks
+from clinvk.store.locks import TurnLocks
 from clinvk.store.search import hits
 from clinvk.store.sqlite.db import BUSY, Database, no_folder
 
@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 class SqliteStore(Closing):
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._locks = Locks(Path(f"{path}.locks"))
+        self._locks = TurnLocks(Path(f"{path}.locks"))
         self._connections: Connections[Database] = Connections()
 
     def close(self) -> None:
