@@ -144,7 +144,8 @@ def _name(session: str | None, auto_save: str | None) -> str | None:
 
 
 def _agreed(error: Any) -> bool:
-    from clinvk.terminal.printer import ago, confirm
+    from clinvk.terminal.printer import ago
+    from clinvk.terminal.questions import confirm
 
     other = error.elsewhere
     return confirm(
@@ -167,7 +168,7 @@ def _refuse_command(words: list[str]) -> None:
 
 def _refuse_typo(words: list[str]) -> None:
     """What is almost a command was hardly meant for a paid model."""
-    from clinvk.terminal.printer import confirm
+    from clinvk.terminal.questions import confirm
 
     if len(words) > 1 or not (meant := _command_like(words[0])):
         return

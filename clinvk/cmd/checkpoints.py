@@ -14,7 +14,7 @@ from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.plan import complete_checkpoints
 from clinvk.cmd.views import summary
 from clinvk.errors import ClinvkError
-from clinvk.terminal import printer
+from clinvk.terminal import printer, questions
 
 if TYPE_CHECKING:
     from clinvk.api.workflow import WorkflowManager
@@ -73,7 +73,7 @@ def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int
     for name in names:
         try:
             known = manager.checkpoints.exists(name)  # else deleting it says so
-            if known and not yes and not printer.agreed(f"Delete checkpoint {name}?"):
+            if known and not yes and not questions.agreed(f"Delete checkpoint {name}?"):
                 code = 4
                 continue
             manager.checkpoints.delete(name)

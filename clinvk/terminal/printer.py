@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from clinvk.errors import SessionError
 from clinvk.terminal.actions import is_log_obeyed, literal
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
@@ -228,22 +227,6 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
-
-
-def confirm(question: str) -> bool:
-    """Whether a person at the terminal agrees; False if there is no terminal."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return False
-    from clinvk.terminal.keyboard import ask_line  # only to ask
-
-    return ask_line(f"{safe(question, sys.stderr)} [y/N] ").strip().lower() in ("y", "yes")
-
-
-def agreed(question: str) -> bool:
-    """Whether a person agrees to a deletion. Raises `SessionError` where nobody can be asked."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise SessionError("deleting asks first, and there is no terminal", "add --yes")
-    return confirm(question)
 
 
 def columns() -> int:

@@ -14,7 +14,7 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.ages import moment_before, parse_age
 from clinvk.cmd.runs.common import VERSION, LastRun, SomeRuns, runs_of
 from clinvk.errors import ClinvkError, SessionError, UsageError
-from clinvk.terminal import printer
+from clinvk.terminal import printer, questions
 
 if TYPE_CHECKING:
     from clinvk.runs.folder import RunFolder
@@ -68,7 +68,7 @@ def delete(ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> in
                     f"run {folder.id} is that of checkpoint {name!r}",
                     f"delete the name first: clinvk checkpoints delete {name}",
                 )
-            if not yes and not printer.agreed(f"Delete run {folder.id}?"):
+            if not yes and not questions.agreed(f"Delete run {folder.id}?"):
                 code = 4
                 continue
             folder.delete()

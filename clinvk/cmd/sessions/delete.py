@@ -15,7 +15,7 @@ from clinvk.cmd.options.storage import stored
 from clinvk.cmd.sessions.common import VERSION, store_of
 from clinvk.errors import ClinvkError
 from clinvk.model.usage import rfc3339
-from clinvk.terminal import printer
+from clinvk.terminal import printer, questions
 
 app = Commands()
 
@@ -32,7 +32,7 @@ def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None)
     for text in ids:
         try:
             id_ = _id_of(dispatcher, text)
-            if not yes and not printer.agreed(f"Delete session {id_}?"):
+            if not yes and not questions.agreed(f"Delete session {id_}?"):
                 code = 4
                 continue
             delete_session(dispatcher.store, id_, printer.Printer.for_errors().notice)

@@ -20,7 +20,7 @@ from clinvk.model.session import Session
 from clinvk.sessions import importer
 from clinvk.sessions.native import READERS, reader
 from clinvk.store.base import Store
-from clinvk.terminal import printer
+from clinvk.terminal import printer, questions
 
 app = Commands()
 NOT_DONE = 4
@@ -145,4 +145,4 @@ def _agreed(count: int) -> bool:
         raise SessionError(
             "importing asks first, and there is no terminal", "add --yes, or look first: --dry-run"
         )
-    return printer.confirm(f"Import {count} session(s)?")
+    return questions.confirm(f"Import {count} session(s)?")
