@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from clinvk.engine import backoff, mishaps
 from clinvk.engine.backend_pool import Availability
 from clinvk.engine.budget import Spending
+from clinvk.engine.graph import Step, TaskGraph
 from clinvk.engine.requests import TaskRequests
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Event
@@ -109,8 +110,7 @@ class Scheduler:
         self._backends = Availability(plan.rules, self.chance)
         self._requests = TaskRequests(plan, asks, outcomes, answers, run_id)
         self._spending = Spending(plan.rules.budget, outcomes)
-        self._left: dict[int, int] = {}  # how many needs of a task have not ended
-        self._dependents: dict[int, list[int]] = {}
+        self._graph = TaskGraph(plan.tasks, [o.state for o in outcomes])
         self._tries: dict[int, int] = {}  # how often a task failed by what may pass
         self._bad = 0  # since it is driven: who carries a run on knows what has failed before
         self._over = 0
@@ -120,7 +120,7 @@ class Scheduler:
     async def run(self) -> None:
         """Until nothing is left that may be started. Raises `ClinvkError` where the journal cannot
         be written; everything that was started is ended then."""
-        self._line_up()
+        self._follow(self._graph.begin())
         self._judge()  # what was taken before may be all that may be taken
         with _first_one():
             async with anyio.create_task_group() as tasks:
@@ -147,29 +147,13 @@ class Scheduler:
 
     # What may be started.
 
-    def _line_up(self) -> None:
-        """Put what can be started into the queues, and know what waits for what."""
-        queued = [o.index for o in self.outcomes if o.state == "queued"]
-        for i in queued:
-            for need in self.plan.tasks[i].needs:
-                if self.outcomes[need].state == "queued":
-                    self._dependents.setdefault(need, []).append(i)
-                    self._left[i] = self._left.get(i, 0) + 1
-        ready = [i for i in queued if not self._left.get(i)]
-        for i in queued:
-            if self._bad_need(i) is not None:
-                self._skip(i)
-        for i in ready:
-            if self.outcomes[i].state == "queued":
-                self._enqueue(i)
-
-    def _bad_need(self, i: int) -> int | None:
-        """What the task needs, and will not get. Of a soft one that is told when its turn has come:
-        what stands behind it goes on then."""
-        if self.plan.tasks[i].soft and self._left.get(i):
-            return None
-        states = ((n, self.outcomes[n].state) for n in self.plan.tasks[i].musts)
-        return next((n for n, state in states if state not in ("queued", "running", "done")), None)
+    def _follow(self, step: Step) -> None:
+        """Queue what can start now, and give up what never will."""
+        for i, need in step.skipped:
+            self._skip(i, need)
+        for i in step.ready:
+            self._enqueue(i)
+            self._wake.set()
 
     def _enqueue(self, i: int) -> None:
         heapq.heappush(self._queues.setdefault(self.asks[i].backend, []), i)
@@ -409,7 +393,7 @@ class Scheduler:
         if outcome.state in ("done", "failed"):
             self._over += 1
             self._bad += outcome.state == "failed"
-        self._free_dependents(i)
+        self._follow(self._graph.finish(i, outcome.state))
         self._judge()
 
     def _tellable(self, failure: Failure | None) -> Failure | None:
@@ -451,44 +435,15 @@ class Scheduler:
             instead=self._backends.instead(outcome.backend or ""),
         )  # fmt: skip
 
-    def _free_dependents(self, i: int) -> None:
-        """Start what waited for this task alone, or say that it will not be run."""
-        state = self.outcomes[i].state
-        if state not in ("done", "failed", "skipped"):
-            return  # it waits for a limit, or was ended: it may still succeed, in the next run
-        for d in self._dependents.get(i, ()):
-            if self.outcomes[d].state != "queued":
-                continue
-            self._left[d] -= 1
-            if self._left[d] and state == "done":
-                continue
-            if self._bad_need(d) is not None:
-                self._skip(d)
-            elif self._left[d] == 0:
-                self._enqueue(d)
-                self._wake.set()
-
-    def _skip(self, first: int) -> None:
-        """What it needs has failed, so it is not run; and neither is what needs it."""
-        found = [first]
-        while found:
-            i = found.pop()
-            bad = self._bad_need(i)
-            if bad is None or self.outcomes[i].state != "queued":
-                continue
-            name = self.plan.tasks[bad].name
-            failure = Failure("skipped", f"not run: {name!r}, which it needs, has not succeeded")
-            self.outcomes[i] = outcome = replace(
-                self.outcomes[i], state="skipped", error=failure, ended_at=datetime.now(UTC)
-            )
-            self.aside.append(i)
-            self.observe(Change(kind="ended", outcome=outcome))
-            for d in self._dependents.get(i, ()):
-                self._left[d] -= 1
-                if self._bad_need(d) is not None:
-                    found.append(d)
-                elif self._left[d] == 0:
-                    self._enqueue(d)
+    def _skip(self, i: int, need: int) -> None:
+        """What it needs has failed, so it is not run."""
+        name = self.plan.tasks[need].name
+        failure = Failure("skipped", f"not run: {name!r}, which it needs, has not succeeded")
+        self.outcomes[i] = outcome = replace(
+            self.outcomes[i], state="skipped", error=failure, ended_at=datetime.now(UTC)
+        )
+        self.aside.append(i)
+        self.observe(Change(kind="ended", outcome=outcome))
 
     def _cancelled(self, i: int, worker: Worker) -> Outcome:
         """As if it had not been begun, where its CLI has not been told anything: it waited for
