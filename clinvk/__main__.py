@@ -34,6 +34,7 @@ def main() -> None:
     _on_interrupt(signal.default_int_handler, _cancelled)
     if sys.platform == "win32":
         sys.exit("clinvk: Windows is not supported; use it in WSL")
+    # Ctrl-C is already handled while this, the bulk of the start, is loaded.
     from clinvk.cmd.main import main as commands
 
     _on_interrupt(_cancelled, signal.default_int_handler)

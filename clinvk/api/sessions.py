@@ -306,6 +306,7 @@ class SessionManager(Closing):
         """`topics` and `sentiment_over_time`: by the words, which needs the extra `analysis` and
         English; or by asking a backend, where one is named. Raises `ClinvkError`."""
         session = self.get_session(session_id)
+        # Only for those who ask, and it needs an extra.
         from clinvk.sessions import analysis
 
         if backend is None:
@@ -335,6 +336,7 @@ class SessionManager(Closing):
     def register_export_template(self, name: str, template: str) -> None:
         """Keep a Jinja template as an export format of that name. Raises `UsageError` where it is
         none."""
+        # Only exporting needs it.
         from clinvk.sessions import export
 
         export.register(self.home, name, template)
@@ -419,6 +421,7 @@ class SessionManager(Closing):
                 turn.close()
 
     def _ask(self, backend: str, prompt: str) -> str:
+        # Most users of a session manager never ask a backend.
         from clinvk.api.prompt import run
         from clinvk.dispatch.dispatcher import Dispatcher
 
@@ -441,8 +444,10 @@ def delete(store: Store, id_: str, notify: Callable[[str], None] = lambda _: Non
 
 def _end_left(store: Store, id_: str) -> str:
     """End what the last turn left running; a sentence about it."""
+    # 10 ms, and rarely needed.
     from concurrent.futures import ThreadPoolExecutor
 
+    # 45 ms, and needed only once something runs.
     import anyio
 
     turn = store.turn(id_)

@@ -90,6 +90,7 @@ def _read(path: Path, _state: tuple[int, int, int]) -> Manifest:
 def locate(manifest: Manifest, env: Mapping[str, str]) -> str:
     """The path of the program. Raises `NotInstalledError`."""
     if manifest.command == "$python":
+        # Only manifests that need Python ask for it.
         import sys
 
         return sys.executable

@@ -77,6 +77,7 @@ def _line(line: bytes) -> Any:
 
 def _replace(path: Path, text: str) -> None:
     """Replace the file's text, whole or not at all; it stays as private as it was."""
+    # Only for an ephemeral turn of some backends.
     from clinvk.disk.atomic import replace_file
 
     replace_file(path, text.encode("utf-8", "replace"), durable=False)

@@ -235,6 +235,7 @@ def _is_number(value: Any) -> bool:
 
 def _moment(value: Any) -> datetime | None:
     """A time from seconds since 1970 or from RFC 3339."""
+    # Only for a rate limit that names a time.
     from datetime import UTC
 
     try:

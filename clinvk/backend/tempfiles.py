@@ -88,6 +88,7 @@ def _made(path: Path) -> int:
 
 
 def _remove_if_left(path: str, *, locked: bool) -> None:
+    # Only rarely needed.
     import shutil
 
     fd = os.open(path, _DIRECTORY)

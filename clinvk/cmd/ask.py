@@ -117,8 +117,10 @@ def ask(
 
 def start(request: Any, loaded: Any, given: dict[str, Any]) -> int:
     """Run the request, or say what it would do; the exit code."""
+    # Only a command that runs something needs it.
     from msgspec.structs import replace
 
+    # The flags are checked before the slow imports.
     from clinvk.cmd.drive import single
     from clinvk.dispatch.dispatcher import Dispatcher, NoSessionHere
 
@@ -144,6 +146,7 @@ def _name(session: str | None, auto_save: str | None) -> str | None:
 
 
 def _agreed(error: Any) -> bool:
+    # Only to ask a person.
     from clinvk.terminal.printer import ago
     from clinvk.terminal.questions import confirm
 
@@ -156,6 +159,7 @@ def _agreed(error: Any) -> bool:
 
 def _refuse_command(words: list[str]) -> None:
     """Several words that begin with what is almost a command are no prompt without its quotes."""
+    # Cmd.main imports this module by name.
     from clinvk.cmd.main import COMMANDS
 
     near = [n for n in COMMANDS if n not in ("ask", "chat") and is_typo(words[0], n)]
@@ -168,6 +172,7 @@ def _refuse_command(words: list[str]) -> None:
 
 def _refuse_typo(words: list[str]) -> None:
     """What is almost a command was hardly meant for a paid model."""
+    # Only to ask a person.
     from clinvk.terminal.questions import confirm
 
     if len(words) > 1 or not (meant := _command_like(words[0])):
@@ -188,6 +193,7 @@ def _refuse_typo(words: list[str]) -> None:
 def _command_like(prompt: str) -> str | None:
     """The command that a prompt of one word is a typo away from, that it is a subcommand of, or
     that it spells out in one argument."""
+    # Cmd.main imports this module by name.
     from clinvk.cmd.main import ALIASES, COMMANDS
     from clinvk.cmd.sessions import group
 

@@ -111,6 +111,7 @@ def _check_all(catalog: catalogs.Catalog) -> int:
 
 def _replay(manifest: Manifest, recording: Path) -> int:
     """Print the events of a recording, one a line; 1 where it has no last event."""
+    # Only `backends check` reads a recording.
     from clinvk.backend.event_parser import Reader
     from clinvk.process.pipes import Lines
 

@@ -71,6 +71,7 @@ def chain(
 
     A prompt can name what came before it: {{previous}}, {{session}}, {{steps.NAME.output}}. A
     chain with a checkpoint goes on, after whatever happened, with --resume NAME."""
+    # Only with a checkpoint.
     from clinvk.api.workflow import WorkflowManager
     from clinvk.dispatch.dispatcher import Dispatcher
 

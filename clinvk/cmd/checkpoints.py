@@ -85,6 +85,7 @@ def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int
 
 
 def _manager(config: opt.Config) -> WorkflowManager:
+    # Only with a checkpoint.
     from clinvk.api.workflow import WorkflowManager
     from clinvk.dispatch.dispatcher import Dispatcher
 

@@ -94,6 +94,7 @@ def compare(
 
     Each answer is a session of its own, to go on with. A judge is asked twice, the second time
     with the answers in the reverse order, and is not told whose they are."""
+    # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
 
     loaded = opt.load(config)
@@ -153,6 +154,7 @@ def _plan(
     options: dict[str, Any],
     rules: dict[str, Any],
 ) -> Plan:
+    # Only once the flags are valid.
     from clinvk.model.plan import Rules
     from clinvk.plans import comparison
 
@@ -197,6 +199,7 @@ def _execute(
     dispatcher: Dispatcher, plan: Plan, view: watching.View, reports: Any, html: Path | None
 ) -> int:
     """Run the plan, show it, and write its page; the exit code."""
+    # Only once the flags are valid.
     from clinvk.engine.plan_run import PlanRun
 
     viewer = watching.viewer_for(view)
@@ -221,6 +224,7 @@ def _check_page(html: Path | None) -> None:
 
 def _write_page(path: Path, prompt: str, result: RunResult) -> None:
     """Raises `UsageError`: nothing of the run is lost then."""
+    # Only with --html.
     from clinvk.disk.atomic import write_for_user
     from clinvk.reports.comparison_page import render
 

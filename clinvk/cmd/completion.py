@@ -24,6 +24,7 @@ def completion(
 
     bash: eval "$(clinvk completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit;
     fish: clinvk completion fish > ~/.config/fish/completions/clinvk.fish"""
+    # Only this command needs it.
     from typer._completion_shared import get_completion_script
 
     shell = shell or os.path.basename(os.environ.get("SHELL", ""))

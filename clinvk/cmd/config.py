@@ -84,6 +84,7 @@ def path(config: opt.Config = None) -> None:
 @app.command()
 def edit(config: opt.Config = None) -> int:
     """Open the file in $VISUAL or $EDITOR, and check it afterwards."""
+    # Only `config edit` needs it.
     import shlex
     import subprocess
 
@@ -128,6 +129,7 @@ def _path(config: Path | None) -> Path:
 
 def _rewrite(file: Path, change: Any) -> None:
     """The file after `change`, if it is right then; comments and order stay as they are."""
+    # Only a command that changes the file needs it.
     from io import StringIO
 
     from ruamel.yaml import YAML  # 30 ms: only to change a file
@@ -173,6 +175,7 @@ def _take(data: Any, steps: list[str]) -> None:
 
 
 def _write(file: Path, text: str) -> None:
+    # Only a command that changes the file needs it.
     from clinvk.disk.atomic import replace_file
 
     folder = os.path.dirname(os.path.realpath(file))

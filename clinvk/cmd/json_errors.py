@@ -52,6 +52,7 @@ def _wanted(params: Mapping[str, Any]) -> str:
     be read, which may be what is wrong."""
     if said := "json" if params.get("as_json") else params.get("output_format"):
         return str(said)
+    # Only for an error in JSON.
     from clinvk.config import schema
 
     try:
@@ -61,6 +62,7 @@ def _wanted(params: Mapping[str, Any]) -> str:
 
 
 def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
+    # Only for an error in JSON.
     from clinvk.model.result import Failure
     from clinvk.text.json_output import dumps
 
@@ -81,6 +83,7 @@ def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
 
 def _json_error(error: ClinvkError, output_format: str, backend: str | None) -> None:
     """A run that never began, in the shape of one that failed."""
+    # Only for an error in JSON.
     from clinvk.model.result import Failure, Result
     from clinvk.text.json_output import dumps
 

@@ -41,6 +41,7 @@ ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 def root() -> Root:
     if "_CLINVK_COMPLETE" in os.environ:
+        # Only a shell that completes needs it.
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
@@ -87,6 +88,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def fail(message: str, hint: str | None, code: int) -> int:
+    # Only to print something.
     from clinvk.terminal import printer
     from clinvk.terminal.printer import Printer
 

@@ -69,6 +69,7 @@ def parallel(
 
     The tasks stand in a file, or are piped in. A run that was cut off, by Ctrl-C or by anything
     else, is carried on with: clinvk runs resume ID."""
+    # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
 
     loaded = opt.load(config)

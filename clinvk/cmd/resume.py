@@ -65,6 +65,7 @@ def resume(
 
     With --last there is no ID, and the first word is the prompt. Without ID and --last there is a
     list to pick from."""
+    # Only once the session is known.
     from clinvk.cmd.ask import start
     from clinvk.dispatch.dispatcher import Dispatcher
 
@@ -100,6 +101,7 @@ def _request(prompt: str, args: list[str], id_: str, given: dict[str, Any]) -> A
 
 def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
     """Resume with the prompt that a person types, or that is piped in; the exit code."""
+    # Only once the session is known.
     from clinvk.cmd.ask import start
 
     if not sys.stdin.isatty():
@@ -122,6 +124,7 @@ def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
 
 def _say_restored(dispatcher: Any, session: Any) -> None:
     """What is there of the session, before it goes on; `clinvk sessions resume` says it."""
+    # Only to say what was restored.
     from clinvk.text.sanitize import one_line
 
     messages = dispatcher.store.messages(session.id)
@@ -136,8 +139,10 @@ def _find(
     dispatcher: Any, id_: str | None, *, last: bool, interactive: bool, **filters: Any
 ) -> Any:
     """The session that is meant. Raises `SessionError`."""
+    # Only once the flags are valid.
     import os
 
+    # Only once the flags are valid.
     from clinvk.sessions.lookup import PASSED_OVER, by_its_id
     from clinvk.store.base import Query
 

@@ -18,6 +18,7 @@ def version(
 ) -> None:
     """Print the version."""
     if as_json:
+        # Only with --json.
         import json
         import platform
 

@@ -305,6 +305,7 @@ def _leaves(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
 
 def _hint(steps: tuple[str, ...]) -> Any:
     """The type at a dotted key. Raises `ConfigError`."""
+    # Only `config get` and `config set` need it.
     from typing import get_origin, get_type_hints
 
     hint: Any = Config

@@ -113,6 +113,7 @@ class Dispatcher(Closing):
             session = self._create(plan, await asking(plan, self.config.config.session))
         begun = False
         try:
+            # Anyio, 45 ms: needed only once something runs.
             from clinvk.dispatch.turn_lock import turn_of
 
             turn = await turn_of(self.store, session.id, marker, wait=request.wait, notify=notify)
@@ -319,8 +320,10 @@ def own_unless(dispatcher: Dispatcher | None) -> Iterator[Dispatcher]:
 async def _started(
     dispatcher: Dispatcher, plan: TurnPlan, marker: str, *, new: bool = False
 ) -> AsyncIterator[Run]:
+    # Anyio, 45 ms: needed only once something runs.
     import signal
 
+    # Anyio, 45 ms: needed only once something runs.
     from clinvk.backend import login_lock
     from clinvk.process import child as process  # anyio: only once something is to run
 

@@ -338,6 +338,7 @@ class Run:
     def _forget(self) -> None:
         """Delete what the CLI kept of an ephemeral run, if it could not be told to keep nothing."""
         if self.plan.command.remove and self.native_id:
+            # Only for an ephemeral turn of some backends.
             from clinvk.backend.cleanup import forget
 
             manifest = self.plan.manifest

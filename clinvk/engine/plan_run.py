@@ -187,6 +187,7 @@ class PlanRun:
     async def _drive(self, journal: Journal | None, marker: str) -> RunResult:
         import anyio  # who shows a run has no use for it
 
+        # Only once something is to run: 10 ms.
         from clinvk.engine.scheduler import Scheduler
 
         began, clock = datetime.now(UTC), time.monotonic()
@@ -333,8 +334,10 @@ class PlanRun:
 
 async def _until_ended(scheduler: Scheduler) -> None:
     """Run it to its end. Whoever cancels us ends the run as Ctrl-C does, and it has ended then."""
+    # 45 ms, and needed only once something runs.
     import anyio
 
+    # Anyio, 45 ms: needed only once something runs.
     from clinvk.process.child import lone_exception
 
     ended = anyio.Event()

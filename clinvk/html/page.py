@@ -18,6 +18,7 @@ def render(
 ) -> str:
     """The page. Raises `ClinvkError` where the extra `export` is not installed."""
     with needs("export", "HTML"):
+        # Slow, and only needed here.
         from jinja2 import Environment
         from markupsafe import Markup
 
@@ -45,6 +46,7 @@ def markdown() -> Any:
     """Makes HTML of markdown. HTML in it is shown, not obeyed; pictures, which a page would fetch
     from somewhere, stay links; so does nothing that would run."""
     with needs("export", "HTML"):
+        # Slow, and only needed here.
         from markdown_it import MarkdownIt
 
     settings = {"html": False, "breaks": True, "highlight": _highlighted}
@@ -54,6 +56,7 @@ def markdown() -> Any:
 def _highlighted(code: str, language: str, _attributes: str) -> str:
     """Code in colours; an empty text, where the language is unknown, means as it is."""
     with needs("export", "HTML"):
+        # Slow, and only needed here.
         from pygments import highlight
         from pygments.formatters import HtmlFormatter
         from pygments.lexers import get_lexer_by_name
@@ -79,6 +82,7 @@ def colours(theme: str) -> str:
 
 def _style(name: str) -> str:
     with needs("export", "HTML"):
+        # Slow, and only needed here.
         from pygments.formatters import HtmlFormatter
 
     formatter: Any = HtmlFormatter(style=name)

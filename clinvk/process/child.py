@@ -353,6 +353,7 @@ def watch_by_pidfd() -> None:
     """On 3.11 asyncio watches each child with a thread; a pidfd costs a third less. Later ones do
     so by themselves. It is for the whole process, so only who owns that may ask for it."""
     if sys.version_info < (3, 12) and sys.platform == "linux":
+        # Only on asyncio.
         import asyncio
 
         with suppress(OSError, NotImplementedError):

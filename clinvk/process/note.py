@@ -131,6 +131,7 @@ def starter_lives(marker: str, oldest: float) -> bool:
     """Whether the clinvk that made the marker is still alive, given when the oldest process that
     carries it was born (seconds since 1970). False for a marker of clinvk 0.1, which does not say
     who made it."""
+    # 10 ms, and only needed for a turn that was killed.
     import psutil
 
     pid = starter_of(marker)
@@ -158,6 +159,7 @@ def is_marked_by(raw: Mapping[str, Any] | None, marker: str) -> bool:
 def driver(process: Process, lock: str | os.PathLike[str]) -> psutil.Process | None:
     """The running process that a note names, if that really is the one with the lock file open;
     else None."""
+    # 10 ms, and only needed for a turn that was killed.
     import psutil
 
     try:
@@ -177,6 +179,7 @@ def _is_same(path: str, other: str | os.PathLike[str]) -> bool:
 
 
 def _check_time(since: float) -> None:
+    # 10 ms, and only needed for a turn that was killed.
     import psutil
 
     if since > time.time() + CLOCK:

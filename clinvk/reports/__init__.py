@@ -103,18 +103,21 @@ def _later(result: RunResult) -> str:
 
 
 def _junit(result: RunResult, plan: Plan) -> str:
+    # Only this format needs it.
     from clinvk.reports import junit
 
     return junit.render(result, plan)
 
 
 def _markdown(result: RunResult, plan: Plan) -> str:  # noqa: ARG001 - as the other writers
+    # Only this format needs it.
     from clinvk.reports import markdown
 
     return markdown.render(result)
 
 
 def _html(result: RunResult, plan: Plan) -> str:
+    # Only this format needs it.
     from clinvk.reports import html
 
     return html.render(result, plan)
@@ -123,6 +126,7 @@ def _html(result: RunResult, plan: Plan) -> str:
 def _json(result: RunResult, plan: Plan) -> str:  # noqa: ARG001 - as the other writers
     data = result.to_json()
     if result.kind == "compare":
+        # Only comparisons need it.
         from clinvk.plans import comparison
 
         data = comparison.to_json(result)

@@ -75,6 +75,7 @@ def _property(text: str) -> str:
 
 
 def _summarise(path: Path, result: RunResult) -> None:
+    # Only this format needs it.
     from clinvk.reports import markdown
 
     try:

@@ -83,6 +83,7 @@ def render(session: Session, format_: str, options: Options, home: Path) -> str:
 def register(home: Path, name: str, text: str) -> None:
     """Keep a template as a format. Raises `UsageError` where it is none, or has the name of a
     built-in format; `SessionError` for a name that cannot be a file's."""
+    # Only where something is written.
     from clinvk.disk.atomic import make_folder, replace_file
 
     check_id(name)
@@ -245,6 +246,7 @@ def _by_template(session: Session, text: str, name: str, options: Options) -> st
 
 def _parsed(text: str, name: str) -> Any:
     with needs("export", "an export by template"):
+        # Only where something is written.
         from jinja2 import TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 

@@ -87,6 +87,7 @@ def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
     `SessionError` for a name that cannot be a file's."""
     import yaml  # 10 ms: only where a file is written
 
+    # Only where something is written.
     from clinvk.disk.atomic import make_folder, replace_file
 
     check_id(name)

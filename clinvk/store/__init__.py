@@ -22,14 +22,17 @@ def open_store(
     kind = kind.lower()
     check_address(url, "session.storage")
     if url == "file" or (kind == "file" and place.startswith("/")):
+        # Each store brings libraries that the others do not need.
         from clinvk.store.files.store import FileStore
 
         return FileStore(Path(place) if place else home, progress)
     if kind == "sqlite" and place.strip("/"):
+        # Each store brings libraries that the others do not need.
         from clinvk.store.sqlite.store import SqliteStore
 
         return SqliteStore(_sqlite_path(url, place))
     if kind in ("redis", "rediss") and slashes:
+        # Each store brings libraries that the others do not need.
         from clinvk.store.redis.store import RedisStore
 
         return RedisStore(url)

@@ -313,6 +313,7 @@ def _within(match: str, role: str | None) -> str:
 
 
 def _used(session: Session) -> str:
+    # Only for damaged sessions.
     from clinvk.model.usage import rfc3339
 
     return rfc3339(session.updated_at)

@@ -182,6 +182,7 @@ class Board:
     # On the terminal.
 
     async def live(self) -> None:
+        # 45 ms, and needed only once something runs.
         import anyio
 
         async with anyio.create_task_group() as tasks:
@@ -192,6 +193,7 @@ class Board:
 
     async def _step_aside(self) -> None:
         """Leave the terminal to the shell when Ctrl-Z stops us."""
+        # 45 ms, and needed only once something runs.
         import anyio
 
         if signal.getsignal(signal.SIGTSTP) is signal.SIG_IGN:

@@ -30,6 +30,7 @@ def ask_line(question: str) -> str:
 
     A paste of several lines is no answer: it is discarded with a notice, and "" returned. Raises
     `KeyboardInterrupt` for Ctrl-C, with the cursor on a new line."""
+    # Only for a notice.
     from clinvk.terminal.printer import Printer
 
     fd = sys.stdin.fileno()

@@ -66,6 +66,7 @@ def _pick_by_number(sessions: list[Session]) -> Session:
 
 
 def _pick_on_screen(sessions: list[Session], messages: Callable[[str], list[Message]]) -> Session:
+    # Slow, and only needed here.
     from prompt_toolkit.application import Application
     from prompt_toolkit.input.typeahead import clear_typeahead
     from prompt_toolkit.layout import Layout
@@ -94,6 +95,7 @@ class _Screen:
     """What is on the screen, and what the keys do."""
 
     def __init__(self, sessions: list[Session], messages: Callable[[str], list[Message]]) -> None:
+        # Slow, and only needed here.
         from prompt_toolkit.buffer import Buffer
 
         self.sessions = sessions
@@ -109,6 +111,7 @@ class _Screen:
         return self.found[self.at] if self.found else None
 
     def layout(self) -> Any:
+        # Slow, and only needed here.
         from prompt_toolkit.layout import (
             BufferControl,
             FormattedTextControl,
@@ -132,6 +135,7 @@ class _Screen:
         )
 
     def keys(self) -> Any:
+        # Slow, and only needed here.
         from prompt_toolkit.key_binding import KeyBindings
 
         keys = KeyBindings()

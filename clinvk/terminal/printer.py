@@ -231,6 +231,7 @@ def size(count: int) -> str:
 
 def columns() -> int:
     """Of the terminal."""
+    # Only rarely needed.
     import shutil
 
     return shutil.get_terminal_size().columns

@@ -90,6 +90,7 @@ def _edit(label: str, history: PromptHistory, stream: Any, *, colour: bool) -> s
 
 
 def _keys(fd: int) -> Any:
+    # Slow, and only needed to edit a prompt.
     from prompt_toolkit.key_binding import KeyBindings
 
     keys = KeyBindings()
@@ -116,6 +117,7 @@ def _keys(fd: int) -> Any:
 def is_paste(event: Any, fd: int) -> bool:
     """Whether more input follows this key at once: it was pasted into a terminal that does not
     mark what is pasted, or before there was a prompt."""
+    # Slow, and only needed to edit a prompt.
     from prompt_toolkit.keys import Keys
 
     queued = any(

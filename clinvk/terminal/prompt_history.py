@@ -64,6 +64,7 @@ class PromptHistory:
 
     def for_editor(self) -> Any:
         """It as prompt_toolkit takes it, to read only: `add` decides what is written."""
+        # Slow, and only needed to edit a prompt.
         from prompt_toolkit.history import History
 
         prompts = self.prompts()

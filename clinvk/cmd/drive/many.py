@@ -35,8 +35,10 @@ FILES = 8_192  # open at a time; a running task takes about eight
 def drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
     """What came of the run, shown while it went on. Ctrl-C once: nothing more is started, and what
     runs is asked to end; twice: at once."""
+    # 45 ms, and needed only once something runs.
     import anyio
 
+    # Anyio, 45 ms: needed only once something runs.
     from clinvk.process.child import lone_exception, watch_by_pidfd
 
     watch_by_pidfd()
@@ -68,6 +70,7 @@ def _tell_of_broken(folder: RunFolder, error: ClinvkError, view: View) -> None:
 
 def _open_many_files() -> None:
     """As many as we may: each running task takes some, and the usual limit is for a few programs."""
+    # Only a run of many tasks needs it.
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -78,8 +81,10 @@ def _open_many_files() -> None:
 
 
 async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
+    # 45 ms, and needed only once something runs.
     import anyio
 
+    # Anyio, 45 ms: needed only once something runs.
     from clinvk.cmd.signals import said, watch
 
     def heard(number: Any, count: int) -> None:
@@ -120,6 +125,7 @@ def view_of(
 
 def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
     """Print the tasks as they would be run; what would keep them from being run is an error."""
+    # Only a dry run needs it.
     from clinvk.plans import preflight
 
     checked = preflight.check(plan, dispatcher.chooser)
@@ -151,6 +157,7 @@ def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
 
 
 def _as_dry(plan: Plan, i: int, backend: str) -> dict[str, Any]:
+    # Only a dry run needs it.
     from clinvk.config.schema import MASK
 
     task = plan.tasks[i]
@@ -188,6 +195,7 @@ def _told(task: dict[str, Any], rules: Rules) -> str:
 
 def _rules_told(plan: Plan) -> str:
     """`40 tasks, 3 at a time`, and which rules are not the usual ones, as a file says them."""
+    # Only a dry run needs it.
     from clinvk.plans import halt as halting
 
     said = to_builtins(plan.rules)  # without the usual ones
@@ -227,6 +235,7 @@ def _word(value: Any) -> str:
 
 def execute(dispatcher: Dispatcher, plan: Plan, view: View, reports: list[Wanted]) -> int:
     """Run the plan and show it; the exit code."""
+    # Only once something is to run: 10 ms.
     from clinvk.engine.plan_run import PlanRun
 
     viewer = viewer_for(view)
@@ -316,6 +325,7 @@ def as_json(result: RunResult) -> dict[str, Any]:
     """The object that is printed; of a comparison, with the verdict."""
     if result.kind != "compare":
         return result.to_json()
+    # Only comparisons need it.
     from clinvk.plans import comparison
 
     return comparison.to_json(result)

@@ -26,8 +26,10 @@ PATIENT = 0.6  # seconds of silence before there is one
 
 def drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
     """Run the request and show it; the exit code. Raises `ClinvkError` before anything runs."""
+    # 45 ms, and needed only once something runs.
     import anyio
 
+    # Anyio, 45 ms: needed only once something runs.
     from clinvk.process.child import lone_exception, watch_by_pidfd
 
     watch_by_pidfd()
@@ -39,6 +41,7 @@ def drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
 
 
 async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
+    # 45 ms, and needed only once something runs.
     import anyio
 
     printer = Printer.for_errors(output.colour)
@@ -102,6 +105,7 @@ class _Held:
 
 
 async def _tick(status: Status) -> None:
+    # 45 ms, and needed only once something runs.
     import anyio
 
     await anyio.sleep(PATIENT)
@@ -112,6 +116,7 @@ async def _tick(status: Status) -> None:
 
 def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
     """Print what would be started, and where each setting came from."""
+    # Only a dry run needs it.
     from clinvk.config.schema import MASK, shown
 
     plan = dispatcher.plan(request)

@@ -24,8 +24,10 @@ T = TypeVar("T")
 
 
 def complete_checkpoints(incomplete: str) -> list[str]:
+    # Only a shell that completes needs it.
     import os
 
+    # Only a shell that completes needs it.
     from clinvk.config import schema as configs
     from clinvk.runs.checkpoints import Checkpoints
 
@@ -104,6 +106,7 @@ def source_of(path: str | None, file: str | None, command: str) -> str:
 
 def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
     """Raises `ConfigError`."""
+    # Only commands that read a task file need it.
     from clinvk.plans import formats
     from clinvk.plans import parse as taskfile
 
@@ -129,6 +132,7 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
 
 def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
     """What holds where a file of tasks says nothing. Raises `UsageError`."""
+    # Only commands that read a task file need it.
     from clinvk.plans.parse import Defaults
 
     for name in ("timeout", "stall_timeout"):
@@ -156,6 +160,7 @@ def _said(flag: str, parse: Callable[[str], T], text: str) -> T:
 
 def with_rules(plan: Plan, **given: Any) -> Plan:
     """The plan with what the command line says of its rules. Raises `UsageError`."""
+    # Only commands that read a task file need it.
     from clinvk.model.plan import Halt
     from clinvk.plans import halt as halting
     from clinvk.plans.parse import absolute

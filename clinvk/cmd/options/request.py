@@ -26,6 +26,7 @@ FORMATS = ("text", "json", "stream-json")
 
 
 def complete_backends(incomplete: str) -> list[str]:
+    # Only a shell that completes needs it.
     from clinvk.backend.catalog import Catalog
 
     names = Catalog(configs.home_of(os.environ)).names()
@@ -33,6 +34,7 @@ def complete_backends(incomplete: str) -> list[str]:
 
 
 def complete_sessions(incomplete: str) -> list[str]:
+    # Only a shell that completes needs it.
     from clinvk.store import open_store
 
     try:
@@ -299,6 +301,7 @@ def pairs(words: list[str], flag: str) -> dict[str, str]:
 def _schema(path: Path | None) -> str | None:
     if path is None:
         return None
+    # Only with --schema.
     from clinvk.text import json_input
 
     text = _read(str(path))

@@ -18,6 +18,7 @@ VERSION = 1  # of the JSON that they print
 
 
 def complete_runs(incomplete: str) -> list[str]:
+    # Completion and `--help` do not need it.
     from clinvk.runs.folder import Runs
 
     try:
@@ -28,6 +29,7 @@ def complete_runs(incomplete: str) -> list[str]:
 
 
 def runs_of(loaded: Loaded) -> Runs:
+    # Completion and `--help` do not need it.
     from clinvk.runs.folder import Runs
 
     return Runs(loaded.home)

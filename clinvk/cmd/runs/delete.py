@@ -36,6 +36,7 @@ def report(
     config: opt.Config = None,
 ) -> None:
     """Print a report of a run."""
+    # Only a report needs it.
     from clinvk import reports
 
     if form not in REPORTS:
@@ -55,6 +56,7 @@ def report(
 def delete(ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete runs: their journals and events. The sessions of their tasks stay. One that a
     checkpoint names is not deleted: it would have nothing to go on with."""
+    # Only where something is deleted.
     from clinvk.runs.checkpoints import Checkpoints
 
     loaded = opt.load(config)
@@ -93,6 +95,7 @@ def clean(
 ) -> None:
     """Delete runs that ended long ago (session.retention_days, 0: none). Those that run, that were
     cut off and may have left something running, and those of a checkpoint are left."""
+    # Only where something is deleted.
     from clinvk.runs.checkpoints import Checkpoints
 
     loaded = opt.load(config)

@@ -144,6 +144,7 @@ def show_(
 def _task(outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
     if found := plan.called(text):
         return outcomes[found[0]]
+    # 10 ms, and only for a typo.
     from difflib import get_close_matches
 
     near = get_close_matches(text, [o.name for o in outcomes], n=1)

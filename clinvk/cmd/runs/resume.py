@@ -62,6 +62,7 @@ def resume(
 
     A task that had begun may have done a part of its work: it is run again only where you say so,
     or where the task says `idempotent: true`."""
+    # Only once something is to run: 10 ms.
     from clinvk.engine.rerun import what_is_left
 
     def choose(run: PlanRun) -> Choose:
@@ -96,6 +97,7 @@ def retry(
     config: opt.Config = None,
 ) -> int:
     """Run again what has failed, and what was left out because of that."""
+    # Only once something is to run: 10 ms.
     from clinvk.engine.rerun import failed_ones
 
     def choose(run: PlanRun) -> Choose:
@@ -114,6 +116,7 @@ def _carry_on(
     reports: Any,
     rules: dict[str, Any] | None = None,
 ) -> int:
+    # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.plan_run import resumed
 
@@ -181,6 +184,7 @@ def _driver(folder: RunFolder) -> dict[str, Any] | None:
 
 def _patience(facts: dict[str, Any]) -> float:
     """For how many seconds another note may still follow this one."""
+    # Only for a run of another process.
     from clinvk.process import note as turn_note
 
     try:
@@ -192,6 +196,7 @@ def _patience(facts: dict[str, Any]) -> float:
 def _ask(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
     """Tell the clinvk that drives it to end it, and wait until it has. Raises `SessionError` if
     that one cannot be found without doubt: what is in a file alone leads to no signal."""
+    # Only for a run of another process.
     from clinvk.process import note as turn_note
 
     lock = folder.lock_path
@@ -241,8 +246,10 @@ def _tell(driver: psutil.Process) -> None:
 
 def _give_up(folder: RunFolder) -> None:
     """End what was left running, and say of the rest that it was cancelled."""
+    # 45 ms, and needed only once something runs.
     import anyio
 
+    # Only once something is to run: 10 ms.
     from clinvk.engine.plan_run import abandon
 
     if told := anyio.run(abandon, folder):

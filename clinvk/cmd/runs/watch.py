@@ -40,6 +40,7 @@ def watch(
 ) -> int:
     """Watch a run that is going on, until its end; the exit code is the run's. Ctrl-C ends the
     watching alone."""
+    # 45 ms, and needed only once something runs.
     import anyio
 
     loaded = opt.load(config)
@@ -60,6 +61,7 @@ def watch(
 
 
 async def _watch(folder: RunFolder, viewer: Any) -> None:
+    # 45 ms, and needed only once something runs.
     import anyio
 
     look = _Look(folder)
@@ -91,6 +93,7 @@ class _Look:
         self._read = {o.index: self._size(o.index) for o in self.outcomes if o.state != "running"}
 
     def again(self) -> Iterator[Change]:
+        # Only once something is to run: 10 ms.
         from clinvk.engine.scheduler import Change
 
         before = self.outcomes
@@ -134,6 +137,7 @@ class _Look:
 def _wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
     """What a line of the journal tells of a task that is tried again, or of a limit; nothing where
     it tells of neither, or is one of a newer kind."""
+    # Only once something is to run: 10 ms.
     from clinvk.engine.scheduler import Change
 
     wait = line.get("wait")
@@ -153,6 +157,7 @@ def _wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
 
 def _event(line: bytes) -> Event | None:
     """The event that a line tells of; nothing for the line of a result, or one of a newer kind."""
+    # Only to follow a run.
     from clinvk.backend.event_parser import EVENT_TYPES
 
     try:

@@ -24,6 +24,7 @@ app = Commands()
 @stored
 def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete sessions: ours, not the backend's own."""
+    # Only this command needs it, and the group is shared.
     from clinvk.api.sessions import delete as delete_session
     from clinvk.dispatch.dispatcher import Dispatcher
 

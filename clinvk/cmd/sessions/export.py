@@ -67,6 +67,7 @@ def export(
 
 
 def _write(path: Path, text: str) -> None:
+    # Only with --html.
     from clinvk.disk.atomic import write_for_user
 
     try:

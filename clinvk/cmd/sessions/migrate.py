@@ -48,6 +48,7 @@ def migrate(
     config: opt.Config = None,
 ) -> int:
     """Copy all sessions into another store. The ones copied from stay as they are."""
+    # Only this command needs it, and the group is shared.
     from clinvk.store import migrate as migration
 
     loaded = opt.load(config)

@@ -33,6 +33,7 @@ def options(
     config: opt.Config = None,
 ) -> None:
     """Show the options that a session keeps for its later turns."""
+    # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.request import Request
 

@@ -31,6 +31,7 @@ def show_(
     config: opt.Config = None,
 ) -> None:
     """Show a session."""
+    # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
 
     dispatcher = until_end(Dispatcher(opt.load(config)))

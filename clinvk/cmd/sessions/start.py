@@ -120,6 +120,7 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _check_backend(home: Any, name: str) -> None:
+    # Only this command needs it, and the group is shared.
     from clinvk.backend.catalog import Catalog
     from clinvk.errors import NotInstalledError
 

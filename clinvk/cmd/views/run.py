@@ -203,8 +203,10 @@ class Lines(Silent):
     # the tasks from going on, nor the run from being ended.
 
     async def live(self) -> None:
+        # 45 ms, and needed only once something runs.
         import anyio
 
+        # Only with stream-json.
         from clinvk.terminal.stdout import Out
 
         self.out, self.more, self.writing = Out(), anyio.Event(), anyio.Lock()

@@ -168,6 +168,7 @@ class Upkeep:
 
     def make_anew(self, progress: Progress) -> int:
         """The index, from nothing; how many sessions there are."""
+        # Only where the index is rebuilt.
         from clinvk.store.files import indexer
 
         with self._connections.using(), self._exclusive():
@@ -201,6 +202,7 @@ class Upkeep:
 
     def _opened(self, *, create: bool) -> Index | None:
         if (index := self._connections.mine) is None:
+            # SQLite, 5 ms, which a prompt without a search does not need.
             from clinvk.store.index import Index
 
             if create and not self._path.exists():
@@ -215,6 +217,7 @@ class Upkeep:
         return index
 
     def _is_fresh(self, index: Index) -> bool:
+        # SQLite, 5 ms, which a prompt without a search does not need.
         from clinvk.store.index import VERSION
 
         try:
@@ -241,6 +244,7 @@ class Upkeep:
 
     def _mended(self) -> Index:
         """The index, in agreement with the files."""
+        # Only where the index is rebuilt.
         from clinvk.store.files import indexer
 
         self._connections.drop()  # it may have been opened for reading alone
@@ -270,6 +274,7 @@ class Upkeep:
 
     def _catch_up(self, index: Index, ids: list[str]) -> bool:
         """Tell the index of these sessions, if we know what it lacks; call it with the lock held."""
+        # Only where the index is rebuilt.
         from clinvk.store.files import indexer
 
         if not self._know(self._marked()):

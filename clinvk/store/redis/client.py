@@ -128,6 +128,7 @@ def _invalid(url: str, problem: str, kind: type[Exception]) -> ConfigError:
 
 def _strange(error: Exception, *, tls: bool) -> tuple[str, str] | None:
     """What is wrong with a server that has never answered, if it may be of another kind."""
+    # 60 ms, and an extra.
     from redis import exceptions as e
 
     text = str(error)
@@ -152,6 +153,7 @@ _HUNG_UP = ("SSL", "EOF", "closed by server", "reset by peer")
 
 
 def _meaning(error: Exception) -> tuple[str, str | None]:
+    # 60 ms, and an extra.
     from redis import exceptions as e
 
     text = str(error)
@@ -181,6 +183,7 @@ def _meaning(error: Exception) -> tuple[str, str | None]:
 def _impatient(*, tls: bool) -> Any:
     """A connection of redis-py that waits for TLS and for the first answer as long as it waits to
     connect; its own kinds wait as long as for any other answer, which is long."""
+    # 60 ms, and an extra.
     from redis import connection as kinds
 
     kind: Any = kinds.SSLConnection if tls else kinds.Connection
@@ -201,6 +204,7 @@ def _impatient(*, tls: bool) -> Any:
 def _package() -> Any:
     """The redis package: 60 ms, and an extra, so only where a store is a server."""
     try:
+        # 60 ms, and an extra.
         import redis.backoff
         import redis.exceptions
         import redis.retry
