@@ -7,7 +7,7 @@
     └── SessionError (4)
         └── SessionNotFound (4, also a FileNotFoundError)
 
-Once a program runs, its failure is an outcome, not an exception: see `messages.Failure`.
+Once a program runs, its failure is an outcome, not an exception: see `model.result.Failure`.
 """
 
 from __future__ import annotations
