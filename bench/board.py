@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import anyio
 
-from clinvk.cmd.views.run import Silent, Viewer
+from clinvk.cmd.views.run import RunViewer, SilentViewer
 from clinvk.engine.scheduler import Change
 from clinvk.model.events import Delta, Started
 from clinvk.model.outcome import Outcome
@@ -45,7 +45,7 @@ def _share(viewer: type[Board] | None, columns: int, lines: int) -> float:
         subprocess.Popen(["cat"], stdin=master, stdout=subprocess.DEVNULL) as reader,
         os.fdopen(slave, "w", encoding="utf-8") as terminal,
     ):
-        shown = viewer(Printer(terminal, colour=True)) if viewer else Silent()
+        shown = viewer(Printer(terminal, color=True)) if viewer else SilentViewer()
         try:
             return anyio.run(_feed, shown)
         finally:
@@ -54,14 +54,14 @@ def _share(viewer: type[Board] | None, columns: int, lines: int) -> float:
             os.close(master)
 
 
-async def _feed(viewer: Viewer) -> float:
+async def _feed(viewer: RunViewer) -> float:
     outcomes = [
         Outcome(index=i, name=f"summarise-{i:03}", state="running", backend="claude", attempts=1,
                 started_at=datetime.now(UTC))
         for i in range(TASKS)
     ]  # fmt: skip
     if isinstance(viewer, Board):
-        viewer.begin_with(TASKS, "r123456")
+        viewer.begin_following(TASKS, "r123456")
     for outcome in outcomes:
         viewer.observe(Change(kind="started", outcome=outcome))
         viewer.observe(Change(kind="event", outcome=outcome, event=Started()))

@@ -129,7 +129,7 @@ def _look(folder: str) -> tuple[int, int, str, int]:
     with FileStore(Path(folder)) as store:
         listed = store.select(Query())
         # As the index has it: `select` looks at the record, too.
-        row = store._upkeep.ask(lambda index: next(iter(index.select(Query())))[0])  # noqa: SLF001
+        row = store._index_sync.query(lambda index: next(iter(index.select(Query())))[0])  # noqa: SLF001
         session = store.get("killed")
         said = store.messages("killed")
     damaged = sum(not hasattr(s, "turns") for s in listed)

@@ -77,9 +77,9 @@ def _through(path: Path) -> tuple[float, float, int]:
     """(seconds, peak MB of clinvk, events)."""
     import yaml
 
-    from clinvk.config.paths import built_in
+    from clinvk.config.paths import built_in_manifests
 
-    rules = yaml.safe_load((built_in() / "claude.yaml").read_text())["events"]
+    rules = yaml.safe_load((built_in_manifests() / "claude.yaml").read_text())["events"]
     with measure.home() as env:
         measure.backend(env, "pour", f"exec cat {path}", events=rules)
         done = subprocess.run(

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from clinvk.backend.catalog import Catalog
     from clinvk.config.schema import Loaded, load
     from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.dispatch.turn import Run
+    from clinvk.dispatch.turn import Turn as Run
     from clinvk.dispatch.turn_plan import TurnPlan
     from clinvk.engine.plan_run import PlanRun
     from clinvk.engine.scheduler import Change
@@ -113,7 +113,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Run":
-        return import_module("clinvk.dispatch.turn").Run
+        return import_module("clinvk.dispatch.turn").Turn
     if name not in _MODULES:
         raise AttributeError(f"module 'clinvk' has no attribute {name!r}")
     return getattr(import_module(f"clinvk.{_MODULES[name]}"), name)

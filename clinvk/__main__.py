@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def _cancelled(*_: object) -> None:
+def _exit_on_interrupt(*_: object) -> None:
     """Ctrl-C while modules are loaded: there is nothing to undo yet, nor a place to raise to."""
     os.write(2, b"clinvk: cancelled\n")
     os._exit(7)
 
 
-def _on_interrupt(before: object, now: Any) -> None:
+def _replace_interrupt_handler(before: object, now: Any) -> None:
     """Change what Ctrl-C does, unless somebody else has decided on it, such as nohup."""
     with suppress(ValueError):  # in a thread, to which no signal comes
         if signal.getsignal(signal.SIGINT) is before:
@@ -31,13 +31,13 @@ def main() -> None:
     # What imports leave behind is not worth collecting in a program that lives for a moment: 4 ms.
     # `cmd.drive` turns collecting on again before it reads a stream.
     gc.disable()
-    _on_interrupt(signal.default_int_handler, _cancelled)
+    _replace_interrupt_handler(signal.default_int_handler, _exit_on_interrupt)
     if sys.platform == "win32":
         sys.exit("clinvk: Windows is not supported; use it in WSL")
     # Ctrl-C is already handled while this, the bulk of the start, is loaded.
     from clinvk.cmd.main import main as commands
 
-    _on_interrupt(_cancelled, signal.default_int_handler)
+    _replace_interrupt_handler(_exit_on_interrupt, signal.default_int_handler)
     code = commands(sys.argv[1:])
     with suppress(OSError, ValueError):
         sys.stdout.flush()

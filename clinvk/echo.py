@@ -30,16 +30,16 @@ def main() -> None:
     turns.append(prompt)
     if not options.ephemeral:
         _write(folder, session, turns)  # before the answer, so that one cut off can be gone on with
-    say(type="start", session=session, model=options.model)
+    print_line(type="start", session=session, model=options.model)
     if options.fail:
         _fail(session, options.fail)
     text = answer(turns)
     for i, word in enumerate(text.split(" ")):
         if options.delay and i:
             time.sleep(options.delay)
-        say(type="delta", text=word if i == 0 else f" {word}")
+        print_line(type="delta", text=word if i == 0 else f" {word}")
     usage = {"input": sum(map(len, turns)) // 4 + 1, "output": len(text) // 4 + 1}
-    say(type="end", session=session, text=text, usage=usage)
+    print_line(type="end", session=session, text=text, usage=usage)
 
 
 def answer(turns: list[str]) -> str:
@@ -50,7 +50,7 @@ def answer(turns: list[str]) -> str:
     return f"(echo, no model) Turn {len(turns)}. You said: {said}{before}"
 
 
-def say(**line: Any) -> None:
+def print_line(**line: Any) -> None:
     print(json.dumps(line, ensure_ascii=False), flush=True)  # noqa: T201 - the stream
 
 
@@ -87,7 +87,9 @@ def _write(folder: Path, session: str, turns: list[str]) -> None:
 
 
 def _fail(session: str, status: int) -> NoReturn:
-    say(type="end", session=session, error=f"echo was asked to fail with {status}", status=status)
+    print_line(
+        type="end", session=session, error=f"echo was asked to fail with {status}", status=status
+    )
     sys.exit(1)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.manifest import Manifest
-from clinvk.config.paths import built_in
+from clinvk.config.paths import built_in_manifests
 from clinvk.config.schema import CHOICES
 
 README = Path(__file__).parent.parent / "README.md"
@@ -56,7 +56,7 @@ def with_table(readme: str) -> str:
 
 def table() -> str:
     # Only our own manifests: a user's folder has no say in what the README tells.
-    catalog = Catalog(built_in().parent / "no such folder")
+    catalog = Catalog(built_in_manifests().parent / "no such folder")
     backends = [catalog.load(name) for name in ORDER]
     rows = [["", *(b.name for b in backends)]]
     rows.append(["continue, resume", *(_yes(b.resumes) for b in backends)])

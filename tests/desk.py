@@ -13,7 +13,7 @@ from clinvk.api import tasks as fanout
 from clinvk.config import schema
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.model.outcome import RunResult
-from clinvk.runs.folder import RunFolder, Runs
+from clinvk.runs.folder import RunFolder, RunStore
 from tests.conftest import CommandLine, Home, is_alive, pid_in, say, wait_for
 from tests.stores import keep
 
@@ -88,7 +88,7 @@ class Desk:
         path = self.file({"tasks": list(tasks), "max_parallel": 1, **rules})
         driver = self.start("parallel", path, "-q")
         self.wait_for(until)
-        return driver, Runs(self.home.path).find("last").id
+        return driver, RunStore(self.home.path).find("last").id
 
     def cut_off(self, *tasks: Any, until: str, **rules: Any) -> str:
         """A run whose clinvk was killed when the task `until` had begun."""
@@ -123,7 +123,7 @@ class Desk:
         return pid_in(self.folder / f"pid-{word}")
 
     def at(self, id_: str) -> RunFolder:
-        return Runs(self.home.path).find(id_)
+        return RunStore(self.home.path).find(id_)
 
     def states(self, id_: str) -> list[str]:
         return [o.state for o in self.at(id_).result().results]

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from clinvk.config import schema
-from clinvk.config.paths import built_in
+from clinvk.config.paths import built_in_manifests
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -56,7 +56,7 @@ def replay(case: Path, home: Path) -> dict[str, Any]:
         f"cat {shlex.quote(str(case / 'stdout'))}\ncat {shlex.quote(str(case / 'stderr'))} >&2\n{last}\n"
     )
     program.chmod(0o755)
-    manifest = yaml.safe_load((built_in() / f"{backend}.yaml").read_text())
+    manifest = yaml.safe_load((built_in_manifests() / f"{backend}.yaml").read_text())
     (home / "backends").mkdir()
     path = home / "backends" / f"{backend}.yaml"
     path.write_text(yaml.safe_dump({**manifest, "command": str(program)}))

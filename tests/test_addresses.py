@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk.errors import ConfigError
-from clinvk.store.redis.client import Server
-from clinvk.text.addresses import is_encoded, problem, without_password, without_passwords
+from clinvk.store.redis.client import RedisClient
+from clinvk.text.addresses import is_encoded, mask_password, problem, without_passwords
 from tests.conftest import CommandLine, Home
 
 SECRETS = ["pl4in", "SecretPartAbc/xyz", "Sec?ret", "Sec#ret", "Secr@tPart", "Se:cr/e@t", "a/b@c?d#e:f",
@@ -24,8 +24,8 @@ BAD = ["SecretPartAbc/xyz", "Sec?ret", "Sec#ret", "12345/x"]
 def test_all_of_a_password_is_hidden(scheme: str, user: str, secret: str):
     shown = f"{scheme}://{user}:…@h:6379/0"
     address = f"{scheme}://{user}:{secret}@h:6379/0"
-    assert without_password(address) == shown
-    assert without_password(shown) == shown
+    assert mask_password(address) == shown
+    assert mask_password(shown) == shown
     assert without_passwords(f"see ({address}) there") == f"see ({shown}) there"
     assert without_passwords(f"'{address}': no\n{address}") == f"'{shown}': no\n{shown}"
 
@@ -52,9 +52,9 @@ def test_all_of_a_password_is_hidden(scheme: str, user: str, secret: str):
     ],
 )
 def test_what_can_be_a_secret_is_hidden(address: str, shown: str):
-    assert without_password(address) == shown
+    assert mask_password(address) == shown
     assert "secret" not in shown
-    assert without_password(shown) == shown
+    assert mask_password(shown) == shown
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_can_be_a_secret_is_hidden(address: str, shown: str):
      "redis://[::1]:6379/0", "redis+cluster://h1:1,h2:2/0", "redis://h?db=1&socket_timeout=3"],
 )  # fmt: skip
 def test_an_address_without_credentials_is_shown_whole(text: str):
-    assert without_password(text) == without_passwords(text) == text
+    assert mask_password(text) == without_passwords(text) == text
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_what_is_no_password_stays_in_a_text(text: str):
 
 @given(st.text(alphabet="ab:/?#@%&= \n'.1[]", max_size=40))
 def test_a_second_time_hides_nothing_more(text: str):
-    for hide in (without_password, without_passwords):
+    for hide in (mask_password, without_passwords):
         once = hide(f"redis://{text}")
         assert hide(once) == once
 
@@ -85,7 +85,7 @@ def test_a_second_time_hides_nothing_more(text: str):
 @given(st.text(alphabet="aZ19:/?#@%&=+ '\"…", min_size=3, max_size=20))
 def test_no_password_is_shown_whatever_is_in_it(noise: str):
     secret = f"xqj{noise}jqx"
-    shown = without_password(f"redis://bob:{secret}@host:6379/0")
+    shown = mask_password(f"redis://bob:{secret}@host:6379/0")
     assert "xqj" not in shown
     assert "jqx" not in shown
 
@@ -159,7 +159,7 @@ def test_no_setting_shows_the_password_of_an_address(clinvk: CommandLine, home: 
 def test_an_unknown_parameter_of_a_redis_address_is_named(query: str):
     pytest.importorskip("redis")
     with pytest.raises(ConfigError, match="unknown parameter") as told:
-        Server(f"redis://:secret@h/0?{query}")
+        RedisClient(f"redis://:secret@h/0?{query}")
     assert "secret" not in str(told.value)
     assert "client_name" in str(told.value.hint)
 
@@ -168,4 +168,4 @@ def test_an_unknown_parameter_of_a_redis_address_is_named(query: str):
 def test_an_invalid_value_of_a_parameter_is_a_problem_of_the_configuration(query: str):
     pytest.importorskip("redis")
     with pytest.raises(ConfigError, match="invalid value"):
-        Server(f"redis://:secret@h/0?{query}")
+        RedisClient(f"redis://:secret@h/0?{query}")

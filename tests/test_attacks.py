@@ -67,8 +67,8 @@ def test_a_hostile_file_is_refused_and_runs_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        data, form = formats.read(name, text, None)
-        parse.plan_of(data, name, "parallel", Defaults(), text if form == "yaml" else "")
+        data, form = formats.parse_text(name, text, None)
+        parse.parse_plan(data, name, "parallel", Defaults(), text if form == "yaml" else "")
     assert len(caught.value.message) < 2000
     assert list(tmp_path.iterdir()) == []
 
@@ -126,8 +126,8 @@ def test_no_template_reaches_python(template: str, tmp_path: Path, monkeypatch: 
     session = Session(id="s", messages=[Message("user", "hi")])
     home = tmp_path / "home"
     try:
-        export.register(home, "bad", template)
-        text = export.render(session, "bad", export.read_options(), home)
+        export.register_template(home, "bad", template)
+        text = export.export_session(session, "bad", export.read_options(), home)
     except UsageError:
         text = ""
     assert "class" not in text

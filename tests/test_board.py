@@ -24,10 +24,10 @@ from clinvk.model.events import Delta, Event, Notice, Started, Text, Thinking, T
 from clinvk.model.outcome import Outcome
 from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
-from clinvk.terminal.board import LAST_KEPT, Board
-from clinvk.terminal.live import cells, ending
+from clinvk.terminal.board import MAX_ENDED_SHOWN, Board
+from clinvk.terminal.live import clip_start, display_width
 from clinvk.terminal.printer import Printer
-from clinvk.terminal.rows import PIECES
+from clinvk.terminal.rows import MAX_PIECES
 from tests.conftest import PROJECT, Home, wait_for
 from tests.needs import need
 
@@ -100,19 +100,19 @@ class Screen:
 class Stage:
     """A board on a made-up terminal, with a made-up clock."""
 
-    def __init__(self, columns: int = 80, rows: int = 24, *, colour: bool = False) -> None:
+    def __init__(self, columns: int = 80, rows: int = 24, *, color: bool = False) -> None:
         self.size = os.terminal_size((columns, rows))
         self.now = 1000.0
         self.stream = Writes()
         self.board = Board(
-            Printer(self.stream, colour=colour),
+            Printer(self.stream, color=color),
             size=lambda: self.size,
             clock=lambda: self.now,
-            wall=lambda: NOON + timedelta(seconds=self.now - 1000),
+            wall_clock=lambda: NOON + timedelta(seconds=self.now - 1000),
         )
 
     def start(self, *names: str, total: int | None = None, **more: Any) -> None:
-        self.board.begin_with(len(names) if total is None else total, "r123456")
+        self.board.begin_following(len(names) if total is None else total, "r123456")
         for i, name in enumerate(names):
             self.change("started", i, name, state="running", **more)
 
@@ -250,8 +250,8 @@ def test_of_a_long_line_the_end_is_seen():
 
 @given(st.text(st.sampled_from("ab  漢🚀"), max_size=200), st.integers(1, 30))
 def test_the_end_of_a_line_fits(text: str, room: int):
-    line = ending(text, room)
-    assert cells(line) <= room
+    line = clip_start(text, room)
+    assert display_width(line) <= room
     assert text.endswith(line)
 
 
@@ -295,10 +295,10 @@ def test_failures_are_seen_longer_than_successes():
     for i in range(1, 30):
         stage.change("ended", i, state="done", seconds=2)
     assert "1 failed" in stage.frame[0]
-    assert len(stage.frame) == 1 + LAST_KEPT
+    assert len(stage.frame) == 1 + MAX_ENDED_SHOWN
     assert re.match(r"✗ bad .*401 not logged in$", stage.frame[1])
     stage.change("ended", 40, state="cancelled", attempts=0)  # never started: counted alone
-    assert len(stage.frame) == 1 + LAST_KEPT
+    assert len(stage.frame) == 1 + MAX_ENDED_SHOWN
     assert "1 cancelled" in stage.frame[0]
 
 
@@ -320,11 +320,11 @@ def test_to_observe_writes_nothing_and_keeps_little():
     for _ in range(5000):
         stage.say(0, Delta(text="word "))
     assert stage.stream.count == writes
-    assert len(stage.board._rows.known[0].pieces) == PIECES
+    assert len(stage.board._rows.by_index[0].pieces) == MAX_PIECES
 
 
 def test_a_frame_is_one_write_and_there_is_none_without_a_change():
-    stage = Stage(colour=True)
+    stage = Stage(color=True)
     stage.start("one")
     stage.board.tick()
     assert stage.stream.count == 1
@@ -357,15 +357,15 @@ def test_the_board_is_drawn_in_its_place():
 
 def test_a_notice_stays_above_the_board():
     stage = Stage(columns=50, rows=8)
-    stage.board.say("before it begins")
+    stage.board.show_notice("before it begins")
     stage.start("one", "two")
     stage.board.tick()
-    stage.board.say("a notice that takes more than a line of this terminal")
+    stage.board.show_notice("a notice that takes more than a line of this terminal")
     stage.say(0, Notice(message="from a task"))
     stage.board.tick()
     stage.board.observe(Change(kind="notice", outcome=Outcome(index=0, name="one"), message="b"))
     stage.board.close()
-    stage.board.say("afterwards")
+    stage.board.show_notice("afterwards")
     assert stage.screen.text == (
         "clinvk: before it begins\n"
         "clinvk: a notice that takes more than a line of th\nis terminal\n"
@@ -404,7 +404,7 @@ def test_a_terminal_that_gets_other_measures_is_drawn_anew():
 
 
 def test_without_colours_there_are_none():
-    plain, painted = Stage(), Stage(colour=True)
+    plain, painted = Stage(), Stage(color=True)
     for stage in (plain, painted):
         stage.start("one")
     assert not any("\x1b" in line for line in plain.frame)
@@ -421,7 +421,7 @@ def test_a_run_of_another_process_is_shown_from_where_it_stands():
         Outcome(index=2, name="three"),
     ]  # fmt: skip
     began = NOON - timedelta(minutes=3)
-    stage.board.begin_with(3, "r1", outcomes, began=began, hears=False)
+    stage.board.begin_following(3, "r1", outcomes, started_at=began, has_events=False)
     assert "1/3 done · 1 running · 1 queued · 3m 00s" in stage.frame[0]
     assert re.match(r"• two  +codex +running +1m 30s", stage.frame[1])
     stage.now += 100
@@ -445,18 +445,18 @@ def test_a_run_that_is_carried_on_counts_what_was_done_before():
 def test_what_is_typed_is_not_shown_meanwhile():
     master, slave = os.openpty()
     with os.fdopen(slave, "w") as stream:
-        board = Board(Printer(stream, colour=False))
-        board.begin_with(1)
+        board = Board(Printer(stream, color=False))
+        board.begin_following(1)
         for _ in range(2):
             board.tick()
             assert not termios.tcgetattr(stream)[3] & termios.ECHO
-            board.canvas.clear()
+            board.region.clear()
             assert termios.tcgetattr(stream)[3] & termios.ECHO
             board._changed = True
         termios.tcflow(stream, termios.TCOOFF)  # Ctrl-S
-        assert not board.canvas.can_draw()
+        assert not board.region.can_draw()
         termios.tcflow(stream, termios.TCOON)
-        assert board.canvas.can_draw()
+        assert board.region.can_draw()
         board.close()
     os.close(master)
 

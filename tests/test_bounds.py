@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk.config.schema import parse_value
-from clinvk.process.pipes import LONGEST, Lines
+from clinvk.process.pipes import LONGEST, LineSplitter
 from clinvk.text import json_input, yaml
 from tests.conftest import READ, START, CommandLine, Home, python, say, wait_for
 
@@ -112,11 +112,11 @@ def test_lines_that_are_too_long_are_skipped_however_they_come(
     data: bytes, cuts: list[int], longest: int
 ):
     data = data.translate(bytes.maketrans(b"\x00\x01\x02\x03", b"\n\n\n\n"))
-    lines, found = Lines(longest), []
+    lines, found = LineSplitter(longest), []
     at = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     for start, end in itertools.pairwise(at):
         found += lines.feed(data[start:end]) if start < end else []
-    found += lines.end()
+    found += lines.finish()
     whole = data.split(b"\n") if not data.endswith(b"\n") else data.split(b"\n")[:-1]
     whole = [] if not data else whole
     # Within one piece a line costs nothing more, so it may be kept.

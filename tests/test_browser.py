@@ -86,7 +86,7 @@ def conversation(texts: list[str]) -> str:
                   for i, text in enumerate(texts)],
     )  # fmt: skip
     options = export.read_options(include_metadata=True, include_tokens=True)
-    return export.render(session, "html", options, Path("/no/such"))
+    return export.export_session(session, "html", options, Path("/no/such"))
 
 
 def a_run(texts: list[str]) -> tuple[RunResult, Plan]:

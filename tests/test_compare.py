@@ -22,9 +22,9 @@ from clinvk.model.plan import Plan
 from clinvk.plans import comparison
 from clinvk.terminal import columns
 from clinvk.text import template
-from clinvk.text.diff import marked
+from clinvk.text.diff import mark_unique
 from clinvk.text.redact import redact
-from clinvk.text.sanitize import in_order
+from clinvk.text.sanitize import sanitize_without_bidi
 from tests.conftest import READ, START, CommandLine, Home, python, say
 from tests.stores import keep
 
@@ -505,7 +505,7 @@ def test_three_answers_are_judged_in_both_directions(
 def test_a_verdict_is_read_leniently_and_never_guessed(
     text: str, found: tuple[int, str] | None
 ) -> None:
-    assert comparison.read_verdict(text, 2) == found
+    assert comparison.parse_verdict(text, 2) == found
 
 
 PROMPTS = st.one_of(st.text(), st.lists(st.sampled_from("\\{} \nax")).map("".join)).filter(
@@ -515,7 +515,7 @@ PROMPTS = st.one_of(st.text(), st.lists(st.sampled_from("\\{} \nax")).map("".joi
 
 @given(PROMPTS, st.text())
 def test_the_judge_reads_prompt_and_answers_as_they_are(prompt: str, answer: str) -> None:
-    made = comparison.plan(prompt, ["a", "b:m"], judge="c")
+    made = comparison.build_plan(prompt, ["a", "b:m"], judge="c")
     text = template.render(made.tasks[2].prompt, {"tasks.a.output": answer,
                                                       "tasks.b:m.output": "B"}.__getitem__)  # fmt: skip
     assert f" begins ===\n{prompt}\n=== " in text
@@ -523,7 +523,7 @@ def test_the_judge_reads_prompt_and_answers_as_they_are(prompt: str, answer: str
 
 
 def test_a_plan_survives_being_kept() -> None:
-    made = comparison.plan("hi {{x}}", ["a", "b"], judge="c:m", timeout=3, tags=["t"])
+    made = comparison.build_plan("hi {{x}}", ["a", "b"], judge="c:m", timeout=3, tags=["t"])
     assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
     for task in made.tasks:
         assert redact(task.prompt) == task.prompt
@@ -541,15 +541,15 @@ def test_the_names_of_answers_are_those_of_the_judge_s_order() -> None:
             outcome(3, "judge-2", '{"best": 2}', judge="c", order=[1, 0]),
         ),
     )  # fmt: skip
-    found = comparison.verdict(result)
+    found = comparison.find_verdict(result)
     assert found is not None
     assert found.best == "judge-1"
-    assert [o.index for o in comparison.answers(result)] == [0, 1]
+    assert [o.index for o in comparison.answer_outcomes(result)] == [0, 1]
 
 
 def test_two_of_one_name_are_no_plan() -> None:
     with pytest.raises(UsageError, match="twice"):
-        comparison.plan("hi", ["a", "b", "a"])
+        comparison.build_plan("hi", ["a", "b", "a"])
 
 
 # Side by side.
@@ -581,7 +581,7 @@ def test_a_wide_terminal_shows_answers_beside_each_other(home: Home) -> None:
     assert lines[at + 1].split(" │ ")[1] == "one line"
     assert lines[at + 2].split(" │ ")[1] == "    tab"
     block = [line for line in lines[at:] if " │" in line]
-    assert {columns.cells(line.split(" │")[0]) for line in block} == {58}
+    assert {columns.display_width(line.split(" │")[0]) for line in block} == {58}
     assert any(line.startswith("    return 1 ") for line in block)
 
 
@@ -613,32 +613,32 @@ TEXTS = st.one_of(
 
 @given(TEXTS, st.integers(8, 40))
 def test_wrapped_text_fits_and_loses_nothing(text: str, width: int) -> None:
-    lines = columns.wrapped(text, width)
-    assert all(columns.cells(line) <= width for line in lines)
-    assert "".join("".join(lines).split()) == "".join(in_order(text).split())
+    lines = columns.wrap(text, width)
+    assert all(columns.display_width(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(sanitize_without_bidi(text).split())
 
 
 # Differences.
 
 
 def test_what_only_one_says_is_marked() -> None:
-    first, second = marked(["The capital is Paris.\nYes.", "The capital is Lyon.\nYes."])
-    assert [p.text.strip() for p in first if p.own] == ["Paris"]
-    assert [p.text.strip() for p in second if p.own] == ["Lyon"]
+    first, second = mark_unique(["The capital is Paris.\nYes.", "The capital is Lyon.\nYes."])
+    assert [p.text.strip() for p in first if p.is_unique] == ["Paris"]
+    assert [p.text.strip() for p in second if p.is_unique] == ["Lyon"]
 
 
 def test_of_three_the_first_is_what_the_others_are_held_against() -> None:
-    first, second, third = marked(["one two three four", "one two three", "one two nine four"])
-    assert [p.text.strip() for p in first if p.own] == []
-    assert [p.text.strip() for p in second if p.own] == []
-    assert [p.text.strip() for p in third if p.own] == ["nine"]
+    first, second, third = mark_unique(["one two three four", "one two three", "one two nine four"])
+    assert [p.text.strip() for p in first if p.is_unique] == []
+    assert [p.text.strip() for p in second if p.is_unique] == []
+    assert [p.text.strip() for p in third if p.is_unique] == ["nine"]
 
 
 @given(st.lists(TEXTS, min_size=2, max_size=2))
 def test_what_is_not_marked_is_the_same_in_both(texts: list[str]) -> None:
-    pieces = marked(texts)
+    pieces = mark_unique(texts)
     assert ["".join(p.text for p in found) for found in pieces] == texts
-    first, second = ("".join(p.text for p in found if not p.own) for found in pieces)
+    first, second = ("".join(p.text for p in found if not p.is_unique) for found in pieces)
     assert first == second
 
 

@@ -47,18 +47,18 @@ def test_without_a_file_the_defaults_hold(env: dict):
 def test_the_higher_source_wins(
     file: str | None, variable: str | None, session: str | None, flag: str | None
 ):
-    from clinvk.backend.options import resolve
+    from clinvk.backend.options import resolve_settings
     from clinvk.model.request import Request
     from clinvk.model.session import Session
 
     origins = {"backends.fake.model": "$CLINVK_FAKE_MODEL" if variable else "a file"}
     model = variable or file
     loaded = schema.Loaded(
-        schema.Config(backends={"fake": schema.Backend(model=model)}), Path(), Path(), origins
+        schema.Config(backends={"fake": schema.BackendConfig(model=model)}), Path(), Path(), origins
     )
     request = Request(prompt="x", options={"model": flag} if flag else {})
     kept = Session(id="s", options={"model": session}) if session else None
-    found = resolve(request, kept, loaded, "fake").get("model")
+    found = resolve_settings(request, kept, loaded, "fake").get("model")
     wanted = flag or session or variable or file
     assert (found.value if found else None) == wanted
 
@@ -202,7 +202,7 @@ def test_show_tells_every_setting_and_with_origin_where_from(clinvk: CommandLine
     path = home.config("session: {retention_days: 7}\nbackends: {fake: {env: {TOKEN: secret}}}")
     text = clinvk("config", "show").stdout
     shown = set(re.findall(r"^([\w.]+):", text, re.MULTILINE))
-    assert {key for key, _ in schema.flat(schema.Config()) if key != "backends"} <= shown
+    assert {key for key, _ in schema.flatten(schema.Config()) if key != "backends"} <= shown
     assert "session.retention_days: 7" in text
     rows = clinvk("config", "show", "--origin", env={"CLINVK_BACKEND": "fake"}).stdout
     assert re.search(rf"session.retention_days +7 +{path}", rows)
@@ -432,8 +432,8 @@ def test_a_key_has_an_effect(clinvk: CommandLine, home: Home, key: str):
 
 
 def test_every_key_has_such_a_test():
-    defaults = schema.Config(backends={"fake": schema.Backend()})
-    keys = {key for key, _ in schema.flat(defaults)}
+    defaults = schema.Config(backends={"fake": schema.BackendConfig()})
+    keys = {key for key, _ in schema.flatten(defaults)}
     assert keys == set(EFFECTS) | set(ELSEWHERE)
 
 

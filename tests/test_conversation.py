@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.session import Message, MessageRole, Session
 from clinvk.model.usage import Usage
-from clinvk.sessions.transform import STRATEGIES, branch, common_beginning, merge, stats
+from clinvk.sessions.transform import STRATEGIES, branch, common_prefix_length, merge, stats
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -52,7 +52,7 @@ def times(session: Session) -> Counter[tuple[str, str]]:
 
 
 def _without_common(a: Session, b: Session) -> list[Message]:
-    return [*a.messages, *b.messages[common_beginning(a.messages, b.messages) :]]
+    return [*a.messages, *b.messages[common_prefix_length(a.messages, b.messages) :]]
 
 
 # Branches.
@@ -128,7 +128,7 @@ def test_a_smart_merge_loses_nothing_that_was_said_and_adds_nothing(pair: tuple[
 @given(pairs(), st.sampled_from(STRATEGIES))
 def test_a_merge_begins_with_what_both_began_with(pair: tuple[Session, Session], strategy: str):
     a, b = pair
-    n = common_beginning(a.messages, b.messages)
+    n = common_prefix_length(a.messages, b.messages)
     assert merge(a, b, strategy).messages[:n] == a.messages[:n]
 
 

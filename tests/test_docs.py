@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from clinvk.cmd.main import root
-from clinvk.config.schema import Backend, Config, check
+from clinvk.config.schema import BackendConfig, Config, parse_config
 from tests.conftest import PROJECT, CommandLine, Home
 
 EXAMPLE = PROJECT / "config.example.yaml"
@@ -125,9 +125,9 @@ def test_the_example_configuration_is_right(clinvk: CommandLine) -> None:
 
 
 def test_the_example_configuration_holds_the_defaults() -> None:
-    config = check(EXAMPLE.read_text(encoding="utf-8"), EXAMPLE)
+    config = parse_config(EXAMPLE.read_text(encoding="utf-8"), EXAMPLE)
 
-    assert list(config.backends.values()) == [Backend()]
+    assert list(config.backends.values()) == [BackendConfig()]
     assert msgspec.structs.replace(config, backends={}) == Config()
 
 
@@ -135,7 +135,7 @@ def test_the_example_configuration_has_every_key() -> None:
     data = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
 
     assert keys(data) == keys_of(Config()) | {
-        f"backends.{name}.{key}" for name in data["backends"] for key in keys_of(Backend())
+        f"backends.{name}.{key}" for name in data["backends"] for key in keys_of(BackendConfig())
     }
 
 
@@ -148,7 +148,7 @@ def test_every_key_of_the_configuration_has_a_row_in_its_page() -> None:
     page = (PROJECT / "docs" / "configuration.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
 
-    wanted = {key.rsplit(".", 1)[-1] for key in keys_of(Config()) | keys_of(Backend())}
+    wanted = {key.rsplit(".", 1)[-1] for key in keys_of(Config()) | keys_of(BackendConfig())}
     assert wanted <= set(documented)
 
 

@@ -12,13 +12,13 @@ from clinvk.config import schema
 from tests.conftest import CommandLine, Home, is_alive, pid_in
 
 
-def examined(home: Home) -> doctor.Finding:
-    return doctor.examine(Catalog(home.path), "fake", schema.load(home.env))
+def examined(home: Home) -> doctor.BackendStatus:
+    return doctor.probe_backend(Catalog(home.path), "fake", schema.load(home.env))
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PATIENCE", 1)
+    monkeypatch.setattr(doctor, "VERSION_TIMEOUT", 1)
 
 
 @pytest.mark.usefixtures("impatient")

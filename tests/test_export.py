@@ -38,7 +38,7 @@ def session() -> Session:
 def rendered(
     session: Session, format_: str, home: Path = Path("/no/such"), **options: object
 ) -> str:
-    return export.render(session, format_, export.read_options(**options), home)
+    return export.export_session(session, format_, export.read_options(**options), home)
 
 
 class Tags(HTMLParser):
@@ -90,7 +90,7 @@ def test_code_that_was_not_closed_swallows_nothing_behind_it(opened: str):
 
 @pytest.mark.parametrize("text", [CODE, "plain", "```a`b\nx", "```\nx\n```", "~~~\n```\n~~~"])
 def test_what_is_closed_stays_as_it_is(text: str):
-    assert export.closed(text) == text
+    assert export.close_code_blocks(text) == text
 
 
 # JSON.
@@ -188,7 +188,7 @@ def test_an_empty_session_has_a_page_too():
 
 
 def test_a_registered_template_is_a_format(session: Session, tmp_path: Path):
-    export.register(
+    export.register_template(
         tmp_path,
         "lines",
         "{{ title }}{% for m in messages %}\n{{ m.role }}: {{ m.content[:4] }}{% endfor %}",
@@ -200,13 +200,13 @@ def test_a_registered_template_is_a_format(session: Session, tmp_path: Path):
 
 def test_a_template_of_a_page_escapes_and_one_of_text_does_not(tmp_path: Path):
     session = Session(id="s", title="<b>")
-    export.register(tmp_path, "page", "<p>{{ title }}</p>")
-    export.register(tmp_path, "text", "{{ title }}")
+    export.register_template(tmp_path, "page", "<p>{{ title }}</p>")
+    export.register_template(tmp_path, "text", "{{ title }}")
     assert rendered(session, "page", tmp_path) == "<p>&lt;b&gt;</p>"
     assert rendered(session, "text", tmp_path) == "<b>"
-    export.register(tmp_path, "late", "{# a page #}<p>{{ title }}</p>")
+    export.register_template(tmp_path, "late", "{# a page #}<p>{{ title }}</p>")
     assert rendered(session, "late", tmp_path) == "<p>&lt;b&gt;</p>"
-    export.register(tmp_path, "notes.md", "<details>{{ title }}</details>")
+    export.register_template(tmp_path, "notes.md", "<details>{{ title }}</details>")
     assert rendered(session, "notes.md", tmp_path) == "<details><b></details>"
 
 
@@ -224,18 +224,18 @@ def test_a_template_of_a_page_escapes_and_one_of_text_does_not(tmp_path: Path):
     ],
 )
 def test_a_template_stays_in_its_sandbox(session: Session, tmp_path: Path, template: str):
-    export.register(tmp_path, "bad", template)
+    export.register_template(tmp_path, "bad", template)
     with pytest.raises(UsageError, match="export template bad"):
         rendered(session, "bad", tmp_path)
 
 
 def test_a_template_that_is_none_is_not_kept(tmp_path: Path):
     with pytest.raises(UsageError, match="line 2"):
-        export.register(tmp_path, "bad", "x\n{% for %}")
+        export.register_template(tmp_path, "bad", "x\n{% for %}")
     with pytest.raises(UsageError, match="built in"):
-        export.register(tmp_path, "html", "x")
+        export.register_template(tmp_path, "html", "x")
     with pytest.raises(SessionError):
-        export.register(tmp_path, "../x", "x")
+        export.register_template(tmp_path, "../x", "x")
     assert export.formats(tmp_path) == ["markdown", "json", "html"]
 
 

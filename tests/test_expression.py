@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jmespath.exceptions import JMESPathError
 
-from clinvk.backend.expression import ExpressionError, compile_expression, truthy
-from clinvk.config.paths import built_in
+from clinvk.backend.expression import ExpressionError, compile_expression, is_truthy
+from clinvk.config.paths import built_in_manifests
 
 KEYS = ["type", "text", "a", "b", "message", "content", "item", "delta", "event", "error", "usage"]
 VALUES = st.sampled_from(["result", "text", "", "x", "assistant", "success", "item.completed"])
@@ -52,7 +52,7 @@ def from_manifests() -> list[str]:
             found.update(rule.get("set", {}).values())
             walk(rule.get("events", []))
 
-    for path in built_in().glob("*.yaml"):
+    for path in built_in_manifests().glob("*.yaml"):
         walk(yaml.safe_load(path.read_text()).get("events", []))
     return sorted(found)
 
@@ -88,7 +88,7 @@ def test_there_are_expressions_in_the_manifests():
 
 @given(data)
 def test_what_is_true_is_what_jmespath_takes_for_true(value: Any):
-    assert truthy(value) is (jmespath.search("!(!(@))", value))
+    assert is_truthy(value) is (jmespath.search("!(!(@))", value))
 
 
 @pytest.mark.parametrize(

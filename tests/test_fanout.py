@@ -15,9 +15,9 @@ import clinvk as package
 from clinvk import RunResult, achain, aparallel, aresume, parallel, resume_run
 from clinvk.engine.scheduler import Change
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
-from clinvk.model.outcome import ENDED
+from clinvk.model.outcome import ENDED_STATES
 from clinvk.model.usage import Usage
-from clinvk.runs.folder import RunNotFound, Runs
+from clinvk.runs.folder import RunNotFound, RunStore
 from tests.conftest import PROJECT, CommandLine, Home, is_alive
 from tests.desk import Desk
 
@@ -99,14 +99,14 @@ async def test_keywords_are_the_keys_of_a_file_and_stand_above_it(desk: Desk):
     assert states(result) == ["failed", "cancelled", "cancelled"]
     assert (result.state, result.exit_code) == ("failed", 1)
     assert (result.why or "").startswith("1 of 1 tasks failed")
-    plan = Runs(desk.home.path).find("last").plan()
+    plan = RunStore(desk.home.path).find("last").plan()
     assert [(t.backend, t.tags, t.timeout) for t in plan.tasks] == [("other", ("t",), 60)] * 3
 
 
 async def test_a_task_stands_above_the_keywords_and_they_above_the_defaults(desk: Desk):
     tasks = {"tasks": ["a", {"prompt": "b", "model": "mine"}], "defaults": {"model": "least"}}
     await aparallel(tasks, **given(desk, model="theirs"))
-    plan = Runs(desk.home.path).find("last").plan()
+    plan = RunStore(desk.home.path).find("last").plan()
     assert [t.options["model"] for t in plan.tasks] == ["theirs", "mine"]
 
 
@@ -117,7 +117,7 @@ async def test_rules_are_kept(desk: Desk):
         "max_parallel_per_backend": {"fake": 1},
     }  # fmt: skip
     await aparallel(["a"], **given(desk, **rules))
-    kept = Runs(desk.home.path).find("last").plan()
+    kept = RunStore(desk.home.path).find("last").plan()
     assert kept.rules.retry_delay == 0.5
     assert (kept.rules.limits.action, kept.rules.limits.max_wait) == ("fail", 120)
     assert (kept.rules.budget.tokens, kept.rules.halt.count) == (1000, 3)
@@ -273,7 +273,7 @@ async def test_the_result_says_what_the_json_says(desk: Desk):
     data = json.loads(json.dumps(result.to_json()))
     named = ("total_tasks", "completed", "failed", "cancelled", "exit_code", "state", "id")
     assert [data[k] for k in named] == [2, 1, 1, 0, 1, "failed", result.id]
-    assert set(ENDED[1:]) <= set(data)
+    assert set(ENDED_STATES[1:]) <= set(data)
     assert data["total_duration_seconds"] == round(result.seconds, 3)
     wanted = {"index", "name", "key", "state", "backend", "model", "session_id", "output", "structured",
               "error", "duration_seconds", "exit_code", "usage", "cost", "attempts", "started_at",

@@ -86,7 +86,7 @@ def test_a_key_of_another_program_is_one_damaged_session_that_can_be_deleted(
         redis.append("bad", [Message("user", "x")], same)
     with pytest.raises(SessionError):
         redis.create(Session(id="bad"), exact=True)
-    plan = migrate.plan(redis, keep(open_store("file", tmp_path)))
+    plan = migrate.plan_migration(redis, keep(open_store("file", tmp_path)))
     assert (plan.new, [d.id for d in plan.damaged]) == (["good"], ["bad"])
     assert redis.reindex() == 2
     assert (ids(redis), ids(redis, Damaged)) == (["good"], ["bad"])
@@ -104,17 +104,17 @@ def test_a_key_that_is_derived_is_made_again(redis: RedisStore, what: str):
     filled(redis, "bad", "good")
     spoil(redis, HEALED[what])
     assert ids(redis) == ["bad", "good"]
-    assert redis.running("bad") is None
-    assert redis.owners(None, "native-good") == ["good"]
-    redis.owners(None, "native-bad")
-    turn = redis.turn("bad")
-    assert turn.left is None
+    assert redis.running_turn("bad") is None
+    assert redis.find_by_native_id(None, "native-good") == ["good"]
+    redis.find_by_native_id(None, "native-bad")
+    turn = redis.acquire_turn("bad")
+    assert turn.leftover is None
     turn.note({"run": "x"})
-    assert redis.all_running() == ["bad"]
+    assert redis.running_ids() == ["bad"]
     turn.close()
     redis.append("bad", [Message("user", "more")], same)
     redis.update("bad", lambda s: Session.from_json(s.to_json() | {"native_ids": {"claude": "n"}}))
-    assert redis.owners("claude", "n") == ["bad"]
+    assert redis.find_by_native_id("claude", "n") == ["bad"]
     spoil(redis, HEALED[what])
     redis.delete("bad")
     assert ids(redis) == ["good"]
@@ -123,12 +123,12 @@ def test_a_key_that_is_derived_is_made_again(redis: RedisStore, what: str):
 @pytest.mark.parametrize("key", ["used", "ids", "turns"])
 def test_a_key_of_all_sessions_that_is_of_another_program_hides_none(redis: RedisStore, key: str):
     filled(redis, "a", "b")
-    turn = redis.turn("b")
+    turn = redis.acquire_turn("b")
     redis._server.client.delete(f"clinvk:{key}")
     redis._server.client.set(f"clinvk:{key}", "x")
-    assert ids(redis) == redis.matching("") == ["a", "b"]
-    assert redis.matching("A") == ["a"]
-    assert redis.all_running() == ["b"]
+    assert ids(redis) == redis.find_ids("") == ["a", "b"]
+    assert redis.find_ids("A") == ["a"]
+    assert redis.running_ids() == ["b"]
     turn.close()
     redis.delete("a")
     if key != "turns":
@@ -137,7 +137,7 @@ def test_a_key_of_all_sessions_that_is_of_another_program_hides_none(redis: Redi
         assert "clinvk sessions reindex" in str(told.value.hint)
         assert redis.reindex() == 1
     filled(redis, "c")
-    assert ids(redis) == redis.matching("") == ["b", "c"]
+    assert ids(redis) == redis.find_ids("") == ["b", "c"]
 
 
 def test_members_of_another_program_are_passed_over(redis: RedisStore):
@@ -146,8 +146,8 @@ def test_members_of_another_program_are_passed_over(redis: RedisStore):
     client.zadd("clinvk:used", {b"\xff": 0, "../x": 0, "gone": 0})
     client.zadd("clinvk:ids", {b"\xff": 0, "a": 0, b"a\0\xff": 0})
     client.sadd("clinvk:turns", b"\xff", "gone")
-    assert ids(redis) == redis.matching("a") == ["a"]
-    assert redis.all_running() == []
+    assert ids(redis) == redis.find_ids("a") == ["a"]
+    assert redis.running_ids() == []
     assert redis.reindex() == 1
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from clinvk.backend.cleanup import forget
-from clinvk.backend.manifest import parse
+from clinvk.backend.cleanup import delete_native_session
+from clinvk.backend.manifest import parse_manifest
 from clinvk.errors import ConfigError
 from clinvk.process.command import Command
 from tests.conftest import END, READ, CommandLine, Home, say
@@ -62,7 +62,9 @@ def everything(folder: Path) -> dict[str, str]:
 
 def forget_in(home: Home, native_id: str) -> None:
     remove = tuple((r["glob"], r["owner"]) for r in REMOVE)
-    forget(Command((), {"HOME": home.env["HOME"]}, home.work, b"", {}, remove=remove), native_id)
+    delete_native_session(
+        Command((), {"HOME": home.env["HOME"]}, home.work, b"", {}, removals=remove), native_id
+    )
 
 
 def test_the_files_of_a_session_go_and_those_of_others_stay(home: Home, chats: Path):
@@ -174,5 +176,5 @@ def test_a_manifest_that_could_delete_the_files_of_others_is_rejected(
 ):
     text = f"{{name: x, command: x, argv: {{run: []}}, ephemeral: {{remove: [{remove}]}}, {native_id}}}"
     with pytest.raises(ConfigError) as caught:
-        parse(text, Path("x.yaml"))
+        parse_manifest(text, Path("x.yaml"))
     assert said in str(caught.value)

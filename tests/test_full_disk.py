@@ -17,7 +17,7 @@ from clinvk.model.session import Message, Session
 from clinvk.model.usage import rfc3339
 from clinvk.process.marker import new_marker
 from clinvk.runs.checkpoints import Checkpoints
-from clinvk.runs.folder import Runs
+from clinvk.runs.folder import RunStore
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store
 from clinvk.store.redis.store import RedisStore
@@ -100,7 +100,7 @@ def found(store: Store) -> list[str]:
 @FILLS
 def test_sessions_are_deleted_from_a_full_disk(reopen: Callable[[], Store], disk: Path, fill: Fill):
     filled(reopen(), "a", "b", "c", "d")
-    turn = reopen().turn("b")
+    turn = reopen().acquire_turn("b")
     turn.close()  # which leaves a lock
     fill(disk)
     reopen().delete("a")
@@ -133,7 +133,7 @@ def test_old_sessions_are_cleaned_from_a_full_disk(
     store = reopen()
     filled(store, "a", "b", "running", "cut-off")
     store.create(Session(id="new"))
-    turn, cut_off = store.turn("running"), store.turn("cut-off")
+    turn, cut_off = store.acquire_turn("running"), store.acquire_turn("cut-off")
     turn.note({"run": "x"})
     cut_off.note({"run": "y"})
     cut_off.abandon()
@@ -152,11 +152,11 @@ def test_a_session_whose_turn_was_killed_is_deleted_from_a_full_disk(
     reopen: Callable[[], Store], disk: Path, fill: Fill
 ):
     filled(reopen(), "a", "b")
-    turn = reopen().turn("a")
-    turn.note(recovery.facts(new_marker({})))
+    turn = reopen().acquire_turn("a")
+    turn.note(recovery.turn_facts(new_marker({}), "a"))
     turn.abandon()
     fill(disk)
-    sessions.delete(reopen(), "a")
+    sessions.delete_from_store(reopen(), "a")
     assert ids(reopen()) == ["b"]
 
 
@@ -209,7 +209,7 @@ def test_every_kind_of_thing_is_deleted_from_a_full_disk(
         assert clinvk("parallel", "-", "--format", "lines", stdin="say it\n").returncode == 0
     for name in "abc":
         assert clinvk("--session", name, "hello").returncode == 0
-    run, other, *_ = sorted(Runs(there.path).ids(), key=lambda i: i in _named(there))
+    run, other, *_ = sorted(RunStore(there.path).ids(), key=lambda i: i in _named(there))
     (there.path / "runs" / other / "lock").unlink()
     fill(disk)
     for command in (
@@ -229,7 +229,7 @@ def test_every_kind_of_thing_is_deleted_from_a_full_disk(
 
 
 def _named(home: Home) -> dict[str, str]:
-    return Checkpoints(home.path).runs()[0]
+    return Checkpoints(home.path).names_by_run()[0]
 
 
 @FILLS
@@ -267,7 +267,7 @@ def test_a_run_is_kept_only_if_it_has_started_something(
             path.unlink()
         with suppress(SessionError):
             desk.run(["one"], kind="chain")
-        for folder in Runs(there.path).newest_first():
+        for folder in RunStore(there.path).newest_first():
             assert any(o.attempts for o in folder.result().results), "nothing was started"
             folder.delete()
         for path in (disk / "fillers").iterdir():
@@ -301,14 +301,14 @@ def use_up(store: RedisStore, server: RedisServer) -> None:
 def test_sessions_are_deleted_from_a_server_without_memory(small_server: RedisServer):
     store = keep(RedisStore(small_server.url))
     filled(store, "a", "b", "c")
-    turn = store.turn("b")
-    turn.note(recovery.facts(new_marker({})))
+    turn = store.acquire_turn("b")
+    turn.note(recovery.turn_facts(new_marker({}), "b"))
     turn.abandon()
-    kept = store.turn("c")
+    kept = store.acquire_turn("c")
     use_up(store, small_server)
     fresh = keep(RedisStore(small_server.url))
-    sessions.delete(fresh, "a")
-    sessions.delete(fresh, "b")
+    sessions.delete_from_store(fresh, "a")
+    sessions.delete_from_store(fresh, "b")
     with pytest.raises(SessionError, match="is running"):
         fresh.delete("c")
     assert not {"a", "b"} & set(ids(fresh))
@@ -324,7 +324,7 @@ def test_sessions_are_deleted_from_a_server_without_memory(small_server: RedisSe
 def test_a_turn_on_a_server_without_memory_keeps_its_lease(small_server: RedisServer):
     store = keep(RedisStore(small_server.url, lease=0.3))
     filled(store, "a")
-    turn = store.turn("a")
+    turn = store.acquire_turn("a")
     use_up(store, small_server)
     turn.note({"run": "x"})
     while store._server.client.pttl("clinvk:lease:a") > 150:
@@ -332,8 +332,8 @@ def test_a_turn_on_a_server_without_memory_keeps_its_lease(small_server: RedisSe
     other = keep(RedisStore(small_server.url))
     until = datetime.now(UTC) + timedelta(seconds=1)
     while datetime.now(UTC) < until:
-        assert other.turn("a") is None
-    assert other.running("a") == {"run": "x"}
+        assert other.acquire_turn("a") is None
+    assert other.running_turn("a") == {"run": "x"}
     turn.close()
 
 

@@ -103,13 +103,13 @@ def test_every_task_is_decided_once_and_only_after_its_needs(
         for i, need in step.skipped:
             assert i not in ended
             assert ended.get(need) not in (None, "done")
-            assert need in tasks[i].musts
+            assert need in tasks[i].required_needs
             ended[i] = "skipped"
         for i in step.ready:
             assert i not in started
             assert i not in ended
             assert all(n in ended for n in tasks[i].needs)
-            assert all(ended[n] == "done" for n in tasks[i].musts)
+            assert all(ended[n] == "done" for n in tasks[i].required_needs)
             started.append(i)
             running.append(i)
         if not running:

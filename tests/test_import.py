@@ -10,7 +10,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from clinvk.sessions.native import READERS, reader
+from clinvk.sessions.native import READERS, reader_for
 from tests.conftest import PROJECT, CommandLine, Home
 
 RECORDED = PROJECT / "tests" / "recordings" / "native"
@@ -33,7 +33,7 @@ def user(home: Home) -> Path:
 
 
 def files(user: Path, backend: str) -> list[Path]:
-    return list(reader(backend).files({"HOME": str(user)}))
+    return list(reader_for(backend).find_files({"HOME": str(user)}))
 
 
 def imported(clinvk: CommandLine, *words: str) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def imported(clinvk: CommandLine, *words: str) -> dict[str, Any]:
 @pytest.mark.parametrize("backend", READERS)
 def test_a_native_session_is_read_without_its_plumbing(user: Path, backend: str):
     (path,) = files(user, backend)
-    native = reader(backend).read(path)
+    native = reader_for(backend).read_session(path)
     assert native is not None
-    assert native.native_id == reader(backend).native_id(path)
+    assert native.native_id == reader_for(backend).find_native_id(path)
     assert native.cwd == FOLDER
     assert native.model == MODELS[backend]
     roles = [m.role.value for m in native.messages]
@@ -153,7 +153,7 @@ def test_what_a_claude_session_took_back_is_not_part_of_it(tmp_path: Path):
                "<command-name>/review</command-name>\n<command-args>7</command-args>")
         + json.dumps({"type": "custom-title", "customTitle": "Mine"}) + "\n"
     )  # fmt: skip
-    native = reader("claude").read(path)
+    native = reader_for("claude").read_session(path)
     assert native is not None
     assert [m.content for m in native.messages] == ["first", "second", "/review 7"]
     assert native.title == "Mine"
@@ -167,7 +167,7 @@ def test_a_huge_transcript_is_read_a_line_at_a_time(tmp_path: Path):
     said = {"type": "user", "uuid": "a", "message": {"content": "hello"}}
     path.write_text(ballast * 60 + json.dumps(said) + "\n")
     tracemalloc.start()
-    native = reader("claude").read(path)
+    native = reader_for("claude").read_session(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert native is not None
@@ -196,11 +196,11 @@ def test_an_older_gemini_file_is_read_too(tmp_path: Path):
             {"id": "3", "type": "gemini", "content": "hi", "model": "g"}]  # fmt: skip
     path.write_text(json.dumps({"sessionId": "0123abcd-x", "messages": said}, indent=2))
 
-    (found,) = reader("gemini").files({"HOME": str(tmp_path)})
-    native = reader("gemini").read(found)
+    (found,) = reader_for("gemini").find_files({"HOME": str(tmp_path)})
+    native = reader_for("gemini").read_session(found)
 
     assert native is not None
-    assert reader("gemini").native_id(found) == native.native_id == "0123abcd-x"
+    assert reader_for("gemini").find_native_id(found) == native.native_id == "0123abcd-x"
     assert (native.cwd, native.model) == (os.path.realpath(folder), "g")
     assert [m.content for m in native.messages] == ["hello", "hi"]
 
@@ -222,7 +222,7 @@ def test_turns_that_a_codex_user_took_back_are_left_out(tmp_path: Path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "session_index.jsonl").write_text(json.dumps(named) + "\n")
 
-    native = reader("codex").read(path)
+    native = reader_for("codex").read_session(path)
 
     assert native is not None
     assert [m.content for m in native.messages] == ["one", "1", "three"]

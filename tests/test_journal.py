@@ -14,20 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.engine.plan_run import abandon
+from clinvk.engine.plan_run import abandon_run
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.events import Delta, Text
-from clinvk.model.outcome import Outcome, from_summary, summary_of
-from clinvk.model.plan import Plan, Task, checked
+from clinvk.model.outcome import Outcome, outcome_from_summary, outcome_summary
+from clinvk.model.plan import Plan, Task, with_keys
 from clinvk.model.result import Failure, Result
 from clinvk.model.usage import Usage
 from clinvk.runs.event_log import EventLog
-from clinvk.runs.folder import RunFolder, RunNotFound, Runs
+from clinvk.runs.folder import RunFolder, RunNotFound, RunStore
 from clinvk.runs.journal import Journal
-from clinvk.runs.replay import fold
+from clinvk.runs.replay import replay
 from tests.conftest import END, START, CommandLine, Home, is_alive, pid_in
 
-PLAN = checked(Plan(kind="parallel", tasks=tuple(Task(name=n, prompt=n) for n in "abcd")))
+PLAN = with_keys(Plan(kind="parallel", tasks=tuple(Task(name=n, prompt=n) for n in "abcd")))
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 FOREVER = "while :; do sleep 0.1; done\n"
 
@@ -46,11 +46,11 @@ def line(event: str, second: int = 0, **facts: Any) -> dict[str, Any]:
 
 
 def ended(task: int, state: str = "done", second: int = 0, **more: Any) -> dict[str, Any]:
-    return line("ended", second, task=task, **summary_of(Outcome(index=task, name="", state=state, **more)))  # fmt: skip
+    return line("ended", second, task=task, **outcome_summary(Outcome(index=task, name="", state=state, **more)))  # fmt: skip
 
 
 def states(lines: list[dict[str, Any]], *, running: bool = False) -> list[str]:
-    return [o.state for o in fold(PLAN, lines, "r1", running=running).results]
+    return [o.state for o in replay(PLAN, lines, "r1", running=running).results]
 
 
 BEGIN = line("begin", rerun=[])
@@ -64,7 +64,7 @@ def started(task: int, attempt: int = 1, second: int = 0) -> dict[str, Any]:
 
 
 def test_a_run_without_lines_was_interrupted_before_it_began():
-    result = fold(PLAN, [], "r1", running=False)
+    result = replay(PLAN, [], "r1", running=False)
     assert (result.state, result.counts, result.started_at) == ("interrupted", {"queued": 4}, None)
 
 
@@ -77,7 +77,7 @@ def test_each_kind_of_line_is_heeded():
         line("aside", 4, state="skipped", error={"kind": "skipped", "message": "m", "hint": None, "retry_at": None}, tasks=[2, 3]),
         line("end", 5, state="failed", why="so"),
     ]  # fmt: skip
-    result = fold(PLAN, lines, "r1", running=False)
+    result = replay(PLAN, lines, "r1", running=False)
     assert [o.state for o in result.results] == ["done", "failed", "skipped", "skipped"]
     assert (result.state, result.why, result.seconds, result.exit_code) == ("failed", "so", 5, 1)
     assert (result.started_at, result.ended_at) == (NOW, NOW + timedelta(seconds=5))
@@ -90,23 +90,23 @@ def test_a_task_without_an_end_is_running_while_somebody_drives_it_and_else_unkn
     lines = [BEGIN, started(0), ended(0), started(1)]
     assert states(lines, running=True) == ["done", "running", "queued", "queued"]
     assert states(lines) == ["done", "indeterminate", "queued", "queued"]
-    assert fold(PLAN, lines, "r1", running=True).state == "running"
-    assert fold(PLAN, lines, "r1", running=False).state == "interrupted"
+    assert replay(PLAN, lines, "r1", running=True).state == "running"
+    assert replay(PLAN, lines, "r1", running=False).state == "interrupted"
 
 
 def test_a_task_that_is_to_be_tried_again_is_queued():
     lines = [BEGIN, started(0), ended(0, "queued", attempts=1)]
     assert states(lines) == ["queued"] * 4
-    assert fold(PLAN, lines, "r1", running=False).results[0].attempts == 1
+    assert replay(PLAN, lines, "r1", running=False).results[0].attempts == 1
     assert states([*lines, started(0, 2), ended(0, attempts=2)])[0] == "done"
 
 
 def test_what_is_run_anew_begins_anew_and_counts_its_attempts_on():
     lines = [BEGIN, started(0), ended(0, "failed", attempts=1, error=Failure("backend", "x")),
              line("end", 1, state="failed", why=None), line("begin", 11, rerun=[0])]  # fmt: skip
-    result = fold(PLAN, lines, "r1", running=True)
+    result = replay(PLAN, lines, "r1", running=True)
     assert (result.results[0].state, result.results[0].error) == ("queued", None)
-    result = fold(
+    result = replay(
         PLAN, [*lines, started(0, 2, 12), line("end", 13, state="done")], "r1", running=False
     )
     assert result.results[0].attempts == 2
@@ -135,8 +135,8 @@ def test_an_outcome_comes_back_as_it_was():
         error=Failure("limit", "x", "y", NOW, 429), seconds=1.5, exit_code=75,
         usage=Usage(input=1, output=2, cached=3), cost=0.25, attempts=3, started_at=NOW, ended_at=NOW,
     )  # fmt: skip
-    text = json.dumps(summary_of(outcome))
-    assert from_summary(Outcome(index=1, name="b"), json.loads(text)) == outcome
+    text = json.dumps(outcome_summary(outcome))
+    assert outcome_from_summary(Outcome(index=1, name="b"), json.loads(text)) == outcome
 
 
 # In a folder
@@ -144,7 +144,7 @@ def test_an_outcome_comes_back_as_it_was():
 
 @pytest.fixture
 def folder(home: Home) -> RunFolder:
-    return Runs(home.path).create(PLAN)
+    return RunStore(home.path).create(PLAN)
 
 
 def write(folder: RunFolder, *lines: dict[str, Any], end: bytes = b"") -> None:
@@ -159,7 +159,7 @@ def test_a_torn_last_line_is_left_out_and_spoils_no_other(folder: RunFolder):
 
     async def more() -> None:
         journal = Journal(folder, same)
-        await journal.ended(Outcome(index=1, name="b", state="done"))
+        await journal.record_ended(Outcome(index=1, name="b", state="done"))
         journal.close()
 
     anyio.run(more)
@@ -188,7 +188,7 @@ def test_a_list_tells_how_long_a_run_was_driven_without_the_pause_between(
 
 def test_who_gives_up_a_run_that_was_cut_off_did_not_drive_it_until_then(folder: RunFolder):
     write(folder, line("begin", **WHOLE), started(0, second=4))
-    anyio.run(abandon, folder)
+    anyio.run(abandon_run, folder)
     assert folder.result().state == "cancelled"
     assert (folder.result().seconds, folder.summary()["total_duration_seconds"]) == (4, 4)
 
@@ -197,10 +197,10 @@ def test_who_gives_up_a_run_that_was_cut_off_did_not_drive_it_until_then(folder:
 def test_wherever_a_journal_is_cut_the_lines_before_count(cut: int):
     lines = [BEGIN, *(x for i in range(4) for x in (started(i), ended(i, attempts=1)))]
     data = b"".join(json.dumps(x).encode() + b"\n" for x in lines)[:cut]
-    from clinvk.runs.folder import _decoded
+    from clinvk.runs.folder import _decode_lines
 
     whole = data.count(b"\n")
-    got = _decoded(data)
+    got = _decode_lines(data)
     assert got[:whole] == json.loads(json.dumps(lines))[:whole]
     found = states(got)
     done = sum(x["event"] == "ended" for x in lines[:whole])
@@ -219,7 +219,7 @@ def test_a_damaged_journal_is_told_with_its_file(folder: RunFolder, bad: dict[st
 
 
 def test_a_run_is_found_by_the_beginning_of_its_id(home: Home):
-    runs = Runs(home.path)
+    runs = RunStore(home.path)
     with pytest.raises(RunNotFound):
         runs.find("last")
     ids = [runs.create(PLAN).id for _ in range(3)]
@@ -281,7 +281,7 @@ async def test_many_who_write_at_once_share_the_way_to_the_disk(
     seen: list[int] = []
 
     async def begin(i: int) -> None:
-        await journal.started(i % 4, 1, backend="fake", session=f"s{i}")
+        await journal.record_started(i % 4, 1, backend="fake", session=f"s{i}")
         seen.append((folder.path / "journal.jsonl").read_bytes().count(f'"s{i}"'.encode()))
 
     async with anyio.create_task_group() as tasks:
@@ -297,7 +297,7 @@ async def test_of_a_batch_that_did_not_reach_the_disk_nothing_counts(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ):
     journal = Journal(folder, same)
-    await journal.started(0, 1, backend="fake", session="s")
+    await journal.record_started(0, 1, backend="fake", session="s")
     before = (folder.path / "journal.jsonl").read_bytes()
     syncs = Syncs(monkeypatch)
     syncs.error = OSError(28, "No space left on device")
@@ -305,7 +305,7 @@ async def test_of_a_batch_that_did_not_reach_the_disk_nothing_counts(
 
     async def begin(i: int) -> None:
         with pytest.raises(SessionError, match="No space left") as caught:
-            await journal.started(i, 1, backend="fake", session="s")
+            await journal.record_started(i, 1, backend="fake", session="s")
         told.append(caught.value.hint or "")
 
     async with anyio.create_task_group() as tasks:
@@ -315,7 +315,7 @@ async def test_of_a_batch_that_did_not_reach_the_disk_nothing_counts(
     assert "make room" in told[0]
     assert (folder.path / "journal.jsonl").read_bytes() == before
     syncs.error = None
-    await journal.ended(Outcome(index=0, name="a", state="done"))
+    await journal.record_ended(Outcome(index=0, name="a", state="done"))
     journal.close()
     assert folder.result().results[0].state == "done"
 
@@ -325,10 +325,12 @@ async def test_who_is_cancelled_while_writing_tears_nothing(folder: RunFolder):
     journal = Journal(folder, same)
     async with anyio.create_task_group() as tasks:
         for i in range(50):
-            tasks.start_soon(lambda i=i: journal.started(i % 4, i, backend="fake", session="s"))
+            tasks.start_soon(
+                lambda i=i: journal.record_started(i % 4, i, backend="fake", session="s")
+            )
         await anyio.lowlevel.checkpoint()
         tasks.cancel_scope.cancel()
-    await journal.ended(Outcome(index=0, name="a", state="done"))
+    await journal.record_ended(Outcome(index=0, name="a", state="done"))
     journal.close()
     for text in (folder.path / "journal.jsonl").read_bytes().splitlines():
         json.loads(text)
@@ -341,7 +343,7 @@ def test_thousands_that_were_set_aside_take_one_way_to_the_disk(
     async def aside() -> int:
         journal = Journal(folder, same)
         syncs = Syncs(monkeypatch)
-        journal.set_aside(
+        journal.record_not_started(
             Outcome(index=i % 4, name="", state="skipped", error=Failure("skipped", str(i)))
             for i in range(2_000)
         )
@@ -392,7 +394,7 @@ def test_a_clinvk_that_was_killed_leaves_a_run_that_tells_what_is_known(
     (home.work / "t.json").write_text(json.dumps({"tasks": tasks, "max_parallel": 1}))
     process = clinvk.start("parallel", "t.json", stdout=-3, stderr=-3)
     pid = pid_in(tmp_path / "pid")
-    (folder,) = Runs(home.path).newest_first()
+    (folder,) = RunStore(home.path).newest_first()
     assert folder.result().state == "running"
     with pytest.raises(SessionError, match="is running"):
         folder.lock()
@@ -437,7 +439,7 @@ def test_no_secret_is_in_any_file_of_ours_or_on_stdout(clinvk: CommandLine, home
             data = path.read_bytes()
             assert value.encode() not in data, path
             assert key.encode() not in data, path
-    (folder, *_) = Runs(home.path).newest_first()
+    (folder, *_) = RunStore(home.path).newest_first()
     assert folder.plan().tasks[0].env == {"MINE": "${TOK}"}
     assert folder.plan().tasks[0].redacted
     done = clinvk("runs", "retry", folder.id, env={"TOK": value})

@@ -10,21 +10,21 @@ import anyio
 import pytest
 import yaml
 
-from clinvk.backend import login_lock
-from clinvk.backend.login_lock import beginning
-from clinvk.backend.manifest import Manifest, parse
+from clinvk.backend import login_lock as login_locks
+from clinvk.backend.login_lock import login_lock
+from clinvk.backend.manifest import Manifest, parse_manifest
 
 pytestmark = pytest.mark.anyio
 
 HOLD = """
 import anyio, sys
 from pathlib import Path
-from clinvk.logins import beginning
-from clinvk.manifest import parse
+from clinvk.backend.login_lock import login_lock
+from clinvk.backend.manifest import parse_manifest
 
 async def hold():
-    manifest = parse(Path(sys.argv[1]).read_text(), Path("mine.yaml"))
-    async with beginning(manifest, {"HOME": sys.argv[2]}, Path(sys.argv[3])):
+    manifest = parse_manifest(Path(sys.argv[1]).read_text(), Path("mine.yaml"))
+    async with login_lock(manifest, {"HOME": sys.argv[2]}, Path(sys.argv[3])):
         print("alone", flush=True)
         await anyio.sleep(60)
 
@@ -34,7 +34,7 @@ anyio.run(hold)
 
 def manifest(**login: Any) -> Manifest:
     login = {"files": ["$MINE/login.json", "~/login.json"], "fresh_minutes": 50, **login}
-    return parse(yaml.safe_dump(text(login)), Path("mine.yaml"))
+    return parse_manifest(yaml.safe_dump(text(login)), Path("mine.yaml"))
 
 
 def text(login: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Crowd:
                 group.start_soon(self._run, takes, fails)
 
     async def _run(self, takes: float, fails: bool) -> None:
-        async with beginning(self.manifest, self.env, self.folder) as begun:
+        async with login_lock(self.manifest, self.env, self.folder) as begun:
             self.beginning += 1
             self.most = max(self.most, self.beginning)
             self.log.append("begins")
@@ -91,7 +91,7 @@ async def test_a_first_one_that_fails_lets_the_others_begin(tmp_path: Path) -> N
 async def test_a_first_one_that_takes_too_long_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(login_lock, "PATIENCE", 0.2)
+    monkeypatch.setattr(login_locks, "BEGIN_TIMEOUT", 0.2)
     crowd = Crowd(tmp_path, old_login(tmp_path), manifest())
     await crowd.come(takes=0.6)
     assert crowd.log[:5] == ["begins"] * 5

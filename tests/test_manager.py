@@ -18,7 +18,7 @@ from clinvk import Message, MessageRole, Session, SessionManager, SessionNotFoun
 from clinvk.dispatch import recovery
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
 from clinvk.process.marker import MARKER, new_marker
-from clinvk.sessions.analysis import by_answer
+from clinvk.sessions.analysis import analyze_with_model
 from clinvk.sessions.autosave import Autosave
 from tests.stores import keep
 
@@ -260,7 +260,7 @@ def test_saving_loses_no_message_of_somebody_else(sessions: SessionManager):
 
 def test_a_session_that_runs_is_not_rewritten(sessions: SessionManager):
     id_ = filled(sessions, "a")
-    turn = sessions.store.turn(id_)
+    turn = sessions.store.acquire_turn(id_)
     assert turn is not None
     for call in (
         lambda: sessions.update_session_messages(id_, []),
@@ -279,14 +279,14 @@ def test_a_session_that_runs_is_not_rewritten(sessions: SessionManager):
 
 def test_what_a_killed_turn_left_is_still_there_after_a_rewrite(sessions: SessionManager):
     id_ = filled(sessions, "a")
-    turn = sessions.store.turn(id_)
+    turn = sessions.store.acquire_turn(id_)
     assert turn is not None
     turn.note({"run": "x"})
     turn.abandon()
     sessions.update_session_messages(id_, [user("b")])
-    turn = sessions.store.turn(id_)
+    turn = sessions.store.acquire_turn(id_)
     assert turn is not None
-    assert turn.left == {"run": "x"}
+    assert turn.leftover == {"run": "x"}
     turn.close()
 
 
@@ -524,13 +524,13 @@ def test_a_model_can_be_asked_what_a_conversation_is_about():
         asked.append(prompt)
         return 'Here:\n{"topics": ["weather"], "sentiment": [1, -7]}'
 
-    flow = by_answer(session, ask)
+    flow = analyze_with_model(session, ask)
     assert "good {x}" in asked[0]
     assert flow["topics"] == ["weather"]
     assert [m["sentiment"] for m in flow["sentiment_over_time"]] == [1, -1]
     for answer in ("I cannot", '{"topics": []}', '{"topics": [], "sentiment": [1]}', "{"):
         with pytest.raises(ClinvkError, match="cannot be read"):
-            by_answer(session, lambda _, answer=answer: answer)
+            analyze_with_model(session, lambda _, answer=answer: answer)
 
 
 # Deleting what is damaged, waits, or was cut off.
@@ -544,7 +544,7 @@ def test_what_a_killed_turn_left_is_ended_before_its_session_is_deleted(sessions
     )
     note = json.loads(subprocess.check_output([sys.executable, "-c", made]))  # and it is gone
     left = subprocess.Popen(["sleep", "300"], env={**os.environ, MARKER: note["run"]})
-    turn = sessions.store.turn(id_)
+    turn = sessions.store.acquire_turn(id_)
     assert turn is not None
     turn.note(note)
     turn.abandon()
@@ -556,7 +556,7 @@ def test_what_a_killed_turn_left_is_ended_before_its_session_is_deleted(sessions
 
 def test_what_runs_elsewhere_keeps_its_session(sessions: SessionManager):
     id_ = filled(sessions, "a")
-    turn = sessions.store.turn(id_)
+    turn = sessions.store.acquire_turn(id_)
     assert turn is not None
     turn.note({**recovery.turn_facts(new_marker({}), id_), "host": "elsewhere"})
     turn.abandon()
@@ -578,7 +578,7 @@ def test_a_refused_delete_loses_no_waiting_message(sessions: SessionManager):
     id_ = filled(sessions, "a")
     sessions.configure_autosave(interval=1000)
     sessions.add_message(id_, agent("b"))
-    turn = sessions.store.turn(id_)
+    turn = sessions.store.acquire_turn(id_)
     assert turn is not None
     with pytest.raises(SessionError):
         sessions.delete_session(id_)
@@ -601,4 +601,4 @@ def test_a_session_that_fails_keeps_no_other_from_being_saved():
     with pytest.raises(SessionError, match="full"):
         saving.flush()
     assert written == ["good"]
-    assert len(saving.waiting("bad")) == 1
+    assert len(saving.pending("bad")) == 1

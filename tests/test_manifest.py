@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from clinvk.backend.catalog import Catalog, read
-from clinvk.backend.manifest import check_expressions, parse
-from clinvk.config.paths import built_in
+from clinvk.backend.catalog import Catalog, read_manifest
+from clinvk.backend.manifest import check_expressions, parse_manifest
+from clinvk.config.paths import built_in_manifests
 from clinvk.errors import ConfigError
 from tests.conftest import CommandLine, Home
 
@@ -20,7 +20,7 @@ def problem(**change: Any) -> str:
     """What is said of a manifest with this in it."""
     data = {k: v for k, v in {**GOOD, **change}.items() if v is not ...}
     with pytest.raises(ConfigError) as caught:
-        check_expressions(parse(yaml.safe_dump(data), Path("/home/mine.yaml")))
+        check_expressions(parse_manifest(yaml.safe_dump(data), Path("/home/mine.yaml")))
     assert caught.value.exit_code == 3
     return caught.value.message
 
@@ -73,18 +73,18 @@ def test_an_error_names_manifest_place_and_reason(change: dict, words: list[str]
 )
 def test_what_is_no_manifest_is_refused(text: str):
     with pytest.raises(ConfigError, match="mine"):
-        parse(text, Path("/home/mine.yaml"))
+        parse_manifest(text, Path("/home/mine.yaml"))
 
 
 def test_broken_yaml_is_told_with_its_line():
     with pytest.raises(ConfigError, match=r"/home/mine\.yaml: line 3: "):
-        parse("name: mine\ncommand: mine\n  argv: {}\n", Path("/home/mine.yaml"))
+        parse_manifest("name: mine\ncommand: mine\n  argv: {}\n", Path("/home/mine.yaml"))
 
 
 def test_yaml_that_would_make_objects_is_refused():
     text = "name: !!python/object/apply:os.system ['true']\ncommand: x\nargv: {run: []}"
     with pytest.raises(ConfigError):
-        parse(text, Path("/home/mine.yaml"))
+        parse_manifest(text, Path("/home/mine.yaml"))
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -98,7 +98,7 @@ def test_a_built_in_manifest_is_right(name: str, tmp_path: Path):
 
 def test_there_are_four_built_in_manifests(tmp_path: Path):
     assert Catalog(tmp_path).names() == BUILT_IN
-    assert sorted(p.stem for p in built_in().glob("*.yaml")) == BUILT_IN
+    assert sorted(p.stem for p in built_in_manifests().glob("*.yaml")) == BUILT_IN
 
 
 # Where they are found
@@ -139,9 +139,9 @@ def test_a_manifest_has_the_name_of_its_file(home: Home):
 
 def test_a_manifest_that_cannot_be_read_is_told(tmp_path: Path):
     with pytest.raises(ConfigError, match="No such file"):
-        read(tmp_path / "none.yaml")
+        read_manifest(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="directory"):
-        read(tmp_path)
+        read_manifest(tmp_path)
 
 
 # The command
@@ -171,13 +171,13 @@ def test_check_tells_of_every_manifest(clinvk: CommandLine, home: Home):
 
 def test_check_shows_the_events_of_a_recording(clinvk: CommandLine, home: Home):
     recording = Path(__file__).parent / "recordings" / "claude" / "tool-stream" / "stdout"
-    done = clinvk("backends", "check", str(built_in() / "claude.yaml"), str(recording))
+    done = clinvk("backends", "check", str(built_in_manifests() / "claude.yaml"), str(recording))
     assert done.returncode == 0
     assert [yaml.safe_load(line)["type"] for line in done.stdout.splitlines()] == [
         "started", "tool", "tool_result", "text", "finished",
     ]  # fmt: skip
     cut = recording.parent.parent / "sigkill-in-tool" / "stdout"
-    done = clinvk("backends", "check", str(built_in() / "claude.yaml"), str(cut))
+    done = clinvk("backends", "check", str(built_in_manifests() / "claude.yaml"), str(cut))
     assert done.returncode == 1
     assert "no event says how the run ended" in done.stderr
 

@@ -14,12 +14,12 @@ import pytest
 from clinvk.api import tasks as fanout
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.command_line import check_arguments
-from clinvk.backend.manifest import parse
+from clinvk.backend.manifest import parse_manifest
 from clinvk.config import schema
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, UsageError
 from clinvk.model.request import Request
-from clinvk.runs.folder import Runs
+from clinvk.runs.folder import RunStore
 from tests.conftest import END, PROTOCOL, READ, START, CommandLine, Home, say
 
 NUL, HALF = "NUL character", "half of a surrogate pair"
@@ -114,7 +114,7 @@ def test_a_configuration_that_no_program_can_be_given_is_rejected(fake: Home, te
 def test_a_manifest_that_no_program_can_be_given_is_rejected(more: str, said: str):
     command = "" if "command" in more else "command: x, "
     with pytest.raises(ConfigError) as caught:
-        parse(f"{{name: x, {command}argv: {{run: []}}, {more}}}", Path("x.yaml"))
+        parse_manifest(f"{{name: x, {command}argv: {{run: []}}, {more}}}", Path("x.yaml"))
     assert said in str(caught.value)
 
 
@@ -173,7 +173,7 @@ def test_whatever_a_task_raises_fails_that_task_alone(
     assert error.hint
     if kept:
         assert result.id
-        stands = Runs(fake.path).find(result.id).result()
+        stands = RunStore(fake.path).find(result.id).result()
         assert (stands.state, stands.results[1].error.message) == ("failed", error.message)  # type: ignore[union-attr]
 
 

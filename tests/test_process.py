@@ -19,9 +19,9 @@ from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.process import child as process
 from clinvk.process.child import Child, start
 from clinvk.process.command import Command
-from clinvk.process.leftovers import survivors
+from clinvk.process.leftovers import find_leftovers
 from clinvk.process.marker import MARKER, new_marker
-from clinvk.process.pipes import Lines
+from clinvk.process.pipes import LineSplitter
 from tests.conftest import BASH, FAKES, TREE, is_alive, living, pid_in
 
 SOON = 6  # seconds; what has to be done in three, on a machine that is busy with other tests
@@ -30,7 +30,7 @@ ENV = {"PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
 def command(*argv: str, cwd: Path | None = None, stdin: bytes = b"") -> Command:
-    return Command(argv=argv, env=dict(ENV), cwd=cwd or Path("/"), stdin=stdin, changed={})
+    return Command(argv=argv, env=dict(ENV), cwd=cwd or Path("/"), stdin=stdin, env_changes={})
 
 
 def shell(script: str, **more) -> Command:
@@ -42,7 +42,7 @@ def py(script: str, **more) -> Command:
 
 
 def starting(given: Command):
-    return start(given, new_marker({}), ask=signal.SIGTERM)
+    return start(given, new_marker({}), stop_signal=signal.SIGTERM)
 
 
 async def everything(child: Child) -> list[bytes]:
@@ -72,18 +72,18 @@ texts = st.text(alphabet="ab\n\r\u2028\u2029\x0b\x0c\x1c\x85é😀{}", max_size=
 @given(texts, st.lists(st.integers(0, 600)))
 def test_any_cutting_of_the_bytes_gives_the_same_lines(text: str, places: list[int]):
     data = text.encode()
-    lines = Lines()
-    found = [line for piece in cut(data, places) for line in lines.feed(piece)] + lines.end()
+    lines = LineSplitter()
+    found = [line for piece in cut(data, places) for line in lines.feed(piece)] + lines.finish()
     expected = data.split(b"\n")
     assert found == (expected[:-1] if expected[-1] == b"" else expected)
 
 
 def test_a_line_separator_inside_of_json_splits_no_line():
-    lines = Lines()
+    lines = LineSplitter()
     assert lines.feed('{"a": "x\u2028y\u2029z\r"}\n'.encode()) == [
         '{"a": "x\u2028y\u2029z\r"}'.encode()
     ]
-    assert lines.end() == []
+    assert lines.finish() == []
 
 
 # Input and output
@@ -160,7 +160,7 @@ async def test_the_exit_code_is_the_programs_own(script: str, code: int):
 @pytest.mark.anyio
 async def test_the_program_runs_in_its_folder_with_its_environment_and_marker(tmp_path: Path):
     given = shell(f"pwd; env | grep -c .; echo ${MARKER}", cwd=tmp_path)
-    async with start(given, "outer/inner", ask=signal.SIGTERM) as child:
+    async with start(given, "outer/inner", stop_signal=signal.SIGTERM) as child:
         said = await everything(child)
     assert said[0].decode() == os.path.realpath(tmp_path)
     assert said[2] == b"outer/inner"
@@ -179,7 +179,7 @@ async def test_the_program_leads_a_group_and_has_no_terminal():
 def without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS, where the end of a program has to be looked for. The `os` of asyncio is left
     alone: from Python 3.12 on, that decides once whether it has pidfds."""
-    monkeypatch.setattr(process, "_pidfd", lambda _pid: None)
+    monkeypatch.setattr(process, "_open_pidfd", lambda _pid: None)
 
 
 @pytest.mark.anyio
@@ -389,7 +389,7 @@ async def test_who_survives_a_normal_end_is_reported_and_not_ended(ended: Callab
         await everything(child)
         assert await child.wait() == 0
         pids = {pid_in(in_group), pid_in(outside)}
-        assert set(survivors(child.pid, child.marker)) == pids
+        assert set(find_leftovers(child.pid, child.marker)) == pids
     assert all(is_alive(pid) for pid in pids)
 
 
@@ -405,7 +405,7 @@ async def test_a_survivor_outside_of_the_group_is_found_by_its_marker(
     async with starting(shell(script)) as child:
         await everything(child)
         await child.wait()
-        assert survivors(child.pid, child.marker) == [pid_in(outside)]
+        assert find_leftovers(child.pid, child.marker) == [pid_in(outside)]
 
 
 @pytest.mark.anyio
@@ -413,7 +413,7 @@ async def test_a_run_that_leaves_nobody_has_no_survivors():
     async with starting(shell("true")) as child:
         await everything(child)
         await child.wait()
-        assert survivors(child.pid, child.marker) == []
+        assert find_leftovers(child.pid, child.marker) == []
 
 
 @pytest.mark.anyio

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.event_parser import Reader
-from clinvk.process.pipes import Lines
+from clinvk.backend.event_parser import EventParser
+from clinvk.process.pipes import LineSplitter
 from tests.recordings_expected import RECORDINGS, cases, replay
 
 # The most important findings once more, so that nobody regenerates a wrong expectation unawares.
@@ -128,9 +128,13 @@ def test_a_stream_is_read_the_same_in_pieces_of_any_size(backend: str, size: int
         data = (case / "stdout").read_bytes()
 
         def events(pieces: list[bytes]) -> list[dict]:
-            lines, reader = Lines(), Reader(manifest, first=True)
+            lines, reader = LineSplitter(), EventParser(manifest, is_first_turn=True)
             complete = [line for piece in pieces for line in lines.feed(piece)]
-            return [e.to_json() for line in (*complete, *lines.end()) for e in reader.read(line)]
+            return [
+                e.to_json()
+                for line in (*complete, *lines.finish())
+                for e in reader.parse_line(line)
+            ]
 
         whole = events([data])
         assert events([data[i : i + size] for i in range(0, len(data), size)]) == whole

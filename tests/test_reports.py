@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk import reports
-from clinvk.cmd.options.plan import reports_of
+from clinvk.cmd.options.plan import requested_reports
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.outcome import STATES, Outcome, RunResult
 from clinvk.model.plan import Plan, Task
@@ -132,14 +132,14 @@ def junit(result: RunResult, plan: Plan) -> ET.Element:
 @pytest.mark.parametrize("name", ["report.txt", "report", "report.html.gz"])
 def test_a_suffix_that_is_no_format_is_refused_before_anything_runs(tmp_path: Path, name: str):
     with pytest.raises(UsageError) as error:
-        reports.check(tmp_path / name)
+        reports.check_report(tmp_path / name)
     assert name in error.value.message
     assert ".html, .md, .xml, .json" in error.value.hint
 
 
 def test_a_folder_that_does_not_exist_is_named_with_the_way_out(tmp_path: Path):
     with pytest.raises(UsageError) as error:
-        reports.check(tmp_path / "no" / "report.html")
+        reports.check_report(tmp_path / "no" / "report.html")
     assert f"no folder {tmp_path / 'no'}" in error.value.message
     assert f"mkdir -p {tmp_path / 'no'}" in error.value.hint
 
@@ -147,38 +147,38 @@ def test_a_folder_that_does_not_exist_is_named_with_the_way_out(tmp_path: Path):
 def test_a_report_cannot_take_the_place_of_a_folder(tmp_path: Path):
     (tmp_path / "a.html").mkdir()
     with pytest.raises(UsageError, match="is a folder"):
-        reports.check(tmp_path / "a.html")
+        reports.check_report(tmp_path / "a.html")
 
 
 @pytest.mark.parametrize("suffix", [".html", ".md", ".xml", ".json", ".HTML"])
 def test_the_suffix_decides_what_is_written(tmp_path: Path, suffix: str):
     path = tmp_path / f"report{suffix}"
     result, plan = every_state()
-    reports.check(path)
-    reports.write(path, result, plan)
+    reports.check_report(path)
+    reports.write_report(path, result, plan)
     assert path.read_text() == reports.render(reports.SUFFIXES[suffix.lower()], result, plan)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_junit_is_junit_whatever_its_suffix(tmp_path: Path):
     path = tmp_path / "results.md"
-    wanted = reports_of(path, [tmp_path / "report.md"])
-    assert not reports.write_each(wanted, *every_state())
+    wanted = requested_reports(path, [tmp_path / "report.md"])
+    assert not reports.write_reports(wanted, *every_state())
     assert ET.parse(path).getroot().tag == "testsuites"
     assert (tmp_path / "report.md").read_text().startswith("# ")
 
 
 def test_junit_without_a_folder_is_refused_too(tmp_path: Path):
     with pytest.raises(UsageError, match="no folder"):
-        reports_of(tmp_path / "no" / "results", None)
+        requested_reports(tmp_path / "no" / "results", None)
 
 
 def test_a_report_that_cannot_be_written_does_not_lose_the_others(tmp_path: Path):
     places = [tmp_path / "gone" / "a.html", tmp_path / "b.md", tmp_path / "c.json"]
     places[0].parent.mkdir()
-    wanted = [reports.check(path) for path in places]
+    wanted = [reports.check_report(path) for path in places]
     places[0].parent.rmdir()
-    (problem,) = reports.write_each(wanted, *every_state())
+    (problem,) = reports.write_reports(wanted, *every_state())
     assert str(places[0]) in problem.message
     assert "clinvk runs show r12ab34" in (problem.hint or "")
     assert places[1].exists()
@@ -194,7 +194,7 @@ def test_the_report_before_stays_whole_where_the_new_one_cannot_be_written(tmp_p
 
     monkeypatch.setattr("clinvk.disk.atomic.write_all", full)
     with pytest.raises(UsageError, match="No space left"):
-        reports.write(path, *every_state())
+        reports.write_report(path, *every_state())
     assert path.read_text() == "the one before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -204,7 +204,7 @@ def test_a_pipe_gets_the_report_and_stays_a_pipe(tmp_path: Path):
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        reports.write(reports.check(path).path, *run(task()))
+        reports.write_report(reports.check_report(path).path, *run(task()))
         assert json.loads(os.read(reader, 65_536))["id"] == "r12ab34"
     finally:
         os.close(reader)
@@ -366,7 +366,7 @@ def test_a_name_stays_in_its_cell(name: str):
 
 
 def test_nothing_in_a_cell_is_markup():
-    assert markdown.plain("a|b\n*c* <img> `d` [e](f)\x1b[1m") == (
+    assert markdown.escape_markdown("a|b\n*c* <img> `d` [e](f)\x1b[1m") == (
         r"a\|b \*c\* \<img\> \`d\` \[e\](f)"
     )
 
@@ -519,13 +519,13 @@ def test_bars_lie_in_the_picture_in_the_order_in_which_they_began():
     page = html(result, plan)
     found = bars(page)
     (picture,) = page.of_class("timeline")
-    assert all(timeline.LABELS <= begin < end <= 100 for begin, end, _ in found)
+    assert all(timeline.LABEL_WIDTH <= begin < end <= 100 for begin, end, _ in found)
     assert all(0 < y < float(picture["height"] or 0) for _, _, y in found)
     assert [b for b, _, _ in found] == sorted(b for b, _, _ in found)
     assert [y for _, _, y in found] == sorted({y for _, _, y in found})
-    scale = found[2][1] - timeline.LABELS  # 11 seconds
+    scale = found[2][1] - timeline.LABEL_WIDTH  # 11 seconds
     assert found[0][1] - found[0][0] == pytest.approx(scale * 5 / 11, abs=0.01)
-    assert found[2][0] - timeline.LABELS == pytest.approx(scale * 2 / 11, abs=0.01)
+    assert found[2][0] - timeline.LABEL_WIDTH == pytest.approx(scale * 2 / 11, abs=0.01)
 
 
 @given(
@@ -598,7 +598,7 @@ def test_the_picture_says_in_words_what_it_shows():
     [(0, "0"), (0.2, "0.2 s"), (45, "45 s"), (90, "1m 30s"), (5400, "1h 30m"), (90_000, "1d 1h")],
 )
 def test_times_are_as_people_say_them(seconds: float, said: str):
-    assert timeline.length(seconds) == said
+    assert timeline.format_offset(seconds) == said
 
 
 def test_a_thousand_tasks_take_no_time():
@@ -614,7 +614,7 @@ def test_a_thousand_tasks_take_no_time():
 
 def on_github(result: RunResult, **env: str) -> list[str]:
     stream = io.StringIO()
-    reports.github(result, env, stream)
+    reports.publish_to_github(result, env, stream)
     return stream.getvalue().splitlines()
 
 
@@ -635,7 +635,7 @@ def test_an_annotation_says_which_task_and_why():
 def test_an_annotation_is_one_line_whatever_is_said(said: str, name: str):
     failed = task(0, "failed", name=name, error=Failure("server", said))
     stream = io.StringIO()
-    reports.github(run(failed)[0], {}, stream)
+    reports.publish_to_github(run(failed)[0], {}, stream)
     lines = stream.getvalue().split("\n")
     assert len(lines) == 2
     assert re.fullmatch(r"::error title=[^:,\r\n]*::[^\r\n]*", lines[0])

@@ -15,7 +15,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from clinvk.runs.folder import Runs
+from clinvk.runs.folder import RunStore
 from clinvk.text import duration
 from tests.conftest import (
     END,
@@ -288,7 +288,7 @@ def test_a_damaged_run_is_named_and_hides_no_other_and_can_be_deleted(desk: Desk
     assert f"clinvk runs delete {id_}" in shown.stderr
     assert desk.clinvk("runs", "resume", id_).returncode == 4
     assert desk.clinvk("runs", "delete", id_, "--yes").returncode == 0
-    assert Runs(desk.home.path).ids() == [well]
+    assert RunStore(desk.home.path).ids() == [well]
 
 
 def test_a_damaged_run_that_was_cut_off_is_ended_and_then_deleted(desk: Desk):
@@ -563,7 +563,7 @@ def test_the_pause_before_a_run_is_carried_on_is_not_listed_as_time_that_it_took
     assert (listed["state"], 0 < listed["total_duration_seconds"] < 60) == ("failed", True)
     assert listed["total_duration_seconds"] == shown
     row = desk.clinvk("runs", "list").stdout.splitlines()[1]
-    assert duration.brief(listed["total_duration_seconds"]) in row
+    assert duration.format_duration(listed["total_duration_seconds"]) in row
 
 
 def test_where_nothing_is_left_of_a_cancelled_run_it_stays_that(desk: Desk):
@@ -724,7 +724,9 @@ def test_cancel_ends_a_run_whose_driver_is_still_ending_what_was_left_running(de
     id_ = desk.cut_off("deaf a", "hold b", until="deaf a")
     killed = json.loads((desk.at(id_).path / "lock").read_text())["clinvk"]
     driver = desk.start("runs", "resume", id_, "-q")
-    wait_for(lambda: (desk.at(id_).running() or {}).get("clinvk") == killed, "the other one", 20)
+    wait_for(
+        lambda: (desk.at(id_).find_driver() or {}).get("clinvk") == killed, "the other one", 20
+    )
     said = desk.clinvk("runs", "cancel", id_)
     assert (said.returncode, f"Run {id_} is cancelled: " in said.stdout) == (0, True), said
     assert ends(driver)[0] == 7
@@ -782,7 +784,7 @@ def test_deleting_asks_first(desk: Desk):
         child.expect(pexpect.EOF)
         child.close()
         assert child.exitstatus == code
-        assert Runs(desk.home.path).ids() == ([] if answer == "y" else [id_])
+        assert RunStore(desk.home.path).ids() == ([] if answer == "y" else [id_])
 
 
 def test_deleting_some_tells_of_each_and_leaves_the_sessions(desk: Desk):
@@ -825,11 +827,11 @@ def test_clean_takes_what_ended_long_ago_and_says_which(desk: Desk):
     assert would.splitlines() == [older, old, "Would delete 2 run(s) older than 7 days."]
     data = desk.clinvk.json("runs", "clean", "--older-than", "7", "--dry-run", "--json")
     assert (data["dry_run"], data["deleted"]) == (True, [older, old])
-    assert len(Runs(desk.home.path).ids()) == 3
+    assert len(RunStore(desk.home.path).ids()) == 3
     data = desk.clinvk.json("runs", "clean", "--older-than", "6w", "--json")
     assert (data["dry_run"], data["deleted"]) == (False, [older])
     assert desk.clinvk("runs", "clean", "--older-than", "1w").stdout.startswith("Deleted 1 run(s)")
-    assert Runs(desk.home.path).ids() == [new]
+    assert RunStore(desk.home.path).ids() == [new]
     nothing = desk.clinvk("runs", "clean", "--older-than", "1h")
     assert (nothing.returncode, nothing.stdout, "no runs" in nothing.stderr) == (0, "", True)
     wrong = desk.clinvk("runs", "clean", "--older-than", "soon")
@@ -857,7 +859,7 @@ def test_clean_leaves_what_runs_what_was_cut_off_and_what_has_a_name(desk: Desk)
     for id_ in (named, left, runs):
         age(desk, id_, 400)
     assert desk.clinvk.json("runs", "clean", "--older-than", "1", "--json")["deleted"] == []
-    assert sorted(Runs(desk.home.path).ids()) == sorted([named, left, runs])
+    assert sorted(RunStore(desk.home.path).ids()) == sorted([named, left, runs])
     would = desk.clinvk.json("runs", "clean", "--older-than", "1", "--dry-run", "--json")
     assert would["deleted"] == []
     kill(driver)

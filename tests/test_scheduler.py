@@ -22,16 +22,16 @@ from msgspec.structs import replace
 from clinvk.config import schema
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff
-from clinvk.engine.plan_run import PlanRun, resumed
-from clinvk.engine.rerun import what_is_left
+from clinvk.engine.plan_run import PlanRun, prepare_resume
+from clinvk.engine.rerun import unfinished
 from clinvk.engine.scheduler import Change, Scheduler
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
-from clinvk.model.plan import Halt, Plan, Task, checked
+from clinvk.model.plan import Halt, Plan, Task, with_keys
 from clinvk.model.result import Failure
 from clinvk.plans import halt, parse, preflight
 from clinvk.plans.parse import Defaults
-from clinvk.runs.folder import RunFolder, Runs
+from clinvk.runs.folder import RunFolder, RunStore
 from tests.conftest import (
     END,
     PROTOCOL,
@@ -101,7 +101,7 @@ class Many:
         defaults = {"backend": "fake", "workdir": str(self.home.work)} | rules.pop("defaults", {})
         where = "steps" if kind == "chain" else "tasks"
         data = {where: tasks, "defaults": defaults, **rules}
-        return parse.plan_of(data, "t", kind, Defaults())
+        return parse.parse_plan(data, "t", kind, Defaults())
 
     def prepared(self, plan: Plan) -> PlanRun:
         self.run = PlanRun(self.dispatcher(), plan, observe=self.changes.append)
@@ -223,7 +223,7 @@ async def test_halt_by_a_share_waits_until_a_share_means_something(many: Many):
 
 @pytest.mark.parametrize("text", ["never", "soon,fail=3", "now,fail=10%", "now,fail=12.5%"])
 def test_a_halt_is_told_as_it_is_written(text: str):
-    assert halt.text(halt.parse(text)) == text
+    assert halt.format_halt(halt.parse_halt(text)) == text
 
 
 @given(st.integers(1, 100), st.integers(0, 100), st.floats(1, 100))
@@ -252,7 +252,7 @@ async def test_three_thousand_that_need_each_other_are_skipped_at_once(many: Man
     with anyio.fail_after(30):
         result = await many(tasks)
     assert result.counts == {"failed": 1, "skipped": 3_000}
-    kept = Runs(many.home.path).find("last").result()
+    kept = RunStore(many.home.path).find("last").result()
     assert kept.counts == result.counts
     assert kept.results[3_000].error == result.results[3_000].error
 
@@ -310,20 +310,20 @@ def test_waits_between_tries_double_up_to_a_minute():
         def uniform(self, a: float, b: float) -> float:
             return 1.0
 
-    waits = [backoff.backoff(2, n, Even()) for n in range(1, 10)]
+    waits = [backoff.backoff_seconds(2, n, Even()) for n in range(1, 10)]
     assert waits == [2, 4, 8, 16, 32, 60, 60, 60, 60]
-    assert backoff.backoff(2, 5_000, Even()) == 60
+    assert backoff.backoff_seconds(2, 5_000, Even()) == 60
 
 
 @given(st.floats(0.01, 1e3), st.integers(1, 5_000), st.randoms(use_true_random=False))
 def test_no_two_tasks_wait_in_step_and_none_for_ever(delay: float, tries: int, chance: Any):
-    assert 0 < backoff.backoff(delay, tries, chance) <= 1.5 * backoff.LONGEST
+    assert 0 < backoff.backoff_seconds(delay, tries, chance) <= 1.5 * backoff.MAX_RETRY_DELAY
 
 
 async def test_the_scheduler_waits_longer_before_each_try(many: Many):
     many.backend("fake", SERVER, **EPHEMERAL)
     plan = many.plan(["p"], retries=3, retry_delay=0.05, ephemeral=True)
-    asks = preflight.check(plan, many.dispatcher().chooser).asks
+    asks = preflight.check_plan(plan, many.dispatcher().selector).tasks
     outcomes = [Outcome(index=0, name="1", backend="fake")]
     waits: list[float] = []
 
@@ -333,10 +333,10 @@ async def test_the_scheduler_waits_longer_before_each_try(many: Many):
 
     await Scheduler(
         many.dispatcher(), plan, asks, outcomes, run_id=None, journal=None,
-        answers=lambda _: "", observe=observe, chance=random.Random(1),
+        output_of=lambda _: "", observe=observe, rng=random.Random(1),
     ).run()  # fmt: skip
     chance = random.Random(1)
-    wanted = [backoff.backoff(0.05, n, chance) for n in (1, 2, 3)]
+    wanted = [backoff.backoff_seconds(0.05, n, chance) for n in (1, 2, 3)]
     assert len(waits) == 3
     assert all(0 < got <= want + 0.01 for got, want in zip(waits, wanted, strict=True))
     assert outcomes[0].attempts == 4
@@ -389,11 +389,13 @@ async def test_a_moment_that_the_provider_names_is_heeded(many: Many):
 def test_a_moment_that_has_passed_is_believed_once():
     chance, now = random.Random(1), 100.0
     past = Failure("limit", "x", None, datetime.now(UTC) - timedelta(hours=1))
-    first = backoff.pause(past, 0, 30, now, chance)
-    later = backoff.pause(past, 1, 30, now, chance)
-    assert (first.until, first.count) == (now + backoff.EARLY, 1)
+    first = backoff.pause_after_limit(past, 0, 30, now, chance)
+    later = backoff.pause_after_limit(past, 1, 30, now, chance)
+    assert (first.until, first.count) == (now + backoff.CLOCK_MARGIN, 1)
     assert later.until > now + 50
-    assert backoff.pause(Failure("limit", "x"), 3_000, 30, now, chance).until < now + 1_000
+    assert (
+        backoff.pause_after_limit(Failure("limit", "x"), 3_000, 30, now, chance).until < now + 1_000
+    )
 
 
 async def test_a_success_that_began_before_a_limit_does_not_end_the_wait(many: Many):
@@ -418,11 +420,11 @@ async def test_a_limit_may_end_the_run_with_what_is_left_waiting(many: Many):
     assert (result.state, result.exit_code) == ("waiting", 75)
     assert many.starts().count("a") == 1
     assert "c" not in many.starts()
-    folder = Runs(many.home.path).find("last")
+    folder = RunStore(many.home.path).find("last")
     assert folder.result().exit_code == 75
-    run = resumed(many.dispatcher(), folder)
+    run = prepare_resume(many.dispatcher(), folder)
     many.backend("fake")
-    assert states(await run.carry_on(what_is_left(run.plan))) == ["done"] * 4
+    assert states(await run.resume(unfinished(run.plan))) == ["done"] * 4
 
 
 async def test_a_limit_that_would_take_too_long_ends_the_run_at_once(many: Many):
@@ -451,8 +453,8 @@ async def test_what_needs_a_task_that_waits_for_a_limit_waits_whatever_else_succ
     assert result.exit_code == 75
     assert "c" not in many.starts()
     many.backend("fake")
-    run = resumed(many.dispatcher(), Runs(many.home.path).find("last"))
-    assert states(await run.carry_on(what_is_left(run.plan))) == ["done"] * 3
+    run = prepare_resume(many.dispatcher(), RunStore(many.home.path).find("last"))
+    assert states(await run.resume(unfinished(run.plan))) == ["done"] * 3
 
 
 async def test_a_limit_may_switch_to_another_backend(many: Many):
@@ -515,8 +517,8 @@ async def test_a_run_that_has_spent_its_budget_starts_nothing_when_it_is_carried
     many.backend("fake")
     first = await many(["a", "b"], budget={"tokens": 15}, max_parallel=1)
     assert states(first) == ["done", "cancelled"]
-    run = resumed(many.dispatcher(), Runs(many.home.path).find("last"))
-    again = await run.carry_on(what_is_left(run.plan))
+    run = prepare_resume(many.dispatcher(), RunStore(many.home.path).find("last"))
+    again = await run.resume(unfinished(run.plan))
     assert states(again) == ["done", "cancelled"]
     assert "the budget is spent" in (again.why or "")
     assert again.exit_code == 1
@@ -644,7 +646,7 @@ async def test_cancelling_leaves_nothing_alive(many: Many, tree: Path, times: in
     assert kinds(result) == ["cancelled", "not_started", "not_started"]
     assert (result.state, result.exit_code) == ("cancelled", 7)
     assert living(tree) == []
-    kept = Runs(many.home.path).find("last").result()
+    kept = RunStore(many.home.path).find("last").result()
     assert (kept.state, [o.state for o in kept.results]) == ("cancelled", ["cancelled"] * 3)
 
 
@@ -670,8 +672,8 @@ async def cancelled_while(many: Many, plan: Plan, waits: Callable[[], Any]) -> R
 
 
 async def carried_on(many: Many) -> RunResult:
-    run = resumed(many.dispatcher(), Runs(many.home.path).find("last"))
-    return await run.carry_on(what_is_left(run.plan))
+    run = prepare_resume(many.dispatcher(), RunStore(many.home.path).find("last"))
+    return await run.resume(unfinished(run.plan))
 
 
 async def test_a_task_that_is_cancelled_while_it_waits_for_a_login_was_not_started(many: Many):
@@ -698,7 +700,7 @@ async def test_a_step_that_is_cancelled_while_another_turn_runs_was_not_started(
     def waits() -> bool:
         for change in many.changes:
             if change.kind == "ended" and not turns:  # somebody goes on with it by hand
-                turns.append(many.dispatcher().store.turn(change.outcome.session_id))
+                turns.append(many.dispatcher().store.acquire_turn(change.outcome.session_id))
         return many.kinds().count("started") == 2
 
     many.changes = Watched(waits)
@@ -757,7 +759,7 @@ async def test_whoever_leaves_a_run_leaves_nothing_alive(many: Many, tree: Path)
         await until((tree / "self").exists)
         tasks.cancel_scope.cancel()
     assert living(tree) == []
-    kept = Runs(many.home.path).find("last").result()
+    kept = RunStore(many.home.path).find("last").result()
     assert (kept.state, kept.results[0].state) == ("cancelled", "cancelled")
 
 
@@ -766,12 +768,12 @@ async def test_a_run_that_was_cut_off_goes_on_where_it_was(many: Many):
     plan = many.plan(["a", "b", "c"], max_parallel=1)
     await cancelling(many, plan, lambda: "b" in many.starts(), times=1)
     many.backend("fake")
-    folder = Runs(many.home.path).find("last")
-    run = resumed(many.dispatcher(), folder)
-    result = await run.carry_on(what_is_left(run.plan))
+    folder = RunStore(many.home.path).find("last")
+    run = prepare_resume(many.dispatcher(), folder)
+    result = await run.resume(unfinished(run.plan))
     assert states(result) == ["done", "indeterminate", "done"]
-    run = resumed(many.dispatcher(), folder)
-    result = await run.carry_on(what_is_left(run.plan, rerun_indeterminate=True))
+    run = prepare_resume(many.dispatcher(), folder)
+    result = await run.resume(unfinished(run.plan, rerun_indeterminate=True))
     assert states(result) == ["done"] * 3
     assert result.results[1].attempts == 2
     assert many.starts() == ["a", "b", "c", "b"]
@@ -781,8 +783,8 @@ async def test_what_failed_before_does_not_end_a_run_that_is_carried_on(many: Ma
     many.backend("fake", BAD)
     first = await many(["bad", "b", "c"], fail_fast=True, max_parallel=1)
     assert states(first) == ["failed", "cancelled", "cancelled"]
-    run = resumed(many.dispatcher(), Runs(many.home.path).find("last"))
-    assert states(await run.carry_on(what_is_left(run.plan))) == ["failed", "done", "done"]
+    run = prepare_resume(many.dispatcher(), RunStore(many.home.path).find("last"))
+    assert states(await run.resume(unfinished(run.plan))) == ["failed", "done", "done"]
 
 
 async def test_a_task_is_never_lined_up_twice(many: Many):
@@ -792,15 +794,15 @@ async def test_a_task_is_never_lined_up_twice(many: Many):
         Task(name="b", prompt="b", needs=(0,)),
         Task(name="c", prompt="c", needs=(1,), soft=True),
     )
-    plan = checked(Plan(kind="parallel", tasks=tasks))
-    asks = preflight.check(
+    plan = with_keys(Plan(kind="parallel", tasks=tasks))
+    asks = preflight.check_plan(
         replace(plan, tasks=tuple(replace(t, backend="fake") for t in plan.tasks)),
-        many.dispatcher().chooser,
-    ).asks
+        many.dispatcher().selector,
+    ).tasks
     outcomes = [Outcome(index=i, name=t.name, backend="fake") for i, t in enumerate(tasks)]
     outcomes[0] = replace(outcomes[0], state="failed")
     await Scheduler(
-        many.dispatcher(), plan, asks, outcomes, run_id=None, journal=None, answers=lambda _: ""
+        many.dispatcher(), plan, asks, outcomes, run_id=None, journal=None, output_of=lambda _: ""
     ).run()
     assert [o.state for o in outcomes] == ["failed", "skipped", "done"]
     assert many.starts() == ["c"]
@@ -821,7 +823,7 @@ async def test_a_store_that_breaks_in_the_middle_fails_what_it_concerns(many: Ma
     assert kinds(result)[1:] == ["session", "session"]
     assert result.results[1].output == "It is done."  # it was paid for
     assert many.starts() == ["a", "b"]
-    assert Runs(many.home.path).find("last").result().counts == {"done": 1, "failed": 2}
+    assert RunStore(many.home.path).find("last").result().counts == {"done": 1, "failed": 2}
 
 
 async def test_a_backend_that_goes_away_fails_its_tasks_alone(many: Many):
@@ -841,7 +843,7 @@ async def test_a_program_that_cancels_a_run_ends_it_as_ctrl_c_does(many: Many, t
         await until((tmp_path / "b.pid").exists)
         tasks.cancel_scope.cancel()
     assert not is_alive(pid_in(tmp_path / "b.pid"))
-    kept = Runs(many.home.path).find("last").result()
+    kept = RunStore(many.home.path).find("last").result()
     assert (kept.state, states(kept)) == ("cancelled", ["done", "cancelled", "cancelled"])
     assert kept.results[1].attempts == 1
     assert kept.results[1].seconds > 0
@@ -853,7 +855,7 @@ async def test_who_cancels_a_run_when_all_is_done_cancels_nothing(many: Many):
     with anyio.CancelScope() as scope:
         run.observe = lambda change: scope.cancel() if change.kind == "ended" else None
         await run.run()
-    kept = Runs(many.home.path).find("last").result()
+    kept = RunStore(many.home.path).find("last").result()
     assert (kept.state, kept.exit_code) == ("done", 0)
 
 
@@ -884,7 +886,7 @@ def test_ctrl_c_ends_the_run_of_a_program_and_all_that_it_started(
     out, _ = program.communicate(timeout=20)
     assert out == "interrupted\n"
     assert living(tree) == []
-    assert Runs(home.path).find("last").result().state == "cancelled"
+    assert RunStore(home.path).find("last").result().state == "cancelled"
 
 
 async def test_an_error_of_the_one_who_watches_ends_what_runs(many: Many, tree: Path):
@@ -905,7 +907,7 @@ async def test_several_that_cannot_be_kept_are_told_as_one(
 ):
     many.backend("fake", NAP + END)
     run = many.prepared(many.plan([f"p{i}" for i in range(6)], max_parallel=6))
-    run.keep()
+    run.create_folder()
     journal = run.folder.path / "journal.jsonl"
     real = os.fsync
 
@@ -939,8 +941,8 @@ def test_a_full_disk_ends_the_run_with_a_clear_word_and_loses_nothing(
     for name in ("long1", "long2"):
         assert not is_alive(pid_in(tmp_path / name))
     (small_disk / "ballast").unlink()
-    (id_,) = Runs(home.path).ids()
-    folder = Runs(home.path).find(id_)
+    (id_,) = RunStore(home.path).ids()
+    folder = RunStore(home.path).find(id_)
     result = folder.result()
     assert result.state == "interrupted"
     assert [o.state for o in result.results][:1] == ["done"]
@@ -1001,7 +1003,7 @@ async def test_the_next_attempt_begins_when_the_one_before_is_written_down(
     monkeypatch.setattr(os, "fsync", slow)
     tasks = ["a", {"prompt": "b"}]
     assert (await many(tasks, retries=1, retry_delay=0.001, limit_wait=0.001)).ok
-    (folder,) = Runs(many.home.path).newest_first()
+    (folder,) = RunStore(many.home.path).newest_first()
     lines = [json.loads(x) for x in (folder.path / "journal.jsonl").read_bytes().splitlines()]
     for i in (0, 1):
         told = [x["event"] for x in lines if x.get("task") == i]

@@ -130,7 +130,7 @@ def test_archiving_goes_on_after_one_that_is_not_there(
 
 def test_a_running_session_is_not_archived(clinvk: CommandLine, home: Home, store: Store):
     past(store, "s", "hi")
-    turn = store.turn("s")
+    turn = store.acquire_turn("s")
     assert turn is not None
     done = clinvk("sessions", "archive", "s")
     turn.close()

@@ -117,7 +117,7 @@ def test_no_name_leaves_the_store(store: Store, tmp_path: Path, name: str):
         lambda: store.messages(name),
         lambda: store.size(name),
         lambda: store.delete(name),
-        lambda: store.turn(name),
+        lambda: store.acquire_turn(name),
     ):
         with pytest.raises(SessionError):
             act()
@@ -278,7 +278,7 @@ def test_a_query_selects_what_fits_the_newest_first(
     for session in sessions:
         store.create(session)
     wanted = Query(**query)
-    fitting = [s for s in sessions if wanted.fits(s)]
+    fitting = [s for s in sessions if wanted.matches(s)]
     fitting.sort(key=lambda s: (-s.updated_at.timestamp(), s.id))
     expected = [s.id for s in fitting[: wanted.limit]]
     assert [s.id for s in reopen().select(wanted)] == expected
@@ -303,35 +303,35 @@ def test_a_query_sees_what_was_changed_a_moment_ago(store: Store, reopen: Callab
 def test_ids_are_matched_by_their_beginning(store: Store, text: str, found: list[str]):
     for name in ("abc1", "ABC2", "b_d", "bxd"):
         store.create(Session(id=name))
-    assert sorted(store.matching(text)) == sorted(found)
+    assert sorted(store.find_ids(text)) == sorted(found)
 
 
 def test_a_native_id_leads_to_its_sessions(store: Store):
     store.create(Session(id="a", native_ids={"claude": "n1", "codex": "n2"}))
     store.create(Session(id="b", native_ids={"codex": "n1"}))
-    assert sorted(store.owners(None, "n1")) == ["a", "b"]
-    assert store.owners("codex", "n1") == ["b"]
-    assert store.owners("claude", "n2") == []
+    assert sorted(store.find_by_native_id(None, "n1")) == ["a", "b"]
+    assert store.find_by_native_id("codex", "n1") == ["b"]
+    assert store.find_by_native_id("claude", "n2") == []
     store.update("a", changed(native_ids={"claude": "n3"}))
-    assert store.owners(None, "n1") == ["b"]
-    assert store.owners("claude", "n3") == ["a"]
+    assert store.find_by_native_id(None, "n1") == ["b"]
+    assert store.find_by_native_id("claude", "n3") == ["a"]
 
 
 def test_who_runs_is_listed(store: Store, reopen: Callable[[], Store]):
     for name in ("a", "b"):
         store.create(Session(id=name))
-    turn = store.turn("b")
+    turn = store.acquire_turn("b")
     turn.note({"run": "x"})
-    assert reopen().all_running() == ["b"]
+    assert reopen().running_ids() == ["b"]
     turn.close()
-    assert store.all_running() == []
+    assert store.running_ids() == []
 
 
 def test_clean_takes_what_is_old_and_does_not_run(store: Store):
     for day in (1, 2, 3):
         when = datetime(2026, 1, day, tzinfo=UTC)
         store.create(Session(id=f"d{day}", updated_at=when), [said("x")])
-    turn = store.turn("d1")
+    turn = store.acquire_turn("d1")
     before = "2026-01-03T00:00:00.000Z"
     assert store.clean(before, dry_run=True) == ["d2"]
     assert ids(store) == ["d1", "d2", "d3"]
@@ -372,8 +372,8 @@ def test_search_finds_all_words_whatever_their_case(library: Store, text: str, f
 def test_any_text_is_a_valid_query(library: Store, text: str):
     library.search(text)
     library.search(text, role="user", limit=1)
-    assert library.matching(text) in ([], library.matching(""))
-    assert library.owners(None, text) == []
+    assert library.find_ids(text) in ([], library.find_ids(""))
+    assert library.find_by_native_id(None, text) == []
     library.select(Query(tag=text, cwd=text))
 
 
@@ -409,16 +409,16 @@ def test_reindexing_changes_no_answer(library: Store):
 
 def test_a_session_has_one_turn_at_a_time(store: Store, reopen: Callable[[], Store]):
     store.create(Session(id="s"))
-    turn = store.turn("s")
-    assert reopen().turn("s") is None
+    turn = store.acquire_turn("s")
+    assert reopen().acquire_turn("s") is None
     turn.close()
-    again = reopen().turn("s")
+    again = reopen().acquire_turn("s")
     assert again is not None
     again.close()
 
 
 def test_turns_of_different_sessions_do_not_meet(store: Store):
-    turns = [store.turn(name) for name in ("a", "b", "c")]
+    turns = [store.acquire_turn(name) for name in ("a", "b", "c")]
     assert None not in turns
     for turn in turns:
         turn.close()
@@ -426,17 +426,17 @@ def test_turns_of_different_sessions_do_not_meet(store: Store):
 
 def test_who_runs_is_seen_with_what_it_noted(store: Store, reopen: Callable[[], Store]):
     store.create(Session(id="s"))
-    assert store.running("s") is None
-    turn = store.turn("s")
+    assert store.running_turn("s") is None
+    turn = store.acquire_turn("s")
     turn.note({"run": "x", "group": 7})
-    assert reopen().running("s") == {"run": "x", "group": 7}
+    assert reopen().running_turn("s") == {"run": "x", "group": 7}
     turn.close()
-    assert store.running("s") is None
+    assert store.running_turn("s") is None
 
 
 def test_a_running_session_is_not_deleted(store: Store, reopen: Callable[[], Store]):
     store.create(Session(id="s"))
-    turn = store.turn("s")
+    turn = store.acquire_turn("s")
     with pytest.raises(SessionError, match="is running"):
         reopen().delete("s")
     assert store.get("s")
@@ -445,21 +445,21 @@ def test_a_running_session_is_not_deleted(store: Store, reopen: Callable[[], Sto
 
 
 def test_a_turn_that_closed_leaves_nothing_for_the_next(store: Store):
-    turn = store.turn("s")
+    turn = store.acquire_turn("s")
     turn.note({"run": "x"})
     turn.close()
-    after = store.turn("s")
-    assert after.left is None
+    after = store.acquire_turn("s")
+    assert after.leftover is None
     after.close()
 
 
 def test_a_turn_that_was_abandoned_leaves_its_note(store: Store):
-    turn = store.turn("s")
+    turn = store.acquire_turn("s")
     turn.note({"run": "a long note " * 20})
     turn.note({"run": "x"})
     turn.abandon()
-    after = store.turn("s")
-    assert after.left == {"run": "x"}
+    after = store.acquire_turn("s")
+    assert after.leftover == {"run": "x"}
     after.close()
 
 
@@ -470,14 +470,14 @@ def test_a_turn_of_a_killed_process_is_free_and_leaves_its_note(
 import os
 from pathlib import Path
 from clinvk.store import open_store
-turn = open_store({url!r}, Path({str(tmp_path / "home")!r})).turn("s")
+turn = open_store({url!r}, Path({str(tmp_path / "home")!r})).acquire_turn("s")
 turn.note({{"run": "x"}})
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", script], cwd=PROJECT, check=False).returncode == -9
-    assert store.running("s") is None
-    turn = store.turn("s")
-    assert turn.left == {"run": "x"}
+    assert store.running_turn("s") is None
+    turn = store.acquire_turn("s")
+    assert turn.leftover == {"run": "x"}
     turn.close()
 
 
@@ -485,8 +485,8 @@ def test_looking_at_a_session_does_not_take_its_turn(store: Store):
     """`sessions list` in one window must not make a run in another one fail."""
     store.create(Session(id="s"))
     for _ in range(200):
-        store.running("s")
-        turn = store.turn("s")
+        store.running_turn("s")
+        turn = store.acquire_turn("s")
         assert turn is not None
         turn.close()
 
@@ -618,12 +618,12 @@ def test_an_unknown_kind_of_store_is_an_error(url: str, tmp_path: Path):
 
 def test_a_session_that_was_cut_off_is_neither_deleted_nor_cleaned(store: Store):
     store.create(Session(id="s", updated_at=datetime(2026, 1, 1, tzinfo=UTC)), [said("x")])
-    turn = store.turn("s")
+    turn = store.acquire_turn("s")
     turn.note({"run": "x"})
     turn.abandon()
     with pytest.raises(SessionError, match="was cut off"):
         store.delete("s")
     before = "2026-01-03T00:00:00.000Z"
     assert store.clean(before, dry_run=True) == store.clean(before) == []
-    store.turn("s").close()
+    store.acquire_turn("s").close()
     assert store.clean(before) == ["s"]

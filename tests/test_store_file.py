@@ -551,9 +551,9 @@ def test_a_damaged_page_of_the_index_changes_no_answer(store, home: Home):
     asked: list = [
         lambda s: len(s.select(Query())),
         lambda s: s.count(Query(backend="echo")),
-        lambda s: s.matching("s29"),
+        lambda s: s.find_ids("s29"),
         lambda s: [h.session.id for h in s.search("about s7")],
-        lambda s: s.owners("echo", "none"),
+        lambda s: s.find_by_native_id("echo", "none"),
         lambda s: s.create(Session(id="s7x"), exact=True) and s.delete("s7x"),
     ]
     expected = [ask(store) for ask in asked]
@@ -569,7 +569,7 @@ def test_a_damaged_page_of_the_index_changes_no_answer(store, home: Home):
 
 def test_a_lock_that_vanishes_hides_no_other(store, monkeypatch: pytest.MonkeyPatch):
     filled(store, "a", "b")
-    turn = store.turn("a")
+    turn = store.acquire_turn("a")
     turn.note({"run": "x"})
     real = os.scandir
     folder = store.home / "locks"
@@ -583,6 +583,6 @@ def test_a_lock_that_vanishes_hides_no_other(store, monkeypatch: pytest.MonkeyPa
         yield iter(found)
 
     monkeypatch.setattr(os, "scandir", with_a_ghost)
-    assert store.all_running() == ["a"]
+    assert store.running_ids() == ["a"]
     monkeypatch.undo()
     turn.close()

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, MessageRole, Session
 from clinvk.store import open_store
-from clinvk.store.base import Query, Store, Turn
-from clinvk.store.files.index_sync import Upkeep
+from clinvk.store.base import Query, Store, TurnLock
+from clinvk.store.files.index_sync import IndexSync
 from clinvk.store.files.records import SessionFiles
 from clinvk.store.files.store import FileStore
 from tests.conftest import PROJECT
@@ -55,8 +55,8 @@ def promise(store: Store, id_: str) -> None:
     store.create(session, [said(f"asked {id_.replace('.', 'x')}")], exact=True, settled=False)
 
 
-def turn_of(store: Store, id_: str) -> Turn:
-    turn = store.turn(id_)
+def turn_of(store: Store, id_: str) -> TurnLock:
+    turn = store.acquire_turn(id_)
     assert turn is not None
     return turn
 
@@ -82,7 +82,7 @@ def test_what_is_not_settled_yet_is_there_for_everybody(reopen: Callable[[], Sto
         assert reader.get("r1.a").title == "about r1.a"
         assert [m.content for m in reader.messages("r1.a")] == ["asked r1xa", "answer r1.a"]
         assert ids(reader) == ["r1.a"]
-        assert reader.owners("echo", "n-r1.a") == ["r1.a"]
+        assert reader.find_by_native_id("echo", "n-r1.a") == ["r1.a"]
         assert [h.session.id for h in reader.search("asked r1xa")] == ["r1.a"]
 
 
@@ -196,7 +196,7 @@ from clinvk.store.file import FileStore
 
 store = FileStore(Path(sys.argv[1]))
 store.create(Session(id="r1.a", backend="echo"), exact=True, settled=False)
-store.turn("r1.a").note({"run": "x"})
+store.acquire_turn("r1.a").note({"run": "x"})
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -250,7 +250,7 @@ def store(home: Path) -> FileStore:
 def believed(home: Path) -> FileStore | None:
     """A reader, if it would believe the index as it is."""
     reader = keep(FileStore(home))
-    return None if reader._upkeep.as_it_is() is None else reader
+    return None if reader._index_sync.fresh_index_or_none() is None else reader
 
 
 def check(home: Path) -> bool:
@@ -258,16 +258,16 @@ def check(home: Path) -> bool:
     reader = believed(home)
     if reader is None:
         return False
-    index = reader._upkeep.as_it_is()
+    index = reader._index_sync.fresh_index_or_none()
     assert index is not None
     seen = reader._files.stats()
-    assert index.known() == seen
+    assert index.record_stats() == seen
     for id_ in seen:
         session = reader.get(id_)
         [native] = session.native_ids.values()
-        assert index.owners(native) == [("echo", id_)]
+        assert index.find_by_native_id(native) == [("echo", id_)]
         assert index.title(id_) == session.title
-        assert index.indexed(id_) == len(reader._files.said(id_))
+        assert index.indexed_bytes(id_) == len(reader._files.read_transcript(id_))
         for message in reader.messages(id_):
             assert id_ in [i for i, _ in index.search(message.content.split(), None, 1_000)]
     return True
@@ -290,7 +290,7 @@ def test_the_index_is_not_compared_with_all_sessions_to_settle_some(
 ):
     for i in range(20):
         store.create(Session(id=f"s{i}", native_ids={"echo": f"n{i}"}))
-    monkeypatch.setattr(Upkeep, "_mended", lambda _: pytest.fail("it was compared"))
+    monkeypatch.setattr(IndexSync, "_repair", lambda _: pytest.fail("it was compared"))
     for id_ in ("r1.a", "r1.b", "r2.a"):
         begin(store, id_)
         end(store, id_)
@@ -320,7 +320,7 @@ def test_two_who_leave_sessions_unsettled_do_not_believe_each_other(home: Path):
 def test_what_is_written_in_the_same_tick_of_the_clock_is_noticed(
     home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(SessionFiles, "time", lambda _: 7)
+    monkeypatch.setattr(SessionFiles, "modified_ns", lambda _: 7)
     store.create(Session(id="s", native_ids={"echo": "n"}))
     begin(store, "r1.a")
     assert not check(home)

@@ -88,7 +88,7 @@ def test_a_sqlite_store_is_private_and_one_file(sqlite: SqliteStore, file: Path)
     old = os.umask(0)
     try:
         sqlite.create(Session(id="s"), [said("x")])
-        sqlite.turn("s").close()
+        sqlite.acquire_turn("s").close()
     finally:
         os.umask(old)
     for path in (file.parent, *file.parent.rglob("*")):
@@ -218,7 +218,7 @@ from clinvk.store import Query
 from clinvk.store.sqlite import SqliteStore
 os.setuid(65534)
 store = SqliteStore(Path(sys.argv[1]))
-print([s.id for s in store.select(Query())], len(store.search("words")), store.running("s"))
+print([s.id for s in store.select(Query())], len(store.search("words")), store.running_turn("s"))
 try: store.create(Session(id="t"))
 except SessionError as error: print(error)
 """
@@ -258,15 +258,15 @@ def redis(redis_url: str) -> RedisStore:
 
 def test_nothing_that_is_kept_on_a_server_runs_out(redis: RedisStore, redis_server: RedisServer):
     redis.create(Session(id="s", native_ids={"claude": "n"}), [said("x")])
-    turn = redis.turn("s")
+    turn = redis.acquire_turn("s")
     turn.note({"run": "x"})
-    with redis._server.asking() as client:
+    with redis._server.translate_errors() as client:
         keys = {key.decode() for key in client.keys("*")}
         assert {k for k in keys if client.ttl(k) != -1} == {"clinvk:lease:s"}
     assert all(key.startswith("clinvk:") for key in keys)
     turn.close()
     redis.delete("s")
-    with redis._server.asking() as client:
+    with redis._server.translate_errors() as client:
         assert client.keys("*") == []
 
 
@@ -357,18 +357,18 @@ def test_a_server_without_memory_refuses_and_keeps_what_it_has(tmp_path: Path):
 def test_a_turn_lasts_longer_than_its_lease(redis_url: str):
     store, other = keep(RedisStore(redis_url, lease=0.3)), keep(RedisStore(redis_url, lease=0.3))
     store.create(Session(id="s"))
-    turn = store.turn("s")
+    turn = store.acquire_turn("s")
     time.sleep(1)
-    assert other.turn("s") is None
-    assert other.all_running() == ["s"]
+    assert other.acquire_turn("s") is None
+    assert other.running_ids() == ["s"]
     turn.close()
-    other.turn("s").close()
+    other.acquire_turn("s").close()
 
 
 def asleep(store: RedisStore, id_: str) -> Any:
     """A turn whose machine went to sleep: nobody renews it."""
-    turn = store.turn(id_)
-    turn._over.set()
+    turn = store.acquire_turn(id_)
+    turn._stop_renewal.set()
     return turn
 
 
@@ -378,8 +378,8 @@ def test_a_turn_that_was_taken_by_another_cannot_write(redis_url: str):
     turn = asleep(store, "s")
     turn.note({"run": "x"})
     time.sleep(0.3)
-    second = other.turn("s")
-    assert second.left == {"run": "x"}
+    second = other.acquire_turn("s")
+    assert second.leftover == {"run": "x"}
     for act in (
         lambda: store.append("s", [said("late")], same),
         lambda: store.update("s", titled("late")),
@@ -389,7 +389,7 @@ def test_a_turn_that_was_taken_by_another_cannot_write(redis_url: str):
             act()
     turn.note({"run": "late"})
     turn.close()
-    assert other.running("s") == {"run": "x"}
+    assert other.running_turn("s") == {"run": "x"}
     other.append("s", [said("mine")], same)
     second.close()
     with pytest.raises(SessionError):
@@ -404,7 +404,7 @@ def test_a_turn_that_slept_goes_on_where_nobody_took_it(redis_url: str):
     store.create(Session(id="s"))
     turn = asleep(store, "s")
     time.sleep(0.3)
-    assert store.running("s") is None
+    assert store.running_turn("s") is None
     store.append("s", [said("after the nap")], same)
     turn.close()
 
@@ -417,37 +417,37 @@ def test_a_dead_turn_of_another_machine_is_had_until_its_time_is_over(
     with monkeypatch.context() as patch:
         patch.setattr(host, "this_process", lambda: {"clinvk": 1, "host": "elsewhere"})
         asleep(store, "s").note({"run": "x", "host": "elsewhere"})
-    assert other.turn("s") is None
+    assert other.acquire_turn("s") is None
     time.sleep(0.7)
-    turn = other.turn("s")
-    assert turn.left == {"run": "x", "host": "elsewhere"}
-    assert "clinvk:turn:s" in turn.kept_in
+    turn = other.acquire_turn("s")
+    assert turn.leftover == {"run": "x", "host": "elsewhere"}
+    assert "clinvk:turn:s" in turn.location
     turn.close()
 
 
 def test_a_damaged_record_on_a_server_hides_no_other_and_can_be_deleted(redis: RedisStore):
     redis.create(Session(id="bad", native_ids={"claude": "n"}))
     redis.create(Session(id="good"))
-    with redis._server.asking() as client:
+    with redis._server.translate_errors() as client:
         client.hset("clinvk:session:bad", "record", "{")
     with pytest.raises(SessionError, match="bad is damaged"):
         redis.get("bad")
     good, bad = redis.select(Query())
     assert (good.id, type(bad), bad.id) == ("good", Damaged, "bad")
     redis.delete("bad")
-    assert redis.owners(None, "n") == []
+    assert redis.find_by_native_id(None, "n") == []
     with pytest.raises(SessionNotFound):
         redis.get("bad")
 
 
 def test_what_leads_to_sessions_on_a_server_is_made_anew(redis: RedisStore):
     redis.create(Session(id="Some", native_ids={"claude": "n"}))
-    with redis._server.asking() as client:
+    with redis._server.translate_errors() as client:
         client.delete("clinvk:used", "clinvk:ids", "clinvk:native:n")
     assert redis.select(Query()) == []
     assert redis.reindex() == 1
     assert [s.id for s in redis.select(Query())] == ["Some"]
-    assert (redis.matching("so"), redis.owners("claude", "n")) == (["Some"], ["Some"])
+    assert (redis.find_ids("so"), redis.find_by_native_id("claude", "n")) == (["Some"], ["Some"])
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
@@ -472,7 +472,7 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_an_address_is_shown_without_its_password(url: str, shown: str):
-    assert schema.without_password(url) == shown
+    assert schema.mask_password(url) == shown
 
 
 def test_the_configuration_is_shown_without_the_password(clinvk: CommandLine):
@@ -569,7 +569,7 @@ def test_what_runs_or_is_damaged_is_left_and_told(urls: dict[str, str], clinvk: 
     for name in ("fine", "busy", "bad"):
         source.create(Session(id=name))
     (home / "sessions" / "bad.json").write_text("{")
-    turn = source.turn("busy")
+    turn = source.acquire_turn("busy")
     turn.note({"run": "x"})
     done = clinvk("sessions", "migrate", "--to", urls["sqlite"])
     turn.close()

@@ -16,7 +16,7 @@ from clinvk.api import tasks as fanout
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan, Task
-from clinvk.runs.folder import RunFolder, Runs
+from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
 from tests.conftest import END, CommandLine, Home, say, wait_for
 from tests.desk import Desk, kill
@@ -40,7 +40,7 @@ def test_a_step_that_was_cut_off_is_not_taken_for_the_one_whose_session_it_goes_
     driver = desk.start("chain", path, "--checkpoint", "c", "-q")
     desk.wait_for("hold two")
     kill(driver)
-    folder = Runs(desk.home.path).find("last")
+    folder = RunStore(desk.home.path).find("last")
     # As if it had been killed before the second turn had begun: the session is that of step one.
     session = folder.result().results[0].session_id
     record = desk.home.path / "sessions" / f"{session}.json"
@@ -59,7 +59,7 @@ def test_a_step_whose_result_is_there_ended_with_that_whosesoever_session_it_wen
     steps = [{"name": "one", "prompt": "one"}, {"name": "two", "prompt": "two"}]
     path = desk.file({"steps": steps, "pass_session": True})
     assert desk.clinvk("chain", path, "--checkpoint", "c", "-q").returncode == 0
-    journal = Runs(desk.home.path).find("last").path / "journal.jsonl"
+    journal = RunStore(desk.home.path).find("last").path / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     last = max(i for i, line in enumerate(lines) if b'"event":"started"' in line)
     journal.write_bytes(b"".join(lines[: last + 1]))
@@ -80,7 +80,7 @@ def cut(folder: RunFolder, *, results: int) -> None:
 def test_what_a_task_took_is_not_lost_where_carrying_on_fails_first(desk: Desk):
     path = desk.file({"tasks": ["one"]})
     [before] = desk.clinvk.json("parallel", path, "--json")["results"]
-    folder = Runs(desk.home.path).find("last")
+    folder = RunStore(desk.home.path).find("last")
     cut(folder, results=0)
     assert desk.clinvk("runs", "retry", "last", "nobody").returncode == 1
     [after] = desk.clinvk.json("runs", "resume", "--json")["results"]
@@ -94,7 +94,7 @@ def test_a_failure_that_may_pass_is_tried_again_by_who_carries_on(desk: Desk):
     path = desk.file({"tasks": [{"prompt": "a", "backend": "busy"}], "retries": 1,
                       "retry_delay": "0.01s"})  # fmt: skip
     assert desk.clinvk("parallel", path).returncode == 1
-    folder = Runs(desk.home.path).find("last")
+    folder = RunStore(desk.home.path).find("last")
     cut(folder, results=1)
     assert desk.clinvk("sessions", "delete", f"{folder.id}.1.2", "--yes").returncode == 0
     (desk.home.work / "ready").touch()
@@ -118,7 +118,7 @@ def test_a_run_that_breaks_tells_in_json_what_is_known_of_its_tasks(desk: Desk):
     path = desk.file({"tasks": ["one", "hold two"], "max_parallel": 1})
     driver = desk.start("parallel", path, "--json")
     desk.wait_for("hold two")
-    folder = Runs(desk.home.path).find("last")
+    folder = RunStore(desk.home.path).find("last")
     # A journal that cannot grow: a folder in its place would be met at the start.
     subprocess.run(["prlimit", f"--pid={driver.pid}", "--fsize=1"], check=True)
     desk.let_go()
@@ -169,13 +169,13 @@ async def test_whatever_keeps_a_batch_from_the_disk_keeps_all_of_it_from_being_t
         raise RuntimeError("can't start new thread")
 
     home.path.mkdir()
-    folder = Runs(home.path).create(Plan(kind="parallel", tasks=(Task(name="a", prompt="p"),)))
+    folder = RunStore(home.path).create(Plan(kind="parallel", tasks=(Task(name="a", prompt="p"),)))
     journal = Journal(folder, lambda data: data, settle)
     kept, refused = [], []
 
     async def end(i: int) -> None:
         try:
-            await journal.ended(Outcome(index=0, name="a", state="done", session_id=f"s{i}"))
+            await journal.record_ended(Outcome(index=0, name="a", state="done", session_id=f"s{i}"))
             kept.append(i)
         except (RuntimeError, SessionError):
             refused.append(i)
@@ -214,7 +214,7 @@ def test_a_reader_of_the_stream_that_goes_ends_the_run_and_the_journal_knows(des
     desk.let_go()
     assert driver.wait(20) == 7
     driver.stderr.close()
-    result = Runs(desk.home.path).find("last").result()
+    result = RunStore(desk.home.path).find("last").result()
     assert result.state == "cancelled"
     assert result.results[0].state == "done"
     assert "running" not in result.counts
@@ -228,7 +228,7 @@ def test_an_error_of_whoever_watches_loses_nothing_that_is_known(desk: Desk):
     with pytest.raises(UsageError, match="do not want"):
         fanout.parallel(["one", "two"], dispatcher=desk.dispatcher(), observe=seen, max_parallel=1,
                         workdir=desk.home.work)  # fmt: skip
-    result = Runs(desk.home.path).find("last").result()
+    result = RunStore(desk.home.path).find("last").result()
     assert result.state == "cancelled"
     assert result.counts.get("running", 0) == 0
 

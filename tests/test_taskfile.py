@@ -27,9 +27,9 @@ def plan_of(
 ) -> Plan:
     kind = defaults.pop("kind", "parallel")
     text = textwrap.dedent(text)
-    data, form = formats.read(path, text, form)
+    data, form = formats.parse_text(path, text, form)
     lined = text if form in ("yaml", "json") else ""
-    return parse.plan_of(data, path or "stdin", kind, Defaults(**defaults), lined)
+    return parse.parse_plan(data, path or "stdin", kind, Defaults(**defaults), lined)
 
 
 def mistake(text: str, path: str | None = "t.yaml", **more: Any) -> str:
@@ -308,7 +308,7 @@ def test_any_matrix_makes_the_product_and_its_values_come_out_as_they_are(
 ):
     prompt = " | ".join(f"{{{{{name}}}}}" for name in axes)
     data = {"matrix": axes, "tasks": [{"prompt": f"> {prompt} <", "tags": [prompt]}]}
-    plan = parse.plan_of(data, "t", "parallel", Defaults())
+    plan = parse.parse_plan(data, "t", "parallel", Defaults())
     wanted = [" | ".join(values) for values in itertools.product(*axes.values())]
     assert [t.tags[0] for t in plan.tasks] == wanted
     assert [rendered(t) for t in plan.tasks] == [f"> {w} <" for w in wanted]
@@ -332,11 +332,11 @@ VALUES = st.text("ab{}\\ \n", max_size=8)
 def test_what_was_put_in_names_nothing(before: str, value: str, after: str):
     # A letter between, so that the text around it is what it is.
     whole = f"{before}x{{{{put}}}}x{after}"
-    named = template.names(whole)
+    named = template.placeholder_names(whole)
     if "put" not in named:
         return
     filled = template.fill(whole, {"put": value}.get)
-    assert set(template.names(filled)) == set(named) - {"put"}
+    assert set(template.placeholder_names(filled)) == set(named) - {"put"}
     at_once = template.render(whole, lambda n: value if n == "put" else f"<{n}>")
     assert template.render(filled, lambda n: f"<{n}>") == at_once
 
@@ -345,9 +345,9 @@ def test_what_was_put_in_names_nothing(before: str, value: str, after: str):
 def test_nothing_is_named_where_values_meet(one: str, two: str, three: str):
     values = {"a": one, "b": two, "c": three}
     for text in ("{{a}}{{b}}{{c}}", "{{a}}{{later}}{{b}}", "{ {{a}}}{{b}}}", "{{ {{a}}}}"):
-        named = set(template.names(text)) - set(values)
+        named = set(template.placeholder_names(text)) - set(values)
         filled = template.fill(text, values.get)
-        assert set(template.names(filled)) == named
+        assert set(template.placeholder_names(filled)) == named
 
 
 @given(st.text())
@@ -356,7 +356,7 @@ def test_escaped_braces_come_out_as_braces(text: str):
     escaped = text.replace("{{", "\\{{")
     if "\\{{{" in escaped or "\\\\" in escaped:
         return
-    assert template.names(escaped) == []
+    assert template.placeholder_names(escaped) == []
     assert template.render(escaped, str) == text
 
 
@@ -393,9 +393,9 @@ def test_a_value_is_a_part_of_a_task_s_name_or_a_text_and_never_a_name(value: st
     ]
     if set(value) & set("{}\n"):
         with pytest.raises(ConfigError, match="cannot be a part of a task's name"):
-            parse.plan_of(tasks, "t", "parallel", Defaults())
+            parse.parse_plan(tasks, "t", "parallel", Defaults())
         return
-    plan = parse.plan_of(tasks, "t", "parallel", Defaults())
+    plan = parse.parse_plan(tasks, "t", "parallel", Defaults())
     assert plan.tasks[2].needs == (1,)
     said = template.render(plan.tasks[2].prompt, lambda _: "fine")
     assert said == f"mend {value}: fine{value}"
@@ -511,7 +511,7 @@ def test_any_names_give_keys_of_their_own_that_can_name_sessions(given_names: li
     from clinvk.model.session import check_id
 
     data = [{"prompt": "x", "name": name} for name in given_names]
-    keys = [t.key for t in parse.plan_of(data, "t", "parallel", Defaults()).tasks]
+    keys = [t.key for t in parse.parse_plan(data, "t", "parallel", Defaults()).tasks]
     assert len({key.lower() for key in keys}) == len(keys)
     for key in keys:
         check_id(f"r123456.{key}.12")
@@ -524,7 +524,7 @@ def test_a_circle_is_named():
 
 def test_a_long_row_of_needs_is_no_problem():
     tasks = [{"name": f"t{i}", "prompt": "x", "needs": [f"t{i - 1}"] if i else []} for i in range(5_000)]  # fmt: skip
-    plan = parse.plan_of(tasks[::-1], "t", "parallel", Defaults())
+    plan = parse.parse_plan(tasks[::-1], "t", "parallel", Defaults())
     assert len(plan.tasks) == 5_000
 
 
@@ -644,16 +644,16 @@ def test_a_schema_has_to_be_json(tmp_path: Path):
 # What a task needs of the outside
 
 
-def check(home: Home, text: str, **env: str) -> preflight.Checked:
+def check(home: Home, text: str, **env: str) -> preflight.PreflightReport:
     env = {**home.env, **env}
-    return preflight.check(plan_of(text), keep(Dispatcher(schema.load(env), env=env)))
+    return preflight.check_plan(plan_of(text), keep(Dispatcher(schema.load(env), env=env)))
 
 
 def test_a_variable_is_looked_up_when_a_task_is_started(home: Home):
     checked = check(home, "[{prompt: x, backend: echo, env: {A: 'Bearer ${TOK}', B: plain, C: '${ON}'}}]",
                     TOK="t0p-secret", ON="1")  # fmt: skip
-    assert checked.asks[0].env == {"A": "Bearer t0p-secret", "B": "plain", "C": "1"}
-    assert checked.asks[0].secrets == ("t0p-secret",)
+    assert checked.tasks[0].env == {"A": "Bearer t0p-secret", "B": "plain", "C": "1"}
+    assert checked.tasks[0].secrets == ("t0p-secret",)
 
 
 def test_a_variable_that_is_not_set_is_a_mistake(home: Home):
@@ -681,7 +681,7 @@ def test_a_cap_of_none_at_once_is_refused(home: Home):
         max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,
     )
     with pytest.raises(ConfigError, match="echo: 0 is too small"):
-        preflight.check(plan, keep(Dispatcher(loaded, env=home.env)))
+        preflight.check_plan(plan, keep(Dispatcher(loaded, env=home.env)))
 
 
 def test_an_option_that_was_said_of_the_task_alone_is_not_dropped(home: Home):
@@ -691,7 +691,7 @@ def test_an_option_that_was_said_of_the_task_alone_is_not_dropped(home: Home):
     checked = check(
         home, "{defaults: {add_dir: /}, tasks: [{prompt: x, backend: fake, max_turns: 3}]}"
     )
-    assert checked.asks[0].options == {}
+    assert checked.tasks[0].options == {}
     assert len(checked.notices) == 2
 
 
@@ -706,7 +706,7 @@ def test_approval_and_sandbox_are_never_dropped_and_told_of_where_they_were_said
     with pytest.raises(ConfigError, match=r"t.yaml: tasks\[0\]: fake cannot keep sandbox"):
         check(home, text)
     text = "{defaults: {sandbox: read-only}, tasks: [{prompt: x, backend: fake, sandbox: default}]}"
-    assert check(home, text).asks[0].options == {"sandbox": "default"}
+    assert check(home, text).tasks[0].options == {"sandbox": "default"}
 
 
 @pytest.mark.parametrize(("flags", "said"), [

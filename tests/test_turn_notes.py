@@ -18,9 +18,9 @@ from clinvk.dispatch import recovery
 from clinvk.model.session import Session
 from clinvk.process import host
 from clinvk.process import note as turn_note
-from clinvk.process.leftovers import survivors
+from clinvk.process.leftovers import find_leftovers
 from clinvk.process.marker import MARKER, is_marker, new_marker, starter_of
-from clinvk.process.tree import Family
+from clinvk.process.tree import ProcessTree
 from clinvk.store import open_store
 from tests.conftest import FAKES, CommandLine, Home, is_alive, wait_for
 from tests.stores import KINDS, store_url
@@ -221,11 +221,11 @@ def test_a_running_turn_is_not_ended_by_the_note_of_another_session(
     running = clinvk.start("-b", "slow", "--session", "q", "one", *where)
     wait_for(lambda: pid.exists() and pid.read_text().strip())
     store = open_store(url, home.path)
-    theirs = wait_for(lambda: store.running("q"))
+    theirs = wait_for(lambda: store.running_turn("q"))
     store.create(Session(id="r", backend="echo", cwd=str(home.work), counts={"user": 1}))
     with subprocess.Popen(["true"]) as dead:
         dead.wait()
-    turn = store.turn("r")
+    turn = store.acquire_turn("r")
     assert turn is not None
     turn.note({k: v for k, v in {**theirs, "clinvk": dead.pid, "of": of}.items() if v is not None})
     turn.abandon()
@@ -242,7 +242,7 @@ def test_a_turn_that_holds_another_lock_is_known_by_its_note_too(clinvk: Command
     store, marker = open_store("file", home.path), "f" * 32
     for id_ in ("q", "r"):
         store.create(Session(id=id_, backend="echo", cwd=str(home.work), counts={"user": 1}))
-    q, r = store.turn("q"), store.turn("r")
+    q, r = store.acquire_turn("q"), store.acquire_turn("r")
     assert q is not None
     assert r is not None
     q.note(recovery.turn_facts(marker, "q"))
@@ -264,21 +264,21 @@ def test_a_turn_that_holds_another_lock_is_known_by_its_note_too(clinvk: Command
 def test_a_family_without_a_valid_marker_and_group_has_no_members():
     with subprocess.Popen(["sleep", "300"], env={}, start_new_session=True) as bystander:
         for marker in ("", "/", "x", "a" * 32 + "/", "a" * 31):
-            assert Family.left_by(marker, 0).alive == []
-            assert Family(0, marker, 0).alive == []
+            assert ProcessTree.left_behind(marker, 0).alive == []
+            assert ProcessTree(0, marker, 0).alive == []
             for group in (0, 1, -1, os.getpgrp()):
-                family = Family(group, marker, 0)
-                family.look()
+                family = ProcessTree(group, marker, 0)
+                family.refresh()
                 assert family.alive == []
-                assert survivors(group, marker) == []
+                assert find_leftovers(group, marker) == []
         bystander.kill()
 
 
 def test_a_family_takes_no_process_for_a_since_that_is_no_number():
     marker = new_marker({})
     with subprocess.Popen(["sleep", "300"], env={MARKER: marker}) as marked:
-        assert Family.left_by(marker, float("nan")).alive == []
-        assert [p.pid for p in Family.left_by(marker, 0).alive] == [marked.pid]
+        assert ProcessTree.left_behind(marker, float("nan")).alive == []
+        assert [p.pid for p in ProcessTree.left_behind(marker, 0).alive] == [marked.pid]
         marked.kill()
 
 

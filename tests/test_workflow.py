@@ -13,7 +13,7 @@ from clinvk import AgentFlowManager, RunResult, WorkflowManager
 from clinvk.engine.scheduler import Change
 from clinvk.errors import ConfigError, SessionError
 from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints
-from clinvk.runs.folder import Runs
+from clinvk.runs.folder import RunStore
 from tests.conftest import CommandLine, Home, is_alive
 from tests.desk import Desk, kill
 from tests.stores import keep
@@ -199,7 +199,7 @@ async def test_an_ephemeral_chain_has_no_checkpoint(desk: Desk, flows: WorkflowM
     for names in ({"checkpoint": "other"}, {"resume": "mine"}):
         with pytest.raises(ConfigError, match="keeps nothing"):
             await flows.aexecute("work", ephemeral=True, backend="echo", **names)  # type: ignore[arg-type]
-    assert len(Runs(desk.home.path).ids()) == 1
+    assert len(RunStore(desk.home.path).ids()) == 1
 
 
 async def test_a_checkpoint_that_nobody_has_is_not_found(flows: WorkflowManager):
@@ -238,7 +238,7 @@ def test_a_checkpoint_is_named_before_its_first_step_is_begun(desk: Desk, flows:
 
     def observe(change: Change) -> None:
         if change.kind == "started":
-            named.append(Checkpoints(desk.home.path).get("mine"))
+            named.append(Checkpoints(desk.home.path).find_run_id("mine"))
 
     flows.register("work", ["a"])
     result = flows.execute("work", checkpoint="mine", observe=observe)

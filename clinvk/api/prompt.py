@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from clinvk.api.sync import finished
+from clinvk.api.sync import run_blocking
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -67,4 +67,4 @@ async def arun(
 
 def run(prompt: str, **options: Any) -> Result:
     """`arun` for code without an event loop: the same arguments, the same result."""
-    return finished(lambda: arun(prompt, **options), "clinvk.arun(...)")
+    return run_blocking(lambda: arun(prompt, **options), "clinvk.arun(...)")

@@ -32,21 +32,21 @@ from clinvk.model.session import (
     MessageRole,
     Session,
     check_id,
-    counted,
+    count_roles,
     new_id,
-    opening,
+    prompt_excerpt,
 )
 from clinvk.sessions import templates, transform
 from clinvk.sessions.autosave import Autosave
-from clinvk.sessions.lookup import Finder
-from clinvk.sessions.masking import kept, kept_data, kept_tags
-from clinvk.sessions.participants import admit
-from clinvk.sessions.transform import Place, with_messages
+from clinvk.sessions.lookup import SessionLookup
+from clinvk.sessions.masking import kept_data, kept_tags, redact_for_store
+from clinvk.sessions.participants import check_participants
+from clinvk.sessions.transform import MessageRef, with_messages
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store
-from clinvk.store.codec import LeftBehind, is_running
+from clinvk.store.codec import LeftBehind, running_error
 
-KEPT_STATUSES = tuple(s for s in STATUSES if s != "error")  # that somebody may set
+SETTABLE_STATUSES = tuple(s for s in STATUSES if s != "error")  # that somebody may set
 
 
 class SessionManager(Closing):
@@ -97,12 +97,12 @@ class SessionManager(Closing):
     ) -> str:
         """The id of a new session: `name`, where one is given. Raises `SessionError` for a name
         that is taken, `ConfigError` for a template that does not exist."""
-        begun = templates.load(self.home, template) if template else templates.Template()
+        begun = templates.load_template(self.home, template) if template else templates.Template()
         options = begun.suggested_parameters | ({"model": model} if model else {})
         settings = self.config.config.session
         session = Session(
             id=check_id(name) if name is not None else new_id(),
-            title=self._kept(title) if title else None,
+            title=self._redact(title) if title else None,
             backend=backend,
             model=options.get("model"),
             cwd=os.path.realpath(os.getcwd()),
@@ -119,7 +119,7 @@ class SessionManager(Closing):
     def get_session(self, session_id: str) -> Session:
         """The session with its messages."""
         record = self._get(session_id)
-        return replace(record, messages=self._said(session_id))
+        return replace(record, messages=self._transcript(session_id))
 
     def load_session(self, session_id: str) -> Session:
         """The session as it is now in the store; the same as `get_session`."""
@@ -139,7 +139,7 @@ class SessionManager(Closing):
     def lookup(self, text: str) -> str:
         """The id of the session with this id, the only one that begins so, or the one that a
         backend knows by it. Raises `SessionError` where that names several."""
-        return Finder(self.store).lookup(text).id
+        return SessionLookup(self.store).lookup(text).id
 
     def list_sessions(
         self, filter_metadata: Mapping[str, Any] | None = None, *, limit: int | None = None
@@ -149,7 +149,7 @@ class SessionManager(Closing):
         wanted = dict(filter_metadata or {})
         texts = {k: v for k, v in wanted.items() if isinstance(v, str) and k != "template"}
         found = self.store.select(Query(metadata=texts))
-        fitting = [s for s in found if isinstance(s, Session) and _holds(s, wanted)]
+        fitting = [s for s in found if isinstance(s, Session) and _has_metadata(s, wanted)]
         return fitting[:limit]
 
     def search_sessions(self, text: str, *, limit: int = 20) -> list[Session]:
@@ -162,8 +162,8 @@ class SessionManager(Closing):
         """Take a session away, a damaged one too, and end what a killed turn of it left running.
         Raises `SessionError` while it runs."""
         _check_name(session_id)
-        delete(self.store, session_id)
-        self._autosave.forget(session_id)
+        delete_from_store(self.store, session_id)
+        self._autosave.discard(session_id)
 
     # What is known of a session.
 
@@ -186,12 +186,12 @@ class SessionManager(Closing):
     ) -> Session:
         """The session after what is given was changed; an empty title takes the title away. It
         does not count as used. Raises `SessionError` for a status while it runs."""
-        if status is not None and status not in KEPT_STATUSES:
-            raise UsageError(f"invalid status {status!r}", f"valid: {', '.join(KEPT_STATUSES)}")
+        if status is not None and status not in SETTABLE_STATUSES:
+            raise UsageError(f"invalid status {status!r}", f"valid: {', '.join(SETTABLE_STATUSES)}")
         settings = self.config.config.session
         gone, added = set(untag), kept_tags(tags, settings)
         about = kept_data(dict(metadata or {}), settings)
-        title = self._kept(title) if title else title
+        title = self._redact(title) if title else title
 
         def change(session: Session) -> Session:
             kept = [t for t in dict.fromkeys([*session.tags, *added]) if t not in gone]
@@ -206,7 +206,7 @@ class SessionManager(Closing):
         self._get(session_id)
         if status is None:
             return self.store.update(session_id, change)
-        with self._idle(session_id):  # a turn that ends sets its own
+        with self._hold_turn(session_id):  # a turn that ends sets its own
             return self.store.update(session_id, change)
 
     # Messages.
@@ -214,8 +214,8 @@ class SessionManager(Closing):
     def add_message(self, session_id: str, message: Message) -> None:
         """Put a message behind the others. Raises `PermissionError` in a shared session, where the
         message's `metadata["user"]` is not among the participants."""
-        admit(self._get(session_id), [message])
-        self._autosave.add(session_id, self._fit(message))
+        check_participants(self._get(session_id), [message])
+        self._autosave.add(session_id, self._prepare_message(message))
 
     def get_messages(
         self,
@@ -230,7 +230,7 @@ class SessionManager(Closing):
         since = since.astimezone(UTC) if since is not None else None
         found = [
             m
-            for m in self._said(session_id)
+            for m in self._transcript(session_id)
             if role in (None, m.role) and (since is None or m.timestamp >= since)
         ]
         return found if limit is None else found[max(0, len(found) - limit) :]
@@ -242,9 +242,9 @@ class SessionManager(Closing):
         such message, or while the session runs."""
 
         def edit(stored: Session) -> Session:
-            said, at = stored.messages, transform.index(stored, message_index)
+            said, at = stored.messages, transform.resolve_index(stored, message_index)
             changed = replace(said[at], metadata=said[at].metadata | dict(metadata))
-            admit(stored, [changed])
+            check_participants(stored, [changed])
             return replace(stored, messages=[*said[:at], changed, *said[at + 1 :]])
 
         self._rewrite(session_id, edit)
@@ -253,10 +253,10 @@ class SessionManager(Closing):
         """Put these messages in place of the stored ones. Where words are gone, the backends' own
         sessions are left behind: the next turn hands the new transcript over. Raises
         `SessionError` while the session runs."""
-        new = [self._fit(message) for message in messages]
+        new = [self._prepare_message(message) for message in messages]
 
         def edit(stored: Session) -> Session:
-            admit(stored, new)
+            check_participants(stored, new)
             return with_messages(stored, new)
 
         self._rewrite(session_id, edit)
@@ -288,7 +288,7 @@ class SessionManager(Closing):
         secondary_session_id: str,
         strategy: str = "chronological",
         *,
-        order: Iterable[Place] | None = None,
+        order: Iterable[MessageRef] | None = None,
         title: str | None = None,
     ) -> str:
         """The id of a new session of both: see `conversation.merge` for the strategies
@@ -310,18 +310,18 @@ class SessionManager(Closing):
         from clinvk.sessions import analysis
 
         if backend is None:
-            return analysis.by_words(session)
-        return analysis.by_answer(session, lambda prompt: self._ask(backend, prompt))
+            return analysis.analyze_words(session)
+        return analysis.analyze_with_model(session, lambda prompt: self._ask(backend, prompt))
 
     # Templates and exports.
 
     def register_template(self, name: str, template: Mapping[str, Any]) -> None:
         """Keep a template for new sessions: `system_message`, `default_metadata`,
         `suggested_parameters`, `description`. Raises `ConfigError` for anything else in it."""
-        templates.save(self.home, name, template)
+        templates.save_template(self.home, name, template)
 
     def list_templates(self) -> list[str]:
-        return templates.names(self.home)
+        return templates.template_names(self.home)
 
     def export_session(
         self, session_id: str, export_format: str = "markdown", **options: Any
@@ -331,7 +331,9 @@ class SessionManager(Closing):
         from clinvk.sessions import export  # only who exports pays for it
 
         session = self.get_session(session_id)
-        return export.render(session, export_format, export.read_options(**options), self.home)
+        return export.export_session(
+            session, export_format, export.read_options(**options), self.home
+        )
 
     def register_export_template(self, name: str, template: str) -> None:
         """Keep a Jinja template as an export format of that name. Raises `UsageError` where it is
@@ -339,37 +341,37 @@ class SessionManager(Closing):
         # Only exporting needs it.
         from clinvk.sessions import export
 
-        export.register(self.home, name, template)
+        export.register_template(self.home, name, template)
 
     # Within.
 
-    def _get(self, id_: str) -> Session:
-        _check_name(id_)
-        return self.store.get(id_)
+    def _get(self, session_id: str) -> Session:
+        _check_name(session_id)
+        return self.store.get(session_id)
 
-    def _said(self, id_: str) -> list[Message]:
-        return [*self.store.messages(id_), *self._autosave.waiting(id_)]
+    def _transcript(self, session_id: str) -> list[Message]:
+        return [*self.store.messages(session_id), *self._autosave.pending(session_id)]
 
-    def _kept(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         """The text as it may be stored: `session.redact` masks what looks like a key."""
-        return kept(text, self.config.config.session)
+        return redact_for_store(text, self.config.config.session)
 
-    def _fit(self, message: Message) -> Message:
-        content = self._kept(message.content)
+    def _prepare_message(self, message: Message) -> Message:
+        content = self._redact(message.content)
         return message if content == message.content else replace(message, content=content)
 
     def _create(self, session: Session, *, exact: bool = False) -> str:
         return self.store.create(session, session.messages, exact=exact).id
 
-    def _append(self, id_: str, messages: list[Message]) -> None:
+    def _append(self, session_id: str, messages: list[Message]) -> None:
         def change(session: Session) -> Session:
-            admit(session, messages)
-            return _longer(session, messages)
+            check_participants(session, messages)
+            return _with_more_messages(session, messages)
 
-        self.store.append(id_, messages, change)
+        self.store.append(session_id, messages, change)
 
     def _save(self, session: Session) -> None:
-        given = with_messages(session, map(self._fit, session.messages))
+        given = with_messages(session, map(self._prepare_message, session.messages))
         try:
             self._get(session.id)
         except SessionNotFound:
@@ -378,44 +380,46 @@ class SessionManager(Closing):
             return
 
         def edit(stored: Session) -> Session:
-            if not _keeps(given, stored) and stored.updated_at != session.updated_at:
+            if not _is_extension(given, stored) and stored.updated_at != session.updated_at:
                 raise SessionError(
                     f"session {session.id} was changed since it was read",
                     "load it again, or use add_message and update_session_messages",
                 )
-            admit(stored, given.messages[len(stored.messages) :])
-            return _as_turns_left_it(given, stored)
+            check_participants(stored, given.messages[len(stored.messages) :])
+            return _keep_turn_fields(given, stored)
 
         self._rewrite(session.id, edit)
 
-    def _rewrite(self, id_: str, edit: Callable[[Session], Session]) -> None:
+    def _rewrite(self, session_id: str, edit: Callable[[Session], Session]) -> None:
         """Change session and transcript in one step. What is said meanwhile is not lost: then
         `edit` is asked again."""
-        self._get(id_)
-        self._autosave.flush(id_)
-        with self._idle(id_):
+        self._get(session_id)
+        self._autosave.flush(session_id)
+        with self._hold_turn(session_id):
             while True:
-                before = self.store.get(id_)
-                stored = replace(before, messages=self.store.messages(id_))
+                before = self.store.get(session_id)
+                stored = replace(before, messages=self.store.messages(session_id))
                 after = edit(stored)
-                natives = stored.native_ids if _keeps(after, stored) else {}
+                natives = stored.native_ids if _is_extension(after, stored) else {}
                 after = replace(after, native_ids=natives, updated_at=datetime.now(UTC))
                 try:
-                    self.store.rewrite(id_, after.messages, _unless_changed(before, after))
-                except _Meanwhile:
+                    self.store.rewrite(
+                        session_id, after.messages, _replace_if_unchanged(before, after)
+                    )
+                except _ConcurrentChange:
                     continue
                 return
 
     @contextmanager
-    def _idle(self, id_: str) -> Iterator[None]:
+    def _hold_turn(self, session_id: str) -> Iterator[None]:
         """No turn of the session runs, and none begins meanwhile."""
-        turn = self.store.turn(id_)
+        turn = self.store.acquire_turn(session_id)
         if turn is None:
-            raise is_running(id_)
+            raise running_error(session_id)
         try:
             yield
         finally:
-            if turn.left:  # a killed turn's, which the next one has to see to
+            if turn.leftover:  # a killed turn's, which the next one has to see to
                 turn.abandon()
             else:
                 turn.close()
@@ -432,17 +436,19 @@ class SessionManager(Closing):
         return str(result.text)
 
 
-def delete(store: Store, id_: str, notify: Callable[[str], None] = lambda _: None) -> None:
+def delete_from_store(
+    store: Store, session_id: str, notify: Callable[[str], None] = lambda _: None
+) -> None:
     """Delete a session; what its last turn left running, if its clinvk was killed, is ended first,
     and `notify` is told of that. Raises `SessionError`."""
     try:
-        store.delete(id_)
+        store.delete(session_id)
     except LeftBehind:
-        notify(_end_left(store, id_))
-        store.delete(id_)
+        notify(_end_leftovers(store, session_id))
+        store.delete(session_id)
 
 
-def _end_left(store: Store, id_: str) -> str:
+def _end_leftovers(store: Store, session_id: str) -> str:
     """End what the last turn left running; a sentence about it."""
     # 10 ms, and rarely needed.
     from concurrent.futures import ThreadPoolExecutor
@@ -450,13 +456,15 @@ def _end_left(store: Store, id_: str) -> str:
     # 45 ms, and needed only once something runs.
     import anyio
 
-    turn = store.turn(id_)
+    turn = store.acquire_turn(session_id)
     if turn is None:
-        raise is_running(id_)
+        raise running_error(session_id)
     try:
         # In a thread, since the caller's may run an event loop of its own.
         with ThreadPoolExecutor(1) as pool:
-            told = pool.submit(anyio.run, recovery.end_turn, store, turn, id_).result()
+            told = pool.submit(
+                anyio.run, recovery.end_turn_leftovers, store, turn, session_id
+            ).result()
     except BaseException:
         turn.abandon()
         raise
@@ -464,48 +472,48 @@ def _end_left(store: Store, id_: str) -> str:
     return told
 
 
-def _check_name(id_: str) -> None:
+def _check_name(session_id: str) -> None:
     try:
-        check_id(id_)
+        check_id(session_id)
     except SessionError as error:  # no session can be called that, so there is none
         raise SessionNotFound(error.message, error.hint) from None
 
 
-def _holds(session: Session, wanted: Mapping[str, Any]) -> bool:
+def _has_metadata(session: Session, wanted: Mapping[str, Any]) -> bool:
     return all(
         session.metadata.get(k) == v or (k == "template" and session.template == v)
         for k, v in wanted.items()
     )
 
 
-def _longer(session: Session, messages: list[Message]) -> Session:
+def _with_more_messages(session: Session, messages: list[Message]) -> Session:
     counts = dict(session.counts)
-    for role, n in counted(messages).items():
+    for role, n in count_roles(messages).items():
         counts[role] = counts.get(role, 0) + n
-    asked = next((opening(m.content) for m in messages if m.role is MessageRole.USER), None)
+    asked = next((prompt_excerpt(m.content) for m in messages if m.role is MessageRole.USER), None)
     prompt = session.prompt or asked
     return replace(session, counts=counts, prompt=prompt, updated_at=datetime.now(UTC))
 
 
-def _as_turns_left_it(given: Session, newest: Session) -> Session:
+def _keep_turn_fields(given: Session, newest: Session) -> Session:
     """What only turns change is taken from the record that they wrote."""
     turned = ("turns", "usage", "cost", "totals", "error")
     return replace(given, **{name: getattr(newest, name) for name in turned})
 
 
-def _keeps(new: Session, old: Session) -> bool:
+def _is_extension(new: Session, old: Session) -> bool:
     """Whether all that was said is said still, at the same place."""
-    return transform.common_beginning(old.messages, new.messages) == len(old.messages)
+    return transform.common_prefix_length(old.messages, new.messages) == len(old.messages)
 
 
-class _Meanwhile(Exception):  # noqa: N818 - reads as what it says
+class _ConcurrentChange(Exception):  # noqa: N818 - reads as what it says
     """Somebody else has changed the session since it was read."""
 
 
-def _unless_changed(before: Session, after: Session) -> Callable[[Session], Session]:
+def _replace_if_unchanged(before: Session, after: Session) -> Callable[[Session], Session]:
     def change(newest: Session) -> Session:
         if newest != before:
-            raise _Meanwhile
+            raise _ConcurrentChange
         return after
 
     return change

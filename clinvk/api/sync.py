@@ -10,7 +10,7 @@ from clinvk.errors import UsageError
 T = TypeVar("T")
 
 
-def finished(function: Callable[[], Awaitable[T]], awaited: str) -> T:
+def run_blocking(function: Callable[[], Awaitable[T]], async_equivalent: str) -> T:
     """What the function comes to. Raises `UsageError` where there is an event loop already, which
     would stand still: `awaited` is what belongs there."""
     # 45 ms, and needed only once something runs.
@@ -30,5 +30,5 @@ def finished(function: Callable[[], Awaitable[T]], awaited: str) -> T:
             raise
         raise UsageError(
             "an event loop is running here, and would stand still until the end",
-            f"in async code, and in a notebook, say: await {awaited}",
+            f"in async code, and in a notebook, say: await {async_equivalent}",
         ) from error

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from msgspec import Struct
 
-from clinvk.api.sync import finished
+from clinvk.api.sync import run_blocking
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
-from clinvk.engine.plan_run import PlanRun, resumed
-from clinvk.engine.rerun import failed_ones, what_is_left
+from clinvk.engine.plan_run import PlanRun, prepare_resume
+from clinvk.engine.rerun import failed_or_named, unfinished
 from clinvk.errors import ConfigError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Kind, Plan
 from clinvk.plans import comparison, formats, parse, schema
 from clinvk.plans.comparison import Verdict
-from clinvk.runs.folder import Runs
+from clinvk.runs.folder import RunStore
 
 if TYPE_CHECKING:
     from clinvk.engine.scheduler import Change
@@ -54,7 +54,7 @@ async def aparallel(
     `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) hold for
     all tasks. `observe` is called with each `Change`. Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
-        return await _run(where, plan_of(tasks, "parallel", where, rules), observe)
+        return await _run_plan(where, plan_of(tasks, "parallel", where, rules), observe)
 
 
 async def achain(
@@ -68,7 +68,7 @@ async def achain(
     (`{{previous}}`, `{{session}}`, `{{steps.NAME.output}}`). Arguments as in `aparallel`, and
     `stop_on_failure`, `pass_working_dir`, `pass_session`."""
     with own_unless(dispatcher) as where:
-        return await _run(where, plan_of(steps, "chain", where, rules), observe)
+        return await _run_plan(where, plan_of(steps, "chain", where, rules), observe)
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -81,7 +81,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     @property
     def answers(self) -> dict[str, str]:
         """Backend: its answer."""
-        return {a.name: a.output for a in comparison.answers(self.result)}
+        return {a.name: a.output for a in comparison.answer_outcomes(self.result)}
 
 
 async def acompare(
@@ -108,21 +108,21 @@ async def acompare(
     with own_unless(dispatcher) as where:
         of_judge: dict[str, Any] = {}
         if judge is not None:
-            name, _ = comparison.split(judge)
-            of_judge = comparison.judge_options(where.chooser.choose(name).manifest, options)
+            name, _ = comparison.parse_backend(judge)
+            of_judge = comparison.judge_options(where.selector.select(name).manifest, options)
         rules = {
             "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
             "ephemeral": ephemeral,
         }  # fmt: skip
-        plan = comparison.plan(
+        plan = comparison.build_plan(
             prompt, list(backends), judge=judge, options=options, judge_options=of_judge,
             cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
             timeout=timeout, tags=tuple(tags),
-            rules=parse.rules_of(_plain(rules), "compare", _workers(where, sequential=sequential)),
+            rules=parse.parse_rules(_to_file_data(rules), "compare", _parallel_defaults(where, sequential=sequential)),
             example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
         )  # fmt: skip
-        result = await _run(where, plan, observe)
-        return Comparison(result=result, verdict=comparison.verdict(result))
+        result = await _run_plan(where, plan, observe)
+        return Comparison(result=result, verdict=comparison.find_verdict(result))
 
 
 async def aresume(
@@ -136,32 +136,32 @@ async def aresume(
     """What came of a run that was cut off, carried on: what had not begun is run, and nothing
     twice. `run` is its id, a unique beginning of it, or "last". Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
-        carried = resumed(where, Runs(where.config.home).find(run), observe=observe)
-        choose = what_is_left(carried.plan, rerun_indeterminate=rerun_indeterminate)
+        carried = prepare_resume(where, RunStore(where.config.home).find(run), observe=observe)
+        choose = unfinished(carried.plan, rerun_indeterminate=rerun_indeterminate)
         if retry_failed:
-            first, again = choose, failed_ones(carried.plan)
+            first, again = choose, failed_or_named(carried.plan)
             choose = lambda outcomes: again(first(outcomes))  # noqa: E731 - two choices in a row
-        return carried.with_outputs(await carried.carry_on(choose))
+        return carried.with_outputs(await carried.resume(choose))
 
 
 def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
     """The plan that the arguments of `aparallel` and `achain` make. Raises `ConfigError`."""
     parallel = dispatcher.config.config.parallel
-    of_tasks = {k: v for k, v in rules.items() if k in schema.Written.__struct_fields__}
+    of_tasks = {k: v for k, v in rules.items() if k in schema.TaskEntry.__struct_fields__}
     of_plan = {k: v for k, v in rules.items() if k not in of_tasks}
     # `retries` and `stall_timeout` are keys of both: what is said of the plan holds for all tasks.
     defaults = parse.Defaults(
         max_parallel=parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         fail_fast=parallel.fail_fast,
-        task=_plain(of_tasks),
+        task=_to_file_data(of_tasks),
     )
-    data, source, text = _data(tasks, "steps" if kind == "chain" else "tasks")
+    data, source, text = _read_tasks(tasks, "steps" if kind == "chain" else "tasks")
     whole = data if isinstance(data, dict) else {"steps" if kind == "chain" else "tasks": data}
-    return parse.plan_of({**whole, **_plain(of_plan)}, source, kind, defaults, text)
+    return parse.parse_plan({**whole, **_to_file_data(of_plan)}, source, kind, defaults, text)
 
 
-def _workers(dispatcher: Dispatcher, *, sequential: bool) -> parse.Defaults:
+def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Defaults:
     """How many answers may be asked for at a time."""
     parallel = dispatcher.config.config.parallel
     return parse.Defaults(
@@ -170,15 +170,15 @@ def _workers(dispatcher: Dispatcher, *, sequential: bool) -> parse.Defaults:
     )
 
 
-async def _run(dispatcher: Dispatcher, plan: Plan, observe: Observe) -> RunResult:
+async def _run_plan(dispatcher: Dispatcher, plan: Plan, observe: Observe) -> RunResult:
     run = PlanRun(dispatcher, plan, observe=observe)
     return run.with_outputs(await run.run())
 
 
-def _data(tasks: Tasks, where: str) -> tuple[Any, str, str]:
+def _read_tasks(tasks: Tasks, where: str) -> tuple[Any, str, str]:
     """What the file holds, or what was given; what to call it; and its text."""
     if isinstance(tasks, Mapping):
-        return _plain(dict(tasks)), where, ""
+        return _to_file_data(dict(tasks)), where, ""
     if isinstance(tasks, (str, os.PathLike)):
         path = Path(tasks)
         try:
@@ -188,31 +188,31 @@ def _data(tasks: Tasks, where: str) -> tuple[Any, str, str]:
             raise ConfigError(
                 f"{path}: {why}", f"name a file, or give a list of {where}"
             ) from error
-        data, form = formats.read(str(path), text)
+        data, form = formats.parse_text(str(path), text)
         return data, str(path), text if form in ("yaml", "json") else ""
-    return [_plain(task) for task in tasks], where, ""
+    return [_to_file_data(task) for task in tasks], where, ""
 
 
-def _plain(value: Any) -> Any:
+def _to_file_data(value: Any) -> Any:
     """As a file would say it: paths as text, tuples as lists."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _to_file_data(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [_plain(v) for v in value]
+        return [_to_file_data(v) for v in value]
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _waiting(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+def _blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     """The same for code without an event loop."""
 
     @wraps(function)
-    def called(*args: P.args, **named: P.kwargs) -> T:
-        return finished(lambda: function(*args, **named), f"clinvk.{function.__name__}(...)")
+    def wrapper(*args: P.args, **named: P.kwargs) -> T:
+        return run_blocking(lambda: function(*args, **named), f"clinvk.{function.__name__}(...)")
 
-    return called
+    return wrapper
 
 
-parallel = _waiting(aparallel)
-chain = _waiting(achain)
-compare = _waiting(acompare)
-resume_run = _waiting(aresume)
+parallel = _blocking(aparallel)
+chain = _blocking(achain)
+compare = _blocking(acompare)
+resume_run = _blocking(aresume)

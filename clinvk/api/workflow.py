@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clinvk.api.sync import finished
+from clinvk.api.sync import run_blocking
 from clinvk.api.tasks import Observe, Tasks, plan_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.engine.plan_run import PlanRun, resumed
-from clinvk.engine.rerun import failed_ones, what_is_left, with_hearers
+from clinvk.engine.plan_run import PlanRun, prepare_resume
+from clinvk.engine.rerun import failed_or_named, unfinished, with_dependents
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Plan
 from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
-from clinvk.runs.folder import RunFolder, RunNotFound, Runs
+from clinvk.runs.folder import RunFolder, RunNotFound, RunStore
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -71,7 +71,7 @@ class WorkflowManager(Closing):
             self.aexecute, name, checkpoint=checkpoint, resume=resume,
             rerun_indeterminate=rerun_indeterminate, observe=observe, **rules,
         )  # fmt: skip
-        return finished(execute, "aexecute(...)")
+        return run_blocking(execute, "aexecute(...)")
 
     async def aexecute(
         self,
@@ -84,12 +84,12 @@ class WorkflowManager(Closing):
         **rules: Any,
     ) -> RunResult:
         """`execute`, for code with an event loop."""
-        plan = plan_of(self._steps(name), "chain", self.dispatcher, rules)
-        run = self.prepared(plan, checkpoint=checkpoint, resume=resume, observe=observe)
-        result = await self.drive(run, rerun_indeterminate=rerun_indeterminate)
+        plan = plan_of(self._load_steps(name), "chain", self.dispatcher, rules)
+        run = self.prepare_run(plan, checkpoint=checkpoint, resume=resume, observe=observe)
+        result = await self.run_prepared(run, rerun_indeterminate=rerun_indeterminate)
         return run.with_outputs(result)
 
-    def prepared(
+    def prepare_run(
         self,
         plan: Plan | None,
         *,
@@ -103,43 +103,45 @@ class WorkflowManager(Closing):
         if name is not None and plan is not None and plan.rules.ephemeral:
             raise ConfigError("an ephemeral run keeps nothing, so it has no checkpoint",
                               "leave out --ephemeral, or --checkpoint")  # fmt: skip
-        old = self._folder(resume) if resume is not None else None
+        old = self._find_folder(resume) if resume is not None else None
         before = old.id if old is not None else None
-        if old is not None and (plan is None or _are_same(plan, old.plan())):
-            run = resumed(self.dispatcher, old, **watch)
+        if old is not None and (plan is None or _is_same_plan(plan, old.plan())):
+            run = prepare_resume(self.dispatcher, old, **watch)
         else:
             assert plan is not None  # noqa: S101 - or what would it run?
             if old is None and checkpoint is not None:
                 before = self._check_free(checkpoint)
             run = PlanRun(self.dispatcher, plan, **watch)
-            run.follows = old
-        run.begun = lambda: self._name(name, run, before)
+            run.replaced_folder = old
+        run.on_begun = lambda: self._assign_checkpoint(name, run, before)
         return run
 
-    async def drive(self, run: PlanRun, *, rerun_indeterminate: bool = False) -> RunResult:
+    async def run_prepared(self, run: PlanRun, *, rerun_indeterminate: bool = False) -> RunResult:
         """Run it, from its beginning or from where it stopped."""
-        if run.follows is not None:
-            return await run.follow(run.follows, rerun_indeterminate=rerun_indeterminate)
-        if not run.is_old:
+        if run.replaced_folder is not None:
+            return await run.replace_run(
+                run.replaced_folder, rerun_indeterminate=rerun_indeterminate
+            )
+        if not run.is_resumed:
             return await run.run()
-        left = what_is_left(run.plan, rerun_indeterminate=rerun_indeterminate)
-        failed = failed_ones(run.plan)
-        return await run.carry_on(lambda told: with_hearers(run.plan, failed(left(told))))
+        left = unfinished(run.plan, rerun_indeterminate=rerun_indeterminate)
+        failed = failed_or_named(run.plan)
+        return await run.resume(lambda told: with_dependents(run.plan, failed(left(told))))
 
     def list_checkpoints(self) -> list[dict[str, Any]]:
         """Each checkpoint: `name`, `run`, `at`, `state`, `steps`, `completed`, `source`."""
-        return [self._about(name) for name in self.checkpoints.names()]
+        return [self._checkpoint_data(name) for name in self.checkpoints.names()]
 
     def checkpoint(self, name: str) -> RunResult:
         """Where the chain of a checkpoint stands, with what each step answered. Raises
         `CheckpointNotFound`, `SessionError`."""
-        folder = self._folder(name)
+        folder = self._find_folder(name)
         return folder.with_outputs(folder.result())
 
     def plan(self, name: str) -> Plan:
         """The steps of a checkpoint, as they were begun. Raises `CheckpointNotFound`,
         `SessionError`."""
-        return self._folder(name).plan()
+        return self._find_folder(name).plan()
 
     def delete_checkpoint(self, name: str) -> bool:
         """Take the name away; whether there was one. The run stays, until it is cleaned up."""
@@ -149,7 +151,7 @@ class WorkflowManager(Closing):
             return False
         return True
 
-    def _steps(self, name: str | os.PathLike[str]) -> Tasks:
+    def _load_steps(self, name: str | os.PathLike[str]) -> Tasks:
         if isinstance(name, str) and name in self._registered:
             return self._registered[name]
         if isinstance(name, str) and not Path(name).is_file():
@@ -163,35 +165,35 @@ class WorkflowManager(Closing):
             )
         return Path(name)
 
-    def _folder(self, name: str) -> RunFolder:
-        run = self.checkpoints.get(name)
+    def _find_folder(self, name: str) -> RunFolder:
+        run = self.checkpoints.find_run_id(name)
         try:
-            return Runs(self.home).find(run)
+            return RunStore(self.home).find(run)
         except RunNotFound:
             raise SessionError(
                 f"the run {run} of checkpoint {name!r} is gone",
                 f"begin anew: clinvk checkpoints delete {name}",
             ) from None
 
-    def _name(self, name: str | None, run: PlanRun, before: str | None) -> None:
+    def _assign_checkpoint(self, name: str | None, run: PlanRun, before: str | None) -> None:
         """Give the run its name, which was that of the run `before` when it was looked at. Raises
         `CheckpointTaken` where somebody else was faster: then there is no such run."""
-        if name is None or run.folder is None or run.is_old:
+        if name is None or run.folder is None or run.is_resumed:
             return
         try:
-            self.checkpoints.claim(name, run.folder.id, before)
+            self.checkpoints.assign_if_unchanged(name, run.folder.id, before)
         except CheckpointTaken:
-            run.folder.remove()
+            run.folder.delete_locked()
             raise
 
     def _check_free(self, name: str) -> str | None:
         """The run that has the name, if any. Raises `SessionError` where that has not come to its
         end."""
         try:
-            known = self.checkpoints.get(name)
+            known = self.checkpoints.find_run_id(name)
         except CheckpointNotFound:
             return None
-        about = self._about(name)
+        about = self._checkpoint_data(name)
         if about["state"] not in ("done", "gone"):
             raise SessionError(
                 f"checkpoint {name!r} exists already: {about['completed']} of {about['steps']} "
@@ -201,13 +203,13 @@ class WorkflowManager(Closing):
             )
         return known
 
-    def _about(self, name: str) -> dict[str, Any]:
+    def _checkpoint_data(self, name: str) -> dict[str, Any]:
         about = {"name": name, "run": None, "at": None}
         unknown = {"steps": 0, "completed": 0, "source": ""}
         try:
             found = self.checkpoints.read(name)
             about |= {"run": found["run"], "at": found["at"]}
-            said = Runs(self.home).find(found["run"]).summary()
+            said = RunStore(self.home).find(found["run"]).summary()
         except RunNotFound:
             return {**about, "state": "gone", **unknown}
         except ClinvkError:
@@ -218,7 +220,7 @@ class WorkflowManager(Closing):
         }  # fmt: skip
 
 
-def _are_same(plan: Plan, kept: Plan) -> bool:
+def _is_same_plan(plan: Plan, kept: Plan) -> bool:
     plan = Plan.from_json(plan.to_json())  # as it would come back from its file
     return (plan.tasks, plan.rules) == (kept.tasks, kept.rules)
 

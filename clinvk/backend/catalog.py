@@ -11,12 +11,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from clinvk.backend.manifest import Manifest, check_expressions, parse
-from clinvk.config.paths import backend_names, built_in
+from clinvk.backend.manifest import Manifest, check_expressions, parse_manifest
+from clinvk.config.paths import backend_names, built_in_manifests
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError, NotInstalledError
 
-FIRST_CHOICES = ("claude", "codex", "gemini")  # tried in this order where nothing was chosen
+PREFERRED_BACKENDS = ("claude", "codex", "gemini")  # tried in this order where nothing was chosen
 
 
 class NotExecutable(NotInstalledError):  # noqa: N818 - reads as what it says
@@ -38,7 +38,7 @@ class Catalog(Struct, frozen=True):
         """The file that describes `name`, if any does."""
         if not name or os.sep in name or name.startswith("."):
             return None
-        for folder in (self.home / "backends", built_in()):
+        for folder in (self.home / "backends", built_in_manifests()):
             path = folder / f"{name}.yaml"
             if path.is_file():
                 return path
@@ -52,7 +52,7 @@ class Catalog(Struct, frozen=True):
                 f"unknown backend {name!r}",
                 f"known: {', '.join(self.names())}; add one as {self.home / 'backends'}/NAME.yaml",
             )
-        manifest = _read(path, _stat_of(path))
+        manifest = _read_cached(path, _file_state(path))
         if manifest.name != name:
             raise ConfigError(f"{path}: name: {manifest.name!r} does not match the file's name")
         return manifest
@@ -62,14 +62,14 @@ class Catalog(Struct, frozen=True):
             yield self.load(name)
 
 
-def read(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
     try:
-        return parse(read_file(path), path)
+        return parse_manifest(read_file(path), path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
 
 
-def _stat_of(path: Path) -> tuple[int, int, int]:
+def _file_state(path: Path) -> tuple[int, int, int]:
     """What is another one when the file was written or replaced."""
     try:
         stat = os.stat(path)
@@ -79,15 +79,15 @@ def _stat_of(path: Path) -> tuple[int, int, int]:
 
 
 @lru_cache(64)
-def _read(path: Path, _state: tuple[int, int, int]) -> Manifest:
+def _read_cached(path: Path, _state: tuple[int, int, int]) -> Manifest:
     """`read`, once for each state of the file, since a process may run thousands of requests."""
-    manifest = read(path)
-    if path.parent != built_in():  # ours are checked by our tests
+    manifest = read_manifest(path)
+    if path.parent != built_in_manifests():  # ours are checked by our tests
         check_expressions(manifest)
     return manifest
 
 
-def locate(manifest: Manifest, env: Mapping[str, str]) -> str:
+def find_program(manifest: Manifest, env: Mapping[str, str]) -> str:
     """The path of the program. Raises `NotInstalledError`."""
     if manifest.command == "$python":
         # Only manifests that need Python ask for it.

@@ -16,15 +16,15 @@ from clinvk.disk.reading import read_file
 from clinvk.process.command import Command
 
 
-def forget(command: Command, native_id: str) -> None:
+def delete_native_session(command: Command, native_id: str) -> None:
     """Delete the files of this session, and only those: the path matches, and the file itself says
     that it belongs to the session. Of a list with entries of several sessions, only its own go.
 
     The caller has checked that the id is one of the CLI's."""
-    for pattern, owner in command.remove if native_id else ():
+    for pattern, owner in command.removals if native_id else ():
         for path in _paths(pattern, command.env):
             with suppress(OSError):
-                _forget_in(path, owner, native_id)
+                _delete_entries(path, owner, native_id)
 
 
 def _paths(pattern: str, env: Mapping[str, str]) -> Iterator[Path]:
@@ -41,8 +41,8 @@ def _paths(pattern: str, env: Mapping[str, str]) -> Iterator[Path]:
             yield path
 
 
-def _forget_in(path: Path, owner: str, native_id: str) -> None:
-    entries, is_list = _entries(read_file(path, follow=False))
+def _delete_entries(path: Path, owner: str, native_id: str) -> None:
+    entries, is_list = _read_entries(read_file(path, follow=False))
     owners = [entry.get(owner) if isinstance(entry, dict) else None for entry in entries]
     if native_id not in owners:
         return
@@ -51,14 +51,14 @@ def _forget_in(path: Path, owner: str, native_id: str) -> None:
         if not others:
             path.unlink()
         elif is_list:
-            _replace(path, json.dumps(others, indent=2, ensure_ascii=False))
+            _replace_file(path, json.dumps(others, indent=2, ensure_ascii=False))
         else:
-            _replace(path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in others))
+            _replace_file(path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in others))
     elif not is_list and owners[0] == native_id and {*owners} <= {native_id, None}:
         path.unlink()  # the first line speaks for the lines behind it
 
 
-def _entries(data: bytes) -> tuple[list[Any], bool]:
+def _read_entries(data: bytes) -> tuple[list[Any], bool]:
     """What a file holds, and whether it is a list: one object is like one line of JSON lines. A
     line that is not JSON is None."""
     try:
@@ -75,7 +75,7 @@ def _line(line: bytes) -> Any:
         return None
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace_file(path: Path, text: str) -> None:
     """Replace the file's text, whole or not at all; it stays as private as it was."""
     # Only for an ephemeral turn of some backends.
     from clinvk.disk.atomic import replace_file

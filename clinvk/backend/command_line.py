@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clinvk.backend.manifest import Effect, Manifest, Prompt
+from clinvk.backend.manifest import Manifest, OptionEffect, PromptSpec
 from clinvk.backend.patterns import Patterns
 from clinvk.config.schema import CHOICES
 from clinvk.errors import SessionError, UsageError
@@ -19,13 +19,13 @@ from clinvk.text.values import input_problem, os_problem
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 
 # For a backend whose manifest has no `ephemeral`.
-KEEPS = (
+KEEPS_HINT = (
     "leave out --ephemeral, since its own files would keep the conversation; where it has a flag for "
     "that, its manifest says so: ephemeral: {argv: [--no-session]}"
 )
 
 
-def build(
+def build_command(
     manifest: Manifest,
     program: str,
     *,
@@ -33,7 +33,7 @@ def build(
     options: Mapping[str, Any],
     cwd: Path,
     env: Mapping[str, str],
-    scratch: Path,
+    temp_dir: Path,
     native_id: str | None = None,
     fork: bool = False,
     ephemeral: bool = False,
@@ -46,23 +46,25 @@ def build(
     check_native_id(manifest, native_id)
     if problem := input_problem(prompt):
         raise UsageError(f"the prompt has {problem}", "remove it")
-    text, notices = (prompt, []) if expand else escape(manifest.prompt, prompt, manifest.source)
+    text, notices = (
+        (prompt, []) if expand else escape_prompt(manifest.prompt, prompt, manifest.source)
+    )
     stdin = text.encode("utf-8", "surrogateescape")
     check_length(manifest, text, stdin)
-    made = _Filler(scratch)
+    made = _TemplateFiller(temp_dir)
     check_arguments(manifest, options)
-    effects = effects_of(manifest, options)
-    flags = [word for effect, value in effects for word in made.words(effect.argv, value)]
-    changed = {k: v and with_variables(v, env) for k, v in manifest.env.items()}
+    effects = option_effects(manifest, options)
+    flags = [word for effect, value in effects for word in made.fill_words(effect.argv, value)]
+    changed = {k: v and expand_variables(v, env) for k, v in manifest.env.items()}
     if not expand:
         changed |= manifest.prompt.literal
     for effect, value in effects:
-        changed |= {k: made.word(v, value) for k, v in effect.env.items()}
+        changed |= {k: made.fill_word(v, value) for k, v in effect.env.items()}
     remove: tuple[tuple[str, str], ...] = ()
     if ephemeral:
         forget = _ephemeral(manifest)
         flags += forget.argv
-        changed |= {k: made.word(v, "") for k, v in forget.env.items()}
+        changed |= {k: made.fill_word(v, "") for k, v in forget.env.items()}
         remove = tuple((r.glob, r.owner) for r in forget.remove)
     flags += args
     shape = manifest.argv["fork" if fork else "resume" if native_id else "run"]
@@ -84,15 +86,15 @@ def build(
         env=whole,
         cwd=cwd,
         stdin=stdin,
-        changed={k: v for k, v in changed.items() if v is not None or k in env},
+        env_changes={k: v for k, v in changed.items() if v is not None or k in env},
         files=tuple(made.files),
-        remove=remove,
-        scratch=scratch if made.used else None,
+        removals=remove,
+        temp_dir=temp_dir if made.used else None,
         notices=tuple(notices),
     )
 
 
-def refuse(manifest: Manifest, name: str, value: Any) -> str | None:
+def explain_unsupported(manifest: Manifest, name: str, value: Any) -> str | None:
     """Why the backend cannot do `name: value`; nothing where it can."""
     if name in CHOICES:
         if value not in CHOICES[name]:
@@ -106,12 +108,16 @@ def refuse(manifest: Manifest, name: str, value: Any) -> str | None:
     return None
 
 
-def effects_of(manifest: Manifest, options: Mapping[str, Any]) -> list[tuple[Effect, Any]]:
+def option_effects(
+    manifest: Manifest, options: Mapping[str, Any]
+) -> list[tuple[OptionEffect, Any]]:
     """What each option does, with its value, in the manifest's order; implied ones included."""
     return list(_named_effects(manifest, options).values())
 
 
-def _named_effects(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, tuple[Effect, Any]]:
+def _named_effects(
+    manifest: Manifest, options: Mapping[str, Any]
+) -> dict[str, tuple[OptionEffect, Any]]:
     given = {k: v for k, v in options.items() if v is not None and v not in ([], (), "default")}
     for name, value in list(given.items()):
         effect = _effect(manifest, name, value)
@@ -124,7 +130,7 @@ def _named_effects(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def escape(prompt: Prompt, text: str, source: str) -> tuple[str, list[str]]:
+def escape_prompt(prompt: PromptSpec, text: str, source: str) -> tuple[str, list[str]]:
     """The text in the words that keep the CLI from expanding any of it, and what to say of it. The
     rules are of the manifest in the file `source`. Raises `ConfigError` if they take too long."""
     notices = []
@@ -149,10 +155,10 @@ def check_arguments(manifest: Manifest, options: Mapping[str, Any]) -> None:
     """Raise `UsageError` for an option whose value is too long for the command line, which is where
     this CLI takes it."""
     for name, (effect, value) in _named_effects(manifest, options).items():
-        made = _Filler(Path("/"))
+        made = _TemplateFiller(Path("/"))
         words = [
-            *made.words(effect.argv, value),
-            *(f"{k}={made.word(v, value)}" for k, v in effect.env.items()),
+            *made.fill_words(effect.argv, value),
+            *(f"{k}={made.fill_word(v, value)}" for k, v in effect.env.items()),
         ]
         longest = max((len(word.encode("utf-8", "replace")) for word in words), default=0)
         if longest > ARGUMENT_BYTES:
@@ -207,19 +213,19 @@ def changed_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> di
     return merged
 
 
-def with_variables(text: str, env: Mapping[str, str]) -> str:
+def expand_variables(text: str, env: Mapping[str, str]) -> str:
     """`${NAME}` in a manifest's environment is what the variable was before."""
     return re.sub(r"\$\{(\w+)\}", lambda m: env.get(m.group(1), ""), text).strip()
 
 
-def _effect(manifest: Manifest, name: str, value: Any) -> Effect:
+def _effect(manifest: Manifest, name: str, value: Any) -> OptionEffect:
     effect = manifest.options[name]
     return effect[value] if name in CHOICES else effect  # type: ignore[no-any-return]
 
 
 def _ephemeral(manifest: Manifest) -> Any:
     if manifest.ephemeral is None:
-        raise UsageError(f"{manifest.name} cannot be told to keep no session", KEEPS)
+        raise UsageError(f"{manifest.name} cannot be told to keep no session", KEEPS_HINT)
     return manifest.ephemeral
 
 
@@ -230,29 +236,29 @@ def _too_long(manifest: Manifest, length: str, limit: str) -> UsageError:
     )
 
 
-class _Filler:
+class _TemplateFiller:
     """Puts values into the words of a manifest; collects the private files that it invents."""
 
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
+    def __init__(self, temp_dir: Path) -> None:
+        self.temp_dir = temp_dir
         self.files: list[tuple[Path, str]] = []
         self.used = False
 
-    def words(self, template: list[str], value: Any) -> list[str]:
+    def fill_words(self, template: list[str], value: Any) -> list[str]:
         """The words for one option; a list repeats them for each of its elements."""
         values = value if isinstance(value, (list, tuple)) else [value]
-        return [self.word(word, one) for one in values for word in template]
+        return [self.fill_word(word, one) for one in values for word in template]
 
-    def word(self, template: str, value: Any) -> str:
+    def fill_word(self, template: str, value: Any) -> str:
         if "$" not in template:
             return template
         text = value if isinstance(value, str) else json.dumps(value)
         self.used = self.used or "$file" in template or "$scratch" in template
         if "$file" in template:
-            path = self.scratch / f"{len(self.files)}.txt"
+            path = self.temp_dir / f"{len(self.files)}.txt"
             self.files.append((path, text))
             template = template.replace("$file", str(path))
-        words = {"$scratch": str(self.scratch), "$json": json.dumps(text), "$value": text}
+        words = {"$scratch": str(self.temp_dir), "$json": json.dumps(text), "$value": text}
         # In one pass: a value may hold such words itself.
         return re.sub(r"\$(?:scratch|json|value)", lambda m: words[m.group()], template)
 

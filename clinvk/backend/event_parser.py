@@ -10,8 +10,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.backend.expression import Function, compile_expression, truthy
-from clinvk.backend.manifest import ErrorRule, Manifest, Rule
+from clinvk.backend.expression import Evaluate, compile_expression, is_truthy
+from clinvk.backend.manifest import ErrorRule, EventRule, Manifest
 from clinvk.backend.patterns import Patterns
 from clinvk.errors import ConfigError
 from clinvk.model import events as messages
@@ -32,18 +32,22 @@ EVENT_TYPES: dict[str, type[Event]] = {
 
 # What a rule may set beside an event's own fields: a cumulative figure becomes the turn's own when
 # the difference to the last one is known, a figure of the whole session where it is the first turn.
-TOTALS = ("usage_total", "cost_total")
-EXTRAS = {"finished": ("native_id", "denied", "cost_first", *TOTALS),
-          "failed": ("native_id", "denied", "cost_first", *TOTALS)}  # fmt: skip
+TOTAL_FIELDS = ("usage_total", "cost_total")
+EXTRA_FIELDS = {"finished": ("native_id", "denied", "cost_first", *TOTAL_FIELDS),
+          "failed": ("native_id", "denied", "cost_first", *TOTAL_FIELDS)}  # fmt: skip
 
 
-class Reader:
+class EventParser:
     """Reads one run of one backend. What it learned beside the events is in its attributes."""
 
-    def __init__(self, manifest: Manifest, *, first: bool, before: Any = None) -> None:
+    def __init__(
+        self, manifest: Manifest, *, is_first_turn: bool, previous_totals: Any = None
+    ) -> None:
         self.manifest = manifest
-        self.first = first  # no turn came before this one in the native session
-        self.before = before or {}  # the totals that were seen after the last turn
+        self.is_first_turn = is_first_turn  # no turn came before this one in the native session
+        self.previous_totals = (
+            previous_totals or {}
+        )  # the totals that were seen after the last turn
         self.native_id: str | None = None
         self.totals: dict[str, Any] = {}
         self.noise: list[str] = []  # lines that were no JSON, a few of them
@@ -51,7 +55,7 @@ class Reader:
         self._lines: list[bytes] = []  # of an `output: json|text` backend
         self._size = 0  # of those, in bytes
 
-    def read(self, line: bytes) -> list[Event]:
+    def parse_line(self, line: bytes) -> list[Event]:
         """The events of one line of stdout."""
         if self.manifest.output != "events":
             self._size += len(line) + 1
@@ -73,7 +77,7 @@ class Reader:
                 return self._not_json(line)
         return self._events(data) if isinstance(data, dict) else self._not_json(line)
 
-    def end(self, code: int) -> list[Event]:
+    def finish(self, code: int) -> list[Event]:
         """What is said by the end of the output itself, of a backend that prints no events."""
         if self._size > LONGEST:
             return [messages.Failed(message=f"it printed more than {LONGEST:,} bytes")]
@@ -98,14 +102,14 @@ class Reader:
         self._apply(self._index, data, data, events)
         return events
 
-    def _apply(self, index: _Index, data: Any, raw: Any, events: list[Event]) -> None:
+    def _apply(self, index: _RuleIndex, data: Any, raw: Any, events: list[Event]) -> None:
         """The first rule that applies speaks; the others stay silent."""
         for rule in index.candidates(data):
-            if rule.when is None or truthy(rule.when(data)):
-                self._speak(rule, data, raw, events)
+            if rule.when is None or is_truthy(rule.when(data)):
+                self._emit_all(rule, data, raw, events)
                 return
 
-    def _speak(self, rule: _Compiled, data: Any, raw: Any, events: list[Event]) -> None:
+    def _emit_all(self, rule: _CompiledRule, data: Any, raw: Any, events: list[Event]) -> None:
         if rule.emit and rule.emit != "nothing":
             events.extend(self._emit(rule, data, raw))
         if rule.inner is not None:
@@ -113,55 +117,55 @@ class Reader:
             for element in found if isinstance(found, list) else []:
                 self._apply(rule.inner, element, raw, events)
 
-    def _emit(self, rule: _Compiled, data: Any, raw: Any) -> Iterator[Event]:
+    def _emit(self, rule: _CompiledRule, data: Any, raw: Any) -> Iterator[Event]:
         values = {name: get(data) for name, get in rule.set}
         if native_id := values.get("native_id"):
             self.native_id = native_id = str(native_id)
-        if rule.emit in EXTRAS:
-            extras = {name: values.pop(name, None) for name in EXTRAS[rule.emit]}
+        if rule.emit in EXTRA_FIELDS:
+            extras = {name: values.pop(name, None) for name in EXTRA_FIELDS[rule.emit]}
             values["usage"] = self._usage(values.get("usage"), extras["usage_total"])
             values["cost"] = self._cost(values.get("cost"), extras)
             denied = extras["denied"]
             for denial in denied if isinstance(denied, list) else []:
-                yield messages.Denied(**_fit(messages.Denied, denial), raw=raw)
+                yield messages.Denied(**_convert_values(messages.Denied, denial), raw=raw)
         cls = EVENT_TYPES[rule.emit or ""]
         if cls is messages.Delta:  # the busiest one
             text = values.get("text")
             if isinstance(text, str) and text:
                 yield messages.Delta(text=text, raw=raw)
             return
-        yield cls(**_fit(cls, values), raw=raw)
+        yield cls(**_convert_values(cls, values), raw=raw)
 
     def _usage(self, own: Any, total: Any) -> Usage | None:
         if isinstance(own, dict):
-            return _with_thoughts(Usage.from_json(own), own.get("total"))
+            return _add_reasoning_tokens(Usage.from_json(own), own.get("total"))
         if not isinstance(total, dict):
             return None
         now = Usage.from_json(total)
         self.totals["usage"] = now.to_json()
-        if self.first:
+        if self.is_first_turn:
             return now
-        if "usage" not in self.before:
+        if "usage" not in self.previous_totals:
             return None
-        used = now - Usage.from_json(self.before["usage"])
+        used = now - Usage.from_json(self.previous_totals["usage"])
         return used if min(used.input, used.output) >= 0 else None
 
     def _cost(self, own: Any, extras: dict[str, Any]) -> float | None:
         if _is_number(own):
             return float(own)
-        if self.first and _is_number(extras["cost_first"]):
+        if self.is_first_turn and _is_number(extras["cost_first"]):
             return float(extras["cost_first"])
         total = extras["cost_total"]
         if not _is_number(total):
             return None
         self.totals["cost"] = total
-        if self.first:
+        if self.is_first_turn:
             return float(total)
-        before = self.before.get("cost")
+        before = self.previous_totals.get("cost")
         return float(total) - before if before is not None and total >= before else None
 
 
-def _with_thoughts(usage: Usage, total: Any) -> Usage:
+def _add_reasoning_tokens(usage: Usage, total: Any) -> Usage:
     """Where a CLI's total is more than input and output, it has left thoughts out of the output."""
     if not _is_number(total) or total <= usage.total:
         return usage
@@ -169,52 +173,52 @@ def _with_thoughts(usage: Usage, total: Any) -> Usage:
     return replace(usage, output=usage.output + thoughts, reasoning=usage.reasoning + thoughts)
 
 
-class _Compiled:
+class _CompiledRule:
     __slots__ = ("each", "emit", "inner", "key", "set", "when")
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: EventRule) -> None:
         self.emit = rule.emit
         self.when = compile_expression(rule.when) if rule.when else None
-        self.each: Function | None = compile_expression(rule.each) if rule.each else None
-        self.set: list[tuple[str, Function]] = [
+        self.each: Evaluate | None = compile_expression(rule.each) if rule.each else None
+        self.set: list[tuple[str, Evaluate]] = [
             (name, compile_expression(text)) for name, text in rule.set.items()
         ]
-        self.inner = _Index(rule.events) if rule.events else None
+        self.inner = _RuleIndex(rule.events) if rule.events else None
         self.key = _TYPE.match(rule.when) if rule.when else None
 
 
 _TYPE = re.compile(r"\s*type\s*==\s*'([^']*)'\s*(?:&&(?!.*\|\|)|$)")
 
 
-class _Index:
+class _RuleIndex:
     """Rules by the `type` that they ask for, so that a line meets only those that could apply."""
 
-    def __init__(self, rules: list[Rule]) -> None:
-        compiled = [_Compiled(rule) for rule in rules]
+    def __init__(self, rules: list[EventRule]) -> None:
+        compiled = [_CompiledRule(rule) for rule in rules]
         types = {rule.key.group(1) for rule in compiled if rule.key}
         self._others = [rule for rule in compiled if not rule.key]
         self._by_type = {
             name: [r for r in compiled if not r.key or r.key.group(1) == name] for name in types
         }
 
-    def candidates(self, data: Any) -> list[_Compiled]:
+    def candidates(self, data: Any) -> list[_CompiledRule]:
         kind = data.get("type") if type(data) is dict else None
         return self._by_type.get(kind, self._others) if isinstance(kind, str) else self._others
 
 
 # By the number of the list, which is kept, so that no other one can have that number.
-_indexes: dict[int, tuple[list[Rule], _Index]] = {}
+_indexes: dict[int, tuple[list[EventRule], _RuleIndex]] = {}
 
 
-def _index_of(rules: list[Rule]) -> _Index:
+def _index_of(rules: list[EventRule]) -> _RuleIndex:
     """Compiled once for each manifest: a process may read thousands of runs."""
     known = _indexes.get(id(rules))
     if known is None:
-        known = _indexes[id(rules)] = (rules, _Index(rules))
+        known = _indexes[id(rules)] = (rules, _RuleIndex(rules))
     return known[1]
 
 
-def _fit(cls: type[Event], values: Any) -> dict[str, Any]:
+def _convert_values(cls: type[Event], values: Any) -> dict[str, Any]:
     """The values that the event has fields for, as the types that it says."""
     fitted = {}
     for name, value in values.items() if isinstance(values, dict) else ():
@@ -225,7 +229,7 @@ def _fit(cls: type[Event], values: Any) -> dict[str, Any]:
     return fitted
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -233,7 +237,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _moment(value: Any) -> datetime | None:
+def _to_time(value: Any) -> datetime | None:
     """A time from seconds since 1970 or from RFC 3339."""
     # Only for a rate limit that names a time.
     from datetime import UTC
@@ -247,20 +251,20 @@ def _moment(value: Any) -> datetime | None:
 
 
 _CONVERT: dict[tuple[str, str], Callable[[Any], Any]] = {
-    ("", "text"): _text,
-    ("", "message"): _text,
-    ("", "name"): _text,
-    ("", "id"): _text,
-    ("", "native_id"): _text,
-    ("", "model"): _text,
-    ("", "reason"): _text,
+    ("", "text"): _to_text,
+    ("", "message"): _to_text,
+    ("", "name"): _to_text,
+    ("", "id"): _to_text,
+    ("", "native_id"): _to_text,
+    ("", "model"): _to_text,
+    ("", "reason"): _to_text,
     ("", "ok"): bool,
-    ("", "retry_at"): _moment,
+    ("", "retry_at"): _to_time,
     ("", "status"): lambda value: value if _is_number(value) else None,
 }
 
 
-def classify(
+def classify_failure(
     manifest: Manifest,
     message: str,
     *,
@@ -277,7 +281,7 @@ def classify(
     text = f"{_ends_of(message)}\n{stderr}"
     for rule in manifest.errors:
         try:
-            applies = _applies(rule, text, status, code, patterns)
+            applies = _matches_rule(rule, text, status, code, patterns)
         except ConfigError as error:
             slow = slow or f"it could not be told what kind of failure this is: {error}"
             continue
@@ -295,7 +299,7 @@ def _ends_of(message: str) -> str:
     return message if len(message) <= LOOKED_AT else f"{message[:half]}\n{message[-half:]}"
 
 
-def _applies(
+def _matches_rule(
     rule: ErrorRule, text: str, status: int | None, code: int | None, patterns: Patterns
 ) -> bool:
     if status is not None and status in rule.status:

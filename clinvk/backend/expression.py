@@ -14,14 +14,14 @@ from typing import Any
 import jmespath
 from jmespath.exceptions import JMESPathError
 
-Function = Callable[[Any], Any]
+Evaluate = Callable[[Any], Any]
 
 
 class ExpressionError(ValueError):
     """The text is not JMESPath."""
 
 
-def compile_expression(text: str) -> Function:
+def compile_expression(text: str) -> Evaluate:
     """A function from a line to the value of `text` in it; `None` where it has none.
 
     Raises `ExpressionError`. A value of a wrong type inside a function call is no value."""
@@ -31,25 +31,25 @@ def compile_expression(text: str) -> Function:
         raise ExpressionError(str(error).splitlines()[0].rstrip(":")) from error
     except RecursionError:
         raise ExpressionError("nested too deeply") from None
-    return _node(parsed.parsed) or _interpreted(parsed)
+    return _compile_node(parsed.parsed) or _interpret(parsed)
 
 
-def truthy(value: Any) -> bool:
+def is_truthy(value: Any) -> bool:
     """JMESPath's notion: 0 is true; empty text, list and object are false, as is no value."""
     return not (value is None or value is False or value == "" or value == [] or value == {})  # noqa: PLR1714 - 0 == False
 
 
-def _interpreted(parsed: Any) -> Function:
-    def search(data: Any) -> Any:
+def _interpret(parsed: Any) -> Evaluate:
+    def evaluate(data: Any) -> Any:
         try:
             return parsed.search(data)
         except JMESPathError:
             return None
 
-    return search
+    return evaluate
 
 
-def _node(node: Any) -> Function | None:
+def _compile_node(node: Any) -> Evaluate | None:
     """The closure for a node, or nothing where it (or what is below it) is not one of the few."""
     kind, children = node["type"], node["children"]
     if kind == "field":
@@ -61,33 +61,33 @@ def _node(node: Any) -> Function | None:
         return lambda data: data
     if kind == "index":
         return _index(node["value"])
-    below = [_node(child) for child in children]
+    below = [_compile_node(child) for child in children]
     if any(child is None for child in below):
         return None
     make = _MAKERS.get(kind)
     return make(node, *below) if make else None
 
 
-def _field(name: str) -> Function:
+def _field(name: str) -> Evaluate:
     return lambda data: data.get(name) if type(data) is dict else None
 
 
-def _index(at: int) -> Function:
+def _index(at: int) -> Evaluate:
     return lambda data: data[at] if type(data) is list and -len(data) <= at < len(data) else None
 
 
-def _chain(_: Any, *steps: Function) -> Function:
-    def walk(data: Any) -> Any:
+def _chain(_: Any, *steps: Evaluate) -> Evaluate:
+    def evaluate(data: Any) -> Any:
         for step in steps:
             data = step(data)
             if data is None:
                 return None
         return data
 
-    return walk
+    return evaluate
 
 
-def _compare(node: Any, left: Function, right: Function) -> Function | None:
+def _compare(node: Any, left: Evaluate, right: Evaluate) -> Evaluate | None:
     if node["value"] == "eq":
         return lambda data: _equal(left(data), right(data))
     if node["value"] == "ne":
@@ -100,27 +100,27 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
-def _or(_: Any, left: Function, right: Function) -> Function:
-    def either(data: Any) -> Any:
+def _or(_: Any, left: Evaluate, right: Evaluate) -> Evaluate:
+    def evaluate(data: Any) -> Any:
         value = left(data)
-        return value if truthy(value) else right(data)
+        return value if is_truthy(value) else right(data)
 
-    return either
+    return evaluate
 
 
-def _and(_: Any, left: Function, right: Function) -> Function:
-    def both(data: Any) -> Any:
+def _and(_: Any, left: Evaluate, right: Evaluate) -> Evaluate:
+    def evaluate(data: Any) -> Any:
         value = left(data)
-        return right(data) if truthy(value) else value
+        return right(data) if is_truthy(value) else value
 
-    return both
+    return evaluate
 
 
-_MAKERS: dict[str, Callable[..., Function | None]] = {
+_MAKERS: dict[str, Callable[..., Evaluate | None]] = {
     "subexpression": _chain,
     "index_expression": _chain,
     "comparator": _compare,
     "or_expression": _or,
     "and_expression": _and,
-    "not_expression": lambda _, child: lambda data: not truthy(child(data)),
+    "not_expression": lambda _, child: lambda data: not is_truthy(child(data)),
 }

@@ -19,13 +19,13 @@ from clinvk.backend.command_line import expand_home
 from clinvk.backend.manifest import Manifest
 from clinvk.disk.atomic import open_own
 
-SETTLED = 60.0  # seconds for which nobody waits again after one has begun alone
-PATIENCE = 10.0  # seconds: a CLI that has not begun by then is not busy with its login
-PAUSE = 0.05  # seconds between looks at a lock that another one has
+SETTLED_AFTER = 60.0  # seconds for which nobody waits again after one has begun alone
+BEGIN_TIMEOUT = 10.0  # seconds: a CLI that has not begun by then is not busy with its login
+POLL_INTERVAL = 0.05  # seconds between looks at a lock that another one has
 
 
 @asynccontextmanager
-async def beginning(
+async def login_lock(
     manifest: Manifest, env: Mapping[str, str], home: Path
 ) -> AsyncIterator[Callable[[], None]]:
     """Enter it before the CLI starts, and call what it yields once the CLI has begun: who waits
@@ -35,39 +35,39 @@ async def beginning(
     may have to be renewed, and not for long. Where no lock can be had it does not wait at all.
     """
     note = home / "logins" / manifest.name
-    fd = _open(note) if may_renew(manifest, env, note) else None
+    fd = _open_note(note) if may_renew_login(manifest, env, note) else None
     if fd is None:
         yield lambda: None
         return
     try:
-        alone = await _alone(fd, lambda: may_renew(manifest, env, note))
+        alone = await _try_begin_alone(fd, lambda: may_renew_login(manifest, env, note))
 
-        def begun() -> None:
+        def on_begun() -> None:
             nonlocal alone
             if alone:
                 alone = False
-                _let_go(fd)
+                _release(fd)
 
         try:
-            yield begun
+            yield on_begun
         finally:
-            begun()
+            on_begun()
     finally:
         os.close(fd)
 
 
-def may_renew(manifest: Manifest, env: Mapping[str, str], note: Path) -> bool:
+def may_renew_login(manifest: Manifest, env: Mapping[str, str], note: Path) -> bool:
     """Whether a run that begins now may renew the login: its file is old, and nobody has just begun
     with it. `note` is the file that says when somebody last did."""
     minutes = manifest.login.fresh_minutes
     if minutes is None:
         return False
-    found = (_written(Path(file)) for file in login_files(manifest, env))
+    found = (_seconds_since_write(Path(file)) for file in login_files(manifest, env))
     login = next((seconds for seconds in found if seconds is not None), None)
     if login is None or login < minutes * 60:
         return False
-    last = _written(note)
-    return last is None or last >= SETTLED
+    last = _seconds_since_write(note)
+    return last is None or last >= SETTLED_AFTER
 
 
 def login_files(manifest: Manifest, env: Mapping[str, str]) -> Iterator[str]:
@@ -81,7 +81,7 @@ def login_files(manifest: Manifest, env: Mapping[str, str]) -> Iterator[str]:
             yield expand_home(file, env)
 
 
-def _written(file: Path) -> float | None:
+def _seconds_since_write(file: Path) -> float | None:
     """The seconds since something was written to it; nothing where there is nothing in it."""
     try:
         stat = file.stat()
@@ -91,21 +91,21 @@ def _written(file: Path) -> float | None:
     return abs(time.time() - stat.st_mtime) if stat.st_size else None
 
 
-def _open(note: Path) -> int | None:
+def _open_note(note: Path) -> int | None:
     with suppress(OSError):
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return open_own(note, os.O_RDWR | os.O_CREAT)
     return None
 
 
-async def _alone(fd: int, due: Callable[[], bool]) -> bool:
+async def _try_begin_alone(fd: int, due: Callable[[], bool]) -> bool:
     """Whether we are to begin alone, and hold the lock; else somebody has, or takes too long."""
-    deadline = anyio.current_time() + PATIENCE
+    deadline = anyio.current_time() + BEGIN_TIMEOUT
     while due() and anyio.current_time() < deadline:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            await anyio.sleep(PAUSE)
+            await anyio.sleep(POLL_INTERVAL)
         except OSError:
             return False
         else:
@@ -115,7 +115,7 @@ async def _alone(fd: int, due: Callable[[], bool]) -> bool:
     return False
 
 
-def _let_go(fd: int) -> None:
+def _release(fd: int) -> None:
     with suppress(OSError):
         os.pwrite(fd, b"\n", 0)  # its time is what counts
     fcntl.flock(fd, fcntl.LOCK_UN)

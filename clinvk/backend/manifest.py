@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from clinvk.config.schema import CHOICES
 from clinvk.errors import ConfigError
 from clinvk.text import values, yaml
-from clinvk.text.typed import ShapeError, build, dotted
+from clinvk.text.typed import ShapeError, build_struct, format_path
 
 EVENTS = (
     "started", "delta", "text", "thinking", "tool", "tool_result",
@@ -24,7 +24,7 @@ EVENTS = (
 )  # fmt: skip
 
 
-class Effect(Struct, frozen=True):
+class OptionEffect(Struct, frozen=True):
     """What an option does to the command. `implies` sets other options that were not given."""
 
     argv: list[str] = []
@@ -33,7 +33,7 @@ class Effect(Struct, frozen=True):
     once: bool = False  # the CLI takes it in the first turn of a session, and keeps it from then on
 
 
-class Rule(Struct, frozen=True):
+class EventRule(Struct, frozen=True):
     """For a line where `when` is true: emit an event, or apply `events` to the line, or to each
     element of what `each` finds in it."""
 
@@ -41,7 +41,7 @@ class Rule(Struct, frozen=True):
     emit: str | None = None
     set: dict[str, str] = {}
     each: str | None = None
-    events: list[Rule] = []
+    events: list[EventRule] = []
 
 
 class ErrorRule(Struct, frozen=True):
@@ -54,7 +54,7 @@ class ErrorRule(Struct, frozen=True):
     hint: str | None = None
 
 
-class Escape(Struct, frozen=True):
+class EscapeRule(Struct, frozen=True):
     """Text that the CLI would expand by itself, and how it is written so that it stays text."""
 
     match: str
@@ -63,16 +63,16 @@ class Escape(Struct, frozen=True):
     notice: bool = False  # the model sees the difference, so the user is told
 
 
-class Prompt(Struct, frozen=True):
+class PromptSpec(Struct, frozen=True):
     """Prompts go through stdin. Beyond a limit they are refused: nothing is ever cut."""
 
     limit_chars: int | None = None
     limit_bytes: int | None = None
-    escape: list[Escape] = []
+    escape: list[EscapeRule] = []
     literal: dict[str, str] = {}  # environment that keeps the CLI from expanding anything
 
 
-class Remove(Struct, frozen=True):
+class FileRemoval(Struct, frozen=True):
     """Files of the CLI's that hold a conversation it could not be told to forget. `owner` is the
     JSON key by which a file, or an entry of a list in it, says which session it belongs to."""
 
@@ -80,13 +80,13 @@ class Remove(Struct, frozen=True):
     owner: str
 
 
-class Ephemeral(Struct, frozen=True):
+class EphemeralSpec(Struct, frozen=True):
     argv: list[str] = []
     env: dict[str, str] = {}
-    remove: list[Remove] = []
+    remove: list[FileRemoval] = []
 
 
-class Login(Struct, frozen=True):
+class LoginSpec(Struct, frozen=True):
     """How to tell, without a paid call, whether the CLI has credentials: one of these is there."""
 
     env: list[str] = []
@@ -103,16 +103,16 @@ class Manifest(Struct, frozen=True):
     install: str | None = None
     version: list[str] = field(default_factory=lambda: ["--version"])
     env: dict[str, str | None] = {}
-    prompt: Prompt = field(default_factory=Prompt)
+    prompt: PromptSpec = field(default_factory=PromptSpec)
     options: dict[str, Any] = {}
-    ephemeral: Ephemeral | None = None
+    ephemeral: EphemeralSpec | None = None
     output: Literal["events", "json", "text"] = "events"
     native_id: str | None = None  # a pattern; what does not match is never handed to the CLI
     lost_after_error: bool = False  # a first turn that the provider refused leaves no session
     stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
-    events: list[Rule] = []
+    events: list[EventRule] = []
     errors: list[ErrorRule] = []
-    login: Login = field(default_factory=Login)
+    login: LoginSpec = field(default_factory=LoginSpec)
     notes: list[str] = []
     source: str = ""  # the file
 
@@ -121,7 +121,7 @@ class Manifest(Struct, frozen=True):
         return "resume" in self.argv
 
 
-def parse(text: str | bytes, source: Path) -> Manifest:
+def parse_manifest(text: str | bytes, source: Path) -> Manifest:
     """The manifest in `text`. Raises `ConfigError` that names manifest, place and reason."""
     try:
         data = yaml.load(text)
@@ -130,8 +130,8 @@ def parse(text: str | bytes, source: Path) -> Manifest:
     name = data.get("name") if isinstance(data, dict) else None
     try:
         known = {**data, "source": str(source)} if isinstance(data, dict) else data
-        manifest = build(Manifest, known)
-        options = dict(_options(manifest.options))
+        manifest = build_struct(Manifest, known)
+        options = dict(_option_effects(manifest.options))
     except ShapeError as error:
         raise ConfigError(f"{name or source.stem}: {error}", f"the file is {source}") from error
     _check(manifest)
@@ -150,10 +150,10 @@ def check_expressions(manifest: Manifest) -> None:
         try:
             compile_expression(text)
         except ExpressionError as error:
-            raise _wrong(manifest, f"{dotted(place)}: {error}") from error
+            raise _manifest_error(manifest, f"{format_path(place)}: {error}") from error
 
 
-def _options(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _option_effects(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every option's effect; those with fixed values have one for each value."""
     for name, value in options.items():
         path = ("options", name)
@@ -168,23 +168,25 @@ def _options(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, _effect(value, path)
 
 
-def _effect(value: Any, path: tuple[str, ...]) -> Effect:
-    return build(Effect, {"argv": value} if isinstance(value, list) else value, path)
+def _effect(value: Any, path: tuple[str, ...]) -> OptionEffect:
+    return build_struct(OptionEffect, {"argv": value} if isinstance(value, list) else value, path)
 
 
 def _check(manifest: Manifest) -> None:
     if "run" not in manifest.argv:
-        raise _wrong(manifest, "argv: missing key 'run'")
+        raise _manifest_error(manifest, "argv: missing key 'run'")
     for shape in manifest.argv:
         if shape not in ("run", "resume", "fork"):
-            raise _wrong(manifest, f"argv.{shape}: not one of: run, resume, fork")
+            raise _manifest_error(manifest, f"argv.{shape}: not one of: run, resume, fork")
     for place, rule in _rules(manifest.events, ("events",)):
         if rule.emit is not None and rule.emit not in EVENTS:
-            raise _wrong(manifest, f"{dotted(place)}.emit: not one of: {', '.join(EVENTS)}")
+            raise _manifest_error(
+                manifest, f"{format_path(place)}.emit: not one of: {', '.join(EVENTS)}"
+            )
         if rule.emit is None and not rule.events:
-            raise _wrong(manifest, f"{dotted(place)}: neither 'emit' nor 'events'")
+            raise _manifest_error(manifest, f"{format_path(place)}: neither 'emit' nor 'events'")
     if manifest.ephemeral and manifest.ephemeral.remove and not manifest.native_id:
-        raise _wrong(
+        raise _manifest_error(
             manifest,
             "ephemeral.remove: missing key 'native_id': the pattern that an id has to match",
         )
@@ -197,7 +199,7 @@ def _check(manifest: Manifest) -> None:
         try:
             re.compile(pattern or "")
         except (re.error, RecursionError, OverflowError) as error:
-            raise _wrong(manifest, f"{where}: {error}") from error
+            raise _manifest_error(manifest, f"{where}: {error}") from error
 
 
 def _check_values(manifest: Manifest, data: Any) -> None:
@@ -207,19 +209,19 @@ def _check_values(manifest: Manifest, data: Any) -> None:
         if len(place) > 1 and place[-2] in ("env", "literal") and place[-1] == text:
             problem = values.name_problem(text)
         if problem:
-            raise _wrong(manifest, f"{dotted(place)}: {problem}")
+            raise _manifest_error(manifest, f"{format_path(place)}: {problem}")
 
 
 def _rules(
-    rules: list[Rule], path: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], Rule]]:
+    rules: list[EventRule], path: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], EventRule]]:
     for i, rule in enumerate(rules):
         yield (*path, i), rule
         yield from _rules(rule.events, (*path, i, "events"))
 
 
 def _expressions(
-    rules: list[Rule], path: tuple[str | int, ...]
+    rules: list[EventRule], path: tuple[str | int, ...]
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     for place, rule in _rules(rules, path):
         for key in ("when", "each"):
@@ -229,5 +231,5 @@ def _expressions(
             yield (*place, "set", key), text
 
 
-def _wrong(manifest: Manifest, problem: str) -> ConfigError:
+def _manifest_error(manifest: Manifest, problem: str) -> ConfigError:
     return ConfigError(f"{manifest.name}: {problem}", f"the file is {manifest.source}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from clinvk.backend.command_line import refuse
+from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.manifest import Manifest
 from clinvk.config.schema import CHOICES, Loaded
 from clinvk.errors import UsageError
@@ -15,15 +15,15 @@ from clinvk.model.request import Request
 from clinvk.model.session import Session
 
 # A session keeps these from the turn that began it, so that going on is going on the same way.
-KEPT = ("model", "approval", "sandbox", "system_prompt", "add_dir", "allowed_tools")
+STORED_OPTIONS = ("model", "approval", "sandbox", "system_prompt", "add_dir", "allowed_tools")
 
 # … but not these, where it is handed over: another backend has other names for them.
-OF_ITS_BACKEND = ("model", "allowed_tools")
+BACKEND_SPECIFIC = ("model", "allowed_tools")
 
 # Where the config file says what the command line calls by another name.
-UNIFIED = {"approval": "approval_mode", "sandbox": "sandbox_mode",
+UNIFIED_KEYS = {"approval": "approval_mode", "sandbox": "sandbox_mode",
            "max_turns": "max_turns", "max_tokens": "max_tokens"}  # fmt: skip
-PER_BACKEND = {"model": "model", "allowed_tools": "allowed_tools", "approval": "approval_mode",
+BACKEND_KEYS = {"model": "model", "allowed_tools": "allowed_tools", "approval": "approval_mode",
                "sandbox": "sandbox_mode", "system_prompt": "system_prompt"}  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class Setting(Struct, frozen=True):
     origin: str  # "command line", "session", a file, or "$VARIABLE"
 
 
-def resolve(
+def resolve_settings(
     request: Request, session: Session | None, loaded: Loaded, backend: str
 ) -> dict[str, Setting]:
     """Every setting that is not its default: command line over session over environment over
@@ -43,7 +43,7 @@ def resolve(
         settings |= {
             k: Setting(v, "session")
             for k, v in session.options.items()
-            if own or k not in OF_ITS_BACKEND
+            if own or k not in BACKEND_SPECIFIC
         }
     settings |= {
         name: Setting(value, "command line")
@@ -53,12 +53,12 @@ def resolve(
     return settings
 
 
-def honoured(
+def supported_settings(
     settings: Mapping[str, Setting],
     manifest: Manifest,
     *,
     lenient: bool,
-    begun: Mapping[str, Any] | None = None,
+    first_turn_options: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Setting], list[str]]:
     """The settings that the backend can keep, and a notice for each that it cannot.
 
@@ -70,43 +70,47 @@ def honoured(
     kept: dict[str, Setting] = {}
     notices: list[str] = []
     for name, setting in settings.items():
-        problem = refuse(manifest, name, setting.value)
-        if problem is None and begun is not None and _is_kept(manifest, name):
-            if setting.value == begun.get(name):
+        problem = explain_unsupported(manifest, name, setting.value)
+        if (
+            problem is None
+            and first_turn_options is not None
+            and _is_first_turn_only(manifest, name)
+        ):
+            if setting.value == first_turn_options.get(name):
                 continue  # the CLI has it already
             problem = f"{manifest.name} takes {name} only in the first turn of a session"
         if problem is None:
             kept[name] = setting
         elif name in CHOICES:
             raise UsageError(
-                f"{problem} (from the {_source(setting)})",
-                _elsewhere(manifest, name, setting.value),
+                f"{problem} (from the {_describe_origin(setting)})",
+                _alternative_hint(manifest, name, setting.value),
             )
         elif lenient or setting.origin != "command line":
-            notices.append(f"{problem}; dropped (from the {_source(setting)})")
+            notices.append(f"{problem}; dropped (from the {_describe_origin(setting)})")
         else:
             raise UsageError(
-                f"{problem} (from the {_source(setting)})",
+                f"{problem} (from the {_describe_origin(setting)})",
                 "choose another backend with -b, leave the option out, or drop it with --lenient",
             )
     return kept, notices
 
 
-def _is_kept(manifest: Manifest, name: str) -> bool:
+def _is_first_turn_only(manifest: Manifest, name: str) -> bool:
     return name not in CHOICES and bool(manifest.options[name].once)
 
 
-def to_keep(settings: Mapping[str, Setting]) -> dict[str, Any]:
+def stored_options(settings: Mapping[str, Setting]) -> dict[str, Any]:
     """What a new session remembers."""
-    return {name: settings[name].value for name in KEPT if name in settings}
+    return {name: settings[name].value for name in STORED_OPTIONS if name in settings}
 
 
 def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
     """From file and environment; what is said of one backend goes before what is said of all."""
     found = []
     for names, owner, path in (
-        (UNIFIED, loaded.config.unified_flags, "unified_flags"),
-        (PER_BACKEND, loaded.backend(backend), f"backends.{backend}"),
+        (UNIFIED_KEYS, loaded.config.unified_flags, "unified_flags"),
+        (BACKEND_KEYS, loaded.backend(backend), f"backends.{backend}"),
     ):
         for name, key in names.items():
             value = getattr(owner, key)
@@ -115,14 +119,14 @@ def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
     return found
 
 
-def _elsewhere(manifest: Manifest, name: str, value: Any) -> str | None:
+def _alternative_hint(manifest: Manifest, name: str, value: Any) -> str | None:
     """What to do about an approval or a sandbox that cannot be kept."""
     if value not in CHOICES[name]:
         return None
     return f"choose another --{name}, or another backend with -b; see: clinvk backends show {manifest.name}"
 
 
-def _source(setting: Setting) -> str:
+def _describe_origin(setting: Setting) -> str:
     if setting.origin.startswith("$"):
         return f"environment, {setting.origin}"
     return setting.origin if setting.origin in ("command line", "session") else "config file"

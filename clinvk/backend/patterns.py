@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clinvk.config.paths import built_in
+from clinvk.config.paths import built_in_manifests
 from clinvk.errors import ConfigError
 
 SECONDS = 1.0  # of the processor, for all patterns that one question needs
@@ -28,7 +28,7 @@ class Patterns:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._is_ours = bool(source) and Path(source).parent == built_in()
+        self._is_ours = bool(source) and Path(source).parent == built_in_manifests()
         self._until = time.process_time() + SECONDS
 
     def search(self, pattern: str, text: str) -> bool:

@@ -40,13 +40,13 @@ def _moment(text: str, now: datetime) -> datetime | None:
         return now + timedelta(seconds=sum(float(n) * _SECONDS[unit.lower()] for n, unit in parts))
     if found := _DATE.search(text):
         month, day, year, *clock = found.groups()
-        return _on(month.lower(), int(day), int(year or 0), _of_day(*clock), now)
+        return _at_date(month.lower(), int(day), int(year or 0), _time_of_day(*clock), now)
     if found := _CLOCK.search(text):
-        return _next(_of_day(*found.groups()), now)
+        return _next_time(_time_of_day(*found.groups()), now)
     return None
 
 
-def _of_day(hour: str, minute: str | None, half: str) -> timedelta:
+def _time_of_day(hour: str, minute: str | None, half: str) -> timedelta:
     """Since midnight."""
     if not (1 <= int(hour) <= 12 and int(minute or 0) < 60):
         raise ValueError("no time of day")
@@ -54,29 +54,29 @@ def _of_day(hour: str, minute: str | None, half: str) -> timedelta:
     return timedelta(hours=int(hour) % 12 + later, minutes=int(minute or 0))
 
 
-def _next(clock: timedelta, now: datetime) -> datetime:
+def _next_time(clock: timedelta, now: datetime) -> datetime:
     """The next such time of day, by the clock of this machine: the CLIs mean local time."""
     local = now.astimezone()
-    moment = _at(local, clock)
+    moment = _local_time(local, clock)
     if local - moment >= timedelta(minutes=1):
-        moment = _at(local + timedelta(days=1), clock)
+        moment = _local_time(local + timedelta(days=1), clock)
     elif moment <= local:
         # They leave the seconds out: the minute that we are in is meant, not tomorrow's.
         moment += timedelta(minutes=1)
     return moment.astimezone(UTC)
 
 
-def _on(month: str, day: int, year: int, clock: timedelta, now: datetime) -> datetime | None:
+def _at_date(month: str, day: int, year: int, clock: timedelta, now: datetime) -> datetime | None:
     """That day; where the year was not said, the next one."""
     if month not in _MONTHS:
         return None
     local = now.astimezone()
     date = datetime(year or local.year, _MONTHS.index(month) + 1, day)  # noqa: DTZ001 - local
-    moment = _at(date, clock)
+    moment = _local_time(date, clock)
     if not year and moment.astimezone() < local - timedelta(days=1):
         moment = moment.replace(year=local.year + 1)
     return moment.astimezone(UTC)
 
 
-def _at(day: datetime, clock: timedelta) -> datetime:
+def _local_time(day: datetime, clock: timedelta) -> datetime:
     return day.replace(hour=0, minute=0, second=0, microsecond=0) + clock

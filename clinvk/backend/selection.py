@@ -13,10 +13,10 @@ from clinvk.backend.manifest import Manifest
 from clinvk.config.schema import Loaded
 from clinvk.errors import ConfigError, NotInstalledError
 
-MOMENT = 1.0  # seconds
+CACHE_SECONDS = 1.0  # seconds
 
 
-class Choice(Struct, frozen=True):
+class SelectedBackend(Struct, frozen=True):
     """A backend that is there: its manifest, the path of its program, what to say of the choice."""
 
     manifest: Manifest
@@ -24,28 +24,28 @@ class Choice(Struct, frozen=True):
     notices: tuple[str, ...] = ()
 
 
-class Chooser:
+class BackendSelector:
     def __init__(self, catalog: Catalog, config: Loaded, env: Mapping[str, str]) -> None:
         self.catalog = catalog
         self.config = config
         self.env = env
-        self._chosen: dict[str | None, tuple[float, Choice]] = {}
+        self._cache: dict[str | None, tuple[float, SelectedBackend]] = {}
 
-    def choose(self, name: str | None) -> Choice:
+    def select(self, name: str | None) -> SelectedBackend:
         """The backend of this name, else the default one; where that was never chosen and is not
         installed, the first that is. Who has just asked gets the same answer: thousands of tasks
         may. Raises `ClinvkError`."""
         now = time.monotonic()
-        asked, choice = self._chosen.get(name, (0.0, None))
-        if choice is None or now - asked > MOMENT:
-            choice = self._choose(name)
-            self._chosen[name] = now, choice
+        asked, choice = self._cache.get(name, (0.0, None))
+        if choice is None or now - asked > CACHE_SECONDS:
+            choice = self._select(name)
+            self._cache[name] = now, choice
         return choice
 
-    def _choose(self, name: str | None) -> Choice:
+    def _select(self, name: str | None) -> SelectedBackend:
         default = self.config.config.default_backend
         if name is None and self.config.origin("default_backend") == "default":
-            return self._first(default)
+            return self._first_installed(default)
         chosen = name or default
         if not self.config.backend(chosen).enabled:
             raise ConfigError(
@@ -62,18 +62,18 @@ class Chooser:
                 f"unknown backend {chosen!r}{meant}", f"known: {', '.join(names)}"
             )
         manifest = self.catalog.load(chosen)
-        return Choice(manifest, catalogs.locate(manifest, self.child_env(chosen)))
+        return SelectedBackend(manifest, catalogs.find_program(manifest, self.child_env(chosen)))
 
     def installed(self) -> list[str]:
         """The names of the backends that are installed and enabled. Raises `ConfigError` for a
         broken manifest."""
-        return [name for name in self.catalog.names() if self._is_there(name)]
+        return [name for name in self.catalog.names() if self._is_installed(name)]
 
-    def _is_there(self, name: str) -> bool:
+    def _is_installed(self, name: str) -> bool:
         if not self.config.backend(name).enabled:
             return False
         try:
-            catalogs.locate(self.catalog.load(name), self.child_env(name))
+            catalogs.find_program(self.catalog.load(name), self.child_env(name))
         except NotInstalledError:
             return False
         return True
@@ -82,21 +82,21 @@ class Chooser:
         """Our environment, and what the config file adds for this backend."""
         return {**self.env, **self.config.backend(name).env}
 
-    def _first(self, default: str) -> Choice:
-        for name in catalogs.FIRST_CHOICES:
+    def _first_installed(self, default: str) -> SelectedBackend:
+        for name in catalogs.PREFERRED_BACKENDS:
             if not self.config.backend(name).enabled:
                 continue
             manifest = self.catalog.load(name)
             try:
-                program = catalogs.locate(manifest, self.child_env(name))
+                program = catalogs.find_program(manifest, self.child_env(name))
             except NotInstalledError:
                 continue
             told = (
                 f"{default} is not installed; using {name} (choose with -b, or: clinvk config set "
                 f"default_backend {name})"
             )
-            return Choice(manifest, program, () if name == default else (told,))
-        installs = [self.catalog.load(name).install or name for name in catalogs.FIRST_CHOICES]
+            return SelectedBackend(manifest, program, () if name == default else (told,))
+        installs = [self.catalog.load(name).install or name for name in catalogs.PREFERRED_BACKENDS]
         raise NotInstalledError(
             "no AI CLI is installed",
             "install one of them:\n    "

@@ -22,17 +22,17 @@ _FOLDER = re.compile(r"clinvk-(turn-)?[0-9a-f]{16}")
 _looked: dict[Path, float] = {}  # folder: when we looked for leftovers there
 
 
-def name(env: Mapping[str, str]) -> Path:
+def temp_dir_path(env: Mapping[str, str]) -> Path:
     """A path that nothing has yet; the folder is made only if a turn needs it."""
     return _place(env) / f"clinvk-turn-{os.urandom(8).hex()}"
 
 
 @contextmanager
-def files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
+def temp_files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
     """The files are there, in a folder that goes when the block ends. What killed processes have
     left of theirs goes before. Raises `ClinvkError`."""
     _sweep_sometimes(_place(env))
-    if command.scratch is None:
+    if command.temp_dir is None:
         yield
         return
     import shutil  # few turns need it
@@ -40,19 +40,19 @@ def files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
     lock = -1
     try:
         try:
-            lock = _made(command.scratch)
+            lock = _made(command.temp_dir)
             for path, text in command.files:
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 with open(fd, "wb") as file:
                     file.write(text.encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise ClinvkError(
-                f"{command.scratch}: {error.strerror}",
+                f"{command.temp_dir}: {error.strerror}",
                 "set TMPDIR to a directory that can be written",
             ) from error
         yield
     finally:
-        shutil.rmtree(command.scratch, ignore_errors=True)
+        shutil.rmtree(command.temp_dir, ignore_errors=True)
         if lock >= 0:
             os.close(lock)
 

@@ -14,38 +14,38 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-PROMPT = "ask"
-LITERAL = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
-BEHIND = "clinvk.behind_dashes"  # what stood behind `--`: the backend's, not ours
+PROMPT_COMMAND = "ask"
+LITERAL_MARK = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
+PASSTHROUGH_KEY = "clinvk.behind_dashes"  # what stood behind `--`: the backend's, not ours
 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class ReaderGone(Exception):  # noqa: N818 - reads as what it says
+class OutputClosed(Exception):  # noqa: N818 - reads as what it says
     """Whoever read our output has gone."""
 
 
-class Commands:
+class CommandModule:
     """The commands of one module, each made into a click command when it is asked for."""
 
     def __init__(self) -> None:
         self._functions: dict[str, Any] = {}
 
     def command(self, name: str) -> Callable[[F], F]:
-        def keep(function: F) -> F:
+        def register(function: F) -> F:
             self._functions[name] = function
             return function
 
-        return keep
+        return register
 
     def get(self, name: str) -> Any:
         app = new_app()
         app.command(name)(self._functions[name])
-        return command(app)
+        return click_command(app)
 
 
-class Lazy(TyperGroup):
+class LazyGroup(TyperGroup):
     """A group whose `commands` map a name to a module below `clinvk.cmd` and a line of help."""
 
     def __init__(
@@ -62,35 +62,35 @@ class Lazy(TyperGroup):
             rich_markup_mode=None,
             context_settings={"help_option_names": ["-h", "--help"]},
         )
-        self.table = commands
+        self.modules = commands
         self.aliases = aliases or {}
-        self._made: dict[str, Any] = {}  # it costs milliseconds, and is asked for more than once
+        self._loaded: dict[str, Any] = {}  # it costs milliseconds, and is asked for more than once
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(self.table)
+        return list(self.modules)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         name = self.aliases.get(cmd_name, cmd_name)
-        if name not in self.table:
+        if name not in self.modules:
             return None
-        if name not in self._made:
-            self._made[name] = self._make(name)
-        return self._made[name]
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
 
-    def _make(self, name: str) -> Any:
-        module = import_module(f"clinvk.cmd.{self.table[name][0]}")
+    def _load(self, name: str) -> Any:
+        module = import_module(f"clinvk.cmd.{self.modules[name][0]}")
         if hasattr(module, "group"):
             return module.group()
-        if isinstance(module.app, Commands):
+        if isinstance(module.app, CommandModule):
             return module.app.get(name)
-        return command(module.app)
+        return click_command(module.app)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in self.modules.items()])
 
 
-class Root(Lazy):
+class RootGroup(LazyGroup):
     """The command line as a whole."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -104,25 +104,25 @@ class Root(Lazy):
         if first == "--version":
             args[0] = "version"
         elif first not in ("-h", "--help") and not self._is_command(first):
-            args.insert(0, PROMPT)
+            args.insert(0, PROMPT_COMMAND)
         if before:
-            args = [*_with_config(self, ctx, args, before)]
-        if args[0] in (PROMPT, "chat", "resume", "compare"):
-            args = _literal_prompts(self.get_command(ctx, args[0]), args)
-        if args[0] in (PROMPT, "chat", "resume"):  # others hand nothing to a backend
-            args, ctx.meta[BEHIND] = _split(args)
+            args = [*_move_config_option(self, ctx, args, before)]
+        if args[0] in (PROMPT_COMMAND, "chat", "resume", "compare"):
+            args = _mark_literal_prompts(self.get_command(ctx, args[0]), args)
+        if args[0] in (PROMPT_COMMAND, "chat", "resume"):  # others hand nothing to a backend
+            args, ctx.meta[PASSTHROUGH_KEY] = _split_at_dashes(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise ReaderGone from error  # click would end the process here, in its own way
+            raise OutputClosed from error  # click would end the process here, in its own way
         except KeyboardInterrupt as error:
             raise typer.Abort from error  # and here, with a code that is not ours
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        ask = self.get_command(ctx, PROMPT)
+        ask = self.get_command(ctx, PROMPT_COMMAND)
         formatter.write(f"{self.help}\n\n")
         formatter.write_usage("clinvk", '[OPTIONS] "PROMPT" [-- BACKEND ARGS]')
         formatter.write_usage("clinvk", "COMMAND ...", prefix="       ")
@@ -134,10 +134,10 @@ class Root(Lazy):
         )
 
     def _is_command(self, word: str | None) -> bool:
-        return word in self.table or word in self.aliases
+        return word in self.modules or word in self.aliases
 
 
-def command(app: typer.Typer) -> Any:
+def click_command(app: typer.Typer) -> Any:
     """The click command of a typer app: a group where it has several."""
     made = typer.main.get_command(app)
     made.context_settings.setdefault("help_option_names", ["-h", "--help"])
@@ -155,7 +155,7 @@ def new_app(**settings: Any) -> typer.Typer:
     )
 
 
-def _with_config(root: Root, ctx: Any, args: list[str], before: list[str]) -> list[str]:
+def _move_config_option(root: RootGroup, ctx: Any, args: list[str], before: list[str]) -> list[str]:
     """Put what stood before the command behind it, where its own options are read."""
     name, rest = args[0], args[1:]
     found = root.get_command(ctx, name)
@@ -166,7 +166,7 @@ def _with_config(root: Root, ctx: Any, args: list[str], before: list[str]) -> li
     return [name, *rest[:at], *before, *rest[at:]]
 
 
-def _literal_prompts(found: Any, args: list[str]) -> list[str]:
+def _mark_literal_prompts(found: Any, args: list[str]) -> list[str]:
     """Mark the prompts that begin with a dash: "-fix this" is a sentence, `--modle` a slip.
 
     A word is a sentence when it has white space in it and is not the value of an option before it,
@@ -183,13 +183,13 @@ def _literal_prompts(found: Any, args: list[str]) -> list[str]:
         if word == "--" and not is_value:
             return [*marked, *args[i:]]
         if not is_value and word.startswith("-") and _is_sentence(word, takes_value):
-            word = LITERAL + word  # noqa: PLW2901 - the same word, marked
+            word = LITERAL_MARK + word  # noqa: PLW2901 - the same word, marked
         marked.append(word)
-        is_value = not is_value and takes_value.get(_last_flag(word), False)
+        is_value = not is_value and takes_value.get(_option_awaiting_value(word), False)
     return marked
 
 
-def _split(args: list[str]) -> tuple[list[str], list[str]]:
+def _split_at_dashes(args: list[str]) -> tuple[list[str], list[str]]:
     """The words before the first `--`, and those behind it."""
     if "--" not in args:
         return args, []
@@ -201,7 +201,7 @@ def _is_sentence(word: str, options: dict[str, bool]) -> bool:
     return any(c.isspace() for c in word) and word.split("=", 1)[0] not in options
 
 
-def _last_flag(word: str) -> str:
+def _option_awaiting_value(word: str) -> str:
     """The option that would take the next word: of `-cb`, that is `-b`."""
     if word.startswith("--") or not word.startswith("-") or len(word) < 3:
         return word

@@ -8,18 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from clinvk.cmd.app import new_app
-from clinvk.cmd.json_errors import told_in_json
+from clinvk.cmd.json_errors import with_json_errors
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import stored
+from clinvk.cmd.options.storage import with_storage_options
 from clinvk.errors import UsageError
 
 app = new_app()
 
 
 @app.command(context_settings={"allow_extra_args": True})
-@stored
-@told_in_json
+@with_storage_options
+@with_json_errors
 def ask(
     ctx: typer.Context,
     words: opt.Prompt = None,
@@ -84,7 +84,7 @@ def ask(
     The prompt is an argument, a file (--file), or what is piped in; `clinvk "PROMPT" -` puts what
     is piped in behind the prompt. What follows -- is handed to the backend."""
     given = {k: v for k, v in ctx.params.items() if k not in ("words", "file", "config")}
-    given["session"] = _name(session, auto_save)
+    given["session"] = _session_name(session, auto_save)
     names = {"-c": continue_, "--session": given["session"], "--title": title, "--tag": tag}
     for flag, there in names.items():
         if there and ephemeral:
@@ -105,17 +105,17 @@ def ask(
         raise UsageError("--anywhere says which session -c takes", "add -c")
     if new and continue_:
         raise UsageError("--new and -c exclude each other", "leave out one of them")
-    loaded = opt.load(config)
+    loaded = opt.load_config(config)
     if words and len(words) > 1 and words[1] != opt.STDIN:
-        _refuse_command(words)
-    prompt, args = opt.prompt_of(words, file, opt.behind_dashes(ctx))
+        _check_not_command(words)
+    prompt, args = opt.read_prompt(words, file, opt.passthrough_args(ctx))
     if words and not args:
-        _refuse_typo(words)
-    request = opt.request(prompt, args, "last" if continue_ else None, given)
-    return start(request, loaded, given)
+        _check_not_typo(words)
+    request = opt.build_request(prompt, args, "last" if continue_ else None, given)
+    return run_request(request, loaded, given)
 
 
-def start(request: Any, loaded: Any, given: dict[str, Any]) -> int:
+def run_request(request: Any, loaded: Any, given: dict[str, Any]) -> int:
     """Run the request, or say what it would do; the exit code."""
     # Only a command that runs something needs it.
     from msgspec.structs import replace
@@ -124,19 +124,21 @@ def start(request: Any, loaded: Any, given: dict[str, Any]) -> int:
     from clinvk.cmd.drive import single
     from clinvk.dispatch.dispatcher import Dispatcher, NoSessionHere
 
-    settings = opt.output_settings(loaded, given)
+    settings = opt.output_options(loaded, given)
     dispatcher = until_end(Dispatcher(loaded))
     if given.get("dry_run") or loaded.config.unified_flags.dry_run:
-        return single.dry_run(dispatcher, request, settings)
+        return single.print_dry_run(dispatcher, request, settings)
     try:
-        return single.drive(dispatcher, request, settings)
+        return single.drive_prompt(dispatcher, request, settings)
     except NoSessionHere as error:
-        if error.elsewhere is None or not _agreed(error):
+        if error.elsewhere is None or not _confirm_elsewhere(error):
             raise
-        return single.drive(dispatcher, replace(request, session=error.elsewhere.id), settings)
+        return single.drive_prompt(
+            dispatcher, replace(request, session=error.elsewhere.id), settings
+        )
 
 
-def _name(session: str | None, auto_save: str | None) -> str | None:
+def _session_name(session: str | None, auto_save: str | None) -> str | None:
     if session and auto_save and session != auto_save:
         raise UsageError(
             f"--session {session} and --auto-save {auto_save} are two names for one session",
@@ -145,19 +147,19 @@ def _name(session: str | None, auto_save: str | None) -> str | None:
     return session or auto_save
 
 
-def _agreed(error: Any) -> bool:
+def _confirm_elsewhere(error: Any) -> bool:
     # Only to ask a person.
-    from clinvk.terminal.printer import ago
+    from clinvk.terminal.printer import format_age
     from clinvk.terminal.questions import confirm
 
     other = error.elsewhere
     return confirm(
-        f"{error.message}.\nThe last one is {other.id} in {other.cwd} ({ago(other.updated_at)}): "
+        f"{error.message}.\nThe last one is {other.id} in {other.cwd} ({format_age(other.updated_at)}): "
         f"{other.label[:60]}\nGo on there?"
     )
 
 
-def _refuse_command(words: list[str]) -> None:
+def _check_not_command(words: list[str]) -> None:
     """Several words that begin with what is almost a command are no prompt without its quotes."""
     # Cmd.main imports this module by name.
     from clinvk.cmd.main import COMMANDS
@@ -170,12 +172,12 @@ def _refuse_command(words: list[str]) -> None:
         )
 
 
-def _refuse_typo(words: list[str]) -> None:
+def _check_not_typo(words: list[str]) -> None:
     """What is almost a command was hardly meant for a paid model."""
     # Only to ask a person.
     from clinvk.terminal.questions import confirm
 
-    if len(words) > 1 or not (meant := _command_like(words[0])):
+    if len(words) > 1 or not (meant := _similar_command(words[0])):
         return
     if meant == words[0]:
         raise UsageError(
@@ -190,7 +192,7 @@ def _refuse_typo(words: list[str]) -> None:
         )
 
 
-def _command_like(prompt: str) -> str | None:
+def _similar_command(prompt: str) -> str | None:
     """The command that a prompt of one word is a typo away from, that it is a subcommand of, or
     that it spells out in one argument."""
     # Cmd.main imports this module by name.

@@ -13,7 +13,7 @@ from clinvk.backend import catalog as catalogs
 from clinvk.backend.manifest import Manifest, check_expressions
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
-from clinvk.config.paths import built_in
+from clinvk.config.paths import built_in_manifests
 from clinvk.config.schema import CHOICES
 from clinvk.disk.reading import read_named
 from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
@@ -28,9 +28,9 @@ app = new_app(no_args_is_help=True, help="List, show and check backends.")
 @app.command("list")
 def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
     """List the backends, and whether their programs are installed."""
-    loaded = opt.load(config)
+    loaded = opt.load_config(config)
     catalog = catalogs.Catalog(loaded.home)
-    rows = [_row(catalog, name, loaded) for name in catalog.names()]
+    rows = [_backend_row(catalog, name, loaded) for name in catalog.names()]
     if as_json:
         printer.print_json({"version": 1, "backends": rows})
         return
@@ -48,7 +48,7 @@ def show_(
     config: opt.Config = None,
 ) -> None:
     """Show what a backend can do and how it is called."""
-    loaded = opt.load(config)
+    loaded = opt.load_config(config)
     catalog = catalogs.Catalog(loaded.home)
     if catalog.find(name) is None:
         raise NotInstalledError(f"unknown backend {name!r}", f"known: {', '.join(catalog.names())}")
@@ -87,13 +87,13 @@ def check(
 ) -> int:
     """Check manifests; with a recording of the CLI's output, show what is read from it."""
     if manifest is None:
-        return _check_all(catalogs.Catalog(opt.load(config).home))
-    checked = catalogs.read(manifest)
+        return _check_all(catalogs.Catalog(opt.load_config(config).home))
+    checked = catalogs.read_manifest(manifest)
     check_expressions(checked)
     if recording is None:
         print(f"{one_line(str(manifest))}: OK")
         return 0
-    return _replay(checked, recording)
+    return _check_recording(checked, recording)
 
 
 def _check_all(catalog: catalogs.Catalog) -> int:
@@ -109,19 +109,19 @@ def _check_all(catalog: catalogs.Catalog) -> int:
     return code
 
 
-def _replay(manifest: Manifest, recording: Path) -> int:
+def _check_recording(manifest: Manifest, recording: Path) -> int:
     """Print the events of a recording, one a line; 1 where it has no last event."""
     # Only `backends check` reads a recording.
-    from clinvk.backend.event_parser import Reader
-    from clinvk.process.pipes import Lines
+    from clinvk.backend.event_parser import EventParser
+    from clinvk.process.pipes import LineSplitter
 
-    reader, lines, last = Reader(manifest, first=True), Lines(), ""
+    reader, lines, last = EventParser(manifest, is_first_turn=True), LineSplitter(), ""
     try:
         data = read_named(recording)
     except OSError as error:
         raise ConfigError(f"{recording}: {error.strerror}") from error
-    events = [e for line in (*lines.feed(data), *lines.end()) for e in reader.read(line)]
-    for event in (*events, *reader.end(0)):
+    events = [e for line in (*lines.feed(data), *lines.finish()) for e in reader.parse_line(line)]
+    for event in (*events, *reader.finish(0)):
         print(dumps(event.to_json()))
         last = event.type
     if last not in ("finished", "failed"):
@@ -141,27 +141,29 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "command": sys.executable if manifest.command == "$python" else manifest.command,
         "path": _path(manifest),
         "install": manifest.install,
-        "can": abilities(manifest),
-        "options": {name: _effect(name, value) for name, value in manifest.options.items()},
+        "can": capabilities(manifest),
+        "options": {
+            name: _describe_effect(name, value) for name, value in manifest.options.items()
+        },
         "notes": manifest.notes,
         "manifest": manifest.source,
     }
 
 
-def abilities(manifest: Manifest) -> list[str]:
+def capabilities(manifest: Manifest) -> list[str]:
     """What it can do, read off the shapes that its manifest has."""
     found = [shape for shape in ("resume", "fork") if shape in manifest.argv]
     return [*found, *(["ephemeral"] if manifest.ephemeral else [])]
 
 
-def _effect(name: str, value: Any) -> str:
+def _describe_effect(name: str, value: Any) -> str:
     if name in CHOICES:
         return ", ".join(("default", *value))
     words = [*value.argv, *(f"{k}={v}" for k, v in value.env.items())]
     return " ".join(words) or "accepted, nothing to do"
 
 
-def _row(catalog: catalogs.Catalog, name: str, loaded: Any) -> dict[str, Any]:
+def _backend_row(catalog: catalogs.Catalog, name: str, loaded: Any) -> dict[str, Any]:
     try:
         manifest = catalog.load(name)
     except ClinvkError as error:
@@ -169,12 +171,12 @@ def _row(catalog: catalogs.Catalog, name: str, loaded: Any) -> dict[str, Any]:
                 "source": str(catalog.find(name)), "problem": error.message}  # fmt: skip
     enabled = loaded.backend(name).enabled
     state = "disabled" if not enabled else "installed" if _path(manifest) else "not installed"
-    ours = Path(manifest.source).parent == built_in()
+    ours = Path(manifest.source).parent == built_in_manifests()
     return {
         "name": name,
         "title": manifest.title,
         "state": state,
-        "can": abilities(manifest),
+        "can": capabilities(manifest),
         "options": list(manifest.options),
         "source": "built in" if ours else manifest.source,
     }
@@ -182,6 +184,6 @@ def _row(catalog: catalogs.Catalog, name: str, loaded: Any) -> dict[str, Any]:
 
 def _path(manifest: Manifest) -> str | None:
     try:
-        return catalogs.locate(manifest, os.environ)
+        return catalogs.find_program(manifest, os.environ)
     except NotInstalledError:
         return None

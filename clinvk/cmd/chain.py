@@ -8,19 +8,19 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
-from clinvk.cmd.json_errors import run_told_in_json
+from clinvk.cmd.json_errors import with_run_json_errors
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import stored
+from clinvk.cmd.options.storage import with_storage_options
 from clinvk.errors import UsageError
 
 app = new_app()
 
 
 @app.command()
-@stored
-@run_told_in_json
+@with_storage_options
+@with_run_json_errors
 def chain(
     path: Annotated[
         str | None, typer.Argument(metavar="[FILE]", help="YAML or JSON; - is stdin.")
@@ -79,8 +79,8 @@ def chain(
         raise UsageError("--checkpoint and --resume name two checkpoints", "leave out one of them")
     if rerun_indeterminate and not resume:
         raise UsageError("--rerun-indeterminate is about a chain that was cut off", "add --resume")
-    loaded = opt.load(config)
-    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    loaded = opt.load_config(config)
+    view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     given = {
         "backend": backend, "model": model, "approval": approval, "sandbox": sandbox,
         "workdir": str(workdir) if workdir else None, "timeout": timeout, "tags": tag or None,
@@ -88,9 +88,9 @@ def chain(
     given = {k: v for k, v in given.items() if v is not None}
     plan = None
     if path or file or not resume:
-        source = opts.source_of(path, file, "chain")
-        plan = opts.read_plan(source, None, "chain", opts.defaults(loaded, given))
-        plan = opts.with_rules(
+        source = opts.find_source(path, file, "chain")
+        plan = opts.read_plan(source, None, "chain", opts.build_defaults(loaded, given))
+        plan = opts.override_rules(
             plan, retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
             budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
         )  # fmt: skip
@@ -109,9 +109,9 @@ def chain(
     dispatcher = until_end(Dispatcher(loaded))
     manager = WorkflowManager(dispatcher)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.dry_run(dispatcher, plan or manager.plan(str(resume)), view)
-    reports = opts.reports_of(junit, report)
-    return many.execute_chain(
+        return many.print_plan(dispatcher, plan or manager.plan(str(resume)), view)
+    reports = opts.requested_reports(junit, report)
+    return many.run_chain(
         manager, plan, view, reports, checkpoint=checkpoint, resume=resume,
          rerun_indeterminate=rerun_indeterminate,
     )  # fmt: skip

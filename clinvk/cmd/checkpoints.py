@@ -32,7 +32,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=co
 @app.command("list")
 def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
     """List checkpoints."""
-    found = _manager(config).list_checkpoints()
+    found = _workflow_manager(config).list_checkpoints()
     if as_json:
         printer.print_json({"version": VERSION, "checkpoints": found})
         return
@@ -41,7 +41,7 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
         return
     rows = [
         [c["name"], c["state"], f"{c['completed']}/{c['steps']}",
-         printer.ago(datetime.fromisoformat(c["at"])) if c["at"] else "-", c["run"] or "-",
+         printer.format_age(datetime.fromisoformat(c["at"])) if c["at"] else "-", c["run"] or "-",
          c["source"] or "-"]
         for c in found
     ]  # fmt: skip
@@ -54,7 +54,7 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
 @app.command("show")
 def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> None:
     """Show where a chain stands, and what each step answered."""
-    result = _manager(config).checkpoint(name)
+    result = _workflow_manager(config).checkpoint(name)
     if as_json:
         printer.print_json({**result.to_json(), "checkpoint": name})
         return
@@ -68,12 +68,12 @@ def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> N
 @app.command("delete")
 def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete checkpoints: the names. Their runs stay, until they are cleaned up."""
-    manager = _manager(config)
+    manager = _workflow_manager(config)
     code = 0
     for name in names:
         try:
             known = manager.checkpoints.exists(name)  # else deleting it says so
-            if known and not yes and not questions.agreed(f"Delete checkpoint {name}?"):
+            if known and not yes and not questions.confirm_deletion(f"Delete checkpoint {name}?"):
                 code = 4
                 continue
             manager.checkpoints.delete(name)
@@ -84,9 +84,9 @@ def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int
     return code
 
 
-def _manager(config: opt.Config) -> WorkflowManager:
+def _workflow_manager(config: opt.Config) -> WorkflowManager:
     # Only with a checkpoint.
     from clinvk.api.workflow import WorkflowManager
     from clinvk.dispatch.dispatcher import Dispatcher
 
-    return WorkflowManager(until_end(Dispatcher(opt.load(config))))
+    return WorkflowManager(until_end(Dispatcher(opt.load_config(config))))

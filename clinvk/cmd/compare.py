@@ -10,11 +10,11 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
-from clinvk.cmd.json_errors import run_told_in_json
+from clinvk.cmd.json_errors import with_run_json_errors
 from clinvk.cmd.options import plan as common
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import stored
+from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.views import run as watching
 from clinvk.errors import UsageError
 from clinvk.terminal.printer import Printer
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-NO_MODEL = "echo"  # answers without one: of use where there is hardly anybody else
+MODELLESS_BACKEND = "echo"  # answers without one: of use where there is hardly anybody else
 
 
 @app.command()
-@stored
-@run_told_in_json
+@with_storage_options
+@with_run_json_errors
 def compare(
     words: opt.Prompt = None,
     backends: Annotated[
@@ -97,52 +97,52 @@ def compare(
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
 
-    loaded = opt.load(config)
-    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    loaded = opt.load_config(config)
+    view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     # Answers are compared when all are there.
-    view = watching.View(format=view.format, quiet=view.quiet, colour=view.colour)
-    prompt, _ = opt.prompt_of(words, file, [])
+    view = watching.RunView(format=view.format, quiet=view.quiet, color=view.color)
+    prompt, _ = opt.read_prompt(words, file, [])
     dispatcher = until_end(Dispatcher(loaded))
-    made = _plan(
-        dispatcher, prompt, _chosen(dispatcher, backends or [], view, everybody=all_backends),
+    made = _build_plan(
+        dispatcher, prompt, _select_backends(dispatcher, backends or [], view, all_backends=all_backends),
         judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],
         options={"approval": approval, "sandbox": sandbox},
         rules={
             "max_parallel": 1 if sequential else loaded.config.parallel.max_workers,
             "max_parallel_per_backend": loaded.config.parallel.max_parallel_per_backend,
-            "ephemeral": ephemeral, "output_dir": _absolute(output_dir),
+            "ephemeral": ephemeral, "output_dir": _absolute_or_none(output_dir),
         },
     )  # fmt: skip
-    made = common.with_rules(
+    made = common.override_rules(
         made, retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens,
     )  # fmt: skip
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.dry_run(dispatcher, made, view)
-    wanted = common.reports_of(junit, report)
+        return many.print_plan(dispatcher, made, view)
+    wanted = common.requested_reports(junit, report)
     _check_page(html)
     return _execute(dispatcher, made, view, wanted, html)
 
 
-def _chosen(
-    dispatcher: Dispatcher, said: list[str], view: watching.View, *, everybody: bool
+def _select_backends(
+    dispatcher: Dispatcher, values: list[str], view: watching.RunView, *, all_backends: bool
 ) -> list[str]:
     """The backends that are meant. Raises `UsageError`."""
-    names = [name.strip() for words in said for name in words.split(",") if name.strip()]
-    if names and everybody:
+    names = [name.strip() for words in values for name in words.split(",") if name.strip()]
+    if names and all_backends:
         raise UsageError("--backends and --all-backends exclude each other", "leave out one")
-    if not everybody:
+    if not all_backends:
         return names
-    found = dispatcher.chooser.installed()
-    others = [name for name in found if name != NO_MODEL]
+    found = dispatcher.selector.installed()
+    others = [name for name in found if name != MODELLESS_BACKEND]
     taken = others if len(others) > 1 else found
     if len(taken) > 1:
         what = " (echo is no model, and answers with what it is told)" if taken != others else ""
-        Printer.for_errors(view.colour).notice(f"comparing {', '.join(taken)}{what}")
+        Printer.for_errors(view.color).notice(f"comparing {', '.join(taken)}{what}")
     return taken
 
 
-def _plan(
+def _build_plan(
     dispatcher: Dispatcher,
     prompt: str,
     backends: list[str],
@@ -161,22 +161,22 @@ def _plan(
     options = {k: v for k, v in options.items() if v is not None}
     of_judge = {}
     if judge is not None:
-        manifest = dispatcher.chooser.choose(comparison.split(judge)[0]).manifest
+        manifest = dispatcher.selector.select(comparison.parse_backend(judge)[0]).manifest
         of_judge = comparison.judge_options(manifest, options)
-    return comparison.plan(
+    return comparison.build_plan(
         prompt,
         backends,
         judge=judge,
         options=options,
         judge_options=of_judge,
-        cwd=_folder(workdir),
-        timeout=_seconds(timeout),
+        cwd=_absolute_workdir(workdir),
+        timeout=_parse_seconds(timeout),
         tags=tags,
         rules=Rules(**rules),
     )
 
 
-def _folder(workdir: Path | None) -> str:
+def _absolute_workdir(workdir: Path | None) -> str:
     """The same folder, from wherever the run is carried on."""
     found = os.path.realpath(workdir or os.curdir)
     if not os.path.isdir(found):
@@ -184,33 +184,33 @@ def _folder(workdir: Path | None) -> str:
     return found
 
 
-def _seconds(text: str | None) -> float | None:
+def _parse_seconds(text: str | None) -> float | None:
     try:
-        return None if text is None else duration.seconds(text)
+        return None if text is None else duration.parse_duration(text)
     except ValueError as error:
         raise UsageError(f"--timeout: {error}") from error
 
 
-def _absolute(folder: Path | None) -> str | None:
+def _absolute_or_none(folder: Path | None) -> str | None:
     return None if folder is None else os.path.abspath(folder.expanduser())
 
 
 def _execute(
-    dispatcher: Dispatcher, plan: Plan, view: watching.View, reports: Any, html: Path | None
+    dispatcher: Dispatcher, plan: Plan, view: watching.RunView, reports: Any, html: Path | None
 ) -> int:
     """Run the plan, show it, and write its page; the exit code."""
     # Only once the flags are valid.
     from clinvk.engine.plan_run import PlanRun
 
-    viewer = watching.viewer_for(view)
-    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.say)
-    result = many.drive(run, view, viewer, run.run)
-    code = many.conclude(run, result, view, reports)
+    viewer = watching.create_run_viewer(view)
+    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.show_notice)
+    result = many.drive_run(run, view, viewer, run.run)
+    code = many.finish_run(run, result, view, reports)
     if html is not None:
         try:
             _write_page(html, plan.tasks[0].prompt, run.with_outputs(result))
         except UsageError as error:  # nothing of the run is lost
-            Printer.for_errors(view.colour).error(error.message, error.hint)
+            Printer.for_errors(view.color).error(error.message, error.hint)
             code = code or error.exit_code
     return code
 
@@ -219,7 +219,7 @@ def _check_page(html: Path | None) -> None:
     if html is not None:
         from clinvk import reports  # only where a file is wanted
 
-        reports.check(html, "html")
+        reports.check_report(html, "html")
 
 
 def _write_page(path: Path, prompt: str, result: RunResult) -> None:

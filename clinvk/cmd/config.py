@@ -26,35 +26,35 @@ def show_(
     config: opt.Config = None,
 ) -> None:
     """Show every setting in force."""
-    loaded = opt.load(config)
-    settings = list(configs.flat(loaded.config))
+    loaded = opt.load_config(config)
+    settings = list(configs.flatten(loaded.config))
     if as_json:
         data = {k: {"value": v, "origin": loaded.origin(k)} for k, v in settings}
         printer.print_json({"version": 1, "path": str(loaded.path), "settings": data})
     elif origin:
-        rows = [[k, _text(v), loaded.origin(k)] for k, v in settings]
+        rows = [[k, _format_value(v), loaded.origin(k)] for k, v in settings]
         printer.print_table(["KEY", "VALUE", "FROM"], rows, shrinks=["VALUE", "FROM"])
     else:
         for key, value in settings:
-            print(f"{key}: {one_line(_text(value))}")
+            print(f"{key}: {one_line(_format_value(value))}")
 
 
 @app.command("get")
 def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
     """Print one setting."""
-    value = configs.get(opt.load(config), key)
+    value = configs.get_value(opt.load_config(config), key)
     steps = key.split(".")
     if steps[0] == "backends" and steps[2:3] == ["env"]:
         value = dict.fromkeys(value or {}, configs.MASK) if len(steps) == 3 else configs.MASK
     if isinstance(value, dict) or hasattr(value, "__struct_fields__"):
-        flat = dict(configs.flat(value, ()))
+        flat = dict(configs.flatten(value, ()))
         value = flat.get("", flat)
     else:
         value = configs.shown(value, tuple(steps))
     if as_json or isinstance(value, (dict, list)):
         printer.print_json(value)
     elif value is not None:
-        print(printer.safe(_text(value)))
+        print(printer.safe(_format_value(value)))
 
 
 @app.command("set")
@@ -65,14 +65,14 @@ def set_(
 ) -> None:
     """Change one setting in the file; its comments stay."""
     parsed = configs.parse_value(key, value)
-    _rewrite(_path(config), lambda data: _put(data, key.split("."), parsed))
+    _rewrite(_path(config), lambda data: _set_key(data, key.split("."), parsed))
 
 
 @app.command()
 def unset(key: Key, config: opt.Config = None) -> None:
     """Take one setting out of the file: its default holds again."""
-    configs.get(opt.load(config), key)
-    _rewrite(_path(config), lambda data: _take(data, key.split(".")))
+    configs.get_value(opt.load_config(config), key)
+    _rewrite(_path(config), lambda data: _remove_key(data, key.split(".")))
 
 
 @app.command()
@@ -96,7 +96,7 @@ def edit(config: opt.Config = None) -> int:
         code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
     except OSError as error:
         raise ConfigError(f"{editor}: {error.strerror}", "set EDITOR to a program") from error
-    configs.check(configs.read_text(file), file)
+    configs.parse_config(configs.read_text(file), file)
     return code
 
 
@@ -107,7 +107,7 @@ def check(
 ) -> None:
     """Say whether the file is right; exit 3 where it is not."""
     path = file or _path(config)
-    configs.check(configs.read_text(path, required=file is not None), path)
+    configs.parse_config(configs.read_text(path, required=file is not None), path)
     shown = one_line(str(path))
     print(f"{shown}: OK" if path.exists() else f"{shown}: there is no such file; the defaults hold")
 
@@ -124,7 +124,7 @@ def _path(config: Path | None) -> Path:
         return config
     if given := os.environ.get("CLINVK_CONFIG"):
         return Path(given).expanduser()
-    return configs.home_of(os.environ) / "config.yaml"
+    return configs.find_home(os.environ) / "config.yaml"
 
 
 def _rewrite(file: Path, change: Any) -> None:
@@ -137,7 +137,7 @@ def _rewrite(file: Path, change: Any) -> None:
     yaml = YAML()
     yaml.preserve_quotes = True
     text = configs.read_text(file)
-    configs.check(text, file)
+    configs.parse_config(text, file)
     data = yaml.load(text) if text.strip() else None
     if data is None:
         data = {}
@@ -149,11 +149,11 @@ def _rewrite(file: Path, change: Any) -> None:
     if data:
         yaml.dump(data, out)
     text += out.getvalue()
-    configs.check(text, file)
+    configs.parse_config(text, file)
     _write(file, text)
 
 
-def _put(data: Any, steps: list[str], value: Any) -> None:
+def _set_key(data: Any, steps: list[str], value: Any) -> None:
     for step in steps[:-1]:
         if not isinstance(data.get(step), dict):
             data[step] = {}
@@ -161,7 +161,7 @@ def _put(data: Any, steps: list[str], value: Any) -> None:
     data[steps[-1]] = value
 
 
-def _take(data: Any, steps: list[str]) -> None:
+def _remove_key(data: Any, steps: list[str]) -> None:
     """Take the key out, and what is empty without it."""
     parents = []
     for step in steps[:-1]:
@@ -188,7 +188,7 @@ def _write(file: Path, text: str) -> None:
         ) from error
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):

@@ -16,38 +16,38 @@ F = TypeVar("F", bound=Callable[..., Any])
 JSON = ("json", "stream-json")
 
 
-def told_in_json(command: F) -> F:
+def with_json_errors(command: F) -> F:
     """The command, which shows a run that never began in the format that was asked for: as one
     that failed. The sentence on stderr comes as well."""
 
     @wraps(command)
-    def told(**params: Any) -> Any:
+    def wrapper(**params: Any) -> Any:
         try:
             return command(**params)
         except ClinvkError as error:
-            if (wanted := _wanted(params)) in JSON:
-                _json_error(error, wanted, params.get("backend"))
+            if (wanted := _requested_format(params)) in JSON:
+                _print_error(error, wanted, params.get("backend"))
             raise
 
-    return told  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]
 
 
-def run_told_in_json(command: F) -> F:
+def with_run_json_errors(command: F) -> F:
     """The same for a run of many tasks: of one that broke, what is known of them."""
 
     @wraps(command)
-    def told(**params: Any) -> Any:
+    def wrapper(**params: Any) -> Any:
         try:
             return command(**params)
         except ClinvkError as error:
-            if (wanted := _wanted(params)) in JSON:
-                _json_of_broken_run(error, wanted)
+            if (wanted := _requested_format(params)) in JSON:
+                _print_broken_run(error, wanted)
             raise
 
-    return told  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]
 
 
-def _wanted(params: Mapping[str, Any]) -> str:
+def _requested_format(params: Mapping[str, Any]) -> str:
     """The format: as the command line says, else as the configuration does. Text where that cannot
     be read, which may be what is wrong."""
     if said := "json" if params.get("as_json") else params.get("output_format"):
@@ -61,7 +61,7 @@ def _wanted(params: Mapping[str, Any]) -> str:
         return "text"
 
 
-def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
+def _print_broken_run(error: ClinvkError, output_format: str) -> None:
     # Only for an error in JSON.
     from clinvk.model.result import Failure
     from clinvk.text.json_output import dumps
@@ -81,7 +81,7 @@ def _json_of_broken_run(error: ClinvkError, output_format: str) -> None:
     sys.stdout.flush()
 
 
-def _json_error(error: ClinvkError, output_format: str, backend: str | None) -> None:
+def _print_error(error: ClinvkError, output_format: str, backend: str | None) -> None:
     """A run that never began, in the shape of one that failed."""
     # Only for an error in JSON.
     from clinvk.model.result import Failure, Result

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from clinvk.cmd.app import ReaderGone, Root
+from clinvk.cmd.app import OutputClosed, RootGroup
 from clinvk.cmd.options.holding import closing_all
 from clinvk.errors import ClinvkError
 
@@ -39,20 +39,20 @@ ALIASES = {"session": "sessions"}
 ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 
 
-def root() -> Root:
+def root() -> RootGroup:
     if "_CLINVK_COMPLETE" in os.environ:
         # Only a shell that completes needs it.
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     help_line = "One command over the AI coding CLIs: ask, continue, resume."
-    return Root("clinvk", help_line, COMMANDS, ALIASES)
+    return RootGroup("clinvk", help_line, COMMANDS, ALIASES)
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; its exit code, when all that it printed is written. Nothing that a user
     can mend ends in a traceback."""
-    _tolerant_output()
+    _relax_output_encoding()
     try:
         with closing_all():
             code = root().main(list(argv), prog_name="clinvk", standalone_mode=False)
@@ -64,10 +64,10 @@ def main(argv: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group alone: its help is the answer
             print(_message(error))
             return 0
-        return fail(_one_sentence(error), _usage_hint(error), 1)
+        return fail(_to_one_sentence(error), _usage_hint(error), 1)
     except (typer.Abort, KeyboardInterrupt):
         return fail("cancelled", None, 7)
-    except (BrokenPipeError, ReaderGone):
+    except (BrokenPipeError, OutputClosed):
         # Whoever read our output has gone; the interpreter must not complain about it at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 7
@@ -94,11 +94,11 @@ def fail(message: str, hint: str | None, code: int) -> int:
 
     with suppress(OSError, ValueError):
         sys.stdout.flush()  # what was printed before it went wrong comes first
-    Printer.for_errors(printer.colour).error(message, hint)
+    Printer.for_errors(printer.color).error(message, hint)
     return code
 
 
-def _one_sentence(error: Any) -> str:
+def _to_one_sentence(error: Any) -> str:
     message = _message(error)
     return str(message[:1].lower() + message[1:].rstrip("."))
 
@@ -108,7 +108,7 @@ def _usage_hint(error: Any) -> str | None:
     return f"see: {ctx.command_path} --help" if ctx else None
 
 
-def _tolerant_output() -> None:
+def _relax_output_encoding() -> None:
     """A character that the terminal does not know is no reason to fail."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # somebody closed it

@@ -8,18 +8,18 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
-from clinvk.cmd.json_errors import run_told_in_json
+from clinvk.cmd.json_errors import with_run_json_errors
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import stored
+from clinvk.cmd.options.storage import with_storage_options
 
 app = new_app()
 
 
 @app.command()
-@stored
-@run_told_in_json
+@with_storage_options
+@with_run_json_errors
 def parallel(
     path: Annotated[
         str | None, typer.Argument(metavar="[FILE]", help="YAML, JSON, JSONL or CSV; - is stdin.")
@@ -72,21 +72,21 @@ def parallel(
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
 
-    loaded = opt.load(config)
-    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    loaded = opt.load_config(config)
+    view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     given = {
         "prompt": prompt, "backend": backend, "model": model, "approval": approval,
         "sandbox": sandbox, "workdir": str(workdir) if workdir else None, "timeout": timeout,
         "stall_timeout": stall_timeout, "tags": tag or None,
     }  # fmt: skip
-    defaults = plan.defaults(loaded, {k: v for k, v in given.items() if v is not None})
-    made = plan.read_plan(plan.source_of(path, file, "parallel"), form, "parallel", defaults)
-    made = plan.with_rules(
+    defaults = plan.build_defaults(loaded, {k: v for k, v in given.items() if v is not None})
+    made = plan.read_plan(plan.find_source(path, file, "parallel"), form, "parallel", defaults)
+    made = plan.override_rules(
         made, max_parallel=max_parallel, fail_fast=fail_fast, halt=halt, retries=retries,
         on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
     dispatcher = until_end(Dispatcher(loaded))
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.dry_run(dispatcher, made, view)
-    return many.execute(dispatcher, made, view, plan.reports_of(junit, report))
+        return many.print_plan(dispatcher, made, view)
+    return many.run_plan(dispatcher, made, view, plan.requested_reports(junit, report))

@@ -7,24 +7,24 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import LITERAL, new_app
-from clinvk.cmd.json_errors import told_in_json
+from clinvk.cmd.app import LITERAL_MARK, new_app
+from clinvk.cmd.json_errors import with_json_errors
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import stored
+from clinvk.cmd.options.storage import with_storage_options
 from clinvk.errors import SessionError, UsageError
 from clinvk.terminal import printer
 
 app = new_app()
-SHOWN = 500  # sessions to pick from
+MAX_LISTED = 500  # sessions to pick from
 
 
 @app.command(context_settings={"allow_extra_args": True})
-@stored
-@told_in_json
+@with_storage_options
+@with_json_errors
 def resume(
     ctx: typer.Context,
-    id: opt.SessionId = None,  # noqa: A002 - the field's name
+    session_id: opt.SessionId = None,
     words: opt.Prompt = None,
     last: Annotated[bool, typer.Option("--last", help="The session used last, anywhere.")] = False,
     interactive: Annotated[
@@ -66,7 +66,7 @@ def resume(
     With --last there is no ID, and the first word is the prompt. Without ID and --last there is a
     list to pick from."""
     # Only once the session is known.
-    from clinvk.cmd.ask import start
+    from clinvk.cmd.ask import run_request
     from clinvk.dispatch.dispatcher import Dispatcher
 
     given = {k: v for k, v in ctx.params.items() if k not in ("id", "words", "file", "config")}
@@ -75,54 +75,56 @@ def resume(
             "resume and --ephemeral exclude each other: an ephemeral run has no session",
             "leave out --ephemeral",
         )
-    loaded = opt.load(config)
+    loaded = opt.load_config(config)
     words = list(words or [])
-    sentence = id is not None and (any(map(str.isspace, id)) or id.startswith(LITERAL))
-    if id is not None and (last or sentence or (interactive and not words)):
-        words.insert(0, id)  # the first word is the prompt, since the session is known
-        id = None  # noqa: A001
+    sentence = session_id is not None and (
+        any(map(str.isspace, session_id)) or session_id.startswith(LITERAL_MARK)
+    )
+    if session_id is not None and (last or sentence or (interactive and not words)):
+        words.insert(0, session_id)  # the first word is the prompt, since the session is known
+        session_id = None
     dispatcher = until_end(Dispatcher(loaded))
-    found = _find(dispatcher, id.removeprefix(LITERAL) if id else None, last=last, here=here,
+    found = _find_session(dispatcher, session_id.removeprefix(LITERAL_MARK) if session_id else None, last=last, here=here,
                   backend=backend, tag=with_tag, interactive=interactive)  # fmt: skip
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
-        _say_restored(dispatcher, found)
-    behind = opt.behind_dashes(ctx)
+        _announce_restored(dispatcher, found)
+    behind = opt.passthrough_args(ctx)
     if not (words or file or behind):
         return _resume_asking(found.id, loaded, given)
-    prompt, args = opt.prompt_of(words, file, behind)
-    return start(_request(prompt, args, found.id, given), loaded, given)
+    prompt, args = opt.read_prompt(words, file, behind)
+    return run_request(_request(prompt, args, found.id, given), loaded, given)
 
 
 def _request(prompt: str, args: list[str], id_: str, given: dict[str, Any]) -> Any:
     if not prompt.strip():
         raise UsageError("the prompt is empty", f'try: clinvk resume {id_} "…"')
-    return opt.request(prompt, args, id_, {**given, "tag": None})
+    return opt.build_request(prompt, args, id_, {**given, "tag": None})
 
 
 def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
     """Resume with the prompt that a person types, or that is piped in; the exit code."""
     # Only once the session is known.
-    from clinvk.cmd.ask import start
+    from clinvk.cmd.ask import run_request
 
     if not sys.stdin.isatty():
-        prompt, _ = opt.prompt_of(None, None, [])
-        return start(_request(prompt, [], id_, given), loaded, given)
+        prompt, _ = opt.read_prompt(None, None, [])
+        return run_request(_request(prompt, [], id_, given), loaded, given)
     from clinvk.terminal import prompt as editor  # only to type one
     from clinvk.terminal.prompt_history import PromptHistory
 
     dry_run = bool(given.get("dry_run")) or loaded.config.unified_flags.dry_run
     history = PromptHistory.of(loaded, dry_run=dry_run)
-    colour = printer.wants_colour(sys.stderr, loaded.config.output.color)
+    colour = printer.wants_color(sys.stderr, loaded.config.output.color)
     typed = editor.read_prompt(f"{id_} >", history, colour=colour)
     if typed is None:
         return 0
     try:
-        return start(_request(typed, [], id_, given), loaded, given)
+        return run_request(_request(typed, [], id_, given), loaded, given)
     finally:
         editor.finish()
 
 
-def _say_restored(dispatcher: Any, session: Any) -> None:
+def _announce_restored(dispatcher: Any, session: Any) -> None:
     """What is there of the session, before it goes on; `clinvk sessions resume` says it."""
     # Only to say what was restored.
     from clinvk.text.sanitize import one_line
@@ -130,37 +132,37 @@ def _say_restored(dispatcher: Any, session: Any) -> None:
     messages = dispatcher.store.messages(session.id)
     last = f"{messages[-1].role.value}: {one_line(messages[-1].content)[:60]}" if messages else "-"
     context = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
-    printer.Printer.for_errors(printer.colour).notice(
-        f"session {session.id}: {len(messages)} messages, {printer.size(context)} of text; last {last}"
+    printer.Printer.for_errors(printer.color).notice(
+        f"session {session.id}: {len(messages)} messages, {printer.format_size(context)} of text; last {last}"
     )
 
 
-def _find(
-    dispatcher: Any, id_: str | None, *, last: bool, interactive: bool, **filters: Any
+def _find_session(
+    dispatcher: Any, session_id: str | None, *, last: bool, interactive: bool, **filters: Any
 ) -> Any:
     """The session that is meant. Raises `SessionError`."""
     # Only once the flags are valid.
     import os
 
     # Only once the flags are valid.
-    from clinvk.sessions.lookup import PASSED_OVER, by_its_id
+    from clinvk.sessions.lookup import TASKS_SKIPPED_HINT, resume_by_id_hint
     from clinvk.store.base import Query
 
     cwd = os.path.realpath(os.getcwd()) if filters["here"] else None
-    if id_ is not None:
-        found = dispatcher.sessions.lookup(id_)
-        if not Query(cwd=cwd, tag=filters["tag"]).fits(found):
+    if session_id is not None:
+        found = dispatcher.sessions.lookup(session_id)
+        if not Query(cwd=cwd, tag=filters["tag"]).matches(found):
             wanted = f"with the tag {filters['tag']!r}" if filters["tag"] else "of this folder"
             raise SessionError(f"session {found.id} is not one {wanted}", "leave that out")
         return found
-    limit = 1 if last and not interactive else SHOWN
+    limit = 1 if last and not interactive else MAX_LISTED
     query = Query(cwd=cwd, backend=filters["backend"], tag=filters["tag"], limit=limit)
-    matches = dispatcher.sessions.resumable(query)
+    matches = dispatcher.sessions.list_resumable(query)
     if not matches:
-        task = dispatcher.sessions.of_task(query)
+        task = dispatcher.sessions.find_task_session(query)
         raise SessionError(
-            f"there is no session to go on with{PASSED_OVER if task else ''}",
-            by_its_id(task) if task else "see them all: clinvk sessions list",
+            f"there is no session to go on with{TASKS_SKIPPED_HINT if task else ''}",
+            resume_by_id_hint(task) if task else "see them all: clinvk sessions list",
         )
     if last and not interactive:
         return matches[0]

@@ -9,7 +9,9 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-async def watch(heard: Callable[[signal.Signals, int], None], *, task_status: Any) -> None:
+async def watch_signals(
+    on_signal: Callable[[signal.Signals, int], None], *, task_status: Any
+) -> None:
     """Call `heard` with each signal that asks us to end, and how many there were by then."""
     # 45 ms, and needed only once something runs.
     import anyio
@@ -23,8 +25,8 @@ async def watch(heard: Callable[[signal.Signals, int], None], *, task_status: An
         count = 0
         async for number in signals:
             count += 1
-            heard(number, count)
+            on_signal(number, count)
 
 
-def said(number: signal.Signals) -> str:
+def cancel_reason(number: signal.Signals) -> str:
     return "cancelled" if number == signal.SIGINT else f"cancelled by {number.name}"

@@ -9,7 +9,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
-from clinvk.config.schema import home_of
+from clinvk.config.schema import find_home
 from clinvk.errors import ClinvkError
 from clinvk.sessions import templates
 from clinvk.terminal import printer
@@ -18,21 +18,21 @@ app = new_app(no_args_is_help=True, help="List and show what new sessions can be
 VERSION = 1  # of the JSON
 
 
-def complete(incomplete: str) -> list[str]:
-    names = templates.names(home_of(os.environ))
+def complete_templates(incomplete: str) -> list[str]:
+    names = templates.template_names(find_home(os.environ))
     return [name for name in names if name.startswith(incomplete)]
 
 
 @app.command("list")
 def list_(as_json: opt.Json = False, config: opt.Config = None) -> int:
     """List the templates: the built-in ones, and those in ~/.clinvk/templates."""
-    home = opt.load(config).home
+    home = opt.load_config(config).home
     rows, code = [], 0
-    for name in templates.names(home):
+    for name in templates.template_names(home):
         try:
-            found = templates.load(home, name)
+            found = templates.load_template(home, name)
             rows.append({"name": name, "description": found.description,
-                         "source": templates.source(home, name)})  # fmt: skip
+                         "source": templates.template_source(home, name)})  # fmt: skip
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)
             code = error.exit_code
@@ -47,13 +47,13 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> int:
 
 @app.command("show")
 def show_(
-    name: Annotated[str, typer.Argument(autocompletion=complete)],
+    name: Annotated[str, typer.Argument(autocompletion=complete_templates)],
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
     """Show what a template puts into a session."""
-    home = opt.load(config).home
-    found, source = templates.load(home, name), templates.source(home, name)
+    home = opt.load_config(config).home
+    found, source = templates.load_template(home, name), templates.template_source(home, name)
     if as_json:
         parts = {part: getattr(found, part) for part in found.__struct_fields__}
         printer.print_json({"version": VERSION, "name": name, "source": source, **parts})
@@ -63,13 +63,13 @@ def show_(
             "Name": name,
             "Template": source,
             "What For": found.description or "-",
-            "Metadata": _pairs(found.default_metadata),
-            "Options": _pairs(found.suggested_parameters),
+            "Metadata": _format_pairs(found.default_metadata),
+            "Options": _format_pairs(found.suggested_parameters),
         }
     )
     if found.system_message:
         print(f"\n{printer.safe(found.system_message).rstrip()}")
 
 
-def _pairs(values: dict[str, Any]) -> str:
+def _format_pairs(values: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in values.items()) or "-"

@@ -9,7 +9,7 @@ from clinvk.errors import ClinvkError
 
 
 @contextmanager
-def needs(extra: str, what: str) -> Iterator[None]:
+def require_extra(extra: str, what: str) -> Iterator[None]:
     """A block of imports. Raises `ClinvkError` with the command that installs what is missing."""
     try:
         yield

@@ -13,8 +13,8 @@ from clinvk.config.paths import backend_names
 from clinvk.disk.reading import read_file, read_named
 from clinvk.errors import ConfigError
 from clinvk.text import addresses, values, yaml
-from clinvk.text.addresses import without_password, without_passwords
-from clinvk.text.typed import ShapeError, build, convert, dotted, is_struct, unknown_key
+from clinvk.text.addresses import mask_password, without_passwords
+from clinvk.text.typed import ShapeError, build_struct, convert, format_path, is_struct, unknown_key
 
 Approval = Literal["default", "auto", "none", "always"]
 Sandbox = Literal["default", "read-only", "workspace", "full"]
@@ -37,7 +37,7 @@ class UnifiedFlags(Struct, frozen=True):
     command_timeout_secs: float | None = None
 
 
-class Backend(Struct, frozen=True):
+class BackendConfig(Struct, frozen=True):
     model: str | None = None
     allowed_tools: list[str] = []
     approval_mode: Approval | None = None
@@ -48,7 +48,7 @@ class Backend(Struct, frozen=True):
     env: dict[str, str] = {}
 
 
-class SessionSettings(Struct, frozen=True):
+class SessionConfig(Struct, frozen=True):
     auto_resume: bool = False
     retention_days: int = 30
     store_token_usage: bool = True
@@ -58,14 +58,14 @@ class SessionSettings(Struct, frozen=True):
     storage: str = "file"
 
 
-class Output(Struct, frozen=True):
+class OutputConfig(Struct, frozen=True):
     format: Format = "text"
     show_tokens: bool = False
     show_timing: bool = False
     color: Literal["auto", "always", "never"] = "auto"
 
 
-class Parallel(Struct, frozen=True):
+class ParallelConfig(Struct, frozen=True):
     max_workers: int = 3
     max_parallel_per_backend: dict[str, int] = {}
     fail_fast: bool = False
@@ -75,10 +75,10 @@ class Parallel(Struct, frozen=True):
 class Config(Struct, frozen=True):
     default_backend: str = "claude"
     unified_flags: UnifiedFlags = field(default_factory=UnifiedFlags)
-    backends: dict[str, Backend] = {}
-    session: SessionSettings = field(default_factory=SessionSettings)
-    output: Output = field(default_factory=Output)
-    parallel: Parallel = field(default_factory=Parallel)
+    backends: dict[str, BackendConfig] = {}
+    session: SessionConfig = field(default_factory=SessionConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
 
 class Loaded(Struct, frozen=True):
@@ -93,11 +93,11 @@ class Loaded(Struct, frozen=True):
     def origin(self, key: str) -> str:
         return self.origins.get(key, "default")
 
-    def backend(self, name: str) -> Backend:
-        return self.config.backends.get(name) or Backend()
+    def backend(self, name: str) -> BackendConfig:
+        return self.config.backends.get(name) or BackendConfig()
 
 
-def home_of(env: Mapping[str, str]) -> Path:
+def find_home(env: Mapping[str, str]) -> Path:
     """The folder that everything of the user's is in: `CLINVK_HOME`, else `~/.clinvk`."""
     if given := env.get("CLINVK_HOME"):
         return Path(given).expanduser().absolute()
@@ -107,19 +107,19 @@ def home_of(env: Mapping[str, str]) -> Path:
 def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
     """The configuration in force. Raises `ConfigError` that names file, line and key; a broken
     file is never replaced by defaults. A missing file is, unless it was asked for."""
-    home = home_of(env)
+    home = find_home(env)
     asked = path or (Path(env["CLINVK_CONFIG"]) if env.get("CLINVK_CONFIG") else None)
     path = (asked or home / "config.yaml").expanduser()
     text = read_text(path, required=asked is not None)
     data, origins = _from_text(text, path)
     _from_env(env, data, origins)
     try:
-        config = build(Config, data)
-        _sensible(config, home)
+        config = build_struct(Config, data)
+        _check_values(config, home)
         return Loaded(config, home, path, origins)
     except ShapeError as error:
-        source = origins.get(dotted(error.path), "")
-        raise _wrong(path, text, error, source if source.startswith("$") else "") from error
+        source = origins.get(format_path(error.path), "")
+        raise _config_error(path, text, error, source if source.startswith("$") else "") from error
 
 
 def read_text(path: Path, *, required: bool = False) -> str:
@@ -142,14 +142,14 @@ def read_text(path: Path, *, required: bool = False) -> str:
         raise ConfigError(f"{path}: {error.strerror}") from error
 
 
-def check(text: str, path: Path) -> Config:
+def parse_config(text: str, path: Path) -> Config:
     """The configuration that `text` is. Raises `ConfigError`; `path` is for its message."""
     data, _ = _from_text(text, path)
     try:
-        config = build(Config, data)
-        _sensible(config, home_of(os.environ))
+        config = build_struct(Config, data)
+        _check_values(config, find_home(os.environ))
     except ShapeError as error:
-        raise _wrong(path, text, error, "") from error
+        raise _config_error(path, text, error, "") from error
     check_address(config.session.storage, f"{path}: session.storage")
     return config
 
@@ -157,13 +157,13 @@ def check(text: str, path: Path) -> Config:
 def check_address(address: str, where: str) -> None:
     """Raise `ConfigError`, which does not show the password, if an address is malformed."""
     if problem := addresses.problem(address):
-        shown_ = without_password(address)
+        shown_ = mask_password(address)
         raise ConfigError(f"{where}: malformed address {shown_!r}: {problem}", addresses.ENCODE)
 
 
-def _sensible(config: Config, home: Path) -> None:
+def _check_values(config: Config, home: Path) -> None:
     """Raise `ShapeError` for a value of the right type that means nothing."""
-    for key, least in LEAST.items():
+    for key, least in MINIMUMS.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         if value is not None and value < least:
@@ -187,7 +187,7 @@ def _sensible(config: Config, home: Path) -> None:
                 raise ShapeError(("backends", name), unknown_key(name, known))
 
 
-LEAST = {
+MINIMUMS = {
     "unified_flags.max_turns": 1,
     "unified_flags.max_tokens": 1,
     "session.retention_days": 0,
@@ -198,10 +198,10 @@ LEAST = {
 def parse_value(key: str, text: str) -> Any:
     """`text` as the type that `key` has. Raises `ConfigError` for an unknown key, a wrong value."""
     steps = tuple(key.split("."))
-    hint = _hint(steps)
+    hint = _find_type(steps)
     if key == "session.storage" and not addresses.is_encoded(text):
         raise ConfigError(
-            f"{key}: the user name or the password in {without_password(text)!r} is not encoded",
+            f"{key}: the user name or the password in {mask_password(text)!r} is not encoded",
             addresses.ENCODE,
         )
     try:
@@ -217,30 +217,30 @@ def parse_value(key: str, text: str) -> Any:
             raise ConfigError(str(error)) from error
 
 
-def get(loaded: Loaded, key: str) -> Any:
+def get_value(loaded: Loaded, key: str) -> Any:
     """The value at a dotted key. Raises `ConfigError` for one that does not exist."""
     steps = tuple(key.split("."))
-    _hint(steps)
+    _find_type(steps)
     value: Any = loaded.config
     for i, step in enumerate(steps):
         if isinstance(value, dict):
-            value = value.get(step, Backend() if steps[:i] == ("backends",) else None)
+            value = value.get(step, BackendConfig() if steps[:i] == ("backends",) else None)
         else:
             value = getattr(value, step, None)
     return value
 
 
-def flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+def flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Every setting as (dotted key, value); values of `env` and passwords in addresses are hidden."""
     if isinstance(value, Struct):
         for name in value.__struct_fields__:
-            yield from flat(getattr(value, name), (*path, name))
+            yield from flatten(getattr(value, name), (*path, name))
     elif isinstance(value, dict) and value:
         for key, inner in value.items():
             masked = MASK if path and path[-1] == "env" else inner
-            yield from flat(masked, (*path, str(key)))
+            yield from flatten(masked, (*path, str(key)))
     else:
-        yield without_passwords(dotted(path)), shown(value, path)
+        yield without_passwords(format_path(path)), shown(value, path)
 
 
 def shown(value: Any, path: tuple[str, ...] = ()) -> Any:
@@ -249,7 +249,7 @@ def shown(value: Any, path: tuple[str, ...] = ()) -> Any:
         return [shown(one) for one in value]
     if not isinstance(value, str):
         return value
-    return without_password(value) if path[-1:] == ("storage",) else without_passwords(value)
+    return mask_password(value) if path[-1:] == ("storage",) else without_passwords(value)
 
 
 def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
@@ -258,12 +258,12 @@ def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         data = yaml.load(text)
     except yaml.YamlError as error:
-        raise ConfigError(f"{path}: {error}", _EDIT) from error
+        raise ConfigError(f"{path}: {error}", _EDIT_HINT) from error
     if data is None:
         return {}, {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: line 1: expected keys and values", _EDIT)
-    data = _without_empty(data)
+        raise ConfigError(f"{path}: line 1: expected keys and values", _EDIT_HINT)
+    data = _drop_empty(data)
     return data, {key: str(path) for key, _ in _leaves(data)}
 
 
@@ -279,7 +279,7 @@ def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, s
             if backends is None:
                 backends = data["backends"] = {}
             if isinstance(backends, dict):
-                names = (*backends, *backend_names(home_of(env)))
+                names = (*backends, *backend_names(find_home(env)))
                 known = next((n for n in names if str(n).lower() == name), None)
                 if known is None:
                     continue  # somebody else's variable
@@ -289,7 +289,7 @@ def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, s
                     origins[f"backends.{known}.model"] = f"${variable}"
 
 
-def _without_empty(data: dict[str, Any]) -> dict[str, Any]:
+def _drop_empty(data: dict[str, Any]) -> dict[str, Any]:
     """A heading with nothing below it (`session:`) says nothing."""
     sections = Config.__struct_fields__
     return {k: v for k, v in data.items() if v is not None or k not in sections}
@@ -300,10 +300,10 @@ def _leaves(data: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
         for key, value in data.items():
             yield from _leaves(value, (*path, str(key)))
     else:
-        yield dotted(path), data
+        yield format_path(path), data
 
 
-def _hint(steps: tuple[str, ...]) -> Any:
+def _find_type(steps: tuple[str, ...]) -> Any:
     """The type at a dotted key. Raises `ConfigError`."""
     # Only `config get` and `config set` need it.
     from typing import get_origin, get_type_hints
@@ -325,14 +325,14 @@ def _hint(steps: tuple[str, ...]) -> Any:
     return hint
 
 
-def _wrong(path: Path, text: str, error: ShapeError, source: str) -> ConfigError:
+def _config_error(path: Path, text: str, error: ShapeError, source: str) -> ConfigError:
     if source:
         return ConfigError(f"{source}: {error}")
     line = yaml.line_of(text, error.path)
     where = f"line {line}: " if line else ""
-    parent = dotted(error.path[:-1]) if error.problem.startswith("unknown key") else None
-    place = parent if parent is not None else dotted(error.path)
-    return ConfigError(f"{path}: {where}{place + ': ' if place else ''}{error.problem}", _EDIT)
+    parent = format_path(error.path[:-1]) if error.problem.startswith("unknown key") else None
+    place = parent if parent is not None else format_path(error.path)
+    return ConfigError(f"{path}: {where}{place + ': ' if place else ''}{error.problem}", _EDIT_HINT)
 
 
-_EDIT = "mend it with: clinvk config edit"
+_EDIT_HINT = "mend it with: clinvk config edit"

@@ -18,8 +18,8 @@ from clinvk.errors import SessionError
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-FEW = 4  # files that are waited for one by one
-WAITERS = 8
+MAX_SEQUENTIAL = 4  # files that are waited for one by one
+SYNC_THREADS = 8
 OPEN = 32  # files of many that are open at a time while they are synced
 PRIVATE = 0o600
 LINKS = 40  # that lead from one to the next, as in Linux
@@ -274,11 +274,11 @@ def sync_together(files: list[int], folders: list[str] | None = None) -> None:
     is waited for, and they are waited for side by side: so it takes as long for thirty as for a
     few."""
     for fd in files:
-        write_soon(fd)
-    if len(files) >= FEW:
+        start_writeback(fd)
+    if len(files) >= MAX_SEQUENTIAL:
         try:
-            list(_waiters(os.getpid()).map(os.fsync, files))
-            list(_waiters(os.getpid()).map(sync_folder, folders or ()))
+            list(_sync_threads(os.getpid()).map(os.fsync, files))
+            list(_sync_threads(os.getpid()).map(sync_folder, folders or ()))
             return
         except RuntimeError:  # no thread can be started
             pass
@@ -289,14 +289,14 @@ def sync_together(files: list[int], folders: list[str] | None = None) -> None:
 
 
 @cache
-def _waiters(_pid: int) -> ThreadPoolExecutor:
+def _sync_threads(_pid: int) -> ThreadPoolExecutor:
     """Threads, which a fork does not have."""
     from concurrent.futures import ThreadPoolExecutor  # only who settles many has a use for it
 
-    return ThreadPoolExecutor(WAITERS, "clinvk-sync")
+    return ThreadPoolExecutor(SYNC_THREADS, "clinvk-sync")
 
 
-def write_soon(fd: int) -> None:
+def start_writeback(fd: int) -> None:
     """Let the disk begin with what is in the file, before somebody waits for it."""
     if hasattr(os, "posix_fadvise"):  # not on macOS
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -352,7 +352,7 @@ def make_folder(path: str | Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
 
 
-def cannot(verb: str, path: str | Path, error: OSError) -> SessionError:
+def file_error(verb: str, path: str | Path, error: OSError) -> SessionError:
     if error.errno in NO_SPACE:
         # Who deletes is making room already.
         hint = f"delete it by hand: rm -r {path}" if verb == "delete" else MAKE_ROOM

@@ -14,14 +14,14 @@ def encode(data: Any) -> bytes:
     try:
         return _encoder.encode(data)
     except UnicodeEncodeError:
-        return _encoder.encode(sound(data))
+        return _encoder.encode(replace_surrogates(data))
 
 
-def sound(value: Any) -> Any:
+def replace_surrogates(value: Any) -> Any:
     """The same without halves of surrogate pairs, which models and command lines may hold and
     UTF-8 does not."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
-        return {sound(k): sound(v) for k, v in value.items()}
-    return [sound(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {replace_surrogates(k): replace_surrogates(v) for k, v in value.items()}
+    return [replace_surrogates(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -12,22 +12,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clinvk.disk.atomic import cannot, make_folder, open_own
+from clinvk.disk.atomic import file_error, make_folder, open_own
 from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.process import note as turn_note
 
 NOTE = 65_536  # bytes
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
-class FileTurn(Closing):
+class HeldLock(Closing):
     """An open, locked file; `close` empties it and lets go."""
 
     def __init__(self, fd: int, path: str | Path) -> None:
         self._fd = fd
-        self.kept_in = f"the file {path}"
-        self.left = facts_in(fd)
+        self.location = f"the file {path}"
+        self.leftover = read_facts(fd)
 
     def note(self, facts: dict[str, Any]) -> None:
         data = json.dumps(facts).encode() if facts else b""
@@ -47,60 +47,60 @@ class FileTurn(Closing):
             os.close(fd)
 
 
-class Locks:
+class NamedLocks:
     """Locks by name, each a file of the directory; it holds the note of whoever has it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def turn(self, id_: str) -> FileTurn | None:
-        path = f"{self.folder}/{id_}"
+    def acquire(self, session_id: str) -> HeldLock | None:
+        path = f"{self.folder}/{session_id}"
         while True:
             fd = open_lock(path)
             if not try_lock(fd, path):
                 os.close(fd)
                 return None
-            if same_file(fd, path):  # else it was deleted while we waited
-                return FileTurn(fd, path)
+            if is_same_file(fd, path):  # else it was deleted while we waited
+                return HeldLock(fd, path)
             os.close(fd)
 
-    def running(self, id_: str) -> dict[str, Any] | None:
+    def running_turn(self, session_id: str) -> dict[str, Any] | None:
         try:
-            fd = open_own(self.folder / id_, os.O_RDONLY)
+            fd = open_own(self.folder / session_id, os.O_RDONLY)
         except OSError:
             return None
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return facts_in(fd) or {}
+            return read_facts(fd) or {}
         except OSError:
             return None
         finally:
             os.close(fd)
         return None
 
-    def all_running(self) -> list[str]:
+    def running_ids(self) -> list[str]:
         """Ids of the sessions that have a turn now: those whose lock says so, and is held."""
         try:
             with os.scandir(self.folder) as entries:
                 ids = [e.name for e in entries]
         except FileNotFoundError:
             return []
-        return [id_ for id_ in ids if self._is_noted(id_) and self.running(id_) is not None]
+        return [id_ for id_ in ids if self._has_facts(id_) and self.running_turn(id_) is not None]
 
-    def is_idle(self, id_: str) -> bool:
+    def is_idle(self, session_id: str) -> bool:
         """Whether no turn runs, and none that was killed has left something to end."""
-        return not self._is_noted(id_) and self.running(id_) is None
+        return not self._has_facts(session_id) and self.running_turn(session_id) is None
 
-    def _is_noted(self, id_: str) -> bool:
+    def _has_facts(self, session_id: str) -> bool:
         try:
-            return (self.folder / id_).stat().st_size > 0
+            return (self.folder / session_id).stat().st_size > 0
         except OSError:  # it has ended meanwhile
             return False
 
-    def exists(self, id_: str) -> bool:
+    def exists(self, session_id: str) -> bool:
         """Whether a turn was ever begun, or is being begun now."""
-        return (self.folder / id_).exists()
+        return (self.folder / session_id).exists()
 
     def older_than(self, moment: float) -> list[str]:
         """Ids whose turns began or ended before that, in seconds since 1970."""
@@ -110,14 +110,14 @@ class Locks:
         except FileNotFoundError:
             return []
 
-    def forget(self, id_: str) -> None:
+    def delete(self, session_id: str) -> None:
         """Take the file away; call it while its turn is held, or nobody can want one."""
         with suppress(OSError):
-            os.unlink(self.folder / id_)
+            os.unlink(self.folder / session_id)
 
 
 @contextmanager
-def held(path: str | Path) -> Iterator[int]:
+def hold_lock(path: str | Path) -> Iterator[int]:
     """The lock on a file that is never deleted, as its open descriptor; others wait. Raises
     `SessionError`."""
     fd = open_lock(path)
@@ -125,7 +125,7 @@ def held(path: str | Path) -> Iterator[int]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
         except OSError as error:
-            raise no_locks(os.path.dirname(path), error) from error
+            raise locks_unsupported_error(os.path.dirname(path), error) from error
         yield fd
     finally:
         os.close(fd)
@@ -140,7 +140,7 @@ def open_lock(path: str | Path) -> int:
             make_folder(os.path.dirname(path))
             return open_own(path, flags)
     except OSError as error:
-        raise cannot("write", path, error) from error
+        raise file_error("write", path, error) from error
 
 
 def try_lock(fd: int, path: str | Path) -> bool:
@@ -154,19 +154,19 @@ def try_lock(fd: int, path: str | Path) -> bool:
             continue
         except OSError as error:
             os.close(fd)
-            raise no_locks(path, error) from error
+            raise locks_unsupported_error(path, error) from error
         return True
     return False
 
 
-def same_file(fd: int, path: str | Path) -> bool:
+def is_same_file(fd: int, path: str | Path) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def facts_in(fd: int) -> dict[str, Any] | None:
+def read_facts(fd: int) -> dict[str, Any] | None:
     """The note in a lock file, unchecked."""
     try:
         return turn_note.decode(os.pread(fd, NOTE, 0))
@@ -174,9 +174,9 @@ def facts_in(fd: int) -> dict[str, Any] | None:
         return None
 
 
-def no_locks(path: str | Path, error: OSError) -> SessionError:
-    if error.errno in NO_LOCKS:
+def locks_unsupported_error(path: str | Path, error: OSError) -> SessionError:
+    if error.errno in LOCKS_UNSUPPORTED:
         return SessionError(
             f"{path}: this file system has no locks", "set CLINVK_HOME to a folder on a local disk"
         )
-    return cannot("lock", path, error)
+    return file_error("lock", path, error)

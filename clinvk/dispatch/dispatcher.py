@@ -14,13 +14,13 @@ from msgspec.structs import replace
 
 from clinvk.backend import permissions, tempfiles
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.command_line import build
+from clinvk.backend.command_line import build_command
 from clinvk.backend.manifest import Manifest
-from clinvk.backend.options import Setting, honoured, resolve, to_keep
-from clinvk.backend.selection import Chooser
+from clinvk.backend.options import Setting, resolve_settings, stored_options, supported_settings
+from clinvk.backend.selection import BackendSelector
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
-from clinvk.dispatch.recorder import Recorder, asking, with_prompt
+from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.request import Request
@@ -28,20 +28,20 @@ from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
 from clinvk.process.marker import new_marker
 from clinvk.sessions import handover
-from clinvk.sessions.lookup import Finder, NoSessionHere, real
-from clinvk.sessions.masking import kept, kept_data, kept_tags
+from clinvk.sessions.lookup import NoSessionHere, SessionLookup, real_path
+from clinvk.sessions.masking import kept_data, kept_tags, redact_for_store
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store
 from clinvk.text import values
-from clinvk.text.typed import dotted
+from clinvk.text.typed import format_path
 
 if TYPE_CHECKING:
-    from clinvk.dispatch.turn import Run
+    from clinvk.dispatch.turn import Turn
 
 __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
 
 
-TEXTS = ("model", "approval", "sandbox", "system_prompt")  # options whose value is one
+TEXT_OPTIONS = ("model", "approval", "sandbox", "system_prompt")  # options whose value is one
 
 
 class Dispatcher(Closing):
@@ -61,7 +61,7 @@ class Dispatcher(Closing):
         self.env = dict(os.environ if env is None else env)
         self.config = config or configs.load(self.env)
         self.catalog = catalog or Catalog(self.config.home)
-        self.chooser = Chooser(self.catalog, self.config, self.env)
+        self.selector = BackendSelector(self.catalog, self.config, self.env)
         self._store = store
         self._created: dict[str, dict[str, Any]] = {}  # session: the options that we began it with
         self._opened: Store | None = None  # the store, if it is ours to close
@@ -82,8 +82,8 @@ class Dispatcher(Closing):
         return self._store
 
     @cached_property
-    def sessions(self) -> Finder:
-        return Finder(self.store, auto_resume=self.config.config.session.auto_resume)
+    def sessions(self) -> SessionLookup:
+        return SessionLookup(self.store, auto_resume=self.config.config.session.auto_resume)
 
     async def run(self, request: Request) -> Result:
         """What came of the request. Raises `ClinvkError` before anything runs; once a program
@@ -96,32 +96,36 @@ class Dispatcher(Closing):
     @asynccontextmanager
     async def stream(
         self, request: Request, notify: Callable[[str], None] = lambda _: None
-    ) -> AsyncIterator[Run]:
+    ) -> AsyncIterator[Turn]:
         """The running turn: `async for event in run`, then `run.result`. Leaving the block early
         ends the program. `notify` is told what happens before there are events, such as waiting.
         """
-        _check(request)
+        _check_request(request)
         marker = new_marker(self.env)
         if request.ephemeral:
-            async with _started(self, self._plan(request, None), marker) as run:
+            async with _start_turn(self, self._plan(request, None), marker) as run:
                 yield run
             return
         session = self.sessions.find(request)
         plan = self._plan(request, session)
         new = session is None
         if session is None:
-            session = self._create(plan, await asking(plan, self.config.config.session))
+            session = self._create_session(
+                plan, await prompt_messages(plan, self.config.config.session)
+            )
         begun = False
         try:
             # Anyio, 45 ms: needed only once something runs.
-            from clinvk.dispatch.turn_lock import turn_of
+            from clinvk.dispatch.turn_lock import acquire_turn
 
-            turn = await turn_of(self.store, session.id, marker, wait=request.wait, notify=notify)
+            turn = await acquire_turn(
+                self.store, session.id, marker, wait=request.wait, notify=notify
+            )
             try:
                 # Another turn may have changed the record while we waited.
                 session = self.store.get(session.id)
                 plan = replace(plan, session=session) if new else self._plan(request, session)
-                async with _started(self, plan, marker, new=new) as run:
+                async with _start_turn(self, plan, marker, new=new) as run:
                     begun = True
                     yield run
             finally:
@@ -134,31 +138,33 @@ class Dispatcher(Closing):
 
     def plan(self, request: Request) -> TurnPlan:
         """What `stream` would do; nothing is started, locked or written."""
-        _check(request)
+        _check_request(request)
         return self._plan(request, None if request.ephemeral else self.sessions.find(request))
 
     def _plan(self, request: Request, session: Session | None) -> TurnPlan:
         if not request.prompt.strip():
             raise UsageError("the prompt is empty", 'say something: clinvk "explain this folder"')
-        choice = self.chooser.choose(
+        choice = self.selector.select(
             request.to or request.backend or (session.backend if session else None)
         )
         manifest = choice.manifest
-        native_id = _native_id(session, manifest, request)
-        parent = None if native_id or request.replay else self._fork_of(session, manifest)
+        native_id = _native_id_to_resume(session, manifest, request)
+        parent = None if native_id or request.replay else self._find_fork_source(session, manifest)
         forks = parent.native_ids[manifest.name] if parent else None
         wanted, permitted = self._wanted(request, session, manifest.name)
-        prompt, carried = self._prompt(request, session, manifest, native_id or forks, wanted)
+        prompt, carried = self._build_prompt(request, session, manifest, native_id or forks, wanted)
         begun = self._begun(session, wanted) if session and native_id else None
-        settings, dropped = honoured(wanted, manifest, lenient=request.lenient, begun=begun)
-        command = build(
+        settings, dropped = supported_settings(
+            wanted, manifest, lenient=request.lenient, first_turn_options=begun
+        )
+        command = build_command(
             manifest,
             choice.program,
             prompt=prompt,
             options={k: s.value for k, s in settings.items()},
-            cwd=_folder(request, session),
-            env={**self.chooser.child_env(manifest.name), **request.env},
-            scratch=tempfiles.name(self.env),
+            cwd=_working_directory(request, session),
+            env={**self.selector.child_env(manifest.name), **request.env},
+            temp_dir=tempfiles.temp_dir_path(self.env),
             native_id=native_id or forks,
             fork=forks is not None,
             ephemeral=request.ephemeral,
@@ -198,7 +204,7 @@ class Dispatcher(Closing):
     ) -> tuple[dict[str, Setting], list[str]]:
         """The settings of a turn, and what to say of those by which its session permits more than
         the user does: they are dropped if others can write the session's record."""
-        wanted = resolve(request, session, self.config, backend)
+        wanted = resolve_settings(request, session, self.config, backend)
         if session is None:
             return wanted, []
         ours = self._created.get(session.id, {})
@@ -207,7 +213,7 @@ class Dispatcher(Closing):
             for name, s in wanted.items()
             if s.origin == "session" and (name not in ours or s.value != ours[name])
         }
-        granted = resolve(request, None, self.config, backend)
+        granted = resolve_settings(request, None, self.config, backend)
         more = permissions.elevated(own, {name: s.value for name, s in granted.items()})
         if not more:
             return wanted, []
@@ -229,7 +235,7 @@ class Dispatcher(Closing):
         )
         return wanted, [told]
 
-    def _fork_of(self, session: Session | None, manifest: Manifest) -> Session | None:
+    def _find_fork_source(self, session: Session | None, manifest: Manifest) -> Session | None:
         """The session whose native one can be copied by the CLI itself for the first turn of a
         branch: the branch holds all of it, and it has not gone on since."""
         if session is None or session.native_ids or "fork" not in manifest.argv:
@@ -245,7 +251,7 @@ class Dispatcher(Closing):
         same = parent.backend == manifest.name and manifest.name in parent.native_ids
         return parent if unchanged and mine and same else None
 
-    def _prompt(
+    def _build_prompt(
         self,
         request: Request,
         session: Session | None,
@@ -262,25 +268,27 @@ class Dispatcher(Closing):
         if session is not None and (native_id is None or session.backend != manifest.name):
             messages = self.store.messages(session.id)
             if native_id is None:
-                _instruct([m.content for m in messages if m.role is MessageRole.SYSTEM], settings)
+                _add_system_messages(
+                    [m.content for m in messages if m.role is MessageRole.SYSTEM], settings
+                )
             # Without a native session there, the backend has seen nothing, whoever spoke.
-            unseen = handover.missed(messages, manifest.name if native_id else "")
+            unseen = handover.unseen_messages(messages, manifest.name if native_id else "")
             carried = handover.hand_over(
                 unseen, prompt, session.backend or "another", manifest.name
             )
         elif session is None and request.history:
-            carried = handover.history(self._earlier(request), prompt)
+            carried = handover.history(self._recent_sessions(request), prompt)
         if carried is None:
             return prompt, []
-        return carried.text, [carried.told]
+        return carried.text, [carried.notice]
 
-    def _earlier(self, request: Request) -> Any:
+    def _recent_sessions(self, request: Request) -> Any:
         """The last sessions of this folder with their messages, the newest first."""
-        query = Query(cwd=real(request.cwd), limit=request.history)
-        for session in self.sessions.resumable(query):
+        query = Query(cwd=real_path(request.cwd), limit=request.history)
+        for session in self.sessions.list_resumable(query):
             yield session, self.store.messages(session.id)
 
-    def _create(self, plan: TurnPlan, messages: list[Message]) -> Session:
+    def _create_session(self, plan: TurnPlan, messages: list[Message]) -> Session:
         """The record of a new session. It is there before anything is paid for, so that a store
         that cannot be written is met now."""
         settings, begins = self.config.config.session, plan.request.begins
@@ -288,11 +296,11 @@ class Dispatcher(Closing):
         session = Session(
             id=check_id(name) if name else new_id(),
             backend=plan.manifest.name,
-            model=_value(plan.settings, "model"),
+            model=_setting_value(plan.settings, "model"),
             cwd=str(plan.command.cwd),
-            title=kept(plan.request.title, settings) if plan.request.title else None,
+            title=redact_for_store(plan.request.title, settings) if plan.request.title else None,
             tags=kept_tags([*settings.default_tags, *plan.request.tags], settings),
-            options=kept_data(to_keep(plan.settings), settings, plan.request.secrets),
+            options=kept_data(stored_options(plan.settings), settings, plan.request.secrets),
             began_with=plan.manifest.name,
             task=plan.request.task,
         )
@@ -302,7 +310,7 @@ class Dispatcher(Closing):
         session = self.store.create(
             session, messages, exact=bool(name), durable=bool(name), settled=begins is None
         )
-        self._created[session.id] = to_keep(plan.settings)
+        self._created[session.id] = stored_options(plan.settings)
         return session
 
 
@@ -317,9 +325,9 @@ def own_unless(dispatcher: Dispatcher | None) -> Iterator[Dispatcher]:
 
 
 @asynccontextmanager
-async def _started(
+async def _start_turn(
     dispatcher: Dispatcher, plan: TurnPlan, marker: str, *, new: bool = False
-) -> AsyncIterator[Run]:
+) -> AsyncIterator[Turn]:
     # Anyio, 45 ms: needed only once something runs.
     import signal
 
@@ -334,23 +342,23 @@ async def _started(
         )
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
-    with tempfiles.files(plan.command, dispatcher.env):
+    with tempfiles.temp_files(plan.command, dispatcher.env):
         home = dispatcher.config.home
-        async with login_lock.beginning(plan.manifest, plan.command.env, home) as begun:
+        async with login_lock.login_lock(plan.manifest, plan.command.env, home) as begun:
             if recorder is not None and not new:
-                recorder.asked(await asking(plan, recorder.settings))
-            async with process.start(plan.command, marker, ask=ask) as child:
+                recorder.record_prompt(await prompt_messages(plan, recorder.settings))
+            async with process.start(plan.command, marker, stop_signal=ask) as child:
                 # The child boots while this is imported: jmespath is not needed to start it.
-                from clinvk.dispatch.turn import Run
+                from clinvk.dispatch.turn import Turn
 
-                run = Run(plan, child, recorder, began, begun)
+                run = Turn(plan, child, recorder, began, begun)
                 try:
                     yield run
                 finally:
                     await run.close()
 
 
-def _check(request: Request) -> None:
+def _check_request(request: Request) -> None:
     """Raise `UsageError` for what excludes each other."""
     if not isinstance(request.prompt, str):
         raise UsageError(f"the prompt is {type(request.prompt).__name__}, not text")
@@ -358,7 +366,7 @@ def _check(request: Request) -> None:
         limit = getattr(request, name)
         if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < 1e9):
             raise UsageError(f"{name}: {limit!r} is not a number of seconds above 0")
-    for name in TEXTS:
+    for name in TEXT_OPTIONS:
         if not isinstance(request.options.get(name) or "", str):
             raise UsageError(f"{name}: {request.options[name]!r} is not text")
     _check_values(request)
@@ -381,10 +389,12 @@ def _check_values(request: Request) -> None:
     given = {**names, "args": request.args, "env": request.env, "cwd": cwd, **request.options}
     for place, text in values.texts(given):
         if problem := values.os_problem(text):
-            raise UsageError(f"{dotted(place)}: {problem}: {text[:40]!r}", "remove it")
+            raise UsageError(f"{format_path(place)}: {problem}: {text[:40]!r}", "remove it")
 
 
-def _native_id(session: Session | None, manifest: Manifest, request: Request) -> str | None:
+def _native_id_to_resume(
+    session: Session | None, manifest: Manifest, request: Request
+) -> str | None:
     """What the backend is to resume; nothing where it has no session of its own yet, or where its
     session is to be begun anew from the transcript."""
     if session is None:
@@ -403,18 +413,18 @@ def _native_id(session: Session | None, manifest: Manifest, request: Request) ->
     return None if request.replay else session.native_ids.get(manifest.name)
 
 
-def _instruct(system: list[str], settings: dict[str, Setting]) -> None:
+def _add_system_messages(system: list[str], settings: dict[str, Setting]) -> None:
     """A session's own system messages are its system prompt, unless another one was given."""
     if system and "system_prompt" not in settings:
         settings["system_prompt"] = Setting("\n\n".join(system), "session")
 
 
-def _folder(request: Request, session: Session | None) -> Path:
+def _working_directory(request: Request, session: Session | None) -> Path:
     """Where the program runs: where it was told to, else where its session lives, else here."""
     if request.cwd is None and session is not None and session.cwd:
         path = session.cwd
     else:
-        path = real(request.cwd)
+        path = real_path(request.cwd)
     if not os.path.isdir(path):
         whose = f"session {session.id} ran in it; " if session and request.cwd is None else ""
         raise UsageError(f"{path}: no such folder", f"{whose}name another one with -w")
@@ -430,5 +440,5 @@ def _lacking(settings: Mapping[str, Setting]) -> list[str]:
     ]
 
 
-def _value(settings: Mapping[str, Setting], name: str) -> Any:
+def _setting_value(settings: Mapping[str, Setting], name: str) -> Any:
     return settings[name].value if name in settings else None

@@ -7,12 +7,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.config.schema import SessionSettings
+from clinvk.config.schema import SessionConfig
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import ClinvkError
 from clinvk.model.result import Result
-from clinvk.model.session import Message, MessageRole, Session, after_turn, opening
-from clinvk.sessions.masking import kept, kept_tags
+from clinvk.model.session import Message, MessageRole, Session, after_turn, prompt_excerpt
+from clinvk.sessions.masking import kept_tags, redact_for_store
 from clinvk.store.base import Store
 from clinvk.text.long_texts import for_long
 
@@ -22,28 +22,30 @@ class Recorder:
     known, so that a turn that is killed can be gone on with."""
 
     def __init__(
-        self, store: Store, plan: TurnPlan, session_id: str, settings: SessionSettings
+        self, store: Store, plan: TurnPlan, session_id: str, settings: SessionConfig
     ) -> None:
         self.store = store
         self.plan = plan
         self.settings = settings
-        self.id = session_id
+        self.session_id = session_id
         self.backend: str = plan.manifest.name
         self.settled = plan.request.begins is None
 
-    def asked(self, messages: list[Message]) -> None:
+    def record_prompt(self, messages: list[Message]) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
         # Written in any case: a session that was taken away meanwhile is met now, not at the end.
-        title = self.plan.request.title and kept(self.plan.request.title, self.settings)
+        title = self.plan.request.title and redact_for_store(self.plan.request.title, self.settings)
         tags = kept_tags(self.plan.request.tags, self.settings)
-        self.store.append(self.id, messages, lambda s: _asked(s, messages, title, tags))
+        self.store.append(
+            self.session_id, messages, lambda s: _session_with_prompt(s, messages, title, tags)
+        )
 
-    def native(self, native_id: str, model: str | None) -> list[str]:
+    def record_native_id(self, native_id: str, model: str | None) -> list[str]:
         """Keep the backend's own id at once; what is worth telling of that."""
-        told = self.shared(native_id)
+        told = self.shared_id_notices(native_id)
         try:
             self.store.update(
-                self.id,
+                self.session_id,
                 lambda s: _with_native_id(s, self.backend, native_id, model),
                 durable=False,
                 settled=self.settled,
@@ -52,33 +54,35 @@ class Recorder:
             told.append(f"the session id could not be kept yet: {error}")
         return told
 
-    def shared(self, native_id: str) -> list[str]:
+    def shared_id_notices(self, native_id: str) -> list[str]:
         """What to tell of other sessions that the backend knows by this id. Of a task there is
         nobody to tell it to, who would go on with its session by hand."""
         if self.plan.resumes is not None or not self.settled:
             return []
         try:
-            owners = self.store.owners(self.backend, native_id)
+            owners = self.store.find_by_native_id(self.backend, native_id)
         except ClinvkError:  # what is wrong with the store is told where something is to be kept
             return []
         return [
             f"{self.backend} gave the native id {native_id}, which session {other} has too: "
             "both go on in one conversation"
             for other in owners
-            if other != self.id
+            if other != self.session_id
         ]
 
     def kept(self, text: str) -> str:
         """The text as the store may have it; in proportion to its length, up to a second for a
         megabyte."""
-        return kept(text, self.settings, self.plan.request.secrets)
+        return redact_for_store(text, self.settings, self.plan.request.secrets)
 
-    def ended(self, result: Result, said: str, totals: dict[str, Any], *, lost: bool) -> None:
+    def record_result(
+        self, result: Result, answers: str, totals: dict[str, Any], *, lost: bool
+    ) -> None:
         """Keep the answer, which is what `kept` made of it, and what it took. Raises
         `SessionError`."""
         now = datetime.now(UTC)
         messages = []
-        if said and self.settings.store_messages:
+        if answers and self.settings.store_messages:
             tokens = (
                 result.usage.output if result.usage and self.settings.store_token_usage else None
             )
@@ -87,20 +91,20 @@ class Recorder:
             messages.append(
                 Message(
                     MessageRole.ASSISTANT,
-                    said,
+                    answers,
                     now,
                     about,
                     tokens,
                 )
             )
         self.store.append(
-            self.id,
+            self.session_id,
             messages,
-            lambda s: self._after(s, result, len(messages), totals, now, lost),
+            lambda s: self._session_after_turn(s, result, len(messages), totals, now, lost),
             settled=self.settled,
         )
 
-    def _after(
+    def _session_after_turn(
         self,
         session: Session,
         result: Result,
@@ -116,7 +120,7 @@ class Recorder:
             said={"assistant": answers} if answers else {},
             usage=result.usage if keep else None,
             cost=result.cost if keep else None,
-            error=_error(result, self.settings, self.plan.request.secrets),
+            error=_error_record(result, self.settings, self.plan.request.secrets),
             model=result.model,
             now=now,
         )
@@ -131,18 +135,18 @@ class Recorder:
         return replace(session, native_ids=natives)
 
 
-async def asking(plan: TurnPlan, settings: SessionSettings) -> list[Message]:
+async def prompt_messages(plan: TurnPlan, settings: SessionConfig) -> list[Message]:
     """The message that a turn begins with; none if messages are not kept."""
     if not settings.store_messages:
         return []
     about = {"backend": plan.manifest.name}
     prompt = await for_long(
-        plan.request.prompt, lambda text: kept(text, settings, plan.request.secrets)
+        plan.request.prompt, lambda text: redact_for_store(text, settings, plan.request.secrets)
     )
     return [Message(MessageRole.USER, prompt, metadata=about)]
 
 
-def _asked(
+def _session_with_prompt(
     session: Session, messages: list[Message], title: str | None, tags: tuple[str, ...]
 ) -> Session:
     if messages:
@@ -157,18 +161,18 @@ def with_prompt(session: Session, prompt: str) -> Session:
     return replace(
         session,
         counts=counts,
-        prompt=session.prompt or opening(prompt),
+        prompt=session.prompt or prompt_excerpt(prompt),
         updated_at=datetime.now(UTC),
     )
 
 
-def _error(
-    result: Result, settings: SessionSettings, secrets: tuple[str, ...]
+def _error_record(
+    result: Result, settings: SessionConfig, secrets: tuple[str, ...]
 ) -> dict[str, Any] | None:
     if result.error is None:
         return None
     error = result.error.to_json()
-    return error | {"message": kept(str(error.get("message") or ""), settings, secrets)}
+    return error | {"message": redact_for_store(str(error.get("message") or ""), settings, secrets)}
 
 
 def _with_native_id(session: Session, backend: str, native_id: str, model: str | None) -> Session:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from clinvk.disk.lockfile import FileTurn
+from clinvk.disk.lockfile import HeldLock
 from clinvk.errors import SessionError
 from clinvk.process import note as turn_note
 from clinvk.process.note import InvalidNote, Note
-from clinvk.runs.folder import RunFolder, Runs
-from clinvk.store.base import Store, Turn
+from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.store.base import Store, TurnLock
 
 Notes = Callable[[], Iterable["dict[str, Any] | None"]]  # of all that runs beside it
 
@@ -25,28 +25,28 @@ def run_facts(marker: str, folder: RunFolder) -> dict[str, Any]:
     return turn_note.make(marker, f"run {folder.id}")
 
 
-async def end_turn(store: Store, turn: Turn, id_: str) -> str:
+async def end_turn_leftovers(store: Store, turn: TurnLock, session_id: str) -> str:
     """End what the last turn of a session left running; a sentence about it. `turn` is ours.
 
     Raises `SessionError` if it was started on another machine or in another container: from here
     it cannot be known to be dead."""
 
     def others() -> Iterable[dict[str, Any] | None]:
-        return (store.running(i) for i in store.all_running() if i != id_)
+        return (store.running_turn(i) for i in store.running_ids() if i != session_id)
 
-    what = f"the last turn of session {id_}"
-    return await _end(turn.left or {}, what, _turn_of(id_), turn.kept_in, others)
+    what = f"the last turn of session {session_id}"
+    return await _end(turn.leftover or {}, what, _turn_of(session_id), turn.location, others)
 
 
-async def end_run(folder: RunFolder, turn: FileTurn) -> str:
+async def end_run(folder: RunFolder, turn: HeldLock) -> str:
     """The same, of a run."""
 
     def others() -> Iterable[dict[str, Any] | None]:
-        runs = Runs(folder.path.parent.parent)
-        return (RunFolder(runs.folder / i).running() for i in runs.ids() if i != folder.id)
+        runs = RunStore(folder.path.parent.parent)
+        return (RunFolder(runs.folder / i).find_driver() for i in runs.ids() if i != folder.id)
 
     what = f"run {folder.id}"
-    return await _end(turn.left or {}, what, what, turn.kept_in, others)
+    return await _end(turn.leftover or {}, what, what, turn.location, others)
 
 
 async def _end(left: dict[str, Any], what: str, of: str, kept_in: str, others: Notes) -> str:
@@ -74,9 +74,9 @@ async def _end(left: dict[str, Any], what: str, of: str, kept_in: str, others: N
 
 
 async def _end_marked(note: Note, what: str, cut_off: str, kept_in: str, others: Notes) -> str:
-    from clinvk.process.tree import Family  # psutil, 10 ms: seldom needed
+    from clinvk.process.tree import ProcessTree  # psutil, 10 ms: seldom needed
 
-    family = Family.left_by(note.marker, note.process.since)
+    family = ProcessTree.left_behind(note.marker, note.process.since)
     count = len(family.alive)
     if not count:
         return cut_off
@@ -87,7 +87,7 @@ async def _end_marked(note: Note, what: str, cut_off: str, kept_in: str, others:
             f"{what}: the note in {kept_in} names the processes of something else that is "
             "running, so nothing was ended by it"
         )
-    await family.ask_and_end()
+    await family.terminate_then_kill()
     plural = count > 1
     return (
         f"{cut_off}; {count} process{'es' * plural} that it left running "

@@ -21,7 +21,7 @@ class TurnPlan(Struct, frozen=True):
     session: Session | None  # none where the run is ephemeral
     resumes: str | None  # the native id that goes on
     forks: str | None  # the native id that a new one begins as a copy of
-    before: dict[str, Any]  # what the CLI had counted so far in that native session
+    previous_totals: dict[str, Any]  # what the CLI had counted so far in that native session
     settings: dict[str, Setting]
     command: Command
     timeout: float | None  # seconds

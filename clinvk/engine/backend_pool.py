@@ -14,24 +14,24 @@ from clinvk.model.result import Failure
 from clinvk.text import duration
 
 
-class Availability:
+class BackendPool:
     """Of the backends of one run. Times are those of the event loop's clock, in seconds."""
 
-    def __init__(self, rules: Rules, chance: random.Random) -> None:
+    def __init__(self, rules: Rules, rng: random.Random) -> None:
         self.rules = rules
         self.limits = rules.limits
-        self.chance = chance
+        self.rng = rng
         self._busy: dict[str, int] = {}  # backend: how many run
         self._pauses: dict[str, backoff.Pause] = {}
         self._closed: set[str] = set()  # backends that are not waited for
 
-    def enter(self, backend: str) -> None:
+    def acquire(self, backend: str) -> None:
         self._busy[backend] = self._busy.get(backend, 0) + 1
 
-    def leave(self, backend: str) -> None:
+    def release(self, backend: str) -> None:
         self._busy[backend] -= 1
 
-    def free(self, name: str) -> str | None:
+    def find_free(self, name: str) -> str | None:
         """The backend that would run a task of `name` now: itself, or the one that it is switched
         to while a limit holds."""
         names = [name]
@@ -47,15 +47,15 @@ class Availability:
         pause = self._pauses.get(backend)
         return backend in self._closed or (pause is not None and pause.until > anyio.current_time())
 
-    def is_hopeless(self, backend: str) -> bool:
+    def is_closed_for_good(self, backend: str) -> bool:
         """Whether its tasks are not waited for, and no other backend takes them."""
         return backend in self._closed and not self._can_switch(backend)
 
-    def waits_for(self, backend: str) -> backoff.Pause | None:
+    def long_pause(self, backend: str) -> backoff.Pause | None:
         """The pause that was too long to wait for its end."""
         return self._pauses.get(backend) if backend in self._closed else None
 
-    def instead(self, backend: str) -> str:
+    def describe_alternative(self, backend: str) -> str:
         """What is done about its limit, where its end is not just waited for."""
         if self.limits.action == "fail":
             return "nothing more is started there"
@@ -64,43 +64,43 @@ class Availability:
                 f"{' or '.join(n for n in self.limits.to if n != backend)} is used while it lasts"
             )
         if backend in self._closed and self.limits.max_wait is not None:
-            most = duration.brief(self.limits.max_wait)
+            most = duration.format_duration(self.limits.max_wait)
             return f"its end is not waited for: that would take more than {most} (max_wait)"
         return ""
 
-    def open_again(self) -> None:
+    def end_expired_pauses(self) -> None:
         """Pauses that are over are no more. How many there were is only forgotten after a
         success."""
         now = anyio.current_time()
         for backend in [b for b, p in self._pauses.items() if p.until <= now]:
             self._pauses[backend] = replace(self._pauses[backend], until=float("-inf"))
 
-    def moments(self) -> list[float]:
+    def pause_ends(self) -> list[float]:
         """When pauses end that are waited for."""
         waited = (p for b, p in self._pauses.items() if b not in self._closed)
         return [p.until for p in waited if p.until > 0]
 
-    def succeeded(self, backend: str) -> None:
+    def record_success(self, backend: str) -> None:
         """A turn has. One that had begun before a limit was met says nothing of the limit."""
         if not self.is_paused(backend):
             self._pauses.pop(backend, None)
 
-    def met_limit(self, backend: str, failure: Failure) -> backoff.Pause:
+    def record_limit(self, backend: str, failure: Failure) -> backoff.Pause:
         """The backend is not asked for a while, which is what this returns; or not any more."""
         limits, now = self.limits, anyio.current_time()
         known = self._pauses.get(backend)
         if known is None or known.until <= now or failure.retry_at is not None:
             count = known.count if known and known.until <= now else 0
-            pause = backoff.pause(failure, count, limits.first_wait, now, self.chance)
+            pause = backoff.pause_after_limit(failure, count, limits.first_wait, now, self.rng)
             if known is None or pause.until > known.until:  # of two limits the longer one counts
                 self._pauses[backend] = known = pause
         if limits.action == "fail":
             self._closed.add(backend)
         else:
-            self._close_hopeless(backend, now)
+            self._close_if_too_long(backend, now)
         return known
 
-    def _close_hopeless(self, backend: str, now: float) -> None:
+    def _close_if_too_long(self, backend: str, now: float) -> None:
         """Do not wait too long for it, where nobody else can be switched to; nor then for those who
         were waited for only because it could be switched to."""
         longest = self.limits.max_wait

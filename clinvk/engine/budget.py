@@ -9,11 +9,11 @@ from clinvk.model.plan import Budget
 from clinvk.model.result import Result
 
 
-class Cap:
+class BudgetCap:
     """At most so much of one thing, in a run. What a turn does not tell, it does not count for."""
 
-    def __init__(self, most: float | None) -> None:
-        self.most = most
+    def __init__(self, limit: float | None) -> None:
+        self.limit = limit
         self.taken = 0.0
         self._turns = 0  # that told what they took
 
@@ -22,27 +22,27 @@ class Cap:
         self._turns += turns
 
     @property
-    def each(self) -> float:
+    def average(self) -> float:
         """What a turn has taken, on the average."""
         return self.taken / self._turns if self._turns else 0.0
 
     @property
     def is_reached(self) -> bool:
-        return self.most is not None and self.taken >= self.most
+        return self.limit is not None and self.taken >= self.limit
 
-    def would_break(self, more: int) -> bool:
+    def would_exceed(self, more: int) -> bool:
         """Whether it would be exceeded, if so many more turns take what the others took."""
-        return self.most is not None and self.taken + more * self.each > self.most
+        return self.limit is not None and self.taken + more * self.average > self.limit
 
 
-class Spending:
+class BudgetTracker:
     """Adds up what turns say that they took, against a budget. `outcomes` are what was there
     before."""
 
     def __init__(self, budget: Budget, outcomes: Iterable[Outcome]) -> None:
-        self.cost = Cap(budget.cost)
-        self.tokens = Cap(budget.tokens)
-        self._untold: set[tuple[str, str]] = set()
+        self.cost = BudgetCap(budget.cost)
+        self.tokens = BudgetCap(budget.tokens)
+        self._unreported: set[tuple[str, str]] = set()
         for o in outcomes:
             if o.cost is not None:
                 self.cost.add(o.cost, o.attempts)
@@ -60,8 +60,8 @@ class Spending:
         pairs = (("cost", self.cost, result.cost), ("tokens", self.tokens, result.usage))
         for what, cap, taken in pairs:
             key = (result.backend, what)
-            if cap.most is not None and taken is None and key not in self._untold:
-                self._untold.add(key)
+            if cap.limit is not None and taken is None and key not in self._unreported:
+                self._unreported.add(key)
                 return f"{result.backend} does not say its {what}: they do not count for the budget"
         return None
 
@@ -69,20 +69,20 @@ class Spending:
         """Whether a cap is reached."""
         return self.cost.is_reached or self.tokens.is_reached
 
-    def would_break(self, more: int) -> bool:
+    def would_exceed(self, more: int) -> bool:
         """Whether a cap is reached, or would be exceeded by so many more turns."""
-        return self.is_spent() or self.cost.would_break(more) or self.tokens.would_break(more)
+        return self.is_spent() or self.cost.would_exceed(more) or self.tokens.would_exceed(more)
 
-    def text(self) -> str:
+    def end_reason(self) -> str:
         """Why the run ends: a cap is reached, or would be exceeded by one turn more."""
         cost, tokens = self.cost, self.tokens
-        of_cost = cost.is_reached or (cost.would_break(1) and not tokens.is_reached)
+        of_cost = cost.is_reached or (cost.would_exceed(1) and not tokens.is_reached)
         cap = cost if of_cost else tokens
         if of_cost:
-            taken, each = f"${cost.taken:.4f} of ${cost.most or 0:.4f}", f"${cost.each:.4f}"
+            taken, each = f"${cost.taken:.4f} of ${cost.limit or 0:.4f}", f"${cost.average:.4f}"
         else:
-            taken = f"{tokens.taken:,.0f} of {tokens.most or 0:,} tokens"
-            each = f"{tokens.each:,.0f}"
+            taken = f"{tokens.taken:,.0f} of {tokens.limit or 0:,} tokens"
+            each = f"{tokens.average:,.0f}"
         if cap.is_reached:
             return f"the budget is spent: {taken}"
         return f"the budget is nearly spent: {taken}, and a task takes about {each}"

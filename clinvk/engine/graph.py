@@ -76,7 +76,7 @@ class TaskGraph:
         if self._tasks[i].soft and self._unfinished.get(i):
             return None
         met = (*OPEN, "done")
-        return next((n for n in self._tasks[i].musts if self._states[n] not in met), None)
+        return next((n for n in self._tasks[i].required_needs if self._states[n] not in met), None)
 
     def _skip_if_hopeless(
         self, first: int, ready: list[int], skipped: list[tuple[int, int]]

@@ -16,22 +16,22 @@ from msgspec.structs import replace
 from clinvk.dispatch import recovery
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff, capacity
-from clinvk.engine.rerun import Choose, left_of
+from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished
 from clinvk.errors import SessionError
-from clinvk.model.outcome import Outcome, RunResult, ended_with, exit_code
+from clinvk.model.outcome import Outcome, RunResult, outcome_from_result, run_exit_code
 from clinvk.model.plan import Plan, Task
 from clinvk.model.result import EXIT_CODES, Failure
 from clinvk.model.session import MessageRole
 from clinvk.plans import preflight
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.runs import secrets
-from clinvk.runs.folder import RunFolder, Runs
+from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
-from clinvk.runs.output_dir import Outputs
-from clinvk.runs.replay import anew
+from clinvk.runs.output_dir import OutputDirectory
+from clinvk.runs.replay import requeue
 
 if TYPE_CHECKING:
-    from clinvk.disk.lockfile import FileTurn
+    from clinvk.disk.lockfile import HeldLock
     from clinvk.engine.scheduler import Change, Scheduler
 
 Observe = Callable[["Change"], None]
@@ -47,7 +47,7 @@ class PlanRun:
         *,
         observe: Observe = lambda _: None,
         notify: Callable[[str], None] = lambda _: None,
-        carried_on: bool = False,
+        is_resumed: bool = False,
     ) -> None:
         """Raises `ClinvkError` where the plan cannot be started: nothing has happened then. Of a
         run that is `carried_on`, only what is to be run has to be fit for that."""
@@ -55,57 +55,61 @@ class PlanRun:
         self.plan = plan
         self.observe = observe
         self.notify = notify
-        look = preflight.survey if carried_on else preflight.check
-        self.checked = look(plan, dispatcher.chooser)
+        look = preflight.survey_plan if is_resumed else preflight.check_plan
+        self.preflights = look(plan, dispatcher.selector)
         redacting = dispatcher.config.config.session.redact
-        self.scrub = secrets.scrubber(self.checked.secrets, redacting=redacting)
+        self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=redacting)
         self.folder: RunFolder | None = None
-        self.outcomes = _fresh(plan, self.checked.asks)
+        self.outcomes = _initial_outcomes(plan, self.preflights.tasks)
         self.scheduler: Scheduler | None = None
-        self.outputs = Outputs(Path(rules.output_dir)) if (rules := plan.rules).output_dir else None
+        self.outputs = (
+            OutputDirectory(Path(rules.output_dir)) if (rules := plan.rules).output_dir else None
+        )
         # Called as soon as `outcomes` say what is to be run.
-        self.ready: Callable[[], None] = lambda: None
-        self.begun: Callable[[], None] = lambda: None  # called when it is kept, before it starts
+        self.on_ready: Callable[[], None] = lambda: None
+        self.on_begun: Callable[[], None] = lambda: None  # called when it is kept, before it starts
         self._is_begun = False  # the journal says so
-        self.is_old = False  # it was begun before, and is to be carried on
-        self.follows: RunFolder | None = None  # the run that `follow` takes over from
-        self._found: list[Outcome] = []  # of another run, taken over
-        self._before: RunResult | None = None  # where it stood when it was carried on
+        self.is_resumed = False  # it was begun before, and is to be carried on
+        self.replaced_folder: RunFolder | None = None  # the run that `follow` takes over from
+        self._reused_outcomes: list[Outcome] = []  # of another run, taken over
+        self._previous_result: RunResult | None = None  # where it stood when it was carried on
         self._stopped: tuple[str, bool] | None = None
-        self._broken: Exception | None = None  # what whoever watches it raised
-        for text in self.checked.notices:
+        self._observer_error: Exception | None = None  # what whoever watches it raised
+        for text in self.preflights.notices:
             notify(text)
 
-    def keep(self) -> RunFolder | None:
+    def create_folder(self) -> RunFolder | None:
         """Make the folder that the run is kept in; none for an ephemeral one."""
         if not self.plan.rules.ephemeral:
             tasks = tuple(map(self._without_secrets, self.plan.tasks))
             kept = replace(self.plan, tasks=tasks, cwd=os.getcwd())
-            self.folder = Runs(self.dispatcher.config.home).create(kept)
+            self.folder = RunStore(self.dispatcher.config.home).create(kept)
         return self.folder
 
     async def run(self) -> RunResult:
         """What came of it. Raises `ClinvkError` where the run cannot be kept; what was started is
         ended then."""
-        folder = self.folder or self.keep()
+        folder = self.folder or self.create_folder()
         if folder is None:
             return await self._drive(None, "")
         with self._nothing_half_made(folder), folder.lock() as turn:
-            return await self._kept(folder, turn, rerun=[], found=self._found)
+            return await self._run_with_journal(
+                folder, turn, rerun=[], already_ended=self._reused_outcomes
+            )
 
-    async def carry_on(self, choose: Choose) -> RunResult:
+    async def resume(self, select: SelectTasks) -> RunResult:
         """Run what is left of the run in `folder`; what was cut off is made sure to be dead first.
         `choose` says, of where each task stands, what is queued again."""
         assert self.folder is not None  # noqa: S101 - see `resumed`
         turn = self.folder.lock()
         try:
-            if turn.left:
+            if turn.leftover:
                 self.notify(await recovery.end_run(self.folder, turn))
-            self._before = before = self.folder.result(self.plan, ours=True)
-            told = [self._as_it_ended(o, self.folder, self.plan) for o in before.results]
-            self.outcomes = choose(told)
-            self._check_whole()
-            self._check_asks()
+            self._previous_result = before = self.folder.result(self.plan, is_driver=True)
+            told = [self._outcome_if_ended(o, self.folder, self.plan) for o in before.results]
+            self.outcomes = select(told)
+            self._check_not_redacted()
+            self._check_queued_tasks()
         except BaseException:
             turn.abandon()  # what was noted is still needed
             raise
@@ -114,21 +118,23 @@ class PlanRun:
             pairs = zip(self.outcomes, before.results, strict=True)
             found = [o for o, stood in pairs if o != stood and o.state != "queued"]
             if not (rerun or any(o.ok for o in found)) and before.state != "interrupted":
-                return self._as_it_was(before)
-            return await self._kept(self.folder, turn, rerun=rerun, found=found)
+                return self._finish_unchanged(before)
+            return await self._run_with_journal(self.folder, turn, rerun=rerun, already_ended=found)
         finally:
             turn.close()
 
-    async def follow(self, old: RunFolder, *, rerun_indeterminate: bool = False) -> RunResult:
+    async def replace_run(
+        self, old_folder: RunFolder, *, rerun_indeterminate: bool = False
+    ) -> RunResult:
         """Run the plan in place of another run's, which is given up. What is the same here and
         there, and needs nothing that is run again, is not run again where it has succeeded, nor
         where it was cut off and may not be. Raises `SessionError`."""
-        if told := await abandon(old):
+        if told := await abandon_run(old_folder):
             self.notify(told)
-        folder = self.folder or self.keep()
+        folder = self.folder or self.create_folder()
         assert folder is not None  # noqa: S101 - an ephemeral run follows none
         with self._nothing_half_made(folder):
-            self._take_over(folder, old, rerun_indeterminate=rerun_indeterminate)
+            self._take_over(folder, old_folder, rerun_indeterminate=rerun_indeterminate)
         return await self.run()
 
     @contextmanager
@@ -139,7 +145,7 @@ class PlanRun:
         except BaseException:
             if not self._is_begun:
                 with suppress(SessionError):
-                    folder.remove()
+                    folder.delete_locked()
                 self.folder = None
             raise
 
@@ -147,19 +153,21 @@ class PlanRun:
         theirs = old.plan()
         for known in old.result(theirs).results[: len(self.plan.tasks)]:
             i, task = known.index, self.plan.tasks[known.index]
-            same = _definition(self._without_secrets(task)) == _definition(theirs.tasks[i])
+            same = _task_definition(self._without_secrets(task)) == _task_definition(
+                theirs.tasks[i]
+            )
             if not same or not all(self.outcomes[n].ok for n in task.needs):
                 continue
-            said = self._as_it_ended(known, old, theirs)
-            stands = left_of(said, self.plan, rerun_indeterminate=rerun_indeterminate)
+            said = self._outcome_if_ended(known, old, theirs)
+            stands = requeue_if_unfinished(said, self.plan, rerun_indeterminate=rerun_indeterminate)
             if stands.ok or stands.state == "indeterminate":
-                folder.take(old, i)
+                folder.copy_events(old, i)
                 self.outcomes[i] = stands
-                self._found.append(stands)
+                self._reused_outcomes.append(stands)
 
-    def _as_it_was(self, before: RunResult) -> RunResult:
+    def _finish_unchanged(self, before: RunResult) -> RunResult:
         self.outcomes = list(before.results)
-        self.ready()
+        self.on_ready()
         self.notify("nothing is left to run")
         return before
 
@@ -169,18 +177,23 @@ class PlanRun:
         if self.scheduler is not None:
             self.scheduler.stop(why, now=now)
 
-    async def _kept(
-        self, folder: RunFolder, turn: FileTurn, *, rerun: list[int], found: Iterable[Outcome] = ()
+    async def _run_with_journal(
+        self,
+        folder: RunFolder,
+        lock: HeldLock,
+        *,
+        rerun: list[int],
+        already_ended: Iterable[Outcome] = (),
     ) -> RunResult:
         """Drive it, with a journal. `found` are tasks of which the journal does not know yet that
         they have ended."""
         marker = new_marker(self.dispatcher.env)
-        turn.note(recovery.run_facts(marker, folder))
+        lock.note(recovery.run_facts(marker, folder))
         with Journal(folder, self.scrub, self.dispatcher.store.settle) as journal:
-            journal.begin(self.plan, rerun=rerun)
-            for outcome in found:
-                await journal.ended(outcome)
-            self.begun()
+            journal.record_begin(self.plan, rerun=rerun)
+            for outcome in already_ended:
+                await journal.record_ended(outcome)
+            self.on_begun()
             self._is_begun = True
             return await self._drive(journal, marker)
 
@@ -191,25 +204,25 @@ class PlanRun:
         from clinvk.engine.scheduler import Scheduler
 
         began, clock = datetime.now(UTC), time.monotonic()
-        id_ = self.folder.id if self.folder else None
+        run_id = self.folder.id if self.folder else None
         self.scheduler = scheduler = Scheduler(
-            self._marking(marker), self.plan, self.checked.asks, self.outcomes,
-            run_id=id_, journal=journal, answers=self.answer, observe=self._observed,
+            self._dispatcher_with_marker(marker), self.plan, self.preflights.tasks, self.outcomes,
+            run_id=run_id, journal=journal, output_of=self.task_output, observe=self._forward_change,
             most=self._room(),
         )  # fmt: skip
         if self._stopped:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
-        self.ready()
+        self.on_ready()
         try:
-            await _until_ended(scheduler)
+            await _run_until_ended(scheduler)
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
             self._conclude(scheduler, journal, began, clock)
             raise
         result = self._conclude(scheduler, journal, began, clock)
-        if self._broken is not None:
-            raise self._broken
+        if self._observer_error is not None:
+            raise self._observer_error
         if self.outputs:
-            self.outputs.end(self.with_outputs(result))
+            self.outputs.write_results(self.with_outputs(result))
             if self.outputs.problem:
                 self.notify(f"{self.outputs.problem}; nothing of the run is lost")
         return result
@@ -218,18 +231,18 @@ class PlanRun:
         self, scheduler: Scheduler, journal: Journal | None, began: datetime, clock: float
     ) -> RunResult:
         """What came of it, written down."""
-        state = _state(self.outcomes, cancelled=scheduler.cancelled)
-        before = self._before
+        state = _run_state(self.outcomes, cancelled=scheduler.cancelled)
+        before = self._previous_result
         if before is not None:
             began, clock = before.started_at or began, clock - before.seconds
         result = RunResult(
             id=self.folder.id if self.folder else None, kind=self.plan.kind, state=state, results=tuple(self.outcomes),
-            seconds=time.monotonic() - clock, why=scheduler.why, source=self.plan.source,
+            seconds=time.monotonic() - clock, why=scheduler.end_reason, source=self.plan.source,
             started_at=began, ended_at=datetime.now(UTC),
         )  # fmt: skip
         if journal:
-            journal.set_aside(self.outcomes[i] for i in scheduler.aside)
-            journal.end(result)
+            journal.record_not_started(self.outcomes[i] for i in scheduler.not_started)
+            journal.record_end(result)
         return result
 
     def _room(self) -> int | None:
@@ -246,14 +259,14 @@ class PlanRun:
             )
         return most
 
-    def _marking(self, marker: str) -> Dispatcher:
+    def _dispatcher_with_marker(self, marker: str) -> Dispatcher:
         """A dispatcher whose programs, and all that they start, carry the marker of this run."""
         if not marker:
             return self.dispatcher
         d = self.dispatcher
         return Dispatcher(d.config, store=d.store, catalog=d.catalog, env={**d.env, MARKER: marker})
 
-    def answer(self, index: int) -> str:
+    def task_output(self, index: int) -> str:
         """What a task has answered so far."""
         return self.with_output(self.outcomes[index]).output
 
@@ -264,15 +277,15 @@ class PlanRun:
         """The result with what each task answered, which a kept run has in its folder only."""
         return self.folder.with_outputs(result) if self.folder else result
 
-    def _observed(self, change: Change) -> None:
+    def _forward_change(self, change: Change) -> None:
         if self.outputs and change.kind == "ended" and change.outcome:
             index = change.outcome.index
-            self.outputs.put(self.plan.tasks[index].key, self.answer(index))
+            self.outputs.write_answer(self.plan.tasks[index].key, self.task_output(index))
         try:
             self.observe(change)
         except Exception as error:  # noqa: BLE001 - raised again, once all is written down
             # Whoever watches is no reason to lose what is known of the tasks.
-            self._broken = self._broken or error
+            self._observer_error = self._observer_error or error
             self.stop("ended, because whoever watched it failed")
 
     def _without_secrets(self, task: Task) -> Task:
@@ -286,13 +299,15 @@ class PlanRun:
         kept["args"], told["tags"] = tuple(kept["args"]), tuple(told["tags"])
         return replace(task, **kept, **told, redacted=not whole)
 
-    def _check_asks(self) -> None:
+    def _check_queued_tasks(self) -> None:
         """Raise `ClinvkError` where a task that is to be run cannot be."""
         for outcome in self.outcomes:
-            if outcome.state == "queued" and (problem := self.checked.problems.get(outcome.index)):
+            if outcome.state == "queued" and (
+                problem := self.preflights.problems.get(outcome.index)
+            ):
                 raise problem
 
-    def _check_whole(self) -> None:
+    def _check_not_redacted(self) -> None:
         for outcome in self.outcomes:
             task = self.plan.tasks[outcome.index]
             if outcome.state == "queued" and task.redacted:
@@ -301,24 +316,24 @@ class PlanRun:
                     f"run it anew from {self.plan.source or 'where it came from'}",
                 )
 
-    def _as_it_ended(self, outcome: Outcome, folder: RunFolder, plan: Plan) -> Outcome:
+    def _outcome_if_ended(self, outcome: Outcome, folder: RunFolder, plan: Plan) -> Outcome:
         """A task that was cut off may have ended before its clinvk did: then the result behind its
         events tells; or its session, which holds all that it said, and not the answer alone."""
         if outcome.state != "indeterminate":
             return outcome
         alone = plan.tasks[outcome.index].continues is None
         if (result := folder.result_of(outcome, alone=alone)) is not None:
-            ended = ended_with(outcome, result)
-            if backoff.is_passing(ended.error) and self._may_try(ended):
-                return anew(ended)
+            ended = outcome_from_result(outcome, result)
+            if backoff.is_transient(ended.error) and self._may_retry(ended):
+                return requeue(ended)
             return outcome if ended.error and ended.error.kind == "cancelled" else ended
         # The session of an earlier step, which it was to go on with, tells of that step.
-        return self._as_its_session_says(outcome, folder) if alone else outcome
+        return self._outcome_from_session(outcome, folder) if alone else outcome
 
-    def _may_try(self, outcome: Outcome) -> bool:
+    def _may_retry(self, outcome: Outcome) -> bool:
         return outcome.attempts <= self.plan.retries_of(outcome.index)
 
-    def _as_its_session_says(self, outcome: Outcome, folder: RunFolder) -> Outcome:
+    def _outcome_from_session(self, outcome: Outcome, folder: RunFolder) -> Outcome:
         if not outcome.session_id:
             return outcome
         try:
@@ -329,16 +344,16 @@ class PlanRun:
         answered = messages and messages[-1].role is MessageRole.ASSISTANT
         if not answered or session.turns != 1 or session.status != "active":
             return outcome
-        return folder.found(outcome, session, messages[-1].content)
+        return folder.outcome_from_session(outcome, session, messages[-1].content)
 
 
-async def _until_ended(scheduler: Scheduler) -> None:
+async def _run_until_ended(scheduler: Scheduler) -> None:
     """Run it to its end. Whoever cancels us ends the run as Ctrl-C does, and it has ended then."""
     # 45 ms, and needed only once something runs.
     import anyio
 
     # Anyio, 45 ms: needed only once something runs.
-    from clinvk.process.child import lone_exception
+    from clinvk.process.child import unwrap_single_exception
 
     ended = anyio.Event()
 
@@ -347,7 +362,7 @@ async def _until_ended(scheduler: Scheduler) -> None:
             await scheduler.run()
         ended.set()
 
-    with lone_exception():
+    with unwrap_single_exception():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run)
             try:
@@ -357,7 +372,7 @@ async def _until_ended(scheduler: Scheduler) -> None:
                 raise
 
 
-def resumed(
+def prepare_resume(
     dispatcher: Dispatcher,
     folder: RunFolder,
     *,
@@ -368,22 +383,22 @@ def resumed(
     """A run that is there already, to be carried on; by other `rules`, where they are given.
     Raises `ClinvkError`."""
     plan = rules(folder.plan())
-    run = PlanRun(dispatcher, plan, observe=observe, notify=notify, carried_on=True)
-    run.folder, run.is_old = folder, True
+    run = PlanRun(dispatcher, plan, observe=observe, notify=notify, is_resumed=True)
+    run.folder, run.is_resumed = folder, True
     return run
 
 
-async def abandon(folder: RunFolder) -> str | None:
+async def abandon_run(folder: RunFolder) -> str | None:
     """Give up a run that nobody drives: what it left running is ended, and what had not begun is
     cancelled. What there is to tell of it. Raises `SessionError`."""
     turn = folder.lock()
     try:
         told = None
-        if turn.left:
+        if turn.leftover:
             told = await recovery.end_run(folder, turn)
             turn.note({})  # even if the rest of it cannot be read
         plan = folder.plan()
-        result = folder.result(plan, ours=True)
+        result = folder.result(plan, is_driver=True)
         failure = Failure("not_started", "not started: cancelled")
         left = {
             o.index: replace(o, state="cancelled", error=failure)
@@ -392,9 +407,11 @@ async def abandon(folder: RunFolder) -> str | None:
         }
         if result.state == "interrupted" or left:
             with Journal(folder, lambda data: data) as journal:
-                journal.set_aside(left.values())
+                journal.record_not_started(left.values())
                 outcomes = tuple(left.get(o.index, o) for o in result.results)
-                journal.end(replace(result, state="cancelled", why="cancelled", results=outcomes))
+                journal.record_end(
+                    replace(result, state="cancelled", why="cancelled", results=outcomes)
+                )
     except BaseException:
         turn.abandon()
         raise
@@ -402,21 +419,21 @@ async def abandon(folder: RunFolder) -> str | None:
     return told
 
 
-def _definition(task: Task) -> dict[str, Any]:
+def _task_definition(task: Task) -> dict[str, Any]:
     """What a task is, wherever it was written."""
     known = to_builtins(task)
     return {k: v for k, v in known.items() if k not in ("place", "droppable")}
 
 
-def _fresh(plan: Plan, asks: list[preflight.Ask]) -> list[Outcome]:
+def _initial_outcomes(plan: Plan, asks: list[preflight.Preflight]) -> list[Outcome]:
     return [
         Outcome(index=i, name=t.name, key=t.key, backend=asks[i].backend, tags=t.tags, meta=t.meta)
         for i, t in enumerate(plan.tasks)
     ]
 
 
-def _state(outcomes: list[Outcome], *, cancelled: bool) -> str:
+def _run_state(outcomes: list[Outcome], *, cancelled: bool) -> str:
     if cancelled and not all(o.ok for o in outcomes):  # else there was nothing left to cancel
         return "cancelled"
-    code = exit_code("", outcomes)
+    code = run_exit_code("", outcomes)
     return {0: "done", EXIT_CODES["limit"]: "waiting"}.get(code, "failed")

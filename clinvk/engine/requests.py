@@ -7,39 +7,39 @@ from pathlib import Path
 
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
-from clinvk.model.plan import OF_PREVIOUS, REFERENCE, Plan, Task
+from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Plan, Task
 from clinvk.model.request import Request
-from clinvk.plans.preflight import Ask
+from clinvk.plans.preflight import Preflight
 from clinvk.text import template
 
-OF_ONE_BACKEND = ("model", "allowed_tools")  # options that mean nothing to another one
+BACKEND_SPECIFIC = ("model", "allowed_tools")  # options that mean nothing to another one
 
 
-class TaskRequests:
+class RequestBuilder:
     """Makes the request of a task when its turn has come: what it needs of others is there then.
     `outcomes` say where each task stands, `answers` gives what it said."""
 
     def __init__(
         self,
         plan: Plan,
-        asks: Sequence[Ask],
+        preflights: Sequence[Preflight],
         outcomes: Sequence[Outcome],
-        answers: Callable[[int], str],
+        output_of: Callable[[int], str],
         run_id: str | None,
     ) -> None:
         self.plan = plan
-        self.asks = asks
+        self.preflights = preflights
         self.outcomes = outcomes
-        self.answers = answers
+        self.output_of = output_of
         self.run_id = run_id
 
-    def make(self, i: int, attempt: int, backend: str) -> Request:
+    def build(self, i: int, attempt: int, backend: str) -> Request:
         """The request of task `i`, for its own backend or the one that it was switched to."""
-        task, ask, rules = self.plan.tasks[i], self.asks[i], self.plan.rules
+        task, ask, rules = self.plan.tasks[i], self.preflights[i], self.plan.rules
         switched = backend != ask.backend
         options = ask.options
         if switched:
-            options = {k: v for k, v in options.items() if k not in OF_ONE_BACKEND}
+            options = {k: v for k, v in options.items() if k not in BACKEND_SPECIFIC}
         session = None
         if task.continues is not None and not rules.ephemeral:
             session = self.outcomes[task.continues].session_id
@@ -61,7 +61,7 @@ class TaskRequests:
             stall_timeout=task.stall_timeout or rules.stall_timeout,
             env=ask.env,
             secrets=ask.secrets,
-            title=task.title or _said(task),
+            title=task.title or _given_name(task),
             tags=(*task.tags, *([f"run:{self.run_id}"] if self.run_id else [])),
             task=self.run_id,
             lenient=task.lenient or switched,
@@ -87,12 +87,12 @@ class TaskRequests:
 
     def _value(self, task: Task, name: str) -> str:
         found = REFERENCE.fullmatch(name)
-        what = OF_PREVIOUS[name] if found is None else found.group(2)
+        what = PREVIOUS_FIELDS[name] if found is None else found.group(2)
         position = task.known[name]
         outcome = self.outcomes[position]
         match what:
             case "output":
-                return self.answers(position)
+                return self.output_of(position)
             case "session":
                 return outcome.session_id or ""
             case "error":
@@ -100,6 +100,6 @@ class TaskRequests:
         return outcome.backend or ""
 
 
-def _said(task: Task) -> str | None:
+def _given_name(task: Task) -> str | None:
     """Its name, where somebody gave it one."""
     return None if task.name == task.key and task.name.isdigit() else task.name

@@ -7,62 +7,69 @@ from collections.abc import Callable, Iterable
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
-from clinvk.runs.replay import anew, unknown
+from clinvk.runs.replay import mark_indeterminate, requeue
 
-CUT_OFF = ("cancelled", "indeterminate")  # how far such a task got, nobody knows
-AGAIN = ("queued", "waiting", "skipped")  # nothing of such a task has happened
+INTERRUPTED_STATES = ("cancelled", "indeterminate")  # how far such a task got, nobody knows
+NOT_STARTED_STATES = ("queued", "waiting", "skipped")  # nothing of such a task has happened
 
-Choose = Callable[[Iterable[Outcome]], list[Outcome]]
+SelectTasks = Callable[[Iterable[Outcome]], list[Outcome]]
 
 
-def what_is_left(plan: Plan, *, rerun_indeterminate: bool = False) -> Choose:
+def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
     """For `carry_on`: what has not begun; and what was cut off, where it may be run again."""
 
-    def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
-        return [left_of(o, plan, rerun_indeterminate=rerun_indeterminate) for o in outcomes]
+    def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
+        return [
+            requeue_if_unfinished(o, plan, rerun_indeterminate=rerun_indeterminate)
+            for o in outcomes
+        ]
 
-    return choose
+    return select
 
 
-def failed_ones(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -> Choose:
+def failed_or_named(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -> SelectTasks:
     """For `carry_on`: what has `failed`, and what was left out for that; and the tasks of these
     names, however they ended. Raises `UsageError` for a name that no task has."""
     named: set[int] = set()
     for name in names:
-        if not (found := plan.called(name)):
+        if not (found := plan.find_tasks(name)):
             raise UsageError(f"the run has no task {name!r}", "see them: clinvk runs show ID")
         named.update(found)
 
-    def is_meant(outcome: Outcome) -> bool:
-        has_failed = failed and (outcome.state == "failed" or _not_started(outcome))
-        return outcome.index in named or has_failed or outcome.state in AGAIN
+    def should_rerun(outcome: Outcome) -> bool:
+        has_failed = failed and (outcome.state == "failed" or _has_not_started(outcome))
+        return outcome.index in named or has_failed or outcome.state in NOT_STARTED_STATES
 
-    def choose(outcomes: Iterable[Outcome]) -> list[Outcome]:
-        return [anew(o) if is_meant(o) else o for o in outcomes]
+    def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
+        return [requeue(o) if should_rerun(o) else o for o in outcomes]
 
-    return choose
+    return select
 
 
-def with_hearers(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
+def with_dependents(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
     """For steps in their order: whose prompt tells of a step that is queued is queued, too."""
     chosen = list(outcomes)
     for i, task in enumerate(plan.tasks):
         if chosen[i].ok and any(chosen[n].state == "queued" for n in task.known.values()):
-            chosen[i] = anew(chosen[i])
+            chosen[i] = requeue(chosen[i])
     return chosen
 
 
-def left_of(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:
+def requeue_if_unfinished(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:
     """Where the task stands, to be queued again if it has not begun, or may be run again."""
     state, kind = outcome.state, outcome.error.kind if outcome.error else None
-    if state in AGAIN or _not_started(outcome) or (state == "failed" and kind == "limit"):
-        return anew(outcome)
-    if state in CUT_OFF:
+    if (
+        state in NOT_STARTED_STATES
+        or _has_not_started(outcome)
+        or (state == "failed" and kind == "limit")
+    ):
+        return requeue(outcome)
+    if state in INTERRUPTED_STATES:
         if rerun_indeterminate or plan.tasks[outcome.index].idempotent:
-            return anew(outcome)
-        return unknown(outcome)
+            return requeue(outcome)
+        return mark_indeterminate(outcome)
     return outcome
 
 
-def _not_started(outcome: Outcome) -> bool:
+def _has_not_started(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.kind == "not_started"

@@ -19,26 +19,26 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.engine import backoff, mishaps
-from clinvk.engine.backend_pool import Availability
-from clinvk.engine.budget import Spending
+from clinvk.engine.backend_pool import BackendPool
+from clinvk.engine.budget import BudgetTracker
 from clinvk.engine.graph import Step, TaskGraph
-from clinvk.engine.requests import TaskRequests
+from clinvk.engine.requests import RequestBuilder
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Event
-from clinvk.model.outcome import Outcome, after
+from clinvk.model.outcome import Outcome, add_usage
 from clinvk.model.plan import Plan
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.plans import halt as halting
-from clinvk.plans.preflight import Ask
+from clinvk.plans.preflight import Preflight
 from clinvk.runs.event_log import EventLog
-from clinvk.runs.secrets import result_without, shown
+from clinvk.runs.secrets import event_without_secrets, result_without_secrets
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.dispatch.turn import Run
+    from clinvk.dispatch.turn import Turn
     from clinvk.runs.journal import Journal
 
 
@@ -54,21 +54,21 @@ class Change(Struct, frozen=True, kw_only=True):
     instead: str = ""  # of waiting for the end of a limit: what is done
 
 
-class Worker:
+class RunningTask:
     """A task that is running."""
 
-    def __init__(self, backend: str, before: Outcome) -> None:
+    def __init__(self, backend: str, outcome_before: Outcome) -> None:
         self.backend = backend
-        self.before = before  # where the task stood
+        self.outcome_before = outcome_before  # where the task stood
         self.scope = anyio.CancelScope()
-        self.run: Run | None = None
+        self.turn: Turn | None = None
         self.room: anyio.Event | None = None  # it waits for that: what it needs has run short
-        self.why = "cancelled"
+        self.cancel_reason = "cancelled"
 
     def cancel(self, why: str, *, now: bool) -> None:
-        self.why = why
-        if self.run is not None:
-            self.run.cancel(why, now=now)
+        self.cancel_reason = why
+        if self.turn is not None:
+            self.turn.cancel(why, now=now)
         else:
             self.scope.cancel()
 
@@ -80,60 +80,64 @@ class Scheduler:
         self,
         dispatcher: Dispatcher,
         plan: Plan,
-        asks: Sequence[Ask],
+        preflights: Sequence[Preflight],
         outcomes: list[Outcome],
         *,
         run_id: str | None,
         journal: Journal | None,
-        answers: Callable[[int], str],
+        output_of: Callable[[int], str],
         observe: Callable[[Change], None] = lambda _: None,
-        chance: random.Random | None = None,
+        rng: random.Random | None = None,
         most: int | None = None,
     ) -> None:
         """`most` is how many tasks there is room for at a time, if that is known."""
         self.dispatcher = dispatcher
         self.plan = plan
         self.rules = plan.rules
-        self.asks = asks
+        self.preflights = preflights
         self.outcomes = outcomes
         self.journal = journal
         self.observe = observe
         self._most = min(plan.rules.max_parallel, most or plan.rules.max_parallel)
         self._told_of_shortage = False
-        self.chance = chance or random.Random()  # noqa: S311 - nobody gains by guessing it
-        self.why: str | None = None  # it ends before its end, for this reason
+        self.rng = rng or random.Random()  # noqa: S311 - nobody gains by guessing it
+        self.end_reason: str | None = None  # it ends before its end, for this reason
         self.cancelled = False
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, RunningTask] = {}
         self._queues: dict[str, list[int]] = {}  # backend: tasks that could be started
-        self._later: list[tuple[float, int]] = []  # when, and which
-        self._due: dict[int, float] = {}  # the same, of those whose attempt is not written down yet
-        self._backends = Availability(plan.rules, self.chance)
-        self._requests = TaskRequests(plan, asks, outcomes, answers, run_id)
-        self._spending = Spending(plan.rules.budget, outcomes)
+        self._delayed: list[tuple[float, int]] = []  # when, and which
+        self._retry_times: dict[
+            int, float
+        ] = {}  # the same, of those whose attempt is not written down yet
+        self._backends = BackendPool(plan.rules, self.rng)
+        self._requests = RequestBuilder(plan, preflights, outcomes, output_of, run_id)
+        self._budget = BudgetTracker(plan.rules.budget, outcomes)
         self._graph = TaskGraph(plan.tasks, [o.state for o in outcomes])
-        self._tries: dict[int, int] = {}  # how often a task failed by what may pass
-        self._bad = 0  # since it is driven: who carries a run on knows what has failed before
-        self._over = 0
-        self.aside: list[int] = []  # tasks that ended without being started
+        self._retry_counts: dict[int, int] = {}  # how often a task failed by what may pass
+        self._failed_count = (
+            0  # since it is driven: who carries a run on knows what has failed before
+        )
+        self._ended_count = 0
+        self.not_started: list[int] = []  # tasks that ended without being started
         self._wake = anyio.Event()
 
     async def run(self) -> None:
         """Until nothing is left that may be started. Raises `ClinvkError` where the journal cannot
         be written; everything that was started is ended then."""
         self._follow(self._graph.begin())
-        self._judge()  # what was taken before may be all that may be taken
-        with _first_one():
+        self._apply_rules()  # what was taken before may be all that may be taken
+        with _raise_first_error():
             async with anyio.create_task_group() as tasks:
                 await self._start_all(tasks)
-        self._put_aside()
+        self._close_not_started()
 
     async def _start_all(self, tasks: TaskGroup) -> None:
         while True:
             self._wake = anyio.Event()
-            self._bring_back()
-            while (found := self._next()) is not None:
+            self._enqueue_due()
+            while (found := self._next_task()) is not None:
                 self._launch(tasks, *found)
-            moment = self._next_moment()
+            moment = self._next_wake_time()
             if not self.workers and moment is None:
                 return
             with anyio.CancelScope(deadline=float("inf") if moment is None else moment):
@@ -143,7 +147,7 @@ class Scheduler:
         """Start nothing more, and end what runs; at once where `now`."""
         self.cancelled = True
         self._halt(why)
-        self._end_all(why, now=now)
+        self._cancel_all(why, now=now)
 
     # What may be started.
 
@@ -156,17 +160,17 @@ class Scheduler:
             self._wake.set()
 
     def _enqueue(self, i: int) -> None:
-        heapq.heappush(self._queues.setdefault(self.asks[i].backend, []), i)
+        heapq.heappush(self._queues.setdefault(self.preflights[i].backend, []), i)
 
-    def _bring_back(self) -> None:
+    def _enqueue_due(self) -> None:
         now = anyio.current_time()
-        while self._later and self._later[0][0] <= now:
-            self._enqueue(heapq.heappop(self._later)[1])
-        self._backends.open_again()
+        while self._delayed and self._delayed[0][0] <= now:
+            self._enqueue(heapq.heappop(self._delayed)[1])
+        self._backends.end_expired_pauses()
 
-    def _next(self) -> tuple[int, str] | None:
+    def _next_task(self) -> tuple[int, str] | None:
         """The first task, in the order of the plan, that a backend is free for; and which."""
-        if self.why is not None or len(self.workers) >= self._most:
+        if self.end_reason is not None or len(self.workers) >= self._most:
             return None
         if any(worker.room for worker in self.workers.values()):
             return None  # there is no room for those that are here
@@ -174,46 +178,46 @@ class Scheduler:
         for name, queue in self._queues.items():
             if not queue or (best is not None and queue[0] > best[0]):
                 continue
-            if backend := self._backends.free(name):
+            if backend := self._backends.find_free(name):
                 best = (queue[0], name, backend)
         if best is None:
             return None
-        if self._spending.would_break(len(self.workers) + 1):
+        if self._budget.would_exceed(len(self.workers) + 1):
             if not self.workers:
-                self._halt(self._spending.text())
+                self._halt(self._budget.end_reason())
             return None
         heapq.heappop(self._queues[best[1]])
         return best[0], best[2]
 
-    def _next_moment(self) -> float | None:
+    def _next_wake_time(self) -> float | None:
         """When something can be started that cannot be now, though nothing ends."""
-        if self.why is not None:
+        if self.end_reason is not None:
             return None
-        moments = [self._later[0][0]] if self._later else []
-        moments += self._backends.moments()
-        waiting = any(self._queues.values()) or self._later
+        moments = [self._delayed[0][0]] if self._delayed else []
+        moments += self._backends.pause_ends()
+        waiting = any(self._queues.values()) or self._delayed
         return min(moments) if moments and waiting else None
 
     # A task.
 
     def _launch(self, tasks: TaskGroup, i: int, backend: str) -> None:
-        self._backends.enter(backend)
-        self.workers[i] = worker = Worker(backend, self.outcomes[i])
-        tasks.start_soon(self._work, i, worker)
+        self._backends.acquire(backend)
+        self.workers[i] = worker = RunningTask(backend, self.outcomes[i])
+        tasks.start_soon(self._run_task, i, worker)
 
-    async def _work(self, i: int, worker: Worker) -> None:
+    async def _run_task(self, i: int, worker: RunningTask) -> None:
         try:
             with worker.scope:
-                await self._attempt(i, worker)
+                await self._run_attempt(i, worker)
             if worker.scope.cancelled_caught:
-                await self._ended(i, self._cancelled(i, worker))
+                await self._record_ended(i, self._cancelled_outcome(i, worker))
         finally:
             del self.workers[i]
-            self._backends.leave(worker.backend)
+            self._backends.release(worker.backend)
             self._make_room()
             self._wake.set()
 
-    async def _attempt(self, i: int, worker: Worker) -> None:
+    async def _run_attempt(self, i: int, worker: RunningTask) -> None:
         outcome = self.outcomes[i]
         attempt = outcome.attempts + 1
         request = self._request(i, attempt, worker.backend)
@@ -224,27 +228,27 @@ class Scheduler:
         )  # fmt: skip
         if self.journal is not None:
             session = (asked.session or asked.begins) if asked else None
-            await self.journal.started(i, attempt, backend=worker.backend, session=session)
+            await self.journal.record_started(i, attempt, backend=worker.backend, session=session)
         self.observe(Change(kind="started", outcome=started))
         while True:
             error = await self._tried(i, worker, request)
             if error is None:
                 return
             if not await self._waited_for_room(i, worker, error):
-                await self._took(i, _failed(worker.backend, error))
+                await self._handle_result(i, _failed(worker.backend, error))
                 return
 
     async def _tried(
-        self, i: int, worker: Worker, request: Request | Exception
+        self, i: int, worker: RunningTask, request: Request | Exception
     ) -> Exception | None:
         """Run the task and take down what came of it; what there was too little of, if it could
         not be started for that. Nothing is held open then, so that another task has more of it.
         Raises `SessionError` if the run's directory cannot be written."""
         if self.journal is None:
-            result = await self._result(i, worker, request, None)
+            result = await self._try_request(i, worker, request, None)
             if isinstance(result, Exception):
                 return result
-            await self._took(i, result)
+            await self._handle_result(i, result)
             return None
         try:
             opened = EventLog(self.journal.folder.events_path(i), self.journal.scrub)
@@ -253,18 +257,18 @@ class Scheduler:
                 raise
             return error
         with opened as log:
-            result = await self._result(i, worker, request, log)
+            result = await self._try_request(i, worker, request, log)
             if isinstance(result, Exception):
                 return result
             result = await self._written(log, result)
             with anyio.CancelScope(shield=True):
-                await self._took(i, result, log.hand_over())
+                await self._handle_result(i, result, log.detach())
         return None
 
     def _request(self, i: int, attempt: int, backend: str) -> Request | Exception:
         """The request of a task, or why there is none."""
         try:
-            return self._requests.make(i, attempt, backend)
+            return self._requests.build(i, attempt, backend)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this task alone
             return error
 
@@ -280,8 +284,8 @@ class Scheduler:
             await log.end(result)
         return result
 
-    async def _result(
-        self, i: int, worker: Worker, request: Request | Exception, log: EventLog | None
+    async def _try_request(
+        self, i: int, worker: RunningTask, request: Request | Exception, log: EventLog | None
     ) -> Result | Exception:
         """What came of the request. Whatever is raised on the way fails this task alone; it is
         returned if there was too little of something to start the program. Raises `SessionError`
@@ -293,15 +297,15 @@ class Scheduler:
             if self.plan.tasks[i].dry_run:
                 command = str(self.dispatcher.plan(request).command)
                 return Result(ok=True, text=command, backend=worker.backend, exit_code=0)
-            return await self._run(i, worker, request, log)
+            return await self._run_turn(i, worker, request, log)
         except Exception as error:
             if log is not None and log.problem is not None:
                 raise log.problem from error  # the run cannot keep what the task does
-            if worker.run is None and mishaps.shortage(error):
+            if worker.turn is None and mishaps.shortage(error):
                 return error
             return _failed(worker.backend, error)
 
-    async def _waited_for_room(self, i: int, worker: Worker, error: Exception) -> bool:
+    async def _waited_for_room(self, i: int, worker: RunningTask, error: Exception) -> bool:
         """Whether another task has ended since there was too little of something for this one."""
         short = mishaps.shortage(error)
         others = [
@@ -329,36 +333,38 @@ class Scheduler:
                 worker.room.set()
                 return
 
-    async def _run(self, i: int, worker: Worker, request: Request, log: EventLog | None) -> Result:
+    async def _run_turn(
+        self, i: int, worker: RunningTask, request: Request, log: EventLog | None
+    ) -> Result:
         def notify(text: str) -> None:
             self.observe(Change(kind="notice", outcome=self.outcomes[i], message=text))
 
         async with self.dispatcher.stream(request, notify) as run:
-            worker.run = run
+            worker.turn = run
             if run.plan.session:
                 self.outcomes[i] = replace(self.outcomes[i], session_id=run.plan.session.id)
             async for event in run:
                 if log:
                     await log.add(event)
-                if seen := shown(event, request.secrets):
+                if seen := event_without_secrets(event, request.secrets):
                     self.observe(Change(kind="event", outcome=self.outcomes[i], event=seen))
-        return result_without(run.result, request.secrets)
+        return result_without_secrets(run.result, request.secrets)
 
     # What came of it.
 
-    async def _took(self, i: int, result: Result, events: int | None = None) -> None:
+    async def _handle_result(self, i: int, result: Result, events: int | None = None) -> None:
         before = self.outcomes[i]
         counts = not self.plan.tasks[i].dry_run
-        if counts and (told := self._spending.add(result)):
+        if counts and (told := self._budget.add(result)):
             self.observe(Change(kind="notice", outcome=before, message=told))
         outcome = replace(
-            after(before, result.usage, result.cost),
+            add_usage(before, result.usage, result.cost),
             state="done" if result.ok else "failed",
             model=result.model,
             session_id=None if self.rules.ephemeral else result.session_id or before.session_id,
             output="" if self.journal else result.text,
             structured=None if self.journal else result.structured,
-            error=self._tellable(result.error),
+            error=self._scrub_failure(result.error),
             seconds=result.seconds,
             exit_code=result.exit_code,
             ended_at=datetime.now(UTC),
@@ -367,72 +373,74 @@ class Scheduler:
         wait: Change | None = None
         if kind == "cancelled":
             outcome = replace(outcome, state="cancelled")
-        elif kind == "limit" and outcome.error and self.why is None:
-            wait = self._met_limit(outcome, outcome.error)
-        elif backoff.is_passing(result.error) and self.why is None and self._may_try(i):
-            wait = self._again(outcome)
+        elif kind == "limit" and outcome.error and self.end_reason is None:
+            wait = self._handle_limit(outcome, outcome.error)
+        elif backoff.is_transient(result.error) and self.end_reason is None and self._may_retry(i):
+            wait = self._schedule_retry(outcome)
         elif result.ok:
-            self._backends.succeeded(before.backend or "")
+            self._backends.record_success(before.backend or "")
         if wait is not None:
             self.observe(wait)
             outcome = wait.outcome or outcome
-        await self._ended(i, outcome, events, wait)
+        await self._record_ended(i, outcome, events, wait)
 
-    async def _ended(
+    async def _record_ended(
         self, i: int, outcome: Outcome, events: int | None = None, wait: Change | None = None
     ) -> None:
         """Keep where the task stands now, and what is waited for, and draw the conclusions."""
         self.outcomes[i] = outcome
         if self.journal:
-            await self.journal.ended(outcome, events, _told_of(wait))
+            await self.journal.record_ended(outcome, events, _wait_facts(wait))
         if outcome.state == "queued":  # not before that is written: the next attempt comes behind
-            self._queue_again(i)
-            self._judge()  # what it took counts
+            self._requeue(i)
+            self._apply_rules()  # what it took counts
             return
         self.observe(Change(kind="ended", outcome=outcome))
         if outcome.state in ("done", "failed"):
-            self._over += 1
-            self._bad += outcome.state == "failed"
+            self._ended_count += 1
+            self._failed_count += outcome.state == "failed"
         self._follow(self._graph.finish(i, outcome.state))
-        self._judge()
+        self._apply_rules()
 
-    def _tellable(self, failure: Failure | None) -> Failure | None:
+    def _scrub_failure(self, failure: Failure | None) -> Failure | None:
         """As it is kept, so that a table or a report has no key that the journal does not."""
         if failure is None or self.journal is None:
             return failure
         scrub = self.journal.scrub
         return replace(failure, message=scrub(failure.message), hint=scrub(failure.hint))
 
-    def _queue_again(self, i: int) -> None:
-        if i in self._due:
-            heapq.heappush(self._later, (self._due.pop(i), i))
+    def _requeue(self, i: int) -> None:
+        if i in self._retry_times:
+            heapq.heappush(self._delayed, (self._retry_times.pop(i), i))
         else:
             self._enqueue(i)
 
-    def _may_try(self, i: int) -> bool:
-        return self._tries.get(i, 0) < self.plan.retries_of(i)
+    def _may_retry(self, i: int) -> bool:
+        return self._retry_counts.get(i, 0) < self.plan.retries_of(i)
 
-    def _again(self, outcome: Outcome) -> Change:
+    def _schedule_retry(self, outcome: Outcome) -> Change:
         """Back into the queue, in a while."""
         i = outcome.index
-        self._tries[i] = tries = self._tries.get(i, 0) + 1
-        seconds = backoff.backoff(self.rules.retry_delay, tries, self.chance)
+        self._retry_counts[i] = tries = self._retry_counts.get(i, 0) + 1
+        seconds = backoff.backoff_seconds(self.rules.retry_delay, tries, self.rng)
         until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC)
-        self._due[i] = anyio.current_time() + seconds
+        self._retry_times[i] = anyio.current_time() + seconds
         return Change(kind="retry", outcome=replace(outcome, state="queued"), until=until)
 
-    def _met_limit(self, outcome: Outcome, failure: Failure) -> Change:
+    def _handle_limit(self, outcome: Outcome, failure: Failure) -> Change:
         """Its backend is not asked for a while; the task waits for that, or has failed."""
-        pause = self._backends.met_limit(outcome.backend or "", failure)
+        pause = self._backends.record_limit(outcome.backend or "", failure)
         if self.rules.limits.action == "fail":
             stands = outcome
-        elif self._backends.is_hopeless(self.asks[outcome.index].backend):
+        elif self._backends.is_closed_for_good(self.preflights[outcome.index].backend):
             stands = replace(outcome, state="waiting")
         else:
-            stands = replace(outcome, state="queued", error=replace(failure, retry_at=pause.at))
+            stands = replace(
+                outcome, state="queued", error=replace(failure, retry_at=pause.ends_at)
+            )
         return Change(
-            kind="limit", outcome=stands, until=pause.at, message=failure.message,
-            instead=self._backends.instead(outcome.backend or ""),
+            kind="limit", outcome=stands, until=pause.ends_at, message=failure.message,
+            instead=self._backends.describe_alternative(outcome.backend or ""),
         )  # fmt: skip
 
     def _skip(self, i: int, need: int) -> None:
@@ -442,15 +450,15 @@ class Scheduler:
         self.outcomes[i] = outcome = replace(
             self.outcomes[i], state="skipped", error=failure, ended_at=datetime.now(UTC)
         )
-        self.aside.append(i)
+        self.not_started.append(i)
         self.observe(Change(kind="ended", outcome=outcome))
 
-    def _cancelled(self, i: int, worker: Worker) -> Outcome:
+    def _cancelled_outcome(self, i: int, worker: RunningTask) -> Outcome:
         """As if it had not been begun, where its CLI has not been told anything: it waited for
         another turn of its session, or for a login."""
-        if worker.run is None:
-            return self._not_begun(worker.before)
-        failure = Failure("cancelled", worker.why)
+        if worker.turn is None:
+            return self._not_started_outcome(worker.outcome_before)
+        failure = Failure("cancelled", worker.cancel_reason)
         return replace(
             self.outcomes[i], state="cancelled", error=failure, exit_code=7,
             ended_at=datetime.now(UTC),
@@ -458,49 +466,53 @@ class Scheduler:
 
     # The rules.
 
-    def _judge(self) -> None:
+    def _apply_rules(self) -> None:
         """End the run where its rules say so."""
-        if self.why is not None:
+        if self.end_reason is not None:
             return
         halt = self.rules.halt
-        if halting.is_reached(halt, self._bad, self._over):
-            self._halt(f"{self._bad} of {self._over} tasks failed (halt: {halting.text(halt)})")
+        if halting.is_reached(halt, self._failed_count, self._ended_count):
+            self._halt(
+                f"{self._failed_count} of {self._ended_count} tasks failed (halt: {halting.format_halt(halt)})"
+            )
             if halt.when == "now":
-                self._end_all("ended, because others failed", now=False)
-        elif self._spending.is_spent():
-            self._halt(self._spending.text())
-            self._end_all("ended, because the budget is spent", now=False)
+                self._cancel_all("ended, because others failed", now=False)
+        elif self._budget.is_spent():
+            self._halt(self._budget.end_reason())
+            self._cancel_all("ended, because the budget is spent", now=False)
 
     def _halt(self, why: str) -> None:
-        self.why = self.why or why
+        self.end_reason = self.end_reason or why
         self._wake.set()
 
-    def _end_all(self, why: str, *, now: bool) -> None:
+    def _cancel_all(self, why: str, *, now: bool) -> None:
         for worker in list(self.workers.values()):
             worker.cancel(why, now=now)
 
-    def _put_aside(self) -> None:
+    def _close_not_started(self) -> None:
         """Tell of each task that was not started why it was not."""
         for i, outcome in enumerate(self.outcomes):
             if outcome.state == "queued":
-                self.outcomes[i] = left = self._left_over(i)
-                self.aside.append(i)
+                self.outcomes[i] = left = self._leftover_outcome(i)
+                self.not_started.append(i)
                 self.observe(Change(kind="ended", outcome=left))
 
-    def _left_over(self, i: int) -> Outcome:
-        if self.why is not None:
-            return self._not_begun(self.outcomes[i])
-        backend = self.asks[i].backend
-        pause = self._backends.waits_for(backend)
+    def _leftover_outcome(self, i: int) -> Outcome:
+        if self.end_reason is not None:
+            return self._not_started_outcome(self.outcomes[i])
+        backend = self.preflights[i].backend
+        pause = self._backends.long_pause(backend)
         what = f"{backend} waits" if pause else "what it needs waits"
-        failure = Failure("limit", f"{what} for a limit to end", None, pause.at if pause else None)
+        failure = Failure(
+            "limit", f"{what} for a limit to end", None, pause.ends_at if pause else None
+        )
         return replace(self.outcomes[i], state="waiting", error=failure)
 
-    def _not_begun(self, outcome: Outcome) -> Outcome:
+    def _not_started_outcome(self, outcome: Outcome) -> Outcome:
         """A task that is left as it stood, since the run has ended."""
-        said = f"not started: {self.why}"
+        said = f"not started: {self.end_reason}"
         if outcome.error is not None:
-            said = f"not tried again: {self.why}; it had failed: {outcome.error.message}"
+            said = f"not tried again: {self.end_reason}; it had failed: {outcome.error.message}"
         return replace(outcome, state="cancelled", error=Failure("not_started", said))
 
 
@@ -510,7 +522,7 @@ def _failed(backend: str, error: Exception) -> Result:
     return Result(ok=False, text="", backend=backend, exit_code=code, error=failure)
 
 
-def _told_of(wait: Change | None) -> dict[str, Any] | None:
+def _wait_facts(wait: Change | None) -> dict[str, Any] | None:
     """What a journal keeps of it, for who watches the run from elsewhere."""
     if wait is None or wait.until is None:
         return None
@@ -521,7 +533,7 @@ def _told_of(wait: Change | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def _first_one() -> Iterator[None]:
+def _raise_first_error() -> Iterator[None]:
     """Where several tasks could not go on, mostly for one reason, the first one's tells it."""
     try:
         yield

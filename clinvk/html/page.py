@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clinvk.config.extras import needs
+from clinvk.config.extras import require_extra
 
 STYLES = {"light": "default", "dark": "github-dark"}  # of pygments
 CODE = ".message pre"
@@ -17,7 +17,7 @@ def render(
     title: str, about: Mapping[str, str], messages: list[dict[str, Any]], *, css: bool, theme: str
 ) -> str:
     """The page. Raises `ClinvkError` where the extra `export` is not installed."""
-    with needs("export", "HTML"):
+    with require_extra("export", "HTML"):
         # Slow, and only needed here.
         from jinja2 import Environment
         from markupsafe import Markup
@@ -25,7 +25,7 @@ def render(
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (PAGES / "session.html.j2").read_text(encoding="utf-8")
     )
-    style = styles("session.css") + colours(theme)
+    style = styles("session.css") + code_colors(theme)
     markdown_it = markdown()
     shown = [m | {"html": Markup(markdown_it.render(m["content"]))} for m in messages]  # noqa: S704 - markdown-it escapes
     return template.render(
@@ -45,17 +45,17 @@ def styles(*names: str) -> str:
 def markdown() -> Any:
     """Makes HTML of markdown. HTML in it is shown, not obeyed; pictures, which a page would fetch
     from somewhere, stay links; so does nothing that would run."""
-    with needs("export", "HTML"):
+    with require_extra("export", "HTML"):
         # Slow, and only needed here.
         from markdown_it import MarkdownIt
 
-    settings = {"html": False, "breaks": True, "highlight": _highlighted}
+    settings = {"html": False, "breaks": True, "highlight": _highlight}
     return MarkdownIt("commonmark", settings).enable(["table", "strikethrough"]).disable("image")
 
 
-def _highlighted(code: str, language: str, _attributes: str) -> str:
+def _highlight(code: str, language: str, _attributes: str) -> str:
     """Code in colours; an empty text, where the language is unknown, means as it is."""
-    with needs("export", "HTML"):
+    with require_extra("export", "HTML"):
         # Slow, and only needed here.
         from pygments import highlight
         from pygments.formatters import HtmlFormatter
@@ -69,9 +69,9 @@ def _highlighted(code: str, language: str, _attributes: str) -> str:
     return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
 
 
-def colours(theme: str) -> str:
+def code_colors(theme: str) -> str:
     """The colours of code, for the themes that the page can have."""
-    light, dark = _style(STYLES["light"]), _style(STYLES["dark"])
+    light, dark = _read_style(STYLES["light"]), _read_style(STYLES["dark"])
     if theme != "auto":
         return {"light": light, "dark": dark}[theme]
     return "".join(
@@ -80,8 +80,8 @@ def colours(theme: str) -> str:
     )
 
 
-def _style(name: str) -> str:
-    with needs("export", "HTML"):
+def _read_style(name: str) -> str:
+    with require_extra("export", "HTML"):
         # Slow, and only needed here.
         from pygments.formatters import HtmlFormatter
 

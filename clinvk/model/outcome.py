@@ -17,11 +17,11 @@ VERSION = 1  # of the JSON objects below
 # What a task can have come to. `waiting`: a provider's limit was met, and the run did not wait for
 # its end. `indeterminate`: it was cut off, and nobody knows how far it got. `skipped`: what it
 # needs has failed.
-ENDED = ("done", "failed", "skipped", "cancelled", "waiting", "indeterminate")
-UNDERWAY = ("queued", "running")
-STATES = (*ENDED, *UNDERWAY)
+ENDED_STATES = ("done", "failed", "skipped", "cancelled", "waiting", "indeterminate")
+ACTIVE_STATES = ("queued", "running")
+STATES = (*ENDED_STATES, *ACTIVE_STATES)
 
-SOURCES = {True: "reported", False: "partly reported"}
+COST_SOURCES = {True: "reported", False: "partly reported"}
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     @property
     def counts(self) -> dict[str, int]:
         """How many tasks are in each state; those of states that none is in are left out."""
-        return count(outcome.state for outcome in self.results)
+        return count_states(outcome.state for outcome in self.results)
 
     @property
     def usage(self) -> Usage | None:
@@ -114,7 +114,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     def exit_code(self) -> int:
         """The published one: 0 all succeeded, 1 any failed, 7 cancelled, 75 what is left waits for
         a provider's limit."""
-        return exit_code(self.state, self.results)
+        return run_exit_code(self.state, self.results)
 
     def to_json(self) -> dict[str, Any]:
         counts = self.counts
@@ -130,38 +130,40 @@ class RunResult(Struct, frozen=True, kw_only=True):
             "ended_at": rfc3339(self.ended_at) if self.ended_at else None,
             "total_tasks": len(self.results),
             "completed": counts.get("done", 0),
-            **{state: counts.get(state, 0) for state in ENDED[1:]},
+            **{state: counts.get(state, 0) for state in ENDED_STATES[1:]},
             "total_duration_seconds": round(self.seconds, 3),
             "usage": plain(self.usage),
-            "cost": None if self.cost is None else {"usd": self.cost, "source": SOURCES[whole]},
+            "cost": None
+            if self.cost is None
+            else {"usd": self.cost, "source": COST_SOURCES[whole]},
             "exit_code": self.exit_code,
             "results": [outcome.to_json() for outcome in self.results],
         }
 
 
-def count(states: Iterable[str]) -> dict[str, int]:
+def count_states(states: Iterable[str]) -> dict[str, int]:
     counts: dict[str, int] = dict.fromkeys(STATES, 0)
     for state in states:
         counts[state] += 1
     return {state: n for state, n in counts.items() if n}
 
 
-def exit_code(state: str, outcomes: Iterable[Outcome]) -> int:
+def run_exit_code(state: str, outcomes: Iterable[Outcome]) -> int:
     if state == "cancelled":
         return EXIT_CODES["cancelled"]
     bad = [o for o in outcomes if not o.ok]
     if not bad:
         return 0
-    limited = all(o.state == "waiting" or _by_limit(o) or o.state == "skipped" for o in bad)
-    waits = any(o.state == "waiting" or _by_limit(o) for o in bad)
+    limited = all(o.state == "waiting" or _is_limit_failure(o) or o.state == "skipped" for o in bad)
+    waits = any(o.state == "waiting" or _is_limit_failure(o) for o in bad)
     return EXIT_CODES["limit"] if limited and waits else 1
 
 
-def _by_limit(outcome: Outcome) -> bool:
+def _is_limit_failure(outcome: Outcome) -> bool:
     return outcome.state == "failed" and outcome.error is not None and outcome.error.kind == "limit"
 
 
-def summary_of(outcome: Outcome) -> dict[str, Any]:
+def outcome_summary(outcome: Outcome) -> dict[str, Any]:
     """What a journal keeps of it: all but its output."""
     line = outcome.to_json()
     for name in ("index", "name", "key", "tags", "meta", "output", "structured"):
@@ -171,7 +173,7 @@ def summary_of(outcome: Outcome) -> dict[str, Any]:
     return line
 
 
-def from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
+def outcome_from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
     """The other way. Raises `ValueError`."""
     cost = line.get("cost")
     error = line.get("error")
@@ -187,12 +189,12 @@ def from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
         usage=Usage.from_json(line["usage"]) if line.get("usage") else None,
         cost=float(cost["usd"]) if cost else None,
         attempts=int(line.get("attempts") or 0),
-        started_at=_moment(line.get("started_at")),
-        ended_at=_moment(line.get("ended_at")),
+        started_at=_parse_time(line.get("started_at")),
+        ended_at=_parse_time(line.get("ended_at")),
     )
 
 
-def after(before: Outcome, usage: Usage | None, cost: float | None) -> Outcome:
+def add_usage(before: Outcome, usage: Usage | None, cost: float | None) -> Outcome:
     """The outcome with what its last attempt took added to what those before it did. What all cost
     is unknown where one did not say."""
     known = [u for u in (before.usage, usage) if u is not None]
@@ -202,17 +204,19 @@ def after(before: Outcome, usage: Usage | None, cost: float | None) -> Outcome:
     return replace(before, usage=sum(known[1:], known[0]) if known else None, cost=paid)
 
 
-def ended_with(before: Outcome, result: Mapping[str, Any]) -> Outcome:
+def outcome_from_result(before: Outcome, result: Mapping[str, Any]) -> Outcome:
     """The outcome of a task whose last attempt ended with this result, an object of `-o json`.
     Raises `ValueError`."""
-    said = from_summary(before, {**result, "state": "failed" if result.get("error") else "done"})
+    said = outcome_from_summary(
+        before, {**result, "state": "failed" if result.get("error") else "done"}
+    )
     seconds = timedelta(seconds=said.seconds)
     return replace(
-        after(before, said.usage, said.cost),
+        add_usage(before, said.usage, said.cost),
         state=said.state, model=said.model, error=said.error, exit_code=said.exit_code,
         seconds=said.seconds, ended_at=before.started_at and before.started_at + seconds,
     )  # fmt: skip
 
 
-def _moment(text: Any) -> datetime | None:
+def _parse_time(text: Any) -> datetime | None:
     return datetime.fromisoformat(text) if isinstance(text, str) else None

@@ -14,11 +14,11 @@ from clinvk.errors import ConfigError
 from clinvk.text.redact import redact
 
 VERSION = 2  # of a plan as it is kept
-NAME_KEPT = 60  # characters of a task's name in the name of its session
+MAX_NAME_LENGTH = 60  # characters of a task's name in the name of its session
 
 # What a prompt may say of an earlier task: `{{tasks.NAME.output}}`; `steps` is the same word.
 REFERENCE = re.compile(r"(?:tasks|steps)\.(.+)\.(output|session|error|backend)")
-OF_PREVIOUS = {"previous": "output", "session": "session"}  # `{{previous}}`, `{{session}}`
+PREVIOUS_FIELDS = {"previous": "output", "session": "session"}  # `{{previous}}`, `{{session}}`
 
 Kind = Literal["parallel", "compare", "chain"]
 
@@ -56,16 +56,16 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     place: str = ""  # in the file, for messages
 
     @property
-    def titled(self) -> str:
+    def description(self) -> str:
         """Its place, and its name where it has one, for messages."""
         if not self.place or self.name.isdigit():
             return self.place
         name = redact(self.name)
-        short = name if len(name) <= NAME_KEPT else name[:NAME_KEPT] + "…"
+        short = name if len(name) <= MAX_NAME_LENGTH else name[:MAX_NAME_LENGTH] + "…"
         return f"{self.place} {short!r}"
 
     @property
-    def musts(self) -> tuple[int, ...]:
+    def required_needs(self) -> tuple[int, ...]:
         """What has to succeed before it is run."""
         return self.strict if self.soft else self.needs
 
@@ -127,7 +127,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         """Raises `ValueError` where this is no plan, `ConfigError` where it is a newer one."""
         if data.get("version", 0) > VERSION:
             raise ConfigError("the plan was written by a newer clinvk", "update clinvk to use it")
-        data = data if data.get("version", 0) > 1 else _of_version_1(data)
+        data = data if data.get("version", 0) > 1 else _upgrade_version_1(data)
         return convert({k: v for k, v in data.items() if k != "version"}, cls)
 
     def retries_of(self, i: int) -> int:
@@ -135,14 +135,14 @@ class Plan(Struct, frozen=True, kw_only=True):
         own = self.tasks[i].retries
         return self.rules.retries if own is None else own
 
-    def called(self, text: str) -> list[int]:
+    def find_tasks(self, text: str) -> list[int]:
         """Positions of the tasks with this name or key; of the one with this number, from 1, where
         there are none."""
         found = [i for i, task in enumerate(self.tasks) if text in (task.name, task.key)]
         return found or [i for i in range(len(self.tasks)) if str(i + 1) == text]
 
 
-def _of_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
+def _upgrade_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
     """It did not say where the options that may be dropped were."""
     tasks = [
         {**task, "droppable": dict.fromkeys(task.get("droppable", ()), "")}
@@ -151,7 +151,7 @@ def _of_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "tasks": tasks}
 
 
-def checked(plan: Plan) -> Plan:
+def with_keys(plan: Plan) -> Plan:
     """The plan with a key for each task. Raises `ConfigError` where it has none."""
     if not plan.tasks:
         raise ConfigError(f"{plan.source or plan.kind}: there are no tasks", "write at least one")
@@ -167,7 +167,7 @@ def _with_keys(tasks: Iterable[Task]) -> Iterable[Task]:
         # An accent goes and its letter stays; what has no such letter makes room for the number.
         name = redact(task.name)  # it is seen everywhere
         plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-        base = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:NAME_KEPT].strip("-._") or str(number)
+        base = re.sub(r"[^A-Za-z0-9._-]+", "-", plain)[:MAX_NAME_LENGTH].strip("-._") or str(number)
         base = re.sub(r"\.(\d+)$", r"-\1", base)  # `.2` is the second attempt of a task
         key = base
         while key.lower() in taken:

@@ -25,7 +25,7 @@ EXIT_CODES = {
     "cancelled": 7,
     "limit": 75,
 }
-PASSED_ON = 8  # a backend's own exit code is passed on from here
+FIRST_PASSED_ON_CODE = 8  # a backend's own exit code is passed on from here
 
 
 class Denial(Struct, frozen=True):
@@ -105,7 +105,7 @@ def exit_code(kind: str, backend_code: int | None) -> int:
         return 1
     if backend_code < 0:
         return 128 - backend_code
-    return backend_code if backend_code >= PASSED_ON else 1
+    return backend_code if backend_code >= FIRST_PASSED_ON_CODE else 1
 
 
 def plain(value: Any) -> Any:

@@ -20,11 +20,11 @@ VERSION = 1  # of the record on disk
 STATUSES = ("active", "error", "completed", "paused", "archived")
 RESUMABLE = ("active", "paused", "error")
 CWD_BYTES = "cwd_bytes"  # of a record whose directory is not UTF-8: its bytes, in hexadecimal
-NOT_KEPT = {"extra", "messages"}  # fields that are not of the record under their own names
+UNSTORED_FIELDS = {"extra", "messages"}  # fields that are not of the record under their own names
 TITLE_LENGTH = 200  # characters of the first prompt that a record keeps
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-RESERVED = ("last",)
+RESERVED_IDS = ("last",)
 
 
 class MessageRole(StrEnum):
@@ -120,7 +120,7 @@ class Session(Struct, frozen=True, kw_only=True):
                 value = rfc3339(value)
             elif isinstance(value, Usage):
                 value = value.to_json()
-            if name not in NOT_KEPT:
+            if name not in UNSTORED_FIELDS:
                 record[name] = value
         if self.cwd is not None and (text := _as_text(self.cwd)) != self.cwd:
             record |= {"cwd": text, CWD_BYTES: os.fsencode(self.cwd).hex()}
@@ -139,7 +139,7 @@ class Session(Struct, frozen=True, kw_only=True):
             )
         if "messages" in record:  # what `counts` was called at first
             record = {"counts": record["messages"]} | record
-        known = {*cls.__struct_fields__} - NOT_KEPT
+        known = {*cls.__struct_fields__} - UNSTORED_FIELDS
         values = {k: v for k, v in record.items() if k in known}
         passed = (*known, "version", "messages", CWD_BYTES)
         extra = {k: v for k, v in record.items() if k not in passed}
@@ -180,12 +180,12 @@ def check_id(text: str) -> str:
             f"{text[:40]!r} cannot name a session",
             "use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128",
         )
-    if text.lower() in RESERVED:
+    if text.lower() in RESERVED_IDS:
         raise SessionError(f"{text!r} is reserved", "choose another name")
     return text
 
 
-def opening(prompt: str) -> str:
+def prompt_excerpt(prompt: str) -> str:
     """The first words of a prompt on one line, for lists."""
     words = " ".join(prompt[: 4 * TITLE_LENGTH].split())
     return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1] + "…"
@@ -223,7 +223,7 @@ def after_turn(
     )
 
 
-def counted(messages: Iterable[Message]) -> dict[str, int]:
+def count_roles(messages: Iterable[Message]) -> dict[str, int]:
     """How many messages of each role there are."""
     counts: dict[str, int] = {}
     for message in messages:

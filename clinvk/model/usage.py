@@ -40,10 +40,10 @@ class Usage(Struct, frozen=True):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Usage:
         """What is no number counts as none: a newer CLI must not break this."""
-        return cls(**{name: _whole(data.get(name)) for name in cls.__struct_fields__})
+        return cls(**{name: _token_count(data.get(name)) for name in cls.__struct_fields__})
 
 
-def _whole(value: Any) -> int:
+def _token_count(value: Any) -> int:
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
     return int(value) if good else 0
 

@@ -18,14 +18,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from clinvk.backend.command_line import refuse
+from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.manifest import Manifest
 from clinvk.errors import UsageError
-from clinvk.model.outcome import UNDERWAY, Outcome, RunResult
-from clinvk.model.plan import Plan, Rules, Task, checked
+from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
+from clinvk.model.plan import Plan, Rules, Task, with_keys
 from clinvk.text.sanitize import one_line
 
-LEAST = 2  # backends; one alone is no comparison
+MIN_BACKENDS = 2  # backends; one alone is no comparison
 ROUNDS = 2
 NO_VERDICT = "the judge gave no verdict"
 
@@ -33,7 +33,7 @@ NO_VERDICT = "the judge gave no verdict"
 JUDGE = "judge"
 
 # What may stand behind the judge's JSON: the end of a fence, emphasis, a full stop.
-_AFTER = re.compile(r"[\s`*_.]*")
+_SEPARATORS = re.compile(r"[\s`*_.]*")
 
 JUDGE_PROMPT = """\
 Several assistants answered one request, each on its own. Say whose answer is best: first of all
@@ -96,7 +96,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 # The plan.
 
 
-def plan(
+def build_plan(
     prompt: str,
     backends: Sequence[str],
     *,
@@ -114,7 +114,7 @@ def plan(
     and `example` shows how backends are named, for a hint. Raises `UsageError`."""
     if not prompt.strip():
         raise UsageError("the prompt is empty", "say what to ask")
-    check(backends, example)
+    check_backends(backends, example)
     tasks = [
         _task(name, name, prompt, options or {}, cwd=cwd, timeout=timeout, tags=tuple(tags))
         for name in backends
@@ -128,7 +128,7 @@ def plan(
                 _task(
                     f"{JUDGE}-{number}",
                     judge,
-                    judge_prompt(prompt, [backends[i] for i in order], _word()),
+                    judge_prompt(prompt, [backends[i] for i in order], _random_word()),
                     judge_options or {},
                     cwd=cwd,
                     timeout=timeout,
@@ -140,10 +140,12 @@ def plan(
                 )
             )
     source = ", ".join(backends)
-    return checked(Plan(kind="compare", tasks=tuple(tasks), rules=rules or Rules(), source=source))
+    return with_keys(
+        Plan(kind="compare", tasks=tuple(tasks), rules=rules or Rules(), source=source)
+    )
 
 
-def check(backends: Sequence[str], example: str) -> None:
+def check_backends(backends: Sequence[str], example: str) -> None:
     """Raise `UsageError` where these cannot be compared."""
     twice = next((b for i, b in enumerate(backends) if b in backends[:i]), None)
     if twice is not None:
@@ -153,8 +155,8 @@ def check(backends: Sequence[str], example: str) -> None:
             f"name it once; two models of one backend are two: {backend}:MODEL,{backend}:OTHER",
         )
     for name in backends:
-        split(name)
-    if len(backends) < LEAST:
+        parse_backend(name)
+    if len(backends) < MIN_BACKENDS:
         found = f"only {backends[0]!r}" if backends else "none"
         raise UsageError(
             f"a comparison takes at least two backends, and there is {found}",
@@ -162,7 +164,7 @@ def check(backends: Sequence[str], example: str) -> None:
         )
 
 
-def split(name: str) -> tuple[str, str | None]:
+def parse_backend(name: str) -> tuple[str, str | None]:
     """`codex:gpt-5` as a backend and its model. Raises `UsageError`."""
     backend, colon, model = name.partition(":")
     if not backend or (colon and not model) or re.search(r"[{}\s]", name):
@@ -173,7 +175,7 @@ def split(name: str) -> tuple[str, str | None]:
 def judge_options(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the judge runs with, of what the answers run with: it reads what others wrote, and has
     nothing to change, so that it is kept from that where its backend can."""
-    if refuse(manifest, "sandbox", "read-only") is None:
+    if explain_unsupported(manifest, "sandbox", "read-only") is None:
         return {"sandbox": "read-only"}
     return {k: v for k, v in options.items() if k == "sandbox"}
 
@@ -181,25 +183,25 @@ def judge_options(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, A
 def judge_prompt(prompt: str, names: Sequence[str], word: str) -> str:
     """What the judge is asked, as a template that takes the answers in the order of the names.
     `word` is one that nobody who answers can know, so that no answer can end its own fence."""
-    parts = [_fenced("the request", prompt.replace("{{", "\\{{"), word)]
+    parts = [_fence("the request", prompt.replace("{{", "\\{{"), word)]
     parts += [
-        _fenced(f"Answer {number}", f"{{{{tasks.{name}.output}}}}", word)
+        _fence(f"Answer {number}", f"{{{{tasks.{name}.output}}}}", word)
         for number, name in enumerate(names, 1)
     ]
     numbers = ", ".join(map(str, range(1, len(names) + 1)))
     return JUDGE_PROMPT.format(word=word, parts="\n\n".join(parts), numbers=numbers)
 
 
-def _fenced(what: str, text: str, word: str) -> str:
+def _fence(what: str, text: str, word: str) -> str:
     return f"=== {word}: {what} begins ===\n{text}\n=== {word}: {what} ends ==="
 
 
-def _word() -> str:
+def _random_word() -> str:
     return secrets.token_hex(8)
 
 
 def _task(name: str, label: str, prompt: str, options: Mapping[str, Any], **more: Any) -> Task:
-    backend, model = split(label)
+    backend, model = parse_backend(label)
     own = {"model": model} if model else {}
     return Task(name=name, prompt=prompt, backend=backend, options={**options, **own}, **more)
 
@@ -207,47 +209,47 @@ def _task(name: str, label: str, prompt: str, options: Mapping[str, Any], **more
 # What came of it.
 
 
-def answers(result: RunResult) -> tuple[Outcome, ...]:
+def answer_outcomes(result: RunResult) -> tuple[Outcome, ...]:
     """The outcomes that are compared, without the judge's."""
-    return tuple(o for o in result.results if _judge_of(o) is None)
+    return tuple(o for o in result.results if _judge_name(o) is None)
 
 
-def judgements(result: RunResult) -> tuple[Outcome, ...]:
+def judge_outcomes(result: RunResult) -> tuple[Outcome, ...]:
     """The judge's own outcomes; none where nobody judges."""
-    return tuple(o for o in result.results if _judge_of(o) is not None)
+    return tuple(o for o in result.results if _judge_name(o) is not None)
 
 
 def label(outcome: Outcome) -> str:
     """Whose outcome it is, in a table: the backend's, or the judge's."""
-    judge = _judge_of(outcome)
+    judge = _judge_name(outcome)
     return outcome.name if judge is None else f"{judge} ({outcome.name})"
 
 
 def to_json(result: RunResult) -> dict[str, Any]:
     """The object of `parallel`, and the verdict. `result` has its outputs."""
-    found = verdict(result)
+    found = find_verdict(result)
     return {**result.to_json(), "verdict": found.to_json() if found else None}
 
 
-def verdict(result: RunResult) -> Verdict | None:
+def find_verdict(result: RunResult) -> Verdict | None:
     """What the judge found; nothing where there is none, or has not ended yet. `result` has its
     outputs."""
-    judged = judgements(result)
-    if not judged or any(o.state in UNDERWAY for o in result.results):
+    judged = judge_outcomes(result)
+    if not judged or any(o.state in ACTIVE_STATES for o in result.results):
         return None
-    judge = str(_judge_of(judged[0]))
-    if bad := [o for o in answers(result) if not o.ok]:
+    judge = str(_judge_name(judged[0]))
+    if bad := [o for o in answer_outcomes(result) if not o.ok]:
         names = ", ".join(one_line(o.name) for o in bad)
         summary = f"the judge was not asked, for want of an answer of {names}"
         return Verdict(judge=judge, summary=summary)
-    if any(_is_older(o, result) for o in judged):
+    if any(_is_outdated(o, result) for o in judged):
         again = " ".join(o.name for o in judged)
         summary = (
             "no verdict: an answer was made anew since; ask again with: "
             f"clinvk runs retry {result.id} {again}"
         )
         return Verdict(judge=judge, summary=summary)
-    rounds = tuple(_round(o, result) for o in judged)
+    rounds = tuple(_parse_round(o, result) for o in judged)
     agreed = all(r.decided and (r.best, r.tie) == (rounds[0].best, rounds[0].tie) for r in rounds)
     return Verdict(
         judge=judge,
@@ -268,29 +270,29 @@ def _summary(rounds: Sequence[Round], *, agreed: bool) -> str:
             return undecided[0].why
         other = next(r for r in rounds if r.decided)
         return (
-            f"no clear winner: once the judge said {_said(other)}, and once there was no verdict "
+            f"no clear winner: once the judge said {_describe_choice(other)}, and once there was no verdict "
             f"({undecided[0].why})"
         )
     places = {r.order.index(r.best) if r.best is not None else None for r in rounds}
     if places in ({0}, {len(rounds[0].order) - 1}):
         where = "first" if places == {0} else "second" if len(rounds[0].order) == 2 else "last"
         return f"no clear winner: the judge preferred whoever stood {where}"
-    said = ", then ".join(_said(r) for r in rounds)
+    said = ", then ".join(_describe_choice(r) for r in rounds)
     return f"no clear winner: in another order the judge thinks otherwise ({said})"
 
 
-def _said(found: Round) -> str:
+def _describe_choice(found: Round) -> str:
     return found.best or "a tie"
 
 
-def _round(outcome: Outcome, result: RunResult) -> Round:
+def _parse_round(outcome: Outcome, result: RunResult) -> Round:
     positions = outcome.meta["order"]
     order = tuple(result.results[i].name for i in positions)
     if not outcome.ok:
         why = outcome.error.message if outcome.error else outcome.state
         return Round(order=order, why=f"the judge did not answer: {one_line(why)}",
                      output=outcome.output)  # fmt: skip
-    found = read_verdict(outcome.output, len(order))
+    found = parse_verdict(outcome.output, len(order))
     if found is None:
         return Round(order=order, why=NO_VERDICT, output=outcome.output)
     number, why = found
@@ -298,7 +300,7 @@ def _round(outcome: Outcome, result: RunResult) -> Round:
     return Round(order=order, best=best, tie=not number, why=why, output=outcome.output)
 
 
-def read_verdict(text: str, count: int) -> tuple[int, str] | None:
+def parse_verdict(text: str, count: int) -> tuple[int, str] | None:
     """The number and the reason in the JSON that a judge's reply ends with. What stands anywhere
     else may be quoted from an answer; so nothing is guessed from that."""
     decoder = json.JSONDecoder()
@@ -307,10 +309,10 @@ def read_verdict(text: str, count: int) -> tuple[int, str] | None:
             data, end = decoder.raw_decode(text, found.start())
         except (ValueError, RecursionError):
             continue
-        if not _AFTER.fullmatch(text, end):
+        if not _SEPARATORS.fullmatch(text, end):
             return None
         if isinstance(data, dict) and "best" in data:
-            number = _number(data["best"])
+            number = _parse_number(data["best"])
             if number is None or not 0 <= number <= count:
                 return None
             why = data.get("why")
@@ -318,7 +320,7 @@ def read_verdict(text: str, count: int) -> tuple[int, str] | None:
     return None
 
 
-def _number(value: Any) -> int | None:
+def _parse_number(value: Any) -> int | None:
     """`2`, `"2"` or `"Answer 2"`."""
     if isinstance(value, str):
         said = re.fullmatch(r"(?:answer\s*)?([0-9]{1,4})", value.strip().lower())
@@ -326,14 +328,14 @@ def _number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _judge_of(outcome: Outcome) -> str | None:
+def _judge_name(outcome: Outcome) -> str | None:
     meta = outcome.meta
     return meta[JUDGE] if isinstance(meta, Mapping) and JUDGE in meta else None
 
 
-def _is_older(judged: Outcome, result: RunResult) -> bool:
+def _is_outdated(judged: Outcome, result: RunResult) -> bool:
     """Whether an answer was made after the judge had begun to read."""
     began: datetime | None = judged.started_at
     return began is not None and any(
-        o.started_at is not None and o.started_at > began for o in answers(result)
+        o.started_at is not None and o.started_at > began for o in answer_outcomes(result)
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from clinvk.errors import ConfigError
-from clinvk.plans.schema import NUMBERS, Written
+from clinvk.plans.schema import NUMBERS, TaskEntry
 from clinvk.text import json_input, yaml
 
 FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
-KEYS = "what such a file may say is in docs/parallel.md and docs/chain.md"
+KEYS_HINT = "what such a file may say is in docs/parallel.md and docs/chain.md"
 
 # Of a CSV file: the columns that are no key of a task, by which prompts name them. No file can have
 # a key that is this one.
@@ -21,41 +21,41 @@ COLUMNS: Any = object()
 HEADER: Any = object()  # the names of all its columns
 
 
-def read(
+def parse_text(
     path: str | None, text: str, form: str | None = None, *, of_lines: bool = False
 ) -> tuple[Any, str]:
     """The data in a text, and the format that it was read in: `form`; else lines, where the prompt
     names them; else by the name of the file, else by how it looks. Raises `ConfigError`."""
     source = path or "stdin"
-    form = form or ("lines" if of_lines else _form_of(path, text))
+    form = form or ("lines" if of_lines else _detect_format(path, text))
     if form not in FORMATS:
         raise ConfigError(f"--format: {form!r} is not one of: {', '.join(FORMATS)}")
     try:
         return _PARSERS[form](text), form
     except yaml.YamlError as error:
-        raise ConfigError(f"{source}: {error}", KEYS) from error
-    except BadLine as error:
+        raise ConfigError(f"{source}: {error}", KEYS_HINT) from error
+    except LineError as error:
         hint = f"it was read as {form}; --format says otherwise"
         raise ConfigError(f"{source}: {error}", hint) from error
 
 
-class BadLine(ValueError):  # noqa: N818 - reads as what it says
+class LineError(ValueError):
     """What is wrong, with its line."""
 
 
-def _form_of(path: str | None, text: str) -> str:
+def _detect_format(path: str | None, text: str) -> str:
     suffix = Path(path or "").suffix.lower().lstrip(".")
     known = {"yml": "yaml", "yaml": "yaml", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl",
              "csv": "csv", "txt": "lines"}  # fmt: skip
     if suffix in known:
         return known[suffix]
     first, _, rest = text.strip().partition("\n")
-    if first.startswith("{") and _is_json(first) and (rest or _is_task(first)):
+    if first.startswith("{") and _is_json(first) and (rest or _is_single_task(first)):
         return "jsonl"
     return "json" if _is_json(text) else "yaml"
 
 
-def _is_task(text: str) -> bool:
+def _is_single_task(text: str) -> bool:
     """Whether the only line is a task, and not a file of them."""
     try:
         data = json_input.load(text)
@@ -72,37 +72,37 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _json(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json_input.load(text)
     except json_input.JsonError as error:
-        raise BadLine(str(error)) from error
+        raise LineError(str(error)) from error
 
 
-def _jsonl(text: str) -> list[Any]:
+def _parse_jsonl(text: str) -> list[Any]:
     entries = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 entries.append(json_input.load(line))
             except json_input.JsonError as error:
-                raise BadLine(f"line {number}: {error}") from error
+                raise LineError(f"line {number}: {error}") from error
     return entries
 
 
-def _csv(text: str) -> list[dict[str, Any]]:
+def _parse_csv(text: str) -> list[dict[str, Any]]:
     """A row is a task: columns that are called like keys are those, the others are for prompts."""
     rows = csv.DictReader(io.StringIO(text), strict=True)
     entries = []
     try:
         for row in rows:
             if None in row or None in row.values():
-                raise BadLine(
+                raise LineError(
                     f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns"
                 )
-            entries.append(_row({(k or "").strip(): v for k, v in row.items()}))
+            entries.append(_parse_row({(k or "").strip(): v for k, v in row.items()}))
     except csv.Error as error:
-        raise BadLine(f"line {rows.reader.line_num}: {error}") from error
+        raise LineError(f"line {rows.reader.line_num}: {error}") from error
     return entries
 
 
@@ -110,8 +110,8 @@ _SWITCHES = ("idempotent", "lenient", "dry_run", "verbose")
 _LISTS = ("tags", "needs", "add_dir", "allowed_tools")
 
 
-def _row(row: dict[str, str]) -> dict[str, Any]:
-    keys = Written.__struct_fields__
+def _parse_row(row: dict[str, str]) -> dict[str, Any]:
+    keys = TaskEntry.__struct_fields__
     entry: dict[str, Any] = {COLUMNS: {k: v for k, v in row.items() if k not in keys}}
     entry[HEADER] = list(row)
     for key, value in row.items():
@@ -128,18 +128,18 @@ def _row(row: dict[str, str]) -> dict[str, Any]:
     return entry
 
 
-def _lines(text: str) -> list[dict[str, Any]]:
+def _parse_lines(text: str) -> list[dict[str, Any]]:
     """Each line is a task's prompt; or `{{line}}` in the prompt of all."""
     lines = (line.rstrip("\r") for line in text.split("\n"))
     return [{COLUMNS: {"line": line}} for line in lines if line.strip()]
 
 
 _PARSERS: Mapping[str, Any] = {
-    "yaml": yaml.load, "json": _json, "jsonl": _jsonl, "csv": _csv, "lines": _lines,
+    "yaml": yaml.load, "json": _parse_json, "jsonl": _parse_jsonl, "csv": _parse_csv, "lines": _parse_lines,
 }  # fmt: skip
 
 
-def without_prompt(header: list[str], columns: Mapping[str, str]) -> tuple[str, str]:
+def missing_prompt_message(header: list[str], columns: Mapping[str, str]) -> tuple[str, str]:
     """What is wrong where a row says no prompt, and the way out. Prompts may name the `columns`."""
     if "prompt" in header:
         return "the prompt is empty", "fill the column 'prompt', or say it of all: --prompt '…'"

@@ -6,11 +6,11 @@ import re
 
 from clinvk.model.plan import Halt, Limits
 
-LEAST = 3  # failures before a percentage means something: the first of one is 100 %
+MIN_FAILURES = 3  # failures before a percentage means something: the first of one is 100 %
 _HALT = re.compile(r"(soon|now),\s*fail=(\d+(?:\.\d+)?)(%?)")
 
 
-def parse(text: str) -> Halt:
+def parse_halt(text: str) -> Halt:
     """`never`, `soon,fail=3`, `now,fail=10%`: as GNU parallel has it. Raises `ValueError`."""
     if text.strip() == "never":
         return Halt()
@@ -34,7 +34,9 @@ def is_reached(halt: Halt, failed: int, ended: int) -> bool:
         return False
     if halt.count is not None:
         return failed >= halt.count
-    return halt.percent is not None and failed >= LEAST and 100 * failed / ended >= halt.percent
+    return (
+        halt.percent is not None and failed >= MIN_FAILURES and 100 * failed / ended >= halt.percent
+    )
 
 
 def parse_on_limit(text: str) -> Limits:
@@ -48,7 +50,7 @@ def parse_on_limit(text: str) -> Limits:
     raise ValueError(f"{text!r} is not: wait, fail, or switch:BACKEND")
 
 
-def text(halt: Halt) -> str:
+def format_halt(halt: Halt) -> str:
     """As it is written."""
     if halt.when == "never":
         return "never"

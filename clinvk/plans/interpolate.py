@@ -7,31 +7,33 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from clinvk.model.plan import OF_PREVIOUS
+from clinvk.model.plan import PREVIOUS_FIELDS
 from clinvk.plans import references
 from clinvk.text import template
-from clinvk.text.redact import throughout
+from clinvk.text.redact import map_texts
 from clinvk.text.typed import ShapeError
 
-OF_TASKS = ("tasks.", "steps.")  # so begins what a prompt says of another task
+TASK_PREFIXES = ("tasks.", "steps.")  # so begins what a prompt says of another task
 NAMES = ("name", "id")  # programs give a task its prompt for a name
 
 Path = tuple[str | int, ...]
 
 
-def check(entry: Mapping[str, Any], names: list[str], path: Path, *, chain: bool) -> None:
+def check_placeholders(
+    entry: Mapping[str, Any], names: list[str], path: Path, *, chain: bool
+) -> None:
     """Raise `ShapeError` for a name in a text that nothing will be put in for. The prompt may name
     other tasks: what it names is looked up when all are known."""
     for key, data in entry.items():
         for at, text in _texts(data, (*path, key)) if key != "prompt" else ():
-            _check_text(text, names, at, chain=chain)
+            _check_text_placeholders(text, names, at, chain=chain)
 
 
-def _check_text(text: str, names: list[str], at: Path, *, chain: bool) -> None:
-    for name in template.names(template.fill_inner(text, OF_TASKS, str)):
+def _check_text_placeholders(text: str, names: list[str], at: Path, *, chain: bool) -> None:
+    for name in template.placeholder_names(template.fill_inner(text, TASK_PREFIXES, str)):
         if name in names:
             continue
-        if _is_of_task(name, chain=chain):
+        if _names_task(name, chain=chain):
             if at[-1] in NAMES:
                 continue
             raise ShapeError(
@@ -39,27 +41,31 @@ def _check_text(text: str, names: list[str], at: Path, *, chain: bool) -> None:
                 references.escape_hint(names),
             )  # fmt: skip
         if names:
-            raise ShapeError(at, references.unknown(name, names), references.escape_hint(names))
+            raise ShapeError(
+                at,
+                references.unknown_placeholder_message(name, names),
+                references.escape_hint(names),
+            )
 
 
-def filled(
+def interpolate(
     entry: Mapping[str, Any], values: Mapping[str, str], path: Path, *, chain: bool
 ) -> dict[str, Any]:
     """What a task says, with the names that are known put in. Raises `ShapeError`."""
 
-    def meant(text: str) -> str:
+    def fill_and_unescape(text: str) -> str:
         is_template = bool(values) or _mentions_tasks(text, chain=chain)
         return template.fill_text(text, values) if is_template else text
 
-    put_in = {k: throughout(v, meant) for k, v in entry.items() if k != "prompt"}
+    put_in = {k: map_texts(v, fill_and_unescape) for k, v in entry.items() if k != "prompt"}
     if "prompt" in entry:
         put_in["prompt"] = entry["prompt"]
         if isinstance(entry["prompt"], str):
-            put_in["prompt"] = prompt(entry["prompt"], values, (*path, "prompt"))
+            put_in["prompt"] = interpolate_prompt(entry["prompt"], values, (*path, "prompt"))
     return put_in
 
 
-def prompt(text: str, values: Mapping[str, str], path: Path) -> str:
+def interpolate_prompt(text: str, values: Mapping[str, str], path: Path) -> str:
     """The text with the names that are known put in, also where they are a part of the name of
     another task; what it says of other tasks stays. Raises `ShapeError`."""
 
@@ -75,17 +81,17 @@ def prompt(text: str, values: Mapping[str, str], path: Path) -> str:
 
     if not values:
         return text
-    return template.fill(template.fill_inner(text, OF_TASKS, part_of_name), values.get)
+    return template.fill(template.fill_inner(text, TASK_PREFIXES, part_of_name), values.get)
 
 
 def _mentions_tasks(text: str, *, chain: bool) -> bool:
     """Whether it names other tasks, or would if its braces were not escaped."""
-    named = template.names(template.unescaped(text))
-    return any(_is_of_task(name, chain=chain) for name in named)
+    named = template.placeholder_names(template.unescape(text))
+    return any(_names_task(name, chain=chain) for name in named)
 
 
-def _is_of_task(name: str, *, chain: bool) -> bool:
-    return name.startswith(OF_TASKS) or (chain and name in OF_PREVIOUS)
+def _names_task(name: str, *, chain: bool) -> bool:
+    return name.startswith(TASK_PREFIXES) or (chain and name in PREVIOUS_FIELDS)
 
 
 def _texts(data: Any, path: Path) -> Iterator[tuple[Path, str]]:

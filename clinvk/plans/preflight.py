@@ -8,19 +8,19 @@ from typing import Any
 
 from msgspec import Struct
 
-from clinvk.backend.command_line import KEEPS, check_arguments, refuse
-from clinvk.backend.manifest import Manifest, Rule
-from clinvk.backend.selection import Chooser
+from clinvk.backend.command_line import KEEPS_HINT, check_arguments, explain_unsupported
+from clinvk.backend.manifest import EventRule, Manifest
+from clinvk.backend.selection import BackendSelector
 from clinvk.config.schema import CHOICES
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.plan import Plan, Task
 from clinvk.text.redact import redact
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
-SHORTEST = 6  # characters of a variable that is a secret; "1" and "true" are none
+MIN_SECRET_LENGTH = 6  # characters of a variable that is a secret; "1" and "true" are none
 
 
-class Ask(Struct, frozen=True, kw_only=True):
+class Preflight(Struct, frozen=True, kw_only=True):
     """What a task needs of the outside."""
 
     backend: str
@@ -29,27 +29,27 @@ class Ask(Struct, frozen=True, kw_only=True):
     options: dict[str, Any] = {}
 
 
-class Checked(Struct, frozen=True):
+class PreflightReport(Struct, frozen=True):
     """What each task of a plan needs, what is worth telling, and which tasks cannot be run."""
 
-    asks: list[Ask]
+    tasks: list[Preflight]
     notices: list[str]
     problems: dict[int, ClinvkError] = {}
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(secret for ask in self.asks for secret in ask.secrets))
+        return tuple(dict.fromkeys(secret for ask in self.tasks for secret in ask.secrets))
 
 
-def check(plan: Plan, chooser: Chooser) -> Checked:
+def check_plan(plan: Plan, chooser: BackendSelector) -> PreflightReport:
     """Look up what each task needs. Raises `ClinvkError` for the first that cannot be run."""
-    checked = survey(plan, chooser)
+    checked = survey_plan(plan, chooser)
     if checked.problems:
         raise next(iter(checked.problems.values()))
     return checked
 
 
-def survey(plan: Plan, chooser: Chooser) -> Checked:
+def survey_plan(plan: Plan, chooser: BackendSelector) -> PreflightReport:
     """Look up what each task needs; what keeps one from being run names it: a backend that is not
     there, an option that it lacks, a variable that is not set. Raises `ConfigError` for rules that
     cannot be kept."""
@@ -57,29 +57,33 @@ def survey(plan: Plan, chooser: Chooser) -> Checked:
     asks, problems = [], {}
     for i, task in enumerate(plan.tasks):
         try:
-            asks.append(checker.ask(task))
+            asks.append(checker.check_task(task))
         except ClinvkError as error:
-            where = f"{task.titled}: " if task.place and not isinstance(error, _OfAll) else ""
-            kind = ConfigError if isinstance(error, _OfAll) else type(error)
+            where = (
+                f"{task.description}: "
+                if task.place and not isinstance(error, _SharedOptionError)
+                else ""
+            )
+            kind = ConfigError if isinstance(error, _SharedOptionError) else type(error)
             problems[i] = kind(f"{where}{error.message}", error.hint)
-            asks.append(Ask(backend=task.backend or "-"))
-    checker.rules(every_task=not problems)
-    return Checked(asks, checker.notices, problems)
+            asks.append(Preflight(backend=task.backend or "-"))
+    checker.check_rules(every_task=not problems)
+    return PreflightReport(asks, checker.notices, problems)
 
 
-class _OfAll(ConfigError):  # noqa: N818 - reads as what it says
+class _SharedOptionError(ConfigError):
     """What was said of all tasks is wrong: that is the place, and no task is."""
 
 
 class _Checker:
-    def __init__(self, chooser: Chooser, plan: Plan) -> None:
+    def __init__(self, chooser: BackendSelector, plan: Plan) -> None:
         self.chooser = chooser
         self.plan = plan
         self.notices: list[str] = []
         self._manifests: dict[str | None, Manifest] = {}
-        self._asks: dict[Any, Ask] = {}  # tasks that need the same share it
+        self._checked_tasks: dict[Any, Preflight] = {}  # tasks that need the same share it
 
-    def ask(self, task: Task) -> Ask:
+    def check_task(self, task: Task) -> Preflight:
         if task.continues is not None and self.plan.rules.ephemeral:
             raise ConfigError(
                 "an ephemeral run keeps no session to pass on",
@@ -87,20 +91,20 @@ class _Checker:
             )
         options = (task.backend, tuple((k, repr(v)) for k, v in sorted(task.options.items())))
         key = (options, (*task.droppable.items(),), task.lenient, tuple(sorted(task.env.items())))
-        if key not in self._asks:
+        if key not in self._checked_tasks:
             manifest = self._manifest(task.backend)
             if self.plan.rules.ephemeral and manifest.ephemeral is None:
-                raise ConfigError(f"{manifest.name} cannot be told to keep no session", KEEPS)
-            env, secrets = self._env(task.env)
-            self._asks[key] = Ask(
+                raise ConfigError(f"{manifest.name} cannot be told to keep no session", KEEPS_HINT)
+            env, secrets = self._resolve_env(task.env)
+            self._checked_tasks[key] = Preflight(
                 backend=manifest.name,
                 env=env,
                 secrets=secrets,
                 options=self._options(task, manifest),
             )
-        return self._asks[key]
+        return self._checked_tasks[key]
 
-    def rules(self, *, every_task: bool) -> None:
+    def check_rules(self, *, every_task: bool) -> None:
         """Raise `ConfigError` for a rule that cannot be kept; where not `every_task` has what it
         needs, of those alone that hold whatever they need."""
         rules = self.plan.rules
@@ -122,7 +126,7 @@ class _Checker:
                 raise ConfigError(
                     f"max_parallel_per_backend: unknown backend {name!r}", f"known: {known}"
                 )
-        used = {ask.backend for ask in self._asks.values()}
+        used = {ask.backend for ask in self._checked_tasks.values()}
         if rules.limits.to and used == {*rules.limits.to}:
             raise ConfigError(
                 f"on_limit: {', '.join(sorted(used))} cannot be switched to itself",
@@ -132,7 +136,7 @@ class _Checker:
             try:
                 manifest = self._manifest(name)
                 if rules.ephemeral and manifest.ephemeral is None:
-                    raise ConfigError(f"{name} cannot be told to keep no session", KEEPS)
+                    raise ConfigError(f"{name} cannot be told to keep no session", KEEPS_HINT)
             except ClinvkError as error:
                 raise type(error)(f"on_limit: {error.message}", error.hint) from error
         for cap, figures, said in (
@@ -150,7 +154,7 @@ class _Checker:
 
     def _manifest(self, name: str | None) -> Manifest:
         if name not in self._manifests:
-            choice = self.chooser.choose(name)
+            choice = self.chooser.select(name)
             self.notices += choice.notices
             self._manifests[name] = choice.manifest
         return self._manifests[name]
@@ -160,7 +164,7 @@ class _Checker:
         them. The others are refused here, before anything else has run."""
         kept = {}
         for name, value in task.options.items():
-            problem = refuse(manifest, name, value)
+            problem = explain_unsupported(manifest, name, value)
             if problem is None:
                 kept[name] = value
             elif name not in CHOICES and (task.lenient or name in task.droppable):
@@ -168,11 +172,11 @@ class _Checker:
                 if said not in self.notices:
                     self.notices.append(said)
             else:
-                raise self._refused(problem, manifest, name, task.droppable.get(name))
+                raise self._unsupported_error(problem, manifest, name, task.droppable.get(name))
         check_arguments(manifest, kept)
         return kept
 
-    def _refused(
+    def _unsupported_error(
         self, problem: str, manifest: Manifest, name: str, of_all: str | None
     ) -> ConfigError:
         """The mistake of an option that the backend lacks; `of_all` is where it was said, if not
@@ -180,9 +184,11 @@ class _Checker:
         hint = f"see what it can do: clinvk backends show {manifest.name}"
         if not of_all:
             return ConfigError(problem, hint)
-        return _OfAll(f"{of_all}: {problem}", f"{hint}; a task may say: {name}: default")
+        return _SharedOptionError(
+            f"{of_all}: {problem}", f"{hint}; a task may say: {name}: default"
+        )
 
-    def _env(self, written: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    def _resolve_env(self, written: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
         """The variables with `${NAME}` looked up, and what was found so, which is never kept."""
         env, secrets = {}, []
         for key, value in written.items():
@@ -198,13 +204,13 @@ class _Checker:
                     raise ConfigError(
                         f"env.{key}: ${name} is not set", f"set it first: export {name}=…"
                     )
-                if len(found) >= SHORTEST:
+                if len(found) >= MIN_SECRET_LENGTH:
                     secrets.append(found)
             env[key] = VARIABLE.sub(lambda m: self.chooser.env[m.group(1)], value)
         return env, tuple(secrets)
 
 
-def _rules(manifest: Manifest) -> Iterator[Rule]:
+def _rules(manifest: Manifest) -> Iterator[EventRule]:
     pending = list(manifest.events)
     while pending:
         rule = pending.pop()

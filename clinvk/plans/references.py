@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.model.plan import OF_PREVIOUS, REFERENCE, Task
+from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Task
 from clinvk.text import template
 
-SHOWN = 10  # names in a hint
+MAX_NAMES_SHOWN = 10  # names in a hint
 
 
-class Said(Struct, frozen=True):
+class TaskReferences(Struct, frozen=True):
     """What a task says of others, and what else its prompt could name: of the matrix, and columns
     of the file."""
 
@@ -21,7 +21,7 @@ class Said(Struct, frozen=True):
     names: tuple[str, ...] = ()
 
 
-class TaskMistake(ValueError):  # noqa: N818 - reads as what it says
+class TaskError(ValueError):
     """What is wrong with one task, and at which of its keys."""
 
     def __init__(self, position: int, key: str, problem: str, hint: str) -> None:
@@ -31,11 +31,11 @@ class TaskMistake(ValueError):  # noqa: N818 - reads as what it says
         self.hint = hint
 
 
-def link(tasks: list[Task], said: list[Said], *, chain: bool) -> list[Task]:
+def link(tasks: list[Task], said: list[TaskReferences], *, chain: bool) -> list[Task]:
     """The tasks with positions for the names of what they need, and for those in their prompts.
     Raises `TaskMistake`."""
     linker = _Linker(tasks, chain=chain)
-    linked = [linker.linked(i, said[i]) for i in range(len(tasks))]
+    linked = [linker.link_task(i, said[i]) for i in range(len(tasks))]
     _check_order(linked)
     return linked
 
@@ -49,59 +49,59 @@ class _Linker:
         for i, task in enumerate(tasks):
             self.by_name.setdefault(task.name, []).append(i)
 
-    def linked(self, i: int, said: Said) -> Task:
+    def link_task(self, i: int, said: TaskReferences) -> Task:
         task = self.tasks[i]
-        wanted = [p for name in said.needs for p in self._called(name, i, "needs", "needs")]
+        wanted = [p for name in said.needs for p in self._find_tasks(name, i, "needs", "needs")]
         if self.chain and i > 0:
             task = replace(task, previous=i - 1, strict=tuple(dict.fromkeys(wanted)))
-        names = template.names(task.prompt) if task.template else ()
-        known = {name: self._meant(name, task, i, said) for name in names}
+        names = template.placeholder_names(task.prompt) if task.template else ()
+        known = {name: self._resolve_placeholder(name, task, i, said) for name in names}
         return replace(task, needs=tuple(dict.fromkeys((*wanted, *known.values()))), known=known)
 
-    def _meant(self, name: str, task: Task, i: int, said: Said) -> int:
+    def _resolve_placeholder(self, name: str, task: Task, i: int, said: TaskReferences) -> int:
         """The task that `{{name}}` is about."""
-        if name in OF_PREVIOUS:
+        if name in PREVIOUS_FIELDS:
             if task.previous is None:
-                raise TaskMistake(
-                    i, "prompt", f"{_braced(name)}: nothing comes before {task.name!r}",
+                raise TaskError(
+                    i, "prompt", f"{_in_braces(name)}: nothing comes before {task.name!r}",
                     "only later steps of a chain can name what came before",
                 )  # fmt: skip
             return task.previous
         found = REFERENCE.fullmatch(name)
         if found is None:
-            raise self._unknown(name, i, said)
+            raise self._unknown_placeholder(name, i, said)
         called = found[1].strip()  # as names of tasks are
-        meant = self._called(called, i, "prompt", _braced(name))
+        meant = self._find_tasks(called, i, "prompt", _in_braces(name))
         if len(meant) > 1:
-            raise TaskMistake(
+            raise TaskError(
                 i, "prompt",
-                f"{_braced(name)}: there are {len(meant)} {self.kind}s called {called!r}",
+                f"{_in_braces(name)}: there are {len(meant)} {self.kind}s called {called!r}",
                 'give each a name of its own: name: "review {{file}}"',
             )  # fmt: skip
         if found[2] == "error":
-            self._refuse_error(name, task, i, meant[0])
+            self._check_error_reference(name, task, i, meant[0])
         return meant[0]
 
-    def _called(self, name: str, i: int, key: str, where: str) -> list[int]:
+    def _find_tasks(self, name: str, i: int, key: str, where: str) -> list[int]:
         """The tasks of this name, which `i` may wait for."""
         if name not in self.by_name:
-            raise TaskMistake(
-                i, key, f"{where}: there is no {self.kind} {name!r}{_near(name, self.by_name)}",
+            raise TaskError(
+                i, key, f"{where}: there is no {self.kind} {name!r}{_suggest(name, self.by_name)}",
                 f"the {self.kind}s are: {', '.join(list(self.by_name)[:20])}",
             )  # fmt: skip
         found = self.by_name[name]
         if found == [i]:
-            raise TaskMistake(
+            raise TaskError(
                 i, key, f"{where}: {name!r} names itself", f"name another {self.kind}, or none"
             )
         if self.chain and found[-1] > i:
-            raise TaskMistake(
+            raise TaskError(
                 i, key, f"{where}: step {name!r} comes after {self.tasks[i].name!r}",
                 "a step can only name those before it; put that one further up",
             )  # fmt: skip
         return found
 
-    def _refuse_error(self, name: str, task: Task, i: int, other: int) -> None:
+    def _check_error_reference(self, name: str, task: Task, i: int, other: int) -> None:
         """Raise `TaskMistake` where the error that is named cannot be: the task would not be run
         then."""
         if task.soft and other not in task.strict:
@@ -111,46 +111,48 @@ class _Linker:
         )
         if task.soft:
             hint = f"take {self.tasks[other].name!r} out of its `needs`, or leave out the error"
-        raise TaskMistake(
+        raise TaskError(
             i, "prompt",
-            f"{_braced(name)} is always empty: {task.name!r} is only run when "
+            f"{_in_braces(name)} is always empty: {task.name!r} is only run when "
             f"{self.tasks[other].name!r} has succeeded", hint,
         )  # fmt: skip
 
-    def _unknown(self, name: str, i: int, said: Said) -> TaskMistake:
-        of_chains = [*OF_PREVIOUS] if self.chain and i > 0 else []
+    def _unknown_placeholder(self, name: str, i: int, said: TaskReferences) -> TaskError:
+        of_chains = [*PREVIOUS_FIELDS] if self.chain and i > 0 else []
         # Neither itself nor, in a chain, what comes later may be named.
         others = self.tasks[:i] if self.chain else [*self.tasks[:i], *self.tasks[i + 1 :]]
         of_tasks = [f"{self.kind}s.{n}.output" for n in dict.fromkeys(t.name for t in others)]
-        near = _near(name, [*said.names, *of_chains, *of_tasks], braces=True)
-        return TaskMistake(
-            i, "prompt", f"unknown name {_braced(name)}{near}",
+        near = _suggest(name, [*said.names, *of_chains, *of_tasks], braces=True)
+        return TaskError(
+            i, "prompt", f"unknown name {_in_braces(name)}{near}",
             escape_hint([*said.names, *of_chains, *of_tasks[:3]]),
         )  # fmt: skip
 
 
-def unknown(name: str, names: list[str]) -> str:
+def unknown_placeholder_message(name: str, names: list[str]) -> str:
     """The sentence for a name in braces that nobody knows, with the nearest one that is known."""
-    return f"unknown name {_braced(name)}{_near(name, names, braces=True)}"
+    return f"unknown name {_in_braces(name)}{_suggest(name, names, braces=True)}"
 
 
 def escape_hint(names: list[str]) -> str:
     """What may stand in braces, and how to write two that name nothing."""
-    known = ", ".join(map(_braced, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
+    known = ", ".join(map(_in_braces, names[:MAX_NAMES_SHOWN])) + (
+        ", …" if len(names) > MAX_NAMES_SHOWN else ""
+    )
     may = f"it may be: {known}; " if names else ""
     return f"{may}to write two braces as they are: \\{{{{"
 
 
-def _near(name: str, names: Iterable[str], *, braces: bool = False) -> str:
+def _suggest(name: str, names: Iterable[str], *, braces: bool = False) -> str:
     from difflib import get_close_matches  # only on the way to an error
 
     near = get_close_matches(name, list(names), n=1)
     if not near:
         return ""
-    return f"; did you mean {_braced(near[0]) if braces else repr(near[0])}?"
+    return f"; did you mean {_in_braces(near[0]) if braces else repr(near[0])}?"
 
 
-def _braced(name: str) -> str:
+def _in_braces(name: str) -> str:
     return f"{{{{{name}}}}}"
 
 
@@ -174,7 +176,7 @@ def _check_order(tasks: list[Task]) -> None:
                 trail = [i for i, _ in path]
                 circle = [*trail[trail.index(following) :], following]
                 names = " needs ".join(repr(tasks[i].name) for i in circle)
-                raise TaskMistake(
+                raise TaskError(
                     following, "needs", f"the tasks wait for each other: {names}",
                     "take one of these away, from `needs` or from a prompt",
                 )  # fmt: skip

@@ -16,18 +16,18 @@ OPTIONS = {
 }  # fmt: skip
 
 # The published format has these for every backend, whether or not its CLI knows them.
-NOT_OF_ONE = ("max_turns", "max_tokens")
+ALL_TASKS_ONLY = ("max_turns", "max_tokens")
 
 # Keys that say the same: where a task says one of them, the other is not taken from the defaults.
-SAME = {"approval": "approval_mode", "sandbox": "sandbox_mode", "prompt": "prompt_file"}
-SAME |= {b: a for a, b in SAME.items()}
+ALTERNATIVES = {"approval": "approval_mode", "sandbox": "sandbox_mode", "prompt": "prompt_file"}
+ALTERNATIVES |= {b: a for a, b in ALTERNATIVES.items()}
 
 NUMBERS = ("max_turns", "max_tokens", "retries")
 
 Scalar = str | int | float | bool
 
 
-class Written(Struct, frozen=True, kw_only=True):
+class TaskEntry(Struct, frozen=True, kw_only=True):
     """A task as it is written. Its matrix has been multiplied out."""
 
     prompt: str | None = None
@@ -65,7 +65,7 @@ class Written(Struct, frozen=True, kw_only=True):
     verbose: bool = False  # the same
 
 
-class Whole(Struct, frozen=True, kw_only=True):
+class TaskFile(Struct, frozen=True, kw_only=True):
     """A file, but for its tasks."""
 
     tasks: list[Any] = []

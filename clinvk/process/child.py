@@ -26,15 +26,15 @@ from anyio.abc import Process
 from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.process.command import Command
 from clinvk.process.marker import MARKER, PATIENCE, leaders
-from clinvk.process.pipes import Lines, Pipes
+from clinvk.process.pipes import LineSplitter, Pipes
 
 STDERR_KEPT = 64 * 1024  # bytes, the last ones
-CHUNK = 64 * 1024  # bytes: what a pipe holds
-LOOK = 0.05  # seconds between looks at a program whose end nobody tells us
-SILENCE = 0.25  # seconds of nothing on a pipe that is still open though the program has gone
-LINGER = 2.0  # seconds, in all, that we wait for those who hold it and go on talking
-SHEBANG = 4096  # bytes of a script in which it names its interpreter
-DRAINED = 8 * 1024 * 1024  # bytes of stdout that are still read while the program ends
+CHUNK_SIZE = 64 * 1024  # bytes: what a pipe holds
+POLL_INTERVAL = 0.05  # seconds between looks at a program whose end nobody tells us
+DRAIN_TIMEOUT = 0.25  # seconds of nothing on a pipe that is still open though the program has gone
+MAX_LINGER = 2.0  # seconds, in all, that we wait for those who hold it and go on talking
+MAX_SHEBANG_LENGTH = 4096  # bytes of a script in which it names its interpreter
+MAX_DRAINED = 8 * 1024 * 1024  # bytes of stdout that are still read while the program ends
 
 
 class Child:
@@ -48,183 +48,187 @@ class Child:
         self,
         process: Process,
         pipes: Pipes,
-        ready: selectors.DefaultSelector,
+        selector: selectors.DefaultSelector,
         prompt: bytes,
         marker: str,
-        patience: float,
+        stop_timeout: float,
     ) -> None:
         self.pid = process.pid
         self.marker = marker
-        self.patience = patience
-        self.stopped = False
+        self.stop_timeout = stop_timeout
+        self.is_stopping = False
         self._process = process
         self._pipes = pipes
-        self._ready = ready
-        self._lines = Lines()
-        self._ended = False
-        self._asking: anyio.CancelScope | None = None
-        self._gone = float("inf")  # when the program was seen to have gone
-        self.gone = float("inf")  # the same, on `time.monotonic`
+        self._selector = selector
+        self._splitter = LineSplitter()
+        self._stdout_ended = False
+        self._stop_scope: anyio.CancelScope | None = None
+        self._exited_at = float("inf")  # when the program was seen to have gone
+        self.exited_at_monotonic = float("inf")  # the same, on `time.monotonic`
         self._waited = 0.0  # seconds, since then
-        self._kept: deque[bytes] = deque()  # of stderr
-        self._kept_size = 0
+        self._stderr_chunks: deque[bytes] = deque()  # of stderr
+        self._stderr_size = 0
         self._prompt = memoryview(prompt)
-        self._end = _pidfd(process.pid)
-        self._watch()
+        self._pidfd = _open_pidfd(process.pid)
+        self._register_pipes()
 
     @property
-    def has_gone(self) -> bool:
+    def has_exited(self) -> bool:
         """Whether the program is known to have ended."""
-        return self._gone < float("inf") or self._process.returncode is not None
+        return self._exited_at < float("inf") or self._process.returncode is not None
 
     @property
     def stderr(self) -> str:
         """The last of what it said on stderr (64 KiB at most)."""
-        return b"".join(self._kept)[-STDERR_KEPT:].decode("utf-8", "replace")
+        return b"".join(self._stderr_chunks)[-STDERR_KEPT:].decode("utf-8", "replace")
 
     @property
     def skipped(self) -> int:
         """How many lines of stdout were too long to be kept."""
-        return self._lines.skipped
+        return self._splitter.skipped
 
     async def lines(self) -> list[bytes] | None:
         """The next lines, at least one; nothing at the end. Raises nothing but cancellation."""
-        while not self._ended:
+        while not self._stdout_ended:
             piece = await self._receive()
             if piece is None:
-                self._ended = True
-                return self._lines.end() or None
-            if lines := self._lines.feed(piece):
+                self._stdout_ended = True
+                return self._splitter.finish() or None
+            if lines := self._splitter.feed(piece):
                 return lines
         return None
 
     async def wait(self) -> int:
         """Its exit code; minus the signal where one killed it. All that it said on stderr is there
         then, unless somebody that it left behind holds that open."""
-        with self._deaf():
-            while not self.has_gone:
-                await self._happens()
+        with self._ignore_stdout():
+            while not self.has_exited:
+                await self._wait_for_event()
             code = await self._process.wait()
-            with anyio.move_on_after(SILENCE):
+            with anyio.move_on_after(DRAIN_TIMEOUT):
                 while self._is_watched(self._pipes.stderr):
-                    await self._happens()
+                    await self._wait_for_event()
         return code
 
-    async def stop(self, ask: signal.Signals, *, now: bool = False) -> list[bytes]:
+    async def stop(self, stop_signal: signal.Signals, *, now: bool = False) -> list[bytes]:
         """Ask, wait, insist: the program and all that it started. The lines it still said.
 
         Shielded, and done within three seconds, so that a cancelled run leaves nothing behind."""
-        from clinvk.process.tree import Family  # psutil, 10 ms: only for an end that is not normal
+        from clinvk.process.tree import (
+            ProcessTree,  # psutil, 10 ms: only for an end that is not normal
+        )
 
-        self.stopped = True
+        self.is_stopping = True
         said: list[bytes] = []
         with anyio.CancelScope(shield=True):
-            family = Family.of(self.pid, self.marker)
-            family.signal(signal.SIGKILL if now else ask)
-            with anyio.move_on_after(0 if now else self.patience) as self._asking:
+            family = ProcessTree.of_program(self.pid, self.marker)
+            family.send_signal(signal.SIGKILL if now else stop_signal)
+            with anyio.move_on_after(0 if now else self.stop_timeout) as self._stop_scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._drain, said)
-                    await family.gone()
-            await family.end()
+                    await family.wait_until_gone()
+            await family.kill_all()
             await self.wait()
-            if not self._ended:
-                with anyio.move_on_after(SILENCE):
+            if not self._stdout_ended:
+                with anyio.move_on_after(DRAIN_TIMEOUT):
                     await self._drain(said)
-            self._ended = True
+            self._stdout_ended = True
         return said
 
-    def hurry(self) -> None:
+    def kill_now(self) -> None:
         """Insist at once, if a `stop` is still asking."""
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._stop_scope is not None:
+            self._stop_scope.cancel()
 
     def close(self) -> None:
         """Let go of it; it has ended."""
-        if self._end is not None:
-            os.close(self._end)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
 
     async def _drain(self, said: list[bytes]) -> None:
         size = 0
-        while size < DRAINED and (lines := await self.lines()):
+        while size < MAX_DRAINED and (lines := await self.lines()):
             said += lines
             size += sum(map(len, lines))
 
     async def _receive(self) -> bytes | None:
         """The next piece of stdout; nothing at its end, or when the program has gone and somebody
         that it left behind holds the pipe open without saying anything."""
-        began, gone = anyio.current_time(), self._gone
+        began, gone = anyio.current_time(), self._exited_at
         heard = False
         while not heard:
-            with anyio.CancelScope(deadline=max(began, self._gone) + SILENCE) as silence:
-                heard = await self._happens()
+            with anyio.CancelScope(deadline=max(began, self._exited_at) + DRAIN_TIMEOUT) as silence:
+                heard = await self._wait_for_event()
             if silence.cancelled_caught:
                 return None
-        piece = os.read(self._pipes.stdout, CHUNK)
+        piece = os.read(self._pipes.stdout, CHUNK_SIZE)
         if not piece:
-            self._ready.unregister(self._pipes.stdout)
+            self._selector.unregister(self._pipes.stdout)
             return None
         if gone <= began:
             self._waited += anyio.current_time() - began
-        return piece if self._waited < LINGER else None
+        return piece if self._waited < MAX_LINGER else None
 
     # What can happen.
 
-    def _watch(self) -> None:
-        self._ready.register(self._pipes.stdout, selectors.EVENT_READ)
-        self._ready.register(self._pipes.stderr, selectors.EVENT_READ, self._keep_stderr)
-        if self._end is not None:
-            self._ready.register(self._end, selectors.EVENT_READ, self._look)
+    def _register_pipes(self) -> None:
+        self._selector.register(self._pipes.stdout, selectors.EVENT_READ)
+        self._selector.register(self._pipes.stderr, selectors.EVENT_READ, self._read_stderr)
+        if self._pidfd is not None:
+            self._selector.register(self._pidfd, selectors.EVENT_READ, self._check_exited)
         stdin = self._pipes.stdin
         if stdin is None:
             return
-        if self._is_fed(stdin):  # most prompts fit into a pipe
-            self._pipes.fed()
+        if self._write_stdin(stdin):  # most prompts fit into a pipe
+            self._pipes.close_stdin()
         else:
-            self._ready.register(stdin, selectors.EVENT_WRITE, partial(self._feed, stdin))
+            self._selector.register(
+                stdin, selectors.EVENT_WRITE, partial(self._on_stdin_writable, stdin)
+            )
 
     def _is_watched(self, fd: int) -> bool:
-        return fd in self._ready.get_map()
+        return fd in self._selector.get_map()
 
-    async def _happens(self) -> bool:
+    async def _wait_for_event(self) -> bool:
         """Wait until something happens, and see to it; whether stdout is what can be read."""
-        with anyio.move_on_after(LOOK) if self._end is None else nullcontext():
-            await anyio.wait_readable(self._ready)
+        with anyio.move_on_after(POLL_INTERVAL) if self._pidfd is None else nullcontext():
+            await anyio.wait_readable(self._selector)
         heard = False
-        for key, _ in self._ready.select(0):
+        for key, _ in self._selector.select(0):
             if key.data is None:
                 heard = True
             else:
                 key.data()
-        if self._end is None:
-            self._look()
+        if self._pidfd is None:
+            self._check_exited()
         return heard
 
-    def _look(self) -> None:
+    def _check_exited(self) -> None:
         """Whether it has gone, which `_end` tells by being asked about."""
-        if self._end is not None:
-            self._ready.unregister(self._end)
+        if self._pidfd is not None:
+            self._selector.unregister(self._pidfd)
         elif self._process.returncode is None:
             return
-        if self._gone == float("inf"):
-            self._gone, self.gone = anyio.current_time(), time.monotonic()
+        if self._exited_at == float("inf"):
+            self._exited_at, self.exited_at_monotonic = anyio.current_time(), time.monotonic()
 
-    def _keep_stderr(self) -> None:
-        piece = os.read(self._pipes.stderr, CHUNK)
+    def _read_stderr(self) -> None:
+        piece = os.read(self._pipes.stderr, CHUNK_SIZE)
         if not piece:
-            self._ready.unregister(self._pipes.stderr)
+            self._selector.unregister(self._pipes.stderr)
             return
-        self._kept.append(piece)
-        self._kept_size += len(piece)
-        while self._kept_size - len(self._kept[0]) > STDERR_KEPT:
-            self._kept_size -= len(self._kept.popleft())
+        self._stderr_chunks.append(piece)
+        self._stderr_size += len(piece)
+        while self._stderr_size - len(self._stderr_chunks[0]) > STDERR_KEPT:
+            self._stderr_size -= len(self._stderr_chunks.popleft())
 
-    def _feed(self, stdin: int) -> None:
+    def _on_stdin_writable(self, stdin: int) -> None:
         """There is room in its stdin again."""
-        if self._is_fed(stdin):
-            self._ready.unregister(stdin)
-            self._pipes.fed()
+        if self._write_stdin(stdin):
+            self._selector.unregister(stdin)
+            self._pipes.close_stdin()
 
-    def _is_fed(self, stdin: int) -> bool:
+    def _write_stdin(self, stdin: int) -> bool:
         """Give it as much of its prompt as there is room for; whether that was all. A program that
         does not read its prompt is its own affair: it will say so, or hang."""
         try:
@@ -236,43 +240,43 @@ class Child:
         return not self._prompt
 
     @contextmanager
-    def _deaf(self) -> Iterator[None]:
+    def _ignore_stdout(self) -> Iterator[None]:
         """Leave stdout alone: nobody reads it now, and so it would happen without pause."""
         stdout = self._pipes.stdout
         if not self._is_watched(stdout):
             yield
             return
-        self._ready.unregister(stdout)
+        self._selector.unregister(stdout)
         try:
             yield
         finally:
-            self._ready.register(stdout, selectors.EVENT_READ)
+            self._selector.register(stdout, selectors.EVENT_READ)
 
 
 @asynccontextmanager
 async def start(
-    command: Command, marker: str, *, ask: signal.Signals, patience: float = PATIENCE
+    command: Command, marker: str, *, stop_signal: signal.Signals, stop_timeout: float = PATIENCE
 ) -> AsyncIterator[Child]:
     """The program of `command`, running; ended with all that it started when the block is left
     before it has ended by itself. Raises `ClinvkError` where it cannot be started.
 
     The prompt goes through stdin, which is then closed: some CLIs wait for ever otherwise."""
     with ExitStack() as held:
-        with _failures_of(command):
+        with _translate_start_errors(command):
             ready = held.enter_context(selectors.DefaultSelector())
             pipes = held.enter_context(closing(Pipes(stdin=bool(command.stdin))))
-            process = await _opened(command, pipes, marker)
-        pipes.started()
+            process = await _open_process(command, pipes, marker)
+        pipes.close_child_ends()
         leaders.add(process.pid)
         child = held.enter_context(
-            closing(Child(process, pipes, ready, command.stdin, marker, patience))
+            closing(Child(process, pipes, ready, command.stdin, marker, stop_timeout))
         )
         try:
             yield child
         finally:
             try:
-                if not child.has_gone and not child.stopped:
-                    await child.stop(ask)
+                if not child.has_exited and not child.is_stopping:
+                    await child.stop(stop_signal)
                 if process.returncode is None:
                     with anyio.CancelScope(shield=True):
                         await process.wait()
@@ -280,15 +284,15 @@ async def start(
                 leaders.discard(child.pid)
 
 
-async def _opened(command: Command, pipes: Pipes, marker: str) -> Process:
+async def _open_process(command: Command, pipes: Pipes, marker: str) -> Process:
     """The program, started; whoever cancels that has to wait, since half a start could not be
     ended. Raises `OSError`."""
     with anyio.CancelScope(shield=True):
         return await anyio.open_process(
             command.argv,
-            stdin=pipes.its_stdin,
-            stdout=pipes.its_stdout,
-            stderr=pipes.its_stderr,
+            stdin=pipes.child_stdin,
+            stdout=pipes.child_stdout,
+            stderr=pipes.child_stderr,
             cwd=command.cwd,
             env={**command.env, MARKER: marker},
             start_new_session=True,  # a group of its own, and no terminal to ask at
@@ -297,7 +301,7 @@ async def _opened(command: Command, pipes: Pipes, marker: str) -> Process:
 
 
 @contextmanager
-def lone_exception() -> Iterator[None]:
+def unwrap_single_exception() -> Iterator[None]:
     """What was raised inside of a task group, as it was: its wrapping is our own affair."""
     try:
         yield
@@ -309,7 +313,7 @@ def lone_exception() -> Iterator[None]:
 
 
 @contextmanager
-def _failures_of(command: Command) -> Iterator[None]:
+def _translate_start_errors(command: Command) -> Iterator[None]:
     """What the system says when it cannot be started, as errors of ours."""
     try:
         yield
@@ -317,7 +321,7 @@ def _failures_of(command: Command) -> Iterator[None]:
         if not os.path.isdir(command.cwd):
             raise ClinvkError(f"{command.cwd}: no such folder") from error
         program = command.argv[0]
-        if isinstance(error, FileNotFoundError) and (missing := _interpreter(program)):
+        if isinstance(error, FileNotFoundError) and (missing := _missing_interpreter(program)):
             raise NotInstalledError(
                 f"{program}: cannot be started: {missing!r}, which its first line names, is not there",
                 "install that, or mend the first line",
@@ -328,11 +332,11 @@ def _failures_of(command: Command) -> Iterator[None]:
         raise ClinvkError(problem) from error
 
 
-def _interpreter(program: str) -> str | None:
+def _missing_interpreter(program: str) -> str | None:
     """What a script names in its first line, where that is not there."""
     try:
         with open(program, "rb") as file:
-            first = file.readline(SHEBANG)
+            first = file.readline(MAX_SHEBANG_LENGTH)
     except OSError:
         return None
     if not first.startswith(b"#!"):
@@ -342,7 +346,7 @@ def _interpreter(program: str) -> str | None:
     return name if name and not os.path.exists(name) else None
 
 
-def _pidfd(pid: int) -> int | None:
+def _open_pidfd(pid: int) -> int | None:
     """What can be read when the process has ended; nothing where the system has no such thing."""
     with suppress(AttributeError, OSError):  # macOS, and some containers
         return os.pidfd_open(pid)

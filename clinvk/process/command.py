@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from clinvk.text.addresses import without_passwords
-from clinvk.text.sanitize import in_order
+from clinvk.text.sanitize import sanitize_without_bidi
 
 
 class Command(Struct, frozen=True):
@@ -20,16 +20,16 @@ class Command(Struct, frozen=True):
     env: dict[str, str]
     cwd: Path
     stdin: bytes
-    changed: dict[str, str | None]  # in the environment; None is taken out
+    env_changes: dict[str, str | None]  # in the environment; None is taken out
     files: tuple[tuple[Path, str], ...] = ()
-    remove: tuple[tuple[str, str], ...] = ()
-    scratch: Path | None = None  # a private folder that it needs while it runs
+    removals: tuple[tuple[str, str], ...] = ()
+    temp_dir: Path | None = None  # a private folder that it needs while it runs
     notices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """As it would be typed in bash, without the prompt and the passwords in addresses."""
-        unset = [x for k, v in self.changed.items() if v is None for x in ("-u", k)]
-        added = [f"{k}={v}" for k, v in self.changed.items() if v is not None]
+        unset = [x for k, v in self.env_changes.items() if v is None for x in ("-u", k)]
+        added = [f"{k}={v}" for k, v in self.env_changes.items() if v is not None]
         words = ["env", *unset, *added] if unset or added else []
         return " ".join(map(_quoted, [*words, *self.argv]))
 
@@ -38,10 +38,10 @@ def _quoted(word: str) -> str:
     """The word for a shell; what would drive a terminal, or change the order of its text, is
     written as an escape."""
     word = without_passwords(word)
-    if in_order(word) == word:
+    if sanitize_without_bidi(word) == word:
         return shlex.quote(word)
     escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{''.join(c if in_order(c) == c else _escape(ord(c)) for c in escaped)}'"
+    return f"$'{''.join(c if sanitize_without_bidi(c) == c else _escape(ord(c)) for c in escaped)}'"
 
 
 def _escape(code: int) -> str:

@@ -10,11 +10,11 @@ from functools import cache
 
 from clinvk.process.marker import NO_GROUP, NO_ID, leaders, own_id
 
-MOMENT = 1.0  # seconds for which we believe what we saw of other processes
-CHUNK = 64 * 1024  # bytes
+CACHE_SECONDS = 1.0  # seconds for which we believe what we saw of other processes
+CHUNK_SIZE = 64 * 1024  # bytes
 
 
-def survivors(group: int, marker: str, gone: float = float("inf")) -> list[int]:
+def find_leftovers(group: int, marker: str, gone: float = float("inf")) -> list[int]:
     """Who is left of a run that ended normally: the group, and those with the marker among the
     processes that are younger than the program, which went at `gone` on `time.monotonic`. Cheap,
     since every run asks it."""
@@ -22,17 +22,17 @@ def survivors(group: int, marker: str, gone: float = float("inf")) -> list[int]:
     if group <= 1 or group == os.getpgrp():
         group = NO_GROUP
     try:
-        others = _others.after(gone)
+        others = _snapshot.taken_after(gone)
     except OSError:  # no such thing on macOS
-        return _survivors_by_group(group, marker)
+        return _leftovers_by_group(group, marker)
     return [
         pid
         for pid, its_group, chain in others
-        if (its_group == group or own in chain) and _is_left(pid, group, own)
+        if (its_group == group or own in chain) and _is_leftover(pid, group, own)
     ]
 
 
-class _Others:
+class _ProcessSnapshot:
     """The processes that none of our runs is the program of, each with its group and its markers.
     Runs that end at about the same time meet the same ones, so they are looked at once."""
 
@@ -42,7 +42,7 @@ class _Others:
         self._chains: dict[int, bytes] = {}
         self._chains_until = 0.0
 
-    def after(self, gone: float) -> list[tuple[int, int, bytes]]:
+    def taken_after(self, gone: float) -> list[tuple[int, int, bytes]]:
         """As they were after that moment of `time.monotonic`."""
         if not self._at > gone:
             self._at = time.monotonic()
@@ -52,7 +52,7 @@ class _Others:
     def _look(self, first: int) -> Iterator[tuple[int, int, bytes]]:
         if self._at > self._chains_until:
             self._chains.clear()
-            self._chains_until = self._at + MOMENT
+            self._chains_until = self._at + CACHE_SECONDS
         for pid in _processes_from(first):
             if pid in leaders:
                 continue
@@ -67,11 +67,11 @@ class _Others:
         """As it was a moment ago: nobody gets a marker later than at its birth, and numbers are not
         given out anew so soon."""
         if pid not in self._chains and (environ := _environ(pid)):  # it has none in its `exec`
-            self._chains[pid] = _chain(environ)
+            self._chains[pid] = _markers_in(environ)
         return self._chains.get(pid, b"")
 
 
-_others = _Others()
+_snapshot = _ProcessSnapshot()
 
 
 def _processes_from(first: int) -> list[int]:
@@ -84,52 +84,52 @@ def _processes_from(first: int) -> list[int]:
     return found
 
 
-def _survivors_by_group(group: int, marker: str) -> list[int]:
+def _leftovers_by_group(group: int, marker: str) -> list[int]:
     if group == NO_GROUP:
         return []
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, 0)
-        from clinvk.process.tree import Family  # psutil, 10 ms: only where somebody is left
+        from clinvk.process.tree import ProcessTree  # psutil, 10 ms: only where somebody is left
 
-        return [p.pid for p in Family.of(group, marker).alive]
+        return [p.pid for p in ProcessTree.of_program(group, marker).alive]
     return []
 
 
-def _is_left(pid: int, group: int, own: bytes) -> bool:
+def _is_leftover(pid: int, group: int, own: bytes) -> bool:
     """Whether the process lives (a zombie does not) and is of the group or carries the marker."""
     if pid in leaders:
         return False
     with suppress(OSError):
         # pid (name, which may hold anything) state parent group … start time …: proc(5)
-        about = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        if about[0] == b"Z" or int(about[19]) < _own_birth():
+        about = _read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+        if about[0] == b"Z" or int(about[19]) < _own_start_time():
             return False
-        return os.getpgid(pid) == group or own in _chain(_environ(pid))
+        return os.getpgid(pid) == group or own in _markers_in(_environ(pid))
     return False
 
 
 def _environ(pid: int) -> bytes:
     """The environment of a process; nothing where it cannot be read."""
     with suppress(OSError):
-        return _content(f"/proc/{pid}/environ")
+        return _read_file(f"/proc/{pid}/environ")
     return b""
 
 
-def _chain(environ: bytes) -> bytes:
+def _markers_in(environ: bytes) -> bytes:
     """The markers in an environment."""
     return next((v for v in environ.split(b"\0") if v.startswith(b"CLINVK_RUN=")), b"")
 
 
 @cache
-def _own_birth() -> int:
+def _own_start_time() -> int:
     """When this process began, as `stat` says it: who is older can be nobody's child of ours."""
-    return int(_content("/proc/self/stat").rpartition(b")")[2].split()[19])
+    return int(_read_file("/proc/self/stat").rpartition(b")")[2].split()[19])
 
 
-def _content(path: str) -> bytes:
+def _read_file(path: str) -> bytes:
     """A file of /proc, in a third of the time that `open` takes."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return b"".join(iter(lambda: os.read(fd, CHUNK), b""))
+        return b"".join(iter(lambda: os.read(fd, CHUNK_SIZE), b""))
     finally:
         os.close(fd)

@@ -8,7 +8,7 @@ from subprocess import DEVNULL
 LONGEST = 256 * 1024 * 1024  # bytes of a line; a longer one is skipped, so that memory is bounded
 
 
-class Lines:
+class LineSplitter:
     r"""Complete lines from arbitrary pieces, split on `\n` alone: JSON may hold U+2028.
 
     Pieces are joined once, when their line ends, so that a long line costs its length. One that is
@@ -31,7 +31,7 @@ class Lines:
         self._add(last)
         return rest
 
-    def end(self) -> list[bytes]:
+    def finish(self) -> list[bytes]:
         """What was left without an end of line."""
         return self._taken() if self._size else []
 
@@ -57,19 +57,19 @@ class Pipes:
     def __init__(self, *, stdin: bool) -> None:
         self._open: set[int] = set()
         self.stdin: int | None = None
-        self.its_stdin = DEVNULL
+        self.child_stdin = DEVNULL
         if stdin:
-            self.its_stdin, self.stdin = self._new()
-        self.stdout, self.its_stdout = self._new()
-        self.stderr, self.its_stderr = self._new()
-        for ours in self._open - {self.its_stdin, self.its_stdout, self.its_stderr}:
+            self.child_stdin, self.stdin = self._open_pipe()
+        self.stdout, self.child_stdout = self._open_pipe()
+        self.stderr, self.child_stderr = self._open_pipe()
+        for ours in self._open - {self.child_stdin, self.child_stdout, self.child_stderr}:
             os.set_blocking(ours, False)
 
-    def started(self) -> None:
+    def close_child_ends(self) -> None:
         """The program has its ends now, and we let go of them."""
-        self._close(self.its_stdin, self.its_stdout, self.its_stderr)
+        self._close(self.child_stdin, self.child_stdout, self.child_stderr)
 
-    def fed(self) -> None:
+    def close_stdin(self) -> None:
         """It gets no more on its stdin."""
         self._close(self.stdin)
 
@@ -81,7 +81,7 @@ class Pipes:
             self._open.discard(end)
             os.close(end)
 
-    def _new(self) -> tuple[int, int]:
+    def _open_pipe(self) -> tuple[int, int]:
         try:
             ends = os.pipe()
         except OSError:

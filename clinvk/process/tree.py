@@ -18,44 +18,44 @@ import psutil
 
 from clinvk.process.marker import MARKER, PATIENCE, own_id
 
-CLOCK = 2.0  # seconds by which a birth may seem earlier than it was: clock ticks, and NTP
-DEADLINE = 1.0  # seconds to insist
-POLL = 0.01  # seconds
+CLOCK_TOLERANCE = 2.0  # seconds by which a birth may seem earlier than it was: clock ticks, and NTP
+KILL_TIMEOUT = 1.0  # seconds to insist
+POLL_INTERVAL = 0.01  # seconds
 
 
-class Family:
+class ProcessTree:
     def __init__(self, group: int, marker: str, since: float) -> None:
         """A group that no program of ours can lead, and a marker that clinvk has not made, match
         no process."""
         self.group = group if group > 1 and group != os.getpgrp() else 0
         self.since = since
-        self._own = own_id(marker)
+        self._own_marker = own_id(marker)
         self.members: dict[int, psutil.Process] = {}
 
     @classmethod
-    def of(cls, pid: int, marker: str) -> Family:
+    def of_program(cls, pid: int, marker: str) -> ProcessTree:
         """Of a running program that leads its own group. A snapshot of its descendants is taken
         now, since after its end nobody knows whose children they were."""
         family = cls(pid, marker, 0.0)
         with suppress(psutil.Error):
             leader = psutil.Process(pid)
-            family.since = leader.create_time() - CLOCK
+            family.since = leader.create_time() - CLOCK_TOLERANCE
             for process in [leader, *leader.children(recursive=True)]:
                 family._add(process)
-        family.look()
+        family.refresh()
         return family
 
     @classmethod
-    def left_by(cls, marker: str, since: float) -> Family:
+    def left_behind(cls, marker: str, since: float) -> ProcessTree:
         """Of a run whose clinvk is gone: the number of its group is no proof any more, so the
         marker alone decides."""
-        family = cls(0, marker, since - CLOCK)
-        family.look()
+        family = cls(0, marker, since - CLOCK_TOLERANCE)
+        family.refresh()
         return family
 
     @property
     def alive(self) -> list[psutil.Process]:
-        return [p for p in self.members.values() if self._is_ours(p)]
+        return [p for p in self.members.values() if self._is_alive(p)]
 
     @property
     def oldest(self) -> float:
@@ -66,41 +66,41 @@ class Family:
                 born.append(process.create_time())
         return min(born)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Take in what has appeared since."""
         for process in self._relatives():
             self._add(process)
 
-    def signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """To the group at once, then to each member outside it."""
-        if self.group and self._leads():
+        if self.group and self._is_group_alive():
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.group, number)
         for process in self.alive:
-            if not self.group or _group(process.pid) != self.group:
+            if not self.group or _process_group(process.pid) != self.group:
                 send(process, number)
 
-    async def gone(self) -> None:
+    async def wait_until_gone(self) -> None:
         """Wait until no member is left."""
         while self.alive:  # noqa: ASYNC110 - nobody tells us
-            await anyio.sleep(POLL)
+            await anyio.sleep(POLL_INTERVAL)
 
-    async def end(self) -> None:
+    async def kill_all(self) -> None:
         """Insist until nothing is left, or for a second: what is born meanwhile is found too."""
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + KILL_TIMEOUT
         while time.monotonic() < deadline:
-            self.look()
+            self.refresh()
             if not self.alive:
                 return
-            self.signal(signal.SIGKILL)
-            await anyio.sleep(POLL)
+            self.send_signal(signal.SIGKILL)
+            await anyio.sleep(POLL_INTERVAL)
 
-    async def ask_and_end(self) -> None:
+    async def terminate_then_kill(self) -> None:
         """SIGTERM, a moment, then insist."""
-        self.signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
         with anyio.move_on_after(PATIENCE):
-            await self.gone()
-        await self.end()
+            await self.wait_until_gone()
+        await self.kill_all()
 
     def _add(self, process: psutil.Process) -> None:
         with suppress(psutil.Error):
@@ -113,32 +113,38 @@ class Family:
             with suppress(psutil.Error, ProcessLookupError, PermissionError):
                 if process.pid == os.getpid() or process.uids().real != me:
                     continue
-                if (self.group and _group(process.pid) == self.group) or self._marked(process):
+                if (self.group and _process_group(process.pid) == self.group) or self._has_marker(
+                    process
+                ):
                     yield process
 
-    def _marked(self, process: psutil.Process) -> bool:
+    def _has_marker(self, process: psutil.Process) -> bool:
         """Where an environment cannot be read (macOS protects some), group and descent decide."""
         with suppress(psutil.Error, OSError):
             chain = process.environ().get(MARKER)
-            return chain is not None and self._own is not None and self._own in chain.split("/")
+            return (
+                chain is not None
+                and self._own_marker is not None
+                and self._own_marker in chain.split("/")
+            )
         return False
 
-    def _leads(self) -> bool:
+    def _is_group_alive(self) -> bool:
         """Whether the group is still the one that the program led."""
         leader = self.members.get(self.group)
         if leader is not None and leader.is_running():
             return True
-        return any(_group(p.pid) == self.group for p in self.alive)
+        return any(_process_group(p.pid) == self.group for p in self.alive)
 
     @staticmethod
-    def _is_ours(process: psutil.Process) -> bool:
+    def _is_alive(process: psutil.Process) -> bool:
         """Running, and the same that we met: psutil compares the time of birth."""
         with suppress(psutil.Error):
             return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         return False
 
 
-def _group(pid: int) -> int:
+def _process_group(pid: int) -> int:
     try:
         return os.getpgid(pid)
     except (ProcessLookupError, PermissionError):

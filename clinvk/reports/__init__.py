@@ -16,26 +16,34 @@ from clinvk.disk.atomic import is_stream, write_for_user
 from clinvk.errors import UsageError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Plan
-from clinvk.reports.github import github
+from clinvk.reports.github import publish_to_github
 from clinvk.text.json_output import dumps
 
-__all__ = ["FORMATS", "Wanted", "check", "github", "render", "write", "write_each"]
+__all__ = [
+    "FORMATS",
+    "RequestedReport",
+    "check_report",
+    "publish_to_github",
+    "render",
+    "write_report",
+    "write_reports",
+]
 
 SUFFIXES = {".html": "html", ".md": "markdown", ".xml": "junit", ".json": "json"}
 FORMATS = tuple(SUFFIXES.values())
 
 
-class Wanted(Struct, frozen=True):
+class RequestedReport(Struct, frozen=True):
     """A report that somebody wants, and where."""
 
     path: Path
     format: str
 
 
-def check(path: Path, format_: str | None = None) -> Wanted:
+def check_report(path: Path, format_: str | None = None) -> RequestedReport:
     """The report that is wanted there: by its suffix, where no format is named. Raises
     `UsageError` where it could not be written: before anything runs, so that nothing is lost."""
-    wanted = Wanted(path, _format_of(path, format_))
+    wanted = RequestedReport(path, _format_of(path, format_))
     if path.is_dir():
         raise UsageError(f"{path} is a folder", f"name a file: {path / 'report.html'}")
     if not path.parent.is_dir():
@@ -51,23 +59,25 @@ def check(path: Path, format_: str | None = None) -> Wanted:
     return wanted
 
 
-def write(path: Path, result: RunResult, plan: Plan, format_: str | None = None) -> None:
+def write_report(path: Path, result: RunResult, plan: Plan, format_: str | None = None) -> None:
     """Write the report, whole or not at all. Raises `UsageError` where that cannot be."""
     data = render(_format_of(path, format_), result, plan).encode("utf-8", "replace")
     try:
         write_for_user(path, data)
     except OSError as error:
         raise UsageError(
-            f"cannot write the report {path}: {error.strerror}", _later(result)
+            f"cannot write the report {path}: {error.strerror}", _render_later_hint(result)
         ) from error
 
 
-def write_each(reports: Iterable[Wanted], result: RunResult, plan: Plan) -> list[UsageError]:
+def write_reports(
+    reports: Iterable[RequestedReport], result: RunResult, plan: Plan
+) -> list[UsageError]:
     """Write them all; what went wrong with those that could not be written."""
     problems = []
     for report in reports:
         try:
-            write(report.path, result, plan, report.format)
+            write_report(report.path, result, plan, report.format)
         except UsageError as error:
             problems.append(error)
     return problems
@@ -92,7 +102,7 @@ def _format_of(path: Path, format_: str | None) -> str:
     return found
 
 
-def _later(result: RunResult) -> str:
+def _render_later_hint(result: RunResult) -> str:
     """What to do about a report that could not be written: the run is over, and not lost."""
     if result.id is None:
         return "name another file"

@@ -14,16 +14,16 @@ from clinvk.model.outcome import Outcome, RunResult
 from clinvk.plans import comparison
 from clinvk.plans.comparison import Round, Verdict
 from clinvk.text import duration
-from clinvk.text.diff import Piece, marked
-from clinvk.text.sanitize import in_order, one_line
+from clinvk.text.diff import Piece, mark_unique
+from clinvk.text.sanitize import one_line, sanitize_without_bidi
 
 NOTHING = "–"
 
 
 def render(prompt: str, result: RunResult) -> str:
     """The page. `result` has its outputs."""
-    answers = comparison.answers(result)
-    found = comparison.verdict(result)
+    answers = comparison.answer_outcomes(result)
+    found = comparison.find_verdict(result)
     title = " · ".join(escape(one_line(o.name)) for o in answers)
     style = styles("session.css", "compare.css")
     parts = [
@@ -57,7 +57,7 @@ def render(prompt: str, result: RunResult) -> str:
 
 
 def _request(prompt: str) -> Iterator[str]:
-    yield f'<section class="request"><p class="text">{escape(_shown(prompt))}</p></section>'
+    yield f'<section class="request"><p class="text">{escape(_escape(prompt))}</p></section>'
 
 
 def _verdict(found: Verdict) -> Iterator[str]:
@@ -75,14 +75,14 @@ def _round(number: int, said: Round) -> Iterator[str]:
     yield f'<p>{best}{why} <span class="soft">(asked in the order {order})</span></p>'
     if said.output.strip():
         yield f"<details><summary>All that the judge said, round {number}</summary>"
-        yield f'<p class="text">{escape(_shown(said.output))}</p></details>'
+        yield f'<p class="text">{escape(_escape(said.output))}</p></details>'
 
 
 def _answers(answers: tuple[Outcome, ...], found: Verdict | None) -> Iterator[str]:
     yield '<section><h2 id="answers">Answers</h2>'
     given = [o for o in answers if o.output.strip()]
     pieces = dict(
-        zip([o.index for o in given], marked([_shown(o.output) for o in given]), strict=True)
+        zip([o.index for o in given], mark_unique([_escape(o.output) for o in given]), strict=True)
     )
     if len(given) > 1:
         yield f'<p class="soft">{_legend(given)}</p>'
@@ -111,14 +111,14 @@ def _answer(outcome: Outcome, pieces: list[Piece], *, is_best: bool, first: bool
     tag = "mark" if first else "ins"
     return (
         f'<article class="answer{best}"><h3>{escape(one_line(outcome.name))}{small}</h3>'
-        f"{_problem(outcome)}"
-        f'<div class="text">{"".join(_piece(p, tag) for p in pieces)}</div></article>'
+        f"{_problem_text(outcome)}"
+        f'<div class="text">{"".join(_render_piece(p, tag) for p in pieces)}</div></article>'
     )
 
 
-def _piece(piece: Piece, tag: str) -> str:
+def _render_piece(piece: Piece, tag: str) -> str:
     text = escape(piece.text)
-    if not piece.own or not piece.text.strip():
+    if not piece.is_unique or not piece.text.strip():
         return text
     # A line over a gap between words would look like one more word.
     inner = piece.text.strip()
@@ -126,7 +126,7 @@ def _piece(piece: Piece, tag: str) -> str:
     return f"{before}<{tag}>{escape(inner)}</{tag}>{behind}"
 
 
-def _problem(outcome: Outcome) -> str:
+def _problem_text(outcome: Outcome) -> str:
     if outcome.ok:
         return "" if outcome.output.strip() else '<p class="soft">An empty answer.</p>'
     why = f": {outcome.error.message}" if outcome.error else ""
@@ -147,7 +147,7 @@ def _table(result: RunResult) -> Iterator[str]:
 
 
 def _row(o: Outcome) -> str:
-    time = duration.brief(o.seconds) if o.attempts else NOTHING
+    time = duration.format_duration(o.seconds) if o.attempts else NOTHING
     session = o.session_id if o.attempts and o.session_id else NOTHING
     return (
         f'<tr><th scope="row">{escape(one_line(comparison.label(o)))}</th>'
@@ -159,5 +159,5 @@ def _row(o: Outcome) -> str:
     )
 
 
-def _shown(text: str) -> str:
-    return in_order(text).strip("\n")
+def _escape(text: str) -> str:
+    return sanitize_without_bidi(text).strip("\n")

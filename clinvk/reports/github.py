@@ -10,12 +10,12 @@ from typing import TextIO
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.reports import words
-from clinvk.text.sanitize import clean, one_line
+from clinvk.text.sanitize import one_line, sanitize
 
-SHOWN = 10  # annotations of a kind that GitHub shows for a step
-SUMMARY_ROOM = 1024 * 1024  # bytes of a step's summary; of a larger one, GitHub shows nothing
-SLACK = 1024
-LEAST_ROOM = 16 * 1024
+MAX_ANNOTATIONS = 10  # annotations of a kind that GitHub shows for a step
+MAX_SUMMARY_SIZE = 1024 * 1024  # bytes of a step's summary; of a larger one, GitHub shows nothing
+SUMMARY_RESERVE = 1024
+MIN_SUMMARY_SIZE = 16 * 1024
 LEVELS = {
     "failed": "error",
     "indeterminate": "warning",
@@ -24,28 +24,28 @@ LEVELS = {
 }
 
 
-def github(result: RunResult, env: Mapping[str, str], to: TextIO | None = None) -> None:
+def publish_to_github(result: RunResult, env: Mapping[str, str], to: TextIO | None = None) -> None:
     """Print annotations, to stdout if nobody says otherwise (GitHub looks at stderr as well), and
     put the report into the job's summary. Raises `UsageError` where that cannot be written."""
     stream = to or sys.stdout
-    stream.writelines(f"{line}\n" for line in commands(result))
+    stream.writelines(f"{line}\n" for line in workflow_commands(result))
     stream.flush()
     if path := env.get("GITHUB_STEP_SUMMARY"):
-        _summarise(Path(path), result)
+        _write_summary(Path(path), result)
 
 
-def commands(result: RunResult) -> Iterable[str]:
+def workflow_commands(result: RunResult) -> Iterable[str]:
     """Workflow commands: one a task, and one for all those that GitHub would not show."""
     for level in ("error", "warning"):
         told = [o for o in result.results if LEVELS.get(o.state) == level]
-        for outcome in told[:SHOWN]:
+        for outcome in told[:MAX_ANNOTATIONS]:
             yield _command(level, _title(outcome), _message(outcome))
-        if left := told[SHOWN:]:
+        if left := told[MAX_ANNOTATIONS:]:
             # A notice, since an eleventh of the same kind would not be shown either.
-            yield _command("notice", f"{len(left):,} more tasks", _more(left, result))
+            yield _command("notice", f"{len(left):,} more tasks", _more_note(left, result))
 
 
-def _more(left: list[Outcome], result: RunResult) -> str:
+def _more_note(left: list[Outcome], result: RunResult) -> str:
     counts = {state: sum(o.state == state for o in left) for state in LEVELS}
     said = ", ".join(f"{n:,} {state}" for state, n in counts.items() if n)
     where = f"; see them all: clinvk runs show {result.id}" if result.id else ""
@@ -59,28 +59,28 @@ def _title(outcome: Outcome) -> str:
 
 def _message(outcome: Outcome) -> str:
     why = words.failure(outcome)
-    return clean(f"{why.message}\n{why.hint}" if why.hint else why.message)
+    return sanitize(f"{why.message}\n{why.hint}" if why.hint else why.message)
 
 
 def _command(level: str, title: str, message: str) -> str:
-    return f"::{level} title={_property(title)}::{_data(message)}"
+    return f"::{level} title={_escape_property(title)}::{_escape_data(message)}"
 
 
-def _data(text: str) -> str:
+def _escape_data(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+def _escape_property(text: str) -> str:
+    return _escape_data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _summarise(path: Path, result: RunResult) -> None:
+def _write_summary(path: Path, result: RunResult) -> None:
     # Only this format needs it.
     from clinvk.reports import markdown
 
     try:
         taken = path.stat().st_size if path.exists() else 0  # by what ran before in this step
-        if (room := SUMMARY_ROOM - SLACK - taken) < LEAST_ROOM:
+        if (room := MAX_SUMMARY_SIZE - SUMMARY_RESERVE - taken) < MIN_SUMMARY_SIZE:
             raise UsageError(
                 f"there is no room left in this step's summary {path}",
                 "write the report to a file of its own: --report report.md",

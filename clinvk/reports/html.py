@@ -12,16 +12,18 @@ from clinvk.html.page import PAGES, styles
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.reports import timeline, words
-from clinvk.text.sanitize import clean, one_line
+from clinvk.text.sanitize import one_line, sanitize
 
-OPEN = 5  # so few answers are open from the start
-RENDERED = 1_000_000  # characters of answers that are rendered: a megabyte of code takes seconds
+MAX_OPEN_ANSWERS = 5  # so few answers are open from the start
+MAX_RENDERED_LENGTH = (
+    1_000_000  # characters of answers that are rendered: a megabyte of code takes seconds
+)
 
 
 def render(result: RunResult, plan: Plan) -> str:
     """The page. Answers are rendered where the extra `export` is installed, else shown as they
     are written."""
-    style, rendered = _rendering()
+    style, rendered = _answer_renderer()
     parts = [
         *_timeline(result, plan),
         *_table(result),
@@ -33,21 +35,21 @@ def render(result: RunResult, plan: Plan) -> str:
         title=escape(words.title(result)),
         style=styles("report.css") + style,
         summary=escape(words.summary(result)),
-        why=f'<p class="why">{escape(clean(result.why))}</p>\n' if result.why else "",
+        why=f'<p class="why">{escape(sanitize(result.why))}</p>\n' if result.why else "",
         about="".join(_about(result, plan)),
         parts="".join(f"{part}\n" for part in parts),
     )
 
 
-def _rendering() -> tuple[str, Callable[[str], str]]:
+def _answer_renderer() -> tuple[str, Callable[[str], str]]:
     """The colours of code, and what makes HTML of an answer."""
     try:
-        return page.colours("auto"), page.markdown().render
+        return page.code_colors("auto"), page.markdown().render
     except ClinvkError:
-        return "", _as_written
+        return "", _render_unformatted
 
 
-def _as_written(text: str) -> str:
+def _render_unformatted(text: str) -> str:
     return f'<pre class="plain">{escape(text)}</pre>\n'
 
 
@@ -84,8 +86,8 @@ def _timeline(result: RunResult, plan: Plan) -> Iterator[str]:
 
 
 def _legend(result: RunResult) -> Iterator[str]:
-    for name, colour in timeline.colours(result).items():
-        box = f'<span class="colour" style="background: var(--b{colour})"></span>'
+    for name, color in timeline.backend_colors(result).items():
+        box = f'<span class="colour" style="background: var(--b{color})"></span>'
         yield f"<li>{box}{escape(name)}</li>"
     for state in dict.fromkeys(o.state for o in result.results if o.started_at):
         yield f"<li>{timeline.swatch(state)}{words.MARKS[state]} {state}</li>"
@@ -124,7 +126,7 @@ def _row(outcome: Outcome) -> str:
         f'<tr><th scope="row">{name}<small class="narrow">{_backend(outcome)}</small></th><td>{_state(outcome)}</td>'
         f'<td class="rarely">{_backend(outcome)}</td>'
         f'<td class="rarely">{escape(one_line(outcome.model or "")) or words.NOTHING}</td>'
-        f'<td class="num">{words.time(outcome)}</td>'
+        f'<td class="num">{words.time_taken(outcome)}</td>'
         f'<td class="num rarely">{words.tokens(outcome)}</td>'
         f'<td class="num">{words.cost(outcome)}</td>'
         f'<td class="rarely">{f"<code>{escape(session)}</code>" if session else words.NOTHING}</td>'
@@ -155,10 +157,10 @@ def _problems(result: RunResult) -> Iterator[str]:
             f'<div class="problem {problem.state}"><p><strong>{escape(", ".join(shown))}{more}:'
             f'</strong> <span class="is {problem.state}">{words.MARKS[problem.state]} '
             f"{problem.state}</span>{kind}</p>"
-            f'<p class="reason">{escape(clean(why.message))}</p>'
+            f'<p class="reason">{escape(sanitize(why.message))}</p>'
         )
         if why.hint:
-            yield f"<p>Next: {escape(clean(why.hint))}</p>"
+            yield f"<p>Next: {escape(sanitize(why.hint))}</p>"
         yield "</div>"
     yield "</section>"
 
@@ -168,26 +170,28 @@ def _answers(result: RunResult, plan: Plan, rendered: Callable[[str], str]) -> I
     yield '<section><h2 id="answers">Answers</h2>'
     if not answered:
         yield '<p class="empty">There are none.</p>'
-    left = RENDERED
+    left = MAX_RENDERED_LENGTH
     for outcome, text in answered:
         left -= len(text)
         structured = outcome.structured is not None and not outcome.output.strip()
         plain = structured or left < 0
-        yield _answer(outcome, plan, (_as_written if plain else rendered)(text), len(answered))
+        yield _answer(
+            outcome, plan, (_render_unformatted if plain else rendered)(text), len(answered)
+        )
     yield "</section>"
 
 
 def _answer(outcome: Outcome, plan: Plan, body: str, among: int) -> str:
-    notes = [_backend(outcome), words.time(outcome)]
+    notes = [_backend(outcome), words.time_taken(outcome)]
     if outcome.usage:
         notes.append(f"{words.tokens(outcome)} tokens")
     if outcome.cost is not None:
         notes.append(words.cost(outcome))
     if session := words.session(outcome):
         notes.append(f"session {escape(session)}")
-    if needed := words.needed(outcome, plan):
+    if needed := words.needed_names(outcome, plan):
         notes.append(f"after {escape(', '.join(needed))}")
-    opened = " open" if among <= OPEN else ""
+    opened = " open" if among <= MAX_OPEN_ANSWERS else ""
     return (
         f"<details{opened}><summary><strong>{escape(words.name(outcome))}</strong>"
         f"<small>{' · '.join(notes)}</small></summary>\n"

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.reports import words
-from clinvk.text.sanitize import clean, one_line
+from clinvk.text.sanitize import one_line, sanitize
 
 # XML 1.0 has no way to write these, not even as numbers.
 _FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -25,10 +25,10 @@ def render(result: RunResult, plan: Plan) -> str:
     totals = _totals(result, cases)
     root = ET.Element("testsuites", {"name": words.title(result), **totals})
     named = one_line(result.source) or result.kind
-    suite = ET.SubElement(root, "testsuite", {"name": _sound(named), **totals})
+    suite = ET.SubElement(root, "testsuite", {"name": _replace_forbidden(named), **totals})
     if result.started_at:
-        suite.set("timestamp", _moment(result.started_at))
-    _add_properties(suite, _of_run(result))
+        suite.set("timestamp", _format_time(result.started_at))
+    _add_properties(suite, _run_properties(result))
     suite.extend(cases)
     ET.indent(root)
     return f'<?xml version="1.0" encoding="utf-8"?>\n{ET.tostring(root, "unicode")}\n'
@@ -38,7 +38,7 @@ def _cases(result: RunResult, plan: Plan) -> Iterable[ET.Element]:
     """Readers take two tests of one name for the same test, so each gets a name of its own."""
     taken: dict[str, int] = {}
     for outcome in result.results:
-        base = _sound(words.name(outcome))
+        base = _replace_forbidden(words.name(outcome))
         name = base
         while name in taken:
             taken[base] += 1
@@ -48,14 +48,14 @@ def _cases(result: RunResult, plan: Plan) -> Iterable[ET.Element]:
 
 
 def _case(outcome: Outcome, plan: Plan, name: str) -> ET.Element:
-    backend = _sound(one_line(outcome.backend or "")) or "none"
+    backend = _replace_forbidden(one_line(outcome.backend or "")) or "none"
     seconds = f"{outcome.seconds:.3f}"
     case = ET.Element("testcase", {"name": name, "classname": backend, "time": seconds})
-    _add_properties(case, _of_task(outcome, plan))
+    _add_properties(case, _task_properties(outcome, plan))
     if not outcome.ok:
         _add_problem(case, outcome)
     if answer := words.answer(outcome):
-        ET.SubElement(case, "system-out").text = _sound(answer)
+        ET.SubElement(case, "system-out").text = _replace_forbidden(answer)
     return case
 
 
@@ -64,18 +64,21 @@ def _add_problem(case: ET.Element, outcome: Outcome) -> None:
     message = one_line(failure.message)
     if outcome.state not in _ELEMENTS:
         text = f"{outcome.state}: {message}" if outcome.error else outcome.state
-        ET.SubElement(case, "skipped", {"message": _sound(text)})
+        ET.SubElement(case, "skipped", {"message": _replace_forbidden(text)})
         return
     element = ET.SubElement(
         case,
         _ELEMENTS[outcome.state],
-        {"type": _sound(one_line(failure.kind)), "message": _sound(message)},
+        {
+            "type": _replace_forbidden(one_line(failure.kind)),
+            "message": _replace_forbidden(message),
+        },
     )
     lines = [failure.message, *([f"hint: {failure.hint}"] if failure.hint else [])]
-    element.text = _sound(clean("\n".join(lines)))
+    element.text = _replace_forbidden(sanitize("\n".join(lines)))
 
 
-def _of_run(result: RunResult) -> dict[str, Any]:
+def _run_properties(result: RunResult) -> dict[str, Any]:
     return {
         "run": result.id,
         "kind": result.kind,
@@ -83,12 +86,12 @@ def _of_run(result: RunResult) -> dict[str, Any]:
         "why": result.why,
         "exit_code": result.exit_code,
         "tokens": result.usage.total if result.usage else None,
-        "cost_usd": _dollars(result.cost),
+        "cost_usd": _format_cost(result.cost),
         "cost_source": words.cost_source(result) if result.cost is not None else None,
     }
 
 
-def _of_task(outcome: Outcome, plan: Plan) -> dict[str, Any]:
+def _task_properties(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     usage = outcome.usage
     return {
         "state": outcome.state,
@@ -98,8 +101,8 @@ def _of_task(outcome: Outcome, plan: Plan) -> dict[str, Any]:
         "tokens": usage.total if usage else None,
         "input_tokens": usage.input if usage else None,
         "output_tokens": usage.output if usage else None,
-        "cost_usd": _dollars(outcome.cost),
-        "needs": ", ".join(words.needed(outcome, plan)),
+        "cost_usd": _format_cost(outcome.cost),
+        "needs": ", ".join(words.needed_names(outcome, plan)),
         "tags": ", ".join(outcome.tags),
     }
 
@@ -109,7 +112,7 @@ def _add_properties(element: ET.Element, values: Mapping[str, Any]) -> None:
     properties = ET.SubElement(element, "properties")
     for name, value in values.items():
         if value is not None and value != "":
-            text = _sound(one_line(str(value)))
+            text = _replace_forbidden(one_line(str(value)))
             ET.SubElement(properties, "property", {"name": name, "value": text})
 
 
@@ -122,13 +125,13 @@ def _totals(result: RunResult, cases: list[ET.Element]) -> dict[str, str]:
     return {k: str(v) for k, v in numbers.items()} | {"time": f"{result.seconds:.3f}"}
 
 
-def _dollars(cost: float | None) -> str | None:
+def _format_cost(cost: float | None) -> str | None:
     return None if cost is None else f"{cost:.6f}"
 
 
-def _moment(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _sound(text: str) -> str:
+def _replace_forbidden(text: str) -> str:
     return _FORBIDDEN.sub("", text)

@@ -11,35 +11,35 @@ from clinvk.model.outcome import Outcome, RunResult
 from clinvk.reports import words
 from clinvk.text.sanitize import one_line
 
-_MEANT = re.compile(r"([\\`*_{}\[\]<>#|~&!$@])")  # ASCII that GitHub may take for more than itself
-_MESSAGE_SHOWN = 2_000  # characters
-_LEAST = 2_000  # bytes that a long answer gets, where there is not room for all of each
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$@])")  # ASCII that GitHub may take for more than itself
+_MAX_MESSAGE_LENGTH = 2_000  # characters
+_MIN_ANSWER_SIZE = 2_000  # bytes that a long answer gets, where there is not room for all of each
 
 
 def render(result: RunResult, room: int | None = None) -> str:
     """The report; in at most so many bytes of UTF-8, where there is only that much room. What was
     left out then is said where it would stand."""
-    head = [f"# {plain(words.title(result))}", _summary(result)]
+    head = [f"# {escape_markdown(words.title(result))}", _summary(result)]
     if result.why:
-        head.append(f"> Ended early: {plain(result.why[:_MESSAGE_SHOWN])}")
-    text = _joined(head)
+        head.append(f"> Ended early: {escape_markdown(result.why[:_MAX_MESSAGE_LENGTH])}")
+    text = _join(head)
     text += _table(result, None if room is None else (room - _size(text)) // 2)
     text += _problems(result, None if room is None else (room - _size(text)) // 2)
     return text + _answers(result, None if room is None else room - _size(text))
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A text on one line in which nothing is markup: for a cell, a heading, a sentence."""
-    return _MEANT.sub(r"\\\1", one_line(text))
+    return _MARKUP.sub(r"\\\1", one_line(text))
 
 
 def _summary(result: RunResult) -> str:
     source = f" · from {_code(result.source)}" if result.source else ""
-    return f"**{plain(words.counted(result))}** · {plain(_rest(result))}{source}"
+    return f"**{escape_markdown(words.count_line(result))}** · {escape_markdown(_closing_notes(result))}{source}"
 
 
-def _rest(result: RunResult) -> str:
-    return words.summary(result).removeprefix(f"{words.counted(result)} · ")
+def _closing_notes(result: RunResult) -> str:
+    return words.summary(result).removeprefix(f"{words.count_line(result)} · ")
 
 
 def _table(result: RunResult, room: int | None) -> str:
@@ -48,7 +48,7 @@ def _table(result: RunResult, room: int | None) -> str:
         "|:--|:--|:--|--:|--:|--:|:--|\n"
     )
     rows = [_row(o) + "\n" for o in result.results]
-    kept = _fitting(rows, None if room is None else room - len(head) - 100)
+    kept = _lines_that_fit(rows, None if room is None else room - len(head) - 100)
     left = len(rows) - len(kept)
     note = f"\n*{left:,} more tasks are not listed: there is no room for them here.*\n"
     return head + "".join(kept) + (note if left else "") + "\n"
@@ -57,12 +57,12 @@ def _table(result: RunResult, room: int | None) -> str:
 def _row(outcome: Outcome) -> str:
     session = words.session(outcome)
     cells = [
-        plain(words.name(outcome)),
-        plain(outcome.backend or words.NOTHING),
+        escape_markdown(words.name(outcome)),
+        escape_markdown(outcome.backend or words.NOTHING),
         f"{words.MARKS[outcome.state]} {outcome.state}" + _attempts(outcome),
-        words.time(outcome),
+        words.time_taken(outcome),
         words.tokens(outcome),
-        plain(words.cost(outcome)),
+        escape_markdown(words.cost(outcome)),
         _code(session).replace("|", "\\|") if session else words.NOTHING,
     ]
     return f"| {' | '.join(cells)} |"
@@ -76,7 +76,7 @@ def _problems(result: RunResult, room: int | None) -> str:
     items = [_problem(problem) for problem in words.problems(result)]
     if not items:
         return ""
-    kept = _fitting(items, None if room is None else room - 100)
+    kept = _lines_that_fit(items, None if room is None else room - 100)
     left = len(items) - len(kept)
     note = f"- *{left:,} more reasons are not listed: there is no room for them here.*\n"
     return "## What was not done\n\n" + "".join(kept) + (note if left else "") + "\n"
@@ -84,11 +84,13 @@ def _problems(result: RunResult, room: int | None) -> str:
 
 def _problem(problem: words.Problem) -> str:
     shown, more = words.names(problem.tasks)
-    names = ", ".join(f"**{plain(name)}**" for name in shown) + more
+    names = ", ".join(f"**{escape_markdown(name)}**" for name in shown) + more
     why = problem.failure
-    kind = f" ({plain(why.kind)})" if why.kind != problem.state else ""
-    item = f"- {names}: {problem.state}{kind}: {plain(why.message[:_MESSAGE_SHOWN])}\n"
-    return item + (f"  <br>Next: {plain(why.hint)}\n" if why.hint else "")
+    kind = f" ({escape_markdown(why.kind)})" if why.kind != problem.state else ""
+    item = (
+        f"- {names}: {problem.state}{kind}: {escape_markdown(why.message[:_MAX_MESSAGE_LENGTH])}\n"
+    )
+    return item + (f"  <br>Next: {escape_markdown(why.hint)}\n" if why.hint else "")
 
 
 def _answers(result: RunResult, room: int | None) -> str:
@@ -103,9 +105,9 @@ def _answers(result: RunResult, room: int | None) -> str:
     sizes = [_size(_answer(o, text)) + 1 for o, text in answered]
     if sum(sizes) > room:
         sizes = list(_first_that_fit(sizes, room))
-    most = _share(sizes, room)
+    most = _fair_share(sizes, room)
     blocks = [
-        _answer(o, text) if size <= most else _cut(o, text, most, result)
+        _answer(o, text) if size <= most else _truncate_answer(o, text, most, result)
         for (o, text), size in zip(answered, sizes, strict=False)
     ]
     left = len(answered) - len(blocks)
@@ -115,7 +117,7 @@ def _answers(result: RunResult, room: int | None) -> str:
 
 def _answer(outcome: Outcome, shown: str, note: str = "") -> str:
     """In a fence that nothing in it can close: what a model says is shown, not obeyed."""
-    fence = "`" * _fence(shown)
+    fence = "`" * _fence_length(shown)
     structured = outcome.structured is not None and not outcome.output.strip()
     backend = escape(one_line(outcome.backend or words.NOTHING))
     return (
@@ -124,11 +126,11 @@ def _answer(outcome: Outcome, shown: str, note: str = "") -> str:
     )
 
 
-def _fence(text: str) -> int:
+def _fence_length(text: str) -> int:
     return max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
-def _cut(outcome: Outcome, text: str, most: int, result: RunResult) -> str:
+def _truncate_answer(outcome: Outcome, text: str, most: int, result: RunResult) -> str:
     """An answer's beginning, in a block of at most so many bytes, and that it is one."""
 
     def block(shown: str) -> str:
@@ -136,7 +138,7 @@ def _cut(outcome: Outcome, text: str, most: int, result: RunResult) -> str:
         note = f"*Cut here: the first {len(shown):,} of {len(text):,} characters.{whole}*"
         return _answer(outcome, shown, f"\n{note}\n")
 
-    room = most - _size(block("")) - 2 * _fence(text) - 20  # for digits
+    room = most - _size(block("")) - 2 * _fence_length(text) - 20  # for digits
     return block(text.encode("utf-8", "replace")[: max(0, room)].decode("utf-8", "ignore"))
 
 
@@ -147,7 +149,7 @@ def _size(text: str) -> int:
     return len(text.encode("utf-8", "replace"))
 
 
-def _fitting(lines: list[str], room: int | None) -> list[str]:
+def _lines_that_fit(lines: list[str], room: int | None) -> list[str]:
     """The first lines that together take no more room."""
     if room is None:
         return lines
@@ -158,13 +160,13 @@ def _fitting(lines: list[str], room: int | None) -> list[str]:
 def _first_that_fit(sizes: list[int], room: int) -> Iterable[int]:
     """The first of them that have room when each is cut to the least."""
     for size in sizes:
-        room -= min(size, _LEAST)
+        room -= min(size, _MIN_ANSWER_SIZE)
         if room < 0:
             return
         yield size
 
 
-def _share(sizes: list[int], room: int) -> int:
+def _fair_share(sizes: list[int], room: int) -> int:
     """The most that each may take, so that all fit: what the small ones leave goes to the others."""
     for done, size in enumerate(sorted(sizes)):
         share = room // (len(sizes) - done)
@@ -181,5 +183,5 @@ def _code(text: str) -> str:
     return f"{marks}{space}{text}{space}{marks}"
 
 
-def _joined(parts: Iterable[str]) -> str:
+def _join(parts: Iterable[str]) -> str:
     return "".join(f"{part}\n\n" for part in parts)

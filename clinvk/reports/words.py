@@ -6,13 +6,13 @@ import json
 
 from msgspec import Struct
 
-from clinvk.model.outcome import SOURCES, Outcome, RunResult
+from clinvk.model.outcome import COST_SOURCES, Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure
 from clinvk.text import duration
-from clinvk.text.sanitize import clean, one_line
+from clinvk.text.sanitize import one_line, sanitize
 
-NAME_SHOWN = 200  # characters of a name; it may be a whole line of a file
+MAX_NAME_LENGTH = 200  # characters of a name; it may be a whole line of a file
 MARKS = {"done": "✓", "failed": "✗", "skipped": "–", "cancelled": "–", "waiting": "…",
          "indeterminate": "?", "running": "▸", "queued": "·"}  # fmt: skip
 NOTHING = "–"
@@ -30,7 +30,7 @@ def title(result: RunResult) -> str:
     return f"clinvk {result.kind}" + (f" · run {result.id}" if result.id else "")
 
 
-def counted(result: RunResult) -> str:
+def count_line(result: RunResult) -> str:
     """`5 tasks: 3 done, 2 failed`"""
     total = len(result.results)
     counts = ", ".join(f"{n:,} {state}" for state, n in result.counts.items())
@@ -39,7 +39,7 @@ def counted(result: RunResult) -> str:
 
 def summary(result: RunResult) -> str:
     """`5 tasks: 3 done, 2 failed · 3m 20s · 120,400 tokens · $1.2300`"""
-    parts = [counted(result), duration.brief(result.seconds)]
+    parts = [count_line(result), duration.format_duration(result.seconds)]
     if result.usage is not None:
         parts.append(f"{tokens(result)} tokens")
     if result.cost is not None:
@@ -49,7 +49,7 @@ def summary(result: RunResult) -> str:
 
 def name(outcome: Outcome) -> str:
     text = one_line(outcome.name)
-    return text if len(text) <= NAME_SHOWN else text[: NAME_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_NAME_LENGTH else text[: MAX_NAME_LENGTH - 1] + "…"
 
 
 def names(outcomes: tuple[Outcome, ...], most: int = 10) -> tuple[list[str], str]:
@@ -58,8 +58,8 @@ def names(outcomes: tuple[Outcome, ...], most: int = 10) -> tuple[list[str], str
     return [name(o) for o in outcomes[:most]], (f" and {more:,} more" if more > 0 else "")
 
 
-def time(outcome: Outcome) -> str:
-    return duration.brief(outcome.seconds) if outcome.attempts else NOTHING
+def time_taken(outcome: Outcome) -> str:
+    return duration.format_duration(outcome.seconds) if outcome.attempts else NOTHING
 
 
 def tokens(thing: Outcome | RunResult) -> str:
@@ -78,7 +78,7 @@ def total_cost(result: RunResult) -> str:
 
 
 def cost_source(result: RunResult) -> str:
-    return SOURCES[is_whole(result)]
+    return COST_SOURCES[is_whole(result)]
 
 
 def is_whole(result: RunResult) -> bool:
@@ -91,10 +91,10 @@ def session(outcome: Outcome) -> str:
 
 def answer(outcome: Outcome) -> str:
     """What it answered; a structured answer as JSON, where there is no other."""
-    text = clean(outcome.output).strip("\n")
+    text = sanitize(outcome.output).strip("\n")
     if text.strip() or outcome.structured is None:
         return text.rstrip()
-    return clean(json.dumps(outcome.structured, ensure_ascii=False, indent=2, default=str))
+    return sanitize(json.dumps(outcome.structured, ensure_ascii=False, indent=2, default=str))
 
 
 def failure(outcome: Outcome) -> Failure:
@@ -114,7 +114,7 @@ def problems(result: RunResult) -> list[Problem]:
     return sorted(made, key=lambda p: p.state != "failed")
 
 
-def needed(outcome: Outcome, plan: Plan) -> list[str]:
+def needed_names(outcome: Outcome, plan: Plan) -> list[str]:
     """The names of the tasks that it came after."""
     if outcome.index >= len(plan.tasks):
         return []

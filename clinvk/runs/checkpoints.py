@@ -12,16 +12,16 @@ from typing import Any
 
 import msgspec
 
-from clinvk.disk.atomic import cannot, make_folder, remove_leftovers, replace_own
+from clinvk.disk.atomic import file_error, make_folder, remove_leftovers, replace_own
 from clinvk.disk.jsonl import encode
-from clinvk.disk.lockfile import held
+from clinvk.disk.lockfile import hold_lock
 from clinvk.disk.reading import read_file
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.session import check_id
 from clinvk.model.usage import rfc3339
 
 VERSION = 1  # of such a file
-LOCK = ".lock"  # held while a name is given
+LOCK_NAME = ".lock"  # held while a name is given
 
 
 class CheckpointNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
@@ -38,48 +38,48 @@ class Checkpoints:
     def __init__(self, home: Path) -> None:
         self.folder = home / "checkpoints"
 
-    def put(self, name: str, run: str) -> None:
+    def assign(self, name: str, run_id: str) -> None:
         """Give the run this name; the run that had it loses it. Raises `SessionError`."""
         path = self._path(name)
-        data = {"version": VERSION, "name": name, "run": run, "at": rfc3339(datetime.now(UTC))}
+        data = {"version": VERSION, "name": name, "run": run_id, "at": rfc3339(datetime.now(UTC))}
         try:
             make_folder(self.folder)
             remove_leftovers(self.folder)
             replace_own(path, encode(data) + b"\n", durable=True)
         except OSError as error:
-            raise cannot("write", path, error) from error
+            raise file_error("write", path, error) from error
 
-    def claim(self, name: str, run: str, before: str | None) -> None:
+    def assign_if_unchanged(self, name: str, run_id: str, expected_run_id: str | None) -> None:
         """`put`, where no run has got the name since it was that of the run `before`, or of none.
         Raises `CheckpointTaken`, `SessionError`."""
         path = self._path(name)
-        with held(self.folder / LOCK):
+        with hold_lock(self.folder / LOCK_NAME):
             try:
                 now = self._read(path)["run"]
             except CheckpointNotFound:
                 now = None
-            if now not in (before, None):
+            if now not in (expected_run_id, None):
                 raise CheckpointTaken(
                     f"checkpoint {name!r} is that of run {now}, which was begun at the same time",
                     f"see it with: clinvk runs watch {now}; or take another name",
                 )
-            self.put(name, run)
+            self.assign(name, run_id)
 
-    def get(self, name: str) -> str:
+    def find_run_id(self, name: str) -> str:
         """The id of the run of this name. Raises `CheckpointNotFound`, `SessionError`."""
         return str(self.read(name)["run"])
 
     def names(self) -> list[str]:
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
-    def runs(self) -> tuple[dict[str, str], list[ClinvkError]]:
+    def names_by_run(self) -> tuple[dict[str, str], list[ClinvkError]]:
         """Runs that have a name, by their ids; and what is wrong with names of which nobody can
         tell the run."""
         named: dict[str, str] = {}
         problems: list[ClinvkError] = []
         for name in self.names():
             try:
-                named[self.get(name)] = name
+                named[self.find_run_id(name)] = name
             except CheckpointNotFound:  # it was deleted meanwhile
                 continue
             except ClinvkError as error:
@@ -95,9 +95,9 @@ class Checkpoints:
         try:
             path.unlink()
         except FileNotFoundError:
-            raise _unknown(name) from None
+            raise _not_found(name) from None
         except OSError as error:
-            raise cannot("delete", path, error) from error
+            raise file_error("delete", path, error) from error
 
     def read(self, name: str) -> dict[str, Any]:
         """`name`, `run` and `at`. Raises `CheckpointNotFound`, `SessionError`."""
@@ -110,9 +110,9 @@ class Checkpoints:
         try:
             found = msgspec.json.decode(read_file(path), type=dict[str, Any])
         except FileNotFoundError:
-            raise _unknown(path.stem) from None
+            raise _not_found(path.stem) from None
         except OSError as error:
-            raise cannot("read", path, error) from error
+            raise file_error("read", path, error) from error
         except ValueError as error:
             raise SessionError(f"{path}: damaged: {error}", "delete that file") from error
         if found.get("version", 0) > VERSION:
@@ -122,5 +122,5 @@ class Checkpoints:
         return found
 
 
-def _unknown(name: str) -> CheckpointNotFound:
+def _not_found(name: str) -> CheckpointNotFound:
     return CheckpointNotFound(f"no checkpoint {name!r}", "see them all: clinvk checkpoints list")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clinvk.disk.atomic import cannot, open_own, write_all
+from clinvk.disk.atomic import file_error, open_own, write_all
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
 from clinvk.errors import ClinvkError
@@ -15,7 +15,7 @@ from clinvk.model.events import Delta, Event, Failed, Finished, Text
 from clinvk.model.result import Result
 from clinvk.text.long_texts import for_long
 
-HELD = 64 * 1024  # bytes
+BUFFER_SIZE = 64 * 1024  # bytes
 
 
 class EventLog(Closing):
@@ -28,7 +28,7 @@ class EventLog(Closing):
         self.scrub = scrub
         self.problem: ClinvkError | None = None  # what was raised
         self._pieces: list[str] = []
-        self._held = bytearray()
+        self._buffer = bytearray()
         self._fd = -1
         try:
             self._fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -37,13 +37,13 @@ class EventLog(Closing):
                 write_all(self._fd, b"\n")  # an attempt that was killed spoils no line of this one
         except OSError as error:
             self.close()
-            raise cannot("write", path, error) from error
+            raise file_error("write", path, error) from error
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self.hand_over())
+            os.close(self.detach())
 
-    def hand_over(self) -> int:
+    def detach(self) -> int:
         """The open file, for somebody who closes it."""
         fd, self._fd = self._fd, -1
         return fd
@@ -54,32 +54,32 @@ class EventLog(Closing):
             return
         if isinstance(event, Text):
             self._pieces = []  # it holds the whole of what they said
-        await self._say()
+        await self._write_pieces()
         if isinstance(event, (Finished, Failed)):  # the result tells it all
             return
-        await self._put(event.to_json())
-        self._flush(HELD if event.type in ("text", "thinking") else 0)
+        await self._buffer_line(event.to_json())
+        self._flush(BUFFER_SIZE if event.type in ("text", "thinking") else 0)
 
     async def end(self, result: Result) -> None:
         """The last line: what came of it, as `-o json` has it."""
-        await self._say()
-        await self._put({"type": "result", **result.to_json()})
+        await self._write_pieces()
+        await self._buffer_line({"type": "result", **result.to_json()})
         self._flush(0)
 
-    async def _say(self) -> None:
+    async def _write_pieces(self) -> None:
         if self._pieces:
             pieces, self._pieces = self._pieces, []
-            await self._put(Text(text="".join(pieces)).to_json())
+            await self._buffer_line(Text(text="".join(pieces)).to_json())
 
-    async def _put(self, line: dict[str, Any]) -> None:
-        self._held += encode(await for_long(line, self.scrub)) + b"\n"
+    async def _buffer_line(self, line: dict[str, Any]) -> None:
+        self._buffer += encode(await for_long(line, self.scrub)) + b"\n"
 
     def _flush(self, most: int) -> None:
-        if len(self._held) <= most:
+        if len(self._buffer) <= most:
             return
         try:
-            write_all(self._fd, bytes(self._held))
+            write_all(self._fd, bytes(self._buffer))
         except OSError as error:
-            self.problem = cannot("write", self.path, error)
+            self.problem = file_error("write", self.path, error)
             raise self.problem from error
-        self._held = bytearray()
+        self._buffer = bytearray()

@@ -14,35 +14,42 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import NoSpace, append_file, cannot, make_folder, replace_own, sync_folder
+from clinvk.disk.atomic import (
+    NoSpace,
+    append_file,
+    file_error,
+    make_folder,
+    replace_own,
+    sync_folder,
+)
 from clinvk.disk.jsonl import encode
-from clinvk.disk.lockfile import FileTurn, Locks
+from clinvk.disk.lockfile import HeldLock, NamedLocks
 from clinvk.disk.reading import ANY, open_regular, read_file
 from clinvk.errors import SessionError
-from clinvk.model.outcome import Outcome, RunResult, ended_with
+from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan
 from clinvk.model.result import Result, plain
 from clinvk.model.session import Session
 from clinvk.model.usage import rfc3339
-from clinvk.runs.replay import fold, told_by
+from clinvk.runs.replay import replay, summary_from_ends
 
 ID_BYTES = 3
-LOCK = "lock"
-TAIL = 16 * 1024  # bytes in which the last line of a journal begins
+LOCK_NAME = "lock"
+TAIL_BYTES = 16 * 1024  # bytes in which the last line of a journal begins
 
 
 class RunNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
     """No run answers to that id or prefix."""
 
 
-class Damaged(Struct, frozen=True):
+class DamagedRun(Struct, frozen=True):
     """A run that cannot be read: named, listed, and deletable."""
 
     id: str
     problem: str
 
 
-class Runs:
+class RunStore:
     """The runs below a home."""
 
     def __init__(self, home: Path) -> None:
@@ -53,19 +60,19 @@ class Runs:
         try:
             make_folder(self.folder)
             while True:
-                id_ = "r" + os.urandom(ID_BYTES).hex()
-                path = self.folder / id_
+                run_id = "r" + os.urandom(ID_BYTES).hex()
+                path = self.folder / run_id
                 with suppress(FileExistsError):
                     path.mkdir(mode=0o700)
                     break
         except OSError as error:
-            raise cannot("write", self.folder, error) from error
+            raise file_error("write", self.folder, error) from error
         folder = RunFolder(path)
         try:
             folder.make(plan)
         except BaseException:
             with suppress(SessionError):
-                folder.remove()
+                folder.delete_locked()
             raise
         return folder
 
@@ -75,14 +82,14 @@ class Runs:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise cannot("read", self.folder, error) from error
+            raise file_error("read", self.folder, error) from error
 
     def find(self, text: str) -> RunFolder:
         """The run with this id, or this unique beginning of one; `last` is the newest. Raises
         `RunNotFound`, `SessionError`."""
         ids = self.ids()
         if text == "last" and ids:
-            return RunFolder(max((self.folder / id_ for id_ in ids), key=_begun))
+            return RunFolder(max((self.folder / run_id for run_id in ids), key=_created_at))
         found = [i for i in ids if i == text] or [i for i in ids if text and i.startswith(text)]
         if len(found) > 1:
             raise SessionError(
@@ -94,7 +101,9 @@ class Runs:
         return RunFolder(self.folder / found[0])
 
     def newest_first(self) -> Iterator[RunFolder]:
-        paths = sorted((self.folder / id_ for id_ in self.ids()), key=_begun, reverse=True)
+        paths = sorted(
+            (self.folder / run_id for run_id in self.ids()), key=_created_at, reverse=True
+        )
         return (RunFolder(path) for path in paths)
 
 
@@ -123,21 +132,23 @@ class RunFolder:
             f"take it away with: clinvk runs delete {self.id}",
         )
 
-    def result(self, plan: Plan | None = None, *, ours: bool = False) -> RunResult:
+    def result(self, plan: Plan | None = None, *, is_driver: bool = False) -> RunResult:
         """Where the run stands, without the outputs of its tasks; `ours` where it is we who have
         its lock, and have not begun. Raises `SessionError`."""
-        return self.look(plan or self.plan(), ours=ours)[0]
+        return self.read_state(plan or self.plan(), is_driver=is_driver)[0]
 
-    def look(self, plan: Plan, *, ours: bool = False) -> tuple[RunResult, list[dict[str, Any]]]:
+    def read_state(
+        self, plan: Plan, *, is_driver: bool = False
+    ) -> tuple[RunResult, list[dict[str, Any]]]:
         """The same, and the lines of the journal that say so."""
-        running = not ours and self.running() is not None
+        running = not is_driver and self.find_driver() is not None
         lines = self._lines()
         try:
-            return self._as_long_as(fold(plan, lines, self.id, running=running)), lines
+            return self._with_last_activity(replay(plan, lines, self.id, running=running)), lines
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             raise self._damaged("journal.jsonl", f"{type(error).__name__}: {error}") from error
 
-    def _as_long_as(self, result: RunResult) -> RunResult:
+    def _with_last_activity(self, result: RunResult) -> RunResult:
         """The result of a run that was cut off, with the time until its tasks were last heard of:
         the journal says nothing between the start of a task and its end."""
         if result.state != "interrupted" or result.ended_at is None:
@@ -182,9 +193,9 @@ class RunFolder:
 
     def events(self, index: int) -> list[dict[str, Any]]:
         """What happened in a task, one object an event. A torn line is left out."""
-        return _decoded(_read(self.events_path(index)))
+        return _decode_lines(_read(self.events_path(index)))
 
-    def found(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
+    def outcome_from_session(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
         """The outcome of a task that had ended in its session, though nobody lived to write that
         down here; its answer is put behind its events. Raises `SessionError`."""
         began = outcome.started_at or session.updated_at
@@ -199,31 +210,34 @@ class RunFolder:
         try:
             append_file(path, encode(line) + b"\n")
         except OSError as error:
-            raise cannot("write", path, error) from error
-        return ended_with(outcome, line)
+            raise file_error("write", path, error) from error
+        return outcome_from_result(outcome, line)
 
-    def take(self, other: RunFolder, index: int) -> None:
+    def copy_events(self, other: RunFolder, index: int) -> None:
         """What happened in the same task of another run. Raises `SessionError`."""
         path = self.events_path(index)
         try:
             replace_own(path, _read(other.events_path(index)), durable=True)
         except OSError as error:
-            raise cannot("write", path, error) from error
+            raise file_error("write", path, error) from error
 
     def events_path(self, index: int) -> Path:
         return self.path / "tasks" / f"{index + 1:04}.jsonl"
 
     def _lines(self) -> list[dict[str, Any]]:
-        return _decoded(_read(self.path / "journal.jsonl"))
+        return _decode_lines(_read(self.path / "journal.jsonl"))
 
     def summary(self) -> dict[str, Any]:
         """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times (its
         seconds are those for which somebody drove it), usage and cost. Raises `SessionError`."""
-        if self.running() is None:
+        if self.find_driver() is None:
             # Where the ends do not fit together, the whole of it says what is wrong.
             with suppress(KeyError, TypeError, ValueError, AttributeError, OSError):
                 msgspec.json.decode(read_file(self.path / "plan.json", limit=ANY), type=Plan)
-                return {"id": self.id, **told_by(*_ends(self.path / "journal.jsonl"))}
+                return {
+                    "id": self.id,
+                    **summary_from_ends(*_first_and_last_line(self.path / "journal.jsonl")),
+                }
         result = self.result()
         first, last = result.started_at, result.ended_at
         return {
@@ -234,7 +248,7 @@ class RunFolder:
             "usage": plain(result.usage), "cost": result.to_json()["cost"],
         }  # fmt: skip
 
-    def written_at(self) -> datetime:
+    def modified_at(self) -> datetime:
         """When something was last written down of it."""
         for name in ("journal.jsonl", "plan.json"):
             with suppress(OSError):
@@ -243,22 +257,22 @@ class RunFolder:
 
     # Driving.
 
-    def running(self) -> dict[str, Any] | None:
+    def find_driver(self) -> dict[str, Any] | None:
         """What the one who drives it noted; nothing where nobody does."""
-        return Locks(self.path).running(LOCK)
+        return NamedLocks(self.path).running_turn(LOCK_NAME)
 
     @property
     def lock_path(self) -> Path:
-        return self.path / LOCK
+        return self.path / LOCK_NAME
 
     def is_idle(self) -> bool:
         """Whether nobody drives it, and nobody who was killed may have left something running."""
-        return Locks(self.path).is_idle(LOCK)
+        return NamedLocks(self.path).is_idle(LOCK_NAME)
 
-    def lock(self) -> FileTurn:
+    def lock(self) -> HeldLock:
         """The right to drive the run, until it is closed. Raises `SessionError` where somebody
         else has it."""
-        turn = Locks(self.path).turn(LOCK)
+        turn = NamedLocks(self.path).acquire(LOCK_NAME)
         if turn is None:
             raise SessionError(
                 f"run {self.id} is running",
@@ -272,16 +286,16 @@ class RunFolder:
         try:
             tasks.mkdir(mode=0o700)
         except OSError as error:
-            raise cannot("write", tasks, error) from error
-        self.freeze(plan)
+            raise file_error("write", tasks, error) from error
+        self.write_plan(plan)
 
-    def freeze(self, plan: Plan) -> None:
+    def write_plan(self, plan: Plan) -> None:
         data = {"created_at": rfc3339(datetime.now(UTC)), **plan.to_json()}
         try:
             replace_own(self.path / "plan.json", encode(data) + b"\n", durable=True)
             sync_folder(self.path.parent)
         except OSError as error:
-            raise cannot("write", self.path / "plan.json", error) from error
+            raise file_error("write", self.path / "plan.json", error) from error
 
     def delete(self) -> None:
         """Take the run away. Raises `SessionError` where it is running, or has left something
@@ -289,30 +303,30 @@ class RunFolder:
         try:
             turn = self.lock()
         except NoSpace:
-            if (self.path / LOCK).exists():
+            if (self.path / LOCK_NAME).exists():
                 raise
-            self.remove()  # nobody has a lock that cannot even be made
+            self.delete_locked()  # nobody has a lock that cannot even be made
             return
-        if turn.left:
+        if turn.leftover:
             turn.abandon()
             raise SessionError(
                 f"run {self.id} was cut off, and may have left something running",
                 f"end that first: clinvk runs cancel {self.id}",
             )
         try:
-            self.remove()
+            self.delete_locked()
         finally:
             turn.close()
 
-    def remove(self) -> None:
+    def delete_locked(self) -> None:
         """The same, for who has its lock."""
         try:
             shutil.rmtree(self.path)
         except OSError as error:
-            raise cannot("delete", self.path, error) from error
+            raise file_error("delete", self.path, error) from error
 
 
-def _decoded(data: bytes) -> list[dict[str, Any]]:
+def _decode_lines(data: bytes) -> list[dict[str, Any]]:
     lines = []
     for line in data.split(b"\n"):
         if line:
@@ -321,19 +335,19 @@ def _decoded(data: bytes) -> list[dict[str, Any]]:
     return lines
 
 
-def _ends(path: Path) -> list[dict[str, Any]]:
+def _first_and_last_line(path: Path) -> list[dict[str, Any]]:
     """The first line and the last one, where there are two that are whole."""
     try:
         with open_regular(path) as file:
             first = file.readline()
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - TAIL))
+            file.seek(max(0, file.tell() - TAIL_BYTES))
             last = file.read()
     except OSError:
         return []
     if not last.endswith(b"\n") or last.count(b"\n") < 2:
         return []
-    return _decoded(first + last[:-1].rpartition(b"\n")[2])
+    return _decode_lines(first + last[:-1].rpartition(b"\n")[2])
 
 
 def _read(path: Path) -> bytes:
@@ -342,10 +356,10 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise cannot("read", path, error) from error
+        raise file_error("read", path, error) from error
 
 
-def _begun(path: Path) -> int:
+def _created_at(path: Path) -> int:
     """When a run was created: its plan is written once."""
     try:
         return os.stat(path / "plan.json").st_mtime_ns

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from clinvk.disk.atomic import cannot, open_own, sync_folder, sync_together, write_all
+from clinvk.disk.atomic import file_error, open_own, sync_folder, sync_together, write_all
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError
-from clinvk.model.outcome import Outcome, RunResult, summary_of
+from clinvk.model.outcome import Outcome, RunResult, outcome_summary
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure, plain
 from clinvk.model.usage import rfc3339
@@ -54,16 +54,16 @@ class Journal(Closing):
             sync_folder(folder.path)
         except OSError as error:
             self.close()
-            raise cannot("write", self.path, error) from error
-        self._batch: _Batch | None = None  # being put together
-        self._one = anyio.Lock()  # batches go to the disk one after the other
+            raise file_error("write", self.path, error) from error
+        self._batch: CommitBatch | None = None  # being put together
+        self._commit_lock = anyio.Lock()  # batches go to the disk one after the other
 
-    def begin(self, plan: Plan, *, rerun: list[int]) -> None:
+    def record_begin(self, plan: Plan, *, rerun: list[int]) -> None:
         """Somebody drives the run now; these tasks begin anew."""
         about = {"kind": plan.kind, "source": plan.source, "total": len(plan.tasks)}
-        self.note("begin", rerun=rerun, **about)
+        self.append("begin", rerun=rerun, **about)
 
-    def set_aside(self, outcomes: Iterable[Outcome]) -> None:
+    def record_not_started(self, outcomes: Iterable[Outcome]) -> None:
         """Tasks that came to their end without being started, those with one reason on a line."""
         alike: dict[tuple[str, Failure | None], list[int]] = {}
         for outcome in outcomes:
@@ -75,32 +75,34 @@ class Journal(Closing):
             ]
         )
 
-    def end(self, result: RunResult) -> None:
+    def record_end(self, result: RunResult) -> None:
         """Nobody drives it any more. What a list shows of it stands here, so that it need not be
         added up again."""
         said = result.to_json()
         sums = {name: said[name] for name in ("usage", "cost")}
         sums["seconds"] = said["total_duration_seconds"]  # all the times that it was driven
-        self.note("end", state=result.state, why=result.why, counts=result.counts, **sums)
+        self.append("end", state=result.state, why=result.why, counts=result.counts, **sums)
 
-    def note(self, event: str, **facts: Any) -> None:
+    def append(self, event: str, **facts: Any) -> None:
         """A line, on disk when this returns: for what happens seldom."""
         self._commit([self._line(event, facts)])
 
-    async def started(self, index: int, attempt: int, **facts: Any) -> None:
+    async def record_started(self, index: int, attempt: int, **facts: Any) -> None:
         """On disk when this returns: then the task may be started."""
-        await self._add(self._line("started", {"task": index, "attempt": attempt, **facts}))
+        await self._commit_together(
+            self._line("started", {"task": index, "attempt": attempt, **facts})
+        )
 
-    async def ended(
+    async def record_ended(
         self, outcome: Outcome, events: int | None = None, wait: dict[str, Any] | None = None
     ) -> None:
         """On disk when this returns, behind the task's session and the events in the open file
         `events`, which is closed. `wait` is what it waits for, which nobody reads who only wants
         to know where the task stands."""
-        facts = {"task": outcome.index, **summary_of(outcome)}
+        facts = {"task": outcome.index, **outcome_summary(outcome)}
         if wait is not None:
             facts["wait"] = wait
-        await self._add(self._line("ended", facts), events, outcome.session_id)
+        await self._commit_together(self._line("ended", facts), events, outcome.session_id)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -118,9 +120,9 @@ class Journal(Closing):
                 os.ftruncate(self._fd, end)
                 raise
         except OSError as error:
-            raise cannot("write", self.path, error) from error
+            raise file_error("write", self.path, error) from error
 
-    def _commit_batch(self, batch: _Batch) -> None:
+    def _commit_batch(self, batch: CommitBatch) -> None:
         """The lines of a batch, behind what they tell of; from a thread of its own."""
         batch.begun = True
         try:
@@ -128,7 +130,7 @@ class Journal(Closing):
                 self._settle(batch.sessions)
             sync_together(batch.files)
         except OSError as error:
-            raise cannot("write", self.folder.path, error) from error
+            raise file_error("write", self.folder.path, error) from error
         finally:
             for file in batch.files:
                 os.close(file)
@@ -138,7 +140,7 @@ class Journal(Closing):
         at = rfc3339(datetime.now(UTC))
         return encode(self.scrub({"version": VERSION, "at": at, "event": event, **facts})) + b"\n"
 
-    async def _add(
+    async def _commit_together(
         self, line: bytes, events: int | None = None, session: str | None = None
     ) -> None:
         """Put the line into the batch that is being put together, and wait until that is on disk;
@@ -149,7 +151,7 @@ class Journal(Closing):
 
         batch, is_first = self._batch, self._batch is None
         if batch is None:
-            batch = self._batch = _Batch()
+            batch = self._batch = CommitBatch()
         batch.lines.append(line)
         if events is not None:
             batch.files.append(events)
@@ -159,7 +161,7 @@ class Journal(Closing):
             await batch.done.wait()
         else:
             with anyio.CancelScope(shield=True):
-                async with self._one:
+                async with self._commit_lock:
                     self._batch = None  # who comes now is of the next one
                     try:
                         try:
@@ -181,7 +183,7 @@ class Journal(Closing):
             raise batch.error
 
 
-class _Batch:
+class CommitBatch:
     """Lines that reach the disk together, behind the files that they tell of."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from clinvk.errors import UsageError
 from clinvk.model.outcome import RunResult
 
 
-class Outputs:
+class OutputDirectory:
     """`<task>.md` for each answer as soon as it is there, and `results.json` at the end."""
 
     def __init__(self, folder: Path) -> None:
@@ -21,22 +21,22 @@ class Outputs:
             make_folder(folder)
             check_writable(folder)
         except OSError as error:
-            raise self._cannot(error) from error
+            raise self._write_error(error) from error
 
-    def put(self, name: str, answer: str) -> None:
+    def write_answer(self, name: str, answer: str) -> None:
         if answer:
             self._write(f"{name}.md", answer.encode("utf-8", "replace") + b"\n")
 
-    def end(self, result: RunResult) -> None:
+    def write_results(self, result: RunResult) -> None:
         self._write("results.json", encode(result.to_json()) + b"\n")
 
     def _write(self, name: str, data: bytes) -> None:
         try:
             replace_file(self.folder / name, data, durable=False)
         except OSError as error:
-            self.problem = self.problem or self._cannot(error)
+            self.problem = self.problem or self._write_error(error)
 
-    def _cannot(self, error: OSError) -> UsageError:
+    def _write_error(self, error: OSError) -> UsageError:
         return UsageError(
             f"cannot write to {self.folder}: {error.strerror}", "name another --output-dir"
         )

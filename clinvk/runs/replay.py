@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.errors import ConfigError
-from clinvk.model.outcome import STATES, Outcome, RunResult, from_summary
+from clinvk.model.outcome import STATES, Outcome, RunResult, outcome_from_summary
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure
 from clinvk.model.usage import rfc3339
@@ -17,7 +17,9 @@ from clinvk.model.usage import rfc3339
 VERSION = 1  # of a journal's lines
 
 
-def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: bool) -> RunResult:
+def replay(
+    plan: Plan, lines: list[dict[str, Any]], run_id: str | None, *, running: bool
+) -> RunResult:
     """Where a run stands, from what was written of it. A task that had begun, and of which nobody
     told the end, is running while somebody drives the run, else indeterminate."""
     outcomes = [
@@ -37,7 +39,9 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
     last: datetime | None = None
     for line in lines:
         if line.get("version", 0) > VERSION:
-            raise ConfigError(f"run {id_} was written by a newer clinvk", "update clinvk to use it")
+            raise ConfigError(
+                f"run {run_id} was written by a newer clinvk", "update clinvk to use it"
+            )
         at = datetime.fromisoformat(line["at"])
         match line.get("event"):
             case "begin":
@@ -45,7 +49,7 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
                     seconds += (last - began).total_seconds()
                 began, state, why = at, "interrupted", None
                 for i in line.get("rerun", ()):
-                    outcomes[i] = anew(outcomes[i])
+                    outcomes[i] = requeue(outcomes[i])
             case "started":
                 i = line["task"]
                 outcomes[i] = replace(
@@ -55,7 +59,7 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
                 )  # fmt: skip
             case "ended":
                 i = line["task"]
-                outcomes[i] = from_summary(outcomes[i], line)
+                outcomes[i] = outcome_from_summary(outcomes[i], line)
             case "aside":
                 error = line.get("error")
                 failure = msgspec.convert(error, Failure) if error else None
@@ -74,19 +78,19 @@ def fold(plan: Plan, lines: list[dict[str, Any]], id_: str | None, *, running: b
     if running:
         state = "running"
     else:
-        outcomes = [unknown(o) if o.state == "running" else o for o in outcomes]
+        outcomes = [mark_indeterminate(o) if o.state == "running" else o for o in outcomes]
     return RunResult(
-        id=id_, kind=plan.kind, state=state, results=tuple(outcomes), seconds=seconds, why=why,
+        id=run_id, kind=plan.kind, state=state, results=tuple(outcomes), seconds=seconds, why=why,
         source=plan.source, started_at=first, ended_at=None if running else last,
     )  # fmt: skip
 
 
-def anew(outcome: Outcome) -> Outcome:
+def requeue(outcome: Outcome) -> Outcome:
     """A task that is to be run, again or at last."""
     return replace(outcome, state="queued", error=None, exit_code=None, ended_at=None)
 
 
-def unknown(outcome: Outcome) -> Outcome:
+def mark_indeterminate(outcome: Outcome) -> Outcome:
     """A task that was cut off."""
     return replace(
         outcome,
@@ -99,7 +103,7 @@ def unknown(outcome: Outcome) -> Outcome:
     )
 
 
-def told_by(begin: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
+def summary_from_ends(begin: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
     """What the first line and the last one tell of a run that somebody drove to its end. Raises
     `KeyError` and the like where they do not tell it, or might mean something else: an older clinvk
     did not say there how long it took."""

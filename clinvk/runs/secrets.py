@@ -9,45 +9,45 @@ from msgspec.structs import replace
 
 from clinvk.model.events import Delta, Event
 from clinvk.model.result import Denial, Result
-from clinvk.text.redact import everywhere, redact, without
+from clinvk.text.redact import everywhere, redact, replace_secrets
 
-HARMLESS = 8  # characters: a shorter text holds nothing that looks like a key
+MIN_KEY_LENGTH = 8  # characters: a shorter text holds nothing that looks like a key
 
 Hide = Callable[[Any], Any]
 
 
-def scrubber(secrets: Iterable[str], *, redacting: bool) -> Hide:
+def create_scrubber(secrets: Iterable[str], *, redacting: bool) -> Hide:
     """What takes these, and what looks like a key where `redacting`, out of whatever is written."""
     known = tuple(dict.fromkeys(secrets))
 
-    def clean(text: str) -> str:
-        text = without(text, known)
-        return redact(text) if redacting and len(text) >= HARMLESS else text
+    def scrub_text(text: str) -> str:
+        text = replace_secrets(text, known)
+        return redact(text) if redacting and len(text) >= MIN_KEY_LENGTH else text
 
-    return lambda data: everywhere(data, clean)
+    return lambda data: everywhere(data, scrub_text)
 
 
-def hider(secrets: tuple[str, ...]) -> Hide:
+def create_hider(secrets: tuple[str, ...]) -> Hide:
     """What takes these out of whatever is shown."""
-    return lambda data: everywhere(data, lambda text: without(text, secrets))
+    return lambda data: everywhere(data, lambda text: replace_secrets(text, secrets))
 
 
-def shown(event: Event, secrets: tuple[str, ...]) -> Event | None:
+def event_without_secrets(event: Event, secrets: tuple[str, ...]) -> Event | None:
     """The event as it may be seen. Where there are secrets, pieces of an answer may not: one can
     be said in two of them."""
     if not secrets:
         return event
     if isinstance(event, Delta):
         return None
-    hide = hider(secrets)
+    hide = create_hider(secrets)
     return replace(event, **{f: hide(getattr(event, f)) for f in event.__struct_fields__})
 
 
-def result_without(result: Result, secrets: tuple[str, ...]) -> Result:
+def result_without_secrets(result: Result, secrets: tuple[str, ...]) -> Result:
     """The result as it may be seen."""
     if not secrets:
         return result
-    hide, error = hider(secrets), result.error
+    hide, error = create_hider(secrets), result.error
     if error is not None:
         error = replace(error, message=hide(error.message), hint=hide(error.hint))
     return replace(

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from clinvk.config.extras import needs
+from clinvk.config.extras import require_extra
 from clinvk.errors import ClinvkError
 from clinvk.model.session import Message, MessageRole, Session
 
-TOPICS = 10  # at most
-EXCERPT = 2_000  # characters of a message that a backend is shown
+MAX_TOPICS = 10  # at most
+EXCERPT_LENGTH = 2_000  # characters of a message that a backend is shown
 
 _QUESTION = """Below is a conversation, as JSON: one object for each message. Do not continue it.
 Answer with one JSON object and nothing else:
@@ -21,46 +21,46 @@ Answer with one JSON object and nothing else:
 {messages}"""
 
 
-def by_words(session: Session) -> dict[str, Any]:
+def analyze_words(session: Session) -> dict[str, Any]:
     """`topics`, the most important first, and `sentiment_over_time`: a number from -1 to 1 for each
     message. By the words alone, which have to be English. Raises `ClinvkError` where the extra
     `analysis` is not installed."""
-    with needs("analysis", "analysing a conversation"):  # slow to import: they bring numpy
+    with require_extra("analysis", "analysing a conversation"):  # slow to import: they bring numpy
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
         from yake import KeywordExtractor
 
-    spoken = _spoken(session)
+    spoken = _dialogue(session)
     mood = SentimentIntensityAnalyzer().polarity_scores
     text = "\n\n".join(m.content for _, m in spoken)
-    found = KeywordExtractor(n=2, top=TOPICS).extract_keywords(text)  # the lowest score is best
+    found = KeywordExtractor(n=2, top=MAX_TOPICS).extract_keywords(text)  # the lowest score is best
     scores = [float(mood(m.content)["compound"]) for _, m in spoken]
-    return _analysis([phrase for phrase, _ in found], spoken, scores)
+    return _analysis_result([phrase for phrase, _ in found], spoken, scores)
 
 
-def by_answer(session: Session, ask: Callable[[str], str]) -> dict[str, Any]:
+def analyze_with_model(session: Session, ask: Callable[[str], str]) -> dict[str, Any]:
     """As `by_words`, as a model sees it: `ask` gives its answer to a prompt. Raises `ClinvkError`
     where that is not what was asked for."""
-    spoken = _spoken(session)
+    spoken = _dialogue(session)
     lines = [
-        json.dumps({"role": m.role, "content": m.content[:EXCERPT]}, ensure_ascii=False)
+        json.dumps({"role": m.role, "content": m.content[:EXCERPT_LENGTH]}, ensure_ascii=False)
         for _, m in spoken
     ]
-    answer = ask(_QUESTION.format(topics=TOPICS, count=len(spoken), messages="\n".join(lines)))
+    answer = ask(_QUESTION.format(topics=MAX_TOPICS, count=len(spoken), messages="\n".join(lines)))
     try:
         found = json.loads(answer[answer.index("{") : answer.rindex("}") + 1])
         scores = [max(-1.0, min(1.0, float(n))) for n in found["sentiment"]]
-        return _analysis([str(t) for t in found["topics"]][:TOPICS], spoken, scores)
+        return _analysis_result([str(t) for t in found["topics"]][:MAX_TOPICS], spoken, scores)
     except (ValueError, KeyError, TypeError) as error:
         raise ClinvkError(f"the analysis cannot be read: {answer[:200]!r}", "try again") from error
 
 
-def _spoken(session: Session) -> list[tuple[int, Message]]:
+def _dialogue(session: Session) -> list[tuple[int, Message]]:
     """What people and models said, with its index: instructions have no mood."""
     numbered = enumerate(session.messages)
     return [(i, m) for i, m in numbered if m.role is not MessageRole.SYSTEM]
 
 
-def _analysis(
+def _analysis_result(
     topics: list[str], spoken: list[tuple[int, Message]], scores: list[float]
 ) -> dict[str, Any]:
     moods = [

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from clinvk.errors import ClinvkError
 from clinvk.model.session import Message
 
-Write = Callable[[str, list[Message]], None]
+WriteMessages = Callable[[str, list[Message]], None]
 
 
 class Autosave:
@@ -17,10 +17,10 @@ class Autosave:
     There is no clock that runs by itself: what waits longer than the interval is written with the
     next message, whichever session that is for."""
 
-    def __init__(self, write: Write) -> None:
+    def __init__(self, write: WriteMessages) -> None:
         self._write = write
-        self._waiting: dict[str, list[Message]] = {}
-        self._since = time.monotonic()
+        self._pending: dict[str, list[Message]] = {}
+        self._pending_since = time.monotonic()
         self.enabled = True
         self.interval = 0.0
 
@@ -29,33 +29,33 @@ class Autosave:
         self.interval = interval
         self._flush_when_due()
 
-    def add(self, id_: str, message: Message) -> None:
-        if not self._waiting:
-            self._since = time.monotonic()
-        self._waiting.setdefault(id_, []).append(message)
+    def add(self, session_id: str, message: Message) -> None:
+        if not self._pending:
+            self._pending_since = time.monotonic()
+        self._pending.setdefault(session_id, []).append(message)
         self._flush_when_due()
 
-    def waiting(self, id_: str) -> list[Message]:
+    def pending(self, session_id: str) -> list[Message]:
         """What is not written yet, of a session."""
-        return list(self._waiting.get(id_, ()))
+        return list(self._pending.get(session_id, ()))
 
-    def flush(self, id_: str | None = None) -> None:
+    def flush(self, session_id: str | None = None) -> None:
         """Write what waits, of a session or of all. What cannot be written goes on waiting, and
         the first error is raised when the others are written."""
         errors = []
-        for each in [*self._waiting] if id_ is None else [id_]:
+        for each in [*self._pending] if session_id is None else [session_id]:
             try:
-                if messages := self._waiting.get(each):
+                if messages := self._pending.get(each):
                     self._write(each, messages)
-                self._waiting.pop(each, None)
+                self._pending.pop(each, None)
             except (ClinvkError, OSError) as error:
                 errors.append(error)
         if errors:
             raise errors[0]
 
-    def forget(self, id_: str) -> None:
-        self._waiting.pop(id_, None)
+    def discard(self, session_id: str) -> None:
+        self._pending.pop(session_id, None)
 
     def _flush_when_due(self) -> None:
-        if self.enabled and time.monotonic() - self._since >= self.interval:
+        if self.enabled and time.monotonic() - self._pending_since >= self.interval:
             self.flush()

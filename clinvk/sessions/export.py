@@ -14,25 +14,25 @@ from typing import Any
 
 from msgspec import Struct
 
-from clinvk.config.extras import needs
+from clinvk.config.extras import require_extra
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.session import Message, Session, check_id
 from clinvk.model.usage import rfc3339
 from clinvk.text.json_output import dumps
-from clinvk.text.typed import ShapeError, build
+from clinvk.text.typed import ShapeError, build_struct
 
 VERSION = 1  # of the JSON
 BUILT_IN = ("markdown", "json", "html")
 THEMES = ("auto", "light", "dark")
 
-_RECORD = ("id", "title", "backend", "model", "status", "created_at", "updated_at")
-_DETAILS = ("cwd", "tags", "template", "parents", "turns", "usage", "cost", "metadata")
+_RECORD_FIELDS = ("id", "title", "backend", "model", "status", "created_at", "updated_at")
+_METADATA_FIELDS = ("cwd", "tags", "template", "parents", "turns", "usage", "cost", "metadata")
 _TAG = re.compile(r"<[a-zA-Z!/?]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
-class Options(Struct, frozen=True):
+class ExportOptions(Struct, frozen=True):
     """What is said of a conversation beside its words. Where it is left open (None), JSON says
     everything, HTML the times, and markdown neither."""
 
@@ -44,12 +44,12 @@ class Options(Struct, frozen=True):
     pretty_print: bool = True  # JSON: indented
 
 
-def read_options(**given: Any) -> Options:
+def read_options(**given: Any) -> ExportOptions:
     """Options by their names. Raises `UsageError` for one that does not exist."""
     try:
-        made = build(Options, given)
+        made = build_struct(ExportOptions, given)
     except ShapeError as error:
-        known = ", ".join(Options.__struct_fields__)
+        known = ", ".join(ExportOptions.__struct_fields__)
         raise UsageError(f"export: {error}", f"known: {known}") from error
     if made.theme not in THEMES:
         raise UsageError(f"theme: {made.theme!r} is not one of: {', '.join(THEMES)}")
@@ -58,11 +58,13 @@ def read_options(**given: Any) -> Options:
 
 def formats(home: Path) -> list[str]:
     """Every format, the registered ones last."""
-    theirs = sorted(p.stem for p in _folder(home).glob("*.j2") if not p.name.startswith("."))
+    theirs = sorted(
+        p.stem for p in _template_directory(home).glob("*.j2") if not p.name.startswith(".")
+    )
     return [*BUILT_IN, *(name for name in theirs if name not in BUILT_IN)]
 
 
-def render(session: Session, format_: str, options: Options, home: Path) -> str:
+def export_session(session: Session, format_: str, options: ExportOptions, home: Path) -> str:
     """The session, which has its messages, in a format. Raises `UsageError` for one that does not
     exist, and for a template that fails; `ClinvkError` where a package is missing."""
     if format_ in _WRITERS:
@@ -70,17 +72,17 @@ def render(session: Session, format_: str, options: Options, home: Path) -> str:
     if format_ not in formats(home):
         raise UsageError(
             f"unknown export format {format_[:100]!r}",
-            f"known: {', '.join(formats(home))}; add one as {_folder(home)}/NAME.j2",
+            f"known: {', '.join(formats(home))}; add one as {_template_directory(home)}/NAME.j2",
         )
-    path = _folder(home) / f"{format_}.j2"
+    path = _template_directory(home) / f"{format_}.j2"
     try:
         text = read_file(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    return _by_template(session, text, format_, options)
+    return _render_template(session, text, format_, options)
 
 
-def register(home: Path, name: str, text: str) -> None:
+def register_template(home: Path, name: str, text: str) -> None:
     """Keep a template as a format. Raises `UsageError` where it is none, or has the name of a
     built-in format; `SessionError` for a name that cannot be a file's."""
     # Only where something is written.
@@ -89,8 +91,8 @@ def register(home: Path, name: str, text: str) -> None:
     check_id(name)
     if name in BUILT_IN:
         raise UsageError(f"the format {name!r} is built in", "choose another name")
-    _parsed(text, name)
-    path = _folder(home) / f"{name}.j2"
+    _parse_template(text, name)
+    path = _template_directory(home) / f"{name}.j2"
     try:
         make_folder(path.parent)
         replace_file(path, text.encode(), durable=True)
@@ -98,70 +100,74 @@ def register(home: Path, name: str, text: str) -> None:
         raise ConfigError(f"{path}: {error.strerror}") from error
 
 
-def as_data(session: Session, options: Options) -> dict[str, Any]:
+def session_data(session: Session, options: ExportOptions) -> dict[str, Any]:
     """The session and its messages as JSON has them."""
     record = session.to_json()
-    said = _or(options.include_metadata, otherwise=True)
-    names = (*_RECORD, *(_DETAILS if said else ()))
+    said = _default(options.include_metadata, otherwise=True)
+    names = (*_RECORD_FIELDS, *(_METADATA_FIELDS if said else ()))
     about = {"version": VERSION} | {name: record[name] for name in names}
-    return about | {"messages": [_line(m, options, otherwise=True) for m in session.messages]}
+    return about | {
+        "messages": [_message_data(m, options, otherwise=True) for m in session.messages]
+    }
 
 
-def _line(message: Message, options: Options, *, otherwise: bool) -> dict[str, Any]:
+def _message_data(message: Message, options: ExportOptions, *, otherwise: bool) -> dict[str, Any]:
     line: dict[str, Any] = {"role": message.role.value, "content": message.content}
-    if _or(options.include_timestamps, otherwise=otherwise):
+    if _default(options.include_timestamps, otherwise=otherwise):
         line["timestamp"] = rfc3339(message.timestamp)
-    if _or(options.include_tokens, otherwise=otherwise):
+    if _default(options.include_tokens, otherwise=otherwise):
         line["tokens"] = message.tokens
-    if _or(options.include_metadata, otherwise=otherwise):
+    if _default(options.include_metadata, otherwise=otherwise):
         line["metadata"] = message.metadata
     return line
 
 
-def _json(session: Session, options: Options) -> str:
+def _json(session: Session, options: ExportOptions) -> str:
     indent = 2 if options.pretty_print else None
-    return dumps(as_data(session, options), indent=indent, default=str) + "\n"
+    return dumps(session_data(session, options), indent=indent, default=str) + "\n"
 
 
-def _markdown(session: Session, options: Options) -> str:
+def _markdown(session: Session, options: ExportOptions) -> str:
     parts = [f"# {_title(session)}"]
     if options.include_metadata:
-        parts.append("\n".join(f"- {name}: {value}" for name, value in _about(session).items()))
+        parts.append(
+            "\n".join(f"- {name}: {value}" for name, value in _describe_session(session).items())
+        )
     for message in session.messages:
-        parts.append(" · ".join([f"## {_who(message)}", *_notes(message, options)]))
-        parts.append(closed(message.content.strip()))
+        parts.append(" · ".join([f"## {_role_label(message)}", *_message_notes(message, options)]))
+        parts.append(close_code_blocks(message.content.strip()))
     return "\n\n".join(parts) + "\n"
 
 
-def _html(session: Session, options: Options) -> str:
+def _html(session: Session, options: ExportOptions) -> str:
     from clinvk.html import page  # only who wants HTML needs what it needs
 
     messages = [
         {
             "role": message.role.value,
-            "who": _who(message),
-            "notes": _notes(
-                message, options, times=_or(options.include_timestamps, otherwise=True)
+            "who": _role_label(message),
+            "notes": _message_notes(
+                message, options, times=_default(options.include_timestamps, otherwise=True)
             ),
             "time": rfc3339(message.timestamp),
             "content": message.content,
         }
         for message in session.messages
     ]
-    about = _about(session) if options.include_metadata else {}
+    about = _describe_session(session) if options.include_metadata else {}
     return page.render(
         _title(session), about, messages, css=options.include_css, theme=options.theme
     )
 
 
-_WRITERS: dict[str, Callable[[Session, Options], str]] = {
+_WRITERS: dict[str, Callable[[Session, ExportOptions], str]] = {
     "markdown": _markdown,
     "json": _json,
     "html": _html,
 }
 
 
-def closed(text: str) -> str:
+def close_code_blocks(text: str) -> str:
     """Markdown in which no block of code is left open, so that it swallows nothing behind it."""
     fence = ""
     for line in text.splitlines():
@@ -176,7 +182,7 @@ def closed(text: str) -> str:
     return f"{text}\n{fence}" if fence else text
 
 
-def _about(session: Session) -> dict[str, str]:
+def _describe_session(session: Session) -> dict[str, str]:
     """What there is to know of it, in words; nothing of what is unknown."""
     known = {
         "Session": session.id,
@@ -197,7 +203,9 @@ def _about(session: Session) -> dict[str, str]:
     return {k: " ".join(v.split()) for k, v in (known | own).items() if v}
 
 
-def _notes(message: Message, options: Options, *, times: bool | None = None) -> list[str]:
+def _message_notes(
+    message: Message, options: ExportOptions, *, times: bool | None = None
+) -> list[str]:
     """What is said beside a message's role."""
     notes = []
     if options.include_timestamps if times is None else times:
@@ -213,39 +221,39 @@ def _title(session: Session) -> str:
     return " ".join((session.label or f"Session {session.id}").split())
 
 
-def _who(message: Message) -> str:
+def _role_label(message: Message) -> str:
     return message.role.value.capitalize()
 
 
-def _or(given: bool | None, *, otherwise: bool) -> bool:
+def _default(given: bool | None, *, otherwise: bool) -> bool:
     return otherwise if given is None else given
 
 
 # Templates.
 
 
-def _folder(home: Path) -> Path:
+def _template_directory(home: Path) -> Path:
     return home / "export"
 
 
-def _by_template(session: Session, text: str, name: str, options: Options) -> str:
-    template = _parsed(text, name)
-    data: Mapping[str, Any] = as_data(session, Options())
+def _render_template(session: Session, text: str, name: str, options: ExportOptions) -> str:
+    template = _parse_template(text, name)
+    data: Mapping[str, Any] = session_data(session, ExportOptions())
     try:
         return str(
             template.render(
                 title=_title(session),
                 session={k: v for k, v in data.items() if k not in ("version", "messages")},
                 messages=data["messages"],
-                options={n: getattr(options, n) for n in Options.__struct_fields__},
+                options={n: getattr(options, n) for n in ExportOptions.__struct_fields__},
             )
         )
     except Exception as error:  # whatever a template can do wrong
         raise UsageError(f"export template {name}: {error}", "mend the template") from error
 
 
-def _parsed(text: str, name: str) -> Any:
-    with needs("export", "an export by template"):
+def _parse_template(text: str, name: str) -> Any:
+    with require_extra("export", "an export by template"):
         # Only where something is written.
         from jinja2 import TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment

@@ -8,22 +8,26 @@ from msgspec import Struct
 
 from clinvk.model.session import Message, MessageRole, Session
 
-LIMIT = 100_000  # bytes that are carried over at most, the newest first
-NAMES = {MessageRole.USER: "User", MessageRole.ASSISTANT: "Assistant", MessageRole.SYSTEM: "System"}
+MAX_BYTES = 100_000  # bytes that are carried over at most, the newest first
+ROLE_NAMES = {
+    MessageRole.USER: "User",
+    MessageRole.ASSISTANT: "Assistant",
+    MessageRole.SYSTEM: "System",
+}
 
 
-class Carried(Struct, frozen=True):
+class Handover(Struct, frozen=True):
     """A text to put before a prompt, and the sentence that tells the user how much it is."""
 
     text: str
-    told: str
+    notice: str
 
 
-def hand_over(messages: list[Message], prompt: str, source: str, target: str) -> Carried | None:
+def hand_over(messages: list[Message], prompt: str, source: str, target: str) -> Handover | None:
     """The prompt behind the messages that `target` has not seen; nothing where it saw them all."""
     if not messages:
         return None
-    text, used, size = written(messages, LIMIT)
+    text, used, size = format_newest(messages, MAX_BYTES)
     left_out = len(messages) - used
     missing = f" The first {left_out} messages are left out." if left_out else ""
     whole = (
@@ -35,15 +39,15 @@ def hand_over(messages: list[Message], prompt: str, source: str, target: str) ->
         told = (
             f"telling {target} the last {used} of {len(messages)} messages ({size / 1000:.1f} KB)"
         )
-        return Carried(whole, told)
+        return Handover(whole, told)
     told = (
         f"handing {used} of {len(messages)} messages ({size / 1000:.1f} KB) over "
         f"from {source} to {target}"
     )
-    return Carried(whole, told)
+    return Handover(whole, told)
 
 
-def missed(messages: list[Message], backend: str) -> list[Message]:
+def unseen_messages(messages: list[Message], backend: str) -> list[Message]:
     """What was said since the backend spoke last; everything, where it never did."""
     last = max(
         (i for i, m in enumerate(messages) if m.metadata.get("backend") == backend), default=-1
@@ -51,13 +55,13 @@ def missed(messages: list[Message], backend: str) -> list[Message]:
     return [m for m in messages[last + 1 :] if m.role is not MessageRole.SYSTEM]
 
 
-def history(conversations: Iterable[tuple[Session, list[Message]]], prompt: str) -> Carried | None:
+def history(conversations: Iterable[tuple[Session, list[Message]]], prompt: str) -> Handover | None:
     """The prompt behind earlier conversations, the newest first as far as there is room; in the
     text they stand in the order in which they were held."""
     parts: list[str] = []
-    room, count = LIMIT, 0
+    room, count = MAX_BYTES, 0
     for session, messages in conversations:
-        text, used, size = written(messages, room)
+        text, used, size = format_newest(messages, room)
         if not used:
             break
         room -= size
@@ -70,17 +74,17 @@ def history(conversations: Iterable[tuple[Session, list[Message]]], prompt: str)
         + "\n\n".join(parts)
         + f"\n\n# User (now)\n\n{prompt}"
     )
-    told = f"{count} earlier session{'s' * (count > 1)} put before the prompt ({(LIMIT - room) / 1000:.1f} KB)"
-    return Carried(whole, told)
+    told = f"{count} earlier session{'s' * (count > 1)} put before the prompt ({(MAX_BYTES - room) / 1000:.1f} KB)"
+    return Handover(whole, told)
 
 
-def written(messages: list[Message], limit: int) -> tuple[str, int, int]:
+def format_newest(messages: list[Message], limit: int) -> tuple[str, int, int]:
     """The newest messages that fit as text, how many they are, and their size in bytes. The oldest
     of them may be there in part: its end, which is what the next one answers."""
     parts: list[str] = []
     size = 0
     for message in reversed(messages):
-        part = f"## {NAMES[message.role]}\n\n{message.content.strip()}"
+        part = f"## {ROLE_NAMES[message.role]}\n\n{message.content.strip()}"
         data = part.encode("utf-8", "replace")
         if size + len(data) > limit:
             if not parts:  # even the newest alone is too long

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from clinvk.config.schema import SessionSettings
+from clinvk.config.schema import SessionConfig
 from clinvk.errors import ClinvkError
-from clinvk.model.session import Message, Session, opening
-from clinvk.sessions.masking import kept
-from clinvk.sessions.native import Native, Reader, reader
+from clinvk.model.session import Message, Session, prompt_excerpt
+from clinvk.sessions.masking import redact_for_store
+from clinvk.sessions.native import NativeReader, NativeSession, reader_for
 from clinvk.store.base import Store
 
 Progress = Callable[[int, int], None]
@@ -26,7 +26,7 @@ class Candidate(Struct, frozen=True):
     path: Path
 
 
-class Findings(Struct):
+class ScanResult(Struct):
     """What there is to adopt, the one used last first."""
 
     new: list[Candidate] = field(default_factory=list)
@@ -34,25 +34,30 @@ class Findings(Struct):
     problems: list[str] = field(default_factory=list)
 
 
-def find(
+def find_native_sessions(
     store: Store,
     envs: Mapping[str, Mapping[str, str]],
-    settings: SessionSettings,
+    settings: SessionConfig,
     *,
     cwd: str | None = None,
     since: datetime | None = None,
     progress: Progress = lambda _done, _all: None,
-) -> Findings:
+) -> ScanResult:
     """Look through what the backends in `envs` keep; each is mapped to its environment. A file that
     cannot be read is a problem, and stops nothing. Raises `UsageError`, `SessionError`."""
-    findings = Findings()
-    files = [(kind, p) for name in envs for kind in [reader(name)] for p in kind.files(envs[name])]
+    findings = ScanResult()
+    files = [
+        (kind, p)
+        for name in envs
+        for kind in [reader_for(name)]
+        for p in kind.find_files(envs[name])
+    ]
     newest: dict[str, Candidate] = {}
     for done, (kind, path) in enumerate(files):
         progress(done, len(files))
         try:
             if since is None or path.stat().st_mtime >= since.timestamp():
-                _look(store, kind, path, settings, findings, newest)
+                _scan_file(store, kind, path, settings, findings, newest)
         except OSError as error:
             findings.problems.append(f"{path}: {error.strerror}")
         except ClinvkError:
@@ -68,54 +73,56 @@ def find(
     return findings
 
 
-def adopt(store: Store, candidate: Candidate, settings: SessionSettings) -> Session | None:
+def import_session(store: Store, candidate: Candidate, settings: SessionConfig) -> Session | None:
     """The session, kept from now on; nothing where its file has gone, or somebody was faster.
     Raises `OSError`, `SessionError`."""
     session = candidate.session
-    native = reader(session.backend or "").read(candidate.path)
-    if native is None or store.owners(native.backend, native.native_id):
+    native = reader_for(session.backend or "").read_session(candidate.path)
+    if native is None or store.find_by_native_id(native.backend, native.native_id):
         return None
-    messages = _messages(native, settings)
-    return store.create(_session(native, settings), messages)
+    messages = _to_messages(native, settings)
+    return store.create(_to_session(native, settings), messages)
 
 
-def _look(
+def _scan_file(
     store: Store,
-    kind: Reader,
+    kind: NativeReader,
     path: Path,
-    settings: SessionSettings,
-    findings: Findings,
+    settings: SessionConfig,
+    findings: ScanResult,
     newest: dict[str, Candidate],
 ) -> None:
-    native_id = kind.native_id(path)
+    native_id = kind.find_native_id(path)
     if native_id is None:
         return
-    if store.owners(kind.BACKEND, native_id):
+    if store.find_by_native_id(kind.BACKEND, native_id):
         findings.known += 1
         return
-    native = kind.read(path)
+    native = kind.read_session(path)
     if native is None:
         return
     findings.problems += native.problems
-    candidate = Candidate(_session(native, settings), path)
+    candidate = Candidate(_to_session(native, settings), path)
     before = newest.get(candidate.session.id)  # a session may have left more than one file
     if before is None or before.session.updated_at < candidate.session.updated_at:
         newest[candidate.session.id] = candidate
 
 
-def _session(native: Native, settings: SessionSettings) -> Session:
+def _to_session(native: NativeSession, settings: SessionConfig) -> Session:
     asked = [m.content for m in native.messages if m.role == "user"]
     usage = native.usage if settings.store_token_usage else None
     counts: dict[str, int] = {}
     for message in native.messages if settings.store_messages else []:
         counts[message.role.value] = counts.get(message.role.value, 0) + 1
     return Session(
-        id=_id(native),
+        id=_derive_session_id(native),
         backend=native.backend,
         model=native.model,
         cwd=native.cwd,
-        title=kept(native.title, settings) if native.title else None,
-        prompt=opening(kept(asked[0], settings)) if settings.store_messages else None,
+        title=redact_for_store(native.title, settings) if native.title else None,
+        prompt=prompt_excerpt(redact_for_store(asked[0], settings))
+        if settings.store_messages
+        else None,
         native_ids={native.backend: native.native_id},
         turns=len(asked),
         counts=counts,
@@ -128,14 +135,15 @@ def _session(native: Native, settings: SessionSettings) -> Session:
     )
 
 
-def _messages(native: Native, settings: SessionSettings) -> Iterable[Message]:
+def _to_messages(native: NativeSession, settings: SessionConfig) -> Iterable[Message]:
     if not settings.store_messages:
         return []
     return [
-        Message(m.role, kept(m.content, settings), m.timestamp, m.metadata) for m in native.messages
+        Message(m.role, redact_for_store(m.content, settings), m.timestamp, m.metadata)
+        for m in native.messages
     ]
 
 
-def _id(native: Native) -> str:
+def _derive_session_id(native: NativeSession) -> str:
     """The same on every machine and in every try, so that it can be told before."""
     return hashlib.sha256(f"{native.backend} {native.native_id}".encode()).hexdigest()[:10]

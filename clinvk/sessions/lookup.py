@@ -12,7 +12,7 @@ from clinvk.model.request import Request
 from clinvk.model.session import Session, check_id
 from clinvk.store.base import Query, Store
 
-PASSED_OVER = ", but for those of tasks, which are passed over"
+TASKS_SKIPPED_HINT = ", but for those of tasks, which are passed over"
 
 
 class NoSessionHere(SessionError):  # noqa: N818 - reads as what it says
@@ -23,7 +23,7 @@ class NoSessionHere(SessionError):  # noqa: N818 - reads as what it says
         self.elsewhere = elsewhere
 
 
-class Finder:
+class SessionLookup:
     """Looks for sessions in a store."""
 
     def __init__(self, store: Store, *, auto_resume: bool = False) -> None:
@@ -36,25 +36,25 @@ class Finder:
         if request.begins is not None:
             return None
         if request.name is not None:
-            return self.named(request.name)
+            return self.find_by_name(request.name)
         if request.session == "last":
-            return self._last(request)
+            return self._find_last(request)
         if request.session is not None:
             return self.lookup(request.session)
         if self.auto_resume and not request.new and not request.history:
-            return self.newest(cwd=real(request.cwd), backend=request.backend)
+            return self.find_newest(cwd=real_path(request.cwd), backend=request.backend)
         return None
 
-    def named(self, name: str) -> Session | None:
+    def find_by_name(self, name: str) -> Session | None:
         """The session of exactly this name, whatever its case."""
         check_id(name)
-        matches = [i for i in self.store.matching(name, 100) if i.lower() == name.lower()]
+        matches = [i for i in self.store.find_ids(name, 100) if i.lower() == name.lower()]
         return self.store.get(matches[0]) if matches else None
 
     def lookup(self, text: str) -> Session:
         """The session with this id, unique prefix of an id, or native id. Raises `SessionError`:
         an ambiguous prefix names the candidates."""
-        matches = self.store.matching(text) if text else []
+        matches = self.store.find_ids(text) if text else []
         exact = [i for i in matches if i.lower() == text.lower()]
         if exact or len(matches) == 1:
             return self.store.get((exact or matches)[0])
@@ -65,57 +65,57 @@ class Finder:
                 f"{text!r} is the beginning of several sessions:{shown}{more}",
                 "give more of the id",
             )
-        if owners := self.store.owners(None, text):
+        if owners := self.store.find_by_native_id(None, text):
             return self.store.get(owners[0])
         raise SessionNotFound(f"no session {text[:100]!r}", "see them all: clinvk sessions list")
 
-    def newest(self, *, cwd: str | None = None, backend: str | None = None) -> Session | None:
+    def find_newest(self, *, cwd: str | None = None, backend: str | None = None) -> Session | None:
         """The resumable session that was used last, of a folder (real path) or anywhere; tasks of
         a fan-out are passed over."""
-        found = self.resumable(Query(cwd=cwd, backend=backend, limit=1))
+        found = self.list_resumable(Query(cwd=cwd, backend=backend, limit=1))
         return found[0] if found else None
 
-    def resumable(self, query: Query) -> list[Session]:
+    def list_resumable(self, query: Query) -> list[Session]:
         """The sessions of a query that can be gone on with, tasks of a fan-out left out."""
         wanted = replace(query, resumable=True, tasks=False)
         return [s for s in self.store.select(wanted) if isinstance(s, Session)]
 
-    def of_task(self, query: Query) -> Session | None:
+    def find_task_session(self, query: Query) -> Session | None:
         """The session of a task that was used last, where the query has no `resumable` one."""
         found = self.store.select(replace(query, resumable=True, tasks=True, limit=1))
         return next((s for s in found if isinstance(s, Session) and s.task is not None), None)
 
-    def _last(self, request: Request) -> Session:
-        here = real(request.cwd)
-        found = self.newest(cwd=None if request.anywhere else here, backend=request.backend)
+    def _find_last(self, request: Request) -> Session:
+        here = real_path(request.cwd)
+        found = self.find_newest(cwd=None if request.anywhere else here, backend=request.backend)
         if found is not None:
             return found
         of = f"{request.backend} " if request.backend else ""
-        other = None if request.anywhere else self.newest(backend=request.backend)
+        other = None if request.anywhere else self.find_newest(backend=request.backend)
         if other is None:
-            task = self.of_task(Query(backend=request.backend))
+            task = self.find_task_session(Query(backend=request.backend))
             raise NoSessionHere(
-                f"there is no {of}session to continue{PASSED_OVER if task else ''}",
-                by_its_id(task) if task else _start(request.backend),
+                f"there is no {of}session to continue{TASKS_SKIPPED_HINT if task else ''}",
+                resume_by_id_hint(task) if task else _start_hint(request.backend),
                 None,
             )
-        task = self.of_task(Query(cwd=here, backend=request.backend))
+        task = self.find_task_session(Query(cwd=here, backend=request.backend))
         raise NoSessionHere(
-            f"there is no {of}session to continue in {here}{PASSED_OVER if task else ''}",
+            f"there is no {of}session to continue in {here}{TASKS_SKIPPED_HINT if task else ''}",
             f"the last one is {other.id}, in {other.cwd}; go on there with: "
             f'clinvk resume {other.id} "your prompt"   (or: clinvk -c --anywhere "your prompt")',
             other,
         )
 
-    def _describe(self, id_: str) -> str:
+    def _describe(self, session_id: str) -> str:
         try:
-            session = self.store.get(id_)
+            session = self.store.get(session_id)
         except ClinvkError:
-            return id_
-        return f"{id_}  {session.backend or '-'}  {session.label[:60]}"
+            return session_id
+        return f"{session_id}  {session.backend or '-'}  {session.label[:60]}"
 
 
-def by_its_id(task: Session) -> str:
+def resume_by_id_hint(task: Session) -> str:
     """How to go on with the session of a task."""
     return (
         f'go on with one by its id: clinvk resume {task.id} "your prompt"; '
@@ -123,10 +123,10 @@ def by_its_id(task: Session) -> str:
     )
 
 
-def _start(backend: str | None) -> str:
+def _start_hint(backend: str | None) -> str:
     return f'start one: clinvk {f"-b {backend} " if backend else ""}"your prompt"'
 
 
-def real(path: Path | None) -> str:
+def real_path(path: Path | None) -> str:
     """The real path of a folder, by which sessions know theirs; of the current one without any."""
     return os.path.realpath(path) if path else os.getcwd()

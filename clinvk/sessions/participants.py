@@ -13,7 +13,7 @@ class NotAParticipant(SessionError, PermissionError):  # noqa: N818 - reads as w
     """A shared session takes messages of its participants only."""
 
 
-def admit(session: Session, messages: Iterable[Message]) -> None:
+def check_participants(session: Session, messages: Iterable[Message]) -> None:
     """Raise `NotAParticipant` where a message's `metadata["user"]` takes no part in the session.
     Messages of nobody, such as a model's, are fine."""
     if session.metadata.get("type") != "shared":

@@ -14,7 +14,7 @@ from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError
 from clinvk.model.session import check_id
 from clinvk.text import yaml as yamls
-from clinvk.text.typed import ShapeError, build
+from clinvk.text.typed import ShapeError, build_struct
 
 
 class Template(Struct, frozen=True):
@@ -55,34 +55,36 @@ BUILT_IN = {
 }
 
 
-def folder(home: Path) -> Path:
+def template_directory(home: Path) -> Path:
     return home / "templates"
 
 
-def names(home: Path) -> list[str]:
+def template_names(home: Path) -> list[str]:
     """Every template's name, ours first."""
-    theirs = sorted(p.stem for p in folder(home).glob("*.yaml") if not p.name.startswith("."))
+    theirs = sorted(
+        p.stem for p in template_directory(home).glob("*.yaml") if not p.name.startswith(".")
+    )
     return [*BUILT_IN, *(name for name in theirs if name not in BUILT_IN)]
 
 
-def source(home: Path, name: str) -> str:
+def template_source(home: Path, name: str) -> str:
     """Where the template comes from: a file, or `built in`."""
-    path = folder(home) / f"{name}.yaml"
+    path = template_directory(home) / f"{name}.yaml"
     return str(path) if os.path.lexists(path) else "built in"
 
 
-def load(home: Path, name: str) -> Template:
+def load_template(home: Path, name: str) -> Template:
     """The template of that name. Raises `ConfigError` where there is none, or a broken one."""
-    if name not in names(home):
+    if name not in template_names(home):
         raise ConfigError(
             f"unknown template {name[:100]!r}",
-            f"known: {', '.join(names(home))}; add one as {folder(home)}/NAME.yaml",
+            f"known: {', '.join(template_names(home))}; add one as {template_directory(home)}/NAME.yaml",
         )
-    path = folder(home) / f"{name}.yaml"
-    return _read(path) if os.path.lexists(path) else BUILT_IN[name]
+    path = template_directory(home) / f"{name}.yaml"
+    return _read_template(path) if os.path.lexists(path) else BUILT_IN[name]
 
 
-def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
+def save_template(home: Path, name: str, data: Mapping[str, Any]) -> Template:
     """Keep a template for every later session. Raises `ConfigError` for one that is none, and
     `SessionError` for a name that cannot be a file's."""
     import yaml  # 10 ms: only where a file is written
@@ -91,9 +93,9 @@ def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
     from clinvk.disk.atomic import make_folder, replace_file
 
     check_id(name)
-    template = _checked(dict(data), f"template {name}")
+    template = _parse_template(dict(data), f"template {name}")
     text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
-    path = folder(home) / f"{name}.yaml"
+    path = template_directory(home) / f"{name}.yaml"
     try:
         make_folder(path.parent)
         replace_file(path, text.encode(), durable=True)
@@ -102,19 +104,19 @@ def save(home: Path, name: str, data: Mapping[str, Any]) -> Template:
     return template
 
 
-def _read(path: Path) -> Template:
+def _read_template(path: Path) -> Template:
     try:
         data = yamls.load(read_file(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}", "mend or delete that file") from error
-    return _checked({} if data is None else data, str(path))
+    return _parse_template({} if data is None else data, str(path))
 
 
-def _checked(data: Any, where: str) -> Template:
+def _parse_template(data: Any, where: str) -> Template:
     try:
-        return build(Template, data)
+        return build_struct(Template, data)
     except ShapeError as error:
         known = ", ".join(Template.__struct_fields__)
         raise ConfigError(f"{where}: {error}", f"a template has: {known}") from error

@@ -14,27 +14,27 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk.errors import SessionError, UsageError
-from clinvk.model.session import Message, MessageRole, Session, counted, new_id, opening
+from clinvk.model.session import Message, MessageRole, Session, count_roles, new_id, prompt_excerpt
 
 STRATEGIES = ("chronological", "smart", "manual")
 
-Place = tuple[str, int]  # the id of a session, and the index of a message in it
+MessageRef = tuple[str, int]  # the id of a session, and the index of a message in it
 
 
 def with_messages(session: Session, messages: Iterable[Message]) -> Session:
     """The session with these messages, and with a record that says so."""
     messages = list(messages)
     asked = next((m.content for m in messages if m.role is MessageRole.USER), None)
-    prompt = session.prompt if asked is None else opening(asked)
-    return replace(session, messages=messages, counts=counted(messages), prompt=prompt)
+    prompt = session.prompt if asked is None else prompt_excerpt(asked)
+    return replace(session, messages=messages, counts=count_roles(messages), prompt=prompt)
 
 
 def branch(source: Session, at: int | None = None, title: str | None = None) -> Session:
     """A new conversation that begins as `source` does, up to and with message `at`; with all of
     them where none is named. Counts from the end below 0. Raises `SessionError`."""
-    last = len(source.messages) - 1 if at is None else index(source, at)
-    metadata = _own(source) | {"branched_from": source.id, "branched_at": last}
-    new = _descendant(source, (source.id,), metadata, title)
+    last = len(source.messages) - 1 if at is None else resolve_index(source, at)
+    metadata = _own_metadata(source) | {"branched_from": source.id, "branched_at": last}
+    new = _derive_session(source, (source.id,), metadata, title)
     return with_messages(new, source.messages[: last + 1])
 
 
@@ -43,7 +43,7 @@ def merge(
     secondary: Session,
     strategy: str = "chronological",
     *,
-    order: Iterable[Place] | None = None,
+    order: Iterable[MessageRef] | None = None,
     title: str | None = None,
 ) -> Session:
     """A new conversation of both; what they have in common at their beginning is there once.
@@ -61,10 +61,12 @@ def merge(
     if order is None:
         messages = _STRATEGIES[strategy](primary.messages, secondary.messages)
     else:
-        messages = _ordered(primary, secondary, list(order))
+        messages = _in_given_order(primary, secondary, list(order))
     parents = (primary.id, secondary.id)
     note = {"merged_from": list(parents), "merge_strategy": strategy}
-    new = _descendant(primary, parents, _own(secondary) | _own(primary) | note, title)
+    new = _derive_session(
+        primary, parents, _own_metadata(secondary) | _own_metadata(primary) | note, title
+    )
     return with_messages(new, messages)
 
 
@@ -73,8 +75,8 @@ def stats(session: Session) -> dict[str, Any]:
     backends reported, else what the messages say. Times are in seconds."""
     said = session.messages
     times = [m.timestamp for m in said]
-    counts = {role.value: 0 for role in MessageRole} | counted(said)
-    waits = [_seconds(b.timestamp - a.timestamp) for a, b in pairwise(said) if _answers(a, b)]
+    counts = {role.value: 0 for role in MessageRole} | count_roles(said)
+    waits = [_seconds(b.timestamp - a.timestamp) for a, b in pairwise(said) if _is_answer_to(a, b)]
     words = {role: sum(len(m.content.split()) for m in said if m.role == role) for role in counts}
     return {
         "message_count": len(said),
@@ -83,7 +85,7 @@ def stats(session: Session) -> dict[str, Any]:
         "system_messages": counts["system"],
         "user_assistant_ratio": _ratio(counts["user"], counts["assistant"]),
         "turns": session.turns,
-        "total_tokens": session.usage.total if session.usage else _tokens(said),
+        "total_tokens": session.usage.total if session.usage else _sum_tokens(said),
         "cost": session.cost,
         "words": sum(words.values()),
         "words_by_role": words,
@@ -97,12 +99,17 @@ def stats(session: Session) -> dict[str, Any]:
     }
 
 
-def common_beginning(a: Sequence[Message], b: Sequence[Message]) -> int:
+def common_prefix_length(a: Sequence[Message], b: Sequence[Message]) -> int:
     """How many messages both begin with: the same words of the same role, whenever said."""
-    return sum(1 for _ in takewhile(lambda pair: _said(pair[0]) == _said(pair[1]), zip(a, b)))  # noqa: B905 - up to the shorter one
+    return sum(
+        1
+        for _ in takewhile(
+            lambda pair: _content_key(pair[0]) == _content_key(pair[1]), zip(a, b, strict=False)
+        )
+    )
 
 
-def _descendant(
+def _derive_session(
     source: Session, parents: tuple[str, ...], metadata: dict[str, Any], title: str | None
 ) -> Session:
     """A session with the settings of `source`, which no backend has met yet."""
@@ -121,13 +128,13 @@ def _descendant(
     )
 
 
-def _own(session: Session) -> dict[str, Any]:
+def _own_metadata(session: Session) -> dict[str, Any]:
     """Its metadata, without where it came from itself."""
     origin = ("branched_from", "branched_at", "merged_from", "merge_strategy")
     return {k: v for k, v in session.metadata.items() if k not in origin}
 
 
-def index(session: Session, at: int) -> int:
+def resolve_index(session: Session, at: int) -> int:
     """`at` counted from the beginning. Raises `SessionError` where there is no such message."""
     count = len(session.messages)
     if not -count <= at < count:
@@ -141,44 +148,47 @@ def index(session: Session, at: int) -> int:
 
 def _chronological(a: list[Message], b: list[Message]) -> list[Message]:
     """By time; each side keeps its own order, whatever its clock said."""
-    n = common_beginning(a, b)
+    n = common_prefix_length(a, b)
     return [*a[:n], *in_order(a[n:], b[n:], key=lambda m: m.timestamp)]
 
 
 def _smart(a: list[Message], b: list[Message]) -> list[Message]:
-    n = common_beginning(a, b)
+    n = common_prefix_length(a, b)
     merged = a[:n]
-    heard = ({_gist(m) for m in merged}, {_gist(m) for m in merged})  # by each side
+    heard = (
+        {_normalized_key(m) for m in merged},
+        {_normalized_key(m) for m in merged},
+    )  # by each side
     sides = [[(side, e) for e in _exchanges(rest)] for side, rest in enumerate((a[n:], b[n:]))]
     for side, exchange in in_order(*sides, key=lambda pair: pair[1][0].timestamp):
-        gists = {_gist(m) for m in exchange}
+        gists = {_normalized_key(m) for m in exchange}
         if not gists <= heard[1 - side]:  # what one side says twice itself is no repeat
             merged += exchange
             heard[side].update(gists)
     return merged
 
 
-def _one_after_the_other(a: list[Message], b: list[Message]) -> list[Message]:
-    return [*a, *b[common_beginning(a, b) :]]
+def _concatenate(a: list[Message], b: list[Message]) -> list[Message]:
+    return [*a, *b[common_prefix_length(a, b) :]]
 
 
 _STRATEGIES: dict[str, Callable[[list[Message], list[Message]], list[Message]]] = {
     "chronological": _chronological,
     "smart": _smart,
-    "manual": _one_after_the_other,
+    "manual": _concatenate,
 }
 
 
-def _ordered(a: Session, b: Session, order: list[Place]) -> list[Message]:
+def _in_given_order(a: Session, b: Session, order: list[MessageRef]) -> list[Message]:
     by_id = {a.id: a, b.id: b}
-    if strangers := {id_ for id_, _ in order} - by_id.keys():
+    if strangers := {session_id for session_id, _ in order} - by_id.keys():
         raise SessionError(
             f"the order names session {min(strangers)}", f"these are merged: {a.id}, {b.id}"
         )
-    places = [(id_, index(by_id[id_], at)) for id_, at in order]
+    places = [(session_id, resolve_index(by_id[session_id], at)) for session_id, at in order]
     if twice := next((p for p in places if places.count(p) > 1), None):
         raise SessionError(f"the order names message {twice[1]} of session {twice[0]} twice")
-    return [by_id[id_].messages[at] for id_, at in places]
+    return [by_id[session_id].messages[at] for session_id, at in places]
 
 
 def _exchanges(messages: list[Message]) -> list[list[Message]]:
@@ -191,11 +201,11 @@ def _exchanges(messages: list[Message]) -> list[list[Message]]:
     return found
 
 
-def _said(message: Message) -> tuple[MessageRole, str]:
+def _content_key(message: Message) -> tuple[MessageRole, str]:
     return message.role, message.content
 
 
-def _gist(message: Message) -> tuple[MessageRole, str]:
+def _normalized_key(message: Message) -> tuple[MessageRole, str]:
     """By which a repeat is known: white space and case make no difference."""
     return message.role, " ".join(message.content.split()).casefold()
 
@@ -203,7 +213,7 @@ def _gist(message: Message) -> tuple[MessageRole, str]:
 # Figures.
 
 
-def _answers(a: Message, b: Message) -> bool:
+def _is_answer_to(a: Message, b: Message) -> bool:
     return a.role is MessageRole.USER and b.role is MessageRole.ASSISTANT
 
 
@@ -215,7 +225,7 @@ def _ratio(a: float, b: float) -> float | None:
     return a / b if b else None
 
 
-def _tokens(messages: list[Message]) -> int | None:
+def _sum_tokens(messages: list[Message]) -> int | None:
     """The sum of what is known; None where nothing is."""
     known = [m.tokens for m in messages if m.tokens is not None]
     return sum(known) if known or not messages else None

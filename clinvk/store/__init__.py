@@ -8,9 +8,9 @@ from pathlib import Path
 from clinvk.config.schema import check_address
 from clinvk.errors import ConfigError
 from clinvk.store.base import Store
-from clinvk.text.addresses import without_password
+from clinvk.text.addresses import mask_password
 
-KNOWN = "known: file, sqlite:////absolute/path, redis://host:port/db, rediss://…"
+KNOWN_STORES = "known: file, sqlite:////absolute/path, redis://host:port/db, rediss://…"
 
 
 def open_store(
@@ -36,14 +36,14 @@ def open_store(
         from clinvk.store.redis.store import RedisStore
 
         return RedisStore(url)
-    raise ConfigError(f"session.storage: unknown store {without_password(url)!r}", KNOWN)
+    raise ConfigError(f"session.storage: unknown store {mask_password(url)!r}", KNOWN_STORES)
 
 
 def _sqlite_path(url: str, place: str) -> Path:
     """As SQLAlchemy reads it: what follows the third slash, so four of them make it absolute."""
     if not place.startswith("/"):
         raise ConfigError(
-            f"session.storage: {without_password(url)!r} names a host, and a SQLite file has none",
+            f"session.storage: {mask_password(url)!r} names a host, and a SQLite file has none",
             "use sqlite:////absolute/path or sqlite:///relative/path",
         )
     return Path(place[1:]).expanduser().absolute()

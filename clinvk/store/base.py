@@ -33,7 +33,7 @@ class Query(Struct, frozen=True, kw_only=True):
     before: str | None = None  # last used before this moment (RFC 3339, Z)
     limit: int | None = None
 
-    def fits(self, session: Session) -> bool:
+    def matches(self, session: Session) -> bool:
         """Whether the session is one of them, whatever the limit."""
         return (
             (self.backend is None or self.backend in (session.backend, *session.native_ids))
@@ -47,7 +47,7 @@ class Query(Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def of_damaged(self) -> bool:
+    def includes_damaged(self) -> bool:
         """Whether damaged sessions, of which nothing is known, are among them."""
         only = Query(status=self.status, limit=self.limit, tasks=self.tasks)
         return self == only and self.status in (None, "damaged")
@@ -64,16 +64,16 @@ class Hit(Struct, frozen=True, kw_only=True):
     score: float
 
 
-class Turn(Protocol):
+class TurnLock(Protocol):
     """The right to run a turn of a session, until it is closed."""
 
     @property
-    def left(self) -> dict[str, Any] | None:
+    def leftover(self) -> dict[str, Any] | None:
         """What the turn before this one noted, where it did not live to close."""
         ...
 
     @property
-    def kept_in(self) -> str:
+    def location(self) -> str:
         """Where that is, for a person who has to take it away."""
         ...
 
@@ -124,11 +124,11 @@ class Store(Protocol):
         change; and what is written is made to last by `settle`."""
         ...
 
-    def get(self, id: str) -> Session: ...  # noqa: A002 - the field's name
+    def get(self, session_id: str) -> Session: ...
 
     def update(
         self,
-        id: str,  # noqa: A002
+        session_id: str,
         change: Change,
         *,
         durable: bool = True,
@@ -140,7 +140,7 @@ class Store(Protocol):
 
     def append(
         self,
-        id: str,  # noqa: A002
+        session_id: str,
         messages: Iterable[Message],
         change: Change,
         *,
@@ -149,19 +149,19 @@ class Store(Protocol):
         """`update`, with messages put behind the transcript in the same step."""
         ...
 
-    def settle(self, ids: Iterable[str]) -> None:
+    def settle(self, session_ids: Iterable[str]) -> None:
         """Make what was written of these sessions, and not settled, survive a power cut; together,
         which takes a disk little longer than one. From any thread; ids that are no session's are
         passed over."""
         ...
 
-    def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
+    def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
         """`update`, with a transcript in place of the one that was there."""
         ...
 
-    def messages(self, id: str) -> list[Message]: ...  # noqa: A002
+    def messages(self, session_id: str) -> list[Message]: ...
 
-    def size(self, id: str) -> int:  # noqa: A002
+    def size(self, session_id: str) -> int:
         """Bytes that the session takes."""
         ...
 
@@ -171,11 +171,11 @@ class Store(Protocol):
 
     def count(self, query: Query) -> int: ...
 
-    def matching(self, text: str, limit: int = 11) -> list[str]:
+    def find_ids(self, text: str, limit: int = 11) -> list[str]:
         """Ids that are `text` or begin with it, whatever its case; in order."""
         ...
 
-    def owners(self, backend: str | None, native_id: str) -> list[str]:
+    def find_by_native_id(self, backend: str | None, native_id: str) -> list[str]:
         """Ids of the sessions that a backend (or any) knows by this id."""
         ...
 
@@ -188,7 +188,7 @@ class Store(Protocol):
         (done, all)."""
         ...
 
-    def delete(self, id: str) -> None:  # noqa: A002
+    def delete(self, session_id: str) -> None:
         """Take a session away, a damaged one too. One that runs is refused, and so is one whose
         clinvk was killed (`records.LeftBehind`): `manager.delete` ends what it left first."""
         ...
@@ -198,7 +198,7 @@ class Store(Protocol):
         was cut off; ids."""
         ...
 
-    def turn(self, id: str) -> Turn | None:  # noqa: A002
+    def acquire_turn(self, session_id: str) -> TurnLock | None:
         """The right to the next turn; nothing while another turn has it."""
         ...
 
@@ -206,10 +206,10 @@ class Store(Protocol):
         """Whether the current user alone can have written the session's record."""
         ...
 
-    def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
+    def running_turn(self, session_id: str) -> dict[str, Any] | None:
         """What the running turn noted; nothing where none runs."""
         ...
 
-    def all_running(self) -> list[str]:
+    def running_ids(self) -> list[str]:
         """Ids of the sessions that have a turn now."""
         ...

@@ -8,13 +8,13 @@ import msgspec
 
 from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError, SessionNotFound
-from clinvk.model.session import NOT_KEPT, Message, Session
+from clinvk.model.session import UNSTORED_FIELDS, Message, Session
 
 _DELETE = "take it away with: clinvk sessions delete {}"
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
-def as_kept(session: Session) -> tuple[bytes, Session]:
+def encode_session(session: Session) -> tuple[bytes, Session]:
     """The record, and the session as it comes back from it."""
     try:
         return _encoder.encode(session.to_json()), session
@@ -23,7 +23,7 @@ def as_kept(session: Session) -> tuple[bytes, Session]:
         return record, Session.from_json(msgspec.json.decode(record))
 
 
-def session_of(record: bytes, id_: str, where: str) -> Session:
+def decode_session(record: bytes, session_id: str, where: str) -> Session:
     """The session in a record. Raises `SessionError` where that is damaged, or a newer one;
     `where` tells a person what to look at."""
     try:
@@ -31,48 +31,54 @@ def session_of(record: bytes, id_: str, where: str) -> Session:
         _check_types(session)
     except RecursionError:
         raise SessionError(
-            f"session {id_} is damaged: {where}: nested too deeply", _DELETE.format(id_)
+            f"session {session_id} is damaged: {where}: nested too deeply",
+            _DELETE.format(session_id),
         ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise SessionError(
-            f"session {id_} is damaged: {where}: {error}", _DELETE.format(id_)
+            f"session {session_id} is damaged: {where}: {error}", _DELETE.format(session_id)
         ) from error
-    if session.id != id_:
+    if session.id != session_id:
         raise SessionError(
-            f"session {id_} is damaged: its record says {session.id!r}", _DELETE.format(id_)
+            f"session {session_id} is damaged: its record says {session.id!r}",
+            _DELETE.format(session_id),
         )
     return session
 
 
-def messages_of(lines: Iterable[bytes]) -> list[Message]:
+def decode_messages(lines: Iterable[bytes]) -> list[Message]:
     """The messages in lines; one that is torn, or holds something else, is left out."""
-    return [m for m in map(_message, lines) if m is not None]
+    return [m for m in map(_decode_message, lines) if m is not None]
 
 
 def damaged(id_: str, why: str) -> SessionError:
     return SessionError(f"session {id_} is damaged: {why}", _DELETE.format(id_))
 
 
-def unreadable(id_: str, where: str, why: str | None) -> SessionError:
-    return SessionError(f"session {id_} cannot be read: {where}: {why}", _DELETE.format(id_))
+def damaged_error(session_id: str, where: str, why: str | None) -> SessionError:
+    return SessionError(
+        f"session {session_id} cannot be read: {where}: {why}", _DELETE.format(session_id)
+    )
 
 
-def unknown(id_: str) -> SessionNotFound:
-    return SessionNotFound(f"no session {id_!r}", "see them all: clinvk sessions list")
+def not_found_error(session_id: str) -> SessionNotFound:
+    return SessionNotFound(f"no session {session_id!r}", "see them all: clinvk sessions list")
 
 
-def taken(id_: str) -> SessionError:
-    return SessionError(f"session {id_} exists already", f"go on with it: clinvk resume {id_}")
+def taken_error(session_id: str) -> SessionError:
+    return SessionError(
+        f"session {session_id} exists already", f"go on with it: clinvk resume {session_id}"
+    )
 
 
-def is_running(id_: str) -> IsRunning:
-    return IsRunning(f"session {id_} is running", "end it first, or wait for it")
+def running_error(session_id: str) -> IsRunning:
+    return IsRunning(f"session {session_id} is running", "end it first, or wait for it")
 
 
-def left_behind(id_: str) -> LeftBehind:
+def left_behind_error(session_id: str) -> LeftBehind:
     return LeftBehind(
-        f"session {id_} was cut off: its clinvk was killed, and may have left something running",
-        f"end that and delete it: clinvk sessions delete {id_}",
+        f"session {session_id} was cut off: its clinvk was killed, and may have left something running",
+        f"end that and delete it: clinvk sessions delete {session_id}",
     )
 
 
@@ -87,11 +93,11 @@ class LeftBehind(SessionError):  # noqa: N818 - reads as what it says
 def _check_types(session: Session) -> None:
     """Raise `ValueError` where a field is not what it has to be: a record that somebody wrote by
     hand is to be said to be wrong, rather than to surprise whoever shows it."""
-    names = [name for name in session.__struct_fields__ if name not in NOT_KEPT]
+    names = [name for name in session.__struct_fields__ if name not in UNSTORED_FIELDS]
     msgspec.convert({name: getattr(session, name) for name in names}, Session)
 
 
-def _message(line: bytes) -> Message | None:
+def _decode_message(line: bytes) -> Message | None:
     if not line:
         return None
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clinvk.disk.closing import Closing
-from clinvk.disk.jsonl import encode, sound
+from clinvk.disk.jsonl import encode, replace_surrogates
 from clinvk.errors import SessionError
 from clinvk.model.session import RESUMABLE, Message, Session
 from clinvk.store.base import Damaged, Query
@@ -73,32 +73,32 @@ class Index(Closing):
 
     def prepare(self) -> None:
         """Make the tables; those of another version go first."""
-        if self.get("version") != VERSION:
+        if self.get_meta("version") != VERSION:
             for name in TABLES:
                 self.db.execute(f"DROP TABLE IF EXISTS {name}")
             for statement in SCHEMA.split(";"):  # a script would commit what is under way
                 self.db.execute(statement)
-            self.set("version", VERSION)
+            self.set_meta("version", VERSION)
 
-    def get(self, key: str) -> Any:
+    def get_meta(self, key: str) -> Any:
         try:
             found = self.db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         except sqlite3.OperationalError:  # no such table
             return None
         return found[0] if found else None
 
-    def facts(self) -> dict[str, Any]:
+    def all_meta(self) -> dict[str, Any]:
         """All that `get` could be asked for."""
         try:
             return dict(self.db.execute("SELECT key, value FROM meta"))
         except sqlite3.OperationalError:  # no such table
             return {}
 
-    def set(self, key: str, value: Any) -> None:
+    def set_meta(self, key: str, value: Any) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """All of the changes inside, or none."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
@@ -111,7 +111,7 @@ class Index(Closing):
 
     def put(self, session: Session, *, mtime: int, size: int) -> None:
         """The session as it is now; its words are added by `add_words`."""
-        id_ = session.id
+        session_id = session.id
         record = encode(session.to_json()).decode()
         self.db.execute(
             "INSERT INTO sessions (id, folded, backend, status, cwd, task, resumable, used, record,"
@@ -119,17 +119,17 @@ class Index(Closing):
             " SET backend=excluded.backend, status=excluded.status, cwd=excluded.cwd,"
             " task=excluded.task, resumable=excluded.resumable, used=excluded.used,"
             " record=excluded.record, problem=NULL, mtime=excluded.mtime, size=excluded.size",
-            (id_, id_.lower(), session.backend, session.status, _path(session.cwd), session.task,
-             int(session.resumable), _used(session), record, mtime, size),
+            (session_id, session_id.lower(), session.backend, session.status, _path(session.cwd), session.task,
+             int(session.resumable), _last_used(session), record, mtime, size),
         )  # fmt: skip
-        self._facets(session)
+        self._put_facets(session)
 
     def put_many(self, rows: Iterable[tuple[Session, int, int, int]]) -> None:
         """As `put`, for many new sessions: (session, mtime, size, bytes of transcript)."""
         rows = list(rows)
         self.db.executemany(
             "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?)",
-            [(s.id, s.id.lower(), s.backend, s.status, _path(s.cwd), s.task, int(s.resumable), _used(s),
+            [(s.id, s.id.lower(), s.backend, s.status, _path(s.cwd), s.task, int(s.resumable), _last_used(s),
               encode(s.to_json()).decode(), mtime, size, indexed)
              for s, mtime, size, indexed in rows],
         )  # fmt: skip
@@ -141,128 +141,134 @@ class Index(Closing):
             "INSERT OR IGNORE INTO labels VALUES (?,?,?)", [v for s, *_ in rows for v in _labels(s)]
         )
 
-    def put_damaged(self, id_: str, problem: str, *, mtime: int, size: int) -> None:
+    def put_damaged(self, session_id: str, problem: str, *, mtime: int, size: int) -> None:
         self.db.execute(
             "INSERT OR REPLACE INTO sessions (id, folded, resumable, used, problem, mtime, size)"
             " VALUES (?,?,0,'',?,?,?)",
-            (id_, id_.lower(), problem, mtime, size),
+            (session_id, session_id.lower(), problem, mtime, size),
         )
 
-    def remove(self, ids: Iterable[str]) -> None:
+    def remove(self, session_ids: Iterable[str]) -> None:
         """Forget sessions. Their words stay in the full-text table until it is made anew, where
         nothing leads to them any more."""
-        each = [(i,) for i in ids]
+        each = [(i,) for i in session_ids]
         for table in ("sessions", "natives", "labels", "pieces"):
             self.db.executemany(f"DELETE FROM {table} WHERE id=?", each)  # noqa: S608 - our names
 
-    def has(self, id_: str) -> bool:
-        return bool(self.db.execute("SELECT 1 FROM sessions WHERE id=?", (id_,)).fetchone())
+    def has(self, session_id: str) -> bool:
+        return bool(self.db.execute("SELECT 1 FROM sessions WHERE id=?", (session_id,)).fetchone())
 
-    def title(self, id_: str) -> str | None:
-        found = self.db.execute("SELECT record FROM sessions WHERE id=?", (id_,)).fetchone()
+    def title(self, session_id: str) -> str | None:
+        found = self.db.execute("SELECT record FROM sessions WHERE id=?", (session_id,)).fetchone()
         return json.loads(found[0]).get("title") if found and found[0] else None
 
-    def indexed(self, id_: str) -> int:
+    def indexed_bytes(self, session_id: str) -> int:
         """How many bytes of the transcript the words come from."""
-        found = self.db.execute("SELECT indexed FROM sessions WHERE id=?", (id_,)).fetchone()
+        found = self.db.execute("SELECT indexed FROM sessions WHERE id=?", (session_id,)).fetchone()
         return found[0] if found else 0
 
     def add_words(self, session: Session, messages: list[Message], *, upto: int) -> None:
         """Index the words of messages, which reach to that byte of the transcript."""
-        self._words([(session, messages)])
+        self._put_words([(session, messages)])
         self.db.execute("UPDATE sessions SET indexed=? WHERE id=?", (upto, session.id))
 
-    def add_many(self, said: Iterable[tuple[Session, list[Message]]]) -> None:
-        self._words(list(said))
+    def add_words_of_many(self, said: Iterable[tuple[Session, list[Message]]]) -> None:
+        self._put_words(list(said))
 
-    def forget_words(self, id_: str) -> None:
-        self.db.execute("DELETE FROM pieces WHERE id=?", (id_,))
-        self.db.execute("UPDATE sessions SET indexed=0 WHERE id=?", (id_,))
+    def forget_words(self, session_id: str) -> None:
+        self.db.execute("DELETE FROM pieces WHERE id=?", (session_id,))
+        self.db.execute("UPDATE sessions SET indexed=0 WHERE id=?", (session_id,))
 
-    def known(self) -> dict[str, tuple[int, int]]:
+    def record_stats(self) -> dict[str, tuple[int, int]]:
         """Every id, with the time and size of the record that was read."""
         rows = self.db.execute("SELECT id, mtime, size FROM sessions")
-        return {id_: (mtime, size) for id_, mtime, size in rows}
+        return {session_id: (mtime, size) for session_id, mtime, size in rows}
 
     def select(self, query: Query) -> Iterator[tuple[Session | Damaged, int, int]]:
         """Matching sessions, the one used last first; each with its record's time and size."""
-        where, values = _where(query)
+        where, values = _query_condition(query)
         columns = "SELECT id, record, problem, mtime, size FROM sessions"
         order = " ORDER BY used DESC, id" + (" LIMIT ?" if query.limit is not None else "")
         if query.limit is not None:
             values = [*values, query.limit]
-        for id_, record, problem, mtime, size in self.db.execute(columns + where + order, values):
-            yield _found(id_, record, problem), mtime, size
+        for session_id, record, problem, mtime, size in self.db.execute(
+            columns + where + order, values
+        ):
+            yield _to_session(session_id, record, problem), mtime, size
 
     def stats(self, query: Query) -> list[tuple[str, tuple[int, int] | None]]:
         """Ids of matching sessions, each with its record's time and size."""
-        where, values = _where(query)
+        where, values = _query_condition(query)
         # In the order in which they were made, more or less: files go faster that way.
         sql = "SELECT id, mtime, size FROM sessions" + where + " ORDER BY used DESC"  # noqa: S608
-        return [(id_, (mtime, size)) for id_, mtime, size in self.db.execute(sql, values)]
+        return [
+            (session_id, (mtime, size)) for session_id, mtime, size in self.db.execute(sql, values)
+        ]
 
     def count(self, query: Query) -> int:
-        where, values = _where(query)
+        where, values = _query_condition(query)
         sql = "SELECT count(*) FROM sessions" + where  # noqa: S608 - it holds no values
         return int(self.db.execute(sql, values).fetchone()[0])
 
-    def matching(self, text: str, limit: int) -> list[str]:
+    def find_ids(self, text: str, limit: int) -> list[str]:
         """Ids that are `text` or begin with it, whatever its case."""
-        folded = sound(text.lower())
+        folded = replace_surrogates(text.lower())
         rows = self.db.execute(
             "SELECT id FROM sessions WHERE folded >= ? AND folded < ? ORDER BY folded LIMIT ?",
             (folded, folded + "\U0010ffff", limit),
         )
-        return [id_ for (id_,) in rows]
+        return [session_id for (session_id,) in rows]
 
-    def owners(self, native_id: str) -> list[tuple[str, str]]:
+    def find_by_native_id(self, native_id: str) -> list[tuple[str, str]]:
         """(backend, id) of the sessions that have this native id."""
         sql = "SELECT backend, id FROM natives WHERE native_id=?"
-        return list(self.db.execute(sql, (sound(native_id),)))
+        return list(self.db.execute(sql, (replace_surrogates(native_id),)))
 
     def search(self, words: list[str], role: str | None, limit: int) -> list[tuple[str, float]]:
         """(id, score) of the sessions that hold all of the words, the best first."""
         # The last word may be half a one.
         terms = [_quoted(word) for word in words[:-1]] + [_quoted(words[-1]) + "*"]
-        found = self._together(" ".join(terms), role, limit)
+        found = self._search_within_pieces(" ".join(terms), role, limit)
         if len(found) < limit and len(terms) > 1:
-            seen = {id_ for id_, _ in found}
-            apart = self._apart(terms, role, limit)
-            found += [(id_, 0.0) for id_ in apart if id_ not in seen]
+            seen = {session_id for session_id, _ in found}
+            apart = self._search_across_pieces(terms, role, limit)
+            found += [(session_id, 0.0) for session_id in apart if session_id not in seen]
         return found[:limit]
 
-    def _together(self, match: str, role: str | None, limit: int) -> list[tuple[str, float]]:
+    def _search_within_pieces(
+        self, match: str, role: str | None, limit: int
+    ) -> list[tuple[str, float]]:
         """Sessions that hold what matches in one piece, ranked. Of a word that very many hold, only
         the pieces that came last are ranked: to weigh them all would take as long as a scan."""
         rows = self.db.execute(
             "SELECT id, min(score) AS best FROM (SELECT rowid, bm25(words, 4.0) AS score FROM words"
             " WHERE words MATCH ? ORDER BY rowid DESC LIMIT ?) JOIN pieces ON piece = rowid"
             " GROUP BY id ORDER BY best LIMIT ?",
-            (_within(match, role), CANDIDATES, limit),
+            (_match_in_role(match, role), CANDIDATES, limit),
         )
-        return [(id_, -score) for id_, score in rows]
+        return [(session_id, -score) for session_id, score in rows]
 
-    def _apart(self, terms: list[str], role: str | None, limit: int) -> list[str]:
+    def _search_across_pieces(self, terms: list[str], role: str | None, limit: int) -> list[str]:
         """Sessions that hold all of the terms, one here and one there; the newest first."""
         one = "SELECT id FROM words JOIN pieces ON piece = words.rowid WHERE words MATCH ?"
         sql = (
             f"SELECT id FROM sessions WHERE id IN ({' INTERSECT '.join([one] * len(terms))})"  # noqa: S608
             " ORDER BY used DESC LIMIT ?"
         )
-        values = [_within(term, role) for term in terms]
-        return [id_ for (id_,) in self.db.execute(sql, (*values, limit))]
+        values = [_match_in_role(term, role) for term in terms]
+        return [session_id for (session_id,) in self.db.execute(sql, (*values, limit))]
 
     def close(self) -> None:
         self.db.close()
 
-    def _facets(self, session: Session) -> None:
+    def _put_facets(self, session: Session) -> None:
         for table, rows in (("natives", _natives(session)), ("labels", _labels(session))):
             old = set(self.db.execute(f"SELECT * FROM {table} WHERE id=?", (session.id,)))  # noqa: S608
             if old != set(rows):
                 self.db.execute(f"DELETE FROM {table} WHERE id=?", (session.id,))  # noqa: S608
                 self.db.executemany(f"INSERT OR IGNORE INTO {table} VALUES (?,?,?)", rows)  # noqa: S608
 
-    def _words(self, said: list[tuple[Session, list[Message]]]) -> None:
+    def _put_words(self, said: list[tuple[Session, list[Message]]]) -> None:
         """One row for the words of each; a session's rows are its pieces."""
         found = self.db.execute("SELECT max(rowid) FROM words_docsize").fetchone()[0]
         at = max(found or 0, self.db.execute("SELECT max(piece) FROM pieces").fetchone()[0] or 0)
@@ -284,22 +290,22 @@ def connect(uri: str, *, timeout: float) -> sqlite3.Connection:
     )
 
 
-def _found(id_: str, record: str, problem: str | None) -> Session | Damaged:
+def _to_session(session_id: str, record: str, problem: str | None) -> Session | Damaged:
     if problem:
-        return Damaged(id_, problem)
+        return Damaged(session_id, problem)
     try:
         return Session.from_json(json.loads(record))
     except SessionError as error:  # a newer clinvk put it there
-        return Damaged(id_, error.message)
+        return Damaged(session_id, error.message)
 
 
-def words_of(text: str) -> list[str]:
+def query_words(text: str) -> list[str]:
     """The words of a query; any text is one, and nothing in it is syntax."""
-    text = "".join(" " if _is_no_text(c) else c for c in text)
+    text = "".join(" " if _is_unstorable(c) else c for c in text)
     return [w for w in text.split() if any(c.isalnum() for c in w)]
 
 
-def _is_no_text(character: str) -> bool:
+def _is_unstorable(character: str) -> bool:
     """NUL, which ends a query of SQLite, and halves of surrogate pairs, which UTF-8 has not."""
     return character == "\0" or "\ud800" <= character <= "\udfff"
 
@@ -308,11 +314,11 @@ def _quoted(word: str) -> str:
     return '"' + word.replace('"', '""') + '"'
 
 
-def _within(match: str, role: str | None) -> str:
+def _match_in_role(match: str, role: str | None) -> str:
     return match if role is None else f"{{{role}}} : ({match})"
 
 
-def _used(session: Session) -> str:
+def _last_used(session: Session) -> str:
     # Only for damaged sessions.
     from clinvk.model.usage import rfc3339
 
@@ -340,14 +346,14 @@ def _labels(session: Session) -> list[Row]:
     return tags + [(f"={k}", str(v), session.id) for k, v in session.metadata.items()]
 
 
-def _where(query: Query) -> tuple[str, list[Any]]:
+def _query_condition(query: Query) -> tuple[str, list[Any]]:
     """The condition of a query, and its values."""
     terms: list[str] = []
     values: list[Any] = []
 
     def add(term: str, *more: Any) -> None:
         terms.append(term)
-        values.extend(map(sound, more))
+        values.extend(map(replace_surrogates, more))
 
     if query.backend is not None:
         add("(+backend=? OR EXISTS (SELECT 1 FROM natives n WHERE n.id=sessions.id AND n.backend=?))",

@@ -7,35 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clinvk.disk.atomic import NoSpace
-from clinvk.disk.lockfile import FileTurn, Locks
+from clinvk.disk.lockfile import HeldLock, NamedLocks
 from clinvk.model.session import check_id
-from clinvk.store.codec import is_running, left_behind
+from clinvk.store.codec import left_behind_error, running_error
 
 
-class TurnLocks(Locks):
-    def turn(self, id_: str) -> FileTurn | None:
-        return super().turn(check_id(id_))
+class TurnLocks(NamedLocks):
+    def acquire(self, session_id: str) -> HeldLock | None:
+        return super().acquire(check_id(session_id))
 
     @contextmanager
-    def idle(self, id_: str) -> Iterator[None]:
+    def idle(self, session_id: str) -> Iterator[None]:
         """Inside, nobody runs a turn of the session; afterwards its lock is gone, since it is for
         who deletes the session. Raises `SessionError`: `LeftBehind` if a turn was killed."""
         try:
-            turn = self.turn(id_)
+            turn = self.acquire(session_id)
         except NoSpace:
-            if self.exists(id_):
+            if self.exists(session_id):
                 raise
             # There is no lock, so nobody has it. A turn that begins when there is room again has to
             # write before it starts anything, and finds the session gone.
             yield
             return
         if turn is None:
-            raise is_running(id_)
-        if turn.left:
+            raise running_error(session_id)
+        if turn.leftover:
             turn.abandon()
-            raise left_behind(id_)
+            raise left_behind_error(session_id)
         try:
             yield
         finally:
-            self.forget(id_)
+            self.delete(session_id)
             turn.close()

@@ -14,7 +14,7 @@ from clinvk.store.base import Damaged, Query, Store
 Progress = Callable[[int, int], None]
 
 
-class Plan(Struct):
+class MigrationPlan(Struct):
     """What copying would do, by id."""
 
     new: list[str]
@@ -24,10 +24,12 @@ class Plan(Struct):
     damaged: list[Damaged]  # left, since nobody can read them
 
 
-def plan(source: Store, target: Store, progress: Progress = lambda _done, _all: None) -> Plan:
+def plan_migration(
+    source: Store, target: Store, progress: Progress = lambda _done, _all: None
+) -> MigrationPlan:
     """What there is to copy. Nothing is written."""
-    found = Plan([], [], [], [], [])
-    running = set(source.all_running()) | set(target.all_running())
+    found = MigrationPlan([], [], [], [], [])
+    running = set(source.running_ids()) | set(target.running_ids())
     sessions = source.select(Query())
     for done, session in enumerate(sessions):
         progress(done, len(sessions))
@@ -36,44 +38,44 @@ def plan(source: Store, target: Store, progress: Progress = lambda _done, _all: 
         elif session.id in running:
             found.running.append(session.id)
         else:
-            _kind(found, source, target, session.id).append(session.id)
+            _classify(found, source, target, session.id).append(session.id)
     progress(len(sessions), len(sessions))
     return found
 
 
-def copy(
+def copy_sessions(
     source: Store,
     target: Store,
-    ids: list[str],
+    session_ids: list[str],
     *,
-    over: bool = False,
+    overwrite: bool = False,
     progress: Progress = lambda _done, _all: None,
 ) -> None:
     """Copy sessions; where `over`, those that the target has are replaced. Each is whole or not
     there, so that a copy which was interrupted can be begun again."""
-    for done, id_ in enumerate(ids):
-        progress(done, len(ids))
-        session, messages = source.get(id_), source.messages(id_)
-        if over and target.matching(id_, 1) == [id_]:
-            target.rewrite(id_, messages, lambda _, new=session: new)  # type: ignore[misc]
+    for done, session_id in enumerate(session_ids):
+        progress(done, len(session_ids))
+        session, messages = source.get(session_id), source.messages(session_id)
+        if overwrite and target.find_ids(session_id, 1) == [session_id]:
+            target.rewrite(session_id, messages, lambda _, new=session: new)  # type: ignore[misc]
         else:
             target.create(session, messages, exact=True)
-    progress(len(ids), len(ids))
+    progress(len(session_ids), len(session_ids))
 
 
-def _kind(found: Plan, source: Store, target: Store, id_: str) -> list[str]:
+def _classify(found: MigrationPlan, source: Store, target: Store, session_id: str) -> list[str]:
     """The list that the session belongs to."""
     try:
-        there = list(_content(target, id_))
+        there = list(_read_content(target, session_id))
     except SessionNotFound:
         return found.new
     except SessionError:  # damaged there
         return found.different
-    return found.same if there == list(_content(source, id_)) else found.different
+    return found.same if there == list(_read_content(source, session_id)) else found.different
 
 
-def _content(store: Store, id_: str) -> Iterator[dict[str, Any]]:
-    session: Session = store.get(id_)
+def _read_content(store: Store, session_id: str) -> Iterator[dict[str, Any]]:
+    session: Session = store.get(session_id)
     yield session.to_json()
-    for message in store.messages(id_):
+    for message in store.messages(session_id):
         yield message.to_json()

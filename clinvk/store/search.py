@@ -10,29 +10,29 @@ from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
 from clinvk.store.base import Hit
 
-AROUND = 60  # characters of context on each side
+EXCERPT_CONTEXT = 60  # characters of context on each side
 
 
-def hit(
+def build_hit(
     session: Session, messages: list[Message], words: list[str], role: str | None, score: float
 ) -> Hit:
     """The message that holds most of the words, cut to their surroundings; the title where none
     does."""
-    folded = [plain(w) for w in words]
+    folded = [normalize_text(w) for w in words]
     best, most = None, 0
     for message in messages:
         if role in (None, message.role):
-            text = plain(message.content)
+            text = normalize_text(message.content)
             found = sum(w in text for w in folded)
             if found > most:
                 best, most = message, found
     if best is None or (session.title and not most):
         return Hit(session=session, role=None, text=session.label, words=tuple(words), score=score)
-    text = around(best.content, folded)
+    text = cut_excerpt(best.content, folded)
     return Hit(session=session, role=str(best.role), text=text, words=tuple(words), score=score)
 
 
-def hits(
+def build_hits(
     ranked: Iterable[tuple[str, float]],
     get: Callable[[str], Session],
     messages: Callable[[str], list[Message]],
@@ -41,13 +41,13 @@ def hits(
 ) -> list[Hit]:
     """What is to be shown of sessions that an index has found, in its order."""
     found = []
-    for id_, score in ranked:
+    for session_id, score in ranked:
         with suppress(SessionError):  # gone, or damaged, a moment ago
-            found.append(hit(get(id_), messages(id_), words, role, score))
+            found.append(build_hit(get(session_id), messages(session_id), words, role, score))
     return found
 
 
-def plain(text: str) -> str:
+def normalize_text(text: str) -> str:
     """The text as it is compared: without case and accents."""
     if not text.isascii():
         parts = unicodedata.normalize("NFD", text)
@@ -57,16 +57,16 @@ def plain(text: str) -> str:
     return text.casefold()
 
 
-def around(content: str, words: list[str]) -> str:
+def cut_excerpt(content: str, words: list[str]) -> str:
     """A piece of the text around the first of the words, on one line."""
-    folded = plain(content)
+    folded = normalize_text(content)
     at = min((i for w in words if (i := folded.find(w)) >= 0), default=0)
-    start, end = max(0, at - AROUND), at + 2 * AROUND
+    start, end = max(0, at - EXCERPT_CONTEXT), at + 2 * EXCERPT_CONTEXT
     piece = " ".join(content[start:end].split())
     return ("…" if start else "") + piece + ("…" if end < len(content) else "")
 
 
-def scan(
+def scan_sessions(
     sessions: Iterable[Session],
     messages: Callable[[str], list[Message]],
     words: list[str],
@@ -74,12 +74,12 @@ def scan(
     limit: int,
 ) -> list[Hit]:
     """A search without an index: sessions that hold all the words, by how often."""
-    folded = [plain(w) for w in words]
+    folded = [normalize_text(w) for w in words]
     found = []
     for session in sessions:
         said = messages(session.id)
         text = "\n".join(m.content for m in said if role in (None, m.role))
-        text = plain(text if role else f"{session.title or ''}\n{text}")
+        text = normalize_text(text if role else f"{session.title or ''}\n{text}")
         if all(w in text for w in folded):
-            found.append(hit(session, said, words, role, float(sum(map(text.count, folded)))))
+            found.append(build_hit(session, said, words, role, float(sum(map(text.count, folded)))))
     return sorted(found, key=lambda h: -h.score)[:limit]

@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING
 
 from clinvk.model.events import Delta
 from clinvk.model.outcome import Outcome
-from clinvk.terminal.live import Canvas, Size, cells, cut, padded, plain
+from clinvk.terminal.live import GetSize, LiveRegion, display_width, normalize_width, pad, truncate
 from clinvk.terminal.printer import BOLD, DIM, RED, YELLOW, Printer
 from clinvk.terminal.rows import Row, Rows, Tally
-from clinvk.terminal.wording import MARKS, happened
+from clinvk.terminal.wording import MARKS, describe_change
 from clinvk.text import duration
 
 if TYPE_CHECKING:
     from clinvk.engine.plan_run import PlanRun
     from clinvk.engine.scheduler import Change
 
-INTERVAL = 1 / 8  # seconds between two frames, at least
-SILENT = 30  # seconds without a word, after which it is said
-LAST_KEPT = 5  # tasks that have ended
-FAILED_KEPT = 3  # of them: failures are seen longer than successes
-NARROW = 60  # columns, below which there is no room for words
+FRAME_INTERVAL = 1 / 8  # seconds between two frames, at least
+SILENT_AFTER = 30  # seconds without a word, after which it is said
+MAX_ENDED_SHOWN = 5  # tasks that have ended
+MAX_FAILED_SHOWN = 3  # of them: failures are seen longer than successes
+NARROW_WIDTH = 60  # columns, below which there is no room for words
 GREEN, CYAN = "32", "36"
 
 Segment = tuple[str, str]  # words, and their colour
@@ -44,26 +44,26 @@ class Board:
         self,
         printer: Printer,
         *,
-        size: Size | None = None,
+        size: GetSize | None = None,
         clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.printer = printer
-        self.canvas = Canvas(printer.stream, size)
+        self.region = LiveRegion(printer.stream, size)
         self.clock = clock
-        self.wall = wall
+        self.wall_clock = wall_clock
         self.run_id: str | None = None
         self.total = 0
-        self._began = clock()
+        self._started_at = clock()
         self._run: PlanRun | None = None
         self._tally = Tally()
         self._rows = Rows()
         self._pauses: dict[str, datetime | None] = {}
         self._limits: set[str] = set()  # what was said of them
-        self._last: list[Outcome] = []
-        self._name_width, self._doing_width = 4, 11  # `silent 40 s`
-        self._above: list[str] = []
-        self._hears = True
+        self._last_ended: list[Outcome] = []
+        self._name_width, self._activity_width = 4, 11  # `silent 40 s`
+        self._lines_above: list[str] = []
+        self._has_events = True
         self._changed = False
         self._second = -1
         self._live = False
@@ -75,108 +75,108 @@ class Board:
         self._begin(len(run.plan.tasks), run.folder.id if run.folder else None)
         self._run = run
 
-    def begin_with(
+    def begin_following(
         self,
         total: int,
         run_id: str | None = None,
         outcomes: Iterable[Outcome] = (),
         *,
-        began: datetime | None = None,
-        hears: bool = True,
+        started_at: datetime | None = None,
+        has_events: bool = True,
     ) -> None:
         """For a run that another process drives: where its tasks stand, and when it began.
         Without `hears` there are no events, and nothing is said of what a task does."""
         self._begin(total, run_id)
-        self._began = self._on_clock(began)
-        self._hears = hears
-        self._stand(outcomes)
+        self._started_at = self._to_clock_time(started_at)
+        self._has_events = has_events
+        self._add_outcomes(outcomes)
         self._live = True
 
     def _begin(self, total: int, run_id: str | None) -> None:
         self.total, self.run_id = total, run_id
-        self._began = self.clock()
+        self._started_at = self.clock()
 
-    def _stand(self, outcomes: Iterable[Outcome]) -> None:
+    def _add_outcomes(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
-            self._tally.put(outcome, outcome.state)
+            self._tally.set_state(outcome, outcome.state)
             if outcome.state == "running":
-                self._started(outcome)
+                self._handle_started(outcome)
 
     def observe(self, change: Change) -> None:
         event, outcome = change.event, change.outcome
         if event is not None and outcome is not None:
-            row = self._rows.known.get(outcome.index)
+            row = self._rows.by_index.get(outcome.index)
             if row is not None:
-                row.heard = self.clock()
+                row.last_event_at = self.clock()
                 if type(event) is Delta:
-                    row.doing, row.streamed = "answering", True
+                    row.activity, row.is_streaming = "answering", True
                     row.pieces.append(event.text)
                 else:
-                    row.took(event)
+                    row.apply_event(event)
             self._changed = True
             if event.type != "notice":
                 return
-        self._took(change)
+        self._handle_change(change)
 
-    def _took(self, change: Change) -> None:
+    def _handle_change(self, change: Change) -> None:
         if self._run is not None:
             # Only now is it known what of a run that is carried on was done before.
-            self._stand(self._run.outcomes)
+            self._add_outcomes(self._run.outcomes)
             self._run = None
         self._live = self._changed = True
         outcome = change.outcome
         if outcome is None or change.kind in ("event", "notice"):
-            if text := happened(change):
-                self._above.append(text)
+            if text := describe_change(change):
+                self._lines_above.append(text)
         elif change.kind == "started":
-            self._tally.put(outcome, "running")
-            self._started(outcome)
+            self._tally.set_state(outcome, "running")
+            self._handle_started(outcome)
         elif change.kind == "ended":
-            self._tally.put(outcome, outcome.state)
-            self._ended(outcome)
+            self._tally.set_state(outcome, outcome.state)
+            self._handle_ended(outcome)
         else:
-            self._tally.put(outcome, "queued")
-            self._waits(outcome, change)
+            self._tally.set_state(outcome, "queued")
+            self._handle_wait(outcome, change)
 
-    def _started(self, outcome: Outcome) -> None:
-        row = self._row(outcome, self._on_clock(outcome.started_at))
-        self._rows.run(outcome.index, row)
+    def _handle_started(self, outcome: Outcome) -> None:
+        row = self._row(outcome, self._to_clock_time(outcome.started_at))
+        self._rows.start(outcome.index, row)
 
     def _row(self, outcome: Outcome, began: float) -> Row:
         return Row(
-            name=plain(outcome.name), backend=plain(outcome.backend or "-"), began=began,
-            heard=self.clock(), doing="starting" if self._hears else "running",
+            name=normalize_width(outcome.name), backend=normalize_width(outcome.backend or "-"), started_at=began,
+            last_event_at=self.clock(), activity="starting" if self._has_events else "running",
             tokens=outcome.usage.total if outcome.usage else 0,
         )  # fmt: skip
 
-    def _waits(self, outcome: Outcome, change: Change) -> None:
+    def _handle_wait(self, outcome: Outcome, change: Change) -> None:
         row = self._row(outcome, self.clock())
         row.until = change.until
-        self._rows.hold(outcome.index, row)
+        self._rows.wait(outcome.index, row)
         if change.kind == "limit":
-            row.doing = f"waiting for limit until {_clock(change.until)}"
+            row.activity = f"waiting for limit until {_format_time(change.until)}"
             self._pauses[outcome.backend or "-"] = change.until
-            if change.instead and (text := happened(change)) and text not in self._limits:
+            if change.instead and (text := describe_change(change)) and text not in self._limits:
                 self._limits.add(text)
-                self._above.append(text)
+                self._lines_above.append(text)
         else:
-            row.doing = f"retry at {_clock(change.until, '%H:%M:%S')}"
-            row.why = outcome.error.message if outcome.error else ""
+            row.activity = f"retry at {_format_time(change.until, '%H:%M:%S')}"
+            row.reason = outcome.error.message if outcome.error else ""
 
-    def _ended(self, outcome: Outcome) -> None:
-        self._rows.drop(outcome.index)
+    def _handle_ended(self, outcome: Outcome) -> None:
+        self._rows.remove(outcome.index)
         if outcome.ok:
             self._pauses.pop(outcome.backend or "-", None)
         if not outcome.attempts or outcome.state == "queued":
             return  # it was not even started
-        self._last.append(outcome)
-        if len(self._last) > LAST_KEPT:
-            crowded = sum(not o.ok for o in self._last) > FAILED_KEPT
-            gone = next(o for o in self._last if o.ok is not crowded)
-            self._last.remove(gone)
+        self._last_ended.append(outcome)
+        if len(self._last_ended) > MAX_ENDED_SHOWN:
+            crowded = sum(not o.ok for o in self._last_ended) > MAX_FAILED_SHOWN
+            gone = next(o for o in self._last_ended if o.ok is not crowded)
+            self._last_ended.remove(gone)
 
-    def _on_clock(self, moment: datetime | None) -> float:
-        passed = (self.wall() - moment).total_seconds() if moment else 0.0
+    def _to_clock_time(self, moment: datetime | None) -> float:
+        passed = (self.wall_clock() - moment).total_seconds() if moment else 0.0
         return self.clock() - max(0.0, passed)
 
     # On the terminal.
@@ -186,12 +186,12 @@ class Board:
         import anyio
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._step_aside)
+            tasks.start_soon(self._suspend)
             while True:
                 self.tick()
-                await anyio.sleep(INTERVAL)
+                await anyio.sleep(FRAME_INTERVAL)
 
-    async def _step_aside(self) -> None:
+    async def _suspend(self) -> None:
         """Leave the terminal to the shell when Ctrl-Z stops us."""
         # 45 ms, and needed only once something runs.
         import anyio
@@ -200,44 +200,44 @@ class Board:
             return
         with anyio.open_signal_receiver(signal.SIGTSTP) as signals:
             async for _ in signals:
-                self.canvas.clear()
+                self.region.clear()
                 os.kill(os.getpid(), signal.SIGSTOP)
                 self._changed = True
 
     def tick(self) -> None:
         """A frame, where it would be another one than the last."""
         now = self.clock()
-        same = not self._changed and int(now - self._began) == self._second
-        if not same or self.canvas.is_resized():
+        same = not self._changed and int(now - self._started_at) == self._second
+        if not same or self.region.is_resized():
             self._draw(now)
 
     def _draw(self, now: float) -> None:
-        if self._closed or not self._live or not self.canvas.can_draw():
+        if self._closed or not self._live or not self.region.can_draw():
             return
-        self._changed, self._second = False, int(now - self._began)
-        above, self._above = self._noticed(), []
-        self.canvas.draw(self.frame(*self.canvas.size()), above)
+        self._changed, self._second = False, int(now - self._started_at)
+        above, self._lines_above = self._paint_notice(), []
+        self.region.draw(self.frame(*self.region.size()), above)
 
-    def say(self, text: str) -> None:
+    def show_notice(self, text: str) -> None:
         """A line that stays, above the board."""
-        self._above.append(text)
+        self._lines_above.append(text)
         self._changed = True
         if self._closed or not self._live:
-            self.canvas.clear(self._noticed())
-            self._above = []
+            self.region.clear(self._paint_notice())
+            self._lines_above = []
         else:
             self.tick()
 
     def close(self) -> None:
         """Nothing of the board is left, and what is typed is seen again."""
         self._closed = True
-        self.canvas.clear(self._noticed())
-        self._above = []
+        self.region.clear(self._paint_notice())
+        self._lines_above = []
 
-    def _noticed(self) -> str:
+    def _paint_notice(self) -> str:
         buffer = io.StringIO()
-        for text in self._above:
-            Printer(buffer, colour=self.printer.colour).notice(text)
+        for text in self._lines_above:
+            Printer(buffer, color=self.printer.color).notice(text)
         return buffer.getvalue()
 
     # A frame.
@@ -246,159 +246,165 @@ class Board:
         """The lines of the board: fewer than `rows`, as the cursor stands below them, and none
         as wide as the terminal, where some would begin another one."""
         # Every time grows at the same moment, which is less restless.
-        now = self._began + int(self.clock() - self._began)
-        lines = [self._head(columns - 1, now), *self._body(columns - 1, rows - 2, now)]
-        return [self._line(line, columns - 1) for line in lines[: max(0, rows - 1)]]
+        now = self._started_at + int(self.clock() - self._started_at)
+        lines = [self._header(columns - 1, now), *self._body(columns - 1, rows - 2, now)]
+        return [self._paint_line(line, columns - 1) for line in lines[: max(0, rows - 1)]]
 
     def _body(self, width: int, room: int, now: float) -> Iterable[list[Segment]]:
         running, waiting = self._rows.running(), self._rows.waiting()
-        pauses = self._paused()[: max(0, room // 3)]
+        pauses = self._pause_lines()[: max(0, room // 3)]
         room -= len(pauses)
         wanted = len(running) + len(waiting)
-        last = min(len(self._last), max(room - wanted, room // 5, 0))
+        last = min(len(self._last_ended), max(room - wanted, room // 5, 0))
         room -= last
         seen = wanted if wanted <= room else max(0, room - 1)
         rows = (running + waiting)[:seen]
-        self._widen(rows, width)
+        self._grow_columns(rows, width)
         for row in rows:
             runs = row.slot is not None
-            yield self._running(row, width, now) if runs else self._waiting(row, width)
+            yield self._running_line(row, width, now) if runs else self._waiting_line(row, width)
         if seen < wanted and room > 0:
-            yield [(_and_more(len(running), len(waiting), seen), DIM)]
+            yield [(_more_line(len(running), len(waiting), seen), DIM)]
         yield from pauses
-        for outcome in self._last[len(self._last) - last :]:
-            yield self._over(outcome)
+        for outcome in self._last_ended[len(self._last_ended) - last :]:
+            yield self._ended_line(outcome)
 
-    def _head(self, width: int, now: float) -> list[Segment]:
+    def _header(self, width: int, now: float) -> list[Segment]:
         """What there is room for, the most important first."""
         tally, counts = self._tally, self._tally.counts
-        queued = self.total - tally.over - counts["running"]
+        queued = self.total - tally.ended - counts["running"]
         parts = [  # in the order in which they stand; 0 is the most important
             (5, self.run_id or "", DIM),
             (0, f"{counts['done']}/{self.total} done", BOLD),
-            (0, _some(counts["failed"], "failed"), RED),
-            (1, _some(counts["running"], "running"), ""),
-            (3, _some(queued, "queued"), ""),
-            *((4, _some(counts[s], s), YELLOW) for s in ("skipped", "cancelled", "waiting")),
-            (2, _time(now - self._began), DIM),
-            (7, f"{_short(tally.tokens)} tokens" if tally.tokens else "", DIM),
+            (0, _count_phrase(counts["failed"], "failed"), RED),
+            (1, _count_phrase(counts["running"], "running"), ""),
+            (3, _count_phrase(queued, "queued"), ""),
+            *(
+                (4, _count_phrase(counts[s], s), YELLOW)
+                for s in ("skipped", "cancelled", "waiting")
+            ),
+            (2, _format_seconds(now - self._started_at), DIM),
+            (7, f"{_shorten_number(tally.tokens)} tokens" if tally.tokens else "", DIM),
             (6, f"${tally.cost:.2f}" if tally.cost else "", DIM),
         ]
         bar = max(4, min(30, width // 6))
         room = width - bar - 1
         kept = []
         for _, i in sorted((part[0], i) for i, part in enumerate(parts) if part[1]):
-            if (needed := cells(parts[i][1]) + 3) <= room + 1:
+            if (needed := display_width(parts[i][1]) + 3) <= room + 1:
                 room -= needed
                 kept.append(i)
-        return [*self._bar(bar), (" ", ""), *_joined([parts[i][1:] for i in sorted(kept)])]
+        return [*self._bar(bar), (" ", ""), *_join([parts[i][1:] for i in sorted(kept)])]
 
     def _bar(self, width: int) -> Iterable[Segment]:
         total = max(1, self.total)
-        full = width * self._tally.over // total
+        full = width * self._tally.ended // total
         bad = min(full, -(-width * self._tally.counts["failed"] // total))
         yield "━" * (full - bad), GREEN
         yield "━" * bad, RED
         yield "─" * (width - full), DIM
 
-    def _widen(self, rows: list[Row], width: int) -> None:
+    def _grow_columns(self, rows: list[Row], width: int) -> None:
         """Names get the room that the longest one needs; columns that go to and fro are restless,
         so it is not taken away again."""
         running = (row for row in rows if row.slot is not None)
-        longest = max((cells(plain(row.doing)) for row in running), default=0)
-        self._doing_width = min(max(self._doing_width, longest), 11 + width // 12)
-        most = width // 3 - 2 if width >= NARROW - 1 else width - self._doing_width - 12
-        longest = max((cells(row.name) for row in rows), default=0)
+        longest = max((display_width(normalize_width(row.activity)) for row in running), default=0)
+        self._activity_width = min(max(self._activity_width, longest), 11 + width // 12)
+        most = width // 3 - 2 if width >= NARROW_WIDTH - 1 else width - self._activity_width - 12
+        longest = max((display_width(row.name) for row in rows), default=0)
         self._name_width = min(max(self._name_width, longest), max(8, most))
 
-    def _running(self, row: Row, width: int, now: float) -> list[Segment]:
-        quiet = int(now - row.heard)
-        state, colour = plain(row.doing), CYAN if row.doing == "answering" else ""
-        if quiet >= SILENT and self._hears:
-            colour = YELLOW
-            if not row.doing.startswith("tool "):  # it may take long, and says nothing itself
+    def _running_line(self, row: Row, width: int, now: float) -> list[Segment]:
+        quiet = int(now - row.last_event_at)
+        state, color = normalize_width(row.activity), CYAN if row.activity == "answering" else ""
+        if quiet >= SILENT_AFTER and self._has_events:
+            color = YELLOW
+            if not row.activity.startswith("tool "):  # it may take long, and says nothing itself
                 state = f"silent {quiet} s" if quiet < 60 else f"silent {quiet // 60}m"
-        elif row.doing in ("starting", "running"):
-            colour = DIM
-        line = [("• ", CYAN), *self._who(row, width), (padded(state, self._doing_width), colour),
-                (f" {_time(now - row.began):>7}", DIM)]  # fmt: skip
+        elif row.activity in ("starting", "running"):
+            color = DIM
+        line = [("• ", CYAN), *self._task_label(row, width), (pad(state, self._activity_width), color),
+                (f" {_format_seconds(now - row.started_at):>7}", DIM)]  # fmt: skip
         if row.tokens:
-            line.append((f" {_short(row.tokens):>6}", DIM))
-        room = width - sum(cells(text) for text, _ in line) - 2
-        words = row.words(room) if width >= NARROW - 1 and room >= 8 else ""
+            line.append((f" {_shorten_number(row.tokens):>6}", DIM))
+        room = width - sum(display_width(text) for text, _ in line) - 2
+        words = row.last_line(room) if width >= NARROW_WIDTH - 1 and room >= 8 else ""
         return [*line, (f"  {words}", DIM)] if words else line
 
-    def _waiting(self, row: Row, width: int) -> list[Segment]:
-        due = row.until is not None and row.until <= self.wall()
-        text = "waiting for its turn" if due else row.doing
-        line = [("… ", YELLOW), *self._who(row, width), (text, YELLOW)]
-        return [*line, (f"  {plain(row.why[:200])}", DIM)] if row.why else line
+    def _waiting_line(self, row: Row, width: int) -> list[Segment]:
+        due = row.until is not None and row.until <= self.wall_clock()
+        text = "waiting for its turn" if due else row.activity
+        line = [("… ", YELLOW), *self._task_label(row, width), (text, YELLOW)]
+        return [*line, (f"  {normalize_width(row.reason[:200])}", DIM)] if row.reason else line
 
-    def _who(self, row: Row, width: int) -> Iterable[Segment]:
-        yield f"{padded(row.name, self._name_width)}  ", ""
-        if width >= NARROW - 1:
-            yield f"{padded(row.backend, 7)} ", DIM
+    def _task_label(self, row: Row, width: int) -> Iterable[Segment]:
+        yield f"{pad(row.name, self._name_width)}  ", ""
+        if width >= NARROW_WIDTH - 1:
+            yield f"{pad(row.backend, 7)} ", DIM
 
-    def _paused(self) -> list[list[Segment]]:
-        now = self.wall()
+    def _pause_lines(self) -> list[list[Segment]]:
+        now = self.wall_clock()
         lines = []
         for backend, until in self._pauses.items():
             if until is None:
-                lines.append([(f"  {plain(backend)}: limit reached", YELLOW)])
+                lines.append([(f"  {normalize_width(backend)}: limit reached", YELLOW)])
             elif until > now:
-                left = _time((until - now).total_seconds())
-                text = f"  {plain(backend)}: limit until {_clock(until)} ({left})"
+                left = _format_seconds((until - now).total_seconds())
+                text = f"  {normalize_width(backend)}: limit until {_format_time(until)} ({left})"
                 lines.append([(text, YELLOW)])
         return lines
 
-    def _over(self, outcome: Outcome) -> list[Segment]:
-        colour = {"done": GREEN, "failed": RED}.get(outcome.state, YELLOW)
+    def _ended_line(self, outcome: Outcome) -> list[Segment]:
+        color = {"done": GREEN, "failed": RED}.get(outcome.state, YELLOW)
         line = [
-            (f"{MARKS.get(outcome.state, '·')} ", colour),
-            (padded(plain(outcome.name), self._name_width), DIM),
-            (f"  {duration.brief(outcome.seconds):>7}", DIM),
+            (f"{MARKS.get(outcome.state, '·')} ", color),
+            (pad(normalize_width(outcome.name), self._name_width), DIM),
+            (f"  {duration.format_duration(outcome.seconds):>7}", DIM),
         ]
         if not outcome.ok:
             why = outcome.error.message if outcome.error else outcome.state
-            line.append((f"  {plain(why[:300])}", ""))
+            line.append((f"  {normalize_width(why[:300])}", ""))
         return line
 
-    def _line(self, segments: Iterable[Segment], room: int) -> str:
+    def _paint_line(self, segments: Iterable[Segment], room: int) -> str:
         """The segments in their colours; what goes beyond the terminal is cut off."""
         painted = []
-        for text, colour in segments:
-            taken = cells(text)
-            kept = text if taken <= room else cut(text, room)
+        for text, color in segments:
+            taken = display_width(text)
+            kept = text if taken <= room else truncate(text, room)
             room -= taken
             if kept:
-                painted.append(self.printer.paint(kept, colour) if colour else kept)
+                painted.append(self.printer.paint(kept, color) if color else kept)
             if room <= 0:
                 break
         return "".join(painted).rstrip()
 
 
-def _joined(parts: Iterable[Segment]) -> Iterable[Segment]:
+def _join(parts: Iterable[Segment]) -> Iterable[Segment]:
     for i, part in enumerate(parts):
         if i:
             yield " · ", DIM
         yield part
 
 
-def _and_more(running: int, waiting: int, seen: int) -> str:
+def _more_line(running: int, waiting: int, seen: int) -> str:
     left, behind = max(0, running - seen), waiting - max(0, seen - running)
-    parts = [_some(left, "more running"), _some(behind, "more waiting" if not left else "waiting")]
+    parts = [
+        _count_phrase(left, "more running"),
+        _count_phrase(behind, "more waiting" if not left else "waiting"),
+    ]
     return f"  … and {', '.join(filter(None, parts))}"
 
 
-def _some(count: int, what: str) -> str:
+def _count_phrase(count: int, what: str) -> str:
     return f"{count:,} {what}" if count > 0 else ""
 
 
-def _time(seconds: float) -> str:
-    return duration.brief(seconds) if seconds >= 60 else f"{max(0, int(seconds))} s"
+def _format_seconds(seconds: float) -> str:
+    return duration.format_duration(seconds) if seconds >= 60 else f"{max(0, int(seconds))} s"
 
 
-def _short(count: int) -> str:
+def _shorten_number(count: int) -> str:
     """`12.4k`: a number that moves is read by its first digits."""
     for size, unit in ((1_000_000, "M"), (1_000, "k")):
         if count >= size:
@@ -406,7 +412,7 @@ def _short(count: int) -> str:
     return str(count)
 
 
-def _clock(moment: datetime | None, form: str = "%H:%M") -> str:
+def _format_time(moment: datetime | None, form: str = "%H:%M") -> str:
     if moment is None:
         return "?"
     local = moment.astimezone()

@@ -16,33 +16,33 @@ from wcwidth import wcwidth
 from clinvk.text.sanitize import one_line
 
 # A terminal that knows it shows what stands between these two at once; others ignore them.
-TOGETHER, SHOWN = "\x1b[?2026h", "\x1b[?2026l"
+BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 # Terminals do not agree on how wide every character is. Where one takes more than we thought, the
 # line is clipped and the others stay where they are.
 NO_WRAP, WRAP = "\x1b[?7l", "\x1b[?7h"
-LINE_END, REST = "\x1b[K", "\x1b[J"  # erase up to there
+ERASE_LINE, ERASE_BELOW = "\x1b[K", "\x1b[J"  # erase up to there
 
-USUAL = os.terminal_size((80, 24))
+DEFAULT_SIZE = os.terminal_size((80, 24))
 # What makes one sign of several, on some terminals; without it they are as wide everywhere.
 _JOINERS = dict.fromkeys([0x200D, *range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F400)])
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
-Size = Callable[[], os.terminal_size]
+GetSize = Callable[[], os.terminal_size]
 
 
-class Canvas:
+class LiveRegion:
     """Holds the terminal until `close`: its cursor is hidden, and what is typed is not shown, as it
     would scroll the lines away."""
 
-    def __init__(self, stream: TextIO, size: Size | None = None) -> None:
+    def __init__(self, stream: TextIO, size: GetSize | None = None) -> None:
         self.stream = stream
-        self.size = size or self._measured
-        self._fd = _number(stream)
+        self.size = size or self._measure
+        self._fd = _fileno(stream)
         self._lines: list[str] = []
-        self._drawn_for = USUAL
-        self._held = False
-        self._silenced = False
+        self._drawn_size = DEFAULT_SIZE
+        self._is_active = False
+        self._saved_terminal = False
 
     def can_draw(self) -> bool:
         """Whether the terminal is ours, and would take what we write: it may be stopped (Ctrl-S),
@@ -55,49 +55,49 @@ class Canvas:
         return bool(select.select([], [self._fd], [], 0)[1])
 
     def is_resized(self) -> bool:
-        return self._held and self.size() != self._drawn_for
+        return self._is_active and self.size() != self._drawn_size
 
     def draw(self, lines: list[str], above: str = "") -> None:
         """These lines instead of those before, below the lines `above`, which stay. One write."""
         size = self.size()
-        if self._held and lines == self._lines and size == self._drawn_for and not above:
+        if self._is_active and lines == self._lines and size == self._drawn_size and not above:
             return
-        anew = bool(above) or not self._held or size != self._drawn_for
+        anew = bool(above) or not self._is_active or size != self._drawn_size
         text = "".join(
             [
-                TOGETHER,
-                "" if self._held else HIDE_CURSOR,
-                self._erased(size) + above if anew else _up(len(self._lines)),
+                BEGIN_UPDATE,
+                "" if self._is_active else HIDE_CURSOR,
+                self._erase_sequence(size) + above if anew else _cursor_up(len(self._lines)),
                 NO_WRAP,
-                *_with_ends(lines, [] if anew else self._lines),
-                REST if len(lines) < len(self._lines) else "",
+                *_changed_lines(lines, [] if anew else self._lines),
+                ERASE_BELOW if len(lines) < len(self._lines) else "",
                 WRAP,
-                SHOWN,
+                END_UPDATE,
             ]
         )
-        if not self._held:
-            self._silence()
-        self._held, self._lines, self._drawn_for = True, lines, size
+        if not self._is_active:
+            self._disable_echo()
+        self._is_active, self._lines, self._drawn_size = True, lines, size
         self._write(text)
 
     def clear(self, above: str = "") -> None:
         """Take the lines away, and give the terminal back; `above` is left there."""
-        if self._held:
-            self._write(self._erased(self.size()) + above + SHOW_CURSOR)
-            self._held, self._lines = False, []
-            self._speak()
+        if self._is_active:
+            self._write(self._erase_sequence(self.size()) + above + SHOW_CURSOR)
+            self._is_active, self._lines = False, []
+            self._restore_echo()
         elif above:
             self._write(above)
 
-    def _erased(self, size: os.terminal_size) -> str:
+    def _erase_sequence(self, size: os.terminal_size) -> str:
         """What takes the lines away, one by one: where all that is below the top of a screen is
         erased at once, some terminals keep it among what was scrolled away."""
         rows = len(self._lines)
-        if size.columns < self._drawn_for.columns:  # then it has broken lines in two
-            widths = (cells(_COLOUR.sub("", line)) for line in self._lines)
+        if size.columns < self._drawn_size.columns:  # then it has broken lines in two
+            widths = (display_width(_COLOR.sub("", line)) for line in self._lines)
             rows = sum(max(1, -(-width // size.columns)) for width in widths)
         rows = min(rows, size.lines - 1)
-        return _up(rows) + f"{LINE_END}\n" * rows + LINE_END + _up(rows)
+        return _cursor_up(rows) + f"{ERASE_LINE}\n" * rows + ERASE_LINE + _cursor_up(rows)
 
     def _write(self, text: str) -> None:
         # A terminal that has gone is no reason to end a run.
@@ -105,50 +105,50 @@ class Canvas:
             self.stream.write(text)
             self.stream.flush()
 
-    def _silence(self) -> None:
+    def _disable_echo(self) -> None:
         with suppress(termios.error, TypeError):
             settings = termios.tcgetattr(self._fd)  # type: ignore[arg-type]
             if settings[3] & termios.ECHO:
                 settings[3] &= ~termios.ECHO
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)  # type: ignore[arg-type]
-                self._silenced = True
+                self._saved_terminal = True
 
-    def _speak(self) -> None:
-        if self._silenced:
-            self._silenced = False
+    def _restore_echo(self) -> None:
+        if self._saved_terminal:
+            self._saved_terminal = False
             with suppress(termios.error, TypeError):
                 settings = termios.tcgetattr(self._fd)  # type: ignore[arg-type]
                 settings[3] |= termios.ECHO
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, settings)  # type: ignore[arg-type]
 
-    def _measured(self) -> os.terminal_size:
+    def _measure(self) -> os.terminal_size:
         try:
             size = os.get_terminal_size(self.stream.fileno())
         except (OSError, ValueError):
-            return USUAL
-        return size if size.columns and size.lines else USUAL
+            return DEFAULT_SIZE
+        return size if size.columns and size.lines else DEFAULT_SIZE
 
 
-def _number(stream: TextIO) -> int | None:
+def _fileno(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
     except (OSError, ValueError):
         return None
 
 
-def _up(rows: int) -> str:
+def _cursor_up(rows: int) -> str:
     """From the line below the last one to the first."""
     return f"\r\x1b[{rows}A" if rows else "\r"
 
 
-def _with_ends(lines: Iterable[str], before: list[str]) -> Iterable[str]:
+def _changed_lines(lines: Iterable[str], before: list[str]) -> Iterable[str]:
     """What to write for the lines; those that stand there already are passed over."""
     for i, line in enumerate(lines):
-        yield "\n" if i < len(before) and before[i] == line else f"{line}{LINE_END}\n"
+        yield "\n" if i < len(before) and before[i] == line else f"{line}{ERASE_LINE}\n"
 
 
 @lru_cache(maxsize=1024)
-def plain(text: str) -> str:
+def normalize_width(text: str) -> str:
     """`text` on one line, in characters that are as wide on every terminal."""
     text = one_line(text)
     if text.isascii():
@@ -156,26 +156,26 @@ def plain(text: str) -> str:
     return text.translate(_JOINERS).encode("utf-8", "ignore").decode()
 
 
-def cells(text: str) -> int:
+def display_width(text: str) -> int:
     """How wide it is: a Chinese character takes two."""
     return len(text) if text.isascii() else sum(max(0, wcwidth(c)) for c in text)
 
 
 @lru_cache(maxsize=1024)
-def cut(text: str, room: int) -> str:
+def truncate(text: str, room: int) -> str:
     """`text` in at most so many cells; where something is missing, it says so."""
-    if cells(text) <= room:
+    if display_width(text) <= room:
         return text
-    return f"{fitting(text, room - 1).rstrip()}…" if room > 0 else ""
+    return f"{clip(text, room - 1).rstrip()}…" if room > 0 else ""
 
 
-def padded(text: str, room: int) -> str:
+def pad(text: str, room: int) -> str:
     """`text` in exactly so many cells."""
-    text = cut(text, room)
-    return text + " " * (room - cells(text))
+    text = truncate(text, room)
+    return text + " " * (room - display_width(text))
 
 
-def fitting(text: str, room: int) -> str:
+def clip(text: str, room: int) -> str:
     """As much of the beginning as fits."""
     if text.isascii():
         return text[: max(0, room)]
@@ -187,10 +187,10 @@ def fitting(text: str, room: int) -> str:
     return text
 
 
-def ending(text: str, room: int) -> str:
+def clip_start(text: str, room: int) -> str:
     """`text` where it fits, else its last words: less than would fit, so that there is room for
     what comes, and it does not have to be cut again at once."""
-    if cells(text) <= room:
+    if display_width(text) <= room:
         return text
-    last = fitting(text[::-1], room * 2 // 3)[::-1]
+    last = clip(text[::-1], room * 2 // 3)[::-1]
     return last.partition(" ")[2] or last

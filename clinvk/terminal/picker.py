@@ -11,12 +11,12 @@ import typer
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
 from clinvk.terminal.keyboard import ask_line, discard_waiting, is_dumb, restored_if_ended
-from clinvk.terminal.printer import ago
+from clinvk.terminal.printer import format_age
 from clinvk.terminal.prompt import is_paste
-from clinvk.text.sanitize import clean, one_line
+from clinvk.text.sanitize import one_line, sanitize
 
-ROWS = 10  # sessions that are seen at a time
-PREVIEW = 7  # lines of the last messages
+LIST_ROWS = 10  # sessions that are seen at a time
+PREVIEW_ROWS = 7  # lines of the last messages
 
 
 def pick(sessions: list[Session], messages: Callable[[str], list[Message]]) -> Session:
@@ -33,23 +33,23 @@ def pick(sessions: list[Session], messages: Callable[[str], list[Message]]) -> S
     return _pick_on_screen(sessions, messages)
 
 
-def matching(sessions: list[Session], text: str) -> list[Session]:
+def filter_sessions(sessions: list[Session], text: str) -> list[Session]:
     """The sessions that hold every word of the filter in what the list knows of them."""
     words = text.lower().split()
-    return [s for s in sessions if all(w in _haystack(s) for w in words)]
+    return [s for s in sessions if all(w in _searchable_text(s) for w in words)]
 
 
-def _haystack(s: Session) -> str:
+def _searchable_text(s: Session) -> str:
     return " ".join([s.id, s.backend or "", s.label, s.cwd or "", *s.tags]).lower()
 
 
-def _line(s: Session) -> str:
-    return f"{s.id:<12.24} {s.backend or '-':<8} {ago(s.updated_at):>9}  {one_line(s.label)}"
+def _session_line(s: Session) -> str:
+    return f"{s.id:<12.24} {s.backend or '-':<8} {format_age(s.updated_at):>9}  {one_line(s.label)}"
 
 
 def _print(sessions: list[Session]) -> None:
     for i, s in enumerate(sessions, 1):
-        print(f"{i:>3}  {_line(s)}"[:200], file=sys.stderr)
+        print(f"{i:>3}  {_session_line(s)}"[:200], file=sys.stderr)
 
 
 def _pick_by_number(sessions: list[Session]) -> Session:
@@ -72,7 +72,7 @@ def _pick_on_screen(sessions: list[Session], messages: Callable[[str], list[Mess
     from prompt_toolkit.layout import Layout
     from prompt_toolkit.output import create_output
 
-    screen = _Screen(sessions, messages)
+    screen = _PickerScreen(sessions, messages)
     app: Application[Session | None] = Application(
         layout=Layout(screen.layout(), focused_element=screen.filter),
         key_bindings=screen.keys(),
@@ -91,7 +91,7 @@ def _pick_on_screen(sessions: list[Session], messages: Callable[[str], list[Mess
     return chosen
 
 
-class _Screen:
+class _PickerScreen:
     """What is on the screen, and what the keys do."""
 
     def __init__(self, sessions: list[Session], messages: Callable[[str], list[Message]]) -> None:
@@ -101,14 +101,14 @@ class _Screen:
         self.sessions = sessions
         self.messages = messages
         self.filter = Buffer(multiline=False, on_text_changed=lambda _: self._refilter())
-        self.found = sessions
-        self.at = 0
+        self.matches = sessions
+        self.position = 0
         self._previews: dict[str, str] = {}
         self._in_paste = False
 
     @property
-    def chosen(self) -> Session | None:
-        return self.found[self.at] if self.found else None
+    def selected(self) -> Session | None:
+        return self.matches[self.position] if self.matches else None
 
     def layout(self) -> Any:
         # Slow, and only needed here.
@@ -129,9 +129,14 @@ class _Screen:
                 Window(BufferControl(self.filter), height=1),
             ]
         )
-        rows = min(ROWS, len(self.sessions))
+        rows = min(LIST_ROWS, len(self.sessions))
         return HSplit(
-            [top, window(self._list, rows), window(self._preview, PREVIEW), window(self._foot, 1)]
+            [
+                top,
+                window(self._list, rows),
+                window(self._preview, PREVIEW_ROWS),
+                window(self._footer, 1),
+            ]
         )
 
     def keys(self) -> Any:
@@ -139,7 +144,12 @@ class _Screen:
         from prompt_toolkit.key_binding import KeyBindings
 
         keys = KeyBindings()
-        for name, step in (("up", -1), ("down", 1), ("pageup", -ROWS), ("pagedown", ROWS)):
+        for name, step in (
+            ("up", -1),
+            ("down", 1),
+            ("pageup", -LIST_ROWS),
+            ("pagedown", LIST_ROWS),
+        ):
             keys.add(name)(lambda _event, step=step: self._move(step))
         keys.add("c-p")(lambda _event: self._move(-1))
         keys.add("c-n")(lambda _event: self._move(1))
@@ -156,38 +166,41 @@ class _Screen:
             self.filter.insert_text(" ")
         elif self._in_paste:
             self._in_paste = False
-        elif self.chosen is not None:
-            event.app.exit(result=self.chosen)
+        elif self.selected is not None:
+            event.app.exit(result=self.selected)
 
     def _move(self, step: int) -> None:
-        self.at = max(0, min(len(self.found) - 1, self.at + step))
+        self.position = max(0, min(len(self.matches) - 1, self.position + step))
 
     def _refilter(self) -> None:
-        self.found, self.at = matching(self.sessions, self.filter.text), 0
+        self.matches, self.position = filter_sessions(self.sessions, self.filter.text), 0
 
     def _list(self) -> list[tuple[str, str]]:
-        if not self.found:
+        if not self.matches:
             return [("", "  no matches (Backspace to widen)\n")]
-        start = max(0, min(self.at - ROWS // 2, len(self.found) - ROWS))
+        start = max(0, min(self.position - LIST_ROWS // 2, len(self.matches) - LIST_ROWS))
         return [
-            ("reverse" if i == self.at else "", f"{'>' if i == self.at else ' '} {_line(s)}\n")
-            for i, s in enumerate(self.found[start : start + ROWS], start)
+            (
+                "reverse" if i == self.position else "",
+                f"{'>' if i == self.position else ' '} {_session_line(s)}\n",
+            )
+            for i, s in enumerate(self.matches[start : start + LIST_ROWS], start)
         ]
 
     def _preview(self) -> list[tuple[str, str]]:
-        session = self.chosen
+        session = self.selected
         if session is None:
             return []
         if session.id not in self._previews:
-            self._previews[session.id] = _last_words(session, self.messages)
+            self._previews[session.id] = _preview_text(session, self.messages)
         return [("class:dim", "─" * 40 + "\n"), ("", self._previews[session.id])]
 
-    def _foot(self) -> list[tuple[str, str]]:
-        id_ = self.chosen.id if self.chosen else "ID"
-        return [("class:dim", f'Enter: clinvk resume {id_} "…"   Esc: cancel')]
+    def _footer(self) -> list[tuple[str, str]]:
+        session_id = self.selected.id if self.selected else "ID"
+        return [("class:dim", f'Enter: clinvk resume {session_id} "…"   Esc: cancel')]
 
 
-def _last_words(session: Session, messages: Callable[[str], list[Message]]) -> str:
+def _preview_text(session: Session, messages: Callable[[str], list[Message]]) -> str:
     """The end of the conversation, in as many lines as there is room for."""
     lines = [f"{session.cwd or '-'}"]
     try:
@@ -196,6 +209,6 @@ def _last_words(session: Session, messages: Callable[[str], list[Message]]) -> s
         return error.message
     for message in said:
         who = "you" if message.role == "user" else session.backend or message.role.value
-        words = " ".join(clean(message.content).split())
+        words = " ".join(sanitize(message.content).split())
         lines.append(f"{who}: {words[:300]}")
-    return "\n".join(lines[: PREVIEW - 1])
+    return "\n".join(lines[: PREVIEW_ROWS - 1])

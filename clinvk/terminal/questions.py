@@ -16,7 +16,7 @@ def confirm(question: str) -> bool:
     return ask_line(f"{safe(question, sys.stderr)} [y/N] ").strip().lower() in ("y", "yes")
 
 
-def agreed(question: str) -> bool:
+def confirm_deletion(question: str) -> bool:
     """Whether a person agrees to a deletion. Raises `SessionError` where nobody can be asked."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise SessionError("deleting asks first, and there is no terminal", "add --yes")

@@ -9,14 +9,14 @@ from datetime import datetime
 from msgspec import Struct, field
 
 from clinvk.model.events import Event, Text, Tool
-from clinvk.model.outcome import UNDERWAY, Outcome
-from clinvk.terminal.live import cells, ending, plain
-from clinvk.text.sanitize import Cleaner
+from clinvk.model.outcome import ACTIVE_STATES, Outcome
+from clinvk.terminal.live import clip_start, display_width, normalize_width
+from clinvk.text.sanitize import StreamSanitizer
 
-PIECES = 64  # of an answer, that are kept for the next frame
-SAID_KEPT = 1000  # characters
+MAX_PIECES = 64  # of an answer, that are kept for the next frame
+MAX_TEXT_LENGTH = 1000  # characters
 
-DOING = {
+ACTIVITIES = {
     "started": "thinking",
     "thinking": "thinking",
     "tool_result": "thinking",
@@ -32,44 +32,44 @@ class Row(Struct, kw_only=True):
 
     name: str
     backend: str
-    began: float
-    heard: float  # when it last said something
+    started_at: float
+    last_event_at: float  # when it last said something
     slot: int | None = None  # its place on the board; none where it waits
-    doing: str = "starting"
+    activity: str = "starting"
     tokens: int = 0
     until: datetime | None = None  # it waits
-    why: str = ""
-    streamed: bool = False  # what it says now came in pieces so far
-    said: str = ""  # its last line
-    shown: str = ""  # the same, as it fitted
-    pieces: deque[str] = field(default_factory=lambda: deque(maxlen=PIECES))
-    cleaner: Cleaner = field(default_factory=Cleaner)
+    reason: str = ""
+    is_streaming: bool = False  # what it says now came in pieces so far
+    last_text: str = ""  # its last line
+    shown_text: str = ""  # the same, as it fitted
+    pieces: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_PIECES))
+    sanitizer: StreamSanitizer = field(default_factory=StreamSanitizer)
 
-    def took(self, event: Event) -> None:
+    def apply_event(self, event: Event) -> None:
         """Note what it does now; and what it says, where that has not come in pieces."""
-        if isinstance(event, Text) and not self.streamed:
-            self.pieces.append(event.text[-SAID_KEPT:])
-        if self.streamed or isinstance(event, Text):
+        if isinstance(event, Text) and not self.is_streaming:
+            self.pieces.append(event.text[-MAX_TEXT_LENGTH:])
+        if self.is_streaming or isinstance(event, Text):
             self.pieces.append("\n")
-            self.streamed = False
+            self.is_streaming = False
         if isinstance(event, Tool):
-            self.doing = f"tool {event.name[:40]}"
+            self.activity = f"tool {event.name[:40]}"
         else:
-            self.doing = DOING.get(event.type, self.doing)
+            self.activity = ACTIVITIES.get(event.type, self.activity)
 
-    def words(self, room: int) -> str:
+    def last_line(self, room: int) -> str:
         """The last line that it said, or the end of that."""
         if self.pieces:
-            said = self.said + self.cleaner.feed("".join(self.pieces))
+            said = self.last_text + self.sanitizer.feed("".join(self.pieces))
             self.pieces.clear()
-            self.said = said[said.rstrip().rfind("\n") + 1 :][-SAID_KEPT:]
-        elif self.shown and cells(self.shown) <= room:
-            return self.shown
-        self.shown = plain(self.said)
-        if cells(self.shown) > room:
-            self.shown = ending(self.shown, room)
-            self.said = self.shown + self.said[len(self.said.rstrip()) :]
-        return self.shown
+            self.last_text = said[said.rstrip().rfind("\n") + 1 :][-MAX_TEXT_LENGTH:]
+        elif self.shown_text and display_width(self.shown_text) <= room:
+            return self.shown_text
+        self.shown_text = normalize_width(self.last_text)
+        if display_width(self.shown_text) > room:
+            self.shown_text = clip_start(self.shown_text, room)
+            self.last_text = self.shown_text + self.last_text[len(self.last_text.rstrip()) :]
+        return self.shown_text
 
 
 class Rows:
@@ -77,23 +77,23 @@ class Rows:
     started takes the place of one that has ended."""
 
     def __init__(self) -> None:
-        self.known: dict[int, Row] = {}
+        self.by_index: dict[int, Row] = {}
         self._slots: list[Row | None] = []
         self._holes: list[int] = []
 
-    def run(self, index: int, row: Row) -> None:
-        self.drop(index)
+    def start(self, index: int, row: Row) -> None:
+        self.remove(index)
         row.slot = heapq.heappop(self._holes) if self._holes else len(self._slots)
         self._slots[row.slot : row.slot + 1] = [row]
-        self.known[index] = row
+        self.by_index[index] = row
 
-    def hold(self, index: int, row: Row) -> None:
+    def wait(self, index: int, row: Row) -> None:
         """It waits for another try."""
-        self.drop(index)
-        self.known[index] = row
+        self.remove(index)
+        self.by_index[index] = row
 
-    def drop(self, index: int) -> None:
-        row = self.known.pop(index, None)
+    def remove(self, index: int) -> None:
+        row = self.by_index.pop(index, None)
         if row is not None and row.slot is not None:
             self._slots[row.slot] = None
             heapq.heappush(self._holes, row.slot)
@@ -102,7 +102,7 @@ class Rows:
         return [row for row in self._slots if row is not None]
 
     def waiting(self) -> list[Row]:
-        return [row for row in self.known.values() if row.slot is None]
+        return [row for row in self.by_index.values() if row.slot is None]
 
 
 class Tally:
@@ -112,19 +112,19 @@ class Tally:
         self.counts: Counter[str] = Counter()
         self.tokens = 0
         self.cost = 0.0
-        self._known: dict[int, tuple[str, int, float]] = {}
+        self._states: dict[int, tuple[str, int, float]] = {}
 
     @property
-    def over(self) -> int:
-        return sum(n for state, n in self.counts.items() if state not in UNDERWAY)
+    def ended(self) -> int:
+        return sum(n for state, n in self.counts.items() if state not in ACTIVE_STATES)
 
-    def put(self, outcome: Outcome, state: str) -> None:
+    def set_state(self, outcome: Outcome, state: str) -> None:
         """Count the task under `state`, and no longer where it was before."""
         tokens, cost = outcome.usage.total if outcome.usage else 0, outcome.cost or 0.0
-        before, tokens_before, cost_before = self._known.get(outcome.index, ("", 0, 0.0))
+        before, tokens_before, cost_before = self._states.get(outcome.index, ("", 0, 0.0))
         if before:
             self.counts[before] -= 1
         self.counts[state] += 1
         self.tokens += tokens - tokens_before
         self.cost += cost - cost_before
-        self._known[outcome.index] = (state, tokens, cost)
+        self._states[outcome.index] = (state, tokens, cost)

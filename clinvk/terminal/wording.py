@@ -14,7 +14,7 @@ MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "wait
          "indeterminate": "?"}  # fmt: skip
 
 
-def happened(change: Change) -> str | None:
+def describe_change(change: Change) -> str | None:
     """What is worth a line of what happened to a task on its way; nothing else."""
     o = change.outcome
     if change.kind == "retry" and o and change.until:

@@ -30,7 +30,7 @@ TLS_PARAMETERS = (
 )  # fmt: skip
 
 
-def without_password(address: str) -> str:
+def mask_password(address: str) -> str:
     """The address, which is all of the text, as it may be shown."""
     scheme, mark, rest = address.partition("://")
     if not mark:

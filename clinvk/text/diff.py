@@ -17,20 +17,20 @@ from msgspec import Struct
 _WORD = re.compile(r"\s*(?:[^\W\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]+|\S)|\s+")
 _LINE = re.compile(r"[^\n]*\n+|[^\n]+")  # empty ones belong to the one before
 
-ALIKE = 0.5  # lines that share so much are one line in two versions
-RUN = 4  # words in a row that are no coincidence, where lines are not alike
-MOST = 9_000_000  # pairs of words that are looked at; beyond, whole lines are marked
-LINES = 25_000_000  # pairs of lines
+SIMILAR_RATIO = 0.5  # lines that share so much are one line in two versions
+MIN_RUN = 4  # words in a row that are no coincidence, where lines are not alike
+MAX_WORD_PAIRS = 9_000_000  # pairs of words that are looked at; beyond, whole lines are marked
+MAX_LINE_PAIRS = 25_000_000  # pairs of lines
 
 
 class Piece(Struct, frozen=True):
     """A part of a text, and whether only this text has it."""
 
     text: str
-    own: bool
+    is_unique: bool
 
 
-def marked(texts: Sequence[str]) -> list[list[Piece]]:
+def mark_unique(texts: Sequence[str]) -> list[list[Piece]]:
     """Each text in pieces: of the first, what no other one has; of the others, what the first one
     lacks."""
     if not texts:
@@ -38,7 +38,7 @@ def marked(texts: Sequence[str]) -> list[list[Piece]]:
     first = [True] * len(texts[0])
     masks = []
     for other in texts[1:]:
-        in_first, in_other = own(texts[0], other)
+        in_first, in_other = find_unique(texts[0], other)
         first = [a and b for a, b in zip(first, in_first, strict=True)]
         masks.append(in_other)
     if len(texts) == 1:
@@ -46,12 +46,12 @@ def marked(texts: Sequence[str]) -> list[list[Piece]]:
     return [list(_pieces(t, m)) for t, m in zip(texts, [first, *masks], strict=True)]
 
 
-def own(a: str, b: str) -> tuple[list[bool], list[bool]]:
+def find_unique(a: str, b: str) -> tuple[list[bool], list[bool]]:
     """For each character of two texts, whether the other text lacks it. What is left of both is
     the same."""
     mine, theirs = _LINE.findall(a), _LINE.findall(b)
-    if len(mine) * len(theirs) > LINES:
-        return _apart(a, b)
+    if len(mine) * len(theirs) > MAX_LINE_PAIRS:
+        return _all_unique(a, b)
     in_a: list[bool] = []
     in_b: list[bool] = []
     for tag, i, j, k, m in SequenceMatcher(None, mine, theirs).get_opcodes():
@@ -59,21 +59,21 @@ def own(a: str, b: str) -> tuple[list[bool], list[bool]]:
         if tag == "equal":
             found = [False] * len(left), [False] * len(right)
         else:
-            found = _by_words(left, right)
+            found = _find_unique_words(left, right)
         in_a += found[0]
         in_b += found[1]
     return in_a, in_b
 
 
-def _by_words(a: str, b: str) -> tuple[list[bool], list[bool]]:
+def _find_unique_words(a: str, b: str) -> tuple[list[bool], list[bool]]:
     mine, theirs = _WORD.findall(a), _WORD.findall(b)
-    if not mine or not theirs or len(mine) * len(theirs) > MOST:
-        return _apart(a, b)
+    if not mine or not theirs or len(mine) * len(theirs) > MAX_WORD_PAIRS:
+        return _all_unique(a, b)
     matcher = SequenceMatcher(None, mine, theirs)
     # Any two texts share some words: marking all but those would be hard to read.
-    least = 1 if matcher.ratio() >= ALIKE else RUN
-    in_a, in_b = _apart(a, b)
-    ends_a, ends_b = _ends(mine), _ends(theirs)
+    least = 1 if matcher.ratio() >= SIMILAR_RATIO else MIN_RUN
+    in_a, in_b = _all_unique(a, b)
+    ends_a, ends_b = _word_offsets(mine), _word_offsets(theirs)
     for i, k, size in matcher.get_matching_blocks():
         if size >= least:
             length = ends_a[i + size] - ends_a[i]
@@ -82,11 +82,11 @@ def _by_words(a: str, b: str) -> tuple[list[bool], list[bool]]:
     return in_a, in_b
 
 
-def _apart(a: str, b: str) -> tuple[list[bool], list[bool]]:
+def _all_unique(a: str, b: str) -> tuple[list[bool], list[bool]]:
     return [True] * len(a), [True] * len(b)
 
 
-def _ends(words: Sequence[str]) -> list[int]:
+def _word_offsets(words: Sequence[str]) -> list[int]:
     """Where each word begins, and the end."""
     ends = [0]
     for word in words:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
-_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|)")
 
 
-def seconds(text: str | float) -> float:
+def parse_duration(text: str | float) -> float:
     """`90`, `"90s"`, `"1.5m"`, `"2h"`, `"1d"` in seconds. Raises `ValueError`, for none and less
     too."""
-    found = _FORM.fullmatch(str(text).strip().lower())
+    found = _DURATION.fullmatch(str(text).strip().lower())
     value = float(found.group(1)) * _UNITS[found.group(2)] if found else 0.0
     if not 0 < value < 1e9:
         raise ValueError(f"{text!r} is no time: say seconds, or 90s, 5m, 2h")
     return value
 
 
-def brief(value: float) -> str:
+def format_duration(value: float) -> str:
     """As a person reads it at a glance: `4.2 s`, `3m 20s`, `2h 05m`."""
     if value < 60:
         return f"{value:.1f} s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from clinvk.text.yaml import DEEP, DEEPEST, DIGITS
+from clinvk.text.yaml import DEEP, DIGITS, MAX_DEPTH
 
 
 class JsonError(ValueError):
@@ -31,7 +31,7 @@ def load(text: str | bytes) -> Any:
 
 def _is_deep(data: Any) -> bool:
     level = [data] if isinstance(data, (dict, list)) else []
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         level = [
             value
             for found in level

@@ -17,23 +17,23 @@ Check = Callable[[str], bool]
 EXAMINED = 256  # characters of a value that say whether it is random
 
 
-def _mixed(value: str) -> bool:
+def _is_mixed(value: str) -> bool:
     """Whether it may be a key rather than a name or `sk-xxxxxxxx`."""
     digits = any(c.isdigit() for c in value)
     cases = value.lower() != value != value.upper()
     return (digits or cases) and len(set(value)) >= 8
 
 
-def _random(value: str) -> bool:
+def _is_random(value: str) -> bool:
     """Whether a value was drawn rather than written: its characters change their kind all the
     time, where those of a path or a name do so at its words."""
     word = max(re.split(r"[._:/-]", value), key=len)[:EXAMINED]
     digits = sum(c.isdigit() for c in word)
-    changes = sum(map(_changes, pairwise(word)))
+    changes = sum(map(_changes_kind, pairwise(word)))
     return len(word) >= 8 and 2 <= digits < len(word) and changes >= 0.3 * (len(word) - 1)
 
 
-def _changes(pair: tuple[str, str]) -> bool:
+def _changes_kind(pair: tuple[str, str]) -> bool:
     """Not from an upper to a lower letter: so begins a word."""
     first, second = map(_kind, pair)
     return first != second and (first, second) != ("upper", "lower")
@@ -45,9 +45,9 @@ def _kind(character: str) -> str:
     return "upper" if character.isupper() else "lower" if character.isalpha() else "other"
 
 
-def _assigned(value: str) -> bool:
+def _is_assigned_secret(value: str) -> bool:
     """Not a path, a variable, a call or a place to fill in."""
-    return value[0] not in "/~.$%<{[(" and not set(value) & set("(){}[]<>$") and _random(value)
+    return value[0] not in "/~.$%<{[(" and not set(value) & set("(){}[]<>$") and _is_random(value)
 
 
 def _is_password(value: str) -> bool:
@@ -82,7 +82,7 @@ class Rule(Struct, frozen=True):
     label: str
     begins: tuple[str, ...]
     pattern: str
-    check: Check = _mixed
+    check: Check = _is_mixed
     folded: bool = False  # `begins` are found in whatever case
     behind: str = "_-"  # characters that it cannot follow, beside letters and digits
 
@@ -156,14 +156,14 @@ RULES = (
     Rule("1password token", ("ops_eyJ",), r"ops_eyJ[\w+/=-]{200,}"),
     Rule("terraform token", (".atlasv1.",), r"\.atlasv1\.(?P<secret>[\w-]{60,70})(?![\w-])", behind=""),
     Rule("jwt", ("eyJ",), r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{16,}", behind="_-."),
-    Rule("authorization", ("bearer ",), r"(?i:bearer) {1,3}(?P<secret>[\w.~+/-]{16,4096}={0,2})", _random, folded=True),
+    Rule("authorization", ("bearer ",), r"(?i:bearer) {1,3}(?P<secret>[\w.~+/-]{16,4096}={0,2})", _is_random, folded=True),
     Rule("authorization", ("authorization",),
          r"""(?i:authorization\\?["']?\s{0,3}[:=]\s{0,3}\\?["']?basic) {1,3}(?P<secret>[A-Za-z0-9+/]{8,4096}={0,2})""",
          folded=True, behind=""),
     Rule("password", ("://",), r"""://[^\s/:@"'<>\[\]]{1,100}:(?P<secret>[^\s/"'<>\[\]{}$]{1,200})@(?!sha[0-9]{3}:)""",
          _is_no_port, behind=""),
     Rule("password", ("://:",), r"""://:(?P<secret>[^\s/"'<>\[\]{}$]{1,200})@""", _is_password, behind=""),
-    Rule("token", ("://",), r"""://(?P<secret>[\w.~%+-]{16,255}):?@""", _random, behind=""),
+    Rule("token", ("://",), r"""://(?P<secret>[\w.~%+-]{16,255}):?@""", _is_random, behind=""),
     Rule("password", ("machine ", "default ", "machine\n", "machine\\n"),
          rf"(?:machine{_SPACE}{{1,8}}[^\s\\]{{1,255}}|default){_SPACE}{{1,8}}"
          rf"(?:login{_SPACE}{{1,8}}[^\s\\]{{1,255}}{_SPACE}{{1,8}}(?:account{_SPACE}{{1,8}}[^\s\\]{{1,255}}{_SPACE}{{1,8}})?password{_SPACE}{{1,8}}(?P<secret>(?![\[<({{$%])[^\s\\\"']{{1,255}})"
@@ -171,8 +171,8 @@ RULES = (
          _is_password),
     Rule("docker login", ('"auth', "'auth", '\\"auth'),
          r"""\\?["']auth\\?["']\s{0,3}:\s{0,3}\\?["'](?P<secret>[A-Za-z0-9+/]{8,4096}={0,2})\\?["']""", _is_login, behind=""),
-    Rule("password", ("passw", "pwd"), r"(?i:passw(?:or)?d|pwd)" + _VALUE, _assigned, folded=True, behind=""),
+    Rule("password", ("passw", "pwd"), r"(?i:passw(?:or)?d|pwd)" + _VALUE, _is_assigned_secret, folded=True, behind=""),
     Rule("secret", ("secret", "token", "api", "access", "accountkey"),
          r"(?i:secret(?:[_-]?(?:access[_-]?)?key)?|token|api[_-]?(?:key|secret)|access[_-]?key|accountkey)" + _VALUE,
-         _assigned, folded=True, behind=""),
+         _is_assigned_secret, folded=True, behind=""),
 )  # fmt: skip

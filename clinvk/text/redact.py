@@ -44,11 +44,11 @@ def redact(text: str) -> str:
         spans = list(_spans(text))
         if not spans:
             break
-        text = _replaced(text, spans)
+        text = _replace_spans(text, spans)
     return text
 
 
-def without(text: str, secrets: Iterable[str]) -> str:
+def replace_secrets(text: str, secrets: Iterable[str]) -> str:
     """The text with a note in place of each of these."""
     for secret in secrets:
         if secret in text:
@@ -56,13 +56,13 @@ def without(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def throughout(data: Any, change: Callable[[str], str]) -> Any:
+def map_texts(data: Any, change: Callable[[str], str]) -> Any:
     """A structure of mappings and lists with every text in it changed, but not the keys."""
     if isinstance(data, str):
         return change(data)
     if isinstance(data, dict):
-        return {key: throughout(value, change) for key, value in data.items()}
-    return [throughout(value, change) for value in data] if isinstance(data, list) else data
+        return {key: map_texts(value, change) for key, value in data.items()}
+    return [map_texts(value, change) for value in data] if isinstance(data, list) else data
 
 
 def everywhere(data: Any, change: Callable[[str], str]) -> Any:
@@ -115,7 +115,7 @@ def _spans(text: str) -> Iterator[Span]:
         if at < done:
             after = max(done, after)
         elif at == done > 0 or not _is_within_word(rule, text, at):
-            match = _compiled(rule.pattern).match(text, at)
+            match = _compile(rule.pattern).match(text, at)
             if match:
                 after = match.end()
                 group = match.lastgroup or 0
@@ -141,10 +141,10 @@ def _is_within_word(rule: Rule, text: str, at: int) -> bool:
     near = text[max(0, at - _ESCAPED) : at]
     if not any(mark in near for mark in "\\%\x1b\x9b"):
         return True
-    return not _compiled(_ESCAPE).search(near)
+    return not _compile(_ESCAPE).search(near)
 
 
-def _replaced(text: str, spans: list[Span]) -> str:
+def _replace_spans(text: str, spans: list[Span]) -> str:
     pieces, at = [], 0
     for span in spans:
         pieces += [text[at : span.start], f"[redacted: {RULES[span.rule].label}]"]
@@ -153,6 +153,6 @@ def _replaced(text: str, spans: list[Span]) -> str:
 
 
 @cache
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _compile(pattern: str) -> re.Pattern[str]:
     flags = re.ASCII | re.IGNORECASE if pattern == _ESCAPE else re.ASCII
     return re.compile(pattern, flags)

@@ -27,29 +27,29 @@ _SEQUENCES = (  # all that are next to each other at once, which is faster
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f])++"
 )
 # A sequence at the end of a piece that the next piece may continue.
-_OPEN = rf"(?:{_CSI}|{_STRING}{_WITHIN}\x1b?|{_ESCAPE})\Z"
+_OPEN_SEQUENCE = rf"(?:{_CSI}|{_STRING}{_WITHIN}\x1b?|{_ESCAPE})\Z"
 _BIDI = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 
 
-def clean(text: str) -> str:
+def sanitize(text: str) -> str:
     """`text` without control characters and escape sequences; tab and newline stay."""
     if _is_plain(text):
         return text  # most text; the expression below takes 5 ms to compile
     if len(text) <= PIECE:
         return re.sub(_SEQUENCES, "", text)
-    cleaner = Cleaner()
+    cleaner = StreamSanitizer()
     pieces = [cleaner.feed(text[at : at + PIECE]) for at in range(0, len(text), PIECE)]
-    return "".join([*pieces, cleaner.end()])
+    return "".join([*pieces, cleaner.finish()])
 
 
-def in_order(text: str) -> str:
+def sanitize_without_bidi(text: str) -> str:
     """`clean`, and in the order in which it is written: for what is beside other text."""
-    return clean(text).translate(dict.fromkeys(_BIDI))
+    return sanitize(text).translate(dict.fromkeys(_BIDI))
 
 
 def one_line(text: str) -> str:
     """`text` for a cell of a table: on one line, and in the order in which it is written."""
-    return " ".join(in_order(text).split())
+    return " ".join(sanitize_without_bidi(text).split())
 
 
 def with_visible_order(text: str) -> str:
@@ -60,39 +60,39 @@ def with_visible_order(text: str) -> str:
     return text.translate({c: f"<U+{c:04X}>" for c in _BIDI})
 
 
-class Cleaner:
+class StreamSanitizer:
     """`clean` for text that comes in pieces: a sequence may begin in one and end in another.
 
     Pieces in any division give what `clean` gives for the whole."""
 
     def __init__(self) -> None:
-        self._held: list[str] = []  # an open sequence
+        self._pending: list[str] = []  # an open sequence
         self._length = 0
         self._is_string = False  # it is a control string, and ends with a control character only
 
     def feed(self, piece: str) -> str:
         """What can be shown by now."""
-        if not self._held or not piece:
+        if not self._pending or not piece:
             return piece if _is_plain(piece) else self._cleaned(piece)
-        self._held.append(piece)
+        self._pending.append(piece)
         self._length += len(piece)
         if self._is_string and self._length <= STRING_LONGEST and not _has_control(piece):
             return ""  # nothing decides yet, and what is held need not be looked at again
         return self._cleaned(self._let_go())
 
-    def end(self) -> str:
+    def finish(self) -> str:
         """What is left of an open sequence, at the end of the text."""
         return re.sub(_SEQUENCES, "", self._let_go())
 
     def _let_go(self) -> str:
-        held, self._held, self._length = "".join(self._held), [], 0
+        held, self._pending, self._length = "".join(self._pending), [], 0
         return held
 
     def _cleaned(self, text: str) -> str:
-        if found := _has_control(text) and re.search(_OPEN, text):
+        if found := _has_control(text) and re.search(_OPEN_SEQUENCE, text):
             held = found.group()
             text = text[: found.start()]
-            self._held, self._length = [held], len(held)
+            self._pending, self._length = [held], len(held)
             self._is_string = bool(re.match(_STRING, held)) and not held.endswith("\x1b")
         return re.sub(_SEQUENCES, "", text)
 

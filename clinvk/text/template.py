@@ -21,12 +21,12 @@ _OPEN = re.compile(r"\{\{\s*[^{}\n\ufdd0]*$")  # blanks may be lines, as in `_TO
 
 # Stands between what was put in and what is beside it, where the two would make a name. It is no
 # character (Unicode keeps it for such things), and `render` takes it away.
-_JOINT = "\ufdd0"
+_SEPARATOR = "\ufdd0"
 
-Value = Callable[[str], "str | None"]
+Lookup = Callable[[str], "str | None"]
 
 
-def names(text: str) -> list[str]:
+def placeholder_names(text: str) -> list[str]:
     """What the text names, each once, in order."""
     if "{{" not in text:
         return []
@@ -34,32 +34,32 @@ def names(text: str) -> list[str]:
     return list(dict.fromkeys(name for name in found if name is not None))
 
 
-def mentions(text: str, begins: tuple[str, ...]) -> bool:
+def mentions_prefix(text: str, begins: tuple[str, ...]) -> bool:
     """Whether the text has a name that begins so, or had one if its braces were not escaped."""
-    found = names(fill_inner(unescaped(text), begins, str))
+    found = placeholder_names(fill_inner(unescape(text), begins, str))
     return any(name.startswith(begins) for name in found)
 
 
-def unescaped(text: str) -> str:
+def unescape(text: str) -> str:
     """The text as if none of its braces were escaped."""
     return text.replace(_ESCAPED, "{{")
 
 
-def fill_inner(text: str, begins: tuple[str, ...], value: Value) -> str:
+def fill_inner(text: str, begins: tuple[str, ...], value: Lookup) -> str:
     """The text with a value put in for what is named inside of a name that begins so. The value
     becomes a part of that name: it must not have braces, or lines."""
 
-    def put_in(match: re.Match[str]) -> str:
+    def substitute(match: re.Match[str]) -> str:
         name = match["name"] or ""
         if "{{" not in name or not name.startswith(begins):
             return match.group()
         known = [(piece, inner and value(inner)) for piece, inner in _pieces(name)]
         return "{{" + "".join(piece if v is None else v for piece, v in known) + "}}"
 
-    return _WITH_INNER.sub(put_in, text) if "{{" in text else text
+    return _WITH_INNER.sub(substitute, text) if "{{" in text else text
 
 
-def fill(text: str, value: Value) -> str:
+def fill(text: str, value: Lookup) -> str:
     """The text with the names put in that have a value; the others stay for `render`."""
     out = ""
     for piece, name in _pieces(text):
@@ -68,21 +68,25 @@ def fill(text: str, value: Value) -> str:
             out += piece
             continue
         beside = (out.endswith("{") and known.startswith("{")) or _OPEN.search(out)
-        out += (_JOINT if beside else "") + known.replace("{{", _ESCAPED)
-        out += _JOINT if out.endswith(("{", "\\")) else ""
+        out += (_SEPARATOR if beside else "") + known.replace("{{", _ESCAPED)
+        out += _SEPARATOR if out.endswith(("{", "\\")) else ""
     return out
 
 
 def render(text: str, value: Callable[[str], str]) -> str:
     """The text as it is meant, with every name put in."""
-    pieces = (piece if name is None else value(name) for piece, name in _meant(text))
+    pieces = (
+        piece if name is None else value(name) for piece, name in _pieces_without_separators(text)
+    )
     return "".join(pieces)
 
 
 def fill_text(text: str, values: Mapping[str, str]) -> str:
     """The text as it is meant, with the names put in that have a value; what else stands in braces
     there stays."""
-    return "".join(values.get(name or "", piece) for piece, name in _meant(text))
+    return "".join(
+        values.get(name or "", piece) for piece, name in _pieces_without_separators(text)
+    )
 
 
 def _pieces(text: str) -> Iterable[tuple[str, str | None]]:
@@ -96,7 +100,10 @@ def _pieces(text: str) -> Iterable[tuple[str, str | None]]:
     yield text[at:], None
 
 
-def _meant(text: str) -> Iterable[tuple[str, str | None]]:
+def _pieces_without_separators(text: str) -> Iterable[tuple[str, str | None]]:
     """The same, without what only kept things apart."""
     for piece, name in _pieces(text):
-        yield (piece.replace(_ESCAPED, "{{").replace(_JOINT, "") if name is None else piece), name
+        yield (
+            (piece.replace(_ESCAPED, "{{").replace(_SEPARATOR, "") if name is None else piece),
+            name,
+        )

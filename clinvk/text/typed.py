@@ -21,13 +21,13 @@ class ShapeError(ValueError):
     where that is not plain."""
 
     def __init__(self, path: tuple[str | int, ...], problem: str, hint: str | None = None) -> None:
-        super().__init__(f"{dotted(path)}: {problem}" if path else problem)
+        super().__init__(f"{format_path(path)}: {problem}" if path else problem)
         self.path = path
         self.problem = problem
         self.hint = hint
 
 
-def dotted(path: tuple[str | int, ...]) -> str:
+def format_path(path: tuple[str | int, ...]) -> str:
     """`events[2].when` for ("events", 2, "when")."""
     text = ""
     for step in path:
@@ -35,15 +35,15 @@ def dotted(path: tuple[str | int, ...]) -> str:
     return text
 
 
-def build(cls: type[T], data: Any, path: tuple[str | int, ...] = ()) -> T:
+def build_struct(cls: type[T], data: Any, path: tuple[str | int, ...] = ()) -> T:
     """An instance of the struct `cls` from a mapping. Raises `ShapeError`."""
     if not isinstance(data, Mapping):
         raise ShapeError(path, f"expected keys and values, found {_name(data)}")
-    hints = _hints(cls)
+    hints = _type_hints(cls)
     for key in data:
         if key not in hints:
             raise ShapeError((*path, key), unknown_key(str(key), hints))
-    if missing := [name for name in _required(cls) if name not in data]:
+    if missing := [name for name in _required_fields(cls) if name not in data]:
         raise ShapeError(path, f"missing key {missing[0]!r}")
     return cls(**{k: convert(hints[k], v, (*path, k)) for k, v in data.items()})
 
@@ -54,7 +54,7 @@ def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _union(get_args(hint), value, path)
+        return _convert_union(get_args(hint), value, path)
     if origin is Literal:
         if value not in get_args(hint):
             wanted = ", ".join(str(a) for a in get_args(hint))
@@ -69,8 +69,8 @@ def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
             raise ShapeError(path, f"expected keys and values, found {_name(value)}")
         return {str(k): convert(get_args(hint)[1], v, (*path, str(k))) for k, v in value.items()}
     if is_struct(hint):
-        return build(hint, value, path)
-    return _scalar(hint, value, path)
+        return build_struct(hint, value, path)
+    return _convert_scalar(hint, value, path)
 
 
 def is_struct(hint: Any) -> bool:
@@ -86,16 +86,16 @@ def unknown_key(key: str, known: Any) -> str:
 
 
 @cache
-def _required(cls: Any) -> list[str]:
+def _required_fields(cls: Any) -> list[str]:
     return [f.name for f in structs.fields(cls) if f.required]
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
+def _type_hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def _union(options: tuple[Any, ...], value: Any, path: tuple[str | int, ...]) -> Any:
+def _convert_union(options: tuple[Any, ...], value: Any, path: tuple[str | int, ...]) -> Any:
     if value is None and type(None) in options:
         return None
     problem: ShapeError | None = None
@@ -112,17 +112,19 @@ def _union(options: tuple[Any, ...], value: Any, path: tuple[str | int, ...]) ->
     raise problem
 
 
-def _scalar(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
+def _convert_scalar(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, bool):
         raise ShapeError(path, f"expected a whole number, found {_name(value)}")
     if not isinstance(value, hint):
-        raise ShapeError(path, f"expected {_WANTED.get(hint, hint.__name__)}, found {_name(value)}")
+        raise ShapeError(
+            path, f"expected {_TYPE_NAMES.get(hint, hint.__name__)}, found {_name(value)}"
+        )
     return value
 
 
-_WANTED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def _name(value: Any) -> str:

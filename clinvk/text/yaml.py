@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-DEEPEST = 100  # levels; loaders and all that reads their data call themselves for each
+MAX_DEPTH = 100  # levels; loaders and all that reads their data call themselves for each
 LARGEST = 100_000  # values that the aliases of a text may stand for; 64 characters count as one
 DIGITS = 4300  # of a whole number; Python converts no more than that
 
@@ -77,7 +77,7 @@ def _check_size(text: str | bytes) -> None:
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     brackets = text.count("[") + text.count("{")
-    flat = brackets <= DEEPEST and all(len(line) <= DEEPEST for line in text.splitlines())
+    flat = brackets <= MAX_DEPTH and all(len(line) <= MAX_DEPTH for line in text.splitlines())
     if not flat or ("*" in text and "&" in text):
         _count(text)
 
@@ -109,7 +109,7 @@ def _count(text: str) -> None:
         elif isinstance(event, yaml.CollectionStartEvent):
             open_.append((event.anchor, count))
             count += 1
-            if len(open_) > DEEPEST:
+            if len(open_) > MAX_DEPTH:
                 raise YamlError(DEEP, line)
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_.pop()

@@ -62,7 +62,7 @@ def session(job: dict[str, Any], name: str = "r") -> Store:
 
 def of_a_session(job: dict[str, Any]) -> list[dict[str, Any]]:
     store = session(job)
-    turn = store.turn("r")
+    turn = store.acquire_turn("r")
     assert turn is not None
     turn.note(note_of(job, "session r"))
     turn.abandon()
@@ -78,16 +78,18 @@ def of_sessions(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Many notes, one after the other; what each turn is told that comes next."""
     store, told = session(job), []
     for change in job["notes"]:
-        turn = store.turn("r")
+        turn = store.acquire_turn("r")
         assert turn is not None
         if isinstance(change, str):
             (Path(ENV["CLINVK_HOME"]) / "locks" / "r").write_text(change)
         else:
             turn.note(note_of({"note": change}, "session r"))
         turn.abandon()
-        turn = store.turn("r")
+        turn = store.acquire_turn("r")
         assert turn is not None
-        told.append({"told": anyio.run(recovery.end_turn, store, turn, "r"), "at": turn.kept_in})
+        told.append(
+            {"told": anyio.run(recovery.end_turn_leftovers, store, turn, "r"), "at": turn.location}
+        )
         turn.close()
     return told
 

@@ -19,8 +19,8 @@ import anyio
 import pytest
 
 from clinvk.backend import catalog
-from clinvk.backend.login_lock import beginning
-from clinvk.config.paths import built_in
+from clinvk.backend.login_lock import login_lock
+from clinvk.config.paths import built_in_manifests
 from tests.real.user import User, result, unique
 
 pytestmark = pytest.mark.real
@@ -297,12 +297,12 @@ def test_one_codex_that_begins_alone_renews_the_login_for_all(
     before = config.read_bytes()
     os.utime(login, (0, 0))
     env = user.environment({**OFFLINE, "CODEX_REFRESH_TOKEN_URL_OVERRIDE": service.url})
-    manifest = catalog.read(built_in() / "codex.yaml")
+    manifest = catalog.read_manifest(built_in_manifests() / "codex.yaml")
     codes = list[int]()
 
     async def run() -> None:
         home = user.home.path / ".clinvk" if waits else login  # where nothing can be locked
-        async with beginning(manifest, env, home) as begun:
+        async with login_lock(manifest, env, home) as begun:
             codes.append(await codex(user, env, begun))
 
     async def all_at_once() -> None:

@@ -13,7 +13,14 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
 
 from clinvk.cmd.views import summary
-from clinvk.cmd.views.run import FORMATS, Lines, View, Viewer, print_line, viewer_for
+from clinvk.cmd.views.run import (
+    FORMATS,
+    JsonLinesViewer,
+    RunView,
+    RunViewer,
+    create_run_viewer,
+    print_line,
+)
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.outcome import RunResult
 from clinvk.terminal import printer as show
@@ -26,114 +33,116 @@ if TYPE_CHECKING:
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.plan_run import PlanRun
     from clinvk.model.plan import Plan, Rules
-    from clinvk.reports import Wanted
+    from clinvk.reports import RequestedReport
     from clinvk.runs.folder import RunFolder
 
-FILES = 8_192  # open at a time; a running task takes about eight
+MAX_OPEN_FILES = 8_192  # open at a time; a running task takes about eight
 
 
-def drive(run: PlanRun, view: View, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
+def drive_run(
+    run: PlanRun, view: RunView, viewer: RunViewer, start: Callable[[], Any]
+) -> RunResult:
     """What came of the run, shown while it went on. Ctrl-C once: nothing more is started, and what
     runs is asked to end; twice: at once."""
     # 45 ms, and needed only once something runs.
     import anyio
 
     # Anyio, 45 ms: needed only once something runs.
-    from clinvk.process.child import lone_exception, watch_by_pidfd
+    from clinvk.process.child import unwrap_single_exception, watch_by_pidfd
 
     watch_by_pidfd()
     gc.enable()
     gc.freeze()  # what imports left behind need not be looked through again
-    _open_many_files()
+    _raise_open_files_limit()
     try:
         try:
-            with lone_exception():
-                return anyio.run(_drive, run, viewer, start)
+            with unwrap_single_exception():
+                return anyio.run(_drive_run, run, viewer, start)
         finally:
             viewer.close()
             gc.disable()
     except ClinvkError as error:
         error.folder = run.folder  # type: ignore[attr-defined]  # whose tasks are told of in JSON
         if run.folder is not None and run.scheduler is not None:  # it had begun
-            _tell_of_broken(run.folder, error, view)
+            _report_broken_run(run.folder, error, view)
         raise
 
 
-def _tell_of_broken(folder: RunFolder, error: ClinvkError, view: View) -> None:
+def _report_broken_run(folder: RunFolder, error: ClinvkError, view: RunView) -> None:
     """How far a run came that could not be gone on with, and how to go on with it."""
     later = f"then go on with: clinvk runs resume {folder.id}"
     error.hint = f"{error.hint}; {later}" if error.hint else later
     if view.format == "text":
-        with suppress(ClinvkError), summary.literally():
+        with suppress(ClinvkError), summary.without_workflow_commands():
             summary.print_summary(folder.result())
 
 
-def _open_many_files() -> None:
+def _raise_open_files_limit() -> None:
     """As many as we may: each running task takes some, and the usual limit is for a few programs."""
     # Only a run of many tasks needs it.
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _drive(run: PlanRun, viewer: Viewer, start: Callable[[], Any]) -> RunResult:
+async def _drive_run(run: PlanRun, viewer: RunViewer, start: Callable[[], Any]) -> RunResult:
     # 45 ms, and needed only once something runs.
     import anyio
 
     # Anyio, 45 ms: needed only once something runs.
-    from clinvk.cmd.signals import said, watch
+    from clinvk.cmd.signals import cancel_reason, watch_signals
 
-    def heard(number: Any, count: int) -> None:
+    def on_signal(number: Any, count: int) -> None:
         told = "ending what runs; once more ends it at once" if count == 1 else "ending it at once"
-        viewer.say(f"{said(number)}: {told}")
-        run.stop(said(number), now=count > 1)
-        if isinstance(viewer, Lines):
+        viewer.show_notice(f"{cancel_reason(number)}: {told}")
+        run.stop(cancel_reason(number), now=count > 1)
+        if isinstance(viewer, JsonLinesViewer):
             viewer.give_up()
 
     results: list[RunResult] = []
     async with anyio.create_task_group() as tasks:
 
-        def ready() -> None:
+        def on_ready() -> None:
             viewer.begin(run)
             tasks.start_soon(viewer.live)
 
-        await tasks.start(watch, heard)
-        run.ready = ready
+        await tasks.start(watch_signals, on_signal)
+        run.on_ready = on_ready
         results.append(await start())
-        if isinstance(viewer, Lines):
+        if isinstance(viewer, JsonLinesViewer):
             await viewer.end()
-            if viewer.gone is not None:
-                raise viewer.gone
+            if viewer.write_error is not None:
+                raise viewer.write_error
         tasks.cancel_scope.cancel()
     return results[0]
 
 
-def view_of(
+def build_view(
     loaded: Loaded, *, as_json: bool = False, output_format: str | None = None, quiet: bool = False
-) -> View:
+) -> RunView:
     output = loaded.config.output
     wanted = "json" if as_json else output_format or output.format
     if wanted not in FORMATS:
         raise UsageError(f"-o: {wanted!r} is not one of: {', '.join(FORMATS)}")
     at_once = not loaded.config.parallel.aggregate_output
-    return View(format=wanted, quiet=quiet, colour=output.color, at_once=at_once)
+    return RunView(format=wanted, quiet=quiet, color=output.color, streams_answers=at_once)
 
 
-def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
+def print_plan(dispatcher: Dispatcher, plan: Plan, view: RunView) -> int:
     """Print the tasks as they would be run; what would keep them from being run is an error."""
     # Only a dry run needs it.
     from clinvk.plans import preflight
 
-    checked = preflight.check(plan, dispatcher.chooser)
-    printer = Printer.for_errors(view.colour)
-    tasks = [_as_dry(plan, i, ask.backend) for i, ask in enumerate(checked.asks)]
+    checked = preflight.check_plan(plan, dispatcher.selector)
+    printer = Printer.for_errors(view.color)
+    tasks = [_dry_run_task(plan, i, ask.backend) for i, ask in enumerate(checked.tasks)]
     if view.format != "text":
         show.print_json(
-            {"version": 1, "kind": plan.kind, "rules": _rules(plan.rules), "tasks": tasks}
+            {"version": 1, "kind": plan.kind, "rules": _rules_data(plan.rules), "tasks": tasks}
         )
         return 0
     rows = [
@@ -141,7 +150,7 @@ def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
             t["name"],
             t["backend"],
             ", ".join(t["needs"]) or "-",
-            _told(t, plan.rules) or "-",
+            _describe_task(t, plan.rules) or "-",
             t["prompt"],
         ]
         for t in tasks
@@ -150,13 +159,13 @@ def dry_run(dispatcher: Dispatcher, plan: Plan, view: View) -> int:
         ["TASK", "BACKEND", "NEEDS", "OPTIONS", "PROMPT"], rows,
         shrinks=["PROMPT", "TASK", "OPTIONS"], spared=["NEEDS", "PROMPT", "OPTIONS"],
     )  # fmt: skip
-    print("\n" + _rules_told(plan))
+    print("\n" + _describe_plan(plan))
     for text in checked.notices:
         printer.notice(text)
     return 0
 
 
-def _as_dry(plan: Plan, i: int, backend: str) -> dict[str, Any]:
+def _dry_run_task(plan: Plan, i: int, backend: str) -> dict[str, Any]:
     # Only a dry run needs it.
     from clinvk.config.schema import MASK
 
@@ -183,17 +192,17 @@ def _as_dry(plan: Plan, i: int, backend: str) -> dict[str, Any]:
     }
 
 
-def _told(task: dict[str, Any], rules: Rules) -> str:
+def _describe_task(task: dict[str, Any], rules: Rules) -> str:
     """What is said of the task, and not of all of them: `model=m timeout=60 env=TOKEN`."""
     names = ("args", "workdir", "timeout", "stall_timeout", "retries", "tags", "title", "meta",
              "idempotent", "lenient", "dry_run")  # fmt: skip
     said = {**task["options"], **{name: task[name] for name in names}, "env": list(task["env"])}
     if said["retries"] == rules.retries:
         del said["retries"]
-    return _as_words(said)
+    return _format_pairs(said)
 
 
-def _rules_told(plan: Plan) -> str:
+def _describe_plan(plan: Plan) -> str:
     """`40 tasks, 3 at a time`, and which rules are not the usual ones, as a file says them."""
     # Only a dry run needs it.
     from clinvk.plans import halt as halting
@@ -201,127 +210,131 @@ def _rules_told(plan: Plan) -> str:
     said = to_builtins(plan.rules)  # without the usual ones
     said.pop("max_parallel", None)
     limits, halt = said.pop("limits", {}), plan.rules.halt
-    said["halt"] = halting.text(halt) if halt.when != "never" else None
+    said["halt"] = halting.format_halt(halt) if halt.when != "never" else None
     if "action" in limits:
         said["on_limit"] = ":".join([limits["action"], *limits.get("to", ())])
     said |= {"limit_wait": limits.get("first_wait"), "max_wait": limits.get("max_wait")}
     count = len(plan.tasks)
     words = f"{count} task{'s' * (count != 1)}, {plan.rules.max_parallel} at a time"
-    return f"{words}; {told}" if (told := _as_words(said)) else words
+    return f"{words}; {told}" if (told := _format_pairs(said)) else words
 
 
-def _rules(rules: Rules) -> dict[str, Any]:
+def _rules_data(rules: Rules) -> dict[str, Any]:
     """All of them; as they are kept, the usual ones are left out."""
     return {k: asdict(v) if isinstance(v, Struct) else v for k, v in asdict(rules).items()}
 
 
-def _as_words(said: dict[str, Any]) -> str:
+def _format_pairs(said: dict[str, Any]) -> str:
     """`name=value` of each that is there."""
     return " ".join(
-        f"{k}={_word(v)}" for k, v in said.items() if v not in (None, False, "", [], {})
+        f"{k}={_format_value(v)}" for k, v in said.items() if v not in (None, False, "", [], {})
     )
 
 
-def _word(value: Any) -> str:
+def _format_value(value: Any) -> str:
     match value:
         case float():
             return f"{value:g}"
         case list() | tuple():
-            return ",".join(map(_word, value))
+            return ",".join(map(_format_value, value))
         case dict():
-            return ",".join(f"{k}:{_word(v)}" for k, v in value.items())
+            return ",".join(f"{k}:{_format_value(v)}" for k, v in value.items())
     return one_line(str(value))
 
 
-def execute(dispatcher: Dispatcher, plan: Plan, view: View, reports: list[Wanted]) -> int:
+def run_plan(
+    dispatcher: Dispatcher, plan: Plan, view: RunView, reports: list[RequestedReport]
+) -> int:
     """Run the plan and show it; the exit code."""
     # Only once something is to run: 10 ms.
     from clinvk.engine.plan_run import PlanRun
 
-    viewer = viewer_for(view)
-    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.say)
-    return conclude(run, drive(run, view, viewer, run.run), view, reports)
+    viewer = create_run_viewer(view)
+    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.show_notice)
+    return finish_run(run, drive_run(run, view, viewer, run.run), view, reports)
 
 
-def execute_chain(
+def run_chain(
     manager: WorkflowManager,
     plan: Plan | None,
-    view: View,
-    reports: list[Wanted],
+    view: RunView,
+    reports: list[RequestedReport],
     *,
     rerun_indeterminate: bool,
     **names: str | None,
 ) -> int:
     """Run a chain, under the name of its checkpoint, and show it; the exit code."""
-    viewer = viewer_for(view)
-    run = manager.prepared(plan, **names, observe=viewer.observe, notify=viewer.say)
+    viewer = create_run_viewer(view)
+    run = manager.prepare_run(plan, **names, observe=viewer.observe, notify=viewer.show_notice)
 
     async def start() -> RunResult:
-        return await manager.drive(run, rerun_indeterminate=rerun_indeterminate)
+        return await manager.run_prepared(run, rerun_indeterminate=rerun_indeterminate)
 
     name = names.get("checkpoint") or names.get("resume")
-    return conclude(run, drive(run, view, viewer, start), view, reports, name)
+    return finish_run(run, drive_run(run, view, viewer, start), view, reports, name)
 
 
-def conclude(
+def finish_run(
     run: PlanRun,
     result: RunResult,
-    view: View,
-    reports: list[Wanted],
+    view: RunView,
+    reports: list[RequestedReport],
     checkpoint: str | None = None,
 ) -> int:
-    finish(run, result, view, checkpoint)
+    print_result(run, result, view, checkpoint)
     on_github = os.environ.get("GITHUB_ACTIONS") == "true"
     if not (reports or on_github):
-        return result.exit_code or UsageError.exit_code * _outputs_failed(run)
+        return result.exit_code or UsageError.exit_code * _has_output_problem(run)
     from clinvk import reports as written  # only where one is wanted
 
     whole = run.with_outputs(result)
-    printer = Printer.for_errors(view.colour)
-    problems = written.write_each(reports, whole, run.plan)
+    printer = Printer.for_errors(view.color)
+    problems = written.write_reports(reports, whole, run.plan)
     for problem in problems:
         printer.error(problem.message, problem.hint)
     if on_github:
         try:  # what a program reads on stdout stays whole
-            written.github(whole, os.environ, sys.stdout if view.format == "text" else sys.stderr)
+            written.publish_to_github(
+                whole, os.environ, sys.stdout if view.format == "text" else sys.stderr
+            )
         except UsageError as error:
             printer.warning(error.message, error.hint)
-    return result.exit_code or UsageError.exit_code * bool(problems or _outputs_failed(run))
+    return result.exit_code or UsageError.exit_code * bool(problems or _has_output_problem(run))
 
 
-def _outputs_failed(run: PlanRun) -> bool:
+def _has_output_problem(run: PlanRun) -> bool:
     return run.outputs is not None and run.outputs.problem is not None
 
 
-def finish(
-    run: PlanRun | RunFolder, result: RunResult, view: View, checkpoint: str | None = None
+def print_result(
+    run: PlanRun | RunFolder, result: RunResult, view: RunView, checkpoint: str | None = None
 ) -> None:
     """Print what came of it."""
     if view.format == "json":
-        show.print_json(as_json(run.with_outputs(result)))
+        show.print_json(result_data(run.with_outputs(result)))
         return
     if result.kind == "compare":
         result = run.with_outputs(result)  # what the judge said is in there
     if view.format == "stream-json":
-        data = as_json(result)
+        data = result_data(result)
         del data["results"]
         print_line({**data, "type": "end", "run": result.id})
         return
     if result.kind == "compare":
         from clinvk.cmd.views import comparison  # other runs have no use for it
 
-        with summary.literally():
-            comparison.finish(result, view)
+        with summary.without_workflow_commands():
+            comparison.print_comparison(result, view)
         return
-    with summary.literally():
+    with summary.without_workflow_commands():
         if view.answers and not view.quiet and not view.answers_at_once:
             for outcome in result.results:
                 summary.print_answer(run.with_output(outcome))
         summary.print_summary(result)
-    summary.tell_rest(result, view.colour, checkpoint)
+    summary.print_next_steps(result, view.color, checkpoint)
 
 
-def as_json(result: RunResult) -> dict[str, Any]:
+def result_data(result: RunResult) -> dict[str, Any]:
     """The object that is printed; of a comparison, with the verdict."""
     if result.kind != "compare":
         return result.to_json()

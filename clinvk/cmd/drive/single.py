@@ -8,54 +8,54 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.cmd.options.request import Output
-from clinvk.cmd.signals import said, watch
-from clinvk.cmd.views.turn import brief, viewer_for
+from clinvk.cmd.options.request import OutputOptions
+from clinvk.cmd.signals import cancel_reason, watch_signals
+from clinvk.cmd.views.turn import create_turn_viewer, shorten_value
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Text
 from clinvk.model.request import Request
-from clinvk.terminal.printer import Printer, Status
+from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
 
-TICK = 0.12  # seconds between two frames of the status line
-PATIENT = 0.6  # seconds of silence before there is one
+FRAME_INTERVAL = 0.12  # seconds between two frames of the status line
+SHOW_STATUS_AFTER = 0.6  # seconds of silence before there is one
 
 
-def drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
+def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
     """Run the request and show it; the exit code. Raises `ClinvkError` before anything runs."""
     # 45 ms, and needed only once something runs.
     import anyio
 
     # Anyio, 45 ms: needed only once something runs.
-    from clinvk.process.child import lone_exception, watch_by_pidfd
+    from clinvk.process.child import unwrap_single_exception, watch_by_pidfd
 
     watch_by_pidfd()
     try:
-        with lone_exception():
-            return anyio.run(_drive, dispatcher, request, output)
+        with unwrap_single_exception():
+            return anyio.run(_drive_prompt, dispatcher, request, output)
     finally:
         gc.disable()
 
 
-async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> int:
+async def _drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
     # 45 ms, and needed only once something runs.
     import anyio
 
-    printer = Printer.for_errors(output.colour)
-    held = _Held()
+    printer = Printer.for_errors(output.color)
+    held = _Interruptible()
     async with anyio.create_task_group() as tasks:
         held.scope = tasks.cancel_scope
-        await tasks.start(watch, held.heard)
+        await tasks.start(watch_signals, held.on_signal)
         async with dispatcher.stream(request, notify=printer.notice) as run:
             gc.enable()
-            _say_session(request, run.plan, printer)
-            held.run = run
-            held.viewer = viewer = viewer_for(output, printer, run.plan)
-            if viewer.status.wanted:
-                tasks.start_soon(_tick, viewer.status)
+            _announce_session(request, run.plan, printer)
+            held.turn = run
+            held.viewer = viewer = create_turn_viewer(output, printer, run.plan)
+            if viewer.status.enabled:
+                tasks.start_soon(_animate, viewer.status)
             try:
                 async for event in run:
                     if not isinstance(event, (Delta, Text)):  # it may say something on stderr
@@ -65,21 +65,21 @@ async def _drive(dispatcher: Dispatcher, request: Request, output: Output) -> in
                         await viewer.out.flush(run.deadline)
                 await viewer.end(run.result)
                 await viewer.out.flush()
-                viewer.tell(run.result)
+                viewer.show_outcome(run.result)
             except BrokenPipeError:
                 run.cancel("the reader of the output has gone")
                 raise
             finally:
                 viewer.status.clear()
         tasks.cancel_scope.cancel()
-    if held.run is None:
+    if held.turn is None:
         printer.error("cancelled")
         return 7
-    code: int = held.run.result.exit_code
+    code: int = held.turn.result.exit_code
     return code
 
 
-def _say_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
+def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
     """Which named session this is, before its answer; for people."""
     if request.name and plan.session and printer.stream.isatty():
         session = plan.session
@@ -87,34 +87,34 @@ def _say_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
         printer.stream.write(f"📂 Session: {session.id} ({count} messages)\n")
 
 
-class _Held:
+class _Interruptible:
     """What the signals end: the run, or the wait for it. The first signal ends the run and all
     that it started; the second one does it at once."""
 
-    run: Any = None
+    turn: Any = None
     viewer: Any = None
     scope: Any = None
 
-    def heard(self, number: signal.Signals, count: int) -> None:
-        if self.run is None:
+    def on_signal(self, number: signal.Signals, count: int) -> None:
+        if self.turn is None:
             self.scope.cancel()
             return
-        self.run.cancel(said(number), now=count > 1)
+        self.turn.cancel(cancel_reason(number), now=count > 1)
         if self.viewer is not None:
             self.viewer.give_up()
 
 
-async def _tick(status: Status) -> None:
+async def _animate(status: StatusLine) -> None:
     # 45 ms, and needed only once something runs.
     import anyio
 
-    await anyio.sleep(PATIENT)
-    while status.wanted:
+    await anyio.sleep(SHOW_STATUS_AFTER)
+    while status.enabled:
         status.tick()
-        await anyio.sleep(TICK)
+        await anyio.sleep(FRAME_INTERVAL)
 
 
-def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
+def print_dry_run(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
     """Print what would be started, and where each setting came from."""
     # Only a dry run needs it.
     from clinvk.config.schema import MASK, shown
@@ -128,7 +128,7 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
             "version": 1,
             "backend": plan.manifest.name,
             "command": [without_passwords(word) for word in plan.command.argv],
-            "env": {k: v and without_passwords(v) for k, v in plan.command.changed.items()}
+            "env": {k: v and without_passwords(v) for k, v in plan.command.env_changes.items()}
             | dict.fromkeys(secret, MASK),
             "workdir": str(plan.command.cwd),
             "session_id": plan.session.id if plan.session else None,
@@ -139,7 +139,9 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
         }
         print(dumps(data, indent=2))
         return 0
-    command = replace(plan.command, changed=plan.command.changed | dict.fromkeys(secret, MASK))
+    command = replace(
+        plan.command, env_changes=plan.command.env_changes | dict.fromkeys(secret, MASK)
+    )
     print(command)
     backend = "command line" if request.to or request.backend else "session" if plan.session else (
         dispatcher.config.origin("default_backend"))  # fmt: skip
@@ -156,7 +158,7 @@ def dry_run(dispatcher: Dispatcher, request: Request, output: Output) -> int:
     if plan.session:
         native_id = one_line(plan.resumes or "- (a new one)")
         print(f"# session: {plan.session.id}, native id {native_id}")
-    print(f"# prompt on stdin: {len(plan.command.stdin):,} bytes: {brief(prompt)}")
+    print(f"# prompt on stdin: {len(plan.command.stdin):,} bytes: {shorten_value(prompt)}")
     for text in plan.notices:
-        Printer.for_errors(output.colour).notice(text)
+        Printer.for_errors(output.color).notice(text)
     return 0

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from clinvk.errors import UsageError
 
-FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _AGE = re.compile(r"(\d+)([dhw]?)")
 _UNITS = {"": "days", "d": "days", "h": "hours", "w": "weeks"}
 
@@ -29,7 +29,7 @@ def parse_age(text: str | None, retention_days: int) -> tuple[timedelta | None, 
         raise UsageError(f"--older-than: {text!r} is too long an age") from None
 
 
-def moment_before(age: timedelta) -> datetime:
+def time_before(age: timedelta) -> datetime:
     """That long ago; nothing is older than the first moment there is."""
     now = datetime.now(UTC)
-    return now - min(age, now - FIRST)
+    return now - min(age, now - EARLIEST)

@@ -17,7 +17,7 @@ from clinvk.text import duration, template
 if TYPE_CHECKING:
     from clinvk.config.schema import Loaded
     from clinvk.model.plan import Plan
-    from clinvk.reports import Wanted
+    from clinvk.reports import RequestedReport
 
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def complete_checkpoints(incomplete: str) -> list[str]:
     from clinvk.runs.checkpoints import Checkpoints
 
     try:
-        names = Checkpoints(configs.home_of(os.environ)).names()
+        names = Checkpoints(configs.find_home(os.environ)).names()
     except ClinvkError:  # a shell that completes has no place for it
         return []
     return [name for name in names if name.startswith(incomplete)]
@@ -94,7 +94,7 @@ TaskStall = Annotated[
 ListTasks = Annotated[bool, typer.Option("--dry-run", help="Print the tasks as they would be run.")]
 
 
-def source_of(path: str | None, file: str | None, command: str) -> str:
+def find_source(path: str | None, file: str | None, command: str) -> str:
     """The file that is meant; `-` for stdin. Raises `UsageError`."""
     if path and file and path != file:
         raise UsageError(f"{path} and --file {file} both say where the tasks are", "leave out one")
@@ -124,20 +124,22 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
         raise ConfigError(
             f"{name}: not UTF-8 text: {error.reason} at byte {error.start}"
         ) from error
-    by_line = "line" in template.names(str(defaults.task.get("prompt", "")))
-    found, form = formats.read(None if source == "-" else source, text, form, of_lines=by_line)
+    by_line = "line" in template.placeholder_names(str(defaults.task.get("prompt", "")))
+    found, form = formats.parse_text(
+        None if source == "-" else source, text, form, of_lines=by_line
+    )
     lined = text if form in ("yaml", "json") else ""
-    return taskfile.plan_of(found, name, kind, defaults, lined)
+    return taskfile.parse_plan(found, name, kind, defaults, lined)
 
 
-def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
+def build_defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
     """What holds where a file of tasks says nothing. Raises `UsageError`."""
     # Only commands that read a task file need it.
     from clinvk.plans.parse import Defaults
 
     for name in ("timeout", "stall_timeout"):
         try:
-            duration.seconds((task or {}).get(name, 1))
+            duration.parse_duration((task or {}).get(name, 1))
         except ValueError as error:
             raise UsageError(f"--{name.replace('_', '-')}: {error}") from error
     parallel = loaded.config.parallel
@@ -150,7 +152,7 @@ def defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
     )
 
 
-def _said(flag: str, parse: Callable[[str], T], text: str) -> T:
+def _parse_flag(flag: str, parse: Callable[[str], T], text: str) -> T:
     """What is meant. Raises `UsageError` that names the flag."""
     try:
         return parse(text)
@@ -158,27 +160,29 @@ def _said(flag: str, parse: Callable[[str], T], text: str) -> T:
         raise UsageError(f"{flag}: {error}") from error
 
 
-def with_rules(plan: Plan, **given: Any) -> Plan:
+def override_rules(plan: Plan, **given: Any) -> Plan:
     """The plan with what the command line says of its rules. Raises `UsageError`."""
     # Only commands that read a task file need it.
     from clinvk.model.plan import Halt
     from clinvk.plans import halt as halting
-    from clinvk.plans.parse import absolute
+    from clinvk.plans.parse import absolute_path
 
     rules, said = plan.rules, {k: v for k, v in given.items() if v is not None and v is not False}
     if given.get("fail_fast") is not None:
         halt = Halt(when="now", count=1) if given["fail_fast"] else Halt()
         rules = replace(rules, halt=halt)
     if "halt" in said:
-        rules = replace(rules, halt=_said("--halt", halting.parse, said["halt"]))
+        rules = replace(rules, halt=_parse_flag("--halt", halting.parse_halt, said["halt"]))
     limits = rules.limits
     if "on_limit" in said:
         limits = replace(
-            _said("--on-limit", halting.parse_on_limit, said["on_limit"]),
+            _parse_flag("--on-limit", halting.parse_on_limit, said["on_limit"]),
             first_wait=limits.first_wait, max_wait=limits.max_wait,
         )  # fmt: skip
     if "max_wait" in said:
-        limits = replace(limits, max_wait=_said("--max-wait", duration.seconds, said["max_wait"]))
+        limits = replace(
+            limits, max_wait=_parse_flag("--max-wait", duration.parse_duration, said["max_wait"])
+        )
     budget = replace(
         rules.budget,
         cost=said.get("budget_cost", rules.budget.cost),
@@ -190,15 +194,15 @@ def with_rules(plan: Plan, **given: Any) -> Plan:
         k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said
     }
     if "output_dir" in said:
-        same["output_dir"] = absolute(str(said["output_dir"]))
+        same["output_dir"] = absolute_path(str(said["output_dir"]))
     return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
 
 
-def reports_of(junit: Path | None, report: list[Path] | None) -> list[Wanted]:
+def requested_reports(junit: Path | None, report: list[Path] | None) -> list[RequestedReport]:
     """The files that are wanted. Raises `UsageError`, before anything runs."""
     if not (junit or report):
         return []
     from clinvk import reports  # only where one is wanted
 
-    wanted = [reports.check(path) for path in report or []]
-    return [*wanted, *([reports.check(junit, "junit")] if junit else [])]
+    wanted = [reports.check_report(path) for path in report or []]
+    return [*wanted, *([reports.check_report(junit, "junit")] if junit else [])]

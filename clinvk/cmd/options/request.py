@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from clinvk.cmd.app import BEHIND, LITERAL
-from clinvk.cmd.options.storage import heeded
+from clinvk.cmd.app import LITERAL_MARK, PASSTHROUGH_KEY
+from clinvk.cmd.options.storage import apply_storage_options
 from clinvk.config import schema as configs
 from clinvk.disk.reading import read_named, read_stream
 from clinvk.errors import ClinvkError, ConfigError, UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clinvk.model.request import Request
 
 STDIN = "-"
-COMPLETED = 200  # ids that a shell is offered
+MAX_COMPLETIONS = 200  # ids that a shell is offered
 FORMATS = ("text", "json", "stream-json")
 
 
@@ -29,7 +29,7 @@ def complete_backends(incomplete: str) -> list[str]:
     # Only a shell that completes needs it.
     from clinvk.backend.catalog import Catalog
 
-    names = Catalog(configs.home_of(os.environ)).names()
+    names = Catalog(configs.find_home(os.environ)).names()
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -40,7 +40,7 @@ def complete_sessions(incomplete: str) -> list[str]:
     try:
         loaded = configs.load(os.environ)
         with open_store(loaded.config.session.storage, loaded.home) as store:
-            return store.matching(incomplete, COMPLETED)
+            return store.find_ids(incomplete, MAX_COMPLETIONS)
     except ClinvkError:  # a shell that completes has no place for it
         return []
 
@@ -173,7 +173,7 @@ Replay = Annotated[
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-class Output(Struct, frozen=True):
+class OutputOptions(Struct, frozen=True):
     """How a run is shown."""
 
     format: str = "text"
@@ -181,42 +181,44 @@ class Output(Struct, frozen=True):
     verbose: bool = False
     tokens: bool = False
     timing: bool = False
-    colour: str = "auto"
+    color: str = "auto"
 
 
-def load(config: Path | None) -> configs.Loaded:
+def load_config(config: Path | None) -> configs.Loaded:
     """The configuration in force, with the store that this command was told to use."""
-    loaded = heeded(configs.load(os.environ, config))
-    printer.colour = loaded.config.output.color
+    loaded = apply_storage_options(configs.load(os.environ, config))
+    printer.color = loaded.config.output.color
     return loaded
 
 
-def output_settings(loaded: configs.Loaded, given: dict[str, Any]) -> Output:
+def output_options(loaded: configs.Loaded, given: dict[str, Any]) -> OutputOptions:
     output = loaded.config.output
     wanted = given.get("output_format") or output.format
     if wanted not in FORMATS:
         raise UsageError(f"-o: {wanted!r} is not one of: {', '.join(FORMATS)}")
-    return Output(
+    return OutputOptions(
         format=wanted,
         raw=bool(given.get("raw")),
         verbose=bool(given.get("verbose")) or loaded.config.unified_flags.verbose,
         tokens=output.show_tokens,
         timing=output.show_timing,
-        colour=output.color,
+        color=output.color,
     )
 
 
-def behind_dashes(ctx: Any) -> list[str]:
+def passthrough_args(ctx: Any) -> list[str]:
     """What stood behind `--`, if anything did."""
-    return list(ctx.meta.get(BEHIND) or [])
+    return list(ctx.meta.get(PASSTHROUGH_KEY) or [])
 
 
-def prompt_of(words: list[str] | None, file: str | None, args: list[str]) -> tuple[str, list[str]]:
+def read_prompt(
+    words: list[str] | None, file: str | None, args: list[str]
+) -> tuple[str, list[str]]:
     """The prompt, and what is handed to the backend. Raises `UsageError`.
 
     Only a stdin that somebody asked for is read: by `-`, `--file -`, or by piping something in
     where there is no other prompt. In CI an open one may never end."""
-    words = [w.removeprefix(LITERAL) for w in words or []]
+    words = [w.removeprefix(LITERAL_MARK) for w in words or []]
     append = words[1:] == [STDIN]
     if len(words) > 1 and not append:
         raise UsageError(
@@ -226,17 +228,19 @@ def prompt_of(words: list[str] | None, file: str | None, args: list[str]) -> tup
     if words and file is not None:
         raise UsageError("a prompt and --file exclude each other", "leave out one of them")
     if file is not None:
-        return (_stdin() if file == STDIN else _read(file)), args
+        return (_read_stdin() if file == STDIN else _read_file(file)), args
     if not words and args:
         return args[0], args[1:]
     if words and words[0] != STDIN:
-        return (f"{words[0]}\n\n{_stdin()}" if append else words[0]), args
+        return (f"{words[0]}\n\n{_read_stdin()}" if append else words[0]), args
     if not words and sys.stdin.isatty():
         raise UsageError("there is no prompt", 'say something: clinvk "explain this folder"')
-    return _stdin(), args
+    return _read_stdin(), args
 
 
-def request(prompt: str, args: list[str], session: str | None, given: dict[str, Any]) -> Request:
+def build_request(
+    prompt: str, args: list[str], session: str | None, given: dict[str, Any]
+) -> Request:
     """The request that the flags make. Raises `UsageError`, `ConfigError`."""
     from clinvk.model.request import Request  # a list of sessions has no use for it
 
@@ -250,11 +254,11 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
         "approval": given.get("approval"),
         "sandbox": given.get("sandbox"),
         "system_prompt": given.get("system_prompt"),
-        "add_dir": [_folder(p) for p in given.get("add_dir") or ()] or None,
+        "add_dir": [_absolute_path(p) for p in given.get("add_dir") or ()] or None,
         "max_turns": given.get("max_turns"),
         "allowed_tools": given.get("allowed_tools") or None,
-        "schema": _schema(given.get("schema")),
-        **pairs(given.get("option") or [], "--option"),
+        "schema": _read_schema(given.get("schema")),
+        **parse_pairs(given.get("option") or [], "--option"),
     }
     return Request(
         prompt=prompt,
@@ -281,13 +285,13 @@ def request(prompt: str, args: list[str], session: str | None, given: dict[str, 
     )
 
 
-def _folder(path: Path | str) -> str:
+def _absolute_path(path: Path | str) -> str:
     if not os.path.isdir(path):  # typer hands lists of paths over as text
         raise UsageError(f"--add-dir: {path}: no such folder")
     return os.path.realpath(path)
 
 
-def pairs(words: list[str], flag: str) -> dict[str, str]:
+def parse_pairs(words: list[str], flag: str) -> dict[str, str]:
     """`KEY=VALUE` words as a mapping. Raises `UsageError`."""
     found = {}
     for word in words:
@@ -298,13 +302,13 @@ def pairs(words: list[str], flag: str) -> dict[str, str]:
     return found
 
 
-def _schema(path: Path | None) -> str | None:
+def _read_schema(path: Path | None) -> str | None:
     if path is None:
         return None
     # Only with --schema.
     from clinvk.text import json_input
 
-    text = _read(str(path))
+    text = _read_file(str(path))
     try:
         json_input.load(text)
     except json_input.JsonError as error:
@@ -312,21 +316,21 @@ def _schema(path: Path | None) -> str | None:
     return text
 
 
-def _read(path: str) -> str:
+def _read_file(path: str) -> str:
     try:
-        return _text(read_named(path), path)
+        return _decode(read_named(path), path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def _stdin() -> str:
+def _read_stdin() -> str:
     try:
-        return _text(read_stream(sys.stdin.buffer, "stdin"), "stdin")
+        return _decode(read_stream(sys.stdin.buffer, "stdin"), "stdin")
     except OSError as error:
         raise UsageError(f"stdin: {error.strerror}") from error
 
 
-def _text(data: bytes, name: str) -> str:
+def _decode(data: bytes, name: str) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from clinvk.config.schema import Loaded
 from clinvk.errors import UsageError
-from clinvk.text.addresses import without_password
+from clinvk.text.addresses import mask_password
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,40 +31,42 @@ OPTIONS = {
     ],
 }
 
-_given: ContextVar[tuple[str | None, Path | None]] = ContextVar("storage", default=(None, None))
+_storage_options: ContextVar[tuple[str | None, Path | None]] = ContextVar(
+    "storage", default=(None, None)
+)
 
 
-def stored(command: F) -> F:
+def with_storage_options(command: F) -> F:
     """The command with these two options, which it need not know: `options.load` heeds them."""
 
     @wraps(command)
-    def called(*args: Any, **params: Any) -> Any:
+    def wrapper(*args: Any, **params: Any) -> Any:
         backend, path = (params.pop(name, None) for name in OPTIONS)
-        before = _given.set((backend, path))
+        before = _storage_options.set((backend, path))
         try:
             return command(*args, **params)
         finally:
-            _given.reset(before)
+            _storage_options.reset(before)
 
     signature = inspect.signature(command, eval_str=True)  # typer does not, where there is one
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
         for name, hint in OPTIONS.items()
     ]
-    called.__signature__ = signature.replace(  # type: ignore[attr-defined]
+    wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[*signature.parameters.values(), *more]
     )
-    called.__annotations__ = {**command.__annotations__, **OPTIONS}
-    return called  # type: ignore[return-value]
+    wrapper.__annotations__ = {**command.__annotations__, **OPTIONS}
+    return wrapper  # type: ignore[return-value]
 
 
-def heeded(loaded: Loaded) -> Loaded:
+def apply_storage_options(loaded: Loaded) -> Loaded:
     """The configuration, with the store that the command line names. Raises `UsageError`."""
-    backend, path = _given.get()
+    backend, path = _storage_options.get()
     if backend is None and path is None:
         return loaded
     kind = backend or loaded.config.session.storage.partition("://")[0]
-    session = replace(loaded.config.session, storage=address(kind, path, loaded.home))
+    session = replace(loaded.config.session, storage=build_storage_url(kind, path, loaded.home))
     return replace(
         loaded,
         config=replace(loaded.config, session=session),
@@ -72,12 +74,12 @@ def heeded(loaded: Loaded) -> Loaded:
     )
 
 
-def address(kind: str, path: Path | None, home: Path) -> str:
+def build_storage_url(kind: str, path: Path | None, home: Path) -> str:
     """The address of a store: what `session.storage` would say. Raises `UsageError`."""
     if path is not None and kind not in ("file", "sqlite"):
         raise UsageError(
             "--storage-path is a folder or a SQLite file, and "
-            f"{without_password(kind).partition('://')[0]} has none",
+            f"{mask_password(kind).partition('://')[0]} has none",
             "say: --storage-backend sqlite --storage-path PATH",
         )
     if kind == "file":

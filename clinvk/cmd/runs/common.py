@@ -12,27 +12,27 @@ from clinvk.errors import ClinvkError
 
 if TYPE_CHECKING:
     from clinvk.config.schema import Loaded
-    from clinvk.runs.folder import Runs
+    from clinvk.runs.folder import RunStore
 
 VERSION = 1  # of the JSON that they print
 
 
 def complete_runs(incomplete: str) -> list[str]:
     # Completion and `--help` do not need it.
-    from clinvk.runs.folder import Runs
+    from clinvk.runs.folder import RunStore
 
     try:
-        ids = Runs(configs.home_of(os.environ)).ids()
+        ids = RunStore(configs.find_home(os.environ)).ids()
     except ClinvkError:  # a shell that completes has no place for it
         return []
     return sorted(i for i in [*ids, "last"] if i.startswith(incomplete))
 
 
-def runs_of(loaded: Loaded) -> Runs:
+def open_runs(loaded: Loaded) -> RunStore:
     # Completion and `--help` do not need it.
-    from clinvk.runs.folder import Runs
+    from clinvk.runs.folder import RunStore
 
-    return Runs(loaded.home)
+    return RunStore(loaded.home)
 
 
 OneRun = Annotated[

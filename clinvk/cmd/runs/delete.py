@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.ages import moment_before, parse_age
-from clinvk.cmd.runs.common import VERSION, LastRun, SomeRuns, runs_of
+from clinvk.cmd.options.ages import parse_age, time_before
+from clinvk.cmd.runs.common import VERSION, LastRun, SomeRuns, open_runs
 from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.terminal import printer, questions
 
 if TYPE_CHECKING:
     from clinvk.runs.folder import RunFolder
 
-app = Commands()
+app = CommandModule()
 
 REPORTS = ("html", "markdown", "junit", "json")
 
 
 @app.command("report")
 def report(
-    id: LastRun = "last",  # noqa: A002 - the field's name
+    run_id: LastRun = "last",
     form: Annotated[
         str, typer.Option("--format", metavar="|".join(REPORTS), help="Which one (markdown).")
     ] = "markdown",
@@ -41,28 +41,28 @@ def report(
 
     if form not in REPORTS:
         raise UsageError(f"--format: {form!r} is not one of: {', '.join(REPORTS)}")
-    folder = runs_of(opt.load(config)).find(id)
+    folder = open_runs(opt.load_config(config)).find(run_id)
     plan = folder.plan()
     result = folder.with_outputs(folder.result(plan))
     if output is None:
         sys.stdout.write(reports.render(form, result, plan))
         return
-    reports.check(output, form)
-    reports.write(output, result, plan, form)
+    reports.check_report(output, form)
+    reports.write_report(output, result, plan, form)
     printer.Printer.for_errors().notice(f"written to {output}")
 
 
 @app.command("delete")
-def delete(ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
+def delete(run_ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete runs: their journals and events. The sessions of their tasks stay. One that a
     checkpoint names is not deleted: it would have nothing to go on with."""
     # Only where something is deleted.
     from clinvk.runs.checkpoints import Checkpoints
 
-    loaded = opt.load(config)
-    runs, (named, _) = runs_of(loaded), Checkpoints(loaded.home).runs()
+    loaded = opt.load_config(config)
+    runs, (named, _) = open_runs(loaded), Checkpoints(loaded.home).names_by_run()
     code = 0
-    for text in ids:
+    for text in run_ids:
         try:
             folder = runs.find(text)
             if name := named.get(folder.id):
@@ -70,7 +70,7 @@ def delete(ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> in
                     f"run {folder.id} is that of checkpoint {name!r}",
                     f"delete the name first: clinvk checkpoints delete {name}",
                 )
-            if not yes and not questions.agreed(f"Delete run {folder.id}?"):
+            if not yes and not questions.confirm_deletion(f"Delete run {folder.id}?"):
                 code = 4
                 continue
             folder.delete()
@@ -98,17 +98,17 @@ def clean(
     # Only where something is deleted.
     from clinvk.runs.checkpoints import Checkpoints
 
-    loaded = opt.load(config)
+    loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
-    named, problems = Checkpoints(loaded.home).runs()
+    named, problems = Checkpoints(loaded.home).names_by_run()
     for problem in problems:
         text = f"{problem.message}; chains are left, since one of them may be of that name"
         printer.Printer.for_errors().warning(text, problem.hint)
     gone: list[str] = []
-    for folder in list(runs_of(loaded).newest_first()):
-        if age is None or folder.id in named or not _is_old(folder, moment_before(age)):
+    for folder in list(open_runs(loaded).newest_first()):
+        if age is None or folder.id in named or not _is_old(folder, time_before(age)):
             continue
-        if problems and _may_be_a_chain(folder):
+        if problems and _is_maybe_chain(folder):
             continue
         try:
             if not dry_run:
@@ -121,13 +121,13 @@ def clean(
     elif not gone:
         print("no runs to clean", file=sys.stderr)
     else:
-        for id_ in gone if dry_run else []:
-            print(id_)
+        for run_id in gone if dry_run else []:
+            print(run_id)
         verb = "Would delete" if dry_run else "Deleted"
         print(f"{verb} {len(gone)} run(s) older than {words}.")
 
 
-def _may_be_a_chain(folder: RunFolder) -> bool:
+def _is_maybe_chain(folder: RunFolder) -> bool:
     try:
         return folder.plan().kind == "chain"
     except SessionError:
@@ -136,4 +136,4 @@ def _may_be_a_chain(folder: RunFolder) -> bool:
 
 def _is_old(folder: RunFolder, before: datetime) -> bool:
     """By when its journal was written last. One that runs, or has left something, is not."""
-    return folder.written_at() < before and folder.is_idle()
+    return folder.modified_at() < before and folder.is_idle()

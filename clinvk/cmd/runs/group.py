@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clinvk.cmd.app import Lazy
+from clinvk.cmd.app import LazyGroup
 
 COMMANDS = {
     "list": ("runs.list", "List runs, the newest first."),
@@ -18,5 +18,5 @@ COMMANDS = {
 }
 
 
-def group() -> Lazy:
-    return Lazy("runs", "See, carry on and clean up runs of many tasks.", COMMANDS)
+def group() -> LazyGroup:
+    return LazyGroup("runs", "See, carry on and clean up runs of many tasks.", COMMANDS)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.runs.common import VERSION, LastRun, runs_of
+from clinvk.cmd.runs.common import VERSION, LastRun, open_runs
 from clinvk.cmd.views import summary
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.terminal import printer as show
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clinvk.model.plan import Plan
     from clinvk.runs.folder import RunFolder
 
-app = Commands()
+app = CommandModule()
 
 STATES = ("running", "done", "failed", "cancelled", "waiting", "interrupted", "damaged")
 
@@ -45,9 +45,9 @@ def list_(
     if state is not None and state not in STATES:
         raise UsageError(f"invalid state {state!r}", f"valid: {', '.join(STATES)}")
     found: list[dict[str, Any]] = []
-    runs = runs_of(opt.load(config))
+    runs = open_runs(opt.load_config(config))
     for folder in runs.newest_first():
-        about = _summary(folder)
+        about = _run_summary(folder)
         if state in (None, about["state"]):
             found.append(about)
         if limit is not None and len(found) >= limit:
@@ -63,10 +63,10 @@ def list_(
         return
     headers = ["ID", "KIND", "STATE", "STARTED", "TOOK", "TASKS", "FROM"]
     spared = ["KIND", "TOOK", "FROM", "STARTED", "TASKS"]
-    show.print_table(headers, map(_row, found), shrinks=["FROM"], spared=spared)
+    show.print_table(headers, map(_run_row, found), shrinks=["FROM"], spared=spared)
 
 
-def _summary(folder: RunFolder) -> dict[str, Any]:
+def _run_summary(folder: RunFolder) -> dict[str, Any]:
     try:
         return folder.summary()
     except ClinvkError as error:
@@ -74,7 +74,7 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
         return {"id": folder.id, "state": "damaged", "problem": error.message}
 
 
-def _row(about: dict[str, Any]) -> list[str]:
+def _run_row(about: dict[str, Any]) -> list[str]:
     if about["state"] == "damaged":
         return [about["id"], "-", "damaged", "-", "-", "-", one_line(about["problem"])]
     started = datetime.fromisoformat(about["started_at"]) if about["started_at"] else None
@@ -83,8 +83,8 @@ def _row(about: dict[str, Any]) -> list[str]:
         about["id"],
         about["kind"],
         about["state"],
-        show.ago(started) if started else "-",
-        duration.brief(about["total_duration_seconds"]) if about["ended_at"] else "-",
+        show.format_age(started) if started else "-",
+        duration.format_duration(about["total_duration_seconds"]) if about["ended_at"] else "-",
         counts,
         about["source"] or "-",
     ]
@@ -92,7 +92,7 @@ def _row(about: dict[str, Any]) -> list[str]:
 
 @app.command("show")
 def show_(
-    id: LastRun = "last",  # noqa: A002 - the field's name
+    run_id: LastRun = "last",
     task: Annotated[
         str | None, typer.Argument(metavar="[TASK]", help="One task, by its name or number.")
     ] = None,
@@ -104,11 +104,11 @@ def show_(
     config: opt.Config = None,
 ) -> None:
     """Show a run, or one of its tasks."""
-    folder = runs_of(opt.load(config)).find(id)
+    folder = open_runs(opt.load_config(config)).find(run_id)
     plan = folder.plan()
     result = folder.result(plan)
     if task is not None:
-        outcome = folder.with_output(_task(result.results, plan, task))
+        outcome = folder.with_output(_find_task(result.results, plan, task))
         if events:
             for line in folder.events(outcome.index):
                 print(dumps(line))
@@ -125,9 +125,9 @@ def show_(
             "--events is about one task", f"name it: clinvk runs show {folder.id} TASK --events"
         )
     if as_json:
-        show.print_json(many.as_json(folder.with_outputs(result)))
+        show.print_json(many.result_data(folder.with_outputs(result)))
         return
-    with summary.literally():
+    with summary.without_workflow_commands():
         for outcome in result.results if answers else ():
             summary.print_answer(folder.with_output(outcome))
         summary.print_summary(result)
@@ -141,8 +141,8 @@ def show_(
         printer.notice(hint)
 
 
-def _task(outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
-    if found := plan.called(text):
+def _find_task(outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
+    if found := plan.find_tasks(text):
         return outcomes[found[0]]
     # 10 ms, and only for a typo.
     from difflib import get_close_matches
@@ -161,7 +161,7 @@ def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
         "Model": outcome.model or "-",
         "Session": outcome.session_id or "-",
         "Attempts": outcome.attempts,
-        "Time": duration.brief(outcome.seconds) if outcome.attempts else "-",
+        "Time": duration.format_duration(outcome.seconds) if outcome.attempts else "-",
         "Tokens": f"{outcome.usage.total:,}" if outcome.usage else "-",
         "Cost": f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
         "Folder": task.cwd or "-",

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.runs.common import LastRun, runs_of
+from clinvk.cmd.runs.common import LastRun, open_runs
 from clinvk.cmd.views import run
 from clinvk.disk.reading import open_regular
-from clinvk.model.outcome import UNDERWAY, Outcome, from_summary
+from clinvk.model.outcome import ACTIVE_STATES, Outcome, outcome_from_summary
 from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from clinvk.model.events import Event
     from clinvk.runs.folder import RunFolder
 
-app = Commands()
+app = CommandModule()
 
-POLL = 0.25  # seconds between looks
+POLL_INTERVAL = 0.25  # seconds between looks
 
 
 @app.command("watch")
 def watch(
-    id: LastRun = "last",  # noqa: A002 - the field's name
+    run_id: LastRun = "last",
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: plan.Quiet = False,
@@ -43,64 +43,66 @@ def watch(
     # 45 ms, and needed only once something runs.
     import anyio
 
-    loaded = opt.load(config)
-    view = many.view_of(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    folder = runs_of(loaded).find(id)
-    viewer = run.viewer_for(view)
+    loaded = opt.load_config(config)
+    view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    folder = open_runs(loaded).find(run_id)
+    viewer = run.create_run_viewer(view)
     try:
-        anyio.run(_watch, folder, viewer)
+        anyio.run(_follow, folder, viewer)
     except KeyboardInterrupt:
         viewer.close()
-        printer.Printer.for_errors(view.colour).notice(f"run {folder.id} goes on")
+        printer.Printer.for_errors(view.color).notice(f"run {folder.id} goes on")
         return EXIT_CODES["cancelled"]
     finally:
         viewer.close()
     result = folder.result()
-    many.finish(folder, result, view)
+    many.print_result(folder, result, view)
     return result.exit_code
 
 
-async def _watch(folder: RunFolder, viewer: Any) -> None:
+async def _follow(folder: RunFolder, viewer: Any) -> None:
     # 45 ms, and needed only once something runs.
     import anyio
 
-    look = _Look(folder)
-    viewer.begin_with(len(look.plan.tasks), folder.id, look.outcomes)
+    look = _RunReader(folder)
+    viewer.begin_following(len(look.plan.tasks), folder.id, look.outcomes)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(viewer.live)
         running = True
         while running:
-            running = folder.running() is not None  # asked first: the last look sees the end
-            for change in look.again():
+            running = folder.find_driver() is not None  # asked first: the last look sees the end
+            for change in look.poll():
                 viewer.observe(change)
             if running:
-                await anyio.sleep(POLL)
-        if isinstance(viewer, run.Lines):
+                await anyio.sleep(POLL_INTERVAL)
+        if isinstance(viewer, run.JsonLinesViewer):
             await viewer.flush()
         tasks.cancel_scope.cancel()
 
 
-class _Look:
+class _RunReader:
     """What has happened in a run since the last look at its files."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.plan = folder.plan()
-        result, lines = folder.look(self.plan)
+        result, lines = folder.read_state(self.plan)
         self.outcomes: tuple[Outcome, ...] = result.results
-        self._told = len(lines)  # of the journal
+        self._reported = len(lines)  # of the journal
         # Bytes of a task's events that were seen: all, where it does not run now.
-        self._read = {o.index: self._size(o.index) for o in self.outcomes if o.state != "running"}
+        self._read_events = {
+            o.index: self._size(o.index) for o in self.outcomes if o.state != "running"
+        }
 
-    def again(self) -> Iterator[Change]:
+    def poll(self) -> Iterator[Change]:
         # Only once something is to run: 10 ms.
         from clinvk.engine.scheduler import Change
 
         before = self.outcomes
-        result, lines = self.folder.look(self.plan)
-        self.outcomes, new_lines = result.results, lines[self._told :]
-        self._told = len(lines)
-        waits = [change for line in new_lines if (change := _wait(line, self.outcomes))]
+        result, lines = self.folder.read_state(self.plan)
+        self.outcomes, new_lines = result.results, lines[self._reported :]
+        self._reported = len(lines)
+        waits = [change for line in new_lines if (change := _parse_wait(line, self.outcomes))]
         for old, new in zip(before, self.outcomes, strict=True):
             its = [w for w in waits if w.outcome and w.outcome.index == new.index]
             is_other = (new.state, new.attempts) != (old.state, old.attempts)
@@ -112,7 +114,7 @@ class _Look:
                 for event in self._events(new.index):
                     yield Change(kind="event", outcome=begun, event=event)
             yield from (w for w in its if w.outcome and w.outcome.attempts == new.attempts)
-            if is_other and new.state not in UNDERWAY:
+            if is_other and new.state not in ACTIVE_STATES:
                 yield Change(kind="ended", outcome=self.folder.with_output(new))
 
     def _size(self, index: int) -> int:
@@ -124,17 +126,17 @@ class _Look:
     def _events(self, index: int) -> Iterator[Event]:
         try:
             with open_regular(self.folder.events_path(index)) as file:
-                file.seek(self._read.get(index, 0))
+                file.seek(self._read_events.get(index, 0))
                 whole, _, _ = file.read().rpartition(b"\n")
         except OSError:  # it has said nothing yet
             return
-        self._read[index] = self._read.get(index, 0) + len(whole) + bool(whole)
+        self._read_events[index] = self._read_events.get(index, 0) + len(whole) + bool(whole)
         for line in whole.split(b"\n"):
-            if event := _event(line):
+            if event := _parse_event(line):
                 yield event
 
 
-def _wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
+def _parse_wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
     """What a line of the journal tells of a task that is tried again, or of a limit; nothing where
     it tells of neither, or is one of a newer kind."""
     # Only once something is to run: 10 ms.
@@ -146,7 +148,7 @@ def _wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
     try:
         return Change(
             kind=wait["kind"],
-            outcome=from_summary(outcomes[line["task"]], line),
+            outcome=outcome_from_summary(outcomes[line["task"]], line),
             until=datetime.fromisoformat(wait["until"]),
             message=str(wait.get("message") or ""),
             instead=str(wait.get("instead") or ""),
@@ -155,7 +157,7 @@ def _wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
         return None
 
 
-def _event(line: bytes) -> Event | None:
+def _parse_event(line: bytes) -> Event | None:
     """The event that a line tells of; nothing for the line of a result, or one of a newer kind."""
     # Only to follow a run.
     from clinvk.backend.event_parser import EVENT_TYPES

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of the JSON that they print
 
 
-def about(session: Session | Damaged) -> dict[str, Any]:
+def session_data(session: Session | Damaged) -> dict[str, Any]:
     """A session as `--json` shows it."""
     if isinstance(session, Damaged):
         return {"id": session.id, "status": "damaged", "problem": session.problem}
@@ -31,25 +31,25 @@ def about(session: Session | Damaged) -> dict[str, Any]:
     return record
 
 
-def store_of(config: Path | None) -> Store:
+def open_configured_store(config: Path | None) -> Store:
     """The store of the configuration; what takes long there is shown on a terminal."""
-    loaded = opt.load(config)
+    loaded = opt.load_config(config)
     return until_end(
         open_store(
-            loaded.config.session.storage, loaded.home, printer.Progress("indexing sessions")
+            loaded.config.session.storage, loaded.home, printer.ProgressBar("indexing sessions")
         )
     )
 
 
-def manager_of(config: Path | None) -> SessionManager:
+def open_manager(config: Path | None) -> SessionManager:
     """What changes the sessions of the configuration."""
     from clinvk.api.sessions import SessionManager  # a list has no use for it
 
-    loaded = opt.load(config)
-    return until_end(SessionManager(store_of(config), loaded.home, config=loaded))
+    loaded = opt.load_config(config)
+    return until_end(SessionManager(open_configured_store(config), loaded.home, config=loaded))
 
 
-def warn(sessions: list[Session | Damaged]) -> None:
+def print_warnings(sessions: list[Session | Damaged]) -> None:
     for session in sessions:
         if isinstance(session, Damaged):
             printer.Printer.for_errors().warning(
@@ -57,7 +57,7 @@ def warn(sessions: list[Session | Damaged]) -> None:
             )
 
 
-def state_of(session: Session | Damaged, running: Container[str]) -> str:
+def display_status(session: Session | Damaged, running: Container[str]) -> str:
     """Its status, or that it runs: which is not stored, but seen."""
     if isinstance(session, Damaged):
         return "damaged"

@@ -7,37 +7,37 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.ages import moment_before, parse_age
+from clinvk.cmd.options.ages import parse_age, time_before
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import stored
-from clinvk.cmd.sessions.common import VERSION, store_of
+from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.sessions.common import VERSION, open_configured_store
 from clinvk.errors import ClinvkError
 from clinvk.model.usage import rfc3339
 from clinvk.terminal import printer, questions
 
-app = Commands()
+app = CommandModule()
 
 
 @app.command("delete")
-@stored
-def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
+@with_storage_options
+def delete(session_ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete sessions: ours, not the backend's own."""
     # Only this command needs it, and the group is shared.
-    from clinvk.api.sessions import delete as delete_session
+    from clinvk.api.sessions import delete_from_store as delete_session
     from clinvk.dispatch.dispatcher import Dispatcher
 
-    dispatcher = until_end(Dispatcher(opt.load(config)))
+    dispatcher = until_end(Dispatcher(opt.load_config(config)))
     code = 0
-    for text in ids:
+    for text in session_ids:
         try:
-            id_ = _id_of(dispatcher, text)
-            if not yes and not questions.agreed(f"Delete session {id_}?"):
+            session_id = _find_session_id(dispatcher, text)
+            if not yes and not questions.confirm_deletion(f"Delete session {session_id}?"):
                 code = 4
                 continue
-            delete_session(dispatcher.store, id_, printer.Printer.for_errors().notice)
-            print(f"Session {id_} deleted.")
+            delete_session(dispatcher.store, session_id, printer.Printer.for_errors().notice)
+            print(f"Session {session_id} deleted.")
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)
             code = error.exit_code
@@ -45,7 +45,7 @@ def delete(ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None)
 
 
 @app.command("clean")
-@stored
+@with_storage_options
 def clean(
     older_than: Annotated[
         str | None,
@@ -57,25 +57,25 @@ def clean(
     config: opt.Config = None,
 ) -> None:
     """Delete sessions that were not used for long (session.retention_days, 0: none)."""
-    loaded = opt.load(config)
+    loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
-    store = store_of(config)
+    store = open_configured_store(config)
     gone: list[str] = []
     if age is not None:
-        gone = store.clean(rfc3339(moment_before(age)), dry_run=dry_run)
+        gone = store.clean(rfc3339(time_before(age)), dry_run=dry_run)
     if as_json:
         printer.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
     elif not gone:
         print("no sessions to clean", file=sys.stderr)
     else:
-        for id_ in gone if dry_run else []:
-            print(id_)
+        for session_id in gone if dry_run else []:
+            print(session_id)
         verb = "Would delete" if dry_run else "Deleted"
         print(f"{verb} {len(gone)} session(s) older than {words}.")
 
 
-def _id_of(dispatcher: Any, text: str) -> str:
+def _find_session_id(dispatcher: Any, text: str) -> str:
     """The id that is meant, of a damaged session too."""
-    if dispatcher.store.matching(text, 1) == [text]:
+    if dispatcher.store.find_ids(text, 1) == [text]:
         return text
     return str(dispatcher.sessions.lookup(text).id)

@@ -8,22 +8,22 @@ from typing import Annotated
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.storage import stored
-from clinvk.cmd.sessions.common import manager_of
+from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.sessions.common import open_manager
 from clinvk.errors import ClinvkError
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 
-app = Commands()
+app = CommandModule()
 ENDINGS = {".md": "markdown", ".markdown": "markdown", ".json": "json", ".html": "html", ".htm": "html"}  # fmt: skip
 
 
 @app.command("export")
-@stored
+@with_storage_options
 def export(
-    id: opt.OneSession,  # noqa: A002 - the field's name
+    session_id: opt.OneSession,
     format: Annotated[  # noqa: A002 - the option's name
         str | None,
         typer.Option("--format", metavar="markdown|json|html|NAME",
@@ -51,9 +51,9 @@ def export(
     config: opt.Config = None,
 ) -> None:  # fmt: skip
     """Export a session: its messages, and what is asked for of the rest."""
-    sessions = manager_of(config)
+    sessions = open_manager(config)
     text = sessions.export_session(
-        sessions.lookup(id),
+        sessions.lookup(session_id),
         format or ENDINGS.get(output.suffix.lower() if output else "", "markdown"),
         include_metadata=metadata,
         include_tokens=tokens,

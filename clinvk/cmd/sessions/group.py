@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clinvk.cmd.app import Lazy
+from clinvk.cmd.app import LazyGroup
 
 COMMANDS = {
     "list": ("sessions.list", "List sessions, the one used last first."),
@@ -27,5 +27,5 @@ COMMANDS = {
 }
 
 
-def group() -> Lazy:
-    return Lazy("sessions", "Find, read, keep and move conversations.", COMMANDS)
+def group() -> LazyGroup:
+    return LazyGroup("sessions", "Find, read, keep and move conversations.", COMMANDS)

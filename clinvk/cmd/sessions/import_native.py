@@ -9,25 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.ages import moment_before, parse_age
-from clinvk.cmd.options.storage import stored
-from clinvk.cmd.sessions.common import VERSION, about, store_of
-from clinvk.config.schema import Loaded, SessionSettings
+from clinvk.cmd.options.ages import parse_age, time_before
+from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.sessions.common import VERSION, open_configured_store, session_data
+from clinvk.config.schema import Loaded, SessionConfig
 from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.model.session import Session
 from clinvk.sessions import importer
-from clinvk.sessions.native import READERS, reader
+from clinvk.sessions.native import READERS, reader_for
 from clinvk.store.base import Store
 from clinvk.terminal import printer, questions
 
-app = Commands()
-NOT_DONE = 4
+app = CommandModule()
+EXIT_INCOMPLETE = 4
 
 
 @app.command("import")
-@stored
+@with_storage_options
 def import_(
     backend: opt.Backend = None,
     here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
@@ -42,44 +42,44 @@ def import_(
 ) -> int:
     """Adopt the sessions that claude, codex and gemini keep by themselves. Their own files stay as
     they are; what was adopted before is left alone."""
-    loaded, store = opt.load(config), store_of(config)
-    findings = importer.find(
+    loaded, store = opt.load_config(config), open_configured_store(config)
+    findings = importer.find_native_sessions(
         store,
-        {name: _env(loaded, name) for name in _backends(backend)},
+        {name: _backend_env(loaded, name) for name in _select_backends(backend)},
         loaded.config.session,
         cwd=os.path.realpath(os.getcwd()) if here else None,
-        since=_moment(since) if since is not None else None,
-        progress=printer.Progress("reading sessions"),
+        since=_parse_time(since) if since is not None else None,
+        progress=printer.ProgressBar("reading sessions"),
     )
     for problem in findings.problems:
         printer.Printer.for_errors().warning(problem)
     found = [c.session for c in findings.new]
     if not as_json:
-        _print(found, findings.known)
+        _print_candidates(found, findings.known)
     if found and not dry_run:
-        if not yes and not _agreed(len(found)):
-            return NOT_DONE
-        found = _adopted(store, findings.new, loaded.config.session)
+        if not yes and not _confirm_import(len(found)):
+            return EXIT_INCOMPLETE
+        found = _import_candidates(store, findings.new, loaded.config.session)
     if as_json:
         data = {"version": VERSION, "dry_run": dry_run, "known": findings.known}
         printer.print_json(
-            {**data, "problems": findings.problems, "sessions": list(map(about, found))}
+            {**data, "problems": findings.problems, "sessions": list(map(session_data, found))}
         )
     elif found and not dry_run:
         print(f"Imported {len(found)} session(s). Go on with one: clinvk resume {found[0].id}")
     return 0
 
 
-def _adopted(
-    store: Store, candidates: list[importer.Candidate], settings: SessionSettings
+def _import_candidates(
+    store: Store, candidates: list[importer.Candidate], settings: SessionConfig
 ) -> list[Session]:
     """Those that are ours now; one whose file cannot be read any more is warned of."""
-    progress = printer.Progress("importing sessions")
+    progress = printer.ProgressBar("importing sessions")
     sessions = []
     for done, candidate in enumerate(candidates):
         progress(done, len(candidates))
         try:
-            session = importer.adopt(store, candidate, settings)
+            session = importer.import_session(store, candidate, settings)
         except OSError as error:
             printer.Printer.for_errors().warning(f"{candidate.path}: {error.strerror}")
             continue
@@ -94,19 +94,19 @@ def _adopted(
     return sessions
 
 
-def _backends(only: str | None) -> tuple[str, ...]:
+def _select_backends(only: str | None) -> tuple[str, ...]:
     if only is None:
         return READERS
-    reader(only)  # which says so, where there is none
+    reader_for(only)  # which says so, where there is none
     return (only,)
 
 
-def _env(loaded: Loaded, name: str) -> dict[str, str]:
+def _backend_env(loaded: Loaded, name: str) -> dict[str, str]:
     """What the CLI sees, and so where it keeps its files."""
     return dict(os.environ) | loaded.config.backends.get(name, loaded.backend(name)).env
 
 
-def _moment(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     """Raises `UsageError`."""
     try:
         return datetime.fromisoformat(text).astimezone()
@@ -118,10 +118,10 @@ def _moment(text: str) -> datetime:
         raise UsageError(
             f"--since: {text!r} is neither an age nor a date", "say 7d, 12h, 2w, or 2026-01-31"
         ) from None
-    return moment_before(age) if age is not None else datetime.min.replace(tzinfo=UTC)
+    return time_before(age) if age is not None else datetime.min.replace(tzinfo=UTC)
 
 
-def _print(sessions: list[Session], known: int) -> None:
+def _print_candidates(sessions: list[Session], known: int) -> None:
     if sessions:
         headers = ["ID", "BACKEND", "LAST USED", "MESSAGES", "FOLDER", "TITLE/PROMPT"]
         printer.print_table(
@@ -137,10 +137,17 @@ def _print(sessions: list[Session], known: int) -> None:
 
 def _row(s: Session) -> list[Any]:
     messages = str(sum(s.counts.values()))
-    return [s.id, s.backend, printer.ago(s.updated_at), messages, s.cwd or "-", s.label or "-"]
+    return [
+        s.id,
+        s.backend,
+        printer.format_age(s.updated_at),
+        messages,
+        s.cwd or "-",
+        s.label or "-",
+    ]
 
 
-def _agreed(count: int) -> bool:
+def _confirm_import(count: int) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise SessionError(
             "importing asks first, and there is no terminal", "add --yes, or look first: --dry-run"

@@ -8,20 +8,26 @@ from typing import Annotated
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.storage import stored
-from clinvk.cmd.sessions.common import VERSION, about, state_of, store_of, warn
+from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.sessions.common import (
+    VERSION,
+    display_status,
+    open_configured_store,
+    print_warnings,
+    session_data,
+)
 from clinvk.errors import UsageError
 from clinvk.model.session import STATUSES, Session
 from clinvk.store.base import Damaged, Query
 from clinvk.terminal import printer
 
-app = Commands()
+app = CommandModule()
 
 
 @app.command("list")
-@stored
+@with_storage_options
 def list_(
     backend: opt.Backend = None,
     status: Annotated[str | None, typer.Option("--status", help="Only with this status.")] = None,
@@ -43,19 +49,19 @@ def list_(
             f"invalid status filter {status!r}",
             f"valid: {', '.join((*STATUSES, 'running', 'damaged'))}",
         )
-    store = store_of(config)
+    store = open_configured_store(config)
     query = Query(
         backend=backend,
         status=None if status == "running" else status,
         cwd=os.path.realpath(os.getcwd()) if here else None,
         tag=tag,
-        metadata=opt.pairs(metadata or [], "--metadata"),
+        metadata=opt.parse_pairs(metadata or [], "--metadata"),
         limit=limit,
     )
-    running = set(store.all_running())
+    running = set(store.running_ids())
     sessions: list[Session | Damaged]
     if status == "running":
-        fitting: list[Session] = [s for s in map(store.get, running) if query.fits(s)]
+        fitting: list[Session] = [s for s in map(store.get, running) if query.matches(s)]
         fitting.sort(key=lambda s: s.updated_at, reverse=True)
         sessions = [*fitting]
         total = len(sessions)
@@ -63,10 +69,10 @@ def list_(
         sessions = store.select(query)
         counted = limit is not None and (wide or as_json)  # who shows no total pays for none
         total = store.count(query) if counted else len(sessions)
-    found = [(s, state_of(s, running)) for s in sessions[:limit]]
-    warn(sessions)
+    found = [(s, display_status(s, running)) for s in sessions[:limit]]
+    print_warnings(sessions)
     if as_json:
-        rows = [{**about(s), "status": state} for s, state in found]
+        rows = [{**session_data(s), "status": state} for s, state in found]
         printer.print_json({"version": VERSION, "total": total, "sessions": rows})
         return
     if not found:
@@ -92,7 +98,7 @@ def _print_table(found: list[tuple[Session | Damaged, str]], *, wide: bool) -> N
                 s.id,
                 s.backend or "-",
                 state,
-                printer.ago(s.updated_at),
+                printer.format_age(s.updated_at),
                 tokens,
                 s.label or "-",
             ]

@@ -7,25 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import address, stored
-from clinvk.cmd.sessions.common import VERSION, store_of
+from clinvk.cmd.options.storage import build_storage_url, with_storage_options
+from clinvk.cmd.sessions.common import VERSION, open_configured_store
 from clinvk.errors import SessionError, UsageError
 from clinvk.store import open_store
 from clinvk.terminal import printer as show
-from clinvk.text.addresses import without_password
+from clinvk.text.addresses import mask_password
 
-app = Commands()
-SHOWN = 5  # ids in a sentence
+app = CommandModule()
+MAX_IDS_SHOWN = 5  # ids in a sentence
 
 
 @app.command("reindex")
-@stored
+@with_storage_options
 def reindex(as_json: opt.Json = False, config: opt.Config = None) -> None:
     """Make the index anew from the sessions: after an edit by hand, say."""
-    count = store_of(config).reindex(show.Progress("indexing sessions"))
+    count = open_configured_store(config).reindex(show.ProgressBar("indexing sessions"))
     if as_json:
         show.print_json({"version": VERSION, "sessions": count})
     else:
@@ -51,46 +51,50 @@ def migrate(
     # Only this command needs it, and the group is shared.
     from clinvk.store import migrate as migration
 
-    loaded = opt.load(config)
-    source_url = address(from_ or loaded.config.session.storage, None, loaded.home)
-    target_url = address(to, None, loaded.home)
+    loaded = opt.load_config(config)
+    source_url = build_storage_url(from_ or loaded.config.session.storage, None, loaded.home)
+    target_url = build_storage_url(to, None, loaded.home)
     if source_url == target_url:
         raise UsageError("both stores are the same", "name another one with --to or --from")
-    source = until_end(open_store(source_url, loaded.home, show.Progress("indexing sessions")))
+    source = until_end(open_store(source_url, loaded.home, show.ProgressBar("indexing sessions")))
     target = until_end(open_store(target_url, loaded.home))
-    plan = migration.plan(source, target, show.Progress("comparing sessions"))
+    plan = migration.plan_migration(source, target, show.ProgressBar("comparing sessions"))
     if plan.different and not force:
-        raise _different(plan.different)
+        raise _different_error(plan.different)
     if not dry_run:
-        migration.copy(
+        migration.copy_sessions(
             source,
             target,
             [*plan.new, *plan.different],
-            over=force,
-            progress=show.Progress("copying sessions"),
+            overwrite=force,
+            progress=show.ProgressBar("copying sessions"),
         )
     if as_json:
-        show.print_json(_as_json(plan, source_url, target_url, dry_run=dry_run))
+        show.print_json(_migration_data(plan, source_url, target_url, dry_run=dry_run))
     else:
-        _tell(plan, target_url, dry_run=dry_run)
+        _print_migration(plan, target_url, dry_run=dry_run)
     return 4 if plan.damaged or plan.running else 0
 
 
-def _different(ids: list[str]) -> SessionError:
-    more = f" and {len(ids) - SHOWN:,} more" if len(ids) > SHOWN else ""
+def _different_error(session_ids: list[str]) -> SessionError:
+    more = (
+        f" and {len(session_ids) - MAX_IDS_SHOWN:,} more"
+        if len(session_ids) > MAX_IDS_SHOWN
+        else ""
+    )
     return SessionError(
-        f"{len(ids):,} session(s) are in the other store and differ: "
-        f"{', '.join(ids[:SHOWN])}{more}; nothing was copied",
+        f"{len(session_ids):,} session(s) are in the other store and differ: "
+        f"{', '.join(session_ids[:MAX_IDS_SHOWN])}{more}; nothing was copied",
         "look at both, or replace those of the other store: --force",
     )
 
 
-def _as_json(plan: Any, source: str, target: str, *, dry_run: bool) -> dict[str, Any]:
+def _migration_data(plan: Any, source: str, target: str, *, dry_run: bool) -> dict[str, Any]:
     return {
         "version": VERSION,
         "dry_run": dry_run,
-        "from": without_password(source),
-        "to": without_password(target),
+        "from": mask_password(source),
+        "to": mask_password(target),
         "copied": plan.new,
         "replaced": plan.different,
         "same": plan.same,
@@ -99,8 +103,8 @@ def _as_json(plan: Any, source: str, target: str, *, dry_run: bool) -> dict[str,
     }
 
 
-def _tell(plan: Any, target: str, *, dry_run: bool) -> None:
-    verb, place = "Would copy" if dry_run else "Copied", without_password(target)
+def _print_migration(plan: Any, target: str, *, dry_run: bool) -> None:
+    verb, place = "Would copy" if dry_run else "Copied", mask_password(target)
     print(f"{verb} {len(plan.new):,} session(s) to {place}.")
     if plan.different:
         verb = "Would replace" if dry_run else "Replaced"
@@ -110,7 +114,7 @@ def _tell(plan: Any, target: str, *, dry_run: bool) -> None:
     printer = show.Printer.for_errors()
     for damaged in plan.damaged:
         printer.warning(damaged.problem, "it was left where it is")
-    for id_ in plan.running:
-        printer.warning(f"session {id_} is running", "copy it when it has ended")
+    for session_id in plan.running:
+        printer.warning(f"session {session_id} is running", "copy it when it has ended")
     if not dry_run:
         print(f"To use it: clinvk config set session.storage {place}", file=sys.stderr)

@@ -7,18 +7,18 @@ from typing import Annotated
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import stored
+from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION
 from clinvk.terminal import printer
 
-app = Commands()
+app = CommandModule()
 
 
 @app.command("options")
-@stored
+@with_storage_options
 def options(
     session: Annotated[
         str,
@@ -37,17 +37,17 @@ def options(
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.request import Request
 
-    dispatcher = until_end(Dispatcher(opt.load(config)))
+    dispatcher = until_end(Dispatcher(opt.load_config(config)))
     found = dispatcher.sessions.find(Request(prompt="", session=session))
     assert found is not None  # noqa: S101 - a session was named
     if as_json:
         printer.print_json({"version": VERSION, "id": found.id, "options": found.options})
     elif found.options:
-        rows = [[k, _text(v)] for k, v in found.options.items()]
+        rows = [[k, _format_value(v)] for k, v in found.options.items()]
         printer.print_table(["OPTION", "VALUE"], rows, shrinks=["VALUE"])
     else:
         print(f"session {found.id} keeps no options", file=sys.stderr)
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -8,22 +8,22 @@ from typing import Annotated
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.storage import stored
-from clinvk.cmd.sessions.common import VERSION, about, store_of
+from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.sessions.common import VERSION, open_configured_store, session_data
 from clinvk.errors import UsageError
 from clinvk.model.session import MessageRole
 from clinvk.store.base import Hit
 from clinvk.terminal import printer as show
 from clinvk.text.sanitize import one_line
 
-app = Commands()
+app = CommandModule()
 ROLES = tuple(role.value for role in MessageRole)
 
 
 @app.command("search")
-@stored
+@with_storage_options
 def search(
     query: Annotated[str, typer.Argument(help="Words that all have to be there.")],
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="That many at most.")] = 20,
@@ -36,7 +36,7 @@ def search(
     """Search titles, prompts and messages; the best match first. Exits with 1 where nothing is."""
     if role is not None and role not in ROLES:
         raise UsageError(f"--role: {role!r} is not one of: {', '.join(ROLES)}")
-    hits = store_of(config).search(query, role=role, limit=limit)
+    hits = open_configured_store(config).search(query, role=role, limit=limit)
     if as_json:
         rows = [_row(hit) for hit in hits]
         show.print_json({"version": VERSION, "query": query, "hits": rows})
@@ -44,22 +44,24 @@ def search(
     if not hits:
         print("nothing found", file=sys.stderr)
         return 1
-    printer = show.Printer(sys.stdout, colour=show.wants_colour(sys.stdout))
+    printer = show.Printer(sys.stdout, color=show.wants_color(sys.stdout))
     for hit in hits:
         s = hit.session
-        head = f"{s.id}  {s.backend or '-'}  {show.ago(s.updated_at)}  {one_line(s.label)[:60]}"
+        head = (
+            f"{s.id}  {s.backend or '-'}  {show.format_age(s.updated_at)}  {one_line(s.label)[:60]}"
+        )
         print(printer.paint(head, show.BOLD))
-        print(f"    {hit.role or 'title'}: {_marked(hit, printer)}")
+        print(f"    {hit.role or 'title'}: {_highlight(hit, printer)}")
     return 0
 
 
 def _row(hit: Hit) -> dict[str, object]:
-    session = {k: v for k, v in about(hit.session).items() if k in ("id", "backend", "status",
+    session = {k: v for k, v in session_data(hit.session).items() if k in ("id", "backend", "status",
                "title", "prompt", "cwd", "updated_at")}  # fmt: skip
     return {**session, "role": hit.role, "text": hit.text, "score": round(hit.score, 3)}
 
 
-def _marked(hit: Hit, printer: show.Printer) -> str:
+def _highlight(hit: Hit, printer: show.Printer) -> str:
     text = one_line(hit.text)
     pattern = "|".join(re.escape(word) for word in hit.words)
     return re.sub(pattern, lambda m: printer.paint(m.group(), show.RED), text, flags=re.IGNORECASE)

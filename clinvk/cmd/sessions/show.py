@@ -7,23 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.storage import stored
-from clinvk.cmd.sessions.common import VERSION, about, state_of
+from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.sessions.common import VERSION, display_status, session_data
 from clinvk.model.session import MessageRole, Session
 from clinvk.terminal import printer
 
-app = Commands()
+app = CommandModule()
 
 
 @app.command("show")
-@stored
+@with_storage_options
 def show_(
-    id: Annotated[  # noqa: A002 - the field's name
-        str, typer.Argument(metavar="ID", autocompletion=opt.complete_sessions)
-    ],
+    session_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=opt.complete_sessions)],
     messages: Annotated[
         int, typer.Option("--messages", min=0, metavar="N", help="The last N messages, too.")
     ] = 0,
@@ -34,13 +32,15 @@ def show_(
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
 
-    dispatcher = until_end(Dispatcher(opt.load(config)))
-    session = dispatcher.sessions.lookup(id)
+    dispatcher = until_end(Dispatcher(opt.load_config(config)))
+    session = dispatcher.sessions.lookup(session_id)
     store = dispatcher.store
     said = store.messages(session.id)[-messages:] if messages else []
-    state = state_of(session, [session.id] if store.running(session.id) is not None else [])
+    state = display_status(
+        session, [session.id] if store.running_turn(session.id) is not None else []
+    )
     if as_json:
-        data = about(session) | {
+        data = session_data(session) | {
             "version": VERSION,
             "status": state,
             "size": store.size(session.id),
@@ -72,7 +72,7 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Model": s.model or "-",
         "Status": state,
         "Created": _rfc3339(s.created_at),
-        "Last Used": f"{_rfc3339(s.updated_at)} ({printer.ago(s.updated_at)})",
+        "Last Used": f"{_rfc3339(s.updated_at)} ({printer.format_age(s.updated_at)})",
         "Working Directory": s.cwd or "-",
         "Backend Session": ", ".join(f"{v} ({k})" for k, v in s.native_ids.items()) or "-",
         "Turns": s.turns,
@@ -82,7 +82,7 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Title": s.title or s.prompt or "-",
         "Parents": ", ".join(s.parents) or "-",
         "Messages": f"{sum(counts.values())} (user {users}, agent {agents})",
-        "Storage Size": printer.size(size),
+        "Storage Size": printer.format_size(size),
         "Last Error": f"{s.error['kind']}: {s.error['message']}" if s.error else "-",
     }
 

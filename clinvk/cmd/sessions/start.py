@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from clinvk.cmd import templates
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.storage import stored
-from clinvk.cmd.sessions.common import VERSION, about, manager_of
+from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.sessions.common import VERSION, open_manager, session_data
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.terminal import printer
 from clinvk.text import json_input
 
-app = Commands()
+app = CommandModule()
 
 Metadata = Annotated[
     str | None, typer.Option("--metadata", metavar="JSON", help='An object: {"ticket": 7}.')
@@ -24,7 +24,7 @@ Metadata = Annotated[
 
 @app.command("create")
 @app.command("start")
-@stored
+@with_storage_options
 def start(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="What to call it; else it gets an id.")
@@ -33,7 +33,7 @@ def start(
     template: Annotated[
         str | None,
         typer.Option("--template", help="Begin as it says: see clinvk templates list.",
-                     autocompletion=templates.complete),
+                     autocompletion=templates.complete_templates),
     ] = None,
     metadata: Metadata = None,
     tag: opt.Tag = None,
@@ -43,22 +43,28 @@ def start(
     config: opt.Config = None,
 ) -> None:  # fmt: skip
     """Make an empty session and print its id. Its first prompt: clinvk --session NAME "…"."""
-    sessions = manager_of(config)
+    sessions = open_manager(config)
     if backend is not None:
         _check_backend(sessions.home, backend)
-    id_ = sessions.create_session(
-        title, template, _object(metadata), name=name, backend=backend, model=model, tags=tag or ()
+    session_id = sessions.create_session(
+        title,
+        template,
+        _parse_object(metadata),
+        name=name,
+        backend=backend,
+        model=model,
+        tags=tag or (),
     )
     if as_json:
-        printer.print_json({"version": VERSION, **about(sessions.store.get(id_))})
+        printer.print_json({"version": VERSION, **session_data(sessions.store.get(session_id))})
     else:
-        print(id_)
+        print(session_id)
 
 
 @app.command("edit")
-@stored
+@with_storage_options
 def edit(
-    id: opt.OneSession,  # noqa: A002 - the field's name
+    session_id: opt.OneSession,
     title: Annotated[
         str | None, typer.Option("--title", help='The title; "" takes it away.')
     ] = None,
@@ -76,28 +82,28 @@ def edit(
     """Change what is known of a session. Metadata is added to; what it has under other keys stays."""
     if all(given is None for given in (title, tag, untag, status, metadata)):
         raise UsageError("there is nothing to change", "see: clinvk sessions edit --help")
-    sessions = manager_of(config)
+    sessions = open_manager(config)
     session = sessions.edit_session(
-        sessions.lookup(id),
+        sessions.lookup(session_id),
         title=title,
         tags=tag or (),
         untag=untag or (),
         status=status,
-        metadata=_object(metadata),
+        metadata=_parse_object(metadata),
     )
     if as_json:
-        printer.print_json({"version": VERSION, **about(session)})
+        printer.print_json({"version": VERSION, **session_data(session)})
     else:
         print(f"Session {session.id} changed.")
 
 
 @app.command("archive")
-@stored
-def archive(ids: opt.SessionIds, config: opt.Config = None) -> int:
+@with_storage_options
+def archive(session_ids: opt.SessionIds, config: opt.Config = None) -> int:
     """Put sessions away: they are kept, listed and searched, but not gone on with."""
-    sessions = manager_of(config)
+    sessions = open_manager(config)
     code = 0
-    for text in ids:
+    for text in session_ids:
         try:
             done = sessions.edit_session(sessions.lookup(text), status="archived")
             print(f"Session {done.id} archived.")
@@ -107,7 +113,7 @@ def archive(ids: opt.SessionIds, config: opt.Config = None) -> int:
     return code
 
 
-def _object(text: str | None) -> dict[str, Any]:
+def _parse_object(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     try:

@@ -7,20 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import Commands
+from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.storage import stored
-from clinvk.cmd.sessions.common import VERSION, manager_of
+from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.sessions.common import VERSION, open_manager
 from clinvk.model.usage import rfc3339
 from clinvk.terminal import printer
 
-app = Commands()
+app = CommandModule()
 
 
 @app.command("stats")
-@stored
+@with_storage_options
 def stats(
-    id: opt.OneSession,  # noqa: A002 - the field's name
+    session_id: opt.OneSession,
     topics: Annotated[
         bool, typer.Option("--topics", help="What it is about and in which mood, too (English).")
     ] = False,
@@ -28,12 +28,12 @@ def stats(
     config: opt.Config = None,
 ) -> None:
     """Show figures of a session."""
-    sessions = manager_of(config)
-    session_id = sessions.lookup(id)
+    sessions = open_manager(config)
+    session_id = sessions.lookup(session_id)
     figures = sessions.get_session_stats(session_id)
     flow = sessions.analyze_conversation_flow(session_id) if topics else {}
     if as_json:
-        printer.print_json({"version": VERSION, "id": session_id, **_plain(figures | flow)})
+        printer.print_json({"version": VERSION, "id": session_id, **_to_json_data(figures | flow)})
         return
     fields = _fields(session_id, figures)
     if flow:
@@ -56,25 +56,25 @@ def _fields(session_id: str, f: dict[str, Any]) -> dict[str, str]:
         "User/Agent": _or_dash(f["user_assistant_ratio"], "{:.2f}"),
         "Average Response": _or_dash(f["avg_response_time"], "{:,.1f} s"),
         "Longest Response": _or_dash(f["max_response_time"], "{:,.1f} s"),
-        "First Message": _moment(f["first_message_at"]),
-        "Last Message": _moment(f["last_message_at"]),
+        "First Message": _format_time(f["first_message_at"]),
+        "Last Message": _format_time(f["last_message_at"]),
     }
 
 
-def _moment(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ} ({printer.ago(moment)})" if moment else "-"
+def _format_time(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ} ({printer.format_age(moment)})" if moment else "-"
 
 
 def _or_dash(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def _plain(value: Any) -> Any:
+def _to_json_data(value: Any) -> Any:
     """The same with moments as text, and no more digits than mean something."""
     if isinstance(value, dict):
-        return {k: v if k == "cost" else _plain(v) for k, v in value.items()}
+        return {k: v if k == "cost" else _to_json_data(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [_to_json_data(v) for v in value]
     if isinstance(value, float):
         return round(value, 3)
     return rfc3339(value) if isinstance(value, datetime) else value

@@ -12,23 +12,23 @@ from clinvk.plans import comparison
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.wording import MARKS
-from clinvk.text.sanitize import clean, one_line
+from clinvk.text.sanitize import one_line, sanitize
 
 if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome, RunResult
 
-NARROWEST = 50  # cells that a column takes to be read with ease
+MIN_COLUMN_WIDTH = 50  # cells that a column takes to be read with ease
 
 
-def finish(result: RunResult, view: run.View) -> None:
+def print_comparison(result: RunResult, view: run.RunView) -> None:
     """Print what came of it. `result` has its outputs."""
-    printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
+    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color))
     if not view.quiet:
-        print_answers(comparison.answers(result), printer)
+        print_answers(comparison.answer_outcomes(result), printer)
     print_table(result)
     print("\n" + summary.summary_line(result))
     print_verdict(result)
-    summary.tell_rest(result, view.colour)
+    summary.print_next_steps(result, view.color)
 
 
 def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:
@@ -36,28 +36,32 @@ def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:
     if sys.stdout.isatty():
         from clinvk.terminal import columns  # only on a terminal
 
-        width = columns.width_for(len(answers), shutil.get_terminal_size().columns)
-        if width >= NARROWEST:
-            heads = [columns.fitted(columns.first(_head(o), width), width) for o in answers]
-            print(columns.BETWEEN.join(printer.paint(head, show.BOLD) for head in heads).rstrip())
-            blocks = [columns.wrapped(_text(o), width) for o in answers]
-            for line in columns.beside(blocks, width):
+        width = columns.column_width(len(answers), shutil.get_terminal_size().columns)
+        if width >= MIN_COLUMN_WIDTH:
+            heads = [columns.pad(columns.clip(_header(o), width), width) for o in answers]
+            print(
+                columns.COLUMN_SEPARATOR.join(
+                    printer.paint(head, show.BOLD) for head in heads
+                ).rstrip()
+            )
+            blocks = [columns.wrap(_answer_text(o), width) for o in answers]
+            for line in columns.side_by_side(blocks, width):
                 print(line)
             print()
             return
     for outcome in answers:
-        print(printer.paint(f"── {_head(outcome)} ──", show.BOLD))
-        print(show.safe(_text(outcome)) + "\n")
+        print(printer.paint(f"── {_header(outcome)} ──", show.BOLD))
+        print(show.safe(_answer_text(outcome)) + "\n")
 
 
-def _head(outcome: Outcome) -> str:
+def _header(outcome: Outcome) -> str:
     name, model = one_line(outcome.name), one_line(outcome.model or "")
     return f"{name} · {model}" if model and model not in name else name
 
 
-def _text(outcome: Outcome) -> str:
+def _answer_text(outcome: Outcome) -> str:
     """Its answer; where it has failed, why, and what it had said until then."""
-    said = clean(outcome.output).strip("\n").rstrip()
+    said = sanitize(outcome.output).strip("\n").rstrip()
     if outcome.ok:
         return said or "(an empty answer)"
     why = f": {one_line(outcome.error.message)}" if outcome.error else ""
@@ -68,22 +72,22 @@ def _text(outcome: Outcome) -> str:
 def print_table(result: RunResult) -> None:
     headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
     show.print_table(
-        headers, map(_row, result.results), right=summary.FIGURES,
+        headers, map(_row, result.results), right=summary.NUMERIC_COLUMNS,
         shrinks=["MODEL", "BACKEND"], spared=["COST", "TOKENS", "TIME", "MODEL", "SESSION"],
     )  # fmt: skip
 
 
 def _row(outcome: Outcome) -> list[str]:
-    _, _, *rest = summary.row(outcome)
+    _, _, *rest = summary.outcome_row(outcome)
     return [comparison.label(outcome), outcome.model or "-", *rest]
 
 
 def print_verdict(result: RunResult) -> None:
     """What the judge said, and why; nothing where nobody judged. `result` has its outputs."""
-    found = comparison.verdict(result)
+    found = comparison.find_verdict(result)
     if found is None:
         return
-    printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
+    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color))
     head = printer.paint(f"Verdict ({one_line(found.judge)}):", show.BOLD)
     print(f"\n{head} {one_line(found.summary)}")
     for said in found.rounds:

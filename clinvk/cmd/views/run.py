@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import Struct
 
 from clinvk.cmd.views import summary
-from clinvk.model.outcome import UNDERWAY, Outcome
+from clinvk.model.outcome import ACTIVE_STATES, Outcome
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
-from clinvk.terminal.wording import MARKS, happened
+from clinvk.terminal.wording import MARKS, describe_change
 from clinvk.text import duration
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
     from clinvk.engine.plan_run import PlanRun
     from clinvk.engine.scheduler import Change
-    from clinvk.terminal.stdout import Out
+    from clinvk.terminal.stdout import PatientStdout
 
 FORMATS = ("text", "json", "stream-json")
 
 
-class View(Struct, frozen=True, kw_only=True):
+class RunView(Struct, frozen=True, kw_only=True):
     """How a run is shown."""
 
     format: str = "text"
     quiet: bool = False
-    colour: str = "auto"
+    color: str = "auto"
     answers: bool = True  # in the text, before the summary
-    at_once: bool = False  # each answer as soon as it is there
+    streams_answers: bool = False  # each answer as soon as it is there
 
     @property
     def answers_at_once(self) -> bool:
-        return self.at_once and self.answers and self.format == "text" and not self.quiet
+        return self.streams_answers and self.answers and self.format == "text" and not self.quiet
 
 
-class Viewer(Protocol):
+class RunViewer(Protocol):
     """Shows a run while it goes on."""
 
     def observe(self, change: Change) -> None: ...
@@ -53,7 +53,7 @@ class Viewer(Protocol):
         """What it does beside; cancelled at the end."""
         ...
 
-    def say(self, text: str) -> None:
+    def show_notice(self, text: str) -> None:
         """A notice, which must not get into what it shows."""
         ...
 
@@ -62,80 +62,80 @@ class Viewer(Protocol):
         ...
 
 
-def viewer_for(view: View) -> Any:
-    printer = Printer.for_errors(view.colour)
+def create_run_viewer(view: RunView) -> Any:
+    printer = Printer.for_errors(view.color)
     if view.format == "stream-json":
-        return Lines()
+        return JsonLinesViewer()
     if view.quiet:
-        return Silent()
+        return SilentViewer()
     if view.answers_at_once:
-        return AtOnce(printer)
+        return AnswersViewer(printer)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
         from clinvk.terminal.board import Board  # only on a terminal
 
         return Board(printer)
-    return Plain(printer)
+    return LogViewer(printer)
 
 
-class Silent:
+class SilentViewer:
     """Nothing, until the end; but limits, or it would seem to hang."""
 
     _limits: frozenset[str] = frozenset()  # what was said of them: several tasks meet the same one
 
     def observe(self, change: Change) -> None:
-        text = happened(change) if change.kind == "limit" else None
+        text = describe_change(change) if change.kind == "limit" else None
         if text and text not in self._limits:
             self._limits |= {text}
-            self.say(text)
+            self.show_notice(text)
 
     def begin(self, run: PlanRun) -> None:
-        id_ = run.folder.id if run.folder else None
-        self.begin_with(len(run.plan.tasks), id_, run.outcomes)
+        session_id = run.folder.id if run.folder else None
+        self.begin_following(len(run.plan.tasks), session_id, run.outcomes)
 
-    def begin_with(
+    def begin_following(
         self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
     ) -> None: ...
 
     async def live(self) -> None: ...
 
-    def say(self, text: str) -> None:
-        Printer.for_errors(show.colour).notice(text)
+    def show_notice(self, text: str) -> None:
+        Printer.for_errors(show.color).notice(text)
 
     def close(self) -> None: ...
 
 
-class Plain(Silent):
+class LogViewer(SilentViewer):
     """A line on stderr for what happens to a task: for logs, and for terminals that can no more."""
 
     def __init__(self, printer: Printer) -> None:
         self.printer = printer
         self.total = 0
-        self.over = 0
+        self.ended = 0
 
-    def begin_with(
+    def begin_following(
         self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
     ) -> None:
         self.total = total
-        left = sum(o.state in UNDERWAY for o in outcomes)
-        self.over = total - left
+        left = sum(o.state in ACTIVE_STATES for o in outcomes)
+        self.ended = total - left
         where = f" · run {run_id}" if run_id else ""
         self.printer.notice(f"{left} of {total} tasks to run{where}")
 
     def observe(self, change: Change) -> None:
         o = change.outcome
         if change.kind == "ended" and o and o.state != "queued":
-            self.over += 1
-            self.printer.notice(f"[{self.over}/{self.total}] {told(o, self.printer)}")
+            self.ended += 1
+            self.printer.notice(f"[{self.ended}/{self.total}] {describe_outcome(o, self.printer)}")
         elif change.kind == "started" and o:
             again = f" (attempt {o.attempts})" if o.attempts > 1 else ""
             self.printer.notice(f"{one_line(o.name)}: started on {o.backend}{again}")
         elif change.kind == "limit":
             super().observe(change)
-        elif text := happened(change):
+        elif text := describe_change(change):
             self.printer.notice(text)
 
 
-class AtOnce(Plain):
+class AnswersViewer(LogViewer):
     """Each answer as soon as it is there, between those lines."""
 
     run: PlanRun | None = None
@@ -147,30 +147,30 @@ class AtOnce(Plain):
     def observe(self, change: Change) -> None:
         super().observe(change)
         if change.kind == "ended" and change.outcome and self.run:
-            with summary.literally():
+            with summary.without_workflow_commands():
                 summary.print_answer(self.run.with_output(change.outcome))
             sys.stdout.flush()
 
 
-class Lines(Silent):
+class JsonLinesViewer(SilentViewer):
     """One JSON object a line, on stdout, as things happen."""
 
     run_id: str | None = None
     run: PlanRun | None = None
-    out: Out | None = None
-    gone: OSError | None = None  # nobody reads what is printed any more
-    more: anyio.Event
-    writing: anyio.Lock
+    out: PatientStdout | None = None
+    write_error: OSError | None = None  # nobody reads what is printed any more
+    has_more: anyio.Event
+    write_lock: anyio.Lock
 
     def begin(self, run: PlanRun) -> None:
         self.run = run
         super().begin(run)
 
-    def begin_with(
+    def begin_following(
         self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
     ) -> None:
         self.run_id = run_id
-        left = sum(o.state in UNDERWAY for o in outcomes)
+        left = sum(o.state in ACTIVE_STATES for o in outcomes)
         self.print({"type": "begin", "run": run_id, "total_tasks": total, "left": left})
 
     def observe(self, change: Change) -> None:
@@ -191,13 +191,13 @@ class Lines(Silent):
         self.print(line)
 
     def print(self, line: dict[str, Any]) -> None:
-        if self.gone is not None:
+        if self.write_error is not None:
             return
         if self.out is None:
             print_line(line)
         else:
-            self.out.write(_as_line(line))
-            self.more.set()
+            self.out.write(_to_json_line(line))
+            self.has_more.set()
 
     # While there is an event loop, nobody waits for the reader: one that has stopped must not keep
     # the tasks from going on, nor the run from being ended.
@@ -207,23 +207,23 @@ class Lines(Silent):
         import anyio
 
         # Only with stream-json.
-        from clinvk.terminal.stdout import Out
+        from clinvk.terminal.stdout import PatientStdout
 
-        self.out, self.more, self.writing = Out(), anyio.Event(), anyio.Lock()
+        self.out, self.has_more, self.write_lock = PatientStdout(), anyio.Event(), anyio.Lock()
         while True:
-            await self.more.wait()
-            self.more = anyio.Event()
+            await self.has_more.wait()
+            self.has_more = anyio.Event()
             try:
                 await self.flush()
             except OSError as error:
-                self.gone = error
+                self.write_error = error
                 if self.run is not None:
                     self.run.stop("the reader of the output has gone")
                 return
 
     async def flush(self) -> None:
-        if self.out is not None and self.gone is None:
-            async with self.writing:
+        if self.out is not None and self.write_error is None:
+            async with self.write_lock:
                 await self.out.flush()
 
     async def end(self) -> None:
@@ -239,21 +239,21 @@ class Lines(Silent):
 
 def print_line(line: dict[str, Any]) -> None:
     """A line of the stream, at once."""
-    sys.stdout.write(_as_line(line))
+    sys.stdout.write(_to_json_line(line))
     sys.stdout.flush()
 
 
-def _as_line(line: dict[str, Any]) -> str:
+def _to_json_line(line: dict[str, Any]) -> str:
     return dumps({"version": 1, **line}) + "\n"
 
 
-def told(outcome: Outcome, printer: Printer) -> str:
+def describe_outcome(outcome: Outcome, printer: Printer) -> str:
     """How a task ended, on one line."""
-    colour = {"done": "32", "failed": show.RED}.get(outcome.state, show.YELLOW)
-    mark = printer.paint(f"{MARKS.get(outcome.state, '·')} {outcome.state}", colour)
+    color = {"done": "32", "failed": show.RED}.get(outcome.state, show.YELLOW)
+    mark = printer.paint(f"{MARKS.get(outcome.state, '·')} {outcome.state}", color)
     parts = [f"{one_line(outcome.name)}: {mark}"]
     if outcome.attempts:
-        parts.append(f"in {duration.brief(outcome.seconds)} on {outcome.backend}")
+        parts.append(f"in {duration.format_duration(outcome.seconds)} on {outcome.backend}")
     if outcome.attempts > 1:
         parts.append(f"after {outcome.attempts} attempts")
     if outcome.error is not None and outcome.state != "done":

@@ -16,15 +16,21 @@ from clinvk.text import duration
 from clinvk.text.sanitize import one_line
 
 HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
-FIGURES = ("TIME", "TOKENS", "COST")
-SPARED = ("COST", "TOKENS", "BACKEND", "TIME", "SESSION")  # the first to go on a narrow terminal
-MOST = 60  # rows on a terminal
-NAMED = 5  # tasks that one reason names
-REASON = 400  # characters of it
+NUMERIC_COLUMNS = ("TIME", "TOKENS", "COST")
+DROPPED_FIRST = (
+    "COST",
+    "TOKENS",
+    "BACKEND",
+    "TIME",
+    "SESSION",
+)  # the first to go on a narrow terminal
+MAX_ROWS = 60  # rows on a terminal
+MAX_TASKS_NAMED = 5  # tasks that one reason names
+MAX_REASON_LENGTH = 400  # characters of it
 
 
 @contextmanager
-def literally() -> Iterator[None]:
+def without_workflow_commands() -> Iterator[None]:
     """What is printed inside is text to GitHub Actions, which would obey `::add-mask::…` in an
     answer."""
     if os.environ.get("GITHUB_ACTIONS") != "true":
@@ -41,7 +47,7 @@ def literally() -> Iterator[None]:
 def print_answer(outcome: Outcome) -> None:
     if not outcome.output.strip():
         return
-    printer = Printer(sys.stdout, colour=show.wants_colour(sys.stdout, show.colour))
+    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color))
     print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend} ──", show.BOLD))
     print(show.safe(outcome.output).rstrip() + "\n")
 
@@ -49,11 +55,11 @@ def print_answer(outcome: Outcome) -> None:
 def print_summary(result: RunResult) -> None:
     """A table, why what has not succeeded has not, and one line below it."""
     shown = [o for o in result.results if not _is_one_of_many(o, result)]
-    rows = [row(outcome) for outcome in shown]
+    rows = [outcome_row(outcome) for outcome in shown]
     said = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
     show.print_table(
         [HEADERS[i] for i in said], [[r[i] for i in said] for r in rows],
-        right=FIGURES, shrinks=["TASK"], spared=SPARED,
+        right=NUMERIC_COLUMNS, shrinks=["TASK"], spared=DROPPED_FIRST,
     )  # fmt: skip
     if hidden := len(result.results) - len(shown):
         print(f"… and {hidden} more, done or not started; see all with --json")
@@ -63,7 +69,7 @@ def print_summary(result: RunResult) -> None:
 
 def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
     """Whether there is no need to see it on a screen that has no room for them all."""
-    if len(result.results) <= MOST or not sys.stdout.isatty():
+    if len(result.results) <= MAX_ROWS or not sys.stdout.isatty():
         return False
     return outcome.ok or (outcome.error is not None and outcome.error.kind == "not_started")
 
@@ -77,23 +83,23 @@ def _print_reasons(result: RunResult) -> None:
             if outcome.state == "queued" and outcome.error.retry_at is not None:
                 until = outcome.error.retry_at.astimezone().strftime("%H:%M:%S")
                 why = f"waits for a limit until {until}: {why}"
-            met.setdefault((outcome.state, why), []).append(show.shortened(outcome.name, 40))
+            met.setdefault((outcome.state, why), []).append(show.shorten(outcome.name, 40))
     if met:
         print()
     for (state, why), names in met.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        more = f" and {len(names) - MAX_TASKS_NAMED} more" if len(names) > MAX_TASKS_NAMED else ""
         print(
-            f"{MARKS.get(state, '…')} {', '.join(names[:NAMED])}{more}: {show.shortened(why, REASON)}"
+            f"{MARKS.get(state, '…')} {', '.join(names[:MAX_TASKS_NAMED])}{more}: {show.shorten(why, MAX_REASON_LENGTH)}"
         )
 
 
-def row(outcome: Outcome) -> list[str]:
+def outcome_row(outcome: Outcome) -> list[str]:
     tries = f" ({outcome.attempts} attempts)" if outcome.attempts > 1 else ""
     return [
         one_line(outcome.name),
         outcome.backend or "-",
         outcome.state + tries,
-        duration.brief(outcome.seconds) if outcome.attempts else "-",
+        duration.format_duration(outcome.seconds) if outcome.attempts else "-",
         f"{outcome.usage.total:,}" if outcome.usage else "-",
         f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
         outcome.session_id or "-" if outcome.attempts else "-",
@@ -104,7 +110,10 @@ def summary_line(result: RunResult) -> str:
     """`40 tasks: 38 done, 2 failed · 3m 20s · 120,400 tokens · $1.2300 · run r12ab34`"""
     counts = ", ".join(f"{n} {state}" for state, n in result.counts.items())
     total = len(result.results)
-    parts = [f"{total} task{'s' * (total != 1)}: {counts}", duration.brief(result.seconds)]
+    parts = [
+        f"{total} task{'s' * (total != 1)}: {counts}",
+        duration.format_duration(result.seconds),
+    ]
     if result.usage is not None:
         parts.append(f"{result.usage.total:,} tokens")
     if result.cost is not None:
@@ -131,7 +140,7 @@ def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
         also = (
             f" ({unsure} had begun: add --rerun-indeterminate to run them again)" if unsure else ""
         )
-        return f"what is left can be run with: {resume}{_more(result)}{also}"
+        return f"what is left can be run with: {resume}{_budget_hint(result)}{also}"
     if unsure:
         return (
             f"{unsure} had begun, and may have done a part of their work; run them again with: "
@@ -144,13 +153,13 @@ def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
     return None
 
 
-def _more(result: RunResult) -> str:
+def _budget_hint(result: RunResult) -> str:
     """What a run whose budget is spent needs to go on."""
     spent = result.why is not None and "budget is spent" in result.why
     return " with a higher --budget-tokens or --budget-cost" if spent else ""
 
 
-def tell_rest(result: RunResult, colour: str, checkpoint: str | None = None) -> None:
+def print_next_steps(result: RunResult, colour: str, checkpoint: str | None = None) -> None:
     """Why it ended before its end, and how to go on; on stderr."""
     printer = Printer.for_errors(colour)
     if result.why and result.state != "cancelled":

@@ -6,29 +6,29 @@ import json
 import sys
 from typing import Any
 
-from clinvk.cmd.options.request import Output
+from clinvk.cmd.options.request import OutputOptions
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thinking, Tool
 from clinvk.model.result import Result
 from clinvk.terminal import printer as show
-from clinvk.terminal.printer import Printer, Status
-from clinvk.terminal.stdout import Out
+from clinvk.terminal.printer import Printer, StatusLine
+from clinvk.terminal.stdout import PatientStdout
 from clinvk.text.json_output import dumps
-from clinvk.text.sanitize import PIECE, Cleaner, one_line, with_visible_order
+from clinvk.text.sanitize import PIECE, StreamSanitizer, one_line, with_visible_order
 
 EXAMINED = 10_000  # characters of a value of which the beginning is shown
 
 
-class Viewer:
+class TurnViewer:
     """Shows the events of one run."""
 
-    def __init__(self, output: Output, printer: Printer, plan: TurnPlan) -> None:
-        self.out = Out()
+    def __init__(self, output: OutputOptions, printer: Printer, plan: TurnPlan) -> None:
+        self.out = PatientStdout()
         self.output = output
         self.printer = printer
         self.plan = plan
         wanted = output.format == "text" and sys.stderr.isatty() and sys.stdin.isatty()
-        self.status = Status(printer, f"{plan.manifest.name} is working", wanted=wanted)
+        self.status = StatusLine(printer, f"{plan.manifest.name} is working", enabled=wanted)
         self.gave_up = False
 
     async def show(self, event: Event) -> None:
@@ -42,46 +42,46 @@ class Viewer:
         self.gave_up = True
         self.out.give_up()
 
-    def tell(self, result: Result) -> None:
+    def show_outcome(self, result: Result) -> None:
         """What is said on stderr when all of stdout is written."""
-        self.status.wanted = False
+        self.status.enabled = False
         if result.error is not None:
-            tell(result, self.printer)
+            print_failure(result, self.printer)
 
 
-class _TextViewer(Viewer):
+class _TextViewer(TurnViewer):
     """The answer as it comes; what else happens on stderr."""
 
-    def __init__(self, output: Output, printer: Printer, plan: TurnPlan) -> None:
+    def __init__(self, output: OutputOptions, printer: Printer, plan: TurnPlan) -> None:
         super().__init__(output, printer, plan)
-        self.cleaner = Cleaner()
-        self.block: list[str] = []  # the deltas of the answer's present block
+        self.sanitizer = StreamSanitizer()
+        self.shown_block: list[str] = []  # the deltas of the answer's present block
         self.in_block = False  # some of it was shown
         self.is_terminal = sys.stdout.isatty()
-        self.fresh = True  # at the beginning of a line
-        self.begun = False
+        self.at_line_start = True  # at the beginning of a line
+        self.has_written = False
 
     async def show(self, event: Event) -> None:
         match event:
             case Delta():
                 await self._write(event.text)
-                self.block.append(event.text)
+                self.shown_block.append(event.text)
             case Text():
                 # The whole of a block: what its deltas have not shown yet is the rest of it.
-                shown, self.block = "".join(self.block), []
+                shown, self.shown_block = "".join(self.shown_block), []
                 await self._write(event.text.removeprefix(shown))
                 self._newline()
             case Tool():
                 self._newline()
-                self.status.what = f"{self.plan.manifest.name}: {event.name}"
-                self._aside(f"{event.name}: {brief(event.input)}")
+                self.status.label = f"{self.plan.manifest.name}: {event.name}"
+                self._write_aside(f"{event.name}: {shorten_value(event.input)}")
             case Thinking():
                 self._newline()
                 await self._tell_aside(event.text)
             case Denied():
                 self._newline()
                 self._clear()
-                self.printer.warning(f"{event.name} was denied", self._allow(event))
+                self.printer.warning(f"{event.name} was denied", self._allow_hint(event))
             case Notice():
                 self._newline()
                 self._clear()
@@ -90,17 +90,17 @@ class _TextViewer(Viewer):
                 self._newline()
 
     async def end(self, result: Result) -> None:
-        if not self.begun:  # it came all at once, at the end
+        if not self.has_written:  # it came all at once, at the end
             await self._write(result.text)
         self._newline()
 
-    def tell(self, result: Result) -> None:
+    def show_outcome(self, result: Result) -> None:
         self._clear()
-        super().tell(result)
+        super().show_outcome(result)
         if footer := _footer(result, self.output):
             self.printer.line(footer, show.DIM)
 
-    def _allow(self, event: Denied) -> str | None:
+    def _allow_hint(self, event: Denied) -> str | None:
         """How to allow it, where the approval was left to the CLI, which has nobody to ask."""
         if "approval" in self.plan.settings:
             return event.reason
@@ -118,40 +118,40 @@ class _TextViewer(Viewer):
 
     def _write_piece(self, text: str) -> None:
         if not self.output.raw:
-            text = self._visible(self.cleaner.feed(text))
+            text = self._visible(self.sanitizer.feed(text))
         if not text:
             return
         self._clear()
-        self.status.wanted = self.status.wanted and not sys.stdout.isatty()
-        if self.fresh and self.begun and not self.in_block:
+        self.status.enabled = self.status.enabled and not sys.stdout.isatty()
+        if self.at_line_start and self.has_written and not self.in_block:
             text = "\n" + text  # an empty line between two blocks of the answer
         self.out.write(text)
-        self.begun = self.in_block = True
-        self.fresh = text.endswith("\n")
+        self.has_written = self.in_block = True
+        self.at_line_start = text.endswith("\n")
 
     def _newline(self) -> None:
-        if rest := self._visible(self.cleaner.end()):
+        if rest := self._visible(self.sanitizer.finish()):
             self.out.write(rest)
-            self.fresh = rest.endswith("\n")
-            self.begun = True
-        if self.begun and not self.fresh:
+            self.at_line_start = rest.endswith("\n")
+            self.has_written = True
+        if self.has_written and not self.at_line_start:
             self.out.write("\n")
-            self.fresh = True
-        self.block, self.in_block = [], False
+            self.at_line_start = True
+        self.shown_block, self.in_block = [], False
 
     def _visible(self, text: str) -> str:
         return with_visible_order(text) if self.is_terminal else text
 
     async def _tell_aside(self, text: str) -> None:
         if self.output.verbose:
-            cleaner = Cleaner()  # in pieces, so that signals are heard meanwhile
+            cleaner = StreamSanitizer()  # in pieces, so that signals are heard meanwhile
             pieces = []
             for at in range(0, len(text), PIECE):
                 pieces.append(cleaner.feed(text[at : at + PIECE]))
                 await _hear_signals()
-            self._aside("".join([*pieces, cleaner.end()]))
+            self._write_aside("".join([*pieces, cleaner.finish()]))
 
-    def _aside(self, text: str) -> None:
+    def _write_aside(self, text: str) -> None:
         if self.output.verbose and text:
             self._clear()
             self.printer.line(f"· {text}", show.DIM)
@@ -160,7 +160,7 @@ class _TextViewer(Viewer):
         self.status.clear()
 
 
-class _JsonViewer(Viewer):
+class _JsonViewer(TurnViewer):
     """One object at the end."""
 
     async def show(self, event: Event) -> None:
@@ -171,7 +171,7 @@ class _JsonViewer(Viewer):
         self.out.write(dumps(result.to_json(), indent=2) + "\n")
 
 
-class _StreamViewer(Viewer):
+class _StreamViewer(TurnViewer):
     """Our events, one a line; the last one says how it went."""
 
     async def show(self, event: Event) -> None:
@@ -187,12 +187,12 @@ class _StreamViewer(Viewer):
         self.out.write(dumps({**line, **about}) + "\n")
 
 
-def viewer_for(output: Output, printer: Printer, plan: TurnPlan) -> Viewer:
+def create_turn_viewer(output: OutputOptions, printer: Printer, plan: TurnPlan) -> TurnViewer:
     kinds = {"text": _TextViewer, "json": _JsonViewer, "stream-json": _StreamViewer}
     return kinds[output.format](output, printer, plan)
 
 
-def tell(result: Result, printer: Printer) -> None:
+def print_failure(result: Result, printer: Printer) -> None:
     """The failure, in a sentence; and how to go on."""
     error = result.error
     assert error is not None  # noqa: S101 - asked only then
@@ -206,7 +206,7 @@ def tell(result: Result, printer: Printer) -> None:
     printer.error(f"{result.backend}: {error.message}", hint)
 
 
-def _footer(result: Result, output: Output) -> str:
+def _footer(result: Result, output: OutputOptions) -> str:
     parts = []
     if output.tokens and result.usage:
         parts.append(f"{result.usage.input:,} tokens in, {result.usage.output:,} out")
@@ -217,7 +217,7 @@ def _footer(result: Result, output: Output) -> str:
     return " · ".join(parts)
 
 
-def brief(value: Any) -> str:
+def shorten_value(value: Any) -> str:
     """The beginning of a value, on one line."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     line = one_line(text[:EXAMINED])

@@ -22,7 +22,7 @@ from clinvk.model.usage import Usage
 READERS = ("claude", "codex", "gemini")
 
 
-class Native(Struct, kw_only=True):
+class NativeSession(Struct, kw_only=True):
     """A session as its CLI has it. `problems` are what could not be read of it."""
 
     backend: str
@@ -43,31 +43,31 @@ class Native(Struct, kw_only=True):
         return max(m.timestamp for m in self.messages)
 
 
-class Reader(Protocol):
+class NativeReader(Protocol):
     """What a module of this package is."""
 
     BACKEND: str
 
-    def files(self, env: Mapping[str, str]) -> Iterable[Path]:
+    def find_files(self, env: Mapping[str, str]) -> Iterable[Path]:
         """The files that may hold a session, in the CLI's own home."""
         ...
 
-    def native_id(self, path: Path) -> str | None:
+    def find_native_id(self, path: Path) -> str | None:
         """The id of the session in a file, found without reading it all; nothing where it holds
         none. Raises `OSError`."""
         ...
 
-    def read(self, path: Path) -> Native | None:
+    def read_session(self, path: Path) -> NativeSession | None:
         """The session in a file; nothing where no user said anything in it. Raises `OSError`."""
         ...
 
 
-def reader(backend: str) -> Reader:
+def reader_for(backend: str) -> NativeReader:
     """The reader for a backend. Raises `UsageError` where there is none."""
     if backend not in READERS:
         raise UsageError(
             f"the sessions of {backend!r} cannot be imported", f"known: {', '.join(READERS)}"
         )
     module: Any = import_module(f"clinvk.sessions.native.{backend}")
-    found: Reader = module
+    found: NativeReader = module
     return found

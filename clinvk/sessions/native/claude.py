@@ -10,8 +10,16 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.model.session import Message, MessageRole
-from clinvk.sessions.native import Native
-from clinvk.sessions.native.lines import Lines, add, home, moment, real, texts, written
+from clinvk.sessions.native import NativeSession
+from clinvk.sessions.native.lines import (
+    JsonLines,
+    append_message,
+    cli_home,
+    modified_at,
+    parse_time,
+    real_path,
+    text_parts,
+)
 
 BACKEND = "claude"
 _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")  # others are subagents'
@@ -38,16 +46,16 @@ class Line(Struct):
     aiTitle: Any = None  # noqa: N815
 
 
-def files(env: Mapping[str, str]) -> Iterable[Path]:
-    return home(env, "CLAUDE_CONFIG_DIR", ".claude").glob("projects/*/*.jsonl")
+def find_files(env: Mapping[str, str]) -> Iterable[Path]:
+    return cli_home(env, "CLAUDE_CONFIG_DIR", ".claude").glob("projects/*/*.jsonl")
 
 
-def native_id(path: Path) -> str | None:
+def find_native_id(path: Path) -> str | None:
     return path.stem if _ID.fullmatch(path.stem) else None
 
 
-def read(path: Path) -> Native | None:
-    lines = Lines(path)
+def read_session(path: Path) -> NativeSession | None:
+    lines = JsonLines(path)
     parents: dict[str, str | None] = {}
     said: dict[str, Message] = {}
     last: str | None = None
@@ -58,19 +66,19 @@ def read(path: Path) -> Native | None:
             continue
         last, cwd = line.uuid, cwd or line.cwd
         parents[last] = line.parentUuid or line.logicalParentUuid
-        if message := _message(line, path):
+        if message := _to_message(line, path):
             said[last] = message
             model = message.metadata.get("model") or model
     messages: list[Message] = []
-    for uuid in _path(last, parents):
+    for uuid in _path_from_root(last, parents):
         if uuid in said:
-            add(messages, said[uuid])
+            append_message(messages, said[uuid])
     if not any(m.role is MessageRole.USER for m in messages):
         return None
-    return Native(
+    return NativeSession(
         backend=BACKEND,
         native_id=path.stem,
-        cwd=real(cwd),
+        cwd=real_path(cwd),
         title=custom or generated,
         model=model,
         messages=messages,
@@ -78,7 +86,7 @@ def read(path: Path) -> Native | None:
     )
 
 
-def _path(leaf: str | None, parents: dict[str, str | None]) -> list[str]:
+def _path_from_root(leaf: str | None, parents: dict[str, str | None]) -> list[str]:
     """From the root to the leaf: without what was taken back. All, where the way is broken."""
     way: dict[str, None] = {}
     while leaf is not None and leaf not in way:
@@ -89,23 +97,23 @@ def _path(leaf: str | None, parents: dict[str, str | None]) -> list[str]:
     return list(reversed(way))
 
 
-def _message(line: Line, path: Path) -> Message | None:
+def _to_message(line: Line, path: Path) -> Message | None:
     data = line.message
     if line.type not in ("user", "assistant") or not isinstance(data, dict):
         return None
     if line.isMeta or line.isCompactSummary or data.get("model") == "<synthetic>":
         return None
-    text = "\n\n".join(texts(data.get("content"), "text"))
+    text = "\n\n".join(text_parts(data.get("content"), "text"))
     if line.type == "user":
-        text = _typed(text)
+        text = _user_text(text)
     if not text.strip():
         return None
     about = {"backend": BACKEND, "model": data.get("model")}
-    when = moment(line.timestamp) or written(path)
+    when = parse_time(line.timestamp) or modified_at(path)
     return Message(MessageRole(line.type), text, when, {k: v for k, v in about.items() if v})
 
 
-def _typed(text: str) -> str:
+def _user_text(text: str) -> str:
     """What the user typed, without what claude put around it; empty where that is all."""
     text = _REMINDER.sub("", text).strip()
     if text.startswith("<command-message>") and (name := _COMMAND.search(text)):

@@ -11,8 +11,16 @@ from msgspec import Struct
 
 from clinvk.model.session import Message, MessageRole
 from clinvk.model.usage import Usage
-from clinvk.sessions.native import Native
-from clinvk.sessions.native.lines import Lines, add, home, moment, real, texts, written
+from clinvk.sessions.native import NativeSession
+from clinvk.sessions.native.lines import (
+    JsonLines,
+    append_message,
+    cli_home,
+    modified_at,
+    parse_time,
+    real_path,
+    text_parts,
+)
 
 BACKEND = "codex"
 _NAME = re.compile(r"rollout-.*-([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\.jsonl")
@@ -30,22 +38,22 @@ class Line(Struct):
     payload: Any = None
 
 
-class Name(Struct):
+class ThreadName(Struct):
     id: Any = None
     thread_name: Any = None
 
 
-def files(env: Mapping[str, str]) -> Iterable[Path]:
-    return home(env, "CODEX_HOME", ".codex").glob("sessions/*/*/*/rollout-*.jsonl")
+def find_files(env: Mapping[str, str]) -> Iterable[Path]:
+    return cli_home(env, "CODEX_HOME", ".codex").glob("sessions/*/*/*/rollout-*.jsonl")
 
 
-def native_id(path: Path) -> str | None:
+def find_native_id(path: Path) -> str | None:
     found = _NAME.fullmatch(path.name)
     return found[1] if found else None
 
 
-def read(path: Path) -> Native | None:
-    lines = Lines(path)
+def read_session(path: Path) -> NativeSession | None:
+    lines = JsonLines(path)
     own: dict[str, Any] = {}
     messages: list[Message] = []
     model, total = None, None
@@ -58,18 +66,18 @@ def read(path: Path) -> Native | None:
         elif line.type == "turn_context":
             model = data.get("model") or model
         elif line.type == "event_msg":
-            total = _total(data) or total
+            total = _total_usage(data) or total
             _roll_back(messages, data)
-        elif line.type == "response_item" and (said := _message(data, line, path, model)):
-            add(messages, said)
+        elif line.type == "response_item" and (said := _to_message(data, line, path, model)):
+            append_message(messages, said)
     if _is_subagent(own) or not any(m.role is MessageRole.USER for m in messages):
         return None
-    id_ = str(native_id(path))
-    return Native(
+    native_id = str(find_native_id(path))
+    return NativeSession(
         backend=BACKEND,
-        native_id=id_,
-        cwd=real(own.get("cwd")),
-        title=_title(path, id_),
+        native_id=native_id,
+        cwd=real_path(own.get("cwd")),
+        title=_find_title(path, native_id),
         model=model,
         messages=messages,
         usage=total,
@@ -77,11 +85,11 @@ def read(path: Path) -> Native | None:
     )
 
 
-def _message(data: dict[str, Any], line: Line, path: Path, model: Any) -> Message | None:
+def _to_message(data: dict[str, Any], line: Line, path: Path, model: Any) -> Message | None:
     role = data.get("role")
     if data.get("type") != "message" or role not in ("user", "assistant"):
         return None
-    found = texts(data.get("content"), "input_text", "output_text", "text")
+    found = text_parts(data.get("content"), "input_text", "output_text", "text")
     if role == "user":
         found = [text for text in found if not _NOISE.match(text)]
     text = "\n\n".join(found)
@@ -90,10 +98,10 @@ def _message(data: dict[str, Any], line: Line, path: Path, model: Any) -> Messag
     about = {"backend": BACKEND}
     if role == "assistant" and model:
         about["model"] = model
-    return Message(MessageRole(role), text, moment(line.timestamp) or written(path), about)
+    return Message(MessageRole(role), text, parse_time(line.timestamp) or modified_at(path), about)
 
 
-def _total(data: dict[str, Any]) -> Usage | None:
+def _total_usage(data: dict[str, Any]) -> Usage | None:
     """What the thread has used so far; every event of the kind says it anew."""
     info = data.get("info")
     total = info.get("total_token_usage") if isinstance(info, dict) else None
@@ -123,12 +131,12 @@ def _is_subagent(own: dict[str, Any]) -> bool:
     return isinstance(source, dict) or own.get("thread_source", "user") not in ("user", None)
 
 
-def _title(path: Path, id_: str) -> str | None:
+def _find_title(path: Path, native_id: str) -> str | None:
     """The name that the thread was given last."""
     title = None
     try:
-        for name in Lines(path.parents[4] / "session_index.jsonl").read(Name):
-            if name.id == id_ and isinstance(name.thread_name, str):
+        for name in JsonLines(path.parents[4] / "session_index.jsonl").read(ThreadName):
+            if name.id == native_id and isinstance(name.thread_name, str):
                 title = name.thread_name
     except OSError:
         pass  # nothing has a name

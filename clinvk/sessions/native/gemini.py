@@ -14,8 +14,16 @@ from msgspec import Struct, field
 
 from clinvk.disk.reading import read_file
 from clinvk.model.session import Message, MessageRole
-from clinvk.sessions.native import Native
-from clinvk.sessions.native.lines import Lines, add, home, moment, real, texts, written
+from clinvk.sessions.native import NativeSession
+from clinvk.sessions.native.lines import (
+    JsonLines,
+    append_message,
+    cli_home,
+    modified_at,
+    parse_time,
+    real_path,
+    text_parts,
+)
 
 BACKEND = "gemini"
 _ROLES = {"user": MessageRole.USER, "gemini": MessageRole.ASSISTANT}
@@ -34,7 +42,7 @@ class Entry(Struct):
     model: Any = None
 
 
-class Change(Struct, rename={"set_": "$set", "rewind": "$rewindTo"}):
+class LogLine(Struct, rename={"set_": "$set", "rewind": "$rewindTo"}):
     """A line: a message, something about the session, or a change to what came before."""
 
     id: Any = None
@@ -45,16 +53,16 @@ class Change(Struct, rename={"set_": "$set", "rewind": "$rewindTo"}):
     sessionId: Any = None  # noqa: N815 - gemini's names
     kind: Any = None
     messages: list[Entry] | None = None
-    set_: Set | None = None
+    set_: SetChange | None = None
     rewind: Any = None
 
 
-class Set(Struct):
+class SetChange(Struct):
     messages: list[Entry] | None = None
     summary: Any = None
 
 
-class Conversation(Struct):
+class ConversationState(Struct):
     """The state that the lines lead to."""
 
     session_id: str | None = None
@@ -64,48 +72,54 @@ class Conversation(Struct):
     times: dict[str, Any] = field(default_factory=dict)  # at first; a resume writes later ones
 
 
-def files(env: Mapping[str, str]) -> Iterable[Path]:
-    base = home(env, "GEMINI_CLI_HOME", "")
+def find_files(env: Mapping[str, str]) -> Iterable[Path]:
+    base = cli_home(env, "GEMINI_CLI_HOME", "")
     return (base / ".gemini").glob("tmp/*/chats/session-*.json*")
 
 
-def native_id(path: Path) -> str | None:
+def find_native_id(path: Path) -> str | None:
     """It is in the first line, which holds nothing else in the newer files."""
-    found = next(iter(Lines(path).read(Change)), None) if path.suffix == ".jsonl" else _whole(path)
+    found = (
+        next(iter(JsonLines(path).read(LogLine)), None)
+        if path.suffix == ".jsonl"
+        else _read_single_json(path)
+    )
     return found.sessionId if found and isinstance(found.sessionId, str) else None
 
 
-def read(path: Path) -> Native | None:
-    lines = Lines(path)
-    state = Conversation()
-    whole = _whole(path) if path.suffix == ".json" else None
-    for change in [whole] if whole else lines.read(Change):
-        _apply(state, change)
+def read_session(path: Path) -> NativeSession | None:
+    lines = JsonLines(path)
+    state = ConversationState()
+    whole = _read_single_json(path) if path.suffix == ".json" else None
+    for change in [whole] if whole else lines.read(LogLine):
+        _apply_line(state, change)
     messages: list[Message] = []
-    for id_, entry in state.entries.items():
-        if message := _message(entry, moment(state.times.get(id_)) or written(path)):
-            add(messages, message)
+    for message_id, entry in state.entries.items():
+        if message := _to_message(
+            entry, parse_time(state.times.get(message_id)) or modified_at(path)
+        ):
+            append_message(messages, message)
     spoken = any(m.role is MessageRole.USER for m in messages)
     if state.session_id is None or state.kind not in (None, "main") or not spoken:
         return None
-    return Native(
+    return NativeSession(
         backend=BACKEND,
         native_id=state.session_id,
-        cwd=_folder(path.parent.parent),
+        cwd=_project_directory(path.parent.parent),
         model=state.model,
         messages=messages,
         problems=lines.problems,
     )
 
 
-def _whole(path: Path) -> Change | None:
+def _read_single_json(path: Path) -> LogLine | None:
     try:
-        return msgspec.json.decode(read_file(path), type=Change)
+        return msgspec.json.decode(read_file(path), type=LogLine)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def _apply(state: Conversation, change: Change) -> None:
+def _apply_line(state: ConversationState, change: LogLine) -> None:
     state.session_id = state.session_id or change.sessionId
     state.kind = change.kind or state.kind
     if isinstance(change.rewind, str):
@@ -114,28 +128,30 @@ def _apply(state: Conversation, change: Change) -> None:
     if anew is not None:
         state.entries = {}
         for entry in anew:
-            _put(state, entry)
+            _put_entry(state, entry)
     if isinstance(change.id, str):
-        _put(state, Entry(change.id, change.type, change.timestamp, change.content, change.model))
+        _put_entry(
+            state, Entry(change.id, change.type, change.timestamp, change.content, change.model)
+        )
 
 
-def _put(state: Conversation, entry: Entry) -> None:
+def _put_entry(state: ConversationState, entry: Entry) -> None:
     if isinstance(entry.id, str):
         state.entries[entry.id] = entry
         state.model = entry.model or state.model
         state.times.setdefault(entry.id, entry.timestamp)
 
 
-def _rewind(state: Conversation, id_: str) -> None:
+def _rewind(state: ConversationState, message_id: str) -> None:
     """Forget that message and all behind it; one that is not known takes all with it."""
     known = list(state.entries)
-    for gone in known[known.index(id_) if id_ in known else 0 :]:
+    for gone in known[known.index(message_id) if message_id in known else 0 :]:
         del state.entries[gone]
 
 
-def _message(entry: Entry, when: Any) -> Message | None:
+def _to_message(entry: Entry, when: Any) -> Message | None:
     role = _ROLES.get(entry.type) if isinstance(entry.type, str) else None
-    text = "".join(texts(entry.content, "text"))
+    text = "".join(text_parts(entry.content, "text"))
     if role is None or not text.strip():
         return None
     if role is MessageRole.USER and text.lstrip().startswith(_NOISE):
@@ -144,20 +160,20 @@ def _message(entry: Entry, when: Any) -> Message | None:
     return Message(role, text, when, {k: v for k, v in about.items() if v})
 
 
-def _folder(project: Path) -> str | None:
+def _project_directory(project: Path) -> str | None:
     """The folder that a project is of: as it says itself, else as the list of all projects does,
     where an old one goes by the hash of its folder."""
     try:
-        return real(read_file(project / ".project_root").decode("utf-8").strip())
+        return real_path(read_file(project / ".project_root").decode("utf-8").strip())
     except (OSError, UnicodeDecodeError):
         pass
-    for folder, name in _projects(project.parent.parent).items():
+    for folder, name in _read_projects(project.parent.parent).items():
         if project.name in (name, hashlib.sha256(folder.encode()).hexdigest()):
-            return real(folder)
+            return real_path(folder)
     return None
 
 
-def _projects(home_: Path) -> dict[str, Any]:
+def _read_projects(home_: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_file(home_ / "projects.json"))["projects"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

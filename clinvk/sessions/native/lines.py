@@ -18,7 +18,7 @@ T = TypeVar("T")
 LONGEST = 256 * 1024 * 1024  # bytes of a line; a longer one is left out
 
 
-class Lines:
+class JsonLines:
     """The lines of a file, one at a time: a transcript may be larger than the memory.
 
     Each is decoded as `kind`, which names the fields that are wanted: all else, such as pictures
@@ -54,14 +54,14 @@ class Lines:
         return (f"{self.path}: {self.torn} damaged line(s) were left out",)
 
 
-def home(env: Mapping[str, str], variable: str, folder: str) -> Path:
+def cli_home(env: Mapping[str, str], variable: str, folder: str) -> Path:
     """The folder of a CLI: where its variable says, else in the home."""
     if given := env.get(variable):
         return Path(given)
     return Path(env.get("HOME") or os.path.expanduser("~")) / folder
 
 
-def moment(text: Any) -> datetime | None:
+def parse_time(text: Any) -> datetime | None:
     """A time that a CLI wrote; nothing where it is none."""
     try:
         found = datetime.fromisoformat(text)
@@ -70,16 +70,16 @@ def moment(text: Any) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def written(path: Path) -> datetime:
+def modified_at(path: Path) -> datetime:
     """When the file was last written: for a line that has no time of its own."""
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
-def real(folder: Any) -> str | None:
+def real_path(folder: Any) -> str | None:
     return os.path.realpath(folder) if isinstance(folder, str) and folder else None
 
 
-def add(messages: list[Message], message: Message) -> None:
+def append_message(messages: list[Message], message: Message) -> None:
     """Put a message behind the others; what is said between two tool calls is one answer."""
     last = messages[-1] if messages else None
     if last is not None and last.role is message.role is MessageRole.ASSISTANT:
@@ -89,7 +89,7 @@ def add(messages: list[Message], message: Message) -> None:
         messages.append(message)
 
 
-def texts(content: Any, *kinds: str) -> list[str]:
+def text_parts(content: Any, *kinds: str) -> list[str]:
     """The texts in a message's content, which is one text or a list of parts."""
     if isinstance(content, str):
         return [content]

@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from clinvk.disk.atomic import NoSpace, cannot, open_own
-from clinvk.disk.lockfile import held
+from clinvk.disk.atomic import NoSpace, file_error, open_own
+from clinvk.disk.lockfile import hold_lock
 from clinvk.errors import SessionError
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.files.records import SessionFiles
@@ -26,15 +26,15 @@ from clinvk.store.files.records import SessionFiles
 if TYPE_CHECKING:
     from clinvk.store.index import Index
 
-ANYTHING = "*"  # in `lock`: more than it has room for
-MARK = 4096  # bytes of it
+ANY_SESSION = "*"  # in `lock`: more than it has room for
+MAX_MARK_SIZE = 4096  # bytes of it
 
 Progress = Callable[[int, int], None]
-Told = Callable[["Index"], None]
+IndexChange = Callable[["Index"], None]
 T = TypeVar("T")
 
 
-class Upkeep:
+class IndexSync:
     """Raises `SessionError` where `lock` cannot be written. Where the index cannot be used there
     is none: it is made anew when that can be done."""
 
@@ -45,12 +45,12 @@ class Upkeep:
         self._path = home / "index.db"
         self._connections: Connections[Index] = Connections()
         # How we left things, when we left some unsettled: our process, the mark, the time.
-        self._left: tuple[int, str, int] | None = None
+        self._unsettled_state: tuple[int, str, int] | None = None
         self._lock = -1
 
     # Reading.
 
-    def ask(self, ask: Callable[[Index], T]) -> T | None:
+    def query(self, ask: Callable[[Index], T]) -> T | None:
         """What the index says; nothing where there is none, or none that can be read. A damaged page
         shows only when it is read, so the index is made anew then, once."""
         with self._connections.using():
@@ -62,128 +62,128 @@ class Upkeep:
                     return ask(index)
                 except (sqlite3.Error, ValueError):  # ValueError: a record in it is not JSON
                     with suppress(SessionError), self._exclusive():
-                        self.drop()
+                        self.delete_index()
         return None
 
     def _fresh(self) -> Index | None:
         """An index that can be believed, fixed where it has to be; nothing where it cannot be."""
-        if (index := self.as_it_is()) is not None:
+        if (index := self.fresh_index_or_none()) is not None:
             return index
-        if not self.files.any():
+        if not self.files.has_sessions():
             return None
         try:
             with self._exclusive():
-                return self._usable()
+                return self._ensure_fresh()
         except SessionError:
             return None  # reading never needs to write
 
-    def as_it_is(self) -> Index | None:
+    def fresh_index_or_none(self) -> Index | None:
         """The index, if it can be believed without mending it."""
-        index = self._opened(create=False)
+        index = self._open_index(create=False)
         return index if index is not None and self._is_fresh(index) else None
 
     # Writing.
 
     @contextmanager
-    def writing(self, id_: str) -> Iterator[tuple[Index | None, list[Told]]]:
+    def writing(self, session_id: str) -> Iterator[tuple[Index | None, list[IndexChange]]]:
         """The lock, and the index; it is told what is put into the list, once the files are
         changed. What an error leaves half done is noted, so that the index is mended before it is
         believed again."""
         with self._connections.using(), self._exclusive():
-            index = self._usable()
-            before = self._marked()  # nothing, unless there is no index to catch up
-            self._mark(id_)
-            told: list[Told] = []
+            index = self._ensure_fresh()
+            before = self._read_mark()  # nothing, unless there is no index to catch up
+            self._write_mark(session_id)
+            told: list[IndexChange] = []
             yield index, told
             self._tell(index, told)
-            self._mark(before)
+            self._write_mark(before)
 
     @contextmanager
-    def removing(self, id_: str) -> Iterator[list[Told]]:
+    def removing(self, id_: str) -> Iterator[list[IndexChange]]:
         """`writing`, for sessions that are deleted: on a full disk too. If there is no room for the
         note, the index is deleted first, so that no killed process leaves one that is wrong."""
-        told: list[Told] = []
+        told: list[IndexChange] = []
         with self._connections.using(), ExitStack() as held:
             try:
                 held.enter_context(self._exclusive())
             except NoSpace:  # for `lock`: the index has what that takes
-                self.drop()
+                self.delete_index()
                 held.enter_context(self._exclusive())
-            index = self._usable()
-            before = self._marked()
+            index = self._ensure_fresh()
+            before = self._read_mark()
             try:
-                self._mark(id_)
+                self._write_mark(id_)
             except NoSpace:
-                self.drop()
+                self.delete_index()
                 index = None
             yield told
             self._tell(index, told)
-            self._mark(before)
+            self._write_mark(before)
 
-    def _tell(self, index: Index | None, told: list[Told]) -> None:
+    def _tell(self, index: Index | None, told: list[IndexChange]) -> None:
         if index is None:
             return
         try:
-            with index.changing():
+            with index.transaction():
                 for change in told:
                     change(index)
-                index.set("mtime", self.files.time())
+                index.set_meta("mtime", self.files.modified_ns())
         except sqlite3.Error:
-            self.drop()  # a full disk, say: it is rebuilt when it is needed
+            self.delete_index()  # a full disk, say: it is rebuilt when it is needed
 
     @contextmanager
-    def unsettling(self, id_: str) -> Iterator[None]:
+    def write_unsettled(self, session_id: str) -> Iterator[None]:
         """The lock, for a write that the index is not told of. From now on it is marked as stale;
         ourselves know what it lacks, if we did so far."""
         with self._connections.using(), self._exclusive():
-            marked = self._marked()
-            known = self._know(marked)
+            marked = self._read_mark()
+            known = self._knows_difference(marked)
             if not known:
                 self.files.unsettled.clear()
                 # What others leave unsettled is mended once, and not each time.
-                if not marked or self._left is None:
-                    known = self._usable() is not None
-                    marked = self._marked()
-            run, dot, _ = id_.partition(".")
-            mark = f"{run}.*" if dot else id_
+                if not marked or self._unsettled_state is None:
+                    known = self._ensure_fresh() is not None
+                    marked = self._read_mark()
+            run, dot, _ = session_id.partition(".")
+            mark = f"{run}.*" if dot else session_id
             if mark not in marked.split():
                 marked = f"{marked} {mark}".strip()
-                marked = marked if len(marked) <= MARK else ANYTHING
-                self._mark(marked)
-            self._left = (0, "", 0)  # nobody's: from now on we do not know
+                marked = marked if len(marked) <= MAX_MARK_SIZE else ANY_SESSION
+                self._write_mark(marked)
+            self._unsettled_state = (0, "", 0)  # nobody's: from now on we do not know
             yield
             if known:
-                self._left = (os.getpid(), marked, self.files.time())
+                self._unsettled_state = (os.getpid(), marked, self.files.modified_ns())
 
-    def settle(self, ids: list[str]) -> None:
+    def settle(self, session_ids: list[str]) -> None:
         """Tell the index of these, where they were left unsettled by us."""
-        if self.files.unsettled.keys().isdisjoint(ids):
+        if self.files.unsettled.keys().isdisjoint(session_ids):
             return
         with self._connections.using(), self._exclusive():
             try:
-                if (index := self._opened(create=True)) is not None:
-                    self._catch_up(index, ids)
+                if (index := self._open_index(create=True)) is not None:
+                    self._catch_up(index, session_ids)
             except sqlite3.Error:
-                self.drop()  # a full disk, say
+                self.delete_index()  # a full disk, say
 
-    def make_anew(self, progress: Progress) -> int:
+    def rebuild(self, progress: Progress) -> int:
         """The index, from nothing; how many sessions there are."""
         # Only where the index is rebuilt.
         from clinvk.store.files import indexer
 
         with self._connections.using(), self._exclusive():
-            self.drop()
-            index = self._opened(create=True)
+            self.delete_index()
+            index = self._open_index(create=True)
             if index is None:
                 raise SessionError(f"{self._path} cannot be written")
             index.prepare()
-            with index.changing():
-                count = indexer.fill(index, self.files, progress)
-                index.set("mtime", self.files.time())
-            self._mark("")
+            with index.transaction():
+                count = indexer.index_all(index, self.files, progress)
+                index.set_meta("mtime", self.files.modified_ns())
+            self._write_mark("")
         return count
 
-    def drop(self) -> None:
+    def delete_index(self) -> None:
         """Take the index away: what is wrong with it is none of the files'."""
         self._connections.drop()
         for name in (self._path, f"{self._path}-journal"):
@@ -200,7 +200,7 @@ class Upkeep:
 
     # The index.
 
-    def _opened(self, *, create: bool) -> Index | None:
+    def _open_index(self, *, create: bool) -> Index | None:
         if (index := self._connections.mine) is None:
             # SQLite, 5 ms, which a prompt without a search does not need.
             from clinvk.store.index import Index
@@ -223,75 +223,81 @@ class Upkeep:
         try:
             if os.stat(self._lock_path).st_size > 0:  # marked
                 return False
-            facts = index.facts()
-            return facts.get("version") == VERSION and facts.get("mtime") == self.files.time()
+            facts = index.all_meta()
+            return (
+                facts.get("version") == VERSION and facts.get("mtime") == self.files.modified_ns()
+            )
         except (sqlite3.Error, OSError):
             return False
 
-    def _usable(self) -> Index | None:
+    def _ensure_fresh(self) -> Index | None:
         """The index, fresh; call it with the lock held. Nothing where none can be had."""
         for _ in range(2):  # a damaged one is thrown away, and made anew
-            index = self._opened(create=True)
+            index = self._open_index(create=True)
             try:
                 if index is not None:
                     if self._is_fresh(index) or self._catch_up(index, list(self.files.unsettled)):
                         return index
-                    return self._mended()
-                self.drop()
+                    return self._repair()
+                self.delete_index()
             except sqlite3.Error:
-                self.drop()
+                self.delete_index()
         return None
 
-    def _mended(self) -> Index:
+    def _repair(self) -> Index:
         """The index, in agreement with the files."""
         # Only where the index is rebuilt.
         from clinvk.store.files import indexer
 
         self._connections.drop()  # it may have been opened for reading alone
-        index = self._opened(create=True)
+        index = self._open_index(create=True)
         if index is None:
             raise sqlite3.DatabaseError("spoiled")
         index.prepare()
         self.files.remove_leftovers()  # whoever left the index stale may have been killed
-        with index.changing():
-            if index.known():
-                indexer.compare(index, self.files, self._marked().split())
+        with index.transaction():
+            if index.record_stats():
+                indexer.index_changes(index, self.files, self._read_mark().split())
             else:
-                indexer.fill(index, self.files, self.progress)
-            index.set("mtime", self.files.time())
+                indexer.index_all(index, self.files, self.progress)
+            index.set_meta("mtime", self.files.modified_ns())
         self.files.unsettled.clear()
-        self._mark("")
+        self._write_mark("")
         return index
 
     # What we left unsettled.
 
-    def _know(self, marked: str) -> bool:
+    def _knows_difference(self, marked: str) -> bool:
         """Whether the index lacks what we left unsettled, and nothing else."""
-        if self._left is None:
+        if self._unsettled_state is None:
             return False
-        pid, mark, time = self._left
-        return pid == os.getpid() and marked in ("", mark) and time == self.files.time()
+        pid, mark, time = self._unsettled_state
+        return pid == os.getpid() and marked in ("", mark) and time == self.files.modified_ns()
 
-    def _catch_up(self, index: Index, ids: list[str]) -> bool:
+    def _catch_up(self, index: Index, session_ids: list[str]) -> bool:
         """Tell the index of these sessions, if we know what it lacks; call it with the lock held."""
         # Only where the index is rebuilt.
         from clinvk.store.files import indexer
 
-        if not self._know(self._marked()):
+        if not self._knows_difference(self._read_mark()):
             return False
         unsettled = self.files.unsettled
-        ids = [id_ for id_ in ids if id_ in unsettled]
-        with index.changing():
-            known = [id_ for id_ in ids if index.has(id_)]
-            indexer.take_in(index, self.files, [id_ for id_ in ids if id_ not in known])
-            for id_ in known:
-                time, size, _ = unsettled[id_][1]
-                indexer.look_again(index, self.files, id_, (time, size))
-            index.set("mtime", self.files.time())
-        for id_ in ids:
-            del unsettled[id_]
+        session_ids = [session_id for session_id in session_ids if session_id in unsettled]
+        with index.transaction():
+            known = [session_id for session_id in session_ids if index.has(session_id)]
+            indexer.index_new(
+                index,
+                self.files,
+                [session_id for session_id in session_ids if session_id not in known],
+            )
+            for session_id in known:
+                time, size, _ = unsettled[session_id][1]
+                indexer.reindex_session(index, self.files, session_id, (time, size))
+            index.set_meta("mtime", self.files.modified_ns())
+        for session_id in session_ids:
+            del unsettled[session_id]
         if not unsettled:
-            self._mark("")
+            self._write_mark("")
         return True
 
     # The lock.
@@ -299,17 +305,17 @@ class Upkeep:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """The only writer; others wait."""
-        with held(self._lock_path) as self._lock:
+        with hold_lock(self._lock_path) as self._lock:
             yield
 
-    def _mark(self, text: str) -> None:
+    def _write_mark(self, text: str) -> None:
         """Say in `lock` what is being written, for the case that we do not live to say it is done."""
         data = text.encode()
         try:
             os.pwrite(self._lock, data, 0)
             os.ftruncate(self._lock, len(data))
         except OSError as error:
-            raise cannot("write", self._lock_path, error) from error
+            raise file_error("write", self._lock_path, error) from error
 
-    def _marked(self) -> str:
-        return os.pread(self._lock, MARK, 0).decode("utf-8", "replace")
+    def _read_mark(self) -> str:
+        return os.pread(self._lock, MAX_MARK_SIZE, 0).decode("utf-8", "replace")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Session
-from clinvk.store.files.records import SessionFiles, TimeAndSize, contents
+from clinvk.store.files.records import SessionFiles, TimeAndSize, message_contents
 from clinvk.store.index import Index
 
 BATCH = 2_000  # sessions that are read at a time when the index is made anew
@@ -15,48 +15,48 @@ BATCH = 2_000  # sessions that are read at a time when the index is made anew
 Progress = Callable[[int, int], None]
 
 
-def fill(index: Index, files: SessionFiles, progress: Progress) -> int:
+def index_all(index: Index, files: SessionFiles, progress: Progress) -> int:
     """Read everything into an empty index; how many sessions there are. `progress` is told (done,
     all)."""
     ids = files.ids()
     for start in range(0, len(ids), BATCH):
         progress(start, len(ids))
-        take_in(index, files, ids[start : start + BATCH])
+        index_new(index, files, ids[start : start + BATCH])
     progress(len(ids), len(ids))
     return len(ids)
 
 
-def compare(index: Index, files: SessionFiles, marks: list[str]) -> None:
+def index_changes(index: Index, files: SessionFiles, marks: list[str]) -> None:
     """See to what is new, changed or gone since; of the marked ones, which may have changed
     unnoticed, to all."""
-    known, seen = index.known(), files.stats()
+    known, seen = index.record_stats(), files.stats()
     index.remove(known.keys() - seen.keys())
     written = tuple(mark[:-1] for mark in marks if mark.endswith("*"))
-    for id_, stat in seen.items():
-        if known.get(id_) != stat or id_ in marks or id_.startswith(written):
-            look_again(index, files, id_, stat)
+    for session_id, stat in seen.items():
+        if known.get(session_id) != stat or session_id in marks or session_id.startswith(written):
+            reindex_session(index, files, session_id, stat)
 
 
-def look_again(index: Index, files: SessionFiles, id_: str, stat: TimeAndSize) -> None:
+def reindex_session(index: Index, files: SessionFiles, session_id: str, stat: TimeAndSize) -> None:
     """Tell the index of a session; `stat` is what its record was seen to be."""
     try:
-        put(index, files, files.read(id_))
+        index_session(index, files, files.read(session_id))
     except SessionNotFound:
-        index.remove([id_])
+        index.remove([session_id])
     except SessionError as error:
-        index.put_damaged(id_, error.message, mtime=stat[0], size=stat[1])
+        index.put_damaged(session_id, error.message, mtime=stat[0], size=stat[1])
 
 
-def put(index: Index, files: SessionFiles, session: Session) -> None:
+def index_session(index: Index, files: SessionFiles, session: Session) -> None:
     """The session and the words that its transcript has gained."""
-    stat = os.stat(files.record(session.id))
+    stat = os.stat(files.record_path(session.id))
     before = index.title(session.id)
     index.put(session, mtime=stat.st_mtime_ns, size=stat.st_size)
     try:
-        size = os.stat(files.transcript(session.id)).st_size
+        size = os.stat(files.transcript_path(session.id)).st_size
     except FileNotFoundError:
         size = 0
-    done = index.indexed(session.id)
+    done = index.indexed_bytes(session.id)
     if done > size or before != session.title:
         index.forget_words(session.id)
         done = 0
@@ -64,23 +64,23 @@ def put(index: Index, files: SessionFiles, session: Session) -> None:
         index.add_words(session, files.messages(session.id, done), upto=size)
 
 
-def take_in(index: Index, files: SessionFiles, ids: Iterable[str]) -> None:
+def index_new(index: Index, files: SessionFiles, session_ids: Iterable[str]) -> None:
     """Read sessions that the index does not know into it."""
     rows, said = [], []
-    for id_ in ids:
+    for session_id in session_ids:
         try:
-            stat = os.lstat(files.record(id_))
+            stat = os.lstat(files.record_path(session_id))
         except FileNotFoundError:
             continue  # deleted meanwhile
         try:
-            session = files.read(id_)
+            session = files.read(session_id)
         except SessionNotFound:
             continue
         except SessionError as error:
-            index.put_damaged(id_, error.message, mtime=stat.st_mtime_ns, size=stat.st_size)
+            index.put_damaged(session_id, error.message, mtime=stat.st_mtime_ns, size=stat.st_size)
             continue
-        data = files.said(id_)
+        data = files.read_transcript(session_id)
         rows.append((session, stat.st_mtime_ns, stat.st_size, len(data)))
-        said.append((session, list(contents(data))))
+        said.append((session, list(message_contents(data))))
     index.put_many(rows)
-    index.add_many(said)
+    index.add_words_of_many(said)

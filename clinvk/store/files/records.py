@@ -13,7 +13,7 @@ import msgspec
 
 from clinvk.disk.atomic import (
     append_file,
-    cannot,
+    file_error,
     make_folder,
     remove_leftovers,
     replace_own,
@@ -24,9 +24,15 @@ from clinvk.disk.reading import open_regular, read_file
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, Session
 from clinvk.store.base import Damaged, Query
-from clinvk.store.codec import as_kept, messages_of, session_of, unknown, unreadable
+from clinvk.store.codec import (
+    damaged_error,
+    decode_messages,
+    decode_session,
+    encode_session,
+    not_found_error,
+)
 
-Same = tuple[int, ...]  # what is another one when a file was written or replaced
+FileState = tuple[int, ...]  # what is another one when a file was written or replaced
 TimeAndSize = tuple[int, int]  # of a record: nanoseconds, bytes; as the index remembers it
 
 
@@ -38,21 +44,21 @@ class SessionFiles:
         self._transcripts = str(home / "transcripts")
         # Sessions that we have written and not settled, as they come back from their records:
         # they need not be read as long as those are the same.
-        self.unsettled: dict[str, tuple[Session, Same]] = {}
+        self.unsettled: dict[str, tuple[Session, FileState]] = {}
 
-    def record(self, id_: str) -> str:
-        return f"{self._records}/{id_}.json"
+    def record_path(self, session_id: str) -> str:
+        return f"{self._records}/{session_id}.json"
 
-    def transcript(self, id_: str) -> str:
-        return f"{self._transcripts}/{id_}.jsonl"
+    def transcript_path(self, session_id: str) -> str:
+        return f"{self._transcripts}/{session_id}.jsonl"
 
-    def both(self, id_: str) -> tuple[str, str]:
-        return self.record(id_), self.transcript(id_)
+    def both_paths(self, session_id: str) -> tuple[str, str]:
+        return self.record_path(session_id), self.transcript_path(session_id)
 
-    def exists(self, id_: str) -> bool:
-        return os.path.lexists(self.record(id_))
+    def exists(self, session_id: str) -> bool:
+        return os.path.lexists(self.record_path(session_id))
 
-    def any(self) -> bool:
+    def has_sessions(self) -> bool:
         """Whether there is, or ever was, a session."""
         return os.path.isdir(self._records)
 
@@ -62,25 +68,25 @@ class SessionFiles:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise cannot("read", self._records, error) from error
+            raise file_error("read", self._records, error) from error
 
     def stats(self) -> dict[str, TimeAndSize]:
         found = {}
-        for id_ in self.ids():
+        for session_id in self.ids():
             with suppress(FileNotFoundError):  # deleted meanwhile
-                stat = os.lstat(self.record(id_))
-                found[id_] = (stat.st_mtime_ns, stat.st_size)
+                stat = os.lstat(self.record_path(session_id))
+                found[session_id] = (stat.st_mtime_ns, stat.st_size)
         return found
 
-    def time(self) -> int:
+    def modified_ns(self) -> int:
         """When a record last appeared, went or was replaced, in nanoseconds."""
         try:
             return os.stat(self._records).st_mtime_ns
         except FileNotFoundError:
             return 0
 
-    def size(self, id_: str) -> int:
-        return sum(os.path.getsize(f) for f in self.both(id_) if os.path.isfile(f))
+    def size(self, session_id: str) -> int:
+        return sum(os.path.getsize(f) for f in self.both_paths(session_id) if os.path.isfile(f))
 
     def remove_leftovers(self) -> None:
         """Delete what writers that were killed have left half-written."""
@@ -89,22 +95,22 @@ class SessionFiles:
 
     # Reading.
 
-    def read(self, id_: str) -> Session:
-        path = self.record(id_)
+    def read(self, session_id: str) -> Session:
+        path = self.record_path(session_id)
         try:
-            if (ours := self.unsettled.get(id_)) and ours[1] == _same(path):
+            if (ours := self.unsettled.get(session_id)) and ours[1] == _file_state(path):
                 return ours[0]
-            return session_of(read_file(path), id_, path)
+            return decode_session(read_file(path), session_id, path)
         except FileNotFoundError as error:
             if os.path.islink(path):  # to nowhere
-                raise unreadable(id_, path, error.strerror) from error
-            raise unknown(id_) from None
+                raise damaged_error(session_id, path, error.strerror) from error
+            raise not_found_error(session_id) from None
         except OSError as error:
-            raise unreadable(id_, path, error.strerror) from error
+            raise damaged_error(session_id, path, error.strerror) from error
 
-    def said(self, id_: str, start: int = 0) -> bytes:
+    def read_transcript(self, session_id: str, start: int = 0) -> bytes:
         """The transcript, from that byte on."""
-        path = self.transcript(id_)
+        path = self.transcript_path(session_id)
         try:
             with open_regular(path, follow=False) as file:
                 file.seek(start)
@@ -112,34 +118,36 @@ class SessionFiles:
         except FileNotFoundError:
             return b""
         except OSError as error:
-            raise cannot("read", path, error) from error
+            raise file_error("read", path, error) from error
 
-    def messages(self, id_: str, start: int = 0) -> list[Message]:
+    def messages(self, session_id: str, start: int = 0) -> list[Message]:
         r"""The messages of a transcript. Lines end with `\n` alone, since messages may hold other
         separators; a line that is torn is left out."""
-        return messages_of(self.said(id_, start).split(b"\n"))
+        return decode_messages(self.read_transcript(session_id, start).split(b"\n"))
 
     def scan(self, query: Query) -> list[Session | Damaged]:
         """The sessions of a query, where nothing is indexed: every record is read."""
         sessions: list[Session] = []
         damaged: list[Session | Damaged] = []
-        for id_ in self.ids():
+        for session_id in self.ids():
             try:
-                session = self.read(id_)
+                session = self.read(session_id)
             except SessionNotFound:
                 continue  # deleted meanwhile
             except SessionError as error:
-                damaged.append(Damaged(id_, error.message))
+                damaged.append(Damaged(session_id, error.message))
                 continue
-            if query.fits(session):
+            if query.matches(session):
                 sessions.append(session)
         sessions.sort(key=lambda s: s.updated_at, reverse=True)
-        return [*sessions, *(damaged if query.of_damaged else [])][: query.limit]
+        return [*sessions, *(damaged if query.includes_damaged else [])][: query.limit]
 
-    def checked(self, found: Session | Damaged, mtime: int, size: int) -> Session | Damaged:
+    def session_if_unchanged(
+        self, found: Session | Damaged, mtime: int, size: int
+    ) -> Session | Damaged:
         """What an index has, if its record has not changed since; else what the record says now."""
         try:
-            stat = os.stat(self.record(found.id))
+            stat = os.stat(self.record_path(found.id))
             if (stat.st_mtime_ns, stat.st_size) == (mtime, size):
                 return found
             return self.read(found.id)
@@ -150,7 +158,7 @@ class SessionFiles:
 
     # Writing.
 
-    def check(self) -> None:
+    def check_writable(self) -> None:
         """Raise `SessionError` where it can be seen that nothing can be written."""
         for folder in (self._records, self._transcripts):
             try:
@@ -158,31 +166,33 @@ class SessionFiles:
                 if not os.access(folder, os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             except OSError as error:
-                raise cannot("write", folder, error) from error
+                raise file_error("write", folder, error) from error
 
     def write(self, session: Session, *, durable: bool) -> Session:
         """Put its record in place of the one that is there; the session as it comes back."""
-        path = self.record(session.id)
-        record, session = as_kept(session)
+        path = self.record_path(session.id)
+        record, session = encode_session(session)
         data = msgspec.json.format(record, indent=1) + b"\n"
         try:
             make_folder(self._records)
             replace_own(path, data, durable=durable)
         except OSError as error:
-            raise cannot("write", path, error) from error
+            raise file_error("write", path, error) from error
         return session
 
-    def leave(self, session: Session) -> Session:
+    def write_unsettled(self, session: Session) -> Session:
         """`write`, for somebody who settles it later."""
         session = self.write(session, durable=False)
         with suppress(OSError):  # it is gone again: then there is nothing to know
-            self.unsettled[session.id] = (session, _same(self.record(session.id)))
+            self.unsettled[session.id] = (session, _file_state(self.record_path(session.id)))
         return session
 
-    def say(self, id_: str, messages: Iterable[Message], *, durable: bool) -> None:
+    def write_transcript(
+        self, session_id: str, messages: Iterable[Message], *, durable: bool
+    ) -> None:
         """Put a transcript in place of the one that is there, which a killed clinvk may have left
         of a session that had this id."""
-        path = self.transcript(id_)
+        path = self.transcript_path(session_id)
         data = _lines(messages)
         if not data and not os.path.lexists(path):
             return
@@ -193,45 +203,50 @@ class SessionFiles:
             else:
                 write_file(path, data)  # nobody looks at it before the record is there
         except OSError as error:
-            raise cannot("write", path, error) from error
+            raise file_error("write", path, error) from error
 
     def unsay(self, id_: str) -> None:
         """Delete a transcript whose record was not written."""
         with suppress(SessionError):
-            _remove(self.transcript(id_))
+            _remove(self.transcript_path(id_))
 
     def append(
-        self, id_: str, messages: Iterable[Message], *, is_new: bool = False, durable: bool = True
+        self,
+        session_id: str,
+        messages: Iterable[Message],
+        *,
+        is_new: bool = False,
+        durable: bool = True,
     ) -> None:
         data = _lines(messages)
         if not data:
             return
-        path = self.transcript(id_)
+        path = self.transcript_path(session_id)
         try:
             make_folder(self._transcripts)
             append_file(path, data, is_new=is_new, durable=durable)
         except OSError as error:
-            raise cannot("write", path, error) from error
+            raise file_error("write", path, error) from error
 
-    def remove(self, id_: str) -> None:
+    def remove(self, session_id: str) -> None:
         """The record goes last: while it is there, somebody can delete the rest."""
-        _remove(self.transcript(id_))
-        _remove(self.record(id_))
+        _remove(self.transcript_path(session_id))
+        _remove(self.record_path(session_id))
 
-    def remove_old(self, id_: str, before: str, stat: TimeAndSize | None) -> bool:
+    def remove_old(self, session_id: str, before: str, stat: TimeAndSize | None) -> bool:
         """Take it away, if its record is still the one that was old, or is old as it is."""
         try:
-            now = os.stat(self.record(id_))
+            now = os.stat(self.record_path(session_id))
         except OSError:
             return False
-        if (now.st_mtime_ns, now.st_size) != stat and not self._is_old(id_, before):
+        if (now.st_mtime_ns, now.st_size) != stat and not self._is_old(session_id, before):
             return False
-        self.remove(id_)
+        self.remove(session_id)
         return True
 
-    def _is_old(self, id_: str, before: str) -> bool:
+    def _is_old(self, session_id: str, before: str) -> bool:
         try:
-            return Query(before=before).fits(self.read(id_))
+            return Query(before=before).matches(self.read(session_id))
         except SessionError:
             return False
 
@@ -246,14 +261,14 @@ class _Content(msgspec.Struct):
 _contents_decoder = msgspec.json.Decoder(_Content)
 
 
-def contents(data: bytes) -> Iterator[Any]:
+def message_contents(data: bytes) -> Iterator[Any]:
     """The role and the content of each message of a transcript."""
     for line in filter(None, data.split(b"\n")):
         with suppress(msgspec.MsgspecError, ValueError):
             yield _contents_decoder.decode(line)
 
 
-def _same(path: str) -> Same:
+def _file_state(path: str) -> FileState:
     stat = os.stat(path)
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
@@ -276,6 +291,6 @@ def _remove(path: str) -> None:
         try:
             os.rmdir(path)
         except OSError:
-            raise cannot("delete", path, error) from error
+            raise file_error("delete", path, error) from error
     except OSError as error:
-        raise cannot("delete", path, error) from error
+        raise file_error("delete", path, error) from error

@@ -21,22 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import NoSpace, cannot, is_private, remove_leftovers, sync_files
+from clinvk.disk.atomic import NoSpace, file_error, is_private, remove_leftovers, sync_files
 from clinvk.disk.closing import Closing
-from clinvk.disk.lockfile import FileTurn
+from clinvk.disk.lockfile import HeldLock
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, Query
-from clinvk.store.codec import taken, unknown
-from clinvk.store.files.index_sync import Progress, Told, Upkeep
+from clinvk.store.codec import not_found_error, taken_error
+from clinvk.store.files.index_sync import IndexChange, IndexSync, Progress
 from clinvk.store.files.records import SessionFiles, TimeAndSize
 from clinvk.store.locks import TurnLocks
 
 if TYPE_CHECKING:
     from clinvk.store.index import Index
 
-REMOVED = "-"  # in `lock`: sessions were being taken away
-AT_ONCE = 32  # sessions whose files are open together
+REMOVING_MARK = "-"  # in `lock`: sessions were being taken away
+BATCH_SIZE = 32  # sessions whose files are open together
 
 
 class FileStore(Closing):
@@ -44,12 +44,12 @@ class FileStore(Closing):
         """`progress` is told (done, all) while the index is made anew."""
         self.home = home
         self._files = SessionFiles(home)
-        self._upkeep = Upkeep(home, self._files, progress)
+        self._index_sync = IndexSync(home, self._files, progress)
         self._locks = TurnLocks(home / "locks")
-        self._promised: dict[str, tuple[Session, list[Message]]] = {}  # begun, and not written yet
+        self._deferred: dict[str, tuple[Session, list[Message]]] = {}  # begun, and not written yet
 
     def close(self) -> None:
-        self._upkeep.close()
+        self._index_sync.close()
 
     def create(
         self,
@@ -62,15 +62,15 @@ class FileStore(Closing):
     ) -> Session:
         check_id(session.id)
         if not settled:
-            self._upkeep.check_open()
-            self._promise(session, list(messages))
+            self._index_sync.check_open()
+            self._defer_creation(session, list(messages))
             return session
-        with self._upkeep.writing(session.id) as (index, told):
+        with self._index_sync.writing(session.id) as (index, told):
             while self._is_taken(session.id, index, exact=exact):
                 if exact:
-                    raise taken(session.id)
+                    raise taken_error(session.id)
                 session = replace(session, id=new_id())
-            self._files.say(session.id, messages, durable=durable)
+            self._files.write_transcript(session.id, messages, durable=durable)
             try:
                 self._write(session, told, durable=durable)
             except SessionError:
@@ -78,99 +78,103 @@ class FileStore(Closing):
                 raise
         return session
 
-    def get(self, id: str) -> Session:  # noqa: A002
-        self._upkeep.check_open()
-        promised = self._promised.get(id)
-        return promised[0] if promised else self._files.read(check_id(id))
+    def get(self, session_id: str) -> Session:
+        self._index_sync.check_open()
+        promised = self._deferred.get(session_id)
+        return promised[0] if promised else self._files.read(check_id(session_id))
 
     def update(
         self,
-        id: str,  # noqa: A002
+        session_id: str,
         change: Change,
         *,
         durable: bool = True,
         settled: bool = True,
     ) -> Session:
         if not settled:
-            with self._upkeep.unsettling(id):
-                session = change(self.get(id))
-                self._keep_promise(id)
-                return self._leave(session)
-        with self._changing(id) as told:
-            session = change(self.get(id))
+            with self._index_sync.write_unsettled(session_id):
+                session = change(self.get(session_id))
+                self._write_deferred(session_id)
+                return self._write_unsettled(session)
+        with self._change(session_id) as told:
+            session = change(self.get(session_id))
             self._write(session, told, durable=durable)
         return session
 
     def append(
         self,
-        id: str,  # noqa: A002
+        session_id: str,
         messages: Iterable[Message],
         change: Change,
         *,
         settled: bool = True,
     ) -> Session:
         if not settled:
-            with self._upkeep.unsettling(id):
-                session = change(self.get(id))
-                if not self._keep_promise(id, messages):
-                    self._files.append(id, messages, durable=False)
-                return self._leave(session)
-        with self._changing(id) as told:
-            before = self.get(id)
+            with self._index_sync.write_unsettled(session_id):
+                session = change(self.get(session_id))
+                if not self._write_deferred(session_id, messages):
+                    self._files.append(session_id, messages, durable=False)
+                return self._write_unsettled(session)
+        with self._change(session_id) as told:
+            before = self.get(session_id)
             session = change(before)
-            self._files.append(id, messages, is_new=before.turns == 0)
+            self._files.append(session_id, messages, is_new=before.turns == 0)
             self._write(session, told, durable=True)
         return session
 
-    def settle(self, ids: Iterable[str]) -> None:
-        self._upkeep.check_open()
-        ids = list(ids)
+    def settle(self, session_ids: Iterable[str]) -> None:
+        self._index_sync.check_open()
+        session_ids = list(session_ids)
         try:
-            for start in range(0, len(ids), AT_ONCE):
-                some = ids[start : start + AT_ONCE]
-                sync_files(path for id_ in some for path in self._files.both(check_id(id_)))
+            for start in range(0, len(session_ids), BATCH_SIZE):
+                some = session_ids[start : start + BATCH_SIZE]
+                sync_files(
+                    path
+                    for session_id in some
+                    for path in self._files.both_paths(check_id(session_id))
+                )
         except OSError as error:
-            raise cannot("write", self.home, error) from error
-        self._upkeep.settle(ids)
+            raise file_error("write", self.home, error) from error
+        self._index_sync.settle(session_ids)
 
-    def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
-        with self._changing(id) as told:
-            session = change(self.get(id))
-            self._files.say(id, messages, durable=True)
-            told.append(lambda index: index.forget_words(id))
+    def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
+        with self._change(session_id) as told:
+            session = change(self.get(session_id))
+            self._files.write_transcript(session_id, messages, durable=True)
+            told.append(lambda index: index.forget_words(session_id))
             self._write(session, told, durable=True)
         return session
 
-    def messages(self, id: str) -> list[Message]:  # noqa: A002
-        self._upkeep.check_open()
-        if promised := self._promised.get(id):
+    def messages(self, session_id: str) -> list[Message]:
+        self._index_sync.check_open()
+        if promised := self._deferred.get(session_id):
             return promised[1]
-        return self._files.messages(check_id(id))
+        return self._files.messages(check_id(session_id))
 
-    def size(self, id: str) -> int:  # noqa: A002
-        self._upkeep.check_open()
-        return self._files.size(check_id(id))
+    def size(self, session_id: str) -> int:
+        self._index_sync.check_open()
+        return self._files.size(check_id(session_id))
 
     def select(self, query: Query) -> list[Session | Damaged]:
-        rows = self._upkeep.ask(lambda index: list(index.select(query)))
+        rows = self._index_sync.query(lambda index: list(index.select(query)))
         if rows is None:
             return self._files.scan(query)
-        return [self._files.checked(*row) for row in rows]
+        return [self._files.session_if_unchanged(*row) for row in rows]
 
     def count(self, query: Query) -> int:
         query = replace(query, limit=None)
-        count = self._upkeep.ask(lambda index: index.count(query))
+        count = self._index_sync.query(lambda index: index.count(query))
         return len(self._files.scan(query)) if count is None else count
 
-    def matching(self, text: str, limit: int = 11) -> list[str]:
-        found = self._upkeep.ask(lambda index: index.matching(text, limit))
+    def find_ids(self, text: str, limit: int = 11) -> list[str]:
+        found = self._index_sync.query(lambda index: index.find_ids(text, limit))
         if found is not None:
             return found
         folded = text.lower()
         return sorted(i for i in self._files.ids() if i.lower().startswith(folded))[:limit]
 
-    def owners(self, backend: str | None, native_id: str) -> list[str]:
-        pairs = self._upkeep.ask(lambda index: index.owners(native_id))
+    def find_by_native_id(self, backend: str | None, native_id: str) -> list[str]:
+        pairs = self._index_sync.query(lambda index: index.find_by_native_id(native_id))
         if pairs is None:
             pairs = [
                 (name, s.id)
@@ -178,172 +182,172 @@ class FileStore(Closing):
                 for name, native in s.native_ids.items()
                 if native == native_id
             ]
-        return [id_ for name, id_ in pairs if backend in (None, name)]
+        return [session_id for name, session_id in pairs if backend in (None, name)]
 
     def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
         # SQLite, 5 ms, which a prompt without a search does not need.
-        from clinvk.store.index import words_of
-        from clinvk.store.search import hits, scan
+        from clinvk.store.index import query_words
+        from clinvk.store.search import build_hits, scan_sessions
 
-        words = words_of(text)
+        words = query_words(text)
         if not words:
             return []
-        ranked = self._upkeep.ask(lambda index: index.search(words, role, limit))
+        ranked = self._index_sync.query(lambda index: index.search(words, role, limit))
         if ranked is None:
-            return scan(self._all(), self.messages, words, role, limit)
-        return hits(ranked, self.get, self.messages, words, role)
+            return scan_sessions(self._all(), self.messages, words, role, limit)
+        return build_hits(ranked, self.get, self.messages, words, role)
 
     def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
-        return self._upkeep.make_anew(progress)
+        return self._index_sync.rebuild(progress)
 
-    def delete(self, id: str) -> None:  # noqa: A002
-        self._upkeep.check_open()
-        check_id(id)
-        if id not in self._promised and not self._files.exists(id):
-            raise unknown(id)
-        with self._locks.idle(id):
-            if self._promised.pop(id, None) is None:
-                with self._upkeep.removing(id) as told:
-                    self._files.remove(id)
-                    told.append(lambda index: index.remove([id]))
+    def delete(self, session_id: str) -> None:
+        self._index_sync.check_open()
+        check_id(session_id)
+        if session_id not in self._deferred and not self._files.exists(session_id):
+            raise not_found_error(session_id)
+        with self._locks.idle(session_id):
+            if self._deferred.pop(session_id, None) is None:
+                with self._index_sync.removing(session_id) as told:
+                    self._files.remove(session_id)
+                    told.append(lambda index: index.remove([session_id]))
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
-        self._upkeep.check_open()
+        self._index_sync.check_open()
         if not dry_run:
-            self._forget_strays(before)
+            self._delete_stray_locks(before)
         old = self._used_before(before)
         if dry_run:
-            return [id_ for id_, _ in old if self._locks.is_idle(id_)]
+            return [session_id for session_id, _ in old if self._locks.is_idle(session_id)]
         gone: list[str] = []
         if not old:
             return gone
-        with self._upkeep.removing(REMOVED) as told:
-            for id_, stat in old:
-                if self._remove_idle(id_, before, stat):
-                    gone.append(id_)
+        with self._index_sync.removing(REMOVING_MARK) as told:
+            for session_id, stat in old:
+                if self._remove_idle(session_id, before, stat):
+                    gone.append(session_id)
             told.append(lambda index: index.remove(gone))
         return gone
 
-    def turn(self, id: str) -> FileTurn | None:  # noqa: A002
-        self._upkeep.check_open()
-        return self._locks.turn(id)
+    def acquire_turn(self, session_id: str) -> HeldLock | None:
+        self._index_sync.check_open()
+        return self._locks.acquire(session_id)
 
     def is_own(self, id: str) -> bool:  # noqa: A002
-        return id in self._promised or is_private(self._files.record(check_id(id)))
+        return id in self._deferred or is_private(self._files.record_path(check_id(id)))
 
-    def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
-        self._upkeep.check_open()
-        return self._locks.running(id)
+    def running_turn(self, session_id: str) -> dict[str, Any] | None:
+        self._index_sync.check_open()
+        return self._locks.running_turn(session_id)
 
-    def all_running(self) -> list[str]:
-        self._upkeep.check_open()
-        return self._locks.all_running()
+    def running_ids(self) -> list[str]:
+        self._index_sync.check_open()
+        return self._locks.running_ids()
 
     # Within.
 
     @contextmanager
-    def _changing(self, id_: str) -> Iterator[list[Told]]:
+    def _change(self, session_id: str) -> Iterator[list[IndexChange]]:
         """The lock, for a session that is there, and what the index is to be told."""
-        with self._upkeep.writing(id_) as (_, told):
-            if self._keep_promise(id_):
-                self._write(self._promised.pop(id_)[0], told, durable=False)
+        with self._index_sync.writing(session_id) as (_, told):
+            if self._write_deferred(session_id):
+                self._write(self._deferred.pop(session_id)[0], told, durable=False)
             yield told
 
-    def _write(self, session: Session, told: list[Told], *, durable: bool) -> None:
+    def _write(self, session: Session, index_changes: list[IndexChange], *, durable: bool) -> None:
         session = self._files.write(session, durable=durable)
-        told.append(lambda index: _put(index, self._files, session))
+        index_changes.append(lambda index: _index_session(index, self._files, session))
 
-    def _leave(self, session: Session) -> Session:
-        session = self._files.leave(session)
-        self._promised.pop(session.id, None)
+    def _write_unsettled(self, session: Session) -> Session:
+        session = self._files.write_unsettled(session)
+        self._deferred.pop(session.id, None)
         return session
 
     def _all(self) -> Iterator[Session]:
         return (s for s in self._files.scan(Query()) if isinstance(s, Session))
 
-    def _is_taken(self, id_: str, index: Index | None, *, exact: bool) -> bool:
+    def _is_taken(self, session_id: str, index: Index | None, *, exact: bool) -> bool:
         """Names differ in more than case, so that no file system confuses two of them."""
-        if id_ in self._promised or self._files.exists(id_):
+        if session_id in self._deferred or self._files.exists(session_id):
             return True
         if not exact:
             return False
-        near = self._files.ids() if index is None else self._near(id_, index)
-        return id_.lower() in (name.lower() for name in near)
+        near = self._files.ids() if index is None else self._similar_ids(session_id, index)
+        return session_id.lower() in (name.lower() for name in near)
 
-    def _near(self, id_: str, index: Index) -> list[str]:
+    def _similar_ids(self, session_id: str, index: Index) -> list[str]:
         try:
-            return index.matching(id_, 100)
+            return index.find_ids(session_id, 100)
         except sqlite3.Error:
-            self._upkeep.drop()
+            self._index_sync.delete_index()
             return self._files.ids()
 
     # A session that is begun and not settled is written with its first change: that saves two files
     # and a rename for each of many tasks, most of which say at once what is to be written.
 
-    def _promise(self, session: Session, messages: list[Message]) -> None:
+    def _defer_creation(self, session: Session, messages: list[Message]) -> None:
         """Hold the session until there is more to write; whether it can be written is met now."""
         if self._is_taken(session.id, None, exact=False):
-            raise taken(session.id)
-        self._files.check()
-        self._promised[session.id] = (session, messages)
+            raise taken_error(session.id)
+        self._files.check_writable()
+        self._deferred[session.id] = (session, messages)
 
-    def _keep_promise(self, id_: str, more: Iterable[Message] = ()) -> bool:
+    def _write_deferred(self, session_id: str, more: Iterable[Message] = ()) -> bool:
         """Write what was said so far in a session that is held, and `more`; its record comes next.
         Nothing, where none is held."""
-        promised = self._promised.get(id_)
+        promised = self._deferred.get(session_id)
         if promised is None:
             return False
-        if self._files.exists(id_):
-            raise taken(id_)
-        self._files.say(id_, [*promised[1], *more], durable=False)
+        if self._files.exists(session_id):
+            raise taken_error(session_id)
+        self._files.write_transcript(session_id, [*promised[1], *more], durable=False)
         return True
 
     # Those that nobody has used for long.
 
-    def _forget_strays(self, before: str) -> None:
+    def _delete_stray_locks(self, before: str) -> None:
         """Take away the locks of sessions that were never written, since their clinvk was killed,
         and the temporary files that it left."""
         remove_leftovers(self.home)
         self._files.remove_leftovers()
-        for id_ in self._locks.older_than(datetime.fromisoformat(before).timestamp()):
-            if self._files.exists(id_) or id_ in self._promised:
+        for session_id in self._locks.older_than(datetime.fromisoformat(before).timestamp()):
+            if self._files.exists(session_id) or session_id in self._deferred:
                 continue
             with suppress(NoSpace):  # for a lock that somebody else has deleted meanwhile
-                if (turn := self.turn(id_)) is not None:
-                    self._locks.forget(id_)
+                if (turn := self.acquire_turn(session_id)) is not None:
+                    self._locks.delete(session_id)
                     turn.abandon()
 
     def _used_before(self, before: str) -> list[tuple[str, TimeAndSize | None]]:
         """Ids, with the time and size that the record had when the index read it."""
         query = Query(before=before)
-        found = self._upkeep.ask(lambda index: index.stats(query))
+        found = self._index_sync.query(lambda index: index.stats(query))
         if found is not None:
             return found
         return [(s.id, None) for s in self._files.scan(query) if isinstance(s, Session)]
 
-    def _remove_idle(self, id_: str, before: str, stat: TimeAndSize | None) -> bool:
+    def _remove_idle(self, session_id: str, before: str, stat: TimeAndSize | None) -> bool:
         """Take the session away if it is still old and does not run; with the lock held.
 
         A turn that begins has its lock first, and then has to write before it starts anything: so
         where there is no lock now, none can begin that would not find the session gone."""
-        if not self._locks.exists(id_):
-            return self._files.remove_old(id_, before, stat)
-        turn = self.turn(id_)
+        if not self._locks.exists(session_id):
+            return self._files.remove_old(session_id, before, stat)
+        turn = self.acquire_turn(session_id)
         if turn is None:
             return False
-        if turn.left:  # what it left running is ended by whoever deletes it
+        if turn.leftover:  # what it left running is ended by whoever deletes it
             turn.abandon()
             return False
         try:
-            removed = self._files.remove_old(id_, before, stat)
+            removed = self._files.remove_old(session_id, before, stat)
             if removed:
-                self._locks.forget(id_)
+                self._locks.delete(session_id)
             return removed
         finally:
             turn.close()
 
 
-def _put(index: Index, files: SessionFiles, session: Session) -> None:
+def _index_session(index: Index, files: SessionFiles, session: Session) -> None:
     from clinvk.store.files import indexer  # who only reads has no use for it
 
-    indexer.put(index, files, session)
+    indexer.index_session(index, files, session)

@@ -12,35 +12,39 @@ from clinvk.errors import ConfigError, SessionError
 from clinvk.text import addresses
 
 GREET = 5.0  # seconds to connect, for TLS, and for the first answer
-ANSWER = 30.0  # seconds; a script with the transcript of years takes less than one
-AGAIN = 0.5  # seconds until a lost connection is retried, once
+ANSWER_TIMEOUT = 30.0  # seconds; a script with the transcript of years takes less than one
+RETRY_INTERVAL = 0.5  # seconds until a lost connection is retried, once
 
 REBUILD = "rebuild what leads to the sessions: clinvk sessions reindex"
-_ELSEWHERE = "or choose another store: session.storage in the configuration, or --storage-backend"
+_OTHER_STORE_HINT = (
+    "or choose another store: session.storage in the configuration, or --storage-backend"
+)
 
 
 class WrongType(SessionError):  # noqa: N818 - reads as what it says
     """A key holds another type of value than clinvk's: another program has written it."""
 
 
-class Server(Closing):
+class RedisClient(Closing):
     """Raises `ConfigError` for a wrong address or a missing package, `SessionError` for all that
     the server does not do; neither tells the password."""
 
     def __init__(self, url: str) -> None:
-        redis = _package()
+        redis = _import_redis()
         url = _checked(url)
         # Retried once, not more: a server that was restarted answers then, and one that is gone
         # should be said to be gone.
         lost = (redis.exceptions.ConnectionError,)  # one that is silent will not talk the next time
-        again = redis.retry.Retry(redis.backoff.ConstantBackoff(AGAIN), 1, supported_errors=lost)
+        again = redis.retry.Retry(
+            redis.backoff.ConstantBackoff(RETRY_INTERVAL), 1, supported_errors=lost
+        )
         self._tls = url.startswith("rediss:")
         self._met = False  # whether it has ever answered as a Redis server does
         self._closed = False
         try:
             self.client: Any = redis.Redis.from_url(
                 url, connection_class=_impatient(tls=self._tls), redis_connect_func=self._greet,
-                socket_connect_timeout=GREET, socket_timeout=ANSWER, retry=again, protocol=2,
+                socket_connect_timeout=GREET, socket_timeout=ANSWER_TIMEOUT, retry=again, protocol=2,
             )  # fmt: skip
             self.client.connection_pool.make_connection()  # connects to nothing yet
         except (ValueError, TypeError, redis.RedisError) as error:
@@ -55,23 +59,23 @@ class Server(Closing):
         self._closed = True
         self._hang_up()
 
-    def run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+    def run_script(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
         """What a script answers; text where it is one."""
         known = self._scripts.get(script)
         if known is None:
             known = self._scripts[script] = self.client.register_script(script)
-        with self.asking() as _:
+        with self.translate_errors() as _:
             answer = known(keys=keys, args=values)
         return answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
 
     @contextmanager
-    def asking(self) -> Iterator[Any]:
+    def translate_errors(self) -> Iterator[Any]:
         """The client; what goes wrong with it is told in our words."""
-        redis = _package()
+        redis = _import_redis()
         try:
             yield self.client
         except redis.RedisError as error:
-            raise self._problem(error) from error
+            raise self._to_session_error(error) from error
         finally:
             if self._closed:
                 self._hang_up()
@@ -85,11 +89,11 @@ class Server(Closing):
     def _hang_up(self) -> None:
         self.client.connection_pool.disconnect(inuse_connections=False)
 
-    def _problem(self, error: Exception) -> SessionError:
+    def _to_session_error(self, error: Exception) -> SessionError:
         if "WRONGTYPE" in str(error):
             return WrongType(f"redis at {self.name}: {error}", REBUILD)
         found = None if self._met else _strange(error, tls=self._tls)
-        said, hint = found or _meaning(error)
+        said, hint = found or _explain_error(error)
         return SessionError(f"redis at {self.name}: {said}", hint)
 
 
@@ -114,14 +118,14 @@ def _unknown(url: str, name: str, known: tuple[str, ...]) -> ConfigError:
     if name in addresses.TLS_PARAMETERS:
         shown += ", which only rediss:// has"
     return ConfigError(
-        f"session.storage: {addresses.without_password(url)!r}: {shown}",
+        f"session.storage: {addresses.mask_password(url)!r}: {shown}",
         f"known: {', '.join(known)}",
     )
 
 
 def _invalid(url: str, problem: str, kind: type[Exception]) -> ConfigError:
     return ConfigError(
-        f"session.storage: {addresses.without_password(url)!r}: {problem} ({kind.__name__})",
+        f"session.storage: {addresses.mask_password(url)!r}: {problem} ({kind.__name__})",
         "see the parameters of a Redis address in the documentation of session.storage",
     )
 
@@ -152,7 +156,7 @@ def _strange(error: Exception, *, tls: bool) -> tuple[str, str] | None:
 _HUNG_UP = ("SSL", "EOF", "closed by server", "reset by peer")
 
 
-def _meaning(error: Exception) -> tuple[str, str | None]:
+def _explain_error(error: Exception) -> tuple[str, str | None]:
     # 60 ms, and an extra.
     from redis import exceptions as e
 
@@ -164,9 +168,9 @@ def _meaning(error: Exception) -> tuple[str, str | None]:
     if isinstance(error, e.BusyLoadingError):
         return "it is still reading its data", "try again in a moment"
     if isinstance(error, e.TimeoutError):
-        return f"it does not answer ({text})", f"look at the server, {_ELSEWHERE}"
+        return f"it does not answer ({text})", f"look at the server, {_OTHER_STORE_HINT}"
     if isinstance(error, e.ConnectionError):
-        return f"it cannot be reached ({text})", f"start it, {_ELSEWHERE}"
+        return f"it cannot be reached ({text})", f"start it, {_OTHER_STORE_HINT}"
     if isinstance(error, e.ReadOnlyError):
         return "it is a replica, which takes no writes", "name the primary server"
     if "MISCONF" in text:
@@ -201,7 +205,7 @@ def _impatient(*, tls: bool) -> Any:
     return Impatient
 
 
-def _package() -> Any:
+def _import_redis() -> Any:
     """The redis package: 60 ms, and an extra, so only where a store is a server."""
     try:
         # 60 ms, and an extra.

@@ -18,69 +18,69 @@ from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError
 from clinvk.process import note as turn_note
 from clinvk.store.redis import lua
-from clinvk.store.redis.client import Server
+from clinvk.store.redis.client import RedisClient
 
 PREFIX = "clinvk:"
 TURNS = f"{PREFIX}turns"  # ids that have, or had, a lease
 
 
-class LeaseTurn(Closing):
+class LeaseLock(Closing):
     """Renewed every third of its time by a thread, until it is closed."""
 
     def __init__(
         self,
-        server: Server,
-        id_: str,
+        server: RedisClient,
+        session_id: str,
         token: str,
         seconds: float,
         facts: str,
-        ended: Callable[[LeaseTurn], None],
+        on_ended: Callable[[LeaseLock], None],
     ) -> None:
-        self.id = id_
+        self.id = session_id
         self.token = token
-        self.left = turn_note.decode(facts)
-        self.kept_in = f"the key {turn_key(id_)} of the redis at {server.name}"
+        self.leftover = turn_note.decode(facts)
+        self.location = f"the key {turn_key(session_id)} of the redis at {server.name}"
         self._server = server
         self._seconds = seconds
-        self._ended = ended
-        self._over = threading.Event()
-        threading.Thread(target=self._renew, name=f"turn of {id_}", daemon=True).start()
+        self._on_ended = on_ended
+        self._stop_renewal = threading.Event()
+        threading.Thread(target=self._renew, name=f"turn of {session_id}", daemon=True).start()
 
     def note(self, facts: dict[str, Any]) -> None:
         values = [self.token, json.dumps(facts) if facts else ""]
         with suppress(SessionError):  # only the next clinvk's clean-up is lost
-            self._server.run(lua.NOTE, [turn_key(self.id)], values)
+            self._server.run_script(lua.NOTE, [turn_key(self.id)], values)
 
     def close(self) -> None:
-        self._end("")
+        self._release("")
 
     def abandon(self) -> None:
-        self._end("leave")
+        self._release("leave")
 
-    def _end(self, what: str) -> None:
-        if self._over.is_set():
+    def _release(self, what: str) -> None:
+        if self._stop_renewal.is_set():
             return
-        self._over.set()
-        self._ended(self)
+        self._stop_renewal.set()
+        self._on_ended(self)
         keys = [lease_key(self.id), turn_key(self.id), TURNS]
         with suppress(SessionError):  # it ends by itself, a little later
-            self._server.run(lua.END, keys, [self.token, what, self.id])
+            self._server.run_script(lua.END, keys, [self.token, what, self.id])
 
     def _renew(self) -> None:
         keys = [lease_key(self.id), turn_key(self.id)]
         values = [self.token, milliseconds(self._seconds)]
-        while not self._over.wait(self._seconds / 3):
+        while not self._stop_renewal.wait(self._seconds / 3):
             with suppress(SessionError):  # the next write says what is wrong with the server
-                if self._server.run(lua.RENEW, keys, values) == "lost":
+                if self._server.run_script(lua.RENEW, keys, values) == "lost":
                     return
 
 
-def lease_key(id_: str) -> str:
-    return f"{PREFIX}lease:{id_}"
+def lease_key(session_id: str) -> str:
+    return f"{PREFIX}lease:{session_id}"
 
 
-def turn_key(id_: str) -> str:
-    return f"{PREFIX}turn:{id_}"
+def turn_key(session_id: str) -> str:
+    return f"{PREFIX}turn:{session_id}"
 
 
 def milliseconds(seconds: float) -> int:

@@ -34,24 +34,24 @@ from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.process import host, note
 from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import (
-    as_kept,
     damaged,
-    is_running,
-    left_behind,
-    messages_of,
-    session_of,
-    taken,
-    unknown,
+    decode_messages,
+    decode_session,
+    encode_session,
+    left_behind_error,
+    not_found_error,
+    running_error,
+    taken_error,
 )
 from clinvk.store.connections import store_is_closed
-from clinvk.store.index import words_of
+from clinvk.store.index import query_words
 from clinvk.store.redis import lua
-from clinvk.store.redis.client import REBUILD, Server, WrongType
-from clinvk.store.redis.lease import PREFIX, TURNS, LeaseTurn, lease_key, milliseconds, turn_key
-from clinvk.store.search import scan
+from clinvk.store.redis.client import REBUILD, RedisClient, WrongType
+from clinvk.store.redis.lease import PREFIX, TURNS, LeaseLock, lease_key, milliseconds, turn_key
+from clinvk.store.search import scan_sessions
 
-LEASE = 30.0  # seconds that the turn of a dead machine is still had
-BUSY = 30.0  # seconds in which a change has to succeed against other writers
+LEASE_SECONDS = 30.0  # seconds that the turn of a dead machine is still had
+BUSY_TIMEOUT = 30.0  # seconds in which a change has to succeed against other writers
 BATCH = 500  # records that are read at a time
 USED = f"{PREFIX}used"
 IDS = f"{PREFIX}ids"
@@ -62,18 +62,18 @@ Progress = Callable[[int, int], None]
 
 
 class RedisStore(Closing):
-    def __init__(self, url: str, *, lease: float = LEASE) -> None:
-        self._connected = Server(url)
+    def __init__(self, url: str, *, lease: float = LEASE_SECONDS) -> None:
+        self._connected = RedisClient(url)
         self._closed = False
         self._lease = lease
-        self._turns: dict[str, LeaseTurn] = {}  # ours: what they write is checked
+        self._turns: dict[str, LeaseLock] = {}  # ours: what they write is checked
 
     def close(self) -> None:
         self._closed = True
         self._connected.close()
 
     @property
-    def _server(self) -> Server:
+    def _server(self) -> RedisClient:
         if self._closed:
             raise store_is_closed()
         return self._connected
@@ -91,48 +91,48 @@ class RedisStore(Closing):
         check_id(session.id)
         while (answer := self._commit(session, "", lines)) == "taken":
             if exact:
-                raise taken(session.id)
+                raise taken_error(session.id)
             session = replace(session, id=new_id())
-        _check(answer, session.id)
+        _raise_for_reply(answer, session.id)
         return session
 
-    def get(self, id: str) -> Session:  # noqa: A002
-        return self._read(check_id(id))[0]
+    def get(self, session_id: str) -> Session:
+        return self._read(check_id(session_id))[0]
 
     def update(
         self,
-        id: str,  # noqa: A002
+        session_id: str,
         change: Change,
         *,
         durable: bool = True,  # noqa: ARG002 - the server decides
         settled: bool = True,  # noqa: ARG002
     ) -> Session:
-        return self._change(id, change, [])
+        return self._change(session_id, change, [])
 
     def append(
         self,
-        id: str,  # noqa: A002
+        session_id: str,
         messages: Iterable[Message],
         change: Change,
         *,
         settled: bool = True,  # noqa: ARG002
     ) -> Session:
-        return self._change(id, change, _lines(messages))
+        return self._change(session_id, change, _lines(messages))
 
-    def settle(self, ids: Iterable[str]) -> None:  # noqa: ARG002
+    def settle(self, session_ids: Iterable[str]) -> None:  # noqa: ARG002
         """The server decides."""
         self._server  # noqa: B018 - which is closed, perhaps
 
-    def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
-        return self._change(id, change, _lines(messages), "rewrite")
+    def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
+        return self._change(session_id, change, _lines(messages), "rewrite")
 
-    def messages(self, id: str) -> list[Message]:  # noqa: A002
-        return messages_of(self._lines(check_id(id)))
+    def messages(self, session_id: str) -> list[Message]:
+        return decode_messages(self._lines(check_id(session_id)))
 
-    def size(self, id: str) -> int:  # noqa: A002
-        with self._server.asking() as client:
-            record = client.hstrlen(_session(check_id(id)), "record")
-        return int(record) + sum(map(len, self._lines(id)))
+    def size(self, session_id: str) -> int:
+        with self._server.translate_errors() as client:
+            record = client.hstrlen(_session_key(check_id(session_id)), "record")
+        return int(record) + sum(map(len, self._lines(session_id)))
 
     def select(self, query: Query) -> list[Session | Damaged]:
         found: list[Session | Damaged] = []
@@ -142,111 +142,119 @@ class RedisStore(Closing):
                 break
             if isinstance(session, Damaged):
                 damaged.append(session)
-            elif query.fits(session):
+            elif query.matches(session):
                 found.append(session)
-        return [*found, *(damaged if query.of_damaged else [])][: query.limit]
+        return [*found, *(damaged if query.includes_damaged else [])][: query.limit]
 
     def count(self, query: Query) -> int:
         return len(self.select(replace(query, limit=None)))
 
-    def matching(self, text: str, limit: int = 11) -> list[str]:
+    def find_ids(self, text: str, limit: int = 11) -> list[str]:
         if "\0" in text:  # which ends the folded id there
             return []
         folded = text.lower().encode("utf-8", "replace")
         try:
-            with self._server.asking() as client:
+            with self._server.translate_errors() as client:
                 found = client.zrangebylex(IDS, b"[" + folded, b"[" + folded + b"\xff", 0, limit)
         except WrongType:
-            found = sorted(_member(id_).encode() for id_ in self._ids())
+            found = sorted(_index_member(id_).encode() for id_ in self._ids())
             found = [member for member in found if member.startswith(folded)][:limit]
         return _decoded(member.partition(b"\0")[2] for member in found)
 
-    def owners(self, backend: str | None, native_id: str) -> list[str]:
+    def find_by_native_id(self, backend: str | None, native_id: str) -> list[str]:
         try:
-            with self._server.asking() as client:
-                found = client.smembers(NATIVE + _text(native_id))
+            with self._server.translate_errors() as client:
+                found = client.smembers(NATIVE + _to_text(native_id))
         except WrongType:
             return []
         pairs = sorted(filter(None, map(_owner, found)))
-        return [id_ for name, id_ in pairs if backend in (None, name)]
+        return [session_id for name, session_id in pairs if backend in (None, name)]
 
     def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
-        words = words_of(text)
+        words = query_words(text)
         if not words:
             return []
         sessions = (s for s in self._all() if isinstance(s, Session))
-        return scan(sessions, self.messages, words, role, limit)
+        return scan_sessions(sessions, self.messages, words, role, limit)
 
     def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
-        ids = self._scanned(_session(""))
-        with self._server.asking() as client:
+        ids = self._scanned(_session_key(""))
+        with self._server.translate_errors() as client:
             for key in (USED, IDS):
                 if client.type(key) not in (b"zset", b"none"):
                     client.delete(key)
-        for done, id_ in enumerate(ids):
+        for done, session_id in enumerate(ids):
             progress(done, len(ids))
-            self._index(id_)
+            self._reindex_session(session_id)
         progress(len(ids), len(ids))
         return len(ids)
 
-    def delete(self, id: str) -> None:  # noqa: A002
+    def delete(self, session_id: str) -> None:
         # In one step, without taking its turn: that would need memory.
-        _check(self._remove(check_id(id), "", self._dead(id)), id)
+        _raise_for_reply(
+            self._remove(check_id(session_id), "", self._find_dead_token(session_id)), session_id
+        )
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
         old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
         if dry_run:
-            return [id_ for id_ in old if self._is_idle(id_)]
-        return [id_ for id_ in old if self._remove_old(id_, before)]
+            return [session_id for session_id in old if self._is_idle(session_id)]
+        return [session_id for session_id in old if self._remove_old(session_id, before)]
 
-    def turn(self, id: str) -> LeaseTurn | None:  # noqa: A002
-        keys = [lease_key(check_id(id)), turn_key(id), TURNS]
+    def acquire_turn(self, session_id: str) -> LeaseLock | None:
+        keys = [lease_key(check_id(session_id)), turn_key(session_id), TURNS]
         token = uuid.uuid4().hex
         taker = json.dumps(host.this_process())
-        values = [token, milliseconds(self._lease), taker, self._dead(id), id]
-        facts = self._server.run(lua.TAKE, keys, values)
+        values = [
+            token,
+            milliseconds(self._lease),
+            taker,
+            self._find_dead_token(session_id),
+            session_id,
+        ]
+        facts = self._server.run_script(lua.TAKE, keys, values)
         if facts is None:
             return None
-        turn = LeaseTurn(self._connected, id, token, self._lease, facts, self._ended)
-        self._turns[id] = turn
+        turn = LeaseLock(self._connected, session_id, token, self._lease, facts, self._forget_turn)
+        self._turns[session_id] = turn
         return turn
 
     def is_own(self, id: str) -> bool:  # noqa: A002, ARG002
         return False  # whoever can write the server
 
-    def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
-        with suppress(WrongType), self._server.asking() as client:
-            token = client.get(lease_key(id))
-            (facts,) = self._turn(id, "facts")
-            return self._held(id, token, facts)
+    def running_turn(self, session_id: str) -> dict[str, Any] | None:
+        with suppress(WrongType), self._server.translate_errors() as client:
+            token = client.get(lease_key(session_id))
+            (facts,) = self._turn(session_id, "facts")
+            return self._held(session_id, token, facts)
         return None
 
     def _held(self, id_: str, token: bytes | None, facts: bytes | None) -> dict[str, Any] | None:
-        if token is None or token.decode("utf-8", "replace") == self._dead(id_):
+        if token is None or token.decode("utf-8", "replace") == self._find_dead_token(id_):
             return None
         return note.decode(facts) or {}
 
-    def all_running(self) -> list[str]:
+    def running_ids(self) -> list[str]:
         try:
-            with self._server.asking() as client:
+            with self._server.translate_errors() as client:
                 ids = sorted(_decoded(client.smembers(TURNS)))
         except WrongType:
             ids = sorted(self._scanned(lease_key("")))
-        return [id_ for id_ in ids if self.running(id_) is not None]
+        return [session_id for session_id in ids if self.running_turn(session_id) is not None]
 
-    def _is_idle(self, id_: str) -> bool:
+    def _is_idle(self, session_id: str) -> bool:
         """Whether no turn runs, and none that was killed has left something to end."""
-        (facts,) = self._turn(id_, "facts")
-        return not facts and self.running(id_) is None
+        (facts,) = self._turn(session_id, "facts")
+        return not facts and self.running_turn(session_id) is None
 
-    def _ended(self, turn: LeaseTurn) -> None:
+    def _forget_turn(self, turn: LeaseLock) -> None:
         if self._turns.get(turn.id) is turn:
             del self._turns[turn.id]
 
-    def _dead(self, id_: str) -> str:
+    def _find_dead_token(self, session_id: str) -> str:
         """The token of a turn whose process is known to be dead, so that the next turn need not
         wait for its lease to end; else nothing."""
-        token, holder = self._turn(id_, "token", "holder")
+        token, holder = self._turn(session_id, "token", "holder")
         try:
             is_gone = note.is_gone(note.parse_process(note.decode(holder) or {}))
         except note.InvalidNote:
@@ -255,29 +263,32 @@ class RedisStore(Closing):
 
     def _turn(self, id_: str, *names: str) -> list[bytes | None]:
         """These fields of what is known of its last turn."""
-        with suppress(WrongType), self._server.asking() as client:
+        with suppress(WrongType), self._server.translate_errors() as client:
             return list(client.hmget(turn_key(id_), *names))
         return [None] * len(names)
 
     # Records.
 
-    def _read(self, id_: str) -> tuple[Session, str]:
+    def _read(self, session_id: str) -> tuple[Session, str]:
         """The session, and its version. Raises `SessionNotFound`."""
         try:
-            with self._server.asking() as client, client.pipeline(transaction=False) as pipeline:
-                pipeline.hmget(_session(id_), "record", "version")
-                pipeline.exists(_session(id_))
-                pipeline.type(_said(id_))
+            with (
+                self._server.translate_errors() as client,
+                client.pipeline(transaction=False) as pipeline,
+            ):
+                pipeline.hmget(_session_key(session_id), "record", "version")
+                pipeline.exists(_session_key(session_id))
+                pipeline.type(_transcript_key(session_id))
                 (record, version), exists, kind = pipeline.execute()
         except WrongType:
-            raise self._foreign(id_, _session(id_)) from None
+            raise self._foreign(session_id, _session_key(session_id)) from None
         if not exists:
-            raise unknown(id_)
+            raise not_found_error(session_id)
         if kind not in TRANSCRIPT:
-            raise self._foreign(id_, _said(id_))
-        session = self._parsed(id_, record)
+            raise self._foreign(session_id, _transcript_key(session_id))
+        session = self._decode_session(session_id, record)
         if version is None:
-            raise self._damaged(id_, f"{_session(id_)} has no version")
+            raise self._damaged(session_id, f"{_session_key(session_id)} has no version")
         return session, version.decode("utf-8", "replace")
 
     def _foreign(self, id_: str, key: str) -> SessionError:
@@ -286,138 +297,158 @@ class RedisStore(Closing):
     def _damaged(self, id_: str, why: str) -> SessionError:
         return damaged(id_, f"redis at {self._connected.name}: {why}")
 
-    def _parsed(self, id_: str, record: bytes | None) -> Session:
-        return session_of(record or b"", id_, f"{_session(id_)} at {self._server.name}")
+    def _decode_session(self, session_id: str, record: bytes | None) -> Session:
+        return decode_session(
+            record or b"", session_id, f"{_session_key(session_id)} at {self._server.name}"
+        )
 
-    def _change(self, id_: str, change: Change, lines: list[bytes], how: str = "") -> Session:
-        deadline = time.monotonic() + BUSY
-        check_id(id_)
+    def _change(
+        self, session_id: str, change: Change, lines: list[bytes], how: str = ""
+    ) -> Session:
+        deadline = time.monotonic() + BUSY_TIMEOUT
+        check_id(session_id)
         while True:
-            session, version = self._read(id_)
+            session, version = self._read(session_id)
             session = change(session)
             answer = self._commit(session, version, lines, how)
             if answer != "stale":
-                _check(answer, id_)
+                _raise_for_reply(answer, session_id)
                 return session
             if time.monotonic() > deadline:
-                raise SessionError(f"session {id_}: others have been writing it for {BUSY:.0f} s")
+                raise SessionError(
+                    f"session {session_id}: others have been writing it for {BUSY_TIMEOUT:.0f} s"
+                )
             time.sleep(random.random() * 0.01)  # noqa: S311 - so that two do not keep step
 
     def _commit(self, session: Session, version: str, lines: list[bytes], how: str = "") -> str:
-        record, session = as_kept(session)
-        id_ = session.id
-        keys = [_session(id_), _said(id_), f"{PREFIX}writes:{id_}", turn_key(id_), USED, IDS]
-        turn = self._turns.get(id_)
-        values = [id_, _member(id_), version, record, _score(session), _natives(session),
+        record, session = encode_session(session)
+        session_id = session.id
+        keys = [
+            _session_key(session_id),
+            _transcript_key(session_id),
+            f"{PREFIX}writes:{session_id}",
+            turn_key(session_id),
+            USED,
+            IDS,
+        ]
+        turn = self._turns.get(session_id)
+        values = [session_id, _index_member(session_id), version, record, _used_score(session), _natives(session),
                   uuid.uuid4().hex, turn.token if turn else "", how, NATIVE]  # fmt: skip
-        return str(self._server.run(lua.COMMIT, keys, [*values, *lines]))
+        return str(self._server.run_script(lua.COMMIT, keys, [*values, *lines]))
 
-    def _lines(self, id_: str) -> list[bytes]:
-        with self._server.asking() as client:
-            return list(client.lrange(_said(id_), 0, -1))
+    def _lines(self, session_id: str) -> list[bytes]:
+        with self._server.translate_errors() as client:
+            return list(client.lrange(_transcript_key(session_id), 0, -1))
 
     def _all(self) -> Iterator[Session | Damaged]:
         """Every session, the one used last first."""
         ids = self._ids()
         for start in range(0, len(ids), BATCH):
             some = ids[start : start + BATCH]
-            with self._server.asking() as client, client.pipeline(transaction=False) as pipeline:
-                for id_ in some:
-                    pipeline.hmget(_session(id_), "record", "version")
-                    pipeline.type(_said(id_))
-                    pipeline.exists(_session(id_))
+            with (
+                self._server.translate_errors() as client,
+                client.pipeline(transaction=False) as pipeline,
+            ):
+                for session_id in some:
+                    pipeline.hmget(_session_key(session_id), "record", "version")
+                    pipeline.type(_transcript_key(session_id))
+                    pipeline.exists(_session_key(session_id))
                 answers = pipeline.execute(raise_on_error=False)
-            for i, id_ in enumerate(some):
+            for i, session_id in enumerate(some):
                 fields, kind, exists = answers[3 * i : 3 * i + 3]
                 if exists:  # else deleted meanwhile
-                    yield self._found(id_, fields, kind)
+                    yield self._session_or_damaged(session_id, fields, kind)
 
-    def _found(self, id_: str, fields: Any, kind: bytes) -> Session | Damaged:
+    def _session_or_damaged(self, session_id: str, fields: Any, kind: bytes) -> Session | Damaged:
         is_ours = isinstance(fields, list) and None not in fields and kind in TRANSCRIPT
         try:
-            return self._parsed(id_, fields[0]) if is_ours else self._read(id_)[0]
+            return (
+                self._decode_session(session_id, fields[0])
+                if is_ours
+                else self._read(session_id)[0]
+            )
         except SessionError as error:
-            return Damaged(id_, error.message)
+            return Damaged(session_id, error.message)
 
     def _ids(self) -> list[str]:
         """Those of all sessions, the one used last first; in no order if that is not known."""
         try:
-            with self._server.asking() as client:
+            with self._server.translate_errors() as client:
                 return _decoded(client.zrange(USED, 0, -1))
         except WrongType:
-            return self._scanned(_session(""))
+            return self._scanned(_session_key(""))
 
     def _scanned(self, prefix: str) -> list[str]:
         """What the names of keys with this prefix end in."""
-        with self._server.asking() as client:
+        with self._server.translate_errors() as client:
             keys = list(client.scan_iter(f"{prefix}*", count=BATCH))
         return _decoded(key[len(prefix) :] for key in keys)
 
-    def _index(self, id_: str) -> None:
+    def _reindex_session(self, session_id: str) -> None:
         """Whatever leads to the session, made anew."""
         try:
-            with suppress(WrongType), self._server.asking() as client:
-                client.hdel(_session(id_), "natives")
-            self._change(id_, lambda s: s, [])
+            with suppress(WrongType), self._server.translate_errors() as client:
+                client.hdel(_session_key(session_id), "natives")
+            self._change(session_id, lambda s: s, [])
         except SessionNotFound:
             return
         except SessionError:  # damaged: to be listed, and deleted
-            with self._server.asking() as client:
-                client.zadd(USED, {id_: 0})
-                client.zadd(IDS, {_member(id_): 0})
+            with self._server.translate_errors() as client:
+                client.zadd(USED, {session_id: 0})
+                client.zadd(IDS, {_index_member(session_id): 0})
 
-    def _remove_old(self, id_: str, before: str) -> bool:
+    def _remove_old(self, session_id: str, before: str) -> bool:
         """Take the session away if it is still old and does not run."""
         try:
-            session, version = self._read(id_)
+            session, version = self._read(session_id)
         except SessionNotFound:
             return False
-        if not Query(before=before).fits(session) or not self._is_idle(id_):
+        if not Query(before=before).matches(session) or not self._is_idle(session_id):
             return False
-        return self._remove(id_, version, self._dead(id_)) == "done"
+        return self._remove(session_id, version, self._find_dead_token(session_id)) == "done"
 
-    def _remove(self, id_: str, version: str, lease: str) -> str:
-        keys = [_session(id_), _said(id_), f"{PREFIX}writes:{id_}", turn_key(id_), USED, IDS,
-                lease_key(id_), TURNS]  # fmt: skip
-        values = [id_, _member(id_), version, lease, NATIVE]
-        return str(self._server.run(lua.DELETE, keys, values))
+    def _remove(self, session_id: str, version: str, lease: str) -> str:
+        keys = [_session_key(session_id), _transcript_key(session_id), f"{PREFIX}writes:{session_id}", turn_key(session_id), USED, IDS,
+                lease_key(session_id), TURNS]  # fmt: skip
+        values = [session_id, _index_member(session_id), version, lease, NATIVE]
+        return str(self._server.run_script(lua.DELETE, keys, values))
 
 
-def _check(answer: str, id_: str) -> None:
+def _raise_for_reply(answer: str, session_id: str) -> None:
     """Raise what the server's answer to a write means."""
     if answer == "missing":
-        raise unknown(id_)
+        raise not_found_error(session_id)
     if answer == "running":
-        raise is_running(id_)
+        raise running_error(session_id)
     if answer == "left":
-        raise left_behind(id_)
+        raise left_behind_error(session_id)
     if answer.startswith("foreign"):
         raise WrongType(
-            f"session {id_} cannot be written: the key {answer.partition(' ')[2]} was written by "
+            f"session {session_id} cannot be written: the key {answer.partition(' ')[2]} was written by "
             "another program",
             REBUILD,
         )
     if answer == "lost":
         raise SessionError(
-            f"session {id_}: another clinvk has taken this turn, which was silent for too long; "
+            f"session {session_id}: another clinvk has taken this turn, which was silent for too long; "
             "nothing was written",
-            f"see what it did: clinvk sessions show {id_} --messages 4",
+            f"see what it did: clinvk sessions show {session_id} --messages 4",
         )
 
 
-def _session(id_: str) -> str:
-    return f"{PREFIX}session:{id_}"
+def _session_key(session_id: str) -> str:
+    return f"{PREFIX}session:{session_id}"
 
 
-def _said(id_: str) -> str:
-    return f"{PREFIX}said:{id_}"
+def _transcript_key(session_id: str) -> str:
+    return f"{PREFIX}said:{session_id}"
 
 
-def _member(id_: str) -> str:
-    return f"{id_.lower()}\0{id_}"
+def _index_member(session_id: str) -> str:
+    return f"{session_id.lower()}\0{session_id}"
 
 
-def _score(session: Session) -> int:
+def _used_score(session: Session) -> int:
     """Less for what was used later, so that equals come in the order of their ids."""
     return -round(session.updated_at.timestamp() * 1000)
 
@@ -451,5 +482,5 @@ def _owner(member: bytes) -> list[str] | None:
     return None
 
 
-def _text(text: str) -> str:
+def _to_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode()

@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clinvk.disk.atomic import cannot, open_named
+from clinvk.disk.atomic import file_error, open_named
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
-from clinvk.store.codec import messages_of, session_of, unknown
+from clinvk.store.codec import decode_messages, decode_session, not_found_error
 from clinvk.store.index import VERSION as INDEX_VERSION
 from clinvk.store.index import Index, connect
 
 Progress = Callable[[int, int], None]
 
 SCHEMA_VERSION = 1  # PRAGMA user_version
-OURS = 0x636C6976  # PRAGMA application_id: "cliv"
-BUSY = 30.0  # seconds that a writer waits for its turn
+APPLICATION_ID = 0x636C6976  # PRAGMA application_id: "cliv"
+BUSY_TIMEOUT = 30.0  # seconds that a writer waits for its turn
 
 TABLES = (
     "CREATE TABLE records (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
@@ -40,21 +40,21 @@ class Database(Index):
     is not one of ours."""
 
     @classmethod
-    def at(cls, path: Path) -> Database:
+    def open_writable(cls, path: Path) -> Database:
         """The sessions in that file, which is made where it is missing."""
-        _make_private(path)
+        _create_private(path)
         if not os.access(path, os.W_OK):
-            return cls.to_read(path)
+            return cls.open_read_only(path)
         with _open_if_usable(cls(_connect(f"{path.as_uri()}?mode=rw"))) as database:
-            if not database.is_ready(path) or database.get("version") != INDEX_VERSION:
-                with database.changing():
+            if not database.is_ready(path) or database.get_meta("version") != INDEX_VERSION:
+                with database.transaction():
                     database.prepare()
-                    if database.get("version") != INDEX_VERSION:
-                        database.index_anew(str(path))
+                    if database.get_meta("version") != INDEX_VERSION:
+                        database.rebuild_index(str(path))
         return database
 
     @classmethod
-    def to_read(cls, path: Path) -> Database:
+    def open_read_only(cls, path: Path) -> Database:
         """The sessions in that file; an empty store where there is none."""
         if not path.exists():
             with _open_if_usable(cls(_connect("file::memory:"))) as database:
@@ -68,7 +68,7 @@ class Database(Index):
     def is_ready(self, path: Path) -> bool:
         """Whether the tables are there. Raises `SessionError` where they are somebody else's."""
         version = self._pragma("user_version")
-        if self._pragma("application_id") == OURS:
+        if self._pragma("application_id") == APPLICATION_ID:
             if version > SCHEMA_VERSION:
                 raise SessionError(
                     f"{path} was written by a newer clinvk (its version is {version}, this one "
@@ -84,12 +84,12 @@ class Database(Index):
 
     def prepare(self) -> None:
         """Make what is missing; call it in a transaction, as others may do the same."""
-        if self.get("version") is None:
+        if self.get_meta("version") is None:
             super().prepare()
         if self._pragma("user_version") == 0:
             for statement in TABLES:
                 self.db.execute(statement)
-            self.db.execute(f"PRAGMA application_id={OURS}")
+            self.db.execute(f"PRAGMA application_id={APPLICATION_ID}")
             self.db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def wait_for_disk(self, *, durable: bool) -> None:
@@ -104,92 +104,96 @@ class Database(Index):
         """
         self.db.execute("PRAGMA journal_mode=MEMORY")
         try:
-            with self.changing():
+            with self.transaction():
                 yield
         finally:
             self.db.execute("PRAGMA journal_mode=DELETE")
 
-    def record(self, id_: str) -> bytes:
+    def read_record(self, session_id: str) -> bytes:
         """Raises `SessionNotFound`."""
         found = self.db.execute(
-            "SELECT CAST(record AS BLOB) FROM records WHERE id=?", (id_,)
+            "SELECT CAST(record AS BLOB) FROM records WHERE id=?", (session_id,)
         ).fetchone()
         if found is None:
-            raise unknown(id_)
+            raise not_found_error(session_id)
         return bytes(found[0])
 
     def ids(self) -> list[str]:
-        return [id_ for (id_,) in self.db.execute("SELECT id FROM records ORDER BY id")]
+        return [
+            session_id for (session_id,) in self.db.execute("SELECT id FROM records ORDER BY id")
+        ]
 
-    def lines(self, id_: str) -> list[bytes]:
+    def transcript_lines(self, session_id: str) -> list[bytes]:
         """The transcript."""
         rows = self.db.execute(
-            "SELECT CAST(message AS BLOB) FROM said WHERE id=? ORDER BY n", (id_,)
+            "SELECT CAST(message AS BLOB) FROM said WHERE id=? ORDER BY n", (session_id,)
         )
         return [bytes(line) for (line,) in rows]
 
-    def size(self, id_: str) -> int:
+    def size(self, session_id: str) -> int:
         found = self.db.execute(
             "SELECT ifnull((SELECT length(record) FROM records WHERE id=?1), 0)"
-            " + ifnull((SELECT sum(length(message)) FROM said WHERE id=?1), 0)", (id_,)
+            " + ifnull((SELECT sum(length(message)) FROM said WHERE id=?1), 0)", (session_id,)
         ).fetchone()  # fmt: skip
         return int(found[0])
 
-    def keep(self, record: bytes, session: Session, lines: list[bytes]) -> None:
+    def write_session(self, record: bytes, session: Session, lines: list[bytes]) -> None:
         """The record as it is now, and lines behind the transcript."""
-        id_ = session.id
-        last = self.db.execute("SELECT ifnull(max(n), 0) FROM said WHERE id=?", (id_,)).fetchone()
-        rows = [(id_, n, line) for n, line in enumerate(lines, last[0] + 1)]
-        self.db.execute("INSERT OR REPLACE INTO records VALUES (?,?)", (id_, record))
+        session_id = session.id
+        last = self.db.execute(
+            "SELECT ifnull(max(n), 0) FROM said WHERE id=?", (session_id,)
+        ).fetchone()
+        rows = [(session_id, n, line) for n, line in enumerate(lines, last[0] + 1)]
+        self.db.execute("INSERT OR REPLACE INTO records VALUES (?,?)", (session_id, record))
         self.db.executemany("INSERT INTO said VALUES (?,?,?)", rows)
-        retitled = self.title(id_) != session.title
+        retitled = self.title(session_id) != session.title
         self.put(session, mtime=0, size=0)
         if retitled:
-            self.forget_words(id_)
-            self.add_words(session, self.messages(id_), upto=0)
+            self.forget_words(session_id)
+            self.add_words(session, self.messages(session_id), upto=0)
         elif lines:
-            self.add_words(session, messages_of(lines), upto=0)
+            self.add_words(session, decode_messages(lines), upto=0)
 
-    def unsay(self, id_: str) -> None:
+    def delete_transcript(self, session_id: str) -> None:
         """Take the transcript away."""
-        self.db.execute("DELETE FROM said WHERE id=?", (id_,))
-        self.forget_words(id_)
+        self.db.execute("DELETE FROM said WHERE id=?", (session_id,))
+        self.forget_words(session_id)
 
-    def drop(self, id_: str) -> None:
+    def delete_session(self, session_id: str) -> None:
         """Take the session away."""
-        self.unsay(id_)
-        self.db.execute("DELETE FROM records WHERE id=?", (id_,))
-        self.remove([id_])
+        self.delete_transcript(session_id)
+        self.db.execute("DELETE FROM records WHERE id=?", (session_id,))
+        self.remove([session_id])
 
-    def messages(self, id_: str) -> list[Message]:
-        return messages_of(self.lines(id_))
+    def messages(self, session_id: str) -> list[Message]:
+        return decode_messages(self.transcript_lines(session_id))
 
-    def index_anew(self, where: str, progress: Progress = lambda _done, _all: None) -> int:
+    def rebuild_index(self, where: str, progress: Progress = lambda _done, _all: None) -> int:
         """Make the index from the records; how many there are."""
-        self.set("version", None)
+        self.set_meta("version", None)
         super().prepare()
         ids = self.ids()
-        for done, id_ in enumerate(ids):
+        for done, session_id in enumerate(ids):
             progress(done, len(ids))
-            self._index(id_, where)
+            self._index(session_id, where)
         progress(len(ids), len(ids))
         return len(ids)
 
-    def _index(self, id_: str, where: str) -> None:
+    def _index(self, session_id: str, where: str) -> None:
         try:
-            session = session_of(self.record(id_), id_, where)
+            session = decode_session(self.read_record(session_id), session_id, where)
         except SessionError as error:
-            self.put_damaged(id_, error.message, mtime=0, size=0)
+            self.put_damaged(session_id, error.message, mtime=0, size=0)
             return
         self.put(session, mtime=0, size=0)
-        self.add_words(session, self.messages(id_), upto=0)
+        self.add_words(session, self.messages(session_id), upto=0)
 
     def _pragma(self, name: str) -> int:
         return int(self.db.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def _connect(uri: str) -> sqlite3.Connection:
-    return connect(uri, timeout=BUSY)
+    return connect(uri, timeout=BUSY_TIMEOUT)
 
 
 @contextmanager
@@ -202,7 +206,7 @@ def _open_if_usable(database: Database) -> Iterator[Database]:
         raise
 
 
-def _make_private(path: Path) -> None:
+def _create_private(path: Path) -> None:
     """An empty file where there is none; SQLite gives those beside it the same mode. A folder is
     made, but not the one above it: a disk that is not mounted is not an empty store."""
     try:
@@ -210,12 +214,12 @@ def _make_private(path: Path) -> None:
             path.parent.mkdir(mode=0o700)
         os.close(open_named(path, os.O_CREAT | os.O_RDONLY))
     except FileNotFoundError:
-        raise no_folder(path) from None
+        raise missing_directory_error(path) from None
     except OSError as error:
-        raise cannot("write", path, error) from error
+        raise file_error("write", path, error) from error
 
 
-def no_folder(path: Path) -> SessionError:
+def missing_directory_error(path: Path) -> SessionError:
     return SessionError(
         f"{path}: there is no folder {path.parent.parent}", "make it, or name another file"
     )

@@ -21,16 +21,16 @@ from msgspec.structs import replace
 from clinvk.disk.atomic import MAKE_ROOM, NoSpace, has_room, is_private
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
-from clinvk.disk.lockfile import FileTurn
+from clinvk.disk.lockfile import HeldLock
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, Query
-from clinvk.store.codec import IsRunning, LeftBehind, as_kept, session_of, taken
+from clinvk.store.codec import IsRunning, LeftBehind, decode_session, encode_session, taken_error
 from clinvk.store.connections import Connections, store_is_closed
-from clinvk.store.index import words_of
+from clinvk.store.index import query_words
 from clinvk.store.locks import TurnLocks
-from clinvk.store.search import hits
-from clinvk.store.sqlite.db import BUSY, Database, no_folder
+from clinvk.store.search import build_hits
+from clinvk.store.sqlite.db import BUSY_TIMEOUT, Database, missing_directory_error
 
 Progress = Callable[[int, int], None]
 
@@ -57,60 +57,60 @@ class SqliteStore(Closing):
         with self._writing(durable=durable) as database:
             while _is_taken(database, session.id):
                 if exact:
-                    raise taken(session.id)
+                    raise taken_error(session.id)
                 session = replace(session, id=new_id())
-            _keep(database, session, messages)
+            _write_session(database, session, messages)
         return session
 
-    def get(self, id: str) -> Session:  # noqa: A002
-        check_id(id)
+    def get(self, session_id: str) -> Session:
+        check_id(session_id)
         with self._reading() as database:
-            return self._session(database, id)
+            return self._session(database, session_id)
 
     def update(
         self,
-        id: str,  # noqa: A002
+        session_id: str,
         change: Change,
         *,
         durable: bool = True,
         settled: bool = True,  # noqa: ARG002
     ) -> Session:
-        check_id(id)
+        check_id(session_id)
         with self._writing(durable=durable) as database:
-            return _keep(database, change(self._session(database, id)))
+            return _write_session(database, change(self._session(database, session_id)))
 
     def append(
         self,
-        id: str,  # noqa: A002
+        session_id: str,
         messages: Iterable[Message],
         change: Change,
         *,
         settled: bool = True,  # noqa: ARG002
     ) -> Session:
-        check_id(id)
+        check_id(session_id)
         with self._writing() as database:
-            return _keep(database, change(self._session(database, id)), messages)
+            return _write_session(database, change(self._session(database, session_id)), messages)
 
-    def settle(self, ids: Iterable[str]) -> None:  # noqa: ARG002
+    def settle(self, session_ids: Iterable[str]) -> None:  # noqa: ARG002
         """What is appended is on disk."""
         self._check_open()
 
-    def rewrite(self, id: str, messages: Iterable[Message], change: Change) -> Session:  # noqa: A002
-        check_id(id)
+    def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
+        check_id(session_id)
         with self._writing() as database:
-            session = change(self._session(database, id))
-            database.unsay(id)
-            return _keep(database, session, messages)
+            session = change(self._session(database, session_id))
+            database.delete_transcript(session_id)
+            return _write_session(database, session, messages)
 
-    def messages(self, id: str) -> list[Message]:  # noqa: A002
-        check_id(id)
+    def messages(self, session_id: str) -> list[Message]:
+        check_id(session_id)
         with self._reading() as database:
-            return database.messages(id)
+            return database.messages(session_id)
 
-    def size(self, id: str) -> int:  # noqa: A002
-        check_id(id)
+    def size(self, session_id: str) -> int:
+        check_id(session_id)
         with self._reading() as database:
-            return database.size(id)
+            return database.size(session_id)
 
     def select(self, query: Query) -> list[Session | Damaged]:
         with self._reading() as database:
@@ -120,67 +120,67 @@ class SqliteStore(Closing):
         with self._reading() as database:
             return database.count(replace(query, limit=None))
 
-    def matching(self, text: str, limit: int = 11) -> list[str]:
+    def find_ids(self, text: str, limit: int = 11) -> list[str]:
         with self._reading() as database:
-            return database.matching(text, limit)
+            return database.find_ids(text, limit)
 
-    def owners(self, backend: str | None, native_id: str) -> list[str]:
+    def find_by_native_id(self, backend: str | None, native_id: str) -> list[str]:
         with self._reading() as database:
-            pairs = database.owners(native_id)
-        return [id_ for name, id_ in pairs if backend in (None, name)]
+            pairs = database.find_by_native_id(native_id)
+        return [session_id for name, session_id in pairs if backend in (None, name)]
 
     def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
-        words = words_of(text)
+        words = query_words(text)
         if not words:
             return []
         with self._reading() as database:
             ranked = database.search(words, role, limit)
-        return hits(ranked, self.get, self.messages, words, role)
+        return build_hits(ranked, self.get, self.messages, words, role)
 
     def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
         with self._writing() as database:
-            count = database.index_anew(str(self.path), progress)
+            count = database.rebuild_index(str(self.path), progress)
         with self._reading() as database, suppress(sqlite3.OperationalError):  # others are there
             database.db.execute("VACUUM")
         return count
 
-    def delete(self, id: str) -> None:  # noqa: A002
-        check_id(id)
+    def delete(self, session_id: str) -> None:
+        check_id(session_id)
         with self._reading() as database:
-            database.record(id)
-        with self._locks.idle(id):
-            self._remove(id)
+            database.read_record(session_id)
+        with self._locks.idle(session_id):
+            self._remove(session_id)
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
         old = [s.id for s in self.select(Query(before=before)) if isinstance(s, Session)]
         if dry_run:
-            return [id_ for id_ in old if self._locks.is_idle(id_)]
-        return [id_ for id_ in old if self._remove_idle(id_, before)]
+            return [session_id for session_id in old if self._locks.is_idle(session_id)]
+        return [session_id for session_id in old if self._remove_idle(session_id, before)]
 
-    def turn(self, id: str) -> FileTurn | None:  # noqa: A002
+    def acquire_turn(self, session_id: str) -> HeldLock | None:
         self._check_open()
-        return self._locks.turn(id)
+        return self._locks.acquire(session_id)
 
     def is_own(self, id: str) -> bool:  # noqa: A002, ARG002 - all are in one file
         return is_private(self.path)
 
-    def running(self, id: str) -> dict[str, Any] | None:  # noqa: A002
+    def running_turn(self, session_id: str) -> dict[str, Any] | None:
         self._check_open()
-        return self._locks.running(id)
+        return self._locks.running_turn(session_id)
 
-    def all_running(self) -> list[str]:
+    def running_ids(self) -> list[str]:
         self._check_open()
-        return self._locks.all_running()
+        return self._locks.running_ids()
 
-    def _session(self, database: Database, id_: str) -> Session:
-        return session_of(database.record(id_), id_, str(self.path))
+    def _session(self, database: Database, session_id: str) -> Session:
+        return decode_session(database.read_record(session_id), session_id, str(self.path))
 
-    def _remove_idle(self, id_: str, before: str) -> bool:
+    def _remove_idle(self, session_id: str, before: str) -> bool:
         """Delete the session if it is still old and does not run; what a killed turn left running
         is ended by `manager.delete`."""
         try:
-            with self._locks.idle(id_):
-                return self._remove(id_, before)
+            with self._locks.idle(session_id):
+                return self._remove(session_id, before)
         except (IsRunning, LeftBehind):
             return False
 
@@ -199,9 +199,9 @@ class SqliteStore(Closing):
             raise
 
     def _drop(self, database: Database, id_: str, before: str | None) -> bool:
-        if before is not None and not Query(before=before).fits(self._session(database, id_)):
+        if before is not None and not Query(before=before).matches(self._session(database, id_)):
             return False
-        database.drop(id_)
+        database.delete_session(id_)
         return True
 
     @contextmanager
@@ -209,41 +209,43 @@ class SqliteStore(Closing):
         """What is there, without waiting for who writes."""
         try:
             with self._connections.using():
-                if (database := self._opened()) is not None:
+                if (database := self._connection()) is not None:
                     yield database
                 else:
-                    with Database.to_read(self.path) as nothing:
+                    with Database.open_read_only(self.path) as nothing:
                         yield nothing
         except sqlite3.Error as error:
-            raise self._problem("read", error) from error
+            raise self._to_session_error("read", error) from error
 
     @contextmanager
     def _writing(self, *, durable: bool = True, journal: bool = True) -> Iterator[Database]:
         """All that is done inside, or nothing of it; the only writer, others wait."""
         try:
             with self._connections.using():
-                database = self._opened() or self._connections.add(Database.at(self.path))
+                database = self._connection() or self._connections.add(
+                    Database.open_writable(self.path)
+                )
                 database.wait_for_disk(durable=durable)
-                with database.changing() if journal else database.changing_without_journal():
+                with database.transaction() if journal else database.changing_without_journal():
                     yield database
         except sqlite3.Error as error:
-            raise self._problem("write", error) from error
+            raise self._to_session_error("write", error) from error
 
-    def _opened(self) -> Database | None:
+    def _connection(self) -> Database | None:
         """This thread's connection."""
         if (database := self._connections.mine) is not None:
             return database
         if self.path.exists() and self.path.stat().st_size:
-            return self._connections.add(Database.at(self.path))
+            return self._connections.add(Database.open_writable(self.path))
         if not self.path.parent.is_dir() and not self.path.parent.parent.is_dir():
-            raise no_folder(self.path)
+            raise missing_directory_error(self.path)
         return None
 
     def _check_open(self) -> None:
         if self._connections.closed:
             raise store_is_closed()
 
-    def _problem(self, verb: str, error: sqlite3.Error) -> SessionError:
+    def _to_session_error(self, verb: str, error: sqlite3.Error) -> SessionError:
         """What SQLite means, and what can be done about it."""
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
         full = code == sqlite3.SQLITE_FULL or (
@@ -272,18 +274,20 @@ PROBLEMS = {
     ),
     sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", "look at the permissions of its folder"),
     sqlite3.SQLITE_BUSY: (
-        f"another program has been writing it for {BUSY:.0f} seconds",
+        f"another program has been writing it for {BUSY_TIMEOUT:.0f} seconds",
         "end that program, or try again",
     ),
 }
 
 
-def _keep(database: Database, session: Session, messages: Iterable[Message] = ()) -> Session:
-    record, sound = as_kept(session)
-    database.keep(record, sound, [encode(m.to_json()) for m in messages])
+def _write_session(
+    database: Database, session: Session, messages: Iterable[Message] = ()
+) -> Session:
+    record, sound = encode_session(session)
+    database.write_session(record, sound, [encode(m.to_json()) for m in messages])
     return session
 
 
-def _is_taken(database: Database, id_: str) -> bool:
+def _is_taken(database: Database, session_id: str) -> bool:
     """Names differ in more than case, as they have to where they are files."""
-    return id_.lower() in (name.lower() for name in database.matching(id_, 100))
+    return session_id.lower() in (name.lower() for name in database.find_ids(session_id, 100))
