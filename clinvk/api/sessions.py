@@ -106,7 +106,7 @@ class SessionManager(Closing):
             backend=backend,
             model=options.get("model"),
             cwd=os.path.realpath(os.getcwd()),
-            tags=kept_tags([*settings.default_tags, *tags], settings),
+            tags=tuple(dict.fromkeys([*settings.default_tags, *tags])),
             metadata=kept_data(begun.default_metadata | dict(metadata or {}), settings),
             began_with=backend,
             options=kept_data(options, settings),

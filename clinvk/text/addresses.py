@@ -7,6 +7,7 @@ percent-encoded may hold any character, so all that could be a part of it is hid
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote  # `pathlib` has it already
 
 HIDDEN = "…"
 ENCODE = (
@@ -183,8 +184,4 @@ def _without_secret_parameters(text: str) -> str:
 
 
 def _is_secret(name: str) -> bool:
-    if "%" in name:
-        from urllib.parse import unquote  # 5 ms: only for names that are written so
-
-        name = unquote(name)
-    return any(word in name.lower() for word in _SECRET)
+    return any(word in unquote(name).lower() for word in _SECRET)

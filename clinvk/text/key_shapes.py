@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from binascii import Error, a2b_base64
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import pairwise
 
 from msgspec import Struct
@@ -29,20 +30,18 @@ def _is_random(value: str) -> bool:
     time, where those of a path or a name do so at its words."""
     word = max(re.split(r"[._:/-]", value), key=len)[:EXAMINED]
     digits = sum(c.isdigit() for c in word)
-    changes = sum(map(_changes_kind, pairwise(word)))
-    return len(word) >= 8 and 2 <= digits < len(word) and changes >= 0.3 * (len(word) - 1)
+    if len(word) < 8 or not 2 <= digits < len(word):
+        return False
+    # From a large to a small letter is no change, since words begin so.
+    changes = sum(a != b and (a != "A" or b != "a") for a, b in pairwise(map(_kind, word)))
+    return changes >= 0.3 * (len(word) - 1)
 
 
-def _changes_kind(pair: tuple[str, str]) -> bool:
-    """Not from an upper to a lower letter: so begins a word."""
-    first, second = map(_kind, pair)
-    return first != second and (first, second) != ("upper", "lower")
-
-
+@lru_cache(maxsize=1024)
 def _kind(character: str) -> str:
     if character.isdigit():
-        return "digit"
-    return "upper" if character.isupper() else "lower" if character.isalpha() else "other"
+        return "0"
+    return "A" if character.isupper() else "a" if character.isalpha() else "-"
 
 
 def _is_assigned_secret(value: str) -> bool:
@@ -52,7 +51,7 @@ def _is_assigned_secret(value: str) -> bool:
 
 def _is_password(value: str) -> bool:
     """Not what a manual writes where one has to put a password."""
-    plain = value.strip("*xX.").lower()
+    plain = value.strip("*xX.…").lower()
     return plain not in ("", "pass", "passwd", "password", "pwd", "secret", "token", "changeme")
 
 
@@ -162,7 +161,7 @@ RULES = (
          folded=True, behind=""),
     Rule("password", ("://",), r"""://[^\s/:@"'<>\[\]]{1,100}:(?P<secret>[^\s/"'<>\[\]{}$]{1,200})@(?!sha[0-9]{3}:)""",
          _is_no_port, behind=""),
-    Rule("password", ("://:",), r"""://:(?P<secret>[^\s/"'<>\[\]{}$]{1,200})@""", _is_password, behind=""),
+    Rule("password", ("://:",), r"""://:(?!pserver:|ext:)(?P<secret>[^\s/"'<>\[\]{}$]{1,200})@""", _is_password, behind=""),
     Rule("token", ("://",), r"""://(?P<secret>[\w.~%+-]{16,255}):?@""", _is_random, behind=""),
     Rule("password", ("machine ", "default ", "machine\n", "machine\\n"),
          rf"(?:machine{_SPACE}{{1,8}}[^\s\\]{{1,255}}|default){_SPACE}{{1,8}}"

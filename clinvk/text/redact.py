@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
-from msgspec import Struct
-
 from clinvk.text.key_shapes import RULES, Rule
 
-PASSES = 4  # what is replaced may make room for another one in front of it, once or twice
+PASSES = 4  # at most: what is replaced may make what is in front of it a key
 _ESCAPED = 24  # characters of an escape that may be in front of a key
 
 # What ends in a letter or digit in front of a key and is not a part of its word: a colour, an
@@ -30,12 +28,9 @@ _ESCAPE = (
 )
 
 
-class Span(Struct, frozen=True, order=True):
-    """A secret, from `start` to before `end`; the rule is that number of `RULES`."""
-
-    start: int
-    rule: int
-    end: int
+# A secret: (its beginning, the number of its rule in `RULES`, its end). Tuples, and no structs, since
+# there may be a hundred thousand.
+Span = tuple[int, int, int]
 
 
 def redact(text: str) -> str:
@@ -45,6 +40,10 @@ def redact(text: str) -> str:
         if not spans:
             break
         text = _replace_spans(text, spans)
+        # Of all shapes, only a private key may follow a letter or a hyphen, with which what is in
+        # front of it is no key.
+        if all(RULES[number].label != "private key" for _, number, _ in spans):
+            break
     return text
 
 
@@ -69,24 +68,23 @@ def everywhere(data: Any, change: Callable[[str], str]) -> Any:
     """A structure of mappings and lists with every text in it changed, the keys of mappings too.
     Of keys that become the same, the later ones are numbered."""
     if isinstance(data, dict):
-        changed: dict[Any, Any] = {}
-        for key, value in data.items():
-            name = change(key) if isinstance(key, str) else key
-            if name != key:
-                name = _unused(name, changed, data)
-            changed[name] = everywhere(value, change)
-        return changed
+        return _with_changed_keys(data, change)
     if isinstance(data, list):
         return [everywhere(value, change) for value in data]
     return change(data) if isinstance(data, str) else data
 
 
-def _unused(name: str, *taken: dict[Any, Any]) -> str:
-    number, unused = 1, name
-    while any(unused in names for names in taken):
-        number += 1
-        unused = f"{name} ({number})"
-    return unused
+def _with_changed_keys(data: dict[Any, Any], change: Callable[[str], str]) -> dict[Any, Any]:
+    changed: dict[Any, Any] = {}
+    numbers: dict[str, int] = {}  # the last one of each name
+    for key, value in data.items():
+        name = change(key) if isinstance(key, str) else key
+        unused = name
+        while unused != key and (unused in changed or unused in data):
+            numbers[name] = numbers.get(name, 1) + 1
+            unused = f"{name} ({numbers[name]})"
+        changed[unused] = everywhere(value, change)
+    return changed
 
 
 def _spans(text: str) -> Iterator[Span]:
@@ -104,23 +102,23 @@ def _spans(text: str) -> Iterator[Span]:
     found: list[Span] = []  # a heap
     done = 0  # the end of the last secret
     while places or found:
-        if found and not (places and places[0][0] <= found[0].start):
+        if found and not (places and places[0][0] <= found[0][0]):
             span = heapq.heappop(found)
-            if span.start >= done:
+            if span[0] >= done:
                 yield span
-                done = span.end
+                done = span[2]
             continue
         at, number, begin = places[0]
         rule, after = RULES[number], at + len(begin)
         if at < done:
             after = max(done, after)
-        elif at == done > 0 or not _is_within_word(rule, text, at):
+        elif not rule.behind or at == done > 0 or not _is_within_word(rule, text, at):
             match = _compile(rule.pattern).match(text, at)
             if match:
                 after = match.end()
                 group = match.lastgroup or 0
                 if rule.check(match.group(group)):
-                    heapq.heappush(found, Span(match.start(group), number, match.end(group)))
+                    heapq.heappush(found, (match.start(group), number, match.end(group)))
         at = (folded if rule.folded else text).find(begin, after)
         if at >= 0:
             heapq.heapreplace(places, (at, number, begin))
@@ -146,9 +144,9 @@ def _is_within_word(rule: Rule, text: str, at: int) -> bool:
 
 def _replace_spans(text: str, spans: list[Span]) -> str:
     pieces, at = [], 0
-    for span in spans:
-        pieces += [text[at : span.start], f"[redacted: {RULES[span.rule].label}]"]
-        at = span.end
+    for start, number, end in spans:
+        pieces += [text[at:start], f"[redacted: {RULES[number].label}]"]
+        at = end
     return "".join([*pieces, text[at:]])
 
 

@@ -14,8 +14,9 @@ from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.terminal.stdout import PatientStdout
 from clinvk.text.json_output import dumps
-from clinvk.text.sanitize import PIECE, StreamSanitizer, one_line, with_visible_order
+from clinvk.text.sanitize import StreamSanitizer, one_line, with_visible_order
 
+PIECE = 16_384  # characters that are cleaned before a signal can be heard: a few milliseconds
 EXAMINED = 10_000  # characters of a value of which the beginning is shown
 
 
@@ -79,11 +80,11 @@ class _TextViewer(TurnViewer):
                 self._newline()
                 await self._tell_aside(event.text)
             case Denied():
-                self._newline()
+                self._end_line()
                 self._clear()
                 self.printer.warning(f"{event.name} was denied", self._allow_hint(event))
             case Notice():
-                self._newline()
+                self._end_line()
                 self._clear()
                 self.printer.notice(event.message)
             case Failed():
@@ -134,10 +135,14 @@ class _TextViewer(TurnViewer):
             self.out.write(rest)
             self.at_line_start = rest.endswith("\n")
             self.has_written = True
+        self._end_line()
+        self.shown_block, self.in_block = [], False
+
+    def _end_line(self) -> None:
+        """The block may continue below: what is printed on stderr does not end it."""
         if self.has_written and not self.at_line_start:
             self.out.write("\n")
             self.at_line_start = True
-        self.shown_block, self.in_block = [], False
 
     def _visible(self, text: str) -> str:
         return with_visible_order(text) if self.is_terminal else text

@@ -49,7 +49,7 @@ class RedisClient(Closing):
             self.client.connection_pool.make_connection()  # connects to nothing yet
         except (ValueError, TypeError, redis.RedisError) as error:
             # Nothing of the error itself, nor the error: both may quote a part of a password.
-            raise _invalid(url, "a parameter has an invalid value", type(error)) from None
+            raise _invalid(url, str(error)) from None
         about = self.client.connection_pool.connection_kwargs
         self.name = f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
         self._scripts: dict[str, Any] = {}
@@ -123,10 +123,13 @@ def _unknown(url: str, name: str, known: tuple[str, ...]) -> ConfigError:
     )
 
 
-def _invalid(url: str, problem: str, kind: type[Exception]) -> ConfigError:
+def _invalid(url: str, error: str) -> ConfigError:
+    known = addresses.PARAMETERS + addresses.TLS_PARAMETERS
+    name = next((name for name in known if f"'{name}'" in error), None)
     return ConfigError(
-        f"session.storage: {addresses.mask_password(url)!r}: {problem} ({kind.__name__})",
-        "see the parameters of a Redis address in the documentation of session.storage",
+        f"session.storage: {addresses.mask_password(url)!r}: invalid value"
+        + (f" of {name!r}" if name else ""),
+        "times are seconds, db is a number; leave the parameter out for its default",
     )
 
 
