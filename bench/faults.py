@@ -19,7 +19,7 @@ UPDATE = """
 import sys
 from pathlib import Path
 from msgspec.structs import replace
-from clinvk.store.file import FileStore
+from clinvk.store.files.store import FileStore
 
 with FileStore(Path(sys.argv[1])) as store:
     for _ in range(int(sys.argv[2])):
@@ -39,7 +39,7 @@ import os, sys
 from pathlib import Path
 from msgspec.structs import replace
 from clinvk.session import Message
-from clinvk.store.file import FileStore
+from clinvk.store.files.store import FileStore
 
 store = FileStore(Path(sys.argv[1]))
 n = int(sys.argv[2])

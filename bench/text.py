@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import measure
-from clinvk.outcome import Outcome, RunResult
-from clinvk.redact import redact
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.text.redact import redact
 from clinvk.reports import markdown
 
 SIZE = 1_000_000  # characters
@@ -66,10 +66,10 @@ def _report(text: str) -> str:
 VIEW = """
 import os, sys, time, types
 import anyio
-from clinvk.cmd.options import Output
-from clinvk.cmd.show import Printer
-from clinvk.cmd.viewers import viewer_for
-from clinvk.messages import Delta, Text
+from clinvk.cmd.options.request import OutputOptions
+from clinvk.terminal.printer import Printer
+from clinvk.cmd.views.turn import make_turn_viewer
+from clinvk.model.events import Delta, Text
 
 async def main():
     text = open(sys.argv[1], encoding="utf-8").read()

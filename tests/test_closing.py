@@ -231,7 +231,7 @@ from clinvk import Message, Session
 from clinvk.store import open_store
 store = open_store(sys.argv[1], Path(sys.argv[2]))
 store.create(Session(id="s"), [Message("user", "hello")])
-turn = store.turn("s")
+turn = store.acquire_turn("s")
 store.search("hello")
 del store
 print("end")
@@ -255,7 +255,8 @@ FORKED = """
 import os, sys
 from pathlib import Path
 from clinvk import Message, Session
-from clinvk.store import Query, open_store
+from clinvk.store import open_store
+from clinvk.store.base import Query
 
 def same(session): return session
 

@@ -18,7 +18,8 @@ from clinvk.store import migrate, open_store
 from clinvk.store.base import Damaged, Query
 from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
-from tests.stores import RedisServer, free_port, keep, need_redis
+from tests.stores import RedisServer, free_port, keep
+from tests.needs import need
 
 FAR = "2999-01-01T00:00:00Z"
 
@@ -271,7 +272,7 @@ def test_plain_text_to_a_server_with_tls_and_an_unknown_certificate_are_named(
 
 
 def test_a_server_with_tls_is_used(certificate: tuple[Path, Path], tmp_path: Path):
-    need_redis()
+    need("redis-server")
     key, cert = certificate
     (tmp_path / "tls").mkdir()
     port = free_port()

@@ -23,7 +23,8 @@ from clinvk.store.base import Query, Store
 from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk
-from tests.stores import RedisServer, keep, need_redis
+from tests.stores import RedisServer, keep
+from tests.needs import need
 
 OLD = datetime.now(UTC) - timedelta(days=90)
 LATER = rfc3339(datetime.now(UTC) + timedelta(days=1))
@@ -280,7 +281,7 @@ def test_a_run_is_kept_only_if_it_has_started_something(
 
 @pytest.fixture
 def small_server(tmp_path: Path) -> Iterator[RedisServer]:
-    need_redis()
+    need("redis-server")
     (tmp_path / "small").mkdir()
     server = RedisServer(
         tmp_path / "small", "--maxmemory", "5mb", "--maxmemory-policy", "noeviction"

@@ -53,7 +53,7 @@ def words(sessions: SessionManager, id_: str) -> list[str]:
 
 
 def test_the_public_names_are_where_the_documents_say():
-    from clinvk.model import session
+    from clinvk import session
 
     assert session.SessionManager is SessionManager
     assert (session.Session, session.Message, session.MessageRole) == (

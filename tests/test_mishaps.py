@@ -219,7 +219,7 @@ def test_as_many_tasks_run_at_a_time_as_files_can_be_open(fake: Home, clinvk: Co
 
 UNBOUNDED = """
 import sys
-from clinvk import capacity
+from clinvk.engine import capacity
 capacity.room = lambda: None  # as if nobody had counted
 from clinvk.cmd.main import main
 sys.exit(main(sys.argv[1:]))

@@ -192,7 +192,7 @@ PROMISE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from clinvk.session import Session
-from clinvk.store.file import FileStore
+from clinvk.store.files.store import FileStore
 
 store = FileStore(Path(sys.argv[1]))
 store.create(Session(id="r1.a", backend="echo"), exact=True, settled=False)
@@ -366,7 +366,7 @@ def elsewhere(script: str, home: Path) -> int:
     first = """
 import os, signal, sys
 from pathlib import Path
-from clinvk.store.file import FileStore
+from clinvk.store.files.store import FileStore
 from tests.test_store_unsettled import begin, end
 store = FileStore(Path(sys.argv[1]))
 """
@@ -429,7 +429,7 @@ KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
 from tests.test_store_unsettled import begin, check, end
-from clinvk.store.file import FileStore
+from clinvk.store.files.store import FileStore
 home = Path(sys.argv[1])
 random.seed(int(sys.argv[2]))
 fresh = 0
@@ -463,7 +463,7 @@ for turn in range(40):
         assert reader.get(id_).title == f"about {id_}"
         assert len(reader.messages(id_)) == 2
 print(fresh)
-""".replace("import os,", "from clinvk.store import Query\nimport os,", 1)
+""".replace("import os,", "from clinvk.store.base import Query\nimport os,", 1)
 
 
 def test_forty_kills_leave_no_index_that_is_wrongly_believed(home: Path):

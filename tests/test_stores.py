@@ -178,7 +178,7 @@ import resource, sys
 from pathlib import Path
 from clinvk.errors import SessionError
 from clinvk.session import Message, Session
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.sqlite.store import SqliteStore
 store = SqliteStore(Path(sys.argv[1]))
 size = Path(sys.argv[1]).stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 8192, size + 8192))
@@ -214,8 +214,8 @@ import os, sys
 from pathlib import Path
 from clinvk.errors import SessionError
 from clinvk.session import Session
-from clinvk.store import Query
-from clinvk.store.sqlite import SqliteStore
+from clinvk.store.base import Query
+from clinvk.store.sqlite.store import SqliteStore
 os.setuid(65534)
 store = SqliteStore(Path(sys.argv[1]))
 print([s.id for s in store.select(Query())], len(store.search("words")), store.running_turn("s"))

@@ -646,7 +646,7 @@ def test_a_schema_has_to_be_json(tmp_path: Path):
 
 def check(home: Home, text: str, **env: str) -> preflight.PreflightReport:
     env = {**home.env, **env}
-    return preflight.check_plan(plan_of(text), keep(Dispatcher(schema.load(env), env=env)))
+    return preflight.check_plan(plan_of(text), keep(Dispatcher(schema.load(env), env=env)).selector)
 
 
 def test_a_variable_is_looked_up_when_a_task_is_started(home: Home):
@@ -681,7 +681,7 @@ def test_a_cap_of_none_at_once_is_refused(home: Home):
         max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,
     )
     with pytest.raises(ConfigError, match="echo: 0 is too small"):
-        preflight.check_plan(plan, keep(Dispatcher(loaded, env=home.env)))
+        preflight.check_plan(plan, keep(Dispatcher(loaded, env=home.env)).selector)
 
 
 def test_an_option_that_was_said_of_the_task_alone_is_not_dropped(home: Home):

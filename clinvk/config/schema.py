@@ -139,7 +139,7 @@ def read_text(path: Path, *, required: bool = False) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(f"{path}: {error.strerror}", "name another file with --config") from error
 
 
 def parse_config(text: str, path: Path) -> Config:
