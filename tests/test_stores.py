@@ -211,6 +211,7 @@ def test_a_sqlite_store_that_can_only_be_read_is_read(sqlite: SqliteStore, file:
     sqlite.create(Session(id="s", title="here"), [said("words")])
     script = """
 import os, sys
+import urllib.parse  # pathlib's, from Python 3.13 on only when it is used: it may be root's alone
 from pathlib import Path
 from clinvk.errors import SessionError
 from clinvk.session import Session
