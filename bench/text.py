@@ -68,13 +68,13 @@ import os, sys, time, types
 import anyio
 from clinvk.cmd.options.request import OutputOptions
 from clinvk.terminal.printer import Printer
-from clinvk.cmd.views.turn import make_turn_viewer
+from clinvk.cmd.views.turn import create_turn_viewer
 from clinvk.model.events import Delta, Text
 
 async def main():
     text = open(sys.argv[1], encoding="utf-8").read()
     plan = types.SimpleNamespace(manifest=types.SimpleNamespace(name="b"), settings={})
-    viewer = viewer_for(Output(format="text"), Printer(sys.stderr, colour=False), plan)
+    viewer = create_turn_viewer(OutputOptions(format="text"), Printer(sys.stderr, color=False), plan)
     events = [Delta(text=c) for c in text] if sys.argv[2] == "deltas" else []
     began = time.process_time()
     for i, event in enumerate((*events, Text(text=text))):

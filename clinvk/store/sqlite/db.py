@@ -132,8 +132,8 @@ class Database(Index):
 
     def size(self, session_id: str) -> int:
         found = self.db.execute(
-            "SELECT ifnull((SELECT length(record) FROM records WHERE id=?1), 0)"
-            " + ifnull((SELECT sum(length(message)) FROM said WHERE id=?1), 0)", (session_id,)
+            "SELECT ifnull((SELECT length(record) FROM records WHERE id=:id), 0)"
+            " + ifnull((SELECT sum(length(message)) FROM said WHERE id=:id), 0)", {"id": session_id}
         ).fetchone()  # fmt: skip
         return int(found[0])
 
