@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bench import measure
 from clinvk.model.outcome import Outcome, RunResult
-from clinvk.text.redact import redact
 from clinvk.reports import markdown
+from clinvk.text.redact import redact
 
 SIZE = 1_000_000  # characters
 KEY = "ghp_" + "aB3dE6gH9jK2mN5pQ8rS1tU4vW7xY0zA1234"

@@ -18,8 +18,8 @@ from clinvk.store import migrate, open_store
 from clinvk.store.base import Damaged, Query
 from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
-from tests.stores import RedisServer, free_port, keep
 from tests.needs import need
+from tests.stores import RedisServer, free_port, keep
 
 FAR = "2999-01-01T00:00:00Z"
 

@@ -23,8 +23,8 @@ from clinvk.store.base import Query, Store
 from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk
-from tests.stores import RedisServer, keep
 from tests.needs import need
+from tests.stores import RedisServer, keep
 
 OLD = datetime.now(UTC) - timedelta(days=90)
 LATER = rfc3339(datetime.now(UTC) + timedelta(days=1))
