@@ -39,7 +39,7 @@ from clinvk.model.session import (
 from clinvk.sessions import templates, transform
 from clinvk.sessions.autosave import Autosave
 from clinvk.sessions.lookup import SessionLookup
-from clinvk.sessions.masking import kept_data, kept_tags, redact_for_store
+from clinvk.sessions.masking import redact_data_for_store, redact_for_store
 from clinvk.sessions.participants import check_participants
 from clinvk.sessions.transform import MessageRef, with_messages
 from clinvk.store import open_store
@@ -107,9 +107,9 @@ class SessionManager(Closing):
             model=options.get("model"),
             cwd=os.path.realpath(os.getcwd()),
             tags=tuple(dict.fromkeys([*settings.default_tags, *tags])),
-            metadata=kept_data(begun.default_metadata | dict(metadata or {}), settings),
+            metadata=begun.default_metadata | dict(metadata or {}),
             began_with=backend,
-            options=kept_data(options, settings),
+            options=redact_data_for_store(options, settings),
             template=template,
         )
         instructions = begun.system_message
@@ -188,9 +188,7 @@ class SessionManager(Closing):
         does not count as used. Raises `SessionError` for a status while it runs."""
         if status is not None and status not in SETTABLE_STATUSES:
             raise UsageError(f"invalid status {status!r}", f"valid: {', '.join(SETTABLE_STATUSES)}")
-        settings = self.config.config.session
-        gone, added = set(untag), kept_tags(tags, settings)
-        about = kept_data(dict(metadata or {}), settings)
+        gone, added = set(untag), list(tags)
         title = self._redact(title) if title else title
 
         def change(session: Session) -> Session:
@@ -200,7 +198,7 @@ class SessionManager(Closing):
                 title=session.title if title is None else title or None,
                 tags=tuple(kept),
                 status=status or session.status,
-                metadata=session.metadata | about,
+                metadata=session.metadata | dict(metadata or {}),
             )
 
         self._get(session_id)

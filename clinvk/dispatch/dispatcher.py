@@ -29,7 +29,7 @@ from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
 from clinvk.process.marker import new_marker
 from clinvk.sessions import handover
 from clinvk.sessions.lookup import NoSessionHere, SessionLookup, real_path
-from clinvk.sessions.masking import kept_data, kept_tags, redact_for_store
+from clinvk.sessions.masking import redact_data_for_store, redact_for_store
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store
 from clinvk.text import values
@@ -194,7 +194,7 @@ class Dispatcher(Closing):
         settings = self.config.config.session
         return {
             name: wanted[name].value
-            if name in wanted and kept_data(wanted[name].value, settings) == value
+            if name in wanted and redact_data_for_store(wanted[name].value, settings) == value
             else value
             for name, value in session.options.items()
         }
@@ -299,8 +299,10 @@ class Dispatcher(Closing):
             model=_setting_value(plan.settings, "model"),
             cwd=str(plan.command.cwd),
             title=redact_for_store(plan.request.title, settings) if plan.request.title else None,
-            tags=kept_tags([*settings.default_tags, *plan.request.tags], settings),
-            options=kept_data(stored_options(plan.settings), settings, plan.request.secrets),
+            tags=tuple(dict.fromkeys([*settings.default_tags, *plan.request.tags])),
+            options=redact_data_for_store(
+                stored_options(plan.settings), settings, plan.request.secrets
+            ),
             began_with=plan.manifest.name,
             task=plan.request.task,
         )

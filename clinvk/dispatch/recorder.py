@@ -12,7 +12,7 @@ from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import ClinvkError
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, prompt_excerpt
-from clinvk.sessions.masking import kept_tags, redact_for_store
+from clinvk.sessions.masking import redact_for_store
 from clinvk.store.base import Store
 from clinvk.text.long_texts import for_long
 
@@ -35,7 +35,7 @@ class Recorder:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
         # Written in any case: a session that was taken away meanwhile is met now, not at the end.
         title = self.plan.request.title and redact_for_store(self.plan.request.title, self.settings)
-        tags = kept_tags(self.plan.request.tags, self.settings)
+        tags = self.plan.request.tags
         self.store.append(
             self.session_id, messages, lambda s: _session_with_prompt(s, messages, title, tags)
         )

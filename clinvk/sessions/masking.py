@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from clinvk.config.schema import SessionConfig
@@ -16,11 +15,6 @@ def redact_for_store(text: str, settings: SessionConfig, secrets: tuple[str, ...
     return redact(text) if settings.redact else text
 
 
-def kept_data(data: Any, settings: SessionConfig, secrets: tuple[str, ...] = ()) -> Any:
-    """A structure of mappings and lists as the store may have it: see `kept`."""
+def redact_data_for_store(data: Any, settings: SessionConfig, secrets: tuple[str, ...] = ()) -> Any:
+    """A structure of mappings and lists as a store may keep it: see `redact_for_store`."""
     return everywhere(data, lambda text: redact_for_store(text, settings, secrets))
-
-
-def kept_tags(tags: Iterable[str], settings: SessionConfig) -> tuple[str, ...]:
-    """The tags as the store may have them, each once."""
-    return tuple(dict.fromkeys(redact_for_store(tag, settings) for tag in tags))
