@@ -196,8 +196,8 @@ def test_a_signal_is_heard_though_a_pattern_never_ends(clinvk: CommandLine, home
 
 def test_the_manifests_that_come_with_clinvk_need_no_other_engine(clinvk: CommandLine):
     code = (
-        "import sys; from clinvk.backend.patterns import Patterns; from clinvk.config.paths import built_in; "
-        "Patterns(str(built_in() / 'gemini.yaml')).fullmatch('a', 'a'); print('regex' in sys.modules)"
+        "import sys; from clinvk.backend.patterns import Patterns; from clinvk.config.paths import built_in_manifests; "
+        "Patterns(str(built_in_manifests() / 'gemini.yaml')).fullmatch('a', 'a'); print('regex' in sys.modules)"
     )
     done = subprocess.run(
         [clinvk.program[0], "-c", code],

@@ -11,7 +11,7 @@ import pytest
 from clinvk.terminal.actions import literal
 from clinvk.text.json_output import dumps
 from tests.conftest import END, READ, START, CommandLine, Home, say, wait_for
-from tests.test_terminal import Terminal, ending, terminal  # noqa: F401 - a fixture
+from tests.terminals import Terminal, ending
 
 CONTROLS = [chr(n) for n in (*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0))]
 BIDI = [chr(n) for n in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))]
@@ -100,7 +100,7 @@ def test_no_line_on_stderr_is_obeyed_by_actions(clinvk: CommandLine, home: Home)
 REORDERED = READ + START + say(type="text", text="see \u202egnp.exe\u202c \u2066a\u2069") + END
 
 
-def test_what_reorders_text_is_visible_on_a_terminal(terminal: Terminal, home: Home):  # noqa: F811
+def test_what_reorders_text_is_visible_on_a_terminal(terminal: Terminal, home: Home):
     home.backend("fake", REORDERED)
     shown, _ = ending(terminal("-b", "fake", "hi", width=200))
     assert "see <U+202E>gnp.exe<U+202C> <U+2066>a<U+2069>" in shown

@@ -476,7 +476,7 @@ def test_forty_kills_leave_no_index_that_is_wrongly_believed(home: Path):
 
 
 DIE = """
-store._leave = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+store._write_unsettled = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 end(store, "r1.a")
 """
 

@@ -114,9 +114,8 @@ class Child:
         """Ask, wait, insist: the program and all that it started. The lines it still said.
 
         Shielded, and done within three seconds, so that a cancelled run leaves nothing behind."""
-        from clinvk.process.tree import (
-            ProcessTree,  # psutil, 10 ms: only for an end that is not normal
-        )
+        # psutil, 10 ms, and only needed to stop a program.
+        from clinvk.process.tree import ProcessTree
 
         self.is_stopping = True
         said: list[bytes] = []
