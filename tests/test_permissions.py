@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from clinvk import SessionManager
 from clinvk.backend import permissions
-from clinvk.model.session import Session
+from clinvk.model.session import Message, MessageRole, Session, distrust_options
 from clinvk.store import open_store
 from tests.conftest import READ, START, CommandLine, Home, say
 from tests.stores import KINDS, store_url
@@ -185,6 +186,104 @@ def test_a_record_that_others_can_have_written_is_not_trusted(
     done = clinvk("resume", "r", "x")
     assert (done.returncode, "was dropped" in done.stderr) == (0, True), done
     assert "--yolo" not in asked.argv()
+
+
+CHANGES = {"resume": ("resume", "r", "x"), "edit": ("sessions", "edit", "r", "--title", "t")}
+
+
+@pytest.mark.parametrize(("change", "way"), [("resume", "resume"), ("edit", "-c")])
+def test_a_change_of_ours_does_not_make_trusted_what_others_could_write(
+    clinvk: CommandLine, home: Home, change: str, way: str
+):
+    home.path.mkdir(mode=0o700)
+    asked = Asked(clinvk, home, "file")
+    asked.make(**ALL)
+    (home.path / "sessions/r.json").chmod(0o666)
+    done = clinvk(*CHANGES[change])
+    assert done.returncode == 0, done
+    assert (home.path / "sessions/r.json").stat().st_mode & 0o777 == 0o600
+    for _ in range(2):
+        done = clinvk(*WAYS[way])
+        assert (done.returncode, "was dropped" in done.stderr) == (0, True), done
+        assert FLAGS in done.stderr
+        assert asked.argv().split() == ["resume", "native-1"]
+    assert asked.store.get("r").options == ALL
+
+
+@pytest.mark.parametrize("how", ["branch", "merge", "rewrite", "save"])
+def test_what_is_made_of_a_session_that_others_could_write_is_not_trusted_either(
+    clinvk: CommandLine, home: Home, how: str
+):
+    home.path.mkdir(mode=0o700)
+    asked = Asked(clinvk, home, "file")
+    asked.make(**ALL)
+    with SessionManager(home=home.path) as sessions:
+        sessions.add_message("r", Message(MessageRole.USER, "Hello."))
+        known = sessions.list_sessions()[0]
+        (home.path / "sessions/r.json").chmod(0o666)
+        if how == "branch":
+            made = sessions.branch_session("r")
+        elif how == "merge":
+            made = sessions.merge_sessions("r", sessions.create_session())
+        elif how == "rewrite":
+            made = "r"
+            sessions.update_session_messages("r", [Message(MessageRole.USER, "Bye.")])
+        else:
+            made = "r"
+            sessions.save_session(replace(known, messages=sessions.get_messages("r"), title="t"))
+    assert asked.store.get(made).options == ALL
+    assert not asked.store.is_own(made)
+    done = clinvk("resume", made, "x")
+    assert (done.returncode, "was dropped" in done.stderr) == (0, True), done
+    assert "--yolo" not in asked.argv()
+
+
+@pytest.mark.parametrize("target", ["file", "sqlite"])
+def test_a_copy_of_a_session_that_others_could_write_is_not_trusted(
+    asked: Asked, target: str, tmp_path: Path
+):
+    asked.make(**ALL)
+    asked.make("plain", model="m")
+    trusted = asked.store.is_own("r")
+    if target == "file":
+        url, other = f"file://{tmp_path}/other", tmp_path / "other"
+        other.mkdir(mode=0o700)
+    else:
+        url = f"sqlite:///{tmp_path}/other.db"
+    for copied in (["plain", "r"], []):
+        done = asked.clinvk("sessions", "migrate", "--to", url, "--json")
+        assert sorted(json.loads(done.stdout)["copied"]) == copied, done
+    asked.home.config(f"default_backend: fake\nsession: {{storage: '{url}'}}\n")
+    done = asked.clinvk("resume", "r", "x")
+    assert (done.returncode, "was dropped" in done.stderr) == (0, not trusted), done
+    assert ("--yolo" in asked.argv()) == trusted
+
+
+def test_a_record_behind_a_symbolic_link_is_not_trusted(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+):
+    home.path.mkdir(mode=0o700)
+    asked = Asked(clinvk, home, "file")
+    asked.make(approval="none")
+    record = home.path / "sessions/r.json"
+    elsewhere = tmp_path / "r.json"
+    record.rename(elsewhere)
+    record.symlink_to(elsewhere)
+    assert not asked.store.get("r").options_trusted
+    assert not asked.store.is_own("r")
+    done = clinvk("resume", "r", "x")
+    assert (done.returncode, "was dropped" in done.stderr) == (0, True), done
+    assert not asked.store.get("r").options_trusted
+
+
+def test_only_a_session_that_is_not_trusted_says_so_in_its_record():
+    options = {"approval": "none"}
+    session = Session(id="r", options=options)
+    assert "options_trusted" not in session.to_json()
+    told = distrust_options(session).to_json()
+    assert told == session.to_json() | {"options_trusted": False}
+    assert not Session.from_json(told).options_trusted
+    assert distrust_options(Session(id="r")).options_trusted
 
 
 def test_a_dry_run_shows_what_would_hold(asked: Asked, tmp_path: Path):

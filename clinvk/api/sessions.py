@@ -494,8 +494,8 @@ def _with_more_messages(session: Session, messages: list[Message]) -> Session:
 
 
 def _keep_turn_fields(given: Session, newest: Session) -> Session:
-    """What only turns change is taken from the record that they wrote."""
-    turned = ("turns", "usage", "cost", "totals", "error")
+    """What only clinvk itself sets is taken from the stored record."""
+    turned = ("turns", "usage", "cost", "totals", "error", "options_trusted")
     return replace(given, **{name: getattr(newest, name) for name in turned})
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clinvk.disk.reading import belongs_to_user
 from clinvk.errors import SessionError
 
 if TYPE_CHECKING:
@@ -117,10 +118,9 @@ def is_private(path: str | Path) -> bool:
     """Whether a file belongs to the current user, and no other can write it. Others who can
     replace it, since they can write its folder, cannot make it ours."""
     try:
-        found = os.stat(path)
+        return belongs_to_user(os.stat(path))
     except OSError:
         return False
-    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def check_writable(folder: str | Path) -> None:

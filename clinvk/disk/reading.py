@@ -34,6 +34,26 @@ def read_file(path: str | Path, *, limit: int = LARGEST, follow: bool = True) ->
         return _bounded(file, path, limit)
 
 
+def read_with_privacy(path: str | Path, *, limit: int = LARGEST) -> tuple[bytes, bool]:
+    """The content of a regular file of ours, and whether the current user alone can have written
+    it: asked of the file that is read, since others may replace it meanwhile. What a symbolic link
+    leads to counts as written by others. Raises `OSError`."""
+    try:
+        file, is_link = open_regular(path, follow=False), False
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        file, is_link = open_regular(path), True
+    with file:
+        is_private = not is_link and belongs_to_user(os.fstat(file.fileno()))
+        return _bounded(file, path, limit), is_private
+
+
+def belongs_to_user(found: os.stat_result) -> bool:
+    """Whether a file is the current user's, and no other can write it."""
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def read_named(path: str | Path, *, limit: int = LARGEST) -> bytes:
     """The content of a file that the user named, which may be a pipe: `<(generate)`, `/dev/stdin`.
     Raises `OSError`, also for more than `limit` bytes."""

@@ -218,7 +218,7 @@ class Dispatcher(Closing):
         if not more:
             return wanted, []
         said = permissions.describe(more)
-        if self.store.is_own(session.id):
+        if session.options_trusted and self.store.is_own(session.id):
             told = f"session {session.id} runs with {said} (set when it was created)"
             return wanted, [told]
         for name in more:
@@ -229,9 +229,10 @@ class Dispatcher(Closing):
                 wanted[name] = granted[name]
             else:
                 del wanted[name]
+        can = "can" if session.options_trusted else "could"
         told = (
-            f"session {session.id} asks for {said}, which was dropped, since others can write its "
-            f"record; to grant it: {permissions.flags(more)}"
+            f"session {session.id} asks for {said}, which was dropped, since others {can} write "
+            f"its record; to grant it: {permissions.flags(more)}"
         )
         return wanted, [told]
 

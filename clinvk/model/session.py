@@ -90,6 +90,9 @@ class Session(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     began_with: str | None = None  # the backend that `options` were meant for
     options: dict[str, Any] = {}  # it keeps these on later turns
+    # Whether nobody but the user can have written `options`. In a record only if it is false: a
+    # record that others could write is private again once we have written it.
+    options_trusted: bool = True
     template: str | None = None
     parents: tuple[str, ...] = ()
     task: str | None = None  # the run it was a task of
@@ -122,6 +125,8 @@ class Session(Struct, frozen=True, kw_only=True):
                 value = value.to_json()
             if name not in UNSTORED_FIELDS:
                 record[name] = value
+        if self.options_trusted:
+            del record["options_trusted"]
         if self.cwd is not None and (text := _as_text(self.cwd)) != self.cwd:
             record |= {"cwd": text, CWD_BYTES: os.fsencode(self.cwd).hex()}
         return self.extra | record
@@ -166,6 +171,12 @@ def _as_text(path: str) -> str:
         return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     except UnicodeEncodeError:  # nor can any directory be called that
         return path
+
+
+def distrust_options(session: Session) -> Session:
+    """The session, with a note for every later reader if it has options: others can have written
+    them. The note stays with it in whatever record it is written to."""
+    return replace(session, options_trusted=False) if session.options else session
 
 
 def new_id() -> str:

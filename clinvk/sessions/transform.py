@@ -122,6 +122,7 @@ def _derive_session(
         tags=source.tags,
         began_with=source.began_with,
         options=source.options,
+        options_trusted=source.options_trusted,
         template=source.template,
         metadata=metadata,
         parents=parents,

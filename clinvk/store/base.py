@@ -203,7 +203,7 @@ class Store(Protocol):
         ...
 
     def is_own(self, id: str) -> bool:  # noqa: A002
-        """Whether the current user alone can have written the session's record."""
+        """Whether the current user alone can have written the session's record, ever."""
         ...
 
     def running_turn(self, session_id: str) -> dict[str, Any] | None:

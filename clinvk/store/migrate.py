@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from clinvk.errors import SessionError, SessionNotFound
-from clinvk.model.session import Session
+from clinvk.model.session import Session, distrust_options
 from clinvk.store.base import Damaged, Query, Store
 
 Progress = Callable[[int, int], None]
@@ -55,7 +56,7 @@ def copy_sessions(
     there, so that a copy which was interrupted can be begun again."""
     for done, session_id in enumerate(session_ids):
         progress(done, len(session_ids))
-        session, messages = source.get(session_id), source.messages(session_id)
+        session, messages = _read_session(source, session_id), source.messages(session_id)
         if overwrite and target.find_ids(session_id, 1) == [session_id]:
             target.rewrite(session_id, messages, lambda _, new=session: new)  # type: ignore[misc]
         else:
@@ -74,8 +75,15 @@ def _classify(found: MigrationPlan, source: Store, target: Store, session_id: st
     return found.same if there == list(_read_content(source, session_id)) else found.different
 
 
+def _read_session(store: Store, session_id: str) -> Session:
+    """The session as a copy of it says it: with the note that others can have written its options,
+    since the copy itself is the user's."""
+    session = store.get(session_id)
+    return session if store.is_own(session_id) else distrust_options(session)
+
+
 def _read_content(store: Store, session_id: str) -> Iterator[dict[str, Any]]:
-    session: Session = store.get(session_id)
-    yield session.to_json()
+    # A server's copy is never trusted; that alone makes it no other session.
+    yield replace(store.get(session_id), options_trusted=True).to_json()
     for message in store.messages(session_id):
         yield message.to_json()

@@ -20,9 +20,9 @@ from clinvk.disk.atomic import (
     write_file,
 )
 from clinvk.disk.jsonl import encode
-from clinvk.disk.reading import open_regular, read_file
+from clinvk.disk.reading import open_regular, read_with_privacy
 from clinvk.errors import SessionError, SessionNotFound
-from clinvk.model.session import Message, Session
+from clinvk.model.session import Message, Session, distrust_options
 from clinvk.store.base import Damaged, Query
 from clinvk.store.codec import (
     damaged_error,
@@ -100,13 +100,24 @@ class SessionFiles:
         try:
             if (ours := self.unsettled.get(session_id)) and ours[1] == _file_state(path):
                 return ours[0]
-            return decode_session(read_file(path), session_id, path)
+            data, is_private = read_with_privacy(path)
+            session = decode_session(data, session_id, path)
+            return session if is_private else distrust_options(session)
         except FileNotFoundError as error:
             if os.path.islink(path):  # to nowhere
                 raise damaged_error(session_id, path, error.strerror) from error
             raise not_found_error(session_id) from None
         except OSError as error:
             raise damaged_error(session_id, path, error.strerror) from error
+
+    def is_own(self, session_id: str) -> bool:
+        """Whether the current user alone can have written the record that is there now, and none
+        before it was written by others."""
+        try:
+            data, is_private = read_with_privacy(self.record_path(session_id))
+            return is_private and decode_session(data, session_id, "").options_trusted
+        except (OSError, SessionError):
+            return False
 
     def read_transcript(self, session_id: str, start: int = 0) -> bytes:
         """The transcript, from that byte on."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import NoSpace, file_error, is_private, remove_leftovers, sync_files
+from clinvk.disk.atomic import NoSpace, file_error, remove_leftovers, sync_files
 from clinvk.disk.closing import Closing
 from clinvk.disk.lockfile import HeldLock
 from clinvk.errors import SessionError
@@ -233,7 +233,7 @@ class FileStore(Closing):
         return self._locks.acquire(session_id)
 
     def is_own(self, id: str) -> bool:  # noqa: A002
-        return id in self._deferred or is_private(self._files.record_path(check_id(id)))
+        return id in self._deferred or self._files.is_own(check_id(id))
 
     def running_turn(self, session_id: str) -> dict[str, Any] | None:
         self._index_sync.check_open()
