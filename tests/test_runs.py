@@ -15,7 +15,10 @@ from typing import Any
 import pexpect
 import pytest
 
-from clinvk.runs.folder import RunStore
+from clinvk.api import tasks as fanout
+from clinvk.engine.plan_run import PlanRun
+from clinvk.errors import SessionError
+from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.text import duration
 from tests.conftest import (
     END,
@@ -887,3 +890,52 @@ def test_a_report_of_an_unknown_kind_is_refused(desk: Desk):
     desk.made("a")
     said = desk.clinvk("runs", "report", "--format", "pdf")
     assert (said.returncode, "html, markdown, junit, json" in said.stderr) == (1, True)
+
+
+# What others can have written
+
+
+@pytest.mark.parametrize("file", ["plan.json", "journal.jsonl"])
+@pytest.mark.parametrize("how", ["mode", "owner", "link"])
+def test_a_run_that_others_can_have_written_is_shown_and_not_run(
+    desk: Desk, tmp_path: Path, file: str, how: str
+):
+    id_ = failed(desk)
+    path = desk.at(id_).path / file
+    if how == "mode":
+        path.chmod(0o662)
+    elif how == "link":
+        path.rename(tmp_path / file)
+        path.symlink_to(tmp_path / file)
+    elif os.geteuid() == 0:
+        os.chown(path, 12345, 12345)
+    else:
+        pytest.skip("only root can give a file away")
+    desk.mend()
+    before = desk.starts()
+    for call in (("retry", id_, "-q"), ("retry", id_, "c", "-q"), ("resume", id_, "-q")):
+        said = desk.clinvk("runs", *call)
+        assert said.returncode == 4, said
+        assert f"cannot be resumed: other users can have written {path}" in said.stderr
+        assert f"chmod 600 {path}" in said.stderr
+    assert desk.starts() == before
+    assert desk.clinvk.json("runs", "show", id_, "--json")["state"] == "failed"
+    if how == "mode":
+        path.chmod(0o600)
+        assert desk.clinvk("runs", "retry", id_, "-q").returncode == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["run", "replace_run"])
+async def test_a_new_run_that_another_clinvk_has_taken_is_left_to_it(desk: Desk, how: str):
+    plan = fanout.plan_of(["a", "b"], "parallel", desk.dispatcher(), {"workdir": desk.home.work})
+    old = PlanRun(desk.dispatcher(), plan)
+    await old.run()
+    assert old.folder is not None
+    run = PlanRun(desk.dispatcher(), plan)
+    folder = run.create_folder()
+    assert folder is not None
+    with RunFolder(folder.path).lock(), pytest.raises(SessionError, match="is running"):
+        await (run.run() if how == "run" else run.replace_run(old.folder))
+    assert folder.plan().tasks
+    assert (folder.path / "lock").exists()

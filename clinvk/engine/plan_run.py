@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from clinvk.disk.atomic import NoSpace
 from clinvk.dispatch import recovery
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff, capacity
@@ -92,7 +93,7 @@ class PlanRun:
         folder = self.folder or self.create_folder()
         if folder is None:
             return await self._drive(None, "")
-        with self._nothing_half_made(folder), folder.lock() as turn:
+        with self._lock_new(folder) as turn:
             return await self._run_with_journal(
                 folder, turn, rerun=[], already_ended=self._reused_outcomes
             )
@@ -105,7 +106,8 @@ class PlanRun:
         try:
             if turn.leftover:
                 self.notify(await recovery.end_run(self.folder, turn))
-            self._previous_result = before = self.folder.result(self.plan, is_driver=True)
+            before = self.folder.result(self.plan, is_driver=True, trusted=True)
+            self._previous_result = before
             told = [self._outcome_if_ended(o, self.folder, self.plan) for o in before.results]
             self.outcomes = select(told)
             self._check_not_redacted()
@@ -133,25 +135,37 @@ class PlanRun:
             self.notify(told)
         folder = self.folder or self.create_folder()
         assert folder is not None  # noqa: S101 - an ephemeral run follows none
-        with self._nothing_half_made(folder):
+        with self._lock_new(folder) as turn:
             self._take_over(folder, old_folder, rerun_indeterminate=rerun_indeterminate)
-        return await self.run()
+            return await self._run_with_journal(
+                folder, turn, rerun=[], already_ended=self._reused_outcomes
+            )
 
     @contextmanager
-    def _nothing_half_made(self, folder: RunFolder) -> Iterator[None]:
-        """A new run that cannot be begun, on a full disk for instance, leaves nothing behind."""
+    def _lock_new(self, folder: RunFolder) -> Iterator[HeldLock]:
+        """The lock of a new run, which leaves nothing behind if it cannot be begun, on a full disk
+        for instance. A run that another clinvk has taken already is that one's: it stays."""
         try:
-            yield
-        except BaseException:
-            if not self._is_begun:
+            lock = folder.lock()
+        except SessionError as error:
+            if isinstance(error, NoSpace):
                 with suppress(SessionError):
-                    folder.delete_locked()
-                self.folder = None
+                    folder.delete()
+            self.folder = None
             raise
+        with lock:
+            try:
+                yield lock
+            except BaseException:
+                if not self._is_begun:
+                    with suppress(SessionError):
+                        folder.delete_locked()
+                    self.folder = None
+                raise
 
     def _take_over(self, folder: RunFolder, old: RunFolder, *, rerun_indeterminate: bool) -> None:
-        theirs = old.plan()
-        for known in old.result(theirs).results[: len(self.plan.tasks)]:
+        theirs = old.plan(trusted=True)
+        for known in old.result(theirs, trusted=True).results[: len(self.plan.tasks)]:
             i, task = known.index, self.plan.tasks[known.index]
             same = _task_definition(self._without_secrets(task)) == _task_definition(
                 theirs.tasks[i]
@@ -382,7 +396,7 @@ def prepare_resume(
 ) -> PlanRun:
     """A run that is there already, to be carried on; by other `rules`, where they are given.
     Raises `ClinvkError`."""
-    plan = rules(folder.plan())
+    plan = rules(folder.plan(trusted=True))
     run = PlanRun(dispatcher, plan, observe=observe, notify=notify, is_resumed=True)
     run.folder, run.is_resumed = folder, True
     return run

@@ -24,7 +24,7 @@ from clinvk.disk.atomic import (
 )
 from clinvk.disk.jsonl import encode
 from clinvk.disk.lockfile import HeldLock, NamedLocks
-from clinvk.disk.reading import ANY, open_regular, read_file
+from clinvk.disk.reading import ANY, open_regular, read_file, read_with_privacy
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan
@@ -116,15 +116,24 @@ class RunFolder:
 
     # Reading.
 
-    def plan(self) -> Plan:
-        """The plan that was frozen. Raises `SessionError`."""
+    def plan(self, *, trusted: bool = False) -> Plan:
+        """The plan that was frozen. Raises `SessionError`; if it has to be `trusted`, also if
+        others can have written it."""
         try:
-            return Plan.from_json(
-                msgspec.json.decode(read_file(self.path / "plan.json", limit=ANY))
-            )
+            return Plan.from_json(msgspec.json.decode(self._read("plan.json", trusted=trusted)))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             raise self._damaged("plan.json", why) from error
+
+    def _read(self, file: str, *, trusted: bool) -> bytes:
+        data, is_private = read_with_privacy(self.path / file, limit=ANY)
+        if trusted and not is_private:
+            raise SessionError(
+                f"run {self.id} cannot be resumed: other users can have written {self.path / file}",
+                f"check that file, then make it yours alone: chown $USER {self.path / file}; "
+                f"chmod 600 {self.path / file}",
+            )
+        return data
 
     def _damaged(self, file: str, why: Any) -> SessionError:
         return SessionError(
@@ -132,17 +141,21 @@ class RunFolder:
             f"take it away with: clinvk runs delete {self.id}",
         )
 
-    def result(self, plan: Plan | None = None, *, is_driver: bool = False) -> RunResult:
-        """Where the run stands, without the outputs of its tasks; `ours` where it is we who have
-        its lock, and have not begun. Raises `SessionError`."""
-        return self.read_state(plan or self.plan(), is_driver=is_driver)[0]
+    def result(
+        self, plan: Plan | None = None, *, is_driver: bool = False, trusted: bool = False
+    ) -> RunResult:
+        """Where the run stands, without the outputs of its tasks; `is_driver` if we have its lock,
+        and have not begun. Raises `SessionError`; if its journal has to be `trusted`, also if
+        others can have written that."""
+        plan = plan or self.plan(trusted=trusted)
+        return self.read_state(plan, is_driver=is_driver, trusted=trusted)[0]
 
     def read_state(
-        self, plan: Plan, *, is_driver: bool = False
+        self, plan: Plan, *, is_driver: bool = False, trusted: bool = False
     ) -> tuple[RunResult, list[dict[str, Any]]]:
         """The same, and the lines of the journal that say so."""
         running = not is_driver and self.find_driver() is not None
-        lines = self._lines()
+        lines = self._lines(trusted=trusted)
         try:
             return self._with_last_activity(replay(plan, lines, self.id, running=running)), lines
         except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -224,8 +237,13 @@ class RunFolder:
     def events_path(self, index: int) -> Path:
         return self.path / "tasks" / f"{index + 1:04}.jsonl"
 
-    def _lines(self) -> list[dict[str, Any]]:
-        return _decode_lines(_read(self.path / "journal.jsonl"))
+    def _lines(self, *, trusted: bool) -> list[dict[str, Any]]:
+        try:
+            return _decode_lines(self._read("journal.jsonl", trusted=trusted))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise file_error("read", self.path / "journal.jsonl", error) from error
 
     def summary(self) -> dict[str, Any]:
         """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times (its
