@@ -4,6 +4,8 @@ import json
 import os
 import stat
 import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -67,6 +69,94 @@ def test_a_link_of_another_user_in_a_folder_that_is_open_to_all_is_not_followed(
     with pytest.raises(OSError, match="of another user"):
         atomic.write_for_user(shared / "report.md", b"new")
     assert (tmp_path / "victim").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+@pytest.mark.parametrize("way", ["{}/reports/x.md", "{}/own/../reports/x.md", "{}/to/x.md"])
+def test_a_link_of_another_user_on_the_way_to_a_file_is_not_followed(tmp_path: Path, way: str):
+    shared, victim = tmp_path / "shared", tmp_path / "victim"
+    for folder in (shared, victim, shared / "own"):
+        folder.mkdir()
+    shared.chmod(0o1777)
+    (victim / "x.md").write_text("mine")
+    (shared / "reports").symlink_to(victim)
+    os.lchown(shared / "reports", 12345, 12345)
+    (shared / "to").symlink_to("reports")  # ours, and leads to the other one
+    path = way.format(shared)
+    for write in (atomic.write_for_user, atomic.replace_file):
+        with pytest.raises(OSError, match="of another user"):
+            write(path, b"new", durable=False)
+        with pytest.raises(OSError, match="of another user"):
+            write(path.replace("x.md", "new/y.md"), b"new", durable=False)
+    for folder in (shared / "reports", shared / "reports" / "new"):
+        with pytest.raises(OSError, match="of another user"):
+            atomic.make_folder(folder)
+    assert ((victim / "x.md").read_text(), os.listdir(victim)) == ("mine", ["x.md"])
+    os.lchown(shared / "reports", 0, 0)
+    atomic.write_for_user(path, b"new")
+    assert (victim / "x.md").read_text() == "new"
+
+
+def test_folders_on_the_way_may_be_links_of_the_user(tmp_path: Path, monkeypatch):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/deep")
+    (tmp_path / "again").symlink_to(tmp_path / "link")
+    monkeypatch.chdir(tmp_path)
+    for path in ("again/a", "./link/../b", f"{tmp_path}//link/./c", "again/../../d"):
+        atomic.write_for_user(path, b"new")
+    assert sorted(os.listdir(tmp_path / "real" / "deep")) == ["a", "c"]
+    assert sorted(os.listdir(tmp_path / "real")) == ["b", "deep"]
+    assert (tmp_path / "d").exists()
+    with pytest.raises(FileNotFoundError):
+        atomic.write_for_user("link/missing/e", b"new")
+    with pytest.raises(NotADirectoryError):
+        atomic.write_for_user("d/e", b"new")
+    with pytest.raises(NotADirectoryError):
+        atomic.write_for_user("d/", b"new")
+
+
+def as_user(uid: int, script: str, *args: object) -> subprocess.CompletedProcess[str]:
+    """What becomes of a script that `atomic` is imported in, as a user who is not root."""
+    code = f"import os, sys; from clinvk.disk import atomic; os.setgroups([]); os.setgid({uid}); "
+    code += f"os.setuid({uid}); {script}"
+    call = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.run(call, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+def test_a_file_keeps_its_owner_its_group_and_its_mode(tmp_path: Path):
+    path = tmp_path / "report.md"
+    path.write_text("old and longer")
+    path.chmod(0o666)
+    os.chown(path, 12345, 12346)
+    atomic.replace_file(path, b"new", durable=True)
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, mode(path)) == (12345, 12346, 0o666)
+    assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["report.md"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+@pytest.mark.parametrize("case", ["another user's", "another group's", "a closed directory"])
+def test_a_file_that_cannot_be_replaced_as_it_is_is_written_in_place(case: str):
+    with tempfile.TemporaryDirectory() as folder:  # others can reach it
+        path = Path(folder) / "report.md"
+        os.chmod(folder, 0o755 if case == "a closed directory" else 0o777)
+        path.write_text("old and longer")
+        path.chmod(0o664 if case == "another group's" else 0o666)
+        owner = 12345 if case == "another user's" else 23456
+        group = 12345 if case == "another group's" else 23456
+        os.chown(path, owner, group)
+        before = path.stat().st_ino
+        done = as_user(23456, "atomic.replace_file(sys.argv[1], b'new', durable=True)", path)
+        assert done.returncode == 0, done
+        found = path.stat()
+        assert (found.st_uid, found.st_gid, found.st_ino) == (owner, group, before)
+        assert (path.read_text(), os.listdir(folder)) == ("new", ["report.md"])
+        path.chmod(0o444)
+        os.chown(path, 12345, 12345)
+        done = as_user(23456, "atomic.replace_file(sys.argv[1], b'more', durable=True)", path)
+        assert "PermissionError" in done.stderr
+        assert (path.read_text(), os.listdir(folder)) == ("new", ["report.md"])
 
 
 def test_a_link_that_leads_to_itself_is_an_error(tmp_path: Path):

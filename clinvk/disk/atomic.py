@@ -73,14 +73,27 @@ def open_named(path: str | Path, flags: int) -> int:
 
 def replace_file(path: str | Path, data: bytes, *, durable: bool) -> None:
     """Write a file of the user: it holds either what it held or `data`, whatever happens; after a
-    power cut too, if `durable`. A link stays a link, and the file that it leads to is written; a
-    file of ours keeps its mode, a new one is private.
+    power cut too, if `durable`. A link stays a link, and the file that it leads to is written. A
+    file that is there keeps its owner, its group and its mode; a new one is private.
 
-    Raises `OSError`, also for a target that is not a regular file, which is left as it is."""
+    A file that cannot be replaced so is written in place: another user's, or one in a directory
+    that cannot be written. Raises `OSError`, also for a target that is not a regular file, which
+    is left as it is."""
     target = _target(os.fspath(path))
     if target is None:
         raise _not_regular(path)
-    _replace(target, data, _mode_of(target), durable=durable)
+    try:
+        found = os.lstat(target)
+    except FileNotFoundError:
+        _replace(target, data, durable=durable)
+        return
+    _check_regular(found, path)
+    try:
+        _replace(target, data, durable=durable, like=found)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+            raise
+        _write_in_place(target, data, durable=durable)
 
 
 def replace_own(path: str | Path, data: bytes, *, durable: bool) -> None:
@@ -91,7 +104,7 @@ def replace_own(path: str | Path, data: bytes, *, durable: bool) -> None:
         found = os.lstat(path)
         if not stat.S_ISLNK(found.st_mode):
             _check_regular(found, path)
-    _replace(path, data, PRIVATE, durable=durable)
+    _replace(path, data, durable=durable)
 
 
 def write_for_user(path: str | Path, data: bytes, *, durable: bool = False) -> None:
@@ -142,12 +155,14 @@ def remove_leftovers(folder: str | Path) -> None:
                         os.unlink(entry.path)
 
 
-def _replace(target: str, data: bytes, mode: int, *, durable: bool) -> None:
+def _replace(
+    target: str, data: bytes, *, durable: bool, like: os.stat_result | None = None
+) -> None:
     fd, temporary = _temporary(target)
     try:
         try:
-            if mode != PRIVATE:
-                os.fchmod(fd, mode)
+            if like is not None:
+                _copy_permissions(fd, like)
             write_all(fd, data)
             if durable:
                 os.fsync(fd)
@@ -160,6 +175,26 @@ def _replace(target: str, data: bytes, mode: int, *, durable: bool) -> None:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def _copy_permissions(fd: int, like: os.stat_result) -> None:
+    """Raises `PermissionError` if the file cannot have the same owner and group."""
+    new = os.fstat(fd)
+    if (new.st_uid, new.st_gid) != (like.st_uid, like.st_gid):
+        os.fchown(fd, like.st_uid, like.st_gid)
+    if like.st_mode & 0o777 != PRIVATE:
+        os.fchmod(fd, like.st_mode & 0o777)
+
+
+def _write_in_place(target: str, data: bytes, *, durable: bool) -> None:
+    fd = open_own(target, os.O_WRONLY)
+    try:
+        write_all(fd, data)
+        os.ftruncate(fd, len(data))
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _temporary(target: str) -> tuple[int, str]:
@@ -175,22 +210,41 @@ def _temporary(target: str) -> tuple[int, str]:
 
 def _target(path: str) -> str | None:
     """The path that links lead to; None if that is an open file of a process. Raises `OSError` for
-    a link that another user has planted in a folder that all may write to."""
-    for _ in range(LINKS):
-        folder, name = os.path.split(path)
-        folder = os.path.realpath(folder or ".")
-        path = os.path.join(folder, name)
-        if folder.startswith(("/proc/", "/dev/fd")):
+    a link that another user has planted in a folder that all may write to, also on the way to the
+    file."""
+    at, links = "/", 0
+    parts = _components(os.path.join(os.getcwd(), path))
+    while parts:
+        name = parts.pop()
+        if name == "..":
+            at = os.path.dirname(at)
+            continue
+        if not parts and at.startswith(("/proc/", "/dev/fd")):
             return None
+        here = os.path.join(at, name)
         try:
-            link = os.lstat(path)
+            found = os.lstat(here)
         except FileNotFoundError:
-            return path
-        if not stat.S_ISLNK(link.st_mode):
-            return path
-        _check_link(link, folder, path)
-        path = os.path.join(folder, os.readlink(path))
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            return os.path.join(here, *reversed(parts))
+        if not stat.S_ISLNK(found.st_mode):
+            at = here
+            continue
+        links += 1
+        if links > LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        _check_link(found, at, here)
+        link = os.readlink(here)
+        parts += _components(link)
+        if link.startswith("/"):
+            at = "/"
+    if path.endswith("/") and not os.path.isdir(at):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    return at
+
+
+def _components(path: str) -> list[str]:
+    """The names in a path, the last one first."""
+    return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
 def _check_link(link: os.stat_result, folder: str, path: str) -> None:
@@ -198,15 +252,6 @@ def _check_link(link: os.stat_result, folder: str, path: str) -> None:
     is_open_to_all = above.st_mode & stat.S_ISVTX and above.st_mode & stat.S_IWOTH
     if is_open_to_all and link.st_uid not in (os.geteuid(), above.st_uid):
         raise OSError(errno.EACCES, "it is a symbolic link of another user", path)
-
-
-def _mode_of(path: str) -> int:
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return PRIVATE
-    _check_regular(found, path)
-    return found.st_mode & 0o777 if found.st_uid == os.geteuid() else PRIVATE
 
 
 def _check_regular(found: os.stat_result, path: str | Path) -> None:
@@ -344,7 +389,9 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def make_folder(path: str | Path) -> None:
-    """The folder and those above it, each as private as the store has to be."""
+    """The folder and those above it, each as private as the store has to be. Raises `OSError`, also
+    for a link that another user has planted on the way in a folder that all may write to."""
+    _target(os.fspath(path))
     if not os.path.isdir(path):
         path = Path(path)
         if not path.parent.exists():
