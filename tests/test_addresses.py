@@ -109,6 +109,38 @@ def test_a_sound_address_is_none(address: str):
     assert is_encoded(address)
 
 
+BROKEN = {
+    "redis://localhost:6379x/0": "what follows the host is not a port",
+    "redis://[::1]:abc": "what follows the host is not a port",
+    "redis://bob:secret@[::1/0": "a bracket of the host is not closed",
+    "redis://::1]/0": "a ] has no [",
+    "redis://::1:6379/0": "several colons, and an IPv6 address needs brackets",
+    "redis://h:99999/0": "the port is greater than 65535",
+    "rediss://bob:secret@[::1]:65536": "the port is greater than 65535",
+    "redis://h:1,h:70000/0": "the port is greater than 65535",
+    "redis://h:123456/0": "what follows the host is not a port",
+}
+
+
+@pytest.mark.parametrize("address", BROKEN)
+def test_a_broken_host_is_not_taken_for_a_password(clinvk: CommandLine, home: Home, address: str):
+    calls = [("config", "set", "session.storage", address), ("sessions", "list")]
+    for call in calls:
+        if call is calls[1]:
+            home.config(f"session: {{storage: '{address}'}}\n")
+        done = clinvk(*call)
+        assert done.returncode == 3, done
+        assert BROKEN[address] in done.stderr
+        assert "redis://localhost:6379/0" in done.stderr
+        assert "encode" not in done.stderr
+        assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("address", ["redis://h:65535", "redis://[::1]", "redis://65536/0"])
+def test_a_sound_host_is_no_problem(address: str):
+    assert problem(address) is None
+
+
 @pytest.mark.parametrize("secret", ["Sec/ret", "Sec?ret", "Sec#ret", "Sec@ret", "Sec:ret"])
 def test_config_set_refuses_a_password_that_is_not_encoded(
     clinvk: CommandLine, home: Home, secret: str

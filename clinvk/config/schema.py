@@ -158,7 +158,9 @@ def check_address(address: str, where: str) -> None:
     """Raise `ConfigError`, which does not show the password, if an address is malformed."""
     if problem := addresses.problem(address):
         shown_ = mask_password(address)
-        raise ConfigError(f"{where}: malformed address {shown_!r}: {problem}", addresses.ENCODE)
+        raise ConfigError(
+            f"{where}: malformed address {shown_!r}: {problem}", addresses.hint(problem)
+        )
 
 
 def _check_values(config: Config, home: Path) -> None:
@@ -199,11 +201,13 @@ def parse_value(key: str, text: str) -> Any:
     """`text` as the type that `key` has. Raises `ConfigError` for an unknown key, a wrong value."""
     steps = tuple(key.split("."))
     hint = _find_type(steps)
-    if key == "session.storage" and not addresses.is_encoded(text):
-        raise ConfigError(
-            f"{key}: the user name or the password in {mask_password(text)!r} is not encoded",
-            addresses.ENCODE,
-        )
+    if key == "session.storage":
+        check_address(text, key)
+        if not addresses.is_encoded(text):
+            raise ConfigError(
+                f"{key}: the user name or the password in {mask_password(text)!r} is not encoded",
+                addresses.ENCODE,
+            )
     try:
         value = yaml.load(text)
     except yaml.YamlError:

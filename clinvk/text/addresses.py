@@ -14,6 +14,12 @@ ENCODE = (
     "percent-encode / ? # @ and : in the user name and the password: "
     "%2F for /, %3F for ?, %23 for #, %40 for @, %3A for :"
 )
+PLACE = (
+    "write redis://host:port/db, e.g. redis://localhost:6379/0 or redis://[::1]:6379/0; "
+    "a password stands in front of an @: redis://user:password@host"
+)
+LAST_PORT = 65535
+_MISPLACED = "the user name or the password holds a character that ends it"
 _LOCAL = ("file", "sqlite")  # a path behind three slashes, and no credentials
 # Schemes whose paths may hold an @, such as https://registry.example/@scope/package.
 _WEB = ("http", "https", "ws", "wss", "ftp", "git", "ssh", "git+ssh", "git+https", "docker", "oci")
@@ -61,9 +67,27 @@ def problem(address: str) -> str | None:
     authority = _authority(rest)
     path, _, query = rest[len(authority) :].partition("?")
     if "#" in rest or "@" in path or any(map(_is_misplaced, query.split("&"))):
-        return "the user name or the password holds a character that ends it"
-    if not _is_host(authority.rpartition("@")[2]):
+        return _MISPLACED
+    problems = map(_host_problem, authority.rpartition("@")[2].split(","))
+    return next(filter(None, problems), None)
+
+
+def hint(problem: str) -> str:
+    """What to do about a `problem`."""
+    return ENCODE if problem == _MISPLACED else PLACE
+
+
+def _host_problem(text: str) -> str | None:
+    """Why this cannot be `host` or `host:port`."""
+    if text.count("[") != text.count("]"):
+        return "a bracket of the host is not closed" if "[" in text else "a ] has no ["
+    if not _is_host(text):
+        if "[" not in text and text.count(":") > 1:
+            return "the host has several colons, and an IPv6 address needs brackets"
         return "what follows the host is not a port"
+    port = text.rpartition("]")[2].rpartition(":")[2]
+    if port.isdecimal() and ":" in text and int(port) > LAST_PORT:
+        return f"the port is greater than {LAST_PORT}"
     return None
 
 
