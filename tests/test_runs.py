@@ -913,7 +913,7 @@ def test_a_run_that_others_can_have_written_is_shown_and_not_run(
         pytest.skip("only root can give a file away")
     desk.mend()
     before = desk.starts()
-    for call in (("retry", id_, "-q"), ("retry", id_, "c", "-q"), ("resume", id_, "-q")):
+    for call in (("retry", id_, "-q"), ("retry", id_, "3", "-q"), ("resume", id_, "-q")):
         said = desk.clinvk("runs", *call)
         assert said.returncode == 4, said
         assert f"cannot be resumed: other users can have written {path}" in said.stderr
