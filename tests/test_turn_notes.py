@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from clinvk.api import sessions
 from clinvk.dispatch import recovery
+from clinvk.errors import SessionError
 from clinvk.model.session import Session
 from clinvk.process import host
 from clinvk.process import note as turn_note
@@ -259,6 +261,45 @@ def test_a_turn_that_holds_another_lock_is_known_by_its_note_too(clinvk: Command
 
 
 # The parts
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", [None, "elsewhere"])
+async def test_a_note_of_another_machine_names_it_if_it_has_a_name(home: Home, name: str | None):
+    with open_store("file", home.path) as store:
+        store.create(Session(id="s"))
+        turn = store.acquire_turn("s")
+        assert turn is not None
+        turn.note({**recovery.turn_facts(new_marker({}), "s"), "host": name})
+        turn.abandon()
+        turn = store.acquire_turn("s")
+        assert turn is not None
+        place = name or "another machine"
+        with pytest.raises(SessionError, match=f"was started on {place} and may be running"):
+            await recovery.end_turn_leftovers(store, turn, "s")
+        turn.close()
+
+
+def test_nothing_is_told_of_a_note_that_another_clinvk_has_seen_to_meanwhile(home: Home):
+    with open_store("file", home.path) as store:
+        store.create(Session(id="s"))
+        turn = store.acquire_turn("s")
+        assert turn is not None
+        turn.note(recovery.turn_facts(new_marker({}), "s"))
+        turn.abandon()
+
+        class Late(type(store)):  # type: ignore[misc]
+            """A store in which another clinvk comes first."""
+
+            def acquire_turn(self, session_id: str) -> Any:
+                if (first := super().acquire_turn(session_id)) is not None:
+                    first.close()
+                return super().acquire_turn(session_id)
+
+        told: list[str] = []
+        with Late(home.path) as late:
+            sessions.delete_from_store(late, "s", told.append)
+            assert (told, late.find_ids("s")) == ([], [])
 
 
 def test_a_family_without_a_valid_marker_and_group_has_no_members():

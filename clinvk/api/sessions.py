@@ -442,12 +442,14 @@ def delete_from_store(
     try:
         store.delete(session_id)
     except LeftBehind:
-        notify(_end_leftovers(store, session_id))
+        if told := _end_leftovers(store, session_id):
+            notify(told)
         store.delete(session_id)
 
 
-def _end_leftovers(store: Store, session_id: str) -> str:
-    """End what the last turn left running; a sentence about it."""
+def _end_leftovers(store: Store, session_id: str) -> str | None:
+    """End what the last turn left running; a sentence about it. None if another clinvk has done
+    that meanwhile."""
     # 10 ms, and rarely needed.
     from concurrent.futures import ThreadPoolExecutor
 
@@ -457,6 +459,9 @@ def _end_leftovers(store: Store, session_id: str) -> str:
     turn = store.acquire_turn(session_id)
     if turn is None:
         raise running_error(session_id)
+    if not turn.leftover:
+        turn.close()
+        return None
     try:
         # In a thread, since the caller's may run an event loop of its own.
         with ThreadPoolExecutor(1) as pool:

@@ -59,7 +59,7 @@ async def _end(left: dict[str, Any], what: str, of: str, kept_in: str, others: N
         )
     if not note.process.is_local:
         raise SessionError(
-            f"{what} was started on {note.process.host} and may be running there",
+            f"{what} was started on {note.process.place} and may be running there",
             f"make sure that it has ended, then delete {kept_in}",
         )
     cut_off = f"{what} was cut off: its clinvk was killed"

@@ -49,6 +49,11 @@ class Process(Struct, frozen=True):
         return (self.host, self.namespace) == (here["host"], here["namespace"])
 
     @property
+    def place(self) -> str:
+        """Where it runs or ran, in words."""
+        return self.host or "another machine"
+
+    @property
     def is_of_this_boot(self) -> bool:
         return bool(self.boot == machine.this_machine()["boot"])
 

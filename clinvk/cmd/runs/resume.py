@@ -209,7 +209,7 @@ def _read_prompt(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None
         ) from None
     if not (note.process.is_local and note.process.is_of_this_boot):
         raise SessionError(
-            f"run {folder.id} is driven on {note.process.host or 'another machine'}",
+            f"run {folder.id} is driven on {note.process.place}",
             "cancel it there",
         )
     if turn_note.is_gone(note.process):
