@@ -217,6 +217,21 @@ def test_leftovers_of_killed_writers_go_when_they_are_old(tmp_path: Path):
     atomic.remove_leftovers(tmp_path / "missing")
 
 
+def test_a_look_for_room_that_was_killed_leaves_what_is_removed_later(tmp_path: Path):
+    code = (
+        "import os, sys; from clinvk.disk import atomic; "
+        "atomic.write_all = lambda *_: os._exit(3); atomic.has_room(sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    (left,) = os.listdir(tmp_path)
+    assert done.returncode == 3
+    os.utime(tmp_path / left, (1e9, 1e9))
+    atomic.remove_leftovers(tmp_path)
+    assert os.listdir(tmp_path) == []
+    assert atomic.has_room(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
 def test_clean_removes_what_a_killed_writer_left(clinvk: CommandLine, home: Home):
     assert clinvk("-b", "echo", "hi").returncode == 0
     left = [

@@ -241,6 +241,26 @@ def test_a_history_that_is_not_a_file_is_ignored(tmp_path: Path):
         path.rmdir() if path.is_dir() else path.unlink()
 
 
+def test_a_link_in_place_of_the_history_is_neither_read_nor_followed(tmp_path: Path):
+    target, path = tmp_path / "target", tmp_path / "history.jsonl"
+    target.write_text(json.dumps("not mine") + "\n" + "x" * MOST)
+    before = target.read_text()
+    path.symlink_to(target)
+    history = PromptHistory(path)
+    assert history.prompts() == []
+    history.add("a prompt")
+    assert target.read_text() == before
+
+
+def test_a_line_that_a_killed_clinvk_has_left_spoils_no_other(tmp_path: Path):
+    history = PromptHistory(tmp_path / "history.jsonl")
+    history.add("first")
+    with (tmp_path / "history.jsonl").open("ab") as file:
+        file.write(b'"half of')
+    history.add("second")
+    assert history.prompts() == ["first", "second"]
+
+
 def test_redaction_that_is_switched_off_keeps_everything(home: Home):
     from clinvk.config import schema as config
 

@@ -33,7 +33,9 @@ def test_what_a_killed_turn_left_goes_with_the_next_turn_and_what_is_in_use_stay
     turns["killed"].kill()
     turns["killed"].communicate()
     assert paths["killed"].exists()
-    assert clinvk("-b", "plain", "hi").returncode == 0
+    assert clinvk("-b", "plain", "hi").returncode == 0  # has no private files, and looks for none
+    assert paths["killed"].exists()
+    assert clinvk("-b", "plain", "--system-prompt", "x", "hi").returncode == 0
     assert not paths["killed"].parent.exists()
     assert paths["living"].read_text() == "secret of living"
     turns["living"].terminate()

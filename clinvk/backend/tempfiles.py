@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from clinvk.disk.atomic import open_own
 from clinvk.errors import ClinvkError
 from clinvk.process.command import Command
 
@@ -30,11 +31,12 @@ def temp_dir_path(env: Mapping[str, str]) -> Path:
 @contextmanager
 def temp_files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
     """The files are there, in a folder that goes when the block ends. What killed processes have
-    left of theirs goes before. Raises `ClinvkError`."""
-    _sweep_sometimes(_place(env))
+    left of theirs goes before; a turn without private files looks for none, since the place may
+    hold very many others. Raises `ClinvkError`."""
     if command.temp_dir is None:
         yield
         return
+    _sweep_sometimes(_place(env))
     import shutil  # few turns need it
 
     lock = -1
@@ -42,7 +44,7 @@ def temp_files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
         try:
             lock = _made(command.temp_dir)
             for path, text in command.files:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                fd = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
                 with open(fd, "wb") as file:
                     file.write(text.encode("utf-8", "surrogateescape"))
         except OSError as error:

@@ -417,9 +417,8 @@ def file_error(verb: str, path: str | Path, error: OSError) -> SessionError:
 
 def has_room(folder: str | Path) -> bool:
     """Whether a small file could be written there, as far as the room on the disk goes."""
-    path = f"{folder}/.room.{os.getpid()}.{time.monotonic_ns()}"
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd, path = _temporary(f"{os.fspath(folder)}/room")
         try:
             write_all(fd, bytes(4096))
         finally:

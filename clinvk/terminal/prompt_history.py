@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from clinvk.config.schema import Loaded
-from clinvk.disk.atomic import replace_file
+from clinvk.disk.atomic import append_file, replace_own
+from clinvk.disk.reading import open_regular
 from clinvk.text.redact import redact
 
 NAME = "history.jsonl"
@@ -53,14 +53,9 @@ class PromptHistory:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._size() + len(line) > MOST:
                 kept = b"".join(self._lines())[-MOST // 2 :]
-                replace_file(self.path, kept[kept.find(b"\n") + 1 :] + line, durable=False)
+                replace_own(self.path, kept[kept.find(b"\n") + 1 :] + line, durable=False)
                 return
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            fd = os.open(self.path, flags | os.O_NONBLOCK, 0o600)
-            try:
-                os.write(fd, line)
-            finally:
-                os.close(fd)
+            append_file(self.path, line, durable=False)
 
     def for_editor(self) -> Any:
         """It as prompt_toolkit takes it, to read only: `add` decides what is written."""
@@ -81,12 +76,12 @@ class PromptHistory:
     def _size(self) -> int:
         with suppress(OSError):
             if self.path is not None:
-                return self.path.stat().st_size
+                return self.path.lstat().st_size
         return 0
 
     def _lines(self) -> list[bytes]:
         with suppress(OSError):
-            if self.path is not None and self.path.is_file():
-                with open(self.path, "rb") as file:
+            if self.path is not None:
+                with open_regular(self.path, follow=False) as file:
                     return file.read(2 * MOST).splitlines(keepends=True)
         return []
