@@ -10,6 +10,9 @@ from msgspec.structs import replace
 
 from clinvk import SessionManager
 from clinvk.backend import permissions
+from clinvk.config import schema
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.model.request import Request
 from clinvk.model.session import Message, MessageRole, Session, distrust_options
 from clinvk.store import open_store
 from tests.conftest import READ, START, CommandLine, Home, say
@@ -284,6 +287,20 @@ def test_only_a_session_that_is_not_trusted_says_so_in_its_record():
     assert told == session.to_json() | {"options_trusted": False}
     assert not Session.from_json(told).options_trusted
     assert distrust_options(Session(id="r")).options_trusted
+
+
+@pytest.mark.anyio
+async def test_a_dispatcher_that_lives_long_keeps_no_prompts(asked: Asked):
+    with Dispatcher(schema.load(asked.home.env), env=asked.home.env) as dispatcher:
+        plain = {"system_prompt": "a secret", "model": "m"}
+        for options in (plain, {}, {**plain, "approval": "none"}):
+            result = await dispatcher.run(Request(prompt="x", cwd=asked.home.work, options=options))
+            assert result.ok, result
+        assert list(dispatcher._created.values()) == [{"approval": "none"}]
+        again = Request(prompt="y", cwd=asked.home.work, session=result.session_id)
+        plan = dispatcher.plan(again)
+        assert plan.settings["approval"].value == "none"
+        assert not any("dropped" in text for text in plan.notices)
 
 
 def test_a_dry_run_shows_what_would_hold(asked: Asked, tmp_path: Path):

@@ -33,6 +33,11 @@ def elevated(options: Mapping[str, Any], granted: Mapping[str, Any]) -> dict[str
     return found
 
 
+def only_permissions(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that can permit something."""
+    return {name: value for name, value in options.items() if name not in HARMLESS}
+
+
 def without(name: str, value: Any, more: Mapping[str, Any]) -> Any:
     """What is left of an option without its elevated part; None if nothing is."""
     if name not in more:

@@ -63,7 +63,8 @@ class Dispatcher(Closing):
         self.catalog = catalog or Catalog(self.config.home)
         self.selector = BackendSelector(self.catalog, self.config, self.env)
         self._store = store
-        self._created: dict[str, dict[str, Any]] = {}  # session: the options that we began it with
+        # Session: the permissions that we began it with, which its later turns here may have too.
+        self._created: dict[str, dict[str, Any]] = {}
         self._opened: Store | None = None  # the store, if it is ours to close
         self._closed = False
 
@@ -313,7 +314,8 @@ class Dispatcher(Closing):
         session = self.store.create(
             session, messages, exact=bool(name), durable=bool(name), settled=begins is None
         )
-        self._created[session.id] = stored_options(plan.settings)
+        if begun := permissions.only_permissions(stored_options(plan.settings)):
+            self._created[session.id] = begun
         return session
 
 
