@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from clinvk.text.addresses import without_passwords
-
 
 class ClinvkError(Exception):
     """Something that the user can fix: what happened, and what to do next. Neither shows the
@@ -25,8 +23,8 @@ class ClinvkError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        self.message = without_passwords(message)
-        self.hint = hint and without_passwords(hint)
+        self.message = _without_passwords(message)
+        self.hint = hint and _without_passwords(hint)
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -54,3 +52,12 @@ class SessionError(ClinvkError):
 
 class SessionNotFound(SessionError, FileNotFoundError):  # noqa: N818 - the published name
     """No session answers to that id, prefix or name."""
+
+
+def _without_passwords(text: str) -> str:
+    if "://" not in text:
+        return text
+    # 3 ms, and few messages hold an address.
+    from clinvk.text.addresses import without_passwords
+
+    return without_passwords(text)

@@ -15,7 +15,6 @@ from typing import Any
 from clinvk.disk.atomic import file_error, make_folder, open_own
 from clinvk.disk.closing import Closing
 from clinvk.errors import SessionError
-from clinvk.process import note as turn_note
 
 NOTE = 65_536  # bytes
 LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -169,9 +168,15 @@ def is_same_file(fd: int, path: str | Path) -> bool:
 def read_facts(fd: int) -> dict[str, Any] | None:
     """The note in a lock file, unchecked."""
     try:
-        return turn_note.decode(os.pread(fd, NOTE, 0))
+        data = os.pread(fd, NOTE, 0)
     except OSError:
         return None
+    if not data:
+        return None
+    # 5 ms, and most locks hold no note.
+    from clinvk.process import note as turn_note
+
+    return turn_note.decode(data)
 
 
 def locks_unsupported_error(path: str | Path, error: OSError) -> SessionError:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinvk.disk.lockfile import HeldLock
 from clinvk.errors import SessionError
 from clinvk.process import note as turn_note
 from clinvk.process.note import InvalidNote, Note
-from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.store.base import Store, TurnLock
+
+if TYPE_CHECKING:
+    from clinvk.runs.folder import RunFolder
 
 Notes = Callable[[], Iterable["dict[str, Any] | None"]]  # of all that runs beside it
 
@@ -40,6 +42,8 @@ async def end_turn_leftovers(store: Store, turn: TurnLock, session_id: str) -> s
 
 async def end_run(folder: RunFolder, turn: HeldLock) -> str:
     """The same, of a run."""
+    # 10 ms, and a turn of one session has no run.
+    from clinvk.runs.folder import RunFolder, RunStore
 
     def others() -> Iterable[dict[str, Any] | None]:
         runs = RunStore(folder.path.parent.parent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from functools import cache
@@ -16,8 +15,9 @@ def this_process() -> dict[str, Any]:
 
 def this_machine() -> dict[str, Any]:
     """`boot` changes at each start of the machine; process ids mean something in one `namespace`."""
-    # macOS takes its name from the network, and another one there would mean nothing.
-    host = None if sys.platform == "darwin" else socket.gethostname()
+    # macOS takes its name from the network, and another one there would mean nothing. On Linux this
+    # is what `socket.gethostname` returns, without 3 ms for that module.
+    host = None if sys.platform == "darwin" else os.uname().nodename
     return {"host": host, "boot": _boot(), "namespace": _namespace()}
 
 
