@@ -12,9 +12,9 @@ from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import ClinvkError
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, prompt_excerpt
+from clinvk.process.threads import for_long
 from clinvk.sessions.masking import redact_for_store
 from clinvk.store.base import Store
-from clinvk.text.long_texts import for_long
 
 
 class Recorder:

@@ -32,7 +32,8 @@ from clinvk.model.result import Denial, Failure, Result, exit_code
 from clinvk.process.child import Child
 from clinvk.process.leftovers import find_leftovers
 from clinvk.process.pipes import LONGEST
-from clinvk.text.long_texts import for_long
+from clinvk.process.threads import for_long
+from clinvk.text.redact import NOT_EXAMINED, GaveUp
 from clinvk.text.sanitize import sanitize
 
 if TYPE_CHECKING:
@@ -331,7 +332,10 @@ class Turn:
             and result.error.kind in REFUSED_KINDS
             and (result.backend_exit_code or 0) >= 0  # after a signal it can be resumed
         )
-        kept = await for_long(said, self._recorder.kept)
+        try:
+            kept = await for_long(said, self._recorder.kept, lambda: self._stop_now)
+        except GaveUp:  # the second signal: there is no time to search a long answer for secrets
+            kept = NOT_EXAMINED
         try:
             self._recorder.record_result(result, kept, self._parser.totals, lost=lost)
         except ClinvkError as error:

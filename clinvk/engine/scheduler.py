@@ -64,8 +64,10 @@ class RunningTask:
         self.turn: Turn | None = None
         self.room: anyio.Event | None = None  # it waits for that: what it needs has run short
         self.cancel_reason = "cancelled"
+        self.is_urgent = False  # it was told to end at once
 
     def cancel(self, why: str, *, now: bool) -> None:
+        self.is_urgent = self.is_urgent or now
         self.cancel_reason = why
         if self.turn is not None:
             self.turn.cancel(why, now=now)
@@ -251,7 +253,9 @@ class Scheduler:
             await self._handle_result(i, result)
             return None
         try:
-            opened = EventLog(self.journal.folder.events_path(i), self.journal.scrub)
+            opened = EventLog(
+                self.journal.folder.events_path(i), self.journal.scrub, lambda: worker.is_urgent
+            )
         except ClinvkError as error:
             if mishaps.shortage(error) is None:
                 raise

@@ -13,7 +13,8 @@ from clinvk.disk.jsonl import encode
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Delta, Event, Failed, Finished, Text
 from clinvk.model.result import Result
-from clinvk.text.long_texts import for_long
+from clinvk.process.threads import for_long
+from clinvk.text.redact import GaveUp, without_long_texts
 
 BUFFER_SIZE = 64 * 1024  # bytes
 
@@ -22,10 +23,17 @@ class EventLog(Closing):
     """Writes events to an open file, without raw lines; pieces of an answer are put together, so
     that a secret that was said in two of them is still seen."""
 
-    def __init__(self, path: Path, scrub: Callable[[Any], Any]) -> None:
-        """Raises `SessionError` where it cannot be written, as everything below does."""
+    def __init__(
+        self,
+        path: Path,
+        scrub: Callable[[Any], Any],
+        is_urgent: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Once `is_urgent`, long texts are left out, since it takes long to search them for
+        secrets. Raises `SessionError` if the file cannot be written, as everything below does."""
         self.path = path
         self.scrub = scrub
+        self._is_urgent = is_urgent
         self.problem: ClinvkError | None = None  # what was raised
         self._pieces: list[str] = []
         self._buffer = bytearray()
@@ -72,7 +80,11 @@ class EventLog(Closing):
             await self._buffer_line(Text(text="".join(pieces)).to_json())
 
     async def _buffer_line(self, line: dict[str, Any]) -> None:
-        self._buffer += encode(await for_long(line, self.scrub)) + b"\n"
+        try:
+            line = await for_long(line, self.scrub, self._is_urgent)
+        except GaveUp:
+            line = self.scrub(without_long_texts(line))
+        self._buffer += encode(line) + b"\n"
 
     def _flush(self, most: int) -> None:
         if len(self._buffer) <= most:

@@ -25,6 +25,7 @@ from clinvk.model.outcome import Outcome, RunResult, outcome_summary
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure, plain
 from clinvk.model.usage import rfc3339
+from clinvk.process.threads import in_thread
 from clinvk.runs.folder import RunFolder
 from clinvk.runs.replay import VERSION
 
@@ -124,7 +125,6 @@ class Journal(Closing):
 
     def _commit_batch(self, batch: CommitBatch) -> None:
         """The lines of a batch, behind what they tell of; from a thread of its own."""
-        batch.begun = True
         try:
             if batch.sessions:
                 self._settle(batch.sessions)
@@ -147,7 +147,6 @@ class Journal(Closing):
         the first one of a batch takes it there, when the batch before it is."""
         # 45 ms, and needed only once something runs.
         import anyio
-        import anyio.to_thread
 
         batch, is_first = self._batch, self._batch is None
         if batch is None:
@@ -164,14 +163,7 @@ class Journal(Closing):
                 async with self._commit_lock:
                     self._batch = None  # who comes now is of the next one
                     try:
-                        try:
-                            await anyio.to_thread.run_sync(self._commit_batch, batch)
-                        except RuntimeError:
-                            if batch.begun:
-                                raise
-                            self._commit_batch(
-                                batch
-                            )  # no thread can be started: slower, and as good
+                        await in_thread(lambda: self._commit_batch(batch))
                     except SessionError as error:
                         batch.error = error
                     except BaseException as error:
@@ -194,5 +186,4 @@ class CommitBatch:
         self.files: list[int] = []
         self.sessions: list[str] = []
         self.done = anyio.Event()
-        self.begun = False
         self.error: SessionError | None = None

@@ -11,11 +11,15 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from contextvars import ContextVar
+from functools import cache, lru_cache
 from typing import Any
 
 from clinvk.text.key_shapes import RULES, Rule
 
+LONG = 65_536  # characters: the result for a longer text is remembered
+NOT_EXAMINED = "[not stored: stopped before it was searched for secrets]"
+PLACES = 1024  # that are looked at between two questions whether to give up
 PASSES = 4  # at most: what is replaced may make what is in front of it a key
 _ESCAPED = 24  # characters of an escape that may be in front of a key
 
@@ -33,8 +37,20 @@ _ESCAPE = (
 Span = tuple[int, int, int]
 
 
+class GaveUp(Exception):  # noqa: N818 - reads as what it says
+    """Nobody waits for the result any longer."""
+
+
+# Whether a search is to end with `GaveUp`; it is asked all the time, of the caller's thread.
+is_given_up: ContextVar[Callable[[], bool]] = ContextVar("is_given_up", default=lambda: False)
+
+
 def redact(text: str) -> str:
     """The text with a note in place of each secret; without any, the very text."""
+    return _redact_long(text) if len(text) > LONG else _redact(text)
+
+
+def _redact(text: str) -> str:
     for _ in range(PASSES):
         spans = list(_spans(text))
         if not spans:
@@ -47,12 +63,21 @@ def redact(text: str) -> str:
     return text
 
 
+# An answer is stored as an event, as a result and as a message, one soon after the other.
+_redact_long = lru_cache(maxsize=1)(_redact)
+
+
 def replace_secrets(text: str, secrets: Iterable[str]) -> str:
     """The text with a note in place of each of these."""
     for secret in secrets:
         if secret in text:
             text = text.replace(secret, "[redacted: from the environment]")
     return text
+
+
+def without_long_texts(data: Any) -> Any:
+    """A structure of mappings and lists with a note in place of each long text."""
+    return everywhere(data, lambda text: text if len(text) <= LONG else NOT_EXAMINED)
 
 
 def map_texts(data: Any, change: Callable[[str], str]) -> Any:
@@ -101,7 +126,11 @@ def _spans(text: str) -> Iterator[Span]:
     heapq.heapify(places)
     found: list[Span] = []  # a heap
     done = 0  # the end of the last secret
+    give_up, looked = is_given_up.get(), 0
     while places or found:
+        looked += 1
+        if not looked % PLACES and give_up():
+            raise GaveUp
         if found and not (places and places[0][0] <= found[0][0]):
             span = heapq.heappop(found)
             if span[0] >= done:
