@@ -11,7 +11,8 @@ from clinvk.disk.closing import Closing
 from clinvk.errors import ConfigError, SessionError
 from clinvk.text import addresses
 
-GREET = 5.0  # seconds to connect, for TLS, and for the first answer
+CONNECT_TIMEOUT = 5.0  # seconds to connect, and for TLS
+GREETING_TIMEOUT = 15.0  # seconds for the first answer: the server may be busy, or none of Redis
 ANSWER_TIMEOUT = 30.0  # seconds; a script with the transcript of years takes less than one
 RETRY_INTERVAL = 0.5  # seconds until a lost connection is retried, once
 
@@ -40,11 +41,12 @@ class RedisClient(Closing):
         )
         self._tls = url.startswith("rediss:")
         self._met = False  # whether it has ever answered as a Redis server does
+        self._greeting_timeout: float | None = None  # of the connection that was made last
         self._closed = False
         try:
             self.client: Any = redis.Redis.from_url(
                 url, connection_class=_impatient(tls=self._tls), redis_connect_func=self._greet,
-                socket_connect_timeout=GREET, socket_timeout=ANSWER_TIMEOUT, retry=again, protocol=2,
+                socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=ANSWER_TIMEOUT, retry=again, protocol=2,
             )  # fmt: skip
             self.client.connection_pool.make_connection()  # connects to nothing yet
         except (ValueError, TypeError, redis.RedisError) as error:
@@ -81,9 +83,14 @@ class RedisClient(Closing):
                 self._hang_up()
 
     def _greet(self, connection: Any) -> None:
-        """Called with a new connection, which has little time until the server has answered."""
+        """Called with a new connection. A server that has never answered has less time for its
+        first answer than for those that follow."""
+        timeout = connection.socket_timeout
+        if not self._met:
+            timeout = self._greeting_timeout = min(timeout or GREETING_TIMEOUT, GREETING_TIMEOUT)
+        connection._sock.settimeout(timeout)  # noqa: SLF001 - see `_impatient`
         connection.on_connect()
-        connection._sock.settimeout(connection.socket_timeout)  # noqa: SLF001 - see `_impatient`
+        connection._sock.settimeout(connection.socket_timeout)  # noqa: SLF001 - the same
         self._met = True
 
     def _hang_up(self) -> None:
@@ -92,7 +99,9 @@ class RedisClient(Closing):
     def _to_session_error(self, error: Exception) -> SessionError:
         if "WRONGTYPE" in str(error):
             return WrongType(f"redis at {self.name}: {error}", REBUILD)
-        found = None if self._met else _strange(error, tls=self._tls)
+        found = None
+        if not self._met:
+            found = _strange(error, tls=self._tls, greeting_timeout=self._greeting_timeout)
         said, hint = found or _explain_error(error)
         return SessionError(f"redis at {self.name}: {said}", hint)
 
@@ -133,8 +142,12 @@ def _invalid(url: str, error: str) -> ConfigError:
     )
 
 
-def _strange(error: Exception, *, tls: bool) -> tuple[str, str] | None:
-    """What is wrong with a server that has never answered, if it may be of another kind."""
+def _strange(
+    error: Exception, *, tls: bool, greeting_timeout: float | None
+) -> tuple[str, str] | None:
+    """What is wrong with a server that has never answered, if it may be of another kind.
+    `greeting_timeout` is how long its first answer was waited for, in seconds, once it was
+    connected."""
     # 60 ms, and an extra.
     from redis import exceptions as e
 
@@ -147,8 +160,13 @@ def _strange(error: Exception, *, tls: bool) -> tuple[str, str] | None:
     other = "redis://" if tls else "rediss://"
     hint = f"if that port {'has no' if tls else 'wants'} TLS, write {other} in session.storage"
     if isinstance(error, e.TimeoutError):
-        what = "TLS does not begin" if tls else "it says nothing"
-        return f"{what} within {GREET:g} s ({text})", f"{hint}; else look at the server"
+        if greeting_timeout is not None:
+            said = f"it accepts connections, but does not answer within {greeting_timeout:g} s"
+            retry = "the server may be busy: try again later"
+            return f"{said} ({text})", retry if tls else f"{retry}; {hint}"
+        if tls:
+            return f"TLS does not begin ({text})", f"{hint}; otherwise check the server"
+        return None
     if isinstance(error, e.InvalidResponse):
         return f"it does not answer as a Redis server ({text})", hint
     if isinstance(error, e.ConnectionError) and any(word in text for word in _HUNG_UP):
@@ -188,8 +206,8 @@ def _explain_error(error: Exception) -> tuple[str, str | None]:
 
 @cache
 def _impatient(*, tls: bool) -> Any:
-    """A connection of redis-py that waits for TLS and for the first answer as long as it waits to
-    connect; its own kinds wait as long as for any other answer, which is long."""
+    """A connection of redis-py that waits for TLS as long as it waits to connect; its own kinds
+    wait as long as for any answer, which is long."""
     # 60 ms, and an extra.
     from redis import connection as kinds
 
