@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from clinvk.backend import cleanup
 from clinvk.backend.cleanup import delete_native_session
 from clinvk.backend.manifest import parse_manifest
+from clinvk.disk.reading import LARGEST
 from clinvk.errors import ConfigError
 from clinvk.process.command import Command
 from tests.conftest import END, READ, CommandLine, Home, say
@@ -120,6 +122,8 @@ def test_of_a_file_with_entries_of_several_sessions_only_those_of_one_go(
         json.dumps([{"sessionId": MINE}, {"message": "whose?"}]),
         json.dumps({"about": {"sessionId": MINE}}),
         json.dumps({"sessionId": [MINE]}),
+        chat(MINE, {"sessionId": [1]}),
+        chat(MINE, {"sessionId": {MINE: MINE}}),
         json.dumps(MINE),
         "not JSON\n" + chat(MINE),
         "[" * 100_000 + MINE,
@@ -147,6 +151,61 @@ def test_symbolic_links_and_special_files_are_left_alone(home: Home, chats: Path
     assert (chats / "session-link.json").is_symlink()
     assert (chats / "session-pipe.json").exists()
     assert (chats / "session-folder.json").is_dir()
+
+
+def forget_told(home: Home) -> list[str]:
+    remove = tuple((r["glob"], r["owner"]) for r in REMOVE)
+    return delete_native_session(
+        Command((), {"HOME": home.env["HOME"]}, home.work, b"", {}, removals=remove), MINE
+    )
+
+
+def test_a_file_that_is_too_large_to_examine_is_named(home: Home, chats: Path):
+    for name in ("session-large.json", "session-larger.json"):
+        with (chats / name).open("w") as file:
+            file.truncate(LARGEST + 1)
+    (chats / "session-mine.jsonl").write_text(chat(MINE))
+    [said] = forget_told(home)
+    assert "larger than" in said
+    assert "and 1 more file" in said
+    assert MINE in said
+    assert not (chats / "session-mine.jsonl").exists()
+    (chats / "session-large.json").unlink()
+    (chats / "session-larger.json").unlink()
+    (chats / "session-link.json").symlink_to("/nowhere")
+    assert forget_told(home) == []
+
+
+def test_an_ephemeral_turn_tells_which_file_it_could_not_examine(
+    clinvk: CommandLine, home: Home, chats: Path
+):
+    with (chats / "session-large.json").open("w") as file:
+        file.truncate(LARGEST + 1)
+    home.backend("fake", READ + say(type="start", id=MINE) + END.replace("native-1", MINE),
+                 native_id=PATTERN, ephemeral={"remove": REMOVE})  # fmt: skip
+    done = clinvk("-b", "fake", "--ephemeral", "hi")
+    assert done.returncode == 0
+    assert "session-large.json" in done.stderr
+
+
+def test_a_shared_list_keeps_an_entry_that_another_process_adds_meanwhile(
+    home: Home, chats: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = chats.parent / "logs.json"
+    others = json.loads(path.read_text())
+    path.write_text(json.dumps([*others, {"sessionId": MINE}]))
+    added = {"sessionId": OTHERS[0], "message": "new"}
+    read_entries = cleanup._read_entries
+
+    def read_and_add(data: bytes) -> tuple[list[Any], bool]:
+        entries, is_list = read_entries(data)
+        if added not in entries and {"sessionId": MINE} in entries:
+            path.write_text(json.dumps([*entries, added]))
+        return entries, is_list
+
+    monkeypatch.setattr(cleanup, "_read_entries", read_and_add)
+    assert forget_told(home) == []
+    assert json.loads(path.read_text()) == [*others, added]
 
 
 def test_a_home_with_signs_of_a_pattern_in_its_name_is_that_home(home: Home, tmp_path: Path):

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from clinvk.backend.command_line import home_of
-from clinvk.disk.reading import read_file
+from clinvk.disk.reading import open_regular, read_stream
 from clinvk.process.command import Command
 
+RETRIES = 3  # for a file that another process changes while we do
 
-def delete_native_session(command: Command, native_id: str) -> None:
+# What a file is recognized by, to see whether another process has written it meanwhile.
+State = tuple[int, int, int]
+
+
+def delete_native_session(command: Command, native_id: str) -> list[str]:
     """Delete the files of this session, and only those: the path matches, and the file itself says
     that it belongs to the session. Of a list with entries of several sessions, only its own go.
 
-    The caller has checked that the id is one of the CLI's."""
+    The caller has checked that the id is one of the CLI's. Returns what to tell the user: which
+    files could not be examined or changed."""
+    problems: list[str] = []
     for pattern, owner in command.removals if native_id else ():
         for path in _paths(pattern, command.env):
-            with suppress(OSError):
-                _delete_entries(path, owner, native_id)
+            try:
+                if stat.S_ISREG(os.lstat(path).st_mode):
+                    _delete_entries(path, owner, native_id)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                problems.append(f"{path}: {error.strerror or error}")
+    if not problems:
+        return []
+    others = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+    told = f"could not look for this conversation in {problems[0]}{others}"
+    return [f"{told}; delete it yourself if it is there: {native_id}"]
 
 
 def _paths(pattern: str, env: Mapping[str, str]) -> Iterator[Path]:
@@ -42,20 +60,54 @@ def _paths(pattern: str, env: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _delete_entries(path: Path, owner: str, native_id: str) -> None:
-    entries, is_list = _read_entries(read_file(path, follow=False))
+    """Raises `OSError`, also if other processes write the file all the time."""
+    for _ in range(RETRIES):
+        if _try_delete_entries(path, owner, native_id):
+            return
+    raise OSError(errno.EBUSY, "another process keeps changing it", str(path))
+
+
+def _try_delete_entries(path: Path, owner: str, native_id: str) -> bool:
+    """False if another process has changed the file meanwhile, so that it was left alone."""
+    with open_regular(path, follow=False) as file:
+        before = _state(os.fstat(file.fileno()))
+        data = read_stream(file, str(path))
+    if not _may_contain(data, native_id):  # most files: they need not be parsed
+        return True
+    entries, is_list = _read_entries(data)
     owners = [entry.get(owner) if isinstance(entry, dict) else None for entry in entries]
     if native_id not in owners:
-        return
+        return True
     others = [e for e, its in zip(entries, owners, strict=True) if its != native_id]
     if all(isinstance(its, str) for its in owners):  # each entry says whose it is
         if not others:
-            path.unlink()
+            text = None
         elif is_list:
-            _replace_file(path, json.dumps(others, indent=2, ensure_ascii=False))
+            text = json.dumps(others, indent=2, ensure_ascii=False)
         else:
-            _replace_file(path, "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in others))
-    elif not is_list and owners[0] == native_id and {*owners} <= {native_id, None}:
-        path.unlink()  # the first line speaks for the lines behind it
+            text = "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in others)
+    elif not is_list and owners[0] == native_id and all(i in (native_id, None) for i in owners):
+        text = None  # the first line speaks for the lines behind it
+    else:
+        return True
+    if _state(os.lstat(path)) != before:
+        return False
+    if text is None:
+        path.unlink()
+    else:
+        _replace_file(path, text)
+    return True
+
+
+def _state(found: os.stat_result) -> State:
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _may_contain(data: bytes, native_id: str) -> bool:
+    """Whether a JSON text can hold the id: as it is, or with escapes."""
+    return native_id.encode("utf-8", "replace") in data or not (
+        native_id.isascii() and native_id.replace("-", "").replace("_", "").isalnum()
+    )
 
 
 def _read_entries(data: bytes) -> tuple[list[Any], bool]:

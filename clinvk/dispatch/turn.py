@@ -32,7 +32,7 @@ from clinvk.model.result import Denial, Failure, Result, exit_code
 from clinvk.process.child import Child
 from clinvk.process.leftovers import find_leftovers
 from clinvk.process.pipes import LONGEST
-from clinvk.process.threads import for_long
+from clinvk.process.threads import for_long, in_thread
 from clinvk.text.redact import NOT_EXAMINED, GaveUp
 from clinvk.text.sanitize import sanitize
 
@@ -321,7 +321,7 @@ class Turn:
 
     async def _record(self, result: Result, said: str) -> Result:
         if self._recorder is None:
-            self._delete_native_session()
+            await self._delete_native_session()
             return result
         if self._unrecorded_id:
             self._add_notices(self._recorder.shared_id_notices(self._unrecorded_id))
@@ -343,7 +343,7 @@ class Turn:
             return replace(result, ok=False, error=failure, exit_code=error.exit_code)
         return result
 
-    def _delete_native_session(self) -> None:
+    async def _delete_native_session(self) -> None:
         """Delete what the CLI kept of an ephemeral run, if it could not be told to keep nothing."""
         if self.plan.command.removals and self.native_id:
             # Only for an ephemeral turn of some backends.
@@ -356,11 +356,15 @@ class Turn:
                 self._add_notices([f"no file of {manifest.name} was deleted: {error}"])
                 return
             if is_valid:
-                delete_native_session(self.plan.command, self.native_id)
+                command, native_id = self.plan.command, self.native_id
+                # There may be years of conversations to search.
+                self._add_notices(
+                    await in_thread(lambda: delete_native_session(command, native_id))
+                )
             else:
                 what = f"{manifest.name} printed an invalid session id"
                 self._add_notices(
-                    [f"{what}, so no file of its was deleted: {self.native_id[:40]!r}"]
+                    [f"{what}, so none of its files were deleted: {self.native_id[:40]!r}"]
                 )
 
     def _find_failure(self, code: int) -> Failure | None:
