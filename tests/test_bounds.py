@@ -48,6 +48,33 @@ def test_aliases_are_counted_without_being_expanded():
     assert time.process_time() - began < 1
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+def test_yaml_in_any_encoding_is_loaded_and_bounded(encoding: str):
+    text = "a: &x [1]\nb: *x\nc: 'a & b, *c*'\n"
+    assert yaml.load(text.encode(encoding)) == {"a": [1], "b": [1], "c": "a & b, *c*"}
+    with pytest.raises(yaml.YamlError, match="its aliases would make more than"):
+        yaml.load(BOMB.encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "text", [BOMB.replace(", ", ","), "{" + BOMB.replace(": ", ":\n").replace("]\n", "],") + "}",
+             BOMB.replace(": ", ":\t"), "- " + BOMB.replace("\n", "\n  ")],
+)  # fmt: skip
+def test_aliases_are_bounded_wherever_they_are(text: str):
+    with pytest.raises(yaml.YamlError, match="its aliases would make more than"):
+        yaml.load(text)
+
+
+def test_a_prompt_in_markdown_is_parsed_once(monkeypatch: pytest.MonkeyPatch):
+    def count(_: str) -> None:
+        raise AssertionError("it has no alias")
+
+    monkeypatch.setattr(yaml, "_count", count)
+    prompt = "Make **bold** and `a && b` of *this* & that; 2*3, f(&x), \n  * item"
+    text = "".join(f"- prompt: |\n    {line}\n" for line in prompt.split("\n"))
+    assert len(yaml.load(text)) == 2
+
+
 def test_aliases_of_a_usual_size_stay_what_they_are():
     text = "defaults: &d {model: m, tags: [a, b]}\ntasks:\n" + "- {<<: *d, prompt: x}\n" * 2_000
     assert yaml.load(text)["tasks"][-1] == {"model": "m", "tags": ["a", "b"], "prompt": "x"}

@@ -559,7 +559,7 @@ def test_a_long_row_of_needs_is_no_problem():
     ("tasks: []\n", "there are no tasks"),
     ("", "there are no tasks"),
     ("steps: [x]\n", "there are no tasks; `steps:` are for clinvk chain"),
-    ("tasks: [x]\ntasks: [y]\n", "line 2: the key 'tasks' stands twice"),
+    ("tasks: [x]\ntasks: [y]\n", "line 2: duplicate key 'tasks'"),
     ("tasks: [\n", "t.yaml: line"),
     ("just a sentence", "expected keys and values"),
     ("[{name: one, prompt: x}, {prompt: x, needs: [noe]}]", "tasks[1]: needs: there is no task 'noe'; did you mean 'one'?"),

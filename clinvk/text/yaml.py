@@ -4,6 +4,7 @@ What the text would become is bounded before it becomes that: see `LARGEST` and 
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Any
 
@@ -12,6 +13,10 @@ LARGEST = 100_000  # values that the aliases of a text may stand for; 64 charact
 DIGITS = 4300  # of a whole number; Python converts no more than that
 
 DEEP = "nested too deeply"
+# Where an alias and an anchor may be: they begin a value. In most prompts neither does: `**bold**`,
+# `a & b`.
+_ALIAS = re.compile(r"(?:\A|[\s\[\]{},:?\ufeff-])\*[^\s*]")
+_ANCHOR = re.compile(r"(?:\A|[\s\[\]{},:?\ufeff-])&[^\s&]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
@@ -75,11 +80,16 @@ def _check_size(text: str | bytes) -> None:
 
     Only a text in which that could be is looked through: a level takes a bracket or a column."""
     if isinstance(text, bytes):
-        text = text.decode("utf-8", "replace")
+        text = text.decode(_encoding(text), "replace")
     brackets = text.count("[") + text.count("{")
     flat = brackets <= MAX_DEPTH and all(len(line) <= MAX_DEPTH for line in text.splitlines())
-    if not flat or ("*" in text and "&" in text):
+    if not flat or ("*" in text and "&" in text and _ALIAS.search(text) and _ANCHOR.search(text)):
         _count(text)
+
+
+def _encoding(data: bytes) -> str:
+    """The encoding of YAML, as PyYAML finds it: by the mark that it begins with."""
+    return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def _count(text: str) -> None:
@@ -132,7 +142,7 @@ def _loader() -> Any:
                 if not isinstance(key.value, str):  # a list or a mapping: the loader refuses those
                     continue
                 if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                    problem = f"the key {key.value!r} stands twice"
+                    problem = f"duplicate key {key.value!r}"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add(key.value)
             return super().construct_mapping(node, deep)
