@@ -267,6 +267,38 @@ def test_config_set_leaves_a_device_as_it_is(clinvk: CommandLine, tmp_path: Path
     assert clinvk("--config", str(device), "config", "get", "output.format").stdout == "text\n"
 
 
+def test_a_configuration_that_is_the_null_device_is_empty(clinvk: CommandLine, home: Home):
+    home.path.mkdir(exist_ok=True)
+    (home.path / "config.yaml").unlink(missing_ok=True)
+    (home.path / "config.yaml").symlink_to(os.devnull)
+    done = clinvk("config", "get", "output.format")
+    assert (done.returncode, done.stdout) == (0, "text\n")
+
+
+def test_a_configuration_that_is_no_file_is_refused_with_what_to_do(
+    clinvk: CommandLine, home: Home
+):
+    home.path.mkdir(exist_ok=True)
+    (home.path / "config.yaml").unlink(missing_ok=True)
+    os.mkfifo(home.path / "config.yaml")
+    done = clinvk("config", "get", "output.format")
+    assert done.returncode == 3
+    assert "not a regular file" in done.stderr
+    assert "put a readable file there" in done.stderr
+
+
+def test_a_prompt_may_come_from_stdin_by_its_name(clinvk: CommandLine, home: Home):
+    (home.work / "t.json").write_text('[{"prompt_file": "/dev/stdin"}]')
+    done = clinvk("parallel", "t.json", "-b", "echo", "--json", stdin="from a pipe")
+    assert done.returncode == 0, done.stderr
+    assert "from a pipe" in done.stdout
+    os.mkfifo(home.work / "fifo")
+    (home.work / "t.json").write_text(f'[{{"prompt_file": "{home.work}/fifo"}}]')
+    done = clinvk("parallel", "t.json", "-b", "echo")
+    assert done.returncode != 0
+    assert "name a regular file or /dev/stdin" in done.stderr
+
+
 def test_export_replaces_its_file_as_a_whole_and_keeps_its_mode(clinvk: CommandLine, home: Home):
     assert clinvk("-b", "echo", "hi").returncode == 0
     out = home.work / "out.md"

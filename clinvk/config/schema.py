@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from msgspec import Struct, field, to_builtins
 
 from clinvk.config.paths import backend_names
-from clinvk.disk.reading import read_file, read_named
+from clinvk.disk.reading import is_null_device, read_file, read_named
 from clinvk.errors import ConfigError
 from clinvk.text import addresses, values, yaml
 from clinvk.text.addresses import mask_password, without_passwords
@@ -124,7 +124,7 @@ def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
 
 def read_text(path: Path, *, required: bool = False) -> str:
     try:
-        data = read_named(path) if required else read_file(path)
+        data = read_named(path) if required or is_null_device(path) else read_file(path)
         return data.decode("utf-8")
     except FileNotFoundError:
         if required:
@@ -139,7 +139,10 @@ def read_text(path: Path, *, required: bool = False) -> str:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}", "name another file with --config") from error
+        raise ConfigError(
+            f"{path}: {error.strerror}",
+            "put a readable file there, or name another one with --config or CLINVK_CONFIG",
+        ) from error
 
 
 def parse_config(text: str, path: Path) -> Config:

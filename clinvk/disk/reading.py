@@ -11,6 +11,8 @@ from typing import BinaryIO
 LARGEST = 256 * 1024 * 1024  # bytes of a file that is read as a whole
 ANY = 2**63  # bytes: of a file of ours, which is as long as what happened
 CHUNK = 256 * 1024
+NOT_REGULAR = "not a regular file"
+_OWN_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 
 def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
@@ -65,6 +67,21 @@ def read_named(path: str | Path, *, limit: int = LARGEST) -> bytes:
         os.close(fd)
 
 
+def is_null_device(path: str | Path) -> bool:
+    """Whether it is /dev/null, or a link to it: an empty file that never makes a reader wait."""
+    try:
+        found, null = os.stat(path), os.stat(os.devnull)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == null.st_rdev
+
+
+def is_own_stream(path: str | Path) -> bool:
+    """Whether it names an open file of this process, such as /dev/stdin: what to read from it was
+    decided when clinvk was started."""
+    return os.fspath(path).startswith(_OWN_STREAMS)
+
+
 def read_stream(file: BinaryIO, name: str, *, limit: int = LARGEST) -> bytes:
     """What an open stream, such as stdin, still has. Raises `OSError`, also for more than `limit`
     bytes."""
@@ -82,7 +99,7 @@ def _check_regular(path: str | Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
+        raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
 
 
 def _bounded(file: BinaryIO, path: str | Path, limit: int) -> bytes:

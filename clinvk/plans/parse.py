@@ -17,7 +17,7 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from clinvk.config.schema import CHOICES
-from clinvk.disk.reading import read_file
+from clinvk.disk.reading import NOT_REGULAR, is_own_stream, read_file, read_named
 from clinvk.errors import ConfigError
 from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, with_keys
 from clinvk.plans import formats, halt, interpolate
@@ -300,9 +300,12 @@ class _PlanParser:
     def _read_file(self, name: str, path: Place) -> str:
         if name not in self.files:
             try:
-                self.files[name] = read_file(Path(name).expanduser()).decode("utf-8-sig")
+                read = read_named if is_own_stream(name) else read_file
+                self.files[name] = read(Path(name).expanduser()).decode("utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                if why == NOT_REGULAR:
+                    why = f"{why}; name a regular file or /dev/stdin"
                 raise ShapeError(path, f"{name}: {why}") from error
         return self.files[name]
 
