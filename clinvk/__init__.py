@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from clinvk.dispatch.turn import Turn as Run
     from clinvk.dispatch.turn_plan import TurnPlan
     from clinvk.engine.plan_run import PlanRun
-    from clinvk.engine.scheduler import Change
     from clinvk.errors import (
         ClinvkError,
         ConfigError,
@@ -62,6 +61,7 @@ if TYPE_CHECKING:
     )
     from clinvk.model.outcome import Outcome, RunResult
     from clinvk.model.plan import Plan, Task
+    from clinvk.model.progress import Change
     from clinvk.model.request import Request
     from clinvk.model.result import Denial, Failure, Result
     from clinvk.model.session import Message, MessageRole, Session
@@ -93,7 +93,7 @@ _WHERE = {
     "model.outcome": ("Outcome", "RunResult"),
     "model.plan": ("Plan", "Task"),
     "engine.plan_run": ("PlanRun",),
-    "engine.scheduler": ("Change",),
+    "model.progress": ("Change",),
     "model.session": ("Message", "MessageRole", "Session"),
     "model.usage": ("Usage",),
     "api.workflow": ("AgentFlowManager", "WorkflowManager"),

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcwidth import wcwidth
 
-from clinvk.engine.scheduler import Change
 from clinvk.model.events import Delta, Event, Notice, Started, Text, Thinking, Tool, ToolResult
 from clinvk.model.outcome import Outcome
+from clinvk.model.progress import Change
 from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
 from clinvk.terminal.board import MAX_ENDED_SHOWN, Board

@@ -13,9 +13,9 @@ import pytest
 
 import clinvk as package
 from clinvk import RunResult, achain, aparallel, aresume, parallel, resume_run
-from clinvk.engine.scheduler import Change
 from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
 from clinvk.model.outcome import ENDED_STATES
+from clinvk.model.progress import Change
 from clinvk.model.usage import Usage
 from clinvk.runs.folder import RunNotFound, RunStore
 from tests.conftest import PROJECT, CommandLine, Home, is_alive

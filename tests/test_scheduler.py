@@ -24,10 +24,11 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff
 from clinvk.engine.plan_run import PlanRun, prepare_resume
 from clinvk.engine.rerun import unfinished
-from clinvk.engine.scheduler import Change, Scheduler
+from clinvk.engine.scheduler import Scheduler
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Halt, Plan, Task, with_keys
+from clinvk.model.progress import Change
 from clinvk.model.result import Failure
 from clinvk.plans import halt, parse, preflight
 from clinvk.plans.parse import Defaults

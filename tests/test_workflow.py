@@ -10,8 +10,8 @@ import pytest
 
 import clinvk as package
 from clinvk import AgentFlowManager, RunResult, WorkflowManager
-from clinvk.engine.scheduler import Change
 from clinvk.errors import ConfigError, SessionError
+from clinvk.model.progress import Change
 from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints
 from clinvk.runs.folder import RunStore
 from tests.conftest import CommandLine, Home, is_alive

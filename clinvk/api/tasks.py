@@ -31,7 +31,7 @@ from clinvk.plans.comparison import Verdict
 from clinvk.runs.folder import RunStore
 
 if TYPE_CHECKING:
-    from clinvk.engine.scheduler import Change
+    from clinvk.model.progress import Change
 
 P = ParamSpec("P")
 T = TypeVar("T")

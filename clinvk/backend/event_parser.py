@@ -15,20 +15,12 @@ from clinvk.backend.manifest import ErrorRule, EventRule, Manifest
 from clinvk.backend.patterns import Patterns
 from clinvk.errors import ConfigError
 from clinvk.model import events as messages
-from clinvk.model.events import Event
+from clinvk.model.events import EVENT_TYPES, Event
 from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
 from clinvk.process.pipes import LONGEST
 
 LOOKED_AT = 65_536  # characters of a message in which the patterns of `errors` are looked for
-
-EVENT_TYPES: dict[str, type[Event]] = {
-    cls.type: cls
-    for cls in (
-        messages.Started, messages.Delta, messages.Text, messages.Thinking, messages.Tool,
-        messages.ToolResult, messages.Denied, messages.Notice, messages.Finished, messages.Failed,
-    )
-}  # fmt: skip
 
 # What a rule may set beside an event's own fields: a cumulative figure becomes the turn's own when
 # the difference to the last one is known, a figure of the whole session where it is the first turn.

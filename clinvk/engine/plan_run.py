@@ -33,7 +33,8 @@ from clinvk.runs.replay import requeue
 
 if TYPE_CHECKING:
     from clinvk.disk.lockfile import HeldLock
-    from clinvk.engine.scheduler import Change, Scheduler
+    from clinvk.engine.scheduler import Scheduler
+    from clinvk.model.progress import Change
 
 Observe = Callable[["Change"], None]
 

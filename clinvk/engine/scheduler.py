@@ -12,10 +12,9 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import anyio
-from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.engine import backoff, mishaps
@@ -24,9 +23,9 @@ from clinvk.engine.budget import BudgetTracker
 from clinvk.engine.graph import Step, TaskGraph
 from clinvk.engine.requests import RequestBuilder
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Event
 from clinvk.model.outcome import Outcome, add_usage
 from clinvk.model.plan import Plan
+from clinvk.model.progress import Change
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.plans import halt as halting
@@ -40,18 +39,6 @@ if TYPE_CHECKING:
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.dispatch.turn import Turn
     from clinvk.runs.journal import Journal
-
-
-class Change(Struct, frozen=True, kw_only=True):
-    """Something that happened in a run, for those who watch it. `outcome` is where the task stands
-    now; `event` what its backend said; `until` when it, or its backend, is tried again."""
-
-    kind: Literal["started", "event", "retry", "limit", "ended", "notice"]
-    outcome: Outcome | None = None
-    event: Event | None = None
-    until: datetime | None = None
-    message: str = ""
-    instead: str = ""  # of waiting for the end of a limit: what is done
 
 
 class RunningTask:
@@ -394,7 +381,7 @@ class Scheduler:
         """Keep where the task stands now, and what is waited for, and draw the conclusions."""
         self.outcomes[i] = outcome
         if self.journal:
-            await self.journal.record_ended(outcome, events, _wait_facts(wait))
+            await self.journal.record_ended(outcome, events, wait.wait_to_json() if wait else None)
         if outcome.state == "queued":  # not before that is written: the next attempt comes behind
             self._requeue(i)
             self._apply_rules()  # what it took counts
@@ -524,16 +511,6 @@ def _failed(backend: str, error: Exception) -> Result:
     code = error.exit_code if isinstance(error, ClinvkError) else 1
     failure = mishaps.failure_of(error)
     return Result(ok=False, text="", backend=backend, exit_code=code, error=failure)
-
-
-def _wait_facts(wait: Change | None) -> dict[str, Any] | None:
-    """What a journal keeps of it, for who watches the run from elsewhere."""
-    if wait is None or wait.until is None:
-        return None
-    return {
-        "kind": wait.kind, "until": wait.until.isoformat(), "message": wait.message,
-        "instead": wait.instead,
-    }  # fmt: skip
 
 
 @contextmanager

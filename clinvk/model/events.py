@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -105,3 +106,24 @@ class Failed(Event, frozen=True, kw_only=True):
     status: int | None = None
     usage: Usage | None = None
     cost: float | None = None
+
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    cls.type: cls
+    for cls in (
+        Started, Delta, Text, Thinking, Tool, ToolResult, Denied, Notice, Finished, Failed,
+    )
+}  # fmt: skip
+
+
+def event_from_json(line: Mapping[str, Any]) -> Event | None:
+    """The event that `to_json` made the line of; None for a line of another kind."""
+    cls = EVENT_TYPES.get(str(line.get("type")))
+    if cls is None:
+        return None
+    fields = {name: line[name] for name in cls.__struct_fields__ if name in line}
+    if isinstance(fields.get("usage"), dict):
+        fields["usage"] = Usage.from_json(fields["usage"])
+    if isinstance(fields.get("retry_at"), str):
+        fields["retry_at"] = datetime.fromisoformat(fields["retry_at"])
+    return cls(**fields)

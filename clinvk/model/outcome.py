@@ -194,6 +194,16 @@ def outcome_from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
     )
 
 
+def outcome_from_json(line: Mapping[str, Any]) -> Outcome:
+    """What `Outcome.to_json` made the object of. Raises `ValueError`, `KeyError`, `TypeError`."""
+    base = Outcome(
+        index=int(line["index"]), name=str(line["name"]), key=str(line.get("key") or ""),
+        output=str(line.get("output") or ""), structured=line.get("structured"),
+        tags=tuple(line.get("tags") or ()), meta=line.get("meta"),
+    )  # fmt: skip
+    return outcome_from_summary(base, line)
+
+
 def add_usage(before: Outcome, usage: Usage | None, cost: float | None) -> Outcome:
     """The outcome with what its last attempt took added to what those before it did. What all cost
     is unknown where one did not say."""

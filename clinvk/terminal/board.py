@@ -24,7 +24,7 @@ from clinvk.text import duration
 
 if TYPE_CHECKING:
     from clinvk.engine.plan_run import PlanRun
-    from clinvk.engine.scheduler import Change
+    from clinvk.model.progress import Change
 
 FRAME_INTERVAL = 1 / 8  # seconds between two frames, at least
 SILENT_AFTER = 30  # seconds without a word, after which it is said

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
-    from clinvk.engine.scheduler import Change
+    from clinvk.model.progress import Change
 
 MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
          "indeterminate": "?"}  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,12 +15,13 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.runs.common import LastRun, open_runs
 from clinvk.cmd.views import run
 from clinvk.disk.reading import open_regular
-from clinvk.model.outcome import ACTIVE_STATES, Outcome, outcome_from_summary
+from clinvk.model.events import event_from_json
+from clinvk.model.outcome import ACTIVE_STATES, Outcome
+from clinvk.model.progress import Change
 from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.engine.scheduler import Change
     from clinvk.model.events import Event
     from clinvk.runs.folder import RunFolder
 
@@ -95,14 +95,11 @@ class _RunReader:
         }
 
     def poll(self) -> Iterator[Change]:
-        # Only once something is to run: 10 ms.
-        from clinvk.engine.scheduler import Change
-
         before = self.outcomes
         result, lines = self.folder.read_state(self.plan)
         self.outcomes, new_lines = result.results, lines[self._reported :]
         self._reported = len(lines)
-        waits = [change for line in new_lines if (change := _parse_wait(line, self.outcomes))]
+        waits = [change for line in new_lines if (change := self._parse_wait(line))]
         for old, new in zip(before, self.outcomes, strict=True):
             its = [w for w in waits if w.outcome and w.outcome.index == new.index]
             is_other = (new.state, new.attempts) != (old.state, old.attempts)
@@ -116,6 +113,9 @@ class _RunReader:
             yield from (w for w in its if w.outcome and w.outcome.attempts == new.attempts)
             if is_other and new.state not in ACTIVE_STATES:
                 yield Change(kind="ended", outcome=self.folder.with_output(new))
+
+    def _parse_wait(self, line: dict[str, Any]) -> Change | None:
+        return Change.wait_from_json(line, self.outcomes[line["task"]]) if "wait" in line else None
 
     def _size(self, index: int) -> int:
         try:
@@ -136,37 +136,9 @@ class _RunReader:
                 yield event
 
 
-def _parse_wait(line: dict[str, Any], outcomes: tuple[Outcome, ...]) -> Change | None:
-    """What a line of the journal tells of a task that is tried again, or of a limit; nothing where
-    it tells of neither, or is one of a newer kind."""
-    # Only once something is to run: 10 ms.
-    from clinvk.engine.scheduler import Change
-
-    wait = line.get("wait")
-    if not isinstance(wait, dict) or wait.get("kind") not in ("retry", "limit"):
-        return None
-    try:
-        return Change(
-            kind=wait["kind"],
-            outcome=outcome_from_summary(outcomes[line["task"]], line),
-            until=datetime.fromisoformat(wait["until"]),
-            message=str(wait.get("message") or ""),
-            instead=str(wait.get("instead") or ""),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
 def _parse_event(line: bytes) -> Event | None:
     """The event that a line tells of; nothing for the line of a result, or one of a newer kind."""
-    # Only to follow a run.
-    from clinvk.backend.event_parser import EVENT_TYPES
-
     try:
-        said = msgspec.json.decode(line, type=dict[str, Any])
+        return event_from_json(msgspec.json.decode(line, type=dict[str, Any]))
     except ValueError:
         return None
-    cls = EVENT_TYPES.get(str(said.get("type")))
-    if cls is None:
-        return None
-    return cls(**{k: v for k, v in said.items() if k in cls.__struct_fields__})

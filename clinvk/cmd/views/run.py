@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from clinvk.cmd.views import summary
 from clinvk.model.outcome import ACTIVE_STATES, Outcome
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import anyio
 
     from clinvk.engine.plan_run import PlanRun
-    from clinvk.engine.scheduler import Change
+    from clinvk.model.progress import Change
     from clinvk.terminal.stdout import PatientStdout
 
 FORMATS = ("text", "json", "stream-json")
@@ -174,21 +175,9 @@ class JsonLinesViewer(SilentViewer):
         self.print({"type": "begin", "run": run_id, "total_tasks": total, "left": left})
 
     def observe(self, change: Change) -> None:
-        line: dict[str, Any] = {"type": f"task_{change.kind}", "run": self.run_id}
-        o = change.outcome
-        if o is not None:
-            line |= {"index": o.index, "name": o.name, "backend": o.backend, "attempt": o.attempts}
-        if change.kind == "ended" and o is not None:
-            line["result"] = (self.run.with_output(o) if self.run else o).to_json()
-        if change.event is not None:
-            event = change.event.to_json()
-            event.pop("version", None)
-            line["event"] = event
-        if change.until is not None:
-            line["until"] = change.until.isoformat()
-        if change.message:
-            line["message"] = change.message
-        self.print(line)
+        if change.kind == "ended" and change.outcome and self.run:
+            change = replace(change, outcome=self.run.with_output(change.outcome))
+        self.print(change.to_json(self.run_id))
 
     def print(self, line: dict[str, Any]) -> None:
         if self.write_error is not None:

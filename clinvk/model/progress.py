@@ -1,0 +1,105 @@
+"""What happens in a run of many tasks: `Change`s, and their one JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from msgspec import Struct
+
+from clinvk.model.events import Event, event_from_json
+from clinvk.model.outcome import VERSION, Outcome, outcome_from_json, outcome_from_summary
+
+Kind = Literal["started", "event", "retry", "limit", "ended", "notice"]
+KINDS: tuple[str, ...] = get_args(Kind)
+WAITS = ("retry", "limit")  # kinds that a journal keeps
+PREFIX = "task_"  # of the `type` of a line of `-o stream-json`
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """Something that happened in a run. `outcome` is where the task stands now; `event` what its
+    backend said; `until` when it, or its backend, is tried again. `position` is set on changes of a
+    run that is followed: the run can be followed from there again."""
+
+    kind: Kind
+    outcome: Outcome | None = None
+    event: Event | None = None
+    until: datetime | None = None
+    message: str = ""
+    instead: str = ""  # of waiting for the end of a limit: what is done
+    position: str = ""
+
+    def to_json(self, run_id: str | None = None) -> dict[str, Any]:
+        """A line of `-o stream-json`. It names the task; all that is known of it is in the line
+        of its end."""
+        line: dict[str, Any] = {"version": VERSION, "type": PREFIX + self.kind, "run": run_id}
+        if (o := self.outcome) is not None:
+            line |= {"index": o.index, "name": o.name, "backend": o.backend, "attempt": o.attempts}
+            if self.kind == "ended":
+                line["result"] = o.to_json()
+        if self.event is not None:
+            line["event"] = self.event.to_json()
+            del line["event"]["version"]
+        if self.until is not None:
+            line["until"] = self.until.isoformat()
+        if self.message:
+            line["message"] = self.message
+        return line
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> Change:
+        """What such a line says; of an event of a kind that is not known, only that there was one.
+        Raises `ValueError` if it is not the line of a change."""
+        kind = str(line.get("type")).removeprefix(PREFIX)
+        if kind not in KINDS or not str(line["type"]).startswith(PREFIX):
+            raise ValueError(f"not a change of a run: {line.get('type')!r}")
+        try:
+            return cls(
+                kind=kind,  # type: ignore[arg-type]  # it is one of KINDS
+                outcome=_parse_outcome(kind, line),
+                event=event_from_json(line["event"]) if "event" in line else None,
+                until=datetime.fromisoformat(line["until"]) if "until" in line else None,
+                message=str(line.get("message", "")),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"invalid change of a run: {error!r}") from error
+
+    def wait_to_json(self) -> dict[str, Any] | None:
+        """What a journal keeps of a wait, in the line that tells where the task stands; None for
+        other changes."""
+        if self.kind not in WAITS or self.until is None:
+            return None
+        return {
+            "kind": self.kind, "until": self.until.isoformat(), "message": self.message,
+            "instead": self.instead,
+        }  # fmt: skip
+
+    @classmethod
+    def wait_from_json(cls, line: Mapping[str, Any], outcome: Outcome) -> Change | None:
+        """The wait that a line of a journal tells of; None if it tells of none, or of one of a
+        newer kind. `outcome` is any of the same task."""
+        wait = line.get("wait")
+        if not isinstance(wait, dict) or wait.get("kind") not in WAITS:
+            return None
+        try:
+            return cls(
+                kind=wait["kind"],
+                outcome=outcome_from_summary(outcome, line),
+                until=datetime.fromisoformat(wait["until"]),
+                message=str(wait.get("message") or ""),
+                instead=str(wait.get("instead") or ""),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def _parse_outcome(kind: str, line: Mapping[str, Any]) -> Outcome | None:
+    if "index" not in line:
+        return None
+    if kind == "ended":
+        return outcome_from_json(line["result"])
+    return Outcome(
+        index=int(line["index"]), name=str(line["name"]), backend=line.get("backend"),
+        attempts=int(line.get("attempt") or 0), state="queued" if kind == "retry" else "running",
+    )  # fmt: skip
