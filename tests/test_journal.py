@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.engine.plan_run import abandon_run
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.events import Delta, Text
 from clinvk.model.outcome import Outcome, outcome_from_summary, outcome_summary
 from clinvk.model.plan import Plan, Task, with_keys
 from clinvk.model.result import Failure, Result
 from clinvk.model.usage import Usage
+from clinvk.runs.control import abandon_run
 from clinvk.runs.event_log import EventLog
 from clinvk.runs.folder import RunFolder, RunNotFound, RunStore
 from clinvk.runs.journal import Journal

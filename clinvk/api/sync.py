@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from clinvk.errors import UsageError
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """The same for code without an event loop."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **named: P.kwargs) -> T:
+        return run_blocking(lambda: function(*args, **named), f"clinvk.{function.__name__}(...)")
+
+    return wrapper
 
 
 def run_blocking(function: Callable[[], Awaitable[T]], async_equivalent: str) -> T:

@@ -11,14 +11,13 @@ result, as everywhere.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from clinvk.api.sync import run_blocking
+from clinvk.api.sync import blocking
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.engine.plan_run import PlanRun, prepare_resume
@@ -33,8 +32,6 @@ from clinvk.runs.folder import RunStore
 if TYPE_CHECKING:
     from clinvk.model.progress import Change
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Tasks = str | os.PathLike[str] | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
 Observe = Callable[["Change"], None]
 
@@ -202,17 +199,7 @@ def _to_file_data(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """The same for code without an event loop."""
-
-    @wraps(function)
-    def wrapper(*args: P.args, **named: P.kwargs) -> T:
-        return run_blocking(lambda: function(*args, **named), f"clinvk.{function.__name__}(...)")
-
-    return wrapper
-
-
-parallel = _blocking(aparallel)
-chain = _blocking(achain)
-compare = _blocking(acompare)
-resume_run = _blocking(aresume)
+parallel = blocking(aparallel)
+chain = blocking(achain)
+compare = blocking(acompare)
+resume_run = blocking(aresume)

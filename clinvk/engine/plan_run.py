@@ -14,18 +14,18 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from clinvk.disk.atomic import NoSpace
-from clinvk.dispatch import recovery
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff, capacity
 from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result, run_exit_code
 from clinvk.model.plan import Plan, Task
-from clinvk.model.result import EXIT_CODES, Failure
+from clinvk.model.result import EXIT_CODES
 from clinvk.model.session import MessageRole
 from clinvk.plans import preflight
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.runs import secrets
+from clinvk.runs.control import abandon_run, end_leftovers, run_facts
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
 from clinvk.runs.output_dir import OutputDirectory
@@ -106,7 +106,7 @@ class PlanRun:
         turn = self.folder.lock()
         try:
             if turn.leftover:
-                self.notify(await recovery.end_run(self.folder, turn))
+                self.notify(await end_leftovers(self.folder, turn))
             before = self.folder.result(self.plan, is_driver=True, trusted=True)
             self._previous_result = before
             told = [self._outcome_if_ended(o, self.folder, self.plan) for o in before.results]
@@ -203,7 +203,7 @@ class PlanRun:
         """Drive it, with a journal. `found` are tasks of which the journal does not know yet that
         they have ended."""
         marker = new_marker(self.dispatcher.env)
-        lock.note(recovery.run_facts(marker, folder))
+        lock.note(run_facts(marker, folder))
         with Journal(folder, self.scrub, self.dispatcher.store.settle) as journal:
             journal.record_begin(self.plan, rerun=rerun)
             for outcome in already_ended:
@@ -401,37 +401,6 @@ def prepare_resume(
     run = PlanRun(dispatcher, plan, observe=observe, notify=notify, is_resumed=True)
     run.folder, run.is_resumed = folder, True
     return run
-
-
-async def abandon_run(folder: RunFolder) -> str | None:
-    """Give up a run that nobody drives: what it left running is ended, and what had not begun is
-    cancelled. What there is to tell of it. Raises `SessionError`."""
-    turn = folder.lock()
-    try:
-        told = None
-        if turn.leftover:
-            told = await recovery.end_run(folder, turn)
-            turn.note({})  # even if the rest of it cannot be read
-        plan = folder.plan()
-        result = folder.result(plan, is_driver=True)
-        failure = Failure("not_started", "not started: cancelled")
-        left = {
-            o.index: replace(o, state="cancelled", error=failure)
-            for o in result.results
-            if o.state == "queued"
-        }
-        if result.state == "interrupted" or left:
-            with Journal(folder, lambda data: data) as journal:
-                journal.record_not_started(left.values())
-                outcomes = tuple(left.get(o.index, o) for o in result.results)
-                journal.record_end(
-                    replace(result, state="cancelled", why="cancelled", results=outcomes)
-                )
-    except BaseException:
-        turn.abandon()
-        raise
-    turn.close()
-    return told
 
 
 def _task_definition(task: Task) -> dict[str, Any]:

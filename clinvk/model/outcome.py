@@ -148,6 +148,11 @@ def count_states(states: Iterable[str]) -> dict[str, int]:
     return {state: n for state, n in counts.items() if n}
 
 
+def format_counts(counts: Mapping[str, int]) -> str:
+    """`2 done, 1 failed`."""
+    return ", ".join(f"{n} {state}" for state, n in counts.items())
+
+
 def run_exit_code(state: str, outcomes: Iterable[Outcome]) -> int:
     if state == "cancelled":
         return EXIT_CODES["cancelled"]
