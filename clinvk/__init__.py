@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from clinvk.api.prompt import arun, run
-    from clinvk.api.runs import acancel_run, cancel_run
+    from clinvk.api.runs import acancel_run, afollow_run, cancel_run, follow_run
     from clinvk.api.sessions import SessionManager
     from clinvk.api.tasks import (
         Comparison,
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "api.prompt": ("arun", "run"),
-    "api.runs": ("acancel_run", "cancel_run"),
+    "api.runs": ("acancel_run", "afollow_run", "cancel_run", "follow_run"),
     "backend.catalog": ("Catalog",),
     "config.schema": ("Loaded", "load"),
     "dispatch.dispatcher": ("Dispatcher",),
@@ -108,8 +108,9 @@ __all__ = [
     "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan", "PlanRun",
     "Request", "Result", "Run", "RunResult", "Session", "SessionError", "SessionManager",
     "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan",
-    "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain", "acompare", "aparallel",
-    "aresume", "arun", "cancel_run", "chain", "compare", "load", "parallel", "plan_of", "resume_run", "run",
+    "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",
+    "acompare", "afollow_run", "aparallel", "aresume", "arun", "cancel_run", "chain", "compare",
+    "follow_run", "load", "parallel", "plan_of", "resume_run", "run",
 ]  # fmt: skip
 
 

@@ -22,6 +22,25 @@ def blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
     return wrapper
 
 
+def refuse_event_loop(async_equivalent: str, keyword: str = "await") -> None:
+    """Raise `UsageError` if there is an event loop here, which would stand still."""
+    # 45 ms, and needed only once something runs.
+    import anyio
+
+    try:
+        anyio.current_time()
+    except RuntimeError:  # anyio's and sniffio's errors are such
+        return
+    raise _event_loop_error(async_equivalent, keyword)
+
+
+def _event_loop_error(async_equivalent: str, keyword: str = "await") -> UsageError:
+    return UsageError(
+        "an event loop is running here, and would stand still until the end",
+        f"in async code, and in a notebook, say: {keyword} {async_equivalent}",
+    )
+
+
 def run_blocking(function: Callable[[], Awaitable[T]], async_equivalent: str) -> T:
     """What the function comes to. Raises `UsageError` where there is an event loop already, which
     would stand still: `awaited` is what belongs there."""
@@ -40,7 +59,4 @@ def run_blocking(function: Callable[[], Awaitable[T]], async_equivalent: str) ->
     except RuntimeError as error:
         if begun:
             raise
-        raise UsageError(
-            "an event loop is running here, and would stand still until the end",
-            f"in async code, and in a notebook, say: await {async_equivalent}",
-        ) from error
+        raise _event_loop_error(async_equivalent) from error

@@ -35,6 +35,7 @@ from clinvk.runs.replay import replay, summary_from_ends
 
 ID_BYTES = 3
 LOCK_NAME = "lock"
+DAMAGE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # raised by a bad line
 TAIL_BYTES = 16 * 1024  # bytes in which the last line of a journal begins
 
 
@@ -135,6 +136,10 @@ class RunFolder:
             )
         return data
 
+    def damaged_journal(self, error: Exception) -> SessionError:
+        """What to raise where a line of the journal says what cannot be."""
+        return self._damaged("journal.jsonl", f"{type(error).__name__}: {error}")
+
     def _damaged(self, file: str, why: Any) -> SessionError:
         return SessionError(
             f"run {self.id} is damaged: {self.path / file}: {why}",
@@ -158,8 +163,8 @@ class RunFolder:
         lines = self._lines(trusted=trusted)
         try:
             return self._with_last_activity(replay(plan, lines, self.id, running=running)), lines
-        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise self._damaged("journal.jsonl", f"{type(error).__name__}: {error}") from error
+        except DAMAGE as error:
+            raise self.damaged_journal(error) from error
 
     def _with_last_activity(self, result: RunResult) -> RunResult:
         """The result of a run that was cut off, with the time until its tasks were last heard of:
@@ -206,7 +211,7 @@ class RunFolder:
 
     def events(self, index: int) -> list[dict[str, Any]]:
         """What happened in a task, one object an event. A torn line is left out."""
-        return _decode_lines(_read(self.events_path(index)))
+        return decode_lines(_read(self.events_path(index)))
 
     def outcome_from_session(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
         """The outcome of a task that had ended in its session, though nobody lived to write that
@@ -239,11 +244,15 @@ class RunFolder:
 
     def _lines(self, *, trusted: bool) -> list[dict[str, Any]]:
         try:
-            return _decode_lines(self._read("journal.jsonl", trusted=trusted))
+            return decode_lines(self._read("journal.jsonl", trusted=trusted))
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise file_error("read", self.path / "journal.jsonl", error) from error
+            raise file_error("read", self.journal_path, error) from error
+
+    @property
+    def journal_path(self) -> Path:
+        return self.path / "journal.jsonl"
 
     def summary(self) -> dict[str, Any]:
         """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times (its
@@ -344,7 +353,7 @@ class RunFolder:
             raise file_error("delete", self.path, error) from error
 
 
-def _decode_lines(data: bytes) -> list[dict[str, Any]]:
+def decode_lines(data: bytes) -> list[dict[str, Any]]:
     lines = []
     for line in data.split(b"\n"):
         if line:
@@ -365,7 +374,7 @@ def _first_and_last_line(path: Path) -> list[dict[str, Any]]:
         return []
     if not last.endswith(b"\n") or last.count(b"\n") < 2:
         return []
-    return _decode_lines(first + last[:-1].rpartition(b"\n")[2])
+    return decode_lines(first + last[:-1].rpartition(b"\n")[2])
 
 
 def _read(path: Path) -> bytes:

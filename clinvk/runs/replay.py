@@ -20,34 +20,49 @@ VERSION = 1  # of a journal's lines
 def replay(
     plan: Plan, lines: list[dict[str, Any]], run_id: str | None, *, running: bool
 ) -> RunResult:
-    """Where a run stands, from what was written of it. A task that had begun, and of which nobody
-    told the end, is running while somebody drives the run, else indeterminate."""
-    outcomes = [
-        Outcome(
-            index=i,
-            name=task.name,
-            key=task.key,
-            backend=task.backend,
-            tags=task.tags,
-            meta=task.meta,
-        )
-        for i, task in enumerate(plan.tasks)
-    ]
-    state, why, seconds = "interrupted", None, 0.0
-    began: datetime | None = None
-    first: datetime | None = None
-    last: datetime | None = None
+    """Where a run stands, from what was written of it. A task that had begun, and whose end was not
+    written, is running if a process drives the run, else indeterminate."""
+    state = RunState(plan, run_id)
     for line in lines:
+        state.apply(line)
+    return state.result(running=running)
+
+
+class RunState:
+    """Where a run stands, after each line of its journal."""
+
+    def __init__(self, plan: Plan, run_id: str | None) -> None:
+        self.outcomes = [
+            Outcome(
+                index=i,
+                name=task.name,
+                key=task.key,
+                backend=task.backend,
+                tags=task.tags,
+                meta=task.meta,
+            )
+            for i, task in enumerate(plan.tasks)
+        ]
+        self._plan = plan
+        self._run_id = run_id
+        self._state, self._why, self._seconds = "interrupted", None, 0.0
+        self._began: datetime | None = None  # since a process drives it
+        self._first: datetime | None = None
+        self._last: datetime | None = None
+
+    def apply(self, line: dict[str, Any]) -> None:
+        """Raises `ConfigError` for a line of a newer clinvk, `KeyError` and the like for one that
+        is damaged."""
         if line.get("version", 0) > VERSION:
             raise ConfigError(
-                f"run {run_id} was written by a newer clinvk", "update clinvk to use it"
+                f"run {self._run_id} was written by a newer clinvk", "update clinvk to use it"
             )
+        outcomes = self.outcomes
         at = datetime.fromisoformat(line["at"])
         match line.get("event"):
             case "begin":
-                if began and last:
-                    seconds += (last - began).total_seconds()
-                began, state, why = at, "interrupted", None
+                self._add_seconds()
+                self._began, self._state, self._why = at, "interrupted", None
                 for i in line.get("rerun", ()):
                     outcomes[i] = requeue(outcomes[i])
             case "started":
@@ -59,30 +74,44 @@ def replay(
                 )  # fmt: skip
             case "ended":
                 i = line["task"]
-                outcomes[i] = outcome_from_summary(outcomes[i], line)
+                outcomes[i] = _check_state(outcome_from_summary(outcomes[i], line))
             case "aside":
                 error = line.get("error")
                 failure = msgspec.convert(error, Failure) if error else None
                 for i in line["tasks"]:
-                    outcomes[i] = replace(outcomes[i], state=line["state"], error=failure)
+                    outcomes[i] = _check_state(
+                        replace(outcomes[i], state=line["state"], error=failure)
+                    )
             case "end":
-                state, why = str(line["state"]), line.get("why")
+                self._state, self._why = str(line["state"]), line.get("why")
                 if (driven := line.get("seconds")) is not None:
                     # Who gives up a run that was cut off did not drive it until then.
-                    seconds, began = float(driven), None
-        first, last = first or at, at
-    if strange := {o.state for o in outcomes}.difference(STATES):
-        raise ValueError(f"unknown state {min(strange)!r}")
-    if began and last:
-        seconds += (last - began).total_seconds()
-    if running:
-        state = "running"
-    else:
-        outcomes = [mark_indeterminate(o) if o.state == "running" else o for o in outcomes]
-    return RunResult(
-        id=run_id, kind=plan.kind, state=state, results=tuple(outcomes), seconds=seconds, why=why,
-        source=plan.source, started_at=first, ended_at=None if running else last,
-    )  # fmt: skip
+                    self._seconds, self._began = float(driven), None
+        self._first, self._last = self._first or at, at
+
+    def result(self, *, running: bool) -> RunResult:
+        """Where it stands; `running` if a process drives it."""
+        outcomes = self.outcomes
+        if not running:
+            outcomes = [mark_indeterminate(o) if o.state == "running" else o for o in outcomes]
+        seconds = self._seconds
+        if self._began and self._last:
+            seconds += (self._last - self._began).total_seconds()
+        return RunResult(
+            id=self._run_id, kind=self._plan.kind, state="running" if running else self._state,
+            results=tuple(outcomes), seconds=seconds, why=self._why, source=self._plan.source,
+            started_at=self._first, ended_at=None if running else self._last,
+        )  # fmt: skip
+
+    def _add_seconds(self) -> None:
+        if self._began and self._last:
+            self._seconds += (self._last - self._began).total_seconds()
+
+
+def _check_state(outcome: Outcome) -> Outcome:
+    if outcome.state not in STATES:
+        raise ValueError(f"unknown state {outcome.state!r}")
+    return outcome
 
 
 def requeue(outcome: Outcome) -> Outcome:

@@ -1,0 +1,307 @@
+"""What happens in a run that another process drives, read from its files: each change once, in the
+order of the journal.
+
+A position says how far a run was followed: how many lines of the journal, how many changes of the
+next line, and how far into the events of each task that was running then. It is short, since all
+else follows from the lines before it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clinvk.disk.atomic import file_error
+from clinvk.disk.reading import open_regular
+from clinvk.errors import UsageError
+from clinvk.model.events import Event, event_from_json
+from clinvk.model.outcome import ACTIVE_STATES, Outcome
+from clinvk.model.progress import Change, Kind
+from clinvk.runs.folder import DAMAGE, RunFolder, decode_lines
+from clinvk.runs.replay import RunState, mark_indeterminate
+
+POLL_INTERVAL = 0.25  # seconds between looks
+START = ""  # the position before anything happened
+NOW = "now"  # the position after all that has happened, but for the events of tasks that run
+
+_POSITION = re.compile(r"(\d{1,9})\.(\d{1,9})((?:-\d{1,9}:\d{1,18}!?)*)")
+_TASK = re.compile(r"(\d+):(\d+)(!?)")
+
+
+class _Reading(Struct):
+    """How far the events of a task were read."""
+
+    offset: int = 0  # bytes
+    is_begun: bool = False  # something of the attempt that runs was read
+    skips: int = 0  # results of earlier attempts that are still to be passed over
+    result: dict[str, Any] | None = None  # of the attempt that runs; empty if it was read before
+
+
+class RunFollower:
+    """The changes of a run since a position. Opens nothing that stays open."""
+
+    def __init__(self, folder: RunFolder, position: str = START) -> None:
+        """Raises `UsageError` if the position is invalid, `SessionError` if the run is damaged."""
+        self.folder = folder
+        self.plan = folder.plan()
+        self.ended = False
+        self._state = RunState(self.plan, folder.id)
+        self._journal_offset = 0  # bytes of the journal that were read
+        self._unread: list[dict[str, Any]] = []  # lines that were read, and not told of yet
+        self._lines = 0  # that all was told of
+        self._told = 0  # changes of the next line
+        self._skipped = 0  # changes of the next line that were told of before we began
+        self._readings: dict[int, _Reading] = {}
+        self._load()
+        if position == NOW:
+            self._pass_over(len(self._unread))
+        elif position:
+            self._go_to(position)
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Where each task stands after the changes that were given out."""
+        return tuple(self._state.outcomes)
+
+    def poll(self) -> list[Change]:
+        """What has happened since the last call; `ended` is true with the last of it. Raises
+        `SessionError` if the run is damaged or was deleted."""
+        is_driven = self.folder.find_driver() is not None  # asked first: what follows is its end
+        self._load()
+        changes = list(self._tell_lines())
+        for outcome in self._state.outcomes:
+            if outcome.state == "running":
+                changes += self._tell_events(outcome)
+        if not is_driven:
+            changes += self._tell_interrupted()
+            self.ended = True
+        return changes
+
+    def changes(self) -> Iterator[Change]:
+        """All that happens until the run ends; blocks between changes. Raises `SessionError`."""
+        while not self.ended:
+            yield from self.poll()
+            if not self.ended:
+                time.sleep(POLL_INTERVAL)
+
+    # The journal.
+
+    def _load(self) -> None:
+        """Read the lines that are new in the journal, as far as they are whole."""
+        data = _read_whole_lines(self.folder.journal_path, self._journal_offset)
+        self._journal_offset += len(data)
+        self._unread += decode_lines(data)
+
+    def _tell_lines(self) -> Iterator[Change]:
+        while self._unread:
+            line = self._unread[0]
+            try:
+                yield from self._tell_line(line)
+            except DAMAGE as error:
+                raise self.folder.damaged_journal(error) from error
+            del self._unread[0]
+            self._lines += 1
+            self._told = self._skipped = 0
+
+    def _tell_line(self, line: dict[str, Any]) -> Iterator[Change]:
+        before = list(self._state.outcomes)
+        if line.get("event") == "ended" and before[line["task"]].state == "running":
+            events = self._tell_events(before[line["task"]], is_over=True)
+            if self._skipped:  # they came before the changes that were told of
+                deque(events, maxlen=0)
+            yield from events
+        self._state.apply(line)
+        for change in self._changes_of(line, before):
+            self._told += 1
+            if self._told > self._skipped:
+                told = self._with_output(change.outcome) if change.kind == "ended" else None
+                yield replace(change, outcome=told or change.outcome, position=self._position())
+
+    def _changes_of(self, line: dict[str, Any], before: list[Outcome]) -> Iterator[Change]:
+        """What a line tells, once it is applied; without the events of a task."""
+        outcomes = self._state.outcomes
+        match line.get("event"):
+            case "started":
+                self._begin_attempt(line["task"])
+                yield Change(kind="started", outcome=outcomes[line["task"]])
+            case "ended":
+                outcome = outcomes[line["task"]]
+                if wait := Change.wait_from_json(line, outcome):
+                    yield wait
+                if outcome.state not in ACTIVE_STATES:
+                    yield Change(kind="ended", outcome=outcome)
+                self._end_attempt(outcome, before[outcome.index])
+            case "aside":
+                for i in line["tasks"]:
+                    if outcomes[i].state not in ACTIVE_STATES and outcomes[i] != before[i]:
+                        yield Change(kind="ended", outcome=outcomes[i])
+
+    def _with_output(self, outcome: Outcome | None) -> Outcome | None:
+        if outcome is None or not outcome.attempts or _is_not_started(outcome):
+            return outcome
+        if result := self._reading(outcome.index).result:
+            output = str(result.get("content") or "")
+            return replace(outcome, output=output, structured=result.get("structured"))
+        return self.folder.with_output(outcome)
+
+    def _tell_interrupted(self) -> Iterator[Change]:
+        """The tasks that were running when the process that drove the run was killed."""
+        for outcome in self._state.outcomes:
+            if outcome.state == "running":
+                yield self._change("ended", self._with_output(mark_indeterminate(outcome)))
+
+    # The events of tasks.
+
+    def _reading(self, index: int) -> _Reading:
+        return self._readings.setdefault(index, _Reading())
+
+    def _begin_attempt(self, index: int) -> None:
+        reading = self._reading(index)
+        reading.result, reading.is_begun = None, False
+
+    def _end_attempt(self, outcome: Outcome, before: Outcome) -> None:
+        reading = self._reading(outcome.index)
+        if before.state != "running":  # it was taken over from another run, with all its attempts
+            reading.skips += outcome.attempts
+        elif reading.result is None and not _is_not_started(outcome):
+            reading.skips += 1  # its result was not read
+        reading.result = None
+
+    def _tell_events(self, outcome: Outcome, *, is_over: bool = False) -> Iterator[Change]:
+        """The events of the attempt that runs, as far as they were written."""
+        reading = self._reading(outcome.index)
+        if reading.result is not None:  # what follows is of the next attempt
+            return
+        data = _read_whole_lines(self.folder.events_path(outcome.index), reading.offset)
+        for line in data.split(b"\n")[:-1]:
+            reading.offset += len(line) + 1
+            told = _decode(line)
+            if reading.skips:
+                reading.skips -= told.get("type") == "result"
+                continue
+            reading.is_begun = True
+            if told.get("type") == "result":
+                reading.result = told
+                return
+            if event := event_from_json(told):
+                yield self._change("event", outcome, event)
+        if is_over:
+            # It was ended without a result. What comes now is of the next attempt.
+            reading.skips, reading.result = 0, {}
+
+    def _change(self, kind: Kind, outcome: Outcome | None, event: Event | None = None) -> Change:
+        return Change(kind=kind, outcome=outcome, event=event, position=self._position())
+
+    # Positions.
+
+    def _position(self) -> str:
+        tasks = "".join(
+            f"-{i}:{r.offset}{'!' if r.result is not None else ''}"
+            for i, r in self._readings.items()
+            if self._state.outcomes[i].state == "running" and r.is_begun
+        )
+        return f"{self._lines}.{max(self._told, self._skipped)}{tasks}"
+
+    def _go_to(self, position: str) -> None:
+        found = _POSITION.fullmatch(position)
+        if found is None or int(found[1]) > len(self._unread):
+            raise UsageError(
+                f"run {self.folder.id} has no position {position[:60]!r}",
+                "use the `position` of one of its changes",
+            )
+        self._pass_over(int(found[1]))
+        self._skipped = int(found[2])
+        for index, offset, is_over in _TASK.findall(found[3]):
+            reading = _Reading(int(offset), is_begun=True, result={} if is_over else None)
+            self._readings[int(index)] = reading
+
+    def _pass_over(self, count: int) -> None:
+        """Take the first lines for told."""
+        for line in self._unread[:count]:
+            try:
+                before = list(self._state.outcomes)
+                self._state.apply(line)
+                deque(self._changes_of(line, before), maxlen=0)
+            except DAMAGE as error:
+                raise self.folder.damaged_journal(error) from error
+        del self._unread[:count]
+        self._lines = count
+
+
+class RunChanges(AsyncIterator[Change]):
+    """The same for an event loop, asyncio or trio: `async for change in RunChanges(...)`. Files are
+    read in threads, so other tasks go on. No change is lost if waiting for it is cancelled."""
+
+    def __init__(self, follow: Callable[[], RunFollower]) -> None:
+        """`follow` is called in a thread, when the first change is asked for."""
+        self._follow = follow
+        self._follower: RunFollower | None = None
+        self._changes: deque[Change] = deque()
+        self._next_look = float("-inf")  # on the clock of the event loop
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        # 45 ms, and needed only once something runs.
+        import anyio
+
+        while not self._changes:
+            if self._follower is not None and self._follower.ended:
+                raise StopAsyncIteration
+            # Until a moment, not for a while: a caller may wait for less than that, again and again.
+            await anyio.sleep_until(self._next_look)
+            await _run_in_thread(self._look)
+            self._next_look = anyio.current_time() + POLL_INTERVAL
+        return self._changes.popleft()
+
+    async def aclose(self) -> None:
+        """Nothing is open between two changes; here so that `aclosing` can be used."""
+
+    def _look(self) -> None:
+        if self._follower is None:
+            self._follower = self._follow()
+        self._changes += self._follower.poll()
+
+
+async def _run_in_thread(function: Callable[[], None]) -> None:
+    # 45 ms, and needed only once something runs.
+    from anyio import to_thread
+
+    try:
+        await to_thread.run_sync(function)
+    except RuntimeError:  # no thread can be started: slower, and as good
+        function()
+
+
+def _is_not_started(outcome: Outcome) -> bool:
+    return outcome.error is not None and outcome.error.kind == "not_started"
+
+
+def _read_whole_lines(path: Path, offset: int) -> bytes:
+    """What a file has from there on, up to its last line that is whole. Raises `SessionError`."""
+    try:
+        with open_regular(path) as file:
+            file.seek(offset)
+            data = file.read()
+    except FileNotFoundError:  # nothing was written yet
+        return b""
+    except OSError as error:
+        raise file_error("read", path, error) from error
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    """The object of a line; empty for a torn one."""
+    try:
+        return msgspec.json.decode(line, type=dict[str, Any])
+    except ValueError:  # msgspec's are such
+        return {}
