@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         acompare,
         aparallel,
         aresume,
+        aretry_run,
         chain,
         compare,
         parallel,
         plan_of,
         resume_run,
+        retry_run,
     )
     from clinvk.api.workflow import AgentFlowManager, WorkflowManager
     from clinvk.backend.catalog import Catalog
@@ -88,8 +90,8 @@ _WHERE = {
     "model.result": ("Denial", "Failure", "Result"),
     "plans.comparison": ("Verdict",),
     "api.tasks": (
-        "Comparison", "achain", "acompare", "aparallel", "aresume", "chain", "compare", "parallel",
-        "plan_of", "resume_run",
+        "Comparison", "achain", "acompare", "aparallel", "aresume", "aretry_run", "chain",
+        "compare", "parallel", "plan_of", "resume_run", "retry_run",
     ),
     "api.sessions": ("SessionManager",),
     "model.outcome": ("Outcome", "RunResult"),
@@ -109,8 +111,8 @@ __all__ = [
     "Request", "Result", "Run", "RunResult", "Session", "SessionError", "SessionManager",
     "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan",
     "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",
-    "acompare", "afollow_run", "aparallel", "aresume", "arun", "cancel_run", "chain", "compare",
-    "follow_run", "load", "parallel", "plan_of", "resume_run", "run",
+    "acompare", "afollow_run", "aparallel", "aresume", "aretry_run", "arun", "cancel_run", "chain",
+    "compare", "follow_run", "load", "parallel", "plan_of", "resume_run", "retry_run", "run",
 ]  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from clinvk.api.sync import blocking
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.engine.plan_run import PlanRun, prepare_resume
-from clinvk.engine.rerun import failed_or_named, unfinished
+from clinvk.engine.rerun import select_to_resume, select_to_retry
 from clinvk.errors import ConfigError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Kind, Plan
@@ -130,15 +130,32 @@ async def aresume(
     dispatcher: Dispatcher | None = None,
     observe: Observe = lambda _: None,
 ) -> RunResult:
-    """What came of a run that was cut off, carried on: what had not begun is run, and nothing
-    twice. `run` is its id, a unique beginning of it, or "last". Raises `ClinvkError`."""
+    """What came of a run that was cut off, and is resumed: what had not begun is run, and nothing
+    twice. `run` is its id, a unique prefix of it, or "last". Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
-        carried = prepare_resume(where, RunStore(where.config.home).find(run), observe=observe)
-        choose = unfinished(carried.plan, rerun_indeterminate=rerun_indeterminate)
-        if retry_failed:
-            first, again = choose, failed_or_named(carried.plan)
-            choose = lambda outcomes: again(first(outcomes))  # noqa: E731 - two choices in a row
-        return carried.with_outputs(await carried.resume(choose))
+        resumed = prepare_resume(where, RunStore(where.config.home).find(run), observe=observe)
+        select = select_to_resume(
+            resumed.plan, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
+        )
+        return resumed.with_outputs(await resumed.resume(select))
+
+
+async def aretry_run(
+    run: str = "last",
+    tasks: str | Iterable[str] = (),
+    *,
+    failed: bool = False,
+    dispatcher: Dispatcher | None = None,
+    observe: Observe = lambda _: None,
+) -> RunResult:
+    """What came of a run of which some tasks are run again: those that are named, however they
+    ended; without names, or with `failed`, those that failed; and what did not run because of that.
+    A task is named by its name, its key or its number. Raises `UsageError` for a task that the run
+    does not have, `SessionError` if there is no such run, or if it is running."""
+    with own_unless(dispatcher) as where:
+        retried = prepare_resume(where, RunStore(where.config.home).find(run), observe=observe)
+        select = select_to_retry(retried.plan, tasks, failed=failed)
+        return retried.with_outputs(await retried.resume(select))
 
 
 def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
@@ -203,3 +220,4 @@ parallel = blocking(aparallel)
 chain = blocking(achain)
 compare = blocking(acompare)
 resume_run = blocking(aresume)
+retry_run = blocking(aretry_run)

@@ -13,7 +13,7 @@ from clinvk.api.tasks import Observe, Tasks, plan_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.plan_run import PlanRun, prepare_resume
-from clinvk.engine.rerun import failed_or_named, unfinished, with_dependents
+from clinvk.engine.rerun import select_to_resume
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Plan
@@ -124,9 +124,11 @@ class WorkflowManager(Closing):
             )
         if not run.is_resumed:
             return await run.run()
-        left = unfinished(run.plan, rerun_indeterminate=rerun_indeterminate)
-        failed = failed_or_named(run.plan)
-        return await run.resume(lambda told: with_dependents(run.plan, failed(left(told))))
+        select = select_to_resume(
+            run.plan, rerun_indeterminate=rerun_indeterminate, retry_failed=True,
+            rerun_dependents=True,
+        )  # fmt: skip
+        return await run.resume(select)
 
     def list_checkpoints(self) -> list[dict[str, Any]]:
         """Each checkpoint: `name`, `run`, `at`, `state`, `steps`, `completed`, `source`."""

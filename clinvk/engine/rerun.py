@@ -1,4 +1,5 @@
-"""Which tasks of a run that is carried on are run again."""
+"""Which tasks of a run that is resumed or retried are run again: decided here for the command line,
+for Python and for chains."""
 
 from __future__ import annotations
 
@@ -13,6 +14,38 @@ INTERRUPTED_STATES = ("cancelled", "indeterminate")  # how far such a task got, 
 NOT_STARTED_STATES = ("queued", "waiting", "skipped")  # nothing of such a task has happened
 
 SelectTasks = Callable[[Iterable[Outcome]], list[Outcome]]
+
+
+def select_to_resume(
+    plan: Plan,
+    *,
+    rerun_indeterminate: bool = False,
+    retry_failed: bool = False,
+    rerun_dependents: bool = False,
+) -> SelectTasks:
+    """What has not begun, and what was cut off, if it may be run again. With `retry_failed`, what
+    has failed, too; with `rerun_dependents`, steps whose prompt tells of a step that is run
+    again."""
+    select = unfinished(plan, rerun_indeterminate=rerun_indeterminate)
+    failed = failed_or_named(plan)
+
+    def select_all(outcomes: Iterable[Outcome]) -> list[Outcome]:
+        chosen = select(outcomes)
+        if retry_failed:
+            chosen = failed(chosen)
+        return with_dependents(plan, chosen) if rerun_dependents else chosen
+
+    return select_all
+
+
+def select_to_retry(
+    plan: Plan, names: str | Iterable[str] = (), *, failed: bool = False
+) -> SelectTasks:
+    """The tasks of these names (or keys, or numbers), however they ended; what has `failed`, which
+    is meant, too, if no task is named; and what did not run because of that. Raises `UsageError`
+    for a name that no task has."""
+    named = [names] if isinstance(names, str) else list(names)
+    return failed_or_named(plan, named, failed=failed or not named)
 
 
 def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:

@@ -54,10 +54,10 @@ def resume(
     A task that had begun may have done a part of its work: it is run again only where you say so,
     or where the task says `idempotent: true`."""
     # Only once something is to run: 10 ms.
-    from clinvk.engine.rerun import unfinished
+    from clinvk.engine.rerun import select_to_resume
 
     def select(run: PlanRun) -> SelectTasks:
-        return unfinished(run.plan, rerun_indeterminate=rerun_indeterminate)
+        return select_to_resume(run.plan, rerun_indeterminate=rerun_indeterminate)
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
@@ -89,10 +89,10 @@ def retry(
 ) -> int:
     """Run again what has failed, and what was left out because of that."""
     # Only once something is to run: 10 ms.
-    from clinvk.engine.rerun import failed_or_named
+    from clinvk.engine.rerun import select_to_retry
 
     def select(run: PlanRun) -> SelectTasks:
-        return failed_or_named(run.plan, tasks or (), failed=failed or not tasks)
+        return select_to_retry(run.plan, tasks or (), failed=failed)
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
