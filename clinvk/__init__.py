@@ -18,7 +18,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from clinvk.api.prompt import arun, run
-    from clinvk.api.runs import acancel_run, afollow_run, cancel_run, follow_run
+    from clinvk.api.runs import (
+        acancel_run,
+        afollow_run,
+        cancel_run,
+        clean_runs,
+        delete_run,
+        follow_run,
+    )
     from clinvk.api.sessions import SessionManager
     from clinvk.api.tasks import (
         Comparison,
@@ -73,7 +80,9 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "api.prompt": ("arun", "run"),
-    "api.runs": ("acancel_run", "afollow_run", "cancel_run", "follow_run"),
+    "api.runs": (
+        "acancel_run", "afollow_run", "cancel_run", "clean_runs", "delete_run", "follow_run",
+    ),
     "backend.catalog": ("Catalog",),
     "config.schema": ("Loaded", "load"),
     "dispatch.dispatcher": ("Dispatcher",),
@@ -112,7 +121,7 @@ __all__ = [
     "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan",
     "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",
     "acompare", "afollow_run", "aparallel", "aresume", "aretry_run", "arun", "cancel_run", "chain",
-    "compare", "follow_run", "load", "parallel", "plan_of", "resume_run", "retry_run", "run",
+    "clean_runs", "compare", "delete_run", "follow_run", "load", "parallel", "plan_of", "resume_run", "retry_run", "run",
 ]  # fmt: skip
 
 

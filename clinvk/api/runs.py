@@ -1,4 +1,4 @@
-"""Runs that exist already, from Python: follow and cancel them, wherever they are driven.
+"""Runs that exist already, from Python: follow, cancel and delete them.
 
     for change in clinvk.follow_run("last"):
         print(change.kind, change.outcome)
@@ -14,9 +14,12 @@ from collections.abc import Callable, Iterator
 
 from clinvk.api.sync import blocking, refuse_event_loop
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
+from clinvk.errors import ClinvkError
+from clinvk.model.age import Age, moment_of
 from clinvk.model.outcome import RunResult
 from clinvk.model.progress import Change
-from clinvk.runs import control
+from clinvk.runs import control, retention
+from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunStore
 from clinvk.runs.follow import RunChanges, RunFollower
 
@@ -67,6 +70,44 @@ def afollow_run(
         return RunFollower(RunStore(home).find(run), after)
 
     return RunChanges(follow)
+
+
+def clean_runs(
+    older_than: Age | None = None,
+    *,
+    dry_run: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
+    dispatcher: Dispatcher | None = None,
+) -> list[str]:
+    """Delete the runs of which nothing was written for that long (a `timedelta`, days, or a text
+    such as "12h" and "2w"); by default `session.retention_days` of the configuration, of which 0
+    deletes nothing. Their ids, the newest first; with `dry_run`, those that would be deleted.
+
+    Runs stay that are running, that were cut off and may have left something running, and that a
+    checkpoint names. `notify` gets a sentence on each checkpoint that cannot be read: then all
+    chains stay. Raises `UsageError` for an invalid age, `SessionError` if runs cannot be read."""
+
+    def tell(problem: ClinvkError) -> None:
+        notify(f"{problem.message}; chains are left, since the checkpoint may name one of them")
+
+    with own_unless(dispatcher) as where:
+        loaded = where.config
+        before = moment_of(older_than, loaded.config.session.retention_days)
+        if before is None:
+            return []
+        runs, checkpoints = RunStore(loaded.home), Checkpoints(loaded.home)
+        return retention.clean(runs, checkpoints, before, dry_run=dry_run, on_problem=tell)
+
+
+def delete_run(run: str, *, dispatcher: Dispatcher | None = None) -> str:
+    """Delete a run, a damaged one, too; its id. The sessions of its tasks stay. Raises
+    `SessionError` if there is no such run, if a checkpoint names it, if it is running, or if it was
+    cut off and may have left something running: cancel it first."""
+    with own_unless(dispatcher) as where:
+        home = where.config.home
+        folder = RunStore(home).find(run)
+        retention.delete(folder, Checkpoints(home))
+        return folder.id
 
 
 cancel_run = blocking(acancel_run)

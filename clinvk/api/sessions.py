@@ -26,6 +26,7 @@ from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
 from clinvk.dispatch import recovery
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
+from clinvk.model.age import Age, moment_of
 from clinvk.model.session import (
     STATUSES,
     Message,
@@ -36,6 +37,7 @@ from clinvk.model.session import (
     new_id,
     prompt_excerpt,
 )
+from clinvk.model.usage import rfc3339
 from clinvk.sessions import templates, transform
 from clinvk.sessions.autosave import Autosave
 from clinvk.sessions.lookup import SessionLookup
@@ -164,6 +166,14 @@ class SessionManager(Closing):
         _check_name(session_id)
         delete_from_store(self.store, session_id)
         self._autosave.discard(session_id)
+
+    def clean_sessions(self, older_than: Age | None = None, *, dry_run: bool = False) -> list[str]:
+        """Delete the sessions that were not used for that long (a `timedelta`, days, or a text such
+        as "12h" and "2w"); by default `session.retention_days` of the configuration, of which 0
+        deletes nothing. Their ids; with `dry_run`, those that would be deleted. Sessions stay that
+        are running, or were cut off. Raises `UsageError` for an invalid age."""
+        before = moment_of(older_than, self.config.config.session.retention_days)
+        return [] if before is None else self.store.clean(rfc3339(before), dry_run=dry_run)
 
     # What is known of a session.
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.ages import parse_age, time_before
 from clinvk.cmd.runs.common import VERSION, LastRun, SomeRuns, open_runs
-from clinvk.errors import ClinvkError, SessionError, UsageError
+from clinvk.errors import ClinvkError, UsageError
+from clinvk.model.age import parse_age, time_before
 from clinvk.terminal import printer, questions
-
-if TYPE_CHECKING:
-    from clinvk.runs.folder import RunFolder
 
 app = CommandModule()
 
@@ -57,23 +53,20 @@ def delete(run_ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -
     """Delete runs: their journals and events. The sessions of their tasks stay. One that a
     checkpoint names is not deleted: it would have nothing to go on with."""
     # Only where something is deleted.
+    from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
 
     loaded = opt.load_config(config)
-    runs, (named, _) = open_runs(loaded), Checkpoints(loaded.home).names_by_run()
+    runs, checkpoints = open_runs(loaded), Checkpoints(loaded.home)
     code = 0
     for text in run_ids:
         try:
             folder = runs.find(text)
-            if name := named.get(folder.id):
-                raise SessionError(
-                    f"run {folder.id} is that of checkpoint {name!r}",
-                    f"delete the name first: clinvk checkpoints delete {name}",
-                )
+            retention.check_deletable(folder, checkpoints)
             if not yes and not questions.confirm_deletion(f"Delete run {folder.id}?"):
                 code = 4
                 continue
-            folder.delete()
+            retention.delete(folder, checkpoints)
             print(f"Run {folder.id} deleted.")
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)
@@ -96,26 +89,21 @@ def clean(
     """Delete runs that ended long ago (session.retention_days, 0: none). Those that run, that were
     cut off and may have left something running, and those of a checkpoint are left."""
     # Only where something is deleted.
+    from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
+
+    def warn(problem: ClinvkError) -> None:
+        text = f"{problem.message}; chains are left, since one of them may be of that name"
+        printer.Printer.for_errors().warning(text, problem.hint)
 
     loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
-    named, problems = Checkpoints(loaded.home).names_by_run()
-    for problem in problems:
-        text = f"{problem.message}; chains are left, since one of them may be of that name"
-        printer.Printer.for_errors().warning(text, problem.hint)
     gone: list[str] = []
-    for folder in list(open_runs(loaded).newest_first()):
-        if age is None or folder.id in named or not _is_old(folder, time_before(age)):
-            continue
-        if problems and _is_maybe_chain(folder):
-            continue
-        try:
-            if not dry_run:
-                folder.delete()
-            gone.append(folder.id)
-        except SessionError:  # it has been carried on meanwhile
-            continue
+    if age is not None:
+        gone = retention.clean(
+            open_runs(loaded), Checkpoints(loaded.home), time_before(age),
+            dry_run=dry_run, on_problem=warn,
+        )  # fmt: skip
     if as_json:
         printer.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
     elif not gone:
@@ -125,15 +113,3 @@ def clean(
             print(run_id)
         verb = "Would delete" if dry_run else "Deleted"
         print(f"{verb} {len(gone)} run(s) older than {words}.")
-
-
-def _is_maybe_chain(folder: RunFolder) -> bool:
-    try:
-        return folder.plan().kind == "chain"
-    except SessionError:
-        return True
-
-
-def _is_old(folder: RunFolder, before: datetime) -> bool:
-    """By when its journal was written last. One that runs, or has left something, is not."""
-    return folder.modified_at() < before and folder.is_idle()

@@ -9,11 +9,11 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.ages import parse_age, time_before
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, open_configured_store
 from clinvk.errors import ClinvkError
+from clinvk.model.age import parse_age, time_before
 from clinvk.model.usage import rfc3339
 from clinvk.terminal import printer, questions
 

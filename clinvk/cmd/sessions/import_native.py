@@ -11,11 +11,11 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.ages import parse_age, time_before
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, open_configured_store, session_data
 from clinvk.config.schema import Loaded, SessionConfig
 from clinvk.errors import ClinvkError, SessionError, UsageError
+from clinvk.model.age import parse_age, time_before
 from clinvk.model.session import Session
 from clinvk.sessions import importer
 from clinvk.sessions.native import READERS, reader_for

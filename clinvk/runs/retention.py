@@ -1,0 +1,70 @@
+"""Which runs may be deleted, and which are deleted because they ended long ago."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from clinvk.errors import ClinvkError, SessionError
+from clinvk.runs.checkpoints import Checkpoints
+from clinvk.runs.folder import RunFolder, RunStore
+
+
+def check_deletable(folder: RunFolder, checkpoints: Checkpoints) -> None:
+    """Raise `SessionError` if a checkpoint names the run: it could not be resumed any more."""
+    named, _ = checkpoints.names_by_run()
+    if name := named.get(folder.id):
+        raise SessionError(
+            f"run {folder.id} is that of checkpoint {name!r}",
+            f"delete the name first: clinvk checkpoints delete {name}",
+        )
+
+
+def delete(folder: RunFolder, checkpoints: Checkpoints) -> None:
+    """Delete a run: its journal and its events. The sessions of its tasks stay. Raises
+    `SessionError` if a checkpoint names it, if it is running, or if it was cut off and may have
+    left something running."""
+    check_deletable(folder, checkpoints)
+    folder.delete()
+
+
+def clean(
+    runs: RunStore,
+    checkpoints: Checkpoints,
+    before: datetime,
+    *,
+    dry_run: bool = False,
+    on_problem: Callable[[ClinvkError], None] = lambda _: None,
+) -> list[str]:
+    """The ids of the runs that were deleted, the newest first: those of which nothing was written
+    since `before`. Runs stay that are running, that were cut off and may have left something
+    running, and that a checkpoint names. If a checkpoint cannot be read, `on_problem` gets the
+    error, and all chains stay, since it may name one of them. With `dry_run`, nothing is deleted.
+    Raises `SessionError`."""
+    named, problems = checkpoints.names_by_run()
+    for problem in problems:
+        on_problem(problem)
+    deleted: list[str] = []
+    for folder in list(runs.newest_first()):
+        if folder.id in named or not _is_old(folder, before):
+            continue
+        if problems and _may_be_chain(folder):
+            continue
+        try:
+            if not dry_run:
+                folder.delete()
+            deleted.append(folder.id)
+        except SessionError:  # it has been resumed meanwhile
+            continue
+    return deleted
+
+
+def _is_old(folder: RunFolder, before: datetime) -> bool:
+    return folder.modified_at() < before and folder.is_idle()
+
+
+def _may_be_chain(folder: RunFolder) -> bool:
+    try:
+        return folder.plan().kind == "chain"
+    except SessionError:
+        return True
