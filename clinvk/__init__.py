@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from clinvk.api.backends import aprobe_backends, probe_backends
     from clinvk.api.prompt import arun, run
     from clinvk.api.runs import (
         acancel_run,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     )
     from clinvk.api.workflow import AgentFlowManager, WorkflowManager
     from clinvk.backend.catalog import Catalog
+    from clinvk.backend.probe import BackendStatus
     from clinvk.config.schema import Loaded, load
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.dispatch.turn import Turn as Run
@@ -79,11 +81,13 @@ if TYPE_CHECKING:
     from clinvk.plans.comparison import Verdict
 
 _WHERE = {
+    "api.backends": ("aprobe_backends", "probe_backends"),
     "api.prompt": ("arun", "run"),
     "api.runs": (
         "acancel_run", "afollow_run", "cancel_run", "clean_runs", "delete_run", "follow_run",
     ),
     "backend.catalog": ("Catalog",),
+    "backend.probe": ("BackendStatus",),
     "config.schema": ("Loaded", "load"),
     "dispatch.dispatcher": ("Dispatcher",),
     "dispatch.turn_plan": ("TurnPlan",),
@@ -114,14 +118,15 @@ _WHERE = {
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "AgentFlowManager", "Catalog", "Change", "ClinvkError", "Comparison", "ConfigError", "Delta",
-    "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished", "Loaded",
-    "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan", "PlanRun",
-    "Request", "Result", "Run", "RunResult", "Session", "SessionError", "SessionManager",
-    "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnPlan",
-    "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",
-    "acompare", "afollow_run", "aparallel", "aresume", "aretry_run", "arun", "cancel_run", "chain",
-    "clean_runs", "compare", "delete_run", "follow_run", "load", "parallel", "plan_of", "resume_run", "retry_run", "run",
+    "AgentFlowManager", "BackendStatus", "Catalog", "Change", "ClinvkError", "Comparison",
+    "ConfigError", "Delta", "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure",
+    "Finished", "Loaded", "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome",
+    "Plan", "PlanRun", "Request", "Result", "Run", "RunResult", "Session", "SessionError",
+    "SessionManager", "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool",
+    "ToolResult", "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run",
+    "achain", "acompare", "afollow_run", "aparallel", "aprobe_backends", "aresume", "aretry_run",
+    "arun", "cancel_run", "chain", "clean_runs", "compare", "delete_run", "follow_run", "load",
+    "parallel", "plan_of", "probe_backends", "resume_run", "retry_run", "run",
 ]  # fmt: skip
 
 

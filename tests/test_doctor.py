@@ -1,24 +1,28 @@
 """`clinvk doctor`, and what made-up CLIs do when they are asked for their version."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import pytest
 
+from clinvk import Dispatcher, NotInstalledError, UsageError, aprobe_backends, probe_backends
+from clinvk.backend import probe
 from clinvk.backend.catalog import Catalog
-from clinvk.cmd import doctor
 from clinvk.config import schema
 from tests.conftest import CommandLine, Home, is_alive, pid_in
 
 
-def examined(home: Home) -> doctor.BackendStatus:
-    return doctor.probe_backend(Catalog(home.path), "fake", schema.load(home.env))
+def examined(home: Home) -> probe.BackendStatus:
+    where = (Catalog(home.path), "fake", schema.load(home.env), os.environ)
+    return anyio.run(probe.probe_backend, *where)
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "VERSION_TIMEOUT", 1)
+    monkeypatch.setattr(probe, "VERSION_TIMEOUT", 1)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -68,3 +72,49 @@ def test_a_program_that_may_not_be_executed_is_told_as_such(home: Home, clinvk: 
     assert done.returncode == 2
     assert f"the program {program} cannot be executed" in done.stderr
     assert f"hint: make it executable: chmod +x {program}" in done.stderr
+
+
+# From Python
+
+
+@pytest.mark.anyio
+async def test_backends_are_probed_from_python_as_doctor_does(home: Home, clinvk: CommandLine):
+    home.backend("fake", "echo fake 1.2.3\n")
+    home.backend("bad", "exit 3\n")
+    home.manifest("torn", "name: [\n")
+    home.config("backends: {gemini: {enabled: false}}\n")
+    with Dispatcher(schema.load(home.env), env=home.env) as dispatcher:
+        found = await aprobe_backends(dispatcher=dispatcher)
+    states = {backend.name: backend.state for backend in found}
+    assert states["fake"] == states["echo"] == "installed"
+    assert (states["bad"], states["torn"], states["gemini"]) == (
+        "broken", "broken manifest", "disabled",
+    )  # fmt: skip
+    assert [b.to_json() for b in found] == clinvk.json("doctor", "--json")["backends"]
+    assert [b.name for b in found if b.ok] == ["echo", "fake"]
+
+
+@pytest.mark.anyio
+async def test_backends_that_are_named_are_probed_in_that_order(home: Home):
+    home.backend("fake", "echo fake 1.2.3\n")
+    with Dispatcher(schema.load(home.env), env=home.env) as dispatcher:
+        found = await aprobe_backends("fake", "echo", "fake", dispatcher=dispatcher)
+        assert [b.name for b in found] == ["fake", "echo", "fake"]
+        with pytest.raises(NotInstalledError, match="unknown backend 'nope'"):
+            await aprobe_backends("echo", "nope", dispatcher=dispatcher)
+        with pytest.raises(UsageError):
+            probe_backends("echo", dispatcher=dispatcher)
+
+
+def test_backends_are_probed_at_the_same_time_and_what_they_leave_is_ended(
+    home: Home, ended: Callable[[str], Path]
+):
+    """Each waits until the other one has been started."""
+    left = {name: ended(name) for name in ("one", "two")}
+    for name, other in (("one", "two"), ("two", "one")):
+        wait = f"while [ ! -e {left[other]} ]; do sleep 0.05; done"
+        home.backend(name, f"sleep 333 & echo $! >{left[name]}\n{wait}\necho {name} 1.0\n")
+    with Dispatcher(schema.load(home.env), env=home.env) as dispatcher:
+        found = probe_backends("one", "two", dispatcher=dispatcher)
+    assert [b.version for b in found] == ["one 1.0", "two 1.0"]
+    assert not any(is_alive(pid_in(path)) for path in left.values())

@@ -45,7 +45,6 @@ BETWEEN_COMMANDS: dict[tuple[str, str], str] = {
     ("resume", "ask"): "resuming sends a prompt, once the session is known",
     ("ask", "sessions"): "a typo may be one of its commands",
     ("sessions", "templates"): "a session may start from one",
-    ("doctor", "backends"): "both tell what a backend can do",
 }
 
 

@@ -233,3 +233,9 @@ def _expressions(
 
 def _manifest_error(manifest: Manifest, problem: str) -> ConfigError:
     return ConfigError(f"{manifest.name}: {problem}", f"the file is {manifest.source}")
+
+
+def capabilities(manifest: Manifest) -> list[str]:
+    """What it can do, read off the shapes that its manifest has."""
+    found = [shape for shape in ("resume", "fork") if shape in manifest.argv]
+    return [*found, *(["ephemeral"] if manifest.ephemeral else [])]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from clinvk.backend import catalog as catalogs
-from clinvk.backend.manifest import Manifest, check_expressions
+from clinvk.backend.manifest import Manifest, capabilities, check_expressions
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.config.paths import built_in_manifests
@@ -148,12 +148,6 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "notes": manifest.notes,
         "manifest": manifest.source,
     }
-
-
-def capabilities(manifest: Manifest) -> list[str]:
-    """What it can do, read off the shapes that its manifest has."""
-    found = [shape for shape in ("resume", "fork") if shape in manifest.argv]
-    return [*found, *(["ephemeral"] if manifest.ephemeral else [])]
 
 
 def _describe_effect(name: str, value: Any) -> str:

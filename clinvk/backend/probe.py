@@ -1,0 +1,157 @@
+"""What can be found out about a backend without calling a model: whether it is installed, its
+version, and whether it is logged in."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+from msgspec import Struct
+
+from clinvk import __version__
+from clinvk.backend import catalog as catalogs
+from clinvk.backend.command_line import changed_env
+from clinvk.backend.login_lock import login_files
+from clinvk.backend.manifest import Manifest, capabilities
+from clinvk.config.schema import Loaded
+from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.process.child import start
+from clinvk.process.command import Command
+from clinvk.process.marker import new_marker
+from clinvk.process.tree import ProcessTree
+from clinvk.text.sanitize import one_line
+
+VERSION_TIMEOUT = 20  # seconds for a `--version`
+
+
+class BackendStatus(Struct, frozen=True):
+    """One backend as it was found. `state` is one of: installed, not installed, broken, broken
+    manifest, disabled. `login` is yes, no, not needed or unknown: whether there is something to log
+    in with; whether that is still valid, only a paid call would tell. `advice` says what is wrong,
+    or what to do."""
+
+    name: str
+    state: str
+    path: str | None = None  # of its program
+    version: str | None = None
+    login: str = "unknown"
+    can: tuple[str, ...] = ()
+    advice: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it can be used, as far as that can be told."""
+        return self.state == "installed" and self.login != "no"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "state": self.state,
+            "path": self.path,
+            "version": self.version,
+            "login": self.login,
+            "can": list(self.can),
+            "advice": self.advice,
+        }
+
+
+async def probe_backends(
+    catalog: catalogs.Catalog, names: Iterable[str], config: Loaded, env: Mapping[str, str]
+) -> list[BackendStatus]:
+    """Each backend as it is found, in this order. They are asked at the same time, and what they
+    start for that has ended. Raises `NotInstalledError` for a name that no backend has."""
+    wanted = list(names)
+    for name in wanted:
+        if catalog.find(name) is None:
+            raise NotInstalledError(
+                f"unknown backend {name!r}", f"known: {', '.join(catalog.names())}"
+            )
+    found: dict[str, BackendStatus] = {}
+
+    async def probe(name: str) -> None:
+        found[name] = await probe_backend(catalog, name, config, env)
+
+    async with anyio.create_task_group() as tasks:
+        for name in dict.fromkeys(wanted):
+            tasks.start_soon(probe, name)
+    return [found[name] for name in wanted]
+
+
+async def probe_backend(
+    catalog: catalogs.Catalog, name: str, config: Loaded, env: Mapping[str, str]
+) -> BackendStatus:
+    """One backend as it is found. What is wrong with it is in the status."""
+    try:
+        manifest = catalog.load(name)
+    except ClinvkError as error:
+        return BackendStatus(name, "broken manifest", advice=error.message)
+    if not config.backend(name).enabled:
+        return BackendStatus(
+            name, "disabled", advice=f"clinvk config set backends.{name}.enabled true"
+        )
+    its_env = {**env, **config.backend(name).env}
+    try:
+        path = catalogs.find_program(manifest, its_env)
+    except catalogs.NotExecutable as error:
+        return BackendStatus(name, "broken", advice=f"{error.message}; {error.hint}")
+    except NotInstalledError:
+        return BackendStatus(name, "not installed", advice=manifest.install)
+    version, problem = await _read_version(manifest, path, its_env)
+    login = _login_state(manifest, its_env)
+    return BackendStatus(
+        name, "broken" if problem else "installed", path, version, login,
+        tuple(capabilities(manifest)), problem or (manifest.login.hint if login == "no" else None),
+    )  # fmt: skip
+
+
+async def _read_version(
+    manifest: Manifest, path: str, env: dict[str, str]
+) -> tuple[str | None, str | None]:
+    """The version that it prints, or what went wrong."""
+    if manifest.command == "$python":
+        return __version__, None
+    command = Command(
+        argv=(path, *manifest.version), env=changed_env(env, manifest.env), cwd=Path(), stdin=b"",
+        env_changes={},
+    )  # fmt: skip
+    asked = " ".join(manifest.version)
+    try:
+        code, printed = await _run_program(command)
+    except ClinvkError as error:
+        return None, error.message
+    except TimeoutError:
+        return None, f"it did not answer {asked} within {VERSION_TIMEOUT} s"
+    if code != 0:
+        return None, f"{asked} ends with code {code}"
+    numbered = [line for line in printed if any(c.isdigit() for c in line)]  # after warnings
+    return one_line((numbered or printed or ["-"])[0]), None
+
+
+async def _run_program(command: Command) -> tuple[int, list[str]]:
+    """The exit code of a program, and the lines that it prints. All that it started is ended."""
+    began, marker = time.time(), new_marker(command.env)
+    printed: list[bytes] = []
+    try:
+        with anyio.fail_after(VERSION_TIMEOUT):
+            async with start(command, marker, stop_signal=signal.SIGTERM) as child:
+                while (lines := await child.lines()) is not None:
+                    printed += lines
+                code = await child.wait()
+    finally:
+        with anyio.CancelScope(shield=True):
+            if (left := ProcessTree.left_behind(marker, began)).alive:
+                await left.terminate_then_kill()
+    return code, b"\n".join(printed).decode("utf-8", "replace").strip().splitlines()
+
+
+def _login_state(manifest: Manifest, env: Mapping[str, str]) -> str:
+    if not (manifest.login.env or manifest.login.files):
+        return "not needed"
+    if any(env.get(name) for name in manifest.login.env):
+        return "yes"
+    return "yes" if any(os.path.exists(path) for path in login_files(manifest, env)) else "no"
