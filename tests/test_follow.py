@@ -169,6 +169,8 @@ async def test_a_run_that_is_killed_is_followed_to_that_end(desk: Desk):
     last = seen[-1]
     assert (last.kind, last.outcome and last.outcome.state) == ("ended", "indeterminate")
     assert kinds(seen) == [("started", "1"), ("ended", "1"), ("started", "2"), ("ended", "2")]
+    assert await rest(desk, run_id, last.position) == []
+    assert await rest(desk, run_id, seen[-2].position) == [last]
     desk.let_go()
     await aresume(run_id, rerun_indeterminate=True, dispatcher=desk.dispatcher())
     more = await rest(desk, run_id, last.position)

@@ -197,10 +197,10 @@ def test_who_gives_up_a_run_that_was_cut_off_did_not_drive_it_until_then(folder:
 def test_wherever_a_journal_is_cut_the_lines_before_count(cut: int):
     lines = [BEGIN, *(x for i in range(4) for x in (started(i), ended(i, attempts=1)))]
     data = b"".join(json.dumps(x).encode() + b"\n" for x in lines)[:cut]
-    from clinvk.runs.folder import _decode_lines
+    from clinvk.runs.folder import decode_lines
 
     whole = data.count(b"\n")
-    got = _decode_lines(data)
+    got = decode_lines(data)
     assert got[:whole] == json.loads(json.dumps(lines))[:whole]
     found = states(got)
     done = sum(x["event"] == "ended" for x in lines[:whole])

@@ -32,7 +32,7 @@ POLL_INTERVAL = 0.25  # seconds between looks
 START = ""  # the position before anything happened
 NOW = "now"  # the position after all that has happened, but for the events of tasks that run
 
-_POSITION = re.compile(r"(\d{1,9})\.(\d{1,9})((?:-\d{1,9}:\d{1,18}!?)*)")
+_POSITION = re.compile(r"(\d{1,9})\.(\d{1,9})((?:-\d{1,9}:\d{1,18}!?)*)(?:x(\d{1,9}))?")
 _TASK = re.compile(r"(\d+):(\d+)(!?)")
 
 
@@ -55,10 +55,12 @@ class RunFollower:
         self.ended = False
         self._state = RunState(self.plan, folder.id)
         self._journal_offset = 0  # bytes of the journal that were read
-        self._unread: list[dict[str, Any]] = []  # lines that were read, and not told of yet
+        self._unread: deque[dict[str, Any]] = deque()  # lines that were read, and not told of yet
         self._lines = 0  # that all was told of
         self._told = 0  # changes of the next line
         self._skipped = 0  # changes of the next line that were told of before we began
+        self._interrupted = 0  # tasks of which was told that they were, after the last line
+        self._running: set[int] = set()
         self._readings: dict[int, _Reading] = {}
         self._load()
         if position == NOW:
@@ -73,13 +75,12 @@ class RunFollower:
 
     def poll(self) -> list[Change]:
         """What has happened since the last call; `ended` is true with the last of it. Raises
-        `SessionError` if the run is damaged or was deleted."""
+        `SessionError` if the run is damaged."""
         is_driven = self.folder.find_driver() is not None  # asked first: what follows is its end
         self._load()
         changes = list(self._tell_lines())
-        for outcome in self._state.outcomes:
-            if outcome.state == "running":
-                changes += self._tell_events(outcome)
+        for index in sorted(self._running):
+            changes += self._tell_events(self._state.outcomes[index])
         if not is_driven:
             changes += self._tell_interrupted()
             self.ended = True
@@ -107,25 +108,38 @@ class RunFollower:
                 yield from self._tell_line(line)
             except DAMAGE as error:
                 raise self.folder.damaged_journal(error) from error
-            del self._unread[0]
+            self._unread.popleft()
             self._lines += 1
-            self._told = self._skipped = 0
+            self._told = self._skipped = self._interrupted = 0
 
     def _tell_line(self, line: dict[str, Any]) -> Iterator[Change]:
-        before = list(self._state.outcomes)
-        if line.get("event") == "ended" and before[line["task"]].state == "running":
+        before = self._before(line)
+        if line.get("event") == "ended" and line["task"] in self._running:
             events = self._tell_events(before[line["task"]], is_over=True)
             if self._skipped:  # they came before the changes that were told of
                 deque(events, maxlen=0)
             yield from events
-        self._state.apply(line)
+        self._apply(line)
         for change in self._changes_of(line, before):
             self._told += 1
             if self._told > self._skipped:
                 told = self._with_output(change.outcome) if change.kind == "ended" else None
                 yield replace(change, outcome=told or change.outcome, position=self._position())
 
-    def _changes_of(self, line: dict[str, Any], before: list[Outcome]) -> Iterator[Change]:
+    def _before(self, line: dict[str, Any]) -> dict[int, Outcome]:
+        """Where the tasks stand that a line is about."""
+        tasks = line.get("tasks", [line["task"]] if "task" in line else [])
+        return {i: self._state.outcomes[i] for i in tasks}
+
+    def _apply(self, line: dict[str, Any]) -> None:
+        self._state.apply(line)
+        for i in (*self._before(line), *line.get("rerun", ())):
+            if self._state.outcomes[i].state == "running":
+                self._running.add(i)
+            else:
+                self._running.discard(i)
+
+    def _changes_of(self, line: dict[str, Any], before: dict[int, Outcome]) -> Iterator[Change]:
         """What a line tells, once it is applied; without the events of a task."""
         outcomes = self._state.outcomes
         match line.get("event"):
@@ -154,9 +168,10 @@ class RunFollower:
 
     def _tell_interrupted(self) -> Iterator[Change]:
         """The tasks that were running when the process that drove the run was killed."""
-        for outcome in self._state.outcomes:
-            if outcome.state == "running":
-                yield self._change("ended", self._with_output(mark_indeterminate(outcome)))
+        for index in sorted(self._running)[self._interrupted :]:
+            outcome = self._with_output(mark_indeterminate(self._state.outcomes[index]))
+            self._interrupted += 1
+            yield self._change("ended", outcome)
 
     # The events of tasks.
 
@@ -205,10 +220,11 @@ class RunFollower:
     def _position(self) -> str:
         tasks = "".join(
             f"-{i}:{r.offset}{'!' if r.result is not None else ''}"
-            for i, r in self._readings.items()
-            if self._state.outcomes[i].state == "running" and r.is_begun
+            for i in sorted(self._running)
+            if (r := self._reading(i)).is_begun
         )
-        return f"{self._lines}.{max(self._told, self._skipped)}{tasks}"
+        interrupted = f"x{self._interrupted}" if self._interrupted else ""
+        return f"{self._lines}.{max(self._told, self._skipped)}{tasks}{interrupted}"
 
     def _go_to(self, position: str) -> None:
         found = _POSITION.fullmatch(position)
@@ -218,21 +234,21 @@ class RunFollower:
                 "use the `position` of one of its changes",
             )
         self._pass_over(int(found[1]))
-        self._skipped = int(found[2])
+        self._skipped, self._interrupted = int(found[2]), int(found[4] or 0)
         for index, offset, is_over in _TASK.findall(found[3]):
             reading = _Reading(int(offset), is_begun=True, result={} if is_over else None)
             self._readings[int(index)] = reading
 
     def _pass_over(self, count: int) -> None:
         """Take the first lines for told."""
-        for line in self._unread[:count]:
+        for _ in range(count):
+            line = self._unread.popleft()
             try:
-                before = list(self._state.outcomes)
-                self._state.apply(line)
+                before = self._before(line)
+                self._apply(line)
                 deque(self._changes_of(line, before), maxlen=0)
             except DAMAGE as error:
                 raise self.folder.damaged_journal(error) from error
-        del self._unread[:count]
         self._lines = count
 
 
