@@ -1,0 +1,277 @@
+"""Folding the events of a turn into its result: no process, no event loop, no clock."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from clinvk.backend.event_parser import classify_failure
+from clinvk.dispatch.turn_plan import TurnPlan
+from clinvk.model.events import (
+    Delta,
+    Denied,
+    Event,
+    Failed,
+    Finished,
+    Notice,
+    Started,
+    Text,
+    Thinking,
+    Tool,
+    ToolResult,
+)
+from clinvk.model.result import Denial, Failure, Result, exit_code
+from clinvk.process.pipes import LONGEST
+from clinvk.text.sanitize import sanitize
+
+MAX_STDERR_LENGTH = 600  # characters of stderr in a message
+
+
+class Exit(Struct, frozen=True, kw_only=True):
+    """How the program ended, and what it left beside its events."""
+
+    code: int  # below 0: the signal that ended it
+    stderr: str = ""  # the end of it
+    noise: tuple[str, ...] = ()  # lines of stdout that were not JSON, a few of them
+    native_id: str | None = None  # the last one that any line named
+    skipped_lines: bool = False  # some were too long to be read
+    seconds: float = 0.0
+
+
+class TurnFold:
+    """`add` each event, then `finish`. `stop` says that the turn is ended early, and why."""
+
+    def __init__(self, plan: TurnPlan) -> None:
+        self.plan = plan
+        self.native_id: str | None = plan.resumes
+        self.model: str | None = None
+        self.denied: list[Denial] = []
+        self.terminal: Finished | Failed | None = None
+        self.stop_reason: Failure | None = None  # the first one counts
+        self.has_started = False
+        # A native id that the record does not have yet; set to None by whoever records it.
+        self.unrecorded_id: str | None = None
+        self._tools: dict[str, Tool] = {}
+        self._blocks: list[str] = []
+        self._pieces: list[str] = []  # of the current block
+        self._last_notice = ""
+
+    def stop(self, reason: Failure) -> None:
+        """The turn fails for this reason, whatever its last events say."""
+        self.stop_reason = self.stop_reason or reason
+
+    def add(self, event: Event) -> Event | None:
+        """Fold one event in. Returns the event to show; None if it ends the turn, because the last
+        event depends on the exit code."""
+        match event:
+            case Delta():
+                self._pieces.append(event.text)
+            case Text():
+                self._pieces = []
+                self._blocks.append(event.text)
+            case Started():
+                self._add_started(event)
+            case Tool():
+                self._close_block()
+                if event.id is not None:
+                    self._tools[event.id] = event
+            case Thinking() | ToolResult():
+                self._close_block()
+            case Notice():
+                self._last_notice = event.message
+            case Denied():
+                event = self._with_tool_name(event)
+                self.denied.append(Denial(event.name, event.input, event.reason))
+            case Finished() | Failed():
+                self._add_terminal(event)
+                return None
+        return event
+
+    def add_after_stop(self, event: Event) -> None:
+        """Fold in an event of a program that was told to stop: it may still name its usage and its
+        native id, but its answer is over."""
+        if isinstance(event, (Finished, Failed)):
+            self._add_terminal(event)
+        elif isinstance(event, Started):
+            self._add_started(event)
+
+    def finish(self, end: Exit) -> Result:
+        """The result, now that the program has exited."""
+        self._close_block()
+        if self.native_id is None:
+            self.native_id = end.native_id
+        terminal = self.terminal
+        structured = None
+        if isinstance(terminal, Finished) and "schema" in self.plan.settings:
+            structured = _parse_structured(terminal.structured, terminal.text or self._last_block)
+        failure = self._find_failure(end, structured)
+        final = terminal.text if isinstance(terminal, Finished) else None
+        return Result(
+            ok=failure is None,
+            text=final or (self._last_block if failure is None else self.transcript),
+            backend=self.plan.manifest.name,
+            exit_code=exit_code(failure.kind, end.code) if failure else 0,
+            session_id=self.plan.session.id if self.plan.session else None,
+            native_id=self.native_id,
+            model=self.model or self._requested_model,
+            usage=terminal.usage if terminal else None,
+            cost=terminal.cost if terminal else None,
+            seconds=end.seconds,
+            denied=tuple(self.denied),
+            structured=structured,
+            error=failure,
+            backend_exit_code=end.code,
+        )
+
+    def last_event(self, result: Result) -> Event:
+        """The event that ends the turn: `Finished` or `Failed`, as the result says."""
+        raw = self.terminal.raw if self.terminal else None
+        if result.error is None:
+            return Finished(
+                text=result.text, usage=result.usage, cost=result.cost,
+                structured=result.structured, raw=raw,
+            )  # fmt: skip
+        e = result.error
+        return Failed(
+            kind=e.kind, message=e.message, hint=e.hint, retry_at=e.retry_at, status=e.status,
+            usage=result.usage, cost=result.cost, raw=raw,
+        )  # fmt: skip
+
+    @property
+    def transcript(self) -> str:
+        """Everything that the model has said, block after block."""
+        return "\n\n".join(block for block in self._blocks if block)
+
+    def _add_terminal(self, event: Finished | Failed) -> None:
+        """A failure stays one, though a CLI may say success after it; its figures count."""
+        if isinstance(self.terminal, Failed) and isinstance(event, Finished):
+            event = replace(self.terminal, usage=event.usage, cost=event.cost)
+        self.terminal = event
+
+    def _with_tool_name(self, event: Denied) -> Denied:
+        tool = self._tools.get(event.id or "")
+        if event.name or tool is None:
+            return event if event.name else replace(event, name=event.id or "a tool")
+        return replace(event, name=tool.name, input=tool.input)
+
+    def _add_started(self, event: Started) -> None:
+        self.has_started = True
+        self.model = event.model or self.model
+        if event.native_id is None:
+            return
+        if event.native_id == self.plan.forks:
+            self.stop(
+                Failure(
+                    "session",
+                    f"asked {self.plan.manifest.name} for a copy of {self.plan.forks}, "
+                    "and it goes on in that one itself",
+                )
+            )
+            return
+        asked = self.plan.resumes
+        if asked is not None and event.native_id != asked:
+            self.stop(self._wrong_session_failure(event.native_id))
+            return
+        if self.native_id != event.native_id or self.model:
+            self.unrecorded_id = event.native_id
+        self.native_id = event.native_id
+
+    def _wrong_session_failure(self, native_id: str) -> Failure:
+        return Failure(
+            "session",
+            f"asked {self.plan.manifest.name} to go on with {self.plan.resumes}, "
+            f"and it answered from {native_id}",
+            "its own session is gone; begin it anew from the transcript with --replay",
+        )
+
+    def _close_block(self) -> None:
+        if self._pieces:
+            self._blocks.append("".join(self._pieces))
+            self._pieces = []
+
+    def _find_failure(self, end: Exit, structured: Any) -> Failure | None:
+        """Why it failed; nothing where the stream said success and the exit code agrees."""
+        if self.stop_reason is not None:
+            return self.stop_reason
+        terminal, manifest, stderr, code = self.terminal, self.plan.manifest, end.stderr, end.code
+        if self.plan.resumes and end.native_id not in (None, self.plan.resumes):
+            return self._wrong_session_failure(end.native_id or "")
+        if isinstance(terminal, Failed):
+            return classify_failure(
+                manifest, sanitize(terminal.message) or self._last_notice or f"{manifest.name} failed",
+                stderr=stderr, status=terminal.status, code=code, retry_at=terminal.retry_at,
+            )  # fmt: skip
+        said = _shorten_output(stderr) or _shorten_output("\n".join(end.noise))
+        if isinstance(terminal, Finished):
+            if code == 0:
+                return self._denial_failure() or self._schema_failure(structured)
+            message = f"{manifest.name} said success and exited with {_describe_exit_code(code)}"
+            return classify_failure(
+                manifest, _append_detail(message, said), stderr=stderr, code=code
+            )
+        if code == 0:
+            message = f"{manifest.name} ended without saying whether it succeeded"
+            if end.skipped_lines:
+                message += f"; a line of more than {LONGEST:,} bytes was skipped"
+            return Failure(
+                "incomplete", _append_detail(message, said), "its answer may be cut; try again"
+            )
+        message = (
+            said or f"{manifest.name} exited with {_describe_exit_code(code)} and said nothing"
+        )
+        return classify_failure(manifest, message, stderr=stderr, code=code)
+
+    def _denial_failure(self) -> Failure | None:
+        if not (self.plan.request.fail_on_denied and self.denied):
+            return None
+        names = ", ".join(dict.fromkeys(d.name for d in self.denied))
+        return Failure(
+            "denied", f"tools were denied: {names}", "allow them: --approval, --allowed-tools"
+        )
+
+    def _schema_failure(self, structured: Any) -> Failure | None:
+        """An answer that is not what the schema asked for is no success, whatever the CLI says."""
+        if "schema" not in self.plan.settings or structured is not None:
+            return None
+        return Failure("schema", "the answer does not fit --schema", "try again, or another model")
+
+    @property
+    def _requested_model(self) -> str | None:
+        """Some CLIs do not say which model answered; the one that was asked for did, then."""
+        setting = self.plan.settings.get("model")
+        return str(setting.value) if setting else None
+
+    @property
+    def _last_block(self) -> str:
+        return next((block for block in reversed(self._blocks) if block), "")
+
+
+def _parse_structured(structured: Any, text: str) -> Any:
+    """The answer to a schema: as the CLI gave it, else the text, if it is JSON."""
+    if structured is not None:
+        return structured
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _describe_exit_code(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"code {code}"
+
+
+def _append_detail(message: str, said: str) -> str:
+    return f"{message}: {said}" if said else message
+
+
+def _shorten_output(text: str) -> str:
+    """The first line and the end of what was said, as much as a message can hold: the reason is
+    in one of them, and a page of usage may stand between."""
+    text = "\n".join(line for line in sanitize(text).splitlines() if line.strip())
+    if len(text) <= MAX_STDERR_LENGTH:
+        return text
+    first = text.split("\n", 1)[0][: MAX_STDERR_LENGTH // 2]
+    return f"{first}\n…{text[len(first) - MAX_STDERR_LENGTH :]}"
