@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from clinvk.config import schema
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff
+from clinvk.engine.executor import LocalExecutor
 from clinvk.engine.plan_run import PlanRun, prepare_resume
 from clinvk.engine.rerun import unfinished
 from clinvk.engine.scheduler import Scheduler
@@ -333,7 +334,7 @@ async def test_the_scheduler_waits_longer_before_each_try(many: Many):
             waits.append((change.until - datetime.now(UTC)).total_seconds())
 
     await Scheduler(
-        many.dispatcher(), plan, asks, outcomes, run_id=None, journal=None,
+        LocalExecutor(many.dispatcher()), plan, asks, outcomes, run_id=None, journal=None,
         output_of=lambda _: "", observe=observe, rng=random.Random(1),
     ).run()  # fmt: skip
     chance = random.Random(1)
@@ -803,7 +804,13 @@ async def test_a_task_is_never_lined_up_twice(many: Many):
     outcomes = [Outcome(index=i, name=t.name, backend="fake") for i, t in enumerate(tasks)]
     outcomes[0] = replace(outcomes[0], state="failed")
     await Scheduler(
-        many.dispatcher(), plan, asks, outcomes, run_id=None, journal=None, output_of=lambda _: ""
+        LocalExecutor(many.dispatcher()),
+        plan,
+        asks,
+        outcomes,
+        run_id=None,
+        journal=None,
+        output_of=lambda _: "",
     ).run()
     assert [o.state for o in outcomes] == ["failed", "skipped", "done"]
     assert many.starts() == ["c"]

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from clinvk.disk.atomic import NoSpace
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff, capacity
+from clinvk.engine.executor import LocalExecutor
 from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result, run_exit_code
@@ -221,7 +222,7 @@ class PlanRun:
         began, clock = datetime.now(UTC), time.monotonic()
         run_id = self.folder.id if self.folder else None
         self.scheduler = scheduler = Scheduler(
-            self._dispatcher_with_marker(marker), self.plan, self.preflights.tasks, self.outcomes,
+            LocalExecutor(self._dispatcher_with_marker(marker)), self.plan, self.preflights.tasks, self.outcomes,
             run_id=run_id, journal=journal, output_of=self.task_output, observe=self._forward_change,
             most=self._room(),
         )  # fmt: skip

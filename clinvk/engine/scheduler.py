@@ -12,17 +12,20 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 from msgspec.structs import replace
 
-from clinvk.engine import backoff, mishaps
+from clinvk.engine import backoff
+from clinvk.engine.attempt import Attempt, WaitingRoom
 from clinvk.engine.backend_pool import BackendPool
 from clinvk.engine.budget import BudgetTracker
 from clinvk.engine.graph import Step, TaskGraph
 from clinvk.engine.requests import RequestBuilder
 from clinvk.errors import ClinvkError
+from clinvk.model.events import Event
 from clinvk.model.outcome import Outcome, add_usage
 from clinvk.model.plan import Plan
 from clinvk.model.progress import Change
@@ -30,36 +33,12 @@ from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.plans import halt as halting
 from clinvk.plans.preflight import Preflight
-from clinvk.runs.event_log import EventLog
-from clinvk.runs.secrets import event_without_secrets, result_without_secrets
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-    from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.dispatch.turn import Turn
+    from clinvk.engine.executor import Executor
     from clinvk.runs.journal import Journal
-
-
-class RunningTask:
-    """A task that is running."""
-
-    def __init__(self, backend: str, outcome_before: Outcome) -> None:
-        self.backend = backend
-        self.outcome_before = outcome_before  # where the task stood
-        self.scope = anyio.CancelScope()
-        self.turn: Turn | None = None
-        self.room: anyio.Event | None = None  # it waits for that: what it needs has run short
-        self.cancel_reason = "cancelled"
-        self.is_urgent = False  # it was told to end at once
-
-    def cancel(self, why: str, *, now: bool) -> None:
-        self.is_urgent = self.is_urgent or now
-        self.cancel_reason = why
-        if self.turn is not None:
-            self.turn.cancel(why, now=now)
-        else:
-            self.scope.cancel()
 
 
 class Scheduler:
@@ -67,7 +46,7 @@ class Scheduler:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        executor: Executor,
         plan: Plan,
         preflights: Sequence[Preflight],
         outcomes: list[Outcome],
@@ -80,7 +59,7 @@ class Scheduler:
         most: int | None = None,
     ) -> None:
         """`most` is how many tasks there is room for at a time, if that is known."""
-        self.dispatcher = dispatcher
+        self.executor = executor
         self.plan = plan
         self.rules = plan.rules
         self.preflights = preflights
@@ -88,11 +67,11 @@ class Scheduler:
         self.journal = journal
         self.observe = observe
         self._most = min(plan.rules.max_parallel, most or plan.rules.max_parallel)
-        self._told_of_shortage = False
         self.rng = rng or random.Random()  # noqa: S311 - nobody gains by guessing it
         self.end_reason: str | None = None  # it ends before its end, for this reason
         self.cancelled = False
-        self.workers: dict[int, RunningTask] = {}
+        self.attempts: dict[int, Attempt] = {}  # that run
+        self._room = WaitingRoom(self.attempts.values(), self.on_notice)
         self._queues: dict[str, list[int]] = {}  # backend: tasks that could be started
         self._delayed: list[tuple[float, int]] = []  # when, and which
         self._retry_times: dict[
@@ -127,7 +106,7 @@ class Scheduler:
             while (found := self._next_task()) is not None:
                 self._launch(tasks, *found)
             moment = self._next_wake_time()
-            if not self.workers and moment is None:
+            if not self.attempts and moment is None:
                 return
             with anyio.CancelScope(deadline=float("inf") if moment is None else moment):
                 await self._wake.wait()
@@ -159,9 +138,9 @@ class Scheduler:
 
     def _next_task(self) -> tuple[int, str] | None:
         """The first task, in the order of the plan, that a backend is free for; and which."""
-        if self.end_reason is not None or len(self.workers) >= self._most:
+        if self.end_reason is not None or len(self.attempts) >= self._most:
             return None
-        if any(worker.room for worker in self.workers.values()):
+        if self._room.is_occupied:
             return None  # there is no room for those that are here
         best: tuple[int, str, str] | None = None
         for name, queue in self._queues.items():
@@ -171,8 +150,8 @@ class Scheduler:
                 best = (queue[0], name, backend)
         if best is None:
             return None
-        if self._budget.would_exceed(len(self.workers) + 1):
-            if not self.workers:
+        if self._budget.would_exceed(len(self.attempts) + 1):
+            if not self.attempts:
                 self._halt(self._budget.end_reason())
             return None
         heapq.heappop(self._queues[best[1]])
@@ -191,159 +170,58 @@ class Scheduler:
 
     def _launch(self, tasks: TaskGroup, i: int, backend: str) -> None:
         self._backends.acquire(backend)
-        self.workers[i] = worker = RunningTask(backend, self.outcomes[i])
-        tasks.start_soon(self._run_task, i, worker)
+        self.attempts[i] = attempt = Attempt(i, backend, self.outcomes[i], self)
+        tasks.start_soon(self._run_task, i, attempt)
 
-    async def _run_task(self, i: int, worker: RunningTask) -> None:
+    async def _run_task(self, i: int, attempt: Attempt) -> None:
         try:
-            with worker.scope:
-                await self._run_attempt(i, worker)
-            if worker.scope.cancelled_caught:
-                await self._record_ended(i, self._cancelled_outcome(i, worker))
+            with attempt.scope:
+                await self._run_attempt(i, attempt)
+            if attempt.scope.cancelled_caught:
+                await self._record_ended(i, self._cancelled_outcome(i, attempt))
         finally:
-            del self.workers[i]
-            self._backends.release(worker.backend)
-            self._make_room()
+            del self.attempts[i]
+            self._backends.release(attempt.backend)
+            self._room.release_one()
             self._wake.set()
 
-    async def _run_attempt(self, i: int, worker: RunningTask) -> None:
-        outcome = self.outcomes[i]
-        attempt = outcome.attempts + 1
-        request = self._request(i, attempt, worker.backend)
+    async def _run_attempt(self, i: int, attempt: Attempt) -> None:
+        outcome, backend = self.outcomes[i], attempt.backend
+        number = outcome.attempts + 1
+        request = self._request(i, number, backend)
         asked = request if isinstance(request, Request) else None
         started = self.outcomes[i] = replace(
-            outcome, state="running", backend=worker.backend, attempts=attempt, error=None,
+            outcome, state="running", backend=backend, attempts=number, error=None,
             session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None,
         )  # fmt: skip
         if self.journal is not None:
             session = (asked.session or asked.begins) if asked else None
-            await self.journal.record_started(i, attempt, backend=worker.backend, session=session)
+            await self.journal.record_started(i, number, backend=backend, session=session)
         self.observe(Change(kind="started", outcome=started))
-        while True:
-            error = await self._tried(i, worker, request)
-            if error is None:
-                return
-            if not await self._waited_for_room(i, worker, error):
-                await self._handle_result(i, _failed(worker.backend, error))
-                return
+        await attempt.run(
+            self.executor, request, self._room, self.journal,
+            check=partial(self._requests.check, i), is_dry_run=self.plan.tasks[i].dry_run,
+        )  # fmt: skip
 
-    async def _tried(
-        self, i: int, worker: RunningTask, request: Request | Exception
-    ) -> Exception | None:
-        """Run the task and take down what came of it; what there was too little of, if it could
-        not be started for that. Nothing is held open then, so that another task has more of it.
-        Raises `SessionError` if the run's directory cannot be written."""
-        if self.journal is None:
-            result = await self._try_request(i, worker, request, None)
-            if isinstance(result, Exception):
-                return result
-            await self._handle_result(i, result)
-            return None
-        try:
-            opened = EventLog(
-                self.journal.folder.events_path(i), self.journal.scrub, lambda: worker.is_urgent
-            )
-        except ClinvkError as error:
-            if mishaps.shortage(error) is None:
-                raise
-            return error
-        with opened as log:
-            result = await self._try_request(i, worker, request, log)
-            if isinstance(result, Exception):
-                return result
-            result = await self._written(log, result)
-            with anyio.CancelScope(shield=True):
-                await self._handle_result(i, result, log.detach())
-        return None
-
-    def _request(self, i: int, attempt: int, backend: str) -> Request | Exception:
+    def _request(self, i: int, number: int, backend: str) -> Request | Exception:
         """The request of a task, or why there is none."""
         try:
-            return self._requests.build(i, attempt, backend)
+            return self._requests.build(i, number, backend)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this task alone
             return error
 
-    async def _written(self, log: EventLog, result: Result) -> Result:
-        """The result behind the events. One that cannot be written as JSON is a failure. Raises
-        `SessionError` if the run's directory cannot be written."""
-        try:
-            await log.end(result)
-        except ClinvkError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the answer is at fault, not the directory
-            result = _failed(result.backend, error)
-            await log.end(result)
-        return result
+    # What attempts report.
 
-    async def _try_request(
-        self, i: int, worker: RunningTask, request: Request | Exception, log: EventLog | None
-    ) -> Result | Exception:
-        """What came of the request. Whatever is raised on the way fails this task alone; it is
-        returned if there was too little of something to start the program. Raises `SessionError`
-        if the run's directory cannot be written."""
-        try:
-            if isinstance(request, Exception):
-                raise request  # noqa: TRY301 - to be told like all others
-            self._requests.check(i, request)
-            if self.plan.tasks[i].dry_run:
-                command = str(self.dispatcher.plan(request).command)
-                return Result(ok=True, text=command, backend=worker.backend, exit_code=0)
-            return await self._run_turn(i, worker, request, log)
-        except Exception as error:
-            if log is not None and log.problem is not None:
-                raise log.problem from error  # the run cannot keep what the task does
-            if worker.turn is None and mishaps.shortage(error):
-                return error
-            return _failed(worker.backend, error)
+    def on_session(self, i: int, session_id: str) -> None:
+        self.outcomes[i] = replace(self.outcomes[i], session_id=session_id)
 
-    async def _waited_for_room(self, i: int, worker: RunningTask, error: Exception) -> bool:
-        """Whether another task has ended since there was too little of something for this one."""
-        short = mishaps.shortage(error)
-        others = [
-            w
-            for w in self.workers.values()
-            if w is not worker and not (w.room and not w.room.is_set())
-        ]
-        if not others:
-            return False
-        if not self._told_of_shortage:
-            self._told_of_shortage = True
-            told = f"{short}: tasks are started only as others end"
-            self.observe(Change(kind="notice", outcome=self.outcomes[i], message=told))
-        worker.room = anyio.Event()
-        try:
-            await worker.room.wait()
-        finally:
-            worker.room = None
-        return True
+    def on_event(self, i: int, event: Event) -> None:
+        self.observe(Change(kind="event", outcome=self.outcomes[i], event=event))
 
-    def _make_room(self) -> None:
-        """A task has ended: let one of those try again that wait for what it took."""
-        for worker in self.workers.values():
-            if worker.room is not None and not worker.room.is_set():
-                worker.room.set()
-                return
+    def on_notice(self, i: int, message: str) -> None:
+        self.observe(Change(kind="notice", outcome=self.outcomes[i], message=message))
 
-    async def _run_turn(
-        self, i: int, worker: RunningTask, request: Request, log: EventLog | None
-    ) -> Result:
-        def notify(text: str) -> None:
-            self.observe(Change(kind="notice", outcome=self.outcomes[i], message=text))
-
-        async with self.dispatcher.stream(request, notify) as run:
-            worker.turn = run
-            if run.plan.session:
-                self.outcomes[i] = replace(self.outcomes[i], session_id=run.plan.session.id)
-            async for event in run:
-                if log:
-                    await log.add(event)
-                if seen := event_without_secrets(event, request.secrets):
-                    self.observe(Change(kind="event", outcome=self.outcomes[i], event=seen))
-        return result_without_secrets(run.result, request.secrets)
-
-    # What came of it.
-
-    async def _handle_result(self, i: int, result: Result, events: int | None = None) -> None:
+    async def on_result(self, i: int, result: Result, events: int | None) -> None:
         before = self.outcomes[i]
         counts = not self.plan.tasks[i].dry_run
         if counts and (told := self._budget.add(result)):
@@ -444,12 +322,12 @@ class Scheduler:
         self.not_started.append(i)
         self.observe(Change(kind="ended", outcome=outcome))
 
-    def _cancelled_outcome(self, i: int, worker: RunningTask) -> Outcome:
+    def _cancelled_outcome(self, i: int, attempt: Attempt) -> Outcome:
         """As if it had not been begun, where its CLI has not been told anything: it waited for
         another turn of its session, or for a login."""
-        if worker.turn is None:
-            return self._not_started_outcome(worker.outcome_before)
-        failure = Failure("cancelled", worker.cancel_reason)
+        if attempt.running is None:
+            return self._not_started_outcome(attempt.outcome_before)
+        failure = Failure("cancelled", attempt.cancel_reason)
         return replace(
             self.outcomes[i], state="cancelled", error=failure, exit_code=7,
             ended_at=datetime.now(UTC),
@@ -477,8 +355,8 @@ class Scheduler:
         self._wake.set()
 
     def _cancel_all(self, why: str, *, now: bool) -> None:
-        for worker in list(self.workers.values()):
-            worker.cancel(why, now=now)
+        for attempt in list(self.attempts.values()):
+            attempt.cancel(why, now=now)
 
     def _close_not_started(self) -> None:
         """Tell of each task that was not started why it was not."""
@@ -505,12 +383,6 @@ class Scheduler:
         if outcome.error is not None:
             said = f"not tried again: {self.end_reason}; it had failed: {outcome.error.message}"
         return replace(outcome, state="cancelled", error=Failure("not_started", said))
-
-
-def _failed(backend: str, error: Exception) -> Result:
-    code = error.exit_code if isinstance(error, ClinvkError) else 1
-    failure = mishaps.failure_of(error)
-    return Result(ok=False, text="", backend=backend, exit_code=code, error=failure)
 
 
 @contextmanager

@@ -1,0 +1,81 @@
+"""Who runs an attempt: a request in, a result out. The scheduler knows nothing else about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+
+from clinvk.model.events import Event
+from clinvk.model.request import Request
+from clinvk.model.result import Result
+
+if TYPE_CHECKING:
+    from clinvk.dispatch.dispatcher import Dispatcher
+
+
+class Cancel(Protocol):
+    """Ends what runs, and everything that it started; `now`: without asking it first."""
+
+    def __call__(self, reason: str = "cancelled", *, now: bool = False) -> None: ...
+
+
+class RunningRequest(Struct, frozen=True, kw_only=True):
+    """A request whose program has been started. After `cancel`, its result says that it was
+    cancelled."""
+
+    cancel: Cancel
+    session_id: str | None = None  # the session that it uses; None if it is ephemeral
+    cwd: Path | None = None  # the directory that it runs in
+
+
+class Reporter(Protocol):
+    """What an executor reports while it runs a request."""
+
+    def on_notice(self, message: str) -> None:
+        """Something worth knowing before there are events, such as waiting for a lock."""
+
+    def on_started(self, running: RunningRequest) -> None:
+        """The program has been started. Before that, nothing has been asked of the backend."""
+
+    async def on_event(self, event: Event) -> None:
+        """The next event of the turn."""
+
+
+class Executor(Protocol):
+    """Runs requests, here or elsewhere. It decides in which directory: the request's `cwd`, or one
+    that stands for it."""
+
+    def describe(self, request: Request) -> str:
+        """The command that `run` would start. Raises `ClinvkError` if there is none."""
+        ...
+
+    async def run(self, request: Request, reporter: Reporter) -> Result:
+        """The result of the request. Cancelling the scope in which this is awaited ends what runs.
+        Raises an exception if nothing could be started; once something has started, its failure is
+        in the result. Exceptions of the reporter are passed on, after what runs has been ended."""
+        ...
+
+
+class LocalExecutor:
+    """Runs requests on this machine."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+
+    def describe(self, request: Request) -> str:
+        return str(self.dispatcher.plan(request).command)
+
+    async def run(self, request: Request, reporter: Reporter) -> Result:
+        async with self.dispatcher.stream(request, reporter.on_notice) as turn:
+            session = turn.plan.session
+            running = RunningRequest(
+                cancel=turn.cancel,
+                session_id=session.id if session else None,
+                cwd=turn.plan.command.cwd,
+            )
+            reporter.on_started(running)
+            async for event in turn:
+                await reporter.on_event(event)
+        return turn.result
