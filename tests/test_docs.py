@@ -104,8 +104,12 @@ PYTHON = [
 
 @pytest.mark.parametrize("text", PYTHON)
 def test_python_in_the_documentation_runs(text: str, home: Home) -> None:
+    program = ["-W", "always::ResourceWarning", "-c", text]  # what is not closed
+    if "import pytest" in text:
+        (home.work / "test_example.py").write_text(text)
+        program = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_example.py"]
     done = subprocess.run(
-        [sys.executable, "-W", "always::ResourceWarning", "-c", text],  # what is not closed
+        [sys.executable, *program],
         env=home.env,
         cwd=home.work,
         capture_output=True,

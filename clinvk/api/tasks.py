@@ -30,6 +30,7 @@ from clinvk.plans.comparison import Verdict
 from clinvk.runs.folder import RunStore
 
 if TYPE_CHECKING:
+    from clinvk.engine.executor import Executor
     from clinvk.model.progress import Change
 
 Tasks = str | os.PathLike[str] | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
@@ -40,6 +41,7 @@ async def aparallel(
     tasks: Tasks,
     *,
     dispatcher: Dispatcher | None = None,
+    executor: Executor | None = None,
     observe: Observe = lambda _: None,
     **rules: Any,
 ) -> RunResult:
@@ -49,15 +51,17 @@ async def aparallel(
     them, or what such a file holds. `rules` are the other keys of such a file (`max_parallel=4`,
     `fail_fast=True`, `retries=2`, `on_limit="fail"`, `budget={"tokens": 100_000}`,
     `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) hold for
-    all tasks. `observe` is called with each `Change`. Raises `ClinvkError`."""
+    all tasks. `observe` is called with each `Change`. `executor` runs the tasks in
+    place of this machine: see `clinvk.testing`. Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
-        return await _run_plan(where, plan_of(tasks, "parallel", where, rules), observe)
+        return await _run_plan(where, plan_of(tasks, "parallel", where, rules), observe, executor)
 
 
 async def achain(
     steps: Tasks,
     *,
     dispatcher: Dispatcher | None = None,
+    executor: Executor | None = None,
     observe: Observe = lambda _: None,
     **rules: Any,
 ) -> RunResult:
@@ -65,7 +69,7 @@ async def achain(
     (`{{previous}}`, `{{session}}`, `{{steps.NAME.output}}`). Arguments as in `aparallel`, and
     `stop_on_failure`, `pass_working_dir`, `pass_session`."""
     with own_unless(dispatcher) as where:
-        return await _run_plan(where, plan_of(steps, "chain", where, rules), observe)
+        return await _run_plan(where, plan_of(steps, "chain", where, rules), observe, executor)
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -96,6 +100,7 @@ async def acompare(
     budget: Mapping[str, float] | None = None,
     ephemeral: bool = False,
     dispatcher: Dispatcher | None = None,
+    executor: Executor | None = None,
     observe: Observe = lambda _: None,
     **options: Any,
 ) -> Comparison:
@@ -118,7 +123,7 @@ async def acompare(
             rules=parse.parse_rules(_to_file_data(rules), "compare", _parallel_defaults(where, sequential=sequential)),
             example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
         )  # fmt: skip
-        result = await _run_plan(where, plan, observe)
+        result = await _run_plan(where, plan, observe, executor)
         return Comparison(result=result, verdict=comparison.find_verdict(result))
 
 
@@ -128,12 +133,15 @@ async def aresume(
     rerun_indeterminate: bool = False,
     retry_failed: bool = False,
     dispatcher: Dispatcher | None = None,
+    executor: Executor | None = None,
     observe: Observe = lambda _: None,
 ) -> RunResult:
     """What came of a run that was cut off, and is resumed: what had not begun is run, and nothing
     twice. `run` is its id, a unique prefix of it, or "last". Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
-        resumed = prepare_resume(where, RunStore(where.config.home).find(run), observe=observe)
+        resumed = prepare_resume(
+            where, RunStore(where.config.home).find(run), observe=observe, executor=executor
+        )
         select = select_to_resume(
             resumed.plan, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
         )
@@ -146,6 +154,7 @@ async def aretry_run(
     *,
     failed: bool = False,
     dispatcher: Dispatcher | None = None,
+    executor: Executor | None = None,
     observe: Observe = lambda _: None,
 ) -> RunResult:
     """What came of a run of which some tasks are run again: those that are named, however they
@@ -153,7 +162,9 @@ async def aretry_run(
     A task is named by its name, its key or its number. Raises `UsageError` for a task that the run
     does not have, `SessionError` if there is no such run, or if it is running."""
     with own_unless(dispatcher) as where:
-        retried = prepare_resume(where, RunStore(where.config.home).find(run), observe=observe)
+        retried = prepare_resume(
+            where, RunStore(where.config.home).find(run), observe=observe, executor=executor
+        )
         select = select_to_retry(retried.plan, tasks, failed=failed)
         return retried.with_outputs(await retried.resume(select))
 
@@ -184,8 +195,10 @@ def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Def
     )
 
 
-async def _run_plan(dispatcher: Dispatcher, plan: Plan, observe: Observe) -> RunResult:
-    run = PlanRun(dispatcher, plan, observe=observe)
+async def _run_plan(
+    dispatcher: Dispatcher, plan: Plan, observe: Observe, executor: Executor | None
+) -> RunResult:
+    run = PlanRun(dispatcher, plan, observe=observe, executor=executor)
     return run.with_outputs(await run.run())
 
 

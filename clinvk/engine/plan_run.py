@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from clinvk.disk.atomic import NoSpace
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff, capacity
-from clinvk.engine.executor import LocalExecutor
+from clinvk.engine.executor import Executor, LocalExecutor
 from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result, run_exit_code
@@ -51,11 +51,14 @@ class PlanRun:
         observe: Observe = lambda _: None,
         notify: Callable[[str], None] = lambda _: None,
         is_resumed: bool = False,
+        executor: Executor | None = None,
     ) -> None:
         """Raises `ClinvkError` where the plan cannot be started: nothing has happened then. Of a
-        run that is `carried_on`, only what is to be run has to be fit for that."""
+        run that is resumed, only the tasks that are to be run have to be valid. `executor` runs the
+        tasks; None: this machine."""
         self.dispatcher = dispatcher
         self.plan = plan
+        self.executor = executor
         self.observe = observe
         self.notify = notify
         look = preflight.survey_plan if is_resumed else preflight.check_plan
@@ -222,7 +225,7 @@ class PlanRun:
         began, clock = datetime.now(UTC), time.monotonic()
         run_id = self.folder.id if self.folder else None
         self.scheduler = scheduler = Scheduler(
-            LocalExecutor(self._dispatcher_with_marker(marker)), self.plan, self.preflights.tasks, self.outcomes,
+            self.executor or LocalExecutor(self._dispatcher_with_marker(marker)), self.plan, self.preflights.tasks, self.outcomes,
             run_id=run_id, journal=journal, output_of=self.task_output, observe=self._forward_change,
             most=self._room(),
         )  # fmt: skip
@@ -395,11 +398,14 @@ def prepare_resume(
     observe: Observe = lambda _: None,
     notify: Callable[[str], None] = lambda _: None,
     rules: Callable[[Plan], Plan] = lambda plan: plan,
+    executor: Executor | None = None,
 ) -> PlanRun:
     """A run that is there already, to be carried on; by other `rules`, where they are given.
     Raises `ClinvkError`."""
     plan = rules(folder.plan(trusted=True))
-    run = PlanRun(dispatcher, plan, observe=observe, notify=notify, is_resumed=True)
+    run = PlanRun(
+        dispatcher, plan, observe=observe, notify=notify, is_resumed=True, executor=executor
+    )
     run.folder, run.is_resumed = folder, True
     return run
 
