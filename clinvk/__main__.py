@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import gc
+import io
 import os
 import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from clinvk.process.ownership import take_over
 
 if TYPE_CHECKING:
     from typing import Any
@@ -26,11 +28,19 @@ def _replace_interrupt_handler(before: object, now: Any) -> None:
             signal.signal(signal.SIGINT, now)
 
 
+def _relax_output_encoding() -> None:
+    """A character that the terminal does not know is no reason to fail."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # somebody closed it
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    # What imports leave behind is not worth collecting in a program that lives for a moment: 4 ms.
-    # `cmd.drive` turns collecting on again before it reads a stream.
-    gc.disable()
+    take_over()
     _replace_interrupt_handler(signal.default_int_handler, _exit_on_interrupt)
     if sys.platform == "win32":
         sys.exit("clinvk: Windows is not supported; use it in WSL")
@@ -38,6 +48,7 @@ def main() -> None:
     from clinvk.cmd.main import main as commands
 
     _replace_interrupt_handler(_exit_on_interrupt, signal.default_int_handler)
+    _relax_output_encoding()
     code = commands(sys.argv[1:])
     with suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from msgspec.structs import replace
@@ -43,7 +44,7 @@ class EventParser:
         self.native_id: str | None = None
         self.totals: dict[str, Any] = {}
         self.noise: list[str] = []  # lines that were no JSON, a few of them
-        self._index = _index_of(manifest.events)
+        self._index = _index_of(_SameList(manifest.events))
         self._lines: list[bytes] = []  # of an `output: json|text` backend
         self._size = 0  # of those, in bytes
 
@@ -198,16 +199,26 @@ class _RuleIndex:
         return self._by_type.get(kind, self._others) if isinstance(kind, str) else self._others
 
 
-# By the number of the list, which is kept, so that no other one can have that number.
-_indexes: dict[int, tuple[list[EventRule], _RuleIndex]] = {}
+class _SameList:
+    """A list as a key: equal only to itself, and kept, so that no other has its place in memory."""
+
+    __slots__ = ("rules",)
+
+    def __init__(self, rules: list[EventRule]) -> None:
+        self.rules = rules
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SameList) and self.rules is other.rules
+
+    def __hash__(self) -> int:
+        return id(self.rules)
 
 
-def _index_of(rules: list[EventRule]) -> _RuleIndex:
-    """Compiled once for each manifest: a process may read thousands of runs."""
-    known = _indexes.get(id(rules))
-    if known is None:
-        known = _indexes[id(rules)] = (rules, _RuleIndex(rules))
-    return known[1]
+@lru_cache(64)
+def _index_of(rules: _SameList) -> _RuleIndex:
+    """Compiled once for each manifest: a process may read thousands of runs. As many are kept as
+    the catalog keeps manifests, so that a process that lives long does not grow."""
+    return _RuleIndex(rules.rules)
 
 
 def _convert_values(cls: type[Event], values: Any) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 import typer
@@ -51,8 +51,12 @@ def root() -> RootGroup:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; its exit code, when all that it printed is written. Nothing that a user
-    can mend ends in a traceback."""
-    _relax_output_encoding()
+    can fix ends in a traceback. It may be called more than once: what a command finds out, such as
+    the configured color, is forgotten when it has ended."""
+    return copy_context().run(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> int:
     try:
         with closing_all():
             code = root().main(list(argv), prog_name="clinvk", standalone_mode=False)
@@ -68,9 +72,7 @@ def main(argv: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return fail("cancelled", None, 7)
     except (BrokenPipeError, OutputClosed):
-        # Whoever read our output has gone; the interpreter must not complain about it at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 7
+        return 7  # whoever read our output has gone
     except OSError as error:
         if os.environ.get("CLINVK_DEBUG"):
             raise
@@ -94,7 +96,7 @@ def fail(message: str, hint: str | None, code: int) -> int:
 
     with suppress(OSError, ValueError):
         sys.stdout.flush()  # what was printed before it went wrong comes first
-    Printer.for_errors(printer.color).error(message, hint)
+    Printer.for_errors(printer.color.get()).error(message, hint)
     return code
 
 
@@ -106,16 +108,6 @@ def _to_one_sentence(error: Any) -> str:
 def _usage_hint(error: Any) -> str | None:
     ctx = getattr(error, "ctx", None)
     return f"see: {ctx.command_path} --help" if ctx else None
-
-
-def _relax_output_encoding() -> None:
-    """A character that the terminal does not know is no reason to fail."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # somebody closed it
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _message(error: Any) -> str:

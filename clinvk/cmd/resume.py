@@ -132,7 +132,7 @@ def _announce_restored(dispatcher: Any, session: Any) -> None:
     messages = dispatcher.store.messages(session.id)
     last = f"{messages[-1].role.value}: {one_line(messages[-1].content)[:60]}" if messages else "-"
     context = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
-    printer.Printer.for_errors(printer.color).notice(
+    printer.Printer.for_errors(printer.color.get()).notice(
         f"session {session.id}: {len(messages)} messages, {printer.format_size(context)} of text; last {last}"
     )
 

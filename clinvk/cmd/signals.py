@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ async def watch_signals(
     import anyio
 
     wanted = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # as under nohup
+    if threading.current_thread() is not threading.main_thread():
+        wanted = []  # the system gives signals to the main thread alone
     if not wanted:
         task_status.started()
         return

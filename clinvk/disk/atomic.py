@@ -6,10 +6,10 @@ import errno
 import os
 import re
 import stat
+import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
-from functools import cache
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -322,8 +322,10 @@ def sync_together(files: list[int], folders: list[str] | None = None) -> None:
         start_writeback(fd)
     if len(files) >= MAX_SEQUENTIAL:
         try:
-            list(_sync_threads(os.getpid()).map(os.fsync, files))
-            list(_sync_threads(os.getpid()).map(sync_folder, folders or ()))
+            with holding_sync_threads():
+                threads = _sync_threads.pool()
+                list(threads.map(os.fsync, files))
+                list(threads.map(sync_folder, folders or ()))
             return
         except RuntimeError:  # no thread can be started
             pass
@@ -333,12 +335,55 @@ def sync_together(files: list[int], folders: list[str] | None = None) -> None:
         sync_folder(folder)
 
 
-@cache
-def _sync_threads(_pid: int) -> ThreadPoolExecutor:
-    """Threads, which a fork does not have."""
-    from concurrent.futures import ThreadPoolExecutor  # only who settles many has a use for it
+@contextmanager
+def holding_sync_threads() -> Iterator[None]:
+    """Inside, the threads that wait for the disk stay once they are there, for the next time."""
+    held = _sync_threads
+    if held.pid != os.getpid():
+        held = _start_over()
+    with held.lock:
+        held.users += 1
+    try:
+        yield
+    finally:
+        held.release()
 
-    return ThreadPoolExecutor(SYNC_THREADS, "clinvk-sync")
+
+class _SyncThreads:
+    """Threads that wait for the disk; they end when nobody holds them. A fork has none."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.users = 0
+        self._pool: ThreadPoolExecutor | None = None
+
+    def pool(self) -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor  # only who settles many has a use for it
+
+        with self.lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(SYNC_THREADS, "clinvk-sync")
+            return self._pool
+
+    def release(self) -> None:
+        with self.lock:
+            self.users -= 1
+            pool = None if self.users else self._pool
+            if pool is not None:
+                self._pool = None
+        if pool is not None and self.pid == os.getpid():
+            pool.shutdown(wait=False)
+
+
+_sync_threads = _SyncThreads()
+
+
+def _start_over() -> _SyncThreads:
+    """Those of a fork."""
+    global _sync_threads  # noqa: PLW0603 - of a process there is one
+    _sync_threads = _SyncThreads()
+    return _sync_threads
 
 
 def start_writeback(fd: int) -> None:

@@ -14,10 +14,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-from clinvk.disk.atomic import file_error, open_own, sync_folder, sync_together, write_all
+from clinvk.disk.atomic import (
+    file_error,
+    holding_sync_threads,
+    open_own,
+    sync_folder,
+    sync_together,
+    write_all,
+)
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError
@@ -46,6 +54,8 @@ class Journal(Closing):
         self.scrub = scrub  # takes secrets out of what is written
         self._settle = settle  # puts sessions on disk
         self.path = folder.path / "journal.jsonl"
+        self._held = ExitStack()
+        self._held.enter_context(holding_sync_threads())  # each batch has a use for them
         self._fd = -1
         try:
             self._fd = open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -106,6 +116,7 @@ class Journal(Closing):
         await self._commit_together(self._line("ended", facts), events, outcome.session_id)
 
     def close(self) -> None:
+        self._held.close()
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             os.close(fd)

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -14,7 +15,8 @@ from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line, sanitize, with_visible_order
 
-color = "auto"  # output.color, once a configuration was read; what goes wrong before is "auto"
+# `output.color`, once a command has read a configuration; what goes wrong before is "auto".
+color: ContextVar[str] = ContextVar("color", default="auto")
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
 
 MIN_COLUMN_WIDTH = 14  # cells that a column of a table keeps, however narrow the terminal

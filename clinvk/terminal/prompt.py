@@ -33,6 +33,7 @@ def read_prompt(label: str, history: PromptHistory, *, colour: bool) -> str | No
 def finish() -> None:
     """Discard what is left of a paste without brackets that came slower than it was read."""
     if _pasted:
+        _pasted.clear()
         terminal_input.discard_waiting(sys.stdin.fileno())
 
 

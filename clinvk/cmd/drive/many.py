@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from clinvk.cmd.views.run import (
 )
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.outcome import RunResult
+from clinvk.process import ownership
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from clinvk.reports import RequestedReport
     from clinvk.runs.folder import RunFolder
 
-MAX_OPEN_FILES = 8_192  # open at a time; a running task takes about eight
-
 
 def drive_run(
     run: PlanRun, view: RunView, viewer: RunViewer, start: Callable[[], Any]
@@ -48,19 +46,15 @@ def drive_run(
     import anyio
 
     # Anyio, 45 ms: needed only once something runs.
-    from clinvk.process.child import unwrap_single_exception, watch_by_pidfd
+    from clinvk.process.child import unwrap_single_exception
 
-    watch_by_pidfd()
-    gc.enable()
-    gc.freeze()  # what imports left behind need not be looked through again
-    _raise_open_files_limit()
+    ownership.prepare_for_many()
     try:
         try:
             with unwrap_single_exception():
                 return anyio.run(_drive_run, run, viewer, start)
         finally:
             viewer.close()
-            gc.disable()
     except ClinvkError as error:
         error.folder = run.folder  # type: ignore[attr-defined]  # whose tasks are told of in JSON
         if run.folder is not None and run.scheduler is not None:  # it had begun
@@ -75,18 +69,6 @@ def _report_broken_run(folder: RunFolder, error: ClinvkError, view: RunView) -> 
     if view.format == "text":
         with suppress(ClinvkError), summary.without_workflow_commands():
             summary.print_summary(folder.result())
-
-
-def _raise_open_files_limit() -> None:
-    """As many as we may: each running task takes some, and the usual limit is for a few programs."""
-    # Only a run of many tasks needs it.
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _drive_run(run: PlanRun, viewer: RunViewer, start: Callable[[], Any]) -> RunResult:

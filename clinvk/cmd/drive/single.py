@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 from typing import Any
 
@@ -15,6 +14,7 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Text
 from clinvk.model.request import Request
+from clinvk.process import ownership
 from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
@@ -30,14 +30,11 @@ def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions
     import anyio
 
     # Anyio, 45 ms: needed only once something runs.
-    from clinvk.process.child import unwrap_single_exception, watch_by_pidfd
+    from clinvk.process.child import unwrap_single_exception
 
-    watch_by_pidfd()
-    try:
-        with unwrap_single_exception():
-            return anyio.run(_drive_prompt, dispatcher, request, output)
-    finally:
-        gc.disable()
+    ownership.prepare_for_turn()
+    with unwrap_single_exception():
+        return anyio.run(_drive_prompt, dispatcher, request, output)
 
 
 async def _drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
@@ -50,7 +47,7 @@ async def _drive_prompt(dispatcher: Dispatcher, request: Request, output: Output
         held.scope = tasks.cancel_scope
         await tasks.start(watch_signals, held.on_signal)
         async with dispatcher.stream(request, notify=printer.notice) as run:
-            gc.enable()
+            ownership.prepare_for_stream()
             _announce_session(request, run.plan, printer)
             held.turn = run
             held.viewer = viewer = create_turn_viewer(output, printer, run.plan)

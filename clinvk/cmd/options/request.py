@@ -187,7 +187,7 @@ class OutputOptions(Struct, frozen=True):
 def load_config(config: Path | None) -> configs.Loaded:
     """The configuration in force, with the store that this command was told to use."""
     loaded = apply_storage_options(configs.load(os.environ, config))
-    printer.color = loaded.config.output.color
+    printer.color.set(loaded.config.output.color)
     return loaded
 
 

@@ -22,7 +22,7 @@ MIN_COLUMN_WIDTH = 50  # cells that a column takes to be read with ease
 
 def print_comparison(result: RunResult, view: run.RunView) -> None:
     """Print what came of it. `result` has its outputs."""
-    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color))
+    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     if not view.quiet:
         print_answers(comparison.answer_outcomes(result), printer)
     print_table(result)
@@ -87,7 +87,7 @@ def print_verdict(result: RunResult) -> None:
     found = comparison.find_verdict(result)
     if found is None:
         return
-    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color))
+    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     head = printer.paint(f"Verdict ({one_line(found.judge)}):", show.BOLD)
     print(f"\n{head} {one_line(found.summary)}")
     for said in found.rounds:

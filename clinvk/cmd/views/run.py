@@ -100,7 +100,7 @@ class SilentViewer:
     async def live(self) -> None: ...
 
     def show_notice(self, text: str) -> None:
-        Printer.for_errors(show.color).notice(text)
+        Printer.for_errors(show.color.get()).notice(text)
 
     def close(self) -> None: ...
 

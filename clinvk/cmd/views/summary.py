@@ -47,7 +47,7 @@ def without_workflow_commands() -> Iterator[None]:
 def print_answer(outcome: Outcome) -> None:
     if not outcome.output.strip():
         return
-    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color))
+    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend} ──", show.BOLD))
     print(show.safe(outcome.output).rstrip() + "\n")
 
