@@ -13,19 +13,11 @@ from pathlib import Path
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.manifest import Manifest
 from clinvk.config.paths import built_in_manifests
-from clinvk.config.schema import CHOICES
+from clinvk.model.option_table import CHOICES, FLAGS
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- backends: begin -->", "<!-- backends: end -->"
 ORDER = ("claude", "codex", "gemini", "echo")
-FLAGS = {
-    "model": "--model",
-    "system_prompt": "--system-prompt",
-    "add_dir": "--add-dir",
-    "max_turns": "--max-turns",
-    "allowed_tools": "--allowed-tools",
-    "schema": "--schema",
-}
 YES, NO = "yes", "–"
 
 
@@ -61,14 +53,14 @@ def table() -> str:
     rows = [["", *(b.name for b in backends)]]
     rows.append(["continue, resume", *(_yes(b.resumes) for b in backends)])
     rows.append(["`--ephemeral`", *(_yes(b.ephemeral) for b in backends)])
-    rows += [_row(f"`{flag}`", name, backends) for name, flag in FLAGS.items()]
+    rows += [
+        _row(f"`{flag}`", name, backends) for name, flag in FLAGS.items() if name not in CHOICES
+    ]
     for name, choices in CHOICES.items():
         for choice in choices[1:]:  # every backend has its default
             can = [_yes(choice in b.options.get(name, ())) for b in backends]
             rows.append([f"`--{name} {choice}`", *can])
-    others = dict.fromkeys(
-        name for b in backends for name in b.options if name not in FLAGS and name not in CHOICES
-    )
+    others = dict.fromkeys(name for b in backends for name in b.options if name not in FLAGS)
     rows += [_row(f"`--option {name}=…`", name, backends) for name in others]
     rows.append(["longest prompt", *(_limit(b) for b in backends)])
     return _markdown(rows)

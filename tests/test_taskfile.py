@@ -535,6 +535,8 @@ def test_a_long_row_of_needs_is_no_problem():
     ("tasks:\n- prompt: x\n  neds: a\n", "t.yaml: line 3: tasks[0].neds: unknown key 'neds'; did you mean 'needs'?"),
     ("tasks:\n- x\n- prompt: y\n  max_turns: many\n", "t.yaml: line 4: tasks[1].max_turns: expected a whole number"),
     ("defaults:\n  max_turns: many\ntasks:\n- x\n", "t.yaml: line 2: defaults.max_turns: expected a whole number"),
+    ("tasks:\n- prompt: y\n  max_turns: -3\n", "t.yaml: line 3: tasks[0].max_turns: -3 is too small; at least 1"),
+    ("defaults:\n  max_tokens: -1\ntasks:\n- x\n", "t.yaml: line 2: defaults.max_tokens: -1 is too small; at least 1"),
     ("defaults:\n  timeout: soon\ntasks:\n- x\n", "t.yaml: line 2: defaults.timeout: 'soon' is no time"),
     ("defaults: {max_turns: 3}\ntasks:\n- prompt: x\n  max_turns: many\n", "t.yaml: line 4: tasks[0].max_turns"),
     ("tasks:\n- name: a\n", "line 2: tasks[0]: missing key 'prompt'"),

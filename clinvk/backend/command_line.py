@@ -11,8 +11,8 @@ from typing import Any
 
 from clinvk.backend.manifest import Manifest, OptionEffect, PromptSpec
 from clinvk.backend.patterns import Patterns
-from clinvk.config.schema import CHOICES
 from clinvk.errors import SessionError, UsageError
+from clinvk.model.option_table import CHOICES
 from clinvk.process.command import Command
 from clinvk.text.values import input_problem, os_problem
 

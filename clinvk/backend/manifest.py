@@ -13,8 +13,8 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from clinvk.config.schema import CHOICES
 from clinvk.errors import ConfigError
+from clinvk.model.option_table import CHOICES
 from clinvk.text import values, yaml
 from clinvk.text.typed import ShapeError, build_struct, format_path
 

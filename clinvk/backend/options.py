@@ -9,22 +9,17 @@ from msgspec import Struct
 
 from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.manifest import Manifest
-from clinvk.config.schema import CHOICES, Loaded
+from clinvk.config.schema import Loaded
 from clinvk.errors import UsageError
+from clinvk.model.option_table import CHOICES, OPTIONS, options_in
 from clinvk.model.request import Request
 from clinvk.model.session import Session
 
-# A session keeps these from the turn that began it, so that going on is going on the same way.
-STORED_OPTIONS = ("model", "approval", "sandbox", "system_prompt", "add_dir", "allowed_tools")
+# A session keeps these from the turn that began it, so that later turns run the same way.
+STORED_OPTIONS = tuple(option.name for option in OPTIONS if option.stored)
 
-# … but not these, where it is handed over: another backend has other names for them.
-BACKEND_SPECIFIC = ("model", "allowed_tools")
-
-# Where the config file says what the command line calls by another name.
-UNIFIED_KEYS = {"approval": "approval_mode", "sandbox": "sandbox_mode",
-           "max_turns": "max_turns", "max_tokens": "max_tokens"}  # fmt: skip
-BACKEND_KEYS = {"model": "model", "allowed_tools": "allowed_tools", "approval": "approval_mode",
-               "sandbox": "sandbox_mode", "system_prompt": "system_prompt"}  # fmt: skip
+# … but not these, if it is handed over: another backend has other names for them.
+BACKEND_SPECIFIC = tuple(option.name for option in OPTIONS if option.backend_specific)
 
 
 class Setting(Struct, frozen=True):
@@ -108,14 +103,15 @@ def stored_options(settings: Mapping[str, Setting]) -> dict[str, Any]:
 def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
     """From file and environment; what is said of one backend goes before what is said of all."""
     found = []
-    for names, owner, path in (
-        (UNIFIED_KEYS, loaded.config.unified_flags, "unified_flags"),
-        (BACKEND_KEYS, loaded.backend(backend), f"backends.{backend}"),
+    for section, owner, path in (
+        ("unified_flags", loaded.config.unified_flags, "unified_flags"),
+        ("backends", loaded.backend(backend), f"backends.{backend}"),
     ):
-        for name, key in names.items():
-            value = getattr(owner, key)
+        for option in options_in(section):
+            value = getattr(owner, option.config_key)
             if value not in (None, [], "default"):
-                found.append((name, Setting(value, loaded.origin(f"{path}.{key}"))))
+                origin = loaded.origin(f"{path}.{option.config_key}")
+                found.append((option.name, Setting(value, origin)))
     return found
 
 

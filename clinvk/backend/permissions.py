@@ -7,13 +7,12 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from clinvk.model.option_table import FLAGS, OPTIONS
+
 # What each value permits, the least first. Unknown values permit more than any.
-ORDER = {
-    "approval": ("always", "default", "auto", "none"),
-    "sandbox": ("read-only", "default", "workspace", "full"),
-}
-LISTS = {"add_dir": "--add-dir", "allowed_tools": "--allowed-tools"}  # each element permits more
-HARMLESS = ("model", "system_prompt")  # what a session keeps beside these
+ORDER = {option.name: option.ranked for option in OPTIONS if option.ranked}
+LISTS = [option.name for option in OPTIONS if option.repeatable]  # each element permits more
+HARMLESS = [option.name for option in OPTIONS if option.harmless]
 
 
 def elevated(options: Mapping[str, Any], granted: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,10 +56,8 @@ def flags(more: Mapping[str, Any]) -> str:
     words = []
     for name, value in more.items():
         for item in _items(value):
-            if name in LISTS:
-                words += [LISTS[name], str(item)]
-            elif name in ORDER:
-                words += [f"--{name}", str(item)]
+            if name in LISTS or name in ORDER:
+                words += [FLAGS[name], str(item)]
             else:
                 words += ["--option", f"{name}={item}"]
     return shlex.join(words)

@@ -14,9 +14,9 @@ from clinvk.backend.manifest import Manifest, capabilities, check_expressions
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.config.paths import built_in_manifests
-from clinvk.config.schema import CHOICES
 from clinvk.disk.reading import read_named
 from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
+from clinvk.model.option_table import CHOICES
 from clinvk.terminal import printer
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps

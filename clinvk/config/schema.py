@@ -7,43 +7,46 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from msgspec import Struct, field, to_builtins
+from msgspec import Struct, defstruct, field, to_builtins
 
 from clinvk.config.paths import backend_names
 from clinvk.disk.reading import is_null_device, read_file, read_named
 from clinvk.errors import ConfigError
+from clinvk.model.option_table import Option, options_in
 from clinvk.text import addresses, values, yaml
 from clinvk.text.addresses import mask_password, without_passwords
 from clinvk.text.typed import ShapeError, build_struct, convert, format_path, is_struct, unknown_key
 
-Approval = Literal["default", "auto", "none", "always"]
-Sandbox = Literal["default", "read-only", "workspace", "full"]
 Format = Literal["text", "json", "stream-json"]
 
-CHOICES = {"approval": get_args(Approval), "sandbox": get_args(Sandbox)}
 MASK = "…"  # stands where a value of `env` is shown
 
 
-class UnifiedFlags(Struct, frozen=True):
+def _option_fields(section: str) -> Any:
+    """A struct that has the keys of the options in this section."""
+    fields = [_option_field(option, section) for option in options_in(section)]
+    return defstruct("OptionFields", fields, frozen=True, module=__name__)
+
+
+def _option_field(option: Option, section: str) -> tuple[str, Any, Any]:
+    if option.repeatable:
+        return option.config_key, list[option.type], []  # type: ignore[name-defined]
+    if option.choices and section == "unified_flags":
+        return option.config_key, option.type, "default"
+    return option.config_key, option.type | None, None
+
+
+class UnifiedFlags(_option_fields("unified_flags"), Struct, frozen=True):  # type: ignore[misc]
     """For every backend. A setting that one does not support is dropped with a notice; an approval
     or a sandbox is an error."""
 
-    approval_mode: Approval = "default"
-    sandbox_mode: Sandbox = "default"
     verbose: bool = False
     dry_run: bool = False
-    max_turns: int | None = None
-    max_tokens: int | None = None
     command_timeout_secs: float | None = None
 
 
-class BackendConfig(Struct, frozen=True):
-    model: str | None = None
-    allowed_tools: list[str] = []
-    approval_mode: Approval | None = None
-    sandbox_mode: Sandbox | None = None
+class BackendConfig(_option_fields("backends"), Struct, frozen=True):  # type: ignore[misc]
     enabled: bool = True
-    system_prompt: str | None = None
     extra_flags: list[str] = []
     env: dict[str, str] = {}
 
@@ -193,8 +196,11 @@ def _check_values(config: Config, home: Path) -> None:
 
 
 MINIMUMS = {
-    "unified_flags.max_turns": 1,
-    "unified_flags.max_tokens": 1,
+    **{
+        f"unified_flags.{option.config_key}": option.minimum
+        for option in options_in("unified_flags")
+        if option.minimum is not None
+    },
     "session.retention_days": 0,
     "parallel.max_workers": 1,
 }

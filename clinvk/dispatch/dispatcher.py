@@ -23,6 +23,7 @@ from clinvk.disk.closing import Closing
 from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import SessionError, UsageError
+from clinvk.model.option_table import OPTIONS
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
@@ -41,7 +42,11 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
 
 
-TEXT_OPTIONS = ("model", "approval", "sandbox", "system_prompt")  # options whose value is one
+TEXT_OPTIONS = [
+    option.name
+    for option in OPTIONS
+    if not option.repeatable and not option.path and option.type is not int
+]
 
 
 class Dispatcher(Closing):

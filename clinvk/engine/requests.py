@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from clinvk.backend.options import BACKEND_SPECIFIC
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Plan, Task
 from clinvk.model.request import Request
 from clinvk.plans.preflight import Preflight
 from clinvk.text import template
-
-BACKEND_SPECIFIC = ("model", "allowed_tools")  # options that mean nothing to another one
 
 
 class RequestBuilder:

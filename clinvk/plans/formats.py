@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clinvk.errors import ConfigError
-from clinvk.plans.schema import NUMBERS, TaskEntry
+from clinvk.plans.schema import LISTS, NUMBERS, TaskEntry
 from clinvk.text import json_input, yaml
 
 FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
@@ -107,7 +107,6 @@ def _parse_csv(text: str) -> list[dict[str, Any]]:
 
 
 _SWITCHES = ("idempotent", "lenient", "dry_run", "verbose")
-_LISTS = ("tags", "needs", "add_dir", "allowed_tools")
 
 
 def _parse_row(row: dict[str, str]) -> dict[str, Any]:
@@ -117,7 +116,7 @@ def _parse_row(row: dict[str, str]) -> dict[str, Any]:
     for key, value in row.items():
         if key not in keys or not value.strip():
             continue
-        if key in _LISTS:
+        if key in LISTS:
             entry[key] = [part.strip() for part in value.split(",") if part.strip()]
         elif key in NUMBERS and value.strip().isdecimal():
             entry[key] = int(value)

@@ -16,9 +16,9 @@ from typing import Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
-from clinvk.config.schema import CHOICES
 from clinvk.disk.reading import NOT_REGULAR, is_own_stream, read_file, read_named
 from clinvk.errors import ConfigError
+from clinvk.model.option_table import Option
 from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, with_keys
 from clinvk.plans import formats, halt, interpolate
 from clinvk.plans.formats import COLUMNS, HEADER, KEYS_HINT
@@ -106,7 +106,7 @@ class _PlanParser:
                 for written, variables, general in self._expand_entry(entry, whole, path):
                     task = self._build_task(written, variables, path, len(said))
                     droppable = {
-                        OPTIONS[k]: self._shared_place_name(k) for k in general if k in OPTIONS
+                        OPTIONS[k].name: self._shared_place_name(k) for k in general if k in OPTIONS
                     }
                     soft = self.kind == "chain" and not whole.stop_on_failure and bool(said)
                     self.tasks.append(replace(task, droppable=droppable, soft=soft))
@@ -261,23 +261,27 @@ class _PlanParser:
 
     def _options(self, written: TaskEntry, path: Place) -> dict[str, Any]:
         options = {
-            option: _to_list(value) if key in ("add_dir", "allowed_tools") else value
+            option.name: self._option(option, value, (*path, key))
             for key, option in OPTIONS.items()
-            if not _is_unset(key, value := getattr(written, key))
+            if not _is_unset(option, value := getattr(written, key))
         }
-        for key, option in OPTIONS.items():
-            said = getattr(written, key)
-            if option in CHOICES and not _is_unset(key, said) and said not in CHOICES[option]:
-                known = ", ".join(CHOICES[option])
-                raise ShapeError((*path, key), f"{said!r} is not one of: {known}")
-        if "add_dir" in options:
-            options["add_dir"] = [
-                self._absolute_folder(folder, (*path, "add_dir")) for folder in options["add_dir"]
-            ]
-        if written.schema is not None:
-            options["schema"] = self._read_schema(written.schema, (*path, "schema"))
         options |= _to_json_data(written.options, (*path, "options"))
         return options
+
+    def _option(self, option: Option, value: Any, path: Place) -> Any:
+        """The value of an option as a request has it. Raises `ShapeError`."""
+        if option.choices and value not in option.choices:
+            raise ShapeError(path, f"{value!r} is not one of: {', '.join(option.choices)}")
+        if option.minimum is not None and value < option.minimum:
+            raise ShapeError(path, f"{value} is too small; at least {option.minimum}")
+        if option.path == "file":
+            return self._read_schema(value, path)
+        if not option.repeatable:
+            return value
+        values = _to_list(value)
+        if option.path == "directory":
+            return [self._absolute_folder(folder, path) for folder in values]
+        return values
 
     def _read_schema(self, name: str, path: Place) -> str:
         text = self._read_file(name, path)
@@ -376,7 +380,8 @@ def _check_values(filled: Mapping[str, Any], path: Place) -> None:
 
 # Prompts go through stdin; paths may have bytes that are not UTF-8, if they come from Python.
 _PROBLEMS = {"prompt": values.input_problem}
-_PROBLEMS |= dict.fromkeys(("workdir", "add_dir", "prompt_file", "schema"), values.os_problem)
+_PROBLEMS |= dict.fromkeys(("workdir", "prompt_file"), values.os_problem)
+_PROBLEMS |= {key: values.os_problem for key, option in OPTIONS.items() if option.path}
 KEPT_ONLY = ("name", "id", "title", "tags", "needs", "meta")  # no program is given these
 
 
@@ -472,9 +477,11 @@ def _to_text(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _is_unset(key: str, value: Any) -> bool:
+def _is_unset(option: Option, value: Any) -> bool:
     """Programs write the published format with nothing, or 0 turns, for what was not said."""
-    return value is None or value == "" or (key in ALL_TASKS_ONLY and value == 0)
+    if value == "":
+        return option.path != "file"  # a schema that is not checked would be a surprise
+    return value is None or (option.droppable and value == 0)
 
 
 def _to_list(value: str | list[str] | None) -> list[str]:

@@ -11,8 +11,8 @@ from msgspec import Struct
 from clinvk.backend.command_line import KEEPS_HINT, check_arguments, explain_unsupported
 from clinvk.backend.manifest import EventRule, Manifest
 from clinvk.backend.selection import BackendSelector
-from clinvk.config.schema import CHOICES
 from clinvk.errors import ClinvkError, ConfigError
+from clinvk.model.option_table import CHOICES
 from clinvk.model.plan import Plan, Task
 from clinvk.text.redact import redact
 

@@ -4,51 +4,58 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, defstruct
 
+from clinvk.model import option_table
+from clinvk.model.option_table import Option
 from clinvk.model.plan import Budget
 
-# What a task calls by another name than a request does.
-OPTIONS = {
-    "model": "model", "approval": "approval", "approval_mode": "approval", "sandbox": "sandbox",
-    "sandbox_mode": "sandbox", "max_turns": "max_turns", "max_tokens": "max_tokens",
-    "system_prompt": "system_prompt", "add_dir": "add_dir", "allowed_tools": "allowed_tools",
-}  # fmt: skip
+# The option that each key of a task sets.
+OPTIONS = {key: option for option in option_table.OPTIONS for key in option.task_keys}
 
 # The published format has these for every backend, whether or not its CLI knows them.
-ALL_TASKS_ONLY = ("max_turns", "max_tokens")
+ALL_TASKS_ONLY = [key for key, option in OPTIONS.items() if option.droppable]
 
 # Keys that say the same: where a task says one of them, the other is not taken from the defaults.
-ALTERNATIVES = {"approval": "approval_mode", "sandbox": "sandbox_mode", "prompt": "prompt_file"}
+ALTERNATIVES = {"prompt": "prompt_file"}
+ALTERNATIVES |= {option.name: option.key for option in OPTIONS.values() if option.key}
 ALTERNATIVES |= {b: a for a, b in ALTERNATIVES.items()}
 
-NUMBERS = ("max_turns", "max_tokens", "retries")
+NUMBERS = [*(key for key, option in OPTIONS.items() if option.type is int), "retries"]
+LISTS = [*(key for key, option in OPTIONS.items() if option.repeatable), "tags", "needs"]
 
 Scalar = str | int | float | bool
 
 
-class TaskEntry(Struct, frozen=True, kw_only=True):
+def _option_type(option: Option) -> Any:
+    """What a task may say for it. A choice is checked later, when the place has a better name."""
+    if option.choices:
+        return str | None
+    if option.repeatable:
+        return option.type | list[option.type] | None  # type: ignore[name-defined]
+    return option.type | None
+
+
+_option_fields: Any = defstruct(
+    "OptionFields",
+    [(key, _option_type(option), None) for key, option in OPTIONS.items()],
+    frozen=True,
+    kw_only=True,
+    module=__name__,
+)
+
+
+class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ignore[misc]
     """A task as it is written. Its matrix has been multiplied out."""
 
     prompt: str | None = None
     prompt_file: str | None = None
     backend: str | None = None
-    model: str | None = None
     workdir: str | None = None
     name: Scalar | None = None
     id: Scalar | None = None
     title: str | None = None
     tags: list[str] = []
-    approval: str | None = None
-    approval_mode: str | None = None
-    sandbox: str | None = None
-    sandbox_mode: str | None = None
-    max_turns: int | None = None
-    max_tokens: int | None = None
-    system_prompt: str | None = None
-    add_dir: str | list[str] | None = None
-    allowed_tools: str | list[str] | None = None
-    schema: str | None = None  # the path of a file
     options: dict[str, Any] = {}
     extra: list[str] = []  # handed to the backend as they are
     args: list[str] = []

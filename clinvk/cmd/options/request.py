@@ -15,6 +15,7 @@ from clinvk.cmd.options.storage import apply_storage_options
 from clinvk.config import schema as configs
 from clinvk.disk.reading import read_named, read_stream
 from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.model.option_table import CHOICES
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
@@ -109,14 +110,14 @@ StallTimeout = Annotated[
 ]
 Approval = Annotated[
     str | None,
-    typer.Option("--approval", metavar="|".join(configs.CHOICES["approval"]),
+    typer.Option("--approval", metavar="|".join(CHOICES["approval"]),
                  help="auto edits unasked; none asks nothing; always refuses what it would ask.",
-                 autocompletion=_one_of(*configs.CHOICES["approval"])),
+                 autocompletion=_one_of(*CHOICES["approval"])),
 ]  # fmt: skip
 Sandbox = Annotated[
     str | None,
-    typer.Option("--sandbox", metavar="|".join(configs.CHOICES["sandbox"]), help="What it may change.",
-                 autocompletion=_one_of(*configs.CHOICES["sandbox"])),
+    typer.Option("--sandbox", metavar="|".join(CHOICES["sandbox"]), help="What it may change.",
+                 autocompletion=_one_of(*CHOICES["sandbox"])),
 ]  # fmt: skip
 SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="Instructions.")]
 AddDir = Annotated[
