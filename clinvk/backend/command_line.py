@@ -94,16 +94,22 @@ def build_command(
     )
 
 
-def explain_unsupported(manifest: Manifest, name: str, value: Any) -> str | None:
-    """Why the backend cannot do `name: value`; nothing where it can."""
+def explain_unsupported(
+    manifest: Manifest, name: str, value: Any, spelled: str | None = None
+) -> str | None:
+    """Why the backend cannot do `name: value`, or None if it can. `spelled` is the flag that the
+    user typed for it."""
     if name in CHOICES:
         if value not in CHOICES[name]:
-            return f"{name}: {value!r} is not one of: {', '.join(CHOICES[name])}"
+            return f"{spelled or name}: {value!r} is not one of: {', '.join(CHOICES[name])}"
         if value == "default" or value in manifest.options.get(name, ()):
             return None
         can = ["default", *manifest.options.get(name, ())]
-        return f"{manifest.name} cannot keep {name} {value!r} (it can: {', '.join(can)})"
+        what = f"{spelled} {value}" if spelled else f"{name} {value!r}"
+        return f"{manifest.name} cannot keep {what} (it can: {', '.join(can)})"
     if name not in manifest.options:
+        if spelled:
+            return f"{manifest.name} does not support {spelled}"
         return f"{manifest.name} has no option {name!r}"
     return None
 

@@ -11,7 +11,7 @@ from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.manifest import Manifest
 from clinvk.config.schema import Loaded
 from clinvk.errors import UsageError
-from clinvk.model.option_table import CHOICES, OPTIONS, options_in
+from clinvk.model.option_table import CHOICES, FLAGS, OPTIONS, options_in
 from clinvk.model.request import Request
 from clinvk.model.session import Session
 
@@ -25,6 +25,7 @@ BACKEND_SPECIFIC = tuple(option.name for option in OPTIONS if option.backend_spe
 class Setting(Struct, frozen=True):
     value: Any
     origin: str  # "command line", "session", a file, or "$VARIABLE"
+    spelled: str | None = None  # what the user typed, such as "--max-turns"
 
 
 def resolve_settings(
@@ -41,7 +42,7 @@ def resolve_settings(
             if own or k not in BACKEND_SPECIFIC
         }
     settings |= {
-        name: Setting(value, "command line")
+        name: Setting(value, "command line", request.spelled.get(name))
         for name, value in request.options.items()
         if value is not None
     }
@@ -65,7 +66,7 @@ def supported_settings(
     kept: dict[str, Setting] = {}
     notices: list[str] = []
     for name, setting in settings.items():
-        problem = explain_unsupported(manifest, name, setting.value)
+        problem = explain_unsupported(manifest, name, setting.value, setting.spelled)
         if (
             problem is None
             and first_turn_options is not None
@@ -73,7 +74,7 @@ def supported_settings(
         ):
             if setting.value == first_turn_options.get(name):
                 continue  # the CLI has it already
-            problem = f"{manifest.name} takes {name} only in the first turn of a session"
+            problem = f"{manifest.name} takes {setting.spelled or name} only in the first turn of a session"
         if problem is None:
             kept[name] = setting
         elif name in CHOICES:
@@ -119,7 +120,7 @@ def _alternative_hint(manifest: Manifest, name: str, value: Any) -> str | None:
     """What to do about an approval or a sandbox that cannot be kept."""
     if value not in CHOICES[name]:
         return None
-    return f"choose another --{name}, or another backend with -b; see: clinvk backends show {manifest.name}"
+    return f"choose another {FLAGS[name]}, or another backend with -b; see: clinvk backends show {manifest.name}"
 
 
 def _describe_origin(setting: Setting) -> str:

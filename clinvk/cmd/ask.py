@@ -12,6 +12,7 @@ from clinvk.cmd.json_errors import with_json_errors
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import UsageError
 
 app = new_app()
@@ -20,11 +21,11 @@ app = new_app()
 @app.command(context_settings={"allow_extra_args": True})
 @with_storage_options
 @with_json_errors
+@with_turn_options()
 def ask(
     ctx: typer.Context,
     words: opt.Prompt = None,
     backend: opt.Backend = None,
-    model: opt.Model = None,
     continue_: Annotated[
         bool, typer.Option("--continue", "-c", help="Go on with the last session of this folder.")
     ] = False,
@@ -62,13 +63,7 @@ def ask(
     ephemeral: opt.Ephemeral = False,
     timeout: opt.Timeout = None,
     stall_timeout: opt.StallTimeout = None,
-    approval: opt.Approval = None,
-    sandbox: opt.Sandbox = None,
-    system_prompt: opt.SystemPrompt = None,
-    add_dir: opt.AddDir = None,
-    max_turns: opt.MaxTurns = None,
-    allowed_tools: opt.AllowedTools = None,
-    schema: opt.Schema = None,
+    options: TurnOptions = FROM_TABLE,
     option: opt.Option = None,
     tag: opt.Tag = None,
     title: opt.Title = None,
@@ -84,6 +79,7 @@ def ask(
     The prompt is an argument, a file (--file), or what is piped in; `clinvk "PROMPT" -` puts what
     is piped in behind the prompt. What follows -- is handed to the backend."""
     given = {k: v for k, v in ctx.params.items() if k not in ("words", "file", "config")}
+    given["options"] = options
     given["session"] = _session_name(session, auto_save)
     names = {"-c": continue_, "--session": given["session"], "--title": title, "--tag": tag}
     for flag, there in names.items():

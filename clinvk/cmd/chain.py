@@ -13,6 +13,7 @@ from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.options.turn import FROM_TABLE, OF_RUNS, TurnOptions, with_turn_options
 from clinvk.errors import UsageError
 
 app = new_app()
@@ -21,6 +22,7 @@ app = new_app()
 @app.command()
 @with_storage_options
 @with_run_json_errors
+@with_turn_options(OF_RUNS)
 def chain(
     path: Annotated[
         str | None, typer.Argument(metavar="[FILE]", help="YAML or JSON; - is stdin.")
@@ -46,10 +48,8 @@ def chain(
         typer.Option("--rerun-indeterminate", help="With --resume: a step that was cut off, too."),
     ] = False,
     backend: opt.Backend = None,
-    model: opt.Model = None,
     workdir: opt.Workdir = None,
-    approval: opt.Approval = None,
-    sandbox: opt.Sandbox = None,
+    options: TurnOptions = FROM_TABLE,
     timeout: opts.TaskTimeout = None,
     tag: opt.Tag = None,
     retries: opts.Retries = None,
@@ -82,7 +82,7 @@ def chain(
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     given = {
-        "backend": backend, "model": model, "approval": approval, "sandbox": sandbox,
+        **options, "backend": backend,
         "workdir": str(workdir) if workdir else None, "timeout": timeout, "tags": tag or None,
     }  # fmt: skip
     given = {k: v for k, v in given.items() if v is not None}

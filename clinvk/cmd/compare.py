@@ -15,6 +15,12 @@ from clinvk.cmd.options import plan as common
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.options.turn import (
+    FROM_TABLE,
+    OF_ANY_BACKEND,
+    TurnOptions,
+    with_turn_options,
+)
 from clinvk.cmd.views import run as watching
 from clinvk.errors import UsageError
 from clinvk.terminal.printer import Printer
@@ -33,6 +39,7 @@ MODELLESS_BACKEND = "echo"  # answers without one: of use where there is hardly 
 @app.command()
 @with_storage_options
 @with_run_json_errors
+@with_turn_options(OF_ANY_BACKEND)
 def compare(
     words: opt.Prompt = None,
     backends: Annotated[
@@ -64,8 +71,7 @@ def compare(
     ] = None,
     file: opt.File = None,
     workdir: opt.Workdir = None,
-    approval: opt.Approval = None,
-    sandbox: opt.Sandbox = None,
+    options: TurnOptions = FROM_TABLE,
     timeout: Annotated[
         str | None, typer.Option("--timeout", metavar="TIME", help="Of each answer: 90, 5m.")
     ] = None,
@@ -106,7 +112,7 @@ def compare(
     made = _build_plan(
         dispatcher, prompt, _select_backends(dispatcher, backends or [], view, all_backends=all_backends),
         judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],
-        options={"approval": approval, "sandbox": sandbox},
+        options=options,
         rules={
             "max_parallel": 1 if sequential else loaded.config.parallel.max_workers,
             "max_parallel_per_backend": loaded.config.parallel.max_parallel_per_backend,
@@ -151,7 +157,7 @@ def _build_plan(
     workdir: Path | None,
     timeout: str | None,
     tags: list[str],
-    options: dict[str, Any],
+    options: TurnOptions,
     rules: dict[str, Any],
 ) -> Plan:
     # Only once the flags are valid.

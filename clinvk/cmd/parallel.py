@@ -13,6 +13,7 @@ from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.options.turn import FROM_TABLE, OF_RUNS, TurnOptions, with_turn_options
 
 app = new_app()
 
@@ -20,6 +21,7 @@ app = new_app()
 @app.command()
 @with_storage_options
 @with_run_json_errors
+@with_turn_options(OF_RUNS)
 def parallel(
     path: Annotated[
         str | None, typer.Argument(metavar="[FILE]", help="YAML, JSON, JSONL or CSV; - is stdin.")
@@ -40,10 +42,8 @@ def parallel(
         typer.Option("--prompt", help="The prompt of tasks without one: 'review {{file}}'."),
     ] = None,
     backend: opt.Backend = None,
-    model: opt.Model = None,
     workdir: opt.Workdir = None,
-    approval: opt.Approval = None,
-    sandbox: opt.Sandbox = None,
+    options: TurnOptions = FROM_TABLE,
     timeout: plan.TaskTimeout = None,
     stall_timeout: plan.TaskStall = None,
     tag: opt.Tag = None,
@@ -75,8 +75,8 @@ def parallel(
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     given = {
-        "prompt": prompt, "backend": backend, "model": model, "approval": approval,
-        "sandbox": sandbox, "workdir": str(workdir) if workdir else None, "timeout": timeout,
+        **options, "prompt": prompt, "backend": backend,
+        "workdir": str(workdir) if workdir else None, "timeout": timeout,
         "stall_timeout": stall_timeout, "tags": tag or None,
     }  # fmt: skip
     defaults = plan.build_defaults(loaded, {k: v for k, v in given.items() if v is not None})

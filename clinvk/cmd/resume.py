@@ -12,6 +12,7 @@ from clinvk.cmd.json_errors import with_json_errors
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import SessionError, UsageError
 from clinvk.terminal import printer
 
@@ -22,6 +23,7 @@ MAX_LISTED = 500  # sessions to pick from
 @app.command(context_settings={"allow_extra_args": True})
 @with_storage_options
 @with_json_errors
+@with_turn_options()
 def resume(
     ctx: typer.Context,
     session_id: opt.SessionId = None,
@@ -37,7 +39,6 @@ def resume(
     ] = None,
     to: opt.To = None,
     replay: opt.Replay = False,
-    model: opt.Model = None,
     workdir: opt.Workdir = None,
     file: opt.File = None,
     output_format: opt.Format = None,
@@ -46,13 +47,7 @@ def resume(
     ephemeral: opt.Ephemeral = False,
     timeout: opt.Timeout = None,
     stall_timeout: opt.StallTimeout = None,
-    approval: opt.Approval = None,
-    sandbox: opt.Sandbox = None,
-    system_prompt: opt.SystemPrompt = None,
-    add_dir: opt.AddDir = None,
-    max_turns: opt.MaxTurns = None,
-    allowed_tools: opt.AllowedTools = None,
-    schema: opt.Schema = None,
+    options: TurnOptions = FROM_TABLE,
     option: opt.Option = None,
     fail_on_denied: opt.FailOnDenied = False,
     lenient: opt.Lenient = False,
@@ -70,6 +65,7 @@ def resume(
     from clinvk.dispatch.dispatcher import Dispatcher
 
     given = {k: v for k, v in ctx.params.items() if k not in ("id", "words", "file", "config")}
+    given["options"] = options
     if ephemeral:
         raise UsageError(
             "resume and --ephemeral exclude each other: an ephemeral run has no session",

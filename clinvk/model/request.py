@@ -21,6 +21,7 @@ class Request(Struct, frozen=True, kw_only=True):
     replay: bool = False  # begin the native session anew, from the transcript
     history: int = 0  # that many earlier sessions of the folder go before the prompt
     options: Mapping[str, Any] = {}
+    spelled: Mapping[str, str] = {}  # what the user typed for an option, for messages
     args: tuple[str, ...] = ()  # handed to the backend as they are
     cwd: Path | None = None
     ephemeral: bool = False

@@ -12,7 +12,7 @@ from clinvk.backend.command_line import KEEPS_HINT, check_arguments, explain_uns
 from clinvk.backend.manifest import EventRule, Manifest
 from clinvk.backend.selection import BackendSelector
 from clinvk.errors import ClinvkError, ConfigError
-from clinvk.model.option_table import CHOICES
+from clinvk.model.option_table import CHOICES, FLAGS
 from clinvk.model.plan import Plan, Task
 from clinvk.text.redact import redact
 
@@ -168,7 +168,9 @@ class _Checker:
             if problem is None:
                 kept[name] = value
             elif name not in CHOICES and (task.lenient or name in task.droppable):
-                said = f"{problem}; dropped"
+                flag = FLAGS.get(name)
+                typed = flag if flag and task.droppable.get(name) == flag else None
+                said = f"{explain_unsupported(manifest, name, value, typed)}; dropped"
                 if said not in self.notices:
                     self.notices.append(said)
             else:

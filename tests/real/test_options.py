@@ -43,7 +43,7 @@ def test_a_system_prompt_that_codex_would_ignore_is_refused(user: User) -> None:
 
     answer = user.result("-c", "--system-prompt", unique(), "and now?", code=1)
 
-    assert "system_prompt" in answer["error"]["message"]
+    assert "--system-prompt" in answer["error"]["message"]
     assert len(user.asked) == 1
 
 
@@ -72,7 +72,7 @@ def test_turns_that_cannot_be_limited_are_refused(user: User) -> None:
     answer = user.result("--max-turns", "2", "hello", code=1)
 
     assert answer["error"]["kind"] == "usage"
-    assert "max_turns" in answer["error"]["message"]
+    assert "--max-turns" in answer["error"]["message"]
     assert user.models.requests == []
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_done_is_dropped_where_that_is_agreed(user: User) -> None
     done = user.ask("--lenient", "--max-turns", "2", "hello")
 
     assert done.returncode == 0
-    assert "max_turns" in done.stderr
+    assert "--max-turns" in done.stderr
 
 
 @pytest.mark.parametrize("backend", ["claude", "codex"], indirect=True)

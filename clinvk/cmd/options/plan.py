@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from clinvk.disk.reading import read_named, read_stream
 from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.model.option_table import FLAGS
 from clinvk.text import duration, template
 
 if TYPE_CHECKING:
@@ -148,8 +149,15 @@ def build_defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         fail_fast=parallel.fail_fast,
         task=task or {},
-        flags={k: "--tag" if k == "tags" else f"--{k.replace('_', '-')}" for k in task or {}},
+        flags={key: _flag_of_key(key) for key in task or {}},
     )
+
+
+def _flag_of_key(key: str) -> str:
+    """The flag that sets this key of all tasks."""
+    if key == "tags":
+        return "--tag"
+    return FLAGS.get(key) or f"--{key.replace('_', '-')}"
 
 
 def _parse_flag(flag: str, parse: Callable[[str], T], text: str) -> T:

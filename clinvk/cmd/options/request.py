@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +13,12 @@ from msgspec import Struct
 
 from clinvk.cmd.app import LITERAL_MARK, PASSTHROUGH_KEY
 from clinvk.cmd.options.storage import apply_storage_options
+from clinvk.cmd.options.turn import complete_words
 from clinvk.config import schema as configs
 from clinvk.disk.reading import read_named, read_stream
 from clinvk.errors import ClinvkError, ConfigError, UsageError
-from clinvk.model.option_table import CHOICES
+from clinvk.model import option_table
+from clinvk.model.option_table import BY_NAME, FLAGS
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
@@ -46,10 +49,6 @@ def complete_sessions(incomplete: str) -> list[str]:
         return []
 
 
-def _one_of(*words: str) -> Any:
-    return lambda incomplete: [w for w in words if w.startswith(incomplete)]
-
-
 Prompt = Annotated[
     list[str] | None,
     typer.Argument(metavar="[PROMPT] [-]", help="What to ask; - puts what is piped in behind it."),
@@ -73,7 +72,6 @@ Backend = Annotated[
     typer.Option("--backend", "-b", help="claude, codex, gemini, echo, or one of yours.",
                  autocompletion=complete_backends),
 ]  # fmt: skip
-Model = Annotated[str | None, typer.Option("--model", "-m", help="The backend's name for it.")]
 Workdir = Annotated[
     Path | None, typer.Option("--workdir", "-w", metavar="DIR", help="Work in this folder.")
 ]
@@ -84,7 +82,7 @@ Format = Annotated[
     str | None,
     typer.Option("--output-format", "-o", metavar="text|json|stream-json",
                  help="text streams; json is one object; stream-json is one event a line.",
-                 autocompletion=_one_of(*FORMATS)),
+                 autocompletion=complete_words(FORMATS)),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
 Raw = Annotated[
@@ -107,31 +105,6 @@ StallTimeout = Annotated[
     typer.Option(
         "--stall-timeout", metavar="SECONDS", help="End it when it says nothing for so long."
     ),
-]
-Approval = Annotated[
-    str | None,
-    typer.Option("--approval", metavar="|".join(CHOICES["approval"]),
-                 help="auto edits unasked; none asks nothing; always refuses what it would ask.",
-                 autocompletion=_one_of(*CHOICES["approval"])),
-]  # fmt: skip
-Sandbox = Annotated[
-    str | None,
-    typer.Option("--sandbox", metavar="|".join(CHOICES["sandbox"]), help="What it may change.",
-                 autocompletion=_one_of(*CHOICES["sandbox"])),
-]  # fmt: skip
-SystemPrompt = Annotated[str | None, typer.Option("--system-prompt", help="Instructions.")]
-AddDir = Annotated[
-    list[Path] | None,
-    typer.Option("--add-dir", metavar="DIR", help="One more folder to work in (repeatable)."),
-]
-MaxTurns = Annotated[int | None, typer.Option("--max-turns", min=1, help="Model calls at most.")]
-AllowedTools = Annotated[
-    list[str] | None,
-    typer.Option("--allowed-tools", help="Tools that need no approval (repeatable)."),
-]
-Schema = Annotated[
-    Path | None,
-    typer.Option("--schema", metavar="FILE", help="A JSON schema that the answer has to fit."),
 ]
 Option = Annotated[
     list[str] | None,
@@ -250,17 +223,8 @@ def build_request(
         if limit is not None and not 0 < limit < float("inf"):
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag}: {limit:g} is not a number of seconds above 0")
-    options = {
-        "model": given.get("model"),
-        "approval": given.get("approval"),
-        "sandbox": given.get("sandbox"),
-        "system_prompt": given.get("system_prompt"),
-        "add_dir": [_absolute_path(p) for p in given.get("add_dir") or ()] or None,
-        "max_turns": given.get("max_turns"),
-        "allowed_tools": given.get("allowed_tools") or None,
-        "schema": _read_schema(given.get("schema")),
-        **parse_pairs(given.get("option") or [], "--option"),
-    }
+    options = read_options(given["options"])
+    others = parse_pairs(given.get("option") or [], "--option")
     return Request(
         prompt=prompt,
         backend=given.get("backend"),
@@ -269,7 +233,8 @@ def build_request(
         to=given.get("to"),
         replay=bool(given.get("replay")),
         history=given.get("history") or 0,
-        options={k: v for k, v in options.items() if v is not None},
+        options={**options, **others},
+        spelled={name: FLAGS[name] for name in options if name not in others},
         args=tuple(args),
         cwd=given.get("workdir"),
         ephemeral=bool(given.get("ephemeral")),
@@ -286,9 +251,27 @@ def build_request(
     )
 
 
-def _absolute_path(path: Path | str) -> str:
+def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as a request has them, by name, from the values of their flags. Raises
+    `UsageError`, `ConfigError`."""
+    return {
+        name: _read_option(BY_NAME[name], value)
+        for name, value in given.items()
+        if value is not None and value != []
+    }
+
+
+def _read_option(option: option_table.Option, value: Any) -> Any:
+    if option.path == "file":
+        return _read_schema(value)
+    if option.path == "directory":
+        return [_absolute_path(path, option) for path in value]
+    return value
+
+
+def _absolute_path(path: Path | str, option: option_table.Option) -> str:
     if not os.path.isdir(path):  # typer hands lists of paths over as text
-        raise UsageError(f"--add-dir: {path}: no such folder")
+        raise UsageError(f"{option.flag}: {path}: no such folder")
     return os.path.realpath(path)
 
 
@@ -303,9 +286,7 @@ def parse_pairs(words: list[str], flag: str) -> dict[str, str]:
     return found
 
 
-def _read_schema(path: Path | None) -> str | None:
-    if path is None:
-        return None
+def _read_schema(path: Path) -> str:
     # Only with --schema.
     from clinvk.text import json_input
 

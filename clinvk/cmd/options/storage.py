@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
@@ -12,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from msgspec.structs import replace
 
+from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
 from clinvk.config.schema import Loaded
 from clinvk.errors import UsageError
 from clinvk.text.addresses import mask_password
@@ -48,15 +48,8 @@ def with_storage_options(command: F) -> F:
         finally:
             _storage_options.reset(before)
 
-    signature = inspect.signature(command, eval_str=True)  # typer does not, where there is one
-    more = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
-        for name, hint in OPTIONS.items()
-    ]
-    wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), *more]
-    )
-    wrapper.__annotations__ = {**command.__annotations__, **OPTIONS}
+    more = [new_parameter(name, hint) for name, hint in OPTIONS.items()]
+    set_parameters(wrapper, [*parameters_of(command), *more])
     return wrapper  # type: ignore[return-value]
 
 

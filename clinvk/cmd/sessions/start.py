@@ -10,8 +10,10 @@ from clinvk.cmd import templates
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.cmd.sessions.common import VERSION, open_manager, session_data
 from clinvk.errors import ClinvkError, UsageError
+from clinvk.model.option_table import BY_NAME
 from clinvk.terminal import printer
 from clinvk.text import json_input
 
@@ -25,6 +27,7 @@ Metadata = Annotated[
 @app.command("create")
 @app.command("start")
 @with_storage_options
+@with_turn_options([BY_NAME["model"]])
 def start(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="What to call it; else it gets an id.")
@@ -38,7 +41,7 @@ def start(
     metadata: Metadata = None,
     tag: opt.Tag = None,
     backend: opt.Backend = None,
-    model: opt.Model = None,
+    options: TurnOptions = FROM_TABLE,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:  # fmt: skip
@@ -52,7 +55,7 @@ def start(
         _parse_object(metadata),
         name=name,
         backend=backend,
-        model=model,
+        model=options["model"],
         tags=tag or (),
     )
     if as_json:
