@@ -23,7 +23,6 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.backend.catalog import Catalog
-from clinvk.config.schema import CHOICES
 from clinvk.engine.executor import Reporter, RunningRequest
 from clinvk.errors import UsageError
 from clinvk.model.events import (
@@ -36,6 +35,7 @@ from clinvk.model.events import (
     Tool,
     ToolResult,
 )
+from clinvk.model.option_table import CHOICES
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result, exit_code
 from clinvk.model.usage import Usage
