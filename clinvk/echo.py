@@ -63,7 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--delay", type=float, default=0, help="seconds between words")
     parser.add_argument("--fail", type=int, help="fail with this HTTP status")
     # Accepted so that everything can be tried; there is nothing for them to change.
-    for name in ("system-prompt-file", "max-turns", "schema-file"):
+    for name in ("system-prompt-file", "max-turns", "max-tokens", "schema-file"):
         parser.add_argument(f"--{name}")
     for name in ("add-dir", "allowed-tools"):
         parser.add_argument(f"--{name}", action="append")

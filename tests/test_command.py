@@ -129,6 +129,7 @@ OPTIONS = {
     ("claude", "sandbox", "read-only"): ["--tools", "Read,Grep,Glob", "--strict-mcp-config"],
     ("claude", "sandbox", "full"): [],
     ("claude", "max_turns", 3): ["--max-turns", "3"],
+    ("claude", "max_tokens", 500): [],  # a variable, see below
     ("claude", "add_dir", ("/a", "/b c")): ["--add-dir", "/a", "--add-dir", "/b c"],
     ("claude", "allowed_tools", ("Bash(git *)", "Read")): [
         "--allowed-tools", "Bash(git *)", "--allowed-tools", "Read",
@@ -156,6 +157,7 @@ OPTIONS = {
     ("gemini", "allowed_tools", ("x",)): ["--allowed-tools", "x"],
     ("echo", "model", "m"): ["--model", "m"],
     ("echo", "max_turns", 2): ["--max-turns", "2"],
+    ("echo", "max_tokens", 500): ["--max-tokens", "500"],
     ("echo", "delay", "0.1"): ["--delay", "0.1"],
     ("echo", "fail", "429"): ["--fail", "429"],
 }  # fmt: skip
@@ -219,12 +221,20 @@ def test_what_stands_behind_the_dashes_comes_behind_the_options(name: str):
     assert argv[argv.index("--odd") + 1] == "x y"
 
 
+def test_a_limit_of_tokens_is_a_variable_of_claude():
+    made = command("claude", options={"max_tokens": 500})
+
+    assert made.env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "500"
+    assert "CLAUDE_CODE_MAX_OUTPUT_TOKENS" not in command("claude").env
+
+
 def given(origin: str, **values: Any) -> dict[str, Setting]:
     return {name: Setting(value, origin) for name, value in values.items()}
 
 
 @pytest.mark.parametrize(("name", "option", "value"), [
     ("codex", "max_turns", 3), ("gemini", "schema", "{}"), ("codex", "allowed_tools", ["x"]),
+    ("codex", "max_tokens", 500), ("gemini", "max_tokens", 500),
     ("gemini", "max_turns", 3), ("claude", "temperature", "1"), ("claude", "delay", "1"),
 ])  # fmt: skip
 def test_an_option_that_a_cli_lacks_is_refused_by_name(name: str, option: str, value: Any):

@@ -117,6 +117,8 @@ OPTIONS = (
     Option(
         name="max_tokens",
         type=int,
+        flag="--max-tokens",
+        help="Limit the output tokens of each model call.",
         minimum=1,
         config=("unified_flags",),
         droppable=True,

@@ -22,6 +22,7 @@ What else shall happen is written into the prompt; only the last text of the use
     <<odd>>                   a text with all that a terminal or a line reader may trip over
     <<empty>>                 no text at all
     <<think>>                 some reasoning first
+    <<full>>                  say that the answer ended at its token limit (claude's model)
     <<tool NAME {json}>>      one call of that tool, then a text that has its result in it
     <<loop NAME {json}>>      a call of that tool every time
 

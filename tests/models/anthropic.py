@@ -71,7 +71,7 @@ def whole(shown: Conversation, answer: Answer) -> dict[str, Any]:
         "role": "assistant",
         "model": shown.model,
         "content": _content(answer),
-        "stop_reason": "tool_use" if answer.tool else "end_turn",
+        "stop_reason": _stop_reason(answer),
         "stop_sequence": None,
         "usage": USAGE,
     }
@@ -96,6 +96,12 @@ def events(shown: Conversation, answer: Answer) -> Iterator[Event]:
         yield Event({"type": "content_block_stop", "index": index})
     yield Event({"type": "message_delta", "delta": end, "usage": USAGE})
     yield Event({"type": "message_stop"})
+
+
+def _stop_reason(answer: Answer) -> str:
+    if "full" in answer:
+        return "max_tokens"
+    return "tool_use" if answer.tool else "end_turn"
 
 
 HOLDS = ("text", "input", "thinking", "signature")  # what the deltas of a block fill in

@@ -67,6 +67,43 @@ def test_turns_can_be_limited(user: User) -> None:
     assert "--max-turns" in answer["error"]["hint"]
 
 
+@pytest.mark.parametrize("backend", ["claude"], indirect=True)
+def test_the_tokens_of_an_answer_can_be_limited(user: User) -> None:
+    user.result("--max-tokens", "500", "hello")
+    user.run("config", "set", "unified_flags.max_tokens", "600")
+    user.result("hello")
+
+    assert [asked.body["max_tokens"] for asked in user.asked] == [500, 600]
+
+
+@pytest.mark.parametrize("backend", ["claude"], indirect=True)
+def test_claude_continues_an_answer_that_reached_the_limit_in_another_model_call(
+    user: User,
+) -> None:
+    user.result("--max-tokens", "500", "<<full>> hello")
+
+    assert [asked.body["max_tokens"] for asked in user.asked] == [500, 500]
+
+
+@pytest.mark.parametrize("backend", ["codex", "gemini"], indirect=True)
+def test_tokens_that_cannot_be_limited_are_refused(user: User) -> None:
+    answer = user.result("--max-tokens", "500", "hello", code=1)
+
+    assert answer["error"]["kind"] == "usage"
+    assert "--max-tokens" in answer["error"]["message"]
+    assert user.models.requests == []
+
+
+@pytest.mark.parametrize("backend", ["codex", "gemini"], indirect=True)
+def test_tokens_that_the_configuration_cannot_limit_are_dropped_with_a_notice(user: User) -> None:
+    user.run("config", "set", "unified_flags.max_tokens", "500")
+
+    done = user.ask("hello")
+
+    assert done.returncode == 0
+    assert "max_tokens" in done.stderr
+
+
 @pytest.mark.parametrize("backend", ["codex", "gemini"], indirect=True)
 def test_turns_that_cannot_be_limited_are_refused(user: User) -> None:
     answer = user.result("--max-turns", "2", "hello", code=1)
