@@ -178,7 +178,7 @@ async def test_a_run_that_is_killed_is_followed_to_that_end(desk: Desk):
 
 
 def test_a_run_that_was_retried_is_told_with_each_answer(desk: Desk):
-    run_id = desk.made("a", {"name": "b", "prompt": "bad b"})
+    run_id = desk.made("a", {"name": "b", "prompt": "bad b"}, max_parallel=1)
     desk.mend()
     assert desk.clinvk("runs", "retry", run_id, "-q").returncode == 0
     told = [c.outcome for c in all_of(desk, run_id) if c.kind == "ended" and c.outcome]
