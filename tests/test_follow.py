@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from clinvk import Change, afollow_run, aresume, follow_run
+from clinvk import Change, PlanRun, afollow_run, aresume, follow_run, plan_of
 from clinvk.errors import SessionError, UsageError
 from clinvk.runs.folder import RunNotFound
 from tests.conftest import END, READ, START, CommandLine, Home, say
@@ -175,6 +175,33 @@ async def test_a_run_that_is_killed_is_followed_to_that_end(desk: Desk):
     await aresume(run_id, rerun_indeterminate=True, dispatcher=desk.dispatcher())
     more = await rest(desk, run_id, last.position)
     assert kinds(more) == [("started", "2"), ("ended", "2"), ("started", "3"), ("ended", "3")]
+
+
+async def test_a_run_that_is_about_to_begin_is_followed_from_its_beginning(desk: Desk):
+    where = desk.dispatcher()
+    plan = plan_of(["a"], "parallel", where, {"workdir": desk.home.work})
+    run = PlanRun(where, plan)
+    folder = run.create_folder()
+    assert folder
+    seen: list[Change] = []
+
+    async def follow() -> None:
+        seen.extend(await rest(desk, folder.id, ""))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        await anyio.sleep(0.4)
+        await run.run()
+    assert kinds(seen) == [("started", "1"), ("ended", "1")]
+
+
+async def test_following_a_run_that_never_began_ends(desk: Desk):
+    where = desk.dispatcher()
+    plan = plan_of(["a"], "parallel", where, {"workdir": desk.home.work})
+    folder = PlanRun(where, plan).create_folder()
+    assert folder
+    with anyio.fail_after(30):
+        assert await rest(desk, folder.id, "") == []
 
 
 def test_a_run_that_was_retried_is_told_with_each_answer(desk: Desk):

@@ -12,6 +12,7 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from clinvk.runs.folder import DAMAGE, RunFolder, decode_lines
 from clinvk.runs.replay import RunState, mark_indeterminate
 
 POLL_INTERVAL = 0.25  # seconds between looks
+BEGIN_TIMEOUT = 2.0  # seconds from the creation of a run until a process drives it
 START = ""  # the position before anything happened
 NOW = "now"  # the position after all that has happened, but for the events of tasks that run
 
@@ -81,10 +83,21 @@ class RunFollower:
         changes = list(self._tell_lines())
         for index in sorted(self._running):
             changes += self._tell_events(self._state.outcomes[index])
-        if not is_driven:
+        if not (is_driven or self._may_begin()):
             changes += self._tell_interrupted()
             self.ended = True
         return changes
+
+    def _may_begin(self) -> bool:
+        """Whether the run was created a moment ago, and the process that did so is about to drive
+        it."""
+        if self._journal_offset:
+            return False
+        try:
+            created = self.folder.modified_at()
+        except FileNotFoundError:  # it was deleted
+            return False
+        return (datetime.now(UTC) - created).total_seconds() < BEGIN_TIMEOUT
 
     def changes(self) -> Iterator[Change]:
         """All that happens until the run ends; blocks between changes. Raises `SessionError`."""
