@@ -1,8 +1,10 @@
 """Deleting runs and sessions from Python: which go, and which stay."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,18 @@ def test_an_age_that_is_none_is_refused_and_deletes_nothing(desk: Desk, older_th
     with pytest.raises(UsageError, match="older_than"):
         clean(desk, older_than)
     assert RunStore(desk.home.path).ids() == [run_id]
+
+
+def test_several_may_clean_at_the_same_time(desk: Desk):
+    run_ids = {age(desk, desk.made("a"), 99)}
+    folder = desk.home.path / "runs"
+    for n in range(40):
+        shutil.copytree(folder / min(run_ids), folder / f"rcopy{n}")
+        run_ids.add(age(desk, f"rcopy{n}", 99))
+    with ThreadPoolExecutor(4) as pool:
+        deleted = [pool.submit(clean, desk, "1d") for _ in range(4)]
+    assert {run_id for found in deleted for run_id in found.result()} == run_ids
+    assert RunStore(desk.home.path).ids() == []
 
 
 def test_a_run_is_deleted_by_the_beginning_of_its_id_a_damaged_one_too(desk: Desk):

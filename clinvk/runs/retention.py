@@ -60,7 +60,10 @@ def clean(
 
 
 def _is_old(folder: RunFolder, before: datetime) -> bool:
-    return folder.modified_at() < before and folder.is_idle()
+    try:
+        return folder.modified_at() < before and folder.is_idle()
+    except FileNotFoundError:  # it was deleted meanwhile
+        return False
 
 
 def _may_be_chain(folder: RunFolder) -> bool:
