@@ -36,7 +36,7 @@ async def test_a_run_of_another_process_is_cancelled(desk: Desk):
     assert ends(driver)[0] == 7
 
 
-async def test_other_tasks_go_on_while_a_run_is_being_cancelled(desk: Desk):
+async def test_other_tasks_continue_while_a_run_is_being_cancelled(desk: Desk):
     _, run_id = desk.begin("deaf a", until="deaf a")  # it takes seconds to end
     ticks = 0
 

@@ -107,7 +107,7 @@ def test_afterwards_a_run_can_be_followed_from_any_of_its_points(desk: Desk):
     assert all_of(desk, run_id, "now") == []
 
 
-async def test_who_was_interrupted_goes_on_from_there_while_the_run_goes_on(desk: Desk):
+async def test_a_follower_that_was_interrupted_continues_from_there(desk: Desk):
     driver, run_id = desk.begin("a", "hold b", "c", "d", max_parallel=2, until="hold b")
     desk.wait_for("d")
     before: list[Change] = []
@@ -145,7 +145,7 @@ async def test_no_change_is_lost_where_waiting_for_it_is_cancelled(desk: Desk):
     assert ends(driver)[0] == 0
 
 
-async def test_other_tasks_go_on_while_a_run_is_followed(desk: Desk):
+async def test_other_tasks_continue_while_a_run_is_followed(desk: Desk):
     driver, run_id = desk.begin("hold a", until="hold a")
 
     async def let_go() -> None:

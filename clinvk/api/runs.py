@@ -62,7 +62,7 @@ def afollow_run(
     run: str = "last", *, after: str = "", dispatcher: Dispatcher | None = None
 ) -> RunChanges:
     """The same for an event loop, asyncio or trio: `async for change in clinvk.afollow_run(run)`.
-    Other tasks go on meanwhile. The loop may be left at any time, nothing stays open."""
+    Other tasks continue meanwhile. The loop may be left at any time, nothing stays open."""
 
     def follow() -> RunFollower:
         with own_unless(dispatcher) as where:

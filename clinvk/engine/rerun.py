@@ -10,7 +10,7 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
 from clinvk.runs.replay import mark_indeterminate, requeue
 
-INTERRUPTED_STATES = ("cancelled", "indeterminate")  # how far such a task got, nobody knows
+INTERRUPTED_STATES = ("cancelled", "indeterminate")  # how far such a task got is not known
 NOT_STARTED_STATES = ("queued", "waiting", "skipped")  # nothing of such a task has happened
 
 SelectTasks = Callable[[Iterable[Outcome]], list[Outcome]]

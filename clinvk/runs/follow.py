@@ -267,7 +267,7 @@ class RunFollower:
 
 class RunChanges(AsyncIterator[Change]):
     """The same for an event loop, asyncio or trio: `async for change in RunChanges(...)`. Files are
-    read in threads, so other tasks go on. No change is lost if waiting for it is cancelled."""
+    read in threads, so other tasks continue. No change is lost if waiting for it is cancelled."""
 
     def __init__(self, follow: Callable[[], RunFollower]) -> None:
         """`follow` is called in a thread, when the first change is asked for."""
