@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from clinvk.errors import ConfigError
 from clinvk.store.redis.client import RedisClient
+from clinvk.text import addresses
 from clinvk.text.addresses import is_encoded, mask_password, problem, without_passwords
 from tests.conftest import CommandLine, Home
 
@@ -201,3 +202,14 @@ def test_an_invalid_value_of_a_parameter_is_a_problem_of_the_configuration(query
     pytest.importorskip("redis")
     with pytest.raises(ConfigError, match="invalid value"):
         RedisClient(f"redis://:secret@h/0?{query}")
+
+
+def test_addresses_that_can_hold_no_password_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch):
+    def hide(_scheme: str, rest: str) -> str:
+        raise AssertionError(rest)
+
+    monkeypatch.setattr(addresses, "_hidden", hide)
+    text = "a:// b://c https://example.org/a/b-c.html\nhttp://h:80/ file:///x/y redis://localhost:6379/0"
+    assert addresses.without_passwords(text) == text
+    with pytest.raises(AssertionError):
+        addresses.without_passwords("redis://:p@h")

@@ -7,6 +7,7 @@ percent-encoded may hold any character, so all that could be a part of it is hid
 from __future__ import annotations
 
 import re
+from functools import cache
 
 HIDDEN = "…"
 ENCODE = (
@@ -24,6 +25,10 @@ _LOCAL = ("file", "sqlite")  # a path behind three slashes, and no credentials
 _WEB = ("http", "https", "ws", "wss", "ftp", "git", "ssh", "git+ssh", "git+https", "docker", "oci")
 _SECRET = ("pass", "pwd", "secret", "token", "auth", "key", "credential")  # in a parameter's name
 _LONGEST_SCHEME = 32
+# What may follow `://` and can hold no credentials, whatever the scheme is.
+_HARMLESS = r"[\w.-]*+(?::[0-9]{1,5})?+(?:/[\w./-]*+)?+(?=\s|\Z)"
+
+_KNOWN = rf"""(?:[\w.+%-]*:)?{HIDDEN}(?=[@%'"`),;]|\Z)"""
 
 # What may follow the `?` in the address of a Redis server; the second ones only with TLS.
 PARAMETERS = (
@@ -48,14 +53,18 @@ def without_passwords(text: str) -> str:
     """The text with each address in it as it may be shown."""
     if "://" not in text:
         return text
+    harmless = _compile(_HARMLESS)
     pieces: list[str] = []
-    done = 0
+    done = copied = 0
     while (mark := text.find("://", done)) >= 0:
+        if found := harmless.match(text, mark + 3):  # most are, and a long text may hold many
+            done = found.end()
+            continue
         begin = _begin(text, mark, done)
-        end = _end(text, mark + 3, text[begin:mark].lower())
-        pieces += [text[done : mark + 3], _hidden(text[begin:mark], text[mark + 3 : end])]
-        done = end
-    return "".join([*pieces, text[done:]])
+        done = _end(text, mark + 3, text[begin:mark].lower())
+        pieces += [text[copied : mark + 3], _hidden(text[begin:mark], text[mark + 3 : done])]
+        copied = done
+    return "".join([*pieces, text[copied:]])
 
 
 def problem(address: str) -> str | None:
@@ -107,7 +116,7 @@ def _is_misplaced(parameter: str) -> bool:
 
 def _authority(rest: str) -> str:
     """What is in front of the path: `user:password@host:6379`."""
-    return re.split("[/?#]", rest, maxsplit=1)[0]
+    return _compile("[/?#]").split(rest, maxsplit=1)[0]
 
 
 def _without_slashes(address: str) -> tuple[str, str, str]:
@@ -144,7 +153,7 @@ def _end(text: str, at: int, scheme: str) -> int:
 def _find(pattern: str, text: str, at: int, end: int) -> int:
     if at < 0:
         return at
-    found = re.compile(pattern).search(text, at, end)
+    found = _compile(pattern).search(text, at, end)
     return found.start() if found else end
 
 
@@ -155,7 +164,8 @@ def _hidden(scheme: str, rest: str) -> str:
         return rest
     if scheme in _LOCAL and rest.startswith("/"):
         return rest
-    if known := re.match(rf"""(?:[\w.+%-]*:)?{HIDDEN}(?=[@%'"`),;]|\Z)""", rest):  # hidden before
+    known = HIDDEN in rest and _compile(_KNOWN).match(rest)
+    if known:  # it was hidden before
         return known.group() + _without_secret_parameters(rest[known.end() :])
     credentials, at, host = _split(scheme, rest)
     return _user(credentials) + at + _without_secret_parameters(host)
@@ -176,9 +186,8 @@ def _split(scheme: str, rest: str) -> tuple[str, str, str]:
 
 def _is_host(text: str) -> bool:
     """Whether it can be `host`, `host:port` or several of those."""
-    return all(
-        re.fullmatch(r"(?:[^:\[\]]*|\[[^\[\]]*\])(?::\d{0,5})?", one) for one in text.split(",")
-    )
+    one = _compile(r"(?:[^:\[\]]*|\[[^\[\]]*\])(?::\d{0,5})?")
+    return all(map(one.fullmatch, text.split(",")))
 
 
 def _user(credentials: str) -> str:
@@ -186,13 +195,15 @@ def _user(credentials: str) -> str:
     if not credentials or credentials == "git":
         return credentials
     user, colon, _ = credentials.partition(":")
-    return f"{user}:{HIDDEN}" if colon and re.fullmatch(r"[\w.+%-]{0,64}", user) else HIDDEN
+    return f"{user}:{HIDDEN}" if colon and _compile(r"[\w.+%-]{0,64}").fullmatch(user) else HIDDEN
 
 
 def _without_secret_parameters(text: str) -> str:
     """`host?password=p&db=1` as `host?password=…&db=1`. What follows a secret parameter and is no
     known one belongs to it, since a password may hold an `&`."""
     place, mark, query = text.partition("?")
+    if "=" not in query:
+        return text
     shown: list[str] = []
     hiding = False
     for part in query.split("&"):
@@ -211,3 +222,8 @@ def _is_secret(name: str) -> bool:
     from urllib.parse import unquote
 
     return any(word in unquote(name).lower() for word in _SECRET)
+
+
+@cache
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
