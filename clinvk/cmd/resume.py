@@ -110,8 +110,8 @@ def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
 
     dry_run = bool(given.get("dry_run")) or loaded.config.unified_flags.dry_run
     history = PromptHistory.of(loaded, dry_run=dry_run)
-    colour = printer.wants_color(sys.stderr, loaded.config.output.color)
-    typed = editor.read_prompt(f"{id_} >", history, colour=colour)
+    color = printer.wants_color(sys.stderr, loaded.config.output.color)
+    typed = editor.read_prompt(f"{id_} >", history, color=color)
     if typed is None:
         return 0
     try:

@@ -1,4 +1,4 @@
-"""The folders of runs, and what stands in them: how to find one, read it, lock it, take it away."""
+"""The directories of runs: how to find one, read it, lock it and delete it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class RunFolder:
     def _damaged(self, file: str, why: Any) -> SessionError:
         return SessionError(
             f"run {self.id} is damaged: {self.path / file}: {why}",
-            f"take it away with: clinvk runs delete {self.id}",
+            f"delete it with: clinvk runs delete {self.id}",
         )
 
     def result(

@@ -74,7 +74,7 @@ class TurnLock(Protocol):
 
     @property
     def location(self) -> str:
-        """Where that is, for a person who has to take it away."""
+        """Where that is, for a person who has to delete it."""
         ...
 
     def note(self, facts: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import UNSTORED_FIELDS, Message, Session
 
-_DELETE = "take it away with: clinvk sessions delete {}"
+_DELETE = "delete it with: clinvk sessions delete {}"
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 HELP = "Enter sends, Alt-Enter adds a line"
 
 
-def read_prompt(label: str, history: PromptHistory, *, colour: bool) -> str | None:
+def read_prompt(label: str, history: PromptHistory, *, color: bool) -> str | None:
     """What a person types after `label`; None if they leave with Ctrl-D.
 
     stdin has to be a terminal. A paste of several lines is one prompt, and none of it is left for
     the shell. Raises `KeyboardInterrupt` for Ctrl-C, with the cursor on a new line."""
     label = f"{one_line(label)} "
-    text = _read(label, history, colour=colour)
+    text = _read(label, history, color=color)
     if text is None:
         return None
     text = text.strip("\n").rstrip()
@@ -40,17 +40,17 @@ def finish() -> None:
 _pasted: list[bool] = []  # whether a paste without brackets was noticed
 
 
-def _read(label: str, history: PromptHistory, *, colour: bool) -> str | None:
+def _read(label: str, history: PromptHistory, *, color: bool) -> str | None:
     if terminal_input.is_dumb():
         return terminal_input.read_lines(label)
     try:
         with terminal_input.screen() as stream:
-            return _edit(label, history, stream, colour=colour)
+            return _edit(label, history, stream, color=color)
     except OSError:  # there is nothing to draw on
         return terminal_input.read_lines(label)
 
 
-def _edit(label: str, history: PromptHistory, stream: Any, *, colour: bool) -> str | None:
+def _edit(label: str, history: PromptHistory, stream: Any, *, color: bool) -> str | None:
     # 80 ms, for a person who is about to type only
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import get_app
@@ -60,7 +60,7 @@ def _edit(label: str, history: PromptHistory, stream: Any, *, colour: bool) -> s
 
     def placeholder() -> Any:
         shown = "" if get_app().is_done else HELP
-        return [("fg:ansibrightblack" if colour else "", shown)]
+        return [("fg:ansibrightblack" if color else "", shown)]
 
     fd = sys.stdin.fileno()
     keyboard, output = create_input(sys.stdin), create_output(stdout=stream)
@@ -73,7 +73,7 @@ def _edit(label: str, history: PromptHistory, stream: Any, *, colour: bool) -> s
         history=history.for_editor(),
         input=keyboard,
         output=output,
-        color_depth=None if colour else ColorDepth.DEPTH_1_BIT,
+        color_depth=None if color else ColorDepth.DEPTH_1_BIT,
         placeholder=placeholder,
         prompt_continuation=lambda width, _line, _wrapped: " " * width,
         reserve_space_for_menu=0,

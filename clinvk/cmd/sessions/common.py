@@ -53,7 +53,7 @@ def print_warnings(sessions: list[Session | Damaged]) -> None:
     for session in sessions:
         if isinstance(session, Damaged):
             printer.Printer.for_errors().warning(
-                session.problem, f"take it away: clinvk sessions delete {session.id}"
+                session.problem, f"delete it with: clinvk sessions delete {session.id}"
             )
 
 

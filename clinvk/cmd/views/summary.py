@@ -159,9 +159,9 @@ def _budget_hint(result: RunResult) -> str:
     return " with a higher --budget-tokens or --budget-cost" if spent else ""
 
 
-def print_next_steps(result: RunResult, colour: str, checkpoint: str | None = None) -> None:
+def print_next_steps(result: RunResult, color: str, checkpoint: str | None = None) -> None:
     """Why it ended before its end, and how to go on; on stderr."""
-    printer = Printer.for_errors(colour)
+    printer = Printer.for_errors(color)
     if result.why and result.state != "cancelled":
         printer.error(result.why)
     if hint := next_step(result, checkpoint):
