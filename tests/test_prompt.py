@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -330,6 +331,10 @@ def shell(home: Home, tmp_path: Path) -> Iterator[Shell]:
     shell.tmux("kill-server")
 
 
+# A turn of a second and a half, which says when it has begun.
+SLOW = """touch "$(dirname "$0")/began"; sleep 1.5
+""" + (FAKES / "turns.sh").read_text()
+
 # How a terminal pastes: marked as a paste, or as keys, with either line end.
 HOW = {"bracketed": ["-p"], "as keys": [], "as lines": ["-r"]}
 
@@ -348,6 +353,45 @@ def test_a_paste_is_one_prompt_and_none_of_it_reaches_the_shell(
         shell.tmux("send-keys", "Enter")
     shell.ends()
     assert prompts(home) == [PASTED.strip()]
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "dumb"])
+@pytest.mark.parametrize("gap", [0.1, 0.25])
+def test_lines_that_come_slowly_are_discarded_with_a_notice(
+    shell: Shell, home: Home, gap: float, term: str
+):
+    home.backend("fake", SLOW)
+    shell.type(f"TERM={term} clinvk resume one; echo ended $?")
+    shell.shows("\none >")
+    shell.type("the prompt")
+    for _ in range(4):
+        time.sleep(gap)
+        shell.type("echo EXECUTED >executed")
+    shell.ends()
+    lines = prompts(home)[0].splitlines()
+    assert lines[0] == "the prompt"
+    # On a busy machine all of them may be read at once, as a paste.
+    assert "was discarded" in shell.screen() or len(lines) == 5
+
+
+def test_a_half_line_typed_during_the_turn_is_discarded(shell: Shell, home: Home):
+    home.backend("fake", SLOW)
+    shell.type("clinvk resume one; echo ended $?")
+    shell.shows("\none >")
+    shell.type("the prompt")
+    wait_for(lambda: (home.path.parent / "fakes" / "began").exists(), "the turn")
+    shell.tmux("send-keys", "-l", "echo EXECUTED >executed;")
+    shell.ends()
+    assert "was discarded" in shell.screen()
+
+
+def test_an_answer_alone_brings_no_notice(shell: Shell, home: Home):
+    shell.type("clinvk sessions delete one; echo ended $?")
+    shell.shows("[y/N]")
+    shell.type("y")
+    shell.ends()
+    assert "discarded" not in shell.screen()
+    assert home.ids() == []
 
 
 def test_what_is_pasted_before_there_is_a_prompt_belongs_to_it(shell: Shell, home: Home):

@@ -58,6 +58,13 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     try:
+        return _run(argv)
+    finally:
+        _discard_typed_ahead()
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
         with closing_all():
             code = root().main(list(argv), prog_name="clinvk", standalone_mode=False)
         sys.stdout.flush()
@@ -98,6 +105,24 @@ def fail(message: str, hint: str | None, code: int) -> int:
         sys.stdout.flush()  # what was printed before it went wrong comes first
     Printer.for_errors(printer.color.get()).error(message, hint)
     return code
+
+
+def _discard_typed_ahead() -> None:
+    """After a question or a prompt, the rest of a slow paste must not reach the shell."""
+    keyboard = sys.modules.get("clinvk.terminal.keyboard")
+    if keyboard is None:  # nothing was asked
+        return
+    with suppress(KeyboardInterrupt):
+        if keyboard.discard_rest():
+            # Only to print something.
+            from clinvk.terminal import printer
+            from clinvk.terminal.printer import Printer
+
+            with suppress(OSError, ValueError):
+                Printer.for_errors(printer.color).notice(
+                    "input that arrived after the prompt was discarded, so that the shell does not "
+                    "execute it; type it again if you need it"
+                )
 
 
 def _to_one_sentence(error: Any) -> str:

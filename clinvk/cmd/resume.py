@@ -114,10 +114,7 @@ def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
     typed = editor.read_prompt(f"{id_} >", history, color=color)
     if typed is None:
         return 0
-    try:
-        return run_request(_request(typed, [], id_, given), loaded, given)
-    finally:
-        editor.finish()
+    return run_request(_request(typed, [], id_, given), loaded, given)
 
 
 def _announce_restored(dispatcher: Any, session: Any) -> None:

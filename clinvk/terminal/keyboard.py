@@ -14,6 +14,8 @@ from typing import Any
 SETTLE = 0.05  # seconds within which the rest of a paste arrives; nobody types that fast
 PASTE_SETTLE = 0.3  # the same once a paste was noticed: it may come over a slow connection
 
+_asked: set[int] = set()  # terminals at which a person was asked for something
+
 
 def is_dumb() -> bool:
     """Whether the terminal understands no escape sequences."""
@@ -86,10 +88,31 @@ def take_waiting(fd: int, seconds: float) -> bytes:
 
 
 def discard_waiting(fd: int) -> None:
-    """Leave nothing for the shell to execute."""
+    """Leave nothing for the shell to execute: neither what is there by now, nor, by
+    `discard_rest`, what arrives until the process ends."""
+    _asked.add(fd)
     with suppress(OSError, termios.error):
-        if os.tcgetpgrp(fd) == os.getpgrp():  # in the background we would be stopped for it
+        if _is_foreground(fd):
             termios.tcflush(fd, termios.TCIFLUSH)
+
+
+def discard_rest() -> bool:
+    """Discard what has arrived at the terminal since a person was asked for something, and the rest
+    of it that is still coming. Return whether there was anything; call it when the process ends.
+
+    The lines of a paste may come so slowly that the first of them was the whole answer."""
+    found = False
+    for fd in _asked:
+        with suppress(OSError, termios.error):
+            if _is_foreground(fd) and take_waiting(fd, 0):
+                found = True
+                take_waiting(fd, PASTE_SETTLE)
+    return found
+
+
+def _is_foreground(fd: int) -> bool:
+    """Whether we may change the terminal; in the background we would be stopped for it."""
+    return os.tcgetpgrp(fd) == os.getpgrp()
 
 
 def write(text: str) -> None:

@@ -30,13 +30,6 @@ def read_prompt(label: str, history: PromptHistory, *, color: bool) -> str | Non
     return text
 
 
-def finish() -> None:
-    """Discard what is left of a paste without brackets that came slower than it was read."""
-    if _pasted:
-        _pasted.clear()
-        terminal_input.discard_waiting(sys.stdin.fileno())
-
-
 _pasted: list[bool] = []  # whether a paste without brackets was noticed
 
 
