@@ -51,7 +51,11 @@ def answer(turns: list[str]) -> str:
 
 
 def print_line(**line: Any) -> None:
-    print(json.dumps(line, ensure_ascii=False), flush=True)  # noqa: T201 - the stream
+    # UTF-8 as the prompt, whatever encoding the environment says. Halves of surrogate pairs, which a
+    # variable or an argument may hold, stay escaped.
+    text = json.dumps(line, ensure_ascii=False)
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def _options() -> argparse.Namespace:

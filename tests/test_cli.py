@@ -1032,3 +1032,26 @@ def test_no_command_leaves_threads_or_warnings(clinvk: CommandLine, home: Home):
     told = [line for line in done.stderr.splitlines() if not line.startswith("Executing <")]
     assert (done.returncode, told) == (0, [])
     assert threading.active_count() >= 1
+
+
+ENCODINGS = {
+    "ascii": {"PYTHONIOENCODING": "ascii"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1"},
+    "the C locale": {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+}
+
+
+@pytest.mark.parametrize("env", ENCODINGS.values(), ids=ENCODINGS)
+def test_echo_reads_and_writes_utf8_whatever_the_environment_says(
+    clinvk: CommandLine, home: Home, env: dict[str, str]
+):
+    prompt = home.work / "prompt"
+    prompt.write_text("é ü 漢", encoding="utf-8")
+    done = subprocess.run(
+        [*clinvk.program, "-b", "echo", "--file", str(prompt)],
+        env={**home.env, **env}, stdin=subprocess.DEVNULL, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [m["content"] for m in home.transcript()] == [
+        "é ü 漢", "(echo, no model) Turn 1. You said: é ü 漢",
+    ]  # fmt: skip

@@ -379,7 +379,7 @@ def test_a_half_line_typed_during_the_turn_is_discarded(shell: Shell, home: Home
     shell.type("clinvk resume one; echo ended $?")
     shell.shows("\none >")
     shell.type("the prompt")
-    wait_for(lambda: (home.path.parent / "fakes" / "began").exists(), "the turn")
+    wait_for((home.path.parent / "fakes" / "began").exists, "the turn")
     shell.tmux("send-keys", "-l", "echo EXECUTED >executed;")
     shell.ends()
     assert "was discarded" in shell.screen()
