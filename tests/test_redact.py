@@ -110,6 +110,27 @@ AROUND = [
      "discord webhook"),
     ("id abC8" + "Q~" + LONG[:34], LONG[:34], "azure client secret"),
     ("aB3dE6gH9jK2mN.atlasv1." + LONG[:67], LONG[:67], "terraform token"),
+    ("Authorization: Token " + LONG[:28], LONG[:28], "authorization"),
+    ("Authorization: Bearer " + "abcDEF123456ghiJKL7890mnop", "abcDEF123456ghiJKL7890mnop",
+     "authorization"),
+    ("authorization: " + LONG[:40], LONG[:40], "authorization"),
+    (f"Authorization: ApiKey {uuid.UUID(HEX[:32])}", str(uuid.UUID(HEX[:32])), "authorization"),
+    ('Authorization: Token token="' + ALNUM + '"', ALNUM, "authorization"),
+    ("redis://bob:" + "Secr9xQ/xy#z" + "@host:6379/0", "Secr9xQ/xy#z", "password"),
+    ("rediss://:" + "a@b?c/d" + "@host/0?client_name=a@b", "a@b?c/d", "password"),
+    ("mysql --password " + "Zx8QmN4vRt2" + " app", "Zx8QmN4vRt2", "password"),
+    ('x --api-key "' + ALNUM + '"', ALNUM, "secret"),
+    ("x --auth-token " + ALNUM, ALNUM, "secret"),
+    ("curl -u admin:" + "Zx8QmN4vRt2LpK" + " https://example.org", "Zx8QmN4vRt2LpK", "password"),
+    ("curl --user 'admin:" + "Zx8QmN4vRt2LpK" + "' x", "Zx8QmN4vRt2LpK", "password"),
+    (f"//registry.example/:_authToken={uuid.UUID(HEX[:32])}", str(uuid.UUID(HEX[:32])),
+     "npm token"),
+    ("https://a.blob.example/c?sv=2020-08-04&sig=" + LONG[:20] + "%2F" + LONG[:22] + "%3D&x=1",
+     LONG[:20] + "%2F" + LONG[:22] + "%3D", "azure signature"),
+    ("SECRET_KEY = 'django-" + "insecure-" + "x7$k9(" + LONG[:44] + "'", "x7$k9(" + LONG[:44],
+     "django key"),
+    ("API_TOKEN=" + "0123456789abcdefABCDEF012345", "0123456789abcdefABCDEF012345", "secret"),
+    ("X-Api-Key: " + "0123456789abcdefABCDEF012345", "0123456789abcdefABCDEF012345", "secret"),
     (f"client_secret: '{uuid.UUID(HEX[:32])}'", str(uuid.UUID(HEX[:32])), "secret"),
 ]  # fmt: skip
 
@@ -144,6 +165,10 @@ UNTOUCHED = [
     "a machine learning password model; the machine login page; by default login me password",
     "machine HOST login NAME password PASSWORD",
     "hvs.example dapi r8_ pplx-online lin_api_ ntn_ sbp_ dp.pt. age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j",
+    "redis://cache:6379/0,me@example.org redis://h/0?client_name=a@b mysql --password <password>",
+    "docker run -u 1000:1000 x; sort -u a:b; --token $TOKEN --password ${PASSWORD} --secret your-secret",
+    "//registry.example/:_authToken=${NPM_TOKEN} ?sig=none&x django-insecure- is a prefix",
+    'Authorization: Digest username="me", Authorization: Token <token>, authorization: required',
     "[redacted: github token] password=[redacted: password]",
     "ünï İstanbul 😀 \ud800 \x00",
 ]
@@ -193,6 +218,21 @@ def test_the_lines_in_front_of_an_encrypted_key_do_not_keep_it():
 def test_the_text_behind_a_private_key_without_an_end_stays():
     key = f"{DASHES}BEGIN PRIVATE KEY{DASHES}\n{PEM}\n"
     assert redact(f"{key}\nThis is what I found.").endswith("This is what I found.")
+
+
+@pytest.mark.parametrize("between", ["", "\n", "令"])
+def test_keys_without_a_space_between_them_are_all_gone(between: str):
+    for label in ("github token", "npm token", "aws access key", "hugging face token", "age key",
+                  "xai key", "groq key"):  # fmt: skip
+        key = KEYS[label][0]
+        assert redact(between.join([key] * 3)) == between.join([f"[redacted: {label}]"] * 3)
+
+
+def test_a_short_private_key_between_its_lines_is_gone():
+    kind = "PGP PRIVATE KEY BLOCK"
+    key = f"{DASHES}BEGIN {kind}{DASHES}\n\nlQOYBGabc123XYZ\n=abcd\n{DASHES}END {kind}{DASHES}"
+    assert redact(f"a {key} b") == "a [redacted: private key] b"
+    assert redact(key.replace("\n", "\\n")) == "[redacted: private key]"
 
 
 @given(
@@ -262,6 +302,12 @@ WORST = [
     "github_" + "pat_" + (LONG * 3)[:244], GITHUB, GITHUB + " ", JWT + "/", "password=" + LONG[:40] + " ",
     "password=" + LONG, "password='" + LONG + "' ", ":AA", "Q~", "://a:b@", "://" + LONG[:60], "\x1b[0",
     "eyJ" + "a" * 10 + "/", "secretsecretsecret: ",
+    "redis://", "redis://a:", "redis://a:b@", "redis://a:/@", " -u a:", " -u ", "--user a:b1", "-password ",
+    "-token aB3dE6gH", ":_authtoken=", "authorization: a ", "authorization: token a=", "?sig=", "?sig=" + LONG,
+    "django-insecure-", "AGE-" + "SECRET-KEY-1", "AGE-" + "SECRET-KEY-1" + BASE32 * 8 + "_", GITHUB + "_",
+    "gh" + "p_" + LONG[:36] + "x_", "sk-" + "a" * 40, "hf" + "_" + LONG,
+    f"{DASHES}BEGIN PRIVATE KEY{DASHES}\na\n{DASHES}END PRIVATE KEY{DASHES}\n",
+    f"{DASHES}BEGIN PRIVATE KEY{DASHES}" + "a\n" * 9000 + f"{DASHES}END PRIVATE KEY{DASHES}",
 ]  # fmt: skip
 
 

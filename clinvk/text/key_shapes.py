@@ -37,6 +37,24 @@ def _is_random(value: str) -> bool:
     return changes >= 0.3 * (len(word) - 1)
 
 
+def _is_drawn(value: str) -> bool:
+    """The same, or so long a mixture of letters and digits that it is neither a word nor a name."""
+    if _is_random(value):
+        return True
+    word = value.rstrip("=")[:EXAMINED]
+    digits = sum(c.isdigit() for c in word)
+    letters = sum(c.isalpha() for c in word)
+    return min(digits, letters) >= 6 and digits + letters == len(word) >= 24
+
+
+def _is_credential(value: str) -> bool:
+    """What is a key where a key is expected, as behind `Authorization:`."""
+    return (
+        _is_drawn(value)
+        or re.fullmatch(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", value.lower()) is not None
+    )
+
+
 @lru_cache(maxsize=1024)
 def _kind(character: str) -> str:
     if character.isdigit():
@@ -46,7 +64,7 @@ def _kind(character: str) -> str:
 
 def _is_assigned_secret(value: str) -> bool:
     """Not a path, a variable, a call or a place to fill in."""
-    return value[0] not in "/~.$%<{[(" and not set(value) & set("(){}[]<>$") and _is_random(value)
+    return value[0] not in "/~.$%<{[(" and not set(value) & set("(){}[]<>$") and _is_drawn(value)
 
 
 def _is_password(value: str) -> bool:
@@ -57,7 +75,17 @@ def _is_password(value: str) -> bool:
 
 def _is_block(value: str) -> bool:
     """Not the two lines around a key in a program that looks for them."""
-    return re.search(r"[A-Za-z0-9+/=]{32}", value) is not None
+    if re.search(r"[A-Za-z0-9+/=]{32}", value):
+        return True
+    lines = re.split(r"\n|\\{1,2}[nr]", value)[1:-1]  # without those two
+    return any(map(_is_base64_line, lines))
+
+
+def _is_base64_line(line: str) -> bool:
+    """Whether it may be a line of a short key, apart from what quotes it."""
+    line = line.strip(" \t\r>|#*'\"`,;:\\")
+    digits = any(c.isdigit() for c in line)
+    return digits and re.fullmatch(r"[A-Za-z0-9+/]{8,}={0,2}", line) is not None
 
 
 def _is_no_port(value: str) -> bool:
@@ -86,7 +114,13 @@ class Rule(Struct, frozen=True):
     behind: str = "_-"  # characters that it cannot follow, beside letters and digits
 
 
-_END = r"(?![A-Za-z0-9_])"
+# The end of a key that has no separator in it: of its word, or where another key begins. What is in
+# front of it is matched lazily, since the beginning of the other one may look like a part of it.
+_END = (
+    r"(?:(?![A-Za-z0-9_])|(?=gh[pousr]_[A-Za-z0-9]{36}|github_pat_|npm_[A-Za-z0-9]{36}|hf_[A-Za-z0-9]{30}"
+    r"|gsk_[A-Za-z0-9]{40}|xai-[A-Za-z0-9]{40}|sk-[A-Za-z0-9]{20}|sk-(?:ant|or|proj)-|A[KS]IA[A-Z2-7]{16}|AGE-SECRET-KEY-1"
+    r"|eyJ[\w-]{10,64}\.eyJ|xox[abeoprs]-|glpat-))"
+)
 # White space, or an escape that stands for it in a string.
 _SPACE = r"(?:\s|\\{1,2}[nrt])"
 # What is in front of the lines of a key that is quoted: in a letter, a diff, a comment, a listing with
@@ -105,13 +139,13 @@ RULES = (
          rf"|(?:{_QUOTE}{{0,16}}+[A-Za-z-]{{3,20}}: [^\n\\]{{1,100}}+){{0,5}}+"
          rf"(?:{_QUOTE}{{0,16}}+[A-Za-z0-9+/=]{{20,20000}}+){{1,2000}}+(?:(?!{_BLANK}){_QUOTE}{{1,16}}+[A-Za-z0-9+/]{{1,19}}={{0,2}}(?=\s*(?:[\"'`,;\\\\\n]|\Z)))?)",
          _is_block, behind=""),
-    Rule("age key", ("AGE-SECRET-KEY-1",), r"AGE-SECRET-KEY-1[0-9A-Z]{58}" + _END),
+    Rule("age key", ("AGE-SECRET-KEY-1",), r"AGE-SECRET-KEY-1[0-9A-Z]{20,100}?" + _END),
     Rule("anthropic key", ("sk-ant-",), r"sk-ant-[\w-]{20,}"),
     Rule("openrouter key", ("sk-or-",), r"sk-or-[\w-]{20,}"),
-    Rule("openai key", ("sk-",), r"sk-(?:(?:proj|svcacct|admin|None)-[\w-]{20,}|[A-Za-z0-9]{32,}" + _END + ")"),
+    Rule("openai key", ("sk-",), r"sk-(?:(?:proj|svcacct|admin|None)-[\w-]{20,}|[A-Za-z0-9]{32,}?" + _END + ")"),
     Rule("google key", ("AIza",), r"AIza[\w-]{35}(?![\w-])"),
     Rule("google token", ("ya29.",), r"ya29\.[\w-]{30,}"),
-    Rule("github token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"gh[pousr]_[A-Za-z0-9]{36,255}" + _END),
+    Rule("github token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"gh[pousr]_[A-Za-z0-9]{36,255}?" + _END),
     Rule("github token", ("github_pat_",), r"github_pat_\w{40,255}"),
     Rule("gitlab token", ("glpat-", "gldt-", "glrt-", "glcbt-", "glptt-"), r"gl(?:pat|dt|rt|cbt|ptt)-[\w-]{20,}(?:\.[\w-]{2,20}\.[\w-]{5,20})?"),
     Rule("aws access key", ("AKIA", "ASIA"), r"A(?:KIA|SIA)[A-Z2-7]{16}" + _END),
@@ -123,30 +157,30 @@ RULES = (
     Rule("stripe key", ("sk_live_", "rk_live_"), r"[sr]k_live_[A-Za-z0-9]{16,}"),
     Rule("npm token", ("npm_",), r"npm_[A-Za-z0-9]{36}" + _END),
     Rule("pypi token", ("pypi-AgE",), r"pypi-AgE[\w-]{50,}"),
-    Rule("hugging face token", ("hf_",), r"hf_[A-Za-z0-9]{30,}" + _END),
-    Rule("groq key", ("gsk_",), r"gsk_[A-Za-z0-9]{40,}" + _END),
-    Rule("xai key", ("xai-",), r"xai-[A-Za-z0-9]{40,}" + _END),
+    Rule("hugging face token", ("hf_",), r"hf_[A-Za-z0-9]{30,}?" + _END),
+    Rule("groq key", ("gsk_",), r"gsk_[A-Za-z0-9]{40,}?" + _END),
+    Rule("xai key", ("xai-",), r"xai-[A-Za-z0-9]{40,}?" + _END),
     Rule("sendgrid key", ("SG.",), r"SG\.[\w-]{22}\.[\w-]{43}(?![\w-])"),
     Rule("digitalocean token", ("doo_v1_", "dop_v1_", "dor_v1_"), r"do[opr]_v1_[0-9a-f]{64}" + _END),
     Rule("vault token", ("hvs.", "hvb.", "hvr."), r"hv[sbr]\.[\w-]{24,}"),
     Rule("databricks token", ("dapi",), r"dapi[0-9a-f]{32}(?:-[0-9]{1,2})?" + _END),
     Rule("replicate token", ("r8_",), r"r8_[A-Za-z0-9]{37}" + _END),
-    Rule("perplexity key", ("pplx-",), r"pplx-[A-Za-z0-9]{40,}" + _END),
+    Rule("perplexity key", ("pplx-",), r"pplx-[A-Za-z0-9]{40,}?" + _END),
     Rule("nvidia key", ("nvapi-",), r"nvapi-[\w-]{60,}"),
     Rule("langsmith key", ("lsv2_",), r"lsv2_(?:pt|sk)_[0-9a-f]{32}_[0-9a-f]{10}" + _END),
     Rule("google client secret", ("GOCSPX-",), r"GOCSPX-[\w-]{28}(?![\w-])"),
     Rule("azure client secret", ("Q~",), r"(?<=[0-9])Q~(?P<secret>[\w.~-]{31,34})(?![\w.~-])", behind=""),
     Rule("sentry token", ("sntrys_", "sntryu_"), r"sntry(?:s_eyJ[\w=+/-]{40,}|u_[0-9a-f]{64})"),
     Rule("supabase key", ("sbp_", "sb_secret_"), r"(?:sbp_[0-9a-f]{40}|sb_secret_[\w-]{30,})" + _END),
-    Rule("linear key", ("lin_api_", "lin_oauth_"), r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}" + _END),
-    Rule("notion token", ("ntn_",), r"ntn_[A-Za-z0-9]{40,}" + _END),
+    Rule("linear key", ("lin_api_", "lin_oauth_"), r"lin_(?:api|oauth)_[A-Za-z0-9]{32,}?" + _END),
+    Rule("notion token", ("ntn_",), r"ntn_[A-Za-z0-9]{40,}?" + _END),
     Rule("telegram token", (":AA",), r"(?<=[0-9]{8}):(?P<secret>AA[\w-]{33})(?![\w-])", behind=""),
     Rule("discord webhook", ("/api/webhooks/",), r"/api/webhooks/[0-9]{15,21}/(?P<secret>[\w-]{60,80})(?![\w-])", behind=""),
     Rule("shopify token", ("shpat_", "shpca_", "shppa_", "shpss_"), r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}" + _END),
     Rule("stripe webhook secret", ("whsec_",), r"whsec_[A-Za-z0-9+/]{32,}"),
     Rule("postman key", ("PMAK-",), r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}" + _END),
     Rule("grafana token", ("glsa_",), r"glsa_[A-Za-z0-9]{32}_[0-9a-fA-F]{8}" + _END),
-    Rule("tailscale key", ("tskey-",), r"tskey-[a-z]{3,10}-[A-Za-z0-9]{8,32}-[A-Za-z0-9]{20,}" + _END),
+    Rule("tailscale key", ("tskey-",), r"tskey-[a-z]{3,10}-[A-Za-z0-9]{8,32}-[A-Za-z0-9]{20,}?" + _END),
     Rule("pulumi token", ("pul-",), r"pul-[0-9a-f]{40}" + _END),
     Rule("planetscale token", ("pscale_",), r"pscale_(?:tkn|pw|oauth)_[\w.=-]{32,}"),
     Rule("atlassian token", ("ATATT3",), r"ATATT3[\w=-]{100,}"),
@@ -155,10 +189,19 @@ RULES = (
     Rule("1password token", ("ops_eyJ",), r"ops_eyJ[\w+/=-]{200,}"),
     Rule("terraform token", (".atlasv1.",), r"\.atlasv1\.(?P<secret>[\w-]{60,70})(?![\w-])", behind=""),
     Rule("jwt", ("eyJ",), r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{16,}", behind="_-."),
-    Rule("authorization", ("bearer ",), r"(?i:bearer) {1,3}(?P<secret>[\w.~+/-]{16,4096}={0,2})", _is_random, folded=True),
+    Rule("authorization", ("bearer ",), r"(?i:bearer) {1,3}(?P<secret>[\w.~+/-]{16,4096}={0,2})", _is_drawn, folded=True),
     Rule("authorization", ("authorization",),
          r"""(?i:authorization\\?["']?\s{0,3}[:=]\s{0,3}\\?["']?basic) {1,3}(?P<secret>[A-Za-z0-9+/]{8,4096}={0,2})""",
          folded=True, behind=""),
+    Rule("authorization", ("authorization",),
+         r"""(?i:authorization)\\?["']?\s{0,3}[:=]\s{0,3}\\?["']?(?:[A-Za-z][A-Za-z0-9-]{1,20} {1,3}(?:[a-z]{1,16}=\\?["']?)?)?(?P<secret>[\w.~+/-]{16,4096}={0,2})""",
+         _is_credential, folded=True, behind=""),
+    # An address of Redis whose password is not percent-encoded; all until the last @ belongs to it, but
+    # for parameters.
+    Rule("password", ("redis://", "rediss://"),
+         r"""(?i:rediss?)://[^\s/:@"'<>\[\]]{0,100}:(?![0-9]{1,5}(?:/[0-9]{0,5})?(?:[,;)|@]|\Z))"""
+         r"""(?P<secret>(?:[^\s?"'<>\[\]{}$]|\?(?![a-z_]{2,24}=)){1,200})@""",
+         _is_password, folded=True, behind=""),
     Rule("password", ("://",), r"""://[^\s/:@"'<>\[\]]{1,100}:(?P<secret>[^\s/"'<>\[\]{}$]{1,200})@(?!sha[0-9]{3}:)""",
          _is_no_port, behind=""),
     Rule("password", ("://:",), r"""://:(?!pserver:|ext:)(?P<secret>[^\s/"'<>\[\]{}$]{1,200})@""", _is_password, behind=""),
@@ -170,6 +213,18 @@ RULES = (
          _is_password),
     Rule("docker login", ('"auth', "'auth", '\\"auth'),
          r"""\\?["']auth\\?["']\s{0,3}:\s{0,3}\\?["'](?P<secret>[A-Za-z0-9+/]{8,4096}={0,2})\\?["']""", _is_login, behind=""),
+    Rule("password", (" -u ", "--user ", "--user=", "--proxy-user "),
+         r"""(?: -u|--user|--proxy-user)[ =]\s{0,3}["']?[^\s:"'\\]{1,100}:(?P<secret>[^\s"'\\]{8,200})""",
+         _is_assigned_secret, behind=""),
+    Rule("password", ("-password ", "-passwd ", "-passphrase "),
+         r"""-(?:password|passwd|passphrase) {1,3}\\?["']?(?P<secret>[^\s"'\\]{8,512})""", _is_assigned_secret, behind=""),
+    Rule("secret", ("-token ", "-secret ", "-api-key ", "-apikey ", "-access-key ", "-secret-key "),
+         r"""-(?:token|secret|api-?key|access-key|secret-key) {1,3}\\?["']?(?P<secret>[^\s"'\\]{8,512})""",
+         _is_assigned_secret, behind=""),
+    Rule("npm token", (":_authtoken", ":_password", ":_auth"),
+         r""":_(?i:authtoken|password|auth)\s{0,3}=\s{0,3}["']?(?P<secret>[\w.~+/-]{8,512}={0,2})""", folded=True, behind=""),
+    Rule("azure signature", ("sig=",), r"(?<=[?&;])sig=(?P<secret>(?:[A-Za-z0-9+/]|%2[BbFf]){40,60}(?:=|%3[Dd]))", behind=""),
+    Rule("django key", ("django-insecure-",), r"django-insecure-(?P<secret>[\w!@#$%^&*()=+-]{20,100})", behind="_"),
     Rule("password", ("passw", "pwd"), r"(?i:passw(?:or)?d|pwd)" + _VALUE, _is_assigned_secret, folded=True, behind=""),
     Rule("secret", ("secret", "token", "api", "access", "accountkey"),
          r"(?i:secret(?:[_-]?(?:access[_-]?)?key)?|token|api[_-]?(?:key|secret)|access[_-]?key|accountkey)" + _VALUE,
