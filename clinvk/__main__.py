@@ -30,12 +30,25 @@ def _replace_interrupt_handler(before: object, now: Any) -> None:
 
 def _relax_output_encoding() -> None:
     """A character that the terminal does not know is no reason to fail."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # somebody closed it
-            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    if sys.stdin is None:  # somebody closed it
+        sys.stdin = open(os.devnull)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stdout is None:
+        sys.stdout = open(_closed_output(), "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _closed_output() -> int:
+    """Descriptor 1 as one that refuses what is written, as the closed one does: an answer that
+    cannot be written is a failure. It is taken, so that no file is opened as it."""
+    fd = os.open(os.devnull, os.O_RDONLY)
+    if fd != 1:
+        os.dup2(fd, 1)
+        os.close(fd)
+    return 1
 
 
 def main() -> None:

@@ -1055,3 +1055,15 @@ def test_echo_reads_and_writes_utf8_whatever_the_environment_says(
     assert [m["content"] for m in home.transcript()] == [
         "é ü 漢", "(echo, no model) Turn 1. You said: é ü 漢",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("args", [["-b", "echo", "hi"], ["-b", "echo", "-o", "json", "hi"],
+                                  ["sessions", "list"], ["version"]])  # fmt: skip
+def test_output_that_cannot_be_written_since_stdout_is_closed_is_a_failure(
+    clinvk: CommandLine, home: Home, args: list[str]
+):
+    line = ["bash", "-c", '"$@" >&-', "bash", *clinvk.program, *args]
+    done = subprocess.run(line, env=home.env, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "clinvk: stdout is closed: the output cannot be written\n"

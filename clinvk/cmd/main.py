@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,8 @@ def _run(argv: Sequence[str]) -> int:
     except OSError as error:
         if os.environ.get("CLINVK_DEBUG"):
             raise
+        if error.errno == errno.EBADF and not error.filename:
+            return fail("stdout is closed: the output cannot be written", None, 1)
         return fail(f"{error.filename or 'output'}: {error.strerror or error}", None, 1)
     except RecursionError:
         return fail("the input is nested too deeply", None, 1)
