@@ -124,6 +124,7 @@ def run_request(request: Any, loaded: Any, given: dict[str, Any]) -> int:
     dispatcher = until_end(Dispatcher(loaded))
     if given.get("dry_run") or loaded.config.unified_flags.dry_run:
         return single.print_dry_run(dispatcher, request, settings)
+    _warn_of_open_home(loaded.home)
     try:
         return single.drive_prompt(dispatcher, request, settings)
     except NoSessionHere as error:
@@ -132,6 +133,15 @@ def run_request(request: Any, loaded: Any, given: dict[str, Any]) -> int:
         return single.drive_prompt(
             dispatcher, replace(request, session=error.elsewhere.id), settings
         )
+
+
+def _warn_of_open_home(home: Any) -> None:
+    # Only a command that runs something needs them.
+    from clinvk.config.paths import home_problem, private_hint
+    from clinvk.terminal import printer
+
+    if problem := home_problem(home):
+        printer.Printer.for_errors(printer.color).warning(problem, private_hint(home))
 
 
 def _session_name(session: str | None, auto_save: str | None) -> str | None:

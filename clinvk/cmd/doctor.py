@@ -13,6 +13,7 @@ from clinvk.backend.catalog import Catalog
 from clinvk.backend.probe import BackendStatus, probe_backends
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
+from clinvk.config.paths import home_problem, private_hint
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 
@@ -64,6 +65,8 @@ def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | Non
     )
     configuration = loaded.path if loaded.path.exists() else f"{loaded.path} (not there: defaults)"
     print(f"configuration: {one_line(str(configuration))}")
+    if open_ := home_problem(loaded.home):
+        print(f"warning: {one_line(open_)}; {one_line(private_hint(loaded.home))}")
 
 
 def _report_json(findings: list[BackendStatus], loaded: Any, problem: str | None) -> dict[str, Any]:
