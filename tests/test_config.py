@@ -1,7 +1,9 @@
 """The configuration: where each value comes from, what is wrong in it, and what it does."""
 
+import json
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -481,3 +483,125 @@ def test_a_value_that_means_nothing_is_told(clinvk: CommandLine, home: Home, tex
     done = clinvk("config", "check")
     assert done.returncode == 3
     assert place in done.stderr
+
+
+# What can be used, and what cannot
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("session.storage", "nonsense", "unknown store 'nonsense'"),
+        ("session.storage", "[redis://bob:Secret@h:1/0]", "unknown store"),
+        ("session.storage", "sqlite://", "unknown store"),
+        ("session.storage", "redis://h:1/abc", "the database, after the host, is not a number"),
+        ("session.storage", "redis://h:1/0/1", "the database, after the host, is not a number"),
+        ("session.storage", "redis://h:99999/0", "the port is larger than 65535"),
+        ("session.storage", "redis://h:1/0#Secret", "a # has no meaning in it"),
+        ("session.storage", "redis://:…@h:1/0", "the password is hidden"),
+        ("session.storage", "redis://bob:…@h:1/0", "the password is hidden"),
+        ("default_backend", "nosuch", "unknown backend 'nosuch'; known: claude, codex, echo"),
+    ],
+)
+def test_set_and_check_refuse_what_no_command_could_use(
+    clinvk: CommandLine, home: Home, key: str, value: str, told: str
+):
+    done = clinvk("config", "set", key, value)
+    assert done.returncode == 3
+    assert told in done.stderr
+    assert "Secret" not in done.stderr
+    assert not (home.path / "config.yaml").exists()
+    section, _, name = key.rpartition(".")
+    home.config(json.dumps({section: {name: value}} if section else {name: value}))
+    done = clinvk("config", "check")
+    assert done.returncode == 3
+    assert told in done.stderr
+    assert "Secret" not in done.stderr
+    assert (
+        clinvk("config", "set", key, "echo" if key == "default_backend" else "file").returncode == 0
+    )
+    assert clinvk("config", "check").returncode == 0
+
+
+def test_another_setting_can_be_changed_while_the_default_backend_is_unknown(
+    clinvk: CommandLine, home: Home
+):
+    home.config("default_backend: removed\n")
+    assert clinvk("config", "set", "output.color", "never").returncode == 0
+    done = clinvk("hi")
+    assert done.returncode == 3
+    assert f"{home.path / 'config.yaml'}: default_backend: unknown backend 'removed'" in done.stderr
+
+
+@pytest.mark.parametrize("digits", [200, 3000, 6000])
+def test_a_long_number_is_not_printed_whole(clinvk: CommandLine, home: Home, digits: int):
+    for key, value in (
+        ("output.color", "9" * digits),
+        ("parallel.max_workers", "0." + "9" * digits),
+    ):
+        done = clinvk("config", "set", key, value)
+        assert done.returncode == 3
+        assert len(done.stderr) < 400
+        assert "whole number, found '9" not in done.stderr
+    home.config(f"parallel: {{max_workers: -{'9' * digits}}}\n")
+    done = clinvk("config", "check")
+    assert done.returncode == 3
+    assert len(done.stderr) < 400
+
+
+def test_a_date_is_called_one(clinvk: CommandLine, home: Home):
+    home.config("backends: {echo: {model: 2020-01-01}}\n")
+    done = clinvk("config", "check")
+    assert "expected text, found the date 2020-01-01; put it in quotes" in done.stderr
+
+
+def test_a_rejected_value_is_not_looked_for_in_the_file(clinvk: CommandLine, home: Home):
+    home.config("output: {color: never}\n")
+    done = clinvk("config", "set", "parallel.max_workers", "0")
+    assert done.stderr == (
+        "clinvk: parallel.max_workers: 0 is too small; at least 1; nothing was changed\n"
+    )
+
+
+def test_a_home_that_is_a_file_is_named(clinvk: CommandLine, tmp_path: Path):
+    (tmp_path / "file").touch()
+    done = clinvk("-b", "echo", "hi", env={"CLINVK_HOME": str(tmp_path / "file")})
+    assert done.returncode == 3
+    assert f"{tmp_path / 'file'} is not a directory" in done.stderr
+    assert "set CLINVK_HOME to a directory" in done.stderr
+
+
+def test_an_empty_home_variable_means_the_home_of_the_user():
+    import pwd
+
+    assert schema.find_home({"HOME": ""}) == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".clinvk"
+    assert schema.find_home({}) == schema.find_home({"HOME": ""})
+
+
+def test_a_fifo_that_nothing_writes_is_refused(clinvk: CommandLine, tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    done = clinvk("--config", str(tmp_path / "fifo"), "-b", "echo", "hi")
+    assert done.returncode == 3
+    assert "a FIFO that nothing writes" in done.stderr
+
+
+def test_a_fifo_that_is_written_later_is_read(clinvk: CommandLine, tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    line = f"(sleep 0.5; echo 'output: {{color: never}}') >{tmp_path}/fifo"
+    with subprocess.Popen(["bash", "-c", line]):
+        assert (
+            clinvk("config", "get", "output.color", "--config", f"{tmp_path}/fifo").stdout
+            == "never\n"
+        )
+
+
+def test_a_home_that_everyone_can_write_draws_a_warning(clinvk: CommandLine, home: Home):
+    home.path.mkdir(exist_ok=True)
+    home.path.chmod(0o777)
+    done = clinvk("-b", "echo", "hi")
+    assert done.returncode == 0
+    assert done.stderr.count("can be written by every user of this machine (mode 0777)") == 1
+    assert "can be written by every user" in clinvk("doctor").stdout
+    home.path.chmod(0o700)
+    assert clinvk("-b", "echo", "hi").stderr == ""
+    assert "can be written by every user" not in clinvk("doctor").stdout

@@ -61,6 +61,14 @@ class BackendSelector:
             raise NotInstalledError(
                 f"unknown backend {chosen!r}{meant}", f"known: {', '.join(names)}"
             )
+        if self.catalog.find(chosen) is None:
+            origin = self.config.origin("default_backend")
+            where = origin if origin.startswith("$") else f"{origin}: default_backend"
+            raise ConfigError(
+                f"{where}: unknown backend {chosen!r}",
+                f"known: {', '.join(self.catalog.names())}; "
+                f"add one as {self.config.home / 'backends'}/NAME.yaml",
+            )
         manifest = self.catalog.load(chosen)
         return SelectedBackend(manifest, catalogs.find_program(manifest, self.child_env(chosen)))
 

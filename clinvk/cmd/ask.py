@@ -141,7 +141,7 @@ def _warn_of_open_home(home: Any) -> None:
     from clinvk.terminal import printer
 
     if problem := home_problem(home):
-        printer.Printer.for_errors(printer.color).warning(problem, private_hint(home))
+        printer.Printer.for_errors(printer.color.get()).warning(problem, private_hint(home))
 
 
 def _session_name(session: str | None, auto_save: str | None) -> str | None:

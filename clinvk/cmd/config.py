@@ -65,14 +65,14 @@ def set_(
 ) -> None:
     """Change one setting in the file; its comments stay."""
     parsed = configs.parse_value(key, value)
-    _rewrite(_path(config), lambda data: _set_key(data, key.split("."), parsed))
+    _rewrite(_path(config), key, lambda data: _set_key(data, key.split("."), parsed))
 
 
 @app.command()
 def unset(key: Key, config: opt.Config = None) -> None:
     """Take one setting out of the file: its default holds again."""
     configs.get_value(opt.load_config(config), key)
-    _rewrite(_path(config), lambda data: _remove_key(data, key.split(".")))
+    _rewrite(_path(config), key, lambda data: _remove_key(data, key.split(".")))
 
 
 @app.command()
@@ -127,8 +127,8 @@ def _path(config: Path | None) -> Path:
     return configs.find_home(os.environ) / "config.yaml"
 
 
-def _rewrite(file: Path, change: Any) -> None:
-    """The file after `change`, if it is right then; comments and order stay as they are."""
+def _rewrite(file: Path, key: str, change: Any) -> None:
+    """The file after the `change` of this key, if it is right then; comments and order stay as they are."""
     # Only a command that changes the file needs it.
     from io import StringIO
 
@@ -137,7 +137,7 @@ def _rewrite(file: Path, change: Any) -> None:
     yaml = YAML()
     yaml.preserve_quotes = True
     text = configs.read_text(file)
-    configs.parse_config(text, file)
+    configs.check_changeable(text, file)
     data = yaml.load(text) if text.strip() else None
     if data is None:
         data = {}
@@ -149,7 +149,7 @@ def _rewrite(file: Path, change: Any) -> None:
     if data:
         yaml.dump(data, out)
     text += out.getvalue()
-    configs.parse_config(text, file)
+    configs.parse_config(text, file, changed=key)
     _write(file, text)
 
 

@@ -122,7 +122,7 @@ def _discard_typed_ahead() -> None:
             from clinvk.terminal.printer import Printer
 
             with suppress(OSError, ValueError):
-                Printer.for_errors(printer.color).notice(
+                Printer.for_errors(printer.color.get()).notice(
                     "input that arrived after the prompt was discarded, so that the shell does not "
                     "execute it; type it again if you need it"
                 )

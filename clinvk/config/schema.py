@@ -15,10 +15,19 @@ from clinvk.errors import ConfigError
 from clinvk.model.option_table import Option, options_in
 from clinvk.text import addresses, values, yaml
 from clinvk.text.addresses import mask_password, without_passwords
-from clinvk.text.typed import ShapeError, build_struct, convert, format_path, is_struct, unknown_key
+from clinvk.text.typed import (
+    ShapeError,
+    build_struct,
+    convert,
+    format_path,
+    is_struct,
+    quoted,
+    unknown_key,
+)
 
 Format = Literal["text", "json", "stream-json"]
 
+FIFO_PATIENCE = 5.0  # seconds until something writes the FIFO that --config names
 MASK = "…"  # stands where a value of `env` is shown
 
 
@@ -104,7 +113,19 @@ def find_home(env: Mapping[str, str]) -> Path:
     """The folder that everything of the user's is in: `CLINVK_HOME`, else `~/.clinvk`."""
     if given := env.get("CLINVK_HOME"):
         return Path(given).expanduser().absolute()
-    return Path(env.get("HOME") or os.path.expanduser("~")) / ".clinvk"
+    return Path(env.get("HOME") or _home_of_user()) / ".clinvk"
+
+
+def _home_of_user() -> str:
+    """The home directory of the password database. Raises `ConfigError`."""
+    import pwd  # only if HOME is not set, or empty
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        raise ConfigError(
+            "HOME is not set, and this user has no home directory", "set HOME or CLINVK_HOME"
+        ) from None
 
 
 def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
@@ -127,7 +148,10 @@ def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
 
 def read_text(path: Path, *, required: bool = False) -> str:
     try:
-        data = read_named(path) if required or is_null_device(path) else read_file(path)
+        if required or is_null_device(path):
+            data = read_named(path, patience=FIFO_PATIENCE)
+        else:
+            data = read_file(path)
         return data.decode("utf-8")
     except FileNotFoundError:
         if required:
@@ -139,6 +163,11 @@ def read_text(path: Path, *, required: bool = False) -> str:
         raise ConfigError(
             f"{path}: is a folder, where a file should be", "move it away, or name a file"
         ) from None
+    except NotADirectoryError:
+        raise ConfigError(
+            f"{path}: {path.parent} is not a directory",
+            "set CLINVK_HOME to a directory, or name another file with --config",
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
@@ -148,25 +177,51 @@ def read_text(path: Path, *, required: bool = False) -> str:
         ) from error
 
 
-def parse_config(text: str, path: Path) -> Config:
-    """The configuration that `text` is. Raises `ConfigError`; `path` is for its message."""
+def parse_config(text: str, path: Path, *, changed: str | None = None) -> Config:
+    """The configuration that `text` is, of which all can be used. Raises `ConfigError`; `path` is
+    for its message. If the text is that of the file but for the key `changed`, the names in other
+    keys are not checked, and a problem of this key has no line in the file."""
     data, _ = _from_text(text, path)
+    home = find_home(os.environ)
     try:
         config = build_struct(Config, data)
-        _check_values(config, find_home(os.environ))
+        _check_values(config, home)
+        if "default_backend" in data and changed in (None, "default_backend"):
+            _check_default_backend(config.default_backend, home)
     except ShapeError as error:
+        if changed is not None and format_path(error.path).startswith(changed):
+            raise ConfigError(f"{error}; nothing was changed", error.hint) from error
         raise _config_error(path, text, error, "") from error
-    check_address(config.session.storage, f"{path}: session.storage")
+    if changed is None:
+        check_address(config.session.storage, f"{path}: session.storage")
+    elif changed.startswith("session"):
+        check_address(config.session.storage, "session.storage")
     return config
 
 
-def check_address(address: str, where: str) -> None:
-    """Raise `ConfigError`, which does not show the password, if an address is malformed."""
-    if problem := addresses.problem(address):
-        shown_ = mask_password(address)
-        raise ConfigError(
-            f"{where}: malformed address {shown_!r}: {problem}", addresses.hint(problem)
+def check_changeable(text: str, path: Path) -> None:
+    """Raise `ConfigError` unless one setting in `text` can be changed: it is YAML of keys and
+    values. What is wrong with a value may be what the change fixes."""
+    _from_text(text, path)
+
+
+def _check_default_backend(name: str, home: Path) -> None:
+    known = backend_names(home)
+    if name not in known:
+        raise ShapeError(
+            ("default_backend",), f"unknown backend {name!r}; known: {', '.join(known)}"
         )
+
+
+def check_address(address: str, where: str) -> None:
+    """Raise `ConfigError`, which does not show the password, if an address is malformed, or of no
+    kind of store."""
+    if found := addresses.store_problem(address):
+        problem, hint = found
+        shown_ = mask_password(address)
+        if hint == addresses.STORES:
+            raise ConfigError(f"{where}: {problem} {shown_!r}", hint)
+        raise ConfigError(f"{where}: malformed address {shown_!r}: {problem}", hint)
 
 
 def _check_values(config: Config, home: Path) -> None:
@@ -175,7 +230,7 @@ def _check_values(config: Config, home: Path) -> None:
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         if value is not None and value < least:
-            raise ShapeError((section, name), f"{value} is too small; at least {least}")
+            raise ShapeError((section, name), f"{quoted(value)} is too small; at least {least}")
     timeout = config.unified_flags.command_timeout_secs
     if timeout is not None and not 0 < timeout < float("inf"):
         raise ShapeError(
@@ -217,17 +272,18 @@ def parse_value(key: str, text: str) -> Any:
                 f"{key}: the user name or the password in {mask_password(text)!r} is not encoded",
                 addresses.ENCODE,
             )
+    problem: Exception | None = None
     try:
         value = yaml.load(text)
-    except yaml.YamlError:
-        value = text
+    except yaml.YamlError as error:
+        value, problem = text, ShapeError(steps, error.problem)
     try:
         return convert(hint, value, steps)
     except ShapeError as error:
         try:
             return convert(hint, text, steps)  # `set model 4` means the text
         except ShapeError:
-            raise ConfigError(str(error)) from error
+            raise ConfigError(str(problem or error)) from error
 
 
 def get_value(loaded: Loaded, key: str) -> Any:
@@ -348,4 +404,4 @@ def _config_error(path: Path, text: str, error: ShapeError, source: str) -> Conf
     return ConfigError(f"{path}: {where}{place + ': ' if place else ''}{error.problem}", _EDIT_HINT)
 
 
-_EDIT_HINT = "mend it with: clinvk config edit"
+_EDIT_HINT = "fix it with: clinvk config edit"

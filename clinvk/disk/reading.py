@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -56,10 +57,20 @@ def belongs_to_user(found: os.stat_result) -> bool:
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def read_named(path: str | Path, *, limit: int = LARGEST) -> bytes:
+def read_named(path: str | Path, *, limit: int = LARGEST, patience: float | None = None) -> bytes:
     """The content of a file that the user named, which may be a pipe: `<(generate)`, `/dev/stdin`.
-    Raises `OSError`, also for more than `limit` bytes."""
-    fd = _opened(path, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    Raises `OSError`, also for more than `limit` bytes, and for a FIFO that nothing has opened to
+    write for `patience` seconds."""
+    flags = os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC
+    if patience is not None and _is_named_fifo(path):
+        fd = _opened(path, flags | os.O_NONBLOCK)
+        # Nothing is there to poll for until something has written, or has opened it and gone.
+        if not select.select([fd], [], [], patience)[0] and _is_without_writer(fd):
+            os.close(fd)
+            raise OSError(errno.EAGAIN, "a FIFO that nothing writes", str(path))
+        os.set_blocking(fd, True)
+    else:
+        fd = _opened(path, flags)
     try:
         with os.fdopen(fd, "rb", closefd=False) as file:  # raises for a directory
             return _bounded(file, path, limit)
@@ -93,6 +104,23 @@ def _opened(path: str | Path, flags: int) -> int:
         return os.open(path, flags)
     except ValueError as error:  # a NUL, or half of a surrogate pair
         raise OSError(errno.EINVAL, f"invalid path: {error}", str(path)) from error
+
+
+def _is_named_fifo(path: str | Path) -> bool:
+    """Whether it is a FIFO, and not a pipe that something holds open already, as `<(generate)`."""
+    try:
+        is_fifo = stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+    return is_fifo and not os.path.realpath(path).startswith(("/dev/", "/proc/"))
+
+
+def _is_without_writer(fd: int) -> bool:
+    """Of an empty pipe that does not block."""
+    try:
+        return os.read(fd, 1) == b""
+    except BlockingIOError:
+        return False
 
 
 def _check_regular(path: str | Path, mode: int) -> None:

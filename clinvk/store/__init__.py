@@ -8,9 +8,7 @@ from pathlib import Path
 from clinvk.config.schema import check_address
 from clinvk.errors import ConfigError
 from clinvk.store.base import Store
-from clinvk.text.addresses import mask_password
-
-KNOWN_STORES = "known: file, sqlite:////absolute/path, redis://host:port/db, rediss://…"
+from clinvk.text.addresses import STORES, mask_password
 
 
 def open_store(
@@ -36,7 +34,7 @@ def open_store(
         from clinvk.store.redis.store import RedisStore
 
         return RedisStore(url)
-    raise ConfigError(f"session.storage: unknown store {mask_password(url)!r}", KNOWN_STORES)
+    raise ConfigError(f"session.storage: unknown store {mask_password(url)!r}", STORES)
 
 
 def _sqlite_path(url: str, place: str) -> Path:

@@ -19,7 +19,7 @@ PLACE = (
     "a password stands in front of an @: redis://user:password@host"
 )
 LAST_PORT = 65535
-_MISPLACED = "the user name or the password holds a character that ends it"
+STORES = "known: file, sqlite:////absolute/path, redis://host:6379/0, rediss://…"
 _LOCAL = ("file", "sqlite")  # a path behind three slashes, and no credentials
 # Schemes whose paths may hold an @, such as https://registry.example/@scope/package.
 _WEB = ("http", "https", "ws", "wss", "ftp", "git", "ssh", "git+ssh", "git+https", "docker", "oci")
@@ -29,6 +29,7 @@ _LONGEST_SCHEME = 32
 _HARMLESS = r"[\w.-]*+(?::[0-9]{1,5})?+(?:/[\w./-]*+)?+(?=\s|\Z)"
 
 _KNOWN = rf"""(?:[\w.+%-]*:)?{HIDDEN}(?=[@%'"`),;]|\Z)"""
+_REDIS = ("redis", "rediss")
 
 # What may follow the `?` in the address of a Redis server; the second ones only with TLS.
 PARAMETERS = (
@@ -69,20 +70,44 @@ def without_passwords(text: str) -> str:
 
 def problem(address: str) -> str | None:
     """Why a server's address cannot be used, in words without its credentials; None if it can."""
+    found = _find_problem(address)
+    return found and found[0]
+
+
+def store_problem(address: str) -> tuple[str, str] | None:
+    """(why no store is at this address, what to do); None if there may be one."""
+    if "://" in address and re.search(rf"{HIDDEN}(?=@|\Z)|[=#]{HIDDEN}", address):
+        return f"the password is hidden: {HIDDEN} stands for it", "type the password itself"
+    if found := _find_problem(address):
+        return found
+    kind, mark, place = address.partition("://")
+    kind = kind.lower()
+    known = address == "file" or (
+        place.startswith("/") if kind == "file" else
+        bool(place.strip("/")) if kind == "sqlite" else
+        kind in _REDIS and bool(mark)
+    )  # fmt: skip
+    return None if known else ("unknown store", STORES)
+
+
+def _find_problem(address: str) -> tuple[str, str] | None:
     scheme, mark, rest = address.partition("://")
-    if not mark or scheme.lower() in _LOCAL:
+    scheme = scheme.lower()
+    if not mark or scheme in _LOCAL:
         return None
     authority = _authority(rest)
     path, _, query = rest[len(authority) :].partition("?")
-    if "#" in rest or "@" in path or any(map(_is_misplaced, query.split("&"))):
-        return _MISPLACED
-    problems = map(_host_problem, authority.rpartition("@")[2].split(","))
-    return next(filter(None, problems), None)
-
-
-def hint(problem: str) -> str:
-    """What to do about a `problem`."""
-    return ENCODE if problem == _MISPLACED else PLACE
+    fragment = rest.partition("#")[2]
+    if "@" in path + fragment or any(map(_is_misplaced, query.split("&"))):
+        return "the user name or the password holds a character that ends it", ENCODE
+    for host in authority.rpartition("@")[2].split(","):
+        if found := _host_problem(host):
+            return found, PLACE
+    if "#" in rest:
+        return "a # has no meaning in it", f"leave out the # and what follows, or {ENCODE}"
+    if scheme in _REDIS and not re.fullmatch(r"/?[0-9]{0,9}/?", path):
+        return "the database, after the host, is not a number", PLACE
+    return None
 
 
 def _host_problem(text: str) -> str | None:
@@ -168,6 +193,10 @@ def _hidden(scheme: str, rest: str) -> str:
     if known:  # it was hidden before
         return known.group() + _without_secret_parameters(rest[known.end() :])
     credentials, at, host = _split(scheme, rest)
+    if scheme in _REDIS:  # an address of a server has no fragment, so it is a part of a password
+        place, mark, fragment = _without_secret_parameters(host).partition("#")
+        fragment = fragment if fragment.startswith(HIDDEN) else mark and HIDDEN
+        return _user(credentials) + at + place + mark + fragment
     return _user(credentials) + at + _without_secret_parameters(host)
 
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from datetime import date
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Struct, structs
 
 T = TypeVar("T", bound=Struct)
+
+LONGEST_QUOTED = 80  # characters of a value in a message
 
 
 class ShapeError(ValueError):
@@ -58,7 +61,7 @@ def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
     if origin is Literal:
         if value not in get_args(hint):
             wanted = ", ".join(str(a) for a in get_args(hint))
-            raise ShapeError(path, f"{value!r} is not one of: {wanted}")
+            raise ShapeError(path, f"{quoted(value)} is not one of: {wanted}")
         return value
     if origin in (list, tuple):
         if not isinstance(value, list):
@@ -134,4 +137,17 @@ def _name(value: Any) -> str:
         return "keys and values"
     if isinstance(value, list):
         return "a list"
-    return f"{value!r}"
+    if isinstance(value, date):  # or a time
+        return f"the date {value}; put it in quotes if it is text"
+    return quoted(value)
+
+
+def quoted(value: Any) -> str:
+    """A value for a message: of a long one, the beginning and its length."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of so many digits
+        return "a number of thousands of digits"
+    if len(text) <= LONGEST_QUOTED:
+        return text
+    return f"{text[:LONGEST_QUOTED]}… ({len(text):,} characters)"

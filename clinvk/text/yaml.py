@@ -25,6 +25,7 @@ class YamlError(ValueError):
 
     def __init__(self, problem: str, line: int | None) -> None:
         super().__init__(f"line {line}: {problem}" if line else problem)
+        self.problem = problem
 
 
 def load(text: str | bytes) -> Any:

@@ -117,4 +117,5 @@ def _print_migration(plan: Any, target: str, *, dry_run: bool) -> None:
     for session_id in plan.running:
         printer.warning(f"session {session_id} is running", "copy it when it has ended")
     if not dry_run:
-        print(f"To use it: clinvk config set session.storage {place}", file=sys.stderr)
+        hidden = "" if place == target else "  (with the password itself)"
+        print(f"To use it: clinvk config set session.storage {place}{hidden}", file=sys.stderr)

@@ -194,6 +194,11 @@ def _explain_error(error: Exception) -> tuple[str, str | None]:
         return f"it cannot be reached ({text})", f"start it, {_OTHER_STORE_HINT}"
     if isinstance(error, e.ReadOnlyError):
         return "it is a replica, which takes no writes", "name the primary server"
+    if "DB index" in text:
+        return (
+            f"it has no database of this number ({text})",
+            "most servers have 0 to 15: change the number behind the host in session.storage",
+        )
     if "MISCONF" in text:
         return "it cannot write its own disk, and takes no writes", "look at the server's disk"
     if isinstance(error, e.OutOfMemoryError) or "OOM" in text:
