@@ -84,6 +84,16 @@ def test_an_option_that_was_not_typed_is_named_by_its_name(
     assert done.stderr.startswith("clinvk: echo has no option 'effort'")
 
 
+def test_a_flag_that_is_dropped_for_many_tasks_is_named_as_it_was_typed(
+    home: Home, clinvk: CommandLine
+) -> None:
+    home.manifest("bare", BARE)
+
+    done = clinvk("parallel", "-b", "bare", "-m", "big", "--prompt", "{{line}}", stdin="a\n")
+
+    assert "bare does not support --model; dropped" in done.stderr
+
+
 @pytest.mark.parametrize(("section", "option"), KEYS)
 def test_the_configuration_has_each_key_of_an_option(section: str, option: Option) -> None:
     assert option.config_key in SECTIONS[section].__struct_fields__

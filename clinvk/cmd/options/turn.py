@@ -51,7 +51,7 @@ def flag_of(option: Option) -> Any:
     hint: Any = Path if option.path else str if option.choices else option.type
     if option.repeatable:
         hint = list[hint]
-    names = (option.flag, option.short) if option.short else (option.flag,)
+    names = [word for word in (option.flag, option.short) if word]
     settings: dict[str, Any] = {"metavar": option.metavar, "help": option.help}
     if option.minimum is not None:
         settings["min"] = option.minimum
