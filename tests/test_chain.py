@@ -588,9 +588,9 @@ def test_of_two_that_begin_under_one_name_at_the_same_moment_one_is_refused(desk
     flows = keep(WorkflowManager(desk.dispatcher()))
     plans = [plan_of([step], "chain", flows.dispatcher, {}) for step in ("first", "second")]
     first, second = (flows.prepare_run(plan, **{name: "mine"}) for plan in plans)
-    assert anyio.run(flows.run_prepared, first).state == "done"
+    assert anyio.run(first.run).state == "done"
     with pytest.raises(SessionError, match="was begun at the same time") as told:
-        anyio.run(flows.run_prepared, second)
+        anyio.run(second.run)
     assert first.folder
     assert f"clinvk runs watch {first.folder.id}" in str(told.value.hint)
     assert desk.starts() == [*known, "first"]

@@ -17,6 +17,7 @@ import pytest
 
 from clinvk.api import tasks as fanout
 from clinvk.engine.plan_run import PlanRun
+from clinvk.engine.resumed_run import ReplacingRun
 from clinvk.errors import SessionError
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.text import duration
@@ -926,16 +927,19 @@ def test_a_run_that_others_can_have_written_is_shown_and_not_run(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("how", ["run", "replace_run"])
+@pytest.mark.parametrize("how", ["new", "replacing"])
 async def test_a_new_run_that_another_clinvk_has_taken_is_left_to_it(desk: Desk, how: str):
     plan = fanout.plan_of(["a", "b"], "parallel", desk.dispatcher(), {"workdir": desk.home.work})
     old = PlanRun(desk.dispatcher(), plan)
     await old.run()
     assert old.folder is not None
-    run = PlanRun(desk.dispatcher(), plan)
+    if how == "new":
+        run = PlanRun(desk.dispatcher(), plan)
+    else:
+        run = ReplacingRun(desk.dispatcher(), plan, old.folder)
     folder = run.create_folder()
     assert folder is not None
     with RunFolder(folder.path).lock(), pytest.raises(SessionError, match="is running"):
-        await (run.run() if how == "run" else run.replace_run(old.folder))
+        await run.run()
     assert folder.plan().tasks
     assert (folder.path / "lock").exists()

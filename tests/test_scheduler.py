@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from clinvk.config import schema
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff
 from clinvk.engine.executor import LocalExecutor
-from clinvk.engine.plan_run import PlanRun, prepare_resume
+from clinvk.engine.plan_run import PlanRun
 from clinvk.engine.rerun import unfinished
+from clinvk.engine.resumed_run import ResumedRun
 from clinvk.engine.scheduler import Scheduler
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
@@ -424,9 +426,9 @@ async def test_a_limit_may_end_the_run_with_what_is_left_waiting(many: Many):
     assert "c" not in many.starts()
     folder = RunStore(many.home.path).find("last")
     assert folder.result().exit_code == 75
-    run = prepare_resume(many.dispatcher(), folder)
+    run = ResumedRun(many.dispatcher(), folder)
     many.backend("fake")
-    assert states(await run.resume(unfinished(run.plan))) == ["done"] * 4
+    assert states(await run.run()) == ["done"] * 4
 
 
 async def test_a_limit_that_would_take_too_long_ends_the_run_at_once(many: Many):
@@ -455,8 +457,8 @@ async def test_what_needs_a_task_that_waits_for_a_limit_waits_whatever_else_succ
     assert result.exit_code == 75
     assert "c" not in many.starts()
     many.backend("fake")
-    run = prepare_resume(many.dispatcher(), RunStore(many.home.path).find("last"))
-    assert states(await run.resume(unfinished(run.plan))) == ["done"] * 3
+    run = ResumedRun(many.dispatcher(), RunStore(many.home.path).find("last"))
+    assert states(await run.run()) == ["done"] * 3
 
 
 async def test_a_limit_may_switch_to_another_backend(many: Many):
@@ -519,8 +521,8 @@ async def test_a_run_that_has_spent_its_budget_starts_nothing_when_it_is_carried
     many.backend("fake")
     first = await many(["a", "b"], budget={"tokens": 15}, max_parallel=1)
     assert states(first) == ["done", "cancelled"]
-    run = prepare_resume(many.dispatcher(), RunStore(many.home.path).find("last"))
-    again = await run.resume(unfinished(run.plan))
+    run = ResumedRun(many.dispatcher(), RunStore(many.home.path).find("last"))
+    again = await run.run()
     assert states(again) == ["done", "cancelled"]
     assert "the budget is spent" in (again.why or "")
     assert again.exit_code == 1
@@ -674,8 +676,8 @@ async def cancelled_while(many: Many, plan: Plan, waits: Callable[[], Any]) -> R
 
 
 async def carried_on(many: Many) -> RunResult:
-    run = prepare_resume(many.dispatcher(), RunStore(many.home.path).find("last"))
-    return await run.resume(unfinished(run.plan))
+    run = ResumedRun(many.dispatcher(), RunStore(many.home.path).find("last"))
+    return await run.run()
 
 
 async def test_a_task_that_is_cancelled_while_it_waits_for_a_login_was_not_started(many: Many):
@@ -771,11 +773,11 @@ async def test_a_run_that_was_cut_off_goes_on_where_it_was(many: Many):
     await cancelling(many, plan, lambda: "b" in many.starts(), times=1)
     many.backend("fake")
     folder = RunStore(many.home.path).find("last")
-    run = prepare_resume(many.dispatcher(), folder)
-    result = await run.resume(unfinished(run.plan))
+    run = ResumedRun(many.dispatcher(), folder)
+    result = await run.run()
     assert states(result) == ["done", "indeterminate", "done"]
-    run = prepare_resume(many.dispatcher(), folder)
-    result = await run.resume(unfinished(run.plan, rerun_indeterminate=True))
+    run = ResumedRun(many.dispatcher(), folder, partial(unfinished, rerun_indeterminate=True))
+    result = await run.run()
     assert states(result) == ["done"] * 3
     assert result.results[1].attempts == 2
     assert many.starts() == ["a", "b", "c", "b"]
@@ -785,8 +787,8 @@ async def test_what_failed_before_does_not_end_a_run_that_is_carried_on(many: Ma
     many.backend("fake", BAD)
     first = await many(["bad", "b", "c"], fail_fast=True, max_parallel=1)
     assert states(first) == ["failed", "cancelled", "cancelled"]
-    run = prepare_resume(many.dispatcher(), RunStore(many.home.path).find("last"))
-    assert states(await run.resume(unfinished(run.plan))) == ["failed", "done", "done"]
+    run = ResumedRun(many.dispatcher(), RunStore(many.home.path).find("last"))
+    assert states(await run.run()) == ["failed", "done", "done"]
 
 
 async def test_a_task_is_never_lined_up_twice(many: Many):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from msgspec import Struct
 from clinvk.api.sync import blocking
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
-from clinvk.engine.plan_run import PlanRun, prepare_resume
+from clinvk.engine.plan_run import PlanRun
 from clinvk.engine.rerun import select_to_resume, select_to_retry
+from clinvk.engine.resumed_run import ResumedRun
 from clinvk.errors import ConfigError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Kind, Plan
@@ -138,14 +140,13 @@ async def aresume(
 ) -> RunResult:
     """What came of a run that was cut off, and is resumed: what had not begun is run, and nothing
     twice. `run` is its id, a unique prefix of it, or "last". Raises `ClinvkError`."""
+    select = partial(
+        select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
+    )
     with own_unless(dispatcher) as where:
-        resumed = prepare_resume(
-            where, RunStore(where.config.home).find(run), observe=observe, executor=executor
-        )
-        select = select_to_resume(
-            resumed.plan, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
-        )
-        return resumed.with_outputs(await resumed.resume(select))
+        folder = RunStore(where.config.home).find(run)
+        resumed = ResumedRun(where, folder, select, observe=observe, executor=executor)
+        return resumed.with_outputs(await resumed.run())
 
 
 async def aretry_run(
@@ -161,12 +162,11 @@ async def aretry_run(
     ended; without names, or with `failed`, those that failed; and what did not run because of that.
     A task is named by its name, its key or its number. Raises `UsageError` for a task that the run
     does not have, `SessionError` if there is no such run, or if it is running."""
+    select = partial(select_to_retry, names=tasks, failed=failed)
     with own_unless(dispatcher) as where:
-        retried = prepare_resume(
-            where, RunStore(where.config.home).find(run), observe=observe, executor=executor
-        )
-        select = select_to_retry(retried.plan, tasks, failed=failed)
-        return retried.with_outputs(await retried.resume(select))
+        folder = RunStore(where.config.home).find(run)
+        retried = ResumedRun(where, folder, select, observe=observe, executor=executor)
+        return retried.with_outputs(await retried.run())
 
 
 def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:

@@ -12,8 +12,9 @@ from clinvk.api.sync import run_blocking
 from clinvk.api.tasks import Observe, Tasks, plan_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.engine.plan_run import PlanRun, prepare_resume
+from clinvk.engine.plan_run import PlanRun
 from clinvk.engine.rerun import select_to_resume
+from clinvk.engine.resumed_run import ReplacingRun, ResumedRun
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Plan
@@ -85,9 +86,11 @@ class WorkflowManager(Closing):
     ) -> RunResult:
         """`execute`, for code with an event loop."""
         plan = plan_of(self._load_steps(name), "chain", self.dispatcher, rules)
-        run = self.prepare_run(plan, checkpoint=checkpoint, resume=resume, observe=observe)
-        result = await self.run_prepared(run, rerun_indeterminate=rerun_indeterminate)
-        return run.with_outputs(result)
+        run = self.prepare_run(
+            plan, checkpoint=checkpoint, resume=resume,
+            rerun_indeterminate=rerun_indeterminate, observe=observe,
+        )  # fmt: skip
+        return run.with_outputs(await run.run())
 
     def prepare_run(
         self,
@@ -95,6 +98,7 @@ class WorkflowManager(Closing):
         *,
         checkpoint: str | None = None,
         resume: str | None = None,
+        rerun_indeterminate: bool = False,
         **watch: Any,
     ) -> PlanRun:
         """The run of the plan, ready to be driven, under the name that it is kept by; without a
@@ -106,29 +110,20 @@ class WorkflowManager(Closing):
         old = self._find_folder(resume) if resume is not None else None
         before = old.id if old is not None else None
         if old is not None and (plan is None or _is_same_plan(plan, old.plan())):
-            run = prepare_resume(self.dispatcher, old, **watch)
-        else:
-            assert plan is not None  # noqa: S101 - or what would it run?
-            if old is None and checkpoint is not None:
-                before = self._check_free(checkpoint)
-            run = PlanRun(self.dispatcher, plan, **watch)
-            run.replaced_folder = old
-        run.on_begun = lambda: self._assign_checkpoint(name, run, before)
-        return run
-
-    async def run_prepared(self, run: PlanRun, *, rerun_indeterminate: bool = False) -> RunResult:
-        """Run it, from its beginning or from where it stopped."""
-        if run.replaced_folder is not None:
-            return await run.replace_run(
-                run.replaced_folder, rerun_indeterminate=rerun_indeterminate
+            select = partial(
+                select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=True,
+                rerun_dependents=True,
+            )  # fmt: skip
+            return ResumedRun(self.dispatcher, old, select, **watch)
+        assert plan is not None  # noqa: S101 - or what would it run?
+        watch["on_begun"] = lambda run: self._assign_checkpoint(name, run, before)
+        if old is not None:
+            return ReplacingRun(
+                self.dispatcher, plan, old, rerun_indeterminate=rerun_indeterminate, **watch
             )
-        if not run.is_resumed:
-            return await run.run()
-        select = select_to_resume(
-            run.plan, rerun_indeterminate=rerun_indeterminate, retry_failed=True,
-            rerun_dependents=True,
-        )  # fmt: skip
-        return await run.resume(select)
+        if checkpoint is not None:
+            before = self._check_free(checkpoint)
+        return PlanRun(self.dispatcher, plan, **watch)
 
     def list_checkpoints(self) -> list[dict[str, Any]]:
         """Each checkpoint: `name`, `run`, `at`, `state`, `steps`, `completed`, `source`."""
@@ -180,7 +175,7 @@ class WorkflowManager(Closing):
     def _assign_checkpoint(self, name: str | None, run: PlanRun, before: str | None) -> None:
         """Give the run its name, which was that of the run `before` when it was looked at. Raises
         `CheckpointTaken` where somebody else was faster: then there is no such run."""
-        if name is None or run.folder is None or run.is_resumed:
+        if name is None or run.folder is None:
             return
         try:
             self.checkpoints.assign_if_unchanged(name, run.folder.id, before)

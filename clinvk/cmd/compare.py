@@ -210,7 +210,7 @@ def _execute(
 
     viewer = watching.create_run_viewer(view)
     run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.show_notice)
-    result = many.drive_run(run, view, viewer, run.run)
+    result = many.drive_run(run, view, viewer)
     code = many.finish_run(run, result, view, reports)
     if html is not None:
         try:

@@ -1,4 +1,5 @@
-"""A plan, run from its first task to its last; and a run that was cut off, carried on."""
+"""A plan, run from its first task to its last, and kept. Runs that continue another one are in
+`engine/resumed_run.py`."""
 
 from __future__ import annotations
 
@@ -8,29 +9,25 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from msgspec import to_builtins
 from msgspec.structs import replace
 
 from clinvk.disk.atomic import NoSpace
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.engine import backoff, capacity
+from clinvk.engine import capacity
 from clinvk.engine.executor import Executor, LocalExecutor
-from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished
 from clinvk.errors import SessionError
-from clinvk.model.outcome import Outcome, RunResult, outcome_from_result, run_exit_code
+from clinvk.model.outcome import Outcome, RunResult, run_exit_code
 from clinvk.model.plan import Plan, Task
 from clinvk.model.result import EXIT_CODES
-from clinvk.model.session import MessageRole
 from clinvk.plans import preflight
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.runs import secrets
-from clinvk.runs.control import abandon_run, end_leftovers, run_facts
+from clinvk.runs.control import run_facts
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
 from clinvk.runs.output_dir import OutputDirectory
-from clinvk.runs.replay import requeue
 
 if TYPE_CHECKING:
     from clinvk.disk.lockfile import HeldLock
@@ -41,7 +38,9 @@ Observe = Callable[["Change"], None]
 
 
 class PlanRun:
-    """One run of a plan. `await run()` once; `stop()` from anywhere in the same event loop."""
+    """A new run of a plan. `await run()` once; `stop()` from anywhere in the same event loop."""
+
+    _check = staticmethod(preflight.check_plan)
 
     def __init__(
         self,
@@ -50,19 +49,18 @@ class PlanRun:
         *,
         observe: Observe = lambda _: None,
         notify: Callable[[str], None] = lambda _: None,
-        is_resumed: bool = False,
         executor: Executor | None = None,
+        on_begun: Callable[[PlanRun], None] = lambda _: None,
     ) -> None:
-        """Raises `ClinvkError` where the plan cannot be started: nothing has happened then. Of a
-        run that is resumed, only the tasks that are to be run have to be valid. `executor` runs the
-        tasks; None: this machine."""
+        """`executor` runs the tasks; None: this machine. `on_begun` is called once the run is kept,
+        before a task is started. Raises `ClinvkError` if the plan cannot be started: nothing has
+        happened then."""
         self.dispatcher = dispatcher
         self.plan = plan
         self.executor = executor
         self.observe = observe
         self.notify = notify
-        look = preflight.survey_plan if is_resumed else preflight.check_plan
-        self.preflights = look(plan, dispatcher.selector)
+        self.preflights = self._check(plan, dispatcher.selector)
         redacting = dispatcher.config.config.session.redact
         self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=redacting)
         self.folder: RunFolder | None = None
@@ -71,14 +69,9 @@ class PlanRun:
         self.outputs = (
             OutputDirectory(Path(rules.output_dir)) if (rules := plan.rules).output_dir else None
         )
-        # Called as soon as `outcomes` say what is to be run.
-        self.on_ready: Callable[[], None] = lambda: None
-        self.on_begun: Callable[[], None] = lambda: None  # called when it is kept, before it starts
+        self._on_begun = on_begun
+        self._on_ready: Callable[[], None] = lambda: None
         self._is_begun = False  # the journal says so
-        self.is_resumed = False  # it was begun before, and is to be carried on
-        self.replaced_folder: RunFolder | None = None  # the run that `follow` takes over from
-        self._reused_outcomes: list[Outcome] = []  # of another run, taken over
-        self._previous_result: RunResult | None = None  # where it stood when it was carried on
         self._stopped: tuple[str, bool] | None = None
         self._observer_error: Exception | None = None  # what whoever watches it raised
         for text in self.preflights.notices:
@@ -92,59 +85,18 @@ class PlanRun:
             self.folder = RunStore(self.dispatcher.config.home).create(kept)
         return self.folder
 
-    async def run(self) -> RunResult:
-        """What came of it. Raises `ClinvkError` where the run cannot be kept; what was started is
-        ended then."""
+    async def run(self, on_ready: Callable[[], None] = lambda: None) -> RunResult:
+        """The result. `on_ready` is called as soon as `outcomes` say which tasks are run. Raises
+        `ClinvkError` if the run cannot be kept; what was started is ended then."""
+        self._on_ready = on_ready
+        return await self._run()
+
+    async def _run(self) -> RunResult:
         folder = self.folder or self.create_folder()
         if folder is None:
             return await self._drive(None, "")
-        with self._lock_new(folder) as turn:
-            return await self._run_with_journal(
-                folder, turn, rerun=[], already_ended=self._reused_outcomes
-            )
-
-    async def resume(self, select: SelectTasks) -> RunResult:
-        """Run what is left of the run in `folder`; what was cut off is made sure to be dead first.
-        `choose` says, of where each task stands, what is queued again."""
-        assert self.folder is not None  # noqa: S101 - see `resumed`
-        turn = self.folder.lock()
-        try:
-            if turn.leftover:
-                self.notify(await end_leftovers(self.folder, turn))
-            before = self.folder.result(self.plan, is_driver=True, trusted=True)
-            self._previous_result = before
-            told = [self._outcome_if_ended(o, self.folder, self.plan) for o in before.results]
-            self.outcomes = select(told)
-            self._check_not_redacted()
-            self._check_queued_tasks()
-        except BaseException:
-            turn.abandon()  # what was noted is still needed
-            raise
-        try:
-            rerun = [o.index for o in self.outcomes if o.state == "queued"]
-            pairs = zip(self.outcomes, before.results, strict=True)
-            found = [o for o, stood in pairs if o != stood and o.state != "queued"]
-            if not (rerun or any(o.ok for o in found)) and before.state != "interrupted":
-                return self._finish_unchanged(before)
-            return await self._run_with_journal(self.folder, turn, rerun=rerun, already_ended=found)
-        finally:
-            turn.close()
-
-    async def replace_run(
-        self, old_folder: RunFolder, *, rerun_indeterminate: bool = False
-    ) -> RunResult:
-        """Run the plan in place of another run's, which is given up. What is the same here and
-        there, and needs nothing that is run again, is not run again where it has succeeded, nor
-        where it was cut off and may not be. Raises `SessionError`."""
-        if told := await abandon_run(old_folder):
-            self.notify(told)
-        folder = self.folder or self.create_folder()
-        assert folder is not None  # noqa: S101 - an ephemeral run follows none
-        with self._lock_new(folder) as turn:
-            self._take_over(folder, old_folder, rerun_indeterminate=rerun_indeterminate)
-            return await self._run_with_journal(
-                folder, turn, rerun=[], already_ended=self._reused_outcomes
-            )
+        with self._lock_new(folder) as lock:
+            return await self._run_with_journal(folder, lock, rerun=[])
 
     @contextmanager
     def _lock_new(self, folder: RunFolder) -> Iterator[HeldLock]:
@@ -168,28 +120,6 @@ class PlanRun:
                     self.folder = None
                 raise
 
-    def _take_over(self, folder: RunFolder, old: RunFolder, *, rerun_indeterminate: bool) -> None:
-        theirs = old.plan(trusted=True)
-        for known in old.result(theirs, trusted=True).results[: len(self.plan.tasks)]:
-            i, task = known.index, self.plan.tasks[known.index]
-            same = _task_definition(self._without_secrets(task)) == _task_definition(
-                theirs.tasks[i]
-            )
-            if not same or not all(self.outcomes[n].ok for n in task.needs):
-                continue
-            said = self._outcome_if_ended(known, old, theirs)
-            stands = requeue_if_unfinished(said, self.plan, rerun_indeterminate=rerun_indeterminate)
-            if stands.ok or stands.state == "indeterminate":
-                folder.copy_events(old, i)
-                self.outcomes[i] = stands
-                self._reused_outcomes.append(stands)
-
-    def _finish_unchanged(self, before: RunResult) -> RunResult:
-        self.outcomes = list(before.results)
-        self.on_ready()
-        self.notify("nothing is left to run")
-        return before
-
     def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
         """Start nothing more and end what runs; at once where `now`."""
         self._stopped = (why, now)
@@ -204,15 +134,15 @@ class PlanRun:
         rerun: list[int],
         already_ended: Iterable[Outcome] = (),
     ) -> RunResult:
-        """Drive it, with a journal. `found` are tasks of which the journal does not know yet that
-        they have ended."""
+        """Drive it, with a journal. `already_ended` are outcomes that the journal does not have
+        yet."""
         marker = new_marker(self.dispatcher.env)
         lock.note(run_facts(marker, folder))
         with Journal(folder, self.scrub, self.dispatcher.store.settle) as journal:
             journal.record_begin(self.plan, rerun=rerun)
             for outcome in already_ended:
                 await journal.record_ended(outcome)
-            self.on_begun()
+            self._on_begun(self)
             self._is_begun = True
             return await self._drive(journal, marker)
 
@@ -231,7 +161,7 @@ class PlanRun:
         )  # fmt: skip
         if self._stopped:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
-        self.on_ready()
+        self._on_ready()
         try:
             await _run_until_ended(scheduler)
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
@@ -251,9 +181,7 @@ class PlanRun:
     ) -> RunResult:
         """What came of it, written down."""
         state = _run_state(self.outcomes, cancelled=scheduler.cancelled)
-        before = self._previous_result
-        if before is not None:
-            began, clock = before.started_at or began, clock - before.seconds
+        began, clock = self._since(began, clock)
         result = RunResult(
             id=self.folder.id if self.folder else None, kind=self.plan.kind, state=state, results=tuple(self.outcomes),
             seconds=time.monotonic() - clock, why=scheduler.end_reason, source=self.plan.source,
@@ -263,6 +191,10 @@ class PlanRun:
             journal.record_not_started(self.outcomes[i] for i in scheduler.not_started)
             journal.record_end(result)
         return result
+
+    def _since(self, began: datetime, clock: float) -> tuple[datetime, float]:
+        """When the run began, in both times, if this process began it then."""
+        return began, clock
 
     def _room(self) -> int | None:
         """How many tasks can run at a time here; told if that is fewer than were asked for."""
@@ -318,53 +250,6 @@ class PlanRun:
         kept["args"], told["tags"] = tuple(kept["args"]), tuple(told["tags"])
         return replace(task, **kept, **told, redacted=not whole)
 
-    def _check_queued_tasks(self) -> None:
-        """Raise `ClinvkError` where a task that is to be run cannot be."""
-        for outcome in self.outcomes:
-            if outcome.state == "queued" and (
-                problem := self.preflights.problems.get(outcome.index)
-            ):
-                raise problem
-
-    def _check_not_redacted(self) -> None:
-        for outcome in self.outcomes:
-            task = self.plan.tasks[outcome.index]
-            if outcome.state == "queued" and task.redacted:
-                raise SessionError(
-                    f"task {task.name!r} held a secret, which was not kept, so it cannot be run",
-                    f"run it anew from {self.plan.source or 'where it came from'}",
-                )
-
-    def _outcome_if_ended(self, outcome: Outcome, folder: RunFolder, plan: Plan) -> Outcome:
-        """A task that was cut off may have ended before its clinvk did: then the result behind its
-        events tells; or its session, which holds all that it said, and not the answer alone."""
-        if outcome.state != "indeterminate":
-            return outcome
-        alone = plan.tasks[outcome.index].continues is None
-        if (result := folder.result_of(outcome, alone=alone)) is not None:
-            ended = outcome_from_result(outcome, result)
-            if backoff.is_transient(ended.error) and self._may_retry(ended):
-                return requeue(ended)
-            return outcome if ended.error and ended.error.kind == "cancelled" else ended
-        # The session of an earlier step, which it was to go on with, tells of that step.
-        return self._outcome_from_session(outcome, folder) if alone else outcome
-
-    def _may_retry(self, outcome: Outcome) -> bool:
-        return outcome.attempts <= self.plan.retries_of(outcome.index)
-
-    def _outcome_from_session(self, outcome: Outcome, folder: RunFolder) -> Outcome:
-        if not outcome.session_id:
-            return outcome
-        try:
-            session = self.dispatcher.store.get(outcome.session_id)
-            messages = self.dispatcher.store.messages(outcome.session_id)
-        except SessionError:
-            return outcome
-        answered = messages and messages[-1].role is MessageRole.ASSISTANT
-        if not answered or session.turns != 1 or session.status != "active":
-            return outcome
-        return folder.outcome_from_session(outcome, session, messages[-1].content)
-
 
 async def _run_until_ended(scheduler: Scheduler) -> None:
     """Run it to its end. Whoever cancels us ends the run as Ctrl-C does, and it has ended then."""
@@ -389,31 +274,6 @@ async def _run_until_ended(scheduler: Scheduler) -> None:
             except BaseException:  # also KeyboardInterrupt, which trio raises here
                 scheduler.stop()
                 raise
-
-
-def prepare_resume(
-    dispatcher: Dispatcher,
-    folder: RunFolder,
-    *,
-    observe: Observe = lambda _: None,
-    notify: Callable[[str], None] = lambda _: None,
-    rules: Callable[[Plan], Plan] = lambda plan: plan,
-    executor: Executor | None = None,
-) -> PlanRun:
-    """A run that is there already, to be carried on; by other `rules`, where they are given.
-    Raises `ClinvkError`."""
-    plan = rules(folder.plan(trusted=True))
-    run = PlanRun(
-        dispatcher, plan, observe=observe, notify=notify, is_resumed=True, executor=executor
-    )
-    run.folder, run.is_resumed = folder, True
-    return run
-
-
-def _task_definition(task: Task) -> dict[str, Any]:
-    """What a task is, wherever it was written."""
-    known = to_builtins(task)
-    return {k: v for k, v in known.items() if k not in ("place", "droppable")}
 
 
 def _initial_outcomes(plan: Plan, asks: list[preflight.Preflight]) -> list[Outcome]:

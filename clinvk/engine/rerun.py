@@ -49,7 +49,7 @@ def select_to_retry(
 
 
 def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
-    """For `carry_on`: what has not begun; and what was cut off, where it may be run again."""
+    """For `ResumedRun`: what has not begun; and what was cut off, where it may be run again."""
 
     def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
         return [
@@ -61,7 +61,7 @@ def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
 
 
 def failed_or_named(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -> SelectTasks:
-    """For `carry_on`: what has `failed`, and what was left out for that; and the tasks of these
+    """For `ResumedRun`: what has `failed`, and what was left out for that; and the tasks of these
     names, however they ended. Raises `UsageError` for a name that no task has."""
     named: set[int] = set()
     for name in names:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +36,7 @@ if TYPE_CHECKING:
     from clinvk.runs.folder import RunFolder
 
 
-def drive_run(
-    run: PlanRun, view: RunView, viewer: RunViewer, start: Callable[[], Any]
-) -> RunResult:
+def drive_run(run: PlanRun, view: RunView, viewer: RunViewer) -> RunResult:
     """What came of the run, shown while it went on. Ctrl-C once: nothing more is started, and what
     runs is asked to end; twice: at once."""
     # 45 ms, and needed only once something runs.
@@ -52,7 +49,7 @@ def drive_run(
     try:
         try:
             with unwrap_single_exception():
-                return anyio.run(_drive_run, run, viewer, start)
+                return anyio.run(_drive_run, run, viewer)
         finally:
             viewer.close()
     except ClinvkError as error:
@@ -71,7 +68,7 @@ def _report_broken_run(folder: RunFolder, error: ClinvkError, view: RunView) -> 
             summary.print_summary(folder.result())
 
 
-async def _drive_run(run: PlanRun, viewer: RunViewer, start: Callable[[], Any]) -> RunResult:
+async def _drive_run(run: PlanRun, viewer: RunViewer) -> RunResult:
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -93,8 +90,7 @@ async def _drive_run(run: PlanRun, viewer: RunViewer, start: Callable[[], Any]) 
             tasks.start_soon(viewer.live)
 
         await tasks.start(watch_signals, on_signal)
-        run.on_ready = on_ready
-        results.append(await start())
+        results.append(await run.run(on_ready))
         if isinstance(viewer, JsonLinesViewer):
             await viewer.end()
             if viewer.write_error is not None:
@@ -233,7 +229,7 @@ def run_plan(
 
     viewer = create_run_viewer(view)
     run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.show_notice)
-    return finish_run(run, drive_run(run, view, viewer, run.run), view, reports)
+    return finish_run(run, drive_run(run, view, viewer), view, reports)
 
 
 def run_chain(
@@ -247,13 +243,12 @@ def run_chain(
 ) -> int:
     """Run a chain, under the name of its checkpoint, and show it; the exit code."""
     viewer = create_run_viewer(view)
-    run = manager.prepare_run(plan, **names, observe=viewer.observe, notify=viewer.show_notice)
-
-    async def start() -> RunResult:
-        return await manager.run_prepared(run, rerun_indeterminate=rerun_indeterminate)
-
+    run = manager.prepare_run(
+        plan, **names, rerun_indeterminate=rerun_indeterminate, observe=viewer.observe,
+        notify=viewer.show_notice,
+    )  # fmt: skip
     name = names.get("checkpoint") or names.get("resume")
-    return finish_run(run, drive_run(run, view, viewer, start), view, reports, name)
+    return finish_run(run, drive_run(run, view, viewer), view, reports, name)
 
 
 def finish_run(

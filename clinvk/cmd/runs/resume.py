@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,8 +21,8 @@ from clinvk.model.outcome import format_counts
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.engine.plan_run import PlanRun
     from clinvk.engine.rerun import SelectTasks
+    from clinvk.model.plan import Plan
 
 app = CommandModule()
 
@@ -56,15 +57,13 @@ def resume(
     # Only once something is to run: 10 ms.
     from clinvk.engine.rerun import select_to_resume
 
-    def select(run: PlanRun) -> SelectTasks:
-        return select_to_resume(run.plan, rerun_indeterminate=rerun_indeterminate)
-
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     rules = {
         "max_parallel": max_parallel, "on_limit": on_limit, "max_wait": max_wait,
         "budget_cost": budget_cost, "budget_tokens": budget_tokens,
     }  # fmt: skip
+    select = partial(select_to_resume, rerun_indeterminate=rerun_indeterminate)
     return _resume_run(loaded, run_id, select, view, plan.requested_reports(junit, report), rules)
 
 
@@ -91,34 +90,31 @@ def retry(
     # Only once something is to run: 10 ms.
     from clinvk.engine.rerun import select_to_retry
 
-    def select(run: PlanRun) -> SelectTasks:
-        return select_to_retry(run.plan, tasks or (), failed=failed)
-
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
+    select = partial(select_to_retry, names=tasks or (), failed=failed)
     return _resume_run(loaded, run_id, select, view, plan.requested_reports(junit, report))
 
 
 def _resume_run(
     loaded: Any,
     run_id: str,
-    select: Callable[[PlanRun], SelectTasks],
+    select: Callable[[Plan], SelectTasks],
     view: watching.RunView,
     reports: Any,
     rules: dict[str, Any] | None = None,
 ) -> int:
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.engine.plan_run import prepare_resume
+    from clinvk.engine.resumed_run import ResumedRun
 
     folder = open_runs(loaded).find(run_id)
     viewer = watching.create_run_viewer(view)
-    run = prepare_resume(
-        until_end(Dispatcher(loaded)), folder, observe=viewer.observe, notify=viewer.show_notice,
+    run = ResumedRun(
+        until_end(Dispatcher(loaded)), folder, select, observe=viewer.observe, notify=viewer.show_notice,
         rules=lambda kept: plan.override_rules(kept, **(rules or {})),
     )  # fmt: skip
-    wanted = select(run)
-    result = many.drive_run(run, view, viewer, lambda: run.resume(wanted))
+    result = many.drive_run(run, view, viewer)
     return many.finish_run(run, result, view, reports)
 
 

@@ -1,0 +1,187 @@
+"""Runs that continue another one: the rest of a run, or a changed plan in place of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from msgspec import to_builtins
+
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.engine import backoff
+from clinvk.engine.plan_run import PlanRun
+from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished, unfinished
+from clinvk.errors import SessionError
+from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
+from clinvk.model.plan import Plan, Task
+from clinvk.model.session import MessageRole
+from clinvk.plans import preflight
+from clinvk.runs.control import abandon_run, end_leftovers
+from clinvk.runs.folder import RunFolder
+from clinvk.runs.replay import requeue
+from clinvk.store.base import Store
+
+
+class ResumedRun(PlanRun):
+    """The rest of a run. Tasks that have ended stay as they are, unless they are selected."""
+
+    # A task that is not run again does not need a backend that is still installed.
+    _check = staticmethod(preflight.survey_plan)
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        folder: RunFolder,
+        select: Callable[[Plan], SelectTasks] = unfinished,
+        *,
+        rules: Callable[[Plan], Plan] = lambda plan: plan,
+        **watch: Any,
+    ) -> None:
+        """`select` says of the plan how the tasks to run are selected, and `rules` changes its
+        rules. `watch` are the other arguments of a `PlanRun`. Raises `ClinvkError`."""
+        super().__init__(dispatcher, rules(folder.plan(trusted=True)), **watch)
+        self.folder = self._folder = folder
+        self._select = select(self.plan)
+        self._previous_result: RunResult | None = None  # where it stood before
+
+    async def _run(self) -> RunResult:
+        """Run what is left. First, everything that an interrupted run has left running is ended."""
+        folder = self._folder
+        lock = folder.lock()
+        try:
+            if lock.leftover:
+                self.notify(await end_leftovers(folder, lock))
+            before = folder.result(self.plan, is_driver=True, trusted=True)
+            self._previous_result = before
+            told = [_outcome_if_ended(o, folder, self.plan, self) for o in before.results]
+            self.outcomes = self._select(told)
+            self._check_not_redacted()
+            self._check_queued_tasks()
+        except BaseException:
+            lock.abandon()  # its note is still needed
+            raise
+        try:
+            rerun = [o.index for o in self.outcomes if o.state == "queued"]
+            pairs = zip(self.outcomes, before.results, strict=True)
+            found = [o for o, stood in pairs if o != stood and o.state != "queued"]
+            if not (rerun or any(o.ok for o in found)) and before.state != "interrupted":
+                return self._finish_unchanged(before)
+            return await self._run_with_journal(folder, lock, rerun=rerun, already_ended=found)
+        finally:
+            lock.close()
+
+    def _finish_unchanged(self, before: RunResult) -> RunResult:
+        self.outcomes = list(before.results)
+        self._on_ready()
+        self.notify("nothing is left to run")
+        return before
+
+    def _since(self, began: datetime, clock: float) -> tuple[datetime, float]:
+        before = self._previous_result
+        if before is None:
+            return began, clock
+        return before.started_at or began, clock - before.seconds
+
+    def _check_queued_tasks(self) -> None:
+        """Raise `ClinvkError` where a task that is to be run cannot be."""
+        for outcome in self.outcomes:
+            if outcome.state == "queued" and (
+                problem := self.preflights.problems.get(outcome.index)
+            ):
+                raise problem
+
+    def _check_not_redacted(self) -> None:
+        for outcome in self.outcomes:
+            task = self.plan.tasks[outcome.index]
+            if outcome.state == "queued" and task.redacted:
+                raise SessionError(
+                    f"task {task.name!r} held a secret, which was not kept, so it cannot be run",
+                    f"run it again from {self.plan.source or 'where it came from'}",
+                )
+
+
+class ReplacingRun(PlanRun):
+    """A new run in place of an older one, which is given up. Tasks that are the same in both, and
+    have succeeded there, are not run again."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        plan: Plan,
+        old_folder: RunFolder,
+        *,
+        rerun_indeterminate: bool = False,
+        **watch: Any,
+    ) -> None:
+        """`watch` are the other arguments of a `PlanRun`. Raises `ClinvkError`."""
+        super().__init__(dispatcher, plan, **watch)
+        self.old_folder = old_folder
+        self.rerun_indeterminate = rerun_indeterminate
+
+    async def _run(self) -> RunResult:
+        if told := await abandon_run(self.old_folder):
+            self.notify(told)
+        folder = self.folder or self.create_folder()
+        assert folder is not None  # noqa: S101 - an ephemeral run replaces none
+        with self._lock_new(folder) as lock:
+            reused = self._reuse_outcomes(folder)
+            return await self._run_with_journal(folder, lock, rerun=[], already_ended=reused)
+
+    def _reuse_outcomes(self, folder: RunFolder) -> list[Outcome]:
+        """Take over the outcomes of the tasks that are the same, and need nothing that is run
+        again: of those that have succeeded, and of those that may not be run again."""
+        old, reused = self.old_folder, []
+        theirs = old.plan(trusted=True)
+        for known in old.result(theirs, trusted=True).results[: len(self.plan.tasks)]:
+            i, task = known.index, self.plan.tasks[known.index]
+            same = _task_definition(self._without_secrets(task)) == _task_definition(
+                theirs.tasks[i]
+            )
+            if not same or not all(self.outcomes[n].ok for n in task.needs):
+                continue
+            said = _outcome_if_ended(known, old, theirs, self)
+            stands = requeue_if_unfinished(
+                said, self.plan, rerun_indeterminate=self.rerun_indeterminate
+            )
+            if stands.ok or stands.state == "indeterminate":
+                folder.copy_events(old, i)
+                self.outcomes[i] = stands
+                reused.append(stands)
+        return reused
+
+
+def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: PlanRun) -> Outcome:
+    """Where a task of the `plan` in the folder stands, for a run that continues it. A task that was
+    cut off may have ended before its clinvk did. Then the result behind its events tells; or its
+    session, which holds all that it said, and not the answer alone."""
+    if outcome.state != "indeterminate":
+        return outcome
+    alone = plan.tasks[outcome.index].continues is None
+    if (result := folder.result_of(outcome, alone=alone)) is not None:
+        ended = outcome_from_result(outcome, result)
+        if backoff.is_transient(ended.error) and ended.attempts <= run.plan.retries_of(ended.index):
+            return requeue(ended)
+        return outcome if ended.error and ended.error.kind == "cancelled" else ended
+    # The session of an earlier step, which it was to continue, tells of that step.
+    return _outcome_from_session(outcome, folder, run.dispatcher.store) if alone else outcome
+
+
+def _outcome_from_session(outcome: Outcome, folder: RunFolder, store: Store) -> Outcome:
+    if not outcome.session_id:
+        return outcome
+    try:
+        session = store.get(outcome.session_id)
+        messages = store.messages(outcome.session_id)
+    except SessionError:
+        return outcome
+    answered = messages and messages[-1].role is MessageRole.ASSISTANT
+    if not answered or session.turns != 1 or session.status != "active":
+        return outcome
+    return folder.outcome_from_session(outcome, session, messages[-1].content)
+
+
+def _task_definition(task: Task) -> dict[str, Any]:
+    """What a task is, wherever it was written."""
+    known = to_builtins(task)
+    return {k: v for k, v in known.items() if k not in ("place", "droppable")}
