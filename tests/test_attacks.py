@@ -22,7 +22,7 @@ from clinvk.plans.parse import Defaults
 from clinvk.sessions import export
 from clinvk.store import open_store
 from tests.conftest import END, READ, START, CommandLine, Home, is_alive, pid_in, wait_for
-from tests.stores import RedisServer
+from tests.stores import RedisServer, keep
 
 ECHO = ("-b", "echo")
 
@@ -186,7 +186,7 @@ def killed_at_random(
 
 
 def filled(home: Home, count: int = 12) -> Any:
-    store = open_store("file", home.path)
+    store = keep(open_store("file", home.path))
     for n in range(count):
         texts = [
             Message("user" if i % 2 == 0 else "assistant", f"{n}-{i} " + "x" * 2000)
@@ -201,7 +201,7 @@ def sound(clinvk: CommandLine, home: Home) -> list[str]:
     listed = clinvk.json("sessions", "list", "--json")["sessions"]
     assert [s["id"] for s in listed if "problem" in s] == []
     assert sorted(s["id"] for s in listed) == home.ids()
-    store = open_store("file", home.path)
+    store = keep(open_store("file", home.path))
     for id_ in home.ids():
         store.get(id_), store.messages(id_)
         path = home.path / "transcripts" / f"{id_}.jsonl"
@@ -230,7 +230,7 @@ def test_killed_branches_and_merges_leave_whole_sessions(clinvk: CommandLine, ho
                                                  ("sessions", "merge", f"s{n}", f"s{n + 1}"))]  # fmt: skip
     killed_at_random(clinvk, calls, ("sessions", "branch", "s4"), seed)
     ids = sound(clinvk, home)
-    store = open_store("file", home.path)
+    store = keep(open_store("file", home.path))
     assert {id_: store.messages(id_) for id_ in before} == before, seed
     made = [id_ for id_ in ids if id_ not in before]
     lengths = {len(store.messages(id_)) for id_ in made if store.get(id_).parents}
@@ -245,7 +245,7 @@ def test_a_killed_migration_is_completed_by_the_next(clinvk: CommandLine, home: 
     killed_at_random(clinvk, [call] * 4, (*call, "--dry-run"), seed)
     done = clinvk("sessions", "migrate", "--to", target, "--json")
     assert done.returncode == 0, (seed, done.stderr)
-    there = open_store(target, home.path)
+    there = keep(open_store(target, home.path))
     for id_ in home.ids():
         assert there.messages(id_) == store.messages(id_), seed
 
@@ -283,7 +283,7 @@ def test_a_killed_import_adopts_each_session_once(clinvk: CommandLine, home: Hom
     killed_at_random(clinvk, [call] * 4, (*call, "--dry-run"), seed)
     done = clinvk("sessions", "import", "--yes", "--json")
     assert done.returncode == 0, (seed, done.stderr)
-    store = open_store("file", home.path)
+    store = keep(open_store("file", home.path))
     ids = [i for i in sound(clinvk, home) if store.get(i).native_ids.get("claude")]
     native = sorted(store.get(id_).native_ids["claude"] for id_ in ids)
     assert len(native) == len(set(native)) == 60, seed
@@ -314,7 +314,7 @@ def test_resuming_deleting_and_moving_at_once_damages_nothing(clinvk: CommandLin
     assert [code for _, code in ends[:4]] == [0] * 4, [e for e, _ in ends[:4]]
     ids = sound(clinvk, home)
     assert {"s0", "s1", "s3"} <= {*ids}
-    store = open_store("file", home.path)
+    store = keep(open_store("file", home.path))
     for n in range(2):
         asked = [m.content for m in store.messages(f"s{n}") if m.content.startswith("turn")]
         assert sorted(asked) == ["turn 0", "turn 1"]
@@ -371,7 +371,7 @@ def test_a_server_that_forgets_its_scripts_and_its_clients_loses_no_turn(
         thread.join()
     assert [t.returncode for t in turns] == [0, 0, 0], [t.stderr for t in turns]
     assert run.returncode == 0, run.stderr
-    store = open_store(own_server.url, home.path)
+    store = keep(open_store(own_server.url, home.path))
     asked = [m.content for m in store.messages("s") if m.role == "user"]
     assert asked == ["turn 0", "turn 1", "turn 2"]
     assert store.get("s").turns == 3

@@ -13,7 +13,7 @@ from clinvk.model.session import Session
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store
 from tests.conftest import READ, START, CommandLine, Home, say
-from tests.stores import KINDS, store_url
+from tests.stores import KINDS, keep, store_url
 
 SAYS_WHERE = READ + 'pwd >>"$0.where"\n' + START + say(type="end", text="It is done.")
 
@@ -56,7 +56,7 @@ def test_a_session_in_a_directory_that_is_not_utf8_is_resumed_there(
 def test_the_record_stays_json_and_gives_the_directory_back(
     home: Home, kind: str, request: pytest.FixtureRequest
 ):
-    store: Store = open_store(store_url(kind, home.path.parent, request), home.path)
+    store: Store = keep(open_store(store_url(kind, home.path.parent, request), home.path))
     for id_, name in (("a", b"/x/\xff"), ("b", b"/x/\xfe"), ("c", "/x/\ufffd".encode())):
         store.create(Session(id=id_, cwd=os.fsdecode(name), counts={"user": 1}))
         assert store.get(id_).cwd == os.fsdecode(name)

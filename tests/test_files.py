@@ -17,6 +17,7 @@ from clinvk.model.session import Message, MessageRole, Session
 from clinvk.store import open_store
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk
+from tests.stores import keep
 
 
 @pytest.fixture
@@ -339,7 +340,7 @@ def test_reports_follow_no_planted_temporary_name_and_refuse_no_pipe(desk: Desk,
 def test_a_link_or_a_fifo_in_the_store_is_refused_at_once(
     clinvk: CommandLine, home: Home, tmp_path: Path, place: str, what: str
 ):
-    store = open_store("file", home.path)
+    store = keep(open_store("file", home.path))
     about = Session(id="r", backend="echo", cwd=str(home.work), counts={"user": 1}, prompt="p")
     store.create(about, [Message(MessageRole.USER, "p")])
     path, victim = home.path / place, tmp_path / "victim"
@@ -371,5 +372,5 @@ def test_a_fifo_in_place_of_a_database_is_refused_at_once(tmp_path: Path):
     os.mkfifo(tmp_path / "s.db")
     began = time.monotonic()
     with pytest.raises(SessionError, match="regular file"):
-        open_store(f"sqlite:///{tmp_path}/s.db", tmp_path).create(Session(id="r"))
+        keep(open_store(f"sqlite:///{tmp_path}/s.db", tmp_path)).create(Session(id="r"))
     assert time.monotonic() - began < 20

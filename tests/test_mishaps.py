@@ -21,6 +21,7 @@ from clinvk.errors import ClinvkError, ConfigError, UsageError
 from clinvk.model.request import Request
 from clinvk.runs.folder import RunStore
 from tests.conftest import END, PROTOCOL, READ, START, CommandLine, Home, say
+from tests.stores import keep
 
 NUL, HALF = "NUL character", "half of a surrogate pair"
 # Starts no program of its own, so that a limit of processes is met by clinvk.
@@ -35,7 +36,7 @@ def fake(home: Home) -> Home:
 
 
 def dispatcher(home: Home) -> Dispatcher:
-    return Dispatcher(schema.load(home.env), env=home.env)
+    return keep(Dispatcher(schema.load(home.env), env=home.env))
 
 
 # Values that no program can be given.

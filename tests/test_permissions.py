@@ -16,7 +16,7 @@ from clinvk.model.request import Request
 from clinvk.model.session import Message, MessageRole, Session, distrust_options
 from clinvk.store import open_store
 from tests.conftest import READ, START, CommandLine, Home, say
-from tests.stores import KINDS, store_url
+from tests.stores import KINDS, keep, store_url
 
 SAYS_ARGV = READ + 'echo "$@" >"$0.argv"\n' + START + say(type="end", text="It is done.")
 ALL = {"approval": "none", "sandbox": "full", "add_dir": ["/"], "allowed_tools": ["Bash"]}
@@ -75,7 +75,7 @@ class Asked:
 
     def __init__(self, clinvk: CommandLine, home: Home, url: str) -> None:
         self.clinvk, self.home = clinvk, home
-        self.store = open_store(url, home.path)
+        self.store = keep(open_store(url, home.path))
         self.program = home.backend("fake", SAYS_ARGV)
         home.config(f"default_backend: fake\nsession: {{storage: '{url}'}}\n")
 

@@ -25,7 +25,7 @@ from clinvk.process.marker import MARKER, is_marker, new_marker, starter_of
 from clinvk.process.tree import ProcessTree
 from clinvk.store import open_store
 from tests.conftest import FAKES, CommandLine, Home, is_alive, wait_for
-from tests.stores import KINDS, store_url
+from tests.stores import KINDS, keep, store_url
 
 UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc"]
 OLD = {"of": "-"}  # as clinvk 0.1 wrote them
@@ -222,7 +222,7 @@ def test_a_running_turn_is_not_ended_by_the_note_of_another_session(
     home.backend("slow", f"cat >/dev/null; echo $$ >{pid}; exec sleep 300\n")
     running = clinvk.start("-b", "slow", "--session", "q", "one", *where)
     wait_for(lambda: pid.exists() and pid.read_text().strip())
-    store = open_store(url, home.path)
+    store = keep(open_store(url, home.path))
     theirs = wait_for(lambda: store.running_turn("q"))
     store.create(Session(id="r", backend="echo", cwd=str(home.work), counts={"user": 1}))
     with subprocess.Popen(["true"]) as dead:
@@ -241,7 +241,7 @@ def test_a_running_turn_is_not_ended_by_the_note_of_another_session(
 
 def test_a_turn_that_holds_another_lock_is_known_by_its_note_too(clinvk: CommandLine, home: Home):
     """Markers of clinvk 0.1 do not say who made them."""
-    store, marker = open_store("file", home.path), "f" * 32
+    store, marker = keep(open_store("file", home.path)), "f" * 32
     for id_ in ("q", "r"):
         store.create(Session(id=id_, backend="echo", cwd=str(home.work), counts={"user": 1}))
     q, r = store.acquire_turn("q"), store.acquire_turn("r")
