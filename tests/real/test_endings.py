@@ -50,7 +50,7 @@ def test_a_timeout_ends_what_a_tool_has_started(user: User) -> None:
     answer = user.trusting.result(*NO_LIMITS, "--timeout", "5", user.shell(command), code=6)
 
     assert began.exists()
-    assert time.monotonic() - started < 9
+    assert time.monotonic() - started < 30  # far less than what the tool has started would take
     assert answer["error"]["kind"] == "timeout"
     assert user.processes() == []
     assert user.trusting.result("-c", "and now?")["session_id"] == answer["session_id"]
