@@ -1062,6 +1062,7 @@ def test_echo_reads_and_writes_utf8_whatever_the_environment_says(
 def test_output_that_cannot_be_written_since_stdout_is_closed_is_a_failure(
     clinvk: CommandLine, home: Home, args: list[str]
 ):
+    assert clinvk("-b", "echo", "hello").returncode == 0  # so that there is a session to list
     line = ["bash", "-c", '"$@" >&-', "bash", *clinvk.program, *args]
     done = subprocess.run(line, env=home.env, stdin=subprocess.DEVNULL, capture_output=True,
                           text=True, check=False)  # fmt: skip
