@@ -496,7 +496,7 @@ def test_a_value_that_means_nothing_is_told(clinvk: CommandLine, home: Home, tex
         ("session.storage", "sqlite://", "unknown store"),
         ("session.storage", "redis://h:1/abc", "the database, after the host, is not a number"),
         ("session.storage", "redis://h:1/0/1", "the database, after the host, is not a number"),
-        ("session.storage", "redis://h:99999/0", "the port is larger than 65535"),
+        ("session.storage", "redis://h:99999/0", "the port is greater than 65535"),
         ("session.storage", "redis://h:1/0#Secret", "a # has no meaning in it"),
         ("session.storage", "redis://:…@h:1/0", "the password is hidden"),
         ("session.storage", "redis://bob:…@h:1/0", "the password is hidden"),

@@ -15,8 +15,7 @@ ENCODE = (
     "%2F for /, %3F for ?, %23 for #, %40 for @, %3A for :"
 )
 PLACE = (
-    "write redis://host:port/db, e.g. redis://localhost:6379/0 or redis://[::1]:6379/0; "
-    "a password stands in front of an @: redis://user:password@host"
+    "write the host, the port and the database: redis://localhost:6379/0 or redis://[::1]:6379/0"
 )
 LAST_PORT = 65535
 STORES = "known: file, sqlite:////absolute/path, redis://host:6379/0, rediss://…"
