@@ -80,7 +80,7 @@ def _run(argv: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return fail("cancelled", None, 7)
     except (BrokenPipeError, OutputClosed):
-        return 7  # whoever read our output has gone
+        return 7  # the reader of our output has gone
     except OSError as error:
         if os.environ.get("CLINVK_DEBUG"):
             raise

@@ -47,7 +47,7 @@ class HeldLock(Closing):
 
 
 class NamedLocks:
-    """Locks by name, each a file of the directory; it holds the note of whoever has it."""
+    """Locks by name, each a file of the directory that holds the note of its holder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -270,7 +270,7 @@ class Dispatcher(Closing):
         prompt, carried = request.prompt, None
         if request.replay and session is not None and not self.store.messages(session.id):
             raise SessionError(
-                f"session {session.id} has no transcript to begin anew from", "start a new session"
+                f"session {session.id} has no transcript to start over from", "start a new session"
             )
         if session is not None and (native_id is None or session.backend != manifest.name):
             messages = self.store.messages(session.id)
@@ -278,7 +278,7 @@ class Dispatcher(Closing):
                 _add_system_messages(
                     [m.content for m in messages if m.role is MessageRole.SYSTEM], settings
                 )
-            # Without a native session there, the backend has seen nothing, whoever spoke.
+            # Without a native session there, the backend has seen none of the messages.
             unseen = handover.unseen_messages(messages, manifest.name if native_id else "")
             carried = handover.hand_over(
                 unseen, prompt, session.backend or "another", manifest.name
@@ -315,7 +315,7 @@ class Dispatcher(Closing):
         )
         if messages:
             session = with_prompt(session, messages[0].content)
-        # A name is a promise; without one, nobody knows of the session before its answer is kept.
+        # A named session must survive a power cut. Without a name, its id is not known to anyone before its answer is stored.
         session = self.store.create(
             session, messages, exact=bool(name), durable=bool(name), settled=begins is None
         )
@@ -406,7 +406,7 @@ def _native_id_to_resume(
     session: Session | None, manifest: Manifest, request: Request
 ) -> str | None:
     """What the backend is to resume; nothing where it has no session of its own yet, or where its
-    session is to be begun anew from the transcript."""
+    session is to be started over from the transcript."""
     if session is None:
         return None
     if session.status in ("completed", "archived"):

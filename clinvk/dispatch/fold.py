@@ -52,7 +52,7 @@ class TurnFold:
         self.terminal: Finished | Failed | None = None
         self.stop_reason: Failure | None = None  # the first one counts
         self.has_started = False
-        # A native id that the record does not have yet; set to None by whoever records it.
+        # A native id that the record does not have yet; set to None once it is recorded.
         self.unrecorded_id: str | None = None
         self._tools: dict[str, Tool] = {}
         self._blocks: list[str] = []
@@ -184,7 +184,7 @@ class TurnFold:
             "session",
             f"asked {self.plan.manifest.name} to go on with {self.plan.resumes}, "
             f"and it answered from {native_id}",
-            "its own session is gone; begin it anew from the transcript with --replay",
+            "its own session is gone; start over from the transcript with --replay",
         )
 
     def _close_block(self) -> None:

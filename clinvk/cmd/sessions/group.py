@@ -12,7 +12,7 @@ COMMANDS = {
     "start": ("sessions.start", "Make an empty session, to go on with later."),
     "create": ("sessions.start", "Make an empty session (the same as start)."),
     "edit": ("sessions.start", "Change title, tags, status or metadata."),
-    "archive": ("sessions.start", "Put sessions away: kept, but not gone on with."),
+    "archive": ("sessions.start", "Archive sessions: kept, but no longer resumable."),
     "branch": ("sessions.branch", "Begin a new session with what one began with."),
     "merge": ("sessions.branch", "Make one session of two."),
     "stats": ("sessions.stats", "Show figures of a session."),
@@ -21,7 +21,7 @@ COMMANDS = {
     "clean": ("sessions.delete", "Delete sessions that were not used for long."),
     "import": ("sessions.import_native", "Adopt the sessions that claude, codex and gemini keep."),
     "options": ("sessions.options", "Show the options that a session keeps."),
-    "reindex": ("sessions.migrate", "Make the index anew from the sessions."),
+    "reindex": ("sessions.migrate", "Rebuild the index from the sessions."),
     "migrate": ("sessions.migrate", "Copy all sessions into another store."),
     "help": ("help", "Show the help of a subcommand."),
 }

@@ -24,7 +24,7 @@ MAX_IDS_SHOWN = 5  # ids in a sentence
 @app.command("reindex")
 @with_storage_options
 def reindex(as_json: opt.Json = False, config: opt.Config = None) -> None:
-    """Make the index anew from the sessions: after an edit by hand, say."""
+    """Rebuild the index from the sessions, for example after an edit by hand."""
     count = open_configured_store(config).reindex(show.ProgressBar("indexing sessions"))
     if as_json:
         show.print_json({"version": VERSION, "sessions": count})

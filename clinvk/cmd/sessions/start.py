@@ -103,7 +103,7 @@ def edit(
 @app.command("archive")
 @with_storage_options
 def archive(session_ids: opt.SessionIds, config: opt.Config = None) -> int:
-    """Put sessions away: they are kept, listed and searched, but not gone on with."""
+    """Archive sessions: they are kept, listed and searched, but no longer resumable."""
     sessions = open_manager(config)
     code = 0
     for text in session_ids:
