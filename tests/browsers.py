@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-import pytest
+from tests.needs import lack, missing
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -23,12 +23,7 @@ FLAGS = [
 
 def need_chromium() -> str:
     """The program. Skips where there is none, and fails in CI."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("chromium is not installed, and CI has to test with it")
-        pytest.skip("chromium is not installed")
-    return found
+    return next(filter(None, map(shutil.which, NAMES)), None) or lack(missing("chromium"))
 
 
 @contextmanager

@@ -24,6 +24,12 @@ def need(program: str) -> str:
     return shutil.which(program) or lack(missing(program))
 
 
+def need_root() -> None:
+    """For what only root can do: mount, become another user, give a file away."""
+    if os.geteuid() != 0:
+        lack("the tests do not run as root")
+
+
 def lack(reason: str) -> NoReturn:
     """Leave the test, for want of something that every machine in CI has."""
     if os.environ.get("CI"):

@@ -17,6 +17,7 @@ from clinvk.model.session import Message, MessageRole, Session
 from clinvk.store import open_store
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk
+from tests.needs import need_root
 from tests.stores import keep
 
 
@@ -59,8 +60,8 @@ def test_a_file_that_a_link_leads_to_is_written_and_the_link_stays(tmp_path: Pat
     assert sorted(os.listdir(tmp_path / "dotfiles")) == ["config", "made"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
 def test_a_link_of_another_user_in_a_folder_that_is_open_to_all_is_not_followed(tmp_path: Path):
+    need_root()
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -72,9 +73,9 @@ def test_a_link_of_another_user_in_a_folder_that_is_open_to_all_is_not_followed(
     assert (tmp_path / "victim").read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
 @pytest.mark.parametrize("way", ["{}/reports/x.md", "{}/own/../reports/x.md", "{}/to/x.md"])
 def test_a_link_of_another_user_on_the_way_to_a_file_is_not_followed(tmp_path: Path, way: str):
+    need_root()
     shared, victim = tmp_path / "shared", tmp_path / "victim"
     for folder in (shared, victim, shared / "own"):
         folder.mkdir()
@@ -124,8 +125,8 @@ def as_user(uid: int, script: str, *args: object) -> subprocess.CompletedProcess
     return subprocess.run(call, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
 def test_a_file_keeps_its_owner_its_group_and_its_mode(tmp_path: Path):
+    need_root()
     path = tmp_path / "report.md"
     path.write_text("old and longer")
     path.chmod(0o666)
@@ -136,9 +137,9 @@ def test_a_file_keeps_its_owner_its_group_and_its_mode(tmp_path: Path):
     assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["report.md"])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
 @pytest.mark.parametrize("case", ["another user's", "another group's", "a closed directory"])
 def test_a_file_that_cannot_be_replaced_as_it_is_is_written_in_place(case: str):
+    need_root()
     with tempfile.TemporaryDirectory() as folder:  # others can reach it
         path = Path(folder) / "report.md"
         os.chmod(folder, 0o755 if case == "a closed directory" else 0o777)

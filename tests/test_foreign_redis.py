@@ -1,6 +1,5 @@
 """A Redis server with keys of another program, and what only looks like a Redis server."""
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -242,8 +241,7 @@ def test_a_server_of_another_protocol_is_said_to_be_one(listening):
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
+    need("openssl")
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from clinvk.errors import ClinvkError, ConfigError, UsageError
 from clinvk.model.request import Request
 from clinvk.runs.folder import RunStore
 from tests.conftest import END, PROTOCOL, READ, START, CommandLine, Home, say
+from tests.needs import lack, need, need_root
 from tests.stores import keep
 
 NUL, HALF = "NUL character", "half of a surrogate pair"
@@ -252,13 +252,13 @@ def test_a_task_that_can_never_be_started_fails_alone_and_with_its_reason(
 
 
 def test_a_user_with_few_processes_runs_fewer_tasks_at_a_time(fake: Home, clinvk: CommandLine):
-    if os.getuid() != 0 or not shutil.which("setpriv"):
-        pytest.skip("needs root, to become a user without processes of its own")
+    need_root()
+    need("setpriv")
     caps = "-all,+dac_override"  # reads our files, and is bound by the limit
     user = ("setpriv", "--reuid=64123", "--clear-groups", f"--inh-caps={caps}",
             f"--ambient-caps={caps}", f"--bounding-set={caps}")  # fmt: skip
     if subprocess.run([*user, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("setpriv cannot become another user here")
+        lack("setpriv cannot become another user here")
     for folder in (
         fake.path,
         *fake.path.parents[:-2],

@@ -34,6 +34,7 @@ from tests.conftest import (
     wait_for,
 )
 from tests.desk import Desk, ends, kill
+from tests.needs import need_root
 from tests.test_store_file import read_only_at
 
 KEY = "sk-ant-api03-" + "a1B2c3D4e5" * 6
@@ -908,10 +909,9 @@ def test_a_run_that_others_can_have_written_is_shown_and_not_run(
     elif how == "link":
         path.rename(tmp_path / file)
         path.symlink_to(tmp_path / file)
-    elif os.geteuid() == 0:
-        os.chown(path, 12345, 12345)
     else:
-        pytest.skip("only root can give a file away")
+        need_root()
+        os.chown(path, 12345, 12345)
     desk.mend()
     before = desk.starts()
     for call in (("retry", id_, "-q"), ("retry", id_, "3", "-q"), ("resume", id_, "-q")):

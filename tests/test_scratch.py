@@ -4,10 +4,9 @@ import fcntl
 import os
 from pathlib import Path
 
-import pytest
-
 from clinvk.backend import tempfiles
 from tests.conftest import CommandLine, Home, wait_for
+from tests.needs import need_root
 
 READS_SYSTEM = 'cat >/dev/null; while [ "$1" != --system ]; do shift; done\necho "$2" >"$0.file"\n'
 FOREVER = "exec sleep 300\n"
@@ -69,8 +68,8 @@ def test_only_folders_of_ours_that_are_not_in_use_are_removed(tmp_path: Path):
     assert (real / "0.txt").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make folders of other users")
 def test_a_folder_of_another_user_is_left_alone(tmp_path: Path):
+    need_root()
     path = tmp_path / ("clinvk-turn-" + "a" * 16)
     path.mkdir()
     (path / "0.txt").touch()

@@ -19,6 +19,7 @@ from clinvk.model.session import Message, Session
 from clinvk.store import open_store
 from clinvk.store.base import Damaged, Query
 from tests.conftest import PROJECT, CommandLine, Home
+from tests.needs import lack, need_root
 from tests.stores import keep
 
 
@@ -349,13 +350,12 @@ def test_a_read_only_home_is_read_whatever_its_index(
 def mount(*args: str) -> None:
     done = subprocess.run(["mount", *args], capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+        lack(f"nothing can be mounted here: {done.stderr.strip()}")
 
 
 @pytest.fixture
 def small_disk(home: Home) -> Iterator[Path]:
-    if os.getuid() != 0 or not shutil.which("mount"):
-        pytest.skip("only root can mount")
+    need_root()
     home.path.mkdir()
     mount("-t", "tmpfs", "-o", "size=600k,mode=700", "tmpfs", str(home.path))
     yield home.path
@@ -365,8 +365,7 @@ def small_disk(home: Home) -> Iterator[Path]:
 @contextmanager
 def read_only_at(path: Path) -> Iterator[None]:
     """The folder, where nobody can write; not root either."""
-    if os.getuid() != 0 or not shutil.which("mount"):
-        pytest.skip("permissions do not bind root, and only root can mount")
+    need_root()
     mount("--bind", str(path), str(path))
     mount("-o", "remount,ro,bind", str(path))
     try:

@@ -26,7 +26,7 @@ from clinvk.store.base import Damaged, Query, Store
 from clinvk.store.redis.store import RedisStore
 from clinvk.store.sqlite.store import SqliteStore
 from tests.conftest import PROJECT, CommandLine
-from tests.needs import need
+from tests.needs import need, need_root
 from tests.stores import KINDS, RedisServer, keep, store_url
 
 
@@ -223,8 +223,7 @@ print([s.id for s in store.select(Query())], len(store.search("words")), store.r
 try: store.create(Session(id="t"))
 except SessionError as error: print(error)
 """
-    if os.getuid() != 0:
-        pytest.skip("only root can become somebody who may not write")
+    need_root()
     file.chmod(0o644)
     for folder in (file.parent, *file.parent.parents):
         if folder.stat().st_uid == 0 and folder != Path("/"):
