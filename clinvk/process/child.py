@@ -6,7 +6,6 @@ import os
 import re
 import selectors
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -350,14 +349,3 @@ def _open_pidfd(pid: int) -> int | None:
     with suppress(AttributeError, OSError):  # macOS, and some containers
         return os.pidfd_open(pid)
     return None
-
-
-def watch_by_pidfd() -> None:
-    """On 3.11 asyncio watches each child with a thread; a pidfd costs a third less. Later ones do
-    so by themselves. It is for the whole process, so only who owns that may ask for it."""
-    if sys.version_info < (3, 12) and sys.platform == "linux":
-        # Only on asyncio.
-        import asyncio
-
-        with suppress(OSError, NotImplementedError):
-            asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())

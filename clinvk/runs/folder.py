@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.disk.atomic import (
@@ -41,13 +40,6 @@ TAIL_BYTES = 16 * 1024  # bytes in which the last line of a journal begins
 
 class RunNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
     """No run answers to that id or prefix."""
-
-
-class DamagedRun(Struct, frozen=True):
-    """A run that cannot be read: named, listed, and deletable."""
-
-    id: str
-    problem: str
 
 
 class RunStore:
