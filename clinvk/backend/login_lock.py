@@ -17,7 +17,7 @@ import anyio
 
 from clinvk.backend.command_line import expand_home
 from clinvk.backend.manifest import Manifest
-from clinvk.disk.atomic import open_own
+from clinvk.disk.opening import open_own
 
 SETTLED_AFTER = 60.0  # seconds for which nobody waits again after one has begun alone
 BEGIN_TIMEOUT = 10.0  # seconds: a CLI that has not begun by then is not busy with its login

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clinvk.disk.atomic import open_own
+from clinvk.disk.opening import open_own
 from clinvk.errors import ClinvkError
 from clinvk.process.command import Command
 

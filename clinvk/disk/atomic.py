@@ -1,4 +1,4 @@
-"""Files that survive what happens to them, and locks."""
+"""Write files that hold their old content or the new one, whatever happens."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ import errno
 import os
 import re
 import stat
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from clinvk.disk.opening import PRIVATE, check_regular, not_regular, open_own
 from clinvk.disk.reading import belongs_to_user
+from clinvk.disk.sync import sync_folder
 from clinvk.errors import SessionError
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
-MAX_SEQUENTIAL = 4  # files that are waited for one by one
-SYNC_THREADS = 8
-OPEN = 32  # files of many that are open at a time while they are synced
-PRIVATE = 0o600
 LINKS = 40  # that lead from one to the next, as in Linux
 NAME = 200  # bytes of a file's name in that of its temporary one: file systems take 255
 ABANDONED = 3600.0  # seconds after which nobody writes a temporary file any more
@@ -40,37 +32,6 @@ class NoSpace(SessionError):  # noqa: N818 - reads as what it says
     """The disk has no room for what was to be written."""
 
 
-def open_own(path: str | Path, flags: int) -> int:
-    """A regular file, opened; one that is made is private. Raises `OSError` for anything else: a
-    link that somebody has planted leads nowhere, and a FIFO is not waited for."""
-    safe = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-    try:
-        fd = os.open(path, flags | safe, PRIVATE)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link, not a file", str(path)) from error
-        if error.errno == errno.ENXIO:  # a FIFO without a reader, or a socket
-            raise _not_regular(path) from error
-        raise
-    try:
-        _check_regular(os.fstat(fd), path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def open_named(path: str | Path, flags: int) -> int:
-    """As `open_own`, but through links: for a file that the user names. Raises `OSError`."""
-    fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, PRIVATE)
-    try:
-        _check_regular(os.fstat(fd), path)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
 def replace_file(path: str | Path, data: bytes, *, durable: bool) -> None:
     """Write a file of the user: it holds either what it held or `data`, whatever happens; after a
     power cut too, if `durable`. A link stays a link, and the file that it leads to is written. A
@@ -81,13 +42,13 @@ def replace_file(path: str | Path, data: bytes, *, durable: bool) -> None:
     is left as it is."""
     target = _target(os.fspath(path))
     if target is None:
-        raise _not_regular(path)
+        raise not_regular(path)
     try:
         found = os.lstat(target)
     except FileNotFoundError:
         _replace(target, data, durable=durable)
         return
-    _check_regular(found, path)
+    check_regular(found, path)
     try:
         _replace(target, data, durable=durable, like=found)
     except OSError as error:
@@ -103,7 +64,7 @@ def replace_own(path: str | Path, data: bytes, *, durable: bool) -> None:
     with suppress(FileNotFoundError):
         found = os.lstat(path)
         if not stat.S_ISLNK(found.st_mode):
-            _check_regular(found, path)
+            check_regular(found, path)
     _replace(path, data, durable=durable)
 
 
@@ -254,19 +215,6 @@ def _check_link(link: os.stat_result, folder: str, path: str) -> None:
         raise OSError(errno.EACCES, "it is a symbolic link of another user", path)
 
 
-def _check_regular(found: os.stat_result, path: str | Path) -> None:
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise _not_regular(path)
-
-
-def _not_regular(path: str | Path) -> OSError:
-    return OSError(
-        errno.EINVAL, "it is a device, a pipe or a socket, not a regular file", str(path)
-    )
-
-
 def write_file(path: str, data: bytes) -> None:
     """A file that nobody reads yet; gone again where there is no room for all of it."""
     fd = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -277,129 +225,6 @@ def write_file(path: str, data: bytes) -> None:
         raise
     finally:
         os.close(fd)
-
-
-def sync_files(paths: Iterable[str]) -> None:
-    """Put what is in these files on disk, and their names; one that is not there is passed over."""
-    paths = list(paths)
-    opened: list[int] = []
-    try:
-        for path in paths:
-            if len(opened) == OPEN:
-                _sync_and_close(opened)
-            try:
-                _open_into(opened, path)
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE) or not opened:
-                    raise
-                _sync_and_close(opened)  # too many are open: some of them are ours
-                _open_into(opened, path)
-        sync_together(opened, sorted({os.path.dirname(path) for path in paths}))
-    finally:
-        _close_all(opened)
-
-
-def _open_into(opened: list[int], path: str) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        opened.append(open_own(path, os.O_RDONLY))
-
-
-def _sync_and_close(opened: list[int]) -> None:
-    sync_together(opened)
-    _close_all(opened)
-
-
-def _close_all(opened: list[int]) -> None:
-    while opened:
-        os.close(opened.pop())
-
-
-def sync_together(files: list[int], folders: list[str] | None = None) -> None:
-    """Put these open files on disk, then these folders. The disk is told of all of them before any
-    is waited for, and they are waited for side by side: so it takes as long for thirty as for a
-    few."""
-    for fd in files:
-        start_writeback(fd)
-    if len(files) >= MAX_SEQUENTIAL:
-        try:
-            with holding_sync_threads():
-                threads = _sync_threads.pool()
-                list(threads.map(os.fsync, files))
-                list(threads.map(sync_folder, folders or ()))
-            return
-        except RuntimeError:  # no thread can be started
-            pass
-    for fd in files:
-        os.fsync(fd)
-    for folder in folders or ():
-        sync_folder(folder)
-
-
-@contextmanager
-def holding_sync_threads() -> Iterator[None]:
-    """Inside, the threads that wait for the disk stay once they are there, for the next time."""
-    held = _sync_threads
-    if held.pid != os.getpid():
-        held = _start_over()
-    with held.lock:
-        held.users += 1
-    try:
-        yield
-    finally:
-        held.release()
-
-
-class _SyncThreads:
-    """Threads that wait for the disk; they end when nobody holds them. A fork has none."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.lock = threading.Lock()
-        self.users = 0
-        self._pool: ThreadPoolExecutor | None = None
-
-    def pool(self) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor  # only who settles many has a use for it
-
-        with self.lock:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(SYNC_THREADS, "clinvk-sync")
-            return self._pool
-
-    def release(self) -> None:
-        with self.lock:
-            self.users -= 1
-            pool = None if self.users else self._pool
-            if pool is not None:
-                self._pool = None
-        if pool is not None and self.pid == os.getpid():
-            pool.shutdown(wait=False)
-
-
-_sync_threads = _SyncThreads()
-
-
-def _start_over() -> _SyncThreads:
-    """Those of a fork."""
-    global _sync_threads  # noqa: PLW0603 - of a process there is one
-    _sync_threads = _SyncThreads()
-    return _sync_threads
-
-
-def start_writeback(fd: int) -> None:
-    """Let the disk begin with what is in the file, before somebody waits for it."""
-    if hasattr(os, "posix_fadvise"):  # not on macOS
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def sync_folder(path: str | Path) -> None:
-    """The names in a folder are on disk only when it is synced itself."""
-    with suppress(OSError):  # some file systems cannot, and the file is written by now
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def append_file(

@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from clinvk.disk.atomic import file_error, make_folder, open_own
+from clinvk.disk.atomic import file_error, make_folder
 from clinvk.disk.closing import Closing
+from clinvk.disk.opening import open_own
 from clinvk.errors import SessionError
 
 NOTE = 65_536  # bytes

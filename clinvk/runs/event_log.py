@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clinvk.disk.atomic import file_error, open_own, write_all
+from clinvk.disk.atomic import file_error, write_all
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
+from clinvk.disk.opening import open_own
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Delta, Event, Failed, Finished, Text
 from clinvk.model.result import Result

@@ -13,17 +13,11 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import (
-    NoSpace,
-    append_file,
-    file_error,
-    make_folder,
-    replace_own,
-    sync_folder,
-)
+from clinvk.disk.atomic import NoSpace, append_file, file_error, make_folder, replace_own
 from clinvk.disk.jsonl import encode
 from clinvk.disk.lockfile import HeldLock, NamedLocks
 from clinvk.disk.reading import ANY, open_regular, read_file, read_with_privacy
+from clinvk.disk.sync import sync_folder
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan

@@ -18,16 +18,11 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-from clinvk.disk.atomic import (
-    file_error,
-    holding_sync_threads,
-    open_own,
-    sync_folder,
-    sync_together,
-    write_all,
-)
+from clinvk.disk.atomic import file_error, write_all
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
+from clinvk.disk.opening import open_own
+from clinvk.disk.sync import holding_sync_threads, sync_folder, sync_together
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_summary
 from clinvk.model.plan import Plan

@@ -17,8 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from clinvk.disk.atomic import NoSpace, file_error, open_own
+from clinvk.disk.atomic import NoSpace, file_error
 from clinvk.disk.lockfile import hold_lock
+from clinvk.disk.opening import open_own
 from clinvk.errors import SessionError
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.files.records import SessionFiles

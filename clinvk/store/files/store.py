@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import NoSpace, file_error, remove_leftovers, sync_files
+from clinvk.disk.atomic import NoSpace, file_error, remove_leftovers
 from clinvk.disk.closing import Closing
 from clinvk.disk.lockfile import HeldLock
+from clinvk.disk.sync import sync_files
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, Query

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clinvk.disk.atomic import file_error, open_named
+from clinvk.disk.atomic import file_error
+from clinvk.disk.opening import open_named
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
 from clinvk.store.codec import decode_messages, decode_session, not_found_error
