@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from clinvk.cmd.app import new_app
-from clinvk.cmd.json_errors import with_json_errors
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.json_errors import with_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import UsageError

@@ -8,10 +8,10 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
-from clinvk.cmd.json_errors import with_run_json_errors
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, OF_RUNS, TurnOptions, with_turn_options
 from clinvk.errors import UsageError

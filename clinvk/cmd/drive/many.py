@@ -73,7 +73,7 @@ async def _drive_run(run: PlanRun, viewer: RunViewer) -> RunResult:
     import anyio
 
     # Anyio, 45 ms: needed only once something runs.
-    from clinvk.cmd.signals import cancel_reason, watch_signals
+    from clinvk.cmd.drive.signals import cancel_reason, watch_signals
 
     def on_signal(number: Any, count: int) -> None:
         told = "ending what runs; once more ends it at once" if count == 1 else "ending it at once"

@@ -7,8 +7,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from clinvk.cmd.drive.signals import cancel_reason, watch_signals
 from clinvk.cmd.options.request import OutputOptions
-from clinvk.cmd.signals import cancel_reason, watch_signals
 from clinvk.cmd.views.turn import create_turn_viewer, shorten_value
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.turn_plan import TurnPlan

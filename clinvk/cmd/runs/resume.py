@@ -10,10 +10,10 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
-from clinvk.cmd.json_errors import with_run_json_errors
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
+from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.runs.common import LastRun, OneRun, open_runs
 from clinvk.cmd.views import run as watching
