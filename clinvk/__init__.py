@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from clinvk.api.workflow import AgentFlowManager, WorkflowManager
     from clinvk.backend.catalog import Catalog
     from clinvk.backend.probe import BackendStatus
-    from clinvk.config.schema import Loaded, load
+    from clinvk.config.loading import load
+    from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.dispatch.turn import Turn as Run
     from clinvk.dispatch.turn_plan import TurnPlan
@@ -88,7 +89,8 @@ _WHERE = {
     ),
     "backend.catalog": ("Catalog",),
     "backend.probe": ("BackendStatus",),
-    "config.schema": ("Loaded", "load"),
+    "config.loading": ("load",),
+    "config.schema": ("Loaded",),
     "dispatch.dispatcher": ("Dispatcher",),
     "dispatch.turn_plan": ("TurnPlan",),
     "errors": (

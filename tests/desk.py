@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clinvk.api import tasks as fanout
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.model.outcome import RunResult
 from clinvk.runs.folder import RunFolder, RunStore
@@ -60,7 +60,7 @@ class Desk:
             home.backend(name, SCRIPT.replace("FOLDER", str(folder)))
 
     def dispatcher(self) -> Dispatcher:
-        return keep(Dispatcher(schema.load(self.home.env), env=self.home.env))
+        return keep(Dispatcher(loading.load(self.home.env), env=self.home.env))
 
     def run(self, tasks: Any, kind: str = "parallel", **rules: Any) -> RunResult:
         """A run of them, here and now."""

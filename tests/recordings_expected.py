@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.config.paths import built_in_manifests
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.model.request import Request
@@ -68,7 +68,7 @@ async def _replay(
     backend: str, home: Path, native_id: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
     env = {"CLINVK_HOME": str(home), "HOME": str(home), "PATH": "/usr/bin:/bin"}
-    dispatcher = keep(Dispatcher(schema.load(env), env=env))
+    dispatcher = keep(Dispatcher(loading.load(env), env=env))
     if native_id is not None:
         session = Session(
             id="before", backend=backend, cwd=str(home), native_ids={backend: native_id}

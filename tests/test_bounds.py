@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.config.schema import parse_value
+from clinvk.config.keys import parse_value
 from clinvk.process.pipes import LONGEST, LineSplitter
 from clinvk.text import json_input, yaml
 from tests.conftest import READ, START, CommandLine, Home, python, say, wait_for

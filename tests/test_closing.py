@@ -17,7 +17,7 @@ import clinvk as package
 from clinvk import SessionManager
 from clinvk.api.workflow import WorkflowManager
 from clinvk.cmd.main import main
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import SessionError
 from clinvk.model.plan import Plan, Task
@@ -348,7 +348,7 @@ def test_a_manager_leaves_a_store_open_that_it_was_given(tmp_path: Path):
 
 
 def test_a_dispatcher_closes_only_a_store_that_it_opened(home: Home):
-    loaded = schema.load(home.env)
+    loaded = loading.load(home.env)
     with nothing_left_open():
         with Dispatcher(loaded, env=home.env) as own:
             use(own.store)
@@ -362,7 +362,7 @@ def test_a_dispatcher_closes_only_a_store_that_it_opened(home: Home):
 
 
 def test_a_dispatcher_that_was_closed_unused_opens_nothing(home: Home):
-    dispatcher = Dispatcher(schema.load(home.env), env=home.env)
+    dispatcher = Dispatcher(loading.load(home.env), env=home.env)
     dispatcher.close()
     with pytest.raises(SessionError, match="closed"):
         _ = dispatcher.store

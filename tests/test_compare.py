@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk.api import tasks as fanout
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.outcome import Outcome, RunResult
@@ -284,7 +284,7 @@ def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> Non
 
 
 def test_a_program_gives_a_comparison_the_same_rules(home: Home, tmp_path: Path) -> None:
-    where = keep(Dispatcher(schema.load(home.env), env=home.env))
+    where = keep(Dispatcher(loading.load(home.env), env=home.env))
     home.backend("south", passing(tmp_path, "overloaded", 529))
     found = fanout.compare("hi", ["north", "south"], retries=1, cwd=home.work, dispatcher=where)
     assert [o.attempts for o in found.result.results] == [1, 2]

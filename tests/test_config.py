@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.config import schema
+from clinvk.config import keys, loading, schema
 from tests.conftest import END, READ, START, CommandLine, Home, say
 
 FORM = READ + 'echo "$@" >"$0.argv"\nenv >"$0.env"\npwd >"$0.cwd"\n' + START + END
@@ -22,7 +22,7 @@ def load(text: str = "", **env: str) -> schema.Loaded:
     folder = Path(env["CLINVK_HOME"])
     folder.mkdir(exist_ok=True)
     (folder / "config.yaml").write_text(text)
-    return schema.load(env)
+    return loading.load(env)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 def test_without_a_file_the_defaults_hold(env: dict):
-    loaded = schema.load(env)
+    loaded = loading.load(env)
     assert loaded.config.default_backend == "claude"
     assert loaded.config.session.retention_days == 30
     assert loaded.config.session.auto_resume is False
@@ -204,7 +204,7 @@ def test_show_tells_every_setting_and_with_origin_where_from(clinvk: CommandLine
     path = home.config("session: {retention_days: 7}\nbackends: {fake: {env: {TOKEN: secret}}}")
     text = clinvk("config", "show").stdout
     shown = set(re.findall(r"^([\w.]+):", text, re.MULTILINE))
-    assert {key for key, _ in schema.flatten(schema.Config()) if key != "backends"} <= shown
+    assert {key for key, _ in keys.flatten(schema.Config()) if key != "backends"} <= shown
     assert "session.retention_days: 7" in text
     rows = clinvk("config", "show", "--origin", env={"CLINVK_BACKEND": "fake"}).stdout
     assert re.search(rf"session.retention_days +7 +{path}", rows)
@@ -435,8 +435,8 @@ def test_a_key_has_an_effect(clinvk: CommandLine, home: Home, key: str):
 
 def test_every_key_has_such_a_test():
     defaults = schema.Config(backends={"fake": schema.BackendConfig()})
-    keys = {key for key, _ in schema.flatten(defaults)}
-    assert keys == set(EFFECTS) | set(ELSEWHERE)
+    known = {key for key, _ in keys.flatten(defaults)}
+    assert known == set(EFFECTS) | set(ELSEWHERE)
 
 
 @pytest.mark.parametrize(("text", "args"), [
@@ -574,8 +574,8 @@ def test_a_home_that_is_a_file_is_named(clinvk: CommandLine, tmp_path: Path):
 def test_an_empty_home_variable_means_the_home_of_the_user():
     import pwd
 
-    assert schema.find_home({"HOME": ""}) == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".clinvk"
-    assert schema.find_home({}) == schema.find_home({"HOME": ""})
+    assert loading.find_home({"HOME": ""}) == Path(pwd.getpwuid(os.getuid()).pw_dir) / ".clinvk"
+    assert loading.find_home({}) == loading.find_home({"HOME": ""})
 
 
 def test_a_fifo_that_nothing_writes_is_refused(clinvk: CommandLine, tmp_path: Path):

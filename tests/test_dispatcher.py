@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher, NoSessionHere
 from clinvk.errors import (
     ClinvkError,
@@ -36,7 +36,7 @@ FOREVER = "while :; do sleep 0.1; done\n"
 @pytest.fixture
 def dispatcher(home: Home) -> Callable[[], Dispatcher]:
     """A new dispatcher of this home, as each command has its own."""
-    return lambda: keep(Dispatcher(schema.load(home.env), env=home.env))
+    return lambda: keep(Dispatcher(loading.load(home.env), env=home.env))
 
 
 class Asks:
@@ -45,7 +45,7 @@ class Asks:
         self.events: list[Event] = []
 
     def dispatcher(self) -> Dispatcher:
-        return keep(Dispatcher(schema.load(self.home.env), env=self.home.env))
+        return keep(Dispatcher(loading.load(self.home.env), env=self.home.env))
 
     def request(self, prompt: str = "hello", **more: Any) -> Request:
         return Request(prompt=prompt, **{"backend": "fake", "cwd": self.home.work, **more})

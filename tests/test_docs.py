@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from clinvk.cmd.main import root
-from clinvk.config.schema import BackendConfig, Config, parse_config
+from clinvk.config.loading import parse_config
+from clinvk.config.schema import BackendConfig, Config
 from tests.conftest import PROJECT, CommandLine, Home
 
 EXAMPLE = PROJECT / "config.example.yaml"

@@ -11,12 +11,12 @@ import pytest
 from clinvk import Dispatcher, NotInstalledError, UsageError, aprobe_backends, probe_backends
 from clinvk.backend import probe
 from clinvk.backend.catalog import Catalog
-from clinvk.config import schema
+from clinvk.config import loading
 from tests.conftest import CommandLine, Home, is_alive, pid_in
 
 
 def examined(home: Home) -> probe.BackendStatus:
-    where = (Catalog(home.path), "fake", schema.load(home.env), os.environ)
+    where = (Catalog(home.path), "fake", loading.load(home.env), os.environ)
     return anyio.run(probe.probe_backend, *where)
 
 
@@ -83,7 +83,7 @@ async def test_backends_are_probed_from_python_as_doctor_does(home: Home, clinvk
     home.backend("bad", "exit 3\n")
     home.manifest("torn", "name: [\n")
     home.config("backends: {gemini: {enabled: false}}\n")
-    with Dispatcher(schema.load(home.env), env=home.env) as dispatcher:
+    with Dispatcher(loading.load(home.env), env=home.env) as dispatcher:
         found = await aprobe_backends(dispatcher=dispatcher)
     states = {backend.name: backend.state for backend in found}
     assert states["fake"] == states["echo"] == "installed"
@@ -97,7 +97,7 @@ async def test_backends_are_probed_from_python_as_doctor_does(home: Home, clinvk
 @pytest.mark.anyio
 async def test_backends_that_are_named_are_probed_in_that_order(home: Home):
     home.backend("fake", "echo fake 1.2.3\n")
-    with Dispatcher(schema.load(home.env), env=home.env) as dispatcher:
+    with Dispatcher(loading.load(home.env), env=home.env) as dispatcher:
         found = await aprobe_backends("fake", "echo", "fake", dispatcher=dispatcher)
         assert [b.name for b in found] == ["fake", "echo", "fake"]
         with pytest.raises(NotInstalledError, match="unknown backend 'nope'"):
@@ -114,7 +114,7 @@ def test_backends_are_probed_at_the_same_time_and_what_they_leave_is_ended(
     for name, other in (("one", "two"), ("two", "one")):
         wait = f"while [ ! -e {left[other]} ]; do sleep 0.05; done"
         home.backend(name, f"sleep 333 & echo $! >{left[name]}\n{wait}\necho {name} 1.0\n")
-    with Dispatcher(schema.load(home.env), env=home.env) as dispatcher:
+    with Dispatcher(loading.load(home.env), env=home.env) as dispatcher:
         found = probe_backends("one", "two", dispatcher=dispatcher)
     assert [b.version for b in found] == ["one 1.0", "two 1.0"]
     assert not any(is_alive(pid_in(path)) for path in left.values())

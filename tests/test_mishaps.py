@@ -14,7 +14,7 @@ from clinvk.api import tasks as fanout
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.command_line import check_arguments
 from clinvk.backend.manifest import parse_manifest
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, UsageError
 from clinvk.model.request import Request
@@ -36,7 +36,7 @@ def fake(home: Home) -> Home:
 
 
 def dispatcher(home: Home) -> Dispatcher:
-    return keep(Dispatcher(schema.load(home.env), env=home.env))
+    return keep(Dispatcher(loading.load(home.env), env=home.env))
 
 
 # Values that no program can be given.
@@ -99,7 +99,7 @@ def test_a_request_that_no_program_can_be_given_is_a_usage_error(fake: Home, cha
 def test_a_configuration_that_no_program_can_be_given_is_rejected(fake: Home, text: str, said: str):
     fake.config(text + "\n")
     with pytest.raises(ConfigError) as caught:
-        schema.load(fake.env)
+        loading.load(fake.env)
     assert said in str(caught.value)
     assert "config.yaml: line 1" in str(caught.value)
 

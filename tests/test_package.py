@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clinvk.config import schema
+from clinvk.config import keys, loading, schema
 from tests.conftest import PROJECT, Home
 
 MANIFESTS = ["claude", "codex", "echo", "gemini"]
@@ -109,19 +109,19 @@ def example() -> str:
 
 
 def test_the_example_configuration_is_right_as_it_stands(example: str):
-    schema.parse_config(example, Path("config.example.yaml"))
+    loading.parse_config(example, Path("config.example.yaml"))
 
 
 def test_the_example_configuration_names_every_key(example: str):
     defaults = schema.Config(backends={"claude": schema.BackendConfig()})
     words = set(re.findall(r"([a-z_]+):", example))
-    for key, _ in schema.flatten(defaults):
+    for key, _ in keys.flatten(defaults):
         assert key.rsplit(".", 1)[-1] in words, f"{key} is not in config.example.yaml"
 
 
 def test_the_example_configuration_shows_defaults(example: str):
     """Whoever copies it as it is changes nothing."""
-    found = schema.parse_config(example, Path("config.example.yaml"))
+    found = loading.parse_config(example, Path("config.example.yaml"))
     plain = schema.Config()
     for name in ("unified_flags", "session", "output", "parallel"):
         assert getattr(found, name) == getattr(plain, name)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from clinvk import SessionManager
 from clinvk.backend import permissions
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.model.request import Request
 from clinvk.model.session import Message, MessageRole, Session, distrust_options
@@ -291,7 +291,7 @@ def test_only_a_session_that_is_not_trusted_says_so_in_its_record():
 
 @pytest.mark.anyio
 async def test_a_dispatcher_that_lives_long_keeps_no_prompts(asked: Asked):
-    with Dispatcher(schema.load(asked.home.env), env=asked.home.env) as dispatcher:
+    with Dispatcher(loading.load(asked.home.env), env=asked.home.env) as dispatcher:
         plain = {"system_prompt": "a secret", "model": "m"}
         for options in (plain, {}, {**plain, "approval": "none"}):
             result = await dispatcher.run(Request(prompt="x", cwd=asked.home.work, options=options))

@@ -263,10 +263,10 @@ def test_a_line_that_a_killed_clinvk_has_left_spoils_no_other(tmp_path: Path):
 
 
 def test_redaction_that_is_switched_off_keeps_everything(home: Home):
-    from clinvk.config import schema as config
+    from clinvk.config import loading
 
     home.config("session: {redact: false}\n")
-    loaded: Loaded = config.load(home.env)
+    loaded: Loaded = loading.load(home.env)
     PromptHistory.of(loaded).add(f"use {TOKEN}")
     assert kept(home) == [f"use {TOKEN}"]
     assert json.loads((home.path / "history.jsonl").read_text()) == f"use {TOKEN}"

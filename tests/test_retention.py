@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from clinvk import SessionManager, clean_runs, delete_run
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.age import Age
 from clinvk.runs.checkpoints import Checkpoints
@@ -116,7 +116,7 @@ def test_a_run_is_deleted_by_the_beginning_of_its_id_a_damaged_one_too(desk: Des
 
 
 def test_sessions_that_were_not_used_for_long_are_deleted(home: Home):
-    with SessionManager(config=schema.load(home.env)) as sessions:
+    with SessionManager(config=loading.load(home.env)) as sessions:
         session_id = sessions.create_session("a")
         assert sessions.clean_sessions("1d") == []
         assert sessions.clean_sessions() == []

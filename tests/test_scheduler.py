@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff
 from clinvk.engine.executor import LocalExecutor
@@ -99,7 +99,7 @@ class Many:
         return most
 
     def dispatcher(self) -> Dispatcher:
-        return keep(Dispatcher(schema.load(self.home.env), env=self.home.env))
+        return keep(Dispatcher(loading.load(self.home.env), env=self.home.env))
 
     def plan(self, tasks: list[Any], kind: str = "parallel", **rules: Any) -> Plan:
         defaults = {"backend": "fake", "workdir": str(self.home.work)} | rules.pop("defaults", {})

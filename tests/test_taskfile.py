@@ -11,7 +11,7 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ConfigError
 from clinvk.model.plan import Budget, Halt, Limits, Plan
@@ -648,7 +648,9 @@ def test_a_schema_has_to_be_json(tmp_path: Path):
 
 def check(home: Home, text: str, **env: str) -> preflight.PreflightReport:
     env = {**home.env, **env}
-    return preflight.check_plan(plan_of(text), keep(Dispatcher(schema.load(env), env=env)).selector)
+    return preflight.check_plan(
+        plan_of(text), keep(Dispatcher(loading.load(env), env=env)).selector
+    )
 
 
 def test_a_variable_is_looked_up_when_a_task_is_started(home: Home):
@@ -677,7 +679,7 @@ def test_a_secret_that_is_written_down_is_refused(home: Home, key: str, value: s
 
 def test_a_cap_of_none_at_once_is_refused(home: Home):
     home.config("parallel: {max_parallel_per_backend: {echo: 0}}")
-    loaded = schema.load(home.env)
+    loaded = loading.load(home.env)
     plan = plan_of(
         "[{prompt: x, backend: echo}]",
         max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,

@@ -14,7 +14,7 @@ import pytest
 import clinvk
 from clinvk.backend.catalog import Catalog, read_manifest
 from clinvk.backend.manifest import check_expressions
-from clinvk.config import schema
+from clinvk.config import loading
 from clinvk.config.paths import backend_names
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import UsageError
@@ -31,7 +31,7 @@ BUILT_IN = backend_names(Path(os.devnull))
 
 
 def given(home: Home, fake: FakeExecutor, **more: Any) -> dict[str, Any]:
-    dispatcher = keep(Dispatcher(schema.load(home.env), env=home.env))
+    dispatcher = keep(Dispatcher(loading.load(home.env), env=home.env))
     return {"dispatcher": dispatcher, "executor": fake, "backend": "echo", **more}
 
 

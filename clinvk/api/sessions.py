@@ -22,6 +22,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
 from clinvk.dispatch import recovery
@@ -68,7 +69,7 @@ class SessionManager(Closing):
     ) -> None:
         if config is None:
             given = {} if home is None else {"CLINVK_HOME": os.fspath(home)}
-            config = configs.load({**os.environ, **given})
+            config = loading.load({**os.environ, **given})
         self.config = config
         self.home = config.home if home is None else Path(home)
         self.store = store or open_store(config.config.session.storage, self.home)

@@ -10,6 +10,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
+from clinvk.config import keys, loading
 from clinvk.config import schema as configs
 from clinvk.errors import ConfigError
 from clinvk.terminal import printer
@@ -27,7 +28,7 @@ def show_(
 ) -> None:
     """Show every setting in force."""
     loaded = opt.load_config(config)
-    settings = list(configs.flatten(loaded.config))
+    settings = list(keys.flatten(loaded.config))
     if as_json:
         data = {k: {"value": v, "origin": loaded.origin(k)} for k, v in settings}
         printer.print_json({"version": 1, "path": str(loaded.path), "settings": data})
@@ -42,15 +43,15 @@ def show_(
 @app.command("get")
 def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
     """Print one setting."""
-    value = configs.get_value(opt.load_config(config), key)
+    value = keys.get_value(opt.load_config(config), key)
     steps = key.split(".")
     if steps[0] == "backends" and steps[2:3] == ["env"]:
         value = dict.fromkeys(value or {}, configs.MASK) if len(steps) == 3 else configs.MASK
     if isinstance(value, dict) or hasattr(value, "__struct_fields__"):
-        flat = dict(configs.flatten(value, ()))
+        flat = dict(keys.flatten(value, ()))
         value = flat.get("", flat)
     else:
-        value = configs.shown(value, tuple(steps))
+        value = keys.shown(value, tuple(steps))
     if as_json or isinstance(value, (dict, list)):
         printer.print_json(value)
     elif value is not None:
@@ -64,14 +65,14 @@ def set_(
     config: opt.Config = None,
 ) -> None:
     """Change one setting in the file; its comments stay."""
-    parsed = configs.parse_value(key, value)
+    parsed = keys.parse_value(key, value)
     _rewrite(_path(config), key, lambda data: _set_key(data, key.split("."), parsed))
 
 
 @app.command()
 def unset(key: Key, config: opt.Config = None) -> None:
     """Take one setting out of the file: its default holds again."""
-    configs.get_value(opt.load_config(config), key)
+    keys.get_value(opt.load_config(config), key)
     _rewrite(_path(config), key, lambda data: _remove_key(data, key.split(".")))
 
 
@@ -96,7 +97,7 @@ def edit(config: opt.Config = None) -> int:
         code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
     except OSError as error:
         raise ConfigError(f"{editor}: {error.strerror}", "set EDITOR to a program") from error
-    configs.parse_config(configs.read_text(file), file)
+    loading.parse_config(loading.read_text(file), file)
     return code
 
 
@@ -107,7 +108,7 @@ def check(
 ) -> None:
     """Say whether the file is right; exit 3 where it is not."""
     path = file or _path(config)
-    configs.parse_config(configs.read_text(path, required=file is not None), path)
+    loading.parse_config(loading.read_text(path, required=file is not None), path)
     shown = one_line(str(path))
     print(f"{shown}: OK" if path.exists() else f"{shown}: there is no such file; the defaults hold")
 
@@ -124,7 +125,7 @@ def _path(config: Path | None) -> Path:
         return config
     if given := os.environ.get("CLINVK_CONFIG"):
         return Path(given).expanduser()
-    return configs.find_home(os.environ) / "config.yaml"
+    return loading.find_home(os.environ) / "config.yaml"
 
 
 def _rewrite(file: Path, key: str, change: Any) -> None:
@@ -136,8 +137,8 @@ def _rewrite(file: Path, key: str, change: Any) -> None:
 
     yaml = YAML()
     yaml.preserve_quotes = True
-    text = configs.read_text(file)
-    configs.check_changeable(text, file)
+    text = loading.read_text(file)
+    loading.check_changeable(text, file)
     data = yaml.load(text) if text.strip() else None
     if data is None:
         data = {}
@@ -149,7 +150,7 @@ def _rewrite(file: Path, key: str, change: Any) -> None:
     if data:
         yaml.dump(data, out)
     text += out.getvalue()
-    configs.parse_config(text, file, changed=key)
+    loading.parse_config(text, file, changed=key)
     _write(file, text)
 
 

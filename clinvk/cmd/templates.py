@@ -9,7 +9,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
-from clinvk.config.schema import find_home
+from clinvk.config.loading import find_home
 from clinvk.errors import ClinvkError
 from clinvk.sessions import templates
 from clinvk.terminal import printer

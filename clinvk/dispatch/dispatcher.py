@@ -18,6 +18,7 @@ from clinvk.backend.command_line import build_command
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting, resolve_settings, stored_options, supported_settings
 from clinvk.backend.selection import BackendSelector
+from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
@@ -64,7 +65,7 @@ class Dispatcher(Closing):
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.env = dict(os.environ if env is None else env)
-        self.config = config or configs.load(self.env)
+        self.config = config or loading.load(self.env)
         self.catalog = catalog or Catalog(self.config.home)
         self.selector = BackendSelector(self.catalog, self.config, self.env)
         self._store = store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from clinvk.config.schema import check_address
+from clinvk.config.loading import check_address
 from clinvk.errors import ConfigError
 from clinvk.store.base import Store
 from clinvk.text.addresses import STORES, mask_password

@@ -114,7 +114,8 @@ async def _animate(status: StatusLine) -> None:
 def print_dry_run(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
     """Print what would be started, and where each setting came from."""
     # Only a dry run needs it.
-    from clinvk.config.schema import MASK, shown
+    from clinvk.config.keys import shown
+    from clinvk.config.schema import MASK
 
     plan = dispatcher.plan(request)
     secret = dispatcher.config.backend(plan.manifest.name).env

@@ -53,10 +53,10 @@ def _requested_format(params: Mapping[str, Any]) -> str:
     if said := "json" if params.get("as_json") else params.get("output_format"):
         return str(said)
     # Only for an error in JSON.
-    from clinvk.config import schema
+    from clinvk.config import loading
 
     try:
-        return schema.load(os.environ, params.get("config")).config.output.format
+        return loading.load(os.environ, params.get("config")).config.output.format
     except ClinvkError:
         return "text"
 

@@ -29,11 +29,11 @@ def complete_checkpoints(incomplete: str) -> list[str]:
     import os
 
     # Only a shell that completes needs it.
-    from clinvk.config import schema as configs
+    from clinvk.config import loading
     from clinvk.runs.checkpoints import Checkpoints
 
     try:
-        names = Checkpoints(configs.find_home(os.environ)).names()
+        names = Checkpoints(loading.find_home(os.environ)).names()
     except ClinvkError:  # a shell that completes has no place for it
         return []
     return [name for name in names if name.startswith(incomplete)]

@@ -14,6 +14,7 @@ from msgspec import Struct
 from clinvk.cmd.app import LITERAL_MARK, PASSTHROUGH_KEY
 from clinvk.cmd.options.storage import apply_storage_options
 from clinvk.cmd.options.turn import complete_words
+from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.reading import read_named, read_stream
 from clinvk.errors import ClinvkError, ConfigError, UsageError
@@ -33,7 +34,7 @@ def complete_backends(incomplete: str) -> list[str]:
     # Only a shell that completes needs it.
     from clinvk.backend.catalog import Catalog
 
-    names = Catalog(configs.find_home(os.environ)).names()
+    names = Catalog(loading.find_home(os.environ)).names()
     return [name for name in names if name.startswith(incomplete)]
 
 
@@ -42,7 +43,7 @@ def complete_sessions(incomplete: str) -> list[str]:
     from clinvk.store import open_store
 
     try:
-        loaded = configs.load(os.environ)
+        loaded = loading.load(os.environ)
         with open_store(loaded.config.session.storage, loaded.home) as store:
             return store.find_ids(incomplete, MAX_COMPLETIONS)
     except ClinvkError:  # a shell that completes has no place for it
@@ -160,7 +161,7 @@ class OutputOptions(Struct, frozen=True):
 
 def load_config(config: Path | None) -> configs.Loaded:
     """The configuration in force, with the store that this command was told to use."""
-    loaded = apply_storage_options(configs.load(os.environ, config))
+    loaded = apply_storage_options(loading.load(os.environ, config))
     printer.color.set(loaded.config.output.color)
     return loaded
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinvk.config import schema as configs
+from clinvk.config import loading
 from clinvk.errors import ClinvkError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def complete_runs(incomplete: str) -> list[str]:
     from clinvk.runs.folder import RunStore
 
     try:
-        ids = RunStore(configs.find_home(os.environ)).ids()
+        ids = RunStore(loading.find_home(os.environ)).ids()
     except ClinvkError:  # a shell that completes has no place for it
         return []
     return sorted(i for i in [*ids, "last"] if i.startswith(incomplete))
