@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from clinvk.config import schema
 from clinvk.errors import ConfigError, SessionError, SessionNotFound
 from clinvk.model.session import Message, Session
 from clinvk.process import host
@@ -25,6 +24,7 @@ from clinvk.store import open_store
 from clinvk.store.base import Damaged, Query, Store
 from clinvk.store.redis.store import RedisStore
 from clinvk.store.sqlite.store import SqliteStore
+from clinvk.text.addresses import mask_password
 from tests.conftest import PROJECT, CommandLine
 from tests.needs import need, need_root
 from tests.stores import KINDS, RedisServer, keep, store_url
@@ -472,7 +472,7 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_an_address_is_shown_without_its_password(url: str, shown: str):
-    assert schema.mask_password(url) == shown
+    assert mask_password(url) == shown
 
 
 def test_the_configuration_is_shown_without_the_password(clinvk: CommandLine):
