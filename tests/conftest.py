@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from tests import needs
+from tests.forked import Server
 from tests.stores import close_all, own_server, redis_server, redis_url  # noqa: F401 - fixtures
 from tests.terminals import terminal  # noqa: F401 - a fixture
 
@@ -195,8 +197,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 class CommandLine:
     """`clinvk …` as a user of `home` types it."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, server: Server | None = None) -> None:
         self.home = home
+        self.server = server
 
     @property
     def program(self) -> list[str]:
@@ -210,6 +213,10 @@ class CommandLine:
         cwd: Path | None = None,
         timeout: float = 30,
     ) -> subprocess.CompletedProcess[str]:
+        env = {**self.home.env, **(env or {})}
+        cwd = cwd or self.home.work
+        if self.server and self._is_plain(env):
+            return self.server.run(args, input_=stdin, env=env, cwd=cwd, timeout=timeout)
         return subprocess.run(
             [*self.program, *args],
             input=stdin,
@@ -217,11 +224,18 @@ class CommandLine:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            env={**self.home.env, **(env or {})},
-            cwd=cwd or self.home.work,
+            env=env,
+            cwd=cwd,
             timeout=timeout,
             check=False,
         )
+
+    def _is_plain(self, env: Mapping[str, str]) -> bool:
+        """Whether the interpreter would start in no special way."""
+        plain = {"PYTHONPATH": str(PROJECT), "LANG": "C.UTF-8"}
+        return plain == {
+            name: value for name, value in env.items() if name.startswith(("PYTHON", "LC_", "LANG"))
+        }
 
     def start(
         self, *args: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, **more: Any
@@ -250,9 +264,15 @@ class CommandLine:
             raise AssertionError(f"no JSON: {done}") from None
 
 
+@pytest.fixture(scope="session")
+def loaded_clinvk() -> Iterator[Server]:
+    with closing(Server()) as server:
+        yield server
+
+
 @pytest.fixture
-def clinvk(home: Home) -> CommandLine:
-    return CommandLine(home)
+def clinvk(home: Home, loaded_clinvk: Server) -> CommandLine:
+    return CommandLine(home, loaded_clinvk)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
