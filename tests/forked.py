@@ -9,6 +9,7 @@ middle of it, variables that the interpreter reads at its start) is tested with 
 
 import array
 import contextlib
+import gc
 import io
 import json
 import os
@@ -23,11 +24,44 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
 # What a command may need. Loading too much does no harm: a call sees the same modules either way.
-PRELOADED = """
-clinvk.__main__ clinvk.cmd.main clinvk.cmd.ask clinvk.cmd.parallel clinvk.cmd.chain
-clinvk.cmd.compare clinvk.cmd.runs.group clinvk.cmd.sessions.group clinvk.cmd.config
-clinvk.cmd.backends clinvk.engine.executor anyio._backends._asyncio sqlite3
-""".split()
+PRELOADED = [
+    "clinvk.__main__",
+    "clinvk.cmd.main",
+    "clinvk.cmd.ask",
+    "clinvk.cmd.parallel",
+    "clinvk.cmd.chain",
+    "clinvk.cmd.compare",
+    "clinvk.cmd.config",
+    "clinvk.cmd.backends",
+    "clinvk.cmd.runs.group",
+    "clinvk.cmd.sessions.group",
+    "clinvk.cmd.sessions.common",
+    "clinvk.cmd.drive.single",
+    "clinvk.cmd.views.turn",
+    "clinvk.dispatch.dispatcher",
+    "clinvk.dispatch.recovery",
+    "clinvk.engine.executor",
+    "clinvk.engine.plan_run",
+    "clinvk.plans.formats",
+    "clinvk.plans.parse",
+    "clinvk.plans.preflight",
+    "clinvk.runs.control",
+    "clinvk.runs.output_dir",
+    "clinvk.runs.replay",
+    "clinvk.store.files.store",
+    "clinvk.store.files.indexer",
+    "clinvk.terminal.keyboard",
+    "clinvk.text.redact",
+    "anyio._backends._asyncio",
+    "sqlite3",
+    "jmespath",
+    "tabulate",
+    "wcwidth",
+    "yaml",
+    "html",
+    "csv",
+    "resource",
+]
 _HEAD = 4  # bytes of a message's length
 
 
@@ -150,6 +184,8 @@ def _exchange(text: dict[int, bytearray], feed: int, data: bytes, deadline: floa
 def _serve(stream: socket.socket) -> None:
     for name in PRELOADED:
         __import__(name)
+    gc.collect()
+    gc.freeze()
     while True:
         head, fds, _, _ = socket.recv_fds(stream, _HEAD, 3)
         if not head:
