@@ -181,11 +181,15 @@ def _exchange(text: dict[int, bytearray], feed: int, data: bytes, deadline: floa
 # In the process that has loaded clinvk
 
 
-def _serve(stream: socket.socket) -> None:
+def load() -> None:
     for name in PRELOADED:
         __import__(name)
     gc.collect()
     gc.freeze()
+
+
+def _serve(stream: socket.socket) -> None:
+    load()
     while True:
         head, fds, _, _ = socket.recv_fds(stream, _HEAD, 3)
         if not head:
@@ -194,7 +198,7 @@ def _serve(stream: socket.socket) -> None:
         pid = os.fork()
         if not pid:
             stream.close()
-            _become(call, fds)
+            become(call, fds)
             return
         for fd in fds:
             os.close(fd)
@@ -203,8 +207,8 @@ def _serve(stream: socket.socket) -> None:
         stream.sendall(status.to_bytes(_HEAD, "big"))
 
 
-def _become(call: dict[str, object], fds: list[int]) -> None:
-    """Be what `python -m clinvk` is once it has loaded its modules."""
+def become(call: dict[str, object], fds: list[int]) -> None:
+    """Be what `python -m clinvk` is once it has loaded its modules, in a process that was forked."""
     for target, fd in enumerate(fds):
         os.dup2(fd, target)
         os.close(fd)
