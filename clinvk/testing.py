@@ -102,7 +102,7 @@ class FakeExecutor:
             reasons.insert(-1, reason)
             scope.cancel()
 
-        session_id = None if request.ephemeral else request.session or request.begins
+        session_id = None if request.ephemeral else request.session or request.chosen_id
         running = RunningRequest(cancel=cancel, session_id=session_id, cwd=request.cwd)
         self._running += 1
         self.max_running = max(self.max_running, self._running)

@@ -18,6 +18,7 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
+from clinvk.model.session_ref import NewSession
 from clinvk.model.usage import Usage
 from clinvk.plans import parse
 from clinvk.plans.parse import Defaults
@@ -336,7 +337,7 @@ async def test_the_session_that_an_executor_uses_is_known_while_it_runs():
 
 
 def replace_begins(request: Request) -> Request:
-    return Request(prompt=request.prompt, begins="s1", cwd=Path("/"))
+    return Request(prompt=request.prompt, session=NewSession("s1"), cwd=Path("/"))
 
 
 # Laws

@@ -11,9 +11,11 @@ from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_json_errors
+from clinvk.cmd.options.session_flags import check_flags, session_ref
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import UsageError
+from clinvk.model.session_ref import SessionById
 
 app = new_app()
 
@@ -80,42 +82,25 @@ def ask(
     is piped in behind the prompt. What follows -- is handed to the backend."""
     given = {k: v for k, v in ctx.params.items() if k not in ("words", "file", "config")}
     given["options"] = options
-    given["session"] = _session_name(session, auto_save)
-    names = {"-c": continue_, "--session": given["session"], "--title": title, "--tag": tag}
-    for flag, there in names.items():
-        if there and ephemeral:
-            raise UsageError(
-                f"{flag} and --ephemeral exclude each other: an ephemeral run has no session",
-                "leave out one of them",
-            )
-    if continue_ and given["session"]:
-        raise UsageError("-c and --session both say which session", "leave out one of them")
-    if (to or replay) and not (continue_ or given["session"]):
-        flag = "--to" if to else "--replay"
-        raise UsageError(
-            f"{flag} needs a session to go on with", "add -c, or use: clinvk resume ID"
-        )
-    if history and (continue_ or given["session"]):
-        raise UsageError("--history begins a new session", "leave out -c and --session")
-    if anywhere and not continue_:
-        raise UsageError("--anywhere says which session -c takes", "add -c")
-    if new and continue_:
-        raise UsageError("--new and -c exclude each other", "leave out one of them")
+    name = _session_name(session, auto_save)
+    check_flags({
+        "-c": continue_, "--anywhere": anywhere, "--session": name, "--history": history,
+        "--new": new, "--to": to, "--replay": replay, "--ephemeral": ephemeral, "--title": title,
+        "--tag": tag,
+    })  # fmt: skip
     loaded = opt.load_config(config)
     if words and len(words) > 1 and words[1] != opt.STDIN:
         _check_not_command(words)
     prompt, args = opt.read_prompt(words, file, opt.passthrough_args(ctx))
     if words and not args:
         _check_not_typo(words)
-    request = opt.build_request(prompt, args, "last" if continue_ else None, given)
+    ref = session_ref(continue_=continue_, anywhere=anywhere, name=name, history=history, new=new)
+    request = opt.build_request(prompt, args, ref, given)
     return run_request(request, loaded, given)
 
 
 def run_request(request: Any, loaded: Any, given: dict[str, Any]) -> int:
     """Run the request, or say what it would do; the exit code."""
-    # Only a command that runs something needs it.
-    from msgspec.structs import replace
-
     # The flags are checked before the slow imports.
     from clinvk.cmd.drive import single
     from clinvk.dispatch.dispatcher import Dispatcher, NoSessionHere
@@ -130,9 +115,8 @@ def run_request(request: Any, loaded: Any, given: dict[str, Any]) -> int:
     except NoSessionHere as error:
         if error.elsewhere is None or not _confirm_elsewhere(error):
             raise
-        return single.drive_prompt(
-            dispatcher, replace(request, session=error.elsewhere.id), settings
-        )
+        there = request.with_session(SessionById(error.elsewhere.id))
+        return single.drive_prompt(dispatcher, there, settings)
 
 
 def _warn_of_open_home(home: Any) -> None:

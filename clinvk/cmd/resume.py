@@ -14,6 +14,7 @@ from clinvk.cmd.options.json_errors import with_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import SessionError, UsageError
+from clinvk.model.session_ref import SessionById
 from clinvk.terminal import printer
 
 app = new_app()
@@ -94,7 +95,7 @@ def resume(
 def _request(prompt: str, args: list[str], id_: str, given: dict[str, Any]) -> Any:
     if not prompt.strip():
         raise UsageError("the prompt is empty", f'try: clinvk resume {id_} "…"')
-    return opt.build_request(prompt, args, id_, {**given, "tag": None})
+    return opt.build_request(prompt, args, SessionById(id_), {**given, "tag": None})
 
 
 def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:

@@ -299,8 +299,8 @@ class Dispatcher(Closing):
     def _create_session(self, plan: TurnPlan, messages: list[Message]) -> Session:
         """The record of a new session. It is there before anything is paid for, so that a store
         that cannot be written is met now."""
-        settings, begins = self.config.config.session, plan.request.begins
-        name = begins or plan.request.name
+        settings, chosen_id = self.config.config.session, plan.request.chosen_id
+        name = chosen_id or plan.request.name
         session = Session(
             id=check_id(name) if name else new_id(),
             backend=plan.manifest.name,
@@ -318,7 +318,7 @@ class Dispatcher(Closing):
             session = with_prompt(session, messages[0].content)
         # A named session must survive a power cut. Without a name, its id is not known to anyone before its answer is stored.
         session = self.store.create(
-            session, messages, exact=bool(name), durable=bool(name), settled=begins is None
+            session, messages, exact=bool(name), durable=bool(name), settled=chosen_id is None
         )
         if begun := permissions.only_permissions(stored_options(plan.settings)):
             self._created[session.id] = begun
@@ -381,7 +381,7 @@ def _check_request(request: Request) -> None:
         if not isinstance(request.options.get(name) or "", str):
             raise UsageError(f"{name}: {request.options[name]!r} is not text")
     _check_values(request)
-    if request.ephemeral and (request.session or request.name or request.begins):
+    if request.ephemeral and (request.session or request.name or request.chosen_id):
         raise UsageError(
             "an ephemeral run has no session to go on with",
             "leave out --ephemeral, or what names the session",

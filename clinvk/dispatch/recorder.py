@@ -29,7 +29,7 @@ class Recorder:
         self.settings = settings
         self.session_id = session_id
         self.backend: str = plan.manifest.name
-        self.settled = plan.request.begins is None
+        self.settled = plan.request.chosen_id is None
 
     def record_prompt(self, messages: list[Message]) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""

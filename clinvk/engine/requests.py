@@ -10,6 +10,7 @@ from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Plan, Task
 from clinvk.model.request import Request
+from clinvk.model.session_ref import NewSession, SessionById
 from clinvk.plans.preflight import Preflight
 from clinvk.text import template
 
@@ -42,14 +43,13 @@ class RequestBuilder:
         session = None
         if task.continues is not None and not rules.ephemeral:
             session = self.outcomes[task.continues].session_id
-        begins = None
-        if session is None and self.run_id is not None:
-            begins = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
+        new_id = None
+        if self.run_id is not None:
+            new_id = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
         cwd = task.cwd or (None if session else self.plan.cwd)
         return Request(
             prompt=self._prompt(task),
-            session=session,
-            begins=begins,
+            session=SessionById(session) if session else NewSession(new_id),
             backend=None if session else backend,
             to=backend if session else None,
             options=options,
@@ -64,7 +64,6 @@ class RequestBuilder:
             tags=(*task.tags, *([f"run:{self.run_id}"] if self.run_id else [])),
             task=self.run_id,
             lenient=task.lenient or switched,
-            new=True,
         )
 
     def check(self, i: int, request: Request) -> None:

@@ -195,7 +195,7 @@ class Scheduler:
             session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None,
         )  # fmt: skip
         if self.journal is not None:
-            session = (asked.session or asked.begins) if asked else None
+            session = (asked.session or asked.chosen_id) if asked else None
             await self.journal.record_started(i, number, backend=backend, session=session)
         self.observe(Change(kind="started", outcome=started))
         await attempt.run(

@@ -1,40 +1,148 @@
-"""What somebody asks for: a `Request`."""
+"""What a caller asks for: a `Request`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
-from msgspec import Struct
+from clinvk.model.session_ref import (
+    LAST,
+    LatestSession,
+    NamedSession,
+    NewSession,
+    SessionById,
+    SessionRef,
+    session_ref_from_words,
+)
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+WORDS = {"session", "name", "anywhere", "history", "new"}  # that say which session
 
 
-class Request(Struct, frozen=True, kw_only=True):
-    """What somebody wants. `cwd=None` is the session's folder, else the current one."""
+class Request:
+    """What a caller wants of a backend. It is immutable.
+
+    `session` says which session: a `SessionRef`, an id, a unique prefix of one, a native id, or
+    "last", which may be a session of another directory with `anywhere`. In place of an id, `name` is
+    the name of a session that is created at its first use. `history` puts that many earlier sessions
+    of the directory before the first prompt of a new session. `new` starts a session though
+    session.auto_resume is on."""
+
+    # Not a Struct: the words that say which session are arguments of it, and one field.
 
     prompt: str
-    backend: str | None = None
-    session: str | None = None  # an id, a unique prefix, a native id, or "last"
-    name: str | None = None  # the session of exactly this name, created at its first use
-    begins: str | None = None  # the id of a new session, of a task: who asks settles it (`Store`)
-    to: str | None = None  # a backend that the conversation is handed over to
-    replay: bool = False  # begin the native session anew, from the transcript
-    history: int = 0  # that many earlier sessions of the folder go before the prompt
-    options: Mapping[str, Any] = {}
-    spelled: Mapping[str, str] = {}  # what the user typed for an option, for messages
-    args: tuple[str, ...] = ()  # handed to the backend as they are
-    cwd: Path | None = None
-    ephemeral: bool = False
-    timeout: float | None = None  # seconds
-    stall_timeout: float | None = None  # seconds without a sign of life
-    env: Mapping[str, str] = {}  # for the program, beside ours
-    secrets: tuple[str, ...] = ()  # texts that are in nothing that is kept
-    title: str | None = None
-    tags: tuple[str, ...] = ()
-    lenient: bool = False  # drop options that the backend lacks, with a notice
-    expand: bool = False  # let the CLI expand @path and /command
-    anywhere: bool = False  # "last" may be a session of another folder
-    wait: bool = True  # for another turn of the same session
-    fail_on_denied: bool = False
-    new: bool = False  # start a session though session.auto_resume is on
-    task: str | None = None  # the run that it is a task of
+    backend: str | None
+    session_ref: SessionRef
+    to: str | None  # a backend that the conversation is handed over to
+    replay: bool  # start the native session over, from the transcript
+    options: Mapping[str, Any]
+    spelled: Mapping[str, str]  # what the user typed for an option, for messages
+    args: tuple[str, ...]  # handed to the backend as they are
+    cwd: Path | None  # None: the session's directory, else the current one
+    ephemeral: bool
+    timeout: float | None  # seconds
+    stall_timeout: float | None  # seconds without a sign of life
+    env: Mapping[str, str]  # for the program, beside ours
+    secrets: tuple[str, ...]  # texts that are in nothing that is kept
+    title: str | None
+    tags: tuple[str, ...]
+    lenient: bool  # drop options that the backend lacks, with a notice
+    expand: bool  # let the CLI expand @path and /command
+    wait: bool  # for another turn of the same session
+    fail_on_denied: bool
+    task: str | None  # the run that it is a task of
+
+    def __init__(
+        self,
+        *,
+        prompt: str,
+        backend: str | None = None,
+        session: SessionRef | str | None = None,
+        name: str | None = None,
+        anywhere: bool = False,
+        history: int = 0,
+        new: bool = False,
+        to: str | None = None,
+        replay: bool = False,
+        options: Mapping[str, Any] = EMPTY,
+        spelled: Mapping[str, str] = EMPTY,
+        args: tuple[str, ...] = (),
+        cwd: Path | None = None,
+        ephemeral: bool = False,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        env: Mapping[str, str] = EMPTY,
+        secrets: tuple[str, ...] = (),
+        title: str | None = None,
+        tags: tuple[str, ...] = (),
+        lenient: bool = False,
+        expand: bool = False,
+        wait: bool = True,
+        fail_on_denied: bool = False,
+        task: str | None = None,
+    ) -> None:
+        fields = dict(locals())
+        for word in ("self", *WORDS):
+            del fields[word]
+        if not isinstance(session, SessionRef):
+            session = session_ref_from_words(
+                session, name=name, anywhere=anywhere, history=history, new=new
+            )
+        self.__dict__.update(fields, session_ref=session)
+
+    @property
+    def session(self) -> str | None:
+        """An id, a unique prefix, a native id, or "last"; None for a new or a named session."""
+        match self.session_ref:
+            case SessionById(text):
+                return text
+            case LatestSession():
+                return LAST
+        return None
+
+    @property
+    def name(self) -> str | None:
+        return self.session_ref.name if isinstance(self.session_ref, NamedSession) else None
+
+    @property
+    def anywhere(self) -> bool:
+        return isinstance(self.session_ref, LatestSession) and self.session_ref.anywhere
+
+    @property
+    def history(self) -> int:
+        ref = self.session_ref
+        return ref.history if isinstance(ref, (NewSession, NamedSession)) else 0
+
+    @property
+    def new(self) -> bool:
+        return isinstance(self.session_ref, NewSession)
+
+    @property
+    def chosen_id(self) -> str | None:
+        """The id of a new session, if the caller has chosen it."""
+        return self.session_ref.id if isinstance(self.session_ref, NewSession) else None
+
+    def with_session(self, session: SessionRef) -> Request:
+        """The same for another session."""
+        return self.__replace__(session=session)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"immutable type: 'Request', so {name!r} cannot be set")
+
+    def __eq__(self, other: object) -> bool:
+        return self.__dict__ == other.__dict__ if isinstance(other, Request) else NotImplemented
+
+    def __hash__(self) -> int:
+        raise TypeError("unhashable type: 'Request'")  # as mappings are, which are part of it
+
+    def __repr__(self) -> str:
+        return f"Request({', '.join(f'{k}={v!r}' for k, v in self.__dict__.items())})"
+
+    def __replace__(self, **changes: Any) -> Request:
+        """Another request, for `copy.replace`; a word that says which session replaces all of
+        them."""
+        fields = dict(self.__dict__)
+        ref = fields.pop("session_ref")
+        return Request(**({} if WORDS & changes.keys() else {"session": ref}) | fields | changes)

@@ -10,6 +10,13 @@ from msgspec.structs import replace
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound
 from clinvk.model.request import Request
 from clinvk.model.session import Session, check_id
+from clinvk.model.session_ref import (
+    DefaultSession,
+    LatestSession,
+    NamedSession,
+    NewSession,
+    SessionById,
+)
 from clinvk.store.base import Query, Store
 
 TASKS_SKIPPED_HINT = ", but for those of tasks, which are passed over"
@@ -33,16 +40,17 @@ class SessionLookup:
     def find(self, request: Request) -> Session | None:
         """The session that the request goes on with; nothing where it begins one. Raises
         `SessionError`."""
-        if request.begins is not None:
-            return None
-        if request.name is not None:
-            return self.find_by_name(request.name)
-        if request.session == "last":
-            return self._find_last(request)
-        if request.session is not None:
-            return self.lookup(request.session)
-        if self.auto_resume and not request.new and not request.history:
-            return self.find_newest(cwd=real_path(request.cwd), backend=request.backend)
+        match request.session_ref:
+            case NewSession():
+                return None
+            case NamedSession(name):
+                return self.find_by_name(name)
+            case SessionById(text):
+                return self.lookup(text)
+            case LatestSession(anywhere):
+                return self.find_last(request.cwd, request.backend, anywhere=anywhere)
+            case DefaultSession() if self.auto_resume:
+                return self.find_newest(cwd=real_path(request.cwd), backend=request.backend)
         return None
 
     def find_by_name(self, name: str) -> Session | None:
@@ -85,21 +93,24 @@ class SessionLookup:
         found = self.store.select(replace(query, resumable=True, tasks=True, limit=1))
         return next((s for s in found if isinstance(s, Session) and s.task is not None), None)
 
-    def _find_last(self, request: Request) -> Session:
-        here = real_path(request.cwd)
-        found = self.find_newest(cwd=None if request.anywhere else here, backend=request.backend)
+    def find_last(
+        self, cwd: Path | None = None, backend: str | None = None, *, anywhere: bool = False
+    ) -> Session:
+        """The session that was used last, in this directory or anywhere. Raises `NoSessionHere`."""
+        here = real_path(cwd)
+        found = self.find_newest(cwd=None if anywhere else here, backend=backend)
         if found is not None:
             return found
-        of = f"{request.backend} " if request.backend else ""
-        other = None if request.anywhere else self.find_newest(backend=request.backend)
+        of = f"{backend} " if backend else ""
+        other = None if anywhere else self.find_newest(backend=backend)
         if other is None:
-            task = self.find_task_session(Query(backend=request.backend))
+            task = self.find_task_session(Query(backend=backend))
             raise NoSessionHere(
                 f"there is no {of}session to continue{TASKS_SKIPPED_HINT if task else ''}",
-                resume_by_id_hint(task) if task else _start_hint(request.backend),
+                resume_by_id_hint(task) if task else _start_hint(backend),
                 None,
             )
-        task = self.find_task_session(Query(cwd=here, backend=request.backend))
+        task = self.find_task_session(Query(cwd=here, backend=backend))
         raise NoSessionHere(
             f"there is no {of}session to continue in {here}{TASKS_SKIPPED_HINT if task else ''}",
             f"the last one is {other.id}, in {other.cwd}; go on there with: "

@@ -24,6 +24,7 @@ from clinvk.terminal import printer
 
 if TYPE_CHECKING:
     from clinvk.model.request import Request
+    from clinvk.model.session_ref import SessionRef
 
 STDIN = "-"
 MAX_COMPLETIONS = 200  # ids that a shell is offered
@@ -214,7 +215,7 @@ def read_prompt(
 
 
 def build_request(
-    prompt: str, args: list[str], session: str | None, given: dict[str, Any]
+    prompt: str, args: list[str], session: SessionRef, given: dict[str, Any]
 ) -> Request:
     """The request that the flags make. Raises `UsageError`, `ConfigError`."""
     from clinvk.model.request import Request  # a list of sessions has no use for it
@@ -230,10 +231,8 @@ def build_request(
         prompt=prompt,
         backend=given.get("backend"),
         session=session,
-        name=given.get("session"),
         to=given.get("to"),
         replay=bool(given.get("replay")),
-        history=given.get("history") or 0,
         options={**options, **others},
         spelled={name: FLAGS[name] for name in options if name not in others},
         args=tuple(args),
@@ -245,10 +244,8 @@ def build_request(
         tags=tuple(given.get("tag") or ()),
         lenient=bool(given.get("lenient")),
         expand=bool(given.get("expand")),
-        anywhere=bool(given.get("anywhere")),
         wait=not given.get("no_wait"),
         fail_on_denied=bool(given.get("fail_on_denied")),
-        new=bool(given.get("new")),
     )
 
 

@@ -12,6 +12,7 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION
+from clinvk.model.session_ref import LAST
 from clinvk.terminal import printer
 
 app = CommandModule()
@@ -28,18 +29,17 @@ def options(
             autocompletion=opt.complete_sessions,
             help="Whose; the one of this folder that was used last, by default.",
         ),
-    ] = "last",
+    ] = LAST,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
     """Show the options that a session keeps for its later turns."""
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.model.request import Request
 
     dispatcher = until_end(Dispatcher(opt.load_config(config)))
-    found = dispatcher.sessions.find(Request(prompt="", session=session))
-    assert found is not None  # noqa: S101 - a session was named
+    sessions = dispatcher.sessions
+    found = sessions.find_last() if session == LAST else sessions.lookup(session)
     if as_json:
         printer.print_json({"version": VERSION, "id": found.id, "options": found.options})
     elif found.options:

@@ -1,0 +1,71 @@
+"""The flags that say which session, as one `SessionRef`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from clinvk.errors import UsageError
+from clinvk.model.session_ref import (
+    DefaultSession,
+    LatestSession,
+    NamedSession,
+    NewSession,
+    SessionRef,
+)
+
+
+class Rule(NamedTuple):
+    """What is wrong if `flag` is given, and any of `others` is; or, with `needed`, none of them."""
+
+    flag: str
+    others: tuple[str, ...]
+    problem: str
+    hint: str = "leave out one of them"
+    needed: bool = False
+
+
+CONTINUED = ("-c", "--session")  # what names a session that may be there already
+RULES = (
+    *(
+        Rule(
+            flag,
+            ("--ephemeral",),
+            f"{flag} and --ephemeral exclude each other: an ephemeral run has no session",
+        )
+        for flag in ("-c", "--session", "--title", "--tag")
+    ),
+    Rule("-c", ("--session",), "-c and --session both say which session"),
+    *(
+        Rule(
+            flag,
+            CONTINUED,
+            f"{flag} needs a session to go on with",
+            "add -c, or use: clinvk resume ID",
+            needed=True,
+        )
+        for flag in ("--to", "--replay")
+    ),
+    Rule("--history", CONTINUED, "--history begins a new session", "leave out -c and --session"),
+    Rule("--anywhere", ("-c",), "--anywhere says which session -c takes", "add -c", needed=True),
+    Rule("--new", ("-c",), "--new and -c exclude each other"),
+)  # what is wrong first is told
+
+
+def check_flags(flags: Mapping[str, object]) -> None:
+    """Raise `UsageError` for flags, with their values, that do not go together."""
+    given = {flag for flag, value in flags.items() if value}
+    for rule in RULES:
+        if rule.flag in given and given.isdisjoint(rule.others) is rule.needed:
+            raise UsageError(rule.problem, rule.hint)
+
+
+def session_ref(
+    *, continue_: bool, anywhere: bool, name: str | None, history: int, new: bool
+) -> SessionRef:
+    """The session that flags mean which go together."""
+    if continue_:
+        return LatestSession(anywhere)
+    if name is not None:
+        return NamedSession(name)
+    return NewSession(history=history) if new or history else DefaultSession()
