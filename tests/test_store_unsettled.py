@@ -52,7 +52,7 @@ def ids(store: Store) -> list[str]:
 def promise(store: Store, id_: str) -> None:
     """Begin a session that others may not see yet."""
     session = Session(id=id_, backend="echo", tags=("t",))
-    store.create(session, [said(f"asked {id_.replace('.', 'x')}")], exact=True, settled=False)
+    store.deferred().create(session, [said(f"asked {id_.replace('.', 'x')}")])
 
 
 def turn_of(store: Store, id_: str) -> TurnLock:
@@ -63,11 +63,11 @@ def turn_of(store: Store, id_: str) -> TurnLock:
 
 def begin(store: Store, id_: str) -> None:
     promise(store, id_)
-    store.update(id_, lambda s: replace(s, native_ids={"echo": f"n-{id_}"}), settled=False)
+    store.deferred().update(id_, lambda s: replace(s, native_ids={"echo": f"n-{id_}"}))
 
 
 def end(store: Store, id_: str) -> None:
-    store.append(id_, [said(f"answer {id_}", "assistant")], titled(f"about {id_}"), settled=False)
+    store.deferred().append(id_, [said(f"answer {id_}", "assistant")], titled(f"about {id_}"))
 
 
 # Of every store
@@ -76,7 +76,7 @@ def end(store: Store, id_: str) -> None:
 def test_what_is_not_settled_yet_is_there_for_everybody(reopen: Callable[[], Store]):
     store = reopen()
     begin(store, "r1.a")
-    store.update("r1.a", titled("new"), settled=False)
+    store.deferred().update("r1.a", titled("new"))
     end(store, "r1.a")
     for reader in (store, reopen()):
         assert reader.get("r1.a").title == "about r1.a"
@@ -92,9 +92,9 @@ def test_settling_changes_nothing_that_can_be_seen(reopen: Callable[[], Store]):
         begin(store, id_)
         end(store, id_)
     before = store.get("r1.a")
-    store.settle(["r1.a", "r1.b", "r1.nobody"])
-    store.settle([])
-    store.settle(["r1.a"])
+    store.deferred().flush(["r1.a", "r1.b", "r1.nobody"])
+    store.deferred().flush([])
+    store.deferred().flush(["r1.a"])
     assert store.get("r1.a").to_json() == before.to_json()
     assert ids(reopen()) == ["r1.a", "r1.b"]
     assert len(reopen().search("answer")) == 2
@@ -112,7 +112,7 @@ def test_a_session_that_is_gone_is_not_written(reopen: Callable[[], Store]):
     reopen().delete("r1.a")
     with pytest.raises(SessionNotFound):
         end(store, "r1.a")
-    store.settle(["r1.a"])
+    store.deferred().flush(["r1.a"])
     assert ids(store) == ids(reopen()) == []
 
 
@@ -120,8 +120,8 @@ def test_an_edit_of_somebody_else_is_kept(reopen: Callable[[], Store]):
     store = reopen()
     begin(store, "r1.a")
     reopen().update("r1.a", titled("mine"))
-    store.append("r1.a", [said("more")], lambda s: s, settled=False)
-    store.settle(["r1.a"])
+    store.deferred().append("r1.a", [said("more")], lambda s: s)
+    store.deferred().flush(["r1.a"])
     assert reopen().get("r1.a").title == "mine"
 
 
@@ -149,14 +149,15 @@ def test_what_was_only_begun_can_be_taken_back(reopen: Callable[[], Store], home
     promise(store, "r1.a")
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_the_first_change_writes_all_that_was_said(reopen: Callable[[], Store], settled: bool):
+@pytest.mark.parametrize("deferred", [True, False])
+def test_the_first_change_writes_all_that_was_said(reopen: Callable[[], Store], deferred: bool):
     store = reopen()
     for id_ in ("r1.a", "r1.b"):
         promise(store, id_)
-    store.append("r1.a", [said("yes", "assistant")], titled("a"), settled=settled)
-    store.update("r1.b", titled("b"), settled=settled)
-    store.settle(["r1.a", "r1.b"])
+    writes = store.deferred() if deferred else store
+    writes.append("r1.a", [said("yes", "assistant")], titled("a"))
+    writes.update("r1.b", titled("b"))
+    store.deferred().flush(["r1.a", "r1.b"])
     for reader in (store, reopen()):
         assert [m.content for m in reader.messages("r1.a")] == ["asked r1xa", "yes"]
         assert [m.content for m in reader.messages("r1.b")] == ["asked r1xb"]
@@ -195,7 +196,7 @@ from clinvk.session import Session
 from clinvk.store.files.store import FileStore
 
 store = FileStore(Path(sys.argv[1]))
-store.create(Session(id="r1.a", backend="echo"), exact=True, settled=False)
+store.deferred().create(Session(id="r1.a", backend="echo"))
 store.acquire_turn("r1.a").note({"run": "x"})
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -227,7 +228,7 @@ def test_what_a_full_disk_refused_is_written_once_there_is_room(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", refuse)
         with pytest.raises(SessionError, match="No space left"):
-            store.update("r1.a", titled("a"), settled=False)
+            store.deferred().update("r1.a", titled("a"))
     end(store, "r1.a")
     assert [m.content for m in keep(FileStore(home)).messages("r1.a")] == [
         "asked r1xa",
@@ -278,10 +279,10 @@ def test_the_index_is_told_when_a_session_is_settled(home: Path, store: FileStor
     begin(store, "r1.b")
     assert not check(home)
     end(store, "r1.a")
-    store.settle(["r1.a"])
+    store.deferred().flush(["r1.a"])
     assert not check(home), "r1.b is not settled"
     end(store, "r1.b")
-    store.settle(["r1.b"])
+    store.deferred().flush(["r1.b"])
     assert check(home)
 
 
@@ -294,12 +295,12 @@ def test_the_index_is_not_compared_with_all_sessions_to_settle_some(
     for id_ in ("r1.a", "r1.b", "r2.a"):
         begin(store, id_)
         end(store, id_)
-        store.settle([id_])
+        store.deferred().flush([id_])
         store.update("s1", titled(f"beside {id_}"))
     begin(store, "r2.b")
     assert len(ids(store)) == 24
     end(store, "r2.b")
-    store.settle(["r2.b"])
+    store.deferred().flush(["r2.b"])
     assert check(home)
 
 
@@ -311,7 +312,7 @@ def test_two_who_leave_sessions_unsettled_do_not_believe_each_other(home: Path):
     for store, run in ((one, "r1"), (two, "r2")):
         for i in range(4):
             end(store, f"{run}.{i}")
-        store.settle([f"{run}.{i}" for i in range(4)])
+        store.deferred().flush([f"{run}.{i}" for i in range(4)])
         check(home)
     assert len(ids(keep(FileStore(home)))) == 8
     assert check(home)
@@ -327,7 +328,7 @@ def test_what_is_written_in_the_same_tick_of_the_clock_is_noticed(
     assert ids(keep(FileStore(home))) == ["r1.a", "s"]
     end(store, "r1.a")
     assert not check(home)
-    store.settle(["r1.a"])
+    store.deferred().flush(["r1.a"])
     assert check(home)
 
 
@@ -336,7 +337,7 @@ def test_a_record_that_somebody_took_away_by_hand_is_missed(home: Path, store: F
     begin(store, "r1.b")
     (home / "sessions" / "r1.a.json").unlink()
     end(store, "r1.b")
-    store.settle(["r1.b"])
+    store.deferred().flush(["r1.b"])
     assert ids(keep(FileStore(home))) == ["r1.b"]
     assert check(home)
 
@@ -351,10 +352,10 @@ def test_an_index_that_is_spoiled_meanwhile_is_made_anew(home: Path, store: File
         path.write_bytes(b"x" * 8192)
     if how == "another":
         assert ids(keep(FileStore(home))) == ["r1.a"]
-    store.settle(["r1.a"])
+    store.deferred().flush(["r1.a"])
     begin(store, "r1.b")
     end(store, "r1.b")
-    store.settle(["r1.b"])
+    store.deferred().flush(["r1.b"])
     check(home)
     assert ids(keep(FileStore(home))) == ["r1.a", "r1.b"]
     assert check(home)
@@ -382,7 +383,7 @@ if child == 0:
     os._exit(0)
 os.waitpid(child, 0)
 end(store, "r1.a")
-store.settle(["r1.a"])
+store.deferred().flush(["r1.a"])
 store.close()
 """
 
@@ -411,7 +412,7 @@ def test_whoever_writes_in_whatever_order_no_index_is_wrong(home: Path):
         elif what < 6:
             end(store, chance.choice(alive))
         elif what < 8:
-            store.settle(chance.sample(alive, min(len(alive), 3)) if what == 6 else alive)
+            store.deferred().flush(chance.sample(alive, min(len(alive), 3)) if what == 6 else alive)
         elif what == 8:
             other = chance.choice(stores)
             if chance.random() < 0.5:
@@ -443,7 +444,7 @@ for turn in range(40):
             begin(own, id_)
             end(own, id_)
             if i % 3 == 0:
-                own.settle([id_, f"r{turn}.{i - 1}"])
+                own.deferred().flush([id_, f"r{turn}.{i - 1}"])
                 os.write(write, f"{id_} ".encode())
     os.close(write)
     settled = os.read(read, 100)
@@ -476,7 +477,7 @@ def test_forty_kills_leave_no_index_that_is_wrongly_believed(home: Path):
 
 
 DIE = """
-store._write_unsettled = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+store.deferred()._write = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 end(store, "r1.a")
 """
 

@@ -317,9 +317,10 @@ class Dispatcher(Closing):
         if messages:
             session = with_prompt(session, messages[0].content)
         # A named session must survive a power cut. Without a name, its id is not known to anyone before its answer is stored.
-        session = self.store.create(
-            session, messages, exact=bool(name), durable=bool(name), settled=chosen_id is None
-        )
+        if chosen_id:
+            session = self.store.deferred().create(session, messages)
+        else:
+            session = self.store.create(session, messages, exact=bool(name), durable=bool(name))
         if begun := permissions.only_permissions(stored_options(plan.settings)):
             self._created[session.id] = begun
         return session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,7 +30,12 @@ class Recorder:
         self.settings = settings
         self.session_id = session_id
         self.backend: str = plan.manifest.name
-        self.settled = plan.request.chosen_id is None
+        # A task's session is flushed together with the journal of its run.
+        self._is_task = plan.request.chosen_id is not None
+        self._append = store.deferred().append if self._is_task else store.append
+        self._update = (
+            store.deferred().update if self._is_task else partial(store.update, durable=False)
+        )
 
     def record_prompt(self, messages: list[Message]) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
@@ -44,11 +50,8 @@ class Recorder:
         """Keep the backend's own id at once; what is worth telling of that."""
         told = self.shared_id_notices(native_id)
         try:
-            self.store.update(
-                self.session_id,
-                lambda s: _with_native_id(s, self.backend, native_id, model),
-                durable=False,
-                settled=self.settled,
+            self._update(
+                self.session_id, lambda s: _with_native_id(s, self.backend, native_id, model)
             )
         except ClinvkError as error:
             told.append(f"the session id could not be kept yet: {error}")
@@ -57,7 +60,7 @@ class Recorder:
     def shared_id_notices(self, native_id: str) -> list[str]:
         """What to tell of other sessions that the backend knows by this id. Of a task there is
         nobody to tell it to, who would go on with its session by hand."""
-        if self.plan.resumes is not None or not self.settled:
+        if self.plan.resumes is not None or self._is_task:
             return []
         try:
             owners = self.store.find_by_native_id(self.backend, native_id)
@@ -97,11 +100,10 @@ class Recorder:
                     tokens,
                 )
             )
-        self.store.append(
+        self._append(
             self.session_id,
             messages,
             lambda s: self._session_after_turn(s, result, len(messages), totals, now, lost),
-            settled=self.settled,
         )
 
     def _session_after_turn(

@@ -138,7 +138,7 @@ class PlanRun:
         yet."""
         marker = new_marker(self.dispatcher.env)
         lock.note(run_facts(marker, folder))
-        with Journal(folder, self.scrub, self.dispatcher.store.settle) as journal:
+        with Journal(folder, self.scrub, self.dispatcher.store.deferred().flush) as journal:
             journal.record_begin(self.plan, rerun=rerun)
             for outcome in already_ended:
                 await journal.record_ended(outcome)

@@ -41,13 +41,13 @@ class Journal(Closing):
         self,
         folder: RunFolder,
         scrub: Callable[[Any], Any],
-        settle: Callable[[list[str]], None] = lambda _: None,
+        flush: Callable[[list[str]], None] = lambda _: None,
     ) -> None:
         import anyio  # lists of runs have no use for it
 
         self.folder = folder
         self.scrub = scrub  # takes secrets out of what is written
-        self._settle = settle  # puts sessions on disk
+        self._flush = flush  # puts sessions on disk
         self.path = folder.path / "journal.jsonl"
         self._held = ExitStack()
         self._held.enter_context(holding_sync_threads())  # each batch has a use for them
@@ -133,7 +133,7 @@ class Journal(Closing):
         """The lines of a batch, behind what they tell of; from a thread of its own."""
         try:
             if batch.sessions:
-                self._settle(batch.sessions)
+                self._flush(batch.sessions)
             sync_together(batch.files)
         except OSError as error:
             raise file_error("write", self.folder.path, error) from error

@@ -94,6 +94,45 @@ class TurnLock(Protocol):
         ...
 
 
+class DeferredWrites(Protocol):
+    """Writes of sessions that survive a power cut only after `flush`. Its methods raise the errors
+    of the store's own, and can be called from any thread."""
+
+    def create(self, session: Session, messages: Iterable[Message] = ()) -> Session:
+        """Keep a new session, with exactly its id, which is one that nobody else would choose.
+        Other processes may see it only after its first change."""
+        ...
+
+    def update(self, session_id: str, change: Change) -> Session: ...
+
+    def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session: ...
+
+    def flush(self, session_ids: Iterable[str]) -> None:
+        """Make everything that was written of these sessions survive a power cut; for many it takes
+        a disk little longer than for one. Ids without a session are skipped."""
+        ...
+
+
+class ImmediateWrites:
+    """The `DeferredWrites` of a store that would gain nothing by waiting."""
+
+    def __init__(self, store: Store, check_open: Callable[[], object]) -> None:
+        self._store = store
+        self._check_open = check_open
+
+    def create(self, session: Session, messages: Iterable[Message] = ()) -> Session:
+        return self._store.create(session, messages, exact=True)
+
+    def update(self, session_id: str, change: Change) -> Session:
+        return self._store.update(session_id, change, durable=False)
+
+    def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
+        return self._store.append(session_id, messages, change)
+
+    def flush(self, session_ids: Iterable[str]) -> None:  # noqa: ARG002 - all is written
+        self._check_open()
+
+
 class Store(Protocol):
     """Every method raises `SessionError` where the place cannot be read or written, and
     `SessionNotFound` for an id that it does not have. A store is used by any number of threads, and
@@ -116,43 +155,25 @@ class Store(Protocol):
         *,
         exact: bool = False,
         durable: bool = True,
-        settled: bool = True,
     ) -> Session:
         """Keep a new session. A taken id is replaced by a free one, unless `exact`. Where not
-        `durable`, a power cut may take it back, until something is appended. Where not `settled`,
-        the id is one that nobody else would take; others may see the session only with its first
-        change; and what is written is made to last by `settle`."""
+        `durable`, a power cut may take it back, until something is appended."""
         ...
 
     def get(self, session_id: str) -> Session: ...
 
-    def update(
-        self,
-        session_id: str,
-        change: Change,
-        *,
-        durable: bool = True,
-        settled: bool = True,
-    ) -> Session:
+    def update(self, session_id: str, change: Change, *, durable: bool = True) -> Session:
         """The session after `change`, which sees the newest record; other writers wait, or it is
         called again with what they wrote."""
         ...
 
-    def append(
-        self,
-        session_id: str,
-        messages: Iterable[Message],
-        change: Change,
-        *,
-        settled: bool = True,
-    ) -> Session:
+    def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
         """`update`, with messages put behind the transcript in the same step."""
         ...
 
-    def settle(self, session_ids: Iterable[str]) -> None:
-        """Make what was written of these sessions, and not settled, survive a power cut; together,
-        which takes a disk little longer than one. From any thread; ids that are no session's are
-        passed over."""
+    def deferred(self) -> DeferredWrites:
+        """Writes that only `flush` makes durable, for whoever writes many sessions. It is the same
+        one each time."""
         ...
 
     def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import NoSpace, file_error, remove_leftovers
+from clinvk.disk.atomic import NoSpace, remove_leftovers
 from clinvk.disk.closing import Closing
 from clinvk.disk.lockfile import HeldLock
-from clinvk.disk.sync import sync_files
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, Query
 from clinvk.store.codec import not_found_error, taken_error
+from clinvk.store.files.deferred import DeferredFiles
 from clinvk.store.files.index_sync import IndexChange, IndexSync, Progress
 from clinvk.store.files.records import SessionFiles, TimeAndSize
 from clinvk.store.locks import TurnLocks
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from clinvk.store.index import Index
 
 REMOVING_MARK = "-"  # in `lock`: sessions were being taken away
-BATCH_SIZE = 32  # sessions whose files are open together
 
 
 class FileStore(Closing):
@@ -47,7 +46,7 @@ class FileStore(Closing):
         self._files = SessionFiles(home)
         self._index_sync = IndexSync(home, self._files, progress)
         self._locks = TurnLocks(home / "locks")
-        self._deferred: dict[str, tuple[Session, list[Message]]] = {}  # begun, and not written yet
+        self._deferred = DeferredFiles(home, self._files, self._index_sync)
 
     def close(self) -> None:
         self._index_sync.close()
@@ -59,13 +58,8 @@ class FileStore(Closing):
         *,
         exact: bool = False,
         durable: bool = True,
-        settled: bool = True,
     ) -> Session:
         check_id(session.id)
-        if not settled:
-            self._index_sync.check_open()
-            self._defer_creation(session, list(messages))
-            return session
         with self._index_sync.writing(session.id) as (index, told):
             while self._is_taken(session.id, index, exact=exact):
                 if exact:
@@ -81,41 +75,15 @@ class FileStore(Closing):
 
     def get(self, session_id: str) -> Session:
         self._index_sync.check_open()
-        promised = self._deferred.get(session_id)
-        return promised[0] if promised else self._files.read(check_id(session_id))
+        return self._deferred.read(session_id)
 
-    def update(
-        self,
-        session_id: str,
-        change: Change,
-        *,
-        durable: bool = True,
-        settled: bool = True,
-    ) -> Session:
-        if not settled:
-            with self._index_sync.write_unsettled(session_id):
-                session = change(self.get(session_id))
-                self._write_deferred(session_id)
-                return self._write_unsettled(session)
+    def update(self, session_id: str, change: Change, *, durable: bool = True) -> Session:
         with self._change(session_id) as told:
             session = change(self.get(session_id))
             self._write(session, told, durable=durable)
         return session
 
-    def append(
-        self,
-        session_id: str,
-        messages: Iterable[Message],
-        change: Change,
-        *,
-        settled: bool = True,
-    ) -> Session:
-        if not settled:
-            with self._index_sync.write_unsettled(session_id):
-                session = change(self.get(session_id))
-                if not self._write_deferred(session_id, messages):
-                    self._files.append(session_id, messages, durable=False)
-                return self._write_unsettled(session)
+    def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
         with self._change(session_id) as told:
             before = self.get(session_id)
             session = change(before)
@@ -123,20 +91,8 @@ class FileStore(Closing):
             self._write(session, told, durable=True)
         return session
 
-    def settle(self, session_ids: Iterable[str]) -> None:
-        self._index_sync.check_open()
-        session_ids = list(session_ids)
-        try:
-            for start in range(0, len(session_ids), BATCH_SIZE):
-                some = session_ids[start : start + BATCH_SIZE]
-                sync_files(
-                    path
-                    for session_id in some
-                    for path in self._files.both_paths(check_id(session_id))
-                )
-        except OSError as error:
-            raise file_error("write", self.home, error) from error
-        self._index_sync.settle(session_ids)
+    def deferred(self) -> DeferredFiles:
+        return self._deferred
 
     def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
         with self._change(session_id) as told:
@@ -148,8 +104,8 @@ class FileStore(Closing):
 
     def messages(self, session_id: str) -> list[Message]:
         self._index_sync.check_open()
-        if promised := self._deferred.get(session_id):
-            return promised[1]
+        if (begun := self._deferred.begun(session_id)) is not None:
+            return begun[1]
         return self._files.messages(check_id(session_id))
 
     def size(self, session_id: str) -> int:
@@ -207,7 +163,7 @@ class FileStore(Closing):
         if session_id not in self._deferred and not self._files.exists(session_id):
             raise not_found_error(session_id)
         with self._locks.idle(session_id):
-            if self._deferred.pop(session_id, None) is None:
+            if self._deferred.forget(session_id) is None:
                 with self._index_sync.removing(session_id) as told:
                     self._files.remove(session_id)
                     told.append(lambda index: index.remove([session_id]))
@@ -250,18 +206,14 @@ class FileStore(Closing):
     def _change(self, session_id: str) -> Iterator[list[IndexChange]]:
         """The lock, for a session that is there, and what the index is to be told."""
         with self._index_sync.writing(session_id) as (_, told):
-            if self._write_deferred(session_id):
-                self._write(self._deferred.pop(session_id)[0], told, durable=False)
+            self._deferred.write_begun(session_id)
+            if (begun := self._deferred.forget(session_id)) is not None:
+                self._write(begun, told, durable=False)
             yield told
 
     def _write(self, session: Session, index_changes: list[IndexChange], *, durable: bool) -> None:
         session = self._files.write(session, durable=durable)
         index_changes.append(lambda index: _index_session(index, self._files, session))
-
-    def _write_unsettled(self, session: Session) -> Session:
-        session = self._files.write_unsettled(session)
-        self._deferred.pop(session.id, None)
-        return session
 
     def _all(self) -> Iterator[Session]:
         return (s for s in self._files.scan(Query()) if isinstance(s, Session))
@@ -281,27 +233,6 @@ class FileStore(Closing):
         except sqlite3.Error:
             self._index_sync.delete_index()
             return self._files.ids()
-
-    # A session that is begun and not settled is written with its first change: that saves two files
-    # and a rename for each of many tasks, most of which say at once what is to be written.
-
-    def _defer_creation(self, session: Session, messages: list[Message]) -> None:
-        """Hold the session until there is more to write; whether it can be written is met now."""
-        if self._is_taken(session.id, None, exact=False):
-            raise taken_error(session.id)
-        self._files.check_writable()
-        self._deferred[session.id] = (session, messages)
-
-    def _write_deferred(self, session_id: str, more: Iterable[Message] = ()) -> bool:
-        """Write what was said so far in a session that is held, and `more`; its record comes next.
-        Nothing, where none is held."""
-        promised = self._deferred.get(session_id)
-        if promised is None:
-            return False
-        if self._files.exists(session_id):
-            raise taken_error(session_id)
-        self._files.write_transcript(session_id, [*promised[1], *more], durable=False)
-        return True
 
     # Those that nobody has used for long.
 

@@ -32,7 +32,7 @@ from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.process import host, note
-from clinvk.store.base import Change, Damaged, Hit, Query
+from clinvk.store.base import Change, Damaged, Hit, ImmediateWrites, Query
 from clinvk.store.codec import (
     damaged,
     decode_messages,
@@ -85,7 +85,6 @@ class RedisStore(Closing):
         *,
         exact: bool = False,
         durable: bool = True,  # noqa: ARG002 - the server decides
-        settled: bool = True,  # noqa: ARG002
     ) -> Session:
         lines = _lines(messages)
         check_id(session.id)
@@ -105,23 +104,14 @@ class RedisStore(Closing):
         change: Change,
         *,
         durable: bool = True,  # noqa: ARG002 - the server decides
-        settled: bool = True,  # noqa: ARG002
     ) -> Session:
         return self._change(session_id, change, [])
 
-    def append(
-        self,
-        session_id: str,
-        messages: Iterable[Message],
-        change: Change,
-        *,
-        settled: bool = True,  # noqa: ARG002
-    ) -> Session:
+    def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
         return self._change(session_id, change, _lines(messages))
 
-    def settle(self, session_ids: Iterable[str]) -> None:  # noqa: ARG002
-        """The server decides."""
-        self._server  # noqa: B018 - which is closed, perhaps
+    def deferred(self) -> ImmediateWrites:
+        return ImmediateWrites(self, lambda: self._server)  # which raises if it is closed
 
     def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
         return self._change(session_id, change, _lines(messages), "rewrite")

@@ -24,7 +24,7 @@ from clinvk.disk.jsonl import encode
 from clinvk.disk.lockfile import HeldLock
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
-from clinvk.store.base import Change, Damaged, Hit, Query
+from clinvk.store.base import Change, Damaged, Hit, ImmediateWrites, Query
 from clinvk.store.codec import IsRunning, LeftBehind, decode_session, encode_session, taken_error
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.index import query_words
@@ -51,7 +51,6 @@ class SqliteStore(Closing):
         *,
         exact: bool = False,
         durable: bool = True,
-        settled: bool = True,  # noqa: ARG002 - what is written is settled
     ) -> Session:
         check_id(session.id)
         with self._writing(durable=durable) as database:
@@ -67,33 +66,18 @@ class SqliteStore(Closing):
         with self._reading() as database:
             return self._session(database, session_id)
 
-    def update(
-        self,
-        session_id: str,
-        change: Change,
-        *,
-        durable: bool = True,
-        settled: bool = True,  # noqa: ARG002
-    ) -> Session:
+    def update(self, session_id: str, change: Change, *, durable: bool = True) -> Session:
         check_id(session_id)
         with self._writing(durable=durable) as database:
             return _write_session(database, change(self._session(database, session_id)))
 
-    def append(
-        self,
-        session_id: str,
-        messages: Iterable[Message],
-        change: Change,
-        *,
-        settled: bool = True,  # noqa: ARG002
-    ) -> Session:
+    def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
         check_id(session_id)
         with self._writing() as database:
             return _write_session(database, change(self._session(database, session_id)), messages)
 
-    def settle(self, session_ids: Iterable[str]) -> None:  # noqa: ARG002
-        """What is appended is on disk."""
-        self._check_open()
+    def deferred(self) -> ImmediateWrites:
+        return ImmediateWrites(self, self._check_open)
 
     def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
         check_id(session_id)
