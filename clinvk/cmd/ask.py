@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +12,17 @@ from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_json_errors
+from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.session_flags import check_flags, session_ref
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import UsageError
 from clinvk.model.session_ref import SessionById
+
+if TYPE_CHECKING:
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.model.request import Request
+    from clinvk.model.session import Session
 
 app = new_app()
 
@@ -80,14 +87,18 @@ def ask(
 
     The prompt is an argument, a file (--file), or what is piped in; `clinvk "PROMPT" -` puts what
     is piped in behind the prompt. What follows -- is handed to the backend."""
-    given = {k: v for k, v in ctx.params.items() if k not in ("words", "file", "config")}
-    given["options"] = options
     name = _session_name(session, auto_save)
     check_flags({
         "-c": continue_, "--anywhere": anywhere, "--session": name, "--history": history,
         "--new": new, "--to": to, "--replay": replay, "--ephemeral": ephemeral, "--title": title,
         "--tag": tag,
     })  # fmt: skip
+    flags = PromptFlags(
+        backend=backend, to=to, replay=replay, workdir=workdir, output_format=output_format, raw=raw,
+        dry_run=dry_run, ephemeral=ephemeral, timeout=timeout, stall_timeout=stall_timeout,
+        options=options, option=option, fail_on_denied=fail_on_denied, lenient=lenient,
+        expand=expand, no_wait=no_wait, verbose=verbose, title=title, tag=tag,
+    )  # fmt: skip
     loaded = opt.load_config(config)
     if words and len(words) > 1 and words[1] != opt.STDIN:
         _check_not_command(words)
@@ -95,31 +106,34 @@ def ask(
     if words and not args:
         _check_not_typo(words)
     ref = session_ref(continue_=continue_, anywhere=anywhere, name=name, history=history, new=new)
-    request = opt.build_request(prompt, args, ref, given)
-    return run_request(request, loaded, given)
+    request = opt.build_request(prompt, args, ref, flags)
+    # Only once the flags are valid: it is a third of the start.
+    from clinvk.dispatch.dispatcher import Dispatcher
+
+    return run_request(until_end(Dispatcher(loaded)), request, flags)
 
 
-def run_request(request: Any, loaded: Any, given: dict[str, Any]) -> int:
+def run_request(dispatcher: Dispatcher, request: Request, flags: PromptFlags) -> int:
     """Run the request, or say what it would do; the exit code."""
-    # The flags are checked before the slow imports.
+    # Only a command that runs something needs them.
     from clinvk.cmd.drive import single
-    from clinvk.dispatch.dispatcher import Dispatcher, NoSessionHere
+    from clinvk.sessions.lookup import NoSessionHere
 
-    settings = opt.output_options(loaded, given)
-    dispatcher = until_end(Dispatcher(loaded))
-    if given.get("dry_run") or loaded.config.unified_flags.dry_run:
+    loaded = dispatcher.config
+    settings = opt.output_options(loaded, flags)
+    if flags.dry_run or loaded.config.unified_flags.dry_run:
         return single.print_dry_run(dispatcher, request, settings)
     _warn_of_open_home(loaded.home)
     try:
         return single.drive_prompt(dispatcher, request, settings)
     except NoSessionHere as error:
-        if error.elsewhere is None or not _confirm_elsewhere(error):
+        if error.elsewhere is None or not _confirm_elsewhere(error.message, error.elsewhere):
             raise
         there = request.with_session(SessionById(error.elsewhere.id))
         return single.drive_prompt(dispatcher, there, settings)
 
 
-def _warn_of_open_home(home: Any) -> None:
+def _warn_of_open_home(home: Path) -> None:
     # Only a command that runs something needs them.
     from clinvk.config.paths import home_problem, private_hint
     from clinvk.terminal import printer
@@ -137,14 +151,13 @@ def _session_name(session: str | None, auto_save: str | None) -> str | None:
     return session or auto_save
 
 
-def _confirm_elsewhere(error: Any) -> bool:
+def _confirm_elsewhere(problem: str, other: Session) -> bool:
     # Only to ask a person.
     from clinvk.terminal.printer import format_age
     from clinvk.terminal.questions import confirm
 
-    other = error.elsewhere
     return confirm(
-        f"{error.message}.\nThe last one is {other.id} in {other.cwd} ({format_age(other.updated_at)}): "
+        f"{problem}.\nThe last one is {other.id} in {other.cwd} ({format_age(other.updated_at)}): "
         f"{other.label[:60]}\nGo on there?"
     )
 

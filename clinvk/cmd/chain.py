@@ -86,22 +86,16 @@ def chain(
         "workdir": str(workdir) if workdir else None, "timeout": timeout, "tags": tag or None,
     }  # fmt: skip
     given = {k: v for k, v in given.items() if v is not None}
+    rules = opts.RuleFlags(
+        retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+        budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
+    )  # fmt: skip
     plan = None
     if path or file or not resume:
         source = opts.find_source(path, file, "chain")
         plan = opts.read_plan(source, None, "chain", opts.build_defaults(loaded, given))
-        plan = opts.override_rules(
-            plan, retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
-            budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
-        )  # fmt: skip
-    elif (
-        given
-        or ephemeral
-        or any(
-            said is not None
-            for said in (retries, on_limit, max_wait, budget_cost, budget_tokens, output_dir)
-        )
-    ):
+        plan = opts.override_rules(plan, rules)
+    elif given or rules != opts.RuleFlags():
         raise UsageError(
             "without a file, --resume goes on with the steps as they were begun",
             "name the file as well: clinvk chain FILE --resume NAME",
@@ -109,7 +103,7 @@ def chain(
     dispatcher = until_end(Dispatcher(loaded))
     manager = WorkflowManager(dispatcher)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.print_plan(dispatcher, plan or manager.plan(str(resume)), view)
+        return many.print_plan(dispatcher.selector, plan or manager.plan(str(resume)), view)
     reports = opts.requested_reports(junit, report)
     return many.run_chain(
         manager, plan, view, reports, checkpoint=checkpoint, resume=resume,

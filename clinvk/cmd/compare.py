@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,9 +27,11 @@ from clinvk.terminal.printer import Printer
 from clinvk.text import duration
 
 if TYPE_CHECKING:
+    from clinvk.backend.selection import BackendSelector
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.outcome import RunResult
-    from clinvk.model.plan import Plan
+    from clinvk.model.plan import Plan, Rules
+    from clinvk.reports import RequestedReport
 
 app = new_app()
 
@@ -102,6 +104,7 @@ def compare(
     with the answers in the reverse order, and is not told whose they are."""
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.model.plan import Rules
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
@@ -109,29 +112,31 @@ def compare(
     view = watching.RunView(format=view.format, quiet=view.quiet, color=view.color)
     prompt, _ = opt.read_prompt(words, file, [])
     dispatcher = until_end(Dispatcher(loaded))
+    selector = dispatcher.selector
     made = _build_plan(
-        dispatcher, prompt, _select_backends(dispatcher, backends or [], view, all_backends=all_backends),
+        selector, prompt, _select_backends(selector, backends or [], view, all_backends=all_backends),
         judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],
         options=options,
-        rules={
-            "max_parallel": 1 if sequential else loaded.config.parallel.max_workers,
-            "max_parallel_per_backend": loaded.config.parallel.max_parallel_per_backend,
-            "ephemeral": ephemeral, "output_dir": _absolute_or_none(output_dir),
-        },
+        rules=Rules(
+            max_parallel=1 if sequential else loaded.config.parallel.max_workers,
+            max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,
+            ephemeral=ephemeral, output_dir=_absolute_or_none(output_dir),
+        ),
     )  # fmt: skip
-    made = common.override_rules(
-        made, retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+    rules = common.RuleFlags(
+        retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens,
     )  # fmt: skip
+    made = common.override_rules(made, rules)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.print_plan(dispatcher, made, view)
+        return many.print_plan(selector, made, view)
     wanted = common.requested_reports(junit, report)
     _check_page(html)
     return _execute(dispatcher, made, view, wanted, html)
 
 
 def _select_backends(
-    dispatcher: Dispatcher, values: list[str], view: watching.RunView, *, all_backends: bool
+    selector: BackendSelector, values: list[str], view: watching.RunView, *, all_backends: bool
 ) -> list[str]:
     """The backends that are meant. Raises `UsageError`."""
     names = [name.strip() for words in values for name in words.split(",") if name.strip()]
@@ -139,7 +144,7 @@ def _select_backends(
         raise UsageError("--backends and --all-backends exclude each other", "leave out one")
     if not all_backends:
         return names
-    found = dispatcher.selector.installed()
+    found = selector.installed()
     others = [name for name in found if name != MODELLESS_BACKEND]
     taken = others if len(others) > 1 else found
     if len(taken) > 1:
@@ -149,7 +154,7 @@ def _select_backends(
 
 
 def _build_plan(
-    dispatcher: Dispatcher,
+    selector: BackendSelector,
     prompt: str,
     backends: list[str],
     *,
@@ -158,16 +163,15 @@ def _build_plan(
     timeout: str | None,
     tags: list[str],
     options: TurnOptions,
-    rules: dict[str, Any],
+    rules: Rules,
 ) -> Plan:
     # Only once the flags are valid.
-    from clinvk.model.plan import Rules
     from clinvk.plans import comparison
 
     options = {k: v for k, v in options.items() if v is not None}
     of_judge = {}
     if judge is not None:
-        manifest = dispatcher.selector.select(comparison.parse_backend(judge)[0]).manifest
+        manifest = selector.select(comparison.parse_backend(judge)[0]).manifest
         of_judge = comparison.judge_options(manifest, options)
     return comparison.build_plan(
         prompt,
@@ -178,7 +182,7 @@ def _build_plan(
         cwd=_absolute_workdir(workdir),
         timeout=_parse_seconds(timeout),
         tags=tags,
-        rules=Rules(**rules),
+        rules=rules,
     )
 
 
@@ -202,7 +206,11 @@ def _absolute_or_none(folder: Path | None) -> str | None:
 
 
 def _execute(
-    dispatcher: Dispatcher, plan: Plan, view: watching.RunView, reports: Any, html: Path | None
+    dispatcher: Dispatcher,
+    plan: Plan,
+    view: watching.RunView,
+    reports: list[RequestedReport],
+    html: Path | None,
 ) -> int:
     """Run the plan, show it, and write its page; the exit code."""
     # Only once the flags are valid.

@@ -81,12 +81,13 @@ def parallel(
     }  # fmt: skip
     defaults = plan.build_defaults(loaded, {k: v for k, v in given.items() if v is not None})
     made = plan.read_plan(plan.find_source(path, file, "parallel"), form, "parallel", defaults)
-    made = plan.override_rules(
-        made, max_parallel=max_parallel, fail_fast=fail_fast, halt=halt, retries=retries,
+    rules = plan.RuleFlags(
+        max_parallel=max_parallel, fail_fast=fail_fast, halt=halt, retries=retries,
         on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
+    made = plan.override_rules(made, rules)
     dispatcher = until_end(Dispatcher(loaded))
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.print_plan(dispatcher, made, view)
+        return many.print_plan(dispatcher.selector, made, view)
     return many.run_plan(dispatcher, made, view, plan.requested_reports(junit, report))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +12,18 @@ from clinvk.cmd.app import LITERAL_MARK, new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_json_errors
+from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.session_ref import SessionById
 from clinvk.terminal import printer
+
+if TYPE_CHECKING:
+    from clinvk.config.schema import Loaded
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.model.session import Message, Session
+    from clinvk.sessions.lookup import SessionLookup
 
 app = new_app()
 MAX_LISTED = 500  # sessions to pick from
@@ -62,11 +70,14 @@ def resume(
     With --last there is no ID, and the first word is the prompt. Without ID and --last there is a
     list to pick from."""
     # Only once the session is known.
-    from clinvk.cmd.ask import run_request
     from clinvk.dispatch.dispatcher import Dispatcher
 
-    given = {k: v for k, v in ctx.params.items() if k not in ("id", "words", "file", "config")}
-    given["options"] = options
+    flags = PromptFlags(
+        backend=backend, to=to, replay=replay, workdir=workdir, output_format=output_format, raw=raw,
+        dry_run=dry_run, ephemeral=ephemeral, timeout=timeout, stall_timeout=stall_timeout,
+        options=options, option=option, fail_on_denied=fail_on_denied, lenient=lenient,
+        expand=expand, no_wait=no_wait, verbose=verbose,
+    )  # fmt: skip
     if ephemeral:
         raise UsageError(
             "resume and --ephemeral exclude each other: an ephemeral run has no session",
@@ -81,49 +92,52 @@ def resume(
         words.insert(0, session_id)  # the first word is the prompt, since the session is known
         session_id = None
     dispatcher = until_end(Dispatcher(loaded))
-    found = _find_session(dispatcher, session_id.removeprefix(LITERAL_MARK) if session_id else None, last=last, here=here,
-                  backend=backend, tag=with_tag, interactive=interactive)  # fmt: skip
+    found = _find_session(
+        dispatcher.sessions, session_id.removeprefix(LITERAL_MARK) if session_id else None,
+        last=last and not interactive, here=here, backend=backend, tag=with_tag,
+    )  # fmt: skip
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
-        _announce_restored(dispatcher, found)
+        _announce_restored(found, dispatcher.store.messages(found.id))
     behind = opt.passthrough_args(ctx)
-    if not (words or file or behind):
-        return _resume_asking(found.id, loaded, given)
-    prompt, args = opt.read_prompt(words, file, behind)
-    return run_request(_request(prompt, args, found.id, given), loaded, given)
+    if words or file or behind or not sys.stdin.isatty():
+        prompt, args = opt.read_prompt(words, file or None, behind)
+    else:
+        typed = _ask_for_prompt(found.id, loaded, flags)
+        if typed is None:
+            return 0
+        prompt, args = typed, []
+    return _send(dispatcher, found.id, prompt, args, flags)
 
 
-def _request(prompt: str, args: list[str], id_: str, given: dict[str, Any]) -> Any:
-    if not prompt.strip():
-        raise UsageError("the prompt is empty", f'try: clinvk resume {id_} "…"')
-    return opt.build_request(prompt, args, SessionById(id_), {**given, "tag": None})
-
-
-def _resume_asking(id_: str, loaded: Any, given: dict[str, Any]) -> int:
-    """Resume with the prompt that a person types, or that is piped in; the exit code."""
+def _send(
+    dispatcher: Dispatcher, session_id: str, prompt: str, args: list[str], flags: PromptFlags
+) -> int:
     # Only once the session is known.
     from clinvk.cmd.ask import run_request
 
-    if not sys.stdin.isatty():
-        prompt, _ = opt.read_prompt(None, None, [])
-        return run_request(_request(prompt, [], id_, given), loaded, given)
-    from clinvk.terminal import prompt as editor  # only to type one
+    if not prompt.strip():
+        raise UsageError("the prompt is empty", f'try: clinvk resume {session_id} "…"')
+    request = opt.build_request(prompt, args, SessionById(session_id), flags)
+    return run_request(dispatcher, request, flags)
+
+
+def _ask_for_prompt(session_id: str, loaded: Loaded, flags: PromptFlags) -> str | None:
+    """The prompt that a person types; None if they type none."""
+    # Only to type one.
+    from clinvk.terminal import prompt as editor
     from clinvk.terminal.prompt_history import PromptHistory
 
-    dry_run = bool(given.get("dry_run")) or loaded.config.unified_flags.dry_run
+    dry_run = flags.dry_run or loaded.config.unified_flags.dry_run
     history = PromptHistory.of(loaded, dry_run=dry_run)
     color = printer.wants_color(sys.stderr, loaded.config.output.color)
-    typed = editor.read_prompt(f"{id_} >", history, color=color)
-    if typed is None:
-        return 0
-    return run_request(_request(typed, [], id_, given), loaded, given)
+    return editor.read_prompt(f"{session_id} >", history, color=color)
 
 
-def _announce_restored(dispatcher: Any, session: Any) -> None:
+def _announce_restored(session: Session, messages: list[Message]) -> None:
     """What is there of the session, before it goes on; `clinvk sessions resume` says it."""
     # Only to say what was restored.
     from clinvk.text.sanitize import one_line
 
-    messages = dispatcher.store.messages(session.id)
     last = f"{messages[-1].role.value}: {one_line(messages[-1].content)[:60]}" if messages else "-"
     context = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
     printer.Printer.for_errors(printer.color.get()).notice(
@@ -132,34 +146,37 @@ def _announce_restored(dispatcher: Any, session: Any) -> None:
 
 
 def _find_session(
-    dispatcher: Any, session_id: str | None, *, last: bool, interactive: bool, **filters: Any
-) -> Any:
-    """The session that is meant. Raises `SessionError`."""
-    # Only once the flags are valid.
-    import os
-
+    sessions: SessionLookup,
+    session_id: str | None,
+    *,
+    last: bool,
+    here: bool,
+    backend: str | None,
+    tag: str | None,
+) -> Session:
+    """The session that is meant; without an id and `last`, the one that is picked from a list.
+    Raises `SessionError`."""
     # Only once the flags are valid.
     from clinvk.sessions.lookup import TASKS_SKIPPED_HINT, resume_by_id_hint
     from clinvk.store.base import Query
 
-    cwd = os.path.realpath(os.getcwd()) if filters["here"] else None
+    cwd = os.path.realpath(os.getcwd()) if here else None
     if session_id is not None:
-        found = dispatcher.sessions.lookup(session_id)
-        if not Query(cwd=cwd, tag=filters["tag"]).matches(found):
-            wanted = f"with the tag {filters['tag']!r}" if filters["tag"] else "of this folder"
+        found = sessions.lookup(session_id)
+        if not Query(cwd=cwd, tag=tag).matches(found):
+            wanted = f"with the tag {tag!r}" if tag else "of this folder"
             raise SessionError(f"session {found.id} is not one {wanted}", "leave that out")
         return found
-    limit = 1 if last and not interactive else MAX_LISTED
-    query = Query(cwd=cwd, backend=filters["backend"], tag=filters["tag"], limit=limit)
-    matches = dispatcher.sessions.list_resumable(query)
+    query = Query(cwd=cwd, backend=backend, tag=tag, limit=1 if last else MAX_LISTED)
+    matches = sessions.list_resumable(query)
     if not matches:
-        task = dispatcher.sessions.find_task_session(query)
+        task = sessions.find_task_session(query)
         raise SessionError(
             f"there is no session to go on with{TASKS_SKIPPED_HINT if task else ''}",
             resume_by_id_hint(task) if task else "see them all: clinvk sessions list",
         )
-    if last and not interactive:
+    if last:
         return matches[0]
     from clinvk.terminal.picker import pick  # prompt_toolkit: only to pick
 
-    return pick(matches, dispatcher.store.messages)
+    return pick(matches, sessions.store.messages)

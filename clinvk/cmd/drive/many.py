@@ -28,6 +28,7 @@ from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from clinvk.api.workflow import WorkflowManager
+    from clinvk.backend.selection import BackendSelector
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.plan_run import PlanRun
@@ -110,12 +111,12 @@ def build_view(
     return RunView(format=wanted, quiet=quiet, color=output.color, streams_answers=at_once)
 
 
-def print_plan(dispatcher: Dispatcher, plan: Plan, view: RunView) -> int:
+def print_plan(selector: BackendSelector, plan: Plan, view: RunView) -> int:
     """Print the tasks as they would be run; what would keep them from being run is an error."""
     # Only a dry run needs it.
     from clinvk.plans import preflight
 
-    checked = preflight.check_plan(plan, dispatcher.selector)
+    checked = preflight.check_plan(plan, selector)
     printer = Printer.for_errors(view.color)
     tasks = [_dry_run_task(plan, i, ask.backend) for i, ask in enumerate(checked.tasks)]
     if view.format != "text":

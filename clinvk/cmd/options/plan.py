@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.disk.reading import read_named, read_stream
@@ -168,42 +169,59 @@ def _parse_flag(flag: str, parse: Callable[[str], T], text: str) -> T:
         raise UsageError(f"{flag}: {error}") from error
 
 
-def override_rules(plan: Plan, **given: Any) -> Plan:
+class RuleFlags(Struct, frozen=True, kw_only=True):
+    """What the flags of a command say of a plan's rules; None, or False: nothing."""
+
+    max_parallel: int | None = None
+    fail_fast: bool | None = None
+    halt: str | None = None
+    retries: int | None = None
+    on_limit: str | None = None
+    max_wait: str | None = None
+    budget_cost: float | None = None  # US dollars
+    budget_tokens: int | None = None
+    ephemeral: bool = False
+    output_dir: Path | None = None
+
+
+def override_rules(plan: Plan, flags: RuleFlags) -> Plan:
     """The plan with what the command line says of its rules. Raises `UsageError`."""
     # Only commands that read a task file need it.
     from clinvk.model.plan import Halt
     from clinvk.plans import halt as halting
     from clinvk.plans.parse import absolute_path
 
-    rules, said = plan.rules, {k: v for k, v in given.items() if v is not None and v is not False}
-    if given.get("fail_fast") is not None:
-        halt = Halt(when="now", count=1) if given["fail_fast"] else Halt()
-        rules = replace(rules, halt=halt)
-    if "halt" in said:
-        rules = replace(rules, halt=_parse_flag("--halt", halting.parse_halt, said["halt"]))
+    rules = plan.rules
+    if flags.fail_fast is not None:
+        rules = replace(rules, halt=Halt(when="now", count=1) if flags.fail_fast else Halt())
+    if flags.halt is not None:
+        rules = replace(rules, halt=_parse_flag("--halt", halting.parse_halt, flags.halt))
     limits = rules.limits
-    if "on_limit" in said:
+    if flags.on_limit is not None:
         limits = replace(
-            _parse_flag("--on-limit", halting.parse_on_limit, said["on_limit"]),
+            _parse_flag("--on-limit", halting.parse_on_limit, flags.on_limit),
             first_wait=limits.first_wait, max_wait=limits.max_wait,
         )  # fmt: skip
-    if "max_wait" in said:
-        limits = replace(
-            limits, max_wait=_parse_flag("--max-wait", duration.parse_duration, said["max_wait"])
-        )
-    budget = replace(
-        rules.budget,
-        cost=said.get("budget_cost", rules.budget.cost),
-        tokens=said.get("budget_tokens", rules.budget.tokens),
-    )
+    if flags.max_wait is not None:
+        max_wait = _parse_flag("--max-wait", duration.parse_duration, flags.max_wait)
+        limits = replace(limits, max_wait=max_wait)
+    budget = rules.budget
+    if flags.budget_cost is not None:
+        budget = replace(budget, cost=flags.budget_cost)
+    if flags.budget_tokens is not None:
+        budget = replace(budget, tokens=flags.budget_tokens)
     if budget.cost is not None and not budget.cost > 0:
         raise UsageError(f"--budget-cost: {budget.cost:g} is not above 0")
-    same: dict[str, Any] = {
-        k: said[k] for k in ("max_parallel", "retries", "ephemeral") if k in said
-    }
-    if "output_dir" in said:
-        same["output_dir"] = absolute_path(str(said["output_dir"]))
-    return replace(plan, rules=replace(rules, limits=limits, budget=budget, **same))
+    rules = replace(rules, limits=limits, budget=budget)
+    if flags.max_parallel is not None:
+        rules = replace(rules, max_parallel=flags.max_parallel)
+    if flags.retries is not None:
+        rules = replace(rules, retries=flags.retries)
+    if flags.ephemeral:
+        rules = replace(rules, ephemeral=True)
+    if flags.output_dir is not None:
+        rules = replace(rules, output_dir=absolute_path(str(flags.output_dir)))
+    return replace(plan, rules=rules)
 
 
 def requested_reports(junit: Path | None, report: list[Path] | None) -> list[RequestedReport]:

@@ -12,6 +12,7 @@ import typer
 from msgspec import Struct
 
 from clinvk.cmd.app import LITERAL_MARK, PASSTHROUGH_KEY
+from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.storage import apply_storage_options
 from clinvk.cmd.options.turn import complete_words
 from clinvk.config import loading
@@ -167,15 +168,15 @@ def load_config(config: Path | None) -> configs.Loaded:
     return loaded
 
 
-def output_options(loaded: configs.Loaded, given: dict[str, Any]) -> OutputOptions:
+def output_options(loaded: configs.Loaded, flags: PromptFlags) -> OutputOptions:
     output = loaded.config.output
-    wanted = given.get("output_format") or output.format
+    wanted = flags.output_format or output.format
     if wanted not in FORMATS:
         raise UsageError(f"-o: {wanted!r} is not one of: {', '.join(FORMATS)}")
     return OutputOptions(
         format=wanted,
-        raw=bool(given.get("raw")),
-        verbose=bool(given.get("verbose")) or loaded.config.unified_flags.verbose,
+        raw=flags.raw,
+        verbose=flags.verbose or loaded.config.unified_flags.verbose,
         tokens=output.show_tokens,
         timing=output.show_timing,
         color=output.color,
@@ -214,39 +215,39 @@ def read_prompt(
     return _read_stdin(), args
 
 
-def build_request(
-    prompt: str, args: list[str], session: SessionRef, given: dict[str, Any]
-) -> Request:
+def build_request(prompt: str, args: list[str], session: SessionRef, flags: PromptFlags) -> Request:
     """The request that the flags make. Raises `UsageError`, `ConfigError`."""
     from clinvk.model.request import Request  # a list of sessions has no use for it
 
-    for name in ("timeout", "stall_timeout"):
-        limit = given.get(name)
-        if limit is not None and not 0 < limit < float("inf"):
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag}: {limit:g} is not a number of seconds above 0")
-    options = read_options(given["options"])
-    others = parse_pairs(given.get("option") or [], "--option")
+    _check_seconds("--timeout", flags.timeout)
+    _check_seconds("--stall-timeout", flags.stall_timeout)
+    options = read_options(flags.options)
+    others = parse_pairs(flags.option or [], "--option")
     return Request(
         prompt=prompt,
-        backend=given.get("backend"),
+        backend=flags.backend,
         session=session,
-        to=given.get("to"),
-        replay=bool(given.get("replay")),
+        to=flags.to,
+        replay=flags.replay,
         options={**options, **others},
         spelled={name: FLAGS[name] for name in options if name not in others},
         args=tuple(args),
-        cwd=given.get("workdir"),
-        ephemeral=bool(given.get("ephemeral")),
-        timeout=given.get("timeout"),
-        stall_timeout=given.get("stall_timeout"),
-        title=given.get("title"),
-        tags=tuple(given.get("tag") or ()),
-        lenient=bool(given.get("lenient")),
-        expand=bool(given.get("expand")),
-        wait=not given.get("no_wait"),
-        fail_on_denied=bool(given.get("fail_on_denied")),
+        cwd=flags.workdir,
+        ephemeral=flags.ephemeral,
+        timeout=flags.timeout,
+        stall_timeout=flags.stall_timeout,
+        title=flags.title,
+        tags=tuple(flags.tag or ()),
+        lenient=flags.lenient,
+        expand=flags.expand,
+        wait=not flags.no_wait,
+        fail_on_denied=flags.fail_on_denied,
     )
+
+
+def _check_seconds(flag: str, limit: float | None) -> None:
+    if limit is not None and not 0 < limit < float("inf"):
+        raise UsageError(f"{flag}: {limit:g} is not a number of seconds above 0")
 
 
 def read_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,8 +21,10 @@ from clinvk.model.outcome import format_counts
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
+    from clinvk.config.schema import Loaded
     from clinvk.engine.rerun import SelectTasks
     from clinvk.model.plan import Plan
+    from clinvk.reports import RequestedReport
 
 app = CommandModule()
 
@@ -59,10 +61,10 @@ def resume(
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    rules = {
-        "max_parallel": max_parallel, "on_limit": on_limit, "max_wait": max_wait,
-        "budget_cost": budget_cost, "budget_tokens": budget_tokens,
-    }  # fmt: skip
+    rules = plan.RuleFlags(
+        max_parallel=max_parallel, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+        budget_tokens=budget_tokens,
+    )  # fmt: skip
     select = partial(select_to_resume, rerun_indeterminate=rerun_indeterminate)
     return _resume_run(loaded, run_id, select, view, plan.requested_reports(junit, report), rules)
 
@@ -93,16 +95,17 @@ def retry(
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     select = partial(select_to_retry, names=tasks or (), failed=failed)
-    return _resume_run(loaded, run_id, select, view, plan.requested_reports(junit, report))
+    reports = plan.requested_reports(junit, report)
+    return _resume_run(loaded, run_id, select, view, reports, plan.RuleFlags())
 
 
 def _resume_run(
-    loaded: Any,
+    loaded: Loaded,
     run_id: str,
     select: Callable[[Plan], SelectTasks],
     view: watching.RunView,
-    reports: Any,
-    rules: dict[str, Any] | None = None,
+    reports: list[RequestedReport],
+    rules: plan.RuleFlags,
 ) -> int:
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
@@ -112,7 +115,7 @@ def _resume_run(
     viewer = watching.create_run_viewer(view)
     run = ResumedRun(
         until_end(Dispatcher(loaded)), folder, select, observe=viewer.observe, notify=viewer.show_notice,
-        rules=lambda kept: plan.override_rules(kept, **(rules or {})),
+        rules=lambda kept: plan.override_rules(kept, rules),
     )  # fmt: skip
     result = many.drive_run(run, view, viewer)
     return many.finish_run(run, result, view, reports)

@@ -1,0 +1,34 @@
+"""The flags of a prompt, typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from clinvk.cmd.options.turn import TurnOptions
+
+
+class PromptFlags(Struct, frozen=True, kw_only=True):
+    """What the flags of `ask` and `resume` say, except for those that say which session. A flag
+    that is not given is None, or False."""
+
+    backend: str | None
+    to: str | None
+    replay: bool
+    workdir: Path | None
+    output_format: str | None
+    raw: bool
+    dry_run: bool
+    ephemeral: bool
+    timeout: float | None  # seconds
+    stall_timeout: float | None  # seconds
+    options: TurnOptions  # of the option table, by name
+    option: list[str] | None  # KEY=VALUE
+    fail_on_denied: bool
+    lenient: bool
+    expand: bool
+    no_wait: bool
+    verbose: bool
+    title: str | None = None
+    tag: list[str] | None = None
