@@ -191,6 +191,14 @@ class Board:
                 self.tick()
                 await anyio.sleep(FRAME_INTERVAL)
 
+    # Nothing of it is on stdout, where a reader may be slow.
+
+    async def flush(self) -> None: ...
+
+    async def end(self) -> None: ...
+
+    def give_up(self) -> None: ...
+
     async def _suspend(self) -> None:
         """Leave the terminal to the shell when Ctrl-Z stops us."""
         # 45 ms, and needed only once something runs.

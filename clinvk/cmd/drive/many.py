@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
 
+from clinvk.cmd.options.json_errors import BrokenRun
 from clinvk.cmd.views import summary
 from clinvk.cmd.views.run import (
     FORMATS,
-    JsonLinesViewer,
     RunView,
     RunViewer,
     create_run_viewer,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 def drive_run(run: PlanRun, view: RunView, viewer: RunViewer) -> RunResult:
     """What came of the run, shown while it went on. Ctrl-C once: nothing more is started, and what
-    runs is asked to end; twice: at once."""
+    runs is asked to end; twice: at once. Raises `BrokenRun`."""
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -54,10 +54,9 @@ def drive_run(run: PlanRun, view: RunView, viewer: RunViewer) -> RunResult:
         finally:
             viewer.close()
     except ClinvkError as error:
-        error.folder = run.folder  # type: ignore[attr-defined]  # whose tasks are told of in JSON
         if run.folder is not None and run.scheduler is not None:  # it had begun
             _report_broken_run(run.folder, error, view)
-        raise
+        raise BrokenRun(error, run.folder) from error
 
 
 def _report_broken_run(folder: RunFolder, error: ClinvkError, view: RunView) -> None:
@@ -80,8 +79,7 @@ async def _drive_run(run: PlanRun, viewer: RunViewer) -> RunResult:
         told = "ending what runs; once more ends it at once" if count == 1 else "ending it at once"
         viewer.show_notice(f"{cancel_reason(number)}: {told}")
         run.stop(cancel_reason(number), now=count > 1)
-        if isinstance(viewer, JsonLinesViewer):
-            viewer.give_up()
+        viewer.give_up()
 
     results: list[RunResult] = []
     async with anyio.create_task_group() as tasks:
@@ -92,10 +90,7 @@ async def _drive_run(run: PlanRun, viewer: RunViewer) -> RunResult:
 
         await tasks.start(watch_signals, on_signal)
         results.append(await run.run(on_ready))
-        if isinstance(viewer, JsonLinesViewer):
-            await viewer.end()
-            if viewer.write_error is not None:
-                raise viewer.write_error
+        await viewer.end()
         tasks.cancel_scope.cancel()
     return results[0]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from clinvk.cmd.drive.signals import cancel_reason, watch_signals
 from clinvk.cmd.options.request import OutputOptions
-from clinvk.cmd.views.turn import create_turn_viewer, shorten_value
+from clinvk.cmd.views.turn import TurnViewer, create_turn_viewer, shorten_value
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Text
@@ -19,6 +19,11 @@ from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
+
+    from clinvk.dispatch.turn import Turn
 
 FRAME_INTERVAL = 0.12  # seconds between two frames of the status line
 SHOW_STATUS_AFTER = 0.6  # seconds of silence before there is one
@@ -42,9 +47,8 @@ async def _drive_prompt(dispatcher: Dispatcher, request: Request, output: Output
     import anyio
 
     printer = Printer.for_errors(output.color)
-    held = _Interruptible()
     async with anyio.create_task_group() as tasks:
-        held.scope = tasks.cancel_scope
+        held = _Interruptible(tasks.cancel_scope)
         await tasks.start(watch_signals, held.on_signal)
         async with dispatcher.stream(request, notify=printer.notice) as run:
             ownership.prepare_for_stream()
@@ -72,8 +76,7 @@ async def _drive_prompt(dispatcher: Dispatcher, request: Request, output: Output
     if held.turn is None:
         printer.error("cancelled")
         return 7
-    code: int = held.turn.result.exit_code
-    return code
+    return held.turn.result.exit_code
 
 
 def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
@@ -88,9 +91,11 @@ class _Interruptible:
     """What the signals end: the run, or the wait for it. The first signal ends the run and all
     that it started; the second one does it at once."""
 
-    turn: Any = None
-    viewer: Any = None
-    scope: Any = None
+    turn: Turn | None = None
+    viewer: TurnViewer | None = None
+
+    def __init__(self, scope: CancelScope) -> None:
+        self.scope = scope
 
     def on_signal(self, number: signal.Signals, count: int) -> None:
         if self.turn is None:

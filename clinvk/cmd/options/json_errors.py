@@ -7,13 +7,25 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from clinvk.errors import ClinvkError
+
+if TYPE_CHECKING:
+    from clinvk.runs.folder import RunFolder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 JSON = ("json", "stream-json")
+
+
+class BrokenRun(Exception):  # noqa: N818 - reads as what it says
+    """A run of many tasks that an error has ended; `folder` has what is known of them."""
+
+    def __init__(self, error: ClinvkError, folder: RunFolder | None) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.folder = folder
 
 
 def with_json_errors(command: F) -> F:
@@ -39,9 +51,11 @@ def with_run_json_errors(command: F) -> F:
     def wrapper(**params: Any) -> Any:
         try:
             return command(**params)
+        except BrokenRun as broken:
+            _show_broken_run(broken, params)
+            raise broken.error from broken.error.__cause__
         except ClinvkError as error:
-            if (wanted := _requested_format(params)) in JSON:
-                _print_broken_run(error, wanted)
+            _show_broken_run(BrokenRun(error, None), params)
             raise
 
     return wrapper  # type: ignore[return-value]
@@ -61,17 +75,22 @@ def _requested_format(params: Mapping[str, Any]) -> str:
         return "text"
 
 
-def _print_broken_run(error: ClinvkError, output_format: str) -> None:
+def _show_broken_run(broken: BrokenRun, params: Mapping[str, Any]) -> None:
+    if (wanted := _requested_format(params)) in JSON:
+        _print_broken_run(broken, wanted)
+
+
+def _print_broken_run(broken: BrokenRun, output_format: str) -> None:
     # Only for an error in JSON.
     from clinvk.model.result import Failure
     from clinvk.text.json_output import dumps
 
+    error = broken.error
     failure = Failure(error.kind, error.message, error.hint).to_json()
     data: dict[str, Any] = {"version": 1, "id": None, "state": "failed", "results": []}
-    folder = getattr(error, "folder", None)  # see `many.drive`
-    if folder is not None:
+    if broken.folder is not None:
         with suppress(ClinvkError):
-            data = folder.with_outputs(folder.result()).to_json()
+            data = broken.folder.with_outputs(broken.folder.result()).to_json()
     data |= {"why": error.message, "exit_code": error.exit_code, "error": failure}
     if output_format == "json":
         print(dumps(data, indent=2))

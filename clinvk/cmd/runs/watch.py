@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
@@ -49,7 +49,7 @@ def watch(
     return result.exit_code
 
 
-async def _follow(folder: RunFolder, viewer: Any) -> None:
+async def _follow(folder: RunFolder, viewer: run.RunViewer) -> None:
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -62,6 +62,5 @@ async def _follow(folder: RunFolder, viewer: Any) -> None:
         tasks.start_soon(viewer.live)
         async for change in RunChanges(lambda: follower):
             viewer.observe(change)
-        if isinstance(viewer, run.JsonLinesViewer):
-            await viewer.flush()
+        await viewer.flush()
         tasks.cancel_scope.cancel()

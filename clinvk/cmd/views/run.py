@@ -50,8 +50,26 @@ class RunViewer(Protocol):
 
     def begin(self, run: PlanRun) -> None: ...
 
+    def begin_following(
+        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
+    ) -> None:
+        """`begin`, for a run that another process drives, and where its tasks stand."""
+        ...
+
     async def live(self) -> None:
         """What it does beside; cancelled at the end."""
+        ...
+
+    async def flush(self) -> None:
+        """Write what is to be read on stdout so far."""
+        ...
+
+    async def end(self) -> None:
+        """`flush`, at the end of the run. Raises `OSError` if nobody can read it any more."""
+        ...
+
+    def give_up(self) -> None:
+        """The run was ended: wait for no reader."""
         ...
 
     def show_notice(self, text: str) -> None:
@@ -63,7 +81,7 @@ class RunViewer(Protocol):
         ...
 
 
-def create_run_viewer(view: RunView) -> Any:
+def create_run_viewer(view: RunView) -> RunViewer:
     printer = Printer.for_errors(view.color)
     if view.format == "stream-json":
         return JsonLinesViewer()
@@ -98,6 +116,12 @@ class SilentViewer:
     ) -> None: ...
 
     async def live(self) -> None: ...
+
+    async def flush(self) -> None: ...
+
+    async def end(self) -> None: ...
+
+    def give_up(self) -> None: ...
 
     def show_notice(self, text: str) -> None:
         Printer.for_errors(show.color.get()).notice(text)
@@ -220,6 +244,8 @@ class JsonLinesViewer(SilentViewer):
         await self.flush()
         if self.out is not None and self.out.pending:  # nor is the last line written then
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if self.write_error is not None:
+            raise self.write_error
 
     def give_up(self) -> None:
         if self.out is not None:
