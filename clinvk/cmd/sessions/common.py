@@ -15,6 +15,8 @@ from clinvk.terminal import printer
 
 if TYPE_CHECKING:
     from clinvk.api.sessions import SessionManager
+    from clinvk.config.schema import Loaded
+    from clinvk.sessions.lookup import SessionLookup
 
 VERSION = 1  # of the JSON that they print
 
@@ -31,9 +33,8 @@ def session_data(session: Session | Damaged) -> dict[str, Any]:
     return record
 
 
-def open_configured_store(config: Path | None) -> Store:
+def open_configured_store(loaded: Loaded) -> Store:
     """The store of the configuration; what takes long there is shown on a terminal."""
-    loaded = opt.load_config(config)
     return until_end(
         open_store(
             loaded.config.session.storage, loaded.home, printer.ProgressBar("indexing sessions")
@@ -46,7 +47,14 @@ def open_manager(config: Path | None) -> SessionManager:
     from clinvk.api.sessions import SessionManager  # a list has no use for it
 
     loaded = opt.load_config(config)
-    return until_end(SessionManager(open_configured_store(config), loaded.home, config=loaded))
+    return until_end(SessionManager(open_configured_store(loaded), loaded.home, config=loaded))
+
+
+def open_lookup(config: Path | None) -> SessionLookup:
+    """What finds the sessions of the configuration."""
+    from clinvk.sessions.lookup import SessionLookup  # a list has no use for it
+
+    return SessionLookup(open_configured_store(opt.load_config(config)))
 
 
 def print_warnings(sessions: list[Session | Damaged]) -> None:

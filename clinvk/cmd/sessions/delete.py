@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.sessions.common import VERSION, open_configured_store
+from clinvk.cmd.sessions.common import VERSION, open_configured_store, open_lookup
 from clinvk.errors import ClinvkError
 from clinvk.model.age import parse_age, time_before
 from clinvk.model.usage import rfc3339
 from clinvk.terminal import printer, questions
+
+if TYPE_CHECKING:
+    from clinvk.sessions.lookup import SessionLookup
 
 app = CommandModule()
 
@@ -26,17 +28,16 @@ def delete(session_ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config
     """Delete sessions: ours, not the backend's own."""
     # Only this command needs it, and the group is shared.
     from clinvk.api.sessions import delete_from_store as delete_session
-    from clinvk.dispatch.dispatcher import Dispatcher
 
-    dispatcher = until_end(Dispatcher(opt.load_config(config)))
+    sessions = open_lookup(config)
     code = 0
     for text in session_ids:
         try:
-            session_id = _find_session_id(dispatcher, text)
+            session_id = _find_session_id(sessions, text)
             if not yes and not questions.confirm_deletion(f"Delete session {session_id}?"):
                 code = 4
                 continue
-            delete_session(dispatcher.store, session_id, printer.Printer.for_errors().notice)
+            delete_session(sessions.store, session_id, printer.Printer.for_errors().notice)
             print(f"Session {session_id} deleted.")
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)
@@ -59,7 +60,7 @@ def clean(
     """Delete sessions that were not used for long (session.retention_days, 0: none)."""
     loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
-    store = open_configured_store(config)
+    store = open_configured_store(loaded)
     gone: list[str] = []
     if age is not None:
         gone = store.clean(rfc3339(time_before(age)), dry_run=dry_run)
@@ -74,8 +75,8 @@ def clean(
         print(f"{verb} {len(gone)} session(s) older than {words}.")
 
 
-def _find_session_id(dispatcher: Any, text: str) -> str:
+def _find_session_id(sessions: SessionLookup, text: str) -> str:
     """The id that is meant, of a damaged session too."""
-    if dispatcher.store.find_ids(text, 1) == [text]:
+    if sessions.store.find_ids(text, 1) == [text]:
         return text
-    return str(dispatcher.sessions.lookup(text).id)
+    return sessions.lookup(text).id

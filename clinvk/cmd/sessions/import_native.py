@@ -42,7 +42,8 @@ def import_(
 ) -> int:
     """Adopt the sessions that claude, codex and gemini keep by themselves. Their own files stay as
     they are; what was adopted before is left alone."""
-    loaded, store = opt.load_config(config), open_configured_store(config)
+    loaded = opt.load_config(config)
+    store = open_configured_store(loaded)
     findings = importer.find_native_sessions(
         store,
         {name: _backend_env(loaded, name) for name in _select_backends(backend)},

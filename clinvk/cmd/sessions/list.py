@@ -49,7 +49,7 @@ def list_(
             f"invalid status filter {status!r}",
             f"valid: {', '.join((*STATUSES, 'running', 'damaged'))}",
         )
-    store = open_configured_store(config)
+    store = open_configured_store(opt.load_config(config))
     query = Query(
         backend=backend,
         status=None if status == "running" else status,

@@ -25,7 +25,8 @@ MAX_IDS_SHOWN = 5  # ids in a sentence
 @with_storage_options
 def reindex(as_json: opt.Json = False, config: opt.Config = None) -> None:
     """Rebuild the index from the sessions, for example after an edit by hand."""
-    count = open_configured_store(config).reindex(show.ProgressBar("indexing sessions"))
+    store = open_configured_store(opt.load_config(config))
+    count = store.reindex(show.ProgressBar("indexing sessions"))
     if as_json:
         show.print_json({"version": VERSION, "sessions": count})
     else:

@@ -9,9 +9,8 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.sessions.common import VERSION
+from clinvk.cmd.sessions.common import VERSION, open_lookup
 from clinvk.model.session_ref import LAST
 from clinvk.terminal import printer
 
@@ -34,11 +33,7 @@ def options(
     config: opt.Config = None,
 ) -> None:
     """Show the options that a session keeps for its later turns."""
-    # Only once the flags are valid: it is a third of the start.
-    from clinvk.dispatch.dispatcher import Dispatcher
-
-    dispatcher = until_end(Dispatcher(opt.load_config(config)))
-    sessions = dispatcher.sessions
+    sessions = open_lookup(config)
     found = sessions.find_last() if session == LAST else sessions.lookup(session)
     if as_json:
         printer.print_json({"version": VERSION, "id": found.id, "options": found.options})

@@ -36,7 +36,7 @@ def search(
     """Search titles, prompts and messages; the best match first. Exits with 1 where nothing is."""
     if role is not None and role not in ROLES:
         raise UsageError(f"--role: {role!r} is not one of: {', '.join(ROLES)}")
-    hits = open_configured_store(config).search(query, role=role, limit=limit)
+    hits = open_configured_store(opt.load_config(config)).search(query, role=role, limit=limit)
     if as_json:
         rows = [_row(hit) for hit in hits]
         show.print_json({"version": VERSION, "query": query, "hits": rows})

@@ -9,9 +9,8 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.sessions.common import VERSION, display_status, session_data
+from clinvk.cmd.sessions.common import VERSION, display_status, open_lookup, session_data
 from clinvk.model.session import MessageRole, Session
 from clinvk.terminal import printer
 
@@ -29,12 +28,9 @@ def show_(
     config: opt.Config = None,
 ) -> None:
     """Show a session."""
-    # Only once the flags are valid: it is a third of the start.
-    from clinvk.dispatch.dispatcher import Dispatcher
-
-    dispatcher = until_end(Dispatcher(opt.load_config(config)))
-    session = dispatcher.sessions.lookup(session_id)
-    store = dispatcher.store
+    sessions = open_lookup(config)
+    session = sessions.lookup(session_id)
+    store = sessions.store
     said = store.messages(session.id)[-messages:] if messages else []
     state = display_status(
         session, [session.id] if store.running_turn(session.id) is not None else []
