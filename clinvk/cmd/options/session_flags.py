@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from clinvk.errors import UsageError
 from clinvk.model.session_ref import (
@@ -15,7 +16,7 @@ from clinvk.model.session_ref import (
 )
 
 
-class Rule(NamedTuple):
+class Rule(Struct, frozen=True):
     """What is wrong if `flag` is given, and any of `others` is; or, with `needed`, none of them."""
 
     flag: str
