@@ -165,12 +165,12 @@ def test_what_is_wrong_is_told_in_the_format_of_the_configuration(
 async def test_whatever_keeps_a_batch_from_the_disk_keeps_all_of_it_from_being_told(
     home: Home, anyio_backend: str
 ):
-    def settle(_: object) -> None:
+    def flush(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
     home.path.mkdir()
     folder = RunStore(home.path).create(Plan(kind="parallel", tasks=(Task(name="a", prompt="p"),)))
-    journal = Journal(folder, lambda data: data, settle)
+    journal = Journal(folder, lambda data: data, flush)
     kept, refused = [], []
 
     async def end(i: int) -> None:

@@ -100,7 +100,7 @@ class _SyncThreads:
         self._pool: ThreadPoolExecutor | None = None
 
     def pool(self) -> ThreadPoolExecutor:
-        from concurrent.futures import ThreadPoolExecutor  # only who settles many has a use for it
+        from concurrent.futures import ThreadPoolExecutor  # only to flush many files
 
         with self.lock:
             if self._pool is None:

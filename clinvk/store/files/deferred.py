@@ -37,13 +37,13 @@ class DeferredFiles:
         return session
 
     def update(self, session_id: str, change: Change) -> Session:
-        with self._index_sync.write_unsettled(session_id):
+        with self._index_sync.write_unflushed(session_id):
             session = change(self.read(session_id))
             self.write_begun(session_id)
             return self._write(session)
 
     def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
-        with self._index_sync.write_unsettled(session_id):
+        with self._index_sync.write_unflushed(session_id):
             session = change(self.read(session_id))
             if not self.write_begun(session_id, messages):
                 self._files.append(session_id, messages, durable=False)
@@ -62,7 +62,7 @@ class DeferredFiles:
                 )
         except OSError as error:
             raise file_error("write", self.home, error) from error
-        self._index_sync.settle(session_ids)
+        self._index_sync.flush(session_ids)
 
     # What the store asks about those that are begun.
 
@@ -95,6 +95,6 @@ class DeferredFiles:
         return True
 
     def _write(self, session: Session) -> Session:
-        session = self._files.write_unsettled(session)
+        session = self._files.write_unflushed(session)
         self._begun.pop(session.id, None)
         return session

@@ -3,7 +3,7 @@
 How a stale index is noticed: it remembers the time of the folder of records, which changes with
 every record that appears, goes or is replaced; and `lock` holds a mark. It is the id of a session
 whose writer was killed; or `r12.*`, where sessions whose ids begin so have been written and not
-settled. Who wants the index then mends it by comparing. Only the one who left them unsettled knows
+flushed. Who wants the index then mends it by comparing. Only the one who left them unflushed knows
 better: as long as the mark and the time of the folder are those that he left, the index lacks what
 he has written since, and nothing else.
 """
@@ -45,8 +45,8 @@ class IndexSync:
         self._lock_path = home / "lock"
         self._path = home / "index.db"
         self._connections: Connections[Index] = Connections()
-        # How we left things, when we left some unsettled: our process, the mark, the time.
-        self._unsettled_state: tuple[int, str, int] | None = None
+        # How we left things, when we left some unflushed: our process, the mark, the time.
+        self._unflushed_state: tuple[int, str, int] | None = None
         self._lock = -1
 
     # Reading.
@@ -133,16 +133,16 @@ class IndexSync:
             self.delete_index()  # a full disk, say: it is rebuilt when it is needed
 
     @contextmanager
-    def write_unsettled(self, session_id: str) -> Iterator[None]:
+    def write_unflushed(self, session_id: str) -> Iterator[None]:
         """The lock, for a write that the index is not told of. From now on it is marked as stale;
         ourselves know what it lacks, if we did so far."""
         with self._connections.using(), self._exclusive():
             marked = self._read_mark()
             known = self._knows_difference(marked)
             if not known:
-                self.files.unsettled.clear()
-                # What others leave unsettled is mended once, and not each time.
-                if not marked or self._unsettled_state is None:
+                self.files.unflushed.clear()
+                # What others leave unflushed is mended once, and not each time.
+                if not marked or self._unflushed_state is None:
                     known = self._ensure_fresh() is not None
                     marked = self._read_mark()
             run, dot, _ = session_id.partition(".")
@@ -151,14 +151,14 @@ class IndexSync:
                 marked = f"{marked} {mark}".strip()
                 marked = marked if len(marked) <= MAX_MARK_SIZE else ANY_SESSION
                 self._write_mark(marked)
-            self._unsettled_state = (0, "", 0)  # nobody's: from now on we do not know
+            self._unflushed_state = (0, "", 0)  # nobody's: from now on we do not know
             yield
             if known:
-                self._unsettled_state = (os.getpid(), marked, self.files.modified_ns())
+                self._unflushed_state = (os.getpid(), marked, self.files.modified_ns())
 
-    def settle(self, session_ids: list[str]) -> None:
-        """Tell the index of these, where they were left unsettled by us."""
-        if self.files.unsettled.keys().isdisjoint(session_ids):
+    def flush(self, session_ids: list[str]) -> None:
+        """Tell the index of these, where they were left unflushed by us."""
+        if self.files.unflushed.keys().isdisjoint(session_ids):
             return
         with self._connections.using(), self._exclusive():
             try:
@@ -237,7 +237,7 @@ class IndexSync:
             index = self._open_index(create=True)
             try:
                 if index is not None:
-                    if self._is_fresh(index) or self._catch_up(index, list(self.files.unsettled)):
+                    if self._is_fresh(index) or self._catch_up(index, list(self.files.unflushed)):
                         return index
                     return self._repair()
                 self.delete_index()
@@ -262,17 +262,17 @@ class IndexSync:
             else:
                 indexer.index_all(index, self.files, self.progress)
             index.set_meta("mtime", self.files.modified_ns())
-        self.files.unsettled.clear()
+        self.files.unflushed.clear()
         self._write_mark("")
         return index
 
-    # What we left unsettled.
+    # What we left unflushed.
 
     def _knows_difference(self, marked: str) -> bool:
-        """Whether the index lacks what we left unsettled, and nothing else."""
-        if self._unsettled_state is None:
+        """Whether the index lacks what we left unflushed, and nothing else."""
+        if self._unflushed_state is None:
             return False
-        pid, mark, time = self._unsettled_state
+        pid, mark, time = self._unflushed_state
         return pid == os.getpid() and marked in ("", mark) and time == self.files.modified_ns()
 
     def _catch_up(self, index: Index, session_ids: list[str]) -> bool:
@@ -282,8 +282,8 @@ class IndexSync:
 
         if not self._knows_difference(self._read_mark()):
             return False
-        unsettled = self.files.unsettled
-        session_ids = [session_id for session_id in session_ids if session_id in unsettled]
+        unflushed = self.files.unflushed
+        session_ids = [session_id for session_id in session_ids if session_id in unflushed]
         with index.transaction():
             known = [session_id for session_id in session_ids if index.has(session_id)]
             indexer.index_new(
@@ -292,12 +292,12 @@ class IndexSync:
                 [session_id for session_id in session_ids if session_id not in known],
             )
             for session_id in known:
-                time, size, _ = unsettled[session_id][1]
+                time, size, _ = unflushed[session_id][1]
                 indexer.reindex_session(index, self.files, session_id, (time, size))
             index.set_meta("mtime", self.files.modified_ns())
         for session_id in session_ids:
-            del unsettled[session_id]
-        if not unsettled:
+            del unflushed[session_id]
+        if not unflushed:
             self._write_mark("")
         return True
 

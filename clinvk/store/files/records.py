@@ -42,9 +42,9 @@ class SessionFiles:
     def __init__(self, home: Path) -> None:
         self._records = str(home / "sessions")
         self._transcripts = str(home / "transcripts")
-        # Sessions that we have written and not settled, as they come back from their records:
+        # Sessions that we have written and not flushed, as they come back from their records:
         # they need not be read as long as those are the same.
-        self.unsettled: dict[str, tuple[Session, FileState]] = {}
+        self.unflushed: dict[str, tuple[Session, FileState]] = {}
 
     def record_path(self, session_id: str) -> str:
         return f"{self._records}/{session_id}.json"
@@ -98,7 +98,7 @@ class SessionFiles:
     def read(self, session_id: str) -> Session:
         path = self.record_path(session_id)
         try:
-            if (ours := self.unsettled.get(session_id)) and ours[1] == _file_state(path):
+            if (ours := self.unflushed.get(session_id)) and ours[1] == _file_state(path):
                 return ours[0]
             data, is_private = read_with_privacy(path)
             session = decode_session(data, session_id, path)
@@ -191,11 +191,11 @@ class SessionFiles:
             raise file_error("write", path, error) from error
         return session
 
-    def write_unsettled(self, session: Session) -> Session:
-        """`write`, for somebody who settles it later."""
+    def write_unflushed(self, session: Session) -> Session:
+        """`write`, for a caller that flushes it later."""
         session = self.write(session, durable=False)
         with suppress(OSError):  # it is gone again: then there is nothing to know
-            self.unsettled[session.id] = (session, _file_state(self.record_path(session.id)))
+            self.unflushed[session.id] = (session, _file_state(self.record_path(session.id)))
         return session
 
     def write_transcript(

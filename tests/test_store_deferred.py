@@ -1,4 +1,4 @@
-"""Sessions that are written first, and settled together: nothing is lost, and no index is believed
+"""Sessions that are written first, and flushed together: nothing is lost, and no index is believed
 that does not know of them."""
 
 import errno
@@ -73,7 +73,7 @@ def end(store: Store, id_: str) -> None:
 # Of every store
 
 
-def test_what_is_not_settled_yet_is_there_for_everybody(reopen: Callable[[], Store]):
+def test_what_is_not_flushed_yet_is_there_for_everybody(reopen: Callable[[], Store]):
     store = reopen()
     begin(store, "r1.a")
     store.deferred().update("r1.a", titled("new"))
@@ -86,7 +86,7 @@ def test_what_is_not_settled_yet_is_there_for_everybody(reopen: Callable[[], Sto
         assert [h.session.id for h in reader.search("asked r1xa")] == ["r1.a"]
 
 
-def test_settling_changes_nothing_that_can_be_seen(reopen: Callable[[], Store]):
+def test_flushing_changes_nothing_that_can_be_seen(reopen: Callable[[], Store]):
     store = reopen()
     for id_ in ("r1.a", "r1.b"):
         begin(store, id_)
@@ -274,19 +274,19 @@ def check(home: Path) -> bool:
     return True
 
 
-def test_the_index_is_told_when_a_session_is_settled(home: Path, store: FileStore):
+def test_the_index_is_told_when_a_session_is_flushed(home: Path, store: FileStore):
     begin(store, "r1.a")
     begin(store, "r1.b")
     assert not check(home)
     end(store, "r1.a")
     store.deferred().flush(["r1.a"])
-    assert not check(home), "r1.b is not settled"
+    assert not check(home), "r1.b is not flushed"
     end(store, "r1.b")
     store.deferred().flush(["r1.b"])
     assert check(home)
 
 
-def test_the_index_is_not_compared_with_all_sessions_to_settle_some(
+def test_the_index_is_not_compared_with_all_sessions_to_flush_some(
     home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
 ):
     for i in range(20):
@@ -304,7 +304,7 @@ def test_the_index_is_not_compared_with_all_sessions_to_settle_some(
     assert check(home)
 
 
-def test_two_who_leave_sessions_unsettled_do_not_believe_each_other(home: Path):
+def test_two_who_leave_sessions_unflushed_do_not_believe_each_other(home: Path):
     one, two = keep(FileStore(home)), keep(FileStore(home))
     for i in range(4):
         begin(one, f"r1.{i}")
@@ -368,7 +368,7 @@ def elsewhere(script: str, home: Path) -> int:
 import os, signal, sys
 from pathlib import Path
 from clinvk.store.files.store import FileStore
-from tests.test_store_unsettled import begin, end
+from tests.test_store_deferred import begin, end
 store = FileStore(Path(sys.argv[1]))
 """
     words = [sys.executable, "-c", first + script, str(home)]
@@ -429,7 +429,7 @@ def test_whoever_writes_in_whatever_order_no_index_is_wrong(home: Path):
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
-from tests.test_store_unsettled import begin, check, end
+from tests.test_store_deferred import begin, check, end
 from clinvk.store.files.store import FileStore
 home = Path(sys.argv[1])
 random.seed(int(sys.argv[2]))
@@ -447,12 +447,12 @@ for turn in range(40):
                 own.deferred().flush([id_, f"r{turn}.{i - 1}"])
                 os.write(write, f"{id_} ".encode())
     os.close(write)
-    settled = os.read(read, 100)
+    flushed = os.read(read, 100)
     time.sleep(random.random() * 0.02)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     while piece := os.read(read, 65_536):
-        settled += piece
+        flushed += piece
     os.close(read)
     fresh += check(home)
     reader = FileStore(home)
@@ -460,7 +460,7 @@ for turn in range(40):
         known = {s.id for s in reader.select(Query())}
         assert known == set(reader._files.ids())
         assert check(home)
-    for id_ in settled.decode().split():
+    for id_ in flushed.decode().split():
         assert reader.get(id_).title == f"about {id_}"
         assert len(reader.messages(id_)) == 2
 print(fresh)
