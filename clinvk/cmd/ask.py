@@ -85,8 +85,8 @@ def ask(
 ) -> int:
     """Send a prompt to an AI CLI, and show its answer as it comes.
 
-    The prompt is an argument, a file (--file), or what is piped in; `clinvk "PROMPT" -` puts what
-    is piped in behind the prompt. What follows -- is handed to the backend."""
+    The prompt is an argument, a file (--file), or standard input; `clinvk "PROMPT" -` appends
+    standard input to the prompt. Arguments after -- are passed to the backend."""
     name = _session_name(session, auto_save)
     check_flags({
         "-c": continue_, "--anywhere": anywhere, "--session": name, "--history": history,
@@ -115,12 +115,22 @@ def ask(
 
 def run_request(dispatcher: Dispatcher, request: Request, flags: PromptFlags) -> int:
     """Run the request, or say what it would do; the exit code."""
+    # Only a command that runs something needs it.
+    from clinvk.cmd.drive.unread_stdin import report_unread_stdin
+
+    settings = opt.output_options(dispatcher.config, flags)
+    with report_unread_stdin(settings.color):
+        return _run_request(dispatcher, request, flags, settings)
+
+
+def _run_request(
+    dispatcher: Dispatcher, request: Request, flags: PromptFlags, settings: opt.OutputOptions
+) -> int:
     # Only a command that runs something needs them.
     from clinvk.cmd.drive import single
     from clinvk.sessions.lookup import NoSessionHere
 
     loaded = dispatcher.config
-    settings = opt.output_options(loaded, flags)
     if flags.dry_run or loaded.config.unified_flags.dry_run:
         return single.print_dry_run(dispatcher, request, settings)
     _warn_of_open_home(loaded.home)

@@ -8,6 +8,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
+from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
@@ -90,7 +91,7 @@ def chain(
         retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
-    plan = None
+    plan, source = None, f"checkpoint {resume}"
     if path or file or not resume:
         source = opts.find_source(path, file, "chain")
         plan = opts.read_plan(source, None, "chain", opts.build_defaults(loaded, given))
@@ -105,7 +106,8 @@ def chain(
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(dispatcher.selector, plan or manager.plan(str(resume)), view)
     reports = opts.requested_reports(junit, report)
-    return many.run_chain(
-        manager, plan, view, reports, checkpoint=checkpoint, resume=resume,
-         rerun_indeterminate=rerun_indeterminate,
-    )  # fmt: skip
+    with report_unread_stdin(view.color, f"the steps are in {source}"):
+        return many.run_chain(
+            manager, plan, view, reports, checkpoint=checkpoint, resume=resume,
+            rerun_indeterminate=rerun_indeterminate,
+        )  # fmt: skip

@@ -10,6 +10,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
+from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as common
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
@@ -132,7 +133,8 @@ def compare(
         return many.print_plan(selector, made, view)
     wanted = common.requested_reports(junit, report)
     _check_page(html)
-    return _execute(dispatcher, made, view, wanted, html)
+    with report_unread_stdin(view.color):
+        return _execute(dispatcher, made, view, wanted, html)
 
 
 def _select_backends(

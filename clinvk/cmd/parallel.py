@@ -8,6 +8,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
+from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
@@ -80,7 +81,8 @@ def parallel(
         "stall_timeout": stall_timeout, "tags": tag or None,
     }  # fmt: skip
     defaults = plan.build_defaults(loaded, {k: v for k, v in given.items() if v is not None})
-    made = plan.read_plan(plan.find_source(path, file, "parallel"), form, "parallel", defaults)
+    source = plan.find_source(path, file, "parallel")
+    made = plan.read_plan(source, form, "parallel", defaults)
     rules = plan.RuleFlags(
         max_parallel=max_parallel, fail_fast=fail_fast, halt=halt, retries=retries,
         on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
@@ -90,4 +92,6 @@ def parallel(
     dispatcher = until_end(Dispatcher(loaded))
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(dispatcher.selector, made, view)
-    return many.run_plan(dispatcher, made, view, plan.requested_reports(junit, report))
+    reports = plan.requested_reports(junit, report)
+    with report_unread_stdin(view.color, f"the tasks are in {source}"):
+        return many.run_plan(dispatcher, made, view, reports)

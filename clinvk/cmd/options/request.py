@@ -54,7 +54,7 @@ def complete_sessions(incomplete: str) -> list[str]:
 
 Prompt = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PROMPT] [-]", help="What to ask; - puts what is piped in behind it."),
+    typer.Argument(metavar="[PROMPT] [-]", help="Prompt text; - appends standard input."),
 ]
 SessionId = Annotated[
     str | None,
@@ -193,17 +193,23 @@ def read_prompt(
 ) -> tuple[str, list[str]]:
     """The prompt, and what is handed to the backend. Raises `UsageError`.
 
-    Only a stdin that somebody asked for is read: by `-`, `--file -`, or by piping something in
-    where there is no other prompt. In CI an open one may never end."""
+    stdin is read only on request: by `-`, by `--file -`, or if there is no other prompt. In a shell
+    loop it holds the list that the loop reads, and in CI an open one may never end. What is there
+    and was not read is reported: `drive/unread_stdin.py`."""
     words = [w.removeprefix(LITERAL_MARK) for w in words or []]
     append = words[1:] == [STDIN]
     if len(words) > 1 and not append:
         raise UsageError(
-            f"the prompt is {words[0]!r}; {words[1]!r} is one word too many",
+            f"unexpected argument {words[1]!r} after the prompt {words[0]!r}",
             f'put the prompt in quotes: clinvk "{" ".join(words)}"',
         )
+    if file is not None and file != STDIN and words == [STDIN]:
+        return f"{_read_file(file)}\n\n{_read_stdin()}", args
     if words and file is not None:
-        raise UsageError("a prompt and --file exclude each other", "leave out one of them")
+        raise UsageError(
+            "a prompt and --file cannot be used together",
+            "leave out one of them; to append standard input to the file: --file FILE -",
+        )
     if file is not None:
         return (_read_stdin() if file == STDIN else _read_file(file)), args
     if not words and args:
@@ -211,7 +217,7 @@ def read_prompt(
     if words and words[0] != STDIN:
         return (f"{words[0]}\n\n{_read_stdin()}" if append else words[0]), args
     if not words and sys.stdin.isatty():
-        raise UsageError("there is no prompt", 'say something: clinvk "explain this folder"')
+        raise UsageError("no prompt given", 'try: clinvk "explain this folder"')
     return _read_stdin(), args
 
 
