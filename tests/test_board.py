@@ -533,7 +533,7 @@ def test_ctrl_c_leaves_a_clean_screen(start: Start, rows: int, columns: int):
     child.sendintr()
     screen, code = end(child, rows, columns)
     assert code == 7
-    assert "cancelled: ending what runs" in screen.text.replace("\n", "")
+    assert "cancelled: stopping…" in screen.text.replace("\n", "")
     assert not OF_A_BOARD.search(screen.text)
     assert screen.cursor
 

@@ -92,7 +92,7 @@ def test_a_dry_run_tells_the_ids_to_be_and_writes_nothing(
 
 def test_without_a_terminal_it_wants_a_yes(user: Path, clinvk: CommandLine, home: Home):
     done = clinvk("sessions", "import")
-    assert done.returncode == 4
+    assert done.returncode == 1
     assert "Explain the parser" in done.stdout
     assert "--yes" in done.stderr
     assert home.ids() == []

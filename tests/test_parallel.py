@@ -308,7 +308,7 @@ def test_a_signal_ends_the_run_and_all_that_it_started(
     out, err = finish(process)
     assert process.returncode == 7
     assert not any(map(is_alive, pids))
-    assert f"{said}: ending what runs" in err
+    assert f"{said}: stopping…" in err
     assert "It is done." in out
     assert "4 tasks: 1 done, 3 cancelled" in out
     assert "clinvk runs resume r" in err

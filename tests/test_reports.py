@@ -134,7 +134,7 @@ def test_a_suffix_that_is_no_format_is_refused_before_anything_runs(tmp_path: Pa
     with pytest.raises(UsageError) as error:
         reports.check_report(tmp_path / name)
     assert name in error.value.message
-    assert ".html, .md, .xml, .json" in error.value.hint
+    assert "use .html, .md, .xml or .json" in error.value.message
 
 
 def test_a_folder_that_does_not_exist_is_named_with_the_way_out(tmp_path: Path):

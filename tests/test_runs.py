@@ -778,7 +778,7 @@ def test_a_run_of_another_machine_is_not_cancelled_from_here(desk: Desk):
 def test_deleting_asks_first(desk: Desk):
     id_ = desk.made("a")
     unasked = desk.clinvk("runs", "delete", id_)
-    assert (unasked.returncode, "add --yes" in unasked.stderr) == (4, True)
+    assert (unasked.returncode, "pass --yes" in unasked.stderr) == (1, True)
     for answer, code in (("n", 4), ("y", 0)):
         child = pexpect.spawn(
             sys.executable, ["-m", "clinvk", "runs", "delete", id_], encoding="utf-8", timeout=15,

@@ -211,7 +211,11 @@ def test_an_export_is_printed_or_written(clinvk: CommandLine, home: Home, store:
     data = clinvk.json("sessions", "export", "s", "--format", "json")
     assert [m["content"] for m in data["messages"]] == ["hi", "hello"]
     done = clinvk("sessions", "export", "s", "--output", "x.html")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "x.html written.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "",
+        "clinvk: session written to x.html\n",
+    )
     assert (home.work / "x.html").read_text().startswith("<!DOCTYPE html>")
 
 

@@ -14,9 +14,9 @@ from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.plan_run import PlanRun
 from clinvk.engine.rerun import select_to_resume
-from clinvk.engine.resumed_run import ReplacingRun, ResumedRun
+from clinvk.engine.resumed_run import ReplacingRun, ResumedRun, find_interrupted
 from clinvk.errors import ClinvkError, ConfigError, SessionError
-from clinvk.model.outcome import RunResult
+from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
 from clinvk.runs.folder import RunFolder, RunNotFound, RunStore
@@ -134,6 +134,11 @@ class WorkflowManager(Closing):
         `CheckpointNotFound`, `SessionError`."""
         folder = self._find_folder(name)
         return folder.with_outputs(folder.result())
+
+    def find_interrupted(self, name: str) -> list[Outcome]:
+        """The steps of a checkpoint that were interrupted, and that `resume` runs again only with
+        `rerun_indeterminate`. Raises `CheckpointNotFound`, `SessionError`."""
+        return find_interrupted(self._find_folder(name), self.dispatcher.store)
 
     def plan(self, name: str) -> Plan:
         """The steps of a checkpoint, as they were begun. Raises `CheckpointNotFound`,

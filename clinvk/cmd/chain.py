@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clinvk.cmd.app import new_app
-from clinvk.cmd.drive import many
+from clinvk.cmd.drive import interrupted, many
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
@@ -44,10 +44,7 @@ def chain(
             autocompletion=opts.complete_checkpoints,
         ),
     ] = None,
-    rerun_indeterminate: Annotated[
-        bool,
-        typer.Option("--rerun-indeterminate", help="With --resume: a step that was cut off, too."),
-    ] = False,
+    rerun_indeterminate: interrupted.RerunIndeterminate = None,
     backend: opt.Backend = None,
     workdir: opt.Workdir = None,
     options: TurnOptions = FROM_TABLE,
@@ -66,6 +63,7 @@ def chain(
     output_dir: opts.OutputDir = None,
     junit: opts.Junit = None,
     report: opts.Report = None,
+    force: opts.Force = False,
     config: opt.Config = None,
 ) -> int:
     """Run steps one after the other.
@@ -78,8 +76,9 @@ def chain(
 
     if checkpoint and resume and checkpoint != resume:
         raise UsageError("--checkpoint and --resume name two checkpoints", "leave out one of them")
-    if rerun_indeterminate and not resume:
-        raise UsageError("--rerun-indeterminate is about a chain that was cut off", "add --resume")
+    if rerun_indeterminate is not None and not resume:
+        flag = "--rerun-indeterminate" if rerun_indeterminate else "--no-rerun-indeterminate"
+        raise UsageError(f"{flag} needs a chain to resume", "add --resume NAME")
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     given = {
@@ -105,9 +104,12 @@ def chain(
     manager = WorkflowManager(dispatcher)
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(dispatcher.selector, plan or manager.plan(str(resume)), view)
-    reports = opts.requested_reports(junit, report)
+    reports = opts.requested_reports(junit, report, force=force)
+    if resume and rerun_indeterminate is None:
+        cut_off = manager.find_interrupted(resume)
+        rerun_indeterminate = interrupted.should_rerun(cut_off, view)
     with report_unread_stdin(view.color, f"the steps are in {source}"):
         return many.run_chain(
             manager, plan, view, reports, checkpoint=checkpoint, resume=resume,
-            rerun_indeterminate=rerun_indeterminate,
+            rerun_indeterminate=bool(rerun_indeterminate),
         )  # fmt: skip

@@ -23,6 +23,7 @@ from clinvk.cmd.options.turn import (
     with_turn_options,
 )
 from clinvk.cmd.views import run as watching
+from clinvk.disk.output_file import check_overwriting
 from clinvk.errors import UsageError
 from clinvk.terminal.printer import Printer
 from clinvk.text import duration
@@ -97,6 +98,7 @@ def compare(
     output_dir: common.OutputDir = None,
     junit: common.Junit = None,
     report: common.Report = None,
+    force: common.Force = False,
     config: opt.Config = None,
 ) -> int:
     """Ask several backends the same, and see the answers side by side.
@@ -131,8 +133,8 @@ def compare(
     made = common.override_rules(made, rules)
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(selector, made, view)
-    wanted = common.requested_reports(junit, report)
-    _check_page(html)
+    wanted = common.requested_reports(junit, report, force=force)
+    _check_page(html, force=force)
     with report_unread_stdin(view.color):
         return _execute(dispatcher, made, view, wanted, html)
 
@@ -231,11 +233,12 @@ def _execute(
     return code
 
 
-def _check_page(html: Path | None) -> None:
+def _check_page(html: Path | None, *, force: bool) -> None:
     if html is not None:
         from clinvk import reports  # only where a file is wanted
 
         reports.check_report(html, "html")
+        check_overwriting(html, force=force)
 
 
 def _write_page(path: Path, prompt: str, result: RunResult) -> None:

@@ -64,6 +64,7 @@ def parallel(
     output_dir: plan.OutputDir = None,
     junit: plan.Junit = None,
     report: plan.Report = None,
+    force: plan.Force = False,
     config: opt.Config = None,
 ) -> int:
     """Run many tasks at a time, each of them a session.
@@ -92,6 +93,6 @@ def parallel(
     dispatcher = until_end(Dispatcher(loaded))
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(dispatcher.selector, made, view)
-    reports = plan.requested_reports(junit, report)
+    reports = plan.requested_reports(junit, report, force=force)
     with report_unread_stdin(view.color, f"the tasks are in {source}"):
         return many.run_plan(dispatcher, made, view, reports)

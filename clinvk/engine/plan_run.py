@@ -228,6 +228,10 @@ class PlanRun:
         """The result with what each task answered, which a kept run has in its folder only."""
         return self.folder.with_outputs(result) if self.folder else result
 
+    def new_outcomes(self, result: RunResult) -> set[int]:
+        """The positions of the tasks that ended in this run, and not in one that it continues."""
+        return {outcome.index for outcome in result.results}
+
     def _forward_change(self, change: Change) -> None:
         if self.outputs and change.kind == "ended" and change.outcome:
             index = change.outcome.index

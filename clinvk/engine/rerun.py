@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from clinvk.engine.graph import TaskGraph
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
@@ -49,13 +50,19 @@ def select_to_retry(
 
 
 def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
-    """For `ResumedRun`: what has not begun; and what was cut off, where it may be run again."""
+    """For `ResumedRun`: what has not begun; and what was cut off, where it may be run again. What
+    was skipped stays so if the task that it needs is not run again either."""
 
     def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
-        return [
-            requeue_if_unfinished(o, plan, rerun_indeterminate=rerun_indeterminate)
-            for o in outcomes
+        before = list(outcomes)
+        chosen = [
+            requeue_if_unfinished(o, plan, rerun_indeterminate=rerun_indeterminate) for o in before
         ]
+        hopeless = TaskGraph(plan.tasks, [o.state for o in chosen]).begin().skipped
+        for i, _ in hopeless:
+            if before[i].state == "skipped":
+                chosen[i] = before[i]
+        return chosen
 
     return select
 

@@ -15,7 +15,7 @@ from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished, unfinished
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan, Task
-from clinvk.model.session import MessageRole
+from clinvk.model.session import MessageRole, Session
 from clinvk.plans import preflight
 from clinvk.runs.control import abandon_run, end_leftovers
 from clinvk.runs.folder import RunFolder
@@ -77,6 +77,11 @@ class ResumedRun(PlanRun):
         self.notify("nothing is left to run")
         return before
 
+    def new_outcomes(self, result: RunResult) -> set[int]:
+        before = self._previous_result.results if self._previous_result else ()
+        known = {outcome.index: outcome for outcome in before}
+        return {o.index for o in result.results if o != known.get(o.index)}
+
     def _since(self, began: datetime, clock: float) -> tuple[datetime, float]:
         before = self._previous_result
         if before is None:
@@ -118,6 +123,7 @@ class ReplacingRun(PlanRun):
         super().__init__(dispatcher, plan, **watch)
         self.old_folder = old_folder
         self.rerun_indeterminate = rerun_indeterminate
+        self._reused: set[int] = set()
 
     async def _run(self) -> RunResult:
         if told := await abandon_run(self.old_folder):
@@ -126,7 +132,11 @@ class ReplacingRun(PlanRun):
         assert folder is not None  # noqa: S101 - an ephemeral run replaces none
         with self._lock_new(folder) as lock:
             reused = self._reuse_outcomes(folder)
+            self._reused = {outcome.index for outcome in reused}
             return await self._run_with_journal(folder, lock, rerun=[], already_ended=reused)
+
+    def new_outcomes(self, result: RunResult) -> set[int]:
+        return super().new_outcomes(result) - self._reused
 
     def _reuse_outcomes(self, folder: RunFolder) -> list[Outcome]:
         """Take over the outcomes of the tasks that are the same, and need nothing that is run
@@ -164,21 +174,50 @@ def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: Plan
             return requeue(ended)
         return outcome if ended.error and ended.error.kind == "cancelled" else ended
     # The session of an earlier step, which it was to continue, tells of that step.
-    return _outcome_from_session(outcome, folder, run.dispatcher.store) if alone else outcome
+    found = _answer_in_session(outcome, run.dispatcher.store) if alone else None
+    return folder.outcome_from_session(outcome, *found) if found else outcome
 
 
-def _outcome_from_session(outcome: Outcome, folder: RunFolder, store: Store) -> Outcome:
+def _answer_in_session(outcome: Outcome, store: Store) -> tuple[Session, str] | None:
+    """The session of a task that had ended, and its answer; None if it had not."""
     if not outcome.session_id:
-        return outcome
+        return None
     try:
         session = store.get(outcome.session_id)
         messages = store.messages(outcome.session_id)
     except SessionError:
-        return outcome
+        return None
     answered = messages and messages[-1].role is MessageRole.ASSISTANT
     if not answered or session.turns != 1 or session.status != "active":
-        return outcome
-    return folder.outcome_from_session(outcome, session, messages[-1].content)
+        return None
+    return session, messages[-1].content
+
+
+def find_interrupted(folder: RunFolder, store: Store) -> list[Outcome]:
+    """The tasks of a run that were cut off, and that are run again only on request. Nothing is
+    changed; empty while a process drives the run. Raises `SessionError`."""
+    if folder.find_driver() is not None:
+        return []
+    plan = folder.plan(trusted=True)
+    found = []
+    for outcome in folder.result(plan, trusted=True).results:
+        if _has_ended(outcome, folder, plan, store):
+            continue
+        stands = requeue_if_unfinished(outcome, plan, rerun_indeterminate=False)
+        if stands.state == "indeterminate":
+            found.append(stands)
+    return found
+
+
+def _has_ended(outcome: Outcome, folder: RunFolder, plan: Plan, store: Store) -> bool:
+    """Whether a task that was cut off had ended before its clinvk did: see `_outcome_if_ended`."""
+    if outcome.state != "indeterminate":
+        return False
+    alone = plan.tasks[outcome.index].continues is None
+    if (result := folder.result_of(outcome, alone=alone)) is not None:
+        error = outcome_from_result(outcome, result).error
+        return error is None or error.kind != "cancelled"
+    return alone and _answer_in_session(outcome, store) is not None
 
 
 def _task_definition(task: Task) -> dict[str, Any]:

@@ -41,6 +41,15 @@ if TYPE_CHECKING:
     from clinvk.runs.journal import Journal
 
 
+# Why a task that depends on one in this state is skipped.
+_UNMET = {
+    "failed": "failed",
+    "skipped": "was skipped",
+    "cancelled": "was cancelled",
+    "indeterminate": "was interrupted",
+}
+
+
 class Scheduler:
     """One run of a plan. `outcomes` say where each task stands; those that are queued are run."""
 
@@ -314,8 +323,9 @@ class Scheduler:
 
     def _skip(self, i: int, need: int) -> None:
         """What it needs has failed, so it is not run."""
-        name = self.plan.tasks[need].name
-        failure = Failure("skipped", f"not run: {name!r}, which it needs, has not succeeded")
+        name, state = self.plan.tasks[need].name, self.outcomes[need].state
+        why = _UNMET.get(state, "has not succeeded")
+        failure = Failure("skipped", f"skipped: depends on {name!r}, which {why}")
         self.outcomes[i] = outcome = replace(
             self.outcomes[i], state="skipped", error=failure, ended_at=datetime.now(UTC)
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from clinvk.disk.atomic import is_stream, write_for_user
+from clinvk.disk.output_file import HTML, MARKDOWN, format_of
 from clinvk.errors import UsageError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Plan
@@ -29,8 +30,8 @@ __all__ = [
     "write_reports",
 ]
 
-SUFFIXES = {".html": "html", ".md": "markdown", ".xml": "junit", ".json": "json"}
-FORMATS = tuple(SUFFIXES.values())
+SUFFIXES = {**HTML, **MARKDOWN, ".xml": "junit", ".json": "json"}
+FORMATS = ("html", "markdown", "junit", "json")
 
 
 class RequestedReport(Struct, frozen=True):
@@ -43,7 +44,7 @@ class RequestedReport(Struct, frozen=True):
 def check_report(path: Path, format_: str | None = None) -> RequestedReport:
     """The report that is wanted there: by its suffix, where no format is named. Raises
     `UsageError` where it could not be written: before anything runs, so that nothing is lost."""
-    wanted = RequestedReport(path, _format_of(path, format_))
+    wanted = RequestedReport(path, format_ or format_of(path, SUFFIXES, "report"))
     if path.is_dir():
         raise UsageError(f"{path} is a folder", f"name a file: {path / 'report.html'}")
     if not path.parent.is_dir():
@@ -61,7 +62,8 @@ def check_report(path: Path, format_: str | None = None) -> RequestedReport:
 
 def write_report(path: Path, result: RunResult, plan: Plan, format_: str | None = None) -> None:
     """Write the report, whole or not at all. Raises `UsageError` where that cannot be."""
-    data = render(_format_of(path, format_), result, plan).encode("utf-8", "replace")
+    format_ = format_ or format_of(path, SUFFIXES, "report")
+    data = render(format_, result, plan).encode("utf-8", "replace")
     try:
         write_for_user(path, data)
     except OSError as error:
@@ -86,20 +88,8 @@ def write_reports(
 def render(format_: str, result: RunResult, plan: Plan) -> str:
     """The report as text. `result` has its outputs. Raises `UsageError` for an unknown format."""
     if format_ not in _WRITERS:
-        raise UsageError(
-            f"{format_[:100]!r} is no format of a report", f"known: {', '.join(FORMATS)}"
-        )
+        raise UsageError(f"invalid report format {format_[:100]!r}", f"valid: {', '.join(FORMATS)}")
     return _WRITERS[format_](result, plan)
-
-
-def _format_of(path: Path, format_: str | None) -> str:
-    found = format_ or SUFFIXES.get(path.suffix.lower())
-    if found is None:
-        raise UsageError(
-            f"{path}: no report is written as {path.suffix or 'a file without a suffix'}",
-            f"end its name with one of: {', '.join(SUFFIXES)}",
-        )
-    return found
 
 
 def _render_later_hint(result: RunResult) -> str:

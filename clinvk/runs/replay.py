@@ -126,8 +126,8 @@ def mark_indeterminate(outcome: Outcome) -> Outcome:
         state="indeterminate",
         error=Failure(
             "indeterminate",
-            "it was running when the run was cut off, and may have done a part of its work",
-            "look at what it did; run it again with --rerun-indeterminate",
+            "interrupted while running; its work may be partly done",
+            "check what it did; run it again with --rerun-indeterminate",
         ),
     )
 

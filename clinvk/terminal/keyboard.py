@@ -28,9 +28,15 @@ def is_waiting(fd: int, seconds: float = 0) -> bool:
 
 
 def ask_line(question: str) -> str:
-    """The line that a person types in answer to `question`; "" for Ctrl-D.
+    """The line that a person types in answer to `question`; "" if there is none: see
+    `ask_line_or_none`."""
+    return ask_line_or_none(question) or ""
 
-    A paste of several lines is no answer: it is discarded with a notice, and "" returned. Raises
+
+def ask_line_or_none(question: str) -> str | None:
+    """The line that a person types in answer to `question`; None for Ctrl-D.
+
+    A paste of several lines is no answer: it is discarded with a notice, and None returned. Raises
     `KeyboardInterrupt` for Ctrl-C, with the cursor on a new line."""
     # Only for a notice.
     from clinvk.terminal.printer import Printer
@@ -47,8 +53,8 @@ def ask_line(question: str) -> str:
         sys.stderr.flush()
     if rest.strip():
         Printer.for_errors().notice("several lines were pasted; they were discarded")
-        return ""
-    return _text(line)
+        return None
+    return _text(line) if line else None
 
 
 def read_lines(label: str) -> str | None:

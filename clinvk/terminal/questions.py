@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import sys
 
-from clinvk.errors import SessionError
-from clinvk.terminal.keyboard import ask_line
+from clinvk.errors import UsageError
+from clinvk.terminal.keyboard import ask_line, ask_line_or_none
 from clinvk.terminal.printer import safe
+
+
+def can_ask() -> bool:
+    """Whether there is a person at a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirm(question: str) -> bool:
     """Whether a person at the terminal agrees; False if there is no terminal."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask():
         return False
     return ask_line(f"{safe(question, sys.stderr)} [y/N] ").strip().lower() in ("y", "yes")
 
 
+def confirm_or_cancel(question: str) -> bool:
+    """Whether a person at the terminal agrees; Enter alone does. There has to be a terminal.
+
+    Ctrl-D and a paste of several lines are no answer: they raise `KeyboardInterrupt`, as Ctrl-C
+    does."""
+    while True:
+        answer = ask_line_or_none(f"{safe(question, sys.stderr)} [Y/n] ")
+        if answer is None:
+            raise KeyboardInterrupt
+        word = answer.strip().lower()
+        if word in ("", "y", "yes", "n", "no"):
+            return not word.startswith("n")
+        question = "Please answer y or n."
+
+
 def confirm_deletion(question: str) -> bool:
-    """Whether a person agrees to a deletion. Raises `SessionError` where nobody can be asked."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise SessionError("deleting asks first, and there is no terminal", "add --yes")
+    """Whether a person agrees to a deletion. Raises `UsageError` if there is no terminal."""
+    if not can_ask():
+        raise UsageError("refusing to delete without confirmation", "pass --yes")
     return confirm(question)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -76,8 +77,9 @@ async def _drive_run(run: PlanRun, viewer: RunViewer) -> RunResult:
     from clinvk.cmd.drive.signals import cancel_reason, watch_signals
 
     def on_signal(number: Any, count: int) -> None:
-        told = "ending what runs; once more ends it at once" if count == 1 else "ending it at once"
-        viewer.show_notice(f"{cancel_reason(number)}: {told}")
+        again = " press Ctrl-C again to stop immediately" if number == signal.SIGINT else ""
+        stopping = f"stopping…{again}" if count == 1 else "stopping immediately"
+        viewer.show_notice(f"{cancel_reason(number)}: {stopping}")
         run.stop(cancel_reason(number), now=count > 1)
         viewer.give_up()
 
@@ -254,7 +256,7 @@ def finish_run(
     reports: list[RequestedReport],
     checkpoint: str | None = None,
 ) -> int:
-    print_result(run, result, view, checkpoint)
+    print_result(run, result, view, checkpoint, new=run.new_outcomes(result))
     on_github = os.environ.get("GITHUB_ACTIONS") == "true"
     if not (reports or on_github):
         return result.exit_code or UsageError.exit_code * _has_output_problem(run)
@@ -280,9 +282,15 @@ def _has_output_problem(run: PlanRun) -> bool:
 
 
 def print_result(
-    run: PlanRun | RunFolder, result: RunResult, view: RunView, checkpoint: str | None = None
+    run: PlanRun | RunFolder,
+    result: RunResult,
+    view: RunView,
+    checkpoint: str | None = None,
+    *,
+    new: set[int] | None = None,
 ) -> None:
-    """Print what came of it."""
+    """Print what came of it; for people, the answers of the tasks at the positions `new` only, and
+    what has not succeeded. None: all."""
     if view.format == "json":
         show.print_json(result_data(run.with_outputs(result)))
         return
@@ -302,8 +310,9 @@ def print_result(
     with summary.without_workflow_commands():
         if view.answers and not view.quiet and not view.answers_at_once:
             for outcome in result.results:
-                summary.print_answer(run.with_output(outcome))
-        summary.print_summary(result)
+                if new is None or outcome.index in new:
+                    summary.print_answer(run.with_output(outcome))
+        summary.print_summary(result, new)
     summary.print_next_steps(result, view.color, checkpoint)
 
 

@@ -11,6 +11,7 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
+from clinvk.disk.output_file import check_overwriting
 from clinvk.disk.reading import read_named, read_stream
 from clinvk.errors import ClinvkError, ConfigError, UsageError
 from clinvk.model.option_table import FLAGS
@@ -86,6 +87,7 @@ Report = Annotated[
     list[Path] | None,
     typer.Option("--report", metavar="FILE", help="A report: .html, .md, .xml or .json."),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 TaskTimeout = Annotated[
     str | None, typer.Option("--timeout", metavar="TIME", help="Of each task: 90, 5m.")
 ]
@@ -224,11 +226,16 @@ def override_rules(plan: Plan, flags: RuleFlags) -> Plan:
     return replace(plan, rules=rules)
 
 
-def requested_reports(junit: Path | None, report: list[Path] | None) -> list[RequestedReport]:
-    """The files that are wanted. Raises `UsageError`, before anything runs."""
+def requested_reports(
+    junit: Path | None, report: list[Path] | None, *, force: bool = False
+) -> list[RequestedReport]:
+    """The files that are wanted. Raises `UsageError`, before anything runs. A JUnit file is
+    overwritten, as test runners do, and other files with `force` only."""
     if not (junit or report):
         return []
     from clinvk import reports  # only where one is wanted
 
     wanted = [reports.check_report(path) for path in report or []]
+    for path in report or []:
+        check_overwriting(path, force=force)
     return [*wanted, *([reports.check_report(junit, "junit")] if junit else [])]

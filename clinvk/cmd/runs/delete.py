@@ -9,8 +9,11 @@ from typing import Annotated
 import typer
 
 from clinvk.cmd.app import CommandModule
+from clinvk.cmd.options import plan as plan_options
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.turn import complete_words
 from clinvk.cmd.runs.common import VERSION, LastRun, SomeRuns, open_runs
+from clinvk.disk.output_file import check_overwriting
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.age import parse_age, time_before
 from clinvk.terminal import printer, questions
@@ -24,28 +27,38 @@ REPORTS = ("html", "markdown", "junit", "json")
 def report(
     run_id: LastRun = "last",
     form: Annotated[
-        str, typer.Option("--format", metavar="|".join(REPORTS), help="Which one (markdown).")
-    ] = "markdown",
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Into a file.")
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="|".join(REPORTS),
+            help="Report format (default: by the ending of --output, else markdown).",
+            autocompletion=complete_words(REPORTS),
+        ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write to FILE instead of stdout."),
+    ] = None,
+    force: plan_options.Force = False,
     config: opt.Config = None,
 ) -> None:
     """Print a report of a run."""
     # Only a report needs it.
     from clinvk import reports
 
-    if form not in REPORTS:
-        raise UsageError(f"--format: {form!r} is not one of: {', '.join(REPORTS)}")
+    if form not in (None, *REPORTS):
+        raise UsageError(f"--format: invalid format {form!r}", f"valid: {', '.join(REPORTS)}")
+    wanted = reports.check_report(output, form) if output is not None else None
+    if output is not None:
+        check_overwriting(output, force=force)
     folder = open_runs(opt.load_config(config)).find(run_id)
     plan = folder.plan()
     result = folder.with_outputs(folder.result(plan))
-    if output is None:
-        sys.stdout.write(reports.render(form, result, plan))
+    if wanted is None:
+        sys.stdout.write(reports.render(form or "markdown", result, plan))
         return
-    reports.check_report(output, form)
-    reports.write_report(output, result, plan, form)
-    printer.Printer.for_errors().notice(f"written to {output}")
+    reports.write_report(wanted.path, result, plan, wanted.format)
+    printer.Printer.for_errors().notice(f"report written to {wanted.path}")
 
 
 @app.command("delete")

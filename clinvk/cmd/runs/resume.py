@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clinvk.cmd.app import CommandModule
-from clinvk.cmd.drive import many
+from clinvk.cmd.drive import interrupted, many
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
@@ -22,9 +22,11 @@ from clinvk.terminal import printer
 
 if TYPE_CHECKING:
     from clinvk.config.schema import Loaded
+    from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.rerun import SelectTasks
     from clinvk.model.plan import Plan
     from clinvk.reports import RequestedReport
+    from clinvk.runs.folder import RunFolder
 
 app = CommandModule()
 
@@ -34,12 +36,7 @@ app = CommandModule()
 @with_run_json_errors
 def resume(
     run_id: LastRun = "last",
-    rerun_indeterminate: Annotated[
-        bool,
-        typer.Option(
-            "--rerun-indeterminate", help="Run again what had begun when the run was cut off."
-        ),
-    ] = False,
+    rerun_indeterminate: interrupted.RerunIndeterminate = None,
     max_parallel: plan.MaxParallel = None,
     on_limit: plan.OnLimit = None,
     max_wait: plan.MaxWait = None,
@@ -50,14 +47,18 @@ def resume(
     quiet: plan.Quiet = False,
     junit: plan.Junit = None,
     report: plan.Report = None,
+    force: plan.Force = False,
     config: opt.Config = None,
 ) -> int:
-    """Run what is left of a run that was cut off, and nothing twice.
+    """Run the rest of a run that was interrupted.
 
-    A task that had begun may have done a part of its work: it is run again only where you say so,
-    or where the task says `idempotent: true`."""
+    Tasks that have ended are not run again, and only new answers are printed. A task that was
+    interrupted may have done part of its work: it is run again if its task says
+    `idempotent: true`, or if you agree, by --rerun-indeterminate or by answering the question on a
+    terminal."""
     # Only once something is to run: 10 ms.
     from clinvk.engine.rerun import select_to_resume
+    from clinvk.engine.resumed_run import find_interrupted
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
@@ -65,8 +66,14 @@ def resume(
         max_parallel=max_parallel, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens,
     )  # fmt: skip
+    reports = plan.requested_reports(junit, report, force=force)
+    folder = open_runs(loaded).find(run_id)
+    dispatcher = _open_dispatcher(loaded)
+    if rerun_indeterminate is None:
+        cut_off = find_interrupted(folder, dispatcher.store)
+        rerun_indeterminate = interrupted.should_rerun(cut_off, view)
     select = partial(select_to_resume, rerun_indeterminate=rerun_indeterminate)
-    return _resume_run(loaded, run_id, select, view, plan.requested_reports(junit, report), rules)
+    return _resume_run(dispatcher, folder, select, view, reports, rules)
 
 
 @app.command("retry")
@@ -86,6 +93,7 @@ def retry(
     quiet: plan.Quiet = False,
     junit: plan.Junit = None,
     report: plan.Report = None,
+    force: plan.Force = False,
     config: opt.Config = None,
 ) -> int:
     """Run again what has failed, and what was left out because of that."""
@@ -95,26 +103,32 @@ def retry(
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     select = partial(select_to_retry, names=tasks or (), failed=failed)
-    reports = plan.requested_reports(junit, report)
-    return _resume_run(loaded, run_id, select, view, reports, plan.RuleFlags())
+    reports = plan.requested_reports(junit, report, force=force)
+    folder = open_runs(loaded).find(run_id)
+    return _resume_run(_open_dispatcher(loaded), folder, select, view, reports, plan.RuleFlags())
+
+
+def _open_dispatcher(loaded: Loaded) -> Dispatcher:
+    # Only once the flags are valid: it is a third of the start.
+    from clinvk.dispatch.dispatcher import Dispatcher
+
+    return until_end(Dispatcher(loaded))
 
 
 def _resume_run(
-    loaded: Loaded,
-    run_id: str,
+    dispatcher: Dispatcher,
+    folder: RunFolder,
     select: Callable[[Plan], SelectTasks],
     view: watching.RunView,
     reports: list[RequestedReport],
     rules: plan.RuleFlags,
 ) -> int:
     # Only once the flags are valid: it is a third of the start.
-    from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.resumed_run import ResumedRun
 
-    folder = open_runs(loaded).find(run_id)
     viewer = watching.create_run_viewer(view)
     run = ResumedRun(
-        until_end(Dispatcher(loaded)), folder, select, observe=viewer.observe, notify=viewer.show_notice,
+        dispatcher, folder, select, observe=viewer.observe, notify=viewer.show_notice,
         rules=lambda kept: plan.override_rules(kept, rules),
     )  # fmt: skip
     result = many.drive_run(run, view, viewer)

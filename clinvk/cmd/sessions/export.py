@@ -10,14 +10,16 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.plan import Force
 from clinvk.cmd.options.storage import with_storage_options
+from clinvk.cmd.options.turn import complete_words
 from clinvk.cmd.sessions.common import open_manager
+from clinvk.disk.output_file import HTML, MARKDOWN, check_overwriting, format_of
 from clinvk.errors import ClinvkError
 from clinvk.terminal import printer
-from clinvk.text.sanitize import one_line
 
 app = CommandModule()
-ENDINGS = {".md": "markdown", ".markdown": "markdown", ".json": "json", ".html": "html", ".htm": "html"}  # fmt: skip
+ENDINGS = {**MARKDOWN, **HTML, ".json": "json"}
 
 
 @app.command("export")
@@ -27,12 +29,15 @@ def export(
     format: Annotated[  # noqa: A002 - the option's name
         str | None,
         typer.Option("--format", metavar="markdown|json|html|NAME",
-                     help="NAME is a template of yours, ~/.clinvk/export/NAME.j2. Else as the "
-                     "ending of --output says, or markdown."),
+                     help="Export format (default: by the ending of --output, else markdown). "
+                     "NAME is your template ~/.clinvk/export/NAME.j2.",
+                     autocompletion=complete_words(("markdown", "json", "html"))),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="FILE", help="Write it there.")
+        Path | None,
+        typer.Option("--output", metavar="FILE", help="Write to FILE instead of stdout."),
     ] = None,
+    force: Force = False,
     metadata: Annotated[
         bool | None,
         typer.Option("--include-metadata/--no-metadata", help="What is known of it (JSON: yes)."),
@@ -51,10 +56,13 @@ def export(
     config: opt.Config = None,
 ) -> None:  # fmt: skip
     """Export a session: its messages, and what is asked for of the rest."""
+    if output is not None:
+        format = format or format_of(output, ENDINGS, "export")  # noqa: A001 - the option's name
+        check_overwriting(output, force=force)
     sessions = open_manager(config)
     text = sessions.export_session(
         sessions.lookup(session_id),
-        format or ENDINGS.get(output.suffix.lower() if output else "", "markdown"),
+        format or "markdown",
         include_metadata=metadata,
         include_tokens=tokens,
         include_timestamps=timestamps,
@@ -67,11 +75,11 @@ def export(
 
 
 def _write(path: Path, text: str) -> None:
-    # Only with --html.
+    # Only with --output.
     from clinvk.disk.atomic import write_for_user
 
     try:
         write_for_user(path, text.encode("utf-8", "replace"))
     except OSError as error:
         raise ClinvkError(f"--output: {path}: {error.strerror}") from error
-    print(f"{one_line(str(path))} written.", file=sys.stderr)
+    printer.Printer.for_errors().notice(f"session written to {path}")

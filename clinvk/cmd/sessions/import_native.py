@@ -14,7 +14,7 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, open_configured_store, session_data
 from clinvk.config.schema import Loaded, SessionConfig
-from clinvk.errors import ClinvkError, SessionError, UsageError
+from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.age import parse_age, time_before
 from clinvk.model.session import Session
 from clinvk.sessions import importer
@@ -150,7 +150,7 @@ def _row(s: Session) -> list[Any]:
 
 def _confirm_import(count: int) -> bool:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise SessionError(
-            "importing asks first, and there is no terminal", "add --yes, or look first: --dry-run"
+        raise UsageError(
+            "refusing to import without confirmation", "pass --yes, or look first with --dry-run"
         )
     return questions.confirm(f"Import {count} session(s)?")

@@ -48,21 +48,33 @@ def print_answer(outcome: Outcome) -> None:
     if not outcome.output.strip():
         return
     printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
-    print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend} ──", show.BOLD))
+    part = "" if outcome.ok else f" · {_describe_partial(outcome.state)}"
+    print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend}{part} ──", show.BOLD))
     print(show.safe(outcome.output).rstrip() + "\n")
 
 
-def print_summary(result: RunResult) -> None:
-    """A table, why what has not succeeded has not, and one line below it."""
-    shown = [o for o in result.results if not _is_one_of_many(o, result)]
+def _describe_partial(state: str) -> str:
+    return "interrupted, incomplete" if state in ("cancelled", "indeterminate") else state
+
+
+def print_summary(result: RunResult, new: set[int] | None = None) -> None:
+    """A table, the reasons of what has not succeeded, and one line below it. With `new`, tasks that
+    were done before are only counted."""
+    known = [o for o in result.results if new is not None and o.ok and o.index not in new]
+    if len(known) == len(result.results):
+        print(summary_line(result))
+        return
+    shown = [o for o in result.results if o not in known and not _is_one_of_many(o, result)]
     rows = [outcome_row(outcome) for outcome in shown]
     said = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
     show.print_table(
         [HEADERS[i] for i in said], [[r[i] for i in said] for r in rows],
         right=NUMERIC_COLUMNS, shrinks=["TASK"], spared=DROPPED_FIRST,
     )  # fmt: skip
-    if hidden := len(result.results) - len(shown):
+    if hidden := len(result.results) - len(shown) - len(known):
         print(f"… and {hidden} more, done or not started; see all with --json")
+    if known:
+        print(f"… and {len(known)} done before; see all with: clinvk runs show {result.id}")
     _print_reasons(result)
     print("\n" + summary_line(result))
 
@@ -124,7 +136,7 @@ def summary_line(result: RunResult) -> str:
 
 
 def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
-    """How to go on with what is left."""
+    """How to continue, if the run has not done all of its tasks."""
     if result.id is None:
         return None
     resume = f"clinvk runs resume {result.id}"
@@ -137,30 +149,30 @@ def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
         for o in result.results
     )
     if limited or (states.get("cancelled", 0) and unsure < states["cancelled"]):
-        also = (
-            f" ({unsure} had begun: add --rerun-indeterminate to run them again)" if unsure else ""
-        )
-        return f"what is left can be run with: {resume}{_budget_hint(result)}{also}"
+        tasks = f"the {unsure} interrupted tasks" if unsure > 1 else "the interrupted task"
+        also = f" (add --rerun-indeterminate to repeat {tasks})" if unsure else ""
+        return f"resume with: {resume}{_budget_hint(result)}{also}"
     if unsure:
+        tasks = f"{unsure} tasks were" if unsure > 1 else "1 task was"
         return (
-            f"{unsure} had begun, and may have done a part of their work; run them again with: "
+            f"{tasks} interrupted, and may have done part of the work; repeat with: "
             f"{resume} --rerun-indeterminate"
         )
     if states.get("failed") and checkpoint is not None:
-        return f"mend it, and go on with: {resume}"
+        return f"fix the cause, then continue with: {resume}"
     if states.get("failed"):
-        return f"what failed can be run again with: clinvk runs retry {result.id}"
+        return f"retry what failed with: clinvk runs retry {result.id}"
     return None
 
 
 def _budget_hint(result: RunResult) -> str:
-    """What a run whose budget is spent needs to go on."""
+    """What a run whose budget is spent needs to continue."""
     spent = result.why is not None and "budget is spent" in result.why
     return " with a higher --budget-tokens or --budget-cost" if spent else ""
 
 
 def print_next_steps(result: RunResult, color: str, checkpoint: str | None = None) -> None:
-    """Why it ended before its end, and how to go on; on stderr."""
+    """Why it ended early, and how to continue; on stderr."""
     printer = Printer.for_errors(color)
     if result.why and result.state != "cancelled":
         printer.error(result.why)
