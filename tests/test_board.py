@@ -553,14 +553,16 @@ def test_a_resize_does_no_harm(home: Home, tasks: str, tmp_path: Any):
         return tmux("capture-pane", "-p")
 
     def fits(shown: str, columns: int) -> bool:
-        """There is one board, and its head has the width that it has on such a terminal."""
+        """There is one board, its head has the width that it has on such a terminal, and nothing
+        of an earlier one is left."""
         bars = re.findall("[━─]{4,}", shown)
-        return [len(bar) for bar in bars] == [(columns - 1) // 6]
+        once = [shown.count(f"{mark} the first") for mark in "•✓"]
+        return [len(bar) for bar in bars] == [(columns - 1) // 6] and sum(once) <= 1
 
     run = f"{sys.executable} -m clinvk parallel {tasks} -j 4; echo code $?; exec sleep 60"
     tmux("new-session", "-d", "-x", "80", "-y", "24", f"cd {home.work}; {run}")
     try:
-        for columns, rows in ((80, 24), (100, 24), (50, 24), (40, 10), (90, 10)):
+        for columns, rows in ((80, 24), (100, 24), (50, 24), (40, 10), (90, 10), (50, 7), (100, 7)):
             tmux("resize-window", "-x", str(columns), "-y", str(rows))
             wait_for(lambda width=columns: fits(screen(), width))
         wait_for(lambda: "code 1" in screen())

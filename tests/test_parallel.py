@@ -228,7 +228,7 @@ def test_every_task_is_a_session_of_its_own(clinvk: CommandLine, home: Home):
     record = home.record(f"{run}.one")
     assert record["tags"] == [f"run:{run}"]
     assert record["task"] == run
-    assert record["title"] == "one"
+    assert (record["title"], record["prompt"]) == (None, "one")
     assert [m["role"] for m in home.transcript(f"{run}.one")] == ["user", "assistant"]
     done = clinvk("resume", f"{run}.one", "and now?")
     assert "Turn 2" in done.stdout

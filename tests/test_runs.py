@@ -131,7 +131,7 @@ def test_no_runs_are_told_with_a_way_to_make_one(clinvk: CommandLine):
     assert "clinvk parallel" in said.stderr
     assert clinvk.json("runs", "list", "--json") == {"version": 1, "runs": []}
     gone = clinvk("runs", "show")
-    assert (gone.returncode, "no run 'last'" in gone.stderr) == (4, True)
+    assert (gone.returncode, "there are no runs yet" in gone.stderr) == (4, True)
 
 
 # Which run is meant

@@ -300,10 +300,15 @@ class SessionManager(Closing):
         order: Iterable[MessageRef] | None = None,
         title: str | None = None,
     ) -> str:
-        """The id of a new session of both: see `conversation.merge` for the strategies
-        (chronological, smart, manual) and for `order`."""
-        pair = (self.get_session(primary_session_id), self.get_session(secondary_session_id))
-        return self._create(transform.merge(*pair, strategy, order=order, title=title))
+        """The id of a new session of both: see `sessions.transform.merge` for the strategies
+        (chronological, smart, manual) and for `order`. Raises `UsageError` if both are one."""
+        first, second = self.get_session(primary_session_id), self.get_session(secondary_session_id)
+        if first.id == second.id:
+            raise UsageError(
+                f"cannot merge session {first.id} with itself",
+                f"to copy it: clinvk sessions branch {first.id}",
+            )
+        return self._create(transform.merge(first, second, strategy, order=order, title=title))
 
     def get_session_stats(self, session_id: str) -> dict[str, Any]:
         """Figures of a session: see `conversation.stats`."""

@@ -171,8 +171,10 @@ def _find_session(
     matches = sessions.list_resumable(query)
     if not matches:
         task = sessions.find_task_session(query)
+        if not (task or sessions.store.find_ids("", 1)):
+            raise SessionError("there are no sessions yet", 'start one: clinvk "your prompt"')
         raise SessionError(
-            f"there is no session to go on with{TASKS_SKIPPED_HINT if task else ''}",
+            f"there is no session to resume{TASKS_SKIPPED_HINT if task else ''}",
             resume_by_id_hint(task) if task else "see them all: clinvk sessions list",
         )
     if last:

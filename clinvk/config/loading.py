@@ -34,7 +34,16 @@ MINIMUMS = {
     "session.retention_days": 0,
     "parallel.max_workers": 1,
 }
-_EDIT_HINT = "fix it with: clinvk config edit"
+
+
+def _edit_hint(path: Path) -> str:
+    """How to fix the file: the command edits the file in use, unless it is told another one."""
+    in_use = os.environ.get("CLINVK_CONFIG") or find_home(os.environ) / "config.yaml"
+    if path == Path(in_use).expanduser():
+        return "fix it with: clinvk config edit"
+    import shlex  # only on the way to an error
+
+    return f"fix it with: clinvk config edit --config {shlex.quote(str(path))}"
 
 
 def find_home(env: Mapping[str, str]) -> Path:
@@ -184,11 +193,11 @@ def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         data = yaml.load(text)
     except yaml.YamlError as error:
-        raise ConfigError(f"{path}: {error}", _EDIT_HINT) from error
+        raise ConfigError(f"{path}: {error}", _edit_hint(path)) from error
     if data is None:
         return {}, {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: line 1: expected keys and values", _EDIT_HINT)
+        raise ConfigError(f"{path}: line 1: expected keys and values", _edit_hint(path))
     data = _drop_empty(data)
     return data, {key: str(path) for key, _ in _leaves(data)}
 
@@ -236,4 +245,5 @@ def _config_error(path: Path, text: str, error: ShapeError, source: str) -> Conf
     where = f"line {line}: " if line else ""
     parent = format_path(error.path[:-1]) if error.problem.startswith("unknown key") else None
     place = parent if parent is not None else format_path(error.path)
-    return ConfigError(f"{path}: {where}{place + ': ' if place else ''}{error.problem}", _EDIT_HINT)
+    message = f"{path}: {where}{place + ': ' if place else ''}{error.problem}"
+    return ConfigError(message, _edit_hint(path))

@@ -229,7 +229,10 @@ class TurnFold:
             return None
         names = ", ".join(dict.fromkeys(d.name for d in self.denied))
         return Failure(
-            "denied", f"tools were denied: {names}", "allow them: --approval, --allowed-tools"
+            "denied",
+            f"tools were denied: {names}",
+            "allow edits with --approval auto, these tools with --allowed-tools, or everything "
+            "with --approval none",
         )
 
     def _schema_failure(self, structured: Any) -> Failure | None:

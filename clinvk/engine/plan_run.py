@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from clinvk.engine.scheduler import Scheduler
     from clinvk.model.progress import Change
 
+ALIVE_INTERVAL = 1.0  # seconds between two signs of life, from which a killed run's end is known
+
 Observe = Callable[["Change"], None]
 
 
@@ -163,7 +165,7 @@ class PlanRun:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
         self._on_ready()
         try:
-            await _run_until_ended(scheduler)
+            await _run_until_ended(scheduler, self.folder)
         except (anyio.get_cancelled_exc_class(), KeyboardInterrupt):
             self._conclude(scheduler, journal, began, clock)
             raise
@@ -255,7 +257,7 @@ class PlanRun:
         return replace(task, **kept, **told, redacted=not whole)
 
 
-async def _run_until_ended(scheduler: Scheduler) -> None:
+async def _run_until_ended(scheduler: Scheduler, folder: RunFolder | None) -> None:
     """Run it to its end. Whoever cancels us ends the run as Ctrl-C does, and it has ended then."""
     # 45 ms, and needed only once something runs.
     import anyio
@@ -270,9 +272,16 @@ async def _run_until_ended(scheduler: Scheduler) -> None:
             await scheduler.run()
         ended.set()
 
+    async def note_alive() -> None:
+        while folder is not None and not ended.is_set():
+            folder.note_alive()
+            with anyio.move_on_after(ALIVE_INTERVAL):
+                await ended.wait()
+
     with unwrap_single_exception():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run)
+            tasks.start_soon(note_alive)
             try:
                 await ended.wait()
             except BaseException:  # also KeyboardInterrupt, which trio raises here

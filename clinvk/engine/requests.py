@@ -60,7 +60,7 @@ class RequestBuilder:
             stall_timeout=task.stall_timeout or rules.stall_timeout,
             env=ask.env,
             secrets=ask.secrets,
-            title=task.title or _given_name(task),
+            title=task.title,
             tags=(*task.tags, *([f"run:{self.run_id}"] if self.run_id else [])),
             task=self.run_id,
             lenient=task.lenient or switched,
@@ -96,8 +96,3 @@ class RequestBuilder:
             case "error":
                 return outcome.error.message if outcome.error else ""
         return outcome.backend or ""
-
-
-def _given_name(task: Task) -> str | None:
-    """Its name, where somebody gave it one."""
-    return None if task.name == task.key and task.name.isdigit() else task.name

@@ -112,8 +112,11 @@ class Session(Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """What a list shows of it: its title, else how it began."""
-        return self.title or self.prompt or ""
+        """What a list shows of it: its title, else the first line of its first prompt."""
+        # Only to show a session: it compiles expressions.
+        from clinvk.text.headline import headline
+
+        return self.title or headline(self.prompt or "")
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {"version": VERSION}
@@ -197,8 +200,10 @@ def check_id(text: str) -> str:
 
 
 def prompt_excerpt(prompt: str) -> str:
-    """The first words of a prompt on one line, for lists."""
-    words = " ".join(prompt[: 4 * TITLE_LENGTH].split())
+    """The beginning of a prompt, for lists: its lines stay apart, and other white space is one
+    space."""
+    lines = (" ".join(line.split()) for line in prompt[: 4 * TITLE_LENGTH].splitlines())
+    words = "\n".join(filter(None, lines))
     return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1] + "…"
 
 

@@ -13,7 +13,7 @@ from clinvk.plans.schema import LISTS, NUMBERS, TaskEntry
 from clinvk.text import json_input, yaml
 
 FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
-KEYS_HINT = "what such a file may say is in docs/parallel.md and docs/chain.md"
+KEYS_HINT = "see the task file reference: clinvk help parallel"
 
 # Of a CSV file: the columns that are no key of a task, by which prompts name them. No file can have
 # a key that is this one.
@@ -94,14 +94,22 @@ def _parse_csv(text: str) -> list[dict[str, Any]]:
     """A row is a task: columns that are called like keys are those, the others are for prompts."""
     rows = csv.DictReader(io.StringIO(text), strict=True)
     entries = []
+    begun = 0  # the last line of the row before
     try:
         for row in rows:
+            begun = rows.line_num
             if None in row or None in row.values():
+                count = sum(value is not None for value in row.values()) - (None in row)
+                found = count + len(row.get(None) or ())
                 raise LineError(
-                    f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns"
+                    f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns, "
+                    f"found {found}"
                 )
             entries.append(_parse_row({(k or "").strip(): v for k, v in row.items()}))
     except csv.Error as error:
+        if "unexpected end of data" in str(error):
+            problem = "the file ends inside a quoted value; is a closing quote missing?"
+            raise LineError(f"line {begun + 1}: {problem}") from error
         raise LineError(f"line {rows.reader.line_num}: {error}") from error
     return entries
 

@@ -34,7 +34,7 @@ from clinvk.plans.schema import (
 )
 from clinvk.text import duration, json_input, values, yaml
 from clinvk.text import template as placeholders
-from clinvk.text.typed import ShapeError, build_struct, convert, format_path
+from clinvk.text.typed import ShapeError, build_struct, convert, format_path, not_one_of
 
 Place = tuple[str | int, ...]  # of a mistake in a file
 
@@ -193,6 +193,8 @@ class _PlanParser:
         merged = _merge(whole.defaults, self.defaults.task, entry)
         if "line" in columns:
             _shorten_line_name(merged)
+        elif (name := _name_of_row(columns, header)) and not {"name", "id"} & set(merged):
+            merged["name"] = name
         if header and not {"prompt", "prompt_file"} & set(merged):
             raise ShapeError(path, *formats.missing_prompt_message(header, columns))
         general = [*(k for k in merged if k not in entry), *ALL_TASKS_ONLY]
@@ -271,7 +273,7 @@ class _PlanParser:
     def _option(self, option: Option, value: Any, path: Place) -> Any:
         """The value of an option as a request has it. Raises `ShapeError`."""
         if option.choices and value not in option.choices:
-            raise ShapeError(path, f"{value!r} is not one of: {', '.join(option.choices)}")
+            raise ShapeError(path, not_one_of(value, option.choices))
         if option.minimum is not None and value < option.minimum:
             raise ShapeError(path, f"{value} is too small; at least {option.minimum}")
         if option.path == "file":
@@ -422,6 +424,14 @@ def _shorten_line_name(merged: dict[str, Any]) -> None:
         merged.setdefault("name", "{{line}}")
     else:
         merged["prompt"] = "{{line}}"
+
+
+def _name_of_row(columns: Mapping[str, str], header: list[str]) -> str | None:
+    """The value of the first column of a CSV file that is no key of a task, with its braces
+    escaped. None if there is none: then the task is called by its number."""
+    first = next((name for name in header if name in columns), None)
+    value = columns[first] if first is not None else ""
+    return " ".join(value.split()).replace("{{", r"\{{") or None
 
 
 def _task_name(written: TaskEntry, position: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.option_table import CHOICES, FLAGS
 from clinvk.model.plan import Plan, Task
 from clinvk.text.redact import redact
+from clinvk.text.typed import quoted
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 MIN_SECRET_LENGTH = 6  # characters of a variable that is a secret; "1" and "true" are none
@@ -46,7 +48,20 @@ def check_plan(plan: Plan, chooser: BackendSelector) -> PreflightReport:
     checked = survey_plan(plan, chooser)
     if checked.problems:
         raise next(iter(checked.problems.values()))
+    if notice := _same_names_notice(plan):
+        checked.notices.append(notice)
     return checked
+
+
+def _same_names_notice(plan: Plan) -> str | None:
+    counts = Counter(task.name for task in plan.tasks)
+    name, count = counts.most_common(1)[0] if counts else ("", 0)
+    if count < 2:
+        return None
+    kind = "steps" if plan.kind == "chain" else "tasks"
+    others = sum(n > 1 for n in counts.values()) - 1
+    more = f"; {others} more name{'s' * (others != 1)} not unique" if others else ""
+    return f"{count} {kind} have the same name: {quoted(name)}{more}"
 
 
 def survey_plan(plan: Plan, chooser: BackendSelector) -> PreflightReport:

@@ -84,6 +84,8 @@ class _Linker:
 
     def _find_tasks(self, name: str, i: int, key: str, where: str) -> list[int]:
         """The tasks of this name, which `i` may wait for."""
+        if name not in self.by_name and name.isdecimal() and 0 < int(name) <= len(self.tasks):
+            return [int(name) - 1]
         if name not in self.by_name:
             raise TaskError(
                 i, key, f"{where}: there is no {self.kind} {name!r}{_suggest(name, self.by_name)}",

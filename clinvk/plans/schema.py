@@ -30,7 +30,7 @@ Scalar = str | int | float | bool
 def _option_type(option: Option) -> Any:
     """What a task may say for it. A choice is checked later, when the place has a better name."""
     if option.choices:
-        return str | None
+        return Scalar | None
     if option.repeatable:
         return option.type | list[option.type] | None  # type: ignore[name-defined]
     return option.type | None

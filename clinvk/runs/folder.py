@@ -28,6 +28,7 @@ from clinvk.runs.replay import replay, summary_from_ends
 
 ID_BYTES = 3
 LOCK_NAME = "lock"
+ALIVE_NAME = "alive"  # an empty file, touched while a process drives the run
 DAMAGE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # raised by a bad line
 TAIL_BYTES = 16 * 1024  # bytes in which the last line of a journal begins
 
@@ -83,6 +84,11 @@ class RunStore:
                 f"{text!r} is the beginning of several runs: {', '.join(sorted(found)[:10])}",
                 "give more of the id",
             )
+        if not ids and text == "last":
+            raise RunNotFound("there are no runs yet", "start one: clinvk parallel tasks.yaml")
+        if not ids:
+            hint = "there are no runs yet; start one: clinvk parallel tasks.yaml"
+            raise RunNotFound(f"no run {text[:100]!r}", hint)
         if not found:
             raise RunNotFound(f"no run {text[:100]!r}", "see them all: clinvk runs list")
         return RunFolder(self.folder / found[0])
@@ -152,19 +158,33 @@ class RunFolder:
         except DAMAGE as error:
             raise self.damaged_journal(error) from error
 
+    def note_alive(self) -> None:
+        """Leave a sign that the run is being driven now."""
+        with suppress(OSError):  # a full disk is no reason to end it
+            path = self.path / ALIVE_NAME
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.utime(path)
+
     def _with_last_activity(self, result: RunResult) -> RunResult:
-        """The result of a run that was cut off, with the time until its tasks were last heard of:
-        the journal says nothing between the start of a task and its end."""
+        """The result of a run that was cut off, with the time until it was last known to be alive,
+        also for each task that was running: the journal says nothing between the start of a task
+        and its end."""
         if result.state != "interrupted" or result.ended_at is None:
             return result
+        cut_off = [o for o in result.results if o.state == "indeterminate" and o.started_at]
+        signs = [self.path / ALIVE_NAME, *(self.events_path(o.index) for o in cut_off)]
         last = result.ended_at
-        for outcome in result.results:
-            if outcome.state == "indeterminate":
-                with suppress(OSError):  # it has said nothing
-                    heard = os.stat(self.events_path(outcome.index)).st_mtime
-                    last = max(last, datetime.fromtimestamp(heard, UTC))
+        for path in signs:
+            with suppress(OSError):  # there was none
+                last = max(last, datetime.fromtimestamp(os.stat(path).st_mtime, UTC))
+        outcomes = tuple(
+            replace(o, seconds=max(0.0, (last - o.started_at).total_seconds()))
+            if o in cut_off and o.started_at
+            else o
+            for o in result.results
+        )
         more = (last - result.ended_at).total_seconds()
-        return replace(result, seconds=result.seconds + more, ended_at=last)
+        return replace(result, seconds=result.seconds + more, ended_at=last, results=outcomes)
 
     def with_outputs(self, result: RunResult) -> RunResult:
         """The same, with what each task answered."""

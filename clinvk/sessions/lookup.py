@@ -75,7 +75,13 @@ class SessionLookup:
             )
         if owners := self.store.find_by_native_id(None, text):
             return self.store.get(owners[0])
-        raise SessionNotFound(f"no session {text[:100]!r}", "see them all: clinvk sessions list")
+        raise SessionNotFound(f"no session {text[:100]!r}", self.other_sessions_hint())
+
+    def other_sessions_hint(self) -> str:
+        """Where to look if a session was not found."""
+        if self.store.find_ids("", 1):
+            return "see them all: clinvk sessions list"
+        return f"there are no sessions yet; {_start_hint(None)}"
 
     def find_newest(self, *, cwd: str | None = None, backend: str | None = None) -> Session | None:
         """The resumable session that was used last, of a folder (real path) or anywhere; tasks of

@@ -52,10 +52,10 @@ def merge(
     smart: a question stays with its answers, and an exchange that both had is there once.
     manual: the messages of `order`, and no others; without it, the primary's before the rest.
 
-    Settings and title are the primary's. Raises `UsageError` for a strategy that is none,
+    Settings and title are the primary's. Raises `UsageError` for an invalid strategy,
     `SessionError` for an order that names what is not there, or names it twice."""
     if strategy not in STRATEGIES:
-        raise UsageError(f"{strategy!r} is no strategy", f"valid: {', '.join(STRATEGIES)}")
+        raise UsageError(f"invalid strategy {strategy!r}", f"valid: {', '.join(STRATEGIES)}")
     if order is not None and strategy != "manual":
         raise UsageError(f"an order makes no sense with {strategy!r}", "use the strategy manual")
     if order is None:

@@ -27,7 +27,8 @@ def build_hit(
             if found > most:
                 best, most = message, found
     if best is None or (session.title and not most):
-        return Hit(session=session, role=None, text=session.label, words=tuple(words), score=score)
+        text = session.title or session.prompt or ""
+        return Hit(session=session, role=None, text=text, words=tuple(words), score=score)
     text = cut_excerpt(best.content, folded)
     return Hit(session=session, role=str(best.role), text=text, words=tuple(words), score=score)
 

@@ -41,6 +41,9 @@ class LiveRegion:
         self._fd = _fileno(stream)
         self._lines: list[str] = []
         self._drawn_size = DEFAULT_SIZE
+        # Lines that a narrower terminal has broken in two and scrolled away, where nothing can be
+        # erased: their widths. They come back above ours when it gets wider or higher.
+        self._scrolled_out: list[int] = []
         self._is_active = False
         self._saved_terminal = False
 
@@ -77,6 +80,8 @@ class LiveRegion:
         )
         if not self._is_active:
             self._disable_echo()
+        if above:
+            self._scrolled_out = []  # these lines are between ours and them
         self._is_active, self._lines, self._drawn_size = True, lines, size
         self._write(text)
 
@@ -92,12 +97,14 @@ class LiveRegion:
     def _erase_sequence(self, size: os.terminal_size) -> str:
         """What takes the lines away, one by one: where all that is below the top of a screen is
         erased at once, some terminals keep it among what was scrolled away."""
-        rows = len(self._lines)
+        widths = [0] * len(self._lines)
         if size.columns < self._drawn_size.columns:  # then it has broken lines in two
-            widths = (display_width(_COLOR.sub("", line)) for line in self._lines)
-            rows = sum(max(1, -(-width // size.columns)) for width in widths)
-        rows = min(rows, size.lines - 1)
-        return _cursor_up(rows) + f"{ERASE_LINE}\n" * rows + ERASE_LINE + _cursor_up(rows)
+            widths = [display_width(_COLOR.sub("", line)) for line in self._lines]
+        widths = self._scrolled_out + widths
+        rows = [max(1, -(-width // size.columns)) for width in widths]
+        count = min(sum(rows), size.lines - 1)
+        self._scrolled_out = _top_rows(rows, sum(rows) - count, size.columns)
+        return _cursor_up(count) + f"{ERASE_LINE}\n" * count + ERASE_LINE + _cursor_up(count)
 
     def _write(self, text: str) -> None:
         # A terminal that has gone is no reason to end a run.
@@ -134,6 +141,17 @@ def _fileno(stream: TextIO) -> int | None:
         return stream.fileno()
     except (OSError, ValueError):
         return None
+
+
+def _top_rows(rows: list[int], count: int, columns: int) -> list[int]:
+    """The widths of the lines, each of so many rows, that the first `count` rows are."""
+    widths = []
+    for height in rows:
+        if count <= 0:
+            break
+        widths.append(min(height, count) * columns)
+        count -= height
+    return widths
 
 
 def _cursor_up(rows: int) -> str:

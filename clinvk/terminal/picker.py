@@ -40,7 +40,9 @@ def filter_sessions(sessions: list[Session], text: str) -> list[Session]:
 
 
 def _searchable_text(s: Session) -> str:
-    return " ".join([s.id, s.backend or "", s.label, s.cwd or "", *s.tags]).lower()
+    return " ".join(
+        [s.id, s.backend or "", s.title or "", s.prompt or "", s.cwd or "", *s.tags]
+    ).lower()
 
 
 def _session_line(s: Session) -> str:

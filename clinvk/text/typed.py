@@ -7,7 +7,7 @@ is the question that an error in `backends:` has to answer.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -60,8 +60,7 @@ def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
         return _convert_union(get_args(hint), value, path)
     if origin is Literal:
         if value not in get_args(hint):
-            wanted = ", ".join(str(a) for a in get_args(hint))
-            raise ShapeError(path, f"{quoted(value)} is not one of: {wanted}")
+            raise ShapeError(path, not_one_of(value, get_args(hint)))
         return value
     if origin in (list, tuple):
         if not isinstance(value, list):
@@ -121,8 +120,10 @@ def _convert_scalar(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
     if hint is int and isinstance(value, bool):
         raise ShapeError(path, f"expected a whole number, found {_name(value)}")
     if not isinstance(value, hint):
+        in_quotes = "; put it in quotes" if hint is str and isinstance(value, _SCALARS) else ""
         raise ShapeError(
-            path, f"expected {_TYPE_NAMES.get(hint, hint.__name__)}, found {_name(value)}"
+            path,
+            f"expected {_TYPE_NAMES.get(hint, hint.__name__)}, found {_name(value)}{in_quotes}",
         )
     return value
 
@@ -130,7 +131,21 @@ def _convert_scalar(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
+_SCALARS = (bool, int, float)  # what YAML takes for text only in quotes: `yes`, `1`
+
+
+def not_one_of(value: Any, choices: Iterable[Any]) -> str:
+    """The sentence for a value that is none of the choices."""
+    wanted = ", ".join(map(str, choices))
+    if isinstance(value, str):
+        return f"{quoted(value)} is not one of: {wanted}"
+    in_quotes = "; put it in quotes" if isinstance(value, _SCALARS) else ""
+    return f"expected one of: {wanted}; found {_name(value)}{in_quotes}"
+
+
 def _name(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):

@@ -164,7 +164,7 @@ def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
         "Time": duration.format_duration(outcome.seconds) if outcome.attempts else "-",
         "Tokens": f"{outcome.usage.total:,}" if outcome.usage else "-",
         "Cost": f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
-        "Folder": task.cwd or "-",
+        "Directory": task.cwd or plan.cwd or "-",
         "Prompt": one_line(task.prompt)[:300],
     }
     if outcome.error is not None:

@@ -25,17 +25,21 @@ ROLES = tuple(role.value for role in MessageRole)
 @app.command("search")
 @with_storage_options
 def search(
-    query: Annotated[str, typer.Argument(help="Words that all have to be there.")],
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="That many at most.")] = 20,
+    words: Annotated[
+        list[str], typer.Argument(metavar="WORD...", help="Words that a match has to contain.")
+    ],
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most N.")] = 20,
     role: Annotated[
-        str | None, typer.Option("--role", metavar="|".join(ROLES), help="Only what they said.")
+        str | None,
+        typer.Option("--role", metavar="|".join(ROLES), help="Only messages of this role."),
     ] = None,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> int:
-    """Search titles, prompts and messages; the best match first. Exits with 1 where nothing is."""
+    """Search titles, prompts and messages; the best match first. Exits with 1 if there is none."""
     if role is not None and role not in ROLES:
         raise UsageError(f"--role: {role!r} is not one of: {', '.join(ROLES)}")
+    query = " ".join(words)
     hits = open_configured_store(opt.load_config(config)).search(query, role=role, limit=limit)
     if as_json:
         rows = [_row(hit) for hit in hits]

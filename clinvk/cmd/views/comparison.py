@@ -90,7 +90,13 @@ def print_verdict(result: RunResult) -> None:
     printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     head = printer.paint(f"Verdict ({one_line(found.judge)}):", show.BOLD)
     print(f"\n{head} {one_line(found.summary)}")
+    if not any(said.decided or said.why != found.summary for said in found.rounds):
+        return  # the summary says it all
     for said in found.rounds:
         order = ", ".join(map(one_line, said.order))
-        best = one_line(said.best or ("a tie" if said.tie else "no verdict"))
-        print(f"  {order}: {best}" + (f" - {one_line(said.why)}" if said.why else ""))
+        why = one_line(said.why)
+        if said.decided:
+            best = one_line(said.best or "a tie")
+            print(f"  {order}: {best}" + (f" - {why}" if why else ""))
+        else:
+            print(f"  {order}: {why or 'no verdict'}")

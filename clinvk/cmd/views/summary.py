@@ -111,11 +111,20 @@ def outcome_row(outcome: Outcome) -> list[str]:
         one_line(outcome.name),
         outcome.backend or "-",
         outcome.state + tries,
-        duration.format_duration(outcome.seconds) if outcome.attempts else "-",
+        _format_time(outcome),
         f"{outcome.usage.total:,}" if outcome.usage else "-",
         f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
         outcome.session_id or "-" if outcome.attempts else "-",
     ]
+
+
+def _format_time(outcome: Outcome) -> str:
+    """How long its last attempt took; `?` if it was cut off, and nothing is known of its end."""
+    if not outcome.attempts:
+        return "-"
+    if outcome.state == "indeterminate" and not outcome.seconds:
+        return "?"
+    return duration.format_duration(outcome.seconds)
 
 
 def summary_line(result: RunResult) -> str:

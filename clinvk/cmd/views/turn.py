@@ -17,6 +17,10 @@ from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import StreamSanitizer, one_line, with_visible_order
 
 PIECE = 16_384  # characters that are cleaned before a signal can be heard: a few milliseconds
+ALLOW_HINT = (
+    "allow edits with --approval auto, one tool with --allowed-tools, or everything with "
+    "--approval none"
+)
 EXAMINED = 10_000  # characters of a value of which the beginning is shown
 
 
@@ -82,7 +86,7 @@ class _TextViewer(TurnViewer):
             case Denied():
                 self._end_line()
                 self._clear()
-                self.printer.warning(f"{event.name} was denied", self._allow_hint(event))
+                self.printer.warning(f"{event.name} was denied", self._denial_hint(event))
             case Notice():
                 self._end_line()
                 self._clear()
@@ -101,11 +105,11 @@ class _TextViewer(TurnViewer):
         if footer := _footer(result, self.output):
             self.printer.line(footer, show.DIM)
 
-    def _allow_hint(self, event: Denied) -> str | None:
-        """How to allow it, where the approval was left to the CLI, which has nobody to ask."""
-        if "approval" in self.plan.settings:
+    def _denial_hint(self, event: Denied) -> str | None:
+        """Why it was denied; or how to allow it, unless the failure at the end says that."""
+        if "approval" in self.plan.settings or self.plan.request.fail_on_denied:
             return event.reason
-        return "let it edit with --approval auto, or do everything with --approval none"
+        return ALLOW_HINT
 
     async def _write(self, text: str) -> None:
         if len(text) <= PIECE:

@@ -1,0 +1,48 @@
+"""What a prompt is called in a list: its first line, without Markdown."""
+
+from __future__ import annotations
+
+import re
+
+MAX_LENGTH = 60  # characters
+
+_FENCE = re.compile(r"\s*(?:```|~~~)")
+_PREFIX = re.compile(r"(?:\s*(?:#{1,6}\s|>|[-*+]\s(?:\[[ xX]\]\s)?|\d{1,3}[.)]\s))*\s*")
+# Underscores are left alone: `__init__.py` and `snake_case` are more frequent than emphasis.
+_LINK = re.compile(r"!?\[([^\][]*)\]\([^()\s]*\)")
+_CODE = re.compile(r"`+([^`]+)`+")
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*]*[^\s*])\1(?![\w*])")
+
+
+def headline(text: str) -> str:
+    """The first line that says something, in at most `MAX_LENGTH` characters; a code block counts
+    only if there is nothing else."""
+    code = ""
+    in_code = False
+    for line in text.splitlines():
+        if _FENCE.match(line):
+            in_code = not in_code
+        elif in_code:
+            code = code or line.strip()
+        elif words := strip_markup(line):
+            return _cut(words)
+    return _cut(code or text)
+
+
+def strip_markup(line: str) -> str:
+    """The line without what Markdown does not show; empty for a rule."""
+    line = line[_PREFIX.match(line).end() :]  # type: ignore[union-attr]  # it matches anything
+    line = _LINK.sub(r"\1", line)
+    line = _CODE.sub(r"\1", line)
+    line = " ".join(_EMPHASIS.sub(r"\2", line).split())
+    return line if any(not c.isspace() and c not in "-=*_#|`~>" for c in line) else ""
+
+
+def _cut(text: str) -> str:
+    """The text on one line, cut at the end of a word if one is near."""
+    text = " ".join(text.split())
+    if len(text) <= MAX_LENGTH:
+        return text
+    start = text[: MAX_LENGTH - 1]
+    words = start.rpartition(" ")[0]
+    return (words if len(words) > MAX_LENGTH // 2 else start).rstrip(" ,;:") + "…"
