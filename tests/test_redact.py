@@ -6,6 +6,8 @@ import sys
 import time
 import uuid
 from base64 import b64encode
+from collections.abc import Iterable
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -174,10 +176,19 @@ UNTOUCHED = [
 ]
 
 
-@pytest.mark.parametrize(("label", "key"), [(k, v) for k, vs in KEYS.items() for v in vs])
+EXAMPLES = [(label, key) for label, keys in KEYS.items() for key in keys]
+FIRST_EXAMPLES = [(label, keys[0]) for label, keys in KEYS.items()]
+
+
+def wrongly_redacted(expected: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of these texts, each with what it has to become: the text, and what it becomes instead."""
+    return [(text, got) for text, right in expected if (got := redact(text)) != right]
+
+
 @pytest.mark.parametrize("around", ["{}", "see {} there", 'x="{}";', "({}),", "İé {}\n", "K={}"])
-def test_a_key_is_named_and_gone(label: str, key: str, around: str):
-    assert redact(around.format(key)) == around.format(f"[redacted: {label}]")
+def test_a_key_is_named_and_gone(around: str):
+    expected = [(around.format(k), around.format(f"[redacted: {label}]")) for label, k in EXAMPLES]
+    assert wrongly_redacted(expected) == []
 
 
 GITHUB = KEYS["github token"][0]
@@ -186,27 +197,31 @@ PREFIXES = ["我的令牌是", "トークンは", "ключ", "é", "\x1b[32m", 
             r"\u{1b}", "%20", "%3D"]  # fmt: skip
 
 
-@pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize(("label", "key"), [(label, keys[0]) for label, keys in KEYS.items()])
-def test_a_key_is_found_behind_letters_and_escapes(prefix: str, label: str, key: str):
-    assert redact(f"so {prefix}{key}") == f"so {prefix}[redacted: {label}]"
-    assert redact(f"so {prefix}{key}令") == f"so {prefix}[redacted: {label}]令"
+@pytest.mark.parametrize("behind", ["", "令"])
+def test_a_key_is_found_behind_letters_and_escapes(behind: str):
+    expected = [
+        (f"so {prefix}{key}{behind}", f"so {prefix}[redacted: {label}]{behind}")
+        for prefix in PREFIXES
+        for label, key in FIRST_EXAMPLES
+    ]
+    assert wrongly_redacted(expected) == []
 
 
-@pytest.mark.parametrize("prefix", ["a", "7", "_", "-", "x-", "n", "0m"])
-def test_what_is_within_a_word_is_no_key(prefix: str):
-    assert redact(prefix + GITHUB) == prefix + GITHUB
+def test_what_is_within_a_word_is_no_key():
+    texts = [prefix + GITHUB for prefix in ("a", "7", "_", "-", "x-", "n", "0m")]
+    assert wrongly_redacted((text, text) for text in texts) == []
 
 
-@pytest.mark.parametrize(
-    "mark", ["> ", "| ", "+", "-", "# ", "// ", " * ", "\t", '    "', "12: ", "  7→"]
-)
-@pytest.mark.parametrize("end", ["\n", "\r\n", r"\n", r"\\n", '\\n"\n'])
-def test_a_quoted_private_key_without_its_end_is_gone(mark: str, end: str):
+MARKS = ["> ", "| ", "+", "-", "# ", "// ", " * ", "\t", '    "', "12: ", "  7→"]
+ENDS = ["\n", "\r\n", r"\n", r"\\n", '\\n"\n']
+
+
+def test_a_quoted_private_key_without_its_end_is_gone():
     lines = [f"{DASHES}BEGIN RSA PRIVATE KEY{DASHES}", *PEM.split("\n"), "abcdEFGH12=="]
-    text = redact("".join(f"{mark}{line}{end}" for line in lines))
-    assert text.startswith(f"{mark}[redacted: private key]")
-    assert not any(line in text for line in lines[1:])
+    for mark, end in product(MARKS, ENDS):
+        text = redact("".join(f"{mark}{line}{end}" for line in lines))
+        assert text.startswith(f"{mark}[redacted: private key]"), (mark, end)
+        assert not any(line in text for line in lines[1:]), (mark, end)
 
 
 def test_the_lines_in_front_of_an_encrypted_key_do_not_keep_it():
@@ -251,17 +266,16 @@ def test_keys_of_mappings_are_redacted():
     assert two == {note: 1, f"{note} (3)": 2, f"{note} (2)": 3}
 
 
-@pytest.mark.parametrize(("text", "secret", "label"), AROUND)
-def test_what_stands_behind_its_name_is_gone(text: str, secret: str, label: str | None):
-    if label is None:  # a $ may be the beginning of a variable
-        assert redact(text) == text
-    else:
-        assert redact(text) == text.replace(secret, f"[redacted: {label}]")
+def test_what_stands_behind_its_name_is_gone():
+    expected = [  # without a label it stays: a $ may be the beginning of a variable
+        (text, text.replace(secret, f"[redacted: {label}]") if label else text)
+        for text, secret, label in AROUND
+    ]
+    assert wrongly_redacted(expected) == []
 
 
-@pytest.mark.parametrize("text", UNTOUCHED)
-def test_what_is_no_secret_stays(text: str):
-    assert redact(text) == text
+def test_what_is_no_secret_stays():
+    assert wrongly_redacted((text, text) for text in UNTOUCHED) == []
 
 
 def test_every_shape_has_an_example():
@@ -311,16 +325,15 @@ WORST = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("piece", WORST)
-def test_no_text_takes_long(piece: str):
-    def seconds(size: int) -> float:
-        text = piece * (size // len(piece))
+def test_no_text_takes_long():
+    slow = []
+    for piece in WORST:
+        text = piece * (400_000 // len(piece))
         began = time.process_time()
         redact(text)
-        return time.process_time() - began
-
-    assert seconds(200_000) < 3
-    assert seconds(400_000) < 6
+        took = time.process_time() - began
+        slow += [(piece[:80], took)] if took >= 6 else []
+    assert slow == []
 
 
 def test_nothing_is_compiled_at_import():
