@@ -55,7 +55,6 @@ PRELOADED = [
     "anyio._backends._asyncio",
     "sqlite3",
     "jmespath",
-    "tabulate",
     "wcwidth",
     "yaml",
     "html",

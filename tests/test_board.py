@@ -25,9 +25,9 @@ from clinvk.model.progress import Change
 from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
 from clinvk.terminal.board import MAX_ENDED_SHOWN, Board
-from clinvk.terminal.live import clip_start, display_width
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.rows import MAX_PIECES
+from clinvk.text.width import clip_start, display_width
 from tests.conftest import PROJECT, Home, wait_for
 from tests.needs import need
 
@@ -149,7 +149,7 @@ class Writes(io.StringIO):
 
 
 names = st.text(
-    st.sampled_from("ab ·漢字🚀é\u0301\u200d\ufe0f👩\x1b[31m\n\t\u202e\ud800"), max_size=60
+    st.sampled_from("ab ·漢字🚀é\u0301\u200d\ufe0f👩🇩🇪\x1b[31m\n\t\u202e\ud800"), max_size=60
 )
 
 
@@ -179,7 +179,7 @@ def test_it_is_never_taller_or_wider_than_the_terminal(
         assert len(frame) <= max(0, rows - 1)
         for line in frame:
             assert line.isprintable()
-            assert sum(max(0, wcwidth(c)) for c in line) <= max(0, columns - 1)
+            assert display_width(line) <= max(0, columns - 1)
         stage.now += 45
 
 

@@ -25,6 +25,7 @@ from clinvk.text import template
 from clinvk.text.diff import mark_unique
 from clinvk.text.redact import redact
 from clinvk.text.sanitize import sanitize_without_bidi
+from clinvk.text.width import display_width
 from tests.conftest import READ, START, CommandLine, Home, python, say
 from tests.stores import keep
 
@@ -581,7 +582,7 @@ def test_a_wide_terminal_shows_answers_beside_each_other(home: Home) -> None:
     assert lines[at + 1].split(" │ ")[1] == "one line"
     assert lines[at + 2].split(" │ ")[1] == "    tab"
     block = [line for line in lines[at:] if " │" in line]
-    assert {columns.display_width(line.split(" │")[0]) for line in block} == {58}
+    assert {display_width(line.split(" │")[0]) for line in block} == {58}
     assert any(line.startswith("    return 1 ") for line in block)
 
 
@@ -614,7 +615,7 @@ TEXTS = st.one_of(
 @given(TEXTS, st.integers(8, 40))
 def test_wrapped_text_fits_and_loses_nothing(text: str, width: int) -> None:
     lines = columns.wrap(text, width)
-    assert all(columns.display_width(line) <= width for line in lines)
+    assert all(display_width(line) <= width for line in lines)
     assert "".join("".join(lines).split()) == "".join(sanitize_without_bidi(text).split())
 
 

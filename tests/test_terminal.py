@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.terminal import columns
+from clinvk.text.width import display_width
 from tests.conftest import (
     END,
     FAKES,
@@ -273,7 +273,7 @@ def test_a_long_name_gets_shorter_before_anything_else_goes(
     assert name.startswith(row["TASK"][:-1])
     assert row["STATE"] == "done"
     assert row["SESSION"] in home.ids()
-    assert columns.display_width(lines[at + 1]) <= 80
+    assert display_width(lines[at + 1]) <= 80
     assert "…" not in lines[at + 2]
 
 
@@ -310,7 +310,7 @@ def test_a_list_of_sessions_keeps_the_ids(terminal: Terminal, home: Home):
     past(home, "two", title="short")
     wide = table(terminal, 80, "sessions", "list")
     assert columns_of(wide[0])[0:2] == ["ID", "BACKEND"]
-    assert [columns.display_width(line) for line in wide[1:3] if line.startswith("one")] == [80]
+    assert [display_width(line) for line in wide[1:3] if line.startswith("one")] == [80]
     assert next(line for line in wide if line.startswith("two")).endswith("  short")
     narrow = table(terminal, 40, "sessions", "list")
     assert columns_of(narrow[0])[0] == "ID"
@@ -327,7 +327,7 @@ def test_every_table_fits(terminal: Terminal, home: Home, args: list[str], width
     lines = table(terminal, width, *args)
     rows = lines[: next(i for i, line in enumerate(lines) if not line)]
     assert len(rows) > 1
-    assert max(map(columns.display_width, rows)) <= width
+    assert max(map(display_width, rows)) <= width
 
 
 def test_a_pipe_gets_every_column_whole(terminal: Terminal, home: Home):

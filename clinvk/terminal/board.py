@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from clinvk.model.events import Delta
 from clinvk.model.outcome import Outcome
-from clinvk.terminal.live import GetSize, LiveRegion, display_width, normalize_width, pad, truncate
+from clinvk.terminal.live import GetSize, LiveRegion, normalize_width
 from clinvk.terminal.printer import BOLD, DIM, RED, YELLOW, Printer
 from clinvk.terminal.rows import Row, Rows, Tally
 from clinvk.terminal.wording import MARKS, describe_change
 from clinvk.text import duration
+from clinvk.text.width import display_width, pad, truncate
 
 if TYPE_CHECKING:
     from clinvk.engine.plan_run import PlanRun

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
-from wcwidth import wcswidth, wcwidth
-
 from clinvk.text.sanitize import sanitize_without_bidi
+from clinvk.text.width import display_width, pad, signs, split
 
 COLUMN_SEPARATOR = " │ "
 TAB_WIDTH = 4
@@ -35,21 +34,6 @@ def side_by_side(blocks: Sequence[Sequence[str]], width: int) -> Iterator[str]:
         yield COLUMN_SEPARATOR.join(pad(cell, width) for cell in row).rstrip()
 
 
-def pad(line: str, width: int) -> str:
-    """The line with spaces behind it, up to so many cells."""
-    return line + " " * (width - display_width(line))
-
-
-def clip(line: str, width: int) -> str:
-    """As much of the line as has room."""
-    return line if display_width(line) <= width else _split_line(line, width - 1)[0] + "…"
-
-
-def display_width(text: str) -> int:
-    found = wcswidth(text)
-    return found if found >= 0 else sum(map(_character_width, text))
-
-
 def wrap(text: str, width: int) -> list[str]:
     """The text in lines of at most so many cells."""
     lines: list[str] = []
@@ -58,9 +42,9 @@ def wrap(text: str, width: int) -> list[str]:
         mark = _FENCE.match(line)
         if mark and (not fence or mark.group(1).startswith(fence)):
             fence = "" if fence else mark.group(1)
-            lines += _split_line(line, width)
+            lines += split(line, width)
         elif fence or line.startswith(" " * 4):
-            lines += _split_line(line, width)
+            lines += split(line, width)
         else:
             lines += _wrap_line(line.rstrip(), width)
     return lines
@@ -83,7 +67,7 @@ def _wrap_line(line: str, width: int) -> list[str]:
         if current.strip():
             lines.append(current.rstrip())
             current = indent
-        *whole, rest = _split_line(word.lstrip(), width - display_width(current))
+        *whole, rest = split(word.lstrip(), width - display_width(current))
         for piece in whole:
             lines.append(current + piece)
             current = indent
@@ -98,35 +82,18 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _split_wide_characters(word: str) -> Iterable[str]:
-    piece = ""
-    for character in word:
-        wide = _character_width(character) == 2 and character not in _CLOSING
-        if piece and (wide or _character_width(piece[-1]) == 2) and _can_break_before(character):
-            yield piece
-            piece = ""
-        piece += character
-    yield piece
+    if word.isascii():
+        return [word]
+    pieces, after_wide = [""], False
+    for sign in signs(word):
+        wide = display_width(sign) == 2
+        if pieces[-1] and (wide or after_wide) and _can_break_before(sign):
+            pieces.append("")
+        pieces[-1] += sign
+        after_wide = wide
+    return pieces
 
 
-def _can_break_before(character: str) -> bool:
+def _can_break_before(sign: str) -> bool:
     """Whether a line may begin with it."""
-    return not character.isspace() and character not in _CLOSING and _character_width(character) > 0
-
-
-def _split_line(line: str, width: int) -> list[str]:
-    """The line in pieces of so many cells, wherever that is."""
-    if display_width(line) <= width:
-        return [line]
-    pieces, piece, taken = [], "", 0
-    for character in line:
-        own = _character_width(character)
-        if piece and taken + own > width:
-            pieces.append(piece)
-            piece, taken = "", 0
-        piece += character
-        taken += own
-    return [*pieces, piece]
-
-
-def _character_width(character: str) -> int:
-    return max(0, wcwidth(character))
+    return not sign.isspace() and sign not in _CLOSING and display_width(sign) > 0

@@ -1,4 +1,4 @@
-"""The last lines of a terminal, drawn again and again in their place; and what fits into a line."""
+"""The last lines of a terminal, drawn again and again in their place."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TextIO
 
-from wcwidth import wcwidth
-
 from clinvk.text.sanitize import one_line
+from clinvk.text.width import display_width
 
 # A terminal that knows it shows what stands between these two at once; others ignore them.
 BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
@@ -172,43 +171,3 @@ def normalize_width(text: str) -> str:
     if text.isascii():
         return text
     return text.translate(_JOINERS).encode("utf-8", "ignore").decode()
-
-
-def display_width(text: str) -> int:
-    """How wide it is: a Chinese character takes two."""
-    return len(text) if text.isascii() else sum(max(0, wcwidth(c)) for c in text)
-
-
-@lru_cache(maxsize=1024)
-def truncate(text: str, room: int) -> str:
-    """`text` in at most so many cells; where something is missing, it says so."""
-    if display_width(text) <= room:
-        return text
-    return f"{clip(text, room - 1).rstrip()}…" if room > 0 else ""
-
-
-def pad(text: str, room: int) -> str:
-    """`text` in exactly so many cells."""
-    text = truncate(text, room)
-    return text + " " * (room - display_width(text))
-
-
-def clip(text: str, room: int) -> str:
-    """As much of the beginning as fits."""
-    if text.isascii():
-        return text[: max(0, room)]
-    taken = 0
-    for i, character in enumerate(text):
-        taken += max(0, wcwidth(character))
-        if taken > room:
-            return text[:i]
-    return text
-
-
-def clip_start(text: str, room: int) -> str:
-    """`text` where it fits, else its last words: less than would fit, so that there is room for
-    what comes, and it does not have to be cut again at once."""
-    if display_width(text) <= room:
-        return text
-    last = clip(text[::-1], room * 2 // 3)[::-1]
-    return last.partition(" ")[2] or last

@@ -14,13 +14,14 @@ from clinvk.terminal.actions import is_log_obeyed, literal
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line, sanitize, with_visible_order
+from clinvk.text.width import clip, display_width, truncate
 
 # `output.color`, once a command has read a configuration; what goes wrong before is "auto".
 color: ContextVar[str] = ContextVar("color", default="auto")
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
 
 MIN_COLUMN_WIDTH = 14  # cells that a column of a table keeps, however narrow the terminal
-COLUMN_GAP = 2  # cells between columns; tabulate leaves as many behind a header
+COLUMN_GAP = 2  # cells between columns, and behind a header
 
 
 class Printer:
@@ -85,7 +86,7 @@ class StatusLine:
         self._frame += 1
         spin = self.FRAMES[self._frame % len(self.FRAMES)]
         seconds = int(time.monotonic() - self._started_at)
-        line = f"{spin} {one_line(self.label)} · {seconds} s"[: terminal_width() - 1]
+        line = clip(f"{spin} {one_line(self.label)} · {seconds} s", terminal_width() - 1)
         self.printer.stream.write(f"\r\x1b[K{self.printer.paint(line, DIM)}")
         self.printer.stream.flush()
         self._shown = True
@@ -152,17 +153,27 @@ def print_table(
     """Columns as wide as what is in them. Where a terminal has no room for that, those that
     `shrinks` names get shorter; where that does not do, those of `spared` are left out, the first
     of them first. A pipe gets everything."""
-    from tabulate import tabulate  # 19 ms: only for tables
-
     table = [headers, *([one_line(cell) for cell in row] for row in rows)]
     if sys.stdout.isatty():
         table = _fit_table(table, terminal_width(), list(shrinks), list(spared))
-    align = ["right" if name in right else "left" for name in table[0]]
-    text = tabulate(
-        table[1:], headers=table[0], tablefmt="plain", colalign=align, disable_numparse=True
-    )
-    for line in text.splitlines():
-        print(line.rstrip())
+    widths = _column_widths(table)
+    to_the_right = [name in right for name in table[0]]
+    for row in table:
+        cells = map(_align, row, widths, to_the_right)
+        print((" " * COLUMN_GAP).join(cells).rstrip())
+
+
+def _column_widths(table: list[list[str]]) -> list[int]:
+    """A column is wider than its header, so that the headers are apart from each other."""
+    return [
+        max([display_width(head) + COLUMN_GAP, *map(display_width, column)])
+        for head, *column in zip(*table, strict=True)
+    ]
+
+
+def _align(cell: str, width: int, right: bool) -> str:
+    space = " " * (width - display_width(cell))
+    return space + cell if right else cell + space
 
 
 def _fit_table(
@@ -170,21 +181,15 @@ def _fit_table(
 ) -> list[list[str]]:
     """The table, whose first row are its headers, in lines of so many cells; longer ones where
     nothing more may be taken away. A terminal breaks those, and no id is lost."""
-    from clinvk.terminal.columns import clip, display_width  # only on a terminal
-
     headers = table[0]
-    by_column = zip(*table, strict=True)
-    widths = [
-        max(display_width(head) + COLUMN_GAP, *map(display_width, column))
-        for head, *column in by_column
-    ]
+    widths = _column_widths(table)
     least = [min(w, MIN_COLUMN_WIDTH) if headers[i] in shrinks else w for i, w in enumerate(widths)]
     kept = _select_columns(headers, least, room, spared)
     for i in map(headers.index, shrinks):
         over = _line_width(widths[k] for k in kept) - room
         if i in kept and over > 0:
             widths[i] = max(least[i], widths[i] - over)
-    return [[clip(row[i], widths[i]) for i in kept] for row in table]
+    return [[truncate(row[i], widths[i]) for i in kept] for row in table]
 
 
 def _select_columns(

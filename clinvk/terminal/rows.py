@@ -10,8 +10,9 @@ from msgspec import Struct, field
 
 from clinvk.model.events import Event, Text, Tool
 from clinvk.model.outcome import ACTIVE_STATES, Outcome
-from clinvk.terminal.live import clip_start, display_width, normalize_width
+from clinvk.terminal.live import normalize_width
 from clinvk.text.sanitize import StreamSanitizer
+from clinvk.text.width import clip_start, display_width
 
 MAX_PIECES = 64  # of an answer, that are kept for the next frame
 MAX_TEXT_LENGTH = 1000  # characters

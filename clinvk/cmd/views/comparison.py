@@ -13,6 +13,7 @@ from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.wording import MARKS
 from clinvk.text.sanitize import one_line, sanitize
+from clinvk.text.width import pad
 
 if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome, RunResult
@@ -38,7 +39,7 @@ def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:
 
         width = columns.column_width(len(answers), shutil.get_terminal_size().columns)
         if width >= MIN_COLUMN_WIDTH:
-            heads = [columns.pad(columns.clip(_header(o), width), width) for o in answers]
+            heads = [pad(_header(o), width) for o in answers]
             print(
                 columns.COLUMN_SEPARATOR.join(
                     printer.paint(head, show.BOLD) for head in heads

@@ -1,0 +1,82 @@
+"""Text measured in the cells that it takes on a terminal: a Chinese character takes two.
+
+Control characters are not expected here: `sanitize` comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+
+def display_width(text: str) -> int:
+    """The cells that `text` takes; a sign made of several characters, such as a flag, takes two."""
+    if text.isascii():
+        return len(text)
+    import wcwidth  # 13 ms: only for text that is not ASCII
+
+    return wcwidth.width(text, control_codes="ignore")
+
+
+def clip(text: str, width: int) -> str:
+    """As much of the beginning as fits into `width` cells."""
+    return _cut(text, 0, width)
+
+
+@lru_cache(maxsize=1024)
+def truncate(text: str, width: int) -> str:
+    """`text` in at most `width` cells; if something is missing, it ends in `…`."""
+    if display_width(text) <= width:
+        return text
+    return f"{clip(text, width - 1).rstrip()}…" if width > 0 else ""
+
+
+def pad(text: str, width: int) -> str:
+    """`text` in exactly `width` cells."""
+    text = truncate(text, width)
+    return text + " " * (width - display_width(text))
+
+
+def clip_start(text: str, width: int) -> str:
+    """`text` if it fits, else its last words. They take less than would fit, so that there is room
+    for what comes, and the text does not have to be cut again at once."""
+    taken = display_width(text)
+    if taken <= width:
+        return text
+    last = _cut(text, taken - max(0, width * 2 // 3), taken)
+    return last.partition(" ")[2] or last
+
+
+def split(text: str, width: int) -> list[str]:
+    """`text` in pieces of at most `width` cells. Only a single sign may take more."""
+    if display_width(text) <= width:
+        return [text]
+    pieces, piece, taken = [], "", 0
+    for sign in signs(text):
+        own = display_width(sign)
+        if piece and taken + own > width:
+            pieces.append(piece)
+            piece, taken = "", 0
+        piece += sign
+        taken += own
+    return [*pieces, piece]
+
+
+def signs(text: str) -> Iterable[str]:
+    """What a reader sees as one character each."""
+    if text.isascii():
+        return text
+    import wcwidth  # 13 ms: only for text that is not ASCII
+
+    return wcwidth.iter_graphemes(text)
+
+
+def _cut(text: str, start: int, end: int) -> str:
+    """The cells from `start` to `end`, without a sign that stands across one of them."""
+    if end <= start:
+        return ""
+    if text.isascii():
+        return text[start:end]
+    import wcwidth  # 13 ms: only for text that is not ASCII
+
+    return wcwidth.clip(text, start, end, fillchar="", control_codes="ignore")
