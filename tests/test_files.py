@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.disk import atomic
+from clinvk.disk.jsonl import decode_lines
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, MessageRole, Session
 from clinvk.store import open_store
@@ -375,3 +376,20 @@ def test_a_fifo_in_place_of_a_database_is_refused_at_once(tmp_path: Path):
     with pytest.raises(SessionError, match="regular file"):
         keep(open_store(f"sqlite:///{tmp_path}/s.db", tmp_path)).create(Session(id="r"))
     assert time.monotonic() - began < 20
+
+
+# Lines
+
+
+def test_a_torn_line_spoils_no_other(tmp_path: Path):
+    path = tmp_path / "lines.jsonl"
+    deep = b"[" * 100_000
+    path.write_bytes(b'{"a": 1}\n[2]\n\n' + deep + b'\n{"b": "\xff"}\n{"c"')
+    fd = atomic.open_to_append(path)
+    atomic.write_all(fd, b'{"d": 4}\n')
+    os.close(fd)
+    assert decode_lines(path.read_bytes()) == [{"a": 1}, {"d": 4}]
+    atomic.append_file(path, b'{"e": 5}\n{"f')
+    atomic.append_file(path, b'{"g": 6}\n')
+    assert decode_lines(path.read_bytes())[2:] == [{"e": 5}, {"g": 6}]
+    assert path.read_bytes().count(b"\n\n") == 1

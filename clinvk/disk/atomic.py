@@ -237,10 +237,8 @@ def append_file(
     fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         end = os.lseek(fd, 0, os.SEEK_END)
-        if end and os.pread(fd, 1, end - 1) != b"\n":
-            data = b"\n" + data
         try:
-            write_all(fd, data)
+            write_all(fd, b"\n" + data if _is_torn(fd, end) else data)
             if durable:
                 os.fsync(fd)
                 if is_new:
@@ -250,6 +248,24 @@ def append_file(
             raise
     finally:
         os.close(fd)
+
+
+def open_to_append(path: str | Path) -> int:
+    """A file of ours, open for lines to be written behind those that are there. A torn last line
+    gets its end first. Raises `OSError`."""
+    fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    try:
+        if _is_torn(fd, os.lseek(fd, 0, os.SEEK_END)):
+            write_all(fd, b"\n")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _is_torn(fd: int, end: int) -> bool:
+    """Whether the last line of a file, which ends there, has no end."""
+    return end > 0 and os.pread(fd, 1, end - 1) != b"\n"
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from clinvk.disk.atomic import file_error, write_all
+from clinvk.disk.atomic import file_error, open_to_append, write_all
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
-from clinvk.disk.opening import open_own
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Delta, Event, Failed, Finished, Text
 from clinvk.model.result import Result
@@ -40,10 +39,7 @@ class EventLog(Closing):
         self._buffer = bytearray()
         self._fd = -1
         try:
-            self._fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            end = os.lseek(self._fd, 0, os.SEEK_END)
-            if end and os.pread(self._fd, 1, end - 1) != b"\n":
-                write_all(self._fd, b"\n")  # an attempt that was killed spoils no line of this one
+            self._fd = open_to_append(path)  # an attempt that was killed spoils no line of this one
         except OSError as error:
             self.close()
             raise file_error("write", path, error) from error

@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from clinvk.disk.atomic import NoSpace, append_file, file_error, make_folder, replace_own
-from clinvk.disk.jsonl import encode
+from clinvk.disk.jsonl import decode_lines, encode
 from clinvk.disk.lockfile import HeldLock, NamedLocks
 from clinvk.disk.reading import ANY, open_regular, read_file, read_with_privacy
 from clinvk.disk.sync import sync_folder
@@ -357,15 +357,6 @@ class RunFolder:
             shutil.rmtree(self.path)
         except OSError as error:
             raise file_error("delete", self.path, error) from error
-
-
-def decode_lines(data: bytes) -> list[dict[str, Any]]:
-    lines = []
-    for line in data.split(b"\n"):
-        if line:
-            with suppress(ValueError):  # msgspec's are such
-                lines.append(msgspec.json.decode(line, type=dict[str, Any]))
-    return lines
 
 
 def _first_and_last_line(path: Path) -> list[dict[str, Any]]:

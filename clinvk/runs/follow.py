@@ -16,17 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.disk.atomic import file_error
+from clinvk.disk.jsonl import decode_line, decode_lines
 from clinvk.disk.reading import open_regular
 from clinvk.errors import UsageError
 from clinvk.model.events import Event, event_from_json
 from clinvk.model.outcome import ACTIVE_STATES, Outcome
 from clinvk.model.progress import Change, Kind
-from clinvk.runs.folder import DAMAGE, RunFolder, decode_lines
+from clinvk.runs.folder import DAMAGE, RunFolder
 from clinvk.runs.replay import RunState, mark_indeterminate
 
 POLL_INTERVAL = 0.25  # seconds between looks
@@ -211,7 +211,7 @@ class RunFollower:
         data = _read_whole_lines(self.folder.events_path(outcome.index), reading.offset)
         for line in data.split(b"\n")[:-1]:
             reading.offset += len(line) + 1
-            told = _decode(line)
+            told = decode_line(line) or {}
             if reading.skips:
                 reading.skips -= told.get("type") == "result"
                 continue
@@ -326,11 +326,3 @@ def _read_whole_lines(path: Path, offset: int) -> bytes:
     except OSError as error:
         raise file_error("read", path, error) from error
     return data[: data.rfind(b"\n") + 1]
-
-
-def _decode(line: bytes) -> dict[str, Any]:
-    """The object of a line; empty for a torn one."""
-    try:
-        return msgspec.json.decode(line, type=dict[str, Any])
-    except ValueError:  # msgspec's are such
-        return {}

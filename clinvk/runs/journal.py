@@ -18,10 +18,9 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-from clinvk.disk.atomic import file_error, write_all
+from clinvk.disk.atomic import file_error, open_to_append, write_all
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
-from clinvk.disk.opening import open_own
 from clinvk.disk.sync import holding_sync_threads, sync_folder, sync_together
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_summary
@@ -53,10 +52,7 @@ class Journal(Closing):
         self._held.enter_context(holding_sync_threads())  # each batch has a use for them
         self._fd = -1
         try:
-            self._fd = open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            end = os.lseek(self._fd, 0, os.SEEK_END)
-            if end and os.pread(self._fd, 1, end - 1) != b"\n":
-                write_all(self._fd, b"\n")  # what a killed one was writing spoils no other line
+            self._fd = open_to_append(self.path)
             sync_folder(folder.path)
         except OSError as error:
             self.close()

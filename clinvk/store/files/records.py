@@ -19,7 +19,7 @@ from clinvk.disk.atomic import (
     replace_own,
     write_file,
 )
-from clinvk.disk.jsonl import encode
+from clinvk.disk.jsonl import encode, split_lines
 from clinvk.disk.reading import open_regular, read_with_privacy
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, Session, distrust_options
@@ -274,7 +274,7 @@ _contents_decoder = msgspec.json.Decoder(_Content)
 
 def message_contents(data: bytes) -> Iterator[Any]:
     """The role and the content of each message of a transcript."""
-    for line in filter(None, data.split(b"\n")):
+    for line in split_lines(data):
         with suppress(msgspec.MsgspecError, ValueError):
             yield _contents_decoder.decode(line)
 
