@@ -223,7 +223,7 @@ class Store(Protocol):
         """The right to the next turn; nothing while another turn has it."""
         ...
 
-    def is_own(self, id: str) -> bool:  # noqa: A002
+    def is_own(self, session_id: str) -> bool:
         """Whether the current user alone can have written the session's record, ever."""
         ...
 

@@ -189,8 +189,8 @@ class FileStore(Closing):
         self._index_sync.check_open()
         return self._locks.acquire(session_id)
 
-    def is_own(self, id: str) -> bool:  # noqa: A002
-        return id in self._deferred or self._files.is_own(check_id(id))
+    def is_own(self, session_id: str) -> bool:
+        return session_id in self._deferred or self._files.is_own(check_id(session_id))
 
     def running_turn(self, session_id: str) -> dict[str, Any] | None:
         self._index_sync.check_open()

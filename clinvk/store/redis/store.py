@@ -209,7 +209,7 @@ class RedisStore(Closing):
         self._turns[session_id] = turn
         return turn
 
-    def is_own(self, id: str) -> bool:  # noqa: A002, ARG002
+    def is_own(self, session_id: str) -> bool:  # noqa: ARG002
         return False  # whoever can write the server
 
     def running_turn(self, session_id: str) -> dict[str, Any] | None:

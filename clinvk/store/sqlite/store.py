@@ -145,7 +145,7 @@ class SqliteStore(Closing):
         self._check_open()
         return self._locks.acquire(session_id)
 
-    def is_own(self, id: str) -> bool:  # noqa: A002, ARG002 - all are in one file
+    def is_own(self, session_id: str) -> bool:  # noqa: ARG002 - all are in one file
         return is_private(self.path)
 
     def running_turn(self, session_id: str) -> dict[str, Any] | None:
