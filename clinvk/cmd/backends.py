@@ -24,6 +24,8 @@ from clinvk.text.sanitize import one_line
 
 app = new_app(no_args_is_help=True, help="List, show and check backends.")
 
+VERSION = 1  # of the JSON that they print
+
 
 @app.command("list")
 def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
@@ -32,7 +34,7 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
     catalog = catalogs.Catalog(loaded.home)
     rows = [_backend_row(catalog, name, loaded) for name in catalog.names()]
     if as_json:
-        printer.print_json({"version": 1, "backends": rows})
+        printer.print_json({"version": VERSION, "backends": rows})
         return
     cells = [[r["name"], r["title"], r["state"], ", ".join(r["can"]), r["source"]] for r in rows]
     printer.print_table(
@@ -55,7 +57,7 @@ def show_(
     manifest = catalog.load(name)
     about = describe(manifest)
     if as_json:
-        printer.print_json({"version": 1, **about})
+        printer.print_json({"version": VERSION, **about})
         return
     printer.print_fields(
         {

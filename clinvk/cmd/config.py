@@ -17,6 +17,8 @@ from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 
 app = new_app(no_args_is_help=True, help="Show and change the configuration.")
+
+VERSION = 1  # of the JSON that they print
 Key = Annotated[str, typer.Argument(metavar="KEY", help="As in backends.claude.model.")]
 
 
@@ -31,7 +33,7 @@ def show_(
     settings = list(keys.flatten(loaded.config))
     if as_json:
         data = {k: {"value": v, "origin": loaded.origin(k)} for k, v in settings}
-        printer.print_json({"version": 1, "path": str(loaded.path), "settings": data})
+        printer.print_json({"version": VERSION, "path": str(loaded.path), "settings": data})
     elif origin:
         rows = [[k, _format_value(v), loaded.origin(k)] for k, v in settings]
         printer.print_table(["KEY", "VALUE", "FROM"], rows, shrinks=["VALUE", "FROM"])

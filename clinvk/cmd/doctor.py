@@ -19,6 +19,8 @@ from clinvk.text.sanitize import one_line
 
 app = new_app()
 
+VERSION = 1  # of the JSON
+
 
 @app.command()
 def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
@@ -71,7 +73,7 @@ def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | Non
 
 def _report_json(findings: list[BackendStatus], loaded: Any, problem: str | None) -> dict[str, Any]:
     return {
-        "version": 1,
+        "version": VERSION,
         "clinvk": __version__,
         "home": str(loaded.home),
         "config": str(loaded.path),

@@ -11,6 +11,8 @@ from clinvk.cmd.app import new_app
 
 app = new_app()
 
+VERSION = 1  # of the JSON
+
 
 @app.command()
 def version(
@@ -22,7 +24,7 @@ def version(
         import json
         import platform
 
-        about = {"version": 1, "clinvk": __version__, "python": platform.python_version()}
+        about = {"version": VERSION, "clinvk": __version__, "python": platform.python_version()}
         print(json.dumps(about, indent=2))
     else:
         print(f"clinvk {__version__}")

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from clinvk.reports import RequestedReport
     from clinvk.runs.folder import RunFolder
 
+VERSION = 1  # of the JSON of a dry run
+
 
 def drive_run(run: PlanRun, view: RunView, viewer: RunViewer) -> RunResult:
     """What came of the run, shown while it went on. Ctrl-C once: nothing more is started, and what
@@ -118,7 +120,12 @@ def print_plan(selector: BackendSelector, plan: Plan, view: RunView) -> int:
     tasks = [_dry_run_task(plan, i, ask.backend) for i, ask in enumerate(checked.tasks)]
     if view.format != "text":
         show.print_json(
-            {"version": 1, "kind": plan.kind, "rules": _rules_data(plan.rules), "tasks": tasks}
+            {
+                "version": VERSION,
+                "kind": plan.kind,
+                "rules": _rules_data(plan.rules),
+                "tasks": tasks,
+            }
         )
         return 0
     rows = [

@@ -82,12 +82,13 @@ def _show_broken_run(broken: BrokenRun, params: Mapping[str, Any]) -> None:
 
 def _print_broken_run(broken: BrokenRun, output_format: str) -> None:
     # Only for an error in JSON.
+    from clinvk.model.outcome import VERSION
     from clinvk.model.result import Failure
     from clinvk.text.json_output import dumps
 
     error = broken.error
     failure = Failure(error.kind, error.message, error.hint).to_json()
-    data: dict[str, Any] = {"version": 1, "id": None, "state": "failed", "results": []}
+    data: dict[str, Any] = {"version": VERSION, "id": None, "state": "failed", "results": []}
     if broken.folder is not None:
         with suppress(ClinvkError):
             data = broken.folder.with_outputs(broken.folder.result()).to_json()

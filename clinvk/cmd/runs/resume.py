@@ -15,7 +15,7 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.runs.common import LastRun, OneRun, open_runs
+from clinvk.cmd.runs.common import VERSION, LastRun, OneRun, open_runs
 from clinvk.cmd.views import run as watching
 from clinvk.model.outcome import format_counts
 from clinvk.terminal import printer
@@ -157,7 +157,7 @@ def cancel(
     anyio.run(end)
     about = folder.summary()
     if as_json:
-        printer.print_json({"version": 1, **about})
+        printer.print_json({"version": VERSION, **about})
     else:
         counts = format_counts(about["counts"])
         print(f"Run {folder.id} is {about['state']}: {counts}.")
