@@ -129,6 +129,7 @@ def test_a_page_has_roles_times_and_highlighted_code(session: Session):
     assert "2026-03-01 12:30:00 UTC" in page
     assert '<span class="k">def</span>' in page
     assert "<title>A demo</title>" in page
+    assert page.endswith("</html>\n")
 
 
 def test_a_page_needs_nothing_but_itself(session: Session):
@@ -252,15 +253,18 @@ def test_an_unknown_format_or_option_is_refused_with_the_known_ones(session: Ses
         export.read_options(theme="pink")
 
 
-@pytest.mark.parametrize("package", ["jinja2", "markdown_it", "pygments"])
+@pytest.mark.parametrize(
+    ("package", "format_"), [("jinja2", "own"), ("markdown_it", "html"), ("pygments", "html")]
+)
 def test_a_missing_package_is_named_with_how_to_install_it(
-    session: Session, monkeypatch: pytest.MonkeyPatch, package: str
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, format_: str
 ):
+    export.register_template(tmp_path, "own", "{{ title }}")
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ClinvkError, match=package) as raised:
-        rendered(session, "html")
+        rendered(session, format_, tmp_path)
     assert raised.value.hint == "install it with: pip install 'clinvk[export]'"
     assert rendered(session, "markdown")
     assert rendered(session, "json")

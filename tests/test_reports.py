@@ -593,14 +593,6 @@ def test_the_picture_says_in_words_what_it_shows():
     assert "the last of 2 attempts\n110 tokens\n$0.2500" in page.text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [(0, "0"), (0.2, "0.2 s"), (45, "45 s"), (90, "1m 30s"), (5400, "1h 30m"), (90_000, "1d 1h")],
-)
-def test_times_are_as_people_say_them(seconds: float, said: str):
-    assert timeline.format_offset(seconds) == said
-
-
 def test_a_thousand_tasks_take_no_time():
     result, plan = run(*(task(i, output="Some *text*.\n\n```\ncode\n```\n") for i in range(1_000)))
     began = time.process_time()

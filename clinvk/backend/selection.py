@@ -12,6 +12,7 @@ from clinvk.backend.catalog import Catalog
 from clinvk.backend.manifest import Manifest
 from clinvk.config.schema import Loaded
 from clinvk.errors import ConfigError, NotInstalledError
+from clinvk.text.suggest import did_you_mean
 
 CACHE_SECONDS = 1.0  # seconds
 
@@ -53,13 +54,10 @@ class BackendSelector:
                 f"enable it: clinvk config set backends.{chosen}.enabled true",
             )
         if self.catalog.find(chosen) is None and name is not None:
-            from difflib import get_close_matches  # only on the way to an error
-
             names = self.catalog.names()
-            near = get_close_matches(chosen, names, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
             raise NotInstalledError(
-                f"unknown backend {chosen!r}{meant}", f"known: {', '.join(names)}"
+                f"unknown backend {chosen!r}{did_you_mean(chosen, names)}",
+                f"known: {', '.join(names)}",
             )
         if self.catalog.find(chosen) is None:
             origin = self.config.origin("default_backend")

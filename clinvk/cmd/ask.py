@@ -18,6 +18,7 @@ from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import UsageError
 from clinvk.model.session_ref import SessionById
+from clinvk.text.suggest import is_typo
 
 if TYPE_CHECKING:
     from clinvk.dispatch.dispatcher import Dispatcher
@@ -163,8 +164,8 @@ def _session_name(session: str | None, auto_save: str | None) -> str | None:
 
 def _confirm_elsewhere(problem: str, other: Session) -> bool:
     # Only to ask a person.
-    from clinvk.terminal.printer import format_age
     from clinvk.terminal.questions import confirm
+    from clinvk.text.duration import format_age
 
     return confirm(
         f"{problem}.\nThe last one is {other.id} in {other.cwd} ({format_age(other.updated_at)}): "
@@ -220,15 +221,3 @@ def _similar_command(prompt: str) -> str | None:
     if len(rest) == 1 and first in ("sessions", "session") and rest[0] in group.COMMANDS:
         return prompt
     return None
-
-
-def is_typo(word: str, name: str) -> bool:
-    """Whether one letter was left out, added, replaced or swapped; or none."""
-    if abs(len(word) - len(name)) > 1:
-        return False
-    start = next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), None)
-    if start is None:
-        return True  # equal, or one letter at the end
-    a, b = word[start:], name[start:]
-    swapped = len(a) > 1 and len(b) > 1 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]
-    return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]

@@ -15,6 +15,7 @@ from clinvk.cmd.options.plan import complete_checkpoints
 from clinvk.cmd.views import summary
 from clinvk.errors import ClinvkError
 from clinvk.terminal import printer, questions
+from clinvk.text import duration
 
 if TYPE_CHECKING:
     from clinvk.api.workflow import WorkflowManager
@@ -41,7 +42,7 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
         return
     rows = [
         [c["name"], c["state"], f"{c['completed']}/{c['steps']}",
-         printer.format_age(datetime.fromisoformat(c["at"])) if c["at"] else "-", c["run"] or "-",
+         duration.format_age(datetime.fromisoformat(c["at"])) if c["at"] else "-", c["run"] or "-",
          c["source"] or "-"]
         for c in found
     ]  # fmt: skip

@@ -1,9 +1,11 @@
-"""A conversation as one page of HTML that needs nothing else: no script, no image, no network."""
+"""Pages of HTML, each one file that needs nothing else: no script, no image, no network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from html import escape
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from clinvk.config.extras import require_extra
@@ -13,27 +15,24 @@ CODE = ".message pre"
 PAGES = Path(__file__).parent / "pages"
 
 
-def render(
-    title: str, about: Mapping[str, str], messages: list[dict[str, Any]], *, css: bool, theme: str
+def fill(
+    title: str, *, style: str, main: Iterable[str], header: str = "", theme: str | None = None
 ) -> str:
-    """The page. Raises `ClinvkError` where the extra `export` is not installed."""
-    with require_extra("export", "HTML"):
-        # Slow, and only needed here.
-        from jinja2 import Environment
-        from markupsafe import Markup
-
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        (PAGES / "session.html.j2").read_text(encoding="utf-8")
+    """The page, with HTML in `header`, and in each part of `main`. Without `style` it has none."""
+    template = Template((PAGES / "page.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        theme=f' data-theme="{theme}"' if theme else "",
+        title=escape(title),
+        style=f"<style>\n{style}</style>\n" if style else "",
+        header=header,
+        main="".join(f"{part}\n" for part in main),
     )
-    style = styles("session.css") + code_colors(theme)
-    markdown_it = markdown()
-    shown = [m | {"html": Markup(markdown_it.render(m["content"]))} for m in messages]  # noqa: S704 - markdown-it escapes
-    return template.render(
-        title=title,
-        about=about,
-        messages=shown,
-        theme=theme,
-        style=Markup(style) if css else None,  # noqa: S704 - ours
+
+
+def definitions(about: Mapping[str, str]) -> str:
+    """The lines of a list of terms, each with what there is to say of it."""
+    return "".join(
+        f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in about.items()
     )
 
 

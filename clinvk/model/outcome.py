@@ -20,6 +20,8 @@ VERSION = 1  # of the JSON objects below
 ENDED_STATES = ("done", "failed", "skipped", "cancelled", "waiting", "indeterminate")
 ACTIVE_STATES = ("queued", "running")
 STATES = (*ENDED_STATES, *ACTIVE_STATES)
+MARKS = {"done": "✓", "failed": "✗", "skipped": "–", "cancelled": "–", "waiting": "…",
+         "indeterminate": "?", "running": "▸", "queued": "·"}  # fmt: skip
 
 COST_SOURCES = {True: "reported", False: "partly reported"}
 
@@ -111,6 +113,11 @@ class RunResult(Struct, frozen=True, kw_only=True):
         return sum(known) if known else None
 
     @property
+    def is_cost_whole(self) -> bool:
+        """Whether each task that was started reported its cost."""
+        return all(o.cost is not None for o in self.results if o.attempts)
+
+    @property
     def exit_code(self) -> int:
         """The published one: 0 all succeeded, 1 any failed, 7 cancelled, 75 what is left waits for
         a provider's limit."""
@@ -118,7 +125,6 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> dict[str, Any]:
         counts = self.counts
-        whole = all(o.cost is not None for o in self.results if o.attempts)
         return {
             "version": VERSION,
             "id": self.id,
@@ -135,7 +141,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
             "usage": plain(self.usage),
             "cost": None
             if self.cost is None
-            else {"usd": self.cost, "source": COST_SOURCES[whole]},
+            else {"usd": self.cost, "source": COST_SOURCES[self.is_cost_whole]},
             "exit_code": self.exit_code,
             "results": [outcome.to_json() for outcome in self.results],
         }
@@ -150,7 +156,7 @@ def count_states(states: Iterable[str]) -> dict[str, int]:
 
 def format_counts(counts: Mapping[str, int]) -> str:
     """`2 done, 1 failed`."""
-    return ", ".join(f"{n} {state}" for state, n in counts.items())
+    return ", ".join(f"{n:,} {state}" for state, n in counts.items())
 
 
 def run_exit_code(state: str, outcomes: Iterable[Outcome]) -> int:

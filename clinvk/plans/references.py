@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Task
 from clinvk.text import template
+from clinvk.text.suggest import did_you_mean
 
 MAX_NAMES_SHOWN = 10  # names in a hint
 
@@ -88,7 +89,7 @@ class _Linker:
             return [int(name) - 1]
         if name not in self.by_name:
             raise TaskError(
-                i, key, f"{where}: there is no {self.kind} {name!r}{_suggest(name, self.by_name)}",
+                i, key, f"{where}: there is no {self.kind} {name!r}{did_you_mean(name, self.by_name)}",
                 f"the {self.kind}s are: {', '.join(list(self.by_name)[:20])}",
             )  # fmt: skip
         found = self.by_name[name]
@@ -124,7 +125,7 @@ class _Linker:
         # Neither itself nor, in a chain, what comes later may be named.
         others = self.tasks[:i] if self.chain else [*self.tasks[:i], *self.tasks[i + 1 :]]
         of_tasks = [f"{self.kind}s.{n}.output" for n in dict.fromkeys(t.name for t in others)]
-        near = _suggest(name, [*said.names, *of_chains, *of_tasks], braces=True)
+        near = did_you_mean(name, [*said.names, *of_chains, *of_tasks], quote=_in_braces)
         return TaskError(
             i, "prompt", f"unknown name {_in_braces(name)}{near}",
             escape_hint([*said.names, *of_chains, *of_tasks[:3]]),
@@ -133,7 +134,7 @@ class _Linker:
 
 def unknown_placeholder_message(name: str, names: list[str]) -> str:
     """The sentence for a name in braces that nobody knows, with the nearest one that is known."""
-    return f"unknown name {_in_braces(name)}{_suggest(name, names, braces=True)}"
+    return f"unknown name {_in_braces(name)}{did_you_mean(name, names, quote=_in_braces)}"
 
 
 def escape_hint(names: list[str]) -> str:
@@ -145,43 +146,24 @@ def escape_hint(names: list[str]) -> str:
     return f"{may}to write two braces as they are: \\{{{{"
 
 
-def _suggest(name: str, names: Iterable[str], *, braces: bool = False) -> str:
-    from difflib import get_close_matches  # only on the way to an error
-
-    near = get_close_matches(name, list(names), n=1)
-    if not near:
-        return ""
-    return f"; did you mean {_in_braces(near[0]) if braces else repr(near[0])}?"
-
-
 def _in_braces(name: str) -> str:
     return f"{{{{{name}}}}}"
 
 
 def _check_order(tasks: list[Task]) -> None:
-    """Raise `TaskMistake` that names a circle, where there is one."""
-    state = [0] * len(tasks)  # 1: being looked at, 2: fine
-    for start, task in enumerate(tasks):
-        if not task.needs:
-            state[start] = 2
-        if state[start]:
-            continue
-        path = [(start, iter(task.needs))]
-        state[start] = 1
-        while path:
-            at, rest = path[-1]
-            following = next(rest, None)
-            if following is None:
-                state[at] = 2
-                path.pop()
-            elif state[following] == 1:
-                trail = [i for i, _ in path]
-                circle = [*trail[trail.index(following) :], following]
-                names = " needs ".join(repr(tasks[i].name) for i in circle)
-                raise TaskError(
-                    following, "needs", f"the tasks wait for each other: {names}",
-                    "take one of these away, from `needs` or from a prompt",
-                )  # fmt: skip
-            elif state[following] == 0:
-                state[following] = 1
-                path.append((following, iter(tasks[following].needs)))
+    """Raise `TaskError` that names a circle, if there is one."""
+    # The sorter looks for a circle along what depends on a task. Turned around, it goes along what
+    # a task needs, and names the circle in the order in which the tasks say so.
+    sorter: TopologicalSorter[int] = TopologicalSorter(dict.fromkeys(range(len(tasks)), ()))
+    for i, task in enumerate(tasks):
+        for need in task.needs:
+            sorter.add(need, i)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle: list[int] = error.args[1]
+        names = " needs ".join(repr(tasks[i].name) for i in circle)
+        raise TaskError(
+            circle[0], "needs", f"the tasks wait for each other: {names}",
+            "take one of these away, from `needs` or from a prompt",
+        ) from None  # fmt: skip

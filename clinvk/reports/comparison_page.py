@@ -9,51 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from clinvk.html.page import styles
+from clinvk.html import page
+from clinvk.model import figures
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.plans import comparison
 from clinvk.plans.comparison import Round, Verdict
-from clinvk.text import duration
 from clinvk.text.diff import Piece, mark_unique
 from clinvk.text.sanitize import one_line, sanitize_without_bidi
-
-NOTHING = "–"
 
 
 def render(prompt: str, result: RunResult) -> str:
     """The page. `result` has its outputs."""
     answers = comparison.answer_outcomes(result)
     found = comparison.find_verdict(result)
-    title = " · ".join(escape(one_line(o.name)) for o in answers)
-    style = styles("session.css", "compare.css")
-    parts = [
-        *_request(prompt),
-        *(_verdict(found) if found else ()),
-        *_answers(answers, found),
-        *_table(result),
-    ]
-    body = "\n".join(parts)
-    return f"""<!DOCTYPE html>
-<html lang="en" data-theme="auto">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="referrer" content="no-referrer">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-</header>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
+    return page.fill(
+        " · ".join(one_line(o.name) for o in answers),
+        style=page.styles("session.css", "compare.css"),
+        main=[
+            *_request(prompt),
+            *(_verdict(found) if found else ()),
+            *_answers(answers, found),
+            *_table(result),
+        ],
+        theme="auto",
+    )
 
 
 def _request(prompt: str) -> Iterator[str]:
@@ -147,14 +126,13 @@ def _table(result: RunResult) -> Iterator[str]:
 
 
 def _row(o: Outcome) -> str:
-    time = duration.format_duration(o.seconds) if o.attempts else NOTHING
-    session = o.session_id if o.attempts and o.session_id else NOTHING
+    session = o.session_id if o.attempts and o.session_id else figures.NOTHING
     return (
         f'<tr><th scope="row">{escape(one_line(comparison.label(o)))}</th>'
-        f"<td>{escape(one_line(o.model or NOTHING))}</td><td>{escape(o.state)}</td>"
-        f'<td class="num">{time}</td>'
-        f'<td class="num">{f"{o.usage.total:,}" if o.usage else NOTHING}</td>'
-        f'<td class="num">{f"${o.cost:.4f}" if o.cost is not None else NOTHING}</td>'
+        f"<td>{escape(one_line(o.model or figures.NOTHING))}</td><td>{escape(o.state)}</td>"
+        f'<td class="num">{figures.time_taken(o)}</td>'
+        f'<td class="num">{figures.tokens(o)}</td>'
+        f'<td class="num">{figures.cost(o)}</td>'
         f'<td class="rarely"><code>{escape(one_line(session))}</code></td></tr>'
     )
 

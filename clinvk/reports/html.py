@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from html import escape
-from string import Template
 
 from clinvk.errors import ClinvkError
 from clinvk.html import page
-from clinvk.html.page import PAGES, styles
-from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model import figures
+from clinvk.model.outcome import MARKS, Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.reports import timeline, words
 from clinvk.text.sanitize import one_line, sanitize
@@ -30,14 +29,11 @@ def render(result: RunResult, plan: Plan) -> str:
         *_problems(result),
         *_answers(result, plan, rendered),
     ]
-    template = Template((PAGES / "report.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(words.title(result)),
-        style=styles("report.css") + style,
-        summary=escape(words.summary(result)),
-        why=f'<p class="why">{escape(sanitize(result.why))}</p>\n' if result.why else "",
-        about="".join(_about(result, plan)),
-        parts="".join(f"{part}\n" for part in parts),
+    return page.fill(
+        words.title(result),
+        style=page.styles("report.css") + style,
+        header="".join(_header(result, plan)),
+        main=parts,
     )
 
 
@@ -53,7 +49,10 @@ def _render_unformatted(text: str) -> str:
     return f'<pre class="plain">{escape(text)}</pre>\n'
 
 
-def _about(result: RunResult, plan: Plan) -> Iterator[str]:
+def _header(result: RunResult, plan: Plan) -> Iterator[str]:
+    yield f'<p class="sum">{escape(figures.summary(result))}</p>\n'
+    if result.why:
+        yield f'<p class="why">{escape(sanitize(result.why))}</p>\n'
     known = {
         "State": result.state,
         "From": one_line(result.source),
@@ -61,9 +60,8 @@ def _about(result: RunResult, plan: Plan) -> Iterator[str]:
         "At a time": f"{plan.rules.max_parallel} tasks at most",
         "Cost": _cost_note(result),
     }
-    for name, value in known.items():
-        if value:
-            yield f"<dt>{name}</dt><dd>{escape(value)}</dd>\n"
+    about = {name: value for name, value in known.items() if value}
+    yield f"<dl>\n{page.definitions(about)}</dl>\n"
 
 
 def _cost_note(result: RunResult) -> str:
@@ -71,7 +69,7 @@ def _cost_note(result: RunResult) -> str:
     if result.cost is None or not unknown:
         return ""
     among = sum(o.attempts > 0 for o in result.results)
-    return f"{words.total_cost(result)}: {unknown:,} of {among:,} tasks did not report it"
+    return f"{figures.total_cost(result)}: {unknown:,} of {among:,} tasks did not report it"
 
 
 def _timeline(result: RunResult, plan: Plan) -> Iterator[str]:
@@ -90,7 +88,7 @@ def _legend(result: RunResult) -> Iterator[str]:
         box = f'<span class="colour" style="background: var(--b{color})"></span>'
         yield f"<li>{box}{escape(name)}</li>"
     for state in dict.fromkeys(o.state for o in result.results if o.started_at):
-        yield f"<li>{timeline.swatch(state)}{words.MARKS[state]} {state}</li>"
+        yield f"<li>{timeline.swatch(state)}{MARKS[state]} {state}</li>"
 
 
 def _caption(result: RunResult) -> Iterator[str]:
@@ -125,23 +123,23 @@ def _row(outcome: Outcome) -> str:
     return (
         f'<tr><th scope="row">{name}<small class="narrow">{_backend(outcome)}</small></th><td>{_state(outcome)}</td>'
         f'<td class="rarely">{_backend(outcome)}</td>'
-        f'<td class="rarely">{escape(one_line(outcome.model or "")) or words.NOTHING}</td>'
-        f'<td class="num">{words.time_taken(outcome)}</td>'
-        f'<td class="num rarely">{words.tokens(outcome)}</td>'
-        f'<td class="num">{words.cost(outcome)}</td>'
-        f'<td class="rarely">{f"<code>{escape(session)}</code>" if session else words.NOTHING}</td>'
+        f'<td class="rarely">{escape(one_line(outcome.model or "")) or figures.NOTHING}</td>'
+        f'<td class="num">{figures.time_taken(outcome)}</td>'
+        f'<td class="num rarely">{figures.tokens(outcome)}</td>'
+        f'<td class="num">{figures.cost(outcome)}</td>'
+        f'<td class="rarely">{f"<code>{escape(session)}</code>" if session else figures.NOTHING}</td>'
         "</tr>"
     )
 
 
 def _state(outcome: Outcome) -> str:
-    mark = words.MARKS[outcome.state]
+    mark = MARKS[outcome.state]
     again = f" <small>{outcome.attempts} attempts</small>" if outcome.attempts > 1 else ""
     return f'<span class="is {outcome.state}">{mark} {outcome.state}</span>{again}'
 
 
 def _backend(outcome: Outcome) -> str:
-    return escape(one_line(outcome.backend or "")) or words.NOTHING
+    return escape(one_line(outcome.backend or "")) or figures.NOTHING
 
 
 def _problems(result: RunResult) -> Iterator[str]:
@@ -155,7 +153,7 @@ def _problems(result: RunResult) -> Iterator[str]:
         kind = f" ({escape(one_line(why.kind))})" if why.kind != problem.state else ""
         yield (
             f'<div class="problem {problem.state}"><p><strong>{escape(", ".join(shown))}{more}:'
-            f'</strong> <span class="is {problem.state}">{words.MARKS[problem.state]} '
+            f'</strong> <span class="is {problem.state}">{MARKS[problem.state]} '
             f"{problem.state}</span>{kind}</p>"
             f'<p class="reason">{escape(sanitize(why.message))}</p>'
         )
@@ -182,11 +180,11 @@ def _answers(result: RunResult, plan: Plan, rendered: Callable[[str], str]) -> I
 
 
 def _answer(outcome: Outcome, plan: Plan, body: str, among: int) -> str:
-    notes = [_backend(outcome), words.time_taken(outcome)]
+    notes = [_backend(outcome), figures.time_taken(outcome)]
     if outcome.usage:
-        notes.append(f"{words.tokens(outcome)} tokens")
+        notes.append(f"{figures.tokens(outcome)} tokens")
     if outcome.cost is not None:
-        notes.append(words.cost(outcome))
+        notes.append(figures.cost(outcome))
     if session := words.session(outcome):
         notes.append(f"session {escape(session)}")
     if needed := words.needed_names(outcome, plan):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.outcome import COST_SOURCES, Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.reports import words
 from clinvk.text.sanitize import one_line, sanitize
@@ -87,7 +87,7 @@ def _run_properties(result: RunResult) -> dict[str, Any]:
         "exit_code": result.exit_code,
         "tokens": result.usage.total if result.usage else None,
         "cost_usd": _format_cost(result.cost),
-        "cost_source": words.cost_source(result) if result.cost is not None else None,
+        "cost_source": COST_SOURCES[result.is_cost_whole] if result.cost is not None else None,
     }
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from html import escape
 from itertools import accumulate
 
-from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model import figures
+from clinvk.model.outcome import MARKS, Outcome, RunResult
 from clinvk.reports import words
 from clinvk.text.sanitize import one_line
 
@@ -35,11 +36,11 @@ def escape_markdown(text: str) -> str:
 
 def _summary(result: RunResult) -> str:
     source = f" · from {_code(result.source)}" if result.source else ""
-    return f"**{escape_markdown(words.count_line(result))}** · {escape_markdown(_closing_notes(result))}{source}"
+    return f"**{escape_markdown(figures.count_line(result))}** · {escape_markdown(_closing_notes(result))}{source}"
 
 
 def _closing_notes(result: RunResult) -> str:
-    return words.summary(result).removeprefix(f"{words.count_line(result)} · ")
+    return figures.summary(result).removeprefix(f"{figures.count_line(result)} · ")
 
 
 def _table(result: RunResult, room: int | None) -> str:
@@ -58,12 +59,12 @@ def _row(outcome: Outcome) -> str:
     session = words.session(outcome)
     cells = [
         escape_markdown(words.name(outcome)),
-        escape_markdown(outcome.backend or words.NOTHING),
-        f"{words.MARKS[outcome.state]} {outcome.state}" + _attempts(outcome),
-        words.time_taken(outcome),
-        words.tokens(outcome),
-        escape_markdown(words.cost(outcome)),
-        _code(session).replace("|", "\\|") if session else words.NOTHING,
+        escape_markdown(outcome.backend or figures.NOTHING),
+        f"{MARKS[outcome.state]} {outcome.state}" + _attempts(outcome),
+        figures.time_taken(outcome),
+        figures.tokens(outcome),
+        escape_markdown(figures.cost(outcome)),
+        _code(session).replace("|", "\\|") if session else figures.NOTHING,
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -119,7 +120,7 @@ def _answer(outcome: Outcome, shown: str, note: str = "") -> str:
     """In a fence that nothing in it can close: what a model says is shown, not obeyed."""
     fence = "`" * _fence_length(shown)
     structured = outcome.structured is not None and not outcome.output.strip()
-    backend = escape(one_line(outcome.backend or words.NOTHING))
+    backend = escape(one_line(outcome.backend or figures.NOTHING))
     return (
         f"<details>\n<summary>{escape(words.name(outcome))} · {backend}</summary>\n\n"
         f"{fence}{'json' if structured else 'markdown'}\n{shown}\n{fence}\n{note}\n</details>\n"

@@ -14,9 +14,11 @@ from itertools import takewhile
 
 from msgspec import Struct
 
-from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model import figures
+from clinvk.model.outcome import MARKS, Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.reports import words
+from clinvk.text import duration
 from clinvk.text.sanitize import one_line
 
 MAX_TICKS = 6
@@ -127,7 +129,7 @@ class _TimelinePicture:
         parts = [
             f'<svg {_SVG} width="100%" height="{height}">',
             '<title id="timeline-name">When each task ran</title>',
-            f'<desc id="timeline-text">{_text(self._description())}</desc>',
+            f'<desc id="timeline-text">{escape(self._description())}</desc>',
             _PATTERNS,
             *self._axis(),
             *self._pauses(),
@@ -138,7 +140,7 @@ class _TimelinePicture:
 
     def _description(self) -> str:
         on = ", ".join(self.colors)
-        span = format_offset(max(bar.end for bar in self.bars))
+        span = duration.format_offset(max(bar.end for bar in self.bars))
         return f"{len(self.bars)} tasks that ran within {span}, on {on}. The table says the same."
 
     def place(self, moment: float) -> float:
@@ -155,7 +157,7 @@ class _TimelinePicture:
                 f'<g class="tick{" odd" * (i % 2)}"><line x1="{x:.3f}%" x2="{x:.3f}%"'
                 f' y1="{AXIS_HEIGHT - 6}" y2="{self.bottom}"/>'
             )
-            yield from (f'<text x="{x:.3f}%" y="{y}">{_text(said)}</text>' for y in lines)
+            yield from (f'<text x="{x:.3f}%" y="{y}">{escape(said)}</text>' for y in lines)
             yield "</g>"
 
     def _ticks(self) -> Iterator[tuple[float, str]]:
@@ -171,9 +173,9 @@ class _TimelinePicture:
                     later = stretch.begin > 0 and n > 0
                     yield (
                         x,
-                        f"+{format_offset(n * step)}"
+                        f"+{duration.format_offset(n * step)}"
                         if later
-                        else format_offset(stretch.begin + n * step),
+                        else duration.format_offset(stretch.begin + n * step),
                     )
                     last = x
 
@@ -181,9 +183,9 @@ class _TimelinePicture:
         """Marks where a long time without any task is left out."""
         for before, after in zip(self.stretches, self.stretches[1:], strict=False):
             width = after.left - before.right
-            said = f"nothing ran for {format_offset(after.begin - before.end)}"
+            said = f"nothing ran for {duration.format_offset(after.begin - before.end)}"
             yield (
-                f'<g class="pause"><title>{_text(said)}</title><rect x="{before.right:.3f}%"'
+                f'<g class="pause"><title>{escape(said)}</title><rect x="{before.right:.3f}%"'
                 f' y="{AXIS_HEIGHT - 6}" width="{width:.3f}%" height="{self.bottom - AXIS_HEIGHT + 6}"'
                 f' fill="url(#pause)"/></g>'
             )
@@ -196,7 +198,7 @@ class _TimelinePicture:
         x = min(x, self.right - width)
         box = f'x="{x:.3f}%" y="{y}" width="{width:.3f}%" height="{self.bar}"'
         parts = [
-            f'<g class="task {outcome.state}"><title>{_text(self._tooltip(outcome))}</title>',
+            f'<g class="task {outcome.state}"><title>{escape(self._tooltip(outcome))}</title>',
             f'<rect class="bar" {box} rx="2" style="fill: var(--b{self._color_index(outcome)})"/>',
         ]
         if outcome.state != "done":
@@ -210,11 +212,11 @@ class _TimelinePicture:
         outcome = bar.outcome
         line = AXIS_HEIGHT + bar.row * self.row + 16
         name = _shorten_name(words.name(outcome), self.prefix_length)
-        on = f' <tspan class="soft">{_text(_backend(outcome))}</tspan>' * (len(self.colors) > 1)
+        on = f' <tspan class="soft">{escape(_backend(outcome))}</tspan>' * (len(self.colors) > 1)
         # A picture in the picture, since that cuts what does not fit.
         yield (
             f'<svg x="0" y="{line - 16}" width="{LABEL_WIDTH - 1}%" height="{ROW_HEIGHT}">'
-            f'<text x="0" y="16">{words.MARKS[outcome.state]} {_text(name)}{on}</text></svg>'
+            f'<text x="0" y="16">{MARKS[outcome.state]} {escape(name)}{on}</text></svg>'
         )
         if end < self.right - 9:
             at, anchor, shift = end, "start", 5
@@ -223,10 +225,10 @@ class _TimelinePicture:
         if anchor == "start" or begin > self.left + 9:
             yield (
                 f'<text class="soft" x="{at:.3f}%" dx="{shift}" y="{line}"'
-                f' text-anchor="{anchor}">{words.time_taken(outcome)}</text>'
+                f' text-anchor="{anchor}">{figures.time_taken(outcome)}</text>'
             )
         for i, column in enumerate(reversed(self.columns)):
-            said = words.cost(outcome) if column == "cost" else words.tokens(outcome)
+            said = figures.cost(outcome) if column == "cost" else figures.tokens(outcome)
             yield f'<text class="number {column}" x="{100 - COLUMN_WIDTH * i:g}%" y="{line}">{said}</text>'
 
     def _color_index(self, outcome: Outcome) -> int:
@@ -236,31 +238,17 @@ class _TimelinePicture:
         parts = [
             f"{words.name(outcome)}: {outcome.state}",
             _backend(outcome),
-            words.time_taken(outcome),
+            figures.time_taken(outcome),
         ]
         if outcome.attempts > 1:
             parts.append(f"the last of {outcome.attempts} attempts")
         if outcome.usage:
-            parts.append(f"{words.tokens(outcome)} tokens")
+            parts.append(f"{figures.tokens(outcome)} tokens")
         if outcome.cost is not None:
-            parts.append(words.cost(outcome))
+            parts.append(figures.cost(outcome))
         if needed := words.needed_names(outcome, self.plan):
             parts.append(f"after {', '.join(needed[:5])}")
         return "\n".join(parts)
-
-
-def format_offset(seconds: float) -> str:
-    """A time since the beginning: `0`, `2.5 s`, `45 s`, `1h 30m`."""
-    if seconds < 60:
-        return f"{round(seconds, 2):g} s" if seconds else "0"
-    whole = round(seconds)
-    sizes = (
-        ("d", whole // _DAY),
-        ("h", whole // 3600 % 24),
-        ("m", whole // 60 % 60),
-        ("s", whole % 60),
-    )
-    return " ".join([f"{n}{unit}" for unit, n in sizes if n][:2])
 
 
 def _common_prefix_length(names: list[str]) -> int:
@@ -333,10 +321,6 @@ def _pattern(outcome: Outcome) -> str:
 
 def _backend(outcome: Outcome) -> str:
     return one_line(outcome.backend or "") or "no backend"
-
-
-def _text(text: str) -> str:
-    return escape(text)
 
 
 def swatch(state: str) -> str:

@@ -6,16 +6,12 @@ import json
 
 from msgspec import Struct
 
-from clinvk.model.outcome import COST_SOURCES, Outcome, RunResult
+from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure
-from clinvk.text import duration
 from clinvk.text.sanitize import one_line, sanitize
 
 MAX_NAME_LENGTH = 200  # characters of a name; it may be a whole line of a file
-MARKS = {"done": "✓", "failed": "✗", "skipped": "–", "cancelled": "–", "waiting": "…",
-         "indeterminate": "?", "running": "▸", "queued": "·"}  # fmt: skip
-NOTHING = "–"
 
 
 class Problem(Struct, frozen=True):
@@ -30,23 +26,6 @@ def title(result: RunResult) -> str:
     return f"clinvk {result.kind}" + (f" · run {result.id}" if result.id else "")
 
 
-def count_line(result: RunResult) -> str:
-    """`5 tasks: 3 done, 2 failed`"""
-    total = len(result.results)
-    counts = ", ".join(f"{n:,} {state}" for state, n in result.counts.items())
-    return f"{total:,} task{'s' * (total != 1)}" + (f": {counts}" if counts else "")
-
-
-def summary(result: RunResult) -> str:
-    """`5 tasks: 3 done, 2 failed · 3m 20s · 120,400 tokens · $1.2300`"""
-    parts = [count_line(result), duration.format_duration(result.seconds)]
-    if result.usage is not None:
-        parts.append(f"{tokens(result)} tokens")
-    if result.cost is not None:
-        parts.append(total_cost(result))
-    return " · ".join(parts)
-
-
 def name(outcome: Outcome) -> str:
     text = one_line(outcome.name)
     return text if len(text) <= MAX_NAME_LENGTH else text[: MAX_NAME_LENGTH - 1] + "…"
@@ -56,33 +35,6 @@ def names(outcomes: tuple[Outcome, ...], most: int = 10) -> tuple[list[str], str
     """The names of the first few, and a word on how many more there are."""
     more = len(outcomes) - most
     return [name(o) for o in outcomes[:most]], (f" and {more:,} more" if more > 0 else "")
-
-
-def time_taken(outcome: Outcome) -> str:
-    return duration.format_duration(outcome.seconds) if outcome.attempts else NOTHING
-
-
-def tokens(thing: Outcome | RunResult) -> str:
-    return f"{thing.usage.total:,}" if thing.usage else NOTHING
-
-
-def cost(outcome: Outcome) -> str:
-    return f"${outcome.cost:.4f}" if outcome.cost is not None else NOTHING
-
-
-def total_cost(result: RunResult) -> str:
-    """Where not every task's cost is known, the sum is only the least that it can have been."""
-    if result.cost is None:
-        return NOTHING
-    return f"{'' if is_whole(result) else 'at least '}${result.cost:.4f}"
-
-
-def cost_source(result: RunResult) -> str:
-    return COST_SOURCES[is_whole(result)]
-
-
-def is_whole(result: RunResult) -> bool:
-    return all(o.cost is not None for o in result.results if o.attempts)
 
 
 def session(outcome: Outcome) -> str:

@@ -140,7 +140,7 @@ def _markdown(session: Session, options: ExportOptions) -> str:
 
 
 def _html(session: Session, options: ExportOptions) -> str:
-    from clinvk.html import page  # only who wants HTML needs what it needs
+    from clinvk.html import conversation  # only HTML needs what it imports
 
     messages = [
         {
@@ -155,7 +155,7 @@ def _html(session: Session, options: ExportOptions) -> str:
         for message in session.messages
     ]
     about = _describe_session(session) if options.include_metadata else {}
-    return page.render(
+    return conversation.render(
         _title(session), about, messages, css=options.include_css, theme=options.theme
     )
 

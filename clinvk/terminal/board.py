@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from clinvk.model.events import Delta
-from clinvk.model.outcome import Outcome
+from clinvk.model.outcome import MARKS, Outcome
 from clinvk.terminal.live import GetSize, LiveRegion, normalize_width
 from clinvk.terminal.printer import BOLD, DIM, RED, YELLOW, Printer
 from clinvk.terminal.rows import Row, Rows, Tally
-from clinvk.terminal.wording import MARKS, describe_change
+from clinvk.terminal.wording import describe_change
 from clinvk.text import duration
 from clinvk.text.width import display_width, pad, truncate
 
@@ -292,7 +292,7 @@ class Board:
                 (4, _count_phrase(counts[s], s), YELLOW)
                 for s in ("skipped", "cancelled", "waiting")
             ),
-            (2, _format_seconds(now - self._started_at), DIM),
+            (2, duration.format_running(now - self._started_at), DIM),
             (7, f"{_shorten_number(tally.tokens)} tokens" if tally.tokens else "", DIM),
             (6, f"${tally.cost:.2f}" if tally.cost else "", DIM),
         ]
@@ -333,7 +333,7 @@ class Board:
         elif row.activity in ("starting", "running"):
             color = DIM
         line = [("• ", CYAN), *self._task_label(row, width), (pad(state, self._activity_width), color),
-                (f" {_format_seconds(now - row.started_at):>7}", DIM)]  # fmt: skip
+                (f" {duration.format_running(now - row.started_at):>7}", DIM)]  # fmt: skip
         if row.tokens:
             line.append((f" {_shorten_number(row.tokens):>6}", DIM))
         room = width - sum(display_width(text) for text, _ in line) - 2
@@ -358,7 +358,7 @@ class Board:
             if until is None:
                 lines.append([(f"  {normalize_width(backend)}: limit reached", YELLOW)])
             elif until > now:
-                left = _format_seconds((until - now).total_seconds())
+                left = duration.format_running((until - now).total_seconds())
                 text = f"  {normalize_width(backend)}: limit until {_format_time(until)} ({left})"
                 lines.append([(text, YELLOW)])
         return lines
@@ -407,10 +407,6 @@ def _more_line(running: int, waiting: int, seen: int) -> str:
 
 def _count_phrase(count: int, what: str) -> str:
     return f"{count:,} {what}" if count > 0 else ""
-
-
-def _format_seconds(seconds: float) -> str:
-    return duration.format_duration(seconds) if seconds >= 60 else f"{max(0, int(seconds))} s"
 
 
 def _shorten_number(count: int) -> str:

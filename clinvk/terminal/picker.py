@@ -11,8 +11,8 @@ import typer
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
 from clinvk.terminal.keyboard import ask_line, discard_waiting, is_dumb, restored_if_ended
-from clinvk.terminal.printer import format_age
 from clinvk.terminal.prompt import is_paste
+from clinvk.text.duration import format_age
 from clinvk.text.sanitize import one_line, sanitize
 
 LIST_ROWS = 10  # sessions that are seen at a time

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from clinvk.terminal.actions import is_log_obeyed, literal
@@ -220,15 +219,6 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     width = max(map(len, fields)) + 2
     for name, value in fields.items():
         print(f"{name + ':':<{width}}{one_line(str(value))}".rstrip())
-
-
-def format_age(moment: datetime, now: datetime | None = None) -> str:
-    """`5m ago`, as people say it."""
-    seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{seconds // size}{unit} ago"
-    return "just now" if seconds < 5 else f"{seconds}s ago"
 
 
 def format_size(count: int) -> str:

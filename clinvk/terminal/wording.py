@@ -10,9 +10,6 @@ from clinvk.text.sanitize import one_line
 if TYPE_CHECKING:
     from clinvk.model.progress import Change
 
-MARKS = {"done": "✓", "failed": "✗", "cancelled": "-", "skipped": "-", "waiting": "…",
-         "indeterminate": "?"}  # fmt: skip
-
 
 def describe_change(change: Change) -> str | None:
     """What is worth a line of what happened to a task on its way; nothing else."""

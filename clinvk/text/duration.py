@@ -1,8 +1,9 @@
-"""Seconds, as people write them."""
+"""Seconds, as people write them and read them."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 _UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|)")
@@ -26,3 +27,28 @@ def format_duration(value: float) -> str:
     if minutes < 60:
         return f"{minutes}m {rest:02}s"
     return f"{minutes // 60}h {minutes % 60:02}m"
+
+
+def format_running(value: float) -> str:
+    """Of what still runs, whole seconds only: `0 s`, `42 s`, `3m 20s`."""
+    return format_duration(value) if value >= 60 else f"{max(0, int(value))} s"
+
+
+def format_offset(value: float) -> str:
+    """A time since a beginning, in its two largest units: `0`, `2.5 s`, `45 s`, `1h 30m`, `2d`."""
+    if value < 60:
+        return f"{round(value, 2):g} s" if value else "0"
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
+    return " ".join([f"{count}{unit}" for count, unit in parts if count][:2])
+
+
+def format_age(moment: datetime, now: datetime | None = None) -> str:
+    """How long ago that was, in its largest unit: `just now`, `42s ago`, `5m ago`, `3d ago`."""
+    seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))
+    for unit in ("d", "h", "m"):
+        if seconds >= _UNITS[unit]:
+            return f"{seconds // _UNITS[unit]}{unit} ago"
+    return "just now" if seconds < 5 else f"{seconds}s ago"

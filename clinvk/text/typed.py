@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from msgspec import Struct, structs
 
+from clinvk.text.suggest import did_you_mean
+
 T = TypeVar("T", bound=Struct)
 
 LONGEST_QUOTED = 80  # characters of a value in a message
@@ -81,10 +83,7 @@ def is_struct(hint: Any) -> bool:
 
 def unknown_key(key: str, known: Any) -> str:
     """The sentence for a key that nobody knows, with the nearest one that somebody does."""
-    from difflib import get_close_matches  # only on the way to an error
-
-    near = get_close_matches(key, list(known), n=1)
-    return f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"unknown key {key!r}{did_you_mean(key, known)}"
 
 
 @cache

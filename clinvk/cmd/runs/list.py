@@ -14,10 +14,13 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.runs.common import VERSION, LastRun, open_runs
 from clinvk.cmd.views import summary
 from clinvk.errors import ClinvkError, UsageError
+from clinvk.model import figures
+from clinvk.model.outcome import format_counts
 from clinvk.terminal import printer as show
 from clinvk.text import duration
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
+from clinvk.text.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome
@@ -78,14 +81,13 @@ def _run_row(about: dict[str, Any]) -> list[str]:
     if about["state"] == "damaged":
         return [about["id"], "-", "damaged", "-", "-", "-", one_line(about["problem"])]
     started = datetime.fromisoformat(about["started_at"]) if about["started_at"] else None
-    counts = ", ".join(f"{n} {state}" for state, n in about["counts"].items())
     return [
         about["id"],
         about["kind"],
         about["state"],
-        show.format_age(started) if started else "-",
+        duration.format_age(started) if started else "-",
         duration.format_duration(about["total_duration_seconds"]) if about["ended_at"] else "-",
-        counts,
+        format_counts(about["counts"]),
         about["source"] or "-",
     ]
 
@@ -144,11 +146,7 @@ def show_(
 def _find_task(outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
     if found := plan.find_tasks(text):
         return outcomes[found[0]]
-    # 10 ms, and only for a typo.
-    from difflib import get_close_matches
-
-    near = get_close_matches(text, [o.name for o in outcomes], n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+    meant = did_you_mean(text, [o.name for o in outcomes])
     raise UsageError(f"the run has no task {text!r}{meant}", "see them: clinvk runs show ID")
 
 
@@ -161,9 +159,9 @@ def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
         "Model": outcome.model or "-",
         "Session": outcome.session_id or "-",
         "Attempts": outcome.attempts,
-        "Time": duration.format_duration(outcome.seconds) if outcome.attempts else "-",
-        "Tokens": f"{outcome.usage.total:,}" if outcome.usage else "-",
-        "Cost": f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
+        "Time": figures.time_taken(outcome, "-"),
+        "Tokens": figures.tokens(outcome, "-"),
+        "Cost": figures.cost(outcome, "-"),
         "Directory": task.cwd or plan.cwd or "-",
         "Prompt": one_line(task.prompt)[:300],
     }

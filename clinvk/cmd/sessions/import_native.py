@@ -21,6 +21,7 @@ from clinvk.sessions import importer
 from clinvk.sessions.native import READERS, reader_for
 from clinvk.store.base import Store
 from clinvk.terminal import printer, questions
+from clinvk.text import duration
 
 app = CommandModule()
 EXIT_INCOMPLETE = 4
@@ -141,7 +142,7 @@ def _row(s: Session) -> list[Any]:
     return [
         s.id,
         s.backend,
-        printer.format_age(s.updated_at),
+        duration.format_age(s.updated_at),
         messages,
         s.cwd or "-",
         s.label or "-",

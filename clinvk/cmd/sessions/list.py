@@ -22,6 +22,7 @@ from clinvk.errors import UsageError
 from clinvk.model.session import STATUSES, Session
 from clinvk.store.base import Damaged, Query
 from clinvk.terminal import printer
+from clinvk.text import duration
 
 app = CommandModule()
 
@@ -98,7 +99,7 @@ def _print_table(found: list[tuple[Session | Damaged, str]], *, wide: bool) -> N
                 s.id,
                 s.backend or "-",
                 state,
-                printer.format_age(s.updated_at),
+                duration.format_age(s.updated_at),
                 tokens,
                 s.label or "-",
             ]

@@ -16,6 +16,7 @@ from clinvk.errors import UsageError
 from clinvk.model.session import MessageRole
 from clinvk.store.base import Hit
 from clinvk.terminal import printer as show
+from clinvk.text import duration
 from clinvk.text.sanitize import one_line
 
 app = CommandModule()
@@ -51,9 +52,7 @@ def search(
     printer = show.Printer(sys.stdout, color=show.wants_color(sys.stdout))
     for hit in hits:
         s = hit.session
-        head = (
-            f"{s.id}  {s.backend or '-'}  {show.format_age(s.updated_at)}  {one_line(s.label)[:60]}"
-        )
+        head = f"{s.id}  {s.backend or '-'}  {duration.format_age(s.updated_at)}  {one_line(s.label)[:60]}"
         print(printer.paint(head, show.BOLD))
         print(f"    {hit.role or 'title'}: {_highlight(hit, printer)}")
     return 0

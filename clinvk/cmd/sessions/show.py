@@ -13,6 +13,7 @@ from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, display_status, open_lookup, session_data
 from clinvk.model.session import MessageRole, Session
 from clinvk.terminal import printer
+from clinvk.text import duration
 
 app = CommandModule()
 
@@ -68,7 +69,7 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Model": s.model or "-",
         "Status": state,
         "Created": _rfc3339(s.created_at),
-        "Last Used": f"{_rfc3339(s.updated_at)} ({printer.format_age(s.updated_at)})",
+        "Last Used": f"{_rfc3339(s.updated_at)} ({duration.format_age(s.updated_at)})",
         "Working Directory": s.cwd or "-",
         "Backend Session": ", ".join(f"{v} ({k})" for k, v in s.native_ids.items()) or "-",
         "Turns": s.turns,

@@ -13,6 +13,7 @@ from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, open_manager
 from clinvk.model.usage import rfc3339
 from clinvk.terminal import printer
+from clinvk.text import duration
 
 app = CommandModule()
 
@@ -62,7 +63,7 @@ def _fields(session_id: str, f: dict[str, Any]) -> dict[str, str]:
 
 
 def _format_time(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ} ({printer.format_age(moment)})" if moment else "-"
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ} ({duration.format_age(moment)})" if moment else "-"
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from clinvk.cmd.views import run, summary
+from clinvk.model.outcome import MARKS
 from clinvk.plans import comparison
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
-from clinvk.terminal.wording import MARKS
 from clinvk.text.sanitize import one_line, sanitize
 from clinvk.text.width import pad
 

@@ -11,10 +11,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.cmd.views import summary
-from clinvk.model.outcome import ACTIVE_STATES, Outcome
+from clinvk.model.outcome import ACTIVE_STATES, MARKS, VERSION, Outcome
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
-from clinvk.terminal.wording import MARKS, describe_change
+from clinvk.terminal.wording import describe_change
 from clinvk.text import duration
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
@@ -259,7 +259,7 @@ def print_line(line: dict[str, Any]) -> None:
 
 
 def _to_json_line(line: dict[str, Any]) -> str:
-    return dumps({"version": 1, **line}) + "\n"
+    return dumps({"version": VERSION, **line}) + "\n"
 
 
 def describe_outcome(outcome: Outcome, printer: Printer) -> str:
@@ -274,6 +274,3 @@ def describe_outcome(outcome: Outcome, printer: Printer) -> str:
     if outcome.error is not None and outcome.state != "done":
         parts.append(f"- {one_line(outcome.error.message)[:200]}")
     return " ".join(parts)
-
-
-# At the end.

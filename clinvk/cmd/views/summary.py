@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model import figures
+from clinvk.model.outcome import MARKS, Outcome, RunResult
 from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
-from clinvk.terminal.wording import MARKS
-from clinvk.text import duration
 from clinvk.text.sanitize import one_line
 
 HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
@@ -100,9 +99,9 @@ def _print_reasons(result: RunResult) -> None:
         print()
     for (state, why), names in met.items():
         more = f" and {len(names) - MAX_TASKS_NAMED} more" if len(names) > MAX_TASKS_NAMED else ""
-        print(
-            f"{MARKS.get(state, '…')} {', '.join(names[:MAX_TASKS_NAMED])}{more}: {show.shorten(why, MAX_REASON_LENGTH)}"
-        )
+        mark = MARKS["waiting" if state == "queued" else state]
+        shown = ", ".join(names[:MAX_TASKS_NAMED])
+        print(f"{mark} {shown}{more}: {show.shorten(why, MAX_REASON_LENGTH)}")
 
 
 def outcome_row(outcome: Outcome) -> list[str]:
@@ -111,37 +110,16 @@ def outcome_row(outcome: Outcome) -> list[str]:
         one_line(outcome.name),
         outcome.backend or "-",
         outcome.state + tries,
-        _format_time(outcome),
-        f"{outcome.usage.total:,}" if outcome.usage else "-",
-        f"${outcome.cost:.4f}" if outcome.cost is not None else "-",
+        figures.time_taken(outcome, "-"),
+        figures.tokens(outcome, "-"),
+        figures.cost(outcome, "-"),
         outcome.session_id or "-" if outcome.attempts else "-",
     ]
 
 
-def _format_time(outcome: Outcome) -> str:
-    """How long its last attempt took; `?` if it was cut off, and nothing is known of its end."""
-    if not outcome.attempts:
-        return "-"
-    if outcome.state == "indeterminate" and not outcome.seconds:
-        return "?"
-    return duration.format_duration(outcome.seconds)
-
-
 def summary_line(result: RunResult) -> str:
     """`40 tasks: 38 done, 2 failed · 3m 20s · 120,400 tokens · $1.2300 · run r12ab34`"""
-    counts = ", ".join(f"{n} {state}" for state, n in result.counts.items())
-    total = len(result.results)
-    parts = [
-        f"{total} task{'s' * (total != 1)}: {counts}",
-        duration.format_duration(result.seconds),
-    ]
-    if result.usage is not None:
-        parts.append(f"{result.usage.total:,} tokens")
-    if result.cost is not None:
-        parts.append(f"${result.cost:.4f}")
-    if result.id:
-        parts.append(f"run {result.id}")
-    return " · ".join(parts)
+    return figures.summary(result) + (f" · run {result.id}" if result.id else "")
 
 
 def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
