@@ -110,10 +110,7 @@ async def acompare(
     `judge` finds best. `retries`, `on_limit`, `max_wait` and `budget` are as in `aparallel`;
     `options` are those of a run (`approval="auto"`). Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
-        of_judge: dict[str, Any] = {}
-        if judge is not None:
-            name, _ = comparison.parse_backend(judge)
-            of_judge = comparison.judge_options(where.selector.select(name).manifest, options)
+        of_judge = comparison.judge_options(judge, options, where.selector)
         rules = {
             "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
             "ephemeral": ephemeral,

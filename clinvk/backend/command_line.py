@@ -44,54 +44,67 @@ def build_command(
     `fork` of that one. Raises `UsageError` for a prompt that the CLI would refuse or cut and for
     what no program can be given, `SessionError` for a native id that it would not take for one."""
     check_native_id(manifest, native_id)
+    text, notices = _prompt_text(manifest, prompt, expand=expand)
+    check_arguments(manifest, options)
+    filler = _TemplateFiller(temp_dir)
+    effects = option_effects(manifest, options)
+    flags = [word for effect, value in effects for word in filler.fill_words(effect.argv, value)]
+    changes = {k: v and expand_variables(v, env) for k, v in manifest.env.items()}
+    if not expand:
+        changes |= manifest.prompt.literal
+    for effect, value in effects:
+        changes |= {k: filler.fill_word(v, value) for k, v in effect.env.items()}
+    removals: tuple[tuple[str, str], ...] = ()
+    if ephemeral:
+        forget = _ephemeral(manifest)
+        flags += forget.argv
+        changes |= {k: filler.fill_word(v, "") for k, v in forget.env.items()}
+        removals = tuple((r.glob, r.owner) for r in forget.remove)
+    shape = manifest.argv["fork" if fork else "resume" if native_id else "run"]
+    words = {"$options": [*flags, *args], "$native_id": [native_id or ""], "$prompt": [text]}
+    argv = [word for token in shape for word in words.get(token, [token])]
+    if "$prompt" in shape:
+        _check_prompt_argument(manifest, text)
+    child_env = changed_env(env, changes)
+    _check_words(manifest, argv, child_env)
+    return Command(
+        argv=(program, *argv),
+        env=child_env,
+        cwd=cwd,
+        stdin=b"" if "$prompt" in shape else _to_bytes(text),
+        env_changes={k: v for k, v in changes.items() if v is not None or k in env},
+        files=tuple(filler.files),
+        removals=removals,
+        temp_dir=temp_dir if filler.used else None,
+        notices=tuple(notices),
+    )
+
+
+def _prompt_text(manifest: Manifest, prompt: str, *, expand: bool) -> tuple[str, list[str]]:
+    """What is sent for the prompt, and what to say of that. Raises `UsageError`."""
     if problem := input_problem(prompt):
         raise UsageError(f"the prompt has {problem}", "remove it")
     text, notices = (
         (prompt, []) if expand else escape_prompt(manifest.prompt, prompt, manifest.source)
     )
-    stdin = text.encode("utf-8", "surrogateescape")
-    check_length(manifest, text, stdin)
-    made = _TemplateFiller(temp_dir)
-    check_arguments(manifest, options)
-    effects = option_effects(manifest, options)
-    flags = [word for effect, value in effects for word in made.fill_words(effect.argv, value)]
-    changed = {k: v and expand_variables(v, env) for k, v in manifest.env.items()}
-    if not expand:
-        changed |= manifest.prompt.literal
-    for effect, value in effects:
-        changed |= {k: made.fill_word(v, value) for k, v in effect.env.items()}
-    remove: tuple[tuple[str, str], ...] = ()
-    if ephemeral:
-        forget = _ephemeral(manifest)
-        flags += forget.argv
-        changed |= {k: made.fill_word(v, "") for k, v in forget.env.items()}
-        remove = tuple((r.glob, r.owner) for r in forget.remove)
-    flags += args
-    shape = manifest.argv["fork" if fork else "resume" if native_id else "run"]
-    words = {"$options": flags, "$native_id": [native_id or ""], "$prompt": [text]}
-    argv = [word for token in shape for word in words.get(token, [token])]
-    if "$prompt" in shape:
-        if len(stdin) > ARGUMENT_BYTES:
-            raise _too_long(manifest, f"{len(stdin):,} bytes", f"{ARGUMENT_BYTES:,} bytes")
-        if "\0" in text:
-            raise UsageError(
-                f"the prompt has a NUL character, and {manifest.name} takes it as an argument",
-                "remove that character",
-            )
-        stdin = b""
-    whole = changed_env(env, changed)
-    _check_words(manifest, argv, whole)
-    return Command(
-        argv=(program, *argv),
-        env=whole,
-        cwd=cwd,
-        stdin=stdin,
-        env_changes={k: v for k, v in changed.items() if v is not None or k in env},
-        files=tuple(made.files),
-        removals=remove,
-        temp_dir=temp_dir if made.used else None,
-        notices=tuple(notices),
-    )
+    check_length(manifest, text, _to_bytes(text))
+    return text, notices
+
+
+def _to_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _check_prompt_argument(manifest: Manifest, text: str) -> None:
+    """Raise `UsageError` if the text cannot be an argument."""
+    size = len(_to_bytes(text))
+    if size > ARGUMENT_BYTES:
+        raise _too_long(manifest, f"{size:,} bytes", f"{ARGUMENT_BYTES:,} bytes")
+    if "\0" in text:
+        raise UsageError(
+            f"the prompt has a NUL character, and {manifest.name} takes it as an argument",
+            "remove that character",
+        )
 
 
 def explain_unsupported(

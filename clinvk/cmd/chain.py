@@ -81,11 +81,11 @@ def chain(
         raise UsageError(f"{flag} needs a chain to resume", "add --resume NAME")
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    given = {
+    task = {
         **options, "backend": backend,
         "workdir": str(workdir) if workdir else None, "timeout": timeout, "tags": tag or None,
     }  # fmt: skip
-    given = {k: v for k, v in given.items() if v is not None}
+    task = {k: v for k, v in task.items() if v is not None}
     rules = opts.RuleFlags(
         retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
@@ -93,9 +93,9 @@ def chain(
     plan, source = None, f"checkpoint {resume}"
     if path or file or not resume:
         source = opts.find_source(path, file, "chain")
-        plan = opts.read_plan(source, None, "chain", opts.build_defaults(loaded, given))
+        plan = opts.read_plan(source, None, "chain", opts.build_defaults(loaded, task))
         plan = opts.override_rules(plan, rules)
-    elif given or rules != opts.RuleFlags():
+    elif task or rules != opts.RuleFlags():
         raise UsageError(
             "without a file, --resume goes on with the steps as they were begun",
             "name the file as well: clinvk chain FILE --resume NAME",

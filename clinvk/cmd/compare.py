@@ -173,18 +173,16 @@ def _build_plan(
     from clinvk.plans import comparison
 
     options = {k: v for k, v in options.items() if v is not None}
-    of_judge = {}
-    if judge is not None:
-        manifest = selector.select(comparison.parse_backend(judge)[0]).manifest
-        of_judge = comparison.judge_options(manifest, options)
     return comparison.build_plan(
         prompt,
         backends,
         judge=judge,
         options=options,
-        judge_options=of_judge,
+        judge_options=comparison.judge_options(judge, options, selector),
         cwd=_absolute_workdir(workdir),
-        timeout=_parse_seconds(timeout),
+        timeout=None
+        if timeout is None
+        else common.parse_flag("--timeout", duration.parse_duration, timeout),
         tags=tags,
         rules=rules,
     )
@@ -196,13 +194,6 @@ def _absolute_workdir(workdir: Path | None) -> str:
     if not os.path.isdir(found):
         raise UsageError(f"--workdir: {workdir}: no such folder")
     return found
-
-
-def _parse_seconds(text: str | None) -> float | None:
-    try:
-        return None if text is None else duration.parse_duration(text)
-    except ValueError as error:
-        raise UsageError(f"--timeout: {error}") from error
 
 
 def _absolute_or_none(folder: Path | None) -> str | None:

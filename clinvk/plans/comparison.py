@@ -19,7 +19,7 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.backend.command_line import explain_unsupported
-from clinvk.backend.manifest import Manifest
+from clinvk.backend.selection import BackendSelector
 from clinvk.errors import UsageError
 from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
 from clinvk.model.plan import Plan, Rules, Task, with_keys
@@ -115,30 +115,22 @@ def build_plan(
     if not prompt.strip():
         raise UsageError("the prompt is empty", "say what to ask")
     check_backends(backends, example)
-    tasks = [
-        _task(name, name, prompt, options or {}, cwd=cwd, timeout=timeout, tags=tuple(tags))
-        for name in backends
-    ]
+    common = {"cwd": cwd, "timeout": timeout, "tags": tuple(tags)}
+    tasks = [_task(name, name, prompt, options or {}, **common) for name in backends]
     if judge is not None:
         for number in range(1, ROUNDS + 1):
             order = list(range(len(backends)))
             if number % 2 == 0:
                 order.reverse()
-            tasks.append(
-                _task(
-                    f"{JUDGE}-{number}",
-                    judge,
-                    judge_prompt(prompt, [backends[i] for i in order], _random_word()),
-                    judge_options or {},
-                    cwd=cwd,
-                    timeout=timeout,
-                    tags=tuple(tags),
-                    needs=tuple(range(len(backends))),
-                    template=True,
-                    known={f"tasks.{name}.output": i for i, name in enumerate(backends)},
-                    meta={JUDGE: judge, "order": order},
-                )
-            )
+            word = _random_word()
+            asked = judge_prompt(prompt, [backends[i] for i in order], word)
+            made = _task(
+                f"{JUDGE}-{number}", judge, asked, judge_options or {},
+                needs=tuple(range(len(backends))), template=True,
+                known={f"tasks.{name}.output": i for i, name in enumerate(backends)},
+                meta={JUDGE: judge, "order": order}, **common,
+            )  # fmt: skip
+            tasks.append(made)
     source = ", ".join(backends)
     return with_keys(
         Plan(kind="compare", tasks=tuple(tasks), rules=rules or Rules(), source=source)
@@ -172,9 +164,16 @@ def parse_backend(name: str) -> tuple[str, str | None]:
     return backend, model or None
 
 
-def judge_options(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, Any]:
+def judge_options(
+    judge: str | None, options: Mapping[str, Any], selector: BackendSelector
+) -> dict[str, Any]:
     """What the judge runs with, of what the answers run with: it reads what others wrote, and has
-    nothing to change, so that it is kept from that where its backend can."""
+    nothing to change, so that it is kept from that where its backend can. Raises `ClinvkError` for
+    a judge that cannot be used."""
+    if judge is None:
+        return {}
+    name, _ = parse_backend(judge)
+    manifest = selector.select(name).manifest
     if explain_unsupported(manifest, "sandbox", "read-only") is None:
         return {"sandbox": "read-only"}
     return {k: v for k, v in options.items() if k == "sandbox"}

@@ -14,11 +14,13 @@ from clinvk.backend.manifest import EventRule, Manifest
 from clinvk.backend.selection import BackendSelector
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.option_table import CHOICES, FLAGS
-from clinvk.model.plan import Plan, Task
+from clinvk.model.plan import Plan, Rules, Task
 from clinvk.text.redact import redact
 from clinvk.text.typed import quoted
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
+# What a manifest's rules set if the CLI reports it, for each cap that a budget may have.
+FIGURES = {"cost": ("cost", "cost_total", "cost_first"), "tokens": ("usage", "usage_total")}
 MIN_SECRET_LENGTH = 6  # characters of a variable that is a secret; "1" and "true" are none
 
 
@@ -133,14 +135,22 @@ class _Checker:
                 raise ConfigError(
                     f"max_parallel_per_backend: {name}: {count} is too small", "say at least 1"
                 )
-        if not every_task:
-            return
+        if every_task:
+            self._check_known_backends(rules)
+            self._check_switch(rules)
+            self._check_is_reported("cost", rules.budget.cost, "tokens")
+            self._check_is_reported("tokens", rules.budget.tokens, "cost")
+
+    def _check_known_backends(self, rules: Rules) -> None:
         for name in rules.max_parallel_per_backend:
             if self.chooser.catalog.find(name) is None:
                 known = ", ".join(self.chooser.catalog.names())
                 raise ConfigError(
                     f"max_parallel_per_backend: unknown backend {name!r}", f"known: {known}"
                 )
+
+    def _check_switch(self, rules: Rules) -> None:
+        """Raise `ClinvkError` if a backend that takes over at a limit could not."""
         used = {ask.backend for ask in self._checked_tasks.values()}
         if rules.limits.to and used == {*rules.limits.to}:
             raise ConfigError(
@@ -154,18 +164,16 @@ class _Checker:
                     raise ConfigError(f"{name} cannot be told to keep no session", KEEPS_HINT)
             except ClinvkError as error:
                 raise type(error)(f"on_limit: {error.message}", error.hint) from error
-        for cap, figures, said in (
-            (rules.budget.cost, ("cost", "cost_total", "cost_first"), "cost"),
-            (rules.budget.tokens, ("usage", "usage_total"), "tokens"),
-        ):
-            for manifest in self._manifests.values() if cap is not None else ():
-                if not any(figure in rule.set for rule in _rules(manifest) for figure in figures):
-                    other = "tokens" if said == "cost" else "cost"
-                    raise ConfigError(
-                        f"budget.{said}: {manifest.name} does not report it, so that cap could not "
-                        "be kept",
-                        f"leave {manifest.name} out, or use budget.{other}",
-                    )
+
+    def _check_is_reported(self, what: str, cap: float | None, other: str) -> None:
+        """Raise `ConfigError` for a cap on what some backend does not report."""
+        for manifest in self._manifests.values() if cap is not None else ():
+            if not any(figure in rule.set for rule in _rules(manifest) for figure in FIGURES[what]):
+                raise ConfigError(
+                    f"budget.{what}: {manifest.name} does not report it, so that cap could not be "
+                    "kept",
+                    f"leave {manifest.name} out, or use budget.{other}",
+                )
 
     def _manifest(self, name: str | None) -> Manifest:
         if name not in self._manifests:

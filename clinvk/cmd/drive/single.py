@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from clinvk.cmd.drive.signals import cancel_reason, watch_signals
 from clinvk.cmd.options.request import OutputOptions
 from clinvk.cmd.views.turn import TurnViewer, create_turn_viewer, shorten_value
+from clinvk.config.schema import Loaded
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Text
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from clinvk.dispatch.turn import Turn
 
+VERSION = 1  # of the JSON of a dry run
 FRAME_INTERVAL = 0.12  # seconds between two frames of the status line
 SHOW_STATUS_AFTER = 0.6  # seconds of silence before there is one
 
@@ -119,49 +122,63 @@ async def _animate(status: StatusLine) -> None:
 def print_dry_run(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
     """Print what would be started, and where each setting came from."""
     # Only a dry run needs it.
-    from clinvk.config.keys import shown
     from clinvk.config.schema import MASK
 
     plan = dispatcher.plan(request)
-    secret = dispatcher.config.backend(plan.manifest.name).env
-    settings = {k: {"value": shown(s.value), "from": s.origin} for k, s in plan.settings.items()}
-    prompt = plan.command.stdin.decode("utf-8", "replace")
-    if output.format != "text":
-        data = {
-            "version": 1,
-            "backend": plan.manifest.name,
-            "command": [without_passwords(word) for word in plan.command.argv],
-            "env": {k: v and without_passwords(v) for k, v in plan.command.env_changes.items()}
-            | dict.fromkeys(secret, MASK),
-            "workdir": str(plan.command.cwd),
-            "session_id": plan.session.id if plan.session else None,
-            "native_id": plan.resumes,
-            "prompt": prompt,
-            "timeout_seconds": plan.timeout,
-            "settings": settings,
-        }
-        print(dumps(data, indent=2))
-        return 0
-    command = replace(
-        plan.command, env_changes=plan.command.env_changes | dict.fromkeys(secret, MASK)
+    masked = dict.fromkeys(dispatcher.config.backend(plan.manifest.name).env, MASK)
+    plan = replace(
+        plan,
+        command=replace(plan.command, env_changes=plan.command.env_changes | masked),
     )
-    print(command)
-    backend = "command line" if request.to or request.backend else "session" if plan.session else (
-        dispatcher.config.origin("default_backend"))  # fmt: skip
-    for name, value, origin in (
-        ("backend", plan.manifest.name, backend),
-        (
-            "folder",
-            plan.command.cwd,
-            "command line" if request.cwd else "session" if plan.session else "here",
-        ),
-        *((k, s["value"], s["from"]) for k, s in settings.items()),
-    ):
+    if output.format != "text":
+        print(dumps(_dry_run_data(plan), indent=2))
+        return 0
+    print(plan.command)
+    for name, value, origin in _origins(plan, request, dispatcher.config):
         print(f"# {name}: {one_line(without_passwords(str(value)))}  ({one_line(origin)})")
     if plan.session:
         native_id = one_line(plan.resumes or "- (a new one)")
         print(f"# session: {plan.session.id}, native id {native_id}")
-    print(f"# prompt on stdin: {len(plan.command.stdin):,} bytes: {shorten_value(prompt)}")
+    stdin = plan.command.stdin
+    print(f"# prompt on stdin: {len(stdin):,} bytes: {shorten_value(_prompt_of(plan))}")
     for text in plan.notices:
         Printer.for_errors(output.color).notice(text)
     return 0
+
+
+def _dry_run_data(plan: TurnPlan) -> dict[str, Any]:
+    command = plan.command
+    return {
+        "version": VERSION,
+        "backend": plan.manifest.name,
+        "command": [without_passwords(word) for word in command.argv],
+        "env": {k: v and without_passwords(v) for k, v in command.env_changes.items()},
+        "workdir": str(command.cwd),
+        "session_id": plan.session.id if plan.session else None,
+        "native_id": plan.resumes,
+        "prompt": _prompt_of(plan),
+        "timeout_seconds": plan.timeout,
+        "settings": {
+            name: {"value": value, "from": origin} for name, value, origin in _settings(plan)
+        },
+    }
+
+
+def _origins(plan: TurnPlan, request: Request, config: Loaded) -> Iterator[tuple[str, Any, str]]:
+    """What the turn runs with, and where each of it came from."""
+    of_session = "session" if plan.session else None
+    named = "command line" if request.to or request.backend else of_session
+    yield "backend", plan.manifest.name, named or config.origin("default_backend")
+    yield "folder", plan.command.cwd, "command line" if request.cwd else of_session or "here"
+    yield from _settings(plan)
+
+
+def _settings(plan: TurnPlan) -> Iterator[tuple[str, Any, str]]:
+    # Only a dry run needs it.
+    from clinvk.config.keys import shown
+
+    return ((name, shown(s.value), s.origin) for name, s in plan.settings.items())
+
+
+def _prompt_of(plan: TurnPlan) -> str:
+    return plan.command.stdin.decode("utf-8", "replace")

@@ -141,11 +141,9 @@ def build_defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
     # Only commands that read a task file need it.
     from clinvk.plans.parse import Defaults
 
-    for name in ("timeout", "stall_timeout"):
-        try:
-            duration.parse_duration((task or {}).get(name, 1))
-        except ValueError as error:
-            raise UsageError(f"--{name.replace('_', '-')}: {error}") from error
+    for key in ("timeout", "stall_timeout"):
+        if task and key in task:
+            parse_flag(_flag_of_key(key), duration.parse_duration, task[key])
     parallel = loaded.config.parallel
     return Defaults(
         max_parallel=parallel.max_workers,
@@ -163,7 +161,7 @@ def _flag_of_key(key: str) -> str:
     return FLAGS.get(key) or f"--{key.replace('_', '-')}"
 
 
-def _parse_flag(flag: str, parse: Callable[[str], T], text: str) -> T:
+def parse_flag(flag: str, parse: Callable[[str], T], text: str) -> T:
     """What is meant. Raises `UsageError` that names the flag."""
     try:
         return parse(text)
@@ -197,15 +195,15 @@ def override_rules(plan: Plan, flags: RuleFlags) -> Plan:
     if flags.fail_fast is not None:
         rules = replace(rules, halt=Halt(when="now", count=1) if flags.fail_fast else Halt())
     if flags.halt is not None:
-        rules = replace(rules, halt=_parse_flag("--halt", halting.parse_halt, flags.halt))
+        rules = replace(rules, halt=parse_flag("--halt", halting.parse_halt, flags.halt))
     limits = rules.limits
     if flags.on_limit is not None:
         limits = replace(
-            _parse_flag("--on-limit", halting.parse_on_limit, flags.on_limit),
+            parse_flag("--on-limit", halting.parse_on_limit, flags.on_limit),
             first_wait=limits.first_wait, max_wait=limits.max_wait,
         )  # fmt: skip
     if flags.max_wait is not None:
-        max_wait = _parse_flag("--max-wait", duration.parse_duration, flags.max_wait)
+        max_wait = parse_flag("--max-wait", duration.parse_duration, flags.max_wait)
         limits = replace(limits, max_wait=max_wait)
     budget = rules.budget
     if flags.budget_cost is not None:
