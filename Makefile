@@ -23,27 +23,32 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-core test-latest lint types docs bench picture lock clean FORCE
+.PHONY: help install demo test test-core test-latest lint types docs bench picture lock clean FORCE
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
+install: ## Put clinvk on PATH, with uv or pipx
+	@if command -v uv >/dev/null; then uv tool install --force .; \
+	elif command -v pipx >/dev/null; then pipx install --force .; \
+	else echo "make install needs uv or pipx; without them: python3 -m venv ~/.local/clinvk && ~/.local/clinvk/bin/pip install ." >&2; exit 1; fi
+
 demo: $(VENV)/.base ## Show the main job, on the echo backend
 	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo.sh
 
-test: $(VENV)/.test ## Run all tests, with the real CLIs where npm can install them
+test: $(VENV)/.test $(VENV)/.docs ## Run all tests, with the real CLIs where npm can install them
 	$(BIN)/python -m tests.clis --for-tests
 	$(PYTEST)
 
-test-core: $(VENV)/.test ## Run the tests that do not start the real CLIs
+test-core: $(VENV)/.test $(VENV)/.docs ## Run the tests that do not start the real CLIs
 	$(PYTEST) -m 'not real'
 
 test-latest: VENV = .venv-latest
 test-latest: ## Run all tests with the newest packages that pyproject.toml allows
 	rm -rf $(VENV)
 	$(MAKE) VENV=$(VENV) PYTHON='$(PYTHON)' $(VENV)/.made-for
-	$(PIP) -e '.[test]'
-	@touch $(VENV)/.base $(VENV)/.test  # complete, so nothing is installed from the locks
+	$(PIP) -e '.[test,docs]'
+	@touch $(VENV)/.base $(VENV)/.test $(VENV)/.docs  # complete, so nothing is installed from the locks
 	$(MAKE) VENV=$(VENV) test
 
 lint: $(VENV)/.dev ## Check with ruff
@@ -55,7 +60,8 @@ types: $(VENV)/.dev ## Check types with mypy and pyright
 	$(BIN)/pyright
 
 docs: $(VENV)/.docs ## Build the documentation, strictly
-	$(BIN)/mkdocs build --strict
+	$(BIN)/zensical build --clean --strict
+	@echo "the documentation is in build/docs/index.html"
 
 bench: $(VENV)/.test ## Measure speed and size
 	$(BIN)/python -m bench
