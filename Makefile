@@ -23,9 +23,9 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-core test-latest lint types docs bench picture lock clean FORCE
+.PHONY: help install demo test test-core test-latest lint types docs bench picture generated lock clean FORCE
 
-help: ## List these commands
+help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
 
 install: ## Put clinvk on PATH, with uv or pipx
@@ -66,10 +66,13 @@ docs: $(VENV)/.docs ## Build the documentation, strictly
 bench: $(VENV)/.test ## Measure speed and size
 	$(BIN)/python -m bench
 
-picture: $(VENV)/.dev ## Rebuild the README's picture, transcript and table
+picture: $(VENV)/.dev ## Rebuild the README's picture
 	$(BIN)/python docs/picture.py
-	$(BIN)/python docs/transcript.py --write
+
+generated: $(VENV)/.test ## Update the manual page, the README's table, and the output shown in the documentation
 	$(BIN)/python docs/backends_table.py --write
+	$(BIN)/python docs/consoles.py --write
+	$(BIN)/python docs/man.py --write
 
 # In an environment of its own, so that a broken lock can be replaced.
 lock: VENV = .venv-lock

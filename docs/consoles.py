@@ -69,7 +69,9 @@ def main(args: list[str]) -> int:
             continue
         wrong = True
         names = page.name, f"{page.name}, as it is now"
-        print("\n".join(difflib.unified_diff(text.split("\n"), made.split("\n"), *names, "", "", 1)))
+        print(
+            "\n".join(difflib.unified_diff(text.split("\n"), made.split("\n"), *names, "", "", 1))
+        )
     if wrong:
         print("hint: python docs/consoles.py --write", file=sys.stderr)
     return 1 if wrong else 0

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 from clinvk.cmd.main import root
 from clinvk.config.loading import parse_config
 from clinvk.config.schema import BackendConfig, Config
-from tests.conftest import PROJECT, CommandLine, Home
+from tests.conftest import PROJECT, CommandLine, Home, write_program
 
 EXAMPLE = PROJECT / "config.example.yaml"
 README = PROJECT / "README.md"
@@ -157,16 +158,73 @@ def test_every_key_of_the_configuration_has_a_row_in_its_page() -> None:
     assert wanted <= set(documented)
 
 
-@pytest.mark.parametrize("script", ["backends_table.py", "transcript.py"])
-def test_the_readme_shows_what_is_there(script: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(PROJECT / "docs" / script), "--check"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def run_script(name: str, *args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(PROJECT / "docs" / name), *args],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ["backends_table.py", "man.py"])
+def test_what_is_generated_is_up_to_date(script: str) -> None:
+    done = run_script(script, "--check")
 
     assert done.returncode == 0, done.stderr
+
+
+WITH_CONSOLE = [page for page in PAGES if blocks(page, "console")]
+
+
+@pytest.mark.parametrize("page", WITH_CONSOLE, ids=lambda page: page.stem)
+def test_every_command_in_the_documentation_prints_what_is_shown(page: Path) -> None:
+    done = run_script("consoles.py", str(page))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_output_that_is_wrong_is_noticed_and_can_be_corrected(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        textwrap.dedent("""\
+        <!-- setup
+        clinvk config set output.show_tokens true
+        -->
+        <!-- file: prompt.txt -->
+        ```text
+        hello
+        ```
+
+        ```console
+        $ clinvk -b echo --session a -f prompt.txt
+        (echo, no model) Turn 1. You said: something else
+        $ clinvk sessions branch a
+        0123456789
+        $ clinvk resume 0123 "more"
+        ```
+        """)
+    )
+    wrong = run_script("consoles.py", str(page))
+    assert wrong.returncode == 1
+    assert "+(echo, no model) Turn 1. You said: hello" in wrong.stdout
+    assert run_script("consoles.py", "--write", str(page)).returncode == 0
+    corrected = page.read_text()
+    assert "said: hello\n" in corrected
+    assert "tokens in, " in corrected
+    assert "\n0123456789\n" in corrected
+    assert "Turn 2. You said: more" in corrected
+    assert run_script("consoles.py", str(page)).stdout == ""
+
+
+def test_the_first_commands_of_the_readme_work_after_make_demo(home: Home) -> None:
+    (block,) = [text for text in blocks(README, "sh") if "$PWD/.venv/bin" in text]
+    write_program(
+        home.work / ".venv" / "bin" / "clinvk", f'#!/bin/sh\nexec {sys.executable} -m clinvk "$@"\n'
+    )
+    done = subprocess.run(["bash", "-e"], input=block, cwd=home.work, env=home.env, text=True,
+                          capture_output=True, timeout=60, check=False)  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Turn 2. You said: now add tests" in done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
