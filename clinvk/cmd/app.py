@@ -133,6 +133,17 @@ class RootGroup(LazyGroup):
             "\nFiles: ~/.clinvk/config.yaml, ~/.clinvk/backends/*.yaml (CLINVK_HOME moves them)\n"
         )
 
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Also the options of a prompt, which needs no command."""
+        found = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            ask = self.get_command(ctx, PROMPT_COMMAND)
+            with ask.make_context("clinvk", [], resilient_parsing=True) as inner:
+                known = {item.value for item in found}
+                more = ask.shell_complete(inner, incomplete)
+                found += [item for item in more if item.value not in known]
+        return found
+
     def _is_command(self, word: str | None) -> bool:
         return word in self.modules or word in self.aliases
 

@@ -84,7 +84,10 @@ def compare(
     on_limit: Annotated[
         str | None,
         typer.Option(
-            "--on-limit", metavar="wait|fail", help="What to do when a provider's limit is met."
+            "--on-limit",
+            metavar="wait|fail",
+            help="What to do at a provider's rate limit (default: wait).",
+            autocompletion=opt.complete_words(("wait", "fail")),
         ),
     ] = None,
     max_wait: common.MaxWait = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from clinvk.cmd.app import new_app
+from clinvk.cmd.options.completions import complete_words
 from clinvk.errors import UsageError
 
 app = new_app()
@@ -17,7 +18,10 @@ SHELLS = ("bash", "zsh", "fish")
 @app.command()
 def completion(
     shell: Annotated[
-        str | None, typer.Argument(help="bash, zsh or fish; else the one of $SHELL.")
+        str | None,
+        typer.Argument(
+            help="bash, zsh or fish; else the one of $SHELL.", autocompletion=complete_words(SHELLS)
+        ),
     ] = None,
 ) -> None:
     """Print the completion script of a shell.
@@ -30,4 +34,11 @@ def completion(
     shell = shell or os.path.basename(os.environ.get("SHELL", ""))
     if shell not in SHELLS:
         raise UsageError(f"no completion for {shell!r}", f"say one of: {', '.join(SHELLS)}")
-    print(get_completion_script(prog_name="clinvk", complete_var="_CLINVK_COMPLETE", shell=shell))
+    script = get_completion_script(prog_name="clinvk", complete_var="_CLINVK_COMPLETE", shell=shell)
+    print(_keep_order(script))
+
+
+def _keep_order(script: str) -> str:
+    """The script for a shell that offers values in our order, such as the newest session first."""
+    script = script.replace("complete -o default", "complete -o nosort -o default")
+    return script.replace("complete --command clinvk", "complete --command clinvk --keep-order")

@@ -10,6 +10,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.completions import complete_config_keys, complete_config_values
 from clinvk.config import keys, loading
 from clinvk.config import schema as configs
 from clinvk.errors import ConfigError
@@ -17,9 +18,13 @@ from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 
 app = new_app(no_args_is_help=True, help="Show and change the configuration.")
-
 VERSION = 1  # of the JSON that they print
-Key = Annotated[str, typer.Argument(metavar="KEY", help="As in backends.claude.model.")]
+Key = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY", help="As in backends.claude.model.", autocompletion=complete_config_keys
+    ),
+]
 
 
 @app.command("show")
@@ -63,7 +68,10 @@ def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
 @app.command("set")
 def set_(
     key: Key,
-    value: Annotated[str, typer.Argument(help="As it would stand in the file.")],
+    value: Annotated[
+        str,
+        typer.Argument(help="The value, in YAML syntax.", autocompletion=complete_config_values),
+    ],
     config: opt.Config = None,
 ) -> None:
     """Change one setting in the file; its comments stay."""

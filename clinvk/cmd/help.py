@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from clinvk.cmd.app import new_app
+from clinvk.cmd.options.completions import complete_commands
 from clinvk.errors import UsageError
 
 app = new_app()
@@ -15,7 +16,9 @@ app = new_app()
 @app.command()
 def help_(
     ctx: typer.Context,
-    command: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...")] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[COMMAND]...", autocompletion=complete_commands)
+    ] = None,
 ) -> None:
     """Show the help of a command, or of all."""
     parent = ctx.parent

@@ -35,7 +35,8 @@ def parallel(
         typer.Option(
             "--format",
             metavar="yaml|json|jsonl|csv|lines",
-            help="How it is written, if not by its name.",
+            help="Input format (default: from the file name).",
+            autocompletion=opt.complete_words(("yaml", "json", "jsonl", "csv", "lines")),
         ),
     ] = None,
     prompt: Annotated[

@@ -44,7 +44,10 @@ def resume(
     here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
     backend: opt.Backend = None,
     with_tag: Annotated[
-        str | None, typer.Option("--tag", help="Only sessions with this tag.")
+        str | None,
+        typer.Option(
+            "--tag", help="Only sessions with this tag.", autocompletion=opt.complete_tags
+        ),
     ] = None,
     to: opt.To = None,
     replay: opt.Replay = False,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args, get_origin
 
 from msgspec import Struct
 
@@ -59,6 +59,25 @@ def get_value(loaded: Loaded, key: str) -> Any:
     return value
 
 
+def names(backends: Iterable[str] = ()) -> list[str]:
+    """The dotted keys that can be set, and those of these backends."""
+    known = [key for key, _ in flatten(Config()) if key != "backends"]
+    fields = BackendConfig.__struct_fields__
+    return [*known, *(f"backends.{name}.{field}" for name in backends for field in fields)]
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """The values that a key can have, if they are few. Raises `ConfigError` for an unknown key."""
+    hint = _find_type(tuple(key.split(".")))
+    found: list[str] = []
+    for option in (hint, *get_args(hint)):
+        if option is bool:
+            found += ["true", "false"]
+        elif get_origin(option) is Literal:
+            found += map(str, get_args(option))
+    return tuple(dict.fromkeys(found))
+
+
 def flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """Every setting as (dotted key, value); values of `env` and passwords in addresses are hidden."""
     if isinstance(value, Struct):
@@ -84,7 +103,7 @@ def shown(value: Any, path: tuple[str, ...] = ()) -> Any:
 def _find_type(steps: tuple[str, ...]) -> Any:
     """The type at a dotted key. Raises `ConfigError`."""
     # Only `config get` and `config set` need it.
-    from typing import get_origin, get_type_hints
+    from typing import get_type_hints
 
     hint: Any = Config
     for i, step in enumerate(steps):

@@ -11,6 +11,7 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
+from clinvk.cmd.options.completions import complete_limit_actions
 from clinvk.disk.output_file import check_overwriting
 from clinvk.disk.reading import read_named, read_stream
 from clinvk.errors import ClinvkError, ConfigError, UsageError
@@ -63,7 +64,8 @@ OnLimit = Annotated[
     typer.Option(
         "--on-limit",
         metavar="wait|fail|switch:BACKEND",
-        help="What to do when a provider's limit is met (wait).",
+        help="What to do at a provider's rate limit (default: wait).",
+        autocompletion=complete_limit_actions,
     ),
 ]
 MaxWait = Annotated[

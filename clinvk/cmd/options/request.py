@@ -12,13 +12,18 @@ import typer
 from msgspec import Struct
 
 from clinvk.cmd.app import LITERAL_MARK, PASSTHROUGH_KEY
+from clinvk.cmd.options.completions import (
+    complete_option_pairs,
+    complete_sessions,
+    complete_tags,
+    complete_words,
+)
 from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.storage import apply_storage_options
-from clinvk.cmd.options.turn import complete_words
 from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.reading import read_named, read_stream
-from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.errors import ConfigError, UsageError
 from clinvk.model import option_table
 from clinvk.model.option_table import BY_NAME, FLAGS
 from clinvk.terminal import printer
@@ -28,7 +33,6 @@ if TYPE_CHECKING:
     from clinvk.model.session_ref import SessionRef
 
 STDIN = "-"
-MAX_COMPLETIONS = 200  # ids that a shell is offered
 FORMATS = ("text", "json", "stream-json")
 
 
@@ -38,18 +42,6 @@ def complete_backends(incomplete: str) -> list[str]:
 
     names = Catalog(loading.find_home(os.environ)).names()
     return [name for name in names if name.startswith(incomplete)]
-
-
-def complete_sessions(incomplete: str) -> list[str]:
-    # Only a shell that completes needs it.
-    from clinvk.store import open_store
-
-    try:
-        loaded = loading.load(os.environ)
-        with open_store(loaded.config.session.storage, loaded.home) as store:
-            return store.find_ids(incomplete, MAX_COMPLETIONS)
-    except ClinvkError:  # a shell that completes has no place for it
-        return []
 
 
 Prompt = Annotated[
@@ -112,10 +104,16 @@ StallTimeout = Annotated[
 Option = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", metavar="KEY=VALUE", help="Another option of the backend (repeatable)."
+        "--option",
+        metavar="KEY=VALUE",
+        help="Another option of the backend (repeatable).",
+        autocompletion=complete_option_pairs,
     ),
 ]
-Tag = Annotated[list[str] | None, typer.Option("--tag", help="Tag the session (repeatable).")]
+Tag = Annotated[
+    list[str] | None,
+    typer.Option("--tag", help="Tag the session (repeatable).", autocompletion=complete_tags),
+]
 Title = Annotated[str | None, typer.Option("--title", help="The session's title.")]
 FailOnDenied = Annotated[
     bool, typer.Option("--fail-on-denied", help="Exit with 1 where a tool was denied.")

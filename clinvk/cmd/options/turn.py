@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from clinvk.cmd.options.completions import complete_models, complete_words
 from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
 from clinvk.model.option_table import OPTIONS, Option
 
@@ -58,9 +59,6 @@ def flag_of(option: Option) -> Any:
     if option.choices:
         settings["metavar"] = "|".join(option.choices)
         settings["autocompletion"] = complete_words(option.choices)
+    elif option.name == "model":
+        settings["autocompletion"] = complete_models
     return Annotated[hint | None, typer.Option(*names, **settings)]
-
-
-def complete_words(words: Iterable[str]) -> Callable[[str], list[str]]:
-    """The completion of a parameter that takes one of these."""
-    return lambda incomplete: [word for word in words if word.startswith(incomplete)]

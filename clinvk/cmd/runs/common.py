@@ -22,10 +22,11 @@ def complete_runs(incomplete: str) -> list[str]:
     from clinvk.runs.folder import RunStore
 
     try:
-        ids = RunStore(loading.find_home(os.environ)).ids()
+        runs = RunStore(loading.find_home(os.environ))
+        ids = [folder.id for folder in runs.newest_first()]
     except ClinvkError:  # a shell that completes has no place for it
         return []
-    return sorted(i for i in [*ids, "last"] if i.startswith(incomplete))
+    return [i for i in ["last", *ids] if i.startswith(incomplete)]
 
 
 def open_runs(loaded: Loaded) -> RunStore:

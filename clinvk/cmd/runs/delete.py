@@ -11,7 +11,6 @@ import typer
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import plan as plan_options
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.turn import complete_words
 from clinvk.cmd.runs.common import VERSION, LastRun, SomeRuns, open_runs
 from clinvk.disk.output_file import check_overwriting
 from clinvk.errors import ClinvkError, UsageError
@@ -32,7 +31,7 @@ def report(
             "--format",
             metavar="|".join(REPORTS),
             help="Report format (default: by the ending of --output, else markdown).",
-            autocompletion=complete_words(REPORTS),
+            autocompletion=opt.complete_words(REPORTS),
         ),
     ] = None,
     output: Annotated[

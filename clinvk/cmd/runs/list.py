@@ -11,6 +11,7 @@ import typer
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.completions import complete_tasks
 from clinvk.cmd.runs.common import VERSION, LastRun, open_runs
 from clinvk.cmd.views import summary
 from clinvk.errors import ClinvkError, UsageError
@@ -96,7 +97,12 @@ def _run_row(about: dict[str, Any]) -> list[str]:
 def show_(
     run_id: LastRun = "last",
     task: Annotated[
-        str | None, typer.Argument(metavar="[TASK]", help="One task, by its name or number.")
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            help="One task, by its name or number.",
+            autocompletion=complete_tasks,
+        ),
     ] = None,
     events: Annotated[
         bool, typer.Option("--events", help="What happened in the task, one JSON object a line.")

@@ -12,6 +12,7 @@ from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import interrupted, many
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.completions import complete_tasks
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
@@ -83,7 +84,9 @@ def retry(
     run_id: LastRun = "last",
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TASK]...", help="These, however they ended."),
+        typer.Argument(
+            metavar="[TASK]...", help="These, however they ended.", autocompletion=complete_tasks
+        ),
     ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="What has failed (without TASK, that is meant).")

@@ -54,6 +54,7 @@ def merge(
     strategy: Annotated[
         str,
         typer.Option("--strategy", metavar="|".join(STRATEGIES),
+                     autocompletion=opt.complete_words(STRATEGIES),
                      help="By time; by time with exchanges kept whole and repeats left out; "
                      "A before B, or as --order says."),
     ] = "chronological",

@@ -12,7 +12,6 @@ from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.plan import Force
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.options.turn import complete_words
 from clinvk.cmd.sessions.common import open_manager
 from clinvk.disk.output_file import HTML, MARKDOWN, check_overwriting, format_of
 from clinvk.errors import ClinvkError
@@ -31,7 +30,7 @@ def export(
         typer.Option("--format", metavar="markdown|json|html|NAME",
                      help="Export format (default: by the ending of --output, else markdown). "
                      "NAME is your template ~/.clinvk/export/NAME.j2.",
-                     autocompletion=complete_words(("markdown", "json", "html"))),
+                     autocompletion=opt.complete_words(("markdown", "json", "html"))),
     ] = None,
     output: Annotated[
         Path | None,
@@ -51,7 +50,8 @@ def export(
         typer.Option("--include-timestamps/--no-timestamps", help="Times (JSON and HTML: yes)."),
     ] = None,
     theme: Annotated[
-        str, typer.Option("--theme", metavar="auto|light|dark", help="Of a page of HTML.")
+        str, typer.Option("--theme", metavar="auto|light|dark", help="Colors of the HTML page.",
+                          autocompletion=opt.complete_words(("auto", "light", "dark")))
     ] = "auto",
     config: opt.Config = None,
 ) -> None:  # fmt: skip

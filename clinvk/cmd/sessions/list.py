@@ -24,6 +24,7 @@ from clinvk.store.base import Damaged, Query
 from clinvk.terminal import printer
 from clinvk.text import duration
 
+FILTERS = (*STATUSES, "running", "damaged")
 app = CommandModule()
 
 
@@ -31,9 +32,17 @@ app = CommandModule()
 @with_storage_options
 def list_(
     backend: opt.Backend = None,
-    status: Annotated[str | None, typer.Option("--status", help="Only with this status.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            "--status", help="Only with this status.", autocompletion=opt.complete_words(FILTERS)
+        ),
+    ] = None,
     here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
-    tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option("--tag", help="Only with this tag.", autocompletion=opt.complete_tags),
+    ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Only with this.")
     ] = None,
@@ -45,11 +54,8 @@ def list_(
     config: opt.Config = None,
 ) -> None:
     """List sessions, the one used last first."""
-    if status is not None and status not in (*STATUSES, "running", "damaged"):
-        raise UsageError(
-            f"invalid status filter {status!r}",
-            f"valid: {', '.join((*STATUSES, 'running', 'damaged'))}",
-        )
+    if status is not None and status not in FILTERS:
+        raise UsageError(f"invalid status filter {status!r}", f"valid: {', '.join(FILTERS)}")
     store = open_configured_store(opt.load_config(config))
     query = Query(
         backend=backend,

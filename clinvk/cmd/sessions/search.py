@@ -32,7 +32,12 @@ def search(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most N.")] = 20,
     role: Annotated[
         str | None,
-        typer.Option("--role", metavar="|".join(ROLES), help="Only messages of this role."),
+        typer.Option(
+            "--role",
+            metavar="|".join(ROLES),
+            help="Only messages of this role.",
+            autocompletion=opt.complete_words(ROLES),
+        ),
     ] = None,
     as_json: opt.Json = False,
     config: opt.Config = None,

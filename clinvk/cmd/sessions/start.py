@@ -76,7 +76,13 @@ def edit(
         list[str] | None, typer.Option("--untag", help="Take it away (repeatable).")
     ] = None,
     status: Annotated[
-        str | None, typer.Option("--status", metavar="active|completed|paused|archived")
+        str | None,
+        typer.Option(
+            "--status",
+            metavar="active|completed|paused|archived",
+            help="Set the status.",
+            autocompletion=opt.complete_words(("active", "completed", "paused", "archived")),
+        ),
     ] = None,
     metadata: Metadata = None,
     as_json: opt.Json = False,
