@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from importlib import import_module
 from typing import Any, TextIO
 
 from clinvk.terminal.actions import is_log_obeyed, literal
@@ -20,7 +21,7 @@ color: ContextVar[str] = ContextVar("color", default="auto")
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
 
 MIN_COLUMN_WIDTH = 14  # cells that a column of a table keeps, however narrow the terminal
-COLUMN_GAP = 2  # cells between columns, and behind a header
+COLUMN_GAP = 2  # cells between columns; tabulate leaves as many behind a header
 
 
 class Printer:
@@ -155,11 +156,30 @@ def print_table(
     table = [headers, *([one_line(cell) for cell in row] for row in rows)]
     if sys.stdout.isatty():
         table = _fit_table(table, terminal_width(), list(shrinks), list(spared))
-    widths = _column_widths(table)
-    to_the_right = [name in right for name in table[0]]
-    for row in table:
-        cells = map(_align, row, widths, to_the_right)
-        print((" " * COLUMN_GAP).join(cells).rstrip())
+    align = ["right" if name in right else "left" for name in table[0]] if table[1:] else None
+    text = _load_tabulate(table).tabulate(
+        table[1:], headers=table[0], tablefmt="plain", colalign=align, disable_numparse=True
+    )
+    for line in text.splitlines():
+        print(line.rstrip())
+
+
+def _load_tabulate(table: list[list[str]]) -> Any:
+    """tabulate; with wcwidth, whose loading is two thirds of its own, only if a cell is not ASCII."""
+    ascii_only = all(cell.isascii() for row in table for cell in row)
+    hidden = ascii_only and "wcwidth" not in sys.modules and "tabulate" not in sys.modules
+    if hidden:
+        sys.modules["wcwidth"] = None  # type: ignore[assignment]  # tabulate does without it
+    try:
+        tabulate: Any = import_module("tabulate")
+    finally:
+        if hidden:
+            del sys.modules["wcwidth"]
+    if not ascii_only and tabulate.wcwidth is None:  # loaded for an earlier table
+        import wcwidth  # only for text that is not ASCII
+
+        tabulate.wcwidth = wcwidth
+    return tabulate
 
 
 def _column_widths(table: list[list[str]]) -> list[int]:
@@ -168,11 +188,6 @@ def _column_widths(table: list[list[str]]) -> list[int]:
         max([display_width(head) + COLUMN_GAP, *map(display_width, column)])
         for head, *column in zip(*table, strict=True)
     ]
-
-
-def _align(cell: str, width: int, right: bool) -> str:
-    space = " " * (width - display_width(cell))
-    return space + cell if right else cell + space
 
 
 def _fit_table(

@@ -40,10 +40,14 @@ def pad(text: str, width: int) -> str:
 def clip_start(text: str, width: int) -> str:
     """`text` if it fits, else its last words. They take less than would fit, so that there is room
     for what comes, and the text does not have to be cut again at once."""
-    taken = display_width(text)
-    if taken <= width:
+    if display_width(text) <= width:
         return text
-    last = _cut(text, taken - max(0, width * 2 // 3), taken)
+    last, room = "", max(0, width * 2 // 3)
+    for sign in reversed(list(signs(text))):
+        room -= display_width(sign)
+        if room < 0:
+            break
+        last = sign + last
     return last.partition(" ")[2] or last
 
 

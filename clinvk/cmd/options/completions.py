@@ -18,6 +18,7 @@ import typer
 from clinvk.errors import ClinvkError
 
 if TYPE_CHECKING:
+    # Only to complete.
     from clinvk.model.session import Session
     from clinvk.store.base import Query, Store
 
@@ -35,6 +36,7 @@ def complete_words(words: Iterable[str]) -> Callable[[str], list[str]]:
 def complete_sessions(incomplete: str) -> list[Offer]:
     """Sessions, the one used last first. bash shows no titles, so that it is offered names alone
     until the beginning of an id is typed, if there are any."""
+    # Only to complete.
     from clinvk.store.base import Query
 
     with suppress(ClinvkError), _open_store() as store:
@@ -52,6 +54,7 @@ def complete_sessions(incomplete: str) -> list[Offer]:
 
 def complete_tags(incomplete: str) -> list[str]:
     """The tags of sessions, without those that name a run."""
+    # Only to complete.
     from clinvk.store.base import Query
 
     with suppress(ClinvkError), _open_store() as store:
@@ -63,6 +66,7 @@ def complete_tags(incomplete: str) -> list[str]:
 
 def complete_models(ctx: typer.Context, incomplete: str) -> list[str]:
     """Models of the configuration and of sessions, if the backend is named, of that one."""
+    # Only to complete.
     from clinvk.store.base import Query
 
     backend = ctx.params.get("backend")
@@ -75,6 +79,7 @@ def complete_models(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_option_pairs(ctx: typer.Context, incomplete: str) -> list[str]:
     """`KEY=` of the options that the backend has."""
+    # Only to complete.
     from clinvk.backend.catalog import Catalog
     from clinvk.config import loading
 
@@ -88,6 +93,7 @@ def complete_option_pairs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def complete_tasks(ctx: typer.Context, incomplete: str) -> list[Offer]:
     """The tasks of the run that is named, by the names of their files."""
+    # Only to complete.
     from clinvk.config import loading
     from clinvk.runs.folder import RunStore
 
@@ -100,6 +106,7 @@ def complete_tasks(ctx: typer.Context, incomplete: str) -> list[Offer]:
 
 def complete_limit_actions(incomplete: str) -> list[str]:
     """`wait`, `fail`, and `switch:BACKEND` for each backend."""
+    # Only to complete.
     from clinvk.backend.catalog import Catalog
     from clinvk.config import loading
 
@@ -111,6 +118,7 @@ def complete_limit_actions(incomplete: str) -> list[str]:
 
 
 def complete_config_keys(incomplete: str) -> list[str]:
+    # Only to complete.
     from clinvk.backend.catalog import Catalog
     from clinvk.config import keys, loading
 
@@ -121,6 +129,7 @@ def complete_config_keys(incomplete: str) -> list[str]:
 
 
 def complete_config_values(ctx: typer.Context, incomplete: str) -> list[str]:
+    # Only to complete.
     from clinvk.backend.catalog import Catalog
     from clinvk.config import keys, loading
 
@@ -147,6 +156,7 @@ def complete_commands(ctx: typer.Context, incomplete: str) -> list[Offer]:
 
 
 def _open_store() -> Store:
+    # Only to complete.
     from clinvk.config import loading
     from clinvk.store import open_store
 
@@ -155,12 +165,14 @@ def _open_store() -> Store:
 
 
 def _sessions(store: Store, query: Query) -> list[Session]:
+    # Only to complete.
     from clinvk.model.session import Session
 
     return [s for s in store.select(query) if isinstance(s, Session)]
 
 
 def _configured_models(backend: str | None) -> list[str]:
+    # Only to complete.
     from clinvk.config import loading
 
     found = loading.load(os.environ).config.backends
@@ -172,6 +184,7 @@ def _is_generated(session_id: str) -> bool:
 
 
 def _describe(session: Session) -> str:
+    # Only to complete.
     from clinvk.text.sanitize import one_line
 
     return one_line(session.label)[:60] or session.backend or "-"
