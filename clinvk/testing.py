@@ -85,7 +85,7 @@ class FakeExecutor:
         self._answers = answers
         self._counts: dict[str, int] = {}
 
-    def describe(self, request: Request) -> str:
+    async def describe(self, request: Request) -> str:
         return f"{_backend_of(request)} (fake)"
 
     async def run(self, request: Request, reporter: Reporter) -> Result:

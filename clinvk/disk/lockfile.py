@@ -15,9 +15,11 @@ from typing import Any
 from clinvk.disk.atomic import file_error, make_folder
 from clinvk.disk.closing import Closing
 from clinvk.disk.opening import open_own
+from clinvk.disk.waiting import WouldWait, check_may_block, lock_timeout
 from clinvk.errors import SessionError
 
 NOTE = 65_536  # bytes
+POLL_INTERVAL = 0.002  # seconds between attempts to lock a file that another process holds
 LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -57,7 +59,12 @@ class NamedLocks:
         path = f"{self.folder}/{session_id}"
         while True:
             fd = open_lock(path)
-            if not try_lock(fd, path):
+            try:
+                locked = try_lock(fd, path)
+            except WouldWait:
+                os.close(fd)
+                raise
+            if not locked:
                 os.close(fd)
                 return None
             if is_same_file(fd, path):  # else it was deleted while we waited
@@ -117,18 +124,40 @@ class NamedLocks:
 
 
 @contextmanager
-def hold_lock(path: str | Path) -> Iterator[int]:
-    """The lock on a file that is never deleted, as its open descriptor; others wait. Raises
-    `SessionError`."""
+def hold_lock(path: str | Path, *, timeout: float | None = None) -> Iterator[int]:
+    """The lock on a file that is never deleted, as its open descriptor; others wait. `timeout` is
+    in seconds; None: as long as the call may block. Raises `SessionError`; `WouldWait` if another
+    process still holds the lock after that time."""
     fd = open_lock(path)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            _wait_for_lock(fd, path, lock_timeout() if timeout is None else timeout)
         except OSError as error:
             raise locks_unsupported_error(os.path.dirname(path), error) from error
         yield fd
     finally:
         os.close(fd)
+
+
+def _wait_for_lock(fd: int, path: str | Path, timeout: float | None) -> None:
+    if timeout is None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise WouldWait(
+                    SessionError(
+                        f"another process holds the lock on {path}",
+                        "stop that process, or wait until it ends",
+                    )
+                ) from None
+            time.sleep(POLL_INTERVAL)
+        else:
+            return
 
 
 def open_lock(path: str | Path) -> int:
@@ -147,6 +176,7 @@ def try_lock(fd: int, path: str | Path) -> bool:
     """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
     for pause in (0.0, 0.002, 0.005):
         if pause:  # even none is a pause on a busy machine
+            check_may_block()
             time.sleep(pause)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,14 @@ from clinvk.backend.selection import BackendSelector
 from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
+from clinvk.dispatch.off_loop import ENDED_TIMEOUT, StoreCalls
 from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.option_table import OPTIONS
 from clinvk.model.request import Request
 from clinvk.model.result import Result
-from clinvk.model.session import Message, MessageRole, Session, check_id, new_id
+from clinvk.model.session import MessageRole, Session, check_id, new_id
 from clinvk.process.marker import new_marker
 from clinvk.sessions import handover
 from clinvk.sessions.lookup import NoSessionHere, SessionLookup, real_path
@@ -110,38 +111,42 @@ class Dispatcher(Closing):
         _check_request(request)
         marker = new_marker(self.env)
         if request.ephemeral:
-            async with _start_turn(self, self._plan(request, None), marker) as run:
+            async with _start_turn(self, self._plan(request, None), marker, None) as run:
                 yield run
             return
-        session = self.sessions.find(request)
-        plan = self._plan(request, session)
+        calls = StoreCalls(self.store)
+        session = await calls(lambda: self.sessions.find(request))
+        plan = await calls(lambda: self._plan(request, session))
         new = session is None
         if session is None:
-            session = self._create_session(
-                plan, await prompt_messages(plan, self.config.config.session)
-            )
+            session = await self._create_session(plan, calls)
         begun = False
         try:
             # Anyio, 45 ms: needed only once something runs.
-            from clinvk.dispatch.turn_lock import acquire_turn
+            from clinvk.dispatch.turn_lock import acquire_turn, release_turn
 
-            turn = await acquire_turn(
-                self.store, session.id, marker, wait=request.wait, notify=notify
-            )
+            turn = await acquire_turn(calls, session.id, marker, wait=request.wait, notify=notify)
             try:
                 # Another turn may have changed the record while we waited.
-                session = self.store.get(session.id)
-                plan = replace(plan, session=session) if new else self._plan(request, session)
-                async with _start_turn(self, plan, marker, new=new) as run:
+                session = current = await calls(partial(self.store.get, session.id))
+                plan = (
+                    replace(plan, session=session)
+                    if new
+                    else await calls(lambda: self._plan(request, current))
+                )
+                async with _start_turn(self, plan, marker, calls, new=new) as run:
                     begun = True
                     yield run
             finally:
-                turn.close()
+                await release_turn(calls, turn.close)
         except BaseException:
             if new and not begun:  # nothing has begun, so there is nothing to keep
-                with suppress(SessionError):
-                    self.store.delete(session.id)
+                await _delete_session(calls, session.id)
             raise
+
+    async def aplan(self, request: Request) -> TurnPlan:
+        """`plan`, without blocking the event loop."""
+        return await StoreCalls(self.store)(lambda: self.plan(request))
 
     def plan(self, request: Request) -> TurnPlan:
         """What `stream` would do; nothing is started, locked or written."""
@@ -296,10 +301,11 @@ class Dispatcher(Closing):
         for session in self.sessions.list_resumable(query):
             yield session, self.store.messages(session.id)
 
-    def _create_session(self, plan: TurnPlan, messages: list[Message]) -> Session:
+    async def _create_session(self, plan: TurnPlan, calls: StoreCalls) -> Session:
         """The record of a new session. It is there before anything is paid for, so that a store
         that cannot be written is met now."""
         settings, chosen_id = self.config.config.session, plan.request.chosen_id
+        messages = await prompt_messages(plan, settings)
         name = chosen_id or plan.request.name
         session = Session(
             id=check_id(name) if name else new_id(),
@@ -318,9 +324,12 @@ class Dispatcher(Closing):
             session = with_prompt(session, messages[0].content)
         # A named session must survive a power cut. Without a name, its id is not known to anyone before its answer is stored.
         if chosen_id:
-            session = self.store.deferred().create(session, messages)
+            create = partial(self.store.deferred().create, session, messages)
         else:
-            session = self.store.create(session, messages, exact=bool(name), durable=bool(name))
+            create = partial(
+                self.store.create, session, messages, exact=bool(name), durable=bool(name)
+            )
+        session = await calls(create, lambda made: self.store.delete(made.id))
         if begun := permissions.only_permissions(stored_options(plan.settings)):
             self._created[session.id] = begun
         return session
@@ -336,9 +345,24 @@ def own_unless(dispatcher: Dispatcher | None) -> Iterator[Dispatcher]:
         yield own
 
 
+async def _delete_session(calls: StoreCalls, session_id: str) -> None:
+    """Delete a session in which nothing has begun; if that cannot be done soon, it stays."""
+    # Anyio, 45 ms: needed only once something runs.
+    import anyio
+
+    calls.limit_wait(ENDED_TIMEOUT)
+    with anyio.CancelScope(shield=True), suppress(SessionError):
+        await calls(lambda: calls.store.delete(session_id))
+
+
 @asynccontextmanager
 async def _start_turn(
-    dispatcher: Dispatcher, plan: TurnPlan, marker: str, *, new: bool = False
+    dispatcher: Dispatcher,
+    plan: TurnPlan,
+    marker: str,
+    calls: StoreCalls | None,
+    *,
+    new: bool = False,
 ) -> AsyncIterator[Turn]:
     # Anyio, 45 ms: needed only once something runs.
     import signal
@@ -348,17 +372,15 @@ async def _start_turn(
     from clinvk.process import child as process  # anyio: only once something is to run
 
     recorder = None
-    if plan.session is not None:
-        recorder = Recorder(
-            dispatcher.store, plan, plan.session.id, dispatcher.config.config.session
-        )
+    if plan.session is not None and calls is not None:
+        recorder = Recorder(calls, plan, plan.session.id, dispatcher.config.config.session)
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
     with tempfiles.temp_files(plan.command, dispatcher.env):
         home = dispatcher.config.home
         async with login_lock.login_lock(plan.manifest, plan.command.env, home) as begun:
             if recorder is not None and not new:
-                recorder.record_prompt(await prompt_messages(plan, recorder.settings))
+                await recorder.record_prompt(await prompt_messages(plan, recorder.settings))
             async with process.start(plan.command, marker, stop_signal=ask) as child:
                 # The child boots while this is imported: jmespath is not needed to start it.
                 from clinvk.dispatch.turn import Turn

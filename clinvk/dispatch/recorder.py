@@ -9,13 +9,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk.config.schema import SessionConfig
+from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import ClinvkError
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, prompt_excerpt
 from clinvk.process.threads import for_long
 from clinvk.sessions.masking import redact_for_store
-from clinvk.store.base import Store
 
 
 class Recorder:
@@ -23,47 +23,54 @@ class Recorder:
     known, so that a turn that is killed can be gone on with."""
 
     def __init__(
-        self, store: Store, plan: TurnPlan, session_id: str, settings: SessionConfig
+        self, calls: StoreCalls, plan: TurnPlan, session_id: str, settings: SessionConfig
     ) -> None:
-        self.store = store
+        self.calls = calls
+        self.store = calls.store
         self.plan = plan
         self.settings = settings
         self.session_id = session_id
         self.backend: str = plan.manifest.name
         # A task's session is flushed together with the journal of its run.
         self._is_task = plan.request.chosen_id is not None
-        self._append = store.deferred().append if self._is_task else store.append
+        self._append = calls.store.deferred().append if self._is_task else calls.store.append
         self._update = (
-            store.deferred().update if self._is_task else partial(store.update, durable=False)
+            calls.store.deferred().update
+            if self._is_task
+            else partial(calls.store.update, durable=False)
         )
 
-    def record_prompt(self, messages: list[Message]) -> None:
+    async def record_prompt(self, messages: list[Message]) -> None:
         """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
         # Written in any case: a session that was taken away meanwhile is met now, not at the end.
         title = self.plan.request.title and redact_for_store(self.plan.request.title, self.settings)
         tags = self.plan.request.tags
-        self.store.append(
-            self.session_id, messages, lambda s: _session_with_prompt(s, messages, title, tags)
+        await self.calls(
+            lambda: self.store.append(
+                self.session_id, messages, lambda s: _session_with_prompt(s, messages, title, tags)
+            )
         )
 
-    def record_native_id(self, native_id: str, model: str | None) -> list[str]:
+    async def record_native_id(self, native_id: str, model: str | None) -> list[str]:
         """Keep the backend's own id at once; what is worth telling of that."""
-        told = self.shared_id_notices(native_id)
+        told = await self.shared_id_notices(native_id)
         try:
-            self._update(
-                self.session_id, lambda s: _with_native_id(s, self.backend, native_id, model)
+            await self.calls(
+                lambda: self._update(
+                    self.session_id, lambda s: _with_native_id(s, self.backend, native_id, model)
+                )
             )
         except ClinvkError as error:
             told.append(f"the session id could not be kept yet: {error}")
         return told
 
-    def shared_id_notices(self, native_id: str) -> list[str]:
+    async def shared_id_notices(self, native_id: str) -> list[str]:
         """What to tell of other sessions that the backend knows by this id. Of a task there is
         nobody to tell it to, who would go on with its session by hand."""
         if self.plan.resumes is not None or self._is_task:
             return []
         try:
-            owners = self.store.find_by_native_id(self.backend, native_id)
+            owners = await self.calls(lambda: self.store.find_by_native_id(self.backend, native_id))
         except ClinvkError:  # what is wrong with the store is told where something is to be kept
             return []
         return [
@@ -78,7 +85,7 @@ class Recorder:
         megabyte."""
         return redact_for_store(text, self.settings, self.plan.request.secrets)
 
-    def record_result(
+    async def record_result(
         self, result: Result, answers: str, totals: dict[str, Any], *, lost: bool
     ) -> None:
         """Keep the answer, which is what `kept` made of it, and what it took. Raises
@@ -100,10 +107,12 @@ class Recorder:
                     tokens,
                 )
             )
-        self._append(
-            self.session_id,
-            messages,
-            lambda s: self._session_after_turn(s, result, len(messages), totals, now, lost),
+        await self.calls(
+            lambda: self._append(
+                self.session_id,
+                messages,
+                lambda s: self._session_after_turn(s, result, len(messages), totals, now, lost),
+            )
         )
 
     def _session_after_turn(

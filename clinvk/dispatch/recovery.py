@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.process import note as turn_note
 from clinvk.process.recovery import end_noted
 from clinvk.store.base import Store, TurnLock
@@ -21,8 +22,11 @@ async def end_turn_leftovers(store: Store, turn: TurnLock, session_id: str) -> s
     Raises `SessionError` if it was started on another machine or in another container: from here
     it cannot be known to be dead."""
 
-    def others() -> Iterable[dict[str, Any] | None]:
-        return (store.running_turn(i) for i in store.running_ids() if i != session_id)
+    def running_turns() -> list[dict[str, Any] | None]:
+        return [store.running_turn(i) for i in store.running_ids() if i != session_id]
+
+    async def others() -> Iterable[dict[str, Any] | None]:
+        return await StoreCalls(store)(running_turns)
 
     what = f"the last turn of session {session_id}"
     return await end_noted(turn.leftover or {}, what, _turn_of(session_id), turn.location, others)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from clinvk.backend.command_line import matches_native_id
 from clinvk.backend.event_parser import EventParser
 from clinvk.dispatch.fold import Exit, TurnFold
+from clinvk.dispatch.off_loop import ENDED_TIMEOUT, HURRIED_TIMEOUT, StoreGaveUp
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Event, Notice
 from clinvk.model.result import Denial, Failure, Result
@@ -102,6 +103,7 @@ class Turn:
             if now:
                 self._child.kill_now()
             self._fold.stop(Failure("cancelled", reason))
+            self._limit_store_wait()
             if self._scope is not None:
                 self._scope.cancel()
 
@@ -138,7 +140,7 @@ class Turn:
         elif code is not None:
             await self._handle_exit(code)
         elif lines is not None:
-            self._handle_lines(lines)
+            await self._handle_lines(lines)
             if self._is_ending():  # a line told that it has to
                 await self._stop()
 
@@ -160,7 +162,13 @@ class Turn:
             "timeout", f"it said nothing for {seconds} s", "allow more with --stall-timeout SECONDS"
         )
 
+    def _limit_store_wait(self) -> None:
+        """The turn is ending: the store may not delay that for long."""
+        if self._recorder is not None:
+            self._recorder.calls.limit_wait(HURRIED_TIMEOUT if self._stop_now else ENDED_TIMEOUT)
+
     async def _stop(self) -> None:
+        self._limit_store_wait()
         ask = signal.Signals[self.plan.manifest.stop]
         for line in await self._child.stop(ask, now=self._stop_now):
             # Its last words may hold the usage and the native id; the answer is over.
@@ -187,7 +195,7 @@ class Turn:
             self._told_of_skipped = True
             self._add_notices([f"a line of more than {LONGEST:,} bytes was skipped"])
 
-    def _handle_lines(self, lines: list[bytes]) -> None:
+    async def _handle_lines(self, lines: list[bytes]) -> None:
         self._tell_of_skipped()
         read, fold, events = self._parser.parse_line, self._fold.add, self._events
         for line in lines:
@@ -199,8 +207,16 @@ class Turn:
         # At once, unless the turn is over and all of it is kept next.
         new_id = self._fold.unrecorded_id
         if self._recorder and new_id and not self._stdout_done:
-            self._add_notices(self._recorder.record_native_id(new_id, self.model))
+            await self._record_native_id(self._recorder, new_id)
+
+    async def _record_native_id(self, recorder: Recorder, native_id: str) -> None:
+        """Keep the id; if the store cannot be written in time, the turn times out as ever."""
+        with anyio.CancelScope(deadline=self._next_deadline()) as scope:
+            self._scope = scope
+            self._add_notices(await recorder.record_native_id(native_id, self.model))
             self._fold.unrecorded_id = None
+        if scope.cancelled_caught and not self._is_ending():
+            self._fold.stop(self._timeout_failure())
 
     def _tell_of_beginning(self) -> None:
         if self._fold.has_started:
@@ -236,7 +252,7 @@ class Turn:
             await self._delete_native_session()
             return result
         if self._fold.unrecorded_id:
-            self._add_notices(self._recorder.shared_id_notices(self._fold.unrecorded_id))
+            self._add_notices(await self._recorder.shared_id_notices(self._fold.unrecorded_id))
         lost = (
             result.error is not None
             and self.plan.manifest.lost_after_error
@@ -249,8 +265,11 @@ class Turn:
         except GaveUp:  # the second signal: there is no time to search a long answer for secrets
             kept = NOT_EXAMINED
         try:
-            self._recorder.record_result(result, kept, self._parser.totals, lost=lost)
+            await self._recorder.record_result(result, kept, self._parser.totals, lost=lost)
         except ClinvkError as error:
+            if isinstance(error, StoreGaveUp) and result.error is not None:
+                self._add_notices([f"the turn could not be recorded: {error}"])
+                return result
             failure = Failure("session", f"the answer could not be kept: {error}", error.hint)
             return replace(result, ok=False, error=failure, exit_code=error.exit_code)
         return result

@@ -81,7 +81,7 @@ class Attempt:
                 raise request  # to be reported like all others
             check(request)
             if is_dry_run:
-                command = executor.describe(request)
+                command = await executor.describe(request)
                 return Result(ok=True, text=command, backend=self.backend, exit_code=0)
             self._secrets = request.secrets
             return result_without_secrets(await executor.run(request, self), request.secrets)

@@ -47,7 +47,7 @@ class Executor(Protocol):
     """Runs requests, here or elsewhere. It decides in which directory: the request's `cwd`, or one
     that stands for it."""
 
-    def describe(self, request: Request) -> str:
+    async def describe(self, request: Request) -> str:
         """The command that `run` would start. Raises `ClinvkError` if there is none."""
         ...
 
@@ -64,8 +64,8 @@ class LocalExecutor:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
 
-    def describe(self, request: Request) -> str:
-        return str(self.dispatcher.plan(request).command)
+    async def describe(self, request: Request) -> str:
+        return str((await self.dispatcher.aplan(request)).command)
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         async with self.dispatcher.stream(request, reporter.on_notice) as turn:

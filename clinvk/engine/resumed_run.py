@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from msgspec import to_builtins
 
 from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.engine import backoff
 from clinvk.engine.plan_run import PlanRun
 from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished, unfinished
@@ -54,7 +56,11 @@ class ResumedRun(PlanRun):
                 self.notify(await end_leftovers(folder, lock))
             before = folder.result(self.plan, is_driver=True, trusted=True)
             self._previous_result = before
-            told = [_outcome_if_ended(o, folder, self.plan, self) for o in before.results]
+            calls = StoreCalls(self.dispatcher.store)
+            told = [
+                await calls(partial(_outcome_if_ended, o, folder, self.plan, self))
+                for o in before.results
+            ]
             self.outcomes = self._select(told)
             self._check_not_redacted()
             self._check_queued_tasks()
@@ -131,18 +137,18 @@ class ReplacingRun(PlanRun):
         folder = self.folder or self.create_folder()
         assert folder is not None  # noqa: S101 - an ephemeral run replaces none
         with self._lock_new(folder) as lock:
-            reused = self._reuse_outcomes(folder)
+            reused = await self._reuse_outcomes(folder)
             self._reused = {outcome.index for outcome in reused}
             return await self._run_with_journal(folder, lock, rerun=[], already_ended=reused)
 
     def new_outcomes(self, result: RunResult) -> set[int]:
         return super().new_outcomes(result) - self._reused
 
-    def _reuse_outcomes(self, folder: RunFolder) -> list[Outcome]:
+    async def _reuse_outcomes(self, folder: RunFolder) -> list[Outcome]:
         """Take over the outcomes of the tasks that are the same, and need nothing that is run
         again: of those that have succeeded, and of those that may not be run again."""
         old, reused = self.old_folder, []
-        theirs = old.plan(trusted=True)
+        theirs, calls = old.plan(trusted=True), StoreCalls(self.dispatcher.store)
         for known in old.result(theirs, trusted=True).results[: len(self.plan.tasks)]:
             i, task = known.index, self.plan.tasks[known.index]
             same = _task_definition(self._without_secrets(task)) == _task_definition(
@@ -150,7 +156,7 @@ class ReplacingRun(PlanRun):
             )
             if not same or not all(self.outcomes[n].ok for n in task.needs):
                 continue
-            said = _outcome_if_ended(known, old, theirs, self)
+            said = await calls(partial(_outcome_if_ended, known, old, theirs, self))
             stands = requeue_if_unfinished(
                 said, self.plan, rerun_indeterminate=self.rerun_indeterminate
             )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from clinvk.errors import SessionError
 from clinvk.process import note as turn_note
 from clinvk.process.note import InvalidNote, Note
 
-Notes = Callable[[], Iterable["dict[str, Any] | None"]]  # of all that runs beside it
+Notes = Callable[[], Awaitable[Iterable["dict[str, Any] | None"]]]  # of all that runs beside it
 
 
 async def end_noted(left: dict[str, Any], what: str, of: str, kept_in: str, others: Notes) -> str:
@@ -47,7 +47,7 @@ async def _end_marked(note: Note, what: str, cut_off: str, kept_in: str, others:
     if not count:
         return cut_off
     if turn_note.starter_lives(note.marker, family.oldest) or any(
-        turn_note.is_marked_by(other, note.marker) for other in others()
+        turn_note.is_marked_by(other, note.marker) for other in await others()
     ):
         return (
             f"{what}: the note in {kept_in} names the processes of something else that is "

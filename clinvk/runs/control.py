@@ -88,7 +88,7 @@ async def end_leftovers(folder: RunFolder, lock: HeldLock) -> str:
     """End what a run that was cut off left running; a sentence about it. `lock` is ours. Raises
     `SessionError` if it was started on another machine or in another container."""
 
-    def others() -> Iterable[dict[str, Any] | None]:
+    async def others() -> Iterable[dict[str, Any] | None]:
         runs = RunStore(folder.path.parent.parent)
         return (RunFolder(runs.folder / i).find_driver() for i in runs.ids() if i != folder.id)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from clinvk.disk.atomic import NoSpace, file_error
 from clinvk.disk.lockfile import hold_lock
 from clinvk.disk.opening import open_own
+from clinvk.disk.waiting import WouldWait, check_may_block
 from clinvk.errors import SessionError
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.files.records import SessionFiles
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ANY_SESSION = "*"  # in `lock`: more than it has room for
 MAX_MARK_SIZE = 4096  # bytes of it
+FLUSH_TIMEOUT = 2.0  # seconds to wait for another process before the index is left stale
 
 Progress = Callable[[int, int], None]
 IndexChange = Callable[["Index"], None]
@@ -54,6 +56,7 @@ class IndexSync:
     def query(self, ask: Callable[[Index], T]) -> T | None:
         """What the index says; nothing where there is none, or none that can be read. A damaged page
         shows only when it is read, so the index is made anew then, once."""
+        check_may_block()
         with self._connections.using():
             for _ in range(2):
                 index = self._fresh()
@@ -90,6 +93,7 @@ class IndexSync:
         """The lock, and the index; it is told what is put into the list, once the files are
         changed. What an error leaves half done is noted, so that the index is mended before it is
         believed again."""
+        check_may_block()
         with self._connections.using(), self._exclusive():
             index = self._ensure_fresh()
             before = self._read_mark()  # nothing, unless there is no index to catch up
@@ -103,6 +107,7 @@ class IndexSync:
     def removing(self, id_: str) -> Iterator[list[IndexChange]]:
         """`writing`, for sessions that are deleted: on a full disk too. If there is no room for the
         note, the index is deleted first, so that no killed process leaves one that is wrong."""
+        check_may_block()
         told: list[IndexChange] = []
         with self._connections.using(), ExitStack() as held:
             try:
@@ -140,6 +145,7 @@ class IndexSync:
             marked = self._read_mark()
             known = self._knows_difference(marked)
             if not known:
+                check_may_block()
                 self.files.unflushed.clear()
                 # What others leave unflushed is mended once, and not each time.
                 if not marked or self._unflushed_state is None:
@@ -157,10 +163,15 @@ class IndexSync:
                 self._unflushed_state = (os.getpid(), marked, self.files.modified_ns())
 
     def flush(self, session_ids: list[str]) -> None:
-        """Tell the index of these, where they were left unflushed by us."""
+        """Tell the index of these, where they were left unflushed by us. If another process keeps
+        the lock, the index stays marked as stale, and is updated when it is needed."""
         if self.files.unflushed.keys().isdisjoint(session_ids):
             return
-        with self._connections.using(), self._exclusive():
+        with (
+            suppress(WouldWait),
+            self._connections.using(),
+            self._exclusive(timeout=FLUSH_TIMEOUT),
+        ):
             try:
                 if (index := self._open_index(create=True)) is not None:
                     self._catch_up(index, session_ids)
@@ -304,9 +315,9 @@ class IndexSync:
     # The lock.
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self, *, timeout: float | None = None) -> Iterator[None]:
         """The only writer; others wait."""
-        with hold_lock(self._lock_path) as self._lock:
+        with hold_lock(self._lock_path, timeout=timeout) as self._lock:
             yield
 
     def _write_mark(self, text: str) -> None:

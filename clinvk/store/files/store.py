@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from clinvk.disk.atomic import NoSpace, remove_leftovers
 from clinvk.disk.closing import Closing
 from clinvk.disk.lockfile import HeldLock
+from clinvk.disk.waiting import check_may_block
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, Query
@@ -106,6 +107,7 @@ class FileStore(Closing):
         self._index_sync.check_open()
         if (begun := self._deferred.begun(session_id)) is not None:
             return begun[1]
+        check_may_block()
         return self._files.messages(check_id(session_id))
 
     def size(self, session_id: str) -> int:
@@ -162,6 +164,7 @@ class FileStore(Closing):
         check_id(session_id)
         if session_id not in self._deferred and not self._files.exists(session_id):
             raise not_found_error(session_id)
+        check_may_block()
         with self._locks.idle(session_id):
             if self._deferred.forget(session_id) is None:
                 with self._index_sync.removing(session_id) as told:

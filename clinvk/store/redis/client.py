@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from clinvk.disk.closing import Closing
+from clinvk.disk.waiting import check_may_block
 from clinvk.errors import ConfigError, SessionError
 from clinvk.text import addresses
 
@@ -73,6 +74,7 @@ class RedisClient(Closing):
     @contextmanager
     def translate_errors(self) -> Iterator[Any]:
         """The client; what goes wrong with it is told in our words."""
+        check_may_block()
         redis = _import_redis()
         try:
             yield self.client

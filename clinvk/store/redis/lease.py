@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from clinvk.disk.closing import Closing
+from clinvk.disk.waiting import check_may_block
 from clinvk.errors import SessionError
 from clinvk.process import note as turn_note
 from clinvk.store.redis import lua
@@ -44,6 +45,7 @@ class LeaseLock(Closing):
         self._seconds = seconds
         self._on_ended = on_ended
         self._stop_renewal = threading.Event()
+        self._released = False
         threading.Thread(target=self._renew, name=f"turn of {session_id}", daemon=True).start()
 
     def note(self, facts: dict[str, Any]) -> None:
@@ -58,10 +60,12 @@ class LeaseLock(Closing):
         self._release("leave")
 
     def _release(self, what: str) -> None:
-        if self._stop_renewal.is_set():
+        if self._released:
             return
         self._stop_renewal.set()
         self._on_ended(self)
+        check_may_block()  # what is above does not; it may be all that there is time for
+        self._released = True
         keys = [lease_key(self.id), turn_key(self.id), TURNS]
         with suppress(SessionError):  # it ends by itself, a little later
             self._server.run_script(lua.END, keys, [self.token, what, self.id])

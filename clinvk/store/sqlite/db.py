@@ -18,6 +18,7 @@ from pathlib import Path
 
 from clinvk.disk.atomic import file_error
 from clinvk.disk.opening import open_named
+from clinvk.disk.waiting import check_may_block, lock_timeout
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
 from clinvk.store.codec import decode_messages, decode_session, not_found_error
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 SCHEMA_VERSION = 1  # PRAGMA user_version
 APPLICATION_ID = 0x636C6976  # PRAGMA application_id: "cliv"
-BUSY_TIMEOUT = 30.0  # seconds that a writer waits for its turn
+BUSY_TIMEOUT = 30.0  # seconds that a writer waits for its turn, if it may block that long
 
 TABLES = (
     "CREATE TABLE records (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
@@ -40,6 +41,16 @@ class Database(Index):
     """Raises `sqlite3.Error` where the file cannot be read or written, and `SessionError` where it
     is not one of ours."""
 
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self._timeout = _busy_timeout()
+
+    def update_timeout(self) -> None:
+        """Wait for others as long as the current call may block."""
+        if self._timeout != (seconds := _busy_timeout()):
+            self.db.execute(f"PRAGMA busy_timeout={round(seconds * 1000)}")
+            self._timeout = seconds
+
     @classmethod
     def open_writable(cls, path: Path) -> Database:
         """The sessions in that file, which is made where it is missing."""
@@ -48,6 +59,8 @@ class Database(Index):
             return cls.open_read_only(path)
         with _open_if_usable(cls(_connect(f"{path.as_uri()}?mode=rw"))) as database:
             if not database.is_ready(path) or database.get_meta("version") != INDEX_VERSION:
+                if path.stat().st_size:  # an index to rebuild
+                    check_may_block()
                 with database.transaction():
                     database.prepare()
                     if database.get_meta("version") != INDEX_VERSION:
@@ -194,7 +207,13 @@ class Database(Index):
 
 
 def _connect(uri: str) -> sqlite3.Connection:
-    return connect(uri, timeout=BUSY_TIMEOUT)
+    return connect(uri, timeout=_busy_timeout())
+
+
+def _busy_timeout() -> float:
+    """Seconds that SQLite waits for others."""
+    limit = lock_timeout()
+    return BUSY_TIMEOUT if limit is None else limit
 
 
 @contextmanager

@@ -11,6 +11,7 @@ The words of a deleted session stay in the full-text table, where nothing leads 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from clinvk.disk.atomic import MAKE_ROOM, NoSpace, has_room, is_private
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
 from clinvk.disk.lockfile import HeldLock
+from clinvk.disk.waiting import WouldWait, check_may_block, lock_timeout
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session, check_id, new_id
 from clinvk.store.base import Change, Damaged, Hit, ImmediateWrites, Query
@@ -34,10 +36,15 @@ from clinvk.store.sqlite.db import BUSY_TIMEOUT, Database, missing_directory_err
 
 Progress = Callable[[int, int], None]
 
+SLOW = 0.1  # seconds of a write after which the next one is not made on an event loop
+
 
 class SqliteStore(Closing):
+    concurrent_calls = 1  # in threads beside an event loop: a file has one writer
+
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._is_slow = False  # the last write took long, as on a slow or busy disk
         self._locks = TurnLocks(Path(f"{path}.locks"))
         self._connections: Connections[Database] = Connections()
 
@@ -88,6 +95,7 @@ class SqliteStore(Closing):
 
     def messages(self, session_id: str) -> list[Message]:
         check_id(session_id)
+        check_may_block()
         with self._reading() as database:
             return database.messages(session_id)
 
@@ -199,11 +207,14 @@ class SqliteStore(Closing):
                     with Database.open_read_only(self.path) as nothing:
                         yield nothing
         except sqlite3.Error as error:
-            raise self._to_session_error("read", error) from error
+            raise self._to_error("read", error) from error
 
     @contextmanager
     def _writing(self, *, durable: bool = True, journal: bool = True) -> Iterator[Database]:
         """All that is done inside, or nothing of it; the only writer, others wait."""
+        if self._is_slow:
+            check_may_block()
+        began_at = time.monotonic()
         try:
             with self._connections.using():
                 database = self._connection() or self._connections.add(
@@ -213,11 +224,13 @@ class SqliteStore(Closing):
                 with database.transaction() if journal else database.changing_without_journal():
                     yield database
         except sqlite3.Error as error:
-            raise self._to_session_error("write", error) from error
+            raise self._to_error("write", error) from error
+        self._is_slow = time.monotonic() - began_at > SLOW
 
     def _connection(self) -> Database | None:
         """This thread's connection."""
         if (database := self._connections.mine) is not None:
+            database.update_timeout()
             return database
         if self.path.exists() and self.path.stat().st_size:
             return self._connections.add(Database.open_writable(self.path))
@@ -229,9 +242,15 @@ class SqliteStore(Closing):
         if self._connections.closed:
             raise store_is_closed()
 
+    def _to_error(self, verb: str, error: sqlite3.Error) -> SessionError | WouldWait:
+        """What to raise. A call that may not wait for others can be repeated."""
+        shown = self._to_session_error(verb, error)
+        is_busy = _error_code(error) == sqlite3.SQLITE_BUSY
+        return WouldWait(shown, BUSY_TIMEOUT) if is_busy and lock_timeout() is not None else shown
+
     def _to_session_error(self, verb: str, error: sqlite3.Error) -> SessionError:
         """What SQLite means, and what can be done about it."""
-        code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+        code = _error_code(error)
         full = code == sqlite3.SQLITE_FULL or (
             code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
             and not has_room(self.path.parent)
@@ -262,6 +281,10 @@ PROBLEMS = {
         "end that program, or try again",
     ),
 }
+
+
+def _error_code(error: sqlite3.Error) -> int:
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def _write_session(
