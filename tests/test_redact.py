@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.text.redact import RULES, everywhere, redact
+from clinvk.text.redact import RULES, SHORT, everywhere, redact
+from clinvk.text.redact import _redact as search
 from tests.conftest import CommandLine, Home
 
 # Every key is put together here, so that no scanner takes this file for a leak.
@@ -389,3 +390,13 @@ def test_many_keys_of_a_mapping_that_become_the_same_take_no_time():
     changed = everywhere({f"{n}": n for n in range(50_000)}, lambda _: "same")
     assert time.process_time() - began < 5
     assert len(changed) == 50_000
+
+
+@given(
+    st.sampled_from([key for keys in KEYS.values() for key in keys if len(key) < SHORT]),
+    st.text(max_size=8),
+    st.text(max_size=8),
+)
+def test_a_short_text_is_searched_like_a_long_one(key: str, before: str, after: str):
+    for text in (key, key.upper(), key.replace("i", "İ"), before + key + after):
+        assert redact(text) == search(text)

@@ -18,6 +18,7 @@ from typing import Any
 from clinvk.text.key_shapes import RULES, Rule
 
 LONG = 65_536  # characters: the result for a longer text is remembered
+SHORT = 128  # characters: so are the last results for short texts, such as keys and states
 NOT_EXAMINED = "[not stored: stopped before it was searched for secrets]"
 PLACES = 1024  # that are looked at between two questions whether to give up
 PASSES = 4  # at most: what is replaced may make what is in front of it a key
@@ -46,7 +47,9 @@ is_given_up: ContextVar[Callable[[], bool]] = ContextVar("is_given_up", default=
 
 
 def redact(text: str) -> str:
-    """The text with a note in place of each secret; without any, the very text."""
+    """The text with a note in place of each secret."""
+    if len(text) <= SHORT:
+        return _redact_short(text)
     return _redact_long(text) if len(text) > LONG else _redact(text)
 
 
@@ -61,6 +64,25 @@ def _redact(text: str) -> str:
         if all(RULES[number].label != "private key" for _, number, _ in spans):
             break
     return text
+
+
+# The keys of a line are the same in each, and most of its values.
+@lru_cache(maxsize=4096)
+def _redact_short(text: str) -> str:
+    folded = _fold(text)
+    return _redact(text) if any(map(folded.__contains__, _hints())) else text
+
+
+@cache
+def _hints() -> tuple[str, ...]:
+    """What a text needs one of to hold a secret: the beginnings of all shapes in small letters,
+    without those in which another one occurs."""
+    begins = sorted({begin.lower() for rule in RULES for begin in rule.begins}, key=len)
+    hints: list[str] = []
+    for begin in begins:
+        if not any(hint in begin for hint in hints):
+            hints.append(begin)
+    return tuple(hints)
 
 
 # An answer is stored as an event, as a result and as a message, one soon after the other.
@@ -115,8 +137,7 @@ def _with_changed_keys(data: dict[Any, Any], change: Callable[[str], str]) -> di
 def _spans(text: str) -> Iterator[Span]:
     """The secrets from left to right, none within another. Of two that begin at one place, the one
     of the earlier rule is taken."""
-    # İ alone becomes two characters, and what is found in one has to be at that place in the other.
-    folded = text.replace("İ", "i").lower()
+    folded = _fold(text)
     places: list[tuple[int, int, str]] = []  # a heap: where a shape may begin next
     for number, rule in enumerate(RULES):
         for begin in rule.begins:
@@ -153,6 +174,11 @@ def _spans(text: str) -> Iterator[Span]:
             heapq.heapreplace(places, (at, number, begin))
         else:
             heapq.heappop(places)
+
+
+def _fold(text: str) -> str:
+    """The text in small letters, each at its place: İ alone would become two characters."""
+    return text.replace("İ", "i").lower()
 
 
 def _is_within_word(rule: Rule, text: str, at: int) -> bool:
