@@ -1,9 +1,10 @@
 """JMESPath, compiled to plain Python functions.
 
 A manifest's rules are asked for every line that a CLI prints. jmespath's own interpreter walks its
-tree each time, which costs more than parsing the line; so the few node types that manifests mostly
-use become closures, and everything else is left to jmespath. What an expression means is the same
-either way: `tests/test_expression.py` compares the two on generated data.
+tree each time, which costs more than parsing the line; so the node types that manifests use become
+closures, functions are still jmespath's own, and everything else is left to its interpreter. What
+an expression means is the same either way: `tests/test_expression.py` compares the two on generated
+data.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import jmespath
 from jmespath.exceptions import JMESPathError
+from jmespath.functions import Functions
 
 Evaluate = Callable[[Any], Any]
 
@@ -31,18 +33,21 @@ def compile_expression(text: str) -> Evaluate:
         raise ExpressionError(str(error).splitlines()[0].rstrip(":")) from error
     except RecursionError:
         raise ExpressionError("nested too deeply") from None
-    return _compile_node(parsed.parsed) or _interpret(parsed)
+    compiled = _compile_node(parsed.parsed)
+    return _without_errors(compiled or parsed.search)
 
 
 def is_truthy(value: Any) -> bool:
     """JMESPath's notion: 0 is true; empty text, list and object are false, as is no value."""
-    return not (value is None or value is False or value == "" or value == [] or value == {})  # noqa: PLR1714 - 0 == False
+    if value is None or value is False:
+        return False
+    return bool(value) or not isinstance(value, (str, list, dict))
 
 
-def _interpret(parsed: Any) -> Evaluate:
+def _without_errors(search: Evaluate) -> Evaluate:
     def evaluate(data: Any) -> Any:
         try:
-            return parsed.search(data)
+            return search(data)
         except JMESPathError:
             return None
 
@@ -57,7 +62,7 @@ def _compile_node(node: Any) -> Evaluate | None:
     if kind == "literal":
         value = node["value"]
         return lambda _: value
-    if kind == "current":
+    if kind in ("current", "identity"):
         return lambda data: data
     if kind == "index":
         return _index(node["value"])
@@ -88,6 +93,12 @@ def _chain(_: Any, *steps: Evaluate) -> Evaluate:
 
 
 def _compare(node: Any, left: Evaluate, right: Evaluate) -> Evaluate | None:
+    other = node["children"][1]
+    if other["type"] == "literal" and isinstance(text := other["value"], str):  # the most frequent
+        if node["value"] == "eq":
+            return lambda data: bool(left(data) == text)
+        if node["value"] == "ne":
+            return lambda data: bool(left(data) != text)
     if node["value"] == "eq":
         return lambda data: _equal(left(data), right(data))
     if node["value"] == "ne":
@@ -116,11 +127,86 @@ def _and(_: Any, left: Evaluate, right: Evaluate) -> Evaluate:
     return evaluate
 
 
+def _object(node: Any, *values: Evaluate) -> Evaluate:
+    pairs = [(pair["value"], value) for pair, value in zip(node["children"], values, strict=True)]
+
+    def evaluate(data: Any) -> Any:
+        return None if data is None else {name: value(data) for name, value in pairs}
+
+    return evaluate
+
+
+def _list(_: Any, *values: Evaluate) -> Evaluate:
+    return lambda data: None if data is None else [value(data) for value in values]
+
+
+def _projection(_: Any, base: Evaluate, each: Evaluate) -> Evaluate:
+    def evaluate(data: Any) -> Any:
+        found = base(data)
+        if not isinstance(found, list):
+            return None
+        return [value for element in found if (value := each(element)) is not None]
+
+    return evaluate
+
+
+def _value_projection(_: Any, base: Evaluate, each: Evaluate) -> Evaluate:
+    def evaluate(data: Any) -> Any:
+        found = base(data)
+        if not isinstance(found, dict):
+            return None
+        return [value for element in found.values() if (value := each(element)) is not None]
+
+    return evaluate
+
+
+def _flatten(_: Any, base: Evaluate) -> Evaluate:
+    def evaluate(data: Any) -> Any:
+        found = base(data)
+        if not isinstance(found, list):
+            return None
+        flat: list[Any] = []
+        for element in found:
+            if isinstance(element, list):
+                flat.extend(element)
+            else:
+                flat.append(element)
+        return flat
+
+    return evaluate
+
+
+_functions = Functions()
+
+
+def _call(node: Any, *arguments: Evaluate) -> Evaluate:
+    name = node["value"]
+    if name == "not_null" and arguments:  # the most frequent one, which takes values of all types
+        return _first_value(arguments)
+    return lambda data: _functions.call_function(name, [value(data) for value in arguments])
+
+
+def _first_value(arguments: tuple[Evaluate, ...]) -> Evaluate:
+    def evaluate(data: Any) -> Any:
+        values = [value(data) for value in arguments]  # all of them: any may be an error
+        return next((value for value in values if value is not None), None)
+
+    return evaluate
+
+
 _MAKERS: dict[str, Callable[..., Evaluate | None]] = {
     "subexpression": _chain,
     "index_expression": _chain,
+    "pipe": _chain,
     "comparator": _compare,
     "or_expression": _or,
     "and_expression": _and,
+    "multi_select_dict": _object,
+    "key_val_pair": lambda _, value: value,
+    "multi_select_list": _list,
+    "projection": _projection,
+    "value_projection": _value_projection,
+    "flatten": _flatten,
+    "function_expression": _call,
     "not_expression": lambda _, child: lambda data: not is_truthy(child(data)),
 }
