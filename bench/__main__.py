@@ -1,6 +1,32 @@
-"""`python -m bench`: every measurement, one after the other (`make bench`)."""
+"""`python -m bench`: every measurement, one after the other (`make bench`); `python -m bench NAME`
+runs only the named ones."""
 
-from bench import board, crashes, faults, many, real, start, stream, tasks, text
+from __future__ import annotations
 
-for part in (start, stream, text, real, many, tasks, board, faults, crashes):
-    part.main()
+import sys
+
+from bench import board, crashes, faults, many, real, start, stream, tasks, text, turn
+
+PARTS = {
+    "start": start,
+    "turn": turn,
+    "stream": stream,
+    "text": text,
+    "real": real,
+    "many": many,
+    "tasks": tasks,
+    "board": board,
+    "faults": faults,
+    "crashes": crashes,
+}
+
+
+def main(names: list[str]) -> None:
+    if unknown := [name for name in names if name not in PARTS]:
+        sys.exit(f"unknown benchmark {unknown[0]!r}; known: {', '.join(PARTS)}")
+    for name in names or PARTS:
+        PARTS[name].main()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

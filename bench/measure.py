@@ -73,6 +73,38 @@ def home() -> Iterator[dict[str, str]]:
         shutil.rmtree(folder)
 
 
+CLAUDE_ID = "%08x-d9cb-469f-a165-70867728950e"  # a new one in each run of the stub
+CLAUDE_LINES = "\n".join(
+    json.dumps({"session_id": CLAUDE_ID, **line})
+    for line in (
+        {"type": "system", "subtype": "init", "model": "a-model", "tools": []},
+        {
+            "type": "assistant",
+            "message": {"model": "a-model", "content": [{"type": "text", "text": "done"}]},
+        },
+        {
+            "type": "result", "subtype": "success", "is_error": False, "result": "done",
+            "total_cost_usd": 0.01, "usage": {"input_tokens": 3, "output_tokens": 2},
+        },
+    )
+)  # fmt: skip
+
+
+def claude_stub(env: dict[str, str], program: str) -> Path:
+    """The path of a shell script that answers as claude does, and is found as `claude`, so that
+    clinvk runs it by claude's own manifest. `program` may contain $LINES for the arguments with
+    which `printf` prints an answer."""
+    folder = Path(env["HOME"], "bin")
+    folder.mkdir(exist_ok=True)
+    script = folder / "claude"
+    script.write_text(
+        "#!/bin/sh\n" + program.replace("$LINES", f"'{CLAUDE_LINES}\n' $$ $$ $$") + "\n"
+    )
+    script.chmod(0o755)
+    env["PATH"] = f"{folder}{os.pathsep}{env['PATH']}"
+    return script
+
+
 def backend(env: Mapping[str, str], name: str, program: str, **more: object) -> None:
     """Make `program`, a shell script, known as a backend."""
     folder = Path(env["CLINVK_HOME"]) / "backends"

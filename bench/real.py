@@ -19,11 +19,11 @@ ALONE = {
     "codex": ["exec", "--json", "--skip-git-repo-check", "hello"],
     "gemini": ["--output-format", "stream-json", "--prompt", "hello"],
 }
-WANTED = {"claude": 1.35, "codex": 1.65, "gemini": 0.85}
+WANTED = {"claude": 1.25, "codex": 1.45, "gemini": 0.70}
 
 
 def main(rounds: int = 9) -> None:
-    print("real: wall with clinvk / without: claude <= 1.35, codex <= 1.65, gemini <= 0.85")
+    print("real: wall with clinvk / without: claude <= 1.25, codex <= 1.45, gemini <= 0.70")
     programs = clis.install()
     with Models() as models, tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

@@ -10,7 +10,9 @@ STUB = """echo '{"type":"start","id":"'$$'"}'; echo '{"type":"end","text":"hi"}'
 
 
 def main() -> None:
-    print("start: version <= 6 x, sessions list <= 9 x, a prompt over an instant stub <= 16 x")
+    print(
+        "start, CPU: version <= 4.5 x, sessions list <= 8 x, a prompt over an instant stub <= 12 x"
+    )
     with home() as env:
         backend(env, "stub", STUB)
         (Path(env["CLINVK_HOME"]) / "config.yaml").write_text("session:\n  retention_days: 30\n")

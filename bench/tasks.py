@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measure import CLINVK, backend, home
+from bench.measure import CLINVK, backend, claude_stub, home
 
 TASKS, AT_A_TIME = 1_000, 32
 QUEUED = 10_000
-STUB = """read line
-echo '{"type":"start","id":"'$$'"}'
-echo '{"type":"end","text":"done"}'"""
+STUB = "read -r line\nprintf $LINES"
 
 
 class Cost(NamedTuple):
@@ -29,14 +27,13 @@ class Cost(NamedTuple):
 
 
 def main(rounds: int = 5) -> None:
-    print(f"tasks: {TASKS:,} on a small sh stub, {AT_A_TIME} at a time, against xargs: with records "
+    print(f"tasks: {TASKS:,} on a stub with the manifest of claude, {AT_A_TIME} at a time, against xargs: with records "
           "and journal CPU <= 3 x, wall <= 4 x; --ephemeral CPU <= 1.8 x, wall <= 2.2 x; "
           "peak <= 70 MB")  # fmt: skip
     with home() as env:
-        backend(env, "stub", STUB, ephemeral={})
-        program = Path(env["CLINVK_HOME"], "backends", "stub.sh")
+        program = claude_stub(env, STUB)
         lines = "".join(f"task {i}\n" for i in range(TASKS))
-        words = ["parallel", "--format", "lines", "-j", str(AT_A_TIME), "-b", "stub", "-q", "-"]
+        words = ["parallel", "--format", "lines", "-j", str(AT_A_TIME), "-b", "claude", "-q", "-"]
         commands = {
             # It gives the program its line as arguments, and /dev/null as its stdin.
             "xargs": ["xargs", "-P", str(AT_A_TIME), "-L1", str(program)],
@@ -57,7 +54,7 @@ def main(rounds: int = 5) -> None:
 
 
 def _put_aside(env: Mapping[str, str], number: int) -> None:
-    """Begin anew. To take thousands of files away would keep the disk busy in the next round."""
+    """Start over. Deleting thousands of files would keep the disk busy in the next round."""
     aside = Path(env["HOME"], f"round-{number}")
     aside.mkdir()
     for name in ("sessions", "transcripts", "locks", "runs", "index.db"):
