@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import sys
 
-from bench import board, crashes, faults, many, real, start, stream, tasks, text, turn
+from bench import board, crashes, faults, many, real, render, start, stream, tasks, text, turn
 
 PARTS = {
     "start": start,
     "turn": turn,
     "stream": stream,
     "text": text,
+    "render": render,
     "real": real,
     "many": many,
     "tasks": tasks,

@@ -68,7 +68,7 @@ import os, sys, time, types
 import anyio
 from clinvk.cmd.options.request import OutputOptions
 from clinvk.terminal.printer import Printer
-from clinvk.cmd.views.turn import create_turn_viewer
+from clinvk.cmd.views.viewers import create_turn_viewer
 from clinvk.model.events import Delta, Text
 
 async def main():

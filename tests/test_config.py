@@ -405,6 +405,7 @@ EFFECTS: dict[str, tuple[str, list[str], Any]] = {
         "output: {color: always, show_tokens: true}", [], lambda h, d: "\x1b[" in d.stderr),
 }  # fmt: skip
 ELSEWHERE = {
+    "output.render": "test_rendering.py",
     "session.auto_resume": "test_dispatcher.py",
     "session.retention_days": "test_cli.py",
     "parallel.max_workers": "test_parallel.py",

@@ -28,9 +28,9 @@ def imported(tmp_path, *argv):
 
 NEEDLESS = {
     "version": "clinvk.text.addresses msgspec socket sqlite3",
-    "sessions list": "anyio clinvk.dispatch clinvk.process.note socket",
+    "sessions list": "clinvk.terminal.rendering markdown_it anyio clinvk.dispatch clinvk.process.note socket",
     "-b echo --ephemeral hi": "clinvk.engine clinvk.runs psutil",
-    "-b echo hi": "clinvk.engine clinvk.model.outcome clinvk.model.plan clinvk.runs psutil",
+    "-b echo hi": "clinvk.terminal.rendering markdown_it pygments clinvk.engine clinvk.model.outcome clinvk.model.plan clinvk.runs psutil",
 }
 
 

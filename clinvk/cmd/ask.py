@@ -69,6 +69,7 @@ def ask(
     file: opt.File = None,
     output_format: opt.Format = None,
     raw: opt.Raw = False,
+    plain: opt.Plain = False,
     dry_run: opt.DryRun = False,
     ephemeral: opt.Ephemeral = False,
     timeout: opt.Timeout = None,

@@ -58,6 +58,7 @@ class OutputConfig(Struct, frozen=True):
     show_tokens: bool = False
     show_timing: bool = False
     color: Literal["auto", "always", "never"] = "auto"
+    render: bool = True  # answers on a terminal, as Markdown
 
 
 class ParallelConfig(Struct, frozen=True):

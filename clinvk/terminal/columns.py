@@ -78,10 +78,10 @@ def _wrap_line(line: str, width: int) -> list[str]:
 def _words(text: str) -> Iterator[str]:
     """Pieces that a line may be broken between, each with the spaces behind it."""
     for word in re.findall(r"\s*\S+\s*", text):
-        yield from _split_wide_characters(word)
+        yield from split_wide_characters(word)
 
 
-def _split_wide_characters(word: str) -> Iterable[str]:
+def split_wide_characters(word: str) -> Iterable[str]:
     if word.isascii():
         return [word]
     pieces, after_wide = [""], False

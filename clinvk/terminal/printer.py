@@ -18,6 +18,8 @@ from clinvk.text.width import clip, display_width, truncate
 
 # `output.color`, once a command has read a configuration; what goes wrong before is "auto".
 color: ContextVar[str] = ContextVar("color", default="auto")
+# Whether answers are shown as they are written: `--plain`, or `output.render: false`.
+plain: ContextVar[bool] = ContextVar("plain", default=False)
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
 
 MIN_COLUMN_WIDTH = 14  # cells that a column of a table keeps, however narrow the terminal
@@ -129,6 +131,13 @@ def wants_color(stream: TextIO, setting: str = "auto") -> bool:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return stream.isatty()
+
+
+def wants_rendering() -> bool:
+    """Whether Markdown on stdout is rendered: on a terminal that can move its cursor, unless the
+    user wants to see it as it is written."""
+    is_capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return is_capable and not plain.get() and sys.stdout.isatty()
 
 
 def safe(text: str, stream: TextIO | None = None) -> str:

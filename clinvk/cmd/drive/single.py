@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from clinvk.cmd.drive.signals import cancel_reason, watch_signals
 from clinvk.cmd.options.request import OutputOptions
-from clinvk.cmd.views.turn import TurnViewer, create_turn_viewer, shorten_value
+from clinvk.cmd.views.turn import TurnViewer, shorten_value
+from clinvk.cmd.views.viewers import create_turn_viewer
 from clinvk.config.schema import Loaded
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.turn_plan import TurnPlan
@@ -60,13 +61,14 @@ async def _drive_prompt(dispatcher: Dispatcher, request: Request, output: Output
             held.viewer = viewer = create_turn_viewer(output, printer, run.plan)
             if viewer.status.enabled:
                 tasks.start_soon(_animate, viewer.status)
+            tasks.start_soon(viewer.work)
             try:
                 async for event in run:
                     if not isinstance(event, (Delta, Text)):  # it may say something on stderr
-                        await viewer.out.flush(run.deadline)
+                        await viewer.flush(run.deadline)
                     await viewer.show(event)
                     if not run.pending:
-                        await viewer.out.flush(run.deadline)
+                        await viewer.flush(run.deadline)
                 await viewer.end(run.result)
                 await viewer.out.flush()
                 viewer.show_outcome(run.result)

@@ -86,6 +86,14 @@ Raw = Annotated[
         "--raw", help="Control sequences in answers too; with stream-json, the CLI's own lines."
     ),
 ]
+Plain = Annotated[
+    bool,
+    typer.Option(
+        "--plain",
+        help="Print Markdown as it is written, instead of rendering it.",
+        callback=lambda value: value and printer.plain.set(True) and value,
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the command and where each setting is from.")
 ]
@@ -163,6 +171,8 @@ def load_config(config: Path | None) -> configs.Loaded:
     """The configuration in force, with the store that this command was told to use."""
     loaded = apply_storage_options(loading.load(os.environ, config))
     printer.color.set(loaded.config.output.color)
+    if not loaded.config.output.render:
+        printer.plain.set(True)
     return loaded
 
 

@@ -39,6 +39,13 @@ class TurnViewer:
     async def show(self, event: Event) -> None:
         """Show an event; what goes to stdout waits in `out`."""
 
+    async def flush(self, deadline: float) -> None:
+        """Write what was shown; until `deadline`, and the rest later."""
+        await self.out.flush(deadline)
+
+    async def work(self) -> None:
+        """What is done beside the run; cancelled at the end."""
+
     async def end(self, result: Result) -> None:
         """The end of stdout."""
 
@@ -54,7 +61,7 @@ class TurnViewer:
             print_failure(result, self.printer)
 
 
-class _TextViewer(TurnViewer):
+class TextViewer(TurnViewer):
     """The answer as it comes; what else happens on stderr."""
 
     def __init__(self, output: OutputOptions, printer: Printer, plan: TurnPlan) -> None:
@@ -117,7 +124,7 @@ class _TextViewer(TurnViewer):
             return
         for at in range(0, len(text), PIECE):
             self._write_piece(text[at : at + PIECE])
-            await _hear_signals()
+            await hear_signals()
             if self.gave_up:
                 break
 
@@ -157,7 +164,7 @@ class _TextViewer(TurnViewer):
             pieces = []
             for at in range(0, len(text), PIECE):
                 pieces.append(cleaner.feed(text[at : at + PIECE]))
-                await _hear_signals()
+                await hear_signals()
             self._write_aside("".join([*pieces, cleaner.finish()]))
 
     def _write_aside(self, text: str) -> None:
@@ -169,7 +176,7 @@ class _TextViewer(TurnViewer):
         self.status.clear()
 
 
-class _JsonViewer(TurnViewer):
+class JsonViewer(TurnViewer):
     """One object at the end."""
 
     async def show(self, event: Event) -> None:
@@ -180,7 +187,7 @@ class _JsonViewer(TurnViewer):
         self.out.write(dumps(result.to_json(), indent=2) + "\n")
 
 
-class _StreamViewer(TurnViewer):
+class StreamViewer(TurnViewer):
     """Our events, one a line; the last one says how it went."""
 
     async def show(self, event: Event) -> None:
@@ -194,11 +201,6 @@ class _StreamViewer(TurnViewer):
         about = result.to_json()
         line = {k: v for k, v in self.last.items() if k in ("version", "type", "raw")}
         self.out.write(dumps({**line, **about}) + "\n")
-
-
-def create_turn_viewer(output: OutputOptions, printer: Printer, plan: TurnPlan) -> TurnViewer:
-    kinds = {"text": _TextViewer, "json": _JsonViewer, "stream-json": _StreamViewer}
-    return kinds[output.format](output, printer, plan)
 
 
 def print_failure(result: Result, printer: Printer) -> None:
@@ -233,7 +235,7 @@ def shorten_value(value: Any) -> str:
     return line if len(line) <= 100 and len(text) <= EXAMINED else line[:99] + "…"
 
 
-async def _hear_signals() -> None:
+async def hear_signals() -> None:
     """Let whatever else runs in the event loop have its turn."""
     from anyio.lowlevel import checkpoint  # at the top it would be loaded for a dry run, too
 

@@ -1,0 +1,198 @@
+"""An answer on a terminal, rendered as Markdown while it comes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from clinvk.cmd.options.request import OutputOptions
+from clinvk.cmd.views.turn import TextViewer, hear_signals
+from clinvk.dispatch.turn_plan import TurnPlan
+from clinvk.model.events import Delta, Event, Text
+from clinvk.model.result import Result
+from clinvk.terminal import printer as show
+from clinvk.terminal.live import DEFAULT_SIZE
+from clinvk.terminal.printer import Printer
+from clinvk.terminal.rendering.stream import AnswerRenderer
+
+PIECE = 4096  # characters that are rendered before a signal can be heard: a few milliseconds
+MAX_WAITING = 262_144  # characters that wait to be rendered; if there are more, the rest is plain
+MAX_HELD = 16_000_000  # characters that wait to be written, before the backend has to wait
+INTERVAL = 0.03  # seconds between two changes of the screen, at least
+SHARE = 8  # times as long as a change took, before the next one
+
+Job = str | Callable[[], Awaitable[None]]
+
+
+class RenderedViewer(TextViewer):
+    """Takes events at once, and shows them beside: neither rendering nor a slow terminal keeps the
+    backend waiting."""
+
+    def __init__(self, output: OutputOptions, printer: Printer, plan: TurnPlan) -> None:
+        super().__init__(output, printer, plan)
+        color = show.wants_color(sys.stdout, output.color)
+        self._renderer = AnswerRenderer(_terminal_size, color=color)
+        self._jobs: deque[Job] = deque()
+        self._waiting = 0  # characters among them
+        self._has_jobs = anyio.Event()
+        self._has_room = anyio.Event()
+        self._is_done = anyio.Event()
+        self._is_ending = False
+        self._is_plain = False  # it came too fast to be rendered
+        self._told_of_plain = False
+        self._needs_drawing = False
+        self._next_drawing = 0.0
+        self._error: OSError | None = None
+        self._has_text = False
+
+    async def show(self, event: Event) -> None:
+        match event:
+            case Delta():
+                self._add_text(event.text)
+                self.shown_block.append(event.text)
+            case Text():
+                shown, self.shown_block = "".join(self.shown_block), []
+                self._add_text(event.text.removeprefix(shown))
+                self._add(self._end_block)
+            case _:
+                self._add(lambda: self._show_aside(event))
+        while self._waiting > MAX_HELD and not self.gave_up:
+            self._has_room = anyio.Event()
+            await self._has_room.wait()
+        self._raise_error()
+
+    async def flush(self, deadline: float) -> None:
+        """It is written beside."""
+
+    async def end(self, result: Result) -> None:
+        if not self._has_text:  # it came all at once, at the end
+            self._add_text(result.text)
+        self._add(self._end_block)
+        self._is_ending = True
+        await self._is_done.wait()
+        self._raise_error()
+
+    def give_up(self) -> None:
+        super().give_up()
+        self._has_room.set()
+
+    async def work(self) -> None:
+        try:
+            while self._jobs or not self._is_ending:
+                await self._has_jobs.wait()
+                self._has_jobs = anyio.Event()
+                await self._do_jobs()
+        except OSError as error:
+            self._error = error
+            self._has_room.set()
+        finally:
+            self._is_done.set()
+
+    async def _do_jobs(self) -> None:
+        while self._jobs:
+            job = self._jobs.popleft()
+            if isinstance(job, str):
+                await self._take_text(job)
+            else:
+                await job()
+            if self._needs_drawing and not self._jobs:
+                wait = max(0.0, self._next_drawing - time.monotonic())
+                await anyio.sleep(wait)  # more may come meanwhile
+            if self._needs_drawing and time.monotonic() >= self._next_drawing:
+                await self._draw()
+
+    def _add_text(self, text: str) -> None:
+        if text:
+            self._has_text = True
+            self._waiting += len(text)
+            self._is_plain = self._is_plain or self._waiting > MAX_WAITING
+            self._add(text)
+
+    def _add(self, job: Job) -> None:
+        self._jobs.append(job)
+        self._has_jobs.set()
+
+    async def _take_text(self, text: str) -> None:
+        # Many small pieces are one for the renderer.
+        while self._jobs and isinstance(self._jobs[0], str) and len(text) < PIECE:
+            text += self._jobs.popleft()  # type: ignore[operator]
+        for at in range(0, len(text), PIECE):
+            piece = text[at : at + PIECE]
+            self._waiting -= len(piece)
+            if not self.gave_up:
+                await self._take_piece(self._visible(self.sanitizer.feed(piece)))
+            await hear_signals()
+        if self._waiting <= MAX_HELD:
+            self._has_room.set()
+
+    async def _take_piece(self, text: str) -> None:
+        if not text:
+            return
+        self._clear()
+        self.status.enabled = False
+        self.has_written = True
+        if self._is_plain:
+            await self._write_plain(text)
+            return
+        self._renderer.feed(text)
+        self._needs_drawing = True
+        if len(text) >= PIECE // 2:
+            await self._draw()
+
+    async def _draw(self) -> None:
+        began = time.monotonic()
+        self.out.write(self._renderer.draw())
+        self._needs_drawing = False
+        ended = time.monotonic()
+        self._next_drawing = ended + max(INTERVAL, SHARE * (ended - began))
+        await self.out.flush()
+
+    async def _end_block(self) -> None:
+        """The end of a part of the answer."""
+        rest = self._visible(self.sanitizer.finish())
+        if self._is_plain:
+            self.out.write(rest)
+            self._end_line()
+        else:
+            self._renderer.feed(rest)
+            self.out.write(self._renderer.end_block())
+        self._needs_drawing = False
+        await self.out.flush()
+
+    async def _show_aside(self, event: Event) -> None:
+        """What is no text: it is said on stderr, on lines of its own."""
+        if not self._is_plain:
+            self.out.write(self._renderer.draw() + self._renderer.end_line())
+            self._needs_drawing = False
+            await self.out.flush()
+        await super().show(event)
+
+    async def _write_plain(self, text: str) -> None:
+        if not self._told_of_plain:
+            self._told_of_plain = True
+            self.out.write(self._renderer.end_block())
+            await self.out.flush()
+            self.printer.notice("the answer comes faster than it can be rendered; the rest is plain text")  # fmt: skip
+        self.out.write(text)
+        self.at_line_start = text.endswith("\n")
+        await self.out.flush()
+
+    def _newline(self) -> None:
+        self._end_line()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+def _terminal_size() -> os.terminal_size:
+    try:
+        size = os.get_terminal_size(sys.stdout.fileno())
+    except OSError:
+        return DEFAULT_SIZE
+    return size if size.columns and size.lines else DEFAULT_SIZE

@@ -1,0 +1,1 @@
+"""Markdown on a terminal: whole texts, and answers while they stream."""

@@ -1,0 +1,64 @@
+"""An answer in Markdown, rendered while it comes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+from clinvk.terminal.rendering.blocks import Block, BlockSplitter
+from clinvk.terminal.rendering.layout import render_blocks, text_width
+from clinvk.terminal.rendering.lines import Line, without_style
+from clinvk.terminal.rendering.screen import LiveText
+
+
+class AnswerRenderer:
+    """What to write on a terminal for an answer. Text without control characters goes in."""
+
+    def __init__(self, get_size: Callable[[], os.terminal_size], *, color: bool) -> None:
+        self._get_size = get_size
+        self._color = color
+        self._screen = LiveText(get_size)
+        self._splitter = BlockSplitter()
+        self._done: list[Block] = []
+        self._is_first = True  # nothing of the answer was shown yet
+        self._needs_gap = False  # the next block is another one of the backend's
+
+    def feed(self, text: str) -> None:
+        """Take text; `draw` shows it."""
+        self._done += self._splitter.feed(text)
+
+    def draw(self) -> str:
+        """What shows all that has come."""
+        return self._show(self._splitter.open_blocks())
+
+    def end_block(self) -> str:
+        """Show a part of an answer to its end; what comes next is another part."""
+        self._done += self._splitter.finish()
+        text = self._show([])
+        self._splitter = BlockSplitter()
+        self._needs_gap = not self._is_first
+        return text + self._screen.end_line()
+
+    def end_line(self) -> str:
+        """Make room for what others print; the part continues below."""
+        return self._screen.end_line()
+
+    def _show(self, open_: Sequence[Block]) -> str:
+        width = text_width(self._get_size().columns)
+        done, self._done = self._done, []
+        if self._needs_gap and (done or open_):
+            (done or open_)[0].has_gap = True
+        final = self._render(done, width)
+        is_first = self._is_first and not final
+        shown = self._render(open_, width, is_first=is_first)
+        text = self._screen.update(final, shown)
+        if final:
+            self._is_first = self._needs_gap = False
+        return text
+
+    def _render(
+        self, blocks: Sequence[Block], width: int, *, is_first: bool | None = None
+    ) -> list[Line]:
+        first = self._is_first if is_first is None else is_first
+        lines = render_blocks(blocks, width, is_first=first)
+        return lines if self._color else [without_style(line) for line in lines]
