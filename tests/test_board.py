@@ -17,7 +17,6 @@ import pexpect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wcwidth import wcwidth
 
 from clinvk.model.events import Delta, Event, Notice, Started, Text, Thinking, Tool, ToolResult
 from clinvk.model.outcome import Outcome

@@ -64,7 +64,7 @@ addEventListener('load', () => setTimeout(() => {
   for (const frame of frames)
     for (const e of frame.contentDocument.querySelectorAll('*')) {
       for (const kind of ['mouseover', 'focus', 'toggle']) e.dispatchEvent(new Event(kind));
-      if (!/^https?:/.test(e.href || '')) e.dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}));
+      if (!/^https?:/.test(e.href || e.closest('a')?.href || '')) e.dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true}));
     }
   setTimeout(() => {
     found.textContent = JSON.stringify(frames.map(f => [f.name, f.contentDocument.title]));

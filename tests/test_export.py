@@ -253,18 +253,21 @@ def test_an_unknown_format_or_option_is_refused_with_the_known_ones(session: Ses
         export.read_options(theme="pink")
 
 
-@pytest.mark.parametrize(
-    ("package", "format_"), [("jinja2", "own"), ("markdown_it", "html"), ("pygments", "html")]
-)
-def test_a_missing_package_is_named_with_how_to_install_it(
-    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, format_: str
+def test_only_templates_need_another_package(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    export.register_template(tmp_path, "own", "{{ title }}")
-    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+    export.register_template(tmp_path, "lines", "{{ title }}")
+    for name in [name for name in sys.modules if name.split(".")[0] in ("jinja2", "markupsafe")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ClinvkError, match=package) as raised:
-        rendered(session, format_, tmp_path)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ClinvkError, match="jinja2") as raised:
+        rendered(session, "lines", tmp_path)
     assert raised.value.hint == "install it with: pip install 'clinvk[export]'"
-    assert rendered(session, "markdown")
-    assert rendered(session, "json")
+    assert all(rendered(session, name) for name in export.BUILT_IN)
+
+
+def test_tasks_have_boxes_and_every_time_is_written_alike(session: Session):
+    session.messages.append(Message("assistant", "- [ ] open\n- [x] done\n- [y] none", WHEN))
+    page = rendered(session, "html", include_metadata=True)
+    assert '<li class="task">☐ open</li>\n<li class="task">☑ done</li>\n<li>[y] none</li>' in page
+    assert not re.search(r"\d\dT\d\d:", page)

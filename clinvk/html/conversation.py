@@ -12,7 +12,7 @@ from clinvk.html.page import code_colors, definitions, fill, markdown, styles
 def render(
     title: str, about: Mapping[str, str], messages: list[dict[str, Any]], *, css: bool, theme: str
 ) -> str:
-    """The page. Raises `ClinvkError` if the extra `export` is not installed."""
+    """The page."""
     style = styles("session.css") + code_colors(theme) if css else ""
     return fill(
         title,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from html import escape
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape, unescape
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from clinvk.config.extras import require_extra
+from clinvk.text.diff import Piece, mark_unique
 
 STYLES = {"light": "default", "dark": "github-dark"}  # of pygments
 CODE = ".message pre"
 PAGES = Path(__file__).parent / "pages"
+_TAG = re.compile(r"(<[^>]+>)")
+_TASK = re.compile(r"\[([ xX])\]\s+")
 
 
 def fill(
@@ -42,24 +45,75 @@ def styles(*names: str) -> str:
 
 
 def markdown() -> Any:
-    """Makes HTML of markdown. HTML in it is shown, not obeyed; pictures, which a page would fetch
+    """Makes HTML of Markdown. HTML in it is shown, not obeyed; pictures, which a page would fetch
     from somewhere, stay links; so does nothing that would run."""
-    with require_extra("export", "HTML"):
-        # Slow, and only needed here.
-        from markdown_it import MarkdownIt
+    from markdown_it import MarkdownIt  # slow, and only needed for pages
 
     settings = {"html": False, "breaks": True, "highlight": _highlight}
-    return MarkdownIt("commonmark", settings).enable(["table", "strikethrough"]).disable("image")
+    parser = MarkdownIt("commonmark", settings).enable(["table", "strikethrough"]).disable("image")
+    parser.core.ruler.push("tasks", _draw_boxes)
+    return parser
+
+
+def _draw_boxes(state: Any) -> None:
+    """`- [ ]` and `- [x]` as boxes: characters, since the page has no forms."""
+    tokens = state.tokens
+    for item, paragraph, inline in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if (item.type, paragraph.type) != ("list_item_open", "paragraph_open"):
+            continue
+        first = inline.children[0] if inline.children else None
+        if first is not None and first.type == "text" and (found := _TASK.match(first.content)):
+            box = "☐" if found.group(1) == " " else "☑"
+            first.content = f"{box} {first.content[found.end() :]}"
+            item.attrSet("class", "task")
+
+
+def mark_differences(pages: Sequence[str]) -> list[str]:
+    """HTML of several texts, in which is marked what only one of them says: `<mark>` in the first,
+    `<ins>` in the others."""
+    parts = [_TAG.split(page) for page in pages]
+    texts = ["".join(map(unescape, found[::2])) for found in parts]
+    marked = mark_unique(texts)
+    names = ["mark", *["ins"] * (len(pages) - 1)]
+    return [
+        "".join(_mark(found, pieces, name))
+        for found, pieces, name in zip(parts, marked, names, strict=True)
+    ]
+
+
+def _mark(parts: list[str], pieces: list[Piece], name: str) -> Iterator[str]:
+    """Tags and text in turn, with the pieces of the text marked that are unique."""
+    left = [*reversed(pieces)]
+    for i, part in enumerate(parts):
+        if i % 2:
+            yield part
+            continue
+        length = len(unescape(part))
+        while length:
+            piece = left.pop()
+            if len(piece.text) > length:
+                left.append(Piece(piece.text[length:], piece.is_unique))
+                piece = Piece(piece.text[:length], piece.is_unique)
+            length -= len(piece.text)
+            yield _mark_piece(piece, name)
+
+
+def _mark_piece(piece: Piece, name: str) -> str:
+    inner = piece.text.strip()
+    if not piece.is_unique or not inner:
+        return escape(piece.text)
+    # A line below a gap between words would look like one more word.
+    before, _, behind = piece.text.partition(inner)
+    return f"{before}<{name}>{escape(inner)}</{name}>{behind}"
 
 
 def _highlight(code: str, language: str, _attributes: str) -> str:
-    """Code in colours; an empty text, where the language is unknown, means as it is."""
-    with require_extra("export", "HTML"):
-        # Slow, and only needed here.
-        from pygments import highlight
-        from pygments.formatters import HtmlFormatter
-        from pygments.lexers import get_lexer_by_name
-        from pygments.util import ClassNotFound
+    """Code in colors; an empty text, if the language is unknown, means as it is."""
+    # Slow, and only needed for pages.
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
 
     try:
         lexer = get_lexer_by_name(language, stripnl=False)
@@ -69,7 +123,7 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
 
 
 def code_colors(theme: str) -> str:
-    """The colours of code, for the themes that the page can have."""
+    """The colors of code, for the themes that the page can have."""
     light, dark = _read_style(STYLES["light"]), _read_style(STYLES["dark"])
     if theme != "auto":
         return {"light": light, "dark": dark}[theme]
@@ -80,9 +134,7 @@ def code_colors(theme: str) -> str:
 
 
 def _read_style(name: str) -> str:
-    with require_extra("export", "HTML"):
-        # Slow, and only needed here.
-        from pygments.formatters import HtmlFormatter
+    from pygments.formatters import HtmlFormatter  # slow, and only needed for pages
 
     formatter: Any = HtmlFormatter(style=name)
     lines = formatter.get_style_defs(CODE).splitlines()

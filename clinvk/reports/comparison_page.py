@@ -1,7 +1,7 @@
 """A comparison as one page of HTML that needs nothing else: no script, no picture, no network.
 
-Answers are shown as they were written. What only one of them says is underlined, too: a colour
-alone is not seen by everybody, nor on paper.
+Answers are rendered as Markdown. What only one of them says is underlined, too: a color alone is
+not seen by everybody, nor on paper.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from clinvk.model import figures
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.plans import comparison
 from clinvk.plans.comparison import Round, Verdict
-from clinvk.text.diff import Piece, mark_unique
 from clinvk.text.sanitize import one_line, sanitize_without_bidi
+
+MAX_RENDERED_LENGTH = 1_000_000  # characters of answers that are rendered; more take seconds
 
 
 def render(prompt: str, result: RunResult) -> str:
@@ -24,7 +25,7 @@ def render(prompt: str, result: RunResult) -> str:
     found = comparison.find_verdict(result)
     return page.fill(
         " · ".join(one_line(o.name) for o in answers),
-        style=page.styles("session.css", "compare.css"),
+        style=page.styles("session.css", "compare.css") + page.code_colors("auto"),
         main=[
             *_request(prompt),
             *(_verdict(found) if found else ()),
@@ -40,7 +41,8 @@ def _request(prompt: str) -> Iterator[str]:
 
 
 def _verdict(found: Verdict) -> Iterator[str]:
-    yield '<section><h2 id="verdict">Verdict</h2><div class="verdict">'
+    kind = "verdict" if found.best else "verdict none"
+    yield f'<section><h2 id="verdict">Verdict</h2><div class="{kind}">'
     yield f"<p><strong>{escape(one_line(found.summary))}</strong></p>"
     for number, said in enumerate(found.rounds, 1):
         yield from _round(number, said)
@@ -54,22 +56,20 @@ def _round(number: int, said: Round) -> Iterator[str]:
     yield f'<p>{best}{why} <span class="soft">(asked in the order {order})</span></p>'
     if said.output.strip():
         yield f"<details><summary>All that the judge said, round {number}</summary>"
-        yield f'<p class="text">{escape(_escape(said.output))}</p></details>'
+        yield f'<div class="message">{_to_html([said.output])[0]}</div></details>'
 
 
 def _answers(answers: tuple[Outcome, ...], found: Verdict | None) -> Iterator[str]:
     yield '<section><h2 id="answers">Answers</h2>'
     given = [o for o in answers if o.output.strip()]
-    pieces = dict(
-        zip([o.index for o in given], mark_unique([_escape(o.output) for o in given]), strict=True)
-    )
+    shown = page.mark_differences(_to_html([o.output for o in given]))
+    bodies = dict(zip([o.index for o in given], shown, strict=True))
     if len(given) > 1:
         yield f'<p class="soft">{_legend(given)}</p>'
     yield '<div class="answers">'
     for outcome in answers:
         is_best = found is not None and found.best == outcome.name
-        first = bool(given) and outcome is given[0]
-        yield _answer(outcome, pieces.get(outcome.index, []), is_best=is_best, first=first)
+        yield _answer(outcome, bodies.get(outcome.index, ""), is_best=is_best)
     yield "</div></section>"
 
 
@@ -83,26 +83,23 @@ def _legend(given: list[Outcome]) -> str:
     )
 
 
-def _answer(outcome: Outcome, pieces: list[Piece], *, is_best: bool, first: bool) -> str:
+def _to_html(texts: list[str]) -> list[str]:
+    """The texts rendered; as they were written if there is too much of them."""
+    cleaned = [_escape(text) for text in texts]
+    if sum(map(len, cleaned)) > MAX_RENDERED_LENGTH:
+        return [f'<p class="text">{escape(text)}</p>' for text in cleaned]
+    to_html = page.markdown().render
+    return [to_html(text) for text in cleaned]
+
+
+def _answer(outcome: Outcome, body: str, *, is_best: bool) -> str:
     notes = [one_line(outcome.model or ""), "best" if is_best else ""]
     small = "".join(f"<small>{escape(note)}</small>" for note in notes if note)
     best = " best" if is_best else ""
-    tag = "mark" if first else "ins"
     return (
         f'<article class="answer{best}"><h3>{escape(one_line(outcome.name))}{small}</h3>'
-        f"{_problem_text(outcome)}"
-        f'<div class="text">{"".join(_render_piece(p, tag) for p in pieces)}</div></article>'
+        f'{_problem_text(outcome)}<div class="message">{body}</div></article>'
     )
-
-
-def _render_piece(piece: Piece, tag: str) -> str:
-    text = escape(piece.text)
-    if not piece.is_unique or not piece.text.strip():
-        return text
-    # A line over a gap between words would look like one more word.
-    inner = piece.text.strip()
-    before, _, behind = piece.text.partition(inner)
-    return f"{before}<{tag}>{escape(inner)}</{tag}>{behind}"
 
 
 def _problem_text(outcome: Outcome) -> str:
@@ -129,7 +126,8 @@ def _row(o: Outcome) -> str:
     session = o.session_id if o.attempts and o.session_id else figures.NOTHING
     return (
         f'<tr><th scope="row">{escape(one_line(comparison.label(o)))}</th>'
-        f"<td>{escape(one_line(o.model or figures.NOTHING))}</td><td>{escape(o.state)}</td>"
+        f"<td>{escape(one_line(o.model or figures.NOTHING))}</td>"
+        f'<td><span class="is {escape(o.state)}">{escape(o.state)}</span></td>'
         f'<td class="num">{figures.time_taken(o)}</td>'
         f'<td class="num">{figures.tokens(o)}</td>'
         f'<td class="num">{figures.cost(o)}</td>'

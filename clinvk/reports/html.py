@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from html import escape
 
-from clinvk.errors import ClinvkError
 from clinvk.html import page
 from clinvk.model import figures
 from clinvk.model.outcome import MARKS, Outcome, RunResult
@@ -20,9 +19,8 @@ MAX_RENDERED_LENGTH = (
 
 
 def render(result: RunResult, plan: Plan) -> str:
-    """The page. Answers are rendered where the extra `export` is installed, else shown as they
-    are written."""
-    style, rendered = _answer_renderer()
+    """The page."""
+    rendered = page.markdown().render
     parts = [
         *_timeline(result, plan),
         *_table(result),
@@ -31,18 +29,10 @@ def render(result: RunResult, plan: Plan) -> str:
     ]
     return page.fill(
         words.title(result),
-        style=page.styles("report.css") + style,
+        style=page.styles("report.css") + page.code_colors("auto"),
         header="".join(_header(result, plan)),
         main=parts,
     )
-
-
-def _answer_renderer() -> tuple[str, Callable[[str], str]]:
-    """The colours of code, and what makes HTML of an answer."""
-    try:
-        return page.code_colors("auto"), page.markdown().render
-    except ClinvkError:
-        return "", _render_unformatted
 
 
 def _render_unformatted(text: str) -> str:
@@ -56,7 +46,7 @@ def _header(result: RunResult, plan: Plan) -> Iterator[str]:
     known = {
         "State": result.state,
         "From": one_line(result.source),
-        "Began": f"{result.started_at:%Y-%m-%d %H:%M:%S %Z}" if result.started_at else "",
+        "Started": f"{result.started_at:%Y-%m-%d %H:%M:%S %Z}" if result.started_at else "",
         "At a time": f"{plan.rules.max_parallel} tasks at most",
         "Cost": _cost_note(result),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def formats(home: Path) -> list[str]:
 
 def export_session(session: Session, format_: str, options: ExportOptions, home: Path) -> str:
     """The session, which has its messages, in a format. Raises `UsageError` for one that does not
-    exist, and for a template that fails; `ClinvkError` where a package is missing."""
+    exist, and for a template that fails; `ClinvkError` if a template needs a missing package."""
     if format_ in _WRITERS:
         return _WRITERS[format_](session, options)
     if format_ not in formats(home):
@@ -189,8 +190,8 @@ def _describe_session(session: Session) -> dict[str, str]:
         "Backend": session.backend,
         "Model": session.model,
         "Status": session.status,
-        "Created": rfc3339(session.created_at),
-        "Last used": rfc3339(session.updated_at),
+        "Created": _in_words(session.created_at),
+        "Last used": _in_words(session.updated_at),
         "Folder": session.cwd,
         "Template": session.template,
         "Parents": ", ".join(session.parents),
@@ -209,12 +210,17 @@ def _message_notes(
     """What is said beside a message's role."""
     notes = []
     if options.include_timestamps if times is None else times:
-        notes.append(f"{message.timestamp:%Y-%m-%d %H:%M:%S} UTC")
+        notes.append(_in_words(message.timestamp))
     if options.include_tokens and message.tokens is not None:
         notes.append(f"{message.tokens:,} tokens")
     if options.include_metadata:
         notes += [f"{k}: {v}" for k, v in message.metadata.items()]
     return notes
+
+
+def _in_words(moment: datetime) -> str:
+    """UTC, since nobody knows where the text will be read."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _title(session: Session) -> str:
