@@ -29,7 +29,7 @@ def event(**rule: Any) -> dict[str, Any]:
     return {"events": [{"emit": "text"}, {"emit": "text"}, rule]}
 
 
-@pytest.mark.parametrize(("change", "words"), [
+MISTAKES = [
     ({"comand": "x"}, ["mine: ", "unknown key 'comand'", "did you mean 'command'?"]),
     ({"command": ...}, ["mine: ", "missing key 'command'"]),
     ({"argv": ...}, ["missing key 'argv'"]),
@@ -60,12 +60,15 @@ def event(**rule: Any) -> dict[str, Any]:
     (event(each="a..", events=[{"emit": "text"}]), ["events[2].each: "]),
     (event(events=[{"emit": "text"}, {"emit": "x"}]), ["events[2].events[1].emit"]),
     (event(emit="text", wen="a"), ["events[2]", "unknown key 'wen'", "'when'"]),
-])  # fmt: skip
-def test_an_error_names_manifest_place_and_reason(change: dict, words: list[str]):
-    message = problem(**change)
-    assert message.startswith("mine: ")
-    for word in words:
-        assert word in message
+]  # fmt: skip
+
+
+def test_an_error_names_manifest_place_and_reason():
+    for change, words in MISTAKES:
+        message = problem(**change)
+        assert message.startswith("mine: "), change
+        for word in words:
+            assert word in message, change
 
 
 @pytest.mark.parametrize(

@@ -531,7 +531,7 @@ def test_a_long_row_of_needs_is_no_problem():
 # Mistakes
 
 
-@pytest.mark.parametrize(("text", "said"), [
+MISTAKES = [
     ("tasks:\n- prompt: x\n  neds: a\n", "t.yaml: line 3: tasks[0].neds: unknown key 'neds'; did you mean 'needs'?"),
     ("tasks:\n- x\n- prompt: y\n  max_turns: many\n", "t.yaml: line 4: tasks[1].max_turns: expected a whole number"),
     ("defaults:\n  max_turns: many\ntasks:\n- x\n", "t.yaml: line 2: defaults.max_turns: expected a whole number"),
@@ -577,9 +577,12 @@ def test_a_long_row_of_needs_is_no_problem():
     ("[{name: me, prompt: '{{tasks.me.output}}'}]", "'me' names itself"),
     ("[{name: a, prompt: x}, {name: a, prompt: y}, 'see {{tasks.a.output}}']", "there are 2 tasks called 'a'"),
     ("['{{previous}}', {prompt: '{{previous}} {{tasks.1.output}}'}]", "nothing comes before"),
-])  # fmt: skip
-def test_a_mistake_is_told_with_its_place(text: str, said: str):
-    assert said in mistake(text)
+]  # fmt: skip
+
+
+def test_a_mistake_is_told_with_its_place():
+    for text, said in MISTAKES:
+        assert said in mistake(text), text
 
 
 def test_a_hint_lists_what_could_have_been_named():
