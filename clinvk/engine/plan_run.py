@@ -22,6 +22,7 @@ from clinvk.model.outcome import Outcome, RunResult, run_exit_code
 from clinvk.model.plan import Plan, Task
 from clinvk.model.result import EXIT_CODES
 from clinvk.plans import preflight
+from clinvk.process.groups import unwrap_single_exception
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.runs import secrets
 from clinvk.runs.control import run_facts
@@ -261,9 +262,6 @@ async def _run_until_ended(scheduler: Scheduler, folder: RunFolder | None) -> No
     """Run it to its end. Whoever cancels us ends the run as Ctrl-C does, and it has ended then."""
     # 45 ms, and needed only once something runs.
     import anyio
-
-    # Anyio, 45 ms: needed only once something runs.
-    from clinvk.process.child import unwrap_single_exception
 
     ended = anyio.Event()
 

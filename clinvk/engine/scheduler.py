@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -33,6 +32,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.plans import halt as halting
 from clinvk.plans.preflight import Preflight
+from clinvk.process.groups import raise_first
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -103,7 +103,7 @@ class Scheduler:
         be written; everything that was started is ended then."""
         self._follow(self._graph.begin())
         self._apply_rules()  # what was taken before may be all that may be taken
-        with _raise_first_error():
+        with raise_first(ClinvkError, OSError):
             async with anyio.create_task_group() as tasks:
                 await self._start_all(tasks)
         self._close_not_started()
@@ -393,18 +393,3 @@ class Scheduler:
         if outcome.error is not None:
             said = f"not tried again: {self.end_reason}; it had failed: {outcome.error.message}"
         return replace(outcome, state="cancelled", error=Failure("not_started", said))
-
-
-@contextmanager
-def _raise_first_error() -> Iterator[None]:
-    """Where several tasks could not go on, mostly for one reason, the first one's tells it."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        told, others = group.split((ClinvkError, OSError))
-        first: BaseException | None = told
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        if first is None or others is not None:
-            raise
-        raise first from first.__cause__

@@ -299,18 +299,6 @@ async def _open_process(command: Command, pipes: Pipes, marker: str) -> Process:
 
 
 @contextmanager
-def unwrap_single_exception() -> Iterator[None]:
-    """What was raised inside of a task group, as it was: its wrapping is our own affair."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        lone: BaseException = group
-        while isinstance(lone, BaseExceptionGroup) and len(lone.exceptions) == 1:
-            lone = lone.exceptions[0]
-        raise lone from lone.__cause__
-
-
-@contextmanager
 def _translate_start_errors(command: Command) -> Iterator[None]:
     """What the system says when it cannot be started, as errors of ours."""
     try:

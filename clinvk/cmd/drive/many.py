@@ -23,6 +23,7 @@ from clinvk.cmd.views.run import (
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.outcome import RunResult
 from clinvk.process import ownership
+from clinvk.process.groups import unwrap_single_exception
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line
@@ -45,9 +46,6 @@ def drive_run(run: PlanRun, view: RunView, viewer: RunViewer) -> RunResult:
     runs is asked to end; twice: at once. Raises `BrokenRun`."""
     # 45 ms, and needed only once something runs.
     import anyio
-
-    # Anyio, 45 ms: needed only once something runs.
-    from clinvk.process.child import unwrap_single_exception
 
     ownership.prepare_for_many()
     try:

@@ -18,6 +18,7 @@ from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Text
 from clinvk.model.request import Request
 from clinvk.process import ownership
+from clinvk.process.groups import unwrap_single_exception
 from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
@@ -37,9 +38,6 @@ def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions
     """Run the request and show it; the exit code. Raises `ClinvkError` before anything runs."""
     # 45 ms, and needed only once something runs.
     import anyio
-
-    # Anyio, 45 ms: needed only once something runs.
-    from clinvk.process.child import unwrap_single_exception
 
     ownership.prepare_for_turn()
     with unwrap_single_exception():
