@@ -217,15 +217,8 @@ def _backend_of(request: Request) -> str:
 def _result_of(answer: Any, request: Request, session_id: str | None) -> Result:
     if isinstance(answer, Result):
         return answer
-    if isinstance(answer, Failure):
-        answer = Reply(failure=answer)
-    elif isinstance(answer, str):
-        answer = Reply(text=answer)
-    elif not isinstance(answer, Reply):
-        raise UsageError(
-            f"the fake executor cannot answer with {type(answer).__name__}",
-            "use a text, a Failure, a Reply, a Result or an exception",
-        )
+    hint = "use a text, a Failure, a Reply, a Result or an exception"
+    answer = _to_reply(answer, "the fake executor", hint)
     failure = answer.failure
     return Result(
         ok=failure is None, text=answer.text, backend=_backend_of(request), session_id=session_id,
@@ -234,17 +227,19 @@ def _result_of(answer: Any, request: Request, session_id: str | None) -> Result:
     )  # fmt: skip
 
 
+def _to_reply(answer: Any, who: str, hint: str) -> Reply:
+    if isinstance(answer, str):
+        return Reply(text=answer)
+    if isinstance(answer, Failure):
+        return Reply(failure=answer)
+    if not isinstance(answer, Reply):
+        raise UsageError(f"{who} cannot answer with {type(answer).__name__}", hint)
+    return answer
+
+
 def _to_line(answer: Answer) -> dict[str, Any]:
     """An answer as the program reads it: the lines that it prints, and when."""
-    if isinstance(answer, str):
-        answer = Reply(text=answer)
-    elif isinstance(answer, Failure):
-        answer = Reply(failure=answer)
-    elif not isinstance(answer, Reply):
-        raise UsageError(
-            f"a fake backend cannot answer with {type(answer).__name__}",
-            "use a text, a Failure or a Reply",
-        )
+    answer = _to_reply(answer, "a fake backend", "use a text, a Failure or a Reply")
     end: dict[str, Any] = {
         "type": "end", "text": answer.text, "cost": answer.cost, "structured": answer.structured,
         "usage": answer.usage.to_json() if answer.usage else None,

@@ -58,7 +58,7 @@ def supported_settings(
 ) -> tuple[dict[str, Setting], list[str]]:
     """The settings that the backend can keep, and a notice for each that it cannot.
 
-    `begun` is what the native session that goes on was begun with; nothing for a new one.
+    `first_turn_options` are those that the native session was begun with; None for a new one.
 
     Raises `UsageError` for one that was asked for on the command line, unless `lenient`; and for an
     approval or a sandbox in any case: running without those is never what was meant.
@@ -67,33 +67,30 @@ def supported_settings(
     notices: list[str] = []
     for name, setting in settings.items():
         problem = explain_unsupported(manifest, name, setting.value, setting.spelled)
-        if (
-            problem is None
-            and first_turn_options is not None
-            and _is_first_turn_only(manifest, name)
-        ):
-            if setting.value == first_turn_options.get(name):
+        is_late = first_turn_options is not None and _is_first_turn_only(manifest, name)
+        if problem is None and is_late:
+            if setting.value == (first_turn_options or {}).get(name):
                 continue  # the CLI has it already
             problem = f"{manifest.name} takes {setting.spelled or name} only in the first turn of a session"
         if problem is None:
             kept[name] = setting
-        elif name in CHOICES:
+            continue
+        origin = f"(from the {_describe_origin(setting)})"
+        if name in CHOICES:
+            hint = _alternative_hint(manifest, name, setting.value)
+            raise UsageError(f"{problem} {origin}", hint)
+        if not lenient and setting.origin == "command line":
             raise UsageError(
-                f"{problem} (from the {_describe_origin(setting)})",
-                _alternative_hint(manifest, name, setting.value),
-            )
-        elif lenient or setting.origin != "command line":
-            notices.append(f"{problem}; dropped (from the {_describe_origin(setting)})")
-        else:
-            raise UsageError(
-                f"{problem} (from the {_describe_origin(setting)})",
+                f"{problem} {origin}",
                 "choose another backend with -b, leave the option out, or drop it with --lenient",
             )
+        notices.append(f"{problem}; dropped {origin}")
     return kept, notices
 
 
 def _is_first_turn_only(manifest: Manifest, name: str) -> bool:
-    return name not in CHOICES and bool(manifest.options[name].once)
+    effects = None if name in CHOICES else manifest.options.get(name)
+    return effects is not None and bool(effects.once)
 
 
 def stored_options(settings: Mapping[str, Setting]) -> dict[str, Any]:

@@ -223,16 +223,7 @@ class _PlanParser:
     ) -> Task:
         place = f"{self.source}: {format_path(path)}"
         name = _task_name(written, position)
-        prompt = written.prompt
-        if written.prompt_file is not None:
-            if prompt is not None:
-                raise ShapeError(path, "prompt and prompt_file exclude each other")
-            prompt = self._read_file(written.prompt_file, (*path, "prompt_file"))
-            prompt = interpolate.interpolate_prompt(prompt, variables, (*path, "prompt_file"))
-        if prompt is None or not prompt.strip():
-            raise ShapeError(
-                path, "missing key 'prompt'" if prompt is None else "the prompt is empty"
-            )
+        prompt = self._prompt(written, variables, path)
         if written.retries is not None and written.retries < 0:
             raise ShapeError((*path, "retries"), f"{written.retries} is too small")
         # Where nothing can be named, two braces are what they are.
@@ -260,6 +251,19 @@ class _PlanParser:
             dry_run=written.dry_run,
             place=place,
         )
+
+    def _prompt(self, written: TaskEntry, variables: Mapping[str, str], path: Place) -> str:
+        prompt = written.prompt
+        if written.prompt_file is not None:
+            if prompt is not None:
+                raise ShapeError(path, "prompt and prompt_file exclude each other")
+            prompt = self._read_file(written.prompt_file, (*path, "prompt_file"))
+            prompt = interpolate.interpolate_prompt(prompt, variables, (*path, "prompt_file"))
+        if prompt is None:
+            raise ShapeError(path, "missing key 'prompt'")
+        if not prompt.strip():
+            raise ShapeError(path, "the prompt is empty")
+        return prompt
 
     def _options(self, written: TaskEntry, path: Place) -> dict[str, Any]:
         options = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -57,37 +58,47 @@ class RunState:
             raise ConfigError(
                 f"run {self._run_id} was written by a newer clinvk", "update clinvk to use it"
             )
-        outcomes = self.outcomes
         at = datetime.fromisoformat(line["at"])
         match line.get("event"):
             case "begin":
-                self._add_seconds()
-                self._began, self._state, self._why = at, "interrupted", None
-                for i in line.get("rerun", ()):
-                    outcomes[i] = requeue(outcomes[i])
+                self._begin(line, at)
             case "started":
-                i = line["task"]
-                outcomes[i] = replace(
-                    outcomes[i], state="running", backend=line.get("backend"),
-                    attempts=outcomes[i].attempts + 1, session_id=line.get("session") or None,
-                    started_at=at, ended_at=None, error=None, exit_code=None,
-                )  # fmt: skip
+                self._start_task(line, at)
             case "ended":
-                i = line["task"]
-                outcomes[i] = _check_state(outcome_from_summary(outcomes[i], line))
+                self._change(line["task"], lambda o: outcome_from_summary(o, line))
             case "aside":
                 error = line.get("error")
                 failure = msgspec.convert(error, Failure) if error else None
                 for i in line["tasks"]:
-                    outcomes[i] = _check_state(
-                        replace(outcomes[i], state=line["state"], error=failure)
-                    )
+                    self._change(i, lambda o: replace(o, state=line["state"], error=failure))
             case "end":
-                self._state, self._why = str(line["state"]), line.get("why")
-                if (driven := line.get("seconds")) is not None:
-                    # Who gives up a run that was cut off did not drive it until then.
-                    self._seconds, self._began = float(driven), None
+                self._end(line)
         self._first, self._last = self._first or at, at
+
+    def _begin(self, line: dict[str, Any], at: datetime) -> None:
+        self._add_seconds()
+        self._began, self._state, self._why = at, "interrupted", None
+        for i in line.get("rerun", ()):
+            self._change(i, requeue)
+
+    def _start_task(self, line: dict[str, Any], at: datetime) -> None:
+        def start(outcome: Outcome) -> Outcome:
+            return replace(
+                outcome, state="running", backend=line.get("backend"), attempts=outcome.attempts + 1,
+                session_id=line.get("session") or None, started_at=at, ended_at=None, error=None,
+                exit_code=None,
+            )  # fmt: skip
+
+        self._change(line["task"], start)
+
+    def _end(self, line: dict[str, Any]) -> None:
+        self._state, self._why = str(line["state"]), line.get("why")
+        if (driven := line.get("seconds")) is not None:
+            # Who gives up a run that was cut off did not drive it until then.
+            self._seconds, self._began = float(driven), None
+
+    def _change(self, i: int, change: Callable[[Outcome], Outcome]) -> None:
+        self.outcomes[i] = _check_state(change(self.outcomes[i]))
 
     def result(self, *, running: bool) -> RunResult:
         """Where it stands; `running` if a process drives it."""

@@ -31,31 +31,28 @@ class BrokenRun(Exception):  # noqa: N818 - reads as what it says
 def with_json_errors(command: F) -> F:
     """The command, which shows a run that never began in the format that was asked for: as one
     that failed. The sentence on stderr comes as well."""
-
-    @wraps(command)
-    def wrapper(**params: Any) -> Any:
-        try:
-            return command(**params)
-        except ClinvkError as error:
-            if (wanted := _requested_format(params)) in JSON:
-                _print_error(error, wanted, params.get("backend"))
-            raise
-
-    return wrapper  # type: ignore[return-value]
+    return _showing_errors(command, _print_error)
 
 
 def with_run_json_errors(command: F) -> F:
     """The same for a run of many tasks: of one that broke, what is known of them."""
+    return _showing_errors(command, _print_broken_run)
+
+
+def _showing_errors(command: F, show: Callable[[ClinvkError, str, Mapping[str, Any]], None]) -> F:
+    """The command, which calls `show` with an error and the format, if that is JSON."""
 
     @wraps(command)
     def wrapper(**params: Any) -> Any:
         try:
             return command(**params)
         except BrokenRun as broken:
-            _show_broken_run(broken, params)
+            if (wanted := _requested_format(params)) in JSON:
+                _print_broken_run(broken.error, wanted, params, broken.folder)
             raise broken.error from broken.error.__cause__
         except ClinvkError as error:
-            _show_broken_run(BrokenRun(error, None), params)
+            if (wanted := _requested_format(params)) in JSON:
+                show(error, wanted, params)
             raise
 
     return wrapper  # type: ignore[return-value]
@@ -75,23 +72,22 @@ def _requested_format(params: Mapping[str, Any]) -> str:
         return "text"
 
 
-def _show_broken_run(broken: BrokenRun, params: Mapping[str, Any]) -> None:
-    if (wanted := _requested_format(params)) in JSON:
-        _print_broken_run(broken, wanted)
-
-
-def _print_broken_run(broken: BrokenRun, output_format: str) -> None:
+def _print_broken_run(
+    error: ClinvkError,
+    output_format: str,
+    _params: Mapping[str, Any],
+    folder: RunFolder | None = None,
+) -> None:
     # Only for an error in JSON.
     from clinvk.model.outcome import VERSION
     from clinvk.model.result import Failure
     from clinvk.text.json_output import dumps
 
-    error = broken.error
     failure = Failure(error.kind, error.message, error.hint).to_json()
     data: dict[str, Any] = {"version": VERSION, "id": None, "state": "failed", "results": []}
-    if broken.folder is not None:
+    if folder is not None:
         with suppress(ClinvkError):
-            data = broken.folder.with_outputs(broken.folder.result()).to_json()
+            data = folder.with_outputs(folder.result()).to_json()
     data |= {"why": error.message, "exit_code": error.exit_code, "error": failure}
     if output_format == "json":
         print(dumps(data, indent=2))
@@ -101,7 +97,7 @@ def _print_broken_run(broken: BrokenRun, output_format: str) -> None:
     sys.stdout.flush()
 
 
-def _print_error(error: ClinvkError, output_format: str, backend: str | None) -> None:
+def _print_error(error: ClinvkError, output_format: str, params: Mapping[str, Any]) -> None:
     """A run that never began, in the shape of one that failed."""
     # Only for an error in JSON.
     from clinvk.model.result import Failure, Result
@@ -109,7 +105,11 @@ def _print_error(error: ClinvkError, output_format: str, backend: str | None) ->
 
     failure = Failure(error.kind, error.message, error.hint)
     result = Result(
-        ok=False, text="", backend=backend or "", exit_code=error.exit_code, error=failure
+        ok=False,
+        text="",
+        backend=params.get("backend") or "",
+        exit_code=error.exit_code,
+        error=failure,
     ).to_json()
     if output_format == "json":
         print(dumps(result, indent=2))
