@@ -82,7 +82,7 @@ def home(tmp_path: Path, models: Models, clis: dict[str, Path]) -> Home:
     _write(path / ".gemini" / "settings.json", json.dumps(GEMINI))
     (path / "tmp").mkdir()
     subprocess.run(["git", "init", "--quiet", str(project)], check=True)
-    return Home(path, project, _environment(path, models.url))
+    return Home(path, project, environment(path, models.url))
 
 
 def _write(file: Path, text: str) -> None:
@@ -90,7 +90,7 @@ def _write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def _environment(home: Path, url: str) -> dict[str, str]:
+def environment(home: Path, url: str) -> dict[str, str]:
     return {
         "PATH": real_clis.path(),
         "HOME": str(home),
