@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -142,6 +143,19 @@ def test_make_alone_lists_every_command():
     assert done.returncode == 0, done.stderr
     (phony,) = re.findall(r"(?m)^\.PHONY: (.*)", (PROJECT / "Makefile").read_text())
     assert re.findall(r"(?m)^  make (\S+)", done.stdout) == phony.removesuffix(" FORCE").split()
+
+
+def test_make_install_uses_uv_or_pipx_and_says_so_without(checkout: Path, tmp_path: Path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sh", "sed", "cat", "python3"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    done = make("install", cwd=checkout, PATH=str(programs))
+    assert done.returncode != 0
+    assert "make install needs uv or pipx" in done.stderr
+    for name, words in (("pipx", "install --force ."), ("uv", "tool install --force .")):
+        write_program(programs / name, f'#!{programs}/sh\necho {name} "$@"\n')
+        assert make("install", cwd=checkout, PATH=str(programs)).stdout == f"{name} {words}\n"
 
 
 def test_a_complete_environment_is_used_as_it_is(checkout: Path):
