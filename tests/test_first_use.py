@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from clinvk.text.headline import headline
-from tests.conftest import CommandLine, Home, wait_for
+from tests.conftest import END, READ, START, CommandLine, Home, say, wait_for
 from tests.desk import Desk, kill
+from tests.terminals import Terminal, ending
 
 
 @pytest.fixture
@@ -152,3 +153,57 @@ def test_a_task_without_a_directory_of_its_own_shows_where_it_ran(desk: Desk):
     assert f"Directory: {desk.home.work}" in " ".join(
         desk.clinvk("runs", "show", "last", "one").stdout.split()
     )
+
+
+def test_the_first_prompt_says_that_files_cannot_be_edited(home: Home, terminal: Terminal):
+    home.backend("fake")
+    hint = "fake cannot edit files by default; to allow it: --approval auto"
+    for args, said in (
+        (("-b", "echo", "--ephemeral", "hi"), False),
+        (("-b", "fake", "--dry-run", "hi"), False),
+        (("-b", "fake", "hi"), True),
+        (("-b", "fake", "hi"), False),
+    ):
+        text, code = ending(terminal(*args, width=200))
+        assert (code, hint in text) == (0, said), text
+
+
+def test_a_first_prompt_with_an_approval_or_in_a_script_needs_no_hint(
+    home: Home, terminal: Terminal, clinvk: CommandLine
+):
+    home.backend("fake")
+    text, code = ending(terminal("-b", "fake", "--approval", "auto", "hi", width=200))
+    assert (code, "cannot edit files" in text) == (0, False)
+    for id_ in home.ids():
+        assert clinvk("sessions", "delete", id_, "--yes").returncode == 0
+    assert clinvk("-b", "fake", "hi").stderr == ""
+
+
+def test_doctor_exits_with_2_until_an_ai_cli_is_installed(clinvk: CommandLine, home: Home):
+    done = clinvk("doctor")
+    assert (done.returncode, "no AI CLI is installed" in done.stdout) == (2, True)
+    assert clinvk("doctor", "--json").returncode == 2
+    home.backend("fake", 'echo "fake 1.2.3"\n')
+    done = clinvk("doctor")
+    assert (done.returncode, "no AI CLI is installed" in done.stdout) == (0, False)
+
+
+def test_a_quiet_run_has_a_board_on_a_terminal_and_nothing_else(home: Home, terminal: Terminal):
+    task = {"backend": "echo", "prompt": "one two three four", "options": {"delay": 0.2}}
+    (home.work / "t.json").write_text(json.dumps({"tasks": [task, task]}))
+    child = terminal("parallel", "t.json", "-q")
+    child.expect("answering")
+    text, code = ending(child)
+    assert code == 0
+    assert "2 tasks: 2 done" in text
+    assert "── " not in text.replace("━", "─").split("\x1b[?25h")[-1]
+
+
+def test_a_denied_tool_is_explained_once(clinvk: CommandLine, home: Home):
+    home.backend("fake", READ + START + say(type="denied", name="Bash", reason="") + END)
+    alone = clinvk("-b", "fake", "hi").stderr
+    assert alone.count("hint:") == 1
+    assert "--allowed-tools" in alone
+    both = clinvk("-b", "fake", "--new", "--fail-on-denied", "hi")
+    assert both.returncode == 1
+    assert both.stderr.count("hint:") == 1

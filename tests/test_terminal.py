@@ -331,7 +331,9 @@ def test_every_table_fits(terminal: Terminal, home: Home, args: list[str], width
 
 
 def test_a_pipe_gets_every_column_whole(terminal: Terminal, home: Home):
-    (home.work / "tasks.yaml").write_text(json.dumps([{"name": LONG * 2, "prompt": "a"}]))
+    (home.work / "tasks.yaml").write_text(
+        json.dumps([{"name": LONG * 2, "title": LONG * 2, "prompt": "a"}])
+    )
     done = CommandLine(home)("parallel", "tasks.yaml", "-q", env={"COLUMNS": "40"})
     assert LONG * 2 in done.stdout
     assert "…" not in done.stdout

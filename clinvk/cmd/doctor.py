@@ -14,17 +14,21 @@ from clinvk.backend.probe import BackendStatus, probe_backends
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.config.paths import home_problem, private_hint
+from clinvk.errors import NotInstalledError, SessionError
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 
 app = new_app()
 
 VERSION = 1  # of the JSON
+MODELLESS_BACKEND = "echo"  # always there, and no AI CLI
 
 
 @app.command()
 def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
-    """See which AI CLIs are installed, logged in and usable. Calls no model."""
+    """See which AI CLIs are installed, logged in and usable. Calls no model.
+
+    Exits with 2 if no AI CLI is installed, and with 4 if sessions cannot be stored."""
     loaded = opt.load_config(config)
     catalog = Catalog(loaded.home)
     findings = anyio.run(probe_backends, catalog, catalog.names(), loaded, os.environ)
@@ -33,7 +37,10 @@ def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
         printer.print_json(_report_json(findings, loaded, problem))
     else:
         _print_report(findings, loaded, problem)
-    return 0 if problem is None else 4
+    if problem is not None:
+        return SessionError.exit_code
+    has_model = any(f.state == "installed" and f.name != MODELLESS_BACKEND for f in findings)
+    return 0 if has_model else NotInstalledError.exit_code
 
 
 def _find_store_problem(home: Path) -> str | None:
@@ -61,6 +68,8 @@ def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | Non
     for f in findings:
         if f.advice:
             print(f"{f.name}: {one_line(f.advice)}")
+    if not any(f.state == "installed" and f.name != MODELLESS_BACKEND for f in findings):
+        print("no AI CLI is installed; to try clinvk without one: clinvk -b echo hello")
     print(
         f"clinvk {__version__}; sessions in {one_line(str(loaded.home))}"
         + (f": {one_line(problem)}" if problem else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from clinvk.dispatch.turn import Turn
 
 VERSION = 1  # of the JSON of a dry run
+MODELLESS_BACKEND = "echo"  # it edits nothing
 FRAME_INTERVAL = 0.12  # seconds between two frames of the status line
 SHOW_STATUS_AFTER = 0.6  # seconds of silence before there is one
 
@@ -39,12 +41,24 @@ def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions
     # 45 ms, and needed only once something runs.
     import anyio
 
+    first = _is_first_prompt(dispatcher, request, output)
     ownership.prepare_for_turn()
     with unwrap_single_exception():
-        return anyio.run(_drive_prompt, dispatcher, request, output)
+        return anyio.run(_drive_prompt, dispatcher, request, output, first)
 
 
-async def _drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
+def _is_first_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> bool:
+    """Whether a person at a terminal has no session yet."""
+    for_people = output.format == "text" and sys.stderr.isatty() and not request.ephemeral
+    return for_people and not dispatcher.store.find_ids("", 1)
+
+
+async def _drive_prompt(
+    dispatcher: Dispatcher,
+    request: Request,
+    output: OutputOptions,
+    first: bool,
+) -> int:
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -55,6 +69,8 @@ async def _drive_prompt(dispatcher: Dispatcher, request: Request, output: Output
         async with dispatcher.stream(request, notify=printer.notice) as run:
             ownership.prepare_for_stream()
             _announce_session(request, run.plan, printer)
+            if first:
+                _explain_approval(run.plan, printer)
             held.turn = run
             held.viewer = viewer = create_turn_viewer(output, printer, run.plan)
             if viewer.status.enabled:
@@ -88,6 +104,18 @@ def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> Non
         session = plan.session
         count = sum(session.counts.values()) if session.turns or session.native_ids else 0
         printer.stream.write(f"📂 Session: {session.id} ({count} messages)\n")
+
+
+def _explain_approval(plan: TurnPlan, printer: Printer) -> None:
+    """That nothing can be edited by default, once: the first prompt is often one to fix a bug."""
+    may_decide = plan.manifest.options.get("approval") or {}
+    chosen = {"approval", "sandbox", "allowed_tools"} & plan.settings.keys()
+    if plan.manifest.name == MODELLESS_BACKEND or chosen or not may_decide:
+        return
+    printer.notice(
+        f"{plan.manifest.name} cannot edit files by default; to allow it: --approval auto, or for "
+        "all prompts: clinvk config set unified_flags.approval_mode auto"
+    )
 
 
 class _Interruptible:

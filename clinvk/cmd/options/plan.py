@@ -79,7 +79,10 @@ BudgetTokens = Annotated[
     int | None,
     typer.Option("--budget-tokens", min=1, metavar="N", help="End it at so many tokens."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="The summary alone.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print only the summary; a terminal shows live progress."),
+]
 OutputDir = Annotated[
     Path | None,
     typer.Option("--output-dir", metavar="DIR", help="Each answer as a file, and results.json."),

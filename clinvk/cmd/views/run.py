@@ -85,15 +85,13 @@ def create_run_viewer(view: RunView) -> RunViewer:
     printer = Printer.for_errors(view.color)
     if view.format == "stream-json":
         return JsonLinesViewer()
-    if view.quiet:
-        return SilentViewer()
     if view.answers_at_once:
         return AnswersViewer(printer)
     if sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
         from clinvk.terminal.board import Board  # only on a terminal
 
         return Board(printer)
-    return LogViewer(printer)
+    return SilentViewer() if view.quiet else LogViewer(printer)
 
 
 class SilentViewer:
