@@ -867,7 +867,7 @@ def test_delete_prints_what_is_gone(clinvk: CommandLine, home: Home):
 def test_delete_does_not_ask_where_nobody_is(clinvk: CommandLine, home: Home):
     past(home, "a")
     done = clinvk("sessions", "delete", "a")
-    assert done.returncode == 4
+    assert done.returncode == 1
     assert "--yes" in done.stderr
     assert home.ids() == ["a"]
 

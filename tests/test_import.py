@@ -70,7 +70,7 @@ def test_all_are_adopted_with_folder_times_and_messages(
         record = home.record(session["id"])
         assert record["cwd"] == FOLDER
         assert record["created_at"].startswith("2026-11-21T02:42")
-        assert record["prompt"].split() == ["Explain", "the", "parser", "in", "two", "lines"]
+        assert record["prompt"] == "Explain the parser\nin two lines"
         assert len(home.transcript(session["id"])) == ASKED[session["backend"]] + 3
 
 

@@ -381,7 +381,7 @@ def test_a_second_signal_ends_it_at_once(clinvk: CommandLine, home: Home, tree: 
     assert process.returncode == 7
     assert time.monotonic() - began < 5
     assert living(tree) == []
-    assert "ending it at once" in err
+    assert "stopping immediately" in err
 
 
 def test_a_reader_that_goes_away_ends_the_run(clinvk: CommandLine, home: Home, tmp_path: Path):
