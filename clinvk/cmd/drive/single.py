@@ -63,8 +63,9 @@ async def _drive_prompt(
     import anyio
 
     printer = Printer.for_errors(output.color)
+    held = _Interruptible()
     async with anyio.create_task_group() as tasks:
-        held = _Interruptible(tasks.cancel_scope)
+        held.scope = tasks.cancel_scope
         await tasks.start(watch_signals, held.on_signal)
         async with dispatcher.stream(request, notify=printer.notice) as run:
             ownership.prepare_for_stream()
@@ -124,9 +125,7 @@ class _Interruptible:
 
     turn: Turn | None = None
     viewer: TurnViewer | None = None
-
-    def __init__(self, scope: CancelScope) -> None:
-        self.scope = scope
+    scope: CancelScope
 
     def on_signal(self, number: signal.Signals, count: int) -> None:
         if self.turn is None:
