@@ -58,11 +58,12 @@ def test_a_request_is_immutable_compared_by_value_and_can_be_changed_into_anothe
     assert "prompt='x'" in repr(request)
     there = request.with_session(SessionById("s1"))
     assert (there.session, there.prompt, there.options) == ("s1", "x", {"model": "m"})
+    assert request.replace(prompt="y", title="t").session == "last"
+    assert request.replace(name="docs").session_ref == NamedSession("docs")
+    with pytest.raises(TypeError, match="promt"):
+        request.replace(promt="y")
     if sys.version_info >= (3, 13):
-        import copy
-
-        assert copy.replace(request, prompt="y").session == "last"
-        assert copy.replace(request, name="docs").session_ref == NamedSession("docs")
+        assert copy.replace(request, prompt="y") == request.replace(prompt="y")
 
 
 FLAGS = {

@@ -126,7 +126,15 @@ class Request:
 
     def with_session(self, session: SessionRef) -> Request:
         """The same for another session."""
-        return self.__replace__(session=session)
+        return self.replace(session=session)
+
+    def replace(self, **changes: Any) -> Request:
+        """The same with other fields. A word that says which session replaces all that say it."""
+        fields = dict(self.__dict__)
+        ref = fields.pop("session_ref")
+        return Request(**({} if WORDS & changes.keys() else {"session": ref}) | fields | changes)
+
+    __replace__ = replace  # for `copy.replace`
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"immutable type: 'Request', so {name!r} cannot be set")
@@ -139,10 +147,3 @@ class Request:
 
     def __repr__(self) -> str:
         return f"Request({', '.join(f'{k}={v!r}' for k, v in self.__dict__.items())})"
-
-    def __replace__(self, **changes: Any) -> Request:
-        """Another request, for `copy.replace`; a word that says which session replaces all of
-        them."""
-        fields = dict(self.__dict__)
-        ref = fields.pop("session_ref")
-        return Request(**({} if WORDS & changes.keys() else {"session": ref}) | fields | changes)
