@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, defstruct, field
 
-from clinvk.model.option_table import Option, options_in
+from clinvk.model.option_table import Option, options_in, turn_options_in
 
 Format = Literal["text", "json", "stream-json"]
 
@@ -16,13 +16,16 @@ MASK = "…"  # stands where a value of `env` is shown
 
 def _option_fields(section: str) -> Any:
     """A struct that has the keys of the options in this section."""
-    fields = [_option_field(option, section) for option in options_in(section)]
+    found = (*options_in(section), *turn_options_in(section))
+    fields = [_option_field(option, section) for option in found]
     return defstruct("OptionFields", fields, frozen=True, module=__name__)
 
 
 def _option_field(option: Option, section: str) -> tuple[str, Any, Any]:
     if option.repeatable:
         return option.config_key, list[option.type], []  # type: ignore[name-defined]
+    if option.type is bool:
+        return option.config_key, bool, False
     if option.choices and section == "unified_flags":
         return option.config_key, option.type, "default"
     return option.config_key, option.type | None, None
@@ -31,10 +34,6 @@ def _option_field(option: Option, section: str) -> tuple[str, Any, Any]:
 class UnifiedFlags(_option_fields("unified_flags"), Struct, frozen=True):  # type: ignore[misc]
     """For every backend. A setting that one does not support is dropped with a notice; an approval
     or a sandbox is an error."""
-
-    verbose: bool = False
-    dry_run: bool = False
-    command_timeout_secs: float | None = None
 
 
 class BackendConfig(_option_fields("backends"), Struct, frozen=True):  # type: ignore[misc]

@@ -1,8 +1,8 @@
 """The options of a turn, each defined once.
 
-From this table come the command line's flags, the keys of the configuration and of tasks, what a
-session stores, and the checks of all of these. A new option is an entry here, and a line in the
-manifest of each backend that supports it.
+From this table come the command line's flags and their help, the keys of the configuration and of
+tasks, what a session stores, the checks of all of these, and the reference in the documentation.
+A new option is an entry here, and a line in the manifest of each backend that supports it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
+Group = Literal["Input", "Session", "Model and options", "Safety", "Limits", "Output"]
 Approval = Literal["default", "auto", "none", "always"]
 Sandbox = Literal["default", "read-only", "workspace", "full"]
 
@@ -24,10 +25,14 @@ class Option(Struct, frozen=True, kw_only=True):
     short: str | None = None
     metavar: str | None = None
     help: str = ""
+    help_of_runs: str = ""  # of commands that run many tasks, if it differs
+    group: Group = "Model and options"  # the heading in --help
     minimum: int | None = None
     repeatable: bool = False  # the value is a list
     path: Literal["directory", "file"] | None = None  # what it names; of a file, its text counts
+    duration: bool = False  # of a number of seconds: `90s`, `5m` and `2h` are taken, too
     key: str | None = None  # another name that the configuration and files of tasks have for it
+    config_name: str | None = None  # another name that the configuration alone has for it
     config: tuple[Literal["unified_flags", "backends"], ...] = ()  # sections that have it
     stored: bool = False  # a session keeps it for its later turns
     backend_specific: bool = False  # its values mean nothing to another backend
@@ -44,7 +49,7 @@ class Option(Struct, frozen=True, kw_only=True):
 
     @property
     def config_key(self) -> str:
-        return self.key or self.name
+        return self.config_name or self.key or self.name
 
     @property
     def task_keys(self) -> tuple[str, ...]:
@@ -53,12 +58,14 @@ class Option(Struct, frozen=True, kw_only=True):
         return names if self.task_key else ()
 
 
+# What a backend is told, by the names that manifests have for it.
 OPTIONS = (
     Option(
         name="model",
         flag="--model",
         short="-m",
-        help="The backend's name for it.",
+        metavar="MODEL",
+        help="Model to use, as the backend names it.",
         config=("backends",),
         stored=True,
         backend_specific=True,
@@ -70,7 +77,10 @@ OPTIONS = (
         name="approval",
         type=Approval,
         flag="--approval",
-        help="auto edits unasked; none asks nothing; always refuses what it would ask.",
+        metavar="MODE",
+        help="What runs without approval. default: as the CLI decides; auto: edit files without "
+        "asking; none: never ask; always: refuse anything that needs approval.",
+        group="Safety",
         key="approval_mode",
         config=("unified_flags", "backends"),
         stored=True,
@@ -81,7 +91,9 @@ OPTIONS = (
         name="sandbox",
         type=Sandbox,
         flag="--sandbox",
-        help="What it may change.",
+        metavar="MODE",
+        help="What the backend may change: default, read-only, workspace or full.",
+        group="Safety",
         key="sandbox_mode",
         config=("unified_flags", "backends"),
         stored=True,
@@ -91,7 +103,8 @@ OPTIONS = (
     Option(
         name="system_prompt",
         flag="--system-prompt",
-        help="Instructions.",
+        metavar="TEXT",
+        help="Extra system instructions.",
         config=("backends",),
         stored=True,
         harmless=True,
@@ -100,7 +113,8 @@ OPTIONS = (
         name="add_dir",
         flag="--add-dir",
         metavar="DIR",
-        help="One more folder to work in (repeatable).",
+        help="Let the backend work in this directory, too (repeatable).",
+        group="Safety",
         repeatable=True,
         path="directory",
         stored=True,
@@ -109,7 +123,9 @@ OPTIONS = (
         name="max_turns",
         type=int,
         flag="--max-turns",
-        help="Model calls at most.",
+        metavar="N",
+        help="Limit the model calls of each turn.",
+        group="Limits",
         minimum=1,
         config=("unified_flags",),
         droppable=True,
@@ -118,7 +134,9 @@ OPTIONS = (
         name="max_tokens",
         type=int,
         flag="--max-tokens",
+        metavar="N",
         help="Limit the output tokens of each model call.",
+        group="Limits",
         minimum=1,
         config=("unified_flags",),
         droppable=True,
@@ -126,7 +144,9 @@ OPTIONS = (
     Option(
         name="allowed_tools",
         flag="--allowed-tools",
-        help="Tools that need no approval (repeatable).",
+        metavar="TOOL",
+        help="Tool that needs no approval (repeatable).",
+        group="Safety",
         repeatable=True,
         config=("backends",),
         stored=True,
@@ -136,16 +156,131 @@ OPTIONS = (
         name="schema",
         flag="--schema",
         metavar="FILE",
-        help="A JSON schema that the answer has to fit.",
+        help="JSON schema that the answer has to match.",
+        group="Output",
         path="file",
     ),
 )
 
-BY_NAME = {option.name: option for option in OPTIONS}
+# What clinvk itself does with a turn: no manifest mentions it.
+TURN_OPTIONS = (
+    Option(
+        name="workdir",
+        flag="--workdir",
+        short="-w",
+        metavar="DIR",
+        help="Work in this directory.",
+        group="Input",
+        path="directory",
+    ),
+    Option(
+        name="expand",
+        type=bool,
+        flag="--expand",
+        help="Let the CLI expand @path and /command in the prompt.",
+        group="Input",
+        task_key=False,
+    ),
+    Option(
+        name="title",
+        flag="--title",
+        metavar="TITLE",
+        help="Title of the session.",
+        group="Session",
+    ),
+    Option(
+        name="tags",
+        flag="--tag",
+        metavar="TAG",
+        help="Add a tag to the session (repeatable).",
+        help_of_runs="Add a tag to each session (repeatable).",
+        group="Session",
+        repeatable=True,
+    ),
+    Option(
+        name="ephemeral",
+        type=bool,
+        flag="--ephemeral",
+        help="Do not save a session, in clinvk or in the CLI.",
+        group="Session",
+        task_key=False,
+    ),
+    Option(
+        name="no_wait",
+        type=bool,
+        flag="--no-wait",
+        help="Fail, with exit code 4, if the session is busy.",
+        group="Session",
+        task_key=False,
+    ),
+    Option(
+        name="lenient",
+        type=bool,
+        flag="--lenient",
+        help="Drop options that the backend does not support, except --approval and --sandbox.",
+    ),
+    Option(
+        name="verbose",
+        type=bool,
+        flag="--verbose",
+        short="-v",
+        help="Show tool calls and thinking on stderr.",
+        group="Output",
+        config=("unified_flags",),
+    ),
+    Option(
+        name="dry_run",
+        type=bool,
+        flag="--dry-run",
+        help="Print the command and where each setting comes from; run nothing.",
+        help_of_runs="Print the tasks; run nothing.",
+        group="Safety",
+        config=("unified_flags",),
+    ),
+    Option(
+        name="fail_on_denied",
+        type=bool,
+        flag="--fail-on-denied",
+        help="Exit with 1 if a tool was denied.",
+        group="Safety",
+        task_key=False,
+    ),
+    Option(
+        name="timeout",
+        type=float,
+        flag="--timeout",
+        metavar="DURATION",
+        help="Stop after this long: 90, 90s, 5m or 2h.",
+        help_of_runs="Stop each task after this long: 90, 90s, 5m or 2h.",
+        group="Limits",
+        duration=True,
+        config_name="command_timeout_secs",
+        config=("unified_flags",),
+    ),
+    Option(
+        name="stall_timeout",
+        type=float,
+        flag="--stall-timeout",
+        metavar="DURATION",
+        help="Stop after this long without output.",
+        help_of_runs="Stop each task after this long without output.",
+        group="Limits",
+        duration=True,
+    ),
+)
+
+ALL_OPTIONS = OPTIONS + TURN_OPTIONS
+BY_NAME = {option.name: option for option in ALL_OPTIONS}
+BY_FLAG = {option.flag: option for option in ALL_OPTIONS if option.flag}
 FLAGS = {option.name: option.flag for option in OPTIONS if option.flag}
 CHOICES = {option.name: option.choices for option in OPTIONS if option.choices}
 
 
 def options_in(section: str) -> list[Option]:
-    """The options that have a key in this section of the configuration."""
+    """The options of a backend that have a key in this section of the configuration."""
     return [option for option in OPTIONS if section in option.config]
+
+
+def turn_options_in(section: str) -> list[Option]:
+    """The other options of a turn that have one."""
+    return [option for option in TURN_OPTIONS if section in option.config]

@@ -29,6 +29,8 @@ Scalar = str | int | float | bool
 
 def _option_type(option: Option) -> Any:
     """What a task may say for it. A choice is checked later, when the place has a better name."""
+    if option.duration:
+        return Scalar | None
     if option.choices:
         return Scalar | None
     if option.repeatable:
@@ -36,9 +38,20 @@ def _option_type(option: Option) -> Any:
     return option.type | None
 
 
+def _turn_field(option: Option) -> tuple[str, Any, Any]:
+    if option.type is bool:
+        return option.name, bool, False
+    if option.repeatable:
+        return option.name, list[option.type], []  # type: ignore[name-defined]
+    return option.name, _option_type(option), None
+
+
 _option_fields: Any = defstruct(
     "OptionFields",
-    [(key, _option_type(option), None) for key, option in OPTIONS.items()],
+    [
+        *((key, _option_type(option), None) for key, option in OPTIONS.items()),
+        *(_turn_field(option) for option in option_table.TURN_OPTIONS if option.task_key),
+    ],
     frozen=True,
     kw_only=True,
     module=__name__,
@@ -51,25 +64,17 @@ class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ign
     prompt: str | None = None
     prompt_file: str | None = None
     backend: str | None = None
-    workdir: str | None = None
     name: Scalar | None = None
     id: Scalar | None = None
-    title: str | None = None
-    tags: list[str] = []
     options: dict[str, Any] = {}
     extra: list[str] = []  # handed to the backend as they are
     args: list[str] = []
-    timeout: Scalar | None = None
-    stall_timeout: Scalar | None = None
     retries: int | None = None
     needs: str | list[str] = []
     env: dict[str, Scalar] = {}
     idempotent: bool = False
-    lenient: bool = False
-    dry_run: bool = False
     meta: Any = None
     output_format: str | None = None  # of the published format; what a task prints is read by us
-    verbose: bool = False  # the same
 
 
 class TaskFile(Struct, frozen=True, kw_only=True):

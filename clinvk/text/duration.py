@@ -10,12 +10,12 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|)")
 
 
 def parse_duration(text: str | float) -> float:
-    """`90`, `"90s"`, `"1.5m"`, `"2h"`, `"1d"` in seconds. Raises `ValueError`, for none and less
-    too."""
+    """`90`, `"90s"`, `"1.5m"`, `"2h"`, `"1d"` in seconds. Raises `ValueError` for anything
+    else, and for 0."""
     found = _DURATION.fullmatch(str(text).strip().lower())
     value = float(found.group(1)) * _UNITS[found.group(2)] if found else 0.0
     if not 0 < value < 1e9:
-        raise ValueError(f"{text!r} is no time: say seconds, or 90s, 5m, 2h")
+        raise ValueError(f"invalid duration {text!r}; use e.g. 90, 90s, 5m or 2h")
     return value
 
 
