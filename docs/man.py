@@ -19,6 +19,7 @@ from typing import Any
 from clinvk.cmd.app import PROMPT_COMMAND
 from clinvk.cmd.main import root
 
+HELP = {"-h", "--help"}
 DOCS = Path(__file__).parent
 PAGE = DOCS / "clinvk.1"
 EXAMPLES = (
@@ -107,9 +108,10 @@ def _arguments(command: Any) -> str:
 def _options(command: Any, path: str) -> list[str]:
     lines = []
     with command.make_context(path, [], resilient_parsing=True) as context:
-        for param in command.get_params(context):
+        # Those of all commands are shown once.
+        for param in command.get_params(context) if path == "clinvk" else command.params:
             record = param.get_help_record(context)
-            if param.param_type_name == "option" and record and "--help" not in record[0]:
+            if param.param_type_name == "option" and record and not HELP & {*param.opts}:
                 names, meaning = record
                 lines += [".TP", _bold(names), _escaped(" ".join(meaning.split()))]
     return lines

@@ -43,11 +43,10 @@ ALONE = "clinvk.echo"
 MOST = 15  # modules in a package, `__init__` aside
 
 # Modules of `cmd` that belong to one command. What the others share is in packages of its own.
-SHARED = {"app", "main", "drive", "options", "views"}
+SHARED = {"app", "main", "drive", "options", "usage", "views"}
 BETWEEN_COMMANDS: dict[tuple[str, str], str] = {
     ("resume", "ask"): "resuming sends a prompt, once the session is known",
-    ("ask", "sessions"): "a typo may be one of its commands",
-    ("sessions", "templates"): "a session may start from one",
+    ("ask", "sessions"): "a typo may be one of its commands, and a template starts a session",
 }
 
 

@@ -1,5 +1,6 @@
 """A request says in one value which session it is about."""
 
+import copy
 import itertools
 import sys
 
@@ -75,19 +76,19 @@ FLAGS = {
 @pytest.mark.parametrize(
     ("flags", "problem", "hint"),
     [
-        ("-c --ephemeral", "-c and --ephemeral exclude each other: an ephemeral run has no session", "leave out one of them"),
-        ("--session --ephemeral", "--session and --ephemeral exclude each other: an ephemeral run has no session", "leave out one of them"),
-        ("--title --ephemeral", "--title and --ephemeral exclude each other: an ephemeral run has no session", "leave out one of them"),
-        ("--tag --ephemeral", "--tag and --ephemeral exclude each other: an ephemeral run has no session", "leave out one of them"),
-        ("-c --session", "-c and --session both say which session", "leave out one of them"),
-        ("--to", "--to needs a session to go on with", "add -c, or use: clinvk resume ID"),
-        ("--to --replay", "--to needs a session to go on with", "add -c, or use: clinvk resume ID"),
-        ("--replay --new", "--replay needs a session to go on with", "add -c, or use: clinvk resume ID"),
-        ("--history -c", "--history begins a new session", "leave out -c and --session"),
-        ("--history --session", "--history begins a new session", "leave out -c and --session"),
-        ("--anywhere", "--anywhere says which session -c takes", "add -c"),
-        ("--anywhere --session", "--anywhere says which session -c takes", "add -c"),
-        ("--new -c", "--new and -c exclude each other", "leave out one of them"),
+        ("-c --ephemeral", "-c and --ephemeral cannot be used together: nothing is saved", "leave out one of them"),
+        ("--session --ephemeral", "--session and --ephemeral cannot be used together: nothing is saved", "leave out one of them"),
+        ("--title --ephemeral", "--title and --ephemeral cannot be used together: nothing is saved", "leave out one of them"),
+        ("--tag --ephemeral", "--tag and --ephemeral cannot be used together: nothing is saved", "leave out one of them"),
+        ("-c --session", "-c and --session cannot be used together", "leave out one of them"),
+        ("--to", "--to needs a session", "add -c, or use: clinvk resume ID"),
+        ("--to --replay", "--to needs a session", "add -c, or use: clinvk resume ID"),
+        ("--replay --new", "--replay needs a session", "add -c, or use: clinvk resume ID"),
+        ("--history -c", "--history starts a new session", "leave out -c and --session"),
+        ("--history --session", "--history starts a new session", "leave out -c and --session"),
+        ("--anywhere", "--anywhere needs -c", "add -c"),
+        ("--anywhere --session", "--anywhere needs -c", "add -c"),
+        ("--new -c", "--new and -c cannot be used together", "leave out one of them"),
     ],
 )  # fmt: skip
 def test_flags_that_exclude_each_other_are_told(flags: str, problem: str, hint: str):

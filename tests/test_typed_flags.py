@@ -14,8 +14,9 @@ from clinvk.model.option_table import OPTIONS
 from clinvk.model.plan import Budget, Halt, Plan, Rules
 
 # What is read by itself: the prompt, which session, and what is in force.
-ASK = {"words", "file", "config", "continue_", "anywhere", "session", "auto_save", "history", "new"}
-RESUME = {"words", "file", "config", "session_id", "last", "interactive", "here", "with_tag"}
+PROMPT = {"words", "file", "edit", "config"}
+ASK = PROMPT | {"continue_", "anywhere", "session", "auto_save", "history", "new", "template"}
+RESUME = PROMPT | {"session_id", "last", "interactive", "here", "with_tag"}
 
 
 def params(name: str) -> set[str]:

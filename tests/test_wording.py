@@ -9,7 +9,7 @@ from clinvk.model import figures
 from clinvk.model.outcome import MARKS, STATES, Outcome, RunResult
 from clinvk.model.result import Failure
 from clinvk.text import duration
-from clinvk.text.suggest import did_you_mean, is_typo
+from clinvk.text.suggest import did_you_mean, edits
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -35,9 +35,9 @@ def test_a_suggestion_is_made_only_if_something_is_near():
     assert did_you_mean("xyz", ["model", "prompt"]) == did_you_mean("xyz", []) == ""
 
 
-def test_a_typo_is_one_letter_away():
+def test_a_mistake_is_one_letter_left_out_added_replaced_or_swapped():
     near = ("sessions", "session", "sesions", "sessionss", "sessoins", "sessienns")
-    assert [word for word in near if is_typo(word, "sessions")] == [*near[:-1]]
+    assert [edits(word, "sessions") for word in near] == [0, 1, 1, 1, 1, 2]
 
 
 def run_of(*outcomes: Outcome) -> RunResult:

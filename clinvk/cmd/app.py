@@ -8,13 +8,18 @@ takes with all that stands around it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 PROMPT_COMMAND = "ask"
+COLOR_CHOICES = ("auto", "always", "never")
+BEFORE_COMMAND = ("--config", "--color")  # as git takes -C before the command
+ASKED_WITHOUT_COMMAND = "clinvk.no_command"  # the prompt is the first word, with no `ask` before it
+WORDS_KEY = "clinvk.words"  # the words of the command whose options are being read
 LITERAL_MARK = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
 PASSTHROUGH_KEY = "clinvk.behind_dashes"  # what stood behind `--`: the backend's, not ours
 
@@ -24,6 +29,115 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 class OutputClosed(Exception):  # noqa: N818 - reads as what it says
     """Whoever read our output has gone."""
+
+
+def _show_help(ctx: Any, param: Any, value: object) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    # Only for help.
+    from clinvk.cmd.usage.help_page import render_page
+
+    print(render_page(ctx.command, ctx, full="--help" in param.opts))
+    ctx.exit()
+
+
+def _set_color(ctx: Any, param: Any, value: str | None) -> None:
+    if value is None or ctx.resilient_parsing:
+        return
+    # Only if the flag is there.
+    from clinvk.errors import UsageError
+    from clinvk.terminal import printer
+
+    if value not in COLOR_CHOICES:
+        raise UsageError(
+            f"--color: {value!r} is not one of: {', '.join(COLOR_CHOICES)}",
+            "such as: --color never",
+        )
+    printer.color_flag.set(value)
+    printer.color.set(value)
+
+
+def _complete_color(ctx: Any, args: list[str], incomplete: str) -> list[str]:
+    return [word for word in COLOR_CHOICES if word.startswith(incomplete)]
+
+
+@cache
+def _common_options() -> list[Any]:
+    """The options of every command."""
+    shared: dict[str, Any] = {"expose_value": False, "is_eager": True}
+    flag: dict[str, Any] = {"is_flag": True, "default": False, "callback": _show_help} | shared
+    return [
+        TyperOption(
+            param_decls=["--color"], metavar="WHEN", callback=_set_color, default=None,
+            help="Use color: auto, always or never (default: auto).",
+            autocompletion=_complete_color,
+            **shared,
+        ),
+        TyperOption(param_decls=["short_help", "-h"], help="Show a summary of this help.", **flag),
+        TyperOption(param_decls=["full_help", "--help"], help="Show this help.", **flag),
+    ]  # fmt: skip
+
+
+class _Helpful:
+    """A click command with our help, and our words for what is wrong on its command line."""
+
+    params: list[Any]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return [*self.params, *_common_options()]
+
+    def get_help(self, ctx: Any) -> str:
+        # Only for help.
+        from clinvk.cmd.usage.help_page import render_page
+
+        return render_page(self, ctx, full=True)
+
+
+def _with_context(parse: Callable[[Any, list[str]], Any], ctx: Any, args: list[str]) -> list[str]:
+    """The words that are no options. What is wrong with one is an error that knows the command."""
+    try:
+        rest: list[str] = parse(ctx, args)
+    except Exception as error:
+        if getattr(error, "ctx", ctx) is None:
+            error.ctx = ctx  # type: ignore[attr-defined]
+        raise
+    return rest
+
+
+class Command(_Helpful, TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[WORDS_KEY] = list(args)
+        takes_any, ctx.allow_extra_args = ctx.allow_extra_args, True
+        rest: list[str] = _with_context(super().parse_args, ctx, args)
+        if rest and not takes_any and not ctx.resilient_parsing:
+            # Only for a mistake.
+            from clinvk.cmd.usage.wording import unexpected_argument
+
+            raise unexpected_argument(ctx, rest)
+        return rest
+
+
+class Group(_Helpful, TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[WORDS_KEY] = list(args)
+        return _with_context(super().parse_args, ctx, args)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is None and cmd_name in SHORT_NAMES:
+            found = super().get_command(ctx, SHORT_NAMES[cmd_name])
+        return found
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            # Only for a mistake.
+            from clinvk.cmd.usage.wording import unknown_command
+
+            raise unknown_command(ctx, args)
+        return super().resolve_command(ctx, args)
+
+
+SHORT_NAMES = {"ls": "list", "rm": "delete"}  # what people type, in every group
 
 
 class CommandModule:
@@ -45,7 +159,7 @@ class CommandModule:
         return click_command(app)
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(Group):
     """A group whose `commands` map a name to a module below `clinvk.cmd` and a line of help."""
 
     def __init__(
@@ -60,7 +174,7 @@ class LazyGroup(TyperGroup):
             help=help,
             no_args_is_help=name != "clinvk",
             rich_markup_mode=None,
-            context_settings={"help_option_names": ["-h", "--help"]},
+            context_settings={"help_option_names": []},
         )
         self.modules = commands
         self.aliases = aliases or {}
@@ -70,7 +184,9 @@ class LazyGroup(TyperGroup):
         return list(self.modules)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        name = self.aliases.get(cmd_name, cmd_name)
+        name = cmd_name
+        if name not in self.modules:
+            name = self.aliases.get(name) or SHORT_NAMES.get(name, name)
         if name not in self.modules:
             return None
         if name not in self._loaded:
@@ -85,10 +201,6 @@ class LazyGroup(TyperGroup):
             return module.app.get(name)
         return click_command(module.app)
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in self.modules.items()])
-
 
 class RootGroup(LazyGroup):
     """The command line as a whole."""
@@ -97,16 +209,18 @@ class RootGroup(LazyGroup):
         args = list(args)
         if not args and ctx.resilient_parsing:  # the first word is being completed
             return super().parse_args(ctx, args)
-        before: list[str] = []
-        while len(args) > 1 and args[0] == "--config":  # as git takes -C before the command
-            before += [args.pop(0), args.pop(0)]
+        before, args = _split_before_command(args)
         first = args[0] if args else None
-        if first == "--version":
+        if first in ("-h", "--help"):
+            color = [word for words in before if words[0].startswith("--color") for word in words]
+            return super().parse_args(ctx, [*color, *args])
+        if first in ("-V", "--version"):
             args[0] = "version"
-        elif first not in ("-h", "--help") and not self._is_command(first):
+        elif not self._is_command(first):
             args.insert(0, PROMPT_COMMAND)
+            ctx.meta[ASKED_WITHOUT_COMMAND] = True
         if before:
-            args = [*_move_config_option(self, ctx, args, before)]
+            args = _move_behind_command(self, ctx, args, [w for words in before for w in words])
         if args[0] in (PROMPT_COMMAND, "chat", "resume", "compare"):
             args = _mark_literal_prompts(self.get_command(ctx, args[0]), args)
         if args[0] in (PROMPT_COMMAND, "chat", "resume"):  # others hand nothing to a backend
@@ -120,18 +234,6 @@ class RootGroup(LazyGroup):
             raise OutputClosed from error  # click would end the process here, in its own way
         except KeyboardInterrupt as error:
             raise typer.Abort from error  # and here, with a code that is not ours
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        ask = self.get_command(ctx, PROMPT_COMMAND)
-        formatter.write(f"{self.help}\n\n")
-        formatter.write_usage("clinvk", '[OPTIONS] "PROMPT" [-- BACKEND ARGS]')
-        formatter.write_usage("clinvk", "COMMAND ...", prefix="       ")
-        self.format_commands(ctx, formatter)
-        with ask.make_context("clinvk", [], resilient_parsing=True) as inner:
-            ask.format_options(inner, formatter)
-        formatter.write(
-            "\nFiles: ~/.clinvk/config.yaml, ~/.clinvk/backends/*.yaml (CLINVK_HOME moves them)\n"
-        )
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
         """Also the options of a prompt, which needs no command."""
@@ -150,24 +252,50 @@ class RootGroup(LazyGroup):
 
 def click_command(app: typer.Typer) -> Any:
     """The click command of a typer app: a group where it has several."""
-    made = typer.main.get_command(app)
-    made.context_settings.setdefault("help_option_names", ["-h", "--help"])
-    return made
+    return typer.main.get_command(app)
 
 
-def new_app(**settings: Any) -> typer.Typer:
+class App(typer.Typer):
+    """A typer app whose commands are ours."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[F], F]:
+        settings.setdefault("cls", Command)
+        # Its help is ours: `--help` and `-h` differ.
+        settings["context_settings"] = {
+            "help_option_names": [], **(settings.get("context_settings") or {})
+        }  # fmt: skip
+        return super().command(name, **settings)
+
+
+def new_app(**settings: Any) -> App:
     """A typer app in our manner: plain help, no traceback art, completion by `clinvk completion`."""
-    return typer.Typer(
+    return App(
+        cls=Group,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": []},
         **settings,
     )
 
 
-def _move_config_option(root: RootGroup, ctx: Any, args: list[str], before: list[str]) -> list[str]:
-    """Put what stood before the command behind it, where its own options are read."""
+def _split_before_command(args: list[str]) -> tuple[list[list[str]], list[str]]:
+    """The options before the command, each with its value, and the rest."""
+    before = []
+    while args:
+        name, has_value, _ = args[0].partition("=")
+        count = 1 if has_value else 2
+        if name not in BEFORE_COMMAND or len(args) < count:
+            break
+        before.append(args[:count])
+        args = args[count:]
+    return before, args
+
+
+def _move_behind_command(
+    root: RootGroup, ctx: Any, args: list[str], before: list[str]
+) -> list[str]:
+    """The words, with the options that came before the command behind it, where it reads them."""
     name, rest = args[0], args[1:]
     found = root.get_command(ctx, name)
     at = 0
@@ -184,7 +312,7 @@ def _mark_literal_prompts(found: Any, args: list[str]) -> list[str]:
     nor an option of ours with its value behind `=`."""
     takes_value = {
         name: not (param.is_flag or param.count)
-        for param in found.params
+        for param in found.get_params(None)
         if param.param_type_name == "option"
         for name in (*param.opts, *param.secondary_opts)
     }

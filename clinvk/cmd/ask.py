@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec.structs import replace
 
-from clinvk.cmd.app import new_app
+from clinvk.cmd.app import ASKED_WITHOUT_COMMAND, new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_json_errors
@@ -18,14 +19,15 @@ from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import UsageError
 from clinvk.model.session_ref import SessionById
-from clinvk.text.suggest import is_typo
 
 if TYPE_CHECKING:
+    from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.request import Request
     from clinvk.model.session import Session
 
 app = new_app()
+MAX_COMMAND = 60  # characters that a mistyped command has at most
 
 
 @app.command(context_settings={"allow_extra_args": True})
@@ -37,37 +39,54 @@ def ask(
     words: opt.Prompt = None,
     backend: opt.Backend = None,
     continue_: Annotated[
-        bool, typer.Option("--continue", "-c", help="Go on with the last session of this folder.")
+        bool,
+        typer.Option("--continue", "-c", help="Continue the last session in this directory."),
     ] = False,
     anywhere: Annotated[
-        bool, typer.Option("--anywhere", help="With -c: the last session of any folder.")
+        bool, typer.Option("--anywhere", help="With -c: the last session in any directory.")
     ] = False,
     session: Annotated[
         str | None,
         typer.Option(
             "--session",
             metavar="NAME",
-            help="The session of that name, made if needed.",
+            help="Use the session of this name; create it if needed.",
             autocompletion=opt.complete_sessions,
         ),
     ] = None,
     auto_save: Annotated[
-        str | None, typer.Option("--auto-save", metavar="NAME", help="The same as --session.")
+        str | None, typer.Option("--auto-save", metavar="NAME", help="Same as --session.")
     ] = None,
     to: opt.To = None,
     replay: opt.Replay = False,
     history: Annotated[
         int,
         typer.Option(
-            "--history", min=0, metavar="N", help="Begin with the last N sessions of this folder."
+            "--history",
+            min=0,
+            metavar="N",
+            help="Start with the last N sessions of this directory as context.",
         ),
     ] = 0,
     new: Annotated[
-        bool, typer.Option("--new", help="Start a session though session.auto_resume is on.")
+        bool,
+        typer.Option("--new", help="Start a new session, even if session.auto_resume is on."),
     ] = False,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template",
+            metavar="NAME",
+            help="Start the session from a template; see: clinvk templates list.",
+            autocompletion=opt.complete_templates,
+        ),
+    ] = None,
     workdir: opt.Workdir = None,
     file: opt.File = None,
+    edit: opt.Edit = False,
     output_format: opt.Format = None,
+    as_json: opt.PromptJson = False,
+    quiet: opt.PromptQuiet = False,
     raw: opt.Raw = False,
     plain: opt.Plain = False,
     dry_run: opt.DryRun = False,
@@ -85,34 +104,104 @@ def ask(
     verbose: opt.Verbose = False,
     config: opt.Config = None,
 ) -> int:
-    """Send a prompt to an AI CLI, and show its answer as it comes.
+    """Send a prompt and stream the answer.
 
-    The prompt is an argument, a file (--file), or standard input; `clinvk "PROMPT" -` appends
-    standard input to the prompt. Arguments after -- are passed to the backend."""
+    The prompt is an argument, a file (--file), standard input, or written in an editor (--edit).
+    `clinvk "PROMPT" -` appends standard input to the prompt. Arguments after -- are passed to the
+    backend."""
     name = _session_name(session, auto_save)
     check_flags({
         "-c": continue_, "--anywhere": anywhere, "--session": name, "--history": history,
         "--new": new, "--to": to, "--replay": replay, "--ephemeral": ephemeral, "--title": title,
-        "--tag": tag,
+        "--tag": tag, "--template": template,
     })  # fmt: skip
     flags = PromptFlags(
         backend=backend, to=to, replay=replay, workdir=workdir, output_format=output_format, raw=raw,
         dry_run=dry_run, ephemeral=ephemeral, timeout=timeout, stall_timeout=stall_timeout,
         options=options, option=option, fail_on_denied=fail_on_denied, lenient=lenient,
-        expand=expand, no_wait=no_wait, verbose=verbose, title=title, tag=tag,
+        expand=expand, no_wait=no_wait, verbose=verbose, title=title, tag=tag, as_json=as_json,
+        quiet=quiet,
     )  # fmt: skip
     loaded = opt.load_config(config)
-    if words and len(words) > 1 and words[1] != opt.STDIN:
-        _check_not_command(words)
-    prompt, args = opt.read_prompt(words, file, opt.passthrough_args(ctx))
-    if words and not args:
-        _check_not_typo(words)
+    behind = opt.passthrough_args(ctx)
+    if words and not behind:
+        _check_words(ctx, words, new=not (continue_ or name))
+    opt.output_options(loaded, flags)  # what is wrong is told before anybody writes a prompt
     ref = session_ref(continue_=continue_, anywhere=anywhere, name=name, history=history, new=new)
-    request = opt.build_request(prompt, args, ref, flags)
+
+    def send(prompt: str, args: list[str]) -> int:
+        # Only once the flags are valid: it is a third of the start.
+        from clinvk.dispatch.dispatcher import Dispatcher
+
+        if template is not None:
+            return _ask_with_template(prompt, args, loaded, flags, template, name, config)
+        request = opt.build_request(prompt, args, ref, flags)
+        return run_request(until_end(Dispatcher(loaded)), request, flags)
+
+    if edit:
+        return send_edited(words, file, behind, send)
+    return send(*opt.read_prompt(words, file, behind))
+
+
+def _ask_with_template(
+    prompt: str,
+    args: list[str],
+    loaded: Loaded,
+    flags: PromptFlags,
+    template: str,
+    name: str | None,
+    config: Path | None,
+) -> int:
+    """Start a session from the template, and send it the prompt. If that cannot be sent, there is
+    no session."""
+    # Only with --template.
+    from clinvk.cmd.sessions.common import open_manager
+
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
 
-    return run_request(until_end(Dispatcher(loaded)), request, flags)
+    manager = open_manager(config)
+    session_id = manager.create_session(
+        flags.title, template, name=name, backend=flags.backend, tags=flags.tag or ()
+    )
+    begun = False
+    try:
+        flags = replace(flags, title=None, tag=None)  # the session has them
+        request = opt.build_request(prompt, args, SessionById(session_id), flags)
+        code = run_request(until_end(Dispatcher(loaded)), request, flags)
+        begun = manager.get_session(session_id).turns > 0
+        return code
+    finally:
+        if not begun:
+            manager.delete_session(session_id)
+
+
+def send_edited(
+    words: list[str] | None,
+    file: str | None,
+    args: list[str],
+    send: Callable[[str, list[str]], int],
+) -> int:
+    """Send what the user writes in an editor, beginning with what the command line says; the exit
+    code. What could not be sent is kept in a file."""
+    # Only with --edit.
+    from clinvk.cmd.options.editor import Draft
+
+    text = ""
+    if words or file is not None:
+        text, args = opt.read_prompt(words, file, args)
+    draft = Draft(text)
+    text = draft.edit()
+    draft.save(text)
+    code = 1
+    try:
+        code = send(text, args)
+    finally:
+        if code == 0:
+            draft.discard()
+        else:
+            draft.keep()
+    return code
 
 
 def run_request(dispatcher: Dispatcher, request: Request, flags: PromptFlags) -> int:
@@ -174,51 +263,16 @@ def _confirm_elsewhere(problem: str, other: Session) -> bool:
     )
 
 
-def _check_not_command(words: list[str]) -> None:
-    """Several words that begin with what is almost a command are no prompt without its quotes."""
-    # Cmd.main imports this module by name.
-    from clinvk.cmd.main import COMMANDS
-
-    near = [n for n in COMMANDS if n not in ("ask", "chat") and is_typo(words[0], n)]
-    if near and near[0] != words[0]:
-        raise UsageError(
-            f"{words[0]!r} is not a command; did you mean: clinvk {near[0]} {words[1]}?",
-            f"to send it as a prompt: clinvk ask -- {shlex.quote(' '.join(words))}",
-        )
-
-
-def _check_not_typo(words: list[str]) -> None:
-    """What is almost a command was hardly meant for a paid model."""
-    # Only to ask a person.
-    from clinvk.terminal.questions import confirm
-
-    if len(words) > 1 or not (meant := _similar_command(words[0])):
+def _check_words(ctx: typer.Context, words: list[str], *, new: bool) -> None:
+    """Raise `UsageError` if no command was named, and the prompt looks like one."""
+    if not ctx.meta.get(ASKED_WITHOUT_COMMAND) or words[1:] == [opt.STDIN]:
         return
-    if meant == words[0]:
-        raise UsageError(
-            f"{meant!r} is a command, and stands before its options: clinvk {meant} …",
-            f"to send it as a prompt: clinvk ask -- {shlex.quote(words[0])}",
-        )
-    question = f"{words[0]!r} looks like the command `clinvk {meant}`. Send it as a prompt?"
-    if not confirm(question):
-        raise UsageError(
-            f"{words[0]!r} is not a command; did you mean: clinvk {meant}?",
-            f"to send it as a prompt: clinvk ask -- {shlex.quote(words[0])}",
-        )
-
-
-def _similar_command(prompt: str) -> str | None:
-    """The command that a prompt of one word is a typo away from, that it is a subcommand of, or
-    that it spells out in one argument."""
-    # Cmd.main imports this module by name.
-    from clinvk.cmd.main import ALIASES, COMMANDS
+    text = words[0] if len(words) == 1 else ""
+    if text.count(" ") > 1 or len(text) > MAX_COMMAND:
+        return
+    # Only for what may be a command.
     from clinvk.cmd.sessions import group
+    from clinvk.cmd.usage.guesses import check_words
 
-    first, *rest = prompt.split() or [""]
-    names = [*COMMANDS, *ALIASES]
-    if not rest and prompt.isidentifier():
-        near = [name for name in names if is_typo(prompt, name)]
-        return near[0] if near else f"sessions {prompt}" if prompt in group.COMMANDS else None
-    if len(rest) == 1 and first in ("sessions", "session") and rest[0] in group.COMMANDS:
-        return prompt
-    return None
+    root: Any = ctx.find_root().command
+    check_words(words, [*root.modules, *root.aliases], group.COMMANDS, new=new)

@@ -29,7 +29,7 @@ VERSION = 1  # of the JSON that they print
 
 @app.command("list")
 def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
-    """List the backends, and whether their programs are installed."""
+    """List backends and whether they are installed."""
     loaded = opt.load_config(config)
     catalog = catalogs.Catalog(loaded.home)
     rows = [_backend_row(catalog, name, loaded) for name in catalog.names()]
@@ -45,11 +45,13 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
 
 @app.command("show")
 def show_(
-    name: Annotated[str, typer.Argument(autocompletion=opt.complete_backends)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Backend.", autocompletion=opt.complete_backends)
+    ],
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Show what a backend can do and how it is called."""
+    """Show what a backend supports and how it is run."""
     loaded = opt.load_config(config)
     catalog = catalogs.Catalog(loaded.home)
     if catalog.find(name) is None:
@@ -79,15 +81,16 @@ def show_(
 @app.command()
 def check(
     manifest: Annotated[
-        Path | None, typer.Argument(metavar="[MANIFEST]", help="A file; else all that are known.")
+        Path | None,
+        typer.Argument(metavar="[MANIFEST]", help="Manifest file (default: all known backends)."),
     ] = None,
     recording: Annotated[
         Path | None,
-        typer.Argument(metavar="[RECORDING]", help="What the CLI printed: shows the events in it."),
+        typer.Argument(metavar="[RECORDING]", help="Output of the CLI: print the events in it."),
     ] = None,
     config: opt.Config = None,
 ) -> int:
-    """Check manifests; with a recording of the CLI's output, show what is read from it."""
+    """Check manifests, or print the events in a recording of the CLI's output."""
     if manifest is None:
         return _check_all(catalogs.Catalog(opt.load_config(config).home))
     checked = catalogs.read_manifest(manifest)

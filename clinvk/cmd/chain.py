@@ -26,21 +26,25 @@ app = new_app()
 @with_turn_options(OF_RUNS)
 def chain(
     path: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="YAML or JSON; - is stdin.")
+        str | None, typer.Argument(metavar="[FILE]", help="Steps, as YAML or JSON; - is stdin.")
     ] = None,
     file: Annotated[
-        str | None, typer.Option("--file", "-f", metavar="FILE", help="The same.")
+        str | None, typer.Option("--file", "-f", metavar="FILE", help="Same as the FILE argument.")
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", metavar="NAME", help="Keep finished steps under this name."),
+        typer.Option(
+            "--checkpoint",
+            metavar="NAME",
+            help="Save progress under this name, to resume the chain.",
+        ),
     ] = None,
     resume: Annotated[
         str | None,
         typer.Option(
             "--resume",
             metavar="NAME",
-            help="Go on with that one, at its first unfinished step.",
+            help="Resume the chain of this checkpoint at its first unfinished step.",
             autocompletion=opts.complete_checkpoints,
         ),
     ] = None,
@@ -48,15 +52,15 @@ def chain(
     backend: opt.Backend = None,
     workdir: opt.Workdir = None,
     options: TurnOptions = FROM_TABLE,
-    timeout: opts.TaskTimeout = None,
-    tag: opt.Tag = None,
+    timeout: opt.TaskTimeout = None,
+    tag: opt.TaskTag = None,
     retries: opts.Retries = None,
     on_limit: opts.OnLimit = None,
     max_wait: opts.MaxWait = None,
     budget_cost: opts.BudgetCost = None,
     budget_tokens: opts.BudgetTokens = None,
     ephemeral: opt.Ephemeral = False,
-    dry_run: opts.ListTasks = False,
+    dry_run: opt.ListTasks = False,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: opts.Quiet = False,
@@ -66,16 +70,18 @@ def chain(
     force: opts.Force = False,
     config: opt.Config = None,
 ) -> int:
-    """Run steps one after the other.
+    """Run steps one after another, each using the answers before it.
 
-    A prompt can name what came before it: {{previous}}, {{session}}, {{steps.NAME.output}}. A
-    chain with a checkpoint goes on, after whatever happened, with --resume NAME."""
+    A prompt can refer to earlier answers: {{previous}}, {{session}}, {{steps.NAME.output}}. A
+    chain with a checkpoint can be resumed, even after a crash, with --resume NAME."""
     # Only with a checkpoint.
     from clinvk.api.workflow import WorkflowManager
     from clinvk.dispatch.dispatcher import Dispatcher
 
     if checkpoint and resume and checkpoint != resume:
-        raise UsageError("--checkpoint and --resume name two checkpoints", "leave out one of them")
+        raise UsageError(
+            "--checkpoint and --resume name different checkpoints", "leave out one of them"
+        )
     if rerun_indeterminate is not None and not resume:
         flag = "--rerun-indeterminate" if rerun_indeterminate else "--no-rerun-indeterminate"
         raise UsageError(f"{flag} needs a chain to resume", "add --resume NAME")
@@ -97,7 +103,7 @@ def chain(
         plan = opts.override_rules(plan, rules)
     elif task or rules != opts.RuleFlags():
         raise UsageError(
-            "without a file, --resume goes on with the steps as they were begun",
+            "without a file, --resume runs the steps as they were started",
             "name the file as well: clinvk chain FILE --resume NAME",
         )
     dispatcher = until_end(Dispatcher(loaded))

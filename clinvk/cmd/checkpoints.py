@@ -20,14 +20,17 @@ from clinvk.text import duration
 if TYPE_CHECKING:
     from clinvk.api.workflow import WorkflowManager
 
-app = new_app(
-    help="Chains that can be carried on: list, show and delete their names.", no_args_is_help=True
-)
+app = new_app(help="Manage checkpoints of resumable chains.", no_args_is_help=True)
 
 VERSION = 1  # of the JSON that they print
 
-Name = Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_checkpoints)]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=complete_checkpoints)]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Checkpoint.", autocompletion=complete_checkpoints)
+]
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME...", help="Checkpoints.", autocompletion=complete_checkpoints),
+]
 
 
 @app.command("list")
@@ -54,7 +57,7 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
 
 @app.command("show")
 def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> None:
-    """Show where a chain stands, and what each step answered."""
+    """Show the progress of a chain and the answer of each step."""
     result = _workflow_manager(config).checkpoint(name)
     if as_json:
         printer.print_json({**result.to_json(), "checkpoint": name})
@@ -68,7 +71,7 @@ def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> N
 
 @app.command("delete")
 def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int:
-    """Delete checkpoints: the names. Their runs stay, until they are cleaned up."""
+    """Delete checkpoints. Their runs are kept until they are cleaned up."""
     manager = _workflow_manager(config)
     code = 0
     for name in names:

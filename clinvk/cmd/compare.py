@@ -26,7 +26,6 @@ from clinvk.cmd.views import run as watching
 from clinvk.disk.output_file import check_overwriting
 from clinvk.errors import UsageError
 from clinvk.terminal.printer import Printer
-from clinvk.text import duration
 
 if TYPE_CHECKING:
     from clinvk.backend.selection import BackendSelector
@@ -51,42 +50,44 @@ def compare(
         typer.Option(
             "--backends",
             "-b",
-            metavar="A,B:MODEL,…",
-            help="Whom to ask (repeatable).",
+            metavar="A,B:MODEL",
+            help="Backends to compare (repeatable).",
             autocompletion=opt.complete_backends,
         ),
     ] = None,
     all_backends: Annotated[
-        bool, typer.Option("--all-backends", help="All that are installed and enabled.")
+        bool, typer.Option("--all-backends", help="Compare all installed and enabled backends.")
     ] = False,
-    sequential: Annotated[bool, typer.Option("--sequential", help="One after the other.")] = False,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="Ask one backend after another.")
+    ] = False,
     judge: Annotated[
         str | None,
         typer.Option(
             "--judge",
             metavar="BACKEND[:MODEL]",
-            help="Let this one say whose answer is best.",
+            help="Have this backend pick the best answer.",
             autocompletion=opt.complete_backends,
         ),
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option("--html", metavar="FILE", help="The answers side by side, as a page."),
+        typer.Option(
+            "--html", metavar="FILE", help="Write the answers, side by side, to an HTML page."
+        ),
     ] = None,
     file: opt.File = None,
     workdir: opt.Workdir = None,
     options: TurnOptions = FROM_TABLE,
-    timeout: Annotated[
-        str | None, typer.Option("--timeout", metavar="TIME", help="Of each answer: 90, 5m.")
-    ] = None,
-    tag: opt.Tag = None,
+    timeout: opt.TaskTimeout = None,
+    tag: opt.TaskTag = None,
     retries: common.Retries = None,
     on_limit: Annotated[
         str | None,
         typer.Option(
             "--on-limit",
-            metavar="wait|fail",
-            help="What to do at a provider's rate limit (default: wait).",
+            metavar="ACTION",
+            help="What to do at a rate limit: wait (the default) or fail.",
             autocompletion=opt.complete_words(("wait", "fail")),
         ),
     ] = None,
@@ -94,7 +95,7 @@ def compare(
     budget_cost: common.BudgetCost = None,
     budget_tokens: common.BudgetTokens = None,
     ephemeral: opt.Ephemeral = False,
-    dry_run: common.ListTasks = False,
+    dry_run: opt.ListTasks = False,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: common.Quiet = False,
@@ -104,10 +105,10 @@ def compare(
     force: common.Force = False,
     config: opt.Config = None,
 ) -> int:
-    """Ask several backends the same, and see the answers side by side.
+    """Send one prompt to several backends and compare the answers.
 
-    Each answer is a session of its own, to go on with. A judge is asked twice, the second time
-    with the answers in the reverse order, and is not told whose they are."""
+    Each answer is a session of its own, which can be resumed. A judge is asked twice, the second
+    time with the answers in reverse order, and is not told which backend gave which."""
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.plan import Rules
@@ -148,7 +149,7 @@ def _select_backends(
     """The backends that are meant. Raises `UsageError`."""
     names = [name.strip() for words in values for name in words.split(",") if name.strip()]
     if names and all_backends:
-        raise UsageError("--backends and --all-backends exclude each other", "leave out one")
+        raise UsageError("--backends and --all-backends cannot be used together", "leave out one")
     if not all_backends:
         return names
     found = selector.installed()
@@ -183,9 +184,7 @@ def _build_plan(
         options=options,
         judge_options=comparison.judge_options(judge, options, selector),
         cwd=_absolute_workdir(workdir),
-        timeout=None
-        if timeout is None
-        else common.parse_flag("--timeout", duration.parse_duration, timeout),
+        timeout=opt.parse_duration("timeout", timeout),
         tags=tags,
         rules=rules,
     )

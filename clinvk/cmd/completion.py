@@ -20,11 +20,13 @@ def completion(
     shell: Annotated[
         str | None,
         typer.Argument(
-            help="bash, zsh or fish; else the one of $SHELL.", autocompletion=complete_words(SHELLS)
+            metavar="[SHELL]",
+            help="bash, zsh or fish (default: from $SHELL).",
+            autocompletion=complete_words(SHELLS),
         ),
     ] = None,
 ) -> None:
-    """Print the completion script of a shell.
+    """Print a shell completion script.
 
     bash: eval "$(clinvk completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit;
     fish: clinvk completion fish > ~/.config/fish/completions/clinvk.fish"""

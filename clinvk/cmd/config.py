@@ -22,18 +22,22 @@ VERSION = 1  # of the JSON that they print
 Key = Annotated[
     str,
     typer.Argument(
-        metavar="KEY", help="As in backends.claude.model.", autocompletion=complete_config_keys
+        metavar="KEY",
+        help="Dotted key, such as backends.claude.model.",
+        autocompletion=complete_config_keys,
     ),
 ]
 
 
 @app.command("show")
 def show_(
-    origin: Annotated[bool, typer.Option("--origin", help="Where each value comes from.")] = False,
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Show where each value comes from.")
+    ] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Show every setting in force."""
+    """Show all settings."""
     loaded = opt.load_config(config)
     settings = list(keys.flatten(loaded.config))
     if as_json:
@@ -70,53 +74,55 @@ def set_(
     key: Key,
     value: Annotated[
         str,
-        typer.Argument(help="The value, in YAML syntax.", autocompletion=complete_config_values),
+        typer.Argument(
+            metavar="VALUE",
+            help="The value, in YAML syntax.",
+            autocompletion=complete_config_values,
+        ),
     ],
     config: opt.Config = None,
 ) -> None:
-    """Change one setting in the file; its comments stay."""
+    """Change a setting in the file; comments are kept."""
     parsed = keys.parse_value(key, value)
     _rewrite(_path(config), key, lambda data: _set_key(data, key.split("."), parsed))
 
 
 @app.command()
 def unset(key: Key, config: opt.Config = None) -> None:
-    """Take one setting out of the file: its default holds again."""
+    """Remove a setting, restoring its default."""
     keys.get_value(opt.load_config(config), key)
     _rewrite(_path(config), key, lambda data: _remove_key(data, key.split(".")))
 
 
 @app.command()
 def path(config: opt.Config = None) -> None:
-    """Print where the file is."""
+    """Print the path of the file."""
     print(one_line(str(_path(config))))
 
 
 @app.command()
 def edit(config: opt.Config = None) -> int:
-    """Open the file in $VISUAL or $EDITOR, and check it afterwards."""
+    """Open the file in $VISUAL or $EDITOR, then check it."""
     # Only `config edit` needs it.
-    import shlex
-    import subprocess
+    from clinvk.cmd.options.editor import run_editor
 
     file = _path(config)
     if not file.exists():
         _write(file, EXAMPLE)
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    try:
-        code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
-    except OSError as error:
-        raise ConfigError(f"{editor}: {error.strerror}", "set EDITOR to a program") from error
+    code = run_editor(file)
     loading.parse_config(loading.read_text(file), file)
     return code
 
 
 @app.command()
 def check(
-    file: Annotated[Path | None, typer.Argument(help="Another file than the one in use.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="File to check (default: the one in use)."),
+    ] = None,
     config: opt.Config = None,
 ) -> None:
-    """Say whether the file is right; exit 3 where it is not."""
+    """Check the file; exit with 3 if it is invalid."""
     path = file or _path(config)
     loading.parse_config(loading.read_text(path, required=file is not None), path)
     shown = one_line(str(path))

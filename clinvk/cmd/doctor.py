@@ -26,7 +26,7 @@ MODELLESS_BACKEND = "echo"  # always there, and no AI CLI
 
 @app.command()
 def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
-    """See which AI CLIs are installed, logged in and usable. Calls no model.
+    """Check which CLIs are installed, logged in and usable. Calls no model.
 
     Exits with 2 if no AI CLI is installed, and with 4 if sessions cannot be stored."""
     loaded = opt.load_config(config)

@@ -17,10 +17,13 @@ app = new_app()
 def help_(
     ctx: typer.Context,
     command: Annotated[
-        list[str] | None, typer.Argument(metavar="[COMMAND]...", autocompletion=complete_commands)
+        list[str] | None,
+        typer.Argument(
+            metavar="[COMMAND]...", help="Command and subcommand.", autocompletion=complete_commands
+        ),
     ] = None,
 ) -> None:
-    """Show the help of a command, or of all."""
+    """Show the help of a command."""
     parent = ctx.parent
     found: Any = parent.command if parent else ctx.command
     path = parent.command_path if parent else "clinvk"

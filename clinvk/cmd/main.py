@@ -12,25 +12,25 @@ from typing import Any
 
 import typer
 
-from clinvk.cmd.app import OutputClosed, RootGroup
+from clinvk.cmd.app import ASKED_WITHOUT_COMMAND, OutputClosed, RootGroup
 from clinvk.cmd.options.holding import closing_all
 from clinvk.errors import ClinvkError
 
 COMMANDS = {
-    "ask": ("ask", "Send a prompt (the same as no command at all)."),
+    "ask": ("ask", "Send a prompt (the default command)."),
     "chat": ("ask", "Send a prompt (the same as ask)."),
-    "resume": ("resume", "Go on with a session."),
-    "parallel": ("parallel", "Run many tasks at a time, each of them a session."),
-    "compare": ("compare", "Ask several backends the same, and see the answers side by side."),
-    "chain": ("chain", "Run steps one after the other, each knowing what came before."),
-    "checkpoints": ("checkpoints", "List, show and delete checkpoints of chains."),
-    "runs": ("runs.group", "List, show, watch, resume, retry … runs of many tasks."),
-    "sessions": ("sessions.group", "List, show, search, export, delete … sessions."),
-    "templates": ("templates", "List and show what new sessions can begin with."),
-    "config": ("config", "Show and change the configuration."),
+    "resume": ("resume", "Resume a session."),
+    "compare": ("compare", "Send one prompt to several backends and compare the answers."),
+    "parallel": ("parallel", "Run the tasks of a file in parallel."),
+    "chain": ("chain", "Run steps one after another, each using the answers before it."),
+    "runs": ("runs.group", "List, show, watch, resume, retry and delete runs of tasks."),
+    "checkpoints": ("checkpoints", "Manage checkpoints of resumable chains."),
+    "sessions": ("sessions.group", "List, show, search, export and delete sessions."),
+    "templates": ("templates", "List and show templates for new sessions."),
+    "doctor": ("doctor", "Check which CLIs are installed, logged in and usable."),
     "backends": ("backends", "List, show and check backends."),
-    "doctor": ("doctor", "See which AI CLIs are installed, logged in and usable."),
-    "completion": ("completion", "Print the completion script of a shell."),
+    "config": ("config", "Show and change the configuration."),
+    "completion": ("completion", "Print a shell completion script."),
     "help": ("help", "Show the help of a command."),
     "version": ("version", "Print the version."),
 }
@@ -46,7 +46,7 @@ def root() -> RootGroup:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
-    help_line = "One command over the AI coding CLIs: ask, continue, resume."
+    help_line = "One CLI for every AI coding agent: claude, codex, gemini, or your own."
     return RootGroup("clinvk", help_line, COMMANDS, ALIASES)
 
 
@@ -76,7 +76,7 @@ def _run(argv: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group alone: its help is the answer
             print(_message(error))
             return 0
-        return fail(_to_one_sentence(error), _usage_hint(error), 1)
+        return _fail_usage(error)
     except (typer.Abort, KeyboardInterrupt):
         return fail("cancelled", None, 7)
     except (BrokenPipeError, OutputClosed):
@@ -128,14 +128,15 @@ def _discard_typed_ahead() -> None:
                 )
 
 
-def _to_one_sentence(error: Any) -> str:
-    message = _message(error)
-    return str(message[:1].lower() + message[1:].rstrip("."))
+def _fail_usage(error: Any) -> int:
+    """Say in our words what click has found wrong with the command line."""
+    # Only for a mistake.
+    from clinvk.cmd.usage.wording import describe
 
-
-def _usage_hint(error: Any) -> str | None:
     ctx = getattr(error, "ctx", None)
-    return f"see: {ctx.command_path} --help" if ctx else None
+    without_command = bool(ctx and ctx.meta.get(ASKED_WITHOUT_COMMAND))
+    said = describe(error, without_command=without_command)
+    return fail(said.message, said.hint, said.exit_code)
 
 
 def _message(error: Any) -> str:

@@ -25,30 +25,33 @@ app = new_app()
 @with_turn_options(OF_RUNS)
 def parallel(
     path: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="YAML, JSON, JSONL or CSV; - is stdin.")
+        str | None,
+        typer.Argument(metavar="[FILE]", help="Tasks, as YAML, JSON, JSONL or CSV; - is stdin."),
     ] = None,
     file: Annotated[
-        str | None, typer.Option("--file", "-f", metavar="FILE", help="The same.")
+        str | None, typer.Option("--file", "-f", metavar="FILE", help="Same as the FILE argument.")
     ] = None,
     form: Annotated[
         str | None,
         typer.Option(
             "--format",
-            metavar="yaml|json|jsonl|csv|lines",
-            help="Input format (default: from the file name).",
+            metavar="FORMAT",
+            help="Input format: yaml, json, jsonl, csv or lines (default: from the file name).",
             autocompletion=opt.complete_words(("yaml", "json", "jsonl", "csv", "lines")),
         ),
     ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", help="The prompt of tasks without one: 'review {{file}}'."),
+        typer.Option(
+            "--prompt", metavar="TEXT", help="Prompt of tasks without one: 'review {{file}}'."
+        ),
     ] = None,
     backend: opt.Backend = None,
     workdir: opt.Workdir = None,
     options: TurnOptions = FROM_TABLE,
-    timeout: plan.TaskTimeout = None,
-    stall_timeout: plan.TaskStall = None,
-    tag: opt.Tag = None,
+    timeout: opt.TaskTimeout = None,
+    stall_timeout: opt.TaskStall = None,
+    tag: opt.TaskTag = None,
     max_parallel: plan.MaxParallel = None,
     fail_fast: plan.FailFast = None,
     halt: plan.Halt = None,
@@ -58,7 +61,7 @@ def parallel(
     budget_cost: plan.BudgetCost = None,
     budget_tokens: plan.BudgetTokens = None,
     ephemeral: opt.Ephemeral = False,
-    dry_run: plan.ListTasks = False,
+    dry_run: opt.ListTasks = False,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: plan.Quiet = False,
@@ -68,10 +71,10 @@ def parallel(
     force: plan.Force = False,
     config: opt.Config = None,
 ) -> int:
-    """Run many tasks at a time, each of them a session.
+    """Run the tasks of a file in parallel.
 
-    The tasks stand in a file, or are piped in. A run that was cut off, by Ctrl-C or by anything
-    else, is carried on with: clinvk runs resume ID."""
+    Tasks are read from a file or standard input, and each is a session. To resume a run that was
+    interrupted, by Ctrl-C or a crash: clinvk runs resume."""
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
 

@@ -37,23 +37,31 @@ def resume(
     ctx: typer.Context,
     session_id: opt.SessionId = None,
     words: opt.Prompt = None,
-    last: Annotated[bool, typer.Option("--last", help="The session used last, anywhere.")] = False,
-    interactive: Annotated[
-        bool, typer.Option("--interactive", "-i", help="Pick from a list.")
+    last: Annotated[
+        bool, typer.Option("--last", help="Resume the session used last, in any directory.")
     ] = False,
-    here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Pick a session from a list.")
+    ] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions of this directory.")] = False,
     backend: opt.Backend = None,
     with_tag: Annotated[
         str | None,
         typer.Option(
-            "--tag", help="Only sessions with this tag.", autocompletion=opt.complete_tags
+            "--tag",
+            metavar="TAG",
+            help="Only sessions with this tag.",
+            autocompletion=opt.complete_tags,
         ),
     ] = None,
     to: opt.To = None,
     replay: opt.Replay = False,
     workdir: opt.Workdir = None,
     file: opt.File = None,
+    edit: opt.Edit = False,
     output_format: opt.Format = None,
+    as_json: opt.PromptJson = False,
+    quiet: opt.PromptQuiet = False,
     raw: opt.Raw = False,
     plain: opt.Plain = False,
     dry_run: opt.DryRun = False,
@@ -69,10 +77,10 @@ def resume(
     verbose: opt.Verbose = False,
     config: opt.Config = None,
 ) -> int:
-    """Go on with a session: by its id, the beginning of it, or the backend's own id.
+    """Resume a session: by its id, the beginning of it, or the backend's own id.
 
-    With --last there is no ID, and the first word is the prompt. Without ID and --last there is a
-    list to pick from."""
+    Without PROMPT, you write it in the terminal. With --last there is no ID. With neither, you pick
+    a session from a list."""
     # Only once the session is known.
     from clinvk.dispatch.dispatcher import Dispatcher
 
@@ -80,11 +88,11 @@ def resume(
         backend=backend, to=to, replay=replay, workdir=workdir, output_format=output_format, raw=raw,
         dry_run=dry_run, ephemeral=ephemeral, timeout=timeout, stall_timeout=stall_timeout,
         options=options, option=option, fail_on_denied=fail_on_denied, lenient=lenient,
-        expand=expand, no_wait=no_wait, verbose=verbose,
+        expand=expand, no_wait=no_wait, verbose=verbose, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if ephemeral:
         raise UsageError(
-            "resume and --ephemeral exclude each other: an ephemeral run has no session",
+            "resume and --ephemeral cannot be used together: nothing is saved",
             "leave out --ephemeral",
         )
     loaded = opt.load_config(config)
@@ -103,6 +111,15 @@ def resume(
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
         _announce_restored(found, dispatcher.store.messages(found.id))
     behind = opt.passthrough_args(ctx)
+    opt.output_options(loaded, flags)  # what is wrong is told before anybody writes a prompt
+    if edit:
+        # Only with --edit.
+        from clinvk.cmd.ask import send_edited
+
+        return send_edited(
+            words, file, behind,
+            lambda prompt, args: _send(dispatcher, found.id, prompt, args, flags),
+        )  # fmt: skip
     if words or file or behind or not sys.stdin.isatty():
         prompt, args = opt.read_prompt(words, file or None, behind)
     else:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
-from clinvk.config.loading import find_home
 from clinvk.errors import ClinvkError
 from clinvk.sessions import templates
 from clinvk.terminal import printer
 
-app = new_app(no_args_is_help=True, help="List and show what new sessions can begin with.")
+app = new_app(no_args_is_help=True, help="List and show templates for new sessions.")
 VERSION = 1  # of the JSON
-
-
-def complete_templates(incomplete: str) -> list[str]:
-    names = templates.template_names(find_home(os.environ))
-    return [name for name in names if name.startswith(incomplete)]
 
 
 @app.command("list")
 def list_(as_json: opt.Json = False, config: opt.Config = None) -> int:
-    """List the templates: the built-in ones, and those in ~/.clinvk/templates."""
+    """List templates, built in or in ~/.clinvk/templates."""
     home = opt.load_config(config).home
     rows, code = [], 0
     for name in templates.template_names(home):
@@ -47,11 +40,13 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> int:
 
 @app.command("show")
 def show_(
-    name: Annotated[str, typer.Argument(autocompletion=complete_templates)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Template.", autocompletion=opt.complete_templates)
+    ],
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Show what a template puts into a session."""
+    """Show what a template adds to a session."""
     home = opt.load_config(config).home
     found, source = templates.load_template(home, name), templates.template_source(home, name)
     if as_json:

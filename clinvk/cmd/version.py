@@ -16,7 +16,7 @@ VERSION = 1  # of the JSON
 
 @app.command()
 def version(
-    as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the version."""
     if as_json:

@@ -20,6 +20,7 @@ from clinvk.text.width import clip, display_width, truncate
 color: ContextVar[str] = ContextVar("color", default="auto")
 # Whether answers are shown as they are written: `--plain`, or `output.render: false`.
 plain: ContextVar[bool] = ContextVar("plain", default=False)
+color_flag: ContextVar[str | None] = ContextVar("color_flag", default=None)  # `--color`
 RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
 
 MIN_COLUMN_WIDTH = 14  # cells that a column of a table keeps, however narrow the terminal
@@ -29,12 +30,13 @@ COLUMN_GAP = 2  # cells between columns; tabulate leaves as many behind a header
 class Printer:
     """Writes for one stream, in colour where that is wanted."""
 
-    def __init__(self, stream: TextIO, *, color: bool) -> None:
+    def __init__(self, stream: TextIO, *, color: bool, quiet: bool = False) -> None:
         self.stream = stream
         self.color = color
+        self.quiet = quiet  # shows no notices
 
     @classmethod
-    def for_errors(cls, setting: str = "auto") -> Printer:
+    def for_errors(cls, setting: str | None = None) -> Printer:
         return cls(sys.stderr, color=wants_color(sys.stderr, setting))
 
     def paint(self, text: str, code: str) -> str:
@@ -45,6 +47,8 @@ class Printer:
         self._print_message(self.paint("clinvk:", RED), message, hint)
 
     def notice(self, message: str) -> None:
+        if self.quiet:
+            return
         self._print_message(self.paint("clinvk:", DIM), message, None)
 
     def warning(self, message: str, hint: str | None = None) -> None:
@@ -124,8 +128,10 @@ class ProgressBar:
         sys.stderr.flush()
 
 
-def wants_color(stream: TextIO, setting: str = "auto") -> bool:
-    """NO_COLOR and a pipe mean none, unless `output.color` says otherwise."""
+def wants_color(stream: TextIO, setting: str | None = None) -> bool:
+    """Whether to write color: neither to a pipe nor with NO_COLOR, unless `setting`, or by default
+    `--color` or `output.color`, says otherwise."""
+    setting = setting or color.get()
     if setting != "auto":
         return setting == "always"
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":

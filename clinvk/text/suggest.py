@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+MOST = 2  # names that are suggested
+LONG = 5  # letters from which a word may have two mistakes
+PREFIX = 4  # letters that name a longer word
+
 
 def did_you_mean(word: str, known: Iterable[str], *, quote: Callable[[str], str] = repr) -> str:
     """`; did you mean 'prompt'?` for the end of a message; empty if no known word is near."""
@@ -13,13 +17,45 @@ def did_you_mean(word: str, known: Iterable[str], *, quote: Callable[[str], str]
     return f"; did you mean {quote(near[0])}?" if near else ""
 
 
-def is_typo(word: str, name: str) -> bool:
-    """Whether one letter was left out, added, replaced or swapped; or none."""
-    if abs(len(word) - len(name)) > 1:
-        return False
-    start = next((i for i, (a, b) in enumerate(zip(word, name, strict=False)) if a != b), None)
-    if start is None:
-        return True  # equal, or one letter at the end
-    a, b = word[start:], name[start:]
-    swapped = len(a) > 1 and len(b) > 1 and a[0] == b[1] and a[1] == b[0] and a[2:] == b[2:]
-    return swapped or a[1:] == b[1:] or a[1:] == b or a == b[1:]
+def similar(word: str, names: Iterable[str], *, most: int = MOST) -> list[str]:
+    """The names that are a typing mistake or an ending away from `word`, the nearest first."""
+    plain = _plain(word)
+    ranked = []
+    for name in dict.fromkeys(names):
+        if (other := _plain(name)) == plain:
+            return [name]
+        mistakes = edits(plain, other)
+        if mistakes <= _allowed(plain, other):
+            ranked.append((mistakes, name))
+        elif len(plain) >= PREFIX and other.startswith(f"{plain}-"):
+            ranked.append((LONG, name))  # any that is misspelled is nearer
+    if not ranked:
+        return []
+    least = min(rank for rank, _ in ranked)
+    return sorted(name for rank, name in ranked if rank == least)[:most]
+
+
+def _plain(word: str) -> str:
+    return word.lstrip("-").replace("_", "-").lower()
+
+
+def _allowed(a: str, b: str) -> int:
+    """How many mistakes still leave a word recognizable."""
+    shortest = min(len(a), len(b))
+    return 0 if shortest < 2 else 1 if shortest < LONG else 2
+
+
+def edits(a: str, b: str) -> int:
+    """How many letters were left out, added, replaced or swapped with the next one."""
+    if abs(len(a) - len(b)) > 2:
+        return 3  # more than anyone asks about
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, above, row = row, before, [i]
+        for j, y in enumerate(b, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                cost = min(cost, above[j - 2] + 1)
+            row.append(cost)
+    return row[-1]

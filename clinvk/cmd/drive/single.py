@@ -63,6 +63,7 @@ async def _drive_prompt(
     import anyio
 
     printer = Printer.for_errors(output.color)
+    printer.quiet = output.quiet
     held = _Interruptible()
     async with anyio.create_task_group() as tasks:
         held.scope = tasks.cancel_scope
@@ -101,7 +102,7 @@ async def _drive_prompt(
 
 def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
     """Which named session this is, before its answer; for people."""
-    if request.name and plan.session and printer.stream.isatty():
+    if request.name and plan.session and printer.stream.isatty() and not printer.quiet:
         session = plan.session
         count = sum(session.counts.values()) if session.turns or session.native_ids else 0
         printer.stream.write(f"📂 Session: {session.id} ({count} messages)\n")

@@ -43,41 +43,52 @@ def complete_checkpoints(incomplete: str) -> list[str]:
 
 
 MaxParallel = Annotated[
-    int | None, typer.Option("--max-parallel", "-j", min=1, help="So many tasks at a time.")
-]
+    int | None,
+    typer.Option("--max-parallel", "-j", min=1, metavar="N", help="Number of tasks to run at once."),
+]  # fmt: skip
 FailFast = Annotated[
     bool | None,
-    typer.Option("--fail-fast/--no-fail-fast", help="The first failure ends them all."),
-]
+    typer.Option("--fail-fast/--no-fail-fast", help="Stop the run at the first failure, or do not."),
+]  # fmt: skip
 Halt = Annotated[
     str | None,
     typer.Option(
-        "--halt", metavar="soon|now,fail=N|N%", help="End the run after so many failures."
+        "--halt",
+        metavar="WHEN,fail=N",
+        help="Stop the run after N failures, or N%: now,fail=1 or soon,fail=20%.",
     ),
 ]
 Retries = Annotated[
     int | None,
-    typer.Option("--retries", min=0, metavar="N", help="Again after 5xx, overload, a cut stream."),
+    typer.Option(
+        "--retries",
+        min=0,
+        metavar="N",
+        help="Retry a task N times after a server error, an overload or a cut stream.",
+    ),
 ]
 OnLimit = Annotated[
     str | None,
     typer.Option(
         "--on-limit",
-        metavar="wait|fail|switch:BACKEND",
-        help="What to do at a provider's rate limit (default: wait).",
+        metavar="ACTION",
+        help="What to do at a rate limit: wait (the default), fail or switch:BACKEND.",
         autocompletion=complete_limit_actions,
     ),
 ]
 MaxWait = Annotated[
     str | None,
-    typer.Option("--max-wait", metavar="TIME", help="Wait no longer than this for a limit: 30m."),
+    typer.Option(
+        "--max-wait", metavar="DURATION", help="Wait at most this long for a rate limit: 90s, 30m."
+    ),
 ]
 BudgetCost = Annotated[
-    float | None, typer.Option("--budget-cost", metavar="USD", help="End the run at this cost.")
+    float | None,
+    typer.Option("--budget-cost", metavar="USD", help="Stop the run at this cost."),
 ]
 BudgetTokens = Annotated[
     int | None,
-    typer.Option("--budget-tokens", min=1, metavar="N", help="End it at so many tokens."),
+    typer.Option("--budget-tokens", min=1, metavar="N", help="Stop the run at this many tokens."),
 ]
 Quiet = Annotated[
     bool,
@@ -85,22 +96,22 @@ Quiet = Annotated[
 ]
 OutputDir = Annotated[
     Path | None,
-    typer.Option("--output-dir", metavar="DIR", help="Each answer as a file, and results.json."),
+    typer.Option(
+        "--output-dir", metavar="DIR", help="Write each answer to a file in DIR, and results.json."
+    ),
 ]
-Junit = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="A JUnit XML report.")]
+Junit = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write a JUnit XML report to FILE.")
+]
 Report = Annotated[
     list[Path] | None,
-    typer.Option("--report", metavar="FILE", help="A report: .html, .md, .xml or .json."),
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Write a report to FILE: .html, .md, .xml or .json (repeatable).",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
-TaskTimeout = Annotated[
-    str | None, typer.Option("--timeout", metavar="TIME", help="Of each task: 90, 5m.")
-]
-TaskStall = Annotated[
-    str | None,
-    typer.Option("--stall-timeout", metavar="TIME", help="End a task that is silent so long."),
-]
-ListTasks = Annotated[bool, typer.Option("--dry-run", help="Print the tasks as they would be run.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
 def find_source(path: str | None, file: str | None, command: str) -> str:

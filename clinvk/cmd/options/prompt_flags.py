@@ -21,8 +21,8 @@ class PromptFlags(Struct, frozen=True, kw_only=True):
     raw: bool
     dry_run: bool
     ephemeral: bool
-    timeout: float | None  # seconds
-    stall_timeout: float | None  # seconds
+    timeout: str | None  # a duration
+    stall_timeout: str | None  # a duration
     options: TurnOptions  # of the option table, by name
     option: list[str] | None  # KEY=VALUE
     fail_on_denied: bool
@@ -30,5 +30,7 @@ class PromptFlags(Struct, frozen=True, kw_only=True):
     expand: bool
     no_wait: bool
     verbose: bool
+    as_json: bool = False
+    quiet: bool = False
     title: str | None = None
     tag: list[str] | None = None

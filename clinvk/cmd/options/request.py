@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from msgspec import Struct
+from msgspec.structs import replace
 
 from clinvk.cmd.app import LITERAL_MARK, PASSTHROUGH_KEY
 from clinvk.cmd.options.completions import (
@@ -20,6 +21,7 @@ from clinvk.cmd.options.completions import (
 )
 from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.storage import apply_storage_options
+from clinvk.cmd.options.turn import flag_of
 from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.reading import read_named, read_stream
@@ -27,11 +29,13 @@ from clinvk.errors import ConfigError, UsageError
 from clinvk.model import option_table
 from clinvk.model.option_table import BY_NAME, FLAGS
 from clinvk.terminal import printer
+from clinvk.text import duration
 
 if TYPE_CHECKING:
     from clinvk.model.request import Request
     from clinvk.model.session_ref import SessionRef
 
+__all__ = ["complete_tags"]  # for the commands, beside what is defined here
 STDIN = "-"
 FORMATS = ("text", "json", "stream-json")
 
@@ -44,46 +48,59 @@ def complete_backends(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+def complete_templates(incomplete: str) -> list[str]:
+    # Only a shell that completes needs it.
+    from clinvk.sessions.templates import template_names
+
+    names = template_names(loading.find_home(os.environ))
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Prompt = Annotated[
     list[str] | None,
     typer.Argument(metavar="[PROMPT] [-]", help="Prompt text; - appends standard input."),
 ]
+ID_HELP = "Session id, the beginning of one, or the backend's own id."
 SessionId = Annotated[
-    str | None,
-    typer.Argument(metavar="[ID]", help="An id, the beginning of one, or the backend's own.",
-                   autocompletion=complete_sessions),
-]  # fmt: skip
+    str | None, typer.Argument(metavar="[ID]", help=ID_HELP, autocompletion=complete_sessions)
+]
 OneSession = Annotated[
-    str,
-    typer.Argument(metavar="ID", help="An id, the beginning of one, or the backend's own.",
-                   autocompletion=complete_sessions),
-]  # fmt: skip
+    str, typer.Argument(metavar="ID", help=ID_HELP, autocompletion=complete_sessions)
+]
 SessionIds = Annotated[
-    list[str], typer.Argument(metavar="ID...", help="Ids, or the beginnings of some.",
-                              autocompletion=complete_sessions),
+    list[str],
+    typer.Argument(
+        metavar="ID...", help="Session ids, or the beginnings of some.",
+        autocompletion=complete_sessions,
+    ),
 ]  # fmt: skip
 Backend = Annotated[
     str | None,
-    typer.Option("--backend", "-b", help="claude, codex, gemini, echo, or one of yours.",
+    typer.Option("--backend", "-b", metavar="NAME",
+                 help="Backend to use: claude, codex, gemini, echo, or your own.",
                  autocompletion=complete_backends),
 ]  # fmt: skip
-Workdir = Annotated[
-    Path | None, typer.Option("--workdir", "-w", metavar="DIR", help="Work in this folder.")
-]
 File = Annotated[
-    str | None, typer.Option("--file", "-f", help="Read the prompt from a file; - is stdin.")
+    str | None,
+    typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from FILE; - is stdin."),
 ]
+Edit = Annotated[bool, typer.Option("--edit", "-e", help="Write the prompt in $VISUAL or $EDITOR.")]
 Format = Annotated[
     str | None,
-    typer.Option("--output-format", "-o", metavar="text|json|stream-json",
-                 help="text streams; json is one object; stream-json is one event a line.",
+    typer.Option("--output-format", "-o", metavar="FORMAT",
+                 help="Output format: text, json (one object) or stream-json (one event per line).",
                  autocompletion=complete_words(FORMATS)),
 ]  # fmt: skip
-Json = Annotated[bool, typer.Option("--json", help="As JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PromptJson = Annotated[bool, typer.Option("--json", help="Same as -o json.")]
+PromptQuiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print only the answer and errors.")
+]
 Raw = Annotated[
     bool,
     typer.Option(
-        "--raw", help="Control sequences in answers too; with stream-json, the CLI's own lines."
+        "--raw",
+        help="Do not strip control sequences from answers; with stream-json, print the CLI's own lines.",
     ),
 ]
 Plain = Annotated[
@@ -94,55 +111,13 @@ Plain = Annotated[
         callback=lambda value: value and printer.plain.set(True) and value,
     ),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the command and where each setting is from.")
-]
-Ephemeral = Annotated[
-    bool, typer.Option("--ephemeral", help="Keep no session, neither ours nor the CLI's.")
-]
-Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="SECONDS", help="End the run after so long.")
-]
-StallTimeout = Annotated[
-    float | None,
-    typer.Option(
-        "--stall-timeout", metavar="SECONDS", help="End it when it says nothing for so long."
-    ),
-]
 Option = Annotated[
     list[str] | None,
-    typer.Option(
-        "--option",
-        metavar="KEY=VALUE",
-        help="Another option of the backend (repeatable).",
-        autocompletion=complete_option_pairs,
-    ),
-]
-Tag = Annotated[
-    list[str] | None,
-    typer.Option("--tag", help="Tag the session (repeatable).", autocompletion=complete_tags),
-]
-Title = Annotated[str | None, typer.Option("--title", help="The session's title.")]
-FailOnDenied = Annotated[
-    bool, typer.Option("--fail-on-denied", help="Exit with 1 where a tool was denied.")
-]
-Lenient = Annotated[
-    bool,
-    typer.Option(
-        "--lenient", help="Drop unsupported options with a notice, except approval and sandbox."
-    ),
-]
-Expand = Annotated[
-    bool, typer.Option("--expand", help="Let the CLI expand @path and /command in the prompt.")
-]
-NoWait = Annotated[
-    bool, typer.Option("--no-wait", help="Exit with 4 where the session is running.")
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show tools and thinking on stderr.")
-]
+    typer.Option("--option", metavar="KEY=VALUE", help="Set another option of the backend (repeatable).", autocompletion=complete_option_pairs),
+]  # fmt: skip
 Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Another configuration file.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Read the configuration from FILE."),
 ]
 To = Annotated[
     str | None,
@@ -151,9 +126,44 @@ To = Annotated[
 ]  # fmt: skip
 Replay = Annotated[
     bool,
-    typer.Option("--replay", help="Begin the backend's own session anew, from the transcript."),
+    typer.Option("--replay", help="Start the backend's own session over, from the transcript."),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+# These come from the table of options; a type checker wants their types.
+if TYPE_CHECKING:
+    Workdir: TypeAlias = Path | None
+    Title: TypeAlias = str | None
+    Tag: TypeAlias = list[str] | None
+    TaskTag: TypeAlias = list[str] | None
+    Ephemeral: TypeAlias = bool
+    NoWait: TypeAlias = bool
+    Lenient: TypeAlias = bool
+    Expand: TypeAlias = bool
+    FailOnDenied: TypeAlias = bool
+    Verbose: TypeAlias = bool
+    DryRun: TypeAlias = bool
+    ListTasks: TypeAlias = bool
+    Timeout: TypeAlias = str | None
+    TaskTimeout: TypeAlias = str | None
+    StallTimeout: TypeAlias = str | None
+    TaskStall: TypeAlias = str | None
+else:
+    Workdir = flag_of(BY_NAME["workdir"])
+    Title = flag_of(BY_NAME["title"])
+    Tag = flag_of(BY_NAME["tags"])
+    TaskTag = flag_of(BY_NAME["tags"], of_runs=True)
+    Ephemeral = flag_of(BY_NAME["ephemeral"])
+    NoWait = flag_of(BY_NAME["no_wait"])
+    Lenient = flag_of(BY_NAME["lenient"])
+    Expand = flag_of(BY_NAME["expand"])
+    FailOnDenied = flag_of(BY_NAME["fail_on_denied"])
+    Verbose = flag_of(BY_NAME["verbose"])
+    DryRun = flag_of(BY_NAME["dry_run"])
+    ListTasks = flag_of(BY_NAME["dry_run"], of_runs=True)
+    Timeout = flag_of(BY_NAME["timeout"])
+    TaskTimeout = flag_of(BY_NAME["timeout"], of_runs=True)
+    StallTimeout = flag_of(BY_NAME["stall_timeout"])
+    TaskStall = flag_of(BY_NAME["stall_timeout"], of_runs=True)
 
 
 class OutputOptions(Struct, frozen=True):
@@ -165,29 +175,50 @@ class OutputOptions(Struct, frozen=True):
     tokens: bool = False
     timing: bool = False
     color: str = "auto"
+    quiet: bool = False  # the answer and errors only
 
 
 def load_config(config: Path | None) -> configs.Loaded:
     """The configuration in force, with the store that this command was told to use."""
-    loaded = apply_storage_options(loading.load(os.environ, config))
+    loaded = _apply_color(apply_storage_options(loading.load(os.environ, config)))
     printer.color.set(loaded.config.output.color)
     if not loaded.config.output.render:
         printer.plain.set(True)
     return loaded
 
 
+def _apply_color(loaded: configs.Loaded) -> configs.Loaded:
+    """The configuration with what `--color` says."""
+    flag: Any = printer.color_flag.get()
+    if flag is None:
+        return loaded
+    output = replace(loaded.config.output, color=flag)
+    return replace(
+        loaded,
+        config=replace(loaded.config, output=output),
+        origins=loaded.origins | {"output.color": "command line"},
+    )
+
+
 def output_options(loaded: configs.Loaded, flags: PromptFlags) -> OutputOptions:
     output = loaded.config.output
     wanted = flags.output_format or output.format
+    if flags.as_json:
+        if flags.output_format not in (None, "json"):
+            raise UsageError(
+                f"--json and -o {wanted} cannot be used together", "leave out one of them"
+            )
+        wanted = "json"
     if wanted not in FORMATS:
         raise UsageError(f"-o: {wanted!r} is not one of: {', '.join(FORMATS)}")
     return OutputOptions(
         format=wanted,
         raw=flags.raw,
-        verbose=flags.verbose or loaded.config.unified_flags.verbose,
-        tokens=output.show_tokens,
-        timing=output.show_timing,
+        verbose=flags.verbose or (loaded.config.unified_flags.verbose and not flags.quiet),
+        tokens=output.show_tokens and not flags.quiet,
+        timing=output.show_timing and not flags.quiet,
         color=output.color,
+        quiet=flags.quiet,
     )
 
 
@@ -225,7 +256,7 @@ def read_prompt(
     if words and words[0] != STDIN:
         return (f"{words[0]}\n\n{_read_stdin()}" if append else words[0]), args
     if not words and sys.stdin.isatty():
-        raise UsageError("no prompt given", 'try: clinvk "explain this folder"')
+        raise UsageError("no prompt given", 'try: clinvk "explain this directory"')
     return _read_stdin(), args
 
 
@@ -233,8 +264,6 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
     """The request that the flags make. Raises `UsageError`, `ConfigError`."""
     from clinvk.model.request import Request  # a list of sessions has no use for it
 
-    _check_seconds("--timeout", flags.timeout)
-    _check_seconds("--stall-timeout", flags.stall_timeout)
     options = read_options(flags.options)
     others = parse_pairs(flags.option or [], "--option")
     return Request(
@@ -248,8 +277,8 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
         args=tuple(args),
         cwd=flags.workdir,
         ephemeral=flags.ephemeral,
-        timeout=flags.timeout,
-        stall_timeout=flags.stall_timeout,
+        timeout=parse_duration("timeout", flags.timeout),
+        stall_timeout=parse_duration("stall_timeout", flags.stall_timeout),
         title=flags.title,
         tags=tuple(flags.tag or ()),
         lenient=flags.lenient,
@@ -259,9 +288,14 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
     )
 
 
-def _check_seconds(flag: str, limit: float | None) -> None:
-    if limit is not None and not 0 < limit < float("inf"):
-        raise UsageError(f"{flag}: {limit:g} is not a number of seconds above 0")
+def parse_duration(name: str, text: str | None) -> float | None:
+    """Seconds, of the option of this name. Raises `UsageError` that names its flag."""
+    if text is None:
+        return None
+    try:
+        return duration.parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"{BY_NAME[name].flag}: {error}") from error
 
 
 def read_options(given: Mapping[str, Any]) -> dict[str, Any]:

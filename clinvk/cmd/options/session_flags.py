@@ -32,24 +32,26 @@ RULES = (
         Rule(
             flag,
             ("--ephemeral",),
-            f"{flag} and --ephemeral exclude each other: an ephemeral run has no session",
+            f"{flag} and --ephemeral cannot be used together: nothing is saved",
         )
-        for flag in ("-c", "--session", "--title", "--tag")
+        for flag in ("-c", "--session", "--title", "--tag", "--template")
     ),
-    Rule("-c", ("--session",), "-c and --session both say which session"),
+    Rule("-c", ("--session",), "-c and --session cannot be used together"),
     *(
         Rule(
             flag,
             CONTINUED,
-            f"{flag} needs a session to go on with",
+            f"{flag} needs a session",
             "add -c, or use: clinvk resume ID",
             needed=True,
         )
         for flag in ("--to", "--replay")
     ),
-    Rule("--history", CONTINUED, "--history begins a new session", "leave out -c and --session"),
-    Rule("--anywhere", ("-c",), "--anywhere says which session -c takes", "add -c", needed=True),
-    Rule("--new", ("-c",), "--new and -c exclude each other"),
+    Rule("--history", CONTINUED, "--history starts a new session", "leave out -c and --session"),
+    Rule("--anywhere", ("-c",), "--anywhere needs -c", "add -c", needed=True),
+    Rule("--new", ("-c",), "--new and -c cannot be used together"),
+    Rule("-c", ("--template",), "-c and --template cannot be used together"),
+    Rule("--history", ("--template",), "--history and --template cannot be used together"),
 )  # what is wrong first is told
 
 

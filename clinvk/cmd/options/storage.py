@@ -22,12 +22,16 @@ OPTIONS = {
     "storage_backend": Annotated[
         str | None,
         typer.Option(
-            "--storage-backend", metavar="file|sqlite|redis://…", help="Where sessions are kept."
+            "--storage-backend",
+            metavar="STORE",
+            help="Where sessions are stored: file, sqlite or redis://HOST.",
         ),
     ],
     "storage_path": Annotated[
         Path | None,
-        typer.Option("--storage-path", metavar="PATH", help="That folder, or SQLite file."),
+        typer.Option(
+            "--storage-path", metavar="PATH", help="Directory or SQLite file of the store."
+        ),
     ],
 }
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from clinvk.cmd.options.completions import complete_models, complete_words
+from clinvk.cmd.options.completions import complete_models, complete_tags, complete_words
 from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
 from clinvk.model.option_table import OPTIONS, Option
 
@@ -19,6 +19,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 # A command's parameter `options: TurnOptions = FROM_TABLE` stands for all of them.
 TurnOptions = Mapping[str, Any]
 FROM_TABLE: TurnOptions = MappingProxyType({})
+
+COMPLETIONS: Mapping[str, Any] = {"model": complete_models, "tags": complete_tags}
 
 OF_RUNS = [option for option in OPTIONS if option.flag_of_runs]
 OF_ANY_BACKEND = [option for option in OF_RUNS if not option.backend_specific]
@@ -47,18 +49,22 @@ def with_turn_options(chosen: Iterable[Option] = OPTIONS) -> Callable[[F], F]:
     return decorate
 
 
-def flag_of(option: Option) -> Any:
+def flag_of(option: Option, *, of_runs: bool = False) -> Any:
     """The type of the option's parameter, as typer wants it."""
-    hint: Any = Path if option.path else str if option.choices else option.type
+    names = [word for word in (option.flag, option.short) if word]
+    text = (of_runs and option.help_of_runs) or option.help
+    if option.type is bool:
+        return Annotated[bool, typer.Option(*names, help=text)]
+    hint: Any = Path if option.path else option.type
+    if option.choices or option.duration:  # a duration is read later, with our words for a mistake
+        hint = str
     if option.repeatable:
         hint = list[hint]
-    names = [word for word in (option.flag, option.short) if word]
-    settings: dict[str, Any] = {"metavar": option.metavar, "help": option.help}
+    settings: dict[str, Any] = {"metavar": option.metavar, "help": text}
     if option.minimum is not None:
         settings["min"] = option.minimum
     if option.choices:
-        settings["metavar"] = "|".join(option.choices)
         settings["autocompletion"] = complete_words(option.choices)
-    elif option.name == "model":
-        settings["autocompletion"] = complete_models
+    elif option.name in COMPLETIONS:
+        settings["autocompletion"] = COMPLETIONS[option.name]
     return Annotated[hint | None, typer.Option(*names, **settings)]

@@ -39,18 +39,20 @@ def open_runs(loaded: Loaded) -> RunStore:
 OneRun = Annotated[
     str,
     typer.Argument(
-        metavar="ID", help="An id, or the beginning of one; last.", autocompletion=complete_runs
+        metavar="ID", help="Run id, the beginning of one, or last.", autocompletion=complete_runs
     ),
 ]
 LastRun = Annotated[
     str,
     typer.Argument(
-        metavar="[ID]", help="An id, or the beginning of one (last).", autocompletion=complete_runs
+        metavar="[ID]",
+        help="Run id or the beginning of one (default: last).",
+        autocompletion=complete_runs,
     ),
 ]
 SomeRuns = Annotated[
     list[str],
     typer.Argument(
-        metavar="ID...", help="Ids, or the beginnings of some.", autocompletion=complete_runs
+        metavar="ID...", help="Run ids, or the beginnings of some.", autocompletion=complete_runs
     ),
 ]

@@ -29,8 +29,8 @@ def report(
         str | None,
         typer.Option(
             "--format",
-            metavar="|".join(REPORTS),
-            help="Report format (default: by the ending of --output, else markdown).",
+            metavar="FORMAT",
+            help="html, markdown, junit or json (default: by the ending of --output, or markdown).",
             autocompletion=opt.complete_words(REPORTS),
         ),
     ] = None,
@@ -62,8 +62,9 @@ def report(
 
 @app.command("delete")
 def delete(run_ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
-    """Delete runs: their journals and events. The sessions of their tasks stay. One that a
-    checkpoint names is not deleted: it would have nothing to go on with."""
+    """Delete runs. The sessions of their tasks are kept.
+
+    A run of a checkpoint is not deleted: the chain could not be resumed without it."""
     # Only where something is deleted.
     from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
@@ -91,15 +92,21 @@ def clean(
     older_than: Annotated[
         str | None,
         typer.Option(
-            "--older-than", metavar="AGE", help="30 or 30d (days), 12h, 2w; by their end."
+            "--older-than",
+            metavar="AGE",
+            help="Ended at least this long ago: 30 or 30d (days), 12h, 2w (default: session.retention_days).",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be deleted; delete nothing.")
+    ] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Delete runs that ended long ago (session.retention_days, 0: none). Those that run, that were
-    cut off and may have left something running, and those of a checkpoint are left."""
+    """Delete old runs (session.retention_days; 0 deletes none).
+
+    Runs in progress, runs of a checkpoint, and interrupted runs that may have left a process
+    running are kept."""
     # Only where something is deleted.
     from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints

@@ -37,15 +37,20 @@ STATES = ("running", "done", "failed", "cancelled", "waiting", "interrupted", "d
 def list_(
     state: Annotated[
         str | None,
-        typer.Option("--state", help="Only in this state.", autocompletion=lambda: STATES),
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            help="Only runs in this state.",
+            autocompletion=lambda: STATES,
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help="That many at most.")
+        int | None, typer.Option("--limit", "-n", min=1, metavar="N", help="Show at most N.")
     ] = None,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """List runs, the newest first."""
+    """List runs, newest first."""
     if state is not None and state not in STATES:
         raise UsageError(f"invalid state {state!r}", f"valid: {', '.join(STATES)}")
     found: list[dict[str, Any]] = []
@@ -100,14 +105,15 @@ def show_(
         str | None,
         typer.Argument(
             metavar="[TASK]",
-            help="One task, by its name or number.",
+            help="Show one task, by name or number.",
             autocompletion=complete_tasks,
         ),
     ] = None,
     events: Annotated[
-        bool, typer.Option("--events", help="What happened in the task, one JSON object a line.")
+        bool,
+        typer.Option("--events", help="Print the events of the task, one JSON object per line."),
     ] = False,
-    answers: Annotated[bool, typer.Option("--answers", help="All answers, too.")] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="Also print all answers.")] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:

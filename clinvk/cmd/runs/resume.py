@@ -85,11 +85,14 @@ def retry(
     tasks: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TASK]...", help="These, however they ended.", autocompletion=complete_tasks
+            metavar="[TASK]...",
+            help="Run these tasks again, even if they succeeded.",
+            autocompletion=complete_tasks,
         ),
     ] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="What has failed (without TASK, that is meant).")
+        bool,
+        typer.Option("--failed", help="Run all failed tasks again (the default without TASK)."),
     ] = False,
     as_json: opt.Json = False,
     output_format: opt.Format = None,
@@ -99,7 +102,7 @@ def retry(
     force: plan.Force = False,
     config: opt.Config = None,
 ) -> int:
-    """Run again what has failed, and what was left out because of that."""
+    """Run failed tasks again, and the tasks that were skipped because of them."""
     # Only once something is to run: 10 ms.
     from clinvk.engine.rerun import select_to_retry
 
@@ -141,11 +144,13 @@ def _resume_run(
 @app.command("cancel")
 def cancel(
     run_id: OneRun,
-    now: Annotated[bool, typer.Option("--now", help="At once, without asking.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Cancel at once, without giving tasks time to stop.")
+    ] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> int:
-    """End a run that is going on, or what one that was cut off has left running."""
+    """Cancel a run in progress, or stop what an interrupted one left running."""
     # 45 ms, and needed only once something runs.
     import anyio
 

@@ -27,8 +27,9 @@ def watch(
     quiet: plan.Quiet = False,
     config: opt.Config = None,
 ) -> int:
-    """Watch a run that is going on, until its end; the exit code is the run's. Ctrl-C ends the
-    watching alone."""
+    """Watch a run in progress until it ends, and exit with its exit code.
+
+    Ctrl-C stops watching; the run continues."""
     # 45 ms, and needed only once something runs.
     import anyio
 

@@ -31,14 +31,16 @@ def branch(
     at: Annotated[
         int | None,
         typer.Option(
-            "--at", metavar="N", help="Up to and with message N, counted from 0; else all."
+            "--at",
+            metavar="N",
+            help="Copy up to and including message N, counted from 0 (default: all).",
         ),
     ] = None,
     title: opt.Title = None,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Begin a new session with what another one began with, and print its id."""
+    """Copy a session, or its first messages, to a new one and print the new id."""
     sessions = open_manager(config)
     source = sessions.lookup(session_id)
     _print_new_session(
@@ -49,25 +51,26 @@ def branch(
 @app.command("merge")
 @with_storage_options
 def merge(
-    a: Annotated[str, typer.Argument(metavar="A", autocompletion=opt.complete_sessions)],
-    b: Annotated[str, typer.Argument(metavar="B", autocompletion=opt.complete_sessions)],
+    a: Annotated[str, typer.Argument(metavar="A", help="First session.", autocompletion=opt.complete_sessions)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Second session.", autocompletion=opt.complete_sessions)],
     strategy: Annotated[
         str,
-        typer.Option("--strategy", metavar="|".join(STRATEGIES),
+        typer.Option("--strategy", metavar="STRATEGY",
                      autocompletion=opt.complete_words(STRATEGIES),
-                     help="By time; by time with exchanges kept whole and repeats left out; "
-                     "A before B, or as --order says."),
+                     help="chronological: by time; smart: by time, with exchanges kept together and "
+                     "repeats left out; manual: A before B, or as in --order."),
     ] = "chronological",
     order: Annotated[
         str | None,
-        typer.Option("--order", metavar="a:0-3,b:2,…", help="manual: these messages, in this order."),
+        typer.Option("--order", metavar="LIST", help="With manual: messages in this order, e.g. a:0-3,b:2."),
     ] = None,
     title: opt.Title = None,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:  # fmt: skip
-    """Make a new session of two, and print its id. What they have in common at their beginning is
-    there once; title and settings are those of A."""
+    """Merge two sessions into a new one and print its id.
+
+    Messages that both begin with appear once. Title and settings are those of A."""
     sessions = open_manager(config)
     first, second = sessions.lookup(a), sessions.lookup(b)
     places = None if order is None else [*_parse_message_refs(order, {"a": first, "b": second})]

@@ -25,7 +25,7 @@ app = CommandModule()
 @app.command("delete")
 @with_storage_options
 def delete(session_ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
-    """Delete sessions: ours, not the backend's own."""
+    """Delete sessions of clinvk; the backend's own are kept."""
     # Only this command needs it, and the group is shared.
     from clinvk.api.sessions import delete_from_store as delete_session
 
@@ -50,14 +50,20 @@ def delete(session_ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config
 def clean(
     older_than: Annotated[
         str | None,
-        typer.Option("--older-than", metavar="AGE", help="30 or 30d (days), 12h, 2w; by last use."),
+        typer.Option(
+            "--older-than",
+            metavar="AGE",
+            help="Not used for this long: 30 or 30d (days), 12h, 2w (default: session.retention_days).",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be deleted; delete nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", hidden=True)] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Delete sessions that were not used for long (session.retention_days, 0: none)."""
+    """Delete sessions not used recently (session.retention_days; 0 deletes none)."""
     loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
     store = open_configured_store(loaded)

@@ -27,9 +27,9 @@ def export(
     session_id: opt.OneSession,
     format: Annotated[  # noqa: A002 - the option's name
         str | None,
-        typer.Option("--format", metavar="markdown|json|html|NAME",
-                     help="Export format (default: by the ending of --output, else markdown). "
-                     "NAME is your template ~/.clinvk/export/NAME.j2.",
+        typer.Option("--format", metavar="FORMAT",
+                     help="markdown, json, html, or a template in ~/.clinvk/export/NAME.j2 "
+                     "(default: by the ending of --output, or markdown).",
                      autocompletion=opt.complete_words(("markdown", "json", "html"))),
     ] = None,
     output: Annotated[
@@ -39,23 +39,23 @@ def export(
     force: Force = False,
     metadata: Annotated[
         bool | None,
-        typer.Option("--include-metadata/--no-metadata", help="What is known of it (JSON: yes)."),
+        typer.Option("--include-metadata/--no-metadata", help="Include metadata (default: in JSON)."),
     ] = None,
     tokens: Annotated[
         bool | None,
-        typer.Option("--include-tokens/--no-tokens", help="Tokens of messages (JSON: yes)."),
+        typer.Option("--include-tokens/--no-tokens", help="Include token counts (default: in JSON)."),
     ] = None,
     timestamps: Annotated[
         bool | None,
-        typer.Option("--include-timestamps/--no-timestamps", help="Times (JSON and HTML: yes)."),
+        typer.Option("--include-timestamps/--no-timestamps", help="Include times (default: in JSON and HTML)."),
     ] = None,
     theme: Annotated[
-        str, typer.Option("--theme", metavar="auto|light|dark", help="Colors of the HTML page.",
+        str, typer.Option("--theme", metavar="THEME", help="Colors of the HTML page: auto, light or dark.",
                           autocompletion=opt.complete_words(("auto", "light", "dark")))
     ] = "auto",
     config: opt.Config = None,
 ) -> None:  # fmt: skip
-    """Export a session: its messages, and what is asked for of the rest."""
+    """Export a session as Markdown, JSON or HTML."""
     if output is not None:
         format = format or format_of(output, ENDINGS, "export")  # noqa: A001 - the option's name
         check_overwriting(output, force=force)

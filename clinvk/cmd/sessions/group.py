@@ -5,27 +5,28 @@ from __future__ import annotations
 from clinvk.cmd.app import LazyGroup
 
 COMMANDS = {
-    "list": ("sessions.list", "List sessions, the one used last first."),
+    "list": ("sessions.list", "List sessions, most recently used first."),
     "show": ("sessions.show", "Show a session."),
-    "resume": ("resume", "Go on with a session, and say first what there is of it."),
+    "resume": ("resume", "Resume a session, and show what was restored."),
     "search": ("sessions.search", "Search titles, prompts and messages."),
-    "start": ("sessions.start", "Make an empty session, to go on with later."),
-    "create": ("sessions.start", "Make an empty session (the same as start)."),
+    "start": ("sessions.start", "Create an empty session, to use later."),
+    "create": ("sessions.start", "Create an empty session (the same as start)."),
+    "rename": ("sessions.start", "Change the title of a session."),
     "edit": ("sessions.start", "Change title, tags, status or metadata."),
     "archive": ("sessions.start", "Archive sessions: kept, but no longer resumable."),
-    "branch": ("sessions.branch", "Begin a new session with what one began with."),
-    "merge": ("sessions.branch", "Make one session of two."),
-    "stats": ("sessions.stats", "Show figures of a session."),
-    "export": ("sessions.export", "Export a session as markdown, JSON or HTML."),
-    "delete": ("sessions.delete", "Delete sessions: ours, not the backend's own."),
-    "clean": ("sessions.delete", "Delete sessions that were not used for long."),
-    "import": ("sessions.import_native", "Adopt the sessions that claude, codex and gemini keep."),
+    "branch": ("sessions.branch", "Start a new session from an existing one."),
+    "merge": ("sessions.branch", "Merge two sessions into a new one."),
+    "stats": ("sessions.stats", "Show session statistics."),
+    "export": ("sessions.export", "Export a session as Markdown, JSON or HTML."),
+    "delete": ("sessions.delete", "Delete sessions; the backend's own are kept."),
+    "clean": ("sessions.delete", "Delete sessions not used recently."),
+    "import": ("sessions.import_native", "Import sessions of claude, codex and gemini."),
     "options": ("sessions.options", "Show the options that a session keeps."),
-    "reindex": ("sessions.migrate", "Rebuild the index from the sessions."),
-    "migrate": ("sessions.migrate", "Copy all sessions into another store."),
+    "reindex": ("sessions.migrate", "Rebuild the index."),
+    "migrate": ("sessions.migrate", "Copy all sessions to another store."),
     "help": ("help", "Show the help of a subcommand."),
 }
 
 
 def group() -> LazyGroup:
-    return LazyGroup("sessions", "Find, read, keep and move conversations.", COMMANDS)
+    return LazyGroup("sessions", "Find, read, change and move sessions.", COMMANDS)

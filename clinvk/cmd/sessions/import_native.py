@@ -31,18 +31,25 @@ EXIT_INCOMPLETE = 4
 @with_storage_options
 def import_(
     backend: opt.Backend = None,
-    here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions of this directory.")] = False,
     since: Annotated[
         str | None,
-        typer.Option("--since", metavar="AGE|DATE", help="Used since: 7d, 12h, 2w or 2026-01-31."),
+        typer.Option(
+            "--since",
+            metavar="AGE|DATE",
+            help="Only sessions used since then: 7d, 12h, 2w or 2026-01-31.",
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be imported; import nothing.")
+    ] = False,
     yes: opt.Yes = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> int:
-    """Adopt the sessions that claude, codex and gemini keep by themselves. Their own files stay as
-    they are; what was adopted before is left alone."""
+    """Import sessions that claude, codex and gemini already have.
+
+    Their own files are not changed, and sessions that were imported before are skipped."""
     loaded = opt.load_config(config)
     store = open_configured_store(loaded)
     findings = importer.find_native_sessions(

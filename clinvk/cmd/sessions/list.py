@@ -35,25 +35,36 @@ def list_(
     status: Annotated[
         str | None,
         typer.Option(
-            "--status", help="Only with this status.", autocompletion=opt.complete_words(FILTERS)
+            "--status",
+            metavar="STATUS",
+            help="Only sessions with this status.",
+            autocompletion=opt.complete_words(FILTERS),
         ),
     ] = None,
-    here: Annotated[bool, typer.Option("--here", help="Only sessions of this folder.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions of this directory.")] = False,
     tag: Annotated[
         str | None,
-        typer.Option("--tag", help="Only with this tag.", autocompletion=opt.complete_tags),
+        typer.Option(
+            "--tag",
+            metavar="TAG",
+            help="Only sessions with this tag.",
+            autocompletion=opt.complete_tags,
+        ),
     ] = None,
     metadata: Annotated[
-        list[str] | None, typer.Option("--metadata", metavar="KEY=VALUE", help="Only with this.")
+        list[str] | None,
+        typer.Option("--metadata", metavar="KEY=VALUE", help="Only sessions with this metadata."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help="That many at most.")
+        int | None, typer.Option("--limit", "-n", min=1, metavar="N", help="Show at most N.")
     ] = None,
-    wide: Annotated[bool, typer.Option("--wide", help="With number, messages and folder.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Add row number, message count and directory.")
+    ] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """List sessions, the one used last first."""
+    """List sessions, most recently used first."""
     if status is not None and status not in FILTERS:
         raise UsageError(f"invalid status filter {status!r}", f"valid: {', '.join(FILTERS)}")
     store = open_configured_store(opt.load_config(config))

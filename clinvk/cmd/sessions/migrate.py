@@ -24,7 +24,7 @@ MAX_IDS_SHOWN = 5  # ids in a sentence
 @app.command("reindex")
 @with_storage_options
 def reindex(as_json: opt.Json = False, config: opt.Config = None) -> None:
-    """Rebuild the index from the sessions, for example after an edit by hand."""
+    """Rebuild the index, for example after editing files by hand."""
     store = open_configured_store(opt.load_config(config))
     count = store.reindex(show.ProgressBar("indexing sessions"))
     if as_json:
@@ -36,19 +36,27 @@ def reindex(as_json: opt.Json = False, config: opt.Config = None) -> None:
 @app.command("migrate")
 def migrate(
     to: Annotated[
-        str, typer.Option("--to", metavar="URL", help="file, sqlite:////path, redis://host …")
+        str,
+        typer.Option(
+            "--to", metavar="URL", help="Store to copy to: file, sqlite:////PATH or redis://HOST."
+        ),
     ],
     from_: Annotated[
-        str | None, typer.Option("--from", metavar="URL", help="Instead of the configured store.")
+        str | None,
+        typer.Option(
+            "--from", metavar="URL", help="Store to copy from (default: the configured one)."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be copied; copy nothing.")
+    ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace sessions that differ in the other store.")
+        bool, typer.Option("--force", help="Overwrite sessions that differ in the other store.")
     ] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> int:
-    """Copy all sessions into another store. The ones copied from stay as they are."""
+    """Copy all sessions to another store. The originals are not changed."""
     # Only this command needs it, and the group is shared.
     from clinvk.store import migrate as migration
 

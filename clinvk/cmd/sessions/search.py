@@ -29,13 +29,15 @@ def search(
     words: Annotated[
         list[str], typer.Argument(metavar="WORD...", help="Words that a match has to contain.")
     ],
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most N.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="Show at most N.")
+    ] = 20,
     role: Annotated[
         str | None,
         typer.Option(
             "--role",
-            metavar="|".join(ROLES),
-            help="Only messages of this role.",
+            metavar="ROLE",
+            help=f"Only messages of this role: {', '.join(ROLES)}.",
             autocompletion=opt.complete_words(ROLES),
         ),
     ] = None,

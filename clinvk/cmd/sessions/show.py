@@ -21,9 +21,9 @@ app = CommandModule()
 @app.command("show")
 @with_storage_options
 def show_(
-    session_id: Annotated[str, typer.Argument(metavar="ID", autocompletion=opt.complete_sessions)],
+    session_id: opt.OneSession,
     messages: Annotated[
-        int, typer.Option("--messages", min=0, metavar="N", help="The last N messages, too.")
+        int, typer.Option("--messages", min=0, metavar="N", help="Also show the last N messages.")
     ] = 0,
     as_json: opt.Json = False,
     config: opt.Config = None,

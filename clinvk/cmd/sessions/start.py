@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd import templates
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
@@ -20,7 +19,8 @@ from clinvk.text import json_input
 app = CommandModule()
 
 Metadata = Annotated[
-    str | None, typer.Option("--metadata", metavar="JSON", help='An object: {"ticket": 7}.')
+    str | None,
+    typer.Option("--metadata", metavar="JSON", help='Metadata, as a JSON object: {"ticket": 7}.'),
 ]
 
 
@@ -30,13 +30,13 @@ Metadata = Annotated[
 @with_turn_options([BY_NAME["model"]])
 def start(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="What to call it; else it gets an id.")
+        str | None, typer.Argument(metavar="[NAME]", help="Name of the session (default: a new id).")
     ] = None,
     title: opt.Title = None,
     template: Annotated[
         str | None,
-        typer.Option("--template", help="Begin as it says: see clinvk templates list.",
-                     autocompletion=templates.complete_templates),
+        typer.Option("--template", metavar="NAME", help="Start from a template; see: clinvk templates list.",
+                     autocompletion=opt.complete_templates),
     ] = None,
     metadata: Metadata = None,
     tag: opt.Tag = None,
@@ -45,7 +45,7 @@ def start(
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:  # fmt: skip
-    """Make an empty session and print its id. Its first prompt: clinvk --session NAME "…"."""
+    """Create an empty session and print its id. Send its first prompt with: clinvk --session NAME."""
     sessions = open_manager(config)
     if backend is not None:
         _check_backend(sessions.home, backend)
@@ -69,18 +69,21 @@ def start(
 def edit(
     session_id: opt.OneSession,
     title: Annotated[
-        str | None, typer.Option("--title", help='The title; "" takes it away.')
+        str | None, typer.Option("--title", metavar="TITLE", help='Title; "" clears it.')
     ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="Add it (repeatable).")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="Add this tag (repeatable).")
+    ] = None,
     untag: Annotated[
-        list[str] | None, typer.Option("--untag", help="Take it away (repeatable).")
+        list[str] | None,
+        typer.Option("--untag", metavar="TAG", help="Remove this tag (repeatable)."),
     ] = None,
     status: Annotated[
         str | None,
         typer.Option(
             "--status",
-            metavar="active|completed|paused|archived",
-            help="Set the status.",
+            metavar="STATUS",
+            help="Set the status: active, completed, paused or archived.",
             autocompletion=opt.complete_words(("active", "completed", "paused", "archived")),
         ),
     ] = None,
@@ -88,9 +91,11 @@ def edit(
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Change what is known of a session. Metadata is added to; what it has under other keys stays."""
+    """Change the title, tags, status or metadata of a session.
+
+    Metadata is merged: other keys keep their values."""
     if all(given is None for given in (title, tag, untag, status, metadata)):
-        raise UsageError("there is nothing to change", "see: clinvk sessions edit --help")
+        raise UsageError("no change given", "see: clinvk sessions edit --help")
     sessions = open_manager(config)
     session = sessions.edit_session(
         sessions.lookup(session_id),
@@ -106,10 +111,22 @@ def edit(
         print(f"Session {session.id} changed.")
 
 
+@app.command("rename")
+@with_storage_options
+def rename(
+    session_id: opt.OneSession,
+    title: Annotated[str, typer.Argument(metavar="TITLE", help='New title; "" clears it.')],
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Change the title of a session."""
+    edit(session_id, title=title, as_json=as_json, config=config)
+
+
 @app.command("archive")
 @with_storage_options
 def archive(session_ids: opt.SessionIds, config: opt.Config = None) -> int:
-    """Archive sessions: they are kept, listed and searched, but no longer resumable."""
+    """Archive sessions: kept, listed and searched, but no longer resumable."""
     sessions = open_manager(config)
     code = 0
     for text in session_ids:

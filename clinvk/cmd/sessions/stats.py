@@ -23,12 +23,12 @@ app = CommandModule()
 def stats(
     session_id: opt.OneSession,
     topics: Annotated[
-        bool, typer.Option("--topics", help="What it is about and in which mood, too (English).")
+        bool, typer.Option("--topics", help="Also show topics and sentiment (English only).")
     ] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Show figures of a session."""
+    """Show session statistics."""
     sessions = open_manager(config)
     session_id = sessions.lookup(session_id)
     figures = sessions.get_session_stats(session_id)

@@ -33,6 +33,7 @@ class TurnViewer:
         self.printer = printer
         self.plan = plan
         wanted = output.format == "text" and sys.stderr.isatty() and sys.stdin.isatty()
+        wanted = wanted and not output.quiet
         self.status = StatusLine(printer, f"{plan.manifest.name} is working", enabled=wanted)
         self.gave_up = False
 

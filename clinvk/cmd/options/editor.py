@@ -1,0 +1,80 @@
+"""A prompt that is written in the user's editor, as `git commit` does it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from clinvk.errors import UsageError
+from clinvk.terminal.printer import Printer
+
+CUT = "# ------------------------ >8 ------------------------"
+ADVICE = """\
+# Write the prompt above the line. What is below it is not sent, and an empty prompt
+# sends nothing.
+"""
+
+
+class Draft:
+    """A prompt in a file of its own, which is kept until the prompt has been answered."""
+
+    def __init__(self, text: str = "") -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="clinvk-"))
+        self.path = self._folder / "PROMPT.md"
+        self.path.write_text(f"{text}\n\n{CUT}\n{ADVICE}", encoding="utf-8")
+
+    def edit(self) -> str:
+        """What the user has written. Raises `UsageError` if the editor fails, or nothing is."""
+        code = run_editor(self.path)
+        if code != 0:
+            self.discard()
+            raise UsageError(
+                f"the editor exited with {code}; nothing was sent", "save and close it"
+            )
+        try:
+            text = self.path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{self.path}: {error}") from error
+        text = f"\n{text}".partition(f"\n{CUT}")[0].strip("\n").rstrip()
+        if not text.strip():
+            self.discard()
+            raise UsageError("the prompt is empty; nothing was sent", "write it above the line")
+        return text
+
+    def keep(self) -> None:
+        """Say where the prompt is: it was not answered, and somebody wrote it."""
+        Printer.for_errors().notice(
+            f"your prompt is in {self.path}; send it again with: clinvk -f {shlex.quote(str(self.path))}"
+        )
+
+    def save(self, text: str) -> None:
+        """Put only the prompt into the file, as it can be sent again."""
+        self.path.write_text(f"{text}\n", encoding="utf-8")
+
+    def discard(self) -> None:
+        with suppress(OSError):
+            self.path.unlink()
+        for other in self._folder.iterdir():  # an editor's backup
+            with suppress(OSError):
+                other.unlink()
+        with suppress(OSError):
+            self._folder.rmdir()
+
+
+def run_editor(path: Path) -> int:
+    """Let the user edit the file in $VISUAL or $EDITOR; the exit code. Raises `UsageError`."""
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    if not editor:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError("no editor is set, and there is no terminal for vi", "set EDITOR")
+        editor = "vi"
+    try:
+        return subprocess.run([*shlex.split(editor), str(path)], check=False).returncode
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{editor}: {problem}", "set EDITOR to a program") from error

@@ -1,0 +1,1 @@
+"""Help, and what is wrong with a command line."""

@@ -1,0 +1,123 @@
+"""Words that people take for commands. They must not become prompts, which cost money."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+
+from clinvk.cmd.usage.wording import is_task_file
+from clinvk.errors import UsageError
+from clinvk.text.suggest import edits, similar
+
+_LOGIN = "log in with the CLI itself, e.g. run claude; then check: clinvk doctor"
+_UPDATE = "update it as it was installed, e.g. uv tool upgrade clinvk or pipx upgrade clinvk"
+_BACKENDS = "clinvk backends list or clinvk doctor"
+
+# What to type instead, or what to do.
+GUESSES = {
+    **dict.fromkeys(("ls", "lst", "history", "hist", "chats", "conversations", "threads"), "clinvk sessions list"),
+    **dict.fromkeys(("log", "logs"), "clinvk sessions list or clinvk runs list"),
+    **dict.fromkeys(("status", "stat", "info"), "clinvk doctor or clinvk runs list"),
+    **dict.fromkeys(("jobs", "tasks", "ps", "top"), "clinvk runs list"),
+    **dict.fromkeys(("view", "cat", "open"), "clinvk sessions show ID"),
+    **dict.fromkeys(("find", "grep"), "clinvk sessions search WORD"),
+    **dict.fromkeys(("new", "begin"), 'clinvk "PROMPT" or clinvk sessions start NAME'),
+    **dict.fromkeys(("rm", "remove", "del"), "clinvk sessions delete ID"),
+    **dict.fromkeys(("continue", "cont"), 'clinvk -c "PROMPT"'),
+    **dict.fromkeys(("last", "previous"), 'clinvk resume --last "PROMPT"'),
+    **dict.fromkeys(("watch", "retry", "cancel", "report"), "clinvk runs {word}"),
+    **dict.fromkeys(("stop", "kill", "abort"), "clinvk runs cancel ID"),
+    **dict.fromkeys(("run", "exec", "execute", "batch", "fanout"), "clinvk parallel FILE"),
+    **dict.fromkeys(("prompt", "send", "say", "query"), 'clinvk "PROMPT"'),
+    **dict.fromkeys(("login", "logout", "auth", "signin", "whoami"), _LOGIN),
+    **dict.fromkeys(("init", "setup", "configure"), "clinvk doctor or clinvk config edit"),
+    **dict.fromkeys(("settings", "preferences", "set", "get"), "clinvk config show"),
+    **dict.fromkeys(("models", "model"), 'clinvk -m MODEL "PROMPT" or clinvk backends list'),
+    **dict.fromkeys(("agents", "providers", "engines", "plugins"), _BACKENDS),
+    **dict.fromkeys(("update", "upgrade"), _UPDATE),
+    **dict.fromkeys(("judge", "diff"), 'clinvk compare -b A,B "PROMPT"'),
+    **dict.fromkeys(("usage", "man", "docs"), "clinvk help"),
+    **dict.fromkeys(("quit", "exit", "q", "bye"), "there is nothing to leave: clinvk ends after each answer"),
+}  # fmt: skip
+
+SHORTEST = 3  # letters of a word that may be a misspelled command
+SHORT = 4  # letters of a name of which only swapped ones are noticed
+
+
+def check_words(
+    words: list[str], commands: Iterable[str], subcommands: Iterable[str], *, new: bool
+) -> None:
+    """Raise `UsageError` if the prompt is a command, or almost one. `new`: it would begin a
+    conversation. In one that goes on, "status" or "continue" may well be a prompt."""
+    commands, subcommands = [*commands], [*subcommands]
+    first, *rest = words[0].split() or [""] if len(words) == 1 else words
+    if not is_word(first):
+        return
+    if len(rest) > 1:  # a sentence without its quotes, unless it begins with a misspelled command
+        near = similar(first, [n for n in commands if len(n) > SHORTEST], most=1)
+        if len(words) > 1 and near and near[0] != first and first not in GUESSES:
+            raise _refusal(first, f"clinvk {near[0]} {shlex.join(rest)}", words)
+        return
+    if len(words) == 1 and rest:  # one argument: "sessions list"
+        if first in ("sessions", "session") and rest[0] in subcommands:
+            raise _refusal(words[0], f"clinvk {words[0]}", [])
+        return
+    if first in commands:
+        raise _command_after_options(first, words)
+    instead = _instead(first, commands, subcommands, new=new)
+    if instead is None:
+        return
+    if rest and first not in GUESSES:
+        instead = f"{instead} {shlex.join(rest)}"
+    elif rest and is_task_file(rest[0]):
+        instead = f"clinvk parallel {shlex.join(rest)}"
+    raise _refusal(first, instead, words)
+
+
+def is_word(text: str) -> bool:
+    return text.replace("-", "_").isidentifier()
+
+
+def _instead(word: str, commands: list[str], subcommands: list[str], *, new: bool) -> str | None:
+    """The command line that was meant, or an advice."""
+    lowered = word.lower()
+    if lowered in commands:
+        return f"clinvk {lowered}"
+    if lowered in subcommands:
+        return f"clinvk sessions {lowered}"
+    if lowered in GUESSES:
+        return GUESSES[lowered].format(word=lowered) if new else None
+    if len(word) < SHORTEST:
+        return None
+    most = 2 if new else 1
+    for group, names in (("", commands), ("sessions ", subcommands)):
+        near = similar(lowered, [name for name in names if len(name) > SHORTEST], most=1)
+        if near and edits(lowered, near[0]) <= most and (not group or _is_slip(lowered, near[0])):
+            return f"clinvk {group}{near[0]}"
+    return None
+
+
+def _is_slip(word: str, name: str) -> bool:
+    """Whether a word is a misspelled subcommand. Short ones resemble many words: show, slow."""
+    return len(name) > SHORT or sorted(word) == sorted(name)
+
+
+def _refusal(word: str, instead: str, words: list[str]) -> UsageError:
+    said = f"{word!r} is not a command"
+    if instead.startswith("clinvk"):
+        said += f"; did you mean: {instead}?"
+        advice = ""
+    else:
+        advice = f"{instead}; "
+    prompt = shlex.quote(" ".join(words) or word)
+    if instead.endswith('"PROMPT"') and len(words) > 1:
+        return UsageError(f"unexpected argument {words[1]!r} after the prompt {word!r}",
+                          f"put the prompt in quotes: clinvk {prompt}")  # fmt: skip
+    return UsageError(said, f"{advice}to send it as a prompt: clinvk ask {prompt}")
+
+
+def _command_after_options(name: str, words: list[str]) -> UsageError:
+    return UsageError(
+        f"{name!r} is a command, which comes before its options: clinvk {shlex.join(words)} …",
+        f"to send it as a prompt: clinvk ask {shlex.quote(' '.join(words))}",
+    )
