@@ -69,10 +69,11 @@ bench: $(VENV)/.test ## Measure speed and size
 picture: $(VENV)/.dev ## Rebuild the README's picture
 	$(BIN)/python docs/picture.py
 
-generated: $(VENV)/.test ## Update the manual page, the README's table, and the output shown in the documentation
+generated: $(VENV)/.test ## Update the manual page, the reference, the README's table, and the output shown in the documentation
 	$(BIN)/python docs/backends_table.py --write
 	$(BIN)/python docs/consoles.py --write
 	$(BIN)/python docs/man.py --write
+	$(BIN)/python docs/reference.py --write
 
 # In an environment of its own, so that a broken lock can be replaced.
 lock: VENV = .venv-lock

@@ -1,0 +1,132 @@
+"""What each key of the configuration does: for the reference, and for config.example.yaml."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from clinvk.model.option_table import ALL_OPTIONS, Option
+
+
+class KeyHelp(Struct, frozen=True):
+    effect: str  # in the reference, in Markdown
+    comment: str  # in the example file
+    type: str | None = None  # if the schema's says too little
+    default: str | None = None  # in words
+
+
+_KEYS = {
+    "default_backend": KeyHelp(
+        "the backend where neither `-b` nor a session says another. Left alone, and without claude "
+        "installed, the first of claude, codex, gemini that is",
+        "if neither -b nor a session says another",
+    ),
+    "backends.NAME.enabled": KeyHelp("`false` refuses to run it", "false: refuse to run it"),
+    "backends.NAME.extra_flags": KeyHelp(
+        "words for the CLI on every run, before those that follow `--`",
+        "for the CLI, on every run; as what follows --",
+    ),
+    "backends.NAME.env": KeyHelp(
+        "variables for the CLI; `config show` and `--dry-run` hide their values",
+        "variables for the CLI; their values are not shown",
+    ),
+    "session.auto_resume": KeyHelp(
+        "a plain prompt continues the last session of the folder, and of `-b`; `--new` does not",
+        "true: a plain prompt continues this directory's last session",
+    ),
+    "session.retention_days": KeyHelp(
+        "the age for `clinvk sessions clean`; 0 deletes nothing. Nothing is ever deleted without "
+        "that command",
+        "the age for `clinvk sessions clean`; 0: it deletes nothing",
+    ),
+    "session.store_token_usage": KeyHelp(
+        "`false`: no token counts are kept", "false: no token counts in records and transcripts"
+    ),
+    "session.store_messages": KeyHelp(
+        "`false`: no transcripts, and no prompts in lists",
+        "false: no transcripts, and no prompts in lists",
+    ),
+    "session.redact": KeyHelp(
+        "what looks like a key or a password is stored as `[redacted: github token]`; `false` keeps "
+        "them as they were said. [What is taken for one](stores.md#keys-and-passwords)",
+        "remove keys and passwords before anything is stored",
+    ),
+    "session.default_tags": KeyHelp(
+        "on every new session", "on every new session, beside those of --tag"
+    ),
+    "session.storage": KeyHelp(
+        "where sessions are kept: `file`, `file:///folder`, `sqlite:////path`, "
+        "`redis://host:6379/0`, `rediss://…`; as `--storage-backend` and `--storage-path`. "
+        "[Stores](stores.md)",
+        "or sqlite:////path, or redis://host:6379/0; as --storage-backend",
+        type="address",
+    ),
+    "output.format": KeyHelp("as `-o`", "text, json or stream-json; as -o"),
+    "output.show_tokens": KeyHelp(
+        "a line on stderr below the answer: tokens, and the cost where it was reported",
+        "tokens and cost on stderr, below an answer",
+    ),
+    "output.show_timing": KeyHelp(
+        "the seconds, on the same line", "seconds on stderr, below an answer"
+    ),
+    "output.color": KeyHelp(
+        "color of clinvk's own output, on stdout and stderr. `auto`: on a terminal, unless "
+        "`NO_COLOR` is set; as `--color`",
+        "auto, always or never; as --color",
+    ),
+    "output.render": KeyHelp(
+        "render the Markdown of answers on a terminal; `false` prints it as it was written, like "
+        "`--plain`",
+        "answers on a terminal as Markdown; false: as written, like --plain",
+    ),
+    "parallel.max_workers": KeyHelp("tasks at once", "tasks at once"),
+    "parallel.max_parallel_per_backend": KeyHelp(
+        "tasks at once of one backend, such as `{claude: 2}`",
+        "tasks at once of one backend, such as {claude: 2}",
+    ),
+    "parallel.fail_fast": KeyHelp(
+        "the first failure ends the run: nothing more is started, and what runs is cancelled",
+        "true: the first failure ends the run",
+    ),
+    "parallel.aggregate_output": KeyHelp(
+        "the answers together, at the end, in the order of the tasks; `false`: each as soon as it "
+        "is there",
+        "false: show each answer as soon as it is there",
+    ),
+}
+
+# Of the options of a turn, what the example says besides the flag.
+_COMMENTS = {
+    "model": "the CLI's own default, or $CLINVK_CLAUDE_MODEL",
+    "verbose": "show tool calls and thinking on stderr",
+    "dry_run": "print commands and run nothing",
+    "max_turns": "model calls of a turn, if supported",
+    "max_tokens": "output tokens of each model call, if supported",
+    "timeout": "stop every turn after this many seconds",
+    "allowed_tools": "tools that need no approval",
+    "system_prompt": "extra system instructions",
+}
+
+
+def _option_help(option: Option, section: str) -> KeyHelp:
+    flag = option.short if option.short and not option.choices else option.flag
+    effect = f"as `{flag}`"
+    if section == "backends" and "unified_flags" in option.config:
+        comment = f"overrides unified_flags.{option.config_key}"
+    elif option.choices:
+        *others, last = option.choices
+        comment = f"{', '.join(others)} or {last}; as {flag}"
+    else:
+        comment = f"{_COMMENTS.get(option.name) or option.help.rstrip('.')}; as {flag}"
+    default = "the CLI's" if option.name == "model" else None
+    return KeyHelp(effect, comment, default=default)
+
+
+def key_help() -> dict[str, KeyHelp]:
+    """What each key does; those of a backend are below `backends.NAME`."""
+    of_options = {
+        f"{prefix}.{option.config_key}": _option_help(option, section)
+        for section, prefix in (("unified_flags", "unified_flags"), ("backends", "backends.NAME"))
+        for option in ALL_OPTIONS
+        if section in option.config
+    }
+    return of_options | _KEYS
