@@ -33,7 +33,7 @@ install: ## Put clinvk on PATH, with uv or pipx
 	elif command -v pipx >/dev/null; then pipx install --force .; \
 	else echo "make install needs uv or pipx; without them: python3 -m venv ~/.local/clinvk && ~/.local/clinvk/bin/pip install ." >&2; exit 1; fi
 
-demo: $(VENV)/.base ## Show the main job, on the echo backend
+demo: $(VENV)/.base ## Show the main features, on the echo backend
 	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo.sh
 
 test: $(VENV)/.test $(VENV)/.docs ## Run all tests, with the real CLIs where npm can install them

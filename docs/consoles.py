@@ -46,11 +46,12 @@ PROGRESS = re.compile(
 )
 MASKS = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?( ?Z| UTC)?"), "<time>"),
-    (re.compile(r"(just now|\d+ ?s ago) *"), "<when>"),
+    (re.compile(r"(just now|\d+ ?[smh] ago) *"), "<when>"),
     (re.compile(r" *\b\d+\.\d+ s\b"), "<seconds>"),
     (re.compile(r'("\w*(?:seconds|_response_time|duration|score)": )[\d.e-]+'), r"\1<number>"),
     (re.compile(r"/tmp/clinvk-[\w-]+"), "<scratch>"),
     (ID, "<id>"),
+    (re.compile(r" {2,}"), "  "),  # columns are as wide as what is in them
 ]
 
 

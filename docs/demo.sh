@@ -1,6 +1,6 @@
 #!/bin/sh
-# The main job, for real, on the echo backend: no AI CLI, no key and no network needed. Sessions go
-# to a folder of their own, which is removed at the end.
+# The main features, on the echo backend: no AI CLI, no key and no network needed. Sessions go to a
+# temporary directory, which is removed at the end.
 set -eu
 CLINVK_HOME=$(mktemp -d)
 export CLINVK_HOME
@@ -19,12 +19,12 @@ run() {
     clinvk "$@"
 }
 
-echo "A prompt, and the conversation carried on:"
+echo "Send a prompt, then continue the conversation:"
 run -b echo "fix the bug"
 run -c "now add tests"
 
 echo
-echo "Three at a time, each a session of its own:"
+echo "Run tasks in parallel, each of them a session:"
 cat >tasks.yaml <<'TASKS'
 max_parallel: 3
 defaults: {backend: echo, options: {delay: 0.05}}
@@ -34,11 +34,11 @@ tasks:
     prompt: "review the {{file}}"
   - name: sum up
     needs: [review parser, review lexer, review printer]
-    prompt: "and now sum it up"
+    prompt: "sum it up"
 TASKS
 run parallel tasks.yaml
 
 echo
-echo "Every conversation is kept:"
+echo "Every conversation is saved and can be resumed:"
 run sessions list
 run resume --last "what did I ask first?"

@@ -16,6 +16,8 @@ import yaml
 from clinvk.cmd.main import root
 from clinvk.config.loading import parse_config
 from clinvk.config.schema import BackendConfig, Config
+from clinvk.model.events import EVENT_TYPES
+from clinvk.model.result import EXIT_CODES
 from tests.conftest import PROJECT, CommandLine, Home, write_program
 
 EXAMPLE = PROJECT / "config.example.yaml"
@@ -156,6 +158,42 @@ def test_every_key_of_the_configuration_has_a_row_in_its_page() -> None:
 
     wanted = {key.rsplit(".", 1)[-1] for key in keys_of(Config()) | keys_of(BackendConfig())}
     assert wanted <= set(documented)
+
+
+OUTPUT = (PROJECT / "docs" / "output.md").read_text(encoding="utf-8")
+
+
+def documented(begin: str, end: str) -> set[str]:
+    """What the tables of a section name in their first columns, without what is inside of another."""
+    section = OUTPUT.split(f"\n{begin}\n", 1)[1].split(f"\n{end}\n", 1)[0]
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_every_field_of_the_json_is_documented(clinvk: CommandLine) -> None:
+    result = clinvk.json("-b", "echo", "--session", "a", "-o", "json", "hello")
+    session = clinvk.json("sessions", "show", "a", "--json")
+    run = clinvk.json("parallel", "-b", "echo", "--format", "lines", "--json", stdin="hello\n")
+
+    assert documented("## JSON", "## Events") == set(result)
+    # The text says that these two are there, and when.
+    assert documented("### Session object", "### Messages") == set(session) - {"version", "size"}
+    fields = set(run) | set(run["results"][0])
+    assert fields - {"error", "verdict"} <= documented("## JSON of runs", "## Exit codes")
+
+
+def test_every_kind_of_failure_is_documented_with_its_exit_code() -> None:
+    codes = OUTPUT.split("\n## Exit codes\n", 1)[1]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d+|the CLI's, or 1) \|", codes, re.MULTILINE))
+
+    told = {kind: int(code) for kind, code in rows.items() if code.isdigit()}
+    assert {**told, "error": 1} == {**EXIT_CODES, "incomplete": 1}
+    assert set(rows) - set(told) == {"auth", "backend"}
+
+
+def test_every_event_is_documented() -> None:
+    shown = {name for name in EVENT_TYPES if name != "nothing"}
+    assert shown == {name for name in shown if f"\n| `{name}` |" in OUTPUT}
 
 
 def run_script(name: str, *args: str) -> "subprocess.CompletedProcess[str]":
