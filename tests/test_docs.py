@@ -258,8 +258,10 @@ def test_the_first_commands_of_the_readme_work_after_make_demo(home: Home) -> No
     write_program(
         home.work / ".venv" / "bin" / "clinvk", f'#!/bin/sh\nexec {sys.executable} -m clinvk "$@"\n'
     )
-    done = subprocess.run(["bash", "-e"], input=block, cwd=home.work, env=home.env, text=True,
-                          capture_output=True, timeout=60, check=False)  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-e", "-c", block], stdin=subprocess.DEVNULL, cwd=home.work, env=home.env,
+        text=True, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "Turn 2. You said: now add tests" in done.stdout
