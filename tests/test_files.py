@@ -304,12 +304,13 @@ def test_a_prompt_may_come_from_stdin_by_its_name(clinvk: CommandLine, home: Hom
 
 def test_export_replaces_its_file_as_a_whole_and_keeps_its_mode(clinvk: CommandLine, home: Home):
     assert clinvk("-b", "echo", "hi").returncode == 0
+    to = ("sessions", "export", home.ids()[0])
     out = home.work / "out.md"
     out.write_text("old")
     out.chmod(0o644)
     before = out.stat().st_ino
     with out.open() as reader:
-        assert clinvk("sessions", "export", home.ids()[0], "--output", "out.md").returncode == 0
+        assert clinvk(*to, "--output", "out.md", "--force").returncode == 0
         assert reader.read() == "old"
     assert "hi" in out.read_text()
     assert (mode(out), out.stat().st_ino != before) == (0o644, True)
@@ -330,7 +331,9 @@ def test_reports_follow_no_planted_temporary_name_and_refuse_no_pipe(desk: Desk,
     path = desk.file({"tasks": ["a"]})
     desk.home.work.joinpath("real.md").write_text("old")
     desk.home.work.joinpath("report.md").symlink_to("real.md")
-    done = desk.clinvk("parallel", path, "-q", "--report", "report.md", "--junit", "/dev/stdout")
+    done = desk.clinvk(
+        "parallel", path, "-q", "--report", "report.md", "--force", "--junit", "/dev/stdout"
+    )
     assert done.returncode == 0, done
     assert desk.home.work.joinpath("report.md").is_symlink()
     assert "<a>" in desk.home.work.joinpath("real.md").read_text()

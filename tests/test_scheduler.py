@@ -244,8 +244,8 @@ async def test_what_needs_a_failed_task_is_skipped_and_says_why(many: Many):
         {"name": "c", "prompt": "{{tasks.b.output}}"}, {"name": "d", "prompt": "d"},
     ])  # fmt: skip
     assert states(result) == ["failed", "skipped", "skipped", "done"]
-    assert "'a', which it needs" in result.results[1].error.message
-    assert "'b', which it needs" in result.results[2].error.message
+    assert "depends on 'a', which failed" in result.results[1].error.message
+    assert "depends on 'b', which was skipped" in result.results[2].error.message
     assert result.results[2].attempts == 0
     assert sorted(many.starts()) == ["bad", "d"]
 
