@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ class Patterns:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._is_ours = bool(source) and Path(source).parent == built_in_manifests()
-        self._until = time.process_time() + SECONDS
+        self._is_ours = _is_built_in(source)
+        self._until = 0.0 if self._is_ours else time.process_time() + SECONDS
 
     def search(self, pattern: str, text: str) -> bool:
         """Whether the text has it, case ignored."""
@@ -59,3 +60,8 @@ class Patterns:
             ) from None
         except regex.error as error:
             raise ConfigError(f"{self.source}: the pattern {pattern[:80]!r}: {error}") from error
+
+
+@lru_cache(64)
+def _is_built_in(source: str) -> bool:
+    return bool(source) and Path(source).parent == built_in_manifests()

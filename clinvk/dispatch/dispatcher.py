@@ -421,7 +421,7 @@ def _check_values(request: Request) -> None:
     cwd = str(request.cwd) if request.cwd else ""
     names = {name: getattr(request, name) for name in ("session", "name", "backend", "to")}
     given = {**names, "args": request.args, "env": request.env, "cwd": cwd, **request.options}
-    for place, text in values.texts(given):
+    for place, text in values.texts({name: value for name, value in given.items() if value}):
         if problem := values.os_problem(text):
             raise UsageError(f"{format_path(place)}: {problem}: {text[:40]!r}", "remove it")
 
