@@ -57,25 +57,33 @@ def _find_store_problem(home: Path) -> str | None:
 
 def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | None) -> None:
     rows = [
-        [f.name, f.state, f.version or "-", f.login, ", ".join(f.can) or "-", f.path or "-"]
+        [
+            f.name,
+            f.state,
+            f.version or "-",
+            f.login,
+            ", ".join(f.can) or "-",
+            printer.short_path(f.path or "-"),
+        ]
         for f in findings
     ]
     printer.print_table(
         ["BACKEND", "STATE", "VERSION", "LOGIN", "CAN", "PROGRAM"], rows,
-        shrinks=["PROGRAM", "CAN", "VERSION"], spared=["CAN", "PROGRAM", "VERSION", "LOGIN"],
+        shrinks=["CAN", "PROGRAM", "VERSION"], spared=["CAN", "PROGRAM", "VERSION", "LOGIN"],
+        state="STATE", ends=["PROGRAM"],
     )  # fmt: skip
     print()
     for f in findings:
         if f.advice:
-            print(f"{f.name}: {one_line(f.advice)}")
+            printer.print_wrapped(f"{f.name}: {one_line(f.advice)}")
     if not any(f.state == "installed" and f.name != MODELLESS_BACKEND for f in findings):
         print("no AI CLI is installed; to try clinvk without one: clinvk -b echo hello")
     print(
-        f"clinvk {__version__}; sessions in {one_line(str(loaded.home))}"
+        f"clinvk {__version__}; sessions in {printer.short_path(one_line(str(loaded.home)))}"
         + (f": {one_line(problem)}" if problem else "")
     )
-    configuration = loaded.path if loaded.path.exists() else f"{loaded.path} (not there: defaults)"
-    print(f"configuration: {one_line(str(configuration))}")
+    path = printer.short_path(one_line(str(loaded.path)))
+    print(f"configuration: {path}" + ("" if loaded.path.exists() else " (not there: defaults)"))
     if open_ := home_problem(loaded.home):
         print(f"warning: {one_line(open_)}; {one_line(private_hint(loaded.home))}")
 

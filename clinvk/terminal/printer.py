@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from datetime import datetime
 from importlib import import_module
 from typing import Any, TextIO
 
@@ -21,8 +22,16 @@ color: ContextVar[str] = ContextVar("color", default="auto")
 # Whether answers are shown as they are written: `--plain`, or `output.render: false`.
 plain: ContextVar[bool] = ContextVar("plain", default=False)
 color_flag: ContextVar[str | None] = ContextVar("color_flag", default=None)  # `--color`
-RED, YELLOW, DIM, BOLD = "31", "33", "2", "1"
+RED, GREEN, YELLOW, DIM, BOLD = "31", "32", "33", "2", "1"
+STATE_COLORS = {
+    **dict.fromkeys(("done", "completed", "installed", "ok", "ready"), GREEN),
+    **dict.fromkeys(("failed", "error", "damaged", "missing", "broken"), RED),
+    **dict.fromkeys(("running", "waiting", "queued", "interrupted", "indeterminate"), YELLOW),
+    **dict.fromkeys(("cancelled", "not", "skipped", "archived", "paused"), DIM),
+}
+MAX_RENDERED = 262_144  # characters of a text that is rendered; more would take a second
 
+LISTED = 20  # rows of a list on a terminal, unless all are asked for
 MIN_COLUMN_WIDTH = 14  # cells that a column of a table keeps, however narrow the terminal
 COLUMN_GAP = 2  # cells between columns; tabulate leaves as many behind a header
 
@@ -41,6 +50,11 @@ class Printer:
 
     def paint(self, text: str, code: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
+
+    def paint_state(self, text: str, state: str) -> str:
+        """The text in the color of a state, which may stand before other words."""
+        code = STATE_COLORS.get(state.partition(" ")[0])
+        return self.paint(text, code) if code else text
 
     def error(self, message: str, hint: str | None = None) -> None:
         """`clinvk: what happened`, and what to do next below it."""
@@ -153,6 +167,52 @@ def safe(text: str, stream: TextIO | None = None) -> str:
     return with_visible_order(text) if (stream or sys.stdout).isatty() else text
 
 
+def for_output() -> Printer:
+    """The printer of stdout."""
+    return Printer(sys.stdout, color=wants_color(sys.stdout, color.get()))
+
+
+def print_markdown(text: str) -> None:
+    """A text of a model or a user: rendered on a terminal, else as it was written."""
+    for line in markdown_lines(text):
+        print(line)
+
+
+def markdown_lines(text: str) -> list[str]:
+    """The lines that `print_markdown` prints."""
+    if not wants_rendering() or len(text) > MAX_RENDERED:
+        return safe(text).rstrip().split("\n")
+    # Only on a terminal: 0.1 s.
+    from clinvk.terminal.rendering.layout import render_text, text_width
+    from clinvk.terminal.rendering.lines import without_style
+
+    is_colored = for_output().color
+    lines = render_text(safe(text), text_width(terminal_width()))
+    return [line.text if is_colored else without_style(line).text for line in lines]
+
+
+def print_wrapped(text: str) -> None:
+    """A line of our own; on a terminal, broken between words."""
+    if sys.stdout.isatty():
+        from clinvk.terminal.columns import wrap  # only on a terminal
+
+        text = "\n".join(wrap(text, terminal_width()))
+    print(text)
+
+
+def short_path(path: str) -> str:
+    """The path, on a terminal with `~` for the home directory."""
+    home = os.path.expanduser("~").rstrip("/")
+    if sys.stdout.isatty() and home and (path == home or path.startswith(f"{home}/")):
+        return f"~{path[len(home) :]}"
+    return path
+
+
+def local_time(moment: datetime) -> str:
+    """The moment in the time zone of the user."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def print_json(data: Any) -> None:
     print(dumps(data, indent=2))
 
@@ -164,19 +224,28 @@ def print_table(
     right: Iterable[str] = (),
     shrinks: Iterable[str] = (),
     spared: Iterable[str] = (),
+    state: str = "",
+    ends: Iterable[str] = (),
+    least: int = MIN_COLUMN_WIDTH,
 ) -> None:
-    """Columns as wide as what is in them. Where a terminal has no room for that, those that
-    `shrinks` names get shorter; where that does not do, those of `spared` are left out, the first
-    of them first. A pipe gets everything."""
+    """Columns as wide as what is in them. If a terminal has no room for that, those that `shrinks`
+    names get shorter, down to `least` cells; if that is not enough, those of `spared` are left out, the first of them
+    first. Of the columns `ends`, the end is kept and not the beginning. The words of the column
+    `state` are colored. A pipe gets everything."""
     table = [headers, *([one_line(cell) for cell in row] for row in rows)]
     if sys.stdout.isatty():
-        table = _fit_table(table, terminal_width(), list(shrinks), list(spared))
+        table = _fit_table(table, terminal_width(), list(shrinks), list(spared), list(ends), least)
+    out = for_output()
+    if state in table[0]:
+        at = table[0].index(state)
+        for row in table[1:]:
+            row[at] = out.paint_state(row[at], row[at])
     align = ["right" if name in right else "left" for name in table[0]] if table[1:] else None
     text = _load_tabulate(table).tabulate(
         table[1:], headers=table[0], tablefmt="plain", colalign=align, disable_numparse=True
     )
-    for line in text.splitlines():
-        print(line.rstrip())
+    for i, line in enumerate(text.splitlines()):
+        print(line.rstrip() if i else out.paint(line.rstrip(), BOLD))
 
 
 def _load_tabulate(table: list[list[str]]) -> Any:
@@ -206,19 +275,32 @@ def _column_widths(table: list[list[str]]) -> list[int]:
 
 
 def _fit_table(
-    table: list[list[str]], room: int, shrinks: list[str], spared: list[str]
+    table: list[list[str]],
+    room: int,
+    shrinks: list[str],
+    spared: list[str],
+    ends: list[str],
+    least_width: int,
 ) -> list[list[str]]:
     """The table, whose first row are its headers, in lines of so many cells; longer ones where
     nothing more may be taken away. A terminal breaks those, and no id is lost."""
     headers = table[0]
     widths = _column_widths(table)
-    least = [min(w, MIN_COLUMN_WIDTH) if headers[i] in shrinks else w for i, w in enumerate(widths)]
+    least = [min(w, least_width) if headers[i] in shrinks else w for i, w in enumerate(widths)]
     kept = _select_columns(headers, least, room, spared)
     for i in map(headers.index, shrinks):
         over = _line_width(widths[k] for k in kept) - room
         if i in kept and over > 0:
             widths[i] = max(least[i], widths[i] - over)
-    return [[truncate(row[i], widths[i]) for i in kept] for row in table]
+    cut = [_truncate_start if name in ends else truncate for name in headers]
+    return [[cut[i](row[i], widths[i]) for i in kept] for row in table]
+
+
+def _truncate_start(text: str, width: int) -> str:
+    """`text` in at most `width` cells; if its beginning is missing, it starts with `…`."""
+    if display_width(text) <= width:
+        return text
+    return f"…{text[-(width - 1) :]}"
 
 
 def _select_columns(
@@ -244,11 +326,23 @@ def shorten(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def print_fields(fields: Mapping[str, Any]) -> None:
-    """`Name: value` lines, aligned, for one thing."""
+def print_fields(fields: Mapping[str, Any], state: str = "") -> None:
+    """`Name: value` lines, aligned, for one thing. The value of the field `state` is colored."""
+    for line in field_lines(fields, state):
+        print(line)
+
+
+def field_lines(fields: Mapping[str, Any], state: str = "") -> list[str]:
+    """The lines that `print_fields` prints."""
     width = max(map(len, fields)) + 2
+    out = for_output()
+    lines = []
     for name, value in fields.items():
-        print(f"{name + ':':<{width}}{one_line(str(value))}".rstrip())
+        text = one_line(str(value))
+        shown = out.paint_state(text, text) if name == state else text
+        label = out.paint(f"{name}:".ljust(width), DIM)
+        lines.append(f"{label}{shown}".rstrip())
+    return lines
 
 
 def format_size(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,20 +48,18 @@ def list_(
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, metavar="N", help="Show at most N.")
     ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Show all, on a terminal too.")] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
     """List runs, newest first."""
     if state is not None and state not in STATES:
         raise UsageError(f"invalid state {state!r}", f"valid: {', '.join(STATES)}")
-    found: list[dict[str, Any]] = []
     runs = open_runs(opt.load_config(config))
-    for folder in runs.newest_first():
-        about = _run_summary(folder)
-        if state in (None, about["state"]):
-            found.append(about)
-        if limit is not None and len(found) >= limit:
-            break
+    summaries = map(_run_summary, runs.newest_first())
+    matches = (about for about in summaries if state in (None, about["state"]))
+    on_screen = sys.stdout.isatty() and not (all_ or as_json)
+    found = list(islice(matches, show.LISTED if on_screen and limit is None else limit))
     if as_json:
         show.print_json({"version": VERSION, "runs": found})
         return
@@ -72,7 +71,9 @@ def list_(
         return
     headers = ["ID", "KIND", "STATE", "STARTED", "TOOK", "TASKS", "FROM"]
     spared = ["KIND", "TOOK", "FROM", "STARTED", "TASKS"]
-    show.print_table(headers, map(_run_row, found), shrinks=["FROM"], spared=spared)
+    show.print_table(headers, map(_run_row, found), shrinks=["FROM"], spared=spared, state="STATE")
+    if limit is None and (more := sum(1 for _ in matches)):
+        print(f"… and {more:,} more (--all)")
 
 
 def _run_summary(folder: RunFolder) -> dict[str, Any]:
@@ -94,7 +95,7 @@ def _run_row(about: dict[str, Any]) -> list[str]:
         duration.format_age(started) if started else "-",
         duration.format_duration(about["total_duration_seconds"]) if about["ended_at"] else "-",
         format_counts(about["counts"]),
-        about["source"] or "-",
+        show.short_path(about["source"] or "-"),
     ]
 
 
@@ -114,6 +115,7 @@ def show_(
         typer.Option("--events", help="Print the events of the task, one JSON object per line."),
     ] = False,
     answers: Annotated[bool, typer.Option("--answers", help="Also print all answers.")] = False,
+    plain: opt.Plain = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
@@ -174,11 +176,12 @@ def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
         "Time": figures.time_taken(outcome, "-"),
         "Tokens": figures.tokens(outcome, "-"),
         "Cost": figures.cost(outcome, "-"),
-        "Directory": task.cwd or plan.cwd or "-",
+        "Directory": show.short_path(str(task.cwd or plan.cwd or "-")),
         "Prompt": one_line(task.prompt)[:300],
     }
     if outcome.error is not None:
         fields["Error"] = f"{outcome.error.kind}: {outcome.error.message}"
-    show.print_fields(fields)
+    show.print_fields(fields, state="State")
     if outcome.output.strip():
-        print("\n" + show.safe(outcome.output).rstrip())
+        print()
+        show.print_markdown(outcome.output)

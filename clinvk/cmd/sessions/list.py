@@ -58,15 +58,21 @@ def list_(
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, metavar="N", help="Show at most N.")
     ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="On a terminal: show all, and each task of a run.")
+    ] = False,
     wide: Annotated[
         bool, typer.Option("--wide", help="Add row number, message count and directory.")
     ] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """List sessions, most recently used first."""
+    """List sessions, most recently used first.
+
+    A terminal shows 20, and the tasks of a run as one."""
     if status is not None and status not in FILTERS:
         raise UsageError(f"invalid status filter {status!r}", f"valid: {', '.join(FILTERS)}")
+    on_screen = sys.stdout.isatty() and not (as_json or all_)
     store = open_configured_store(opt.load_config(config))
     query = Query(
         backend=backend,
@@ -74,7 +80,7 @@ def list_(
         cwd=os.path.realpath(os.getcwd()) if here else None,
         tag=tag,
         metadata=opt.parse_pairs(metadata or [], "--metadata"),
-        limit=limit,
+        limit=None if on_screen else limit,  # there, rows are counted
     )
     running = set(store.running_ids())
     sessions: list[Session | Damaged]
@@ -87,8 +93,12 @@ def list_(
         sessions = store.select(query)
         counted = limit is not None and (wide or as_json)  # who shows no total pays for none
         total = store.count(query) if counted else len(sessions)
-    found = [(s, display_status(s, running)) for s in sessions[:limit]]
+    shown = sessions if on_screen else sessions[:limit]
+    found = [(s, display_status(s, running)) for s in shown]
     print_warnings(sessions)
+    if on_screen and found:
+        _print_for_screen(found, limit or printer.LISTED, wide=wide)
+        return
     if as_json:
         rows = [{**session_data(s), "status": state} for s, state in found]
         printer.print_json({"version": VERSION, "total": total, "sessions": rows})
@@ -96,33 +106,67 @@ def list_(
     if not found:
         print("no sessions", file=sys.stderr)
         return
-    _print_table(found, wide=wide)
+    _print_table([[found] for found in found], wide=wide)
     if wide:
         print(f"Total: {total} session{'s' * (total != 1)}")
 
 
-def _print_table(found: list[tuple[Session | Damaged, str]], *, wide: bool) -> None:
+Shown = tuple[Session | Damaged, str]  # with its status
+
+
+def _print_for_screen(found: list[Shown], most: int, *, wide: bool) -> None:
+    """The first rows; a run with many tasks is one row."""
+    rows: dict[str, list[Shown]] = {}
+    for session, state in found:
+        run = session.task if isinstance(session, Session) else None
+        rows.setdefault(run or f"session {session.id}", []).append((session, state))
+    _print_table([*rows.values()][:most], wide=wide)
+    if len(rows) > most:
+        print(f"… and {len(rows) - most:,} more (--all)")
+    elif len(rows) < len(found):
+        print("Runs are one row each; see their tasks with --all, or: clinvk runs show RUN")
+
+
+def _print_table(groups: list[list[Shown]], *, wide: bool) -> None:
     headers = ["ID", "BACKEND", "STATUS", "LAST USED", "TOKENS", "TITLE/PROMPT"]
     if wide:
         headers = ["#", *headers[:5], "MESSAGES", "FOLDER", headers[5]]
     rows = []
-    for i, (s, state) in enumerate(found, 1):
-        if isinstance(s, Damaged):
-            cells = [s.id, "-", state, "-", "-", s.problem]
-            extra = ["-", "-"]
-        else:
-            tokens = f"{s.usage.total:,}" if s.usage else "-"
-            cells = [
-                s.id,
-                s.backend or "-",
-                state,
-                duration.format_age(s.updated_at),
-                tokens,
-                s.label or "-",
-            ]
-            extra = [str(sum(s.counts.values())), s.cwd or "-"]
+    for i, group in enumerate(groups, 1):
+        cells, extra = _cells(*group[0]) if len(group) == 1 else _run_cells(group)
         rows.append([str(i), *cells[:5], *extra, cells[5]] if wide else cells)
     printer.print_table(
         headers, rows, right=["TOKENS", "MESSAGES"], shrinks=[*headers[-1:], *["FOLDER"] * wide],
         spared=["MESSAGES", "TOKENS", "#", "BACKEND", "FOLDER", "LAST USED", "STATUS", headers[-1]],
+        state="STATUS", ends=["FOLDER"], least=20,
     )  # fmt: skip
+
+
+def _cells(s: Session | Damaged, state: str) -> tuple[list[str], list[str]]:
+    """The cells of a session, and those that only a wide table has."""
+    if isinstance(s, Damaged):
+        return [s.id, "-", state, "-", "-", s.problem], ["-", "-"]
+    tokens = f"{s.usage.total:,}" if s.usage else "-"
+    age = duration.format_age(s.updated_at)
+    cells = [s.id, s.backend or "-", state, age, tokens, s.label or "-"]
+    return cells, [str(sum(s.counts.values())), printer.short_path(s.cwd or "-")]
+
+
+def _run_cells(group: list[Shown]) -> tuple[list[str], list[str]]:
+    """The same for the tasks of a run, of which the first was used last."""
+    sessions = [s for s, _ in group if isinstance(s, Session)]
+    states = [state for _, state in group]
+    newest = sessions[0]
+    state = next((s for s in ("running", "error") if s in states), states[0])
+    backends = dict.fromkeys(s.backend or "-" for s in sessions)
+    tokens = sum(s.usage.total for s in sessions if s.usage)
+    cells = [
+        str(newest.task),
+        ", ".join(backends) if len(backends) < 3 else f"{len(backends)} backends",
+        state,
+        duration.format_age(newest.updated_at),
+        f"{tokens:,}" if tokens else "-",
+        f"{len(sessions)} tasks: {newest.label or '-'}",
+    ]
+    messages = sum(sum(s.counts.values()) for s in sessions)
+    return cells, [str(messages), printer.short_path(newest.cwd or "-")]

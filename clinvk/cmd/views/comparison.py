@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from clinvk.cmd.views import run, summary
@@ -27,7 +27,8 @@ def print_comparison(result: RunResult, view: run.RunView) -> None:
     if not view.quiet:
         print_answers(comparison.answer_outcomes(result), printer)
     print_table(result)
-    print("\n" + summary.summary_line(result))
+    print()
+    show.print_wrapped(summary.summary_line(result))
     print_verdict(result)
     summary.print_next_steps(result, view.color)
 
@@ -45,14 +46,26 @@ def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:
                     printer.paint(head, show.BOLD) for head in heads
                 ).rstrip()
             )
-            blocks = [columns.wrap(_answer_text(o), width) for o in answers]
-            for line in columns.side_by_side(blocks, width):
+            for line in _side_by_side([_answer_text(o) for o in answers], width, printer):
                 print(line)
             print()
             return
     for outcome in answers:
         print(printer.paint(f"── {_header(outcome)} ──", show.BOLD))
-        print(show.safe(_answer_text(outcome)) + "\n")
+        show.print_markdown(_answer_text(outcome))
+        print()
+
+
+def _side_by_side(texts: Sequence[str], width: int, printer: Printer) -> Iterable[str]:
+    # Only on a terminal.
+    from clinvk.terminal import columns
+
+    if not show.wants_rendering() or sum(map(len, texts)) > show.MAX_RENDERED:
+        return columns.side_by_side([columns.wrap(text, width) for text in texts], width)
+    # As above, and it takes 0.1 s.
+    from clinvk.terminal.rendering.layout import render_side_by_side
+
+    return render_side_by_side(texts, width, color=printer.color)
 
 
 def _header(outcome: Outcome) -> str:
@@ -74,7 +87,8 @@ def print_table(result: RunResult) -> None:
     headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
     show.print_table(
         headers, map(_row, result.results), right=summary.NUMERIC_COLUMNS,
-        shrinks=["MODEL", "BACKEND"], spared=["COST", "TOKENS", "TIME", "MODEL", "SESSION"],
+        shrinks=["MODEL", "BACKEND"], spared=["SESSION", "TOKENS", "COST", "TIME", "MODEL"],
+        state="STATE",
     )  # fmt: skip
 
 

@@ -16,13 +16,8 @@ from clinvk.text.sanitize import one_line
 
 HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
 NUMERIC_COLUMNS = ("TIME", "TOKENS", "COST")
-DROPPED_FIRST = (
-    "COST",
-    "TOKENS",
-    "BACKEND",
-    "TIME",
-    "SESSION",
-)  # the first to go on a narrow terminal
+# The first to go on a narrow terminal. The id of a session is that of the run and the task's name.
+DROPPED_FIRST = ("SESSION", "TOKENS", "COST", "TIME", "BACKEND")
 MAX_ROWS = 60  # rows on a terminal
 MAX_TASKS_NAMED = 5  # tasks that one reason names
 MAX_REASON_LENGTH = 400  # characters of it
@@ -46,10 +41,11 @@ def without_workflow_commands() -> Iterator[None]:
 def print_answer(outcome: Outcome) -> None:
     if not outcome.output.strip():
         return
-    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
+    printer = show.for_output()
     part = "" if outcome.ok else f" · {_describe_partial(outcome.state)}"
     print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend}{part} ──", show.BOLD))
-    print(show.safe(outcome.output).rstrip() + "\n")
+    show.print_markdown(outcome.output)
+    print()
 
 
 def _describe_partial(state: str) -> str:
@@ -61,21 +57,22 @@ def print_summary(result: RunResult, new: set[int] | None = None) -> None:
     were done before are only counted."""
     known = [o for o in result.results if new is not None and o.ok and o.index not in new]
     if len(known) == len(result.results):
-        print(summary_line(result))
+        show.print_wrapped(summary_line(result))
         return
     shown = [o for o in result.results if o not in known and not _is_one_of_many(o, result)]
     rows = [outcome_row(outcome) for outcome in shown]
     said = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
     show.print_table(
         [HEADERS[i] for i in said], [[r[i] for i in said] for r in rows],
-        right=NUMERIC_COLUMNS, shrinks=["TASK"], spared=DROPPED_FIRST,
+        right=NUMERIC_COLUMNS, shrinks=["TASK"], spared=DROPPED_FIRST, state="STATE",
     )  # fmt: skip
     if hidden := len(result.results) - len(shown) - len(known):
         print(f"… and {hidden} more, done or not started; see all with --json")
     if known:
         print(f"… and {len(known)} done before; see all with: clinvk runs show {result.id}")
     _print_reasons(result)
-    print("\n" + summary_line(result))
+    print()
+    show.print_wrapped(summary_line(result))
 
 
 def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
@@ -101,7 +98,7 @@ def _print_reasons(result: RunResult) -> None:
         more = f" and {len(names) - MAX_TASKS_NAMED} more" if len(names) > MAX_TASKS_NAMED else ""
         mark = MARKS["waiting" if state == "queued" else state]
         shown = ", ".join(names[:MAX_TASKS_NAMED])
-        print(f"{mark} {shown}{more}: {show.shorten(why, MAX_REASON_LENGTH)}")
+        show.print_wrapped(f"{mark} {shown}{more}: {show.shorten(why, MAX_REASON_LENGTH)}")
 
 
 def outcome_row(outcome: Outcome) -> list[str]:

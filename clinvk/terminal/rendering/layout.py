@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import zip_longest
 
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode as Node
 
+from clinvk.terminal.columns import COLUMN_SEPARATOR
 from clinvk.terminal.rendering.blocks import Block, BlockSplitter
-from clinvk.terminal.rendering.lines import Line, Span, clean, prefixed, to_line, wrap
+from clinvk.terminal.rendering.lines import (
+    Line,
+    Span,
+    clean,
+    prefixed,
+    split_line,
+    to_line,
+    without_style,
+    wrap,
+)
 from clinvk.terminal.rendering.table import lay_out_table
 
 WIDEST = 120  # columns of text; longer lines are hard to read
@@ -38,6 +49,18 @@ def render_text(text: str, width: int) -> list[Line]:
     splitter = BlockSplitter()
     blocks = [*splitter.feed(text), *splitter.finish()]
     return render_blocks(blocks, width)
+
+
+def render_side_by_side(texts: Sequence[str], width: int, *, color: bool) -> Iterator[str]:
+    """Lines that show the texts beside each other, each in so many cells."""
+    blocks = [
+        [part for line in render_text(text, width) for part in split_line(line, width)]
+        for text in texts
+    ]
+    for row in zip_longest(*blocks, fillvalue=Line("")):
+        cells = [line if color else without_style(line) for line in row]
+        padded = [line.text + " " * (width - line.width) for line in cells]
+        yield COLUMN_SEPARATOR.join(padded).rstrip()
 
 
 def render_blocks(blocks: Sequence[Block], width: int, *, is_first: bool = True) -> list[Line]:

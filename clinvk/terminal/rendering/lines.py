@@ -39,6 +39,22 @@ def clean(text: str) -> str:
     return with_visible_order(sanitize(text)).expandtabs(TAB_WIDTH)
 
 
+def split_line(line: Line, width: int) -> list[Line]:
+    """The line in lines of so many cells, for where a terminal does not wrap it."""
+    if line.width <= width:
+        return [line]
+    spans, style, at = [], "", 0
+    for found in [*_SEQUENCE.finditer(line.text), None]:
+        text = line.text[at : found.start() if found else None]
+        if text:
+            spans.append(Span(text, style))
+        if found:
+            style = found.group()[2:-1]
+            style = "" if style == "0" else style
+            at = found.end()
+    return [to_line(piece) for piece in _split(spans, width)]
+
+
 def without_style(line: Line) -> Line:
     return Line(_SEQUENCE.sub("", line.text), line.width)
 
