@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from clinvk.model.session import Session
 from clinvk.store import open_store
+from tests.screens import Screen
 from tests.stores import keep
 
 if TYPE_CHECKING:
@@ -55,3 +57,20 @@ def past(home: Home, id_: str, **values: Any) -> None:
     keep(open_store("file", home.path)).create(Session(id=id_, **values))
     (home.path.parent / "fakes").mkdir(exist_ok=True)
     (home.path.parent / "fakes" / f"turns-native-{id_}").write_text("1")
+
+
+def on_terminal(home: Home, *args: str, columns: int = 80, rows: int = 24, **env: str) -> tuple[str, Screen]:  # fmt: skip
+    """What the command writes, and the screen after it."""
+    argv = ["-m", "clinvk", *args]
+    child = pexpect.spawn(
+        sys.executable, argv, cwd=str(home.work), env={**home.env, "TERM": "xterm-256color", **env},
+        encoding="utf-8", dimensions=(rows, columns), timeout=60, echo=False,
+    )  # fmt: skip
+    child.logfile_read = io.StringIO()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0, child.before
+    screen = Screen(columns, rows)
+    written = child.logfile_read.getvalue()
+    screen.feed(written)
+    return written, screen

@@ -1,6 +1,5 @@
 """Answers on a terminal, rendered as Markdown while they stream."""
 
-import io
 import json
 import os
 import random
@@ -24,6 +23,7 @@ from clinvk.text.sanitize import StreamSanitizer
 from tests.conftest import CommandLine, Home, write_program
 from tests.needs import need
 from tests.screens import SEQUENCE, Screen
+from tests.terminals import on_terminal
 
 MARKDOWN = """\
 # The title is **bold**
@@ -237,23 +237,6 @@ def answer(home: Home) -> Answer:
         write_program(program, SPEAK.format(python=sys.executable, **values))
 
     return make
-
-
-def on_terminal(home: Home, *args: str, columns: int = 80, rows: int = 24, **env: str) -> tuple[str, Screen]:  # fmt: skip
-    """What the command writes, and the screen after it."""
-    argv = ["-m", "clinvk", *args]
-    child = pexpect.spawn(
-        sys.executable, argv, cwd=str(home.work), env={**home.env, "TERM": "xterm-256color", **env},
-        encoding="utf-8", dimensions=(rows, columns), timeout=60, echo=False,
-    )  # fmt: skip
-    child.logfile_read = io.StringIO()
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0, child.before
-    screen = Screen(columns, rows)
-    written = child.logfile_read.getvalue()
-    screen.feed(written)
-    return written, screen
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -20,6 +20,7 @@ COMMANDS = {
     "ask": ("ask", "Send a prompt (the default command)."),
     "chat": ("ask", "Send a prompt (the same as ask)."),
     "resume": ("resume", "Resume a session."),
+    "last": ("sessions.last", "Print the last answer of the newest session."),
     "compare": ("compare", "Send one prompt to several backends and compare the answers."),
     "parallel": ("parallel", "Run the tasks of a file in parallel."),
     "chain": ("chain", "Run steps one after another, each using the answers before it."),

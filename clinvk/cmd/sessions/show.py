@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -11,8 +11,8 @@ from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, display_status, open_lookup, session_data
-from clinvk.model.session import MessageRole, Session
-from clinvk.terminal import printer
+from clinvk.model.session import Message, MessageRole, Session
+from clinvk.terminal import pager, printer
 from clinvk.text import duration
 
 app = CommandModule()
@@ -23,16 +23,19 @@ app = CommandModule()
 def show_(
     session_id: opt.OneSession,
     messages: Annotated[
-        int, typer.Option("--messages", min=0, metavar="N", help="Also show the last N messages.")
-    ] = 0,
+        int | None,
+        typer.Option("--messages", min=0, metavar="N", help="Show only the last N messages."),
+    ] = None,
+    plain: opt.Plain = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Show a session."""
+    """Show a session and its conversation, through $PAGER on a terminal.
+
+    With --json, the messages are left out unless --messages is given."""
     sessions = open_lookup(config)
     session = sessions.lookup(session_id)
     store = sessions.store
-    said = store.messages(session.id)[-messages:] if messages else []
     state = display_status(
         session, [session.id] if store.running_turn(session.id) is not None else []
     )
@@ -43,14 +46,24 @@ def show_(
             "size": store.size(session.id),
         }
         if messages:
-            data["recent"] = [m.to_json() for m in said]
+            recent = store.messages(session.id)[-messages:]
+            data["recent"] = [m.to_json() for m in recent]
         printer.print_json(data)
         return
-    printer.print_fields(_fields(session, state, store.size(session.id)))
-    for message in said:
-        who = "You" if message.role is MessageRole.USER else message.role.value.capitalize()
-        when = message.timestamp.strftime("%Y-%m-%d %H:%M:%SZ")
-        print(f"\n[{who}, {when}]\n{printer.safe(message.content).rstrip()}")
+    fields = _fields(session, state, store.size(session.id))
+    if sys.stdout.isatty():
+        fields = {name: value for name, value in fields.items() if value not in ("-", "[]")}
+    lines = printer.field_lines(fields, state="Status")
+    shown = [] if messages == 0 else store.messages(session.id)[-(messages or 0) :]
+    for message in shown:
+        lines += ["", _message_header(message), *printer.markdown_lines(message.content)]
+    pager.show_lines(lines)
+
+
+def _message_header(message: Message) -> str:
+    who = "You" if message.role is MessageRole.USER else message.role.value.capitalize()
+    when = printer.local_time(message.timestamp)
+    return printer.for_output().paint(f"── {who} · {when} ──", printer.BOLD)
 
 
 def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
@@ -68,9 +81,9 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Backend": s.backend or "-",
         "Model": s.model or "-",
         "Status": state,
-        "Created": _rfc3339(s.created_at),
-        "Last Used": f"{_rfc3339(s.updated_at)} ({duration.format_age(s.updated_at)})",
-        "Working Directory": s.cwd or "-",
+        "Created": printer.local_time(s.created_at),
+        "Last Used": f"{printer.local_time(s.updated_at)} ({duration.format_age(s.updated_at)})",
+        "Working Directory": printer.short_path(s.cwd or "-"),
         "Backend Session": ", ".join(f"{v} ({k})" for k, v in s.native_ids.items()) or "-",
         "Turns": s.turns,
         "Token Usage": tokens,
@@ -82,7 +95,3 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Storage Size": printer.format_size(size),
         "Last Error": f"{s.error['kind']}: {s.error['message']}" if s.error else "-",
     }
-
-
-def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,55 @@
+"""Long output, shown page by page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from clinvk.text.sanitize import sanitize
+from clinvk.text.width import display_width
+
+
+def show_lines(lines: Sequence[str]) -> None:
+    """Print the lines; through `$PAGER` if they do not fit on the terminal."""
+    text = "".join(f"{line}\n" for line in lines)
+    pager = _pager()
+    if pager is None or _fits(lines):
+        sys.stdout.write(text)
+        return
+    env = {"LESS": "FRX", "LV": "-c", **os.environ}  # as git does: leave it if all fits, and colors
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the pager's
+    try:
+        sys.stdout.flush()
+        done = subprocess.run(
+            ["/bin/sh", "-c", pager], env=env, input=text.encode("utf-8", "replace"), check=False
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if done.returncode in (126, 127):  # it cannot be started
+        sys.stdout.write(text)
+
+
+def _pager() -> str | None:
+    """The command of the pager; None if there is none, or no terminal that it could use."""
+    is_capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    if not (is_capable and sys.stdout.isatty() and sys.stdin.isatty()):
+        return None
+    chosen = os.environ.get("PAGER")
+    if chosen is None:
+        return "less" if shutil.which("less") else None
+    return None if chosen.strip() in ("", "cat") else chosen
+
+
+def _fits(lines: Sequence[str]) -> bool:
+    """Whether all is seen at once, with room for the shell's next prompt."""
+    columns, rows = shutil.get_terminal_size()
+    taken = 0
+    for line in lines:
+        taken += max(1, -(-display_width(sanitize(line)) // columns))
+        if taken > rows - 2:
+            return False
+    return True
