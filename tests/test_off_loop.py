@@ -238,6 +238,26 @@ async def test_a_call_that_was_given_up_is_undone_if_it_succeeds_later():
     assert (dropped, begun) == (["a lock"], [1])
 
 
+async def test_a_call_is_made_though_no_thread_began_it_in_time(monkeypatch: pytest.MonkeyPatch):
+    calls: StoreCalls = StoreCalls(Slow())  # type: ignore[arg-type]
+    times = iter([-1.0])
+    start = StoreCalls._start  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        StoreCalls, "_start", lambda self, call, seconds: start(self, call, next(times, seconds))
+    )
+    tries = []
+
+    def call() -> str:
+        tries.append(1)
+        if len(tries) == 1:
+            raise WouldWait(SessionError("the call blocks"))
+        return "done"
+
+    with anyio.fail_after(20):
+        assert await calls(call) == "done"
+    assert len(tries) == 2
+
+
 async def test_a_call_that_waited_too_long_says_what_it_waited_for():
     calls: StoreCalls = StoreCalls(Slow())  # type: ignore[arg-type]
     count = []

@@ -118,8 +118,11 @@ class StoreCalls:
                 if self._is_over(began_at):
                     await anyio.lowlevel.checkpoint_if_cancelled()
                     raise self._give_up("the store does not answer", None)  # noqa: TRY301
-                with anyio.CancelScope(shield=True):
-                    await anyio.sleep(POLL_INTERVAL)
+                if call.has_begun:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(POLL_INTERVAL)
+                else:  # the time was over before a thread had it, on a busy machine
+                    await self._start(call, SLOW_AFTER)
         except BaseException:
             call.abandon()
             raise
