@@ -48,9 +48,11 @@ def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions
 
 
 def _is_first_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> bool:
-    """Whether a person at a terminal has no session yet."""
+    """Whether a person at a terminal has neither a configuration nor a session yet."""
     for_people = output.format == "text" and sys.stderr.isatty() and not request.ephemeral
-    return for_people and not dispatcher.store.find_ids("", 1)
+    if not for_people or dispatcher.config.path.exists():
+        return False
+    return not dispatcher.store.find_ids("", 1)
 
 
 async def _drive_prompt(
