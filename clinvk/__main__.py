@@ -56,7 +56,7 @@ def _print_version() -> bool:
     """Whether all that was asked for is the version, and it is printed. Scripts ask for it, and it
     needs nothing of the command line, of which typer alone takes 35 ms to load. If it cannot be
     printed, the command says why."""
-    if sys.argv[1:] not in (["version"], ["--version"]):
+    if sys.argv[1:] not in (["version"], ["--version"], ["-V"]):
         return False
     with suppress(OSError, ValueError):
         print(f"clinvk {__version__}", flush=True)  # noqa: T201 - what was asked for
