@@ -464,7 +464,7 @@ def test_a_checkpoint_has_a_name_that_can_be_a_files(desk: Desk, name: str):
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        (("chain.yaml", "--checkpoint", "a", "--resume", "b"), 1, "two checkpoints"),
+        (("chain.yaml", "--checkpoint", "a", "--resume", "b"), 1, "different checkpoints"),
         (("chain.yaml", "--rerun-indeterminate"), 1, "add --resume"),
         (("--resume", "none"), 4, "no checkpoint 'none'"),
         (("chain.yaml", "--resume", "none"), 4, "no checkpoint 'none'"),
