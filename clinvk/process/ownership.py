@@ -31,6 +31,7 @@ def prepare_for_turn() -> None:
 def prepare_for_stream() -> None:
     """Call it when the program has been started: from now on, memory is taken again and again."""
     if _owned:
+        gc.freeze()  # what imports left behind need not be looked through: 5 ms
         gc.enable()
 
 
