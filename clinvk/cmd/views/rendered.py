@@ -21,6 +21,7 @@ from clinvk.terminal.printer import Printer
 from clinvk.terminal.rendering.stream import AnswerRenderer
 
 PIECE = 4096  # characters that are rendered before a signal can be heard: a few milliseconds
+PLAIN_PIECE = 65_536  # the same for text that is not rendered
 MAX_WAITING = 262_144  # characters that wait to be rendered; if there are more, the rest is plain
 MAX_HELD = 16_000_000  # characters that wait to be written, before the backend has to wait
 INTERVAL = 0.03  # seconds between two changes of the screen, at least
@@ -119,10 +120,11 @@ class RenderedViewer(TextViewer):
 
     async def _take_text(self, text: str) -> None:
         # Many small pieces are one for the renderer.
-        while self._jobs and isinstance(self._jobs[0], str) and len(text) < PIECE:
+        size = PLAIN_PIECE if self._is_plain else PIECE
+        while self._jobs and isinstance(self._jobs[0], str) and len(text) < size:
             text += self._jobs.popleft()  # type: ignore[operator]
-        for at in range(0, len(text), PIECE):
-            piece = text[at : at + PIECE]
+        for at in range(0, len(text), size):
+            piece = text[at : at + size]
             self._waiting -= len(piece)
             if not self.gave_up:
                 await self._take_piece(self._visible(self.sanitizer.feed(piece)))
