@@ -114,7 +114,7 @@ def make(*args: str, cwd: Path = PROJECT, **env: str) -> "subprocess.CompletedPr
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("PYTHON", "VENV", "MAKEFLAGS")
+        if name not in ("PYTHON", "VENV", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     }
     return subprocess.run(
         [need("make"), *args], cwd=cwd, env={**kept, **env}, capture_output=True, text=True,
