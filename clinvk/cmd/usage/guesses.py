@@ -42,6 +42,7 @@ GUESSES = {
 
 SHORTEST = 3  # letters of a word that may be a misspelled command
 SHORT = 4  # letters of a name of which only swapped ones are noticed
+LONG = 7  # letters of a name in which two may be wrong: "again" is not "chain"
 
 
 def check_words(
@@ -89,9 +90,9 @@ def _instead(word: str, commands: list[str], subcommands: list[str], *, new: boo
         return GUESSES[lowered].format(word=lowered) if new else None
     if len(word) < SHORTEST:
         return None
-    most = 2 if new else 1
     for group, names in (("", commands), ("sessions ", subcommands)):
         near = similar(lowered, [name for name in names if len(name) > SHORTEST], most=1)
+        most = 2 if new and near and len(near[0]) >= LONG else 1
         if near and edits(lowered, near[0]) <= most and (not group or _is_slip(lowered, near[0])):
             return f"clinvk {group}{near[0]}"
     return None

@@ -87,7 +87,7 @@ def print_table(result: RunResult) -> None:
     headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
     show.print_table(
         headers, map(_row, result.results), right=summary.NUMERIC_COLUMNS,
-        shrinks=["MODEL", "BACKEND"], spared=["SESSION", "TOKENS", "COST", "TIME", "MODEL"],
+        shrinks=["MODEL", "BACKEND"], spared=["COST", "TOKENS", "TIME", "MODEL", "SESSION"],
         state="STATE",
     )  # fmt: skip
 

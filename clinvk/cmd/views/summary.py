@@ -16,8 +16,8 @@ from clinvk.text.sanitize import one_line
 
 HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
 NUMERIC_COLUMNS = ("TIME", "TOKENS", "COST")
-# The first to go on a narrow terminal. The id of a session is that of the run and the task's name.
-DROPPED_FIRST = ("SESSION", "TOKENS", "COST", "TIME", "BACKEND")
+# The first to go on a narrow terminal. The session is needed to continue with an answer.
+DROPPED_FIRST = ("COST", "TOKENS", "BACKEND", "TIME", "SESSION")
 MAX_ROWS = 60  # rows on a terminal
 MAX_TASKS_NAMED = 5  # tasks that one reason names
 MAX_REASON_LENGTH = 400  # characters of it
