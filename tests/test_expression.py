@@ -28,6 +28,9 @@ atoms = st.sampled_from(
      "'result'", "''", "`1`", "`0`", "`true`", "`false`", "`null`", "`[]`", "`{}`", "length(text)",
      "not_null(a, b)", "content[].text", "content[?type=='text'].text", "usage.{a: a, b: b}", "a || b", "a && b"]
 )  # fmt: skip
+STEPS = [".a", ".text", "[0]", " | a", " | [0]", " | type(@)", " | not_null(@, 'd')", " | 'x'", " | !@", ".type(@)",
+         ".[a, b]", ".{a: a}"]  # fmt: skip
+
 expressions = st.recursive(
     atoms,
     lambda inner: st.one_of(
@@ -35,9 +38,7 @@ expressions = st.recursive(
             lambda t: f"({t[0]}) {t[1]} ({t[2]})"
         ),
         inner.map(lambda e: f"!({e})"),
-        st.tuples(inner, st.sampled_from([".a", ".text", "[0]", " | a", " | [0]"])).map(
-            lambda t: f"({t[0]}){t[1]}"
-        ),
+        st.tuples(inner, st.sampled_from(STEPS)).map(lambda t: f"({t[0]}){t[1]}"),
     ),
     max_leaves=6,
 )

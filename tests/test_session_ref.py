@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import pickle
 import sys
 
 import pytest
@@ -60,6 +61,9 @@ def test_a_request_is_immutable_compared_by_value_and_can_be_changed_into_anothe
     there = request.with_session(SessionById("s1"))
     assert (there.session, there.prompt, there.options) == ("s1", "x", {"model": "m"})
     assert request.replace(prompt="y", title="t").session == "last"
+    assert pickle.loads(pickle.dumps(request)) == copy.deepcopy(request) == request
+    assert request.replace(anywhere=True).session_ref == LatestSession(anywhere=True)
+    assert request.replace(session_ref=SessionById("s1")) == there
     assert request.replace(name="docs").session_ref == NamedSession("docs")
     with pytest.raises(TypeError, match="promt"):
         request.replace(promt="y")

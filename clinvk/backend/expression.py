@@ -85,8 +85,6 @@ def _chain(_: Any, *steps: Evaluate) -> Evaluate:
     def evaluate(data: Any) -> Any:
         for step in steps:
             data = step(data)
-            if data is None:
-                return None
         return data
 
     return evaluate

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from msgspec import Struct, convert
+from msgspec import Struct
 from msgspec.structs import replace
 
+from clinvk.model.conversion import convert
 from clinvk.model.result import EXIT_CODES, Failure, plain
 from clinvk.model.usage import Usage, rfc3339
 

@@ -7,10 +7,11 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from msgspec import Struct, convert, to_builtins
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from clinvk.errors import ConfigError
+from clinvk.model.conversion import convert
 from clinvk.text.redact import redact
 
 VERSION = 2  # of a plan as it is kept

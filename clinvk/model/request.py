@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -129,12 +130,27 @@ class Request:
         return self.replace(session=session)
 
     def replace(self, **changes: Any) -> Request:
-        """The same with other fields. A word that says which session replaces all that say it."""
+        """The same with other fields. A word that says which session replaces all that say it, but
+        `anywhere` and `history`, which add to them."""
         fields = dict(self.__dict__)
-        ref = fields.pop("session_ref")
-        return Request(**({} if WORDS & changes.keys() else {"session": ref}) | fields | changes)
+        ref = changes.pop("session_ref", fields.pop("session_ref"))
+        words = WORDS & changes.keys()
+        if not words:
+            fields["session"] = ref
+        elif words <= {"anywhere", "history"}:
+            same = {"session": self.session, "name": self.name, "new": self.new}
+            fields |= same | {"anywhere": self.anywhere, "history": self.history}
+        return Request(**fields | changes)
 
     __replace__ = replace  # for `copy.replace`
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = dict(self.__dict__)
+        fields["session"] = fields.pop("session_ref")
+        for name, value in fields.items():
+            if isinstance(value, MappingProxyType):
+                fields[name] = dict(value)
+        return partial(Request, **fields), ()
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"immutable type: 'Request', so {name!r} cannot be set")

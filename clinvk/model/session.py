@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct, ValidationError, convert, field
+from msgspec import Struct, ValidationError, field
 from msgspec.structs import replace
 
 from clinvk.errors import SessionError
+from clinvk.model.conversion import convert
 from clinvk.model.usage import Usage, rfc3339
 
 VERSION = 1  # of the record on disk

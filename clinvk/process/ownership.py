@@ -22,6 +22,11 @@ def take_over() -> None:
     gc.disable()
 
 
+def is_owned() -> bool:
+    """Whether this process is the `clinvk` command."""
+    return _owned
+
+
 def prepare_for_turn() -> None:
     """Call it before an event loop is started to run programs."""
     if _owned:

@@ -19,6 +19,7 @@ from clinvk.disk.lockfile import HeldLock, NamedLocks
 from clinvk.disk.reading import ANY, open_regular, read_file, read_with_privacy
 from clinvk.disk.sync import sync_folder
 from clinvk.errors import SessionError
+from clinvk.model.conversion import json_decoder
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan
 from clinvk.model.result import Result, plain
@@ -266,7 +267,7 @@ class RunFolder:
         if self.find_driver() is None:
             # Where the ends do not fit together, the whole of it says what is wrong.
             with suppress(KeyError, TypeError, ValueError, AttributeError, OSError):
-                msgspec.json.decode(read_file(self.path / "plan.json", limit=ANY), type=Plan)
+                json_decoder(Plan).decode(read_file(self.path / "plan.json", limit=ANY))
                 return {
                     "id": self.id,
                     **summary_from_ends(*_first_and_last_line(self.path / "journal.jsonl")),

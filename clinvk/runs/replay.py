@@ -6,10 +6,10 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from clinvk.errors import ConfigError
+from clinvk.model.conversion import convert
 from clinvk.model.outcome import STATES, Outcome, RunResult, outcome_from_summary
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure
@@ -68,7 +68,7 @@ class RunState:
                 self._change(line["task"], lambda o: outcome_from_summary(o, line))
             case "aside":
                 error = line.get("error")
-                failure = msgspec.convert(error, Failure) if error else None
+                failure = convert(error, Failure) if error else None
                 for i in line["tasks"]:
                     self._change(i, lambda o: replace(o, state=line["state"], error=failure))
             case "end":

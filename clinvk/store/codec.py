@@ -8,6 +8,7 @@ import msgspec
 
 from clinvk.disk.jsonl import encode
 from clinvk.errors import SessionError, SessionNotFound
+from clinvk.model.conversion import convert
 from clinvk.model.session import UNSTORED_FIELDS, Message, Session
 
 _DELETE = "delete it with: clinvk sessions delete {}"
@@ -94,7 +95,7 @@ def _check_types(session: Session) -> None:
     """Raise `ValueError` where a field is not what it has to be: a record that somebody wrote by
     hand is to be said to be wrong, rather than to surprise whoever shows it."""
     names = [name for name in session.__struct_fields__ if name not in UNSTORED_FIELDS]
-    msgspec.convert({name: getattr(session, name) for name in names}, Session)
+    convert({name: getattr(session, name) for name in names}, Session)
 
 
 def _decode_message(line: bytes) -> Message | None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from importlib import import_module
 from typing import Any, TextIO
 
+from clinvk.process import ownership
 from clinvk.terminal.actions import is_log_obeyed, literal
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
@@ -251,7 +252,10 @@ def print_table(
 def _load_tabulate(table: list[list[str]]) -> Any:
     """tabulate; with wcwidth, whose loading is two thirds of its own, only if a cell is not ASCII."""
     ascii_only = all(cell.isascii() for row in table for cell in row)
-    hidden = ascii_only and "wcwidth" not in sys.modules and "tabulate" not in sys.modules
+    # In a program of another, other threads may import wcwidth at this moment.
+    hidden = (
+        ascii_only and ownership.is_owned() and not {"wcwidth", "tabulate"} & sys.modules.keys()
+    )
     if hidden:
         sys.modules["wcwidth"] = None  # type: ignore[assignment]  # tabulate does without it
     try:

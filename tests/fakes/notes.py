@@ -24,7 +24,6 @@ from clinvk.store import open_store
 from clinvk.store.base import Store
 from tests import forked
 
-BEGAN = time.time()
 ENV = {k: v for k, v in os.environ.items() if k != "CLINVK_RUN"}
 
 
@@ -55,7 +54,7 @@ def dead_pid() -> int:
 def note_of(job: dict[str, Any], of: str) -> dict[str, Any]:
     """A note as clinvk would have left it, with the changes that are asked for."""
     facts = {"run": "c" * 32, "of": of, **host.this_process(), "clinvk": dead_pid()}
-    facts["since"] = BEGAN
+    facts["since"] = job["began"]
     changes = {k: v for k, v in job["note"].items() if v != "-"}
     kept = {k: v for k, v in facts.items() if job["note"].get(k) != "-"}
     return kept | changes
@@ -91,7 +90,7 @@ def of_sessions(job: dict[str, Any]) -> list[dict[str, Any]]:
         if isinstance(change, str):
             (Path(ENV["CLINVK_HOME"]) / "locks" / "r").write_text(change)
         else:
-            turn.note(note_of({"note": change}, "session r"))
+            turn.note(note_of({**job, "note": change}, "session r"))
         turn.abandon()
         turn = store.acquire_turn("r")
         assert turn is not None
@@ -141,6 +140,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     forked.load()
     unmarked = bystander()
+    job["began"] = time.time()  # the unmarked one may be the clinvk that the marked one is of
     marked = bystander(CLINVK_RUN=job.get("marker", "d" * 32))
     job["note"] = {
         k: {"PID": unmarked.pid}.get(v, v) if isinstance(v, str) else v

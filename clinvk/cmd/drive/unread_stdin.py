@@ -26,7 +26,7 @@ def report_unread_stdin(color: str, advice: str = ADVICE) -> Iterator[None]:
 
 def has_unread_stdin() -> bool:
     """Whether stdin is a pipe, a socket or a file, and has data now that was not read."""
-    with suppress(OSError, ValueError):  # closed, or not a real stream
+    with suppress(OSError, ValueError, AttributeError):  # closed, None, or not a real stream
         fd = sys.stdin.fileno()
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode):

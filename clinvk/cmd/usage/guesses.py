@@ -91,7 +91,9 @@ def _instead(word: str, commands: list[str], subcommands: list[str], *, new: boo
     if len(word) < SHORTEST:
         return None
     for group, names in (("", commands), ("sessions ", subcommands)):
-        near = similar(lowered, [name for name in names if len(name) > SHORTEST], most=1)
+        # A slip is seldom in the first letter: "research" is not "search".
+        alike = [name for name in names if len(name) > SHORTEST and name[0] == lowered[0]]
+        near = similar(lowered, alike, most=1)
         most = 2 if new and near and len(near[0]) >= LONG else 1
         if near and edits(lowered, near[0]) <= most and (not group or _is_slip(lowered, near[0])):
             return f"clinvk {group}{near[0]}"

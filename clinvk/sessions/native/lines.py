@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from clinvk.disk.reading import open_regular
+from clinvk.model.conversion import json_decoder
 from clinvk.model.session import Message, MessageRole
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ class JsonLines:
 
     def read(self, kind: type[T]) -> Iterator[T]:
         """Raises `OSError`."""
-        decoder = msgspec.json.Decoder(kind)
+        decoder = json_decoder(kind)
         with open_regular(self.path) as file:
             while line := file.readline(LONGEST):
                 if len(line) == LONGEST and not line.endswith(b"\n"):
