@@ -789,7 +789,7 @@ def test_wide_adds_number_messages_folder_and_a_footer(clinvk: CommandLine, home
     past(home, "b", 1)
     lines = clinvk("sessions", "list", "--wide").stdout.splitlines()
     assert "MESSAGES" in lines[0]
-    assert "FOLDER" in lines[0]
+    assert "DIRECTORY" in lines[0]
     assert lines[1].startswith("1 ")
     assert str(home.work) in lines[1]
     assert lines[-1] == "Total: 2 sessions"
@@ -841,7 +841,7 @@ def test_show_tells_everything_of_a_session(clinvk: CommandLine, home: Home):
     assert fields["Token Usage"] == "Input 100, Output 10, Cached 20, Total 110"
     assert fields["Tags"] == "[a, b]"
     assert fields["Title"] == "My title"
-    assert fields["Messages"] == "2 (user 1, agent 1)"
+    assert fields["Messages"] == "2 (user 1, assistant 1)"
     assert re.fullmatch(r"[\d.]+ (B|KB)", fields["Storage Size"])
     shown = clinvk("sessions", "show", id_, "--messages", "1").stdout
     assert "turn 1: hello" in shown

@@ -64,7 +64,7 @@ def test_a_flag_without_its_value_says_what_it_needs() -> None:
 
 
 MISTAKES = {
-    "parallel -j 0": ["-j: 0 is too small; at least 1", "see: clinvk parallel --help"],
+    "parallel -j 0": ["-j: 0 is too small; the minimum is 1", "see: clinvk parallel --help"],
     "sessions list --limit=-3": ["--limit: -3 is too small"],
     "sessions list extra": ["unexpected argument 'extra'", "usage: clinvk sessions list [OPTIONS]"],
     "sessions show": ["no ID given"],

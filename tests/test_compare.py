@@ -231,7 +231,7 @@ def test_answers_are_kept_as_files_too(clinvk: CommandLine, home: Home) -> None:
         (("--backends", "north,nobody"), "unknown backend 'nobody'", "known:"),
         ((*PAIR, "--judge", "nobody"), "unknown backend 'nobody'", "known:"),
         ((*PAIR, "--timeout", "soon"), "--timeout: invalid duration 'soon'", ""),
-        ((*PAIR, "-w", "nowhere"), "nowhere: no such folder", ""),
+        ((*PAIR, "-w", "nowhere"), "nowhere: no such directory", ""),
         ((*PAIR, "--html", "nowhere/x.html"), "nowhere", ""),
     ],
 )
@@ -282,7 +282,7 @@ def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> Non
     assert [o["state"] for o in found["results"]] == ["done", "cancelled"]
     assert "budget" in found["why"]
     done = clinvk("compare", "hi", *PAIR, "--budget-cost", "0")
-    assert (done.returncode, "--budget-cost: 0 is not above 0" in done.stderr) == (1, True)
+    assert (done.returncode, "--budget-cost: 0 is not greater than 0" in done.stderr) == (1, True)
 
 
 def test_a_program_gives_a_comparison_the_same_rules(home: Home, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_commands_of_sessions_take_what_others_take(clinvk: CommandLine, home: H
     clinvk("-b", "echo", "hello", "--session", "parser")
     for args in (("parser",), ("--session", "parser"), ()):
         done = clinvk("sessions", "options", *args)
-        assert (done.returncode, done.stderr) == (0, "session parser keeps no options\n")
+        assert (done.returncode, done.stderr) == (0, "session parser has no stored options\n")
     both = clinvk("sessions", "options", "parser", "--session", "other")
     assert (both.returncode, "cannot be used together" in both.stderr) == (1, True)
     merged = clinvk("sessions", "merge", "parser", "pars")

@@ -481,7 +481,7 @@ def test_a_file_is_named_in_two_ways_or_piped_in(clinvk: CommandLine, fake: Home
     assert clinvk("parallel", "-q", "-", stdin=tasks("one")).returncode == 0
     done = clinvk("parallel", "-q", "t.json", "-f", "u.json")
     assert done.returncode == 1
-    assert "both say where the tasks are" in done.stderr
+    assert "both name a task file" in done.stderr
 
 
 def test_lines_go_into_a_prompt(clinvk: CommandLine, fake: Home):

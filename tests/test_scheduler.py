@@ -944,7 +944,7 @@ def test_a_full_disk_ends_the_run_with_a_clear_word_and_loses_nothing(
     assert done.returncode == 4, done.stderr
     assert "No space left" in done.stderr
     assert "make room" in done.stderr
-    assert "then go on with: clinvk runs resume r" in done.stderr
+    assert "then continue with: clinvk runs resume r" in done.stderr
     assert "5 tasks: " in done.stdout
     assert "unexpected" not in done.stderr
     assert "Traceback" not in done.stderr

@@ -149,7 +149,7 @@ def test_a_branch_is_begun_with_what_was_said_up_to_there(
     id_ = done.stdout.strip()
     assert words(home, id_) == ["a", "b"]
     assert (home.record(id_)["parents"], home.record(id_)["title"]) == (["s"], "Other")
-    assert f"2 messages of s; go on with: clinvk resume {id_}" in done.stderr
+    assert f"2 messages of s; resume with: clinvk resume {id_}" in done.stderr
     data = clinvk.json("sessions", "branch", "s", "--json")
     assert (data["messages"], data["metadata"]["branched_from"]) == (
         {"user": 2, "assistant": 2},
@@ -186,7 +186,7 @@ def test_two_sessions_become_one(clinvk: CommandLine, home: Home, store: Store):
 def test_stats_are_shown(clinvk: CommandLine, store: Store):
     past(store, "s", "how are you", "fine", "good")
     lines = clinvk("sessions", "stats", "s").stdout.splitlines()
-    assert "Messages:         3 (user 2, agent 1)" in lines
+    assert "Messages:         3 (user 2, assistant 1)" in lines
     assert "User/Agent:       2.00" in lines
     assert "Tokens:           -" in lines
     data = clinvk.json("sessions", "stats", "s", "--json")

@@ -567,8 +567,8 @@ def test_what_differs_is_not_replaced_unless_it_is_forced(
     assert content(target) == before
     done = clinvk(*migrate, "--force")
     assert "Copied 1 session(s)" in done.stdout
-    assert "Replaced 1 that differed there." in done.stdout
-    assert "1 were there already." in done.stdout
+    assert "Replaced 1 that differed in the other store." in done.stdout
+    assert "1 were already there." in done.stdout
     assert content(target) == content(source)
 
 

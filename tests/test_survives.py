@@ -287,7 +287,9 @@ def test_a_limit_is_told_of_though_all_else_is_quiet(desk: Desk):
     driver = desk.start("parallel", path, "-q")
     desk.wait_for("limited one")
     shown = wait_for(
-        lambda: said if "waits for a limit until" in (said := _shown(desk)) else None, "it", 20
+        lambda: said if "waiting for a rate limit until" in (said := _shown(desk)) else None,
+        "it",
+        20,
     )
     assert "usage limit" in shown
     driver.send_signal(signal.SIGINT)

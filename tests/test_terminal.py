@@ -151,7 +151,7 @@ def test_continue_in_a_folder_without_a_session_asks(
     past(home, "one", title="The work")
     child = terminal("-c", "go on", cwd=tmp_path)
     child.expect("The work")
-    child.expect(r"Go on there\? \[y/N\]")
+    child.expect(r"Continue it\? \[y/N\]")
     child.sendline(answer)
     text, exit_code = ending(child)
     assert exit_code == code

@@ -1,1 +1,1 @@
-"""The command line: one module a command, each of which declares its flags and hands on."""
+"""The command line: one module per command, which declares its flags and builds a request."""

@@ -1,8 +1,8 @@
 """Commands that are imported when they are called, and a command line that may begin with a prompt.
 
 Typer's groups import every command to know its options. `clinvk version` must not pay for that, and
-`clinvk "fix the bug"` has no command at all: what is no command's name is a prompt, which `ask`
-takes with all that stands around it.
+`clinvk "fix the bug"` has no command at all: a first word that is not a command is a prompt, which
+`ask` receives together with the options around it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ BEFORE_COMMAND = ("--config", "--color")  # as git takes -C before the command
 ASKED_WITHOUT_COMMAND = "clinvk.no_command"  # the prompt is the first word, with no `ask` before it
 WORDS_KEY = "clinvk.words"  # the words of the command whose options are being read
 LITERAL_MARK = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
-PASSTHROUGH_KEY = "clinvk.behind_dashes"  # what stood behind `--`: the backend's, not ours
+PASSTHROUGH_KEY = "clinvk.behind_dashes"  # the words after `--`, for the backend
 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class OutputClosed(Exception):  # noqa: N818 - reads as what it says
-    """Whoever read our output has gone."""
+    """The reader of stdout has closed it."""
 
 
 def _show_help(ctx: Any, param: Any, value: object) -> None:
@@ -51,7 +51,7 @@ def _set_color(ctx: Any, param: Any, value: str | None) -> None:
     if value not in COLOR_CHOICES:
         raise UsageError(
             f"--color: {value!r} is not one of: {', '.join(COLOR_CHOICES)}",
-            "such as: --color never",
+            "use e.g. --color never",
         )
     printer.color_flag.set(value)
     printer.color.set(value)
@@ -79,7 +79,7 @@ def _common_options() -> list[Any]:
 
 
 class _Helpful:
-    """A click command with our help, and our words for what is wrong on its command line."""
+    """A click command with clinvk's help and error messages."""
 
     params: list[Any]
 
@@ -94,7 +94,7 @@ class _Helpful:
 
 
 def _with_context(parse: Callable[[Any, list[str]], Any], ctx: Any, args: list[str]) -> list[str]:
-    """The words that are no options. What is wrong with one is an error that knows the command."""
+    """The words that are not options. An invalid one is an error that names the command."""
     try:
         rest: list[str] = parse(ctx, args)
     except Exception as error:
@@ -141,7 +141,7 @@ SHORT_NAMES = {"ls": "list", "rm": "delete"}  # what people type, in every group
 
 
 class CommandModule:
-    """The commands of one module, each made into a click command when it is asked for."""
+    """The commands of one module, each made into a click command when it is needed."""
 
     def __init__(self) -> None:
         self._functions: dict[str, Any] = {}
@@ -178,7 +178,7 @@ class LazyGroup(Group):
         )
         self.modules = commands
         self.aliases = aliases or {}
-        self._loaded: dict[str, Any] = {}  # it costs milliseconds, and is asked for more than once
+        self._loaded: dict[str, Any] = {}  # takes milliseconds, and is needed more than once
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.modules)
@@ -223,7 +223,7 @@ class RootGroup(LazyGroup):
             args = _move_behind_command(self, ctx, args, [w for words in before for w in words])
         if args[0] in (PROMPT_COMMAND, "chat", "resume", "compare"):
             args = _mark_literal_prompts(self.get_command(ctx, args[0]), args)
-        if args[0] in (PROMPT_COMMAND, "chat", "resume"):  # others hand nothing to a backend
+        if args[0] in (PROMPT_COMMAND, "chat", "resume"):  # others pass nothing to a backend
             args, ctx.meta[PASSTHROUGH_KEY] = _split_at_dashes(args)
         return super().parse_args(ctx, args)
 
@@ -231,12 +231,12 @@ class RootGroup(LazyGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            raise OutputClosed from error  # click would end the process here, in its own way
+            raise OutputClosed from error  # click would exit here, in its own way
         except KeyboardInterrupt as error:
-            raise typer.Abort from error  # and here, with a code that is not ours
+            raise typer.Abort from error  # and here, with an exit code of its own
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """Also the options of a prompt, which needs no command."""
+        """Include the options of a prompt, which needs no command."""
         found = super().shell_complete(ctx, incomplete)
         if incomplete.startswith("-"):
             ask = self.get_command(ctx, PROMPT_COMMAND)
@@ -256,11 +256,11 @@ def click_command(app: typer.Typer) -> Any:
 
 
 class App(typer.Typer):
-    """A typer app whose commands are ours."""
+    """A typer app whose commands have clinvk's help and error messages."""
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[F], F]:
         settings.setdefault("cls", Command)
-        # Its help is ours: `--help` and `-h` differ.
+        # Typer's own help is off: `--help` and `-h` differ.
         settings["context_settings"] = {
             "help_option_names": [], **(settings.get("context_settings") or {})
         }  # fmt: skip
@@ -268,7 +268,8 @@ class App(typer.Typer):
 
 
 def new_app(**settings: Any) -> App:
-    """A typer app in our manner: plain help, no traceback art, completion by `clinvk completion`."""
+    """A typer app with plain help, no decorated tracebacks, and completion by `clinvk
+    completion`."""
     return App(
         cls=Group,
         add_completion=False,
@@ -295,7 +296,7 @@ def _split_before_command(args: list[str]) -> tuple[list[list[str]], list[str]]:
 def _move_behind_command(
     root: RootGroup, ctx: Any, args: list[str], before: list[str]
 ) -> list[str]:
-    """The words, with the options that came before the command behind it, where it reads them."""
+    """The words, with the options that came before the command moved after it."""
     name, rest = args[0], args[1:]
     found = root.get_command(ctx, name)
     at = 0
@@ -306,10 +307,10 @@ def _move_behind_command(
 
 
 def _mark_literal_prompts(found: Any, args: list[str]) -> list[str]:
-    """Mark the prompts that begin with a dash: "-fix this" is a sentence, `--modle` a slip.
+    """Mark the prompts that begin with a dash: "-fix this" is a sentence, `--modle` a typo.
 
-    A word is a sentence when it has white space in it and is not the value of an option before it,
-    nor an option of ours with its value behind `=`."""
+    A word is a sentence if it contains white space and is neither the value of the option before
+    it nor a known option with its value after `=`."""
     takes_value = {
         name: not (param.is_flag or param.count)
         for param in found.get_params(None)
@@ -329,7 +330,7 @@ def _mark_literal_prompts(found: Any, args: list[str]) -> list[str]:
 
 
 def _split_at_dashes(args: list[str]) -> tuple[list[str], list[str]]:
-    """The words before the first `--`, and those behind it."""
+    """The words before the first `--`, and those after it."""
     if "--" not in args:
         return args, []
     at = args.index("--")

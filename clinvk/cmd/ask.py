@@ -126,7 +126,7 @@ def ask(
     behind = opt.passthrough_args(ctx)
     if words and not behind:
         _check_words(ctx, words, new=not (continue_ or name))
-    opt.output_options(loaded, flags)  # what is wrong is told before anybody writes a prompt
+    opt.output_options(loaded, flags)  # report errors before the user writes a prompt
     ref = session_ref(continue_=continue_, anywhere=anywhere, name=name, history=history, new=new)
 
     def send(prompt: str, args: list[str]) -> int:
@@ -152,8 +152,8 @@ def _ask_with_template(
     name: str | None,
     config: Path | None,
 ) -> int:
-    """Start a session from the template, and send it the prompt. If that cannot be sent, there is
-    no session."""
+    """Start a session from the template, and send the prompt to it. If the prompt cannot be sent,
+    no session is created."""
     # Only with --template.
     from clinvk.cmd.sessions.common import open_manager
 
@@ -166,7 +166,7 @@ def _ask_with_template(
     )
     begun = False
     try:
-        flags = replace(flags, title=None, tag=None)  # the session has them
+        flags = replace(flags, title=None, tag=None)  # the session has them already
         request = opt.build_request(prompt, args, SessionById(session_id), flags)
         code = run_request(until_end(Dispatcher(loaded)), request, flags)
         begun = manager.get_session(session_id).turns > 0
@@ -182,8 +182,8 @@ def send_edited(
     args: list[str],
     send: Callable[[str, list[str]], int],
 ) -> int:
-    """Send what the user writes in an editor, beginning with what the command line says; the exit
-    code. What could not be sent is kept in a file."""
+    """Send what the user writes in an editor, starting from the prompt on the command line; return
+    the exit code. A prompt that could not be sent is kept in a file."""
     # Only with --edit.
     from clinvk.cmd.options.editor import Draft
 
@@ -205,7 +205,7 @@ def send_edited(
 
 
 def run_request(dispatcher: Dispatcher, request: Request, flags: PromptFlags) -> int:
-    """Run the request, or say what it would do; the exit code."""
+    """Run the request, or print what it would do; return the exit code."""
     # Only a command that runs something needs it.
     from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 
@@ -246,7 +246,7 @@ def _warn_of_open_home(home: Path) -> None:
 def _session_name(session: str | None, auto_save: str | None) -> str | None:
     if session and auto_save and session != auto_save:
         raise UsageError(
-            f"--session {session} and --auto-save {auto_save} are two names for one session",
+            f"--session {session} and --auto-save {auto_save} name one session twice",
             "leave out one of them",
         )
     return session or auto_save
@@ -259,18 +259,18 @@ def _confirm_elsewhere(problem: str, other: Session) -> bool:
 
     return confirm(
         f"{problem}.\nThe last one is {other.id} in {other.cwd} ({format_age(other.updated_at)}): "
-        f"{other.label[:60]}\nGo on there?"
+        f"{other.label[:60]}\nContinue it?"
     )
 
 
 def _check_words(ctx: typer.Context, words: list[str], *, new: bool) -> None:
-    """Raise `UsageError` if no command was named, and the prompt looks like one."""
+    """Raise `UsageError` if no command was given and the prompt looks like one."""
     if not ctx.meta.get(ASKED_WITHOUT_COMMAND) or words[1:] == [opt.STDIN]:
         return
     text = words[0] if len(words) == 1 else ""
     if text.count(" ") > 1 or len(text) > MAX_COMMAND:
         return
-    # Only for what may be a command.
+    # Only if it may be a command.
     from clinvk.cmd.sessions import group
     from clinvk.cmd.usage.guesses import check_words
 

@@ -66,7 +66,7 @@ def show_(
             "Name": manifest.name,
             "Title": manifest.title,
             "Program": about["command"],
-            "Installed": about["path"] or f"no ({manifest.install or 'see its makers'})",
+            "Installed": about["path"] or f"no ({manifest.install or 'see its documentation'})",
             "Can": ", ".join(about["can"]),
             "Manifest": manifest.source,
         }
@@ -115,7 +115,7 @@ def _check_all(catalog: catalogs.Catalog) -> int:
 
 
 def _check_recording(manifest: Manifest, recording: Path) -> int:
-    """Print the events of a recording, one a line; 1 where it has no last event."""
+    """Print the events of a recording, one per line; return 1 if it has no last event."""
     # Only `backends check` reads a recording.
     from clinvk.backend.event_parser import EventParser
     from clinvk.process.pipes import LineSplitter
@@ -139,7 +139,7 @@ def _check_recording(manifest: Manifest, recording: Path) -> int:
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
-    """What is known of a backend without starting it."""
+    """What is known about a backend without starting it."""
     return {
         "name": manifest.name,
         "title": manifest.title,
@@ -159,7 +159,7 @@ def _describe_effect(name: str, value: Any) -> str:
     if name in CHOICES:
         return ", ".join(("default", *value))
     words = [*value.argv, *(f"{k}={v}" for k, v in value.env.items())]
-    return " ".join(words) or "accepted, nothing to do"
+    return " ".join(words) or "accepted, no effect"
 
 
 def _backend_row(catalog: catalogs.Catalog, name: str, loaded: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`clinvk chain`: steps one after the other, each knowing what came before."""
+"""`clinvk chain`: steps one after another, each using the answers before it."""
 
 from __future__ import annotations
 

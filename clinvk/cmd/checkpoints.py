@@ -41,7 +41,9 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
         printer.print_json({"version": VERSION, "checkpoints": found})
         return
     if not found:
-        print("no checkpoints; make one with: clinvk chain FILE --checkpoint NAME", file=sys.stderr)
+        print(
+            "no checkpoints; create one with: clinvk chain FILE --checkpoint NAME", file=sys.stderr
+        )
         return
     rows = [
         [c["name"], c["state"], f"{c['completed']}/{c['steps']}",
@@ -50,8 +52,8 @@ def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
         for c in found
     ]  # fmt: skip
     printer.print_table(
-        ["NAME", "STATE", "STEPS DONE", "BEGUN", "RUN", "FROM"], rows,
-        shrinks=["FROM"], spared=["FROM", "BEGUN", "STEPS DONE", "RUN"],
+        ["NAME", "STATE", "STEPS DONE", "STARTED", "RUN", "FROM"], rows,
+        shrinks=["FROM"], spared=["FROM", "STARTED", "STEPS DONE", "RUN"],
     )  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> N
         summary.print_answer(outcome)
     summary.print_summary(result)
     if result.state != "done":
-        printer.Printer.for_errors().notice(f"go on with it: clinvk chain --resume {name}")
+        printer.Printer.for_errors().notice(f"resume with: clinvk chain --resume {name}")
 
 
 @app.command("delete")
@@ -76,7 +78,7 @@ def delete(names: Names, yes: opt.Yes = False, config: opt.Config = None) -> int
     code = 0
     for name in names:
         try:
-            known = manager.checkpoints.exists(name)  # else deleting it says so
+            known = manager.checkpoints.exists(name)  # otherwise `delete` reports it
             if known and not yes and not questions.confirm_deletion(f"Delete checkpoint {name}?"):
                 code = 4
                 continue

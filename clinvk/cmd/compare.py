@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-MODELLESS_BACKEND = "echo"  # answers without one: of use where there is hardly anybody else
+MODELLESS_BACKEND = "echo"  # has no model: used only if there are too few other backends
 
 
 @app.command()
@@ -146,7 +146,7 @@ def compare(
 def _select_backends(
     selector: BackendSelector, values: list[str], view: watching.RunView, *, all_backends: bool
 ) -> list[str]:
-    """The backends that are meant. Raises `UsageError`."""
+    """The backends to compare. Raises `UsageError`."""
     names = [name.strip() for words in values for name in words.split(",") if name.strip()]
     if names and all_backends:
         raise UsageError("--backends and --all-backends cannot be used together", "leave out one")
@@ -156,7 +156,7 @@ def _select_backends(
     others = [name for name in found if name != MODELLESS_BACKEND]
     taken = others if len(others) > 1 else found
     if len(taken) > 1:
-        what = " (echo is no model, and answers with what it is told)" if taken != others else ""
+        what = " (echo has no model: it repeats the prompt)" if taken != others else ""
         Printer.for_errors(view.color).notice(f"comparing {', '.join(taken)}{what}")
     return taken
 
@@ -191,10 +191,10 @@ def _build_plan(
 
 
 def _absolute_workdir(workdir: Path | None) -> str:
-    """The same folder, from wherever the run is carried on."""
+    """The directory as an absolute path, wherever the run is resumed from."""
     found = os.path.realpath(workdir or os.curdir)
     if not os.path.isdir(found):
-        raise UsageError(f"--workdir: {workdir}: no such folder")
+        raise UsageError(f"--workdir: {workdir}: no such directory")
     return found
 
 
@@ -209,7 +209,7 @@ def _execute(
     reports: list[RequestedReport],
     html: Path | None,
 ) -> int:
-    """Run the plan, show it, and write its page; the exit code."""
+    """Run the plan, show it, and write its page; return the exit code."""
     # Only once the flags are valid.
     from clinvk.engine.plan_run import PlanRun
 
@@ -220,7 +220,7 @@ def _execute(
     if html is not None:
         try:
             _write_page(html, plan.tasks[0].prompt, run.with_outputs(result))
-        except UsageError as error:  # nothing of the run is lost
+        except UsageError as error:  # the run itself is complete
             Printer.for_errors(view.color).error(error.message, error.hint)
             code = code or error.exit_code
     return code
@@ -228,14 +228,14 @@ def _execute(
 
 def _check_page(html: Path | None, *, force: bool) -> None:
     if html is not None:
-        from clinvk import reports  # only where a file is wanted
+        from clinvk import reports  # only if a file is wanted
 
         reports.check_report(html, "html")
         check_overwriting(html, force=force)
 
 
 def _write_page(path: Path, prompt: str, result: RunResult) -> None:
-    """Raises `UsageError`: nothing of the run is lost then."""
+    """Write the page. Raises `UsageError`; the run itself is complete then."""
     # Only with --html.
     from clinvk.disk.atomic import write_for_user
     from clinvk.reports.comparison_page import render
@@ -244,4 +244,4 @@ def _write_page(path: Path, prompt: str, result: RunResult) -> None:
     try:
         write_for_user(path, data)
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "name another file") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}", "choose another file") from error

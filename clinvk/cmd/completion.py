@@ -35,12 +35,12 @@ def completion(
 
     shell = shell or os.path.basename(os.environ.get("SHELL", ""))
     if shell not in SHELLS:
-        raise UsageError(f"no completion for {shell!r}", f"say one of: {', '.join(SHELLS)}")
+        raise UsageError(f"no completion for {shell!r}", f"use one of: {', '.join(SHELLS)}")
     script = get_completion_script(prog_name="clinvk", complete_var="_CLINVK_COMPLETE", shell=shell)
     print(_keep_order(script))
 
 
 def _keep_order(script: str) -> str:
-    """The script for a shell that offers values in our order, such as the newest session first."""
+    """The script, changed so that the shell keeps the order of values, such as newest first."""
     script = script.replace("complete -o default", "complete -o nosort -o default")
     return script.replace("complete --command clinvk", "complete --command clinvk --keep-order")

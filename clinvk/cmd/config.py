@@ -126,17 +126,17 @@ def check(
     path = file or _path(config)
     loading.parse_config(loading.read_text(path, required=file is not None), path)
     shown = one_line(str(path))
-    print(f"{shown}: OK" if path.exists() else f"{shown}: there is no such file; the defaults hold")
+    print(f"{shown}: OK" if path.exists() else f"{shown}: no such file; the defaults apply")
 
 
 EXAMPLE = """\
 # clinvk's configuration; config.example.yaml of the project shows every key.
-# See what is in force, and from where: clinvk config show --origin
+# See the settings in use and their origins: clinvk config show --origin
 """
 
 
 def _path(config: Path | None) -> Path:
-    """The file in use, which need not be right, or be there."""
+    """The file in use, which may be invalid or missing."""
     if config is not None:
         return config
     if given := os.environ.get("CLINVK_CONFIG"):
@@ -145,7 +145,7 @@ def _path(config: Path | None) -> Path:
 
 
 def _rewrite(file: Path, key: str, change: Any) -> None:
-    """The file after the `change` of this key, if it is right then; comments and order stay as they are."""
+    """The file after `change` of this key, if it is valid then; comments and order are kept."""
     # Only a command that changes the file needs it.
     from io import StringIO
 
@@ -179,7 +179,7 @@ def _set_key(data: Any, steps: list[str], value: Any) -> None:
 
 
 def _remove_key(data: Any, steps: list[str]) -> None:
-    """Take the key out, and what is empty without it."""
+    """Remove the key, and mappings that are empty without it."""
     parents = []
     for step in steps[:-1]:
         parents.append((data, step))
@@ -198,10 +198,10 @@ def _write(file: Path, text: str) -> None:
     folder = os.path.dirname(os.path.realpath(file))
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        replace_file(file, text.encode(), durable=True)  # a link to a file of dotfiles stays one
+        replace_file(file, text.encode(), durable=True)  # keeps symbolic links
     except OSError as error:
         raise ConfigError(
-            f"{file}: {error.strerror}; nothing was changed", "name another file with --config"
+            f"{file}: {error.strerror}; nothing was changed", "choose another file with --config"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""`clinvk doctor`: what is there, what is missing, and what to do about it."""
+"""`clinvk doctor`: what is installed, what is missing, and what to do about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clinvk.text.sanitize import one_line
 app = new_app()
 
 VERSION = 1  # of the JSON
-MODELLESS_BACKEND = "echo"  # always there, and no AI CLI
+MODELLESS_BACKEND = "echo"  # always installed, and not an AI CLI
 
 
 @app.command()
@@ -44,14 +44,14 @@ def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
 
 
 def _find_store_problem(home: Path) -> str | None:
-    """Why sessions cannot be kept; nothing where they can."""
+    """Why sessions cannot be stored; None if they can."""
     folder = home
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        return f"{folder} is not a folder"
+        return f"{folder} is not a directory"
     if not os.access(folder, os.W_OK):
-        return f"{folder} cannot be written; set CLINVK_HOME, or use --ephemeral"
+        return f"{folder} is not writable; set CLINVK_HOME, or use --ephemeral"
     return None
 
 
@@ -83,7 +83,10 @@ def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | Non
         + (f": {one_line(problem)}" if problem else "")
     )
     path = printer.short_path(one_line(str(loaded.path)))
-    print(f"configuration: {path}" + ("" if loaded.path.exists() else " (not there: defaults)"))
+    print(
+        f"configuration: {path}"
+        + ("" if loaded.path.exists() else " (not found; using the defaults)")
+    )
     if open_ := home_problem(loaded.home):
         print(f"warning: {one_line(open_)}; {one_line(private_hint(loaded.home))}")
 

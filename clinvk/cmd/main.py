@@ -1,4 +1,4 @@
-"""The command line as a whole: which command it is, and how what goes wrong is told."""
+"""The command line as a whole: choosing the command, and reporting errors."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def root() -> RootGroup:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command; its exit code, when all that it printed is written. Nothing that a user
-    can fix ends in a traceback. It may be called more than once: what a command finds out, such as
-    the configured color, is forgotten when it has ended."""
+    """Run the command and return its exit code, after all of its output is written. An error
+    that a user can fix never ends in a traceback. May be called more than once: what a command
+    finds out, such as the configured color, is forgotten when it ends."""
     return copy_context().run(_main, argv)
 
 
@@ -81,7 +81,7 @@ def _run(argv: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return fail("cancelled", None, 7)
     except (BrokenPipeError, OutputClosed):
-        return 7  # the reader of our output has gone
+        return 7  # the reader of stdout has closed it
     except OSError as error:
         if os.environ.get("CLINVK_DEBUG"):
             raise
@@ -95,7 +95,7 @@ def _run(argv: Sequence[str]) -> int:
             raise
         return fail(
             f"unexpected: {type(error).__name__}: {error}",
-            "this is a mistake of clinvk's; CLINVK_DEBUG=1 shows where, for a report",
+            "this is a bug in clinvk; set CLINVK_DEBUG=1 for a traceback, and report it",
             1,
         )
 
@@ -106,7 +106,7 @@ def fail(message: str, hint: str | None, code: int) -> int:
     from clinvk.terminal.printer import Printer
 
     with suppress(OSError, ValueError):
-        sys.stdout.flush()  # what was printed before it went wrong comes first
+        sys.stdout.flush()  # what was printed before the error comes first
     Printer.for_errors(printer.color.get()).error(message, hint)
     return code
 
@@ -130,7 +130,7 @@ def _discard_typed_ahead() -> None:
 
 
 def _fail_usage(error: Any) -> int:
-    """Say in our words what click has found wrong with the command line."""
+    """Report an error that click found in the command line, in clinvk's words."""
     # Only for a mistake.
     from clinvk.cmd.usage.wording import describe
 

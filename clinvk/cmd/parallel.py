@@ -1,4 +1,4 @@
-"""`clinvk parallel`: many tasks, each of them a session."""
+"""`clinvk parallel`: many tasks, each of which is a session."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def resume(
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
         _announce_restored(found, dispatcher.store.messages(found.id))
     behind = opt.passthrough_args(ctx)
-    opt.output_options(loaded, flags)  # what is wrong is told before anybody writes a prompt
+    opt.output_options(loaded, flags)  # report errors before the user writes a prompt
     if edit:
         # Only with --edit.
         from clinvk.cmd.ask import send_edited
@@ -143,7 +143,7 @@ def _send(
 
 
 def _ask_for_prompt(session_id: str, loaded: Loaded, flags: PromptFlags) -> str | None:
-    """The prompt that a person types; None if they type none."""
+    """The prompt that the user types; None without one."""
     # Only to type one.
     from clinvk.terminal import prompt as editor
     from clinvk.terminal.prompt_history import PromptHistory
@@ -155,7 +155,7 @@ def _ask_for_prompt(session_id: str, loaded: Loaded, flags: PromptFlags) -> str 
 
 
 def _announce_restored(session: Session, messages: list[Message]) -> None:
-    """What is there of the session, before it goes on; `clinvk sessions resume` says it."""
+    """Print what was restored of the session, for `clinvk sessions resume`."""
     # Only to say what was restored.
     from clinvk.text.sanitize import one_line
 
@@ -175,7 +175,7 @@ def _find_session(
     backend: str | None,
     tag: str | None,
 ) -> Session:
-    """The session that is meant; without an id and `last`, the one that is picked from a list.
+    """The session to resume; without an id or `last`, one picked from a list.
     Raises `SessionError`."""
     # Only once the flags are valid.
     from clinvk.sessions.lookup import TASKS_SKIPPED_HINT, resume_by_id_hint
@@ -185,8 +185,10 @@ def _find_session(
     if session_id is not None:
         found = sessions.lookup(session_id)
         if not Query(cwd=cwd, tag=tag).matches(found):
-            wanted = f"with the tag {tag!r}" if tag else "of this folder"
-            raise SessionError(f"session {found.id} is not one {wanted}", "leave that out")
+            wanted = f"tagged {tag!r}" if tag else "of this directory"
+            raise SessionError(
+                f"session {found.id} is not {wanted}", "leave out " + ("--tag" if tag else "--here")
+            )
         return found
     query = Query(cwd=cwd, backend=backend, tag=tag, limit=1 if last else MAX_LISTED)
     matches = sessions.list_resumable(query)

@@ -1,4 +1,4 @@
-"""Whether tasks that were interrupted are run again: a person at a terminal is asked first."""
+"""Whether interrupted tasks are run again: on a terminal, the user is asked first."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ RerunIndeterminate = Annotated[
 
 
 def should_rerun(interrupted: list[Outcome], view: RunView) -> bool:
-    """What a person at a terminal answers; away from one, no, and a notice says so. Raises
-    `KeyboardInterrupt` if they give no answer."""
+    """The user's answer on a terminal; without one, False, after a notice. Raises
+    `KeyboardInterrupt` if there is no answer."""
     # Only to resume a run.
     from clinvk.terminal.questions import can_ask, confirm_or_cancel
 

@@ -1,4 +1,4 @@
-"""A run of many tasks on the command line: signals in, a view of it out, an exit code at the end."""
+"""A run of many tasks on the command line: signals in, progress out, an exit code at the end."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ VERSION = 1  # of the JSON of a dry run
 
 
 def drive_run(run: PlanRun, view: RunView, viewer: RunViewer) -> RunResult:
-    """What came of the run, shown while it went on. Ctrl-C once: nothing more is started, and what
-    runs is asked to end; twice: at once. Raises `BrokenRun`."""
+    """The result of the run, which is shown while it is running. The first Ctrl-C starts no more
+    tasks and asks those running to stop; the second kills them. Raises `BrokenRun`."""
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -55,14 +55,14 @@ def drive_run(run: PlanRun, view: RunView, viewer: RunViewer) -> RunResult:
         finally:
             viewer.close()
     except ClinvkError as error:
-        if run.folder is not None and run.scheduler is not None:  # it had begun
+        if run.folder is not None and run.scheduler is not None:  # it had started
             _report_broken_run(run.folder, error, view)
         raise BrokenRun(error, run.folder) from error
 
 
 def _report_broken_run(folder: RunFolder, error: ClinvkError, view: RunView) -> None:
-    """How far a run came that could not be gone on with, and how to go on with it."""
-    later = f"then go on with: clinvk runs resume {folder.id}"
+    """How far a run came that could not continue, and how to resume it."""
+    later = f"then continue with: clinvk runs resume {folder.id}"
     error.hint = f"{error.hint}; {later}" if error.hint else later
     if view.format == "text":
         with suppress(ClinvkError), summary.without_workflow_commands():
@@ -109,7 +109,7 @@ def build_view(
 
 
 def print_plan(selector: BackendSelector, plan: Plan, view: RunView) -> int:
-    """Print the tasks as they would be run; what would keep them from being run is an error."""
+    """Print the tasks as they would be run. Raises an error if they could not be."""
     # Only a dry run needs it.
     from clinvk.plans import preflight
 
@@ -174,7 +174,7 @@ def _dry_run_task(plan: Plan, i: int, backend: str) -> dict[str, Any]:
 
 
 def _describe_task(task: dict[str, Any], rules: Rules) -> str:
-    """What is said of the task, and not of all of them: `model=m timeout=60 env=TOKEN`."""
+    """The settings of this task alone: `model=m timeout=60 env=TOKEN`."""
     names = ("args", "workdir", "timeout", "stall_timeout", "retries", "tags", "title", "meta",
              "idempotent", "lenient", "dry_run")  # fmt: skip
     said = {**task["options"], **{name: task[name] for name in names}, "env": list(task["env"])}
@@ -184,11 +184,11 @@ def _describe_task(task: dict[str, Any], rules: Rules) -> str:
 
 
 def _describe_plan(plan: Plan) -> str:
-    """`40 tasks, 3 at a time`, and which rules are not the usual ones, as a file says them."""
+    """`40 tasks, 3 at a time`, and the rules that are not the default, as in a task file."""
     # Only a dry run needs it.
     from clinvk.plans import halt as halting
 
-    said = to_builtins(plan.rules)  # without the usual ones
+    said = to_builtins(plan.rules)  # without defaults
     said.pop("max_parallel", None)
     limits, halt = said.pop("limits", {}), plan.rules.halt
     said["halt"] = halting.format_halt(halt) if halt.when != "never" else None
@@ -201,7 +201,7 @@ def _describe_plan(plan: Plan) -> str:
 
 
 def _rules_data(rules: Rules) -> dict[str, Any]:
-    """All of them; as they are kept, the usual ones are left out."""
+    """All rules; when stored, those with default values are left out."""
     return {k: asdict(v) if isinstance(v, Struct) else v for k, v in asdict(rules).items()}
 
 
@@ -226,7 +226,7 @@ def _format_value(value: Any) -> str:
 def run_plan(
     dispatcher: Dispatcher, plan: Plan, view: RunView, reports: list[RequestedReport]
 ) -> int:
-    """Run the plan and show it; the exit code."""
+    """Run the plan and show it; return the exit code."""
     # Only once something is to run: 10 ms.
     from clinvk.engine.plan_run import PlanRun
 
@@ -244,7 +244,7 @@ def run_chain(
     rerun_indeterminate: bool,
     **names: str | None,
 ) -> int:
-    """Run a chain, under the name of its checkpoint, and show it; the exit code."""
+    """Run a chain under the name of its checkpoint and show it; return the exit code."""
     viewer = create_run_viewer(view)
     run = manager.prepare_run(
         plan, **names, rerun_indeterminate=rerun_indeterminate, observe=viewer.observe,
@@ -273,7 +273,7 @@ def finish_run(
     for problem in problems:
         printer.error(problem.message, problem.hint)
     if on_github:
-        try:  # what a program reads on stdout stays whole
+        try:  # keeps stdout intact for a program that reads it
             written.publish_to_github(
                 whole, os.environ, sys.stdout if view.format == "text" else sys.stderr
             )
@@ -294,13 +294,13 @@ def print_result(
     *,
     new: set[int] | None = None,
 ) -> None:
-    """Print what came of it; for people, the answers of the tasks at the positions `new` only, and
-    what has not succeeded. None: all."""
+    """Print the result. As text, print only the answers of the tasks at the positions `new` (None:
+    all), and what did not succeed."""
     if view.format == "json":
         show.print_json(result_data(run.with_outputs(result)))
         return
     if result.kind == "compare":
-        result = run.with_outputs(result)  # what the judge said is in there
+        result = run.with_outputs(result)  # it includes what the judge said
     if view.format == "stream-json":
         data = result_data(result)
         del data["results"]

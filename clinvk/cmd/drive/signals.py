@@ -1,4 +1,4 @@
-"""What a terminal, or whoever started us, says while something runs."""
+"""Signals from a terminal or the parent process while something runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 async def watch_signals(
     on_signal: Callable[[signal.Signals, int], None], *, task_status: Any
 ) -> None:
-    """Call `heard` with each signal that asks us to end, and how many there were by then."""
+    """Call `on_signal` with each signal that asks the program to stop, and the number so far."""
     # 45 ms, and needed only once something runs.
     import anyio
 
     wanted = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]  # as under nohup
     if threading.current_thread() is not threading.main_thread():
-        wanted = []  # the system gives signals to the main thread alone
+        wanted = []  # only the main thread receives signals
     if not wanted:
         task_status.started()
         return

@@ -37,7 +37,8 @@ SHOW_STATUS_AFTER = 0.6  # seconds of silence before there is one
 
 
 def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
-    """Run the request and show it; the exit code. Raises `ClinvkError` before anything runs."""
+    """Run the request and show it; return the exit code. Raises `ClinvkError` before anything
+    runs."""
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -48,7 +49,7 @@ def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions
 
 
 def _is_first_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> bool:
-    """Whether a person at a terminal has neither a configuration nor a session yet."""
+    """Whether the user, on a terminal, has neither a configuration nor a session yet."""
     for_people = output.format == "text" and sys.stderr.isatty() and not request.ephemeral
     if not for_people or dispatcher.config.path.exists():
         return False
@@ -91,7 +92,7 @@ async def _drive_prompt(
                 await viewer.out.flush()
                 viewer.show_outcome(run.result)
             except BrokenPipeError:
-                run.cancel("the reader of the output has gone")
+                run.cancel("the reader of the output has closed it")
                 raise
             finally:
                 viewer.status.clear()
@@ -103,7 +104,7 @@ async def _drive_prompt(
 
 
 def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
-    """Which named session this is, before its answer; for people."""
+    """Print the named session before its answer, as text."""
     if request.name and plan.session and printer.stream.isatty() and not printer.quiet:
         session = plan.session
         count = sum(session.counts.values()) if session.turns or session.native_ids else 0
@@ -111,7 +112,7 @@ def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> Non
 
 
 def _explain_approval(plan: TurnPlan, printer: Printer) -> None:
-    """That nothing can be edited by default, once: the first prompt is often one to fix a bug."""
+    """Say once that nothing can be edited by default: the first prompt is often to fix a bug."""
     may_decide = plan.manifest.options.get("approval") or {}
     chosen = {"approval", "sandbox", "allowed_tools"} & plan.settings.keys()
     if plan.manifest.name == MODELLESS_BACKEND or chosen or not may_decide:
@@ -123,8 +124,8 @@ def _explain_approval(plan: TurnPlan, printer: Printer) -> None:
 
 
 class _Interruptible:
-    """What the signals end: the run, or the wait for it. The first signal ends the run and all
-    that it started; the second one does it at once."""
+    """What the signals stop: the run, or the wait for it. The first signal stops the run and
+    all processes that it started; the second one kills them."""
 
     turn: Turn | None = None
     viewer: TurnViewer | None = None
@@ -195,7 +196,7 @@ def _dry_run_data(plan: TurnPlan) -> dict[str, Any]:
 
 
 def _origins(plan: TurnPlan, request: Request, config: Loaded) -> Iterator[tuple[str, Any, str]]:
-    """What the turn runs with, and where each of it came from."""
+    """The settings of the turn, and the origin of each."""
     of_session = "session" if plan.session else None
     named = "command line" if request.to or request.backend else of_session
     yield "backend", plan.manifest.name, named or config.origin("default_backend")

@@ -1,4 +1,4 @@
-"""Standard input that was piped in, and that no flag asked for, is never ignored silently."""
+"""Piped standard input that no flag asked for is never ignored silently."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ADVICE = "add - to append it"
 
 @contextmanager
 def report_unread_stdin(color: str, advice: str = ADVICE) -> Iterator[None]:
-    """Say on stderr that data on stdin is not read: before the block if the data is there, else
-    after it, since a slow writer such as `git diff` may only have begun by then.
+    """Say on stderr that data on stdin is not read: before the block if the data is there,
+    otherwise after it, since a slow writer such as `git diff` may have started by then.
 
-    It is looked at, never read: in a shell loop it is the list that the loop reads."""
+    stdin is polled, never read: in a shell loop it is the list that the loop reads."""
     if reported := has_unread_stdin():
         _report(color, advice)
     yield

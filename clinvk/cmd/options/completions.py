@@ -1,9 +1,9 @@
-"""What a shell is offered for the values of options and arguments.
+"""Shell completion of the values of options and arguments.
 
-Each function gets what was typed of the value, and returns those that begin so, or pairs of a value
-and what it is, for shells that show that. Problems, such as an invalid configuration, offer nothing:
-a shell that completes has no place for a message. All imports are inside the functions, since only
-a shell that completes needs them.
+Each function takes the beginning of a value and returns the values that start with it, or pairs of
+a value and its description, for shells that show one. Problems, such as an invalid configuration,
+complete to nothing: a completing shell has no place for a message. All imports are inside the
+functions, since only a completing shell needs them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from clinvk.model.session import Session
     from clinvk.store.base import Query, Store
 
-MAX_COMPLETIONS = 200  # ids that a shell is offered
-MAX_RECENT = 50  # sessions that it is offered before anything was typed
+MAX_COMPLETIONS = 200  # ids that are offered
+MAX_RECENT = 50  # sessions that are offered before anything is typed
 
 Offer = str | tuple[str, str]
 
@@ -34,8 +34,8 @@ def complete_words(words: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def complete_sessions(incomplete: str) -> list[Offer]:
-    """Sessions, the one used last first. bash shows no titles, so that it is offered names alone
-    until the beginning of an id is typed, if there are any."""
+    """Sessions, most recently used first. bash shows no titles, so it gets only names, if there are
+    any, until the beginning of an id is typed."""
     # Only to complete.
     from clinvk.store.base import Query
 
@@ -65,7 +65,7 @@ def complete_tags(incomplete: str) -> list[str]:
 
 
 def complete_models(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Models of the configuration and of sessions, if the backend is named, of that one."""
+    """Models of the configuration and of sessions; only those of the backend, if one is named."""
     # Only to complete.
     from clinvk.store.base import Query
 
@@ -78,7 +78,7 @@ def complete_models(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_option_pairs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """`KEY=` of the options that the backend has."""
+    """`KEY=` for each option of the backend."""
     # Only to complete.
     from clinvk.backend.catalog import Catalog
     from clinvk.config import loading
@@ -92,7 +92,7 @@ def complete_option_pairs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_tasks(ctx: typer.Context, incomplete: str) -> list[Offer]:
-    """The tasks of the run that is named, by the names of their files."""
+    """The tasks of the named run, by the names of their files."""
     # Only to complete.
     from clinvk.config import loading
     from clinvk.runs.folder import RunStore
@@ -143,7 +143,7 @@ def complete_config_values(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_commands(ctx: typer.Context, incomplete: str) -> list[Offer]:
-    """The commands, and below one that has them, its subcommands."""
+    """The commands; after a command with subcommands, those."""
     group: Any = ctx.parent.command if ctx.parent else ctx.command
     for word in ctx.params.get("command") or []:
         group = group.get_command(ctx, word) if hasattr(group, "get_command") else None

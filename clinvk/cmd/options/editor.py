@@ -1,4 +1,4 @@
-"""A prompt that is written in the user's editor, as `git commit` does it."""
+"""A prompt written in the user's editor, as `git commit` does."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADVICE = """\
 
 
 class Draft:
-    """A prompt in a file of its own, which is kept until the prompt has been answered."""
+    """A prompt in a file of its own, kept until the prompt has been answered."""
 
     def __init__(self, text: str = "") -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="clinvk-"))
@@ -29,7 +29,7 @@ class Draft:
         self.path.write_text(f"{text}\n\n{CUT}\n{ADVICE}", encoding="utf-8")
 
     def edit(self) -> str:
-        """What the user has written. Raises `UsageError` if the editor fails, or nothing is."""
+        """What the user wrote. Raises `UsageError` if the editor fails or nothing was written."""
         code = run_editor(self.path)
         if code != 0:
             self.discard()
@@ -47,13 +47,13 @@ class Draft:
         return text
 
     def keep(self) -> None:
-        """Say where the prompt is: it was not answered, and somebody wrote it."""
+        """Say where the prompt is, so that the user's text is not lost."""
         Printer.for_errors().notice(
             f"your prompt is in {self.path}; send it again with: clinvk -f {shlex.quote(str(self.path))}"
         )
 
     def save(self, text: str) -> None:
-        """Put only the prompt into the file, as it can be sent again."""
+        """Write only the prompt to the file, so that it can be sent again."""
         self.path.write_text(f"{text}\n", encoding="utf-8")
 
     def discard(self) -> None:
@@ -67,7 +67,8 @@ class Draft:
 
 
 def run_editor(path: Path) -> int:
-    """Let the user edit the file in $VISUAL or $EDITOR; the exit code. Raises `UsageError`."""
+    """Let the user edit the file in $VISUAL or $EDITOR; return the exit code. Raises
+    `UsageError`."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
     if not editor:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -1,4 +1,4 @@
-"""What a command opens is closed when it has ended, however it ends."""
+"""What a command opens is closed when it ends, however it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _opened: ContextVar[ExitStack | None] = ContextVar("opened", default=None)
 
 @contextmanager
 def closing_all() -> Iterator[None]:
-    """What is opened inside, with `until_end`, is closed at the end of the block."""
+    """Close at the end of the block what was opened inside with `until_end`."""
     with ExitStack() as stack:
         before = _opened.set(stack)
         try:
@@ -29,7 +29,7 @@ def closing_all() -> Iterator[None]:
 
 
 def until_end(opened: H) -> H:
-    """The same, to be closed when the command has ended."""
+    """Return the argument, which is closed when the command ends."""
     stack = _opened.get()
     assert stack is not None  # noqa: S101 - commands run in `main` alone
     stack.callback(opened.close)

@@ -1,4 +1,4 @@
-"""A run that never began, in a JSON format."""
+"""Errors before a run starts, in a JSON format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JSON = ("json", "stream-json")
 
 
 class BrokenRun(Exception):  # noqa: N818 - reads as what it says
-    """A run of many tasks that an error has ended; `folder` has what is known of them."""
+    """A run of many tasks that was stopped by an error; `folder` holds what is known about it."""
 
     def __init__(self, error: ClinvkError, folder: RunFolder | None) -> None:
         super().__init__(error.message)
@@ -29,18 +29,18 @@ class BrokenRun(Exception):  # noqa: N818 - reads as what it says
 
 
 def with_json_errors(command: F) -> F:
-    """The command, which shows a run that never began in the format that was asked for: as one
-    that failed. The sentence on stderr comes as well."""
+    """The command, which also reports a run that never started in the requested format, as a
+    failed one. The message on stderr is printed as well."""
     return _showing_errors(command, _print_error)
 
 
 def with_run_json_errors(command: F) -> F:
-    """The same for a run of many tasks: of one that broke, what is known of them."""
+    """The same for a run of many tasks; of a broken one, with what is known about its tasks."""
     return _showing_errors(command, _print_broken_run)
 
 
 def _showing_errors(command: F, show: Callable[[ClinvkError, str, Mapping[str, Any]], None]) -> F:
-    """The command, which calls `show` with an error and the format, if that is JSON."""
+    """The command, which calls `show` with an error and the format if that is JSON."""
 
     @wraps(command)
     def wrapper(**params: Any) -> Any:
@@ -59,8 +59,8 @@ def _showing_errors(command: F, show: Callable[[ClinvkError, str, Mapping[str, A
 
 
 def _requested_format(params: Mapping[str, Any]) -> str:
-    """The format: as the command line says, else as the configuration does. Text where that cannot
-    be read, which may be what is wrong."""
+    """The format on the command line, otherwise in the configuration. Text if that cannot be read,
+    which may be the error."""
     if said := "json" if params.get("as_json") else params.get("output_format"):
         return str(said)
     # Only for an error in JSON.
@@ -98,7 +98,7 @@ def _print_broken_run(
 
 
 def _print_error(error: ClinvkError, output_format: str, params: Mapping[str, Any]) -> None:
-    """A run that never began, in the shape of one that failed."""
+    """A run that never started, in the shape of a failed one."""
     # Only for an error in JSON.
     from clinvk.model.result import Failure, Result
     from clinvk.text.json_output import dumps

@@ -1,4 +1,4 @@
-"""Parameters that a decorator adds to a command, where typer finds them."""
+"""Parameters that a decorator adds to a command's signature for typer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 def parameters_of(command: Callable[..., Any]) -> list[inspect.Parameter]:
     """The command's parameters, with evaluated types."""
-    # Typer does not evaluate them if there is a signature of ours.
+    # Typer does not evaluate them if a `__signature__` is set.
     return list(inspect.signature(command, eval_str=True).parameters.values())
 
 
@@ -20,7 +20,7 @@ def new_parameter(name: str, hint: Any) -> inspect.Parameter:
 
 
 def set_parameters(wrapper: Any, parameters: Iterable[inspect.Parameter]) -> None:
-    """Let `wrapper` have these parameters, whatever it wraps."""
+    """Give `wrapper` these parameters, whatever it wraps."""
     signature = inspect.Signature(list(parameters))
     wrapper.__signature__ = signature
     wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}

@@ -37,7 +37,7 @@ def complete_checkpoints(incomplete: str) -> list[str]:
 
     try:
         names = Checkpoints(loading.find_home(os.environ)).names()
-    except ClinvkError:  # a shell that completes has no place for it
+    except ClinvkError:  # a completing shell has no place for it
         return []
     return [name for name in names if name.startswith(incomplete)]
 
@@ -115,12 +115,12 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files."
 
 
 def find_source(path: str | None, file: str | None, command: str) -> str:
-    """The file that is meant; `-` for stdin. Raises `UsageError`."""
+    """The task file, or `-` for stdin. Raises `UsageError`."""
     if path and file and path != file:
-        raise UsageError(f"{path} and --file {file} both say where the tasks are", "leave out one")
+        raise UsageError(f"{path} and --file {file} both name a task file", "leave out one of them")
     chosen = path or file
     if chosen is None and sys.stdin.isatty():
-        raise UsageError("there is nothing to run", f"name a file: clinvk {command} FILE.yaml")
+        raise UsageError("no task file given", f"name one: clinvk {command} FILE.yaml")
     return chosen or "-"
 
 
@@ -136,7 +136,7 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
         else:
             data = read_named(Path(source).expanduser())
     except OSError as error:
-        raise ConfigError(f"{source}: {error.strerror}", "name a file of tasks") from error
+        raise ConfigError(f"{source}: {error.strerror}", "name a task file") from error
     name = "stdin" if source == "-" else source
     try:
         text = data.decode("utf-8-sig")
@@ -153,7 +153,7 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
 
 
 def build_defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
-    """What holds where a file of tasks says nothing. Raises `UsageError`."""
+    """The defaults for tasks that a task file does not set. Raises `UsageError`."""
     # Only commands that read a task file need it.
     from clinvk.plans.parse import Defaults
 
@@ -178,7 +178,7 @@ def _flag_of_key(key: str) -> str:
 
 
 def parse_flag(flag: str, parse: Callable[[str], T], text: str) -> T:
-    """What is meant. Raises `UsageError` that names the flag."""
+    """The parsed value. Raises `UsageError` that names the flag."""
     try:
         return parse(text)
     except ValueError as error:
@@ -186,7 +186,7 @@ def parse_flag(flag: str, parse: Callable[[str], T], text: str) -> T:
 
 
 class RuleFlags(Struct, frozen=True, kw_only=True):
-    """What the flags of a command say of a plan's rules; None, or False: nothing."""
+    """The flags of a command about a plan's rules; None or False if not given."""
 
     max_parallel: int | None = None
     fail_fast: bool | None = None
@@ -201,7 +201,7 @@ class RuleFlags(Struct, frozen=True, kw_only=True):
 
 
 def override_rules(plan: Plan, flags: RuleFlags) -> Plan:
-    """The plan with what the command line says of its rules. Raises `UsageError`."""
+    """The plan, with the rules of the command line. Raises `UsageError`."""
     # Only commands that read a task file need it.
     from clinvk.model.plan import Halt
     from clinvk.plans import halt as halting
@@ -227,7 +227,7 @@ def override_rules(plan: Plan, flags: RuleFlags) -> Plan:
     if flags.budget_tokens is not None:
         budget = replace(budget, tokens=flags.budget_tokens)
     if budget.cost is not None and not budget.cost > 0:
-        raise UsageError(f"--budget-cost: {budget.cost:g} is not above 0")
+        raise UsageError(f"--budget-cost: {budget.cost:g} is not greater than 0")
     rules = replace(rules, limits=limits, budget=budget)
     if flags.max_parallel is not None:
         rules = replace(rules, max_parallel=flags.max_parallel)
@@ -243,11 +243,11 @@ def override_rules(plan: Plan, flags: RuleFlags) -> Plan:
 def requested_reports(
     junit: Path | None, report: list[Path] | None, *, force: bool = False
 ) -> list[RequestedReport]:
-    """The files that are wanted. Raises `UsageError`, before anything runs. A JUnit file is
-    overwritten, as test runners do, and other files with `force` only."""
+    """The files to write. Raises `UsageError` before anything runs. A JUnit file is overwritten, as
+    test runners do; other files only with `force`."""
     if not (junit or report):
         return []
-    from clinvk import reports  # only where one is wanted
+    from clinvk import reports  # only if one is wanted
 
     wanted = [reports.check_report(path) for path in report or []]
     for path in report or []:

@@ -10,8 +10,8 @@ from clinvk.cmd.options.turn import TurnOptions
 
 
 class PromptFlags(Struct, frozen=True, kw_only=True):
-    """What the flags of `ask` and `resume` say, except for those that say which session. A flag
-    that is not given is None, or False."""
+    """The flags of `ask` and `resume`, except those that choose the session. A flag that was not
+    given is None or False."""
 
     backend: str | None
     to: str | None

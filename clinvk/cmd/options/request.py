@@ -129,7 +129,7 @@ Replay = Annotated[
     typer.Option("--replay", help="Start the backend's own session over, from the transcript."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
-# These come from the table of options; a type checker wants their types.
+# These come from the option table; a type checker needs their types.
 if TYPE_CHECKING:
     Workdir: TypeAlias = Path | None
     Title: TypeAlias = str | None
@@ -179,7 +179,7 @@ class OutputOptions(Struct, frozen=True):
 
 
 def load_config(config: Path | None) -> configs.Loaded:
-    """The configuration in force, with the store that this command was told to use."""
+    """The configuration, with the store that the command line names."""
     loaded = _apply_color(apply_storage_options(loading.load(os.environ, config)))
     printer.color.set(loaded.config.output.color)
     if not loaded.config.output.render:
@@ -188,7 +188,7 @@ def load_config(config: Path | None) -> configs.Loaded:
 
 
 def _apply_color(loaded: configs.Loaded) -> configs.Loaded:
-    """The configuration with what `--color` says."""
+    """The configuration with the value of `--color`."""
     flag: Any = printer.color_flag.get()
     if flag is None:
         return loaded
@@ -223,18 +223,18 @@ def output_options(loaded: configs.Loaded, flags: PromptFlags) -> OutputOptions:
 
 
 def passthrough_args(ctx: Any) -> list[str]:
-    """What stood behind `--`, if anything did."""
+    """The words after `--`, if there are any."""
     return list(ctx.meta.get(PASSTHROUGH_KEY) or [])
 
 
 def read_prompt(
     words: list[str] | None, file: str | None, args: list[str]
 ) -> tuple[str, list[str]]:
-    """The prompt, and what is handed to the backend. Raises `UsageError`.
+    """The prompt, and the words for the backend. Raises `UsageError`.
 
     stdin is read only on request: by `-`, by `--file -`, or if there is no other prompt. In a shell
-    loop it holds the list that the loop reads, and in CI an open one may never end. What is there
-    and was not read is reported: `drive/unread_stdin.py`."""
+    loop it holds the list that the loop reads, and in CI an open one may never end. Data that
+    was not read is reported: `drive/unread_stdin.py`."""
     words = [w.removeprefix(LITERAL_MARK) for w in words or []]
     append = words[1:] == [STDIN]
     if len(words) > 1 and not append:
@@ -262,7 +262,7 @@ def read_prompt(
 
 def build_request(prompt: str, args: list[str], session: SessionRef, flags: PromptFlags) -> Request:
     """The request that the flags make. Raises `UsageError`, `ConfigError`."""
-    from clinvk.model.request import Request  # a list of sessions has no use for it
+    from clinvk.model.request import Request  # not needed to list sessions
 
     options = read_options(flags.options)
     others = parse_pairs(flags.option or [], "--option")
@@ -289,7 +289,7 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
 
 
 def parse_duration(name: str, text: str | None) -> float | None:
-    """Seconds, of the option of this name. Raises `UsageError` that names its flag."""
+    """The seconds of the option of this name. Raises `UsageError` that names its flag."""
     if text is None:
         return None
     try:
@@ -299,8 +299,8 @@ def parse_duration(name: str, text: str | None) -> float | None:
 
 
 def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as a request has them, by name, from the values of their flags. Raises
-    `UsageError`, `ConfigError`."""
+    """The options of a request, by name, from the values of their flags. Raises `UsageError`,
+    `ConfigError`."""
     return {
         name: _read_option(BY_NAME[name], value)
         for name, value in given.items()
@@ -317,8 +317,8 @@ def _read_option(option: option_table.Option, value: Any) -> Any:
 
 
 def _absolute_path(path: Path | str, option: option_table.Option) -> str:
-    if not os.path.isdir(path):  # typer hands lists of paths over as text
-        raise UsageError(f"{option.flag}: {path}: no such folder")
+    if not os.path.isdir(path):  # typer passes lists of paths as text
+        raise UsageError(f"{option.flag}: {path}: no such directory")
     return os.path.realpath(path)
 
 

@@ -1,4 +1,4 @@
-"""The flags that say which session, as one `SessionRef`."""
+"""The flags that choose the session, as one `SessionRef`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clinvk.model.session_ref import (
 
 
 class Rule(Struct, frozen=True):
-    """What is wrong if `flag` is given, and any of `others` is; or, with `needed`, none of them."""
+    """The error if `flag` is given together with any of `others`, or, with `needed`, with none."""
 
     flag: str
     others: tuple[str, ...]
@@ -26,7 +26,7 @@ class Rule(Struct, frozen=True):
     needed: bool = False
 
 
-CONTINUED = ("-c", "--session")  # what names a session that may be there already
+CONTINUED = ("-c", "--session")  # flags that may name an existing session
 RULES = (
     *(
         Rule(
@@ -52,11 +52,11 @@ RULES = (
     Rule("--new", ("-c",), "--new and -c cannot be used together"),
     Rule("-c", ("--template",), "-c and --template cannot be used together"),
     Rule("--history", ("--template",), "--history and --template cannot be used together"),
-)  # what is wrong first is told
+)  # the first that is broken is reported
 
 
 def check_flags(flags: Mapping[str, object]) -> None:
-    """Raise `UsageError` for flags, with their values, that do not go together."""
+    """Raise `UsageError` if flags, given with their values, cannot be used together."""
     given = {flag for flag, value in flags.items() if value}
     for rule in RULES:
         if rule.flag in given and given.isdisjoint(rule.others) is rule.needed:
@@ -66,7 +66,7 @@ def check_flags(flags: Mapping[str, object]) -> None:
 def session_ref(
     *, continue_: bool, anywhere: bool, name: str | None, history: int, new: bool
 ) -> SessionRef:
-    """The session that flags mean which go together."""
+    """The session that valid flags choose."""
     if continue_:
         return LatestSession(anywhere)
     if name is not None:

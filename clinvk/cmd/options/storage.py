@@ -1,4 +1,5 @@
-"""`--storage-backend` and `--storage-path`: another store than the configured one, for one command."""
+"""`--storage-backend` and `--storage-path`: another store than the configured one, for one
+command."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ _storage_options: ContextVar[tuple[str | None, Path | None]] = ContextVar(
 
 
 def with_storage_options(command: F) -> F:
-    """The command with these two options, which it need not know: `options.load` heeds them."""
+    """The command with these two options, which `options.load` reads."""
 
     @wraps(command)
     def wrapper(*args: Any, **params: Any) -> Any:
@@ -58,7 +59,7 @@ def with_storage_options(command: F) -> F:
 
 
 def apply_storage_options(loaded: Loaded) -> Loaded:
-    """The configuration, with the store that the command line names. Raises `UsageError`."""
+    """The configuration, with the store named on the command line. Raises `UsageError`."""
     backend, path = _storage_options.get()
     if backend is None and path is None:
         return loaded
@@ -72,12 +73,12 @@ def apply_storage_options(loaded: Loaded) -> Loaded:
 
 
 def build_storage_url(kind: str, path: Path | None, home: Path) -> str:
-    """The address of a store: what `session.storage` would say. Raises `UsageError`."""
+    """The address of a store, as in `session.storage`. Raises `UsageError`."""
     if path is not None and kind not in ("file", "sqlite"):
         raise UsageError(
-            "--storage-path is a folder or a SQLite file, and "
+            "--storage-path is a directory or a SQLite file, and"
             f"{mask_password(kind).partition('://')[0]} has none",
-            "say: --storage-backend sqlite --storage-path PATH",
+            "use: --storage-backend sqlite --storage-path PATH",
         )
     if kind == "file":
         return f"file://{path.expanduser().absolute()}" if path else "file"

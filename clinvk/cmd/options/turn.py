@@ -27,8 +27,8 @@ OF_ANY_BACKEND = [option for option in OF_RUNS if not option.backend_specific]
 
 
 def with_turn_options(chosen: Iterable[Option] = OPTIONS) -> Callable[[F], F]:
-    """The command with the flags of these options, whose values it gets as `options`: those of
-    flags that were not given are None."""
+    """The command with the flags of these options, whose values it gets as `options`. A flag that
+    was not given is None."""
     flags = [option for option in chosen if option.flag]
 
     def decorate(command: F) -> F:
@@ -56,7 +56,7 @@ def flag_of(option: Option, *, of_runs: bool = False) -> Any:
     if option.type is bool:
         return Annotated[bool, typer.Option(*names, help=text)]
     hint: Any = Path if option.path else option.type
-    if option.choices or option.duration:  # a duration is read later, with our words for a mistake
+    if option.choices or option.duration:  # a duration is parsed later, with a better message
         hint = str
     if option.repeatable:
         hint = list[hint]

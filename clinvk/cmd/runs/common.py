@@ -24,7 +24,7 @@ def complete_runs(incomplete: str) -> list[str]:
     try:
         runs = RunStore(loading.find_home(os.environ))
         ids = [folder.id for folder in runs.newest_first()]
-    except ClinvkError:  # a shell that completes has no place for it
+    except ClinvkError:  # a completing shell has no place for it
         return []
     return [i for i in ["last", *ids] if i.startswith(incomplete)]
 

@@ -65,7 +65,7 @@ def delete(run_ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -
     """Delete runs. The sessions of their tasks are kept.
 
     A run of a checkpoint is not deleted: the chain could not be resumed without it."""
-    # Only where something is deleted.
+    # Only to delete something.
     from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
 
@@ -107,12 +107,12 @@ def clean(
 
     Runs in progress, runs of a checkpoint, and interrupted runs that may have left a process
     running are kept."""
-    # Only where something is deleted.
+    # Only to delete something.
     from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
 
     def warn(problem: ClinvkError) -> None:
-        text = f"{problem.message}; chains are left, since one of them may be of that name"
+        text = f"{problem.message}; runs of chains are kept, since one of them may belong to it"
         printer.Printer.for_errors().warning(text, problem.hint)
 
     loaded = opt.load_config(config)

@@ -67,7 +67,7 @@ def list_(
         print(f"no runs are {state}; see all: clinvk runs list", file=sys.stderr)
         return
     if not found:
-        print("no runs; make one with: clinvk parallel tasks.yaml", file=sys.stderr)
+        print("no runs; start one with: clinvk parallel tasks.yaml", file=sys.stderr)
         return
     headers = ["ID", "KIND", "STATE", "STARTED", "TOOK", "TASKS", "FROM"]
     spared = ["KIND", "TOOK", "FROM", "STARTED", "TASKS"]
@@ -150,7 +150,7 @@ def show_(
     printer = show.Printer.for_errors()
     print(f"state: {result.state}" + (f" ({one_line(result.why)})" if result.why else ""))
     if result.kind == "compare":
-        from clinvk.cmd.views import comparison  # other runs have no use for it
+        from clinvk.cmd.views import comparison  # not needed for other runs
 
         comparison.print_verdict(folder.with_outputs(result))
     if hint := summary.next_step(result):

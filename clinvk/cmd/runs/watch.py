@@ -1,4 +1,4 @@
-"""`clinvk runs watch`: a run that another process drives, as it goes on."""
+"""`clinvk runs watch`: the progress of a run that another process drives."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def watch(
         anyio.run(_follow, folder, viewer)
     except KeyboardInterrupt:
         viewer.close()
-        printer.Printer.for_errors(view.color).notice(f"run {folder.id} goes on")
+        printer.Printer.for_errors(view.color).notice(f"run {folder.id} is still running")
         return EXIT_CODES["cancelled"]
     finally:
         viewer.close()
@@ -54,7 +54,7 @@ async def _follow(folder: RunFolder, viewer: run.RunViewer) -> None:
     # 45 ms, and needed only once something runs.
     import anyio
 
-    # Only once it is watched, not for `--help`.
+    # Only to watch, not for `--help`.
     from clinvk.runs.follow import NOW, RunChanges, RunFollower
 
     follower = RunFollower(folder, NOW)

@@ -81,7 +81,7 @@ def merge(
 def _print_new_session(
     sessions: SessionManager, session_id: str, of: str, *, as_json: bool
 ) -> None:
-    """The new session: its id for scripts, and for people what can be done with it."""
+    """Print the id of the new session for scripts, and as a notice how to resume it."""
     session = sessions.store.get(session_id)
     if as_json:
         printer.print_json({"version": VERSION, **session_data(session)})
@@ -89,16 +89,16 @@ def _print_new_session(
     count = sum(session.counts.values())
     print(session_id)
     printer.Printer.for_errors().notice(
-        f'{count} message{"s" * (count != 1)} {of}; go on with: clinvk resume {session_id} "your prompt"'
+        f'{count} message{"s" * (count != 1)} {of}; resume with: clinvk resume {session_id} "your prompt"'
     )
 
 
 def _parse_message_refs(text: str, session_ids: dict[str, str]) -> Iterator[MessageRef]:
-    """The messages that `a:0-3,b:2` names. Raises `UsageError`."""
+    """The messages named by `a:0-3,b:2`. Raises `UsageError`."""
     for word in text.split(","):
         found = _MESSAGE_REF.fullmatch(word.strip())
         if not found:
-            raise UsageError(f"--order: {word!r} names no messages", "such as: a:0-3,b:2,a:4")
+            raise UsageError(f"--order: {word!r} names no messages", "use e.g. a:0-3,b:2,a:4")
         which, start, end = found.groups()
         for at in range(int(start), int(end or start) + 1):
             yield session_ids[which], at

@@ -34,7 +34,7 @@ def session_data(session: Session | Damaged) -> dict[str, Any]:
 
 
 def open_configured_store(loaded: Loaded) -> Store:
-    """The store of the configuration; what takes long there is shown on a terminal."""
+    """The configured store; on a terminal, slow work in it shows progress."""
     return until_end(
         open_store(
             loaded.config.session.storage, loaded.home, printer.ProgressBar("indexing sessions")
@@ -43,16 +43,16 @@ def open_configured_store(loaded: Loaded) -> Store:
 
 
 def open_manager(config: Path | None) -> SessionManager:
-    """What changes the sessions of the configuration."""
-    from clinvk.api.sessions import SessionManager  # a list has no use for it
+    """The manager of the configured sessions."""
+    from clinvk.api.sessions import SessionManager  # not needed to list sessions
 
     loaded = opt.load_config(config)
     return until_end(SessionManager(open_configured_store(loaded), loaded.home, config=loaded))
 
 
 def open_lookup(config: Path | None) -> SessionLookup:
-    """What finds the sessions of the configuration."""
-    from clinvk.sessions.lookup import SessionLookup  # a list has no use for it
+    """The lookup in the configured sessions."""
+    from clinvk.sessions.lookup import SessionLookup  # not needed to list sessions
 
     return SessionLookup(open_configured_store(opt.load_config(config)))
 
@@ -66,7 +66,7 @@ def print_warnings(sessions: list[Session | Damaged]) -> None:
 
 
 def display_status(session: Session | Damaged, running: Container[str]) -> str:
-    """Its status, or that it runs: which is not stored, but seen."""
+    """The session's status, or running, which is not stored but detected."""
     if isinstance(session, Damaged):
         return "damaged"
     return "running" if session.id in running else session.status

@@ -82,7 +82,7 @@ def clean(
 
 
 def _find_session_id(sessions: SessionLookup, text: str) -> str:
-    """The id that is meant, of a damaged session too."""
+    """The full id, also of a damaged session."""
     if sessions.store.find_ids(text, 1) == [text]:
         return text
     return sessions.lookup(text).id

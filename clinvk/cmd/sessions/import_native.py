@@ -75,14 +75,14 @@ def import_(
             {**data, "problems": findings.problems, "sessions": list(map(session_data, found))}
         )
     elif found and not dry_run:
-        print(f"Imported {len(found)} session(s). Go on with one: clinvk resume {found[0].id}")
+        print(f"Imported {len(found)} session(s). Resume one with: clinvk resume {found[0].id}")
     return 0
 
 
 def _import_candidates(
     store: Store, candidates: list[importer.Candidate], settings: SessionConfig
 ) -> list[Session]:
-    """Those that are ours now; one whose file cannot be read any more is warned of."""
+    """The imported sessions. Warns of each whose file can no longer be read."""
     progress = printer.ProgressBar("importing sessions")
     sessions = []
     for done, candidate in enumerate(candidates):
@@ -106,17 +106,17 @@ def _import_candidates(
 def _select_backends(only: str | None) -> tuple[str, ...]:
     if only is None:
         return READERS
-    reader_for(only)  # which says so, where there is none
+    reader_for(only)  # raises an error if there is none
     return (only,)
 
 
 def _backend_env(loaded: Loaded, name: str) -> dict[str, str]:
-    """What the CLI sees, and so where it keeps its files."""
+    """The environment that the CLI sees, which decides where it keeps its files."""
     return dict(os.environ) | loaded.config.backends.get(name, loaded.backend(name)).env
 
 
 def _parse_time(text: str) -> datetime:
-    """Raises `UsageError`."""
+    """The time that --since means. Raises `UsageError`."""
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
@@ -125,23 +125,23 @@ def _parse_time(text: str) -> datetime:
         age, _ = parse_age(text, 0)
     except UsageError:
         raise UsageError(
-            f"--since: {text!r} is neither an age nor a date", "say 7d, 12h, 2w, or 2026-01-31"
+            f"--since: {text!r} is neither an age nor a date", "use e.g. 7d, 12h, 2w or 2026-01-31"
         ) from None
     return time_before(age) if age is not None else datetime.min.replace(tzinfo=UTC)
 
 
 def _print_candidates(sessions: list[Session], known: int) -> None:
     if sessions:
-        headers = ["ID", "BACKEND", "LAST USED", "MESSAGES", "FOLDER", "TITLE/PROMPT"]
+        headers = ["ID", "BACKEND", "LAST USED", "MESSAGES", "DIRECTORY", "TITLE/PROMPT"]
         printer.print_table(
-            headers, map(_row, sessions), right=["MESSAGES"], shrinks=["TITLE/PROMPT", "FOLDER"],
-            spared=["MESSAGES", "BACKEND", "FOLDER", "LAST USED", "TITLE/PROMPT"],
+            headers, map(_row, sessions), right=["MESSAGES"], shrinks=["TITLE/PROMPT", "DIRECTORY"],
+            spared=["MESSAGES", "BACKEND", "DIRECTORY", "LAST USED", "TITLE/PROMPT"],
         )  # fmt: skip
     else:
         print("nothing to import", file=sys.stderr)
     sys.stdout.flush()  # a question on stderr may follow
     if known:
-        print(f"{known} more session(s) are known already.", file=sys.stderr)
+        print(f"{known} more session(s) were imported before.", file=sys.stderr)
 
 
 def _row(s: Session) -> list[Any]:

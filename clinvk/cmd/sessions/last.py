@@ -29,7 +29,7 @@ def last(
     plain: opt.Plain = False,
     config: opt.Config = None,
 ) -> None:
-    """Print the last answer of the session that was used last.
+    """Print the last answer of the session used last.
 
     Sessions of tasks are not considered; for those: clinvk runs show --answers"""
     sessions = open_lookup(config)

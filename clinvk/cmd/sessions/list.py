@@ -80,7 +80,7 @@ def list_(
         cwd=os.path.realpath(os.getcwd()) if here else None,
         tag=tag,
         metadata=opt.parse_pairs(metadata or [], "--metadata"),
-        limit=None if on_screen else limit,  # there, rows are counted
+        limit=None if on_screen else limit,  # on screen, rows are counted
     )
     running = set(store.running_ids())
     sessions: list[Session | Damaged]
@@ -91,7 +91,7 @@ def list_(
         total = len(sessions)
     else:
         sessions = store.select(query)
-        counted = limit is not None and (wide or as_json)  # who shows no total pays for none
+        counted = limit is not None and (wide or as_json)  # counting takes time
         total = store.count(query) if counted else len(sessions)
     shown = sessions if on_screen else sessions[:limit]
     found = [(s, display_status(s, running)) for s in shown]
@@ -130,15 +130,15 @@ def _print_for_screen(found: list[Shown], most: int, *, wide: bool) -> None:
 def _print_table(groups: list[list[Shown]], *, wide: bool) -> None:
     headers = ["ID", "BACKEND", "STATUS", "LAST USED", "TOKENS", "TITLE/PROMPT"]
     if wide:
-        headers = ["#", *headers[:5], "MESSAGES", "FOLDER", headers[5]]
+        headers = ["#", *headers[:5], "MESSAGES", "DIRECTORY", headers[5]]
     rows = []
     for i, group in enumerate(groups, 1):
         cells, extra = _cells(*group[0]) if len(group) == 1 else _run_cells(group)
         rows.append([str(i), *cells[:5], *extra, cells[5]] if wide else cells)
     printer.print_table(
-        headers, rows, right=["TOKENS", "MESSAGES"], shrinks=[*headers[-1:], *["FOLDER"] * wide],
-        spared=["MESSAGES", "TOKENS", "#", "BACKEND", "FOLDER", "LAST USED", "STATUS", headers[-1]],
-        state="STATUS", ends=["FOLDER"], least=20,
+        headers, rows, right=["TOKENS", "MESSAGES"], shrinks=[*headers[-1:], *["DIRECTORY"] * wide],
+        spared=["MESSAGES", "TOKENS", "#", "BACKEND", "DIRECTORY", "LAST USED", "STATUS", headers[-1]],
+        state="STATUS", ends=["DIRECTORY"], least=20,
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _cells(s: Session | Damaged, state: str) -> tuple[list[str], list[str]]:
 
 
 def _run_cells(group: list[Shown]) -> tuple[list[str], list[str]]:
-    """The same for the tasks of a run, of which the first was used last."""
+    """The same for the tasks of a run; the first task is the one used last."""
     sessions = [s for s, _ in group if isinstance(s, Session)]
     states = [state for _, state in group]
     newest = sessions[0]

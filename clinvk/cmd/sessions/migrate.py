@@ -1,4 +1,4 @@
-"""`clinvk sessions reindex` and `migrate`: what concerns a store as a whole."""
+"""`clinvk sessions reindex` and `migrate`: commands about a store as a whole."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def migrate(
     source_url = build_storage_url(from_ or loaded.config.session.storage, None, loaded.home)
     target_url = build_storage_url(to, None, loaded.home)
     if source_url == target_url:
-        raise UsageError("both stores are the same", "name another one with --to or --from")
+        raise UsageError("both stores are the same", "choose another one with --to or --from")
     source = until_end(open_store(source_url, loaded.home, show.ProgressBar("indexing sessions")))
     target = until_end(open_store(target_url, loaded.home))
     plan = migration.plan_migration(source, target, show.ProgressBar("comparing sessions"))
@@ -94,7 +94,7 @@ def _different_error(session_ids: list[str]) -> SessionError:
     return SessionError(
         f"{len(session_ids):,} session(s) are in the other store and differ: "
         f"{', '.join(session_ids[:MAX_IDS_SHOWN])}{more}; nothing was copied",
-        "look at both, or replace those of the other store: --force",
+        "compare them, or overwrite those in the other store with --force",
     )
 
 
@@ -117,14 +117,14 @@ def _print_migration(plan: Any, target: str, *, dry_run: bool) -> None:
     print(f"{verb} {len(plan.new):,} session(s) to {place}.")
     if plan.different:
         verb = "Would replace" if dry_run else "Replaced"
-        print(f"{verb} {len(plan.different):,} that differed there.")
+        print(f"{verb} {len(plan.different):,} that differed in the other store.")
     if plan.same:
-        print(f"{len(plan.same):,} were there already.")
+        print(f"{len(plan.same):,} were already there.")
     printer = show.Printer.for_errors()
     for damaged in plan.damaged:
-        printer.warning(damaged.problem, "it was left where it is")
+        printer.warning(damaged.problem, "it was not copied")
     for session_id in plan.running:
-        printer.warning(f"session {session_id} is running", "copy it when it has ended")
+        printer.warning(f"session {session_id} is running", "copy it after it has stopped")
     if not dry_run:
-        hidden = "" if place == target else "  (with the password itself)"
+        hidden = "" if place == target else "  (with the password filled in)"
         print(f"To use it: clinvk config set session.storage {place}{hidden}", file=sys.stderr)

@@ -49,7 +49,7 @@ def options(
         rows = [[k, _format_value(v)] for k, v in found.options.items()]
         printer.print_table(["OPTION", "VALUE"], rows, shrinks=["VALUE"])
     else:
-        print(f"session {found.id} keeps no options", file=sys.stderr)
+        print(f"session {found.id} has no stored options", file=sys.stderr)
 
 
 def _format_value(value: object) -> str:

@@ -91,7 +91,7 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Tags": f"[{', '.join(s.tags)}]",
         "Title": s.title or s.prompt or "-",
         "Parents": ", ".join(s.parents) or "-",
-        "Messages": f"{sum(counts.values())} (user {users}, agent {agents})",
+        "Messages": f"{sum(counts.values())} (user {users}, assistant {agents})",
         "Storage Size": printer.format_size(size),
         "Last Error": f"{s.error['kind']}: {s.error['message']}" if s.error else "-",
     }

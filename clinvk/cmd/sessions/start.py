@@ -45,7 +45,8 @@ def start(
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:  # fmt: skip
-    """Create an empty session and print its id. Send its first prompt with: clinvk --session NAME."""
+    """Create an empty session and print its id. Send its first prompt with: clinvk --session
+    NAME."""
     sessions = open_manager(config)
     if backend is not None:
         _check_backend(sessions.home, backend)
@@ -145,9 +146,9 @@ def _parse_object(text: str | None) -> dict[str, Any]:
     try:
         found = json_input.load(text)
     except json_input.JsonError as error:
-        raise UsageError(f"--metadata: {error}", """such as: '{"ticket": 7}'""") from None
+        raise UsageError(f"--metadata: {error}", """use e.g. '{"ticket": 7}'""") from None
     if not isinstance(found, dict):
-        raise UsageError("--metadata: not an object", """such as: '{"ticket": 7}'""")
+        raise UsageError("--metadata: not an object", """use e.g. '{"ticket": 7}'""")
     return found
 
 

@@ -39,7 +39,7 @@ def stats(
     fields = _fields(session_id, figures)
     if flow:
         fields["Topics"] = ", ".join(flow["topics"]) or "-"
-        fields["Mood"] = _or_dash(flow["average_sentiment"], "{:+.2f} (from -1 to 1)")
+        fields["Sentiment"] = _or_dash(flow["average_sentiment"], "{:+.2f} (from -1 to 1)")
     printer.print_fields(fields)
 
 
@@ -48,7 +48,7 @@ def _fields(session_id: str, f: dict[str, Any]) -> dict[str, str]:
     system = f", system {others}" if others else ""
     return {
         "ID": session_id,
-        "Messages": f"{f['message_count']} (user {users}, agent {agents}{system})",
+        "Messages": f"{f['message_count']} (user {users}, assistant {agents}{system})",
         "Turns": str(f["turns"]),
         "Tokens": _or_dash(f["total_tokens"], "{:,}"),
         "Cost": _or_dash(f["cost"], "${:.4f} as reported"),
@@ -71,7 +71,7 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def _to_json_data(value: Any) -> Any:
-    """The same with moments as text, and no more digits than mean something."""
+    """The same with times as text, and only significant digits."""
     if isinstance(value, dict):
         return {k: v if k == "cost" else _to_json_data(v) for k, v in value.items()}
     if isinstance(value, list):

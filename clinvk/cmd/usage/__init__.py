@@ -1,1 +1,1 @@
-"""Help, and what is wrong with a command line."""
+"""Help, and messages about invalid command lines."""

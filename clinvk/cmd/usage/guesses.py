@@ -1,4 +1,4 @@
-"""Words that people take for commands. They must not become prompts, which cost money."""
+"""Words that users expect to be commands. They must not become prompts, which cost money."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from clinvk.cmd.usage.wording import is_task_file
 from clinvk.errors import UsageError
 from clinvk.text.suggest import edits, similar
 
-_LOGIN = "log in with the CLI itself, e.g. run claude; then check: clinvk doctor"
-_UPDATE = "update it as it was installed, e.g. uv tool upgrade clinvk or pipx upgrade clinvk"
+_LOGIN = "log in with the CLI itself, e.g. run claude, and check with: clinvk doctor"
+_UPDATE = "update it the way it was installed, e.g. uv tool upgrade clinvk or pipx upgrade clinvk"
 _BACKENDS = "clinvk backends list or clinvk doctor"
 
 # What to type instead, or what to do.
@@ -37,19 +37,19 @@ GUESSES = {
     **dict.fromkeys(("update", "upgrade"), _UPDATE),
     **dict.fromkeys(("judge", "diff"), 'clinvk compare -b A,B "PROMPT"'),
     **dict.fromkeys(("usage", "man", "docs"), "clinvk help"),
-    **dict.fromkeys(("quit", "exit", "q", "bye"), "there is nothing to leave: clinvk ends after each answer"),
+    **dict.fromkeys(("quit", "exit", "q", "bye"), "nothing to quit: clinvk exits after each answer"),
 }  # fmt: skip
 
 SHORTEST = 3  # letters of a word that may be a misspelled command
-SHORT = 4  # letters of a name of which only swapped ones are noticed
+SHORT = 4  # letters of a name in which only swapped letters are recognized
 LONG = 7  # letters of a name in which two may be wrong: "again" is not "chain"
 
 
 def check_words(
     words: list[str], commands: Iterable[str], subcommands: Iterable[str], *, new: bool
 ) -> None:
-    """Raise `UsageError` if the prompt is a command, or almost one. `new`: it would begin a
-    conversation. In one that goes on, "status" or "continue" may well be a prompt."""
+    """Raise `UsageError` if the prompt is a command, or almost one. `new`: it would start a
+    conversation. In an existing one, "status" or "continue" may well be a prompt."""
     commands, subcommands = [*commands], [*subcommands]
     first, *rest = words[0].split() or [""] if len(words) == 1 else words
     if not is_word(first):
@@ -80,7 +80,7 @@ def is_word(text: str) -> bool:
 
 
 def _instead(word: str, commands: list[str], subcommands: list[str], *, new: bool) -> str | None:
-    """The command line that was meant, or an advice."""
+    """The intended command line, or advice."""
     lowered = word.lower()
     if lowered in commands:
         return f"clinvk {lowered}"

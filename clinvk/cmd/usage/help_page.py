@@ -12,10 +12,10 @@ from clinvk.cmd.usage.wording import metavar, usage_of
 from clinvk.model.option_table import BY_FLAG
 from clinvk.terminal.printer import BOLD, Printer, terminal_width, wants_color
 
-WIDEST, NARROWEST = 100, 40  # columns that are used of a terminal
+WIDEST, NARROWEST = 100, 40  # columns of a terminal that are used
 MARGIN = "  "
-CONTINUED = " \\"  # ends a line of a command that goes on in the next one
-MANY = 16  # options from which they are in groups, and a summary shows only the usual ones
+CONTINUED = " \\"  # ends a line of a command that continues on the next one
+MANY = 16  # from this many options on, they are grouped, and a summary shows only the common ones
 
 
 def render_page(command: Any, ctx: Any, *, full: bool) -> str:
@@ -125,7 +125,7 @@ class Page:
 
     def closing(self) -> Iterator[str]:
         if not self.full:
-            what = "all options, examples and exit codes" if self.is_root else "the whole help"
+            what = "all options, examples and exit codes" if self.is_root else "the full help"
             yield self.wrapped(f"{self.path} --help prints {what}.")
         elif hasattr(self.command, "list_commands"):
             yield self.wrapped(f"Help of a command: {self.path} COMMAND --help")
@@ -139,7 +139,7 @@ class Page:
         return f"{self.printer.paint(f'{title}:', BOLD)}\n{body}" if body else ""
 
     def table(self, title: str, rows: Iterable[tuple[str, str]]) -> str:
-        """Two columns: what, and a text that is wrapped beside it, or below what is long."""
+        """Two columns: a term, and a text that is wrapped beside it, or below a long term."""
         rows = list(rows)
         widest = 32 if self.width >= 80 else 24
         column = min(max((len(left) for left, _ in rows), default=0), widest)
@@ -165,7 +165,7 @@ class Page:
 
 
 def group_of(param: Any) -> str:
-    """The heading that an option is under."""
+    """The heading of an option's group."""
     for flag in param.opts:
         if flag in BY_FLAG:
             return BY_FLAG[flag].group

@@ -1,9 +1,9 @@
-"""The texts of the help that belong to no single option: groups, examples, exit codes."""
+"""Help texts that belong to no single option: groups, examples, exit codes."""
 
 from __future__ import annotations
 
 # Every option of a command that has many is in one of these groups. The options of the table in
-# `model.option_table` say it themselves; these are the others, by their flags.
+# `model.option_table` name their group there; these are the others, by their flags.
 OTHER = "Other options"
 GROUPS = {
     "Input": "--file --edit --prompt --format --workdir --expand",
@@ -91,7 +91,7 @@ EXAMPLES = {
     "clinvk resume": [
         ("Resume a session by its id", 'clinvk resume 0f75bc8f "and the tests?"'),
         ("Pick a session from a list", "clinvk resume"),
-        ("Resume the session used last, in any directory", 'clinvk resume --last "go on"'),
+        ("Resume the session used last, in any directory", 'clinvk resume --last "continue"'),
         ("Hand it over to another backend", 'clinvk resume parser --to gemini "review it"'),
     ],
     "clinvk parallel": [
@@ -183,12 +183,13 @@ _WITH_PROMPTS = ("ask", "chat", "resume", "parallel", "chain", "compare", "retry
 FILES = [
     ("~/.clinvk/config.yaml", "The configuration."),
     ("~/.clinvk/backends/*.yaml", "Backends of your own."),
-    ("CLINVK_HOME", "Another directory than ~/.clinvk."),
+    ("CLINVK_HOME", "Directory to use instead of ~/.clinvk."),
 ]
 
 
 def exit_codes(path: str) -> list[tuple[object, str]]:
-    """What the exit codes of a command mean; none of one that only prints or changes something."""
+    """The exit codes of a command and their meaning; none if it only prints or changes
+    something."""
     last = path.rpartition(" ")[2]
     if path == "clinvk" or last in _WITH_PROMPTS:
         return [*_PROMPT_CODES, _OTHER_CODE]
@@ -196,7 +197,7 @@ def exit_codes(path: str) -> list[tuple[object, str]]:
 
 
 def documentation() -> str:
-    """Where the documentation is: an address, if the package has one."""
+    """Where the documentation is: the URL, if the package has one."""
     # Only for help: 5 ms.
     from importlib import metadata
 
@@ -209,4 +210,4 @@ def documentation() -> str:
             name, _, address = str(url).partition(", ")
             if name.lower() == label:
                 return address
-    return "docs/ in the source, beginning with docs/getting-started.md"
+    return "docs/ in the source, starting with docs/getting-started.md"

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, in our words: click's are never shown."""
+"""Messages about invalid command lines, in clinvk's words: click's are never shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ OTHER_NAMES = {"--no-color": "--color never", "--nocolor": "--color never", "--n
 
 
 def describe(error: Any, *, without_command: bool = False) -> UsageError:
-    """The error of click, as one of ours. `without_command`: the command line begins with a prompt."""
+    """An error of click as a `UsageError`. `without_command`: the command line begins with a
+    prompt."""
     kind, ctx = type(error).__name__, getattr(error, "ctx", None)
     param = getattr(error, "param", None)
     message = str(error.format_message())
@@ -37,13 +38,13 @@ def describe(error: Any, *, without_command: bool = False) -> UsageError:
 
 
 def unexpected_argument(ctx: Any, rest: list[str]) -> UsageError:
-    """Of a command that takes fewer arguments."""
+    """The error of a command that takes fewer arguments."""
     said = f"unexpected argument {rest[0]!r}"
     return UsageError(said, f"usage: {usage_of(ctx)}")
 
 
 def unknown_command(ctx: Any, args: list[str]) -> UsageError:
-    """Of a group that has no such command."""
+    """The error of a group that has no such command."""
     word, rest = args[0], args[1:]
     said = f"unknown command {word!r}"
     if ctx.info_name == "runs" and is_task_file(word):
@@ -69,7 +70,7 @@ def usage_of(ctx: Any) -> str:
 
 
 def metavar(param: Any, *, usage: bool = False) -> str:
-    """What stands for the value of a parameter; with brackets where the usage line has them."""
+    """The metavar of a parameter, with brackets if the usage line has them."""
     name = param.metavar or param.name.upper().rstrip("_")
     if param.param_type_name != "argument":
         return str(name)
@@ -115,11 +116,11 @@ def _missing(param: Any) -> str:
 
 
 def _bad_value(param: Any, ctx: Any) -> str | None:
-    """Which flag, which value, and what is wrong with it. None if nothing is found wrong."""
+    """The flag, the value, and why it is invalid. None if no cause is found."""
     # Cmd.app imports this module.
     words = list(ctx.meta.get("clinvk.words", ()))
     values: Any = None
-    with suppress(Exception):  # of click: what is wrong is known already
+    with suppress(Exception):  # of click: an error is known already
         values = ctx.command.make_parser(ctx).parse_args(list(words))[0].get(param.name)
     typed = _typed_flag(param, words)
     for value in values if isinstance(values, (list, tuple)) else [values]:
@@ -131,7 +132,7 @@ def _bad_value(param: Any, ctx: Any) -> str | None:
 
 
 def _typed_flag(param: Any, words: list[str]) -> str:
-    """The flag as it was typed, or what the usage line has for an argument."""
+    """The flag as it was typed, or the metavar of an argument."""
     if param.param_type_name == "argument":
         return metavar(param).removesuffix("...")
     flags = (*param.opts, *param.secondary_opts)
@@ -157,9 +158,9 @@ def _problem(kind: Any, value: Any, error: Any) -> str:
     except ValueError:
         return f"{value!r} is not a {'whole ' * whole}number"
     if least is not None and number < least:
-        return f"{value} is too small; at least {least}"
+        return f"{value} is too small; the minimum is {least}"
     if most is not None and number > most:
-        return f"{value} is too large; at most {most}"
+        return f"{value} is too large; the maximum is {most}"
     return f"{value!r} is not a {'whole ' * whole}number"
 
 

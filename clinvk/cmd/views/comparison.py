@@ -1,4 +1,4 @@
-"""How a comparison is shown: answers side by side, what they took, and the verdict."""
+"""How a comparison is shown: answers side by side, their cost and time, and the verdict."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from clinvk.text.width import pad
 if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome, RunResult
 
-MIN_COLUMN_WIDTH = 50  # cells that a column takes to be read with ease
+MIN_COLUMN_WIDTH = 50  # cells that a column needs to be easy to read
 
 
 def print_comparison(result: RunResult, view: run.RunView) -> None:
-    """Print what came of it. `result` has its outputs."""
+    """Print the comparison. `result` includes the outputs."""
     printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     if not view.quiet:
         print_answers(comparison.answer_outcomes(result), printer)
@@ -34,7 +34,7 @@ def print_comparison(result: RunResult, view: run.RunView) -> None:
 
 
 def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:
-    """Beside each other on a terminal that is wide enough, else one after the other."""
+    """Print the answers side by side on a terminal that is wide enough, otherwise in sequence."""
     if sys.stdout.isatty():
         from clinvk.terminal import columns  # only on a terminal
 
@@ -74,7 +74,7 @@ def _header(outcome: Outcome) -> str:
 
 
 def _answer_text(outcome: Outcome) -> str:
-    """Its answer; where it has failed, why, and what it had said until then."""
+    """The answer; if the task failed, why, and what had been answered by then."""
     said = sanitize(outcome.output).strip("\n").rstrip()
     if outcome.ok:
         return said or "(an empty answer)"
@@ -98,7 +98,7 @@ def _row(outcome: Outcome) -> list[str]:
 
 
 def print_verdict(result: RunResult) -> None:
-    """What the judge said, and why; nothing where nobody judged. `result` has its outputs."""
+    """Print the verdict and its reasons, if there was a judge. `result` includes the outputs."""
     found = comparison.find_verdict(result)
     if found is None:
         return

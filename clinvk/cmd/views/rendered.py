@@ -1,4 +1,4 @@
-"""An answer on a terminal, rendered as Markdown while it comes."""
+"""An answer on a terminal, rendered as Markdown while it streams."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from clinvk.terminal.live import DEFAULT_SIZE
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.rendering.stream import AnswerRenderer
 
-PIECE = 4096  # characters that are rendered before a signal can be heard: a few milliseconds
+PIECE = 4096  # characters that are rendered before a signal can be handled: a few milliseconds
 PLAIN_PIECE = 65_536  # the same for text that is not rendered
-MAX_WAITING = 262_144  # characters that wait to be rendered; if there are more, the rest is plain
-MAX_HELD = 16_000_000  # characters that wait to be written, before the backend has to wait
-INTERVAL = 0.03  # seconds between two changes of the screen, at least
-SHARE = 8  # times as long as a change took, before the next one
+MAX_WAITING = 262_144  # characters that may wait to be rendered; beyond that, the rest is plain
+MAX_HELD = (
+    16_000_000  # characters that may wait to be written; beyond that, the backend has to wait
+)
+INTERVAL = 0.03  # minimum seconds between two changes of the screen
+SHARE = 8  # pause before the next change, as a multiple of the time the last one took
 
 Job = str | Callable[[], Awaitable[None]]
 
 
 class RenderedViewer(TextViewer):
-    """Takes events at once, and shows them beside: neither rendering nor a slow terminal keeps the
-    backend waiting."""
+    """Accepts events at once and shows them concurrently: neither rendering nor a slow terminal
+    keeps the backend waiting."""
 
     def __init__(self, output: OutputOptions, printer: Printer, plan: TurnPlan) -> None:
         super().__init__(output, printer, plan)
@@ -68,7 +70,7 @@ class RenderedViewer(TextViewer):
         self._raise_error()
 
     async def flush(self, deadline: float) -> None:
-        """It is written beside."""
+        """Nothing to do: a task of its own writes."""
 
     async def end(self, result: Result) -> None:
         if not self._has_text:  # it came all at once, at the end
@@ -103,7 +105,7 @@ class RenderedViewer(TextViewer):
                 await job()
             if self._needs_drawing and not self._jobs:
                 wait = max(0.0, self._next_drawing - time.monotonic())
-                await anyio.sleep(wait)  # more may come meanwhile
+                await anyio.sleep(wait)  # more may arrive meanwhile
             if self._needs_drawing and time.monotonic() >= self._next_drawing:
                 await self._draw()
 
@@ -119,7 +121,7 @@ class RenderedViewer(TextViewer):
         self._has_jobs.set()
 
     async def _take_text(self, text: str) -> None:
-        # Many small pieces are one for the renderer.
+        # Many small pieces become one for the renderer.
         size = PLAIN_PIECE if self._is_plain else PIECE
         while self._jobs and isinstance(self._jobs[0], str) and len(text) < size:
             text += self._jobs.popleft()  # type: ignore[operator]
@@ -167,7 +169,7 @@ class RenderedViewer(TextViewer):
         await self.out.flush()
 
     async def _show_aside(self, event: Event) -> None:
-        """What is no text: it is said on stderr, on lines of its own."""
+        """Print events other than text on stderr, on lines of their own."""
         if not self._is_plain:
             self.out.write(self._renderer.draw() + self._renderer.end_line())
             self._needs_drawing = False
@@ -179,7 +181,7 @@ class RenderedViewer(TextViewer):
             self._told_of_plain = True
             self.out.write(self._renderer.end_block())
             await self.out.flush()
-            self.printer.notice("the answer comes faster than it can be rendered; the rest is plain text")  # fmt: skip
+            self.printer.notice("the answer arrives faster than it can be rendered; the rest is plain text")  # fmt: skip
         self.out.write(text)
         self.at_line_start = text.endswith("\n")
         await self.out.flush()

@@ -1,4 +1,4 @@
-"""How a run of many tasks is seen while it goes on: not at all, line by line, as JSON."""
+"""How a run of many tasks is shown while it is running: not at all, line by line, as JSON."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class RunView(Struct, frozen=True, kw_only=True):
     format: str = "text"
     quiet: bool = False
     color: str = "auto"
-    answers: bool = True  # in the text, before the summary
-    streams_answers: bool = False  # each answer as soon as it is there
+    answers: bool = True  # print answers before the summary
+    streams_answers: bool = False  # print each answer as soon as it is complete
 
     @property
     def answers_at_once(self) -> bool:
@@ -44,7 +44,7 @@ class RunView(Struct, frozen=True, kw_only=True):
 
 
 class RunViewer(Protocol):
-    """Shows a run while it goes on."""
+    """Shows a run while it is running."""
 
     def observe(self, change: Change) -> None: ...
 
@@ -53,27 +53,28 @@ class RunViewer(Protocol):
     def begin_following(
         self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
     ) -> None:
-        """`begin`, for a run that another process drives, and where its tasks stand."""
+        """`begin`, for a run that another process drives, with the present state of its tasks."""
         ...
 
     async def live(self) -> None:
-        """What it does beside; cancelled at the end."""
+        """Work that runs concurrently; cancelled at the end."""
         ...
 
     async def flush(self) -> None:
-        """Write what is to be read on stdout so far."""
+        """Write the pending output to stdout."""
         ...
 
     async def end(self) -> None:
-        """`flush`, at the end of the run. Raises `OSError` if nobody can read it any more."""
+        """`flush`, at the end of the run. Raises `OSError` if the reader of stdout has closed
+        it."""
         ...
 
     def give_up(self) -> None:
-        """The run was ended: wait for no reader."""
+        """The run was stopped: do not wait for a reader."""
         ...
 
     def show_notice(self, text: str) -> None:
-        """A notice, which must not get into what it shows."""
+        """Print a notice without disturbing the display."""
         ...
 
     def close(self) -> None:
@@ -95,9 +96,9 @@ def create_run_viewer(view: RunView) -> RunViewer:
 
 
 class SilentViewer:
-    """Nothing, until the end; but limits, or it would seem to hang."""
+    """Shows nothing until the end except rate limits, without which it would seem to hang."""
 
-    _limits: frozenset[str] = frozenset()  # what was said of them: several tasks meet the same one
+    _limits: frozenset[str] = frozenset()  # those reported: several tasks may hit the same one
 
     def observe(self, change: Change) -> None:
         text = describe_change(change) if change.kind == "limit" else None
@@ -128,7 +129,7 @@ class SilentViewer:
 
 
 class LogViewer(SilentViewer):
-    """A line on stderr for what happens to a task: for logs, and for terminals that can no more."""
+    """A line on stderr for each event of a task: for logs and simple terminals."""
 
     def __init__(self, printer: Printer) -> None:
         self.printer = printer
@@ -159,7 +160,7 @@ class LogViewer(SilentViewer):
 
 
 class AnswersViewer(LogViewer):
-    """Each answer as soon as it is there, between those lines."""
+    """Also prints each answer as soon as it is complete, between those lines."""
 
     run: PlanRun | None = None
 
@@ -176,12 +177,12 @@ class AnswersViewer(LogViewer):
 
 
 class JsonLinesViewer(SilentViewer):
-    """One JSON object a line, on stdout, as things happen."""
+    """One JSON object per line on stdout for each event."""
 
     run_id: str | None = None
     run: PlanRun | None = None
     out: PatientStdout | None = None
-    write_error: OSError | None = None  # nobody reads what is printed any more
+    write_error: OSError | None = None  # the reader of stdout has closed it
     has_more: anyio.Event
     write_lock: anyio.Lock
 
@@ -210,8 +211,8 @@ class JsonLinesViewer(SilentViewer):
             self.out.write(_to_json_line(line))
             self.has_more.set()
 
-    # While there is an event loop, nobody waits for the reader: one that has stopped must not keep
-    # the tasks from going on, nor the run from being ended.
+    # While the event loop runs, nothing waits for the reader: one that has stopped reading must
+    # hold up neither the tasks nor the end of the run.
 
     async def live(self) -> None:
         # 45 ms, and needed only once something runs.
@@ -229,7 +230,7 @@ class JsonLinesViewer(SilentViewer):
             except OSError as error:
                 self.write_error = error
                 if self.run is not None:
-                    self.run.stop("the reader of the output has gone")
+                    self.run.stop("the reader of the output has closed it")
                 return
 
     async def flush(self) -> None:
@@ -238,9 +239,9 @@ class JsonLinesViewer(SilentViewer):
                 await self.out.flush()
 
     async def end(self) -> None:
-        """Write what is left; where the run was ended, only as much as is read at once."""
+        """Write the rest; if the run was stopped, only what the reader takes at once."""
         await self.flush()
-        if self.out is not None and self.out.pending:  # nor is the last line written then
+        if self.out is not None and self.out.pending:  # then the last line is not written either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if self.write_error is not None:
             raise self.write_error
@@ -251,7 +252,7 @@ class JsonLinesViewer(SilentViewer):
 
 
 def print_line(line: dict[str, Any]) -> None:
-    """A line of the stream, at once."""
+    """Write a line of the stream at once."""
     sys.stdout.write(_to_json_line(line))
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What came of a run of many tasks, for people: the answers, a table, how to go on."""
+"""The result of a run of many tasks as text: the answers, a table, how to continue."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MAX_REASON_LENGTH = 400  # characters of it
 
 @contextmanager
 def without_workflow_commands() -> Iterator[None]:
-    """What is printed inside is text to GitHub Actions, which would obey `::add-mask::…` in an
-    answer."""
+    """Keep GitHub Actions from obeying commands such as `::add-mask::…` in the answers that are
+    printed inside."""
     if os.environ.get("GITHUB_ACTIONS") != "true":
         yield
         return
@@ -53,8 +53,8 @@ def _describe_partial(state: str) -> str:
 
 
 def print_summary(result: RunResult, new: set[int] | None = None) -> None:
-    """A table, the reasons of what has not succeeded, and one line below it. With `new`, tasks that
-    were done before are only counted."""
+    """Print a table, the reasons for what did not succeed, and a line of totals. With `new`, tasks
+    that were done before are only counted."""
     known = [o for o in result.results if new is not None and o.ok and o.index not in new]
     if len(known) == len(result.results):
         show.print_wrapped(summary_line(result))
@@ -76,21 +76,21 @@ def print_summary(result: RunResult, new: set[int] | None = None) -> None:
 
 
 def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
-    """Whether there is no need to see it on a screen that has no room for them all."""
+    """Whether the task can be left out on a screen too small for all of them."""
     if len(result.results) <= MAX_ROWS or not sys.stdout.isatty():
         return False
     return outcome.ok or (outcome.error is not None and outcome.error.kind == "not_started")
 
 
 def _print_reasons(result: RunResult) -> None:
-    """Each reason once, with those whom it has met."""
+    """Each reason once, with the tasks it applies to."""
     met: dict[tuple[str, str], list[str]] = {}
     for outcome in result.results:
         if not outcome.ok and outcome.error is not None:
             why = one_line(outcome.error.message)
             if outcome.state == "queued" and outcome.error.retry_at is not None:
                 until = outcome.error.retry_at.astimezone().strftime("%H:%M:%S")
-                why = f"waits for a limit until {until}: {why}"
+                why = f"waiting for a rate limit until {until}: {why}"
             met.setdefault((outcome.state, why), []).append(show.shorten(outcome.name, 40))
     if met:
         print()

@@ -1,4 +1,4 @@
-"""What is seen of a run, in each of the output formats."""
+"""What is shown of a turn in each of the output formats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clinvk.terminal.stdout import PatientStdout
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import StreamSanitizer, one_line, with_visible_order
 
-PIECE = 16_384  # characters that are cleaned before a signal can be heard: a few milliseconds
+PIECE = 16_384  # characters that are cleaned before a signal can be handled: a few milliseconds
 ALLOW_HINT = (
     "allow edits with --approval auto, one tool with --allowed-tools, or everything with "
     "--approval none"
@@ -25,7 +25,7 @@ EXAMINED = 10_000  # characters of a value of which the beginning is shown
 
 
 class TurnViewer:
-    """Shows the events of one run."""
+    """Shows the events of one turn."""
 
     def __init__(self, output: OutputOptions, printer: Printer, plan: TurnPlan) -> None:
         self.out = PatientStdout()
@@ -41,34 +41,34 @@ class TurnViewer:
         """Show an event; what goes to stdout waits in `out`."""
 
     async def flush(self, deadline: float) -> None:
-        """Write what was shown; until `deadline`, and the rest later."""
+        """Write what was shown until `deadline`, and the rest later."""
         await self.out.flush(deadline)
 
     async def work(self) -> None:
-        """What is done beside the run; cancelled at the end."""
+        """Work that runs concurrently; cancelled at the end."""
 
     async def end(self, result: Result) -> None:
-        """The end of stdout."""
+        """Called when nothing more is printed on stdout."""
 
     def give_up(self) -> None:
-        """The run was ended: nothing is waited for any more."""
+        """The run was stopped: do not wait for a reader."""
         self.gave_up = True
         self.out.give_up()
 
     def show_outcome(self, result: Result) -> None:
-        """What is said on stderr when all of stdout is written."""
+        """Print what belongs on stderr once all of stdout is written."""
         self.status.enabled = False
         if result.error is not None:
             print_failure(result, self.printer)
 
 
 class TextViewer(TurnViewer):
-    """The answer as it comes; what else happens on stderr."""
+    """The answer as it streams; everything else on stderr."""
 
     def __init__(self, output: OutputOptions, printer: Printer, plan: TurnPlan) -> None:
         super().__init__(output, printer, plan)
         self.sanitizer = StreamSanitizer()
-        self.shown_block: list[str] = []  # the deltas of the answer's present block
+        self.shown_block: list[str] = []  # the deltas of the current block of the answer
         self.in_block = False  # some of it was shown
         self.is_terminal = sys.stdout.isatty()
         self.at_line_start = True  # at the beginning of a line
@@ -80,7 +80,7 @@ class TextViewer(TurnViewer):
                 await self._write(event.text)
                 self.shown_block.append(event.text)
             case Text():
-                # The whole of a block: what its deltas have not shown yet is the rest of it.
+                # The whole block: print the part that its deltas have not shown yet.
                 shown, self.shown_block = "".join(self.shown_block), []
                 await self._write(event.text.removeprefix(shown))
                 self._newline()
@@ -103,7 +103,7 @@ class TextViewer(TurnViewer):
                 self._newline()
 
     async def end(self, result: Result) -> None:
-        if not self.has_written:  # it came all at once, at the end
+        if not self.has_written:  # it arrived all at once, at the end
             await self._write(result.text)
         self._newline()
 
@@ -114,7 +114,7 @@ class TextViewer(TurnViewer):
             self.printer.line(footer, show.DIM)
 
     def _denial_hint(self, event: Denied) -> str | None:
-        """Why it was denied; or how to allow it, unless the failure at the end says that."""
+        """Why it was denied, or how to allow it, unless the failure at the end says so."""
         if "approval" in self.plan.settings or self.plan.request.fail_on_denied:
             return event.reason
         return ALLOW_HINT
@@ -161,7 +161,7 @@ class TextViewer(TurnViewer):
 
     async def _tell_aside(self, text: str) -> None:
         if self.output.verbose:
-            cleaner = StreamSanitizer()  # in pieces, so that signals are heard meanwhile
+            cleaner = StreamSanitizer()  # in pieces, so that signals are handled meanwhile
             pieces = []
             for at in range(0, len(text), PIECE):
                 pieces.append(cleaner.feed(text[at : at + PIECE]))
@@ -189,7 +189,7 @@ class JsonViewer(TurnViewer):
 
 
 class StreamViewer(TurnViewer):
-    """Our events, one a line; the last one says how it went."""
+    """clinvk's events, one per line; the last one is the result."""
 
     async def show(self, event: Event) -> None:
         line = event.to_json(raw=self.output.raw)
@@ -205,15 +205,15 @@ class StreamViewer(TurnViewer):
 
 
 def print_failure(result: Result, printer: Printer) -> None:
-    """The failure, in a sentence; and how to go on."""
+    """Print the failure in a sentence, and how to continue."""
     error = result.error
     assert error is not None  # noqa: S101 - asked only then
     hint = error.hint
     if error.retry_at is not None:
         when = error.retry_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        hint = f"the limit ends at {when}" + (f"; {hint}" if hint else "")
+        hint = f"the rate limit ends at {when}" + (f"; {hint}" if hint else "")
     if error.kind in ("timeout", "cancelled") and result.session_id and result.native_id:
-        go_on = f'go on with: clinvk resume {result.session_id} "..."'
+        go_on = f'resume with: clinvk resume {result.session_id} "..."'
         hint = f"{hint}; {go_on}" if hint else go_on
     printer.error(f"{result.backend}: {error.message}", hint)
 
@@ -237,7 +237,7 @@ def shorten_value(value: Any) -> str:
 
 
 async def hear_signals() -> None:
-    """Let whatever else runs in the event loop have its turn."""
+    """Yield to the other tasks of the event loop."""
     from anyio.lowlevel import checkpoint  # at the top it would be loaded for a dry run, too
 
     await checkpoint()

@@ -9,7 +9,7 @@ from clinvk.terminal.printer import Printer, wants_rendering
 
 
 def create_turn_viewer(output: OutputOptions, printer: Printer, plan: TurnPlan) -> TurnViewer:
-    """The viewer for the output format, and for the terminal if there is one."""
+    """The viewer for the output format and the terminal, if there is one."""
     if output.format == "text" and not output.raw and wants_rendering():
         # Only on a terminal, and while the backend boots: 0.1 s.
         from clinvk.cmd.views.rendered import RenderedViewer
