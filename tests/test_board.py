@@ -202,11 +202,11 @@ def test_what_waits_says_until_when():
     assert "1 running" in head
     assert "2 queued" in head
     assert running.split()[1] == "three"
-    assert re.match(r"… one .* waiting for limit until ", limit)
+    assert re.match(r"… one .* waiting for rate limit until ", limit)
     assert re.match(r"… two .* retry at .*  overloaded$", retry)
-    assert re.match(r"  claude: limit until .* \(12m 00s\)$", pause)
+    assert re.match(r"  claude: rate limit until .* \(12m 00s\)$", pause)
     stage.now += 6
-    assert "waiting for its turn" in stage.frame[3]
+    assert "waiting for a free slot" in stage.frame[3]
     stage.change("started", 1, "two", state="running", attempts=2)
     stage.now += 720
     assert [line[0] for line in stage.frame[1:]] == ["•", "•", "…"]
@@ -222,7 +222,7 @@ def test_what_is_done_about_a_limit_is_told_once_above_the_board():
             Change(kind="limit", outcome=outcome, until=until, instead="nobody waits")
         )
     stage.board.close()
-    assert stage.stream.getvalue().count("claude: limit reached; nobody waits") == 1
+    assert stage.stream.getvalue().count("claude: rate limit reached; nobody waits") == 1
 
 
 def test_failures_are_seen_longer_than_successes():

@@ -205,11 +205,11 @@ def test_what_is_done_about_a_limit_is_told_once(clinvk: CommandLine, fake: Home
 
     for quiet in ((), ("-q",)):
         (line,) = told(*quiet, "--on-limit", "fail")
-        assert line == "clinvk: fake: limit reached; nothing more is started there"
+        assert line == "clinvk: fake: rate limit reached; nothing more is started there"
         (line,) = told(*quiet, "--max-wait", "5s")
         assert "its end is not waited for: that would take more than 5.0 s (max_wait)" in line
         (line,) = told(*quiet, "--on-limit", "switch:echo")
-        assert line == "clinvk: fake: limit reached; echo is used while it lasts"
+        assert line == "clinvk: fake: rate limit reached; echo is used while it lasts"
 
 
 def test_nothing_to_run_is_told(clinvk: CommandLine):

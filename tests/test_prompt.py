@@ -406,7 +406,7 @@ def test_a_paste_into_the_picker_chooses_nothing_and_reaches_no_shell(
     shell: Shell, home: Home, term: str
 ):
     shell.type(f"TERM={term} clinvk resume; echo ended $?")
-    shell.shows("Which one?" if term == "dumb" else "Esc: cancel")
+    shell.shows("Session number" if term == "dumb" else "Esc: cancel")
     shell.paste("1\n" + PASTED)
     if term != "dumb":
         shell.shows("thanks")

@@ -404,7 +404,7 @@ def test_watching_tells_of_limits_and_of_further_tries_as_the_run_itself_does(de
         ("task_started", 1), ("task_limit", 1), ("task_started", 2), ("task_ended", 2),
     ]  # fmt: skip
     told = text.ends()[2]
-    assert "fake: limit reached; nothing is started there until" in told
+    assert "fake: rate limit reached; no tasks will start on it until" in told
     assert "2: overloaded; again at" in told
 
 

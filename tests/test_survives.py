@@ -294,7 +294,7 @@ def test_a_limit_is_told_of_though_all_else_is_quiet(desk: Desk):
     assert "usage limit" in shown
     driver.send_signal(signal.SIGINT)
     _, err = driver.communicate(timeout=20)
-    assert "limit reached; nothing is started there until" in err
+    assert "rate limit reached; no tasks will start on it until" in err
 
 
 def _shown(desk: Desk) -> str:

@@ -1,1 +1,1 @@
-"""What people see on a terminal; no command-line parsing in here."""
+"""Output on a terminal; no command-line parsing in here."""

@@ -1,4 +1,5 @@
-"""Text in a log of GitHub Actions or Azure Pipelines, which obey commands in what is printed."""
+"""Text in a log of GitHub Actions or Azure Pipelines, which execute commands found in the
+output."""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ from collections.abc import Mapping
 
 
 def is_log_obeyed(env: Mapping[str, str]) -> bool:
-    """Whether whoever reads our output looks for commands in it."""
+    """Whether the output is a CI log that is searched for commands."""
     return env.get("GITHUB_ACTIONS") == "true" or env.get("TF_BUILD", "").lower() == "true"
 
 
 def literal(text: str) -> str:
-    """`text` with a space in each command: `::add-mask::` at the beginning of a line, white space
-    aside, and `##[group]` or `##vso[…]` anywhere."""
+    """`text` with a space in each command: `::add-mask::` at the beginning of a line, even after
+    white space, and `##[group]` or `##vso[…]` anywhere."""
     if "##" in text:
         text = re.sub(r"##(?=\[|[A-Za-z]{1,20}\[)", "# #", text)
     return re.sub(r"(?m)^(\s*):(?=:)", r"\1: ", text) if "::" in text else text

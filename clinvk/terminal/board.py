@@ -1,7 +1,7 @@
-"""The live picture of a run of many tasks, on a terminal.
+"""The live board of a run of many tasks, on a terminal.
 
-What happens is only noted: twenty events a second of each of a hundred tasks may not cost much.
-A frame makes text of that, and of those tasks alone that there is room for.
+Events are only recorded: twenty events per second from each of a hundred tasks must be cheap. A
+frame turns the records into text, only for the tasks that fit on the screen.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from clinvk.engine.plan_run import PlanRun
     from clinvk.model.progress import Change
 
-FRAME_INTERVAL = 1 / 8  # seconds between two frames, at least
-SILENT_AFTER = 30  # seconds without a word, after which it is said
+FRAME_INTERVAL = 1 / 8  # minimum seconds between two frames
+SILENT_AFTER = 30  # seconds without output, after which a task is shown as silent
 MAX_ENDED_SHOWN = 5  # tasks that have ended
 MAX_FAILED_SHOWN = 3  # of them: failures are seen longer than successes
-NARROW_WIDTH = 60  # columns, below which there is no room for words
+NARROW_WIDTH = 60  # columns, below which there is no room for text
 GREEN, CYAN = "32", "36"
 
-Segment = tuple[str, str]  # words, and their colour
+Segment = tuple[str, str]  # text and its color
 
 
 class Board:
-    """Shows a run: `begin`, or `begin_with` where somebody else drives it, then `observe`, and
-    `live` beside. Without an event loop: `tick`, several times a second."""
+    """Shows a run: call `begin`, or `begin_with` if another process drives it, then `observe`, with
+    `live` running concurrently. Without an event loop, call `tick` several times a second."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Board:
         self._tally = Tally()
         self._rows = Rows()
         self._pauses: dict[str, datetime | None] = {}
-        self._limits: set[str] = set()  # what was said of them
+        self._limits: set[str] = set()  # those reported
         self._last_ended: list[Outcome] = []
         self._name_width, self._activity_width = 4, 11  # `silent 40 s`
         self._lines_above: list[str] = []
@@ -70,7 +70,7 @@ class Board:
         self._live = False
         self._closed = False
 
-    # What happens.
+    # Events.
 
     def begin(self, run: PlanRun) -> None:
         self._begin(len(run.plan.tasks), run.folder.id if run.folder else None)
@@ -85,8 +85,8 @@ class Board:
         started_at: datetime | None = None,
         has_events: bool = True,
     ) -> None:
-        """For a run that another process drives: where its tasks stand, and when it began.
-        Without `hears` there are no events, and nothing is said of what a task does."""
+        """For a run that another process drives: the state of its tasks, and when it started.
+        Without `hears` there are no events, and the activity of a task is not shown."""
         self._begin(total, run_id)
         self._started_at = self._to_clock_time(started_at)
         self._has_events = has_events
@@ -121,7 +121,7 @@ class Board:
 
     def _handle_change(self, change: Change) -> None:
         if self._run is not None:
-            # Only now is it known what of a run that is carried on was done before.
+            # Only now is it known which tasks of a resumed run were done before.
             self._add_outcomes(self._run.outcomes)
             self._run = None
         self._live = self._changed = True
@@ -155,7 +155,7 @@ class Board:
         row.until = change.until
         self._rows.wait(outcome.index, row)
         if change.kind == "limit":
-            row.activity = f"waiting for limit until {_format_time(change.until)}"
+            row.activity = f"waiting for rate limit until {_format_time(change.until)}"
             self._pauses[outcome.backend or "-"] = change.until
             if change.instead and (text := describe_change(change)) and text not in self._limits:
                 self._limits.add(text)
@@ -169,7 +169,7 @@ class Board:
         if outcome.ok:
             self._pauses.pop(outcome.backend or "-", None)
         if not outcome.attempts or outcome.state == "queued":
-            return  # it was not even started
+            return  # it was never started
         self._last_ended.append(outcome)
         if len(self._last_ended) > MAX_ENDED_SHOWN:
             crowded = sum(not o.ok for o in self._last_ended) > MAX_FAILED_SHOWN
@@ -180,7 +180,7 @@ class Board:
         passed = (self.wall_clock() - moment).total_seconds() if moment else 0.0
         return self.clock() - max(0.0, passed)
 
-    # On the terminal.
+    # Drawing.
 
     async def live(self) -> None:
         # 45 ms, and needed only once something runs.
@@ -192,7 +192,7 @@ class Board:
                 self.tick()
                 await anyio.sleep(FRAME_INTERVAL)
 
-    # Nothing of it is on stdout, where a reader may be slow.
+    # Nothing of it goes to stdout, whose reader may be slow.
 
     async def flush(self) -> None: ...
 
@@ -201,7 +201,7 @@ class Board:
     def give_up(self) -> None: ...
 
     async def _suspend(self) -> None:
-        """Leave the terminal to the shell when Ctrl-Z stops us."""
+        """Return the terminal to the shell when Ctrl-Z stops the process."""
         # 45 ms, and needed only once something runs.
         import anyio
 
@@ -214,7 +214,7 @@ class Board:
                 self._changed = True
 
     def tick(self) -> None:
-        """A frame, where it would be another one than the last."""
+        """Draw a frame if it differs from the last one."""
         now = self.clock()
         same = not self._changed and int(now - self._started_at) == self._second
         if not same or self.region.is_resized():
@@ -228,7 +228,7 @@ class Board:
         self.region.draw(self.frame(*self.region.size()), above)
 
     def show_notice(self, text: str) -> None:
-        """A line that stays, above the board."""
+        """Print a line that stays, above the board."""
         self._lines_above.append(text)
         self._changed = True
         if self._closed or not self._live:
@@ -238,7 +238,7 @@ class Board:
             self.tick()
 
     def close(self) -> None:
-        """Nothing of the board is left, and what is typed is seen again."""
+        """Remove the board, and show typed characters again."""
         self._closed = True
         self.region.clear(self._paint_notice())
         self._lines_above = []
@@ -249,12 +249,12 @@ class Board:
             Printer(buffer, color=self.printer.color).notice(text)
         return buffer.getvalue()
 
-    # A frame.
+    # Frames.
 
     def frame(self, columns: int, rows: int) -> list[str]:
-        """The lines of the board: fewer than `rows`, as the cursor stands below them, and none
-        as wide as the terminal, where some would begin another one."""
-        # Every time grows at the same moment, which is less restless.
+        """The lines of the board: fewer than `rows`, since the cursor is below them, and none as
+        wide as the terminal, since some terminals would then start another line."""
+        # All times change at the same moment, which is calmer to look at.
         now = self._started_at + int(self.clock() - self._started_at)
         lines = [self._header(columns - 1, now), *self._body(columns - 1, rows - 2, now)]
         return [self._paint_line(line, columns - 1) for line in lines[: max(0, rows - 1)]]
@@ -279,10 +279,10 @@ class Board:
             yield self._ended_line(outcome)
 
     def _header(self, width: int, now: float) -> list[Segment]:
-        """What there is room for, the most important first."""
+        """The parts that fit, chosen by importance."""
         tally, counts = self._tally, self._tally.counts
         queued = self.total - tally.ended - counts["running"]
-        parts = [  # in the order in which they stand; 0 is the most important
+        parts = [  # in the order shown; 0 is the most important
             (5, self.run_id or "", DIM),
             (0, f"{counts['done']}/{self.total} done", BOLD),
             (0, _count_phrase(counts["failed"], "failed"), RED),
@@ -314,8 +314,8 @@ class Board:
         yield "─" * (width - full), DIM
 
     def _grow_columns(self, rows: list[Row], width: int) -> None:
-        """Names get the room that the longest one needs; columns that go to and fro are restless,
-        so it is not taken away again."""
+        """Set the column of names to the width of the longest one. It never shrinks: columns that
+        move back and forth are distracting."""
         running = (row for row in rows if row.slot is not None)
         longest = max((display_width(normalize_width(row.activity)) for row in running), default=0)
         self._activity_width = min(max(self._activity_width, longest), 11 + width // 12)
@@ -328,7 +328,7 @@ class Board:
         state, color = normalize_width(row.activity), CYAN if row.activity == "answering" else ""
         if quiet >= SILENT_AFTER and self._has_events:
             color = YELLOW
-            if not row.activity.startswith("tool "):  # it may take long, and says nothing itself
+            if not row.activity.startswith("tool "):  # a tool may take long without output
                 state = f"silent {quiet} s" if quiet < 60 else f"silent {quiet // 60}m"
         elif row.activity in ("starting", "running"):
             color = DIM
@@ -342,7 +342,7 @@ class Board:
 
     def _waiting_line(self, row: Row, width: int) -> list[Segment]:
         due = row.until is not None and row.until <= self.wall_clock()
-        text = "waiting for its turn" if due else row.activity
+        text = "waiting for a free slot" if due else row.activity
         line = [("… ", YELLOW), *self._task_label(row, width), (text, YELLOW)]
         return [*line, (f"  {normalize_width(row.reason[:200])}", DIM)] if row.reason else line
 
@@ -356,10 +356,12 @@ class Board:
         lines = []
         for backend, until in self._pauses.items():
             if until is None:
-                lines.append([(f"  {normalize_width(backend)}: limit reached", YELLOW)])
+                lines.append([(f"  {normalize_width(backend)}: rate limit reached", YELLOW)])
             elif until > now:
                 left = duration.format_running((until - now).total_seconds())
-                text = f"  {normalize_width(backend)}: limit until {_format_time(until)} ({left})"
+                text = (
+                    f"  {normalize_width(backend)}: rate limit until {_format_time(until)} ({left})"
+                )
                 lines.append([(text, YELLOW)])
         return lines
 
@@ -376,7 +378,7 @@ class Board:
         return line
 
     def _paint_line(self, segments: Iterable[Segment], room: int) -> str:
-        """The segments in their colours; what goes beyond the terminal is cut off."""
+        """The segments in color, cut off at the width of the terminal."""
         painted = []
         for text, color in segments:
             taken = display_width(text)
@@ -410,7 +412,7 @@ def _count_phrase(count: int, what: str) -> str:
 
 
 def _shorten_number(count: int) -> str:
-    """`12.4k`: a number that moves is read by its first digits."""
+    """`12.4k`: of a changing number, only the first digits are read."""
     for size, unit in ((1_000_000, "M"), (1_000, "k")):
         if count >= size:
             return f"{count / size:.1f}{unit}"

@@ -1,7 +1,7 @@
-"""Texts beside each other, each in a column of a terminal.
+"""Texts side by side, each in a column of a terminal.
 
-A line that is too long goes on below; nothing of it is lost. Code is never put into other lines: it
-goes on where the column ends.
+A line that is too long is wrapped; nothing is lost. Code is not wrapped at words but where the
+column ends.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ TAB_WIDTH = 4
 
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _ITEM = re.compile(r"\s*(?:[-*+•>]|\d{1,3}[.)])\s+|\s*")
-# Chinese and Japanese have no spaces; but their closing marks begin no line.
+# Chinese and Japanese have no spaces, but their closing marks never start a line.
 _CLOSING = "、。，．：；！？）］｝〉》」』】〕ーっッゃャゅュょョ"
-_MAX_INDENT = 24  # cells; what is indented further goes on at the left
+_MAX_INDENT = 24  # cells; text indented further continues at the left margin
 
 
 def column_width(count: int, columns: int) -> int:
-    """The cells that each of so many columns has."""
+    """The width of each of so many columns, in cells."""
     return (columns - len(COLUMN_SEPARATOR) * (count - 1)) // count
 
 
 def side_by_side(blocks: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """Lines that show the blocks beside each other, each in so many cells."""
+    """Lines that show the blocks side by side, each in columns of so many cells."""
     for row in zip_longest(*blocks, fillvalue=""):
         yield COLUMN_SEPARATOR.join(pad(cell, width) for cell in row).rstrip()
 
@@ -51,7 +51,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _wrap_line(line: str, width: int) -> list[str]:
-    """The line broken between its words; an item goes on below its own beginning."""
+    """The line broken between words; a list item continues below its first word."""
     if display_width(line) <= width:
         return [line]
     item = _ITEM.match(line)
@@ -76,7 +76,7 @@ def _wrap_line(line: str, width: int) -> list[str]:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Pieces that a line may be broken between, each with the spaces behind it."""
+    """Pieces that a line may be broken between, each with the spaces after it."""
     for word in re.findall(r"\s*\S+\s*", text):
         yield from split_wide_characters(word)
 
@@ -95,5 +95,5 @@ def split_wide_characters(word: str) -> Iterable[str]:
 
 
 def _can_break_before(sign: str) -> bool:
-    """Whether a line may begin with it."""
+    """Whether a line may start with it."""
     return not sign.isspace() and sign not in _CLOSING and display_width(sign) > 0

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-SETTLE = 0.05  # seconds within which the rest of a paste arrives; nobody types that fast
-PASTE_SETTLE = 0.3  # the same once a paste was noticed: it may come over a slow connection
+SETTLE = 0.05  # seconds within which the rest of a paste arrives; faster than typing
+PASTE_SETTLE = 0.3  # the same after a paste was detected: it may arrive over a slow connection
 
-_asked: set[int] = set()  # terminals at which a person was asked for something
+_asked: set[int] = set()  # terminals on which the user was asked for input
 
 
 def is_dumb() -> bool:
@@ -28,16 +28,16 @@ def is_waiting(fd: int, seconds: float = 0) -> bool:
 
 
 def ask_line(question: str) -> str:
-    """The line that a person types in answer to `question`; "" if there is none: see
+    """The line that the user types in answer to `question`; "" without one: see
     `ask_line_or_none`."""
     return ask_line_or_none(question) or ""
 
 
 def ask_line_or_none(question: str) -> str | None:
-    """The line that a person types in answer to `question`; None for Ctrl-D.
+    """The line that the user types in answer to `question`; None for Ctrl-D.
 
-    A paste of several lines is no answer: it is discarded with a notice, and None returned. Raises
-    `KeyboardInterrupt` for Ctrl-C, with the cursor on a new line."""
+    A paste of several lines is not an answer: it is discarded with a notice, and None is returned.
+    Raises `KeyboardInterrupt` for Ctrl-C, with the cursor on a new line."""
     # Only for a notice.
     from clinvk.terminal.printer import Printer
 
@@ -58,7 +58,7 @@ def ask_line_or_none(question: str) -> str | None:
 
 
 def read_lines(label: str) -> str | None:
-    """What a person types after `label`, without escape sequences: one line, or all the lines of a
+    """The user's input after `label`, without escape sequences: one line, or all lines of a
     paste. None for Ctrl-D. Raises `KeyboardInterrupt` for Ctrl-C, with the cursor on a new line."""
     fd = sys.stdin.fileno()
     write(label)
@@ -78,8 +78,8 @@ def read_lines(label: str) -> str | None:
 
 
 def take_waiting(fd: int, seconds: float) -> bytes:
-    """All the input that is there, including a line without its end, once none has come for this
-    time."""
+    """All available input, including an incomplete line, once none has arrived for this many
+    seconds."""
     before = termios.tcgetattr(fd)
     by_character: list[Any] = [*before[:3], before[3] & ~termios.ICANON, *before[4:6], [*before[6]]]
     by_character[6][termios.VMIN], by_character[6][termios.VTIME] = 1, 0
@@ -94,8 +94,8 @@ def take_waiting(fd: int, seconds: float) -> bytes:
 
 
 def discard_waiting(fd: int) -> None:
-    """Leave nothing for the shell to execute: neither what is there by now, nor, by
-    `discard_rest`, what arrives until the process ends."""
+    """Leave nothing for the shell to execute: discard the input that is available now and, through
+    `discard_rest`, what arrives until the process exits."""
     _asked.add(fd)
     with suppress(OSError, termios.error):
         if _is_foreground(fd):
@@ -103,10 +103,10 @@ def discard_waiting(fd: int) -> None:
 
 
 def discard_rest() -> bool:
-    """Discard what has arrived at the terminal since a person was asked for something, and the rest
-    of it that is still coming. Return whether there was anything; call it when the process ends.
+    """Discard what has arrived at the terminal since the user was asked for input, and the rest of
+    it that is still arriving. Return whether there was any; call it when the process exits.
 
-    The lines of a paste may come so slowly that the first of them was the whole answer."""
+    The lines of a paste may arrive so slowly that the first one was taken as the answer."""
     found = False
     for fd in _asked:
         with suppress(OSError, termios.error):
@@ -117,12 +117,13 @@ def discard_rest() -> bool:
 
 
 def _is_foreground(fd: int) -> bool:
-    """Whether we may change the terminal; in the background we would be stopped for it."""
+    """Whether this process may change the terminal; in the background it would be stopped for
+    it."""
     return os.tcgetpgrp(fd) == os.getpgrp()
 
 
 def write(text: str) -> None:
-    """To stderr if that is the terminal, else to the terminal that stdin is; else nowhere."""
+    """Write to stderr if it is the terminal, else to the terminal that is stdin, else nowhere."""
     with suppress(OSError), screen() as stream:
         stream.write(text)
         stream.flush()
@@ -130,7 +131,7 @@ def write(text: str) -> None:
 
 @contextmanager
 def screen() -> Iterator[Any]:
-    """The stream to draw on, which is never stdout: that holds the answer. Raises `OSError`."""
+    """The stream to draw on, never stdout, which carries the answer. Raises `OSError`."""
     if sys.stderr.isatty():
         yield sys.stderr
         return
@@ -140,13 +141,13 @@ def screen() -> Iterator[Any]:
 
 @contextmanager
 def restored_if_ended(fd: int) -> Iterator[None]:
-    """Restore the terminal if a signal ends us while an editor has changed it."""
+    """Restore the terminal if a signal ends the process while an editor has changed it."""
     before = termios.tcgetattr(fd)
 
     def restore(number: int, _frame: Any) -> None:
         with suppress(OSError, termios.error):
             termios.tcsetattr(fd, termios.TCSANOW, before)
-            # No bracketed paste, a cursor. A stream may be in the middle of a write of its own.
+            # No bracketed paste, a cursor. The stream may be in the middle of another write.
             os.write(fd, b"\x1b[?2004l\x1b[?25h\n")
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""The last lines of a terminal, drawn again and again in their place."""
+"""The last lines of a terminal, redrawn in place."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import TextIO
 from clinvk.text.sanitize import one_line
 from clinvk.text.width import display_width
 
-# A terminal that knows it shows what stands between these two at once; others ignore them.
+# Terminals that support these show everything between them at once; others ignore them.
 BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
-# Terminals do not agree on how wide every character is. Where one takes more than we thought, the
-# line is clipped and the others stay where they are.
+# Terminals disagree about the width of some characters. If one is wider than expected, the line is
+# clipped and the others stay in place.
 NO_WRAP, WRAP = "\x1b[?7l", "\x1b[?7h"
 ERASE_LINE, ERASE_BELOW = "\x1b[K", "\x1b[J"  # erase up to there
 
 DEFAULT_SIZE = os.terminal_size((80, 24))
-# What makes one sign of several, on some terminals; without it they are as wide everywhere.
+# Joins several characters into one on some terminals; without it, widths are the same everywhere.
 _JOINERS = dict.fromkeys([0x200D, *range(0xFE00, 0xFE10), *range(0x1F3FB, 0x1F400)])
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -31,8 +31,8 @@ GetSize = Callable[[], os.terminal_size]
 
 
 class LiveRegion:
-    """Holds the terminal until `close`: its cursor is hidden, and what is typed is not shown, as it
-    would scroll the lines away."""
+    """Holds the terminal until `close`: the cursor is hidden, and typed characters are not shown,
+    since they would scroll the lines away."""
 
     def __init__(self, stream: TextIO, size: GetSize | None = None) -> None:
         self.stream = stream
@@ -40,18 +40,18 @@ class LiveRegion:
         self._fd = _fileno(stream)
         self._lines: list[str] = []
         self._drawn_size = DEFAULT_SIZE
-        # Lines that a narrower terminal has broken in two and scrolled away, where nothing can be
-        # erased: their widths. They come back above ours when it gets wider or higher.
+        # The widths of lines that a narrower terminal has wrapped and scrolled off, where nothing
+        # can be erased. They come back above the others when the terminal gets wider or higher.
         self._scrolled_out: list[int] = []
         self._is_active = False
         self._saved_terminal = False
 
     def can_draw(self) -> bool:
-        """Whether the terminal is ours, and would take what we write: it may be stopped (Ctrl-S),
-        and nobody who waits for that can do anything else."""
+        """Whether this process is in the foreground and the terminal accepts output: it may be
+        stopped (Ctrl-S), and waiting for it would block everything else."""
         if self._fd is None:
             return True
-        with suppress(OSError):  # without job control it is everybody's
+        with suppress(OSError):  # without job control every process may write
             if os.tcgetpgrp(self._fd) != os.getpgrp():
                 return False
         return bool(select.select([], [self._fd], [], 0)[1])
@@ -60,7 +60,7 @@ class LiveRegion:
         return self._is_active and self.size() != self._drawn_size
 
     def draw(self, lines: list[str], above: str = "") -> None:
-        """These lines instead of those before, below the lines `above`, which stay. One write."""
+        """Replace the lines, printing the lines `above` before them, which stay. Writes once."""
         size = self.size()
         if self._is_active and lines == self._lines and size == self._drawn_size and not above:
             return
@@ -80,12 +80,12 @@ class LiveRegion:
         if not self._is_active:
             self._disable_echo()
         if above:
-            self._scrolled_out = []  # these lines are between ours and them
+            self._scrolled_out = []  # the lines above come between
         self._is_active, self._lines, self._drawn_size = True, lines, size
         self._write(text)
 
     def clear(self, above: str = "") -> None:
-        """Take the lines away, and give the terminal back; `above` is left there."""
+        """Erase the lines and release the terminal; `above` is printed and stays."""
         if self._is_active:
             self._write(self._erase_sequence(self.size()) + above + SHOW_CURSOR)
             self._is_active, self._lines = False, []
@@ -94,10 +94,10 @@ class LiveRegion:
             self._write(above)
 
     def _erase_sequence(self, size: os.terminal_size) -> str:
-        """What takes the lines away, one by one: where all that is below the top of a screen is
-        erased at once, some terminals keep it among what was scrolled away."""
+        """The sequence that erases the lines one by one: if everything below the top of the screen
+        is erased at once, some terminals keep it in their scrollback."""
         widths = [0] * len(self._lines)
-        if size.columns < self._drawn_size.columns:  # then it has broken lines in two
+        if size.columns < self._drawn_size.columns:  # it has wrapped lines
             widths = [display_width(_COLOR.sub("", line)) for line in self._lines]
         widths = self._scrolled_out + widths
         rows = [max(1, -(-width // size.columns)) for width in widths]
@@ -106,7 +106,7 @@ class LiveRegion:
         return _cursor_up(count) + f"{ERASE_LINE}\n" * count + ERASE_LINE + _cursor_up(count)
 
     def _write(self, text: str) -> None:
-        # A terminal that has gone is no reason to end a run.
+        # A closed terminal is no reason to stop a run.
         with suppress(OSError):
             self.stream.write(text)
             self.stream.flush()
@@ -143,7 +143,7 @@ def _fileno(stream: TextIO) -> int | None:
 
 
 def _top_rows(rows: list[int], count: int, columns: int) -> list[int]:
-    """The widths of the lines, each of so many rows, that the first `count` rows are."""
+    """The widths of the lines that make up the first `count` rows; each takes so many rows."""
     widths = []
     for height in rows:
         if count <= 0:
@@ -154,19 +154,19 @@ def _top_rows(rows: list[int], count: int, columns: int) -> list[int]:
 
 
 def _cursor_up(rows: int) -> str:
-    """From the line below the last one to the first."""
+    """Moves the cursor from the line below the last one to the first."""
     return f"\r\x1b[{rows}A" if rows else "\r"
 
 
 def _changed_lines(lines: Iterable[str], before: list[str]) -> Iterable[str]:
-    """What to write for the lines; those that stand there already are passed over."""
+    """The sequence that writes the lines; unchanged ones are skipped."""
     for i, line in enumerate(lines):
         yield "\n" if i < len(before) and before[i] == line else f"{line}{ERASE_LINE}\n"
 
 
 @lru_cache(maxsize=1024)
 def normalize_width(text: str) -> str:
-    """`text` on one line, in characters that are as wide on every terminal."""
+    """`text` on one line, in characters of the same width on every terminal."""
     text = one_line(text)
     if text.isascii():
         return text

@@ -29,12 +29,12 @@ def show_lines(lines: Sequence[str]) -> None:
         )
     finally:
         signal.signal(signal.SIGINT, before)
-    if done.returncode in (126, 127):  # it cannot be started
+    if done.returncode in (126, 127):  # the pager could not be started
         sys.stdout.write(text)
 
 
 def _pager() -> str | None:
-    """The command of the pager; None if there is none, or no terminal that it could use."""
+    """The command of the pager; None without a pager or a terminal that it could use."""
     is_capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
     if not (is_capable and sys.stdout.isatty() and sys.stdin.isatty()):
         return None
@@ -45,7 +45,7 @@ def _pager() -> str | None:
 
 
 def _fits(lines: Sequence[str]) -> bool:
-    """Whether all is seen at once, with room for the shell's next prompt."""
+    """Whether everything fits on the screen, with room for the shell's next prompt."""
     columns, rows = shutil.get_terminal_size()
     taken = 0
     for line in lines:

@@ -15,17 +15,17 @@ from clinvk.terminal.prompt import is_paste
 from clinvk.text.duration import format_age
 from clinvk.text.sanitize import one_line, sanitize
 
-LIST_ROWS = 10  # sessions that are seen at a time
+LIST_ROWS = 10  # sessions shown at a time
 PREVIEW_ROWS = 7  # lines of the last messages
 
 
 def pick(sessions: list[Session], messages: Callable[[str], list[Message]]) -> Session:
-    """The session that a person picks. Raises `typer.Abort` where none is wanted, `SessionError`
-    where there is no terminal to pick at: the list is shown there all the same."""
+    """The session that the user picks. Raises `typer.Abort` if none is picked, `SessionError`
+    without a terminal, after showing the list."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         _print(sessions)
         raise SessionError(
-            "which session? There is no terminal to pick one at",
+            "no session given, and no terminal to pick one",
             'name it: clinvk resume ID "prompt", or take the newest: clinvk resume --last "prompt"',
         )
     if is_dumb():
@@ -34,7 +34,7 @@ def pick(sessions: list[Session], messages: Callable[[str], list[Message]]) -> S
 
 
 def filter_sessions(sessions: list[Session], text: str) -> list[Session]:
-    """The sessions that hold every word of the filter in what the list knows of them."""
+    """The sessions that contain every word of the filter in the fields of the list."""
     words = text.lower().split()
     return [s for s in sessions if all(w in _searchable_text(s) for w in words)]
 
@@ -60,7 +60,7 @@ def _pick_by_number(sessions: list[Session]) -> Session:
     if len(sessions) > len(shown):
         print("     … and more: clinvk sessions list", file=sys.stderr)
     while True:
-        answer = ask_line(f"Which one? [1-{len(shown)}, empty cancels] ").strip()
+        answer = ask_line(f"Session number [1-{len(shown)}, empty cancels]: ").strip()
         if not answer:
             raise typer.Abort
         if answer.isdigit() and 1 <= int(answer) <= len(shown):
@@ -94,7 +94,7 @@ def _pick_on_screen(sessions: list[Session], messages: Callable[[str], list[Mess
 
 
 class _PickerScreen:
-    """What is on the screen, and what the keys do."""
+    """The screen and its key bindings."""
 
     def __init__(self, sessions: list[Session], messages: Callable[[str], list[Message]]) -> None:
         # Slow, and only needed here.
@@ -161,7 +161,7 @@ class _PickerScreen:
         return keys
 
     def _enter(self, event: Any) -> None:
-        """Take the session at the cursor. A line end in a paste is a space: what was pasted by
+        """Choose the session at the cursor. A line end in a paste counts as a space: text pasted by
         mistake must neither choose a session nor become its prompt."""
         if is_paste(event, sys.stdin.fileno()):
             self._in_paste = True
@@ -203,7 +203,7 @@ class _PickerScreen:
 
 
 def _preview_text(session: Session, messages: Callable[[str], list[Message]]) -> str:
-    """The end of the conversation, in as many lines as there is room for."""
+    """The end of the conversation, in as many lines as fit."""
     lines = [f"{session.cwd or '-'}"]
     try:
         said = messages(session.id)[-4:]

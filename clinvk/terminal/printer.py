@@ -1,4 +1,4 @@
-"""What people see: results to stdout, everything else to stderr."""
+"""Output for people: results go to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line, sanitize, with_visible_order
 from clinvk.text.width import clip, display_width, truncate
 
-# `output.color`, once a command has read a configuration; what goes wrong before is "auto".
+# `output.color`, once a command has read the configuration; "auto" for errors before that.
 color: ContextVar[str] = ContextVar("color", default="auto")
 # Whether answers are shown as they are written: `--plain`, or `output.render: false`.
 plain: ContextVar[bool] = ContextVar("plain", default=False)
@@ -38,7 +38,7 @@ COLUMN_GAP = 2  # cells between columns; tabulate leaves as many behind a header
 
 
 class Printer:
-    """Writes for one stream, in colour where that is wanted."""
+    """Writes to one stream, in color if wanted."""
 
     def __init__(self, stream: TextIO, *, color: bool, quiet: bool = False) -> None:
         self.stream = stream
@@ -53,12 +53,12 @@ class Printer:
         return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
 
     def paint_state(self, text: str, state: str) -> str:
-        """The text in the color of a state, which may stand before other words."""
+        """The text in the color of the state that it starts with."""
         code = STATE_COLORS.get(state.partition(" ")[0])
         return self.paint(text, code) if code else text
 
     def error(self, message: str, hint: str | None = None) -> None:
-        """`clinvk: what happened`, and what to do next below it."""
+        """Print `clinvk: what happened`, and below it what to do next."""
         self._print_message(self.paint("clinvk:", RED), message, hint)
 
     def notice(self, message: str) -> None:
@@ -70,7 +70,7 @@ class Printer:
         self._print_message(self.paint("clinvk: warning:", YELLOW), message, hint)
 
     def line(self, text: str, code: str | None = None) -> None:
-        """A line, or several, of text that anything may be in."""
+        """Print one or more lines of untrusted text."""
         text = self._harmless(text)
         self.stream.write((self.paint(text, code) if code else text) + "\n")
 
@@ -82,14 +82,14 @@ class Printer:
         self.stream.flush()
 
     def _harmless(self, text: str) -> str:
-        """Text that drives no terminal, shows no password of an address, and that a log which looks
-        for commands does not obey."""
+        """The text without control sequences, without passwords in addresses, and without commands
+        that a CI log would execute."""
         text = safe(without_passwords(text), self.stream)
         return literal(text) if is_log_obeyed(os.environ) else text
 
 
 class StatusLine:
-    """A line on the terminal that says what is going on, and goes when something is printed."""
+    """A line on the terminal that says what is being done, erased when something is printed."""
 
     FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -120,7 +120,7 @@ class StatusLine:
 
 
 class ProgressBar:
-    """A bar on the terminal for what takes longer than half a second; call it with (done, all)."""
+    """A progress bar for work that takes longer than half a second; call it with (done, total)."""
 
     WIDTH = 30
     SHOW_AFTER = 0.5  # seconds
@@ -156,14 +156,14 @@ def wants_color(stream: TextIO, setting: str | None = None) -> bool:
 
 def wants_rendering() -> bool:
     """Whether Markdown on stdout is rendered: on a terminal that can move its cursor, unless the
-    user wants to see it as it is written."""
+    user wants to see the source."""
     is_capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
     return is_capable and not plain.get() and sys.stdout.isatty()
 
 
 def safe(text: str, stream: TextIO | None = None) -> str:
-    """`text` for a stream, stdout if none is named: it drives no terminal, and what changes the
-    order of text is visible on one. A pipe gets the text in its own order."""
+    """`text` for a stream, stdout if none is named: without control sequences, and on a terminal
+    with visible marks for characters that change the order of text. A pipe gets those unchanged."""
     text = sanitize(text)
     return with_visible_order(text) if (stream or sys.stdout).isatty() else text
 
@@ -174,7 +174,7 @@ def for_output() -> Printer:
 
 
 def print_markdown(text: str) -> None:
-    """A text of a model or a user: rendered on a terminal, else as it was written."""
+    """Print a text of a model or a user: rendered on a terminal, otherwise unchanged."""
     for line in markdown_lines(text):
         print(line)
 
@@ -193,7 +193,7 @@ def markdown_lines(text: str) -> list[str]:
 
 
 def print_wrapped(text: str) -> None:
-    """A line of our own; on a terminal, broken between words."""
+    """Print a line of clinvk's own, on a terminal wrapped between words."""
     if sys.stdout.isatty():
         from clinvk.terminal.columns import wrap  # only on a terminal
 
@@ -210,7 +210,7 @@ def short_path(path: str) -> str:
 
 
 def local_time(moment: datetime) -> str:
-    """The moment in the time zone of the user."""
+    """The time in the time zone of the user."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -229,10 +229,10 @@ def print_table(
     ends: Iterable[str] = (),
     least: int = MIN_COLUMN_WIDTH,
 ) -> None:
-    """Columns as wide as what is in them. If a terminal has no room for that, those that `shrinks`
-    names get shorter, down to `least` cells; if that is not enough, those of `spared` are left out, the first of them
-    first. Of the columns `ends`, the end is kept and not the beginning. The words of the column
-    `state` are colored. A pipe gets everything."""
+    """Print a table with columns as wide as their content. If a terminal is too narrow, the columns
+    of `shrinks` are shortened, down to `least` cells; if that is not enough, those of `spared` are
+    left out, in their order. In the columns `ends`, the end of a value is kept instead of the
+    beginning. The column `state` is colored. A pipe gets everything."""
     table = [headers, *([one_line(cell) for cell in row] for row in rows)]
     if sys.stdout.isatty():
         table = _fit_table(table, terminal_width(), list(shrinks), list(spared), list(ends), least)
@@ -250,7 +250,7 @@ def print_table(
 
 
 def _load_tabulate(table: list[list[str]]) -> Any:
-    """tabulate; with wcwidth, whose loading is two thirds of its own, only if a cell is not ASCII."""
+    """tabulate; with wcwidth, two thirds of its import time, only if a cell is not ASCII."""
     ascii_only = all(cell.isascii() for row in table for cell in row)
     # In a program of another, other threads may import wcwidth at this moment.
     hidden = (
@@ -271,7 +271,7 @@ def _load_tabulate(table: list[list[str]]) -> Any:
 
 
 def _column_widths(table: list[list[str]]) -> list[int]:
-    """A column is wider than its header, so that the headers are apart from each other."""
+    """Headers padded so that they do not touch each other."""
     return [
         max([display_width(head) + COLUMN_GAP, *map(display_width, column)])
         for head, *column in zip(*table, strict=True)
@@ -286,8 +286,8 @@ def _fit_table(
     ends: list[str],
     least_width: int,
 ) -> list[list[str]]:
-    """The table, whose first row are its headers, in lines of so many cells; longer ones where
-    nothing more may be taken away. A terminal breaks those, and no id is lost."""
+    """The table, whose first row holds the headers, in lines of so many cells. Lines that cannot be
+    shortened further stay longer: the terminal wraps them, and no id is lost."""
     headers = table[0]
     widths = _column_widths(table)
     least = [min(w, least_width) if headers[i] in shrinks else w for i, w in enumerate(widths)]
@@ -310,7 +310,7 @@ def _truncate_start(text: str, width: int) -> str:
 def _select_columns(
     headers: list[str], widths: list[int], room: int, spared: list[str]
 ) -> list[int]:
-    """The columns that there is room for. What matters more is let in first."""
+    """The columns that fit, chosen by importance."""
     kept = [i for i, name in enumerate(headers) if name not in spared]
     for name in reversed(spared):
         more = sorted([*kept, *(i for i, other in enumerate(headers) if other == name)])
@@ -320,18 +320,18 @@ def _select_columns(
 
 
 def _line_width(widths: Iterable[int]) -> int:
-    """Of a line with columns of these widths."""
+    """The width of a line with columns of these widths."""
     return sum(width + COLUMN_GAP for width in widths) - COLUMN_GAP
 
 
 def shorten(text: str, most: int) -> str:
-    """It on one line of so many characters, for a sentence."""
+    """The text on one line of at most so many characters, for a sentence."""
     text = one_line(text)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def print_fields(fields: Mapping[str, Any], state: str = "") -> None:
-    """`Name: value` lines, aligned, for one thing. The value of the field `state` is colored."""
+    """Print aligned `Name: value` lines. The value of the field `state` is colored."""
     for line in field_lines(fields, state):
         print(line)
 
@@ -350,7 +350,7 @@ def field_lines(fields: Mapping[str, Any], state: str = "") -> list[str]:
 
 
 def format_size(count: int) -> str:
-    """Bytes in the unit that leaves few digits."""
+    """A number of bytes in the unit that leaves few digits."""
     value = float(count)
     for unit in ("B", "KB", "MB"):
         if value < 1000:
@@ -360,7 +360,7 @@ def format_size(count: int) -> str:
 
 
 def terminal_width() -> int:
-    """Of the terminal."""
+    """The width of the terminal, in columns."""
     # Only rarely needed.
     import shutil
 

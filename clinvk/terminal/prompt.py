@@ -1,4 +1,4 @@
-"""Read a prompt from a person at the terminal: several lines, editing keys, a history."""
+"""Read a prompt from the user: several lines, editing keys, a history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HELP = "Enter sends, Alt-Enter adds a line"
 
 
 def read_prompt(label: str, history: PromptHistory, *, color: bool) -> str | None:
-    """What a person types after `label`; None if they leave with Ctrl-D.
+    """The prompt that the user types after `label`; None for Ctrl-D.
 
     stdin has to be a terminal. A paste of several lines is one prompt, and none of it is left for
     the shell. Raises `KeyboardInterrupt` for Ctrl-C, with the cursor on a new line."""
@@ -44,7 +44,7 @@ def _read(label: str, history: PromptHistory, *, color: bool) -> str | None:
 
 
 def _edit(label: str, history: PromptHistory, stream: Any, *, color: bool) -> str | None:
-    # 80 ms, for a person who is about to type only
+    # 80 ms, only for a user who is about to type
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import get_app
     from prompt_toolkit.input import create_input
@@ -57,7 +57,7 @@ def _edit(label: str, history: PromptHistory, stream: Any, *, color: bool) -> st
 
     fd = sys.stdin.fileno()
     keyboard, output = create_input(sys.stdin), create_output(stdout=stream)
-    # Asked where the cursor is, a terminal answers in the input, where it would look like a paste.
+    # A terminal reports its cursor position in the input, where it would look like a paste.
     output.enable_cpr = False  # type: ignore[attr-defined]
     session: PromptSession[str] = PromptSession(
         label,
@@ -109,8 +109,8 @@ def _keys(fd: int) -> Any:
 
 
 def is_paste(event: Any, fd: int) -> bool:
-    """Whether more input follows this key at once: it was pasted into a terminal that does not
-    mark what is pasted, or before there was a prompt."""
+    """Whether more input follows this key at once: it was pasted into a terminal without bracketed
+    paste, or before there was a prompt."""
     # Slow, and only needed to edit a prompt.
     from prompt_toolkit.keys import Keys
 

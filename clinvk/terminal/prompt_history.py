@@ -1,4 +1,4 @@
-"""The prompts that were typed, one JSON string per line, readable by their user only."""
+"""The history of typed prompts, one JSON string per line, readable only by its user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clinvk.disk.reading import open_regular
 from clinvk.text.redact import redact
 
 NAME = "history.jsonl"
-MOST = 1 << 20  # bytes; beyond that the older half is dropped
+MOST = 1 << 20  # bytes; beyond that, the older half is dropped
 LONGEST = 1 << 16  # characters of a prompt that is kept
 
 
@@ -22,7 +22,7 @@ class PromptHistory:
     """Failures to read or write it are ignored: a prompt without a history is still a prompt."""
 
     def __init__(self, path: Path | None, *, redacting: bool = True) -> None:
-        self.path = path  # None keeps nothing
+        self.path = path  # None stores nothing
         self.redacting = redacting
 
     @classmethod
@@ -33,7 +33,7 @@ class PromptHistory:
         return cls(loaded.home / NAME if wanted else None, redacting=session.redact)
 
     def prompts(self) -> list[str]:
-        """Oldest first; each once, where it was used last."""
+        """The prompts, oldest first; each once, at its last use."""
         found: dict[str, None] = {}
         for line in self._lines():
             with suppress(ValueError):
@@ -43,7 +43,7 @@ class PromptHistory:
         return list(found)
 
     def add(self, prompt: str) -> None:
-        """Keep the prompt, unless it holds what looks like a key."""
+        """Store the prompt, unless it contains what looks like a key."""
         if self.path is None or len(prompt) > LONGEST:
             return
         if self.redacting and redact(prompt) != prompt:
@@ -58,7 +58,7 @@ class PromptHistory:
             append_file(self.path, line, durable=False)
 
     def for_editor(self) -> Any:
-        """It as prompt_toolkit takes it, to read only: `add` decides what is written."""
+        """A read-only history for prompt_toolkit: `add` decides what is written."""
         # Slow, and only needed to edit a prompt.
         from prompt_toolkit.history import History
 

@@ -1,4 +1,4 @@
-"""Questions to the person at the terminal."""
+"""Questions to the user at the terminal."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from clinvk.terminal.printer import safe
 
 
 def can_ask() -> bool:
-    """Whether there is a person at a terminal."""
+    """Whether there is a terminal to ask on."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirm(question: str) -> bool:
-    """Whether a person at the terminal agrees; False if there is no terminal."""
+    """Whether the user agrees; False without a terminal."""
     if not can_ask():
         return False
     return ask_line(f"{safe(question, sys.stderr)} [y/N] ").strip().lower() in ("y", "yes")
 
 
 def confirm_or_cancel(question: str) -> bool:
-    """Whether a person at the terminal agrees; Enter alone does. There has to be a terminal.
+    """Whether the user agrees; Enter means yes. Needs a terminal.
 
-    Ctrl-D and a paste of several lines are no answer: they raise `KeyboardInterrupt`, as Ctrl-C
+    Ctrl-D and a paste of several lines are not answers: they raise `KeyboardInterrupt`, as Ctrl-C
     does."""
     while True:
         answer = ask_line_or_none(f"{safe(question, sys.stderr)} [Y/n] ")
@@ -37,7 +37,7 @@ def confirm_or_cancel(question: str) -> bool:
 
 
 def confirm_deletion(question: str) -> bool:
-    """Whether a person agrees to a deletion. Raises `UsageError` if there is no terminal."""
+    """Whether the user agrees to a deletion. Raises `UsageError` without a terminal."""
     if not can_ask():
         raise UsageError("refusing to delete without confirmation", "pass --yes")
     return confirm(question)

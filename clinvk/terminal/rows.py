@@ -1,4 +1,4 @@
-"""What the live picture of a run knows: where each task stands, and what it said last."""
+"""The data of the live board: the state of each task, and its last output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clinvk.terminal.live import normalize_width
 from clinvk.text.sanitize import StreamSanitizer
 from clinvk.text.width import clip_start, display_width
 
-MAX_PIECES = 64  # of an answer, that are kept for the next frame
+MAX_PIECES = 64  # pieces of an answer that are kept for the next frame
 MAX_TEXT_LENGTH = 1000  # characters
 
 ACTIVITIES = {
@@ -29,25 +29,25 @@ ACTIVITIES = {
 
 
 class Row(Struct, kw_only=True):
-    """A task that is running, or waits for another try."""
+    """A task that is running or waiting for a retry."""
 
     name: str
     backend: str
     started_at: float
-    last_event_at: float  # when it last said something
-    slot: int | None = None  # its place on the board; none where it waits
+    last_event_at: float  # when it last sent output
+    slot: int | None = None  # its place on the board; None while it is waiting
     activity: str = "starting"
     tokens: int = 0
-    until: datetime | None = None  # it waits
+    until: datetime | None = None  # the end of the wait
     reason: str = ""
-    is_streaming: bool = False  # what it says now came in pieces so far
+    is_streaming: bool = False  # its current output has arrived in pieces
     last_text: str = ""  # its last line
-    shown_text: str = ""  # the same, as it fitted
+    shown_text: str = ""  # the same, cut to fit
     pieces: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_PIECES))
     sanitizer: StreamSanitizer = field(default_factory=StreamSanitizer)
 
     def apply_event(self, event: Event) -> None:
-        """Note what it does now; and what it says, where that has not come in pieces."""
+        """Record its activity, and its output if that did not arrive in pieces."""
         if isinstance(event, Text) and not self.is_streaming:
             self.pieces.append(event.text[-MAX_TEXT_LENGTH:])
         if self.is_streaming or isinstance(event, Text):
@@ -59,7 +59,7 @@ class Row(Struct, kw_only=True):
             self.activity = ACTIVITIES.get(event.type, self.activity)
 
     def last_line(self, room: int) -> str:
-        """The last line that it said, or the end of that."""
+        """The last line of its output, or the end of it."""
         if self.pieces:
             said = self.last_text + self.sanitizer.feed("".join(self.pieces))
             self.pieces.clear()
@@ -74,8 +74,8 @@ class Row(Struct, kw_only=True):
 
 
 class Rows:
-    """The tasks that are seen. Each stays where it is while others end, and the next one that is
-    started takes the place of one that has ended."""
+    """The visible tasks. Each keeps its place while others end, and the next task to start takes a
+    place that has become free."""
 
     def __init__(self) -> None:
         self.by_index: dict[int, Row] = {}
@@ -89,7 +89,7 @@ class Rows:
         self.by_index[index] = row
 
     def wait(self, index: int, row: Row) -> None:
-        """It waits for another try."""
+        """Record that the task is waiting for a retry."""
         self.remove(index)
         self.by_index[index] = row
 
@@ -107,7 +107,7 @@ class Rows:
 
 
 class Tally:
-    """How many tasks are in each state, and what they have taken."""
+    """The number of tasks in each state, and their tokens and cost."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -120,7 +120,7 @@ class Tally:
         return sum(n for state, n in self.counts.items() if state not in ACTIVE_STATES)
 
     def set_state(self, outcome: Outcome, state: str) -> None:
-        """Count the task under `state`, and no longer where it was before."""
+        """Count the task under `state` instead of its previous state."""
         tokens, cost = outcome.usage.total if outcome.usage else 0, outcome.cost or 0.0
         before, tokens_before, cost_before = self._states.get(outcome.index, ("", 0, 0.0))
         if before:

@@ -1,4 +1,4 @@
-"""stdout without waiting for it: a reader that has stopped must not keep a run from being ended."""
+"""Non-blocking stdout: a reader that has stopped reading must not keep a run from being stopped."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import sys
 
 import anyio
 
-CHUNK_SIZE = (
-    4096  # bytes that a pipe takes without blocking, once it says that it can be written (PIPE_BUF)
-)
+CHUNK_SIZE = 4096  # bytes that a pipe accepts without blocking once it is writable (PIPE_BUF)
 
 
-HURRIED_TIMEOUT = 0.5  # seconds for a reader, once the run was ended
+HURRIED_TIMEOUT = 0.5  # seconds to wait for a reader after the run was stopped
 
 
 class PatientStdout:
-    """Text is held until `flush`, which waits for room where the reader is slow."""
+    """Text is buffered until `flush`, which waits if the reader is slow."""
 
     def __init__(self) -> None:
         sys.stdout.flush()
@@ -27,18 +25,16 @@ class PatientStdout:
         self._buffer = bytearray()
         self._wait_scope: anyio.CancelScope | None = None
         self._given_up = False
-        self._hurried = False  # whoever reads too slowly is not waited for any more
-        self._can_block = not stat.S_ISREG(
-            os.fstat(self._fd).st_mode
-        )  # a file never makes one wait
+        self._hurried = False  # slow readers are no longer waited for
+        self._can_block = not stat.S_ISREG(os.fstat(self._fd).st_mode)  # a file never blocks
 
     def write(self, text: str) -> None:
         if not self._given_up:
             self._buffer += text.encode(self._encoding, "replace")
 
     async def flush(self, deadline: float = float("inf")) -> None:
-        """Write what is held; until `deadline` (on the clock of the event loop), and the rest later.
-        Raises `BrokenPipeError` and other `OSError`s."""
+        """Write the buffered text until `deadline` (on the clock of the event loop), and the rest
+        later. Raises `BrokenPipeError` and other `OSError`s."""
         if self._hurried:
             deadline = min(deadline, anyio.current_time() + HURRIED_TIMEOUT)
         with anyio.CancelScope(deadline=deadline) as self._wait_scope:
@@ -56,12 +52,12 @@ class PatientStdout:
 
     @property
     def pending(self) -> bool:
-        """Whether something was not written, and will hardly be."""
+        """Whether buffered text is left that will probably not be written."""
         return self._given_up or bool(self._buffer)
 
     def give_up(self) -> None:
-        """Drop what is held and what comes, if somebody waits for room: he stops waiting. Whoever
-        comes to wait later does so for a moment."""
+        """Drop buffered and later text if a task is waiting for the reader, which ends the wait.
+        Later waits are short."""
         self._hurried = True
         if self._wait_scope is not None:
             self._wait_scope.cancel()

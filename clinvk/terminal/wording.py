@@ -1,4 +1,4 @@
-"""How states and changes of tasks are put into words."""
+"""The wording of states and changes of tasks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def describe_change(change: Change) -> str | None:
-    """What is worth a line of what happened to a task on its way; nothing else."""
+    """A line for a change of a task that is worth reporting; otherwise empty."""
     o = change.outcome
     if change.kind == "retry" and o and change.until:
         why = o.error.message if o.error else ""
-        return f"{one_line(o.name)}: {one_line(why)[:120]}; again at {_clock(change.until)}"
+        return f"{one_line(o.name)}: {one_line(why)[:120]}; retrying at {_clock(change.until)}"
     if change.kind == "limit" and o and change.until:
-        then = change.instead or f"nothing is started there until {_clock(change.until)}"
-        return f"{o.backend}: limit reached; {then}"
+        then = change.instead or f"no tasks will start on it until {_clock(change.until)}"
+        return f"{o.backend}: rate limit reached; {then}"
     if change.kind == "notice" and o:
         return f"{one_line(o.name)}: {one_line(change.message)}"
     if change.kind == "event" and o and change.event and change.event.type == "notice":

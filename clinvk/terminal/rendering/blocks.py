@@ -1,8 +1,8 @@
 """Cut streamed Markdown into blocks, each as soon as its end is known.
 
-A block is rendered by itself. So a long answer costs its length, however it arrives, and what is
-on the screen changes only in the last block. A list is cut into its items, and long code into
-chunks of lines."""
+Each block is rendered on its own, so that the cost of a long answer is linear, however it arrives,
+and only the last block on the screen changes. A list is cut into items, and long code into chunks
+of lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 MAX_TEXT = 8_000  # characters of a block; a longer one is cut at the end of a line
 MAX_TABLE = 64_000  # the same for a table, which is shown only when it is complete
-CODE_LINES = 40  # lines of code in a chunk; as many before it are its context
+CODE_LINES = 40  # lines of code in a chunk; the same number before it is its context
 
 _FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})(.*)")
 _INNER_FENCE = re.compile(r"\s*(`{3,}|~{3,})(.*)")
@@ -27,17 +27,17 @@ _DELIMITER_ROW = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$")
 
 
 class Block(Struct, kw_only=True):
-    """A part of an answer that is rendered by itself."""
+    """A part of an answer that is rendered on its own."""
 
     kind: str  # text, heading, item, indented, table or code
     lines: list[str]
-    has_gap: bool = False  # an empty line stands before it
+    has_gap: bool = False  # preceded by an empty line
     number: int | None = None  # of an item of a numbered list, counted from its first one
     delimiter: str = ""  # of a list: "." or ")", or empty for bullets
     language: str = ""  # of code
     context: tuple[str, ...] = ()  # code just before it in the same block
     indent: int = 0  # spaces before the fence of code, which its lines may have too
-    is_open: bool = False  # more of it may come
+    is_open: bool = False  # more of it may follow
 
     @property
     def text(self) -> str:
@@ -45,14 +45,14 @@ class Block(Struct, kw_only=True):
 
 
 class BlockSplitter:
-    """Feed it text; it returns the blocks that this completes."""
+    """Takes text, and returns the blocks that it completes."""
 
     def __init__(self) -> None:
         self._partial = ""  # a line without its end
         self._block: Block | None = None
         self._size = 0
         self._blank = False  # an empty line has come since the last line with text
-        self._fence = ""  # that closes the code, at the top level or inside an item
+        self._fence = ""  # the fence that closes the code, at the top level or in an item
         self._last: Block | None = None
         self._done: list[Block] = []
 
@@ -69,7 +69,7 @@ class BlockSplitter:
         return self._take()
 
     def finish(self) -> list[Block]:
-        """The rest, when no more will come."""
+        """The rest, after all text has been fed."""
         if self._partial:
             self._add_line(self._partial)
             self._partial = ""
@@ -78,8 +78,8 @@ class BlockSplitter:
         return self._take()
 
     def open_blocks(self) -> list[Block]:
-        """What has come of the next blocks, as far as it can be shown already. There are two if a
-        line that has not ended seems to begin another one."""
+        """The incomplete blocks, as far as they can be shown already. There are two if an
+        incomplete line seems to start another one."""
         preview = self._copy()
         if partial := self._visible_part():
             preview._add_line(partial)  # noqa: SLF001 - of the same class
@@ -91,7 +91,7 @@ class BlockSplitter:
         return blocks
 
     def _visible_part(self) -> str:
-        """The line that has not ended, unless what it is depends on what comes next."""
+        """The incomplete line, unless its meaning depends on what follows."""
         partial = self._partial
         bare = partial.strip()
         if self._fence:
@@ -128,7 +128,7 @@ class BlockSplitter:
             self._complete()
 
     def _continues(self, line: str) -> bool:
-        """Whether the line belongs to the present block."""
+        """Whether the line belongs to the current block."""
         block = self._block
         assert block is not None  # noqa: S101 - asked only then
         indent = _indent_of(line)
@@ -173,7 +173,7 @@ class BlockSplitter:
         self._watch_fence(line)
 
     def _number(self, number: int, delimiter: str) -> int:
-        """Counted as Markdown does: the first item's number, then one more each."""
+        """Number items as Markdown does: from the number of the first one."""
         last = self._last
         if last is not None and last.kind == "item" and last.delimiter == delimiter:
             return (last.number or 0) + 1
@@ -198,7 +198,7 @@ class BlockSplitter:
             self._complete()
 
     def _watch_fence(self, line: str) -> None:
-        """Code inside an item: its lines are no Markdown."""
+        """Code inside an item: its lines are not Markdown."""
         if self._block is not None and self._block.kind == "item":
             item = _ITEM.match(line)
             found = _INNER_FENCE.match(line[item.end() :] if item else line)
@@ -279,5 +279,5 @@ def _indent_of(line: str) -> int:
 
 
 def _dedent(line: str, indent: int) -> str:
-    """The line without so many of its leading spaces."""
+    """The line without up to so many leading spaces."""
     return line[min(indent, len(line) - len(line.lstrip(" "))) :]

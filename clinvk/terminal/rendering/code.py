@@ -11,9 +11,9 @@ from pygments.util import ClassNotFound
 
 from clinvk.terminal.rendering.lines import Span, clean
 
-LONGEST_LINE = 1_000  # characters; code with longer lines was made by a program, and is slow
+LONGEST_LINE = 1_000  # characters; code with longer lines is generated, and slow to highlight
 
-# Colors that every terminal has in its own scheme, so that they are legible on its background.
+# Colors of the terminal's own scheme, so that they are legible on its background.
 STYLES: dict[Any, str] = {
     Comment: "2",
     Comment.Preproc: "35",
@@ -46,7 +46,7 @@ STYLES: dict[Any, str] = {
 
 
 def highlight(lines: list[str], language: str, context: tuple[str, ...] = ()) -> list[list[Span]]:
-    """The lines in colors, as they are after those of `context`; without if the language is
+    """The lines in color, highlighted as if they followed `context`; plain if the language is
     unknown."""
     lines = [clean(line) for line in lines]
     lexer = _find_lexer(language)
@@ -63,7 +63,7 @@ def highlight(lines: list[str], language: str, context: tuple[str, ...] = ()) ->
                 colored[-1].append(Span(part, style))
     found = colored[len(context) : len(context) + len(lines)]
     if ["".join(span.text for span in line) for line in found] != lines:
-        return [[Span(line)] for line in lines]  # a lexer has changed the text
+        return [[Span(line)] for line in lines]  # the lexer changed the text
     return found
 
 
@@ -79,7 +79,7 @@ def _find_lexer(language: str) -> Any:
 
 @cache
 def _style(kind: Any) -> str:
-    """The style of a kind of token, or of the kind that it is one of."""
+    """The style of a token type, or of its nearest parent that has one."""
     while kind is not Token and kind not in STYLES:
         kind = kind.parent
     return STYLES.get(kind, "")

@@ -30,7 +30,7 @@ BULLETS = "•◦▪"
 CODE_INDENT = 2
 DIM, BOLD, ITALIC, UNDERLINED, STRUCK = "2", "1", "3", "4", "9"
 CODE, HEADING, MARK = "36", "1;35", "35"
-# What a marker of emphasis or code may still become, when the next character is there.
+# A marker of emphasis or code whose meaning depends on the next character.
 _OPEN_MARKS = re.compile(r"(?:[*_`~\[]+|\]|&#?\w*)$")
 _OPEN_BOX = re.compile(r"^(\s*(?:[-*+]|\d{1,9}[.)])\s+)\[[ xX]?\]?\s*$")
 _OPEN_LINK = re.compile(r"(?<![\w\]])!?\[([^\[\]]*)(?:\]\([^)\s]*)?$")
@@ -45,14 +45,14 @@ def text_width(columns: int) -> int:
 
 
 def render_text(text: str, width: int) -> list[Line]:
-    """A whole text, in lines of so many cells."""
+    """A whole text as lines of at most so many cells."""
     splitter = BlockSplitter()
     blocks = [*splitter.feed(text), *splitter.finish()]
     return render_blocks(blocks, width)
 
 
 def render_side_by_side(texts: Sequence[str], width: int, *, color: bool) -> Iterator[str]:
-    """Lines that show the texts beside each other, each in so many cells."""
+    """Lines that show the texts side by side, in columns of so many cells."""
     blocks = [
         [part for line in render_text(text, width) for part in split_line(line, width)]
         for text in texts
@@ -83,8 +83,8 @@ def render_block(block: Block, width: int) -> list[Line]:
 
 @cache
 def _parser() -> MarkdownIt:
-    """Addresses defined elsewhere in an answer are not found in a single block: so a definition is
-    text, or its address would be lost."""
+    """Show link definitions as text: blocks that refer to them are rendered separately, and the
+    address would be lost."""
     rules = ["table", "strikethrough"]
     return MarkdownIt("commonmark", {"html": False}).enable(rules).disable("reference")
 
@@ -123,7 +123,7 @@ def _block(node: Node, width: int, number: int | None) -> list[Line]:
 
 
 def _heading(node: Node, width: int) -> list[Line]:
-    """Its level is seen by the mark that it has in Markdown: terminals know one size of letters."""
+    """A heading, with its Markdown mark to show the level: terminals have one font size."""
     mark = Span("#" * int(node.tag[1:]) + " ", HEADING)
     spans = [Span(s.text, f"{HEADING};{s.style}" if s.style else HEADING) for s in _spans(node)]
     return wrap([mark, *spans], width)
@@ -157,7 +157,7 @@ def _list(node: Node, width: int, number: int | None) -> list[Line]:
 
 
 def _take_box(item: Node) -> str:
-    """The box of a task, taken out of its text; nothing if the item is no task."""
+    """The check box of a task item, removed from its text; empty if the item is not a task."""
     node = item
     while node.children:
         node = node.children[0]
@@ -205,7 +205,7 @@ def _inline(node: Node, style: str) -> Iterator[Span]:
 
 
 def _link(node: Node, style: str) -> Iterator[Span]:
-    """The text, and the address behind it if it is another one."""
+    """The text of a link, followed by its address if that differs."""
     spans = [*_spans(node, _with(style, UNDERLINED))]
     yield from spans
     address = clean(str(node.attrs.get("href", "")))
@@ -219,8 +219,8 @@ def _with(style: str, more: str) -> str:
 
 
 def _close_marks(text: str) -> str:
-    """The beginning of a block, in which emphasis and code that have begun are closed: so they are
-    shown as what they become, and not as their marks first."""
+    """The beginning of a block with open emphasis and code closed, so that they are shown styled at
+    once and not as marks first."""
     head, newline, last = text.rpartition("\n")
     if not last.strip():
         return text

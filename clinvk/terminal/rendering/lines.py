@@ -23,24 +23,24 @@ class Span(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line to print, with its sequences, and the cells that it takes. One wider than the
-    terminal is left to the terminal to wrap: so a command or an address can be copied whole."""
+    """A line to print, with its sequences, and its width in cells. A line wider than the terminal
+    is wrapped by the terminal, so that a command or an address can be copied whole."""
 
     text: str
     width: int = 0
 
     def rows(self, columns: int) -> int:
-        """The rows of a terminal that it takes."""
+        """The number of terminal rows that the line takes."""
         return max(1, -(-self.width // columns))
 
 
 def clean(text: str) -> str:
-    """Text that is only text: whatever an entity or an address was decoded to."""
+    """Text without control sequences, whatever an entity or an address was decoded to."""
     return with_visible_order(sanitize(text)).expandtabs(TAB_WIDTH)
 
 
 def split_line(line: Line, width: int) -> list[Line]:
-    """The line in lines of so many cells, for where a terminal does not wrap it."""
+    """The line as lines of at most so many cells, for when the terminal does not wrap it."""
     if line.width <= width:
         return [line]
     spans, style, at = [], "", 0
@@ -79,7 +79,7 @@ def _paint(text: str, style: str) -> str:
 
 
 def prefixed(lines: Sequence[Line], first: Line, rest: Line) -> list[Line]:
-    """The lines, each behind a prefix."""
+    """The lines, each after a prefix."""
     found = []
     for i, line in enumerate(lines):
         prefix = rest if i else first
@@ -92,11 +92,11 @@ def prefixed(lines: Sequence[Line], first: Line, rest: Line) -> list[Line]:
 
 
 def wrap(spans: Iterable[Span], width: int, *, split_addresses: bool = False) -> list[Line]:
-    """The text in lines of so many cells, broken between words. A longer word is split; an address
-    only on request, as it could not be clicked or copied any more."""
+    """The text in lines of at most so many cells, broken between words. A longer word is split; an
+    address only on request, since it could no longer be clicked or copied."""
     keeps = _never if split_addresses else _is_address
     wrapped: list[list[Span]] = [[]]
-    taken = 0  # cells of the present line, with the space behind it
+    taken = 0  # cells of the current line, with the space after it
     space: Span | None = None
     for word in _words(spans):
         first = word[0]
@@ -126,7 +126,7 @@ def wrap(spans: Iterable[Span], width: int, *, split_addresses: bool = False) ->
 
 
 def _words(spans: Iterable[Span]) -> Iterable[list[Span]]:
-    """Words, which may change their style, and the spaces and line breaks between them."""
+    """Words, which may change style, and the spaces and line breaks between them."""
     word: list[Span] = []
     for text, style in spans:
         for piece in _WORDS.findall(text):
@@ -156,7 +156,7 @@ def _never(_word: list[Span]) -> bool:
 
 
 def _split(word: list[Span], width: int) -> list[list[Span]]:
-    """A word in pieces of so many cells."""
+    """A word in pieces of at most so many cells."""
     pieces: list[list[Span]] = [[]]
     taken = 0
     for text, style in word:
@@ -177,19 +177,19 @@ def _split(word: list[Span], width: int) -> list[list[Span]]:
 
 
 def count_letters(text: str) -> int:
-    """Letters and digits, by which text is found again after its layout has changed."""
+    """Letters and digits, by which text is located after its layout has changed."""
     return sum(map(str.isalnum, _SEQUENCE.sub("", text)))
 
 
 def tail_of(text: str) -> str:
-    """What stands behind the last letter or digit, without spaces."""
+    """The characters after the last letter or digit, without spaces."""
     plain = "".join(_SEQUENCE.sub("", text).split())
     at = next((i for i in range(len(plain), 0, -1) if plain[i - 1].isalnum()), 0)
     return plain[at:]
 
 
 def without_beginning(line: Line, letters: int, tail: str) -> Line:
-    """The line without its first letters, up to so many, and the `tail` behind them."""
+    """The line without its first letters, up to so many, and without the `tail` after them."""
     style, at = "", 0
     while at < len(line.text):
         if found := _SEQUENCE.match(line.text, at):

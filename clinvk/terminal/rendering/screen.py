@@ -1,4 +1,4 @@
-"""The end of a text on the terminal, which changes in its place until it is final."""
+"""The end of a text on the terminal, which changes in place until it is final."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ GetSize = Callable[[], os.terminal_size]
 
 
 class LiveText:
-    """What to write so that lines stand at the end of a terminal. Only what has changed is written
-    again, in one piece; the cursor stays behind the last character.
+    """Computes what to write so that a terminal ends with given lines. Only changes are written, in
+    one piece; the cursor stays after the last character.
 
-    Lines that have scrolled off the screen, or that something was printed below, cannot be changed
-    any more. What follows continues at the letter behind them."""
+    Lines that have scrolled off the screen, or that something was printed below, can no longer be
+    changed. The text continues at the letter after them."""
 
     def __init__(self, get_size: GetSize) -> None:
         self._get_size = get_size
         self._lines: list[Line] = []  # that may still change
         self._has_begun = False
         self._at_line_start = True
-        # Of the open lines, what cannot be changed any more: so many letters, and what is behind.
+        # The part of the open lines that can no longer be changed: so many letters, and their tail.
         self._fixed_letters = 0
         self._fixed_tail = ""
 
@@ -32,7 +32,7 @@ class LiveText:
         return self._at_line_start
 
     def update(self, final: Sequence[Line], open_: Sequence[Line]) -> str:
-        """Let `final` and then `open_` stand where the open lines were. Only the latter may change
+        """Replace the open lines with `final` and then `open_`. Only the latter may change
         again."""
         size = self._get_size()
         lines = self._without_fixed([*final, *open_])
@@ -45,8 +45,7 @@ class LiveText:
         return text
 
     def end_line(self) -> str:
-        """What is printed next by others begins on a line of its own; nothing shown so far will
-        change."""
+        """Start a new line for other output; nothing shown so far will change."""
         self._fix(self._lines)
         self._lines = []
         text = "" if self._at_line_start else "\n"
@@ -113,7 +112,7 @@ class LiveText:
         self._fixed_tail = ("" if letters else self._fixed_tail) + tail_of(text)
 
     def _fix_top(self, size: os.terminal_size) -> None:
-        """Give up the lines that are off the screen, or may be after one more."""
+        """Freeze the lines that are off the screen, or may be after one more."""
         rows = 0
         for i in range(len(self._lines) - 1, -1, -1):
             rows += self._lines[i].rows(size.columns)

@@ -1,4 +1,4 @@
-"""An answer in Markdown, rendered while it comes."""
+"""An answer in Markdown, rendered while it streams."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clinvk.terminal.rendering.screen import LiveText
 
 
 class AnswerRenderer:
-    """What to write on a terminal for an answer. Text without control characters goes in."""
+    """Computes what to write on a terminal for an answer, whose text has no control characters."""
 
     def __init__(self, get_size: Callable[[], os.terminal_size], *, color: bool) -> None:
         self._get_size = get_size
@@ -21,18 +21,18 @@ class AnswerRenderer:
         self._splitter = BlockSplitter()
         self._done: list[Block] = []
         self._is_first = True  # nothing of the answer was shown yet
-        self._needs_gap = False  # the next block is another one of the backend's
+        self._needs_gap = False  # the next block is a new one of the backend
 
     def feed(self, text: str) -> None:
         """Take text; `draw` shows it."""
         self._done += self._splitter.feed(text)
 
     def draw(self) -> str:
-        """What shows all that has come."""
+        """What to write to show all text so far."""
         return self._show(self._splitter.open_blocks())
 
     def end_block(self) -> str:
-        """Show a part of an answer to its end; what comes next is another part."""
+        """Finish a part of an answer; text that follows is another part."""
         self._done += self._splitter.finish()
         text = self._show([])
         self._splitter = BlockSplitter()
@@ -40,7 +40,7 @@ class AnswerRenderer:
         return text + self._screen.end_line()
 
     def end_line(self) -> str:
-        """Make room for what others print; the part continues below."""
+        """Make room for other output; the part continues below."""
         return self._screen.end_line()
 
     def _show(self, open_: Sequence[Block]) -> str:

@@ -1,4 +1,4 @@
-"""A table of Markdown in the width of a terminal."""
+"""A Markdown table in the width of a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from clinvk.terminal.rendering.lines import Line, Span, to_line, wrap
 
-LEAST = 6  # cells of a column; where there is no room for that, each row is a list of its own
+LEAST = 6  # cells of a column; if it does not fit, each row becomes a list
 BETWEEN, CROSSING = " │ ", "─┼─"
 DIM, BOLD = "2", "1"
 
@@ -28,7 +28,7 @@ def lay_out_table(rows: Sequence[Sequence[Cell]], aligns: Sequence[str], width: 
     lines = [*laid[0], rule]
     is_wrapped = any(len(row) > 1 for row in laid[1:])
     for i, row in enumerate(laid[1:]):
-        if i and is_wrapped:  # else nobody sees where the next one begins
+        if i and is_wrapped:  # otherwise rows cannot be told apart
             lines.append(rule)
         lines += row
     return lines
@@ -39,7 +39,7 @@ def _natural_width(cell: Cell) -> int:
 
 
 def _fit(natural: list[int], least: list[int], room: int) -> list[int]:
-    """Widths that together fit: the widest columns lose first."""
+    """Widths that fit together: the widest columns shrink first."""
     widths = list(natural)
     while sum(widths) > room:
         i = max(range(len(widths)), key=lambda k: (widths[k] > least[k], widths[k]))
