@@ -75,11 +75,11 @@ def test_an_answer_that_leaves_nothing_to_ask_is_named(desk: Desk, kind: str):
     assert [o.state for o in result.results] == ["done", "failed"]
     error = result.results[1].error
     assert error
-    assert error.message == "the prompt is empty, since nothing stands for {{steps.look.output}}"
+    assert error.message == "the prompt is empty, since {{steps.look.output}} is empty"
     assert f"clinvk runs retry {result.id} look mend" in (error.hint or "")
     error = desk.run(tasks, kind, ephemeral=True).results[1].error
     assert error
-    assert error.hint == "say more in the prompt than that"
+    assert error.hint == "add more text to the prompt"
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_an_answer_that_leaves_nothing_to_ask_is_named(desk: Desk, kind: str):
             "chain.yaml: line 1: steps[0] 'a': {{steps.b.output}}: step 'b' comes after 'a'",
         ),
         ([{"name": "a", "prompt": "a", "needs": "2"}, "b"], "needs: step '2' comes after 'a'"),
-        (["a", {"name": "b", "prompt": "b", "needs": "b"}], "needs: 'b' names itself"),
+        (["a", {"name": "b", "prompt": "b", "needs": "b"}], "needs: 'b' refers to itself"),
         (["a", "{{stps.1.output}}"], "did you mean {{steps.1.output}}?"),
         (["a", "{{steps.1.error}}"], "{{steps.1.error}} is always empty: '2' is only run when '1'"),
-        ([{"name": "a", "prompt": "a"}] * 2 + ["{{steps.a.output}}"], "2 steps called 'a'"),
+        ([{"name": "a", "prompt": "a"}] * 2 + ["{{steps.a.output}}"], "2 steps named 'a'"),
         ([], "there are no steps"),
         ([{"name": "a"}], "missing key 'prompt'"),
     ],
@@ -328,7 +328,7 @@ def test_a_chain_that_is_done_is_not_run_again(desk: Desk):
     chain(desk, ["a", "b"], "--checkpoint", "mine")
     for args in (("--resume", "mine"), ("chain.yaml", "--resume", "mine")):
         done = desk.clinvk("chain", *args)
-        assert (done.returncode, "nothing is left to run" in done.stderr) == (0, True)
+        assert (done.returncode, "there is nothing left to run" in done.stderr) == (0, True)
     assert desk.starts() == ["a", "b"]
 
 

@@ -225,8 +225,8 @@ def test_answers_are_kept_as_files_too(clinvk: CommandLine, home: Home) -> None:
     [
         ((), "at least two backends, and there is none", "--backends claude,codex"),
         (("--backends", "north"), "and there is only 'north'", "echo:a,echo:b"),
-        (("--backends", "north,south,north"), "'north' is there twice", "north:MODEL"),
-        (("--backends", "north,echo:"), "'echo:' is no backend", "codex:MODEL"),
+        (("--backends", "north,south,north"), "duplicate backend 'north'", "north:MODEL"),
+        (("--backends", "north,echo:"), "'echo:' is not a backend", "codex:MODEL"),
         (("--backends", "north", "--all-backends"), "cannot be used together", "leave out one"),
         (("--backends", "north,nobody"), "unknown backend 'nobody'", "known:"),
         ((*PAIR, "--judge", "nobody"), "unknown backend 'nobody'", "known:"),
@@ -270,10 +270,10 @@ def test_a_limit_is_not_waited_for_where_that_is_not_wanted(
         done = clinvk("compare", "hi", *PAIR, *words, "--json")
         assert done.returncode == 75, words
     done = clinvk("compare", "hi", *PAIR, "--on-limit", "switch:north")
-    assert (done.returncode, "say: wait, or fail" in done.stderr) == (3, True)
+    assert (done.returncode, "use wait or fail" in done.stderr) == (3, True)
     (home.path / "backends" / "south.yaml").unlink()  # of a run that is carried on, too
     done = clinvk("runs", "resume", "last", "--on-limit", "switch:north")
-    assert (done.returncode, "say: wait, or fail" in done.stderr) == (3, True)
+    assert (done.returncode, "use wait or fail" in done.stderr) == (3, True)
 
 
 def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> None:
@@ -320,7 +320,7 @@ def test_echo_is_taken_where_hardly_anybody_else_is_there(clinvk: CommandLine, h
     home.config("backends: {south: {enabled: false}}\n")
     done = clinvk("compare", "hi", "--all-backends", "--json", env={"PATH": "/bin"})
     assert {o["name"] for o in json.loads(done.stdout)["results"]} == {"north", "echo"}
-    assert "echo is no model" in done.stderr
+    assert "echo has no model" in done.stderr
 
 
 # The judge.
@@ -359,7 +359,7 @@ def test_a_judge_that_follows_the_order_has_found_nothing(
     done = clinvk("compare", "which way?", *JUDGED, "--json")
     found = json.loads(done.stdout)["verdict"]
     assert (found["best"], found["agreed"], done.returncode) == (None, False, 0)
-    assert found["summary"] == (f"no clear winner: the judge preferred whoever stood {place}")
+    assert found["summary"] == (f"no clear winner: the judge preferred the answer shown {place}")
     assert {r["best"] for r in found["rounds"]} == {"north", "south"}
 
 
@@ -436,7 +436,7 @@ def test_the_judge_is_not_asked_where_an_answer_is_missing(
     home.backend("south", FAILING)
     done = clinvk("compare", "which way?", *JUDGED)
     assert done.returncode == 1
-    assert "Verdict (arbiter): the judge was not asked, for want of an answer of south" in (
+    assert "Verdict (arbiter): the judge was not asked, since there is no answer from south" in (
         done.stdout
     )
     assert "The answer is **north**." in done.stdout
@@ -480,7 +480,7 @@ def test_three_answers_are_judged_in_both_directions(
         ["north", "south", "west"],
         ["west", "south", "north"],
     ]
-    assert found["summary"] == "no clear winner: the judge preferred whoever stood last"
+    assert found["summary"] == "no clear winner: the judge preferred the answer shown last"
 
 
 @pytest.mark.parametrize(

@@ -444,7 +444,7 @@ def test_no_secret_is_in_any_file_of_ours_or_on_stdout(clinvk: CommandLine, home
     assert folder.plan().tasks[0].redacted
     done = clinvk("runs", "retry", folder.id, env={"TOK": value})
     assert done.returncode == 4
-    assert "held a secret" in done.stderr
+    assert "contained a secret" in done.stderr
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])

@@ -205,9 +205,9 @@ def test_what_is_done_about_a_limit_is_told_once(clinvk: CommandLine, fake: Home
 
     for quiet in ((), ("-q",)):
         (line,) = told(*quiet, "--on-limit", "fail")
-        assert line == "clinvk: fake: rate limit reached; nothing more is started there"
+        assert line == "clinvk: fake: rate limit reached; no new tasks will start on it"
         (line,) = told(*quiet, "--max-wait", "5s")
-        assert "its end is not waited for: that would take more than 5.0 s (max_wait)" in line
+        assert "not waiting for its end, which would take more than 5.0 s (max_wait)" in line
         (line,) = told(*quiet, "--on-limit", "switch:echo")
         assert line == "clinvk: fake: rate limit reached; echo is used while it lasts"
 
@@ -268,7 +268,7 @@ def test_a_backend_that_cannot_be_told_to_keep_nothing_says_what_would_declare_i
         clinvk("-b", "other", "--ephemeral", "hi"),
         clinvk("parallel", "--ephemeral", stdin=tasks("hi", backend="other")),
     ):
-        assert "other cannot be told to keep no session" in done.stderr
+        assert "other cannot run without saving a session" in done.stderr
         assert "its manifest says so: ephemeral: {argv: [" in done.stderr
 
 

@@ -117,7 +117,7 @@ def test_half_an_answer_is_marked(desk: Desk, home: Home):
 def test_only_new_answers_are_printed(desk: Desk):
     id_ = desk.made("a", "bad b", {"prompt": "c", "needs": "2"}, "d")
     again = desk.clinvk("runs", "resume", id_)
-    assert "nothing is left to run" in again.stderr  # what was skipped depends on what failed
+    assert "there is nothing left to run" in again.stderr  # what was skipped depends on what failed
     assert "<a>" not in again.stdout
     assert "4 tasks: 2 done, 1 failed, 1 skipped" in again.stdout
     assert f"clinvk runs retry {id_}" in again.stderr

@@ -547,12 +547,12 @@ def test_where_nothing_is_left_that_is_said_and_the_exit_code_is_the_runs(desk: 
     before = (desk.at(id_).path / "journal.jsonl").read_bytes()
     said = desk.clinvk("runs", "resume", id_)
     assert said.returncode == (state == "failed"), said
-    assert "nothing is left to run" in said.stderr
+    assert "there is nothing left to run" in said.stderr
     assert (desk.at(id_).path / "journal.jsonl").read_bytes() == before
     assert len(desk.starts()) == 2
     if state == "done":
         said = desk.clinvk("runs", "retry", id_)
-        assert (said.returncode, "nothing is left to run" in said.stderr) == (0, True)
+        assert (said.returncode, "there is nothing left to run" in said.stderr) == (0, True)
 
 
 def test_the_pause_before_a_run_is_carried_on_is_not_listed_as_time_that_it_took(desk: Desk):
@@ -576,7 +576,7 @@ def test_where_nothing_is_left_of_a_cancelled_run_it_stays_that(desk: Desk):
     driver.send_signal(signal.SIGINT)
     assert ends(driver)[0] == 7
     said = desk.clinvk("runs", "resume", id_)
-    assert (said.returncode, "nothing is left to run" in said.stderr) == (7, True)
+    assert (said.returncode, "there is nothing left to run" in said.stderr) == (7, True)
     assert desk.at(id_).summary()["counts"] == {"cancelled": 1}
     lines = desk.clinvk("runs", "resume", id_, "-o", "stream-json").stdout
     assert [x["type"] for x in watched(lines)] == ["begin", "end"]
@@ -622,7 +622,7 @@ def test_a_prompt_that_held_a_secret_cannot_be_run_again_and_says_so(desk: Desk)
     assert KEY not in (desk.at(id_).path / "plan.json").read_text()
     said = desk.clinvk("runs", "resume", id_)
     assert said.returncode == 4
-    assert "held a secret, which was not kept" in said.stderr
+    assert "contained a secret, which was not stored" in said.stderr
     assert "tasks.yaml" in said.stderr
     assert desk.starts() == ["a", "hold b"]
 

@@ -442,7 +442,7 @@ async def test_a_limit_that_would_take_too_long_ends_the_run_at_once(many: Many)
     assert states(result) == ["waiting"] * 3
     assert result.exit_code == 75
     assert result.results[0].error.kind == "limit"
-    assert result.results[2].error.message == "what it needs waits for a limit to end"
+    assert result.results[2].error.message == "a task that it needs is waiting for a rate limit to end"
 
 
 async def test_what_needs_a_task_that_waits_for_a_limit_waits_whatever_else_succeeds(many: Many):
@@ -529,7 +529,7 @@ async def test_a_run_that_has_spent_its_budget_starts_nothing_when_it_is_carried
 
 
 @pytest.mark.parametrize(("cap", "done", "said"), [
-    (100, 6, "nearly spent: 90 of 100 tokens, and a task takes about 15"),
+    (100, 6, "nearly spent: 90 of 100 tokens, and a task uses about 15"),
     (90, 6, "spent: 90 of 90 tokens"), (105, 7, "spent: 105 of 105 tokens"),
     (10, 1, "spent: 15 of 10 tokens"),
 ])  # fmt: skip
@@ -576,7 +576,7 @@ async def test_who_does_not_say_what_it_took_is_named_once(many: Many):
     run.observe = changes.append
     assert (await run.run()).ok
     said = [c.message for c in changes if c.kind == "notice"]
-    assert said == ["fake does not say its tokens: they do not count for the budget"]
+    assert said == ["fake does not report its tokens, which are not counted against the budget"]
 
 
 async def test_a_key_in_an_error_is_nowhere_to_be_seen(many: Many):

@@ -226,7 +226,7 @@ async def test_a_task_that_would_exceed_the_budget_is_not_started():
 async def test_a_backend_that_reports_no_usage_is_named_once():
     found = await run(["a", "b"], FakeExecutor("x"), budget={"tokens": 100})
     notices = [c.message for c in found.changes if c.kind == "notice"]
-    assert notices == ["fake does not say its tokens: they do not count for the budget"]
+    assert notices == ["fake does not report its tokens, which are not counted against the budget"]
 
 
 async def test_a_failure_may_end_what_runs_and_start_nothing_more():
@@ -298,7 +298,7 @@ async def test_a_task_that_finds_too_few_files_waits_for_another_to_end():
     assert found.states == ["done"] * 3
     assert [o.attempts for o in found.outcomes] == [1, 1, 1]
     notices = [c.message for c in found.changes if c.kind == "notice"]
-    assert notices == ["Too many open files: tasks are started only as others end"]
+    assert notices == ["Too many open files: tasks will only start as others end"]
 
 
 async def test_a_task_that_can_never_be_started_fails_with_its_reason():

@@ -25,7 +25,7 @@ def test_what_a_turn_costs_is_known_where_nobody_tells_its_tokens():
     assert spending.would_exceed(1)
     assert (
         spending.end_reason()
-        == "the budget is nearly spent: $0.9000 of $1.0000, and a task takes about $0.3000"
+        == "the budget is nearly spent: $0.9000 of $1.0000, and a task uses about $0.3000"
     )
 
 
@@ -51,7 +51,7 @@ def test_a_run_that_is_carried_on_counts_all_attempts_as_the_one_before_did():
 @pytest.mark.parametrize(("budget", "said"), [
     (Budget(cost=0.5, tokens=1_000), "spent: $0.6000 of $0.5000"),
     (Budget(cost=5, tokens=20), "spent: 30 of 20 tokens"),
-    (Budget(cost=5, tokens=40), "nearly spent: 30 of 40 tokens, and a task takes about 15"),
+    (Budget(cost=5, tokens=40), "nearly spent: 30 of 40 tokens, and a task uses about 15"),
     (Budget(cost=0.7, tokens=30), "spent: 30 of 30 tokens"),
 ])  # fmt: skip
 def test_it_says_which_cap_ends_the_run(budget: Budget, said: str):

@@ -448,7 +448,7 @@ def test_an_unknown_name_within_a_text_s_structure_is_told_with_its_place():
 def test_only_a_prompt_names_other_tasks(key: str, more: str):
     text = f"[{{name: b, prompt: x}}, {{prompt: y, {key}: 'on {{{{tasks.b.output}}}}'{more}}}]"
     said = mistake(text)
-    assert f"tasks[1].{key}: {{{{tasks.b.output}}}}: only a prompt can name" in said
+    assert f"tasks[1].{key}: {{{{tasks.b.output}}}}: only a prompt can refer to" in said
 
 
 def test_a_prompt_may_be_the_name_of_its_task():
@@ -458,7 +458,7 @@ def test_a_prompt_may_be_the_name_of_its_task():
 
 def test_only_a_prompt_names_what_came_before():
     text = "[a, {prompt: b, system_prompt: 'after {{previous}}'}]"
-    assert "{{previous}}: only a prompt can name" in mistake(text, kind="chain")
+    assert "{{previous}}: only a prompt can refer to" in mistake(text, kind="chain")
 
 
 def test_other_braces_are_text_where_no_name_is_known():
@@ -535,24 +535,24 @@ MISTAKES = [
     ("tasks:\n- prompt: x\n  neds: a\n", "t.yaml: line 3: tasks[0].neds: unknown key 'neds'; did you mean 'needs'?"),
     ("tasks:\n- x\n- prompt: y\n  max_turns: many\n", "t.yaml: line 4: tasks[1].max_turns: expected a whole number"),
     ("defaults:\n  max_turns: many\ntasks:\n- x\n", "t.yaml: line 2: defaults.max_turns: expected a whole number"),
-    ("tasks:\n- prompt: y\n  max_turns: -3\n", "t.yaml: line 3: tasks[0].max_turns: -3 is too small; at least 1"),
-    ("defaults:\n  max_tokens: -1\ntasks:\n- x\n", "t.yaml: line 2: defaults.max_tokens: -1 is too small; at least 1"),
+    ("tasks:\n- prompt: y\n  max_turns: -3\n", "t.yaml: line 3: tasks[0].max_turns: -3 is too small; the minimum is 1"),
+    ("defaults:\n  max_tokens: -1\ntasks:\n- x\n", "t.yaml: line 2: defaults.max_tokens: -1 is too small; the minimum is 1"),
     ("defaults:\n  timeout: soon\ntasks:\n- x\n", "t.yaml: line 2: defaults.timeout: invalid duration 'soon'"),
     ("defaults: {max_turns: 3}\ntasks:\n- prompt: x\n  max_turns: many\n", "t.yaml: line 4: tasks[0].max_turns"),
     ("tasks:\n- name: a\n", "line 2: tasks[0]: missing key 'prompt'"),
     ("tasks:\n- prompt: ' '\n", "line 2: tasks[0]: the prompt is empty"),
     ("tasks:\n- prompt: x\n  retries: -1\n", "line 3: tasks[0].retries: -1 is too small"),
     ("tasks:\n- prompt: x\n  timeout: 5 weeks\n", "line 3: tasks[0].timeout: invalid duration '5 weeks'"),
-    ("tasks:\n- prompt: x\n  workdir: /no/such\n", "line 3: tasks[0].workdir: /no/such: no such folder"),
-    ("tasks:\n- prompt: x\n  add_dir: [/no/such]\n", "line 3: tasks[0].add_dir: /no/such: no such folder"),
+    ("tasks:\n- prompt: x\n  workdir: /no/such\n", "line 3: tasks[0].workdir: /no/such: no such directory"),
+    ("tasks:\n- prompt: x\n  add_dir: [/no/such]\n", "line 3: tasks[0].add_dir: /no/such: no such directory"),
     ("tasks:\n- prompt_file: /no/such\n", "line 2: tasks[0].prompt_file: /no/such: No such file"),
     ("tasks:\n- prompt: x\n  schema: /no/such\n", "line 3: tasks[0].schema: /no/such"),
     ("tasks:\n- prompt: x\n  needs: 3\n", "line 3: tasks[0].needs: expected"),
     ("tasks:\n- prompt: x\n  matrix: {a: 3}\n", "line 3: tasks[0].matrix.a: expected a list"),
     ("tasks:\n- 3\n", "line 2: tasks[0]: expected keys and values, or a prompt, found 3"),
-    ("tasks: [x]\nhalt: often\n", "line 2: halt: 'often' is not: never"),
+    ("tasks: [x]\nhalt: often\n", "line 2: halt: 'often' is not one of: never"),
     ("tasks: [x]\nhalt: soon,fail=0\n", "line 2: halt: 'soon,fail=0'"),
-    ("tasks: [x]\non_limit: panic\n", "line 2: on_limit: 'panic' is not: wait"),
+    ("tasks: [x]\non_limit: panic\n", "line 2: on_limit: 'panic' is not one of: wait"),
     ("tasks: [x]\non_limit: 'switch:'\n", "line 2: on_limit"),
     ("tasks: [x]\nmax_parallel: 0\n", "line 2: max_parallel: 0 is too small"),
     ("tasks: [x]\nmax_parallel_per_backend:\n  claude: 0\n", "line 3: max_parallel_per_backend.claude: 0 is too small"),
@@ -560,7 +560,7 @@ MISTAKES = [
     ("tasks: [x]\nmax_paralel: 2\n", "line 2: max_paralel: unknown key 'max_paralel'; did you mean 'max_parallel'?"),
     ("tasks: []\n", "there are no tasks"),
     ("", "there are no tasks"),
-    ("steps: [x]\n", "there are no tasks; `steps:` are for clinvk chain"),
+    ("steps: [x]\n", "there are no tasks; use clinvk chain for `steps:`"),
     ("tasks: [x]\ntasks: [y]\n", "line 2: duplicate key 'tasks'"),
     ("tasks: [\n", "t.yaml: line"),
     ("just a sentence", "expected keys and values"),
@@ -571,11 +571,11 @@ MISTAKES = [
     ("matrix: {file: [a]}\ntasks:\n- name: see {{file}}\n  prompt: |\n   read\n   {{fiel}}", "line 4: tasks[0] 'see a': unknown name {{fiel}}; did you mean {{file}}?"),
     ("tasks:\n- prompt: x\n- name: two\n  prompt: y\n  needs: [1, noe]", "line 5: tasks[1].needs[0]: expected text"),
     ("tasks:\n- prompt: x\n- name: two\n  prompt: y\n  needs: [noe]", "t.yaml: line 5: tasks[1] 'two': needs: there is no task 'noe'"),
-    ("tasks:\n- {name: a, prompt: x}\n- {name: me, prompt: y, needs: me}", "line 3: tasks[1] 'me': needs: 'me' names itself"),
+    ("tasks:\n- {name: a, prompt: x}\n- {name: me, prompt: y, needs: me}", "line 3: tasks[1] 'me': needs: 'me' refers to itself"),
     ("tasks:\n- x\n- {name: a, prompt: x, needs: b}\n- {name: b, prompt: x, needs: a}", "t.yaml: line 3: tasks[1] 'a': the tasks wait for each other: 'a' needs 'b' needs 'a'"),
     ("[{name: a, prompt: x}, 'mend {{tasks.a.error}}']", "{{tasks.a.error}} is always empty: '2' is only run when 'a' has succeeded"),
-    ("[{name: me, prompt: '{{tasks.me.output}}'}]", "'me' names itself"),
-    ("[{name: a, prompt: x}, {name: a, prompt: y}, 'see {{tasks.a.output}}']", "there are 2 tasks called 'a'"),
+    ("[{name: me, prompt: '{{tasks.me.output}}'}]", "'me' refers to itself"),
+    ("[{name: a, prompt: x}, {name: a, prompt: y}, 'see {{tasks.a.output}}']", "there are 2 tasks named 'a'"),
     ("['{{previous}}', {prompt: '{{previous}} {{tasks.1.output}}'}]", "nothing comes before"),
 ]  # fmt: skip
 
@@ -588,7 +588,7 @@ def test_a_mistake_is_told_with_its_place():
 def test_a_hint_lists_what_could_have_been_named():
     with pytest.raises(ConfigError) as caught:
         plan_of("file,lang,prompt\na,b,{{x}}\n", "t.csv")
-    assert (caught.value.hint or "").startswith("it may be: {{file}}, {{lang}}; ")
+    assert (caught.value.hint or "").startswith("available: {{file}}, {{lang}}; ")
 
 
 @pytest.mark.parametrize(("text", "said"), [
@@ -618,7 +618,7 @@ def test_a_mistake_in_lines_is_told_with_its_place(path: str, text: str, said: s
 @pytest.mark.parametrize(("text", "said", "hint"), [
     ("file,lang\na.py,en\n", "t.csv: tasks[0]: missing key 'prompt'; the columns are: 'file', 'lang'", "--prompt '… {{file}} {{lang}}'"),
     ("name,file\na,b\n", "the columns are: 'name', 'file'", "--prompt '… {{file}}'"),
-    ("prompt;file\na;b\n", "the columns are: 'prompt;file'", "a comma parts columns, and not ';'"),
+    ("prompt;file\na;b\n", "the columns are: 'prompt;file'", "columns are separated by commas, not by ';'"),
     ("prompt,name\na,b\n,c\n", "tasks[1]: the prompt is empty", "fill the column 'prompt'"),
 ])  # fmt: skip
 def test_a_table_without_a_prompt_is_told_with_its_columns(text: str, said: str, hint: str):
@@ -638,7 +638,7 @@ def test_no_key_of_a_file_is_taken_for_columns():
 
 
 def test_a_prompt_and_a_file_of_one_exclude_each_other(tmp_path: Path):
-    assert "exclude each other" in mistake(f"[{{prompt: x, prompt_file: {tmp_path}/p}}]")
+    assert "cannot be used together" in mistake(f"[{{prompt: x, prompt_file: {tmp_path}/p}}]")
 
 
 def test_a_schema_has_to_be_json(tmp_path: Path):
@@ -708,7 +708,7 @@ def test_approval_and_sandbox_are_never_dropped_and_told_of_where_they_were_said
         with pytest.raises(ConfigError) as caught:
             check(home, f"{{defaults: {{{key}: {value}}}, tasks: [{{prompt: x, backend: fake}}]}}")
         assert str(caught.value).startswith(f"t.yaml: defaults.{key}: fake cannot keep {key}")
-        assert f"a task may say: {key}: default" in (caught.value.hint or "")
+        assert f"a task can override it with {key}: default" in (caught.value.hint or "")
     text = "[{prompt: x, backend: fake, lenient: true, sandbox: read-only}]"
     with pytest.raises(ConfigError, match=r"t.yaml: tasks\[0\]: fake cannot keep sandbox"):
         check(home, text)
@@ -719,7 +719,7 @@ def test_approval_and_sandbox_are_never_dropped_and_told_of_where_they_were_said
 @pytest.mark.parametrize(("flags", "said"), [
     (["--approval", "foo"], "clinvk: --approval: 'foo' is not one of: default, auto"),
     (["--sandbox", "read-only"], "clinvk: --sandbox: fake cannot keep sandbox 'read-only'"),
-    (["-w", "/no/such"], "clinvk: --workdir: /no/such: no such folder"),
+    (["-w", "/no/such"], "clinvk: --workdir: /no/such: no such directory"),
     (["--prompt", "see {{tasks.a.output}}"], "clinvk: --prompt: {{tasks.a.output}}: there is no task 'a'"),
     (["--tag", "{{fiel}}"], "clinvk: --tag[0]: unknown name {{fiel}}; did you mean {{file}}?"),
 ])  # fmt: skip

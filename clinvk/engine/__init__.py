@@ -1,1 +1,1 @@
-"""In which order the tasks of a plan run, and how far."""
+"""The order in which the tasks of a plan run, and when they stop."""

@@ -1,4 +1,4 @@
-"""One attempt at a task: its request is run, its events are written down and passed on."""
+"""One attempt at a task: its request is run, its events are logged and passed on."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Ask = Callable[[], Awaitable[Result]]
 
 
 class Owner(Protocol):
-    """Who has started the attempt, and decides what follows."""
+    """The owner of the attempt, which decides what follows."""
 
     def on_session(self, i: int, session_id: str) -> None:
-        """Its session is known."""
+        """The session of the attempt is known."""
 
     def on_event(self, i: int, event: Event) -> None:
-        """Its backend has said something; without secrets."""
+        """The backend has sent an event; secrets are removed."""
 
     def on_notice(self, i: int, message: str) -> None: ...
 
     async def on_result(self, i: int, result: Result, events: int | None) -> None:
-        """It has ended. `events` is the open file of its events, to be closed by the owner."""
+        """The attempt has ended. `events` is its open event log, which the owner has to close."""
 
 
 class Attempt:
@@ -45,13 +45,13 @@ class Attempt:
     def __init__(self, i: int, backend: str, outcome_before: Outcome, owner: Owner) -> None:
         self.i = i
         self.backend = backend
-        self.outcome_before = outcome_before  # where the task stood
+        self.outcome_before = outcome_before  # the task's state before
         self.owner = owner
         self.scope = anyio.CancelScope()
         self.running: RunningRequest | None = None
-        self.room: anyio.Event | None = None  # it waits for that: files or processes are short
+        self.room: anyio.Event | None = None  # set while it waits for files or processes
         self.cancel_reason = "cancelled"
-        self.is_urgent = False  # it was told to end at once
+        self.is_urgent = False  # it was asked to stop at once
         self._log: EventLog | None = None
         self._secrets: tuple[str, ...] = ()
 
@@ -73,8 +73,8 @@ class Attempt:
         check: Callable[[Request], None],
         is_dry_run: bool,
     ) -> None:
-        """Run the request, and tell the owner the result. `check` raises `UsageError` for a request
-        that makes no sense. Raises `SessionError` if the run's directory cannot be written."""
+        """Run the request, and give the owner the result. `check` raises `UsageError` for an
+        invalid request. Raises `SessionError` if the run's directory cannot be written."""
 
         async def ask() -> Result:
             if isinstance(request, Exception):
@@ -91,7 +91,7 @@ class Attempt:
                 await self.owner.on_result(self.i, failed_result(self.backend, error), None)
                 return
 
-    # What the executor reports.
+    # Reports of the executor.
 
     def on_notice(self, message: str) -> None:
         self.owner.on_notice(self.i, message)
@@ -108,9 +108,8 @@ class Attempt:
             self.owner.on_event(self.i, seen)
 
     async def _try(self, ask: Ask, journal: Journal | None) -> Exception | None:
-        """Run the request and pass its result on. Returns an error instead if files, processes or
-        memory were too short to start it. No file is left open then, so that another task has more.
-        """
+        """Run the request and pass its result on. Returns an error instead if there were too few
+        files or processes, or too little memory, to start it. No file is left open then."""
         if journal is None:
             result = await self._result_of(ask)
             if isinstance(result, Exception):
@@ -135,24 +134,24 @@ class Attempt:
         return None
 
     async def _result_of(self, ask: Ask) -> Result | Exception:
-        """The result. Whatever is raised fails this task alone; it is returned if the program could
-        not be started because something was too short."""
+        """The result. An exception fails only this task; it is returned if the program could not be
+        started for lack of files, processes or memory."""
         try:
             return await ask()
         except Exception as error:
             if self._log is not None and self._log.problem is not None:
-                raise self._log.problem from error  # the run cannot keep what the task does
+                raise self._log.problem from error  # the run cannot record the task
             if self.running is None and mishaps.shortage(error):
                 return error
             return failed_result(self.backend, error)
 
 
 class WaitingRoom:
-    """Attempts that wait until another one ends, because files, processes or memory are short."""
+    """Attempts that wait until another one ends, for lack of files, processes or memory."""
 
     def __init__(self, attempts: Collection[Attempt], on_first: Callable[[int, str], None]) -> None:
-        """`attempts` is a view of all that run. `on_first` is called once, with a task and a
-        message, when the first attempt waits."""
+        """`attempts` is a view of all running attempts. `on_first` is called once, with a task and
+        a message, when the first attempt waits."""
         self._attempts = attempts
         self._on_first: Callable[[int, str], None] | None = on_first
 
@@ -172,7 +171,7 @@ class WaitingRoom:
         if self._on_first is not None:
             tell, self._on_first = self._on_first, None
             short = mishaps.shortage(error)
-            tell(attempt.i, f"{short}: tasks are started only as others end")
+            tell(attempt.i, f"{short}: tasks will only start as others end")
         attempt.room = anyio.Event()
         try:
             await attempt.room.wait()
@@ -181,7 +180,7 @@ class WaitingRoom:
         return True
 
     def release_one(self) -> None:
-        """An attempt has ended: let one of those that wait try again."""
+        """An attempt has ended: let one of the waiting ones try again."""
         for attempt in self._attempts:
             if attempt.room is not None and not attempt.room.is_set():
                 attempt.room.set()
@@ -189,7 +188,7 @@ class WaitingRoom:
 
 
 async def _log_result(log: EventLog, result: Result) -> Result:
-    """Write the result behind the events. A result that cannot be written as JSON is a failure.
+    """Append the result to the events. A result that cannot be written as JSON is a failure.
     Raises `SessionError` if the run's directory cannot be written."""
     try:
         await log.end(result)

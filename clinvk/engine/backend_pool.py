@@ -1,5 +1,5 @@
-"""Which backends may be asked now: not those that are busy enough, nor those whose provider said
-stop."""
+"""Which backends can take a task now: not those at their limit of tasks, nor those at a rate
+limit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from clinvk.text import duration
 
 
 class BackendPool:
-    """Of the backends of one run. Times are those of the event loop's clock, in seconds."""
+    """The backends of one run. Times are in seconds on the clock of the event loop."""
 
     def __init__(self, rules: Rules, rng: random.Random) -> None:
         self.rules = rules
         self.limits = rules.limits
         self.rng = rng
-        self._busy: dict[str, int] = {}  # backend: how many run
+        self._busy: dict[str, int] = {}  # backend: number of running tasks
         self._pauses: dict[str, backoff.Pause] = {}
         self._closed: set[str] = set()  # backends that are not waited for
 
@@ -33,7 +33,7 @@ class BackendPool:
 
     def find_free(self, name: str) -> str | None:
         """The backend that would run a task of `name` now: itself, or the one that it is switched
-        to while a limit holds."""
+        to during a rate limit."""
         names = [name]
         if self.is_paused(name) and self.limits.action == "switch":
             names = list(self.limits.to)
@@ -48,45 +48,45 @@ class BackendPool:
         return backend in self._closed or (pause is not None and pause.until > anyio.current_time())
 
     def is_closed_for_good(self, backend: str) -> bool:
-        """Whether its tasks are not waited for, and no other backend takes them."""
+        """Whether its tasks will not run: it is not waited for, and no other backend takes them."""
         return backend in self._closed and not self._can_switch(backend)
 
     def long_pause(self, backend: str) -> backoff.Pause | None:
-        """The pause that was too long to wait for its end."""
+        """The pause that is too long to wait for."""
         return self._pauses.get(backend) if backend in self._closed else None
 
     def describe_alternative(self, backend: str) -> str:
-        """What is done about its limit, where its end is not just waited for."""
+        """What happens at its rate limit, unless its end is waited for; otherwise empty."""
         if self.limits.action == "fail":
-            return "nothing more is started there"
+            return "no new tasks will start on it"
         if self._can_switch(backend):
             return (
                 f"{' or '.join(n for n in self.limits.to if n != backend)} is used while it lasts"
             )
         if backend in self._closed and self.limits.max_wait is not None:
             most = duration.format_duration(self.limits.max_wait)
-            return f"its end is not waited for: that would take more than {most} (max_wait)"
+            return f"not waiting for its end, which would take more than {most} (max_wait)"
         return ""
 
     def end_expired_pauses(self) -> None:
-        """Pauses that are over are no more. How many there were is only forgotten after a
-        success."""
+        """Remove expired pauses. Their number is only reset after a success."""
         now = anyio.current_time()
         for backend in [b for b, p in self._pauses.items() if p.until <= now]:
             self._pauses[backend] = replace(self._pauses[backend], until=float("-inf"))
 
     def pause_ends(self) -> list[float]:
-        """When pauses end that are waited for."""
+        """The times at which the pauses end that are waited for."""
         waited = (p for b, p in self._pauses.items() if b not in self._closed)
         return [p.until for p in waited if p.until > 0]
 
     def record_success(self, backend: str) -> None:
-        """A turn has. One that had begun before a limit was met says nothing of the limit."""
+        """A turn succeeded. One that started before the rate limit does not prove that it is
+        over."""
         if not self.is_paused(backend):
             self._pauses.pop(backend, None)
 
     def record_limit(self, backend: str, failure: Failure) -> backoff.Pause:
-        """The backend is not asked for a while, which is what this returns; or not any more."""
+        """Pause the backend for a while, or close it; returns the pause."""
         limits, now = self.limits, anyio.current_time()
         known = self._pauses.get(backend)
         if known is None or known.until <= now or failure.retry_at is not None:
@@ -101,8 +101,8 @@ class BackendPool:
         return known
 
     def _close_if_too_long(self, backend: str, now: float) -> None:
-        """Do not wait too long for it, where nobody else can be switched to; nor then for those who
-        were waited for only because it could be switched to."""
+        """Close it if its pause is too long and no other backend can take over; then also those
+        that were only waited for because they could be switched to it."""
         longest = self.limits.max_wait
         if longest is None:
             return

@@ -1,4 +1,4 @@
-"""What a run has taken, and whether that is all that it may."""
+"""What a run has used, and whether its budget is spent."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from clinvk.model.result import Result
 
 
 class BudgetCap:
-    """At most so much of one thing, in a run. What a turn does not tell, it does not count for."""
+    """A cap on one quantity in a run. A turn that does not report it is not counted."""
 
     def __init__(self, limit: float | None) -> None:
         self.limit = limit
         self.taken = 0.0
-        self._turns = 0  # that told what they took
+        self._turns = 0  # that reported it
 
     def add(self, amount: float, turns: int = 1) -> None:
         self.taken += amount
@@ -23,7 +23,7 @@ class BudgetCap:
 
     @property
     def average(self) -> float:
-        """What a turn has taken, on the average."""
+        """The average of a turn."""
         return self.taken / self._turns if self._turns else 0.0
 
     @property
@@ -31,13 +31,12 @@ class BudgetCap:
         return self.limit is not None and self.taken >= self.limit
 
     def would_exceed(self, more: int) -> bool:
-        """Whether it would be exceeded, if so many more turns take what the others took."""
+        """Whether so many more average turns would exceed the cap."""
         return self.limit is not None and self.taken + more * self.average > self.limit
 
 
 class BudgetTracker:
-    """Adds up what turns say that they took, against a budget. `outcomes` are what was there
-    before."""
+    """Adds up the reported usage of turns against a budget. `outcomes` are the earlier ones."""
 
     def __init__(self, budget: Budget, outcomes: Iterable[Outcome]) -> None:
         self.cost = BudgetCap(budget.cost)
@@ -50,19 +49,19 @@ class BudgetTracker:
                 self.tokens.add(o.usage.total, o.attempts)
 
     def add(self, result: Result) -> str | None:
-        """Count a turn; what to tell, once for a backend, where it does not say what it took."""
+        """Count a turn. Returns a notice, once per backend, if it does not report its usage."""
         if result.cost is not None:
             self.cost.add(result.cost)
         if result.usage is not None:
             self.tokens.add(result.usage.total)
-        if not result.ok:  # what did not come to its end often says nothing
+        if not result.ok:  # an incomplete turn often reports nothing
             return None
         pairs = (("cost", self.cost, result.cost), ("tokens", self.tokens, result.usage))
         for what, cap, taken in pairs:
             key = (result.backend, what)
             if cap.limit is not None and taken is None and key not in self._unreported:
                 self._unreported.add(key)
-                return f"{result.backend} does not say its {what}: they do not count for the budget"
+                return f"{result.backend} does not report its {what}, which are not counted against the budget"
         return None
 
     def is_spent(self) -> bool:
@@ -74,7 +73,7 @@ class BudgetTracker:
         return self.is_spent() or self.cost.would_exceed(more) or self.tokens.would_exceed(more)
 
     def end_reason(self) -> str:
-        """Why the run ends: a cap is reached, or would be exceeded by one turn more."""
+        """Why the run stops: a cap is reached, or would be exceeded by one more turn."""
         cost, tokens = self.cost, self.tokens
         of_cost = cost.is_reached or (cost.would_exceed(1) and not tokens.is_reached)
         cap = cost if of_cost else tokens
@@ -85,4 +84,4 @@ class BudgetTracker:
             each = f"{tokens.average:,.0f}"
         if cap.is_reached:
             return f"the budget is spent: {taken}"
-        return f"the budget is nearly spent: {taken}, and a task takes about {each}"
+        return f"the budget is nearly spent: {taken}, and a task uses about {each}"

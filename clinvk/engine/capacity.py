@@ -6,15 +6,15 @@ import os
 import resource
 from contextlib import suppress
 
-FILES_OF_A_TASK = 9  # its pipes, its events, its session's lock, and what its end is heard by
+FILES_OF_A_TASK = 9  # its pipes, event log, session lock, and the file that signals its exit
 SPARE_FILES = 32  # for the journal, the stores, and a program that is being started
 PROCESSES_OF_A_TASK = 12  # threads count, and node alone starts eleven
-SPARE_PROCESSES = 10  # threads of ours
-MANY = 32_768  # processes: a limit above that is not counted against
+SPARE_PROCESSES = 10  # threads of clinvk
+MANY = 32_768  # a higher limit on processes is not checked
 
 
 def room() -> tuple[int, str] | None:
-    """How many tasks can run, at least one, and which limit says so; None without a limit."""
+    """How many tasks can run, at least one, and the limit that decides it; None without a limit."""
     found = [limit for limit in (_by_files(), _by_processes()) if limit is not None]
     return min(found, default=None)
 
@@ -42,11 +42,11 @@ def _by_processes() -> tuple[int, str] | None:
 
 
 def _processes() -> int:
-    """How many processes and threads the user has; 0 where that cannot be seen cheaply."""
+    """The number of processes and threads of the user; 0 if that cannot be read cheaply."""
     count, uid = 0, os.getuid()
     with suppress(OSError):
         for entry in os.scandir("/proc"):
-            with suppress(OSError):  # it has ended meanwhile
+            with suppress(OSError):  # it has exited meanwhile
                 if entry.name.isdecimal() and entry.stat().st_uid == uid:
                     count += len(os.listdir(f"/proc/{entry.name}/task"))
     return count

@@ -1,4 +1,4 @@
-"""Who runs an attempt: a request in, a result out. The scheduler knows nothing else about it."""
+"""Runs an attempt: a request in, a result out. The scheduler knows nothing else about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class Cancel(Protocol):
-    """Ends what runs, and everything that it started; `now`: without asking it first."""
+    """Stops the program and everything that it started; with `now`, kills it without asking
+    first."""
 
     def __call__(self, reason: str = "cancelled", *, now: bool = False) -> None: ...
 
@@ -34,27 +35,28 @@ class Reporter(Protocol):
     """What an executor reports while it runs a request."""
 
     def on_notice(self, message: str) -> None:
-        """Something worth knowing before there are events, such as waiting for a lock."""
+        """A notice before there are events, such as waiting for a lock."""
 
     def on_started(self, running: RunningRequest) -> None:
-        """The program has been started. Before that, nothing has been asked of the backend."""
+        """The program has been started. Before that, nothing has been sent to the backend."""
 
     async def on_event(self, event: Event) -> None:
         """The next event of the turn."""
 
 
 class Executor(Protocol):
-    """Runs requests, here or elsewhere. It decides in which directory: the request's `cwd`, or one
-    that stands for it."""
+    """Runs requests, here or elsewhere. It decides the directory: the request's `cwd`, or one that
+    corresponds to it."""
 
     async def describe(self, request: Request) -> str:
         """The command that `run` would start. Raises `ClinvkError` if there is none."""
         ...
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
-        """The result of the request. Cancelling the scope in which this is awaited ends what runs.
-        Raises an exception if nothing could be started; once something has started, its failure is
-        in the result. Exceptions of the reporter are passed on, after what runs has been ended."""
+        """The result of the request. Cancelling the scope in which this is awaited stops the
+        program. Raises an exception if nothing could be started; once something has started, its
+        failure is in the result. Exceptions of the reporter are passed on, after the program has
+        been stopped."""
         ...
 
 

@@ -1,4 +1,5 @@
-"""Which tasks of a plan can start, and which never will: their needs, without a process or a clock."""
+"""Which tasks of a plan can start, and which never will: their needs, without processes or
+clocks."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ FINAL = ("done", "failed", "skipped")  # others, such as "waiting", may still su
 
 
 class Step(Struct, frozen=True):
-    """What follows from a change. `ready` are positions that can start now, `skipped` are pairs
-    (position, the need that will not be met), in the order in which they follow."""
+    """The consequences of a change. `ready` are positions that can start now, `skipped` are pairs
+    (position, the need that will not be met), in order."""
 
     ready: tuple[int, ...] = ()
     skipped: tuple[tuple[int, int], ...] = ()
@@ -35,7 +36,7 @@ class TaskGraph:
                     self._unfinished[i] = self._unfinished.get(i, 0) + 1
 
     def begin(self) -> Step:
-        """What can start at once, and what cannot ever. Call it once, first."""
+        """What can start at once, and what never can. Call it once, first."""
         queued = self._queued()
         free = [i for i in queued if not self._unfinished.get(i)]
         ready: list[int] = []
@@ -46,7 +47,7 @@ class TaskGraph:
         return Step(tuple(sorted({*ready})), tuple(skipped))
 
     def finish(self, i: int, state: str) -> Step:
-        """What follows once task `i` has ended in `state`. A task that is cancelled, or waits for a
+        """The consequences of task `i` ending in `state`. A task that is cancelled, or waits for a
         rate limit, decides nothing about those that need it."""
         self._states[i] = state
         if state not in FINAL:
@@ -72,7 +73,7 @@ class TaskGraph:
 
     def _unmet_need(self, i: int) -> int | None:
         """The first need of a task that will not be met. A soft task is only judged when its turn
-        has come, so that what comes after it can continue."""
+        comes, so that the tasks after it can continue."""
         if self._tasks[i].soft and self._unfinished.get(i):
             return None
         met = (*OPEN, "done")

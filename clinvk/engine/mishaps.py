@@ -1,4 +1,4 @@
-"""What was raised while a task was run, as a failure of that task."""
+"""An exception raised while a task was run, as a failure of that task."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from clinvk.errors import ClinvkError
 from clinvk.model.result import Failure
 
-# What may be otherwise as soon as another program has ended.
+# Errors that may pass as soon as another program exits.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 NO_THREAD = "can't start new thread"
 MORE_ROOM = "run fewer tasks at a time (-j), or raise the limits: ulimit -n, ulimit -u"
 
 
 def failure_of(error: Exception) -> Failure:
-    """What to tell of an exception: one of ours speaks for itself."""
+    """The failure that describes an exception; clinvk's own already have a message."""
     if isinstance(error, ClinvkError):
         hint = f"{error.hint}; {MORE_ROOM}" if error.hint else MORE_ROOM
         return Failure(error.kind, error.message, hint if shortage(error) else error.hint)
@@ -30,7 +30,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def shortage(error: BaseException) -> str | None:
-    """What there was too little of: files, processes, memory; None if that is not the reason."""
+    """What was lacking: files, processes or memory; None if that is not the reason."""
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in SHORTAGES:
             return cause.strerror or str(cause)
@@ -42,9 +42,9 @@ def shortage(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was raised from, in a group that of each member."""
+    """The exception and its causes; for a group, those of each member."""
     found: BaseException | None = error
-    for _ in range(20):  # a chain may be a circle
+    for _ in range(20):  # a chain may be circular
         if found is None:
             return
         yield found

@@ -1,5 +1,5 @@
-"""A plan, run from its first task to its last, and kept. Runs that continue another one are in
-`engine/resumed_run.py`."""
+"""A run of a plan from its first task to its last, which is recorded. Runs that continue another
+one are in `engine/resumed_run.py`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from clinvk.engine.scheduler import Scheduler
     from clinvk.model.progress import Change
 
-ALIVE_INTERVAL = 1.0  # seconds between two signs of life, from which a killed run's end is known
+ALIVE_INTERVAL = 1.0  # seconds between updates of the file that shows when a killed run ended
 
 Observe = Callable[["Change"], None]
 
@@ -55,9 +55,9 @@ class PlanRun:
         executor: Executor | None = None,
         on_begun: Callable[[PlanRun], None] = lambda _: None,
     ) -> None:
-        """`executor` runs the tasks; None: this machine. `on_begun` is called once the run is kept,
-        before a task is started. Raises `ClinvkError` if the plan cannot be started: nothing has
-        happened then."""
+        """`executor` runs the tasks; None: this machine. `on_begun` is called once the run is
+        recorded, before a task is started. Raises `ClinvkError` if the plan cannot be started;
+        nothing has happened then."""
         self.dispatcher = dispatcher
         self.plan = plan
         self.executor = executor
@@ -74,14 +74,14 @@ class PlanRun:
         )
         self._on_begun = on_begun
         self._on_ready: Callable[[], None] = lambda: None
-        self._is_begun = False  # the journal says so
+        self._is_begun = False  # it is in the journal
         self._stopped: tuple[str, bool] | None = None
-        self._observer_error: Exception | None = None  # what whoever watches it raised
+        self._observer_error: Exception | None = None  # raised by the observer
         for text in self.preflights.notices:
             notify(text)
 
     def create_folder(self) -> RunFolder | None:
-        """Make the folder that the run is kept in; none for an ephemeral one."""
+        """Create the directory of the run; None for an ephemeral one."""
         if not self.plan.rules.ephemeral:
             tasks = tuple(map(self._without_secrets, self.plan.tasks))
             kept = replace(self.plan, tasks=tasks, cwd=os.getcwd())
@@ -90,7 +90,7 @@ class PlanRun:
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> RunResult:
         """The result. `on_ready` is called as soon as `outcomes` say which tasks are run. Raises
-        `ClinvkError` if the run cannot be kept; what was started is ended then."""
+        `ClinvkError` if the run cannot be recorded; what was started is stopped then."""
         self._on_ready = on_ready
         return await self._run()
 
@@ -103,8 +103,8 @@ class PlanRun:
 
     @contextmanager
     def _lock_new(self, folder: RunFolder) -> Iterator[HeldLock]:
-        """The lock of a new run, which leaves nothing behind if it cannot be begun, on a full disk
-        for instance. A run that another clinvk has taken already is that one's: it stays."""
+        """The lock of a new run, which leaves nothing behind if it cannot start, for example on a
+        full disk. A run that another clinvk process has locked already is left alone."""
         try:
             lock = folder.lock()
         except SessionError as error:
@@ -124,7 +124,7 @@ class PlanRun:
                 raise
 
     def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
-        """Start nothing more and end what runs; at once where `now`."""
+        """Start no more tasks and stop those running; with `now`, kill them."""
         self._stopped = (why, now)
         if self.scheduler is not None:
             self.scheduler.stop(why, now=now)
@@ -150,7 +150,7 @@ class PlanRun:
             return await self._drive(journal, marker)
 
     async def _drive(self, journal: Journal | None, marker: str) -> RunResult:
-        import anyio  # who shows a run has no use for it
+        import anyio  # not needed to show a run
 
         # Only once something is to run: 10 ms.
         from clinvk.engine.scheduler import Scheduler
@@ -176,13 +176,13 @@ class PlanRun:
         if self.outputs:
             self.outputs.write_results(self.with_outputs(result))
             if self.outputs.problem:
-                self.notify(f"{self.outputs.problem}; nothing of the run is lost")
+                self.notify(f"{self.outputs.problem}; the run itself is complete")
         return result
 
     def _conclude(
         self, scheduler: Scheduler, journal: Journal | None, began: datetime, clock: float
     ) -> RunResult:
-        """What came of it, written down."""
+        """The result, after recording it."""
         state = _run_state(self.outcomes, cancelled=scheduler.cancelled)
         began, clock = self._since(began, clock)
         result = RunResult(
@@ -196,11 +196,11 @@ class PlanRun:
         return result
 
     def _since(self, began: datetime, clock: float) -> tuple[datetime, float]:
-        """When the run began, in both times, if this process began it then."""
+        """When the run started, on both clocks, if this process started it."""
         return began, clock
 
     def _room(self) -> int | None:
-        """How many tasks can run at a time here; told if that is fewer than were asked for."""
+        """How many tasks can run at a time here; reports it if that is fewer than requested."""
         queued = sum(o.state == "queued" for o in self.outcomes)
         found = capacity.room() if min(queued, self.plan.rules.max_parallel) > 1 else None
         if found is None:
@@ -208,7 +208,7 @@ class PlanRun:
         most, limit = found
         if most < min(queued, self.plan.rules.max_parallel):
             self.notify(
-                f"running {most} at a time, not {self.plan.rules.max_parallel}: there may be only "
+                f"running {most} at a time, not {self.plan.rules.max_parallel}: there can be only "
                 f"{limit}"
             )
         return most
@@ -228,11 +228,12 @@ class PlanRun:
         return self.folder.with_output(outcome) if self.folder else outcome
 
     def with_outputs(self, result: RunResult) -> RunResult:
-        """The result with what each task answered, which a kept run has in its folder only."""
+        """The result with the answer of each task, which a recorded run only has in its
+        directory."""
         return self.folder.with_outputs(result) if self.folder else result
 
     def new_outcomes(self, result: RunResult) -> set[int]:
-        """The positions of the tasks that ended in this run, and not in one that it continues."""
+        """The positions of the tasks that ended in this run, not in one that it continues."""
         return {outcome.index for outcome in result.results}
 
     def _forward_change(self, change: Change) -> None:
@@ -242,12 +243,13 @@ class PlanRun:
         try:
             self.observe(change)
         except Exception as error:  # noqa: BLE001 - raised again, once all is written down
-            # Whoever watches is no reason to lose what is known of the tasks.
+            # An error of the observer must not lose what is known about the tasks.
             self._observer_error = self._observer_error or error
-            self.stop("ended, because whoever watched it failed")
+            self.stop("stopped, because its observer failed")
 
     def _without_secrets(self, task: Task) -> Task:
-        """The task as it may be kept. One whose prompt holds a key cannot be run from that."""
+        """The task as it may be stored. If its prompt contained a key, it cannot be run from
+        that."""
         asked = {"prompt": task.prompt, "options": task.options, "args": list(task.args)}
         about = {"title": task.title, "tags": list(task.tags), "meta": task.meta}
         kept, told = self.scrub(asked), self.scrub(about)
@@ -259,7 +261,7 @@ class PlanRun:
 
 
 async def _run_until_ended(scheduler: Scheduler, folder: RunFolder | None) -> None:
-    """Run it to its end. Whoever cancels us ends the run as Ctrl-C does, and it has ended then."""
+    """Run it to its end. Cancelling this stops the run as Ctrl-C does, before it returns."""
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -295,7 +297,7 @@ def _initial_outcomes(plan: Plan, asks: list[preflight.Preflight]) -> list[Outco
 
 
 def _run_state(outcomes: list[Outcome], *, cancelled: bool) -> str:
-    if cancelled and not all(o.ok for o in outcomes):  # else there was nothing left to cancel
+    if cancelled and not all(o.ok for o in outcomes):  # otherwise there was nothing left to cancel
         return "cancelled"
     code = run_exit_code("", outcomes)
     return {0: "done", EXIT_CODES["limit"]: "waiting"}.get(code, "failed")

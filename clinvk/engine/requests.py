@@ -1,4 +1,4 @@
-"""What a task asks of its backend."""
+"""The request of a task to its backend."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from clinvk.text import template
 
 
 class RequestBuilder:
-    """Makes the request of a task when its turn has come: what it needs of others is there then.
-    `outcomes` say where each task stands, `answers` gives what it said."""
+    """Builds the request of a task when its turn comes, when the answers it needs are available.
+    `outcomes` holds the state of each task, `answers` returns its answer."""
 
     def __init__(
         self,
@@ -67,16 +67,16 @@ class RequestBuilder:
         )
 
     def check(self, i: int, request: Request) -> None:
-        """Raise `UsageError` where what the prompt is made of leaves nothing to ask."""
+        """Raise `UsageError` if the parts of the prompt leave it empty."""
         task = self.plan.tasks[i]
         if request.prompt.strip() or not task.known:
             return
         named = ", ".join(f"{{{{{name}}}}}" for name in task.known)
-        hint = "say more in the prompt than that"
+        hint = "add more text to the prompt"
         if self.run_id:
             keys = dict.fromkeys(self.plan.tasks[n].key for n in (*task.known.values(), i))
             hint += f"; or run all of these again: clinvk runs retry {self.run_id} {' '.join(keys)}"
-        raise UsageError(f"the prompt is empty, since nothing stands for {named}", hint)
+        raise UsageError(f"the prompt is empty, since {named} is empty", hint)
 
     def _prompt(self, task: Task) -> str:
         if not task.template:

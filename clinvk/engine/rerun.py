@@ -11,8 +11,8 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
 from clinvk.runs.replay import mark_indeterminate, requeue
 
-INTERRUPTED_STATES = ("cancelled", "indeterminate")  # how far such a task got is not known
-NOT_STARTED_STATES = ("queued", "waiting", "skipped")  # nothing of such a task has happened
+INTERRUPTED_STATES = ("cancelled", "indeterminate")  # how far such a task got is unknown
+NOT_STARTED_STATES = ("queued", "waiting", "skipped")  # such a task has never run
 
 SelectTasks = Callable[[Iterable[Outcome]], list[Outcome]]
 
@@ -24,8 +24,8 @@ def select_to_resume(
     retry_failed: bool = False,
     rerun_dependents: bool = False,
 ) -> SelectTasks:
-    """What has not begun, and what was cut off, if it may be run again. With `retry_failed`, what
-    has failed, too; with `rerun_dependents`, steps whose prompt tells of a step that is run
+    """Tasks that have not started, and interrupted ones that may be run again. With `retry_failed`,
+    also failed ones; with `rerun_dependents`, also steps whose prompt uses a step that is run
     again."""
     select = unfinished(plan, rerun_indeterminate=rerun_indeterminate)
     failed = failed_or_named(plan)
@@ -42,16 +42,16 @@ def select_to_resume(
 def select_to_retry(
     plan: Plan, names: str | Iterable[str] = (), *, failed: bool = False
 ) -> SelectTasks:
-    """The tasks of these names (or keys, or numbers), however they ended; what has `failed`, which
-    is meant, too, if no task is named; and what did not run because of that. Raises `UsageError`
-    for a name that no task has."""
+    """The tasks of these names (or keys, or numbers), however they ended; those that failed, with
+    `failed` or if no task is named; and those that were skipped because of them. Raises
+    `UsageError` for an unknown task."""
     named = [names] if isinstance(names, str) else list(names)
     return failed_or_named(plan, named, failed=failed or not named)
 
 
 def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
-    """For `ResumedRun`: what has not begun; and what was cut off, where it may be run again. What
-    was skipped stays so if the task that it needs is not run again either."""
+    """For `ResumedRun`: tasks that have not started, and interrupted ones that may be run again. A
+    skipped task stays so if the task that it needs is not run again either."""
 
     def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
         before = list(outcomes)
@@ -68,12 +68,12 @@ def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
 
 
 def failed_or_named(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -> SelectTasks:
-    """For `ResumedRun`: what has `failed`, and what was left out for that; and the tasks of these
-    names, however they ended. Raises `UsageError` for a name that no task has."""
+    """For `ResumedRun`: with `failed`, the failed tasks and those skipped because of them; and the
+    tasks of these names, however they ended. Raises `UsageError` for an unknown task."""
     named: set[int] = set()
     for name in names:
         if not (found := plan.find_tasks(name)):
-            raise UsageError(f"the run has no task {name!r}", "see them: clinvk runs show ID")
+            raise UsageError(f"the run has no task {name!r}", "see its tasks: clinvk runs show ID")
         named.update(found)
 
     def should_rerun(outcome: Outcome) -> bool:
@@ -87,7 +87,7 @@ def failed_or_named(plan: Plan, names: Iterable[str] = (), *, failed: bool = Tru
 
 
 def with_dependents(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """For steps in their order: whose prompt tells of a step that is queued is queued, too."""
+    """For steps in order: a step whose prompt uses a queued step is queued, too."""
     chosen = list(outcomes)
     for i, task in enumerate(plan.tasks):
         if chosen[i].ok and any(chosen[n].state == "queued" for n in task.known.values()):
@@ -96,7 +96,7 @@ def with_dependents(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def requeue_if_unfinished(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:
-    """Where the task stands, to be queued again if it has not begun, or may be run again."""
+    """The outcome of the task, queued again if it has not started or may be run again."""
     state, kind = outcome.state, outcome.error.kind if outcome.error else None
     if (
         state in NOT_STARTED_STATES

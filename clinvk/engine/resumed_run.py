@@ -1,4 +1,4 @@
-"""Runs that continue another one: the rest of a run, or a changed plan in place of it."""
+"""Runs that continue another one: the rest of a run, or a changed plan that replaces it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from clinvk.store.base import Store
 class ResumedRun(PlanRun):
     """The rest of a run. Tasks that have ended stay as they are, unless they are selected."""
 
-    # A task that is not run again does not need a backend that is still installed.
+    # A task that is not run again does not need its backend to be installed.
     _check = staticmethod(preflight.survey_plan)
 
     def __init__(
@@ -40,15 +40,15 @@ class ResumedRun(PlanRun):
         rules: Callable[[Plan], Plan] = lambda plan: plan,
         **watch: Any,
     ) -> None:
-        """`select` says of the plan how the tasks to run are selected, and `rules` changes its
-        rules. `watch` are the other arguments of a `PlanRun`. Raises `ClinvkError`."""
+        """`select` returns the selection of tasks for a plan, and `rules` changes its rules.
+        `watch` are the other arguments of a `PlanRun`. Raises `ClinvkError`."""
         super().__init__(dispatcher, rules(folder.plan(trusted=True)), **watch)
         self.folder = self._folder = folder
         self._select = select(self.plan)
-        self._previous_result: RunResult | None = None  # where it stood before
+        self._previous_result: RunResult | None = None  # its state before
 
     async def _run(self) -> RunResult:
-        """Run what is left. First, everything that an interrupted run has left running is ended."""
+        """Run the rest. First, everything that an interrupted run left running is stopped."""
         folder = self._folder
         lock = folder.lock()
         try:
@@ -80,7 +80,7 @@ class ResumedRun(PlanRun):
     def _finish_unchanged(self, before: RunResult) -> RunResult:
         self.outcomes = list(before.results)
         self._on_ready()
-        self.notify("nothing is left to run")
+        self.notify("there is nothing left to run")
         return before
 
     def new_outcomes(self, result: RunResult) -> set[int]:
@@ -95,7 +95,7 @@ class ResumedRun(PlanRun):
         return before.started_at or began, clock - before.seconds
 
     def _check_queued_tasks(self) -> None:
-        """Raise `ClinvkError` where a task that is to be run cannot be."""
+        """Raise `ClinvkError` if a task that should be run cannot be."""
         for outcome in self.outcomes:
             if outcome.state == "queued" and (
                 problem := self.preflights.problems.get(outcome.index)
@@ -107,14 +107,14 @@ class ResumedRun(PlanRun):
             task = self.plan.tasks[outcome.index]
             if outcome.state == "queued" and task.redacted:
                 raise SessionError(
-                    f"task {task.name!r} held a secret, which was not kept, so it cannot be run",
-                    f"run it again from {self.plan.source or 'where it came from'}",
+                    f"task {task.name!r} contained a secret, which was not stored, so it cannot be run",
+                    f"run it again from {self.plan.source or 'its original source'}",
                 )
 
 
 class ReplacingRun(PlanRun):
-    """A new run in place of an older one, which is given up. Tasks that are the same in both, and
-    have succeeded there, are not run again."""
+    """A new run that replaces an older one. Tasks that are the same in both, and succeeded there,
+    are not run again."""
 
     def __init__(
         self,
@@ -145,8 +145,8 @@ class ReplacingRun(PlanRun):
         return super().new_outcomes(result) - self._reused
 
     async def _reuse_outcomes(self, folder: RunFolder) -> list[Outcome]:
-        """Take over the outcomes of the tasks that are the same, and need nothing that is run
-        again: of those that have succeeded, and of those that may not be run again."""
+        """Copy the outcomes of unchanged tasks that need nothing that is run again: of those that
+        succeeded, and of those that may not be run again."""
         old, reused = self.old_folder, []
         theirs, calls = old.plan(trusted=True), StoreCalls(self.dispatcher.store)
         for known in old.result(theirs, trusted=True).results[: len(self.plan.tasks)]:
@@ -168,9 +168,9 @@ class ReplacingRun(PlanRun):
 
 
 def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: PlanRun) -> Outcome:
-    """Where a task of the `plan` in the folder stands, for a run that continues it. A task that was
-    cut off may have ended before its clinvk did. Then the result behind its events tells; or its
-    session, which holds all that it said, and not the answer alone."""
+    """The outcome of a task of the `plan` in the directory, for a run that continues it. An
+    interrupted task may have ended before its clinvk did: then the result after its events says so,
+    or its session, which holds everything it said and not only the answer."""
     if outcome.state != "indeterminate":
         return outcome
     alone = plan.tasks[outcome.index].continues is None
@@ -179,7 +179,7 @@ def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: Plan
         if backoff.is_transient(ended.error) and ended.attempts <= run.plan.retries_of(ended.index):
             return requeue(ended)
         return outcome if ended.error and ended.error.kind == "cancelled" else ended
-    # The session of an earlier step, which it was to continue, tells of that step.
+    # If it was to continue the session of an earlier step, that session is about that step.
     found = _answer_in_session(outcome, run.dispatcher.store) if alone else None
     return folder.outcome_from_session(outcome, *found) if found else outcome
 
@@ -200,8 +200,8 @@ def _answer_in_session(outcome: Outcome, store: Store) -> tuple[Session, str] | 
 
 
 def find_interrupted(folder: RunFolder, store: Store) -> list[Outcome]:
-    """The tasks of a run that were cut off, and that are run again only on request. Nothing is
-    changed; empty while a process drives the run. Raises `SessionError`."""
+    """The interrupted tasks of a run, which are run again only on request. Changes nothing; empty
+    while a process drives the run. Raises `SessionError`."""
     if folder.find_driver() is not None:
         return []
     plan = folder.plan(trusted=True)
@@ -216,7 +216,7 @@ def find_interrupted(folder: RunFolder, store: Store) -> list[Outcome]:
 
 
 def _has_ended(outcome: Outcome, folder: RunFolder, plan: Plan, store: Store) -> bool:
-    """Whether a task that was cut off had ended before its clinvk did: see `_outcome_if_ended`."""
+    """Whether an interrupted task had ended before its clinvk did: see `_outcome_if_ended`."""
     if outcome.state != "indeterminate":
         return False
     alone = plan.tasks[outcome.index].continues is None
@@ -227,6 +227,6 @@ def _has_ended(outcome: Outcome, folder: RunFolder, plan: Plan, store: Store) ->
 
 
 def _task_definition(task: Task) -> dict[str, Any]:
-    """What a task is, wherever it was written."""
+    """The content of a task, independent of its place in a file."""
     known = to_builtins(task)
     return {k: v for k, v in known.items() if k not in ("place", "droppable")}

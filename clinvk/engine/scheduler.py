@@ -1,8 +1,8 @@
-"""Runs the tasks of a plan: in order of their needs, so many at a time, and no further than its
-rules allow.
+"""Runs the tasks of a plan: in the order of their needs, a limited number at a time, and as far as
+its rules allow.
 
-A task that is to be tried again goes back into the queue of its backend. A provider that says stop
-pauses that backend alone. All that is decided is decided in one place, between two waits.
+A task that is retried returns to the queue of its backend. A rate limit pauses only the backend it
+applies to. All decisions are made in one place, between two waits.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _UNMET = {
 
 
 class Scheduler:
-    """One run of a plan. `outcomes` say where each task stands; those that are queued are run."""
+    """One run of a plan. `outcomes` holds the state of each task; queued ones are run."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Scheduler:
         rng: random.Random | None = None,
         most: int | None = None,
     ) -> None:
-        """`most` is how many tasks there is room for at a time, if that is known."""
+        """`most` is how many tasks this machine can run at a time, if that is known."""
         self.executor = executor
         self.plan = plan
         self.rules = plan.rules
@@ -77,32 +77,30 @@ class Scheduler:
         self.observe = observe
         self._most = min(plan.rules.max_parallel, most or plan.rules.max_parallel)
         self.rng = rng or random.Random()  # noqa: S311 - nobody gains by guessing it
-        self.end_reason: str | None = None  # it ends before its end, for this reason
+        self.end_reason: str | None = None  # why it stops early
         self.cancelled = False
-        self.attempts: dict[int, Attempt] = {}  # that run
+        self.attempts: dict[int, Attempt] = {}  # running
         self._room = WaitingRoom(self.attempts.values(), self.on_notice)
-        self._queues: dict[str, list[int]] = {}  # backend: tasks that could be started
+        self._queues: dict[str, list[int]] = {}  # backend: tasks that are ready to start
         self._delayed: list[tuple[float, int]] = []  # when, and which
         self._retry_times: dict[
             int, float
-        ] = {}  # the same, of those whose attempt is not written down yet
+        ] = {}  # the same, for tasks whose attempt is not recorded yet
         self._backends = BackendPool(plan.rules, self.rng)
         self._requests = RequestBuilder(plan, preflights, outcomes, output_of, run_id)
         self._budget = BudgetTracker(plan.rules.budget, outcomes)
         self._graph = TaskGraph(plan.tasks, [o.state for o in outcomes])
-        self._retry_counts: dict[int, int] = {}  # how often a task failed by what may pass
-        self._failed_count = (
-            0  # since it is driven: who carries a run on knows what has failed before
-        )
+        self._retry_counts: dict[int, int] = {}  # how often a task failed in a way that may pass
+        self._failed_count = 0  # in this process: a resumed run does not count earlier failures
         self._ended_count = 0
         self.not_started: list[int] = []  # tasks that ended without being started
         self._wake = anyio.Event()
 
     async def run(self) -> None:
-        """Until nothing is left that may be started. Raises `ClinvkError` where the journal cannot
-        be written; everything that was started is ended then."""
+        """Run until there is nothing left to start. Raises `ClinvkError` if the journal cannot be
+        written; everything that was started is stopped then."""
         self._follow(self._graph.begin())
-        self._apply_rules()  # what was taken before may be all that may be taken
+        self._apply_rules()  # the budget may be spent already
         with raise_first(ClinvkError, OSError):
             async with anyio.create_task_group() as tasks:
                 await self._start_all(tasks)
@@ -121,15 +119,15 @@ class Scheduler:
                 await self._wake.wait()
 
     def stop(self, why: str = "cancelled", *, now: bool = False) -> None:
-        """Start nothing more, and end what runs; at once where `now`."""
+        """Start no more tasks and stop those running; with `now`, kill them."""
         self.cancelled = True
         self._halt(why)
         self._cancel_all(why, now=now)
 
-    # What may be started.
+    # Starting tasks.
 
     def _follow(self, step: Step) -> None:
-        """Queue what can start now, and give up what never will."""
+        """Queue what can start now, and skip what never will."""
         for i, need in step.skipped:
             self._skip(i, need)
         for i in step.ready:
@@ -146,11 +144,11 @@ class Scheduler:
         self._backends.end_expired_pauses()
 
     def _next_task(self) -> tuple[int, str] | None:
-        """The first task, in the order of the plan, that a backend is free for; and which."""
+        """The first task, in the order of the plan, with a free backend, and that backend."""
         if self.end_reason is not None or len(self.attempts) >= self._most:
             return None
         if self._room.is_occupied:
-            return None  # there is no room for those that are here
+            return None  # no room for those that are running
         best: tuple[int, str, str] | None = None
         for name, queue in self._queues.items():
             if not queue or (best is not None and queue[0] > best[0]):
@@ -167,7 +165,7 @@ class Scheduler:
         return best[0], best[2]
 
     def _next_wake_time(self) -> float | None:
-        """When something can be started that cannot be now, though nothing ends."""
+        """The next time at which a task can start even if no other one ends."""
         if self.end_reason is not None:
             return None
         moments = [self._delayed[0][0]] if self._delayed else []
@@ -175,7 +173,7 @@ class Scheduler:
         waiting = any(self._queues.values()) or self._delayed
         return min(moments) if moments and waiting else None
 
-    # A task.
+    # One task.
 
     def _launch(self, tasks: TaskGroup, i: int, backend: str) -> None:
         self._backends.acquire(backend)
@@ -213,13 +211,13 @@ class Scheduler:
         )  # fmt: skip
 
     def _request(self, i: int, number: int, backend: str) -> Request | Exception:
-        """The request of a task, or why there is none."""
+        """The request of a task, or why it has none."""
         try:
             return self._requests.build(i, number, backend)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is about this task alone
             return error
 
-    # What attempts report.
+    # Reports of attempts.
 
     def on_session(self, i: int, session_id: str) -> None:
         self.outcomes[i] = replace(self.outcomes[i], session_id=session_id)
@@ -265,13 +263,13 @@ class Scheduler:
     async def _record_ended(
         self, i: int, outcome: Outcome, events: int | None = None, wait: Change | None = None
     ) -> None:
-        """Keep where the task stands now, and what is waited for, and draw the conclusions."""
+        """Record the state of the task and what it waits for, and act on it."""
         self.outcomes[i] = outcome
         if self.journal:
             await self.journal.record_ended(outcome, events, wait.wait_to_json() if wait else None)
-        if outcome.state == "queued":  # not before that is written: the next attempt comes behind
+        if outcome.state == "queued":  # only once that is written: the next attempt is appended
             self._requeue(i)
-            self._apply_rules()  # what it took counts
+            self._apply_rules()  # its usage counts
             return
         self.observe(Change(kind="ended", outcome=outcome))
         if outcome.state in ("done", "failed"):
@@ -281,7 +279,8 @@ class Scheduler:
         self._apply_rules()
 
     def _scrub_failure(self, failure: Failure | None) -> Failure | None:
-        """As it is kept, so that a table or a report has no key that the journal does not."""
+        """The outcome as stored, so that a table or a report shows no key that the journal
+        hides."""
         if failure is None or self.journal is None:
             return failure
         scrub = self.journal.scrub
@@ -297,7 +296,7 @@ class Scheduler:
         return self._retry_counts.get(i, 0) < self.plan.retries_of(i)
 
     def _schedule_retry(self, outcome: Outcome) -> Change:
-        """Back into the queue, in a while."""
+        """Return the task to the queue after a delay."""
         i = outcome.index
         self._retry_counts[i] = tries = self._retry_counts.get(i, 0) + 1
         seconds = backoff.backoff_seconds(self.rules.retry_delay, tries, self.rng)
@@ -306,7 +305,7 @@ class Scheduler:
         return Change(kind="retry", outcome=replace(outcome, state="queued"), until=until)
 
     def _handle_limit(self, outcome: Outcome, failure: Failure) -> Change:
-        """Its backend is not asked for a while; the task waits for that, or has failed."""
+        """Pause its backend; the task waits for it, or has failed."""
         pause = self._backends.record_limit(outcome.backend or "", failure)
         if self.rules.limits.action == "fail":
             stands = outcome
@@ -322,9 +321,9 @@ class Scheduler:
         )  # fmt: skip
 
     def _skip(self, i: int, need: int) -> None:
-        """What it needs has failed, so it is not run."""
+        """A task that it needs has failed, so it is not run."""
         name, state = self.plan.tasks[need].name, self.outcomes[need].state
-        why = _UNMET.get(state, "has not succeeded")
+        why = _UNMET.get(state, "did not succeed")
         failure = Failure("skipped", f"skipped: depends on {name!r}, which {why}")
         self.outcomes[i] = outcome = replace(
             self.outcomes[i], state="skipped", error=failure, ended_at=datetime.now(UTC)
@@ -333,7 +332,7 @@ class Scheduler:
         self.observe(Change(kind="ended", outcome=outcome))
 
     def _cancelled_outcome(self, i: int, attempt: Attempt) -> Outcome:
-        """As if it had not been begun, where its CLI has not been told anything: it waited for
+        """The outcome as if it had not started, if nothing was sent to its CLI: it waited for
         another turn of its session, or for a login."""
         if attempt.running is None:
             return self._not_started_outcome(attempt.outcome_before)
@@ -346,7 +345,7 @@ class Scheduler:
     # The rules.
 
     def _apply_rules(self) -> None:
-        """End the run where its rules say so."""
+        """Stop the run if its rules say so."""
         if self.end_reason is not None:
             return
         halt = self.rules.halt
@@ -355,10 +354,10 @@ class Scheduler:
                 f"{self._failed_count} of {self._ended_count} tasks failed (halt: {halting.format_halt(halt)})"
             )
             if halt.when == "now":
-                self._cancel_all("ended, because others failed", now=False)
+                self._cancel_all("stopped, because others failed", now=False)
         elif self._budget.is_spent():
             self._halt(self._budget.end_reason())
-            self._cancel_all("ended, because the budget is spent", now=False)
+            self._cancel_all("stopped, because the budget is spent", now=False)
 
     def _halt(self, why: str) -> None:
         self.end_reason = self.end_reason or why
@@ -369,7 +368,7 @@ class Scheduler:
             attempt.cancel(why, now=now)
 
     def _close_not_started(self) -> None:
-        """Tell of each task that was not started why it was not."""
+        """Report why each task that did not start was not started."""
         for i, outcome in enumerate(self.outcomes):
             if outcome.state == "queued":
                 self.outcomes[i] = left = self._leftover_outcome(i)
@@ -381,15 +380,15 @@ class Scheduler:
             return self._not_started_outcome(self.outcomes[i])
         backend = self.preflights[i].backend
         pause = self._backends.long_pause(backend)
-        what = f"{backend} waits" if pause else "what it needs waits"
+        what = f"{backend} is waiting" if pause else "a task that it needs is waiting"
         failure = Failure(
-            "limit", f"{what} for a limit to end", None, pause.ends_at if pause else None
+            "limit", f"{what} for a rate limit to end", None, pause.ends_at if pause else None
         )
         return replace(self.outcomes[i], state="waiting", error=failure)
 
     def _not_started_outcome(self, outcome: Outcome) -> Outcome:
-        """A task that is left as it stood, since the run has ended."""
+        """The outcome of a task that was not run, since the run has stopped."""
         said = f"not started: {self.end_reason}"
         if outcome.error is not None:
-            said = f"not tried again: {self.end_reason}; it had failed: {outcome.error.message}"
+            said = f"not retried: {self.end_reason}; it had failed: {outcome.error.message}"
         return replace(outcome, state="cancelled", error=Failure("not_started", said))

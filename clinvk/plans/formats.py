@@ -1,4 +1,4 @@
-"""The data of a file of tasks, out of the format that it is written in."""
+"""The data of a task file, read from its format."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from clinvk.text import json_input, yaml
 FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
 KEYS_HINT = "see the task file reference: clinvk help parallel"
 
-# Of a CSV file: the columns that are no key of a task, by which prompts name them. No file can have
-# a key that is this one.
+# The columns of a CSV file that are not keys of a task, which prompts can name. An object, so that
+# no key of a file can be the same.
 COLUMNS: Any = object()
 HEADER: Any = object()  # the names of all its columns
 
@@ -24,8 +24,8 @@ HEADER: Any = object()  # the names of all its columns
 def parse_text(
     path: str | None, text: str, form: str | None = None, *, of_lines: bool = False
 ) -> tuple[Any, str]:
-    """The data in a text, and the format that it was read in: `form`; else lines, where the prompt
-    names them; else by the name of the file, else by how it looks. Raises `ConfigError`."""
+    """The data in a text, and its format: `form`; otherwise lines, if the prompt names them;
+    otherwise by the name of the file, or by its content. Raises `ConfigError`."""
     source = path or "stdin"
     form = form or ("lines" if of_lines else _detect_format(path, text))
     if form not in FORMATS:
@@ -35,12 +35,12 @@ def parse_text(
     except yaml.YamlError as error:
         raise ConfigError(f"{source}: {error}", KEYS_HINT) from error
     except LineError as error:
-        hint = f"it was read as {form}; --format says otherwise"
+        hint = f"it was read as {form}; use --format to choose another format"
         raise ConfigError(f"{source}: {error}", hint) from error
 
 
 class LineError(ValueError):
-    """What is wrong, with its line."""
+    """An error, with its line."""
 
 
 def _detect_format(path: str | None, text: str) -> str:
@@ -56,7 +56,7 @@ def _detect_format(path: str | None, text: str) -> str:
 
 
 def _is_single_task(text: str) -> bool:
-    """Whether the only line is a task, and not a file of them."""
+    """Whether the only line is a task, not a task file."""
     try:
         data = json_input.load(text)
     except json_input.JsonError:
@@ -68,7 +68,7 @@ def _is_json(text: str) -> bool:
     try:
         json_input.load(text)
     except json_input.JsonError as error:
-        return yaml.DEEP in str(error)  # nothing else can be said of it
+        return yaml.DEEP in str(error)  # the error has no other mark
     return True
 
 
@@ -91,7 +91,7 @@ def _parse_jsonl(text: str) -> list[Any]:
 
 
 def _parse_csv(text: str) -> list[dict[str, Any]]:
-    """A row is a task: columns that are called like keys are those, the others are for prompts."""
+    """Each row is a task: columns named like keys set those, the others are for prompts."""
     rows = csv.DictReader(io.StringIO(text), strict=True)
     entries = []
     begun = 0  # the last line of the row before
@@ -147,11 +147,14 @@ _PARSERS: Mapping[str, Any] = {
 
 
 def missing_prompt_message(header: list[str], columns: Mapping[str, str]) -> tuple[str, str]:
-    """What is wrong where a row says no prompt, and the way out. Prompts may name the `columns`."""
+    """The error of a row without a prompt, and its fix. Prompts may name the `columns`."""
     if "prompt" in header:
-        return "the prompt is empty", "fill the column 'prompt', or say it of all: --prompt '…'"
+        return (
+            "the prompt is empty",
+            "fill the column 'prompt', or set it for all tasks: --prompt '…'",
+        )
     found = f"missing key 'prompt'; the columns are: {', '.join(map(repr, header))}"
     if len(header) == 1 and (other := next((c for c in ";\t|" if c in header[0]), None)):
-        return found, f"a comma parts columns, and not {other!r}"
+        return found, f"columns are separated by commas, not by {other!r}"
     names = " ".join(f"{{{{{name}}}}}" for name in [*columns][:2])
-    return found, f"say what to ask: --prompt '… {names}'; or add a column 'prompt'"
+    return found, f"pass --prompt '… {names}', or add a column 'prompt'"

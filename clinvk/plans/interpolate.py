@@ -1,5 +1,5 @@
-"""The names in braces in the texts of a task, and what is put in for those that are known when its
-file is read: the matrix's, and columns."""
+"""The names in braces in the texts of a task, and the values of those that are known when its file
+is read: of the matrix, and columns."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from clinvk.text import template
 from clinvk.text.redact import map_texts
 from clinvk.text.typed import ShapeError
 
-TASK_PREFIXES = ("tasks.", "steps.")  # so begins what a prompt says of another task
-NAMES = ("name", "id")  # programs give a task its prompt for a name
+TASK_PREFIXES = ("tasks.", "steps.")  # prefixes of names about another task
+NAMES = ("name", "id")  # some programs use the prompt as the name
 
 Path = tuple[str | int, ...]
 
@@ -22,8 +22,8 @@ Path = tuple[str | int, ...]
 def check_placeholders(
     entry: Mapping[str, Any], names: list[str], path: Path, *, chain: bool
 ) -> None:
-    """Raise `ShapeError` for a name in a text that nothing will be put in for. The prompt may name
-    other tasks: what it names is looked up when all are known."""
+    """Raise `ShapeError` for an unknown name in a text. The prompt may name other tasks, which are
+    looked up when all are known."""
     for key, data in entry.items():
         for at, text in _texts(data, (*path, key)) if key != "prompt" else ():
             _check_text_placeholders(text, names, at, chain=chain)
@@ -37,7 +37,7 @@ def _check_text_placeholders(text: str, names: list[str], at: Path, *, chain: bo
             if at[-1] in NAMES:
                 continue
             raise ShapeError(
-                at, f"{{{{{name}}}}}: only a prompt can name what another task has done",
+                at, f"{{{{{name}}}}}: only a prompt can refer to another task",
                 references.escape_hint(names),
             )  # fmt: skip
         if names:
@@ -51,7 +51,7 @@ def _check_text_placeholders(text: str, names: list[str], at: Path, *, chain: bo
 def interpolate(
     entry: Mapping[str, Any], values: Mapping[str, str], path: Path, *, chain: bool
 ) -> dict[str, Any]:
-    """What a task says, with the names that are known put in. Raises `ShapeError`."""
+    """The data of a task, with the known names replaced by their values. Raises `ShapeError`."""
 
     def fill_and_unescape(text: str) -> str:
         is_template = bool(values) or _mentions_tasks(text, chain=chain)
@@ -66,16 +66,16 @@ def interpolate(
 
 
 def interpolate_prompt(text: str, values: Mapping[str, str], path: Path) -> str:
-    """The text with the names that are known put in, also where they are a part of the name of
-    another task; what it says of other tasks stays. Raises `ShapeError`."""
+    """The text with the known names replaced by their values, also inside the name of another task;
+    references to other tasks stay. Raises `ShapeError`."""
 
     def part_of_name(name: str) -> str | None:
         value = values.get(name)
-        # Such a value would end the name that it is a part of, and could begin another one.
+        # Such a value would end the name that it is a part of, and could start another one.
         if value is not None and re.search(r"[{}\n\ufdd0]", value):
             raise ShapeError(
-                path, f"{{{{{name}}}}} is {value!r}, which cannot be a part of a task's name there",
-                "name that task by `id`, with something that has no braces and is one line",
+                path, f"{{{{{name}}}}} is {value!r}, which cannot be part of a task's name there",
+                "refer to that task by an `id` without braces, on one line",
             )  # fmt: skip
         return value
 
@@ -95,7 +95,7 @@ def _names_task(name: str, *, chain: bool) -> bool:
 
 
 def _texts(data: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Each text in a structure of mappings and lists, with its place."""
+    """Each text in a structure of mappings and lists, with its path."""
     if isinstance(data, str):
         yield path, data
     elif isinstance(data, Mapping):

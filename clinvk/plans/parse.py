@@ -1,7 +1,7 @@
-"""A plan from what somebody wrote: YAML, JSON, JSONL, CSV, or a line for each task.
+"""A plan from a task file: YAML, JSON, JSONL, CSV, or one line per task.
 
-`docs/parallel.md` describes every key. Mistakes are found before anything runs, and told with their
-place.
+`docs/parallel.md` describes every key. Errors are found before anything runs, and reported with
+their place.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from clinvk.text import duration, json_input, values, yaml
 from clinvk.text import template as placeholders
 from clinvk.text.typed import ShapeError, build_struct, convert, format_path, not_one_of
 
-Place = tuple[str | int, ...]  # of a mistake in a file
+Place = tuple[str | int, ...]  # of an error in a file
 
-MAX_TASKS = 100_000  # tasks that a matrix may make: more is a slip
+MAX_TASKS = 100_000  # tasks that a matrix may create: more is a mistake
 
 
 class Defaults(Struct, frozen=True, kw_only=True):
-    """What holds where a file says nothing: from the configuration; and, of tasks, what the
-    command line says."""
+    """The defaults for keys that a file does not set: from the configuration and, for tasks, the
+    command line."""
 
     max_parallel: int = 3
     max_parallel_per_backend: dict[str, int] = {}
     fail_fast: bool = False
     task: dict[str, Any] = {}
-    flags: dict[str, str] = {}  # how the command line spells what it says of tasks
+    flags: dict[str, str] = {}  # the flags that set keys of tasks
 
 
 def parse_plan(data: Any, source: str, kind: Any, defaults: Defaults, text: str = "") -> Plan:
-    """The plan that the data is. Raises `ConfigError` that names the place."""
+    """The plan described by the data. Raises `ConfigError` that names the place."""
     reader = _PlanParser(source, kind, defaults)
     try:
         return reader.plan(data)
@@ -76,7 +76,7 @@ def _with_line(source: str, text: str, path: Place) -> str:
 
 
 def parse_rules(data: Mapping[str, Any], source: str, defaults: Defaults) -> Rules:
-    """The rules that these keys of a file are. Raises `ConfigError` that names the place."""
+    """The rules set by these keys of a file. Raises `ConfigError` that names the place."""
     try:
         return _PlanParser(source, "parallel", defaults).build_rules(
             build_struct(TaskFile, dict(data))
@@ -93,8 +93,8 @@ class _PlanParser:
         self.cwd = Path.cwd()
         self.files: dict[str, str] = {}  # read once, though many tasks name them
         self.tasks: list[Task] = []
-        self.entries: list[tuple[Place, Any]] = []  # where each of them was, and what it said
-        self.of_all: Mapping[str, Any] = {}  # what the file says of all tasks
+        self.entries: list[tuple[Place, Any]] = []  # the place and the data of each task
+        self.of_all: Mapping[str, Any] = {}  # the file's keys for all tasks
 
     def plan(self, data: Any) -> Plan:
         whole, entries, where = self._split_file(data)
@@ -120,7 +120,7 @@ class _PlanParser:
 
     @contextmanager
     def _relocate_errors(self, entry: Any, path: Place) -> Iterator[None]:
-        """A mistake in what a task has from elsewhere is told of that place."""
+        """Report an error in an inherited key at the place where it was set."""
         try:
             yield
         except ShapeError as error:
@@ -131,7 +131,7 @@ class _PlanParser:
             raise ShapeError((*elsewhere, *rest[1:]), error.problem, error.hint) from error
 
     def _shared_place(self, key: str, entry: Any) -> Place | None:
-        """Where it is said of all tasks; nothing where the task says it."""
+        """The place where a key is set for all tasks; None if the task sets it."""
         own = entry if isinstance(entry, Mapping) else {"prompt": entry}
         if key in own or ALTERNATIVES.get(key) in own:
             return None
@@ -147,16 +147,16 @@ class _PlanParser:
         return f"{self.source}: {format_path(found)}"
 
     def is_flag(self, path: Place) -> bool:
-        """Whether it is a place on the command line, and none in the file."""
+        """Whether the place is on the command line, not in the file."""
         return bool(path) and path[0] in self.defaults.flags.values()
 
     def place(self, mistake: TaskError) -> Place:
-        """Where what is wrong with a task was written."""
+        """The place of an error in a task."""
         path, entry = self.entries[mistake.position]
         return self._shared_place(mistake.key, entry) or (*path, mistake.key)
 
     def _split_file(self, data: Any) -> tuple[TaskFile, list[Any], str]:
-        """The file's own keys; its tasks; and what they are called."""
+        """The file's own keys, its tasks, and the key that holds them."""
         where = "steps" if self.kind == "chain" else "tasks"
         other = "tasks" if self.kind == "chain" else "steps"
         if data is None:
@@ -164,12 +164,12 @@ class _PlanParser:
         if isinstance(data, list):
             data = {where: data}
         if isinstance(data, str):
-            raise ShapeError((), "expected keys and values, found a text; a task on each line is "
-                             "read with --format lines, or with --prompt '… {{line}}'")  # fmt: skip
+            raise ShapeError((), "expected keys and values, found text; to read one task per line, "
+                             "use --format lines, or --prompt '… {{line}}'")  # fmt: skip
         whole = build_struct(TaskFile, data)
         if not data.get(where):
             hint = (
-                f"; `{other}:` are for clinvk {'parallel' if other == 'tasks' else 'chain'}"
+                f"; use clinvk {'parallel' if other == 'tasks' else 'chain'} for `{other}:`"
                 if data.get(other)
                 else ""
             )
@@ -179,8 +179,8 @@ class _PlanParser:
     def _expand_entry(
         self, entry: Any, whole: TaskFile, path: Place
     ) -> Iterator[tuple[TaskEntry, dict[str, str], list[str]]]:
-        """The tasks that one entry makes: one for each way through its matrix; with what its
-        prompt can name, and the keys that were not said of it alone."""
+        """The tasks of one entry, one for each combination of its matrix, with the names that its
+        prompt can use, and the keys that were inherited."""
         if isinstance(entry, str):
             entry = {"prompt": entry}
         if not isinstance(entry, Mapping):
@@ -188,7 +188,9 @@ class _PlanParser:
         entry = dict(entry)
         axes = {**whole.matrix, **_parse_matrix(entry.pop("matrix", {}), (*path, "matrix"))}
         if empty := [name for name, values in axes.items() if not values]:
-            raise ShapeError((*path, "matrix", empty[0]), "the list is empty, so there is no task")
+            raise ShapeError(
+                (*path, "matrix", empty[0]), "the list is empty, so there are no tasks"
+            )
         columns, header = entry.pop(COLUMNS, {}), entry.pop(HEADER, [])
         merged = _merge(whole.defaults, self.defaults.task, entry)
         if "line" in columns:
@@ -202,7 +204,9 @@ class _PlanParser:
         for choices in axes.values():
             count *= len(choices)
         if count > MAX_TASKS:
-            raise ShapeError((*path, "matrix"), f"it makes {count:,} tasks; at most {MAX_TASKS:,}")
+            raise ShapeError(
+                (*path, "matrix"), f"it creates {count:,} tasks; the maximum is {MAX_TASKS:,}"
+            )
         chain = self.kind == "chain"
         interpolate.check_placeholders(merged, [*columns, *axes], path, chain=chain)
         for chosen in itertools.product(*axes.values()):
@@ -226,7 +230,7 @@ class _PlanParser:
         prompt = self._prompt(written, variables, path)
         if written.retries is not None and written.retries < 0:
             raise ShapeError((*path, "retries"), f"{written.retries} is too small")
-        # Where nothing can be named, two braces are what they are.
+        # If there is nothing to name, two braces are literal.
         template = bool(variables or written.needs or self.kind == "chain")
         template = template or placeholders.mentions_prefix(prompt, interpolate.TASK_PREFIXES)
         if template and not placeholders.placeholder_names(prompt):
@@ -256,7 +260,7 @@ class _PlanParser:
         prompt = written.prompt
         if written.prompt_file is not None:
             if prompt is not None:
-                raise ShapeError(path, "prompt and prompt_file exclude each other")
+                raise ShapeError(path, "prompt and prompt_file cannot be used together")
             prompt = self._read_file(written.prompt_file, (*path, "prompt_file"))
             prompt = interpolate.interpolate_prompt(prompt, variables, (*path, "prompt_file"))
         if prompt is None:
@@ -279,7 +283,7 @@ class _PlanParser:
         if option.choices and value not in option.choices:
             raise ShapeError(path, not_one_of(value, option.choices))
         if option.minimum is not None and value < option.minimum:
-            raise ShapeError(path, f"{value} is too small; at least {option.minimum}")
+            raise ShapeError(path, f"{value} is too small; the minimum is {option.minimum}")
         if option.path == "file":
             return self._read_schema(value, path)
         if not option.repeatable:
@@ -303,7 +307,7 @@ class _PlanParser:
         folder = os.path.realpath(self.cwd / Path(name).expanduser())
         if not os.path.isdir(folder):
             raise ShapeError(
-                (*path, "workdir") if path[-1] != "add_dir" else path, f"{name}: no such folder"
+                (*path, "workdir") if path[-1] != "add_dir" else path, f"{name}: no such directory"
             )
         return folder
 
@@ -328,15 +332,15 @@ class _PlanParser:
         for name, count in whole.max_parallel_per_backend.items():
             if count < 1:
                 raise ShapeError(
-                    ("max_parallel_per_backend", name), f"{count} is too small; at least 1"
+                    ("max_parallel_per_backend", name), f"{count} is too small; the minimum is 1"
                 )
         if problem := values.os_problem(whole.output_dir or ""):
             raise ShapeError(("output_dir",), problem)
         fail_fast = whole.fail_fast
-        if fail_fast is None:  # of a chain `stop_on_failure` says it
+        if fail_fast is None:  # a chain uses `stop_on_failure`
             fail_fast = d.fail_fast and self.kind != "chain"
         return Rules(
-            # One step of a chain after the other, whatever the configuration allows.
+            # The steps of a chain run one after another, whatever the configuration allows.
             max_parallel=1 if self.kind == "chain" else whole.max_parallel or d.max_parallel,
             max_parallel_per_backend={
                 **d.max_parallel_per_backend,
@@ -354,7 +358,7 @@ class _PlanParser:
 
 
 def _as_step(whole: TaskFile, tasks: list[Task], i: int) -> Task:
-    """A step of a chain: it comes after the one before it, whether or not it says so."""
+    """A step of a chain, which depends on the one before it, whether or not it says so."""
     task = tasks[i]
     if i == 0:
         return task
@@ -371,7 +375,7 @@ def _as_step(whole: TaskFile, tasks: list[Task], i: int) -> Task:
 
 
 def _check_values(filled: Mapping[str, Any], path: Place) -> None:
-    """Raise `ShapeError` for a text that no program can be given."""
+    """Raise `ShapeError` for a text that cannot be passed to a program."""
     for name in filled.get("env") or ():
         if problem := values.name_problem(str(name)):
             raise ShapeError((*path, "env", str(name)), problem)
@@ -388,11 +392,11 @@ def _check_values(filled: Mapping[str, Any], path: Place) -> None:
 _PROBLEMS = {"prompt": values.input_problem}
 _PROBLEMS |= dict.fromkeys(("workdir", "prompt_file"), values.os_problem)
 _PROBLEMS |= {key: values.os_problem for key, option in OPTIONS.items() if option.path}
-KEPT_ONLY = ("name", "id", "title", "tags", "needs", "meta")  # no program is given these
+KEPT_ONLY = ("name", "id", "title", "tags", "needs", "meta")  # not passed to any program
 
 
 def _merge(*levels: Mapping[str, Any]) -> dict[str, Any]:
-    """What the levels say together; of two keys that say the same, the later level's."""
+    """The levels merged; of two keys with the same meaning, the later level's is kept."""
     merged: dict[str, Any] = {}
     for level in levels:
         others = [ALTERNATIVES[key] for key in level if key in ALTERNATIVES]
@@ -401,20 +405,20 @@ def _merge(*levels: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def absolute_path(folder: str) -> str:
-    """The same folder from wherever the run is carried on."""
+    """The directory as an absolute path, wherever the run is resumed from."""
     return os.path.abspath(Path(folder).expanduser())
 
 
 def _to_json_data(value: Any, path: Place) -> Any:
-    """The same in what JSON knows: in YAML there are dates, too."""
+    """The data in JSON types: YAML also has dates."""
     try:
         return to_builtins(value, str_keys=True)
     except (TypeError, ValueError) as error:
-        raise ShapeError(path, f"it cannot be kept as JSON: {error}") from error
+        raise ShapeError(path, f"it cannot be stored as JSON: {error}") from error
 
 
 def _convert_numbers(filled: dict[str, Any]) -> dict[str, Any]:
-    """`max_turns: "{{n}}"` is the number that n is."""
+    """Turn `max_turns: "{{n}}"` into the number n."""
     for key in NUMBERS:
         value = filled.get(key)
         if isinstance(value, str) and value.isdecimal() and value.isascii():
@@ -423,7 +427,7 @@ def _convert_numbers(filled: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shorten_line_name(merged: dict[str, Any]) -> None:
-    """Where a line is the whole prompt, it is too long for a name."""
+    """A name for a task whose line is the whole prompt, which may be too long for one."""
     if "prompt" in merged:
         merged.setdefault("name", "{{line}}")
     else:
@@ -431,8 +435,8 @@ def _shorten_line_name(merged: dict[str, Any]) -> None:
 
 
 def _name_of_row(columns: Mapping[str, str], header: list[str]) -> str | None:
-    """The value of the first column of a CSV file that is no key of a task, with its braces
-    escaped. None if there is none: then the task is called by its number."""
+    """The value of the first column of a CSV file that is not a key of a task, with its braces
+    escaped. None if there is none: then the task is named by its number."""
     first = next((name for name in header if name in columns), None)
     value = columns[first] if first is not None else ""
     return " ".join(value.split()).replace("{{", r"\{{") or None
@@ -473,7 +477,7 @@ def _check_budget(budget: Budget | None) -> Budget:
     for name in Budget.__struct_fields__ if budget else ():
         value = getattr(budget, name)
         if value is not None and not value > 0:
-            raise ShapeError(("budget", name), f"{value} is not above 0")
+            raise ShapeError(("budget", name), f"{value} is not greater than 0")
     return budget or Budget()
 
 
@@ -487,14 +491,14 @@ def _parse_seconds(value: Scalar | None, path: Place) -> float | None:
 
 
 def _to_text(value: Scalar) -> str:
-    """As it would be written in YAML."""
+    """The value in YAML syntax."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_unset(option: Option, value: Any) -> bool:
-    """Programs write the published format with nothing, or 0 turns, for what was not said."""
+    """Whether the value means unset: programs write null, or 0 turns, in the published format."""
     if value == "":
-        return option.path != "file"  # a schema that is not checked would be a surprise
+        return option.path != "file"  # an unchecked schema would be a surprise
     return value is None or (option.droppable and value == 0)
 
 

@@ -1,4 +1,4 @@
-"""What can be found out about a plan before anything of it runs."""
+"""Checks of a plan before anything in it runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from clinvk.text.redact import redact
 from clinvk.text.typed import quoted
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
-# What a manifest's rules set if the CLI reports it, for each cap that a budget may have.
+# For each cap of a budget, what a manifest's rules set if the CLI reports it.
 FIGURES = {"cost": ("cost", "cost_total", "cost_first"), "tokens": ("usage", "usage_total")}
-MIN_SECRET_LENGTH = 6  # characters of a variable that is a secret; "1" and "true" are none
+MIN_SECRET_LENGTH = 6  # characters of a variable that counts as a secret, unlike "1" and "true"
 
 
 class Preflight(Struct, frozen=True, kw_only=True):
-    """What a task needs of the outside."""
+    """What a task needs from its environment."""
 
     backend: str
     env: dict[str, str] = {}
@@ -34,7 +34,7 @@ class Preflight(Struct, frozen=True, kw_only=True):
 
 
 class PreflightReport(Struct, frozen=True):
-    """What each task of a plan needs, what is worth telling, and which tasks cannot be run."""
+    """What each task of a plan needs, the notices, and the tasks that cannot be run."""
 
     tasks: list[Preflight]
     notices: list[str]
@@ -67,9 +67,9 @@ def _same_names_notice(plan: Plan) -> str | None:
 
 
 def survey_plan(plan: Plan, chooser: BackendSelector) -> PreflightReport:
-    """Look up what each task needs; what keeps one from being run names it: a backend that is not
-    there, an option that it lacks, a variable that is not set. Raises `ConfigError` for rules that
-    cannot be kept."""
+    """Look up what each task needs. An error names the task that cannot be run: its backend is not
+    installed, it lacks an option, or a variable is not set. Raises `ConfigError` for rules that
+    cannot be enforced."""
     checker = _Checker(chooser, plan)
     asks, problems = [], {}
     for i, task in enumerate(plan.tasks):
@@ -89,7 +89,7 @@ def survey_plan(plan: Plan, chooser: BackendSelector) -> PreflightReport:
 
 
 class _SharedOptionError(ConfigError):
-    """What was said of all tasks is wrong: that is the place, and no task is."""
+    """A key that was set for all tasks is invalid: the error is there, not in a task."""
 
 
 class _Checker:
@@ -98,12 +98,12 @@ class _Checker:
         self.plan = plan
         self.notices: list[str] = []
         self._manifests: dict[str | None, Manifest] = {}
-        self._checked_tasks: dict[Any, Preflight] = {}  # tasks that need the same share it
+        self._checked_tasks: dict[Any, Preflight] = {}  # tasks with the same needs share one
 
     def check_task(self, task: Task) -> Preflight:
         if task.continues is not None and self.plan.rules.ephemeral:
             raise ConfigError(
-                "an ephemeral run keeps no session to pass on",
+                "an ephemeral run has no session to pass on",
                 "leave out pass_session, or ephemeral",
             )
         options = (task.backend, tuple((k, repr(v)) for k, v in sorted(task.options.items())))
@@ -111,7 +111,9 @@ class _Checker:
         if key not in self._checked_tasks:
             manifest = self._manifest(task.backend)
             if self.plan.rules.ephemeral and manifest.ephemeral is None:
-                raise ConfigError(f"{manifest.name} cannot be told to keep no session", KEEPS_HINT)
+                raise ConfigError(
+                    f"{manifest.name} cannot run without saving a session", KEEPS_HINT
+                )
             env, secrets = self._resolve_env(task.env)
             self._checked_tasks[key] = Preflight(
                 backend=manifest.name,
@@ -122,18 +124,18 @@ class _Checker:
         return self._checked_tasks[key]
 
     def check_rules(self, *, every_task: bool) -> None:
-        """Raise `ConfigError` for a rule that cannot be kept; where not `every_task` has what it
-        needs, of those alone that hold whatever they need."""
+        """Raise `ConfigError` for a rule that cannot be enforced; unless `every_task` can run, only
+        for rules that do not depend on the tasks."""
         rules = self.plan.rules
         if rules.limits.to and self.plan.kind == "compare":
             raise ConfigError(
-                "on_limit: the answer of another backend is none of the one that is compared",
-                "say: wait, or fail",
+                "on_limit: the answer of another backend cannot be compared in place of this one's",
+                "use wait or fail",
             )
         for name, count in rules.max_parallel_per_backend.items():
             if count < 1:
                 raise ConfigError(
-                    f"max_parallel_per_backend: {name}: {count} is too small", "say at least 1"
+                    f"max_parallel_per_backend: {name}: {count} is too small", "the minimum is 1"
                 )
         if every_task:
             self._check_known_backends(rules)
@@ -161,7 +163,7 @@ class _Checker:
             try:
                 manifest = self._manifest(name)
                 if rules.ephemeral and manifest.ephemeral is None:
-                    raise ConfigError(f"{name} cannot be told to keep no session", KEEPS_HINT)
+                    raise ConfigError(f"{name} cannot run without saving a session", KEEPS_HINT)
             except ClinvkError as error:
                 raise type(error)(f"on_limit: {error.message}", error.hint) from error
 
@@ -170,8 +172,8 @@ class _Checker:
         for manifest in self._manifests.values() if cap is not None else ():
             if not any(figure in rule.set for rule in _rules(manifest) for figure in FIGURES[what]):
                 raise ConfigError(
-                    f"budget.{what}: {manifest.name} does not report it, so that cap could not be "
-                    "kept",
+                    f"budget.{what}: {manifest.name} does not report it, so the cap cannot be "
+                    "enforced",
                     f"leave {manifest.name} out, or use budget.{other}",
                 )
 
@@ -183,8 +185,8 @@ class _Checker:
         return self._manifests[name]
 
     def _options(self, task: Task, manifest: Manifest) -> dict[str, Any]:
-        """The options that are asked for; those that may be dropped are, where the backend lacks
-        them. The others are refused here, before anything else has run."""
+        """The requested options. Options that may be dropped are, if the backend lacks them; others
+        are an error here, before anything else runs."""
         kept = {}
         for name, value in task.options.items():
             problem = explain_unsupported(manifest, name, value)
@@ -204,24 +206,25 @@ class _Checker:
     def _unsupported_error(
         self, problem: str, manifest: Manifest, name: str, of_all: str | None
     ) -> ConfigError:
-        """The mistake of an option that the backend lacks; `of_all` is where it was said, if not
-        of the task."""
-        hint = f"see what it can do: clinvk backends show {manifest.name}"
+        """The error of an option that the backend lacks; `of_all` is the place where it was set, if
+        not in the task."""
+        hint = f"see what it supports: clinvk backends show {manifest.name}"
         if not of_all:
             return ConfigError(problem, hint)
         return _SharedOptionError(
-            f"{of_all}: {problem}", f"{hint}; a task may say: {name}: default"
+            f"{of_all}: {problem}", f"{hint}; a task can override it with {name}: default"
         )
 
     def _resolve_env(self, written: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-        """The variables with `${NAME}` looked up, and what was found so, which is never kept."""
+        """The variables with `${NAME}` replaced, and the values that were found, which are never
+        stored."""
         env, secrets = {}, []
         for key, value in written.items():
             said = f"{key}={value}"
             if redact(value) != value or redact(said) != said:
                 raise ConfigError(
-                    f"env.{key}: it looks like a secret, and a plan is kept",
-                    f"put it into the environment, and say: {key}: ${{{key}}}",
+                    f"env.{key}: it looks like a secret, and plans are stored on disk",
+                    f"export it, and write {key}: ${{{key}}}",
                 )
             for name in VARIABLE.findall(value):
                 found = self.chooser.env.get(name)

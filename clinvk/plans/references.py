@@ -1,4 +1,4 @@
-"""From the names by which tasks call each other to their positions in the plan."""
+"""Resolve the names by which tasks refer to each other to positions in the plan."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ MAX_NAMES_SHOWN = 10  # names in a hint
 
 
 class TaskReferences(Struct, frozen=True):
-    """What a task says of others, and what else its prompt could name: of the matrix, and columns
-    of the file."""
+    """The references of a task to others, and the other names that its prompt could use: of the
+    matrix, and columns of the file."""
 
     needs: list[str]
     names: tuple[str, ...] = ()
 
 
 class TaskError(ValueError):
-    """What is wrong with one task, and at which of its keys."""
+    """An error in one task, and the key it is at."""
 
     def __init__(self, position: int, key: str, problem: str, hint: str) -> None:
         super().__init__(problem)
@@ -33,8 +33,8 @@ class TaskError(ValueError):
 
 
 def link(tasks: list[Task], said: list[TaskReferences], *, chain: bool) -> list[Task]:
-    """The tasks with positions for the names of what they need, and for those in their prompts.
-    Raises `TaskMistake`."""
+    """The tasks, with positions in place of names in their needs and prompts. Raises
+    `TaskMistake`."""
     linker = _Linker(tasks, chain=chain)
     linked = [linker.link_task(i, said[i]) for i in range(len(tasks))]
     _check_order(linked)
@@ -60,24 +60,24 @@ class _Linker:
         return replace(task, needs=tuple(dict.fromkeys((*wanted, *known.values()))), known=known)
 
     def _resolve_placeholder(self, name: str, task: Task, i: int, said: TaskReferences) -> int:
-        """The task that `{{name}}` is about."""
+        """The task that `{{name}}` refers to."""
         if name in PREVIOUS_FIELDS:
             if task.previous is None:
                 raise TaskError(
                     i, "prompt", f"{_in_braces(name)}: nothing comes before {task.name!r}",
-                    "only later steps of a chain can name what came before",
+                    "only later steps of a chain can refer to the one before",
                 )  # fmt: skip
             return task.previous
         found = REFERENCE.fullmatch(name)
         if found is None:
             raise self._unknown_placeholder(name, i, said)
-        called = found[1].strip()  # as names of tasks are
+        called = found[1].strip()  # as in names of tasks
         meant = self._find_tasks(called, i, "prompt", _in_braces(name))
         if len(meant) > 1:
             raise TaskError(
                 i, "prompt",
-                f"{_in_braces(name)}: there are {len(meant)} {self.kind}s called {called!r}",
-                'give each a name of its own: name: "review {{file}}"',
+                f"{_in_braces(name)}: there are {len(meant)} {self.kind}s named {called!r}",
+                'give each a unique name: name: "review {{file}}"',
             )  # fmt: skip
         if found[2] == "error":
             self._check_error_reference(name, task, i, meant[0])
@@ -95,25 +95,23 @@ class _Linker:
         found = self.by_name[name]
         if found == [i]:
             raise TaskError(
-                i, key, f"{where}: {name!r} names itself", f"name another {self.kind}, or none"
+                i, key, f"{where}: {name!r} refers to itself", f"name another {self.kind}, or none"
             )
         if self.chain and found[-1] > i:
             raise TaskError(
                 i, key, f"{where}: step {name!r} comes after {self.tasks[i].name!r}",
-                "a step can only name those before it; put that one further up",
+                "a step can only refer to earlier ones; move that one up",
             )  # fmt: skip
         return found
 
     def _check_error_reference(self, name: str, task: Task, i: int, other: int) -> None:
-        """Raise `TaskMistake` where the error that is named cannot be: the task would not be run
-        then."""
+        """Raise `TaskMistake` for a reference to an error that cannot occur, since the task would
+        not be run then."""
         if task.soft and other not in task.strict:
             return
-        hint = (
-            "it can be named in a chain with stop_on_failure: false, which goes on after failures"
-        )
+        hint = "use it in a chain with stop_on_failure: false, which continues after failures"
         if task.soft:
-            hint = f"take {self.tasks[other].name!r} out of its `needs`, or leave out the error"
+            hint = f"remove {self.tasks[other].name!r} from its `needs`, or leave out the error"
         raise TaskError(
             i, "prompt",
             f"{_in_braces(name)} is always empty: {task.name!r} is only run when "
@@ -122,7 +120,7 @@ class _Linker:
 
     def _unknown_placeholder(self, name: str, i: int, said: TaskReferences) -> TaskError:
         of_chains = [*PREVIOUS_FIELDS] if self.chain and i > 0 else []
-        # Neither itself nor, in a chain, what comes later may be named.
+        # It may refer neither to itself nor, in a chain, to later steps.
         others = self.tasks[:i] if self.chain else [*self.tasks[:i], *self.tasks[i + 1 :]]
         of_tasks = [f"{self.kind}s.{n}.output" for n in dict.fromkeys(t.name for t in others)]
         near = did_you_mean(name, [*said.names, *of_chains, *of_tasks], quote=_in_braces)
@@ -133,17 +131,17 @@ class _Linker:
 
 
 def unknown_placeholder_message(name: str, names: list[str]) -> str:
-    """The sentence for a name in braces that nobody knows, with the nearest one that is known."""
+    """The message for an unknown name in braces, with the nearest known one."""
     return f"unknown name {_in_braces(name)}{did_you_mean(name, names, quote=_in_braces)}"
 
 
 def escape_hint(names: list[str]) -> str:
-    """What may stand in braces, and how to write two that name nothing."""
+    """The names that may be used in braces, and how to write literal braces."""
     known = ", ".join(map(_in_braces, names[:MAX_NAMES_SHOWN])) + (
         ", …" if len(names) > MAX_NAMES_SHOWN else ""
     )
-    may = f"it may be: {known}; " if names else ""
-    return f"{may}to write two braces as they are: \\{{{{"
+    may = f"available: {known}; " if names else ""
+    return f"{may}write \\{{{{ for literal braces"
 
 
 def _in_braces(name: str) -> str:
@@ -151,9 +149,9 @@ def _in_braces(name: str) -> str:
 
 
 def _check_order(tasks: list[Task]) -> None:
-    """Raise `TaskError` that names a circle, if there is one."""
-    # The sorter looks for a circle along what depends on a task. Turned around, it goes along what
-    # a task needs, and names the circle in the order in which the tasks say so.
+    """Raise `TaskError` that names a circular dependency, if there is one."""
+    # The sorter looks for a circle along dependents. Reversed, it follows the needs, and names the
+    # circle in the order in which the tasks state it.
     sorter: TopologicalSorter[int] = TopologicalSorter(dict.fromkeys(range(len(tasks)), ()))
     for i, task in enumerate(tasks):
         for need in task.needs:
@@ -165,5 +163,5 @@ def _check_order(tasks: list[Task]) -> None:
         names = " needs ".join(repr(tasks[i].name) for i in circle)
         raise TaskError(
             circle[0], "needs", f"the tasks wait for each other: {names}",
-            "take one of these away, from `needs` or from a prompt",
+            "remove one of these from `needs` or from a prompt",
         ) from None  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a file of tasks may say: its own keys, and those of a task."""
+"""The keys of a task file: its own, and those of a task."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from clinvk.model.plan import Budget
 # The option that each key of a task sets.
 OPTIONS = {key: option for option in option_table.OPTIONS for key in option.task_keys}
 
-# The published format has these for every backend, whether or not its CLI knows them.
+# The published format has these for every backend, whether or not its CLI supports them.
 ALL_TASKS_ONLY = [key for key, option in OPTIONS.items() if option.droppable]
 
-# Keys that say the same: where a task says one of them, the other is not taken from the defaults.
+# Keys with the same meaning: if a task sets one, the other is not taken from the defaults.
 ALTERNATIVES = {"prompt": "prompt_file"}
 ALTERNATIVES |= {option.name: option.key for option in OPTIONS.values() if option.key}
 ALTERNATIVES |= {b: a for a, b in ALTERNATIVES.items()}
@@ -28,7 +28,8 @@ Scalar = str | int | float | bool
 
 
 def _option_type(option: Option) -> Any:
-    """What a task may say for it. A choice is checked later, when the place has a better name."""
+    """The type of the key in a task. A choice is checked later, when the place has a better
+    name."""
     if option.duration:
         return Scalar | None
     if option.choices:
@@ -59,7 +60,7 @@ _option_fields: Any = defstruct(
 
 
 class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ignore[misc]
-    """A task as it is written. Its matrix has been multiplied out."""
+    """A task as written, with its matrix expanded."""
 
     prompt: str | None = None
     prompt_file: str | None = None
@@ -67,18 +68,18 @@ class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ign
     name: Scalar | None = None
     id: Scalar | None = None
     options: dict[str, Any] = {}
-    extra: list[str] = []  # handed to the backend as they are
+    extra: list[str] = []  # passed to the backend unchanged
     args: list[str] = []
     retries: int | None = None
     needs: str | list[str] = []
     env: dict[str, Scalar] = {}
     idempotent: bool = False
     meta: Any = None
-    output_format: str | None = None  # of the published format; what a task prints is read by us
+    output_format: str | None = None  # of the published format; clinvk reads what a task prints
 
 
 class TaskFile(Struct, frozen=True, kw_only=True):
-    """A file, but for its tasks."""
+    """A task file, without its tasks."""
 
     tasks: list[Any] = []
     steps: list[Any] = []

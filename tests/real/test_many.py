@@ -133,7 +133,7 @@ def test_a_chain_goes_on_at_the_step_that_failed_and_asks_no_other_again(
     check_sessions(user, result["results"])
 
     done = user.run("chain", "--resume", "release")
-    assert (done.returncode, "nothing is left to run" in done.stderr) == (0, True)
+    assert (done.returncode, "there is nothing left to run" in done.stderr) == (0, True)
     assert times(user, "plan", "code", "review") == [1, refused + 1, 1]
     assert user.processes() == []
 

@@ -76,7 +76,7 @@ def build_storage_url(kind: str, path: Path | None, home: Path) -> str:
     """The address of a store, as in `session.storage`. Raises `UsageError`."""
     if path is not None and kind not in ("file", "sqlite"):
         raise UsageError(
-            "--storage-path is a directory or a SQLite file, and"
+            "--storage-path is a directory or a SQLite file, and "
             f"{mask_password(kind).partition('://')[0]} has none",
             "use: --storage-backend sqlite --storage-path PATH",
         )
