@@ -128,7 +128,7 @@ def test_a_line_that_is_nested_without_end_is_not_read(clinvk: CommandLine, home
     (home.path.parent / "deep").write_text(deep + "\n")
     home.backend("deep", f"cat >/dev/null; cat {home.path.parent}/deep\n")
     done = clinvk("-b", "deep", "hi")
-    assert "ended without saying whether it succeeded" in done.stderr
+    assert "exited without reporting success or failure" in done.stderr
 
 
 # What programs print.

@@ -571,7 +571,7 @@ def test_a_run_that_a_checkpoint_names_is_not_deleted(desk: Desk):
     id_ = chain(desk, ["a", "bad b"], "--checkpoint", "mine")["id"]
     done = desk.clinvk("runs", "delete", id_, "--yes")
     assert (done.returncode, done.stdout) == (4, "")
-    assert f"run {id_} is that of checkpoint 'mine'" in done.stderr
+    assert f"run {id_} belongs to checkpoint 'mine'" in done.stderr
     assert "clinvk checkpoints delete mine" in done.stderr
     desk.mend()
     assert desk.clinvk("chain", "--resume", "mine", "-q").returncode == 0
@@ -587,7 +587,7 @@ def test_of_two_that_begin_under_one_name_at_the_same_moment_one_is_refused(desk
     plans = [plan_of([step], "chain", flows.dispatcher, {}) for step in ("first", "second")]
     first, second = (flows.prepare_run(plan, **{name: "mine"}) for plan in plans)
     assert anyio.run(first.run).state == "done"
-    with pytest.raises(SessionError, match="was begun at the same time") as told:
+    with pytest.raises(SessionError, match="was started at the same time") as told:
         anyio.run(second.run)
     assert first.folder
     assert f"clinvk runs watch {first.folder.id}" in str(told.value.hint)

@@ -174,7 +174,7 @@ async def test_a_session_whose_folder_is_gone_says_so(ask: Asks, home: Home):
     home.backend("fake", TURNS)
     first = await ask("one")
     home.work.rmdir()
-    with pytest.raises(UsageError, match="no such folder") as caught:
+    with pytest.raises(UsageError, match="no such directory") as caught:
         await ask("two", session=first.session_id, cwd=None)
     assert first.session_id in caught.value.hint
 

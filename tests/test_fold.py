@@ -131,9 +131,9 @@ def test_a_line_that_was_too_long_is_named_as_a_possible_reason():
 
 
 @pytest.mark.parametrize(("end", "message", "exit_code"), [
-    ({"code": 3}, "fake exited with code 3 and said nothing", 1),
-    ({"code": 9}, "fake exited with code 9 and said nothing", 9),
-    ({"code": -9}, "fake exited with signal 9 and said nothing", 137),
+    ({"code": 3}, "fake exited with code 3 without output", 1),
+    ({"code": 9}, "fake exited with code 9 without output", 9),
+    ({"code": -9}, "fake exited with signal 9 without output", 137),
     ({"code": 3, "stderr": "\n bad option \n"}, " bad option ", 1),
     ({"code": 3, "noise": ("not JSON",)}, "not JSON", 1),
 ])  # fmt: skip
@@ -148,7 +148,7 @@ def test_without_a_terminal_event_the_exit_code_and_stderr_tell_why(
 def test_a_success_that_exits_with_another_code_than_0_is_a_failure():
     error = failure_of(SUCCESS, code=2, stderr="usage limit")
     assert error.kind == "limit"
-    assert error.message == "fake said success and exited with code 2: usage limit"
+    assert error.message == "fake reported success but exited with code 2: usage limit"
 
 
 def test_a_failure_without_a_message_takes_the_last_notice():

@@ -371,7 +371,7 @@ def test_the_options_of_a_session_are_redacted(clinvk: CommandLine, home: Home):
     kept = b"".join(p.read_bytes() for p in (home.path / "sessions").iterdir())
     assert KEY.encode() not in kept
     assert "system_prompt" in done.stderr
-    assert "kept without" in done.stderr
+    assert "stored without" in done.stderr
 
 
 def test_an_error_is_redacted(clinvk: CommandLine, home: Home):

@@ -65,7 +65,7 @@ def test_what_runs_what_was_cut_off_and_what_a_checkpoint_names_stays(desk: Desk
     _, running = desk.begin("hold b", until="hold b")
     age(desk, running, 99)
     assert clean(desk, "1d") == []
-    with pytest.raises(SessionError, match="is that of checkpoint 'mine'"):
+    with pytest.raises(SessionError, match="belongs to checkpoint 'mine'"):
         delete_run(named, dispatcher=desk.dispatcher())
     with pytest.raises(SessionError, match="may have left something running"):
         delete_run(cut_off, dispatcher=desk.dispatcher())

@@ -917,7 +917,7 @@ def test_a_run_that_others_can_have_written_is_shown_and_not_run(
     for call in (("retry", id_, "-q"), ("retry", id_, "3", "-q"), ("resume", id_, "-q")):
         said = desk.clinvk("runs", *call)
         assert said.returncode == 4, said
-        assert f"cannot be resumed: other users can have written {path}" in said.stderr
+        assert f"cannot be resumed: other users may have written {path}" in said.stderr
         assert f"chmod 600 {path}" in said.stderr
     assert desk.starts() == before
     assert desk.clinvk.json("runs", "show", id_, "--json")["state"] == "failed"

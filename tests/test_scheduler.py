@@ -596,7 +596,7 @@ async def test_a_silent_task_is_ended_and_says_so(many: Many, tmp_path: Path):
     result = await many([{"prompt": "silent", "stall_timeout": 0.3}, "good"], stall_timeout=20)
     assert states(result) == ["failed", "done"]
     assert kinds(result)[0] == "timeout"
-    assert "said nothing for 0.3 s" in result.results[0].error.message
+    assert "no output for 0.3 s" in result.results[0].error.message
     assert result.results[0].exit_code == 6
     assert not is_alive(pid_in(tmp_path / "pid"))
 

@@ -420,7 +420,7 @@ def test_a_disk_that_fills_during_a_turn_still_shows_the_answer(
     done = clinvk("-b", "fake", "hello")
     assert "the answer" in done.stdout
     assert done.returncode == 4
-    assert "could not be kept" in done.stderr
+    assert "could not be saved" in done.stderr
     (small_disk / "ballast").unlink()
     assert clinvk("sessions", "list").returncode == 0
     assert len(home.ids()) == 1

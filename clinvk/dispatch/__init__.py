@@ -1,1 +1,1 @@
-"""A request becomes events."""
+"""Turns a request into events."""

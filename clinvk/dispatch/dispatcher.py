@@ -1,4 +1,4 @@
-"""A `Request` becomes `Event`s: choose, resume, start, record."""
+"""From a `Request` to `Event`s: choose, resume, start, record."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ TEXT_OPTIONS = [
 
 
 class Dispatcher(Closing):
-    """Runs requests. Everything that it needs of the outside comes in here.
+    """Runs requests. Everything that it needs from outside is passed in here.
 
-    `close`, or the end of a `with` block, closes the store that it has opened; a store that it was
-    given is left open."""
+    `close`, or the end of a `with` block, closes the store that it has opened, not one that it was
+    given."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class Dispatcher(Closing):
         self.catalog = catalog or Catalog(self.config.home)
         self.selector = BackendSelector(self.catalog, self.config, self.env)
         self._store = store
-        # Session: the permissions that we began it with, which its later turns here may have too.
+        # By session: the permissions it was started with here, which its later turns may have too.
         self._created: dict[str, dict[str, Any]] = {}
-        self._opened: Store | None = None  # the store, if it is ours to close
+        self._opened: Store | None = None  # the store, if it is closed here
         self._closed = False
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class Dispatcher(Closing):
         return SessionLookup(self.store, auto_resume=self.config.config.session.auto_resume)
 
     async def run(self, request: Request) -> Result:
-        """What came of the request. Raises `ClinvkError` before anything runs; once a program
+        """The result of the request. Raises `ClinvkError` before anything runs; once a program
         runs, its failure is in the result."""
         async with self.stream(request) as run:
             async for _ in run:
@@ -106,8 +106,7 @@ class Dispatcher(Closing):
         self, request: Request, notify: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[Turn]:
         """The running turn: `async for event in run`, then `run.result`. Leaving the block early
-        ends the program. `notify` is told what happens before there are events, such as waiting.
-        """
+        stops the program. `notify` gets messages before there are events, such as waiting."""
         _check_request(request)
         marker = new_marker(self.env)
         if request.ephemeral:
@@ -127,7 +126,7 @@ class Dispatcher(Closing):
 
             turn = await acquire_turn(calls, session.id, marker, wait=request.wait, notify=notify)
             try:
-                # Another turn may have changed the record while we waited.
+                # Another turn may have changed the record while this one waited.
                 session = current = await calls(partial(self.store.get, session.id))
                 plan = (
                     replace(plan, session=session)
@@ -140,7 +139,7 @@ class Dispatcher(Closing):
             finally:
                 await release_turn(calls, turn.close)
         except BaseException:
-            if new and not begun:  # nothing has begun, so there is nothing to keep
+            if new and not begun:  # nothing has started, so there is nothing to keep
                 await _delete_session(calls, session.id)
             raise
 
@@ -201,8 +200,8 @@ class Dispatcher(Closing):
         )
 
     def _begun(self, session: Session, wanted: Mapping[str, Setting]) -> dict[str, Any]:
-        """What the native session was begun with; a value that was kept without a secret is the
-        one that is wanted now if that would be kept so."""
+        """The options that the native session was started with. A value that was stored without its
+        secret is replaced by the requested one if that would be stored the same way."""
         settings = self.config.config.session
         return {
             name: wanted[name].value
@@ -214,7 +213,7 @@ class Dispatcher(Closing):
     def _wanted(
         self, request: Request, session: Session | None, backend: str
     ) -> tuple[dict[str, Setting], list[str]]:
-        """The settings of a turn, and what to say of those by which its session permits more than
+        """The settings of a turn, with notices about those by which its session permits more than
         the user does: they are dropped if others can write the session's record."""
         wanted = resolve_settings(request, session, self.config, backend)
         if session is None:
@@ -249,8 +248,8 @@ class Dispatcher(Closing):
         return wanted, [told]
 
     def _find_fork_source(self, session: Session | None, manifest: Manifest) -> Session | None:
-        """The session whose native one can be copied by the CLI itself for the first turn of a
-        branch: the branch holds all of it, and it has not gone on since."""
+        """The session whose native session the CLI itself can copy for the first turn of a branch:
+        the branch contains all of it, and it has not been continued since."""
         if session is None or session.native_ids or "fork" not in manifest.argv:
             return None
         if len(session.parents) != 1 or "branched_at" not in session.metadata:
@@ -272,7 +271,7 @@ class Dispatcher(Closing):
         native_id: str | None,
         settings: dict[str, Setting],
     ) -> tuple[str, list[str]]:
-        """The prompt with what the backend has to know of earlier turns, and what to say of it."""
+        """The prompt with the earlier turns that the backend needs, and notices about that."""
         prompt, carried = request.prompt, None
         if request.replay and session is not None and not self.store.messages(session.id):
             raise SessionError(
@@ -296,14 +295,14 @@ class Dispatcher(Closing):
         return carried.text, [carried.notice]
 
     def _recent_sessions(self, request: Request) -> Any:
-        """The last sessions of this folder with their messages, the newest first."""
+        """The last sessions of this directory with their messages, newest first."""
         query = Query(cwd=real_path(request.cwd), limit=request.history)
         for session in self.sessions.list_resumable(query):
             yield session, self.store.messages(session.id)
 
     async def _create_session(self, plan: TurnPlan, calls: StoreCalls) -> Session:
-        """The record of a new session. It is there before anything is paid for, so that a store
-        that cannot be written is met now."""
+        """Create the record of a new session, before anything is paid for, so that a store that
+        cannot be written fails now."""
         settings, chosen_id = self.config.config.session, plan.request.chosen_id
         messages = await prompt_messages(plan, settings)
         name = chosen_id or plan.request.name
@@ -322,7 +321,8 @@ class Dispatcher(Closing):
         )
         if messages:
             session = with_prompt(session, messages[0].content)
-        # A named session must survive a power cut. Without a name, its id is not known to anyone before its answer is stored.
+        # A named session must survive a power cut. Without a name, its id is not known to anyone
+        # before its answer is stored.
         if chosen_id:
             create = partial(self.store.deferred().create, session, messages)
         else:
@@ -337,7 +337,7 @@ class Dispatcher(Closing):
 
 @contextmanager
 def own_unless(dispatcher: Dispatcher | None) -> Iterator[Dispatcher]:
-    """The one that was given; else a new one, which is closed at the end."""
+    """The given one, otherwise a new one, which is closed at the end."""
     if dispatcher is not None:
         yield dispatcher
         return
@@ -346,7 +346,7 @@ def own_unless(dispatcher: Dispatcher | None) -> Iterator[Dispatcher]:
 
 
 async def _delete_session(calls: StoreCalls, session_id: str) -> None:
-    """Delete a session in which nothing has begun; if that cannot be done soon, it stays."""
+    """Delete a session in which nothing has started, unless that takes too long."""
     # Anyio, 45 ms: needed only once something runs.
     import anyio
 
@@ -393,29 +393,29 @@ async def _start_turn(
 
 
 def _check_request(request: Request) -> None:
-    """Raise `UsageError` for what excludes each other."""
+    """Raise `UsageError` for requests that contradict themselves."""
     if not isinstance(request.prompt, str):
         raise UsageError(f"the prompt is {type(request.prompt).__name__}, not text")
     for name in ("timeout", "stall_timeout"):
         limit = getattr(request, name)
         if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < 1e9):
-            raise UsageError(f"{name}: {limit!r} is not a number of seconds above 0")
+            raise UsageError(f"{name}: {limit!r} is not a number of seconds greater than 0")
     for name in TEXT_OPTIONS:
         if not isinstance(request.options.get(name) or "", str):
             raise UsageError(f"{name}: {request.options[name]!r} is not text")
     _check_values(request)
     if request.ephemeral and (request.session or request.name or request.chosen_id):
         raise UsageError(
-            "an ephemeral run has no session to go on with",
-            "leave out --ephemeral, or what names the session",
+            "an ephemeral run has no session to continue",
+            "leave out --ephemeral or the session",
         )
 
 
 def _check_values(request: Request) -> None:
-    """Raise `UsageError` for a text that no program can be given."""
+    """Raise `UsageError` for a text that cannot be passed to a program."""
     for name, value in request.env.items():
         if problem := values.name_problem(str(name)):
-            raise UsageError(f"env: {problem}: {name!r}", "name it like NAME")
+            raise UsageError(f"env: {problem}: {name!r}", "use e.g. NAME")
         if not isinstance(value, str):
             raise UsageError(f"env.{name}: {value!r} is not text")
     cwd = str(request.cwd) if request.cwd else ""
@@ -429,14 +429,14 @@ def _check_values(request: Request) -> None:
 def _native_id_to_resume(
     session: Session | None, manifest: Manifest, request: Request
 ) -> str | None:
-    """What the backend is to resume; nothing where it has no session of its own yet, or where its
-    session is to be started over from the transcript."""
+    """The native id to resume; None if the backend has no session of its own yet, or if its session
+    is to be started over from the transcript."""
     if session is None:
         return None
     if session.status in ("completed", "archived"):
         raise SessionError(
             f"session {session.id} is {session.status}",
-            f"make it active again: clinvk sessions edit {session.id} --status active",
+            f"reactivate it: clinvk sessions edit {session.id} --status active",
         )
     known = session.backend in (None, manifest.name) or manifest.name in session.native_ids
     if not known and request.to is None:
@@ -448,27 +448,28 @@ def _native_id_to_resume(
 
 
 def _add_system_messages(system: list[str], settings: dict[str, Setting]) -> None:
-    """A session's own system messages are its system prompt, unless another one was given."""
+    """The system messages of a session are its system prompt, unless another one is given."""
     if system and "system_prompt" not in settings:
         settings["system_prompt"] = Setting("\n\n".join(system), "session")
 
 
 def _working_directory(request: Request, session: Session | None) -> Path:
-    """Where the program runs: where it was told to, else where its session lives, else here."""
+    """The directory of the program: the requested one, else that of its session, else the current
+    one."""
     if request.cwd is None and session is not None and session.cwd:
         path = session.cwd
     else:
         path = real_path(request.cwd)
     if not os.path.isdir(path):
         whose = f"session {session.id} ran in it; " if session and request.cwd is None else ""
-        raise UsageError(f"{path}: no such folder", f"{whose}name another one with -w")
+        raise UsageError(f"{path}: no such directory", f"{whose}choose another one with -w")
     return Path(path)
 
 
 def _lacking(settings: Mapping[str, Setting]) -> list[str]:
-    """Notices for the settings of a session that were kept without a secret."""
+    """Notices about settings of a session that were stored without their secret."""
     return [
-        f"{name} was kept without what looks like a key; give it again with --{name.replace('_', '-')}"
+        f"{name} was stored without what looks like a key; pass it again with --{name.replace('_', '-')}"
         for name, setting in settings.items()
         if setting.origin == "session" and "[redacted: " in str(setting.value)
     ]

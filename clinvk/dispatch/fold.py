@@ -31,18 +31,19 @@ MAX_STDERR_LENGTH = 600  # characters of stderr in a message
 
 
 class Exit(Struct, frozen=True, kw_only=True):
-    """How the program ended, and what it left beside its events."""
+    """How the program exited, and its output other than events."""
 
-    code: int  # below 0: the signal that ended it
+    code: int  # below 0: the signal that killed it
     stderr: str = ""  # the end of it
     noise: tuple[str, ...] = ()  # lines of stdout that were not JSON, a few of them
     native_id: str | None = None  # the last one that any line named
-    skipped_lines: bool = False  # some were too long to be read
+    skipped_lines: bool = False  # some were too long to read
     seconds: float = 0.0
 
 
 class TurnFold:
-    """`add` each event, then `finish`. `stop` says that the turn is ended early, and why."""
+    """Call `add` for each event, then `finish`. `stop` records that the turn ends early, and
+    why."""
 
     def __init__(self, plan: TurnPlan) -> None:
         self.plan = plan
@@ -60,7 +61,7 @@ class TurnFold:
         self._last_notice = ""
 
     def stop(self, reason: Failure) -> None:
-        """The turn fails for this reason, whatever its last events say."""
+        """Make the turn fail for this reason, whatever its last events say."""
         self.stop_reason = self.stop_reason or reason
 
     def add(self, event: Event) -> Event | None:
@@ -91,8 +92,8 @@ class TurnFold:
         return event
 
     def add_after_stop(self, event: Event) -> None:
-        """Fold in an event of a program that was told to stop: it may still name its usage and its
-        native id, but its answer is over."""
+        """Fold in an event of a program that was asked to stop: it may still report its usage and
+        native id, but no more of its answer."""
         if isinstance(event, (Finished, Failed)):
             self._add_terminal(event)
         elif isinstance(event, Started):
@@ -142,11 +143,12 @@ class TurnFold:
 
     @property
     def transcript(self) -> str:
-        """Everything that the model has said, block after block."""
+        """The whole answer of the model, block by block."""
         return "\n\n".join(block for block in self._blocks if block)
 
     def _add_terminal(self, event: Finished | Failed) -> None:
-        """A failure stays one, though a CLI may say success after it; its figures count."""
+        """Fold in a final event: a failure stays one even if the CLI reports success later, but
+        usage counts."""
         if isinstance(self.terminal, Failed) and isinstance(event, Finished):
             event = replace(self.terminal, usage=event.usage, cost=event.cost)
         self.terminal = event
@@ -167,7 +169,7 @@ class TurnFold:
                 Failure(
                     "session",
                     f"asked {self.plan.manifest.name} for a copy of {self.plan.forks}, "
-                    "and it goes on in that one itself",
+                    "and it continued the original instead",
                 )
             )
             return
@@ -182,9 +184,9 @@ class TurnFold:
     def _wrong_session_failure(self, native_id: str) -> Failure:
         return Failure(
             "session",
-            f"asked {self.plan.manifest.name} to go on with {self.plan.resumes}, "
+            f"asked {self.plan.manifest.name} to resume {self.plan.resumes},  "
             f"and it answered from {native_id}",
-            "its own session is gone; start over from the transcript with --replay",
+            "the CLI has lost its session; start over from the transcript with --replay",
         )
 
     def _close_block(self) -> None:
@@ -193,7 +195,7 @@ class TurnFold:
             self._pieces = []
 
     def _find_failure(self, end: Exit, structured: Any) -> Failure | None:
-        """Why it failed; nothing where the stream said success and the exit code agrees."""
+        """Why it failed; None if the stream reported success and the exit code agrees."""
         if self.stop_reason is not None:
             return self.stop_reason
         terminal, manifest, stderr, code = self.terminal, self.plan.manifest, end.stderr, end.code
@@ -208,20 +210,22 @@ class TurnFold:
         if isinstance(terminal, Finished):
             if code == 0:
                 return self._denial_failure() or self._schema_failure(structured)
-            message = f"{manifest.name} said success and exited with {_describe_exit_code(code)}"
+            message = (
+                f"{manifest.name} reported success but exited with {_describe_exit_code(code)}"
+            )
             return classify_failure(
                 manifest, _append_detail(message, said), stderr=stderr, code=code
             )
         if code == 0:
-            message = f"{manifest.name} ended without saying whether it succeeded"
+            message = f"{manifest.name} exited without reporting success or failure"
             if end.skipped_lines:
                 message += f"; a line of more than {LONGEST:,} bytes was skipped"
             return Failure(
-                "incomplete", _append_detail(message, said), "its answer may be cut; try again"
+                "incomplete",
+                _append_detail(message, said),
+                "its answer may be incomplete; try again",
             )
-        message = (
-            said or f"{manifest.name} exited with {_describe_exit_code(code)} and said nothing"
-        )
+        message = said or f"{manifest.name} exited with {_describe_exit_code(code)} without output"
         return classify_failure(manifest, message, stderr=stderr, code=code)
 
     def _denial_failure(self) -> Failure | None:
@@ -236,14 +240,16 @@ class TurnFold:
         )
 
     def _schema_failure(self, structured: Any) -> Failure | None:
-        """An answer that is not what the schema asked for is no success, whatever the CLI says."""
+        """The failure of an answer that does not match the schema, whatever the CLI reports."""
         if "schema" not in self.plan.settings or structured is not None:
             return None
-        return Failure("schema", "the answer does not fit --schema", "try again, or another model")
+        return Failure(
+            "schema", "the answer does not match --schema", "try again, or use another model"
+        )
 
     @property
     def _requested_model(self) -> str | None:
-        """Some CLIs do not say which model answered; the one that was asked for did, then."""
+        """The model that answered; if the CLI does not report it, the requested one."""
         setting = self.plan.settings.get("model")
         return str(setting.value) if setting else None
 
@@ -253,7 +259,7 @@ class TurnFold:
 
 
 def _parse_structured(structured: Any, text: str) -> Any:
-    """The answer to a schema: as the CLI gave it, else the text, if it is JSON."""
+    """The structured answer: as the CLI reported it, otherwise the text, if it is JSON."""
     if structured is not None:
         return structured
     try:
@@ -271,8 +277,8 @@ def _append_detail(message: str, said: str) -> str:
 
 
 def _shorten_output(text: str) -> str:
-    """The first line and the end of what was said, as much as a message can hold: the reason is
-    in one of them, and a page of usage may stand between."""
+    """The first line and the end of stderr, as much as fits in a message: the reason is in one of
+    them, and a page of usage may be between them."""
     text = "\n".join(line for line in sanitize(text).splitlines() if line.strip())
     if len(text) <= MAX_STDERR_LENGTH:
         return text

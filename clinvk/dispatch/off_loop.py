@@ -3,8 +3,8 @@
 A call that takes a moment is made on the loop, since a thread would cost more than the call. If it
 would block longer, the store raises `WouldWait` before it has changed anything, and the call is
 made in a thread. If it has to wait for another process there, it is repeated until it succeeds, so
-no thread is occupied for long and the caller can be cancelled in between. A call that has begun is
-never abandoned at once: a caller that is cancelled waits for it, up to a limit.
+no thread is occupied for long and the caller can be cancelled in between. A call that has started
+is never abandoned at once: a caller that is cancelled waits for it, up to a limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05  # seconds between attempts
 SLOW_AFTER = 0.25  # seconds after which a call is watched, so that its caller can be cancelled
 POLL_INTERVAL = 0.05  # seconds between looks at a call that is being watched
 ENDED_TIMEOUT = 2.0  # seconds for each call, once the turn has been cancelled
-HURRIED_TIMEOUT = 0.5  # the same, once it has been told to end at once
+HURRIED_TIMEOUT = 0.5  # the same, once it has been asked to stop at once
 
 
 class StoreGaveUp(SessionError):  # noqa: N818 - reads as what it says
@@ -46,7 +46,7 @@ class StoreCalls:
         self._limit = inf  # seconds for each call
         self._limited_at = -inf  # on the monotonic clock
         self._gave_up = False
-        self._queued: anyio.CancelScope | None = None  # a call that waits for its thread
+        self._queued: anyio.CancelScope | None = None  # a call that is waiting for its thread
 
     async def __call__(
         self, function: Callable[[], T], undo: Callable[[T], object] = lambda _: None
@@ -62,7 +62,7 @@ class StoreCalls:
             return await self._call_off_loop(function, undo)
 
     def limit_wait(self, seconds: float) -> None:
-        """Wait no longer than this for each call from now on, and for one that is under way."""
+        """Wait at most this many seconds for each call from now on, and for the one in progress."""
         if seconds < self._limit:
             self._limit, self._limited_at = seconds, time.monotonic()
             if self._queued is not None:
@@ -121,7 +121,7 @@ class StoreCalls:
                 if call.has_begun:
                     with anyio.CancelScope(shield=True):
                         await anyio.sleep(POLL_INTERVAL)
-                else:  # the time was over before a thread had it, on a busy machine
+                else:  # the time was up before a thread started it, on a busy machine
                     await self._start(call, SLOW_AFTER)
         except BaseException:
             call.abandon()

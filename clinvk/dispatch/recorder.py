@@ -1,4 +1,4 @@
-"""What a turn leaves in the store, while it runs and after."""
+"""What a turn records in the store, while it is running and afterwards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from clinvk.sessions.masking import redact_for_store
 
 
 class Recorder:
-    """Keeps one turn of one session. The prompt and the native id are there as soon as they are
-    known, so that a turn that is killed can be gone on with."""
+    """Records one turn of one session. The prompt and the native id are stored as soon as they are
+    known, so that a turn that is killed can be resumed."""
 
     def __init__(
         self, calls: StoreCalls, plan: TurnPlan, session_id: str, settings: SessionConfig
@@ -41,8 +41,8 @@ class Recorder:
         )
 
     async def record_prompt(self, messages: list[Message]) -> None:
-        """Keep the prompt of a further turn, before anything is started. Raises `SessionError`."""
-        # Written in any case: a session that was taken away meanwhile is met now, not at the end.
+        """Store the prompt of a further turn, before anything is started. Raises `SessionError`."""
+        # Written in any case: a session deleted meanwhile is noticed now, not at the end.
         title = self.plan.request.title and redact_for_store(self.plan.request.title, self.settings)
         tags = self.plan.request.tags
         await self.calls(
@@ -52,7 +52,7 @@ class Recorder:
         )
 
     async def record_native_id(self, native_id: str, model: str | None) -> list[str]:
-        """Keep the backend's own id at once; what is worth telling of that."""
+        """Store the backend's own id at once; return notices about it."""
         told = await self.shared_id_notices(native_id)
         try:
             await self.calls(
@@ -61,35 +61,34 @@ class Recorder:
                 )
             )
         except ClinvkError as error:
-            told.append(f"the session id could not be kept yet: {error}")
+            told.append(f"the session id could not be stored yet: {error}")
         return told
 
     async def shared_id_notices(self, native_id: str) -> list[str]:
-        """What to tell of other sessions that the backend knows by this id. Of a task there is
-        nobody to tell it to, who would go on with its session by hand."""
+        """Notices about other sessions with this native id; none for a task, whose session is
+        rarely continued by hand."""
         if self.plan.resumes is not None or self._is_task:
             return []
         try:
             owners = await self.calls(lambda: self.store.find_by_native_id(self.backend, native_id))
-        except ClinvkError:  # what is wrong with the store is told where something is to be kept
+        except ClinvkError:  # an error of the store is reported when something is stored
             return []
         return [
-            f"{self.backend} gave the native id {native_id}, which session {other} has too: "
-            "both go on in one conversation"
+            f"{self.backend} gave the native id {native_id}, which session {other} also has: "
+            "both continue the same conversation"
             for other in owners
             if other != self.session_id
         ]
 
     def kept(self, text: str) -> str:
-        """The text as the store may have it; in proportion to its length, up to a second for a
+        """The text as it may be stored. Takes time in proportion to its length, up to a second per
         megabyte."""
         return redact_for_store(text, self.settings, self.plan.request.secrets)
 
     async def record_result(
         self, result: Result, answers: str, totals: dict[str, Any], *, lost: bool
     ) -> None:
-        """Keep the answer, which is what `kept` made of it, and what it took. Raises
-        `SessionError`."""
+        """Store the answer, as returned by `kept`, and its usage. Raises `SessionError`."""
         now = datetime.now(UTC)
         messages = []
         if answers and self.settings.store_messages:
@@ -147,7 +146,7 @@ class Recorder:
 
 
 async def prompt_messages(plan: TurnPlan, settings: SessionConfig) -> list[Message]:
-    """The message that a turn begins with; none if messages are not kept."""
+    """The first message of a turn; None if messages are not stored."""
     if not settings.store_messages:
         return []
     about = {"backend": plan.manifest.name}

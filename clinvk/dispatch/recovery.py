@@ -1,4 +1,4 @@
-"""End what a killed clinvk left running of a turn, by the note that it left."""
+"""Stop what a killed clinvk left running of a turn, using the note that it left."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from clinvk.store.base import Store, TurnLock
 
 
 def turn_facts(marker: str, session_id: str) -> dict[str, Any]:
-    """The note of a turn of this session that we run."""
+    """The note of a turn of this session in this process."""
     return turn_note.make(marker, _turn_of(session_id))
 
 
 async def end_turn_leftovers(store: Store, turn: TurnLock, session_id: str) -> str:
-    """End what the last turn of a session left running; a sentence about it. `turn` is ours.
+    """Stop what the last turn of a session left running; return a sentence about it. The caller
+    holds `turn`.
 
     Raises `SessionError` if it was started on another machine or in another container: from here
     it cannot be known to be dead."""

@@ -1,4 +1,4 @@
-"""A running turn: reads the lines of a program, watches its time, ends it, and keeps the result."""
+"""A running turn: reads a program's lines, enforces timeouts, stops it, and records the result."""
 
 from __future__ import annotations
 
@@ -28,11 +28,16 @@ if TYPE_CHECKING:
     from clinvk.dispatch.recorder import Recorder
     from clinvk.dispatch.turn_plan import TurnPlan
 
-REFUSED_KINDS = ("auth", "limit", "server", "backend")  # a first turn so ended may leave no session
+REFUSED_KINDS = (
+    "auth",
+    "limit",
+    "server",
+    "backend",
+)  # a first turn that failed this way may have left no session
 
 
 class Turn:
-    """`async for event in run`; the last event is `Finished` or `Failed`, then `run.result`."""
+    """`async for event in run`; the last event is `Finished` or `Failed`, then see `run.result`."""
 
     def __init__(
         self,
@@ -47,7 +52,7 @@ class Turn:
         self._child = child
         self._recorder = recorder
         self._started_at = started_at
-        self._on_begun = on_begun  # told once it has a session, since others may wait for that
+        self._on_begun = on_begun  # called once it has a session, since others may wait for that
         self._events: deque[Event] = deque(Notice(message=text) for text in plan.notices)
         self._parser = EventParser(
             plan.manifest,
@@ -56,7 +61,7 @@ class Turn:
         )
         self._stop_now = False
         self._told_of_skipped = False
-        self._stdout_done = False  # it has said all that it has to say
+        self._stdout_done = False  # stdout is at its end
         self._scope: anyio.CancelScope | None = None
         self._result: Result | None = None
         self._deadline = float("inf")
@@ -77,26 +82,26 @@ class Turn:
 
     @property
     def model(self) -> str | None:
-        """The model that the backend has named."""
+        """The model that the backend has reported."""
         return self._fold.model
 
     @property
     def denied(self) -> list[Denial]:
-        """The tools that were refused so far."""
+        """The tools that were denied so far."""
         return self._fold.denied
 
     @property
     def deadline(self) -> float:
-        """When its time is over, on the clock of the event loop."""
+        """The time of its timeout, on the clock of the event loop."""
         return self._deadline
 
     @property
     def pending(self) -> bool:
-        """Whether the next event is here already, so that nobody has to wait for it."""
+        """Whether the next event is available without waiting."""
         return bool(self._events)
 
     def cancel(self, reason: str = "cancelled", *, now: bool = False) -> None:
-        """End the run, and all that it started, within three seconds; at once where `now`. The
+        """Stop the run, and all that it started, within three seconds; with `now`, immediately. The
         events then end with a `Failed` of the kind `cancelled`."""
         if self._result is None:
             self._stop_now = self._stop_now or now
@@ -118,20 +123,20 @@ class Turn:
         return self._events.popleft()
 
     async def close(self) -> None:
-        """End what is still running; the record says that it was cancelled."""
+        """Stop what is still running, and record that it was cancelled."""
         if self._result is None:
             self.cancel("left before its end")
             with anyio.CancelScope(shield=True):
                 await self._stop()
 
     async def _read_more(self) -> None:
-        """Read on: at least one line, or the end."""
+        """Read at least one line, or the end."""
         lines = code = None
         with anyio.CancelScope(deadline=self._next_deadline()) as scope:
             self._scope = scope
             if not self._is_ending():
                 lines = None if self._stdout_done else await self._child.lines()
-                if lines is None:  # it may close its stdout long before it ends
+                if lines is None:  # it may close its stdout long before it exits
                     code = await self._child.wait()
         if scope.cancelled_caught and not self._is_ending():
             self._fold.stop(self._timeout_failure())
@@ -141,11 +146,11 @@ class Turn:
             await self._handle_exit(code)
         elif lines is not None:
             await self._handle_lines(lines)
-            if self._is_ending():  # a line told that it has to
+            if self._is_ending():  # a line made it stop
                 await self._stop()
 
     def _next_deadline(self) -> float:
-        """When its time is over, or its silence has been too long."""
+        """Called at its timeout, or after too long without output."""
         stall = self.plan.request.stall_timeout
         return (
             self._deadline if stall is None else min(self._deadline, anyio.current_time() + stall)
@@ -159,11 +164,11 @@ class Turn:
             )
         seconds = f"{self.plan.request.stall_timeout:g}"
         return Failure(
-            "timeout", f"it said nothing for {seconds} s", "allow more with --stall-timeout SECONDS"
+            "timeout", f"no output for {seconds} s", "allow more with --stall-timeout SECONDS"
         )
 
     def _limit_store_wait(self) -> None:
-        """The turn is ending: the store may not delay that for long."""
+        """Called when the turn is ending: the store may not delay that for long."""
         if self._recorder is not None:
             self._recorder.calls.limit_wait(HURRIED_TIMEOUT if self._stop_now else ENDED_TIMEOUT)
 
@@ -171,7 +176,7 @@ class Turn:
         self._limit_store_wait()
         ask = signal.Signals[self.plan.manifest.stop]
         for line in await self._child.stop(ask, now=self._stop_now):
-            # Its last words may hold the usage and the native id; the answer is over.
+            # Its last lines may contain the usage and the native id; the answer is over.
             for event in self._parser.parse_line(line):
                 self._fold.add_after_stop(event)
         self._tell_of_beginning()
@@ -190,7 +195,7 @@ class Turn:
         await self._finish(code)
 
     def _tell_of_skipped(self) -> None:
-        """Tell of lines that were too long to be read, once."""
+        """Report once that lines were too long to read."""
         if self._child.skipped and not self._told_of_skipped:
             self._told_of_skipped = True
             self._add_notices([f"a line of more than {LONGEST:,} bytes was skipped"])
@@ -204,13 +209,13 @@ class Turn:
                     events.append(shown)
         self._tell_of_beginning()
         self._stdout_done = self._fold.terminal is not None and self._child.has_exited
-        # At once, unless the turn is over and all of it is kept next.
+        # At once, unless the turn is over and all of it is stored next.
         new_id = self._fold.unrecorded_id
         if self._recorder and new_id and not self._stdout_done:
             await self._record_native_id(self._recorder, new_id)
 
     async def _record_native_id(self, recorder: Recorder, native_id: str) -> None:
-        """Keep the id; if the store cannot be written in time, the turn times out as ever."""
+        """Store the id; if the store cannot be written in time, the turn times out as usual."""
         with anyio.CancelScope(deadline=self._next_deadline()) as scope:
             self._scope = scope
             self._add_notices(await recorder.record_native_id(native_id, self.model))
@@ -270,12 +275,12 @@ class Turn:
             if isinstance(error, StoreGaveUp) and result.error is not None:
                 self._add_notices([f"the turn could not be recorded: {error}"])
                 return result
-            failure = Failure("session", f"the answer could not be kept: {error}", error.hint)
+            failure = Failure("session", f"the answer could not be saved: {error}", error.hint)
             return replace(result, ok=False, error=failure, exit_code=error.exit_code)
         return result
 
     async def _delete_native_session(self) -> None:
-        """Delete what the CLI kept of an ephemeral run, if it could not be told to keep nothing."""
+        """Delete what the CLI saved of an ephemeral run, if it has no option to save nothing."""
         if self.plan.command.removals and self.native_id:
             # Only for an ephemeral turn of some backends.
             from clinvk.backend.cleanup import delete_native_session

@@ -1,4 +1,4 @@
-"""The right to the next turn of a session."""
+"""The lock for the next turn of a session."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from clinvk.process import note
 from clinvk.process.marker import own_id
 from clinvk.store.base import TurnLock
 
-POLL_INTERVAL = 0.05  # seconds between looks at a turn that another process has
+POLL_INTERVAL = 0.05  # seconds between checks of a turn that another process holds
 
 
 async def acquire_turn(
     calls: StoreCalls, session_id: str, marker: str, *, wait: bool, notify: Callable[[str], None]
 ) -> TurnLock:
-    """The turn, when no other one has it, and what a killed clinvk left of the last one is ended.
-    Raises `SessionError` where waiting is not wanted, or would be for ever."""
+    """Wait for the turn, and stop what a killed clinvk left of the last one. Raises `SessionError`
+    if waiting is not wanted, or would never end."""
     told = False
     store = calls.store
     while (turn := await calls(lambda: store.acquire_turn(session_id), _let_go)) is None:
@@ -32,7 +32,7 @@ async def acquire_turn(
                 f"session {session_id} is running", "leave out --no-wait to wait for it"
             )
         if not told:
-            notify(f"session {session_id} is running; waiting for it to end (Ctrl-C gives up)")
+            notify(f"session {session_id} is running; waiting for it to stop (Ctrl-C to cancel)")
             told = True
         await anyio.sleep(POLL_INTERVAL)
     try:
@@ -47,12 +47,12 @@ async def acquire_turn(
 
 
 async def release_turn(calls: StoreCalls, release: Callable[[], None]) -> None:
-    """Let go of a turn: `release` is its `close` or `abandon`. Who is cancelled waits for that, and
+    """Release a turn: `release` is its `close` or `abandon`. A cancelled caller waits for that, but
     not for long."""
     with anyio.CancelScope(shield=True):
         try:
             await calls(release)
-        except StoreGaveUp:  # nobody waits for it; a lease that is left has the next turn wait
+        except StoreGaveUp:  # not waited for any longer; a remaining lease delays the next turn
             with suppress(RuntimeError):  # no thread can be started
                 threading.Thread(target=release, name="release of a turn", daemon=True).start()
 
@@ -63,14 +63,14 @@ def _let_go(turn: TurnLock | None) -> None:
 
 
 async def _check_not_own_turn(calls: StoreCalls, session_id: str, marker: str) -> None:
-    """Raise where the turn that runs is the one that this command was started by."""
+    """Raise if the running turn is the one that started this command."""
     try:
         facts = await calls(lambda: calls.store.running_turn(session_id))
         own = own_id(note.parse(facts or {}).marker)
-    except note.InvalidNote:  # or it has not said yet
+    except note.InvalidNote:  # or it is not written yet
         return
     if own in marker.split("/")[:-1]:
         raise SessionError(
-            f"session {session_id} is running this very command, which would wait for itself",
-            "use another session, or none",
+            f"session {session_id} started this command, which would wait for itself",
+            "use another session, or --ephemeral",
         )

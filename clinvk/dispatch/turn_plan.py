@@ -18,10 +18,10 @@ class TurnPlan(Struct, frozen=True):
 
     request: Request
     manifest: Manifest
-    session: Session | None  # none where the run is ephemeral
-    resumes: str | None  # the native id that goes on
-    forks: str | None  # the native id that a new one begins as a copy of
-    previous_totals: dict[str, Any]  # what the CLI had counted so far in that native session
+    session: Session | None  # None if the run is ephemeral
+    resumes: str | None  # the native id to resume
+    forks: str | None  # the native id that a new one starts as a copy of
+    previous_totals: dict[str, Any]  # the CLI's totals so far in that native session
     settings: dict[str, Setting]
     command: Command
     timeout: float | None  # seconds

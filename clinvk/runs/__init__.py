@@ -1,1 +1,1 @@
-"""The results of runs: folders, journals, event logs."""
+"""The records of runs: directories, journals, event logs."""

@@ -1,7 +1,6 @@
-"""Names for runs that are to be carried on: `clinvk chain --checkpoint NAME`, then `--resume NAME`.
+"""Names of runs that can be resumed: `clinvk chain --checkpoint NAME`, then `--resume NAME`.
 
-A checkpoint is a file that tells which run has that name; what each finished step answered is in
-the run.
+A checkpoint is a file that names a run; the answers of its finished steps are in the run.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from clinvk.model.session import check_id
 from clinvk.model.usage import rfc3339
 
 VERSION = 1  # of such a file
-LOCK_NAME = ".lock"  # held while a name is given
+LOCK_NAME = ".lock"  # held while a name is assigned
 
 
 class CheckpointNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
@@ -29,7 +28,7 @@ class CheckpointNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads
 
 
 class CheckpointTaken(SessionError):  # noqa: N818 - reads as what it says
-    """Another run has got that name meanwhile."""
+    """Another run has taken that name meanwhile."""
 
 
 class Checkpoints:
@@ -39,7 +38,7 @@ class Checkpoints:
         self.folder = home / "checkpoints"
 
     def assign(self, name: str, run_id: str) -> None:
-        """Give the run this name; the run that had it loses it. Raises `SessionError`."""
+        """Assign the name to the run, taking it from any other run. Raises `SessionError`."""
         path = self._path(name)
         data = {"version": VERSION, "name": name, "run": run_id, "at": rfc3339(datetime.now(UTC))}
         try:
@@ -50,7 +49,7 @@ class Checkpoints:
             raise file_error("write", path, error) from error
 
     def assign_if_unchanged(self, name: str, run_id: str, expected_run_id: str | None) -> None:
-        """`put`, where no run has got the name since it was that of the run `before`, or of none.
+        """`put`, if the name still belongs to the run `before`, or to none.
         Raises `CheckpointTaken`, `SessionError`."""
         path = self._path(name)
         with hold_lock(self.folder / LOCK_NAME):
@@ -60,8 +59,8 @@ class Checkpoints:
                 now = None
             if now not in (expected_run_id, None):
                 raise CheckpointTaken(
-                    f"checkpoint {name!r} is that of run {now}, which was begun at the same time",
-                    f"see it with: clinvk runs watch {now}; or take another name",
+                    f"checkpoint {name!r} belongs to run {now}, which was started at the same time",
+                    f"see it with: clinvk runs watch {now}; or choose another name",
                 )
             self.assign(name, run_id)
 
@@ -73,8 +72,7 @@ class Checkpoints:
         return sorted(path.stem for path in self.folder.glob("*.json"))
 
     def names_by_run(self) -> tuple[dict[str, str], list[ClinvkError]]:
-        """Runs that have a name, by their ids; and what is wrong with names of which nobody can
-        tell the run."""
+        """The names of runs by run id, and the errors of names whose run cannot be read."""
         named: dict[str, str] = {}
         problems: list[ClinvkError] = []
         for name in self.names():
@@ -90,7 +88,7 @@ class Checkpoints:
         return self._path(name).exists()
 
     def delete(self, name: str) -> None:
-        """Take the name away; its run stays. Raises `CheckpointNotFound`, `SessionError`."""
+        """Delete the name; its run is kept. Raises `CheckpointNotFound`, `SessionError`."""
         path = self._path(name)
         try:
             path.unlink()
@@ -118,7 +116,7 @@ class Checkpoints:
         if found.get("version", 0) > VERSION:
             raise SessionError(f"{path}: written by a newer clinvk", "update clinvk to use it")
         if not (isinstance(found.get("run"), str) and isinstance(found.get("at"), str)):
-            raise SessionError(f"{path}: damaged: it names no run", "delete that file")
+            raise SessionError(f"{path}: damaged: no run id", "delete that file")
         return found
 
 

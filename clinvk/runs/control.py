@@ -1,4 +1,4 @@
-"""End a run from outside: one that another process drives, or what one that was killed left."""
+"""Cancel a run from outside: one that another process drives, or the rest of a killed one."""
 
 from __future__ import annotations
 
@@ -23,34 +23,35 @@ if TYPE_CHECKING:
 
     from clinvk.disk.lockfile import HeldLock
 
-CANCEL_TIMEOUT = 15.0  # seconds that a run may take to end all that it started
-DRIVER_TIMEOUT = 1.0  # seconds that a run may take to say who drives it
+CANCEL_TIMEOUT = 15.0  # seconds that a run may take to stop all that it started
+DRIVER_TIMEOUT = 1.0  # seconds that a run may take to write the note of its driver
 POLL_INTERVAL = 0.05  # seconds
 
 
 async def cancel(
     folder: RunFolder, *, now: bool = False, notify: Callable[[str], None] = lambda _: None
 ) -> None:
-    """End a run that another process drives, or what one that was cut off has left running; the run
-    is cancelled when this returns. With `now`, what runs is not given time to end by itself.
-    `notify` is told what was found of a run that was cut off.
+    """Cancel a run that another process drives, or stop what an interrupted one left running; the
+    run is cancelled when this returns. With `now`, programs are killed without time to exit.
+    `notify` gets a message about what an interrupted run left.
 
     Raises `UsageError` if the run has ended already, and `SessionError` if it is driven by this
-    process or on another machine, if its driver cannot be identified beyond doubt, or if it has
-    not ended after `CANCEL_TIMEOUT` seconds."""
+    process or on another machine, if its driver cannot be identified with certainty, or if it has
+    not stopped after `CANCEL_TIMEOUT` seconds."""
     facts = await _find_driver(folder)
     if facts is None:
         _check_unfinished(folder)
     else:
         await _stop_driver(folder, facts, now=now)
-    # A program that drove the run may just have died of the signal, and leave the rest to us.
+    # The program that drove the run may have died from the signal, and left processes running.
     if told := await abandon_run(folder):
         notify(told)
 
 
 async def abandon_run(folder: RunFolder) -> str | None:
-    """Give up a run that no process drives: what it left running is ended, and what had not begun
-    is cancelled. A sentence about what was left, if anything was. Raises `SessionError`."""
+    """Cancel a run that no process drives: stop what it left running, and cancel tasks that had not
+    started. Returns a sentence about what was left, if there was anything. Raises
+    `SessionError`."""
     lock = folder.lock()
     try:
         told = None
@@ -85,8 +86,8 @@ def run_facts(marker: str, folder: RunFolder) -> dict[str, Any]:
 
 
 async def end_leftovers(folder: RunFolder, lock: HeldLock) -> str:
-    """End what a run that was cut off left running; a sentence about it. `lock` is ours. Raises
-    `SessionError` if it was started on another machine or in another container."""
+    """Stop what an interrupted run left running; return a sentence about it. The caller holds
+    `lock`. Raises `SessionError` if it was started on another machine or in another container."""
 
     async def others() -> Iterable[dict[str, Any] | None]:
         runs = RunStore(folder.path.parent.parent)
@@ -101,7 +102,7 @@ def _owner(folder: RunFolder) -> str:
 
 
 def _check_unfinished(folder: RunFolder) -> None:
-    """Raise `UsageError` if there is nothing to end."""
+    """Raise `UsageError` if there is nothing to cancel."""
     if not folder.is_idle():
         return
     about = folder.summary()
@@ -114,8 +115,8 @@ def _check_unfinished(folder: RunFolder) -> None:
 
 
 async def _find_driver(folder: RunFolder) -> dict[str, Any] | None:
-    """The note of the process that drives the run. It may not have been written yet; and the note
-    of a process that was killed stays there until what that one left running has been ended."""
+    """The note of the process that drives the run. It may not have been written yet; the note of a
+    killed process stays until what it left running has been stopped."""
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -128,7 +129,7 @@ async def _find_driver(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _note_timeout(facts: dict[str, Any]) -> float:
-    """For how many seconds another note may still replace this one."""
+    """Seconds for which another note may still replace this one."""
     try:
         return CANCEL_TIMEOUT if turn_note.is_gone(turn_note.parse(facts).process) else 0
     except turn_note.InvalidNote:  # there is none yet, or it is being written
@@ -136,8 +137,8 @@ def _note_timeout(facts: dict[str, Any]) -> float:
 
 
 async def _stop_driver(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
-    """Tell the process that drives the run to end it, and wait until it has. Raises `SessionError`
-    if that process cannot be identified beyond doubt: a note alone leads to no signal."""
+    """Ask the process that drives the run to stop it, and wait until it has. Raises `SessionError`
+    if that process cannot be identified with certainty: a note alone is not enough for a signal."""
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -153,14 +154,14 @@ async def _stop_driver(folder: RunFolder, facts: dict[str, Any], *, now: bool) -
     while folder.find_driver() is not None:
         if time.monotonic() > deadline:
             raise SessionError(
-                f"run {folder.id} has not ended within {CANCEL_TIMEOUT:g} s",
-                f"end it at once: clinvk runs cancel {folder.id} --now",
+                f"run {folder.id} has not stopped within {CANCEL_TIMEOUT:g} s",
+                f"stop it immediately: clinvk runs cancel {folder.id} --now",
             )
         await anyio.sleep(POLL_INTERVAL)
 
 
 def _identify_driver(folder: RunFolder, facts: dict[str, Any]) -> psutil.Process | None:
-    """The process that drives the run; None if it has ended meanwhile. Raises `SessionError`."""
+    """The process that drives the run; None if it has exited meanwhile. Raises `SessionError`."""
     lock = folder.lock_path
     try:
         note = turn_note.parse(facts, _owner(folder))
@@ -178,13 +179,13 @@ def _identify_driver(folder: RunFolder, facts: dict[str, Any]) -> psutil.Process
         return None
     driver = turn_note.driver(note.process, lock)
     if driver is None:
-        if folder.find_driver() != facts:  # it has just ended
+        if folder.find_driver() != facts:  # it has just exited
             return None
         raise SessionError(
             f"run {folder.id} is running, but not by process {note.process.pid}, as {lock} says",
             f"find the process that has this file open (fuser {lock}) and stop it",
         )
-    if driver.pid == os.getpid():  # the signal would end the program that asks
+    if driver.pid == os.getpid():  # the signal would stop the calling program
         raise SessionError(
             f"run {folder.id} is driven by this process",
             "cancel the task that awaits it, or call `stop()` of its `PlanRun`",

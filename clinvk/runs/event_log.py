@@ -1,4 +1,4 @@
-"""The events of one attempt, on their way into a file."""
+"""Write the events of one attempt to a file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ BUFFER_SIZE = 64 * 1024  # bytes
 
 
 class EventLog(Closing):
-    """Writes events to an open file, without raw lines; pieces of an answer are put together, so
-    that a secret that was said in two of them is still seen."""
+    """Writes events to a file, without raw lines; pieces of an answer are joined, so that a secret
+    split across two of them is still found."""
 
     def __init__(
         self,
@@ -29,17 +29,19 @@ class EventLog(Closing):
         scrub: Callable[[Any], Any],
         is_urgent: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Once `is_urgent`, long texts are left out, since it takes long to search them for
-        secrets. Raises `SessionError` if the file cannot be written, as everything below does."""
+        """Once `is_urgent`, long texts are left out, since searching them for secrets takes long.
+        Raises `SessionError` if the file cannot be written, as all methods do."""
         self.path = path
         self.scrub = scrub
         self._is_urgent = is_urgent
-        self.problem: ClinvkError | None = None  # what was raised
+        self.problem: ClinvkError | None = None  # the error that was raised
         self._pieces: list[str] = []
         self._buffer = bytearray()
         self._fd = -1
         try:
-            self._fd = open_to_append(path)  # an attempt that was killed spoils no line of this one
+            self._fd = open_to_append(
+                path
+            )  # the torn last line of a killed attempt must not spoil this one
         except OSError as error:
             self.close()
             raise file_error("write", path, error) from error
@@ -49,7 +51,7 @@ class EventLog(Closing):
             os.close(self.detach())
 
     def detach(self) -> int:
-        """The open file, for somebody who closes it."""
+        """The open file, which the caller closes."""
         fd, self._fd = self._fd, -1
         return fd
 
@@ -58,15 +60,15 @@ class EventLog(Closing):
             self._pieces.append(event.text)
             return
         if isinstance(event, Text):
-            self._pieces = []  # it holds the whole of what they said
+            self._pieces = []  # it contains the whole text
         await self._write_pieces()
-        if isinstance(event, (Finished, Failed)):  # the result tells it all
+        if isinstance(event, (Finished, Failed)):  # it is in the result
             return
         await self._buffer_line(event.to_json())
         self._flush(BUFFER_SIZE if event.type in ("text", "thinking") else 0)
 
     async def end(self, result: Result) -> None:
-        """The last line: what came of it, as `-o json` has it."""
+        """Write the last line: the result, as in `-o json`."""
         await self._write_pieces()
         await self._buffer_line({"type": "result", **result.to_json()})
         self._flush(0)

@@ -31,11 +31,11 @@ ID_BYTES = 3
 LOCK_NAME = "lock"
 ALIVE_NAME = "alive"  # an empty file, touched while a process drives the run
 DAMAGE = (AttributeError, KeyError, IndexError, TypeError, ValueError)  # raised by a bad line
-TAIL_BYTES = 16 * 1024  # bytes in which the last line of a journal begins
+TAIL_BYTES = 16 * 1024  # bytes within which the last line of a journal starts
 
 
 class RunNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as what it says
-    """No run answers to that id or prefix."""
+    """There is no run with that id or prefix."""
 
 
 class RunStore:
@@ -45,7 +45,7 @@ class RunStore:
         self.folder = home / "runs"
 
     def create(self, plan: Plan) -> RunFolder:
-        """A folder for a new run of the plan. Raises `SessionError` where it cannot be written."""
+        """The directory of a new run of the plan. Raises `SessionError` if it cannot be written."""
         try:
             make_folder(self.folder)
             while True:
@@ -74,7 +74,7 @@ class RunStore:
             raise file_error("read", self.folder, error) from error
 
     def find(self, text: str) -> RunFolder:
-        """The run with this id, or this unique beginning of one; `last` is the newest. Raises
+        """The run with this id, or this unique prefix of one; `last` is the newest. Raises
         `RunNotFound`, `SessionError`."""
         ids = self.ids()
         if text == "last" and ids:
@@ -83,7 +83,7 @@ class RunStore:
         if len(found) > 1:
             raise SessionError(
                 f"{text!r} is the beginning of several runs: {', '.join(sorted(found)[:10])}",
-                "give more of the id",
+                "type more of the id",
             )
         if not ids and text == "last":
             raise RunNotFound("there are no runs yet", "start one: clinvk parallel tasks.yaml")
@@ -111,8 +111,8 @@ class RunFolder:
     # Reading.
 
     def plan(self, *, trusted: bool = False) -> Plan:
-        """The plan that was frozen. Raises `SessionError`; if it has to be `trusted`, also if
-        others can have written it."""
+        """The stored plan. Raises `SessionError`; with `trusted`, also if other users may have
+        written it."""
         try:
             return Plan.from_json(msgspec.json.decode(self._read("plan.json", trusted=trusted)))
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -123,14 +123,14 @@ class RunFolder:
         data, is_private = read_with_privacy(self.path / file, limit=ANY)
         if trusted and not is_private:
             raise SessionError(
-                f"run {self.id} cannot be resumed: other users can have written {self.path / file}",
-                f"check that file, then make it yours alone: chown $USER {self.path / file}; "
+                f"run {self.id} cannot be resumed: other users may have written {self.path / file}",
+                f"check that file, then make it private: chown $USER {self.path / file}; "
                 f"chmod 600 {self.path / file}",
             )
         return data
 
     def damaged_journal(self, error: Exception) -> SessionError:
-        """What to raise where a line of the journal says what cannot be."""
+        """The error to raise if a line of the journal is impossible."""
         return self._damaged("journal.jsonl", f"{type(error).__name__}: {error}")
 
     def _damaged(self, file: str, why: Any) -> SessionError:
@@ -142,16 +142,16 @@ class RunFolder:
     def result(
         self, plan: Plan | None = None, *, is_driver: bool = False, trusted: bool = False
     ) -> RunResult:
-        """Where the run stands, without the outputs of its tasks; `is_driver` if we have its lock,
-        and have not begun. Raises `SessionError`; if its journal has to be `trusted`, also if
-        others can have written that."""
+        """The present result of the run, without the outputs of its tasks; `is_driver` if the
+        caller holds its lock and has not started. Raises `SessionError`; with `trusted`, also if
+        other users may have written its journal."""
         plan = plan or self.plan(trusted=trusted)
         return self.read_state(plan, is_driver=is_driver, trusted=trusted)[0]
 
     def read_state(
         self, plan: Plan, *, is_driver: bool = False, trusted: bool = False
     ) -> tuple[RunResult, list[dict[str, Any]]]:
-        """The same, and the lines of the journal that say so."""
+        """The same, with the lines of the journal."""
         running = not is_driver and self.find_driver() is not None
         lines = self._lines(trusted=trusted)
         try:
@@ -160,16 +160,16 @@ class RunFolder:
             raise self.damaged_journal(error) from error
 
     def note_alive(self) -> None:
-        """Leave a sign that the run is being driven now."""
-        with suppress(OSError):  # a full disk is no reason to end it
+        """Record that the run is being driven now."""
+        with suppress(OSError):  # a full disk is no reason to stop it
             path = self.path / ALIVE_NAME
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             os.utime(path)
 
     def _with_last_activity(self, result: RunResult) -> RunResult:
-        """The result of a run that was cut off, with the time until it was last known to be alive,
-        also for each task that was running: the journal says nothing between the start of a task
-        and its end."""
+        """The result of an interrupted run, with the time until it was last known to be alive, also
+        for each task that was running: the journal has no entry between the start and the end of a
+        task."""
         if result.state != "interrupted" or result.ended_at is None:
             return result
         cut_off = [o for o in result.results if o.state == "indeterminate" and o.started_at]
@@ -188,7 +188,7 @@ class RunFolder:
         return replace(result, seconds=result.seconds + more, ended_at=last, results=outcomes)
 
     def with_outputs(self, result: RunResult) -> RunResult:
-        """The same, with what each task answered."""
+        """The same, with the answers of its tasks."""
         return replace(result, results=tuple(map(self.with_output, result.results)))
 
     def with_output(self, outcome: Outcome) -> Outcome:
@@ -205,8 +205,8 @@ class RunFolder:
         return results[-1] if results else {}
 
     def result_of(self, outcome: Outcome, *, alone: bool) -> dict[str, Any] | None:
-        """The result of the last attempt, where it stands behind its events: either each attempt
-        has one, or it names the session, where the attempt is `alone` in that."""
+        """The result of the last attempt, if it follows its events: either each attempt has one, or
+        it names the session, if the attempt is `alone` in that."""
         results, session = self._results(outcome.index), outcome.session_id
         if not results:
             return None
@@ -217,12 +217,12 @@ class RunFolder:
         return [line for line in self.events(index) if line.get("type") == "result"]
 
     def events(self, index: int) -> list[dict[str, Any]]:
-        """What happened in a task, one object an event. A torn line is left out."""
+        """The events of a task, one object each. A torn line is skipped."""
         return decode_lines(_read(self.events_path(index)))
 
     def outcome_from_session(self, outcome: Outcome, session: Session, answer: str) -> Outcome:
-        """The outcome of a task that had ended in its session, though nobody lived to write that
-        down here; its answer is put behind its events. Raises `SessionError`."""
+        """The outcome of a task that ended in its session, though clinvk was killed before it could
+        record that here; its answer is appended to its events. Raises `SessionError`."""
         began = outcome.started_at or session.updated_at
         result = Result(
             ok=True, text=answer, backend=outcome.backend or session.backend or "", exit_code=0,
@@ -239,7 +239,7 @@ class RunFolder:
         return outcome_from_result(outcome, line)
 
     def copy_events(self, other: RunFolder, index: int) -> None:
-        """What happened in the same task of another run. Raises `SessionError`."""
+        """Copy the events of the same task of another run. Raises `SessionError`."""
         path = self.events_path(index)
         try:
             replace_own(path, _read(other.events_path(index)), durable=True)
@@ -263,9 +263,9 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any]:
         """What a list shows: `id`, `kind`, `state`, `source`, `total_tasks`, `counts`, times (its
-        seconds are those for which somebody drove it), usage and cost. Raises `SessionError`."""
+        seconds are those for which a process drove it), usage and cost. Raises `SessionError`."""
         if self.find_driver() is None:
-            # Where the ends do not fit together, the whole of it says what is wrong.
+            # If the first and last lines do not match, reading all of it reports the error.
             with suppress(KeyError, TypeError, ValueError, AttributeError, OSError):
                 json_decoder(Plan).decode(read_file(self.path / "plan.json", limit=ANY))
                 return {
@@ -283,7 +283,7 @@ class RunFolder:
         }  # fmt: skip
 
     def modified_at(self) -> datetime:
-        """When something was last written down of it."""
+        """When the run was last written to."""
         for name in ("journal.jsonl", "plan.json"):
             with suppress(OSError):
                 return datetime.fromtimestamp((self.path / name).stat().st_mtime, UTC)
@@ -292,7 +292,7 @@ class RunFolder:
     # Driving.
 
     def find_driver(self) -> dict[str, Any] | None:
-        """What the one who drives it noted; nothing where nobody does."""
+        """The note of the process that drives it; None without one."""
         return NamedLocks(self.path).running_turn(LOCK_NAME)
 
     @property
@@ -300,22 +300,22 @@ class RunFolder:
         return self.path / LOCK_NAME
 
     def is_idle(self) -> bool:
-        """Whether nobody drives it, and nobody who was killed may have left something running."""
+        """Whether no process drives it, and no killed one may have left something running."""
         return NamedLocks(self.path).is_idle(LOCK_NAME)
 
     def lock(self) -> HeldLock:
-        """The right to drive the run, until it is closed. Raises `SessionError` where somebody
-        else has it."""
+        """The lock that allows driving the run, until it is closed. Raises `SessionError` if
+        another process holds it."""
         turn = NamedLocks(self.path).acquire(LOCK_NAME)
         if turn is None:
             raise SessionError(
                 f"run {self.id} is running",
-                f"see it with: clinvk runs watch {self.id}; end it with: clinvk runs cancel {self.id}",
+                f"see it with: clinvk runs watch {self.id}; cancel it with: clinvk runs cancel {self.id}",
             )
         return turn
 
     def make(self, plan: Plan) -> None:
-        """Put into an empty folder what a run needs. Raises `SessionError`."""
+        """Create the files of a run in an empty directory. Raises `SessionError`."""
         tasks = self.path / "tasks"
         try:
             tasks.mkdir(mode=0o700)
@@ -332,20 +332,19 @@ class RunFolder:
             raise file_error("write", self.path / "plan.json", error) from error
 
     def delete(self) -> None:
-        """Take the run away. Raises `SessionError` where it is running, or has left something
-        running."""
+        """Delete the run. Raises `SessionError` if it is running or has left something running."""
         try:
             turn = self.lock()
         except NoSpace:
             if (self.path / LOCK_NAME).exists():
                 raise
-            self.delete_locked()  # nobody has a lock that cannot even be made
+            self.delete_locked()  # no process holds a lock that cannot even be created
             return
         if turn.leftover:
             turn.abandon()
             raise SessionError(
-                f"run {self.id} was cut off, and may have left something running",
-                f"end that first: clinvk runs cancel {self.id}",
+                f"run {self.id} was interrupted, and may have left something running",
+                f"stop that first: clinvk runs cancel {self.id}",
             )
         try:
             self.delete_locked()
@@ -353,7 +352,7 @@ class RunFolder:
             turn.close()
 
     def delete_locked(self) -> None:
-        """The same, for who has its lock."""
+        """The same, for a caller that holds its lock."""
         try:
             shutil.rmtree(self.path)
         except OSError as error:
@@ -361,7 +360,7 @@ class RunFolder:
 
 
 def _first_and_last_line(path: Path) -> list[dict[str, Any]]:
-    """The first line and the last one, where there are two that are whole."""
+    """The first and the last line, if there are two complete ones."""
     try:
         with open_regular(path) as file:
             first = file.readline()

@@ -1,9 +1,9 @@
-"""What happens in a run that another process drives, read from its files: each change once, in the
-order of the journal.
+"""The changes of a run that another process drives, read from its files: each once, in the order of
+the journal.
 
-A position says how far a run was followed: how many lines of the journal, how many changes of the
-next line, and how far into the events of each task that was running then. It is short, since all
-else follows from the lines before it.
+A position records how far a run was followed: the number of lines of the journal, the number of
+changes of the next line, and the offset in the events of each task that was running then. It is
+short, since everything else follows from the lines before it.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from clinvk.model.progress import Change, Kind
 from clinvk.runs.folder import DAMAGE, RunFolder
 from clinvk.runs.replay import RunState, mark_indeterminate
 
-POLL_INTERVAL = 0.25  # seconds between looks
+POLL_INTERVAL = 0.25  # seconds between checks
 BEGIN_TIMEOUT = 2.0  # seconds from the creation of a run until a process drives it
 START = ""  # the position before anything happened
-NOW = "now"  # the position after all that has happened, but for the events of tasks that run
+NOW = "now"  # the position after everything so far, except the events of running tasks
 
 _POSITION = re.compile(r"(\d{1,9})\.(\d{1,9})((?:-\d{1,9}:\d{1,18}!?)*)(?:x(\d{1,9}))?")
 _TASK = re.compile(r"(\d+):(\d+)(!?)")
 
 
 class _Reading(Struct):
-    """How far the events of a task were read."""
+    """How far the events of a task have been read."""
 
     offset: int = 0  # bytes
-    is_begun: bool = False  # something of the attempt that runs was read
-    skips: int = 0  # results of earlier attempts that are still to be passed over
-    result: dict[str, Any] | None = None  # of the attempt that runs; empty if it was read before
+    is_begun: bool = False  # some of the running attempt was read
+    skips: int = 0  # results of earlier attempts that are still to be skipped
+    result: dict[str, Any] | None = None  # of the running attempt; empty if it was read before
 
 
 class RunFollower:
-    """The changes of a run since a position. Opens nothing that stays open."""
+    """The changes of a run since a position. Keeps no file open."""
 
     def __init__(self, folder: RunFolder, position: str = START) -> None:
         """Raises `UsageError` if the position is invalid, `SessionError` if the run is damaged."""
@@ -57,11 +57,11 @@ class RunFollower:
         self.ended = False
         self._state = RunState(self.plan, folder.id)
         self._journal_offset = 0  # bytes of the journal that were read
-        self._unread: deque[dict[str, Any]] = deque()  # lines that were read, and not told of yet
-        self._lines = 0  # that all was told of
-        self._told = 0  # changes of the next line
-        self._skipped = 0  # changes of the next line that were told of before we began
-        self._interrupted = 0  # tasks of which was told that they were, after the last line
+        self._unread: deque[dict[str, Any]] = deque()  # lines that were read and not reported yet
+        self._lines = 0  # lines that are reported completely
+        self._told = 0  # reported changes of the next line
+        self._skipped = 0  # changes of the next line that were reported before this position
+        self._interrupted = 0  # tasks reported as interrupted, after the last line
         self._running: set[int] = set()
         self._readings: dict[int, _Reading] = {}
         self._load()
@@ -72,13 +72,15 @@ class RunFollower:
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """Where each task stands after the changes that were given out."""
+        """The state of each task after the changes that were returned."""
         return tuple(self._state.outcomes)
 
     def poll(self) -> list[Change]:
-        """What has happened since the last call; `ended` is true with the last of it. Raises
+        """The changes since the last call; `ended` is true with the last ones. Raises
         `SessionError` if the run is damaged."""
-        is_driven = self.folder.find_driver() is not None  # asked first: what follows is its end
+        is_driven = (
+            self.folder.find_driver() is not None
+        )  # asked first, so that what is read then is complete
         self._load()
         changes = list(self._tell_lines())
         for index in sorted(self._running):
@@ -100,7 +102,7 @@ class RunFollower:
         return (datetime.now(UTC) - created).total_seconds() < BEGIN_TIMEOUT
 
     def changes(self) -> Iterator[Change]:
-        """All that happens until the run ends; blocks between changes. Raises `SessionError`."""
+        """All changes until the run ends; blocks between them. Raises `SessionError`."""
         while not self.ended:
             yield from self.poll()
             if not self.ended:
@@ -109,7 +111,7 @@ class RunFollower:
     # The journal.
 
     def _load(self) -> None:
-        """Read the lines that are new in the journal, as far as they are whole."""
+        """Read the new complete lines of the journal."""
         data = _read_whole_lines(self.folder.journal_path, self._journal_offset)
         self._journal_offset += len(data)
         self._unread += decode_lines(data)
@@ -129,7 +131,7 @@ class RunFollower:
         before = self._before(line)
         if line.get("event") == "ended" and line["task"] in self._running:
             events = self._tell_events(before[line["task"]], is_over=True)
-            if self._skipped:  # they came before the changes that were told of
+            if self._skipped:  # they came before the reported changes
                 deque(events, maxlen=0)
             yield from events
         self._apply(line)
@@ -140,7 +142,7 @@ class RunFollower:
                 yield replace(change, outcome=told or change.outcome, position=self._position())
 
     def _before(self, line: dict[str, Any]) -> dict[int, Outcome]:
-        """Where the tasks stand that a line is about."""
+        """The states of the tasks that a line is about."""
         tasks = line.get("tasks", [line["task"]] if "task" in line else [])
         return {i: self._state.outcomes[i] for i in tasks}
 
@@ -153,7 +155,7 @@ class RunFollower:
                 self._running.discard(i)
 
     def _changes_of(self, line: dict[str, Any], before: dict[int, Outcome]) -> Iterator[Change]:
-        """What a line tells, once it is applied; without the events of a task."""
+        """The changes of a line after it is applied, without the events of a task."""
         outcomes = self._state.outcomes
         match line.get("event"):
             case "started":
@@ -197,16 +199,16 @@ class RunFollower:
 
     def _end_attempt(self, outcome: Outcome, before: Outcome) -> None:
         reading = self._reading(outcome.index)
-        if before.state != "running":  # it was taken over from another run, with all its attempts
+        if before.state != "running":  # it was copied from another run, with all its attempts
             reading.skips += outcome.attempts
         elif reading.result is None and not _is_not_started(outcome):
             reading.skips += 1  # its result was not read
         reading.result = None
 
     def _tell_events(self, outcome: Outcome, *, is_over: bool = False) -> Iterator[Change]:
-        """The events of the attempt that runs, as far as they were written."""
+        """The events of the running attempt, as far as they were written."""
         reading = self._reading(outcome.index)
-        if reading.result is not None:  # what follows is of the next attempt
+        if reading.result is not None:  # what follows belongs to the next attempt
             return
         data = _read_whole_lines(self.folder.events_path(outcome.index), reading.offset)
         for line in data.split(b"\n")[:-1]:
@@ -222,7 +224,7 @@ class RunFollower:
             if event := event_from_json(told):
                 yield self._change("event", outcome, event)
         if is_over:
-            # It was ended without a result. What comes now is of the next attempt.
+            # It ended without a result. What follows belongs to the next attempt.
             reading.skips, reading.result = 0, {}
 
     def _change(self, kind: Kind, outcome: Outcome | None, event: Event | None = None) -> Change:
@@ -253,7 +255,7 @@ class RunFollower:
             self._readings[int(index)] = reading
 
     def _pass_over(self, count: int) -> None:
-        """Take the first lines for told."""
+        """Mark the first lines as reported."""
         for _ in range(count):
             line = self._unread.popleft()
             try:
@@ -286,14 +288,14 @@ class RunChanges(AsyncIterator[Change]):
         while not self._changes:
             if self._follower is not None and self._follower.ended:
                 raise StopAsyncIteration
-            # Until a moment, not for a while: a caller may wait for less than that, again and again.
+            # Until a fixed time, since a caller may wait for less than the interval, repeatedly.
             await anyio.sleep_until(self._next_look)
             await _run_in_thread(self._look)
             self._next_look = anyio.current_time() + POLL_INTERVAL
         return self._changes.popleft()
 
     async def aclose(self) -> None:
-        """Nothing is open between two changes; here so that `aclosing` can be used."""
+        """Does nothing, since nothing stays open between two changes; allows `aclosing`."""
 
     def _look(self) -> None:
         if self._follower is None:
@@ -307,7 +309,7 @@ async def _run_in_thread(function: Callable[[], None]) -> None:
 
     try:
         await to_thread.run_sync(function)
-    except RuntimeError:  # no thread can be started: slower, and as good
+    except RuntimeError:  # no thread can be started: slower, with the same result
         function()
 
 
@@ -316,7 +318,7 @@ def _is_not_started(outcome: Outcome) -> bool:
 
 
 def _read_whole_lines(path: Path, offset: int) -> bytes:
-    """What a file has from there on, up to its last line that is whole. Raises `SessionError`."""
+    """The content of a file from there to its last complete line. Raises `SessionError`."""
     try:
         with open_regular(path) as file:
             file.seek(offset)

@@ -1,13 +1,13 @@
-"""What is kept of a run, so that it survives whatever happens to the one who drives it.
+"""The records of a run, which survive whatever happens to the process that drives it.
 
-    runs/<id>/plan.json        the plan, as it was when the run began
+    runs/<id>/plan.json        the plan, as it was when the run started
     runs/<id>/journal.jsonl    what happened to each task, in order; appended to, never changed
     runs/<id>/tasks/<n>.jsonl  the events of task n (from 1), each attempt ending with its result
-    runs/<id>/lock             held while somebody drives the run; tells how to end what he started
+    runs/<id>/lock             held while a process drives the run; says how to stop what it started
 
-A line of the journal is on disk before what it announces is done (`started`), and after what it
-tells has come true (`ended`): the session and the events of the task are there first. What is
-written at about the same time is put there together: a disk takes as long for thirty as for one.
+A line of the journal is on disk before the action that it announces (`started`), or after the
+action that it reports (`ended`): the session and the events of the task are written first. Lines
+written at about the same time are flushed together: a disk takes as long for thirty as for one.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from clinvk.runs.replay import VERSION
 
 
 class Journal(Closing):
-    """The open journal of a run. Its methods raise `SessionError` where the disk is full, or the
-    like; then nothing of what they were to write counts."""
+    """The open journal of a run. Its methods raise `SessionError` if it cannot be written, for
+    example on a full disk; then nothing of that call is recorded."""
 
     def __init__(
         self,
@@ -42,14 +42,14 @@ class Journal(Closing):
         scrub: Callable[[Any], Any],
         flush: Callable[[list[str]], None] = lambda _: None,
     ) -> None:
-        import anyio  # lists of runs have no use for it
+        import anyio  # not needed to list runs
 
         self.folder = folder
-        self.scrub = scrub  # takes secrets out of what is written
-        self._flush = flush  # puts sessions on disk
+        self.scrub = scrub  # removes secrets from what is written
+        self._flush = flush  # flushes sessions to disk
         self.path = folder.path / "journal.jsonl"
         self._held = ExitStack()
-        self._held.enter_context(holding_sync_threads())  # each batch has a use for them
+        self._held.enter_context(holding_sync_threads())  # needed for each batch
         self._fd = -1
         try:
             self._fd = open_to_append(self.path)
@@ -58,15 +58,15 @@ class Journal(Closing):
             self.close()
             raise file_error("write", self.path, error) from error
         self._batch: CommitBatch | None = None  # being put together
-        self._commit_lock = anyio.Lock()  # batches go to the disk one after the other
+        self._commit_lock = anyio.Lock()  # batches are written one after another
 
     def record_begin(self, plan: Plan, *, rerun: list[int]) -> None:
-        """Somebody drives the run now; these tasks begin anew."""
+        """Record that a process drives the run now, and that these tasks start again."""
         about = {"kind": plan.kind, "source": plan.source, "total": len(plan.tasks)}
         self.append("begin", rerun=rerun, **about)
 
     def record_not_started(self, outcomes: Iterable[Outcome]) -> None:
-        """Tasks that came to their end without being started, those with one reason on a line."""
+        """Record tasks that ended without being started, those with the same reason on one line."""
         alike: dict[tuple[str, Failure | None], list[int]] = {}
         for outcome in outcomes:
             alike.setdefault((outcome.state, outcome.error), []).append(outcome.index)
@@ -78,19 +78,19 @@ class Journal(Closing):
         )
 
     def record_end(self, result: RunResult) -> None:
-        """Nobody drives it any more. What a list shows of it stands here, so that it need not be
-        added up again."""
+        """Record that the run is no longer driven, with the sums that a list shows, so that they
+        need not be added up again."""
         said = result.to_json()
         sums = {name: said[name] for name in ("usage", "cost")}
-        sums["seconds"] = said["total_duration_seconds"]  # all the times that it was driven
+        sums["seconds"] = said["total_duration_seconds"]  # the total time for which it was driven
         self.append("end", state=result.state, why=result.why, counts=result.counts, **sums)
 
     def append(self, event: str, **facts: Any) -> None:
-        """A line, on disk when this returns: for what happens seldom."""
+        """Write a line, on disk when this returns: for rare events."""
         self._commit([self._line(event, facts)])
 
     async def record_started(self, index: int, attempt: int, **facts: Any) -> None:
-        """On disk when this returns: then the task may be started."""
+        """Record the start of a task; on disk when this returns, so that the task may start."""
         await self._commit_together(
             self._line("started", {"task": index, "attempt": attempt, **facts})
         )
@@ -98,9 +98,9 @@ class Journal(Closing):
     async def record_ended(
         self, outcome: Outcome, events: int | None = None, wait: dict[str, Any] | None = None
     ) -> None:
-        """On disk when this returns, behind the task's session and the events in the open file
-        `events`, which is closed. `wait` is what it waits for, which nobody reads who only wants
-        to know where the task stands."""
+        """Record the end of an attempt; on disk when this returns, after the task's session and the
+        events in the open file `events`, which is closed. `wait` is what the task waits for; it
+        does not affect the task's state."""
         facts = {"task": outcome.index, **outcome_summary(outcome)}
         if wait is not None:
             facts["wait"] = wait
@@ -113,7 +113,7 @@ class Journal(Closing):
             os.close(fd)
 
     def _commit(self, lines: list[bytes]) -> None:
-        """All of the lines behind what is there, on disk; or nothing of them."""
+        """Append all of the lines to disk, or none of them."""
         try:
             end = os.lseek(self._fd, 0, os.SEEK_END)
             try:
@@ -126,7 +126,7 @@ class Journal(Closing):
             raise file_error("write", self.path, error) from error
 
     def _commit_batch(self, batch: CommitBatch) -> None:
-        """The lines of a batch, behind what they tell of; from a thread of its own."""
+        """Write the lines of a batch after the files that they report; runs in a thread."""
         try:
             if batch.sessions:
                 self._flush(batch.sessions)
@@ -145,8 +145,8 @@ class Journal(Closing):
     async def _commit_together(
         self, line: bytes, events: int | None = None, session: str | None = None
     ) -> None:
-        """Put the line into the batch that is being put together, and wait until that is on disk;
-        the first one of a batch takes it there, when the batch before it is."""
+        """Add the line to the current batch and wait until that is on disk; the first caller of a
+        batch writes it, once the batch before it is written."""
         # 45 ms, and needed only once something runs.
         import anyio
 
@@ -163,7 +163,7 @@ class Journal(Closing):
         else:
             with anyio.CancelScope(shield=True):
                 async with self._commit_lock:
-                    self._batch = None  # who comes now is of the next one
+                    self._batch = None  # later lines belong to the next one
                     try:
                         await in_thread(lambda: self._commit_batch(batch))
                     except SessionError as error:
@@ -178,7 +178,7 @@ class Journal(Closing):
 
 
 class CommitBatch:
-    """Lines that reach the disk together, behind the files that they tell of."""
+    """Lines that are flushed together, after the files that they report."""
 
     def __init__(self) -> None:
         # 45 ms, and needed only once something runs.

@@ -1,4 +1,4 @@
-"""Answers as files, in a folder of the user's."""
+"""Answers as files, in a directory of the user."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from clinvk.model.outcome import RunResult
 
 
 class OutputDirectory:
-    """`<task>.md` for each answer as soon as it is there, and `results.json` at the end."""
+    """Writes `<task>.md` for each answer as soon as it is complete, and `results.json` at the
+    end."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `UsageError` where nothing can be written there: before anything runs."""
+        """Raises `UsageError` if nothing can be written there, before anything runs."""
         self.folder = folder
-        self.problem: UsageError | None = None  # that came later: the run is worth more than this
+        self.problem: UsageError | None = None  # a later error, which must not stop the run
         try:
             make_folder(folder)
             check_writable(folder)
@@ -38,5 +39,5 @@ class OutputDirectory:
 
     def _write_error(self, error: OSError) -> UsageError:
         return UsageError(
-            f"cannot write to {self.folder}: {error.strerror}", "name another --output-dir"
+            f"cannot write to {self.folder}: {error.strerror}", "choose another --output-dir"
         )

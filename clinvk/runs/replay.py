@@ -1,4 +1,4 @@
-"""Where a run stands, from the lines of its journal."""
+"""The state of a run, from the lines of its journal."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ VERSION = 1  # of a journal's lines
 def replay(
     plan: Plan, lines: list[dict[str, Any]], run_id: str | None, *, running: bool
 ) -> RunResult:
-    """Where a run stands, from what was written of it. A task that had begun, and whose end was not
-    written, is running if a process drives the run, else indeterminate."""
+    """The state of a run, from its records. A task that had started, and whose end was not
+    recorded, is running if a process drives the run, otherwise indeterminate."""
     state = RunState(plan, run_id)
     for line in lines:
         state.apply(line)
@@ -30,7 +30,7 @@ def replay(
 
 
 class RunState:
-    """Where a run stands, after each line of its journal."""
+    """The state of a run after each line of its journal."""
 
     def __init__(self, plan: Plan, run_id: str | None) -> None:
         self.outcomes = [
@@ -52,8 +52,8 @@ class RunState:
         self._last: datetime | None = None
 
     def apply(self, line: dict[str, Any]) -> None:
-        """Raises `ConfigError` for a line of a newer clinvk, `KeyError` and the like for one that
-        is damaged."""
+        """Apply a line. Raises `ConfigError` for one of a newer clinvk, `KeyError` and the like for
+        a damaged one."""
         if line.get("version", 0) > VERSION:
             raise ConfigError(
                 f"run {self._run_id} was written by a newer clinvk", "update clinvk to use it"
@@ -94,14 +94,14 @@ class RunState:
     def _end(self, line: dict[str, Any]) -> None:
         self._state, self._why = str(line["state"]), line.get("why")
         if (driven := line.get("seconds")) is not None:
-            # Who gives up a run that was cut off did not drive it until then.
+            # A process that cancels an interrupted run did not drive it until then.
             self._seconds, self._began = float(driven), None
 
     def _change(self, i: int, change: Callable[[Outcome], Outcome]) -> None:
         self.outcomes[i] = _check_state(change(self.outcomes[i]))
 
     def result(self, *, running: bool) -> RunResult:
-        """Where it stands; `running` if a process drives it."""
+        """The present result; `running` if a process drives it."""
         outcomes = self.outcomes
         if not running:
             outcomes = [mark_indeterminate(o) if o.state == "running" else o for o in outcomes]
@@ -126,12 +126,12 @@ def _check_state(outcome: Outcome) -> Outcome:
 
 
 def requeue(outcome: Outcome) -> Outcome:
-    """A task that is to be run, again or at last."""
+    """A task that will be run, again or for the first time."""
     return replace(outcome, state="queued", error=None, exit_code=None, ended_at=None)
 
 
 def mark_indeterminate(outcome: Outcome) -> Outcome:
-    """A task that was cut off."""
+    """A task that was interrupted."""
     return replace(
         outcome,
         state="indeterminate",
@@ -144,9 +144,9 @@ def mark_indeterminate(outcome: Outcome) -> Outcome:
 
 
 def summary_from_ends(begin: dict[str, Any], end: dict[str, Any]) -> dict[str, Any]:
-    """What the first line and the last one tell of a run that somebody drove to its end. Raises
-    `KeyError` and the like where they do not tell it, or might mean something else: an older clinvk
-    did not say there how long it took."""
+    """The summary of a finished run, from its first and last line. Raises `KeyError` and the like
+    if they do not contain it, or are ambiguous: an older clinvk did not record there how long it
+    took."""
     if max(begin["version"], end["version"]) > VERSION:
         raise ValueError("newer")
     counts = {str(state): int(n) for state, n in end["counts"].items()}

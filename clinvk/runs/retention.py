@@ -1,4 +1,4 @@
-"""Which runs may be deleted, and which are deleted because they ended long ago."""
+"""Delete runs, and those that ended long ago."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from clinvk.runs.folder import RunFolder, RunStore
 
 
 def check_deletable(folder: RunFolder, checkpoints: Checkpoints) -> None:
-    """Raise `SessionError` if a checkpoint names the run: it could not be resumed any more."""
+    """Raise `SessionError` if a checkpoint names the run, which could then no longer be resumed."""
     named, _ = checkpoints.names_by_run()
     if name := named.get(folder.id):
         raise SessionError(
-            f"run {folder.id} is that of checkpoint {name!r}",
-            f"delete the name first: clinvk checkpoints delete {name}",
+            f"run {folder.id} belongs to checkpoint {name!r}",
+            f"delete the checkpoint first: clinvk checkpoints delete {name}",
         )
 
 
 def delete(folder: RunFolder, checkpoints: Checkpoints) -> None:
-    """Delete a run: its journal and its events. The sessions of its tasks stay. Raises
-    `SessionError` if a checkpoint names it, if it is running, or if it was cut off and may have
+    """Delete a run: its journal and its events. The sessions of its tasks are kept. Raises
+    `SessionError` if a checkpoint names it, if it is running, or if it was interrupted and may have
     left something running."""
     check_deletable(folder, checkpoints)
     folder.delete()
@@ -36,11 +36,10 @@ def clean(
     dry_run: bool = False,
     on_problem: Callable[[ClinvkError], None] = lambda _: None,
 ) -> list[str]:
-    """The ids of the runs that were deleted, the newest first: those of which nothing was written
-    since `before`. Runs stay that are running, that were cut off and may have left something
-    running, and that a checkpoint names. If a checkpoint cannot be read, `on_problem` gets the
-    error, and all chains stay, since it may name one of them. With `dry_run`, nothing is deleted.
-    Raises `SessionError`."""
+    """Delete runs not written to since `before`; return their ids, newest first. Runs are kept that
+    are running, that were interrupted and may have left something running, or that a checkpoint
+    names. If a checkpoint cannot be read, `on_problem` gets the error, and all chains are kept,
+    since it may name one of them. With `dry_run`, nothing is deleted. Raises `SessionError`."""
     named, problems = checkpoints.names_by_run()
     for problem in problems:
         on_problem(problem)

@@ -1,4 +1,4 @@
-"""Secrets of a run, taken out of what is written of it and of what is shown."""
+"""Remove the secrets of a run from what is written and shown."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from clinvk.model.events import Delta, Event
 from clinvk.model.result import Denial, Result
 from clinvk.text.redact import everywhere, redact, replace_secrets
 
-MIN_KEY_LENGTH = 8  # characters: a shorter text holds nothing that looks like a key
+MIN_KEY_LENGTH = 8  # characters: a shorter text cannot contain what looks like a key
 
 Hide = Callable[[Any], Any]
 
 
 def create_scrubber(secrets: Iterable[str], *, redacting: bool) -> Hide:
-    """What takes these, and what looks like a key where `redacting`, out of whatever is written."""
+    """A function that removes these secrets, and with `redacting` what looks like a key, from data
+    to be written."""
     known = tuple(dict.fromkeys(secrets))
 
     def scrub_text(text: str) -> str:
@@ -28,13 +29,13 @@ def create_scrubber(secrets: Iterable[str], *, redacting: bool) -> Hide:
 
 
 def create_hider(secrets: tuple[str, ...]) -> Hide:
-    """What takes these out of whatever is shown."""
+    """A function that removes these secrets from data to be shown."""
     return lambda data: everywhere(data, lambda text: replace_secrets(text, secrets))
 
 
 def event_without_secrets(event: Event, secrets: tuple[str, ...]) -> Event | None:
-    """The event as it may be seen. Where there are secrets, pieces of an answer may not: one can
-    be said in two of them."""
+    """The event as it may be shown; None for a piece of an answer if there are secrets, since one
+    can be split across two pieces."""
     if not secrets:
         return event
     if isinstance(event, Delta):
@@ -44,7 +45,7 @@ def event_without_secrets(event: Event, secrets: tuple[str, ...]) -> Event | Non
 
 
 def result_without_secrets(result: Result, secrets: tuple[str, ...]) -> Result:
-    """The result as it may be seen."""
+    """The result as it may be shown."""
     if not secrets:
         return result
     hide, error = create_hider(secrets), result.error
