@@ -420,7 +420,7 @@ def test_ctrl_c_ends_the_watching_alone(desk: Desk):
     watcher.process.send_signal(signal.SIGINT)
     code, _, err = watcher.ends()
     assert code == 7
-    assert f"run {id_} goes on" in err
+    assert f"run {id_} is still running" in err
     assert "cancelled" not in err
     assert driver.poll() is None
     desk.let_go()
