@@ -259,7 +259,7 @@ def test_an_option_that_a_cli_lacks_is_refused_by_name(name: str, option: str, v
 def test_an_approval_or_sandbox_that_cannot_be_kept_is_refused_wherever_it_comes_from(
     name: str, option: str, value: str, origin: str
 ):
-    with pytest.raises(UsageError, match=f"{name} cannot keep {option} {value!r}"):
+    with pytest.raises(UsageError, match=f"{name} cannot enforce {option} {value!r}"):
         supported_settings(given(origin, **{option: value}), manifest(name), lenient=False)
 
 

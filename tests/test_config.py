@@ -476,7 +476,7 @@ def home_manifest(home: Home) -> dict[str, Any]:
 @pytest.mark.parametrize(("text", "place"), [
     ("backends: {cluade: {model: x}}", "unknown key 'cluade'; did you mean 'claude'"),
     ("parallel: {max_workers: -4}", "parallel.max_workers: -4 is too small"),
-    ("unified_flags: {command_timeout_secs: -1}", "command_timeout_secs: -1.0 is not above 0"),
+    ("unified_flags: {command_timeout_secs: -1}", "command_timeout_secs: -1.0 is not greater than 0"),
     ("session: {retention_days: -1}", "session.retention_days: -1 is too small"),
 ])  # fmt: skip
 def test_a_value_that_means_nothing_is_told(clinvk: CommandLine, home: Home, text: str, place: str):
@@ -560,7 +560,7 @@ def test_a_rejected_value_is_not_looked_for_in_the_file(clinvk: CommandLine, hom
     home.config("output: {color: never}\n")
     done = clinvk("config", "set", "parallel.max_workers", "0")
     assert done.stderr == (
-        "clinvk: parallel.max_workers: 0 is too small; at least 1; nothing was changed\n"
+        "clinvk: parallel.max_workers: 0 is too small; the minimum is 1; nothing was changed\n"
     )
 
 

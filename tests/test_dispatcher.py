@@ -281,7 +281,7 @@ async def test_an_ephemeral_run_takes_away_its_own_file_and_no_other(
 
 async def test_an_ephemeral_run_of_a_program_that_cannot_forget_is_refused(ask: Asks, home: Home):
     home.backend("fake", TURNS)
-    with pytest.raises(UsageError, match="fake cannot be told to keep no session"):
+    with pytest.raises(UsageError, match="fake cannot run without saving a session"):
         await ask("one", ephemeral=True)
 
 

@@ -33,7 +33,7 @@ def test_a_program_that_does_not_answer_is_ended_with_all_that_it_started(
     home.backend("fake", f"sleep 333 & echo $! >{left}\nsetsid sleep 333 & echo $! >{out}\nwait\n")
     found = examined(home)
     assert (found.state, found.version) == ("broken", None)
-    assert found.advice == "it did not answer --version within 1 s"
+    assert found.advice == "no answer to --version within 1 s"
     assert not is_alive(pid_in(left))
     assert not is_alive(pid_in(out))
 
@@ -53,7 +53,7 @@ def test_what_a_version_leaves_behind_is_ended_and_not_waited_for(
 
 def test_a_version_that_fails_or_cannot_be_started_is_broken(home: Home):
     home.backend("fake", "exit 3\n")
-    assert examined(home).advice == "--version ends with code 3"
+    assert examined(home).advice == "--version exits with code 3"
     program = home.backend("fake", "#!/no/such/interpreter -x\n")
     found = examined(home)
     assert found.state == "broken"

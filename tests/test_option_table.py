@@ -73,7 +73,7 @@ def test_an_option_that_is_not_supported_is_named_as_it_was_typed(
     done = clinvk("-b", "bare", option.flag, value, "hello")
 
     assert done.returncode == 1
-    assert re.match(rf"clinvk: bare (does not support|cannot keep) {option.flag}\b", done.stderr)
+    assert re.match(rf"clinvk: bare (does not support|cannot enforce) {option.flag}\b", done.stderr)
 
 
 def test_an_option_that_was_not_typed_is_named_by_its_name(

@@ -707,10 +707,10 @@ def test_approval_and_sandbox_are_never_dropped_and_told_of_where_they_were_said
     for key, value in (("sandbox", "read-only"), ("approval", "none")):
         with pytest.raises(ConfigError) as caught:
             check(home, f"{{defaults: {{{key}: {value}}}, tasks: [{{prompt: x, backend: fake}}]}}")
-        assert str(caught.value).startswith(f"t.yaml: defaults.{key}: fake cannot keep {key}")
+        assert str(caught.value).startswith(f"t.yaml: defaults.{key}: fake cannot enforce {key}")
         assert f"a task can override it with {key}: default" in (caught.value.hint or "")
     text = "[{prompt: x, backend: fake, lenient: true, sandbox: read-only}]"
-    with pytest.raises(ConfigError, match=r"t.yaml: tasks\[0\]: fake cannot keep sandbox"):
+    with pytest.raises(ConfigError, match=r"t.yaml: tasks\[0\]: fake cannot enforce sandbox"):
         check(home, text)
     text = "{defaults: {sandbox: read-only}, tasks: [{prompt: x, backend: fake, sandbox: default}]}"
     assert check(home, text).tasks[0].options == {"sandbox": "default"}
@@ -718,7 +718,7 @@ def test_approval_and_sandbox_are_never_dropped_and_told_of_where_they_were_said
 
 @pytest.mark.parametrize(("flags", "said"), [
     (["--approval", "foo"], "clinvk: --approval: 'foo' is not one of: default, auto"),
-    (["--sandbox", "read-only"], "clinvk: --sandbox: fake cannot keep sandbox 'read-only'"),
+    (["--sandbox", "read-only"], "clinvk: --sandbox: fake cannot enforce sandbox 'read-only'"),
     (["-w", "/no/such"], "clinvk: --workdir: /no/such: no such directory"),
     (["--prompt", "see {{tasks.a.output}}"], "clinvk: --prompt: {{tasks.a.output}}: there is no task 'a'"),
     (["--tag", "{{fiel}}"], "clinvk: --tag[0]: unknown name {{fiel}}; did you mean {{file}}?"),

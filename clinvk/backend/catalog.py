@@ -1,4 +1,4 @@
-"""Where manifests are found: the ones that come with clinvk, and the user's own."""
+"""Find manifests: the ones that come with clinvk, and the user's own."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from clinvk.config.paths import backend_names, built_in_manifests
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError, NotInstalledError
 
-PREFERRED_BACKENDS = ("claude", "codex", "gemini")  # tried in this order where nothing was chosen
+PREFERRED_BACKENDS = ("claude", "codex", "gemini")  # tried in this order if none was chosen
 
 
 class NotExecutable(NotInstalledError):  # noqa: N818 - reads as what it says
-    """The program is there, but nobody may run it."""
+    """The program exists, but is not executable."""
 
 
 class Catalog(Struct, frozen=True):
-    """The manifests at hand. A file of the user's replaces a built-in one of the same name.
+    """The available manifests. A file of the user replaces a built-in one of the same name.
 
     A manifest names a program to run, so none is ever read from the current directory."""
 
     home: Path
 
     def names(self) -> list[str]:
-        """Every backend's name, ours first."""
+        """The names of all backends, built-in ones first."""
         return backend_names(self.home)
 
     def find(self, name: str) -> Path | None:
-        """The file that describes `name`, if any does."""
+        """The manifest file of `name`, if there is one."""
         if not name or os.sep in name or name.startswith("."):
             return None
         for folder in (self.home / "backends", built_in_manifests()):
@@ -45,7 +45,7 @@ class Catalog(Struct, frozen=True):
         return None
 
     def load(self, name: str) -> Manifest:
-        """The manifest called `name`. Raises `ConfigError` where there is none, or a broken one."""
+        """The manifest named `name`. Raises `ConfigError` if it does not exist or is invalid."""
         path = self.find(name)
         if path is None:
             raise ConfigError(
@@ -70,7 +70,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _file_state(path: Path) -> tuple[int, int, int]:
-    """What is another one when the file was written or replaced."""
+    """A value that changes when the file is written or replaced."""
     try:
         stat = os.stat(path)
     except OSError as error:
@@ -80,9 +80,9 @@ def _file_state(path: Path) -> tuple[int, int, int]:
 
 @lru_cache(64)
 def _read_cached(path: Path, _state: tuple[int, int, int]) -> Manifest:
-    """`read`, once for each state of the file, since a process may run thousands of requests."""
+    """`read`, cached per state of the file, since a process may run thousands of requests."""
     manifest = read_manifest(path)
-    if path.parent != built_in_manifests():  # ours are checked by our tests
+    if path.parent != built_in_manifests():  # built-in ones are checked by the tests
         check_expressions(manifest)
     return manifest
 
@@ -90,7 +90,7 @@ def _read_cached(path: Path, _state: tuple[int, int, int]) -> Manifest:
 def find_program(manifest: Manifest, env: Mapping[str, str]) -> str:
     """The path of the program. Raises `NotInstalledError`."""
     if manifest.command == "$python":
-        # Only manifests that need Python ask for it.
+        # Only manifests that need Python use it.
         import sys
 
         return sys.executable

@@ -1,4 +1,4 @@
-"""Delete what a CLI keeps of a run that was to leave nothing."""
+"""Delete the files of a CLI about an ephemeral run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from clinvk.backend.command_line import home_of
 from clinvk.disk.reading import open_regular, read_stream
 from clinvk.process.command import Command
 
-RETRIES = 3  # for a file that another process changes while we do
+RETRIES = 3  # for a file that another process changes at the same time
 
-# What a file is recognized by, to see whether another process has written it meanwhile.
+# Identifies the state of a file, to detect that another process has written it meanwhile.
 State = tuple[int, int, int]
 
 
 def delete_native_session(command: Command, native_id: str) -> list[str]:
     """Delete the files of this session, and only those: the path matches, and the file itself says
-    that it belongs to the session. Of a list with entries of several sessions, only its own go.
+    that it belongs to the session. From a list with entries of several sessions, only its own are
+    removed.
 
-    The caller has checked that the id is one of the CLI's. Returns what to tell the user: which
-    files could not be examined or changed."""
+    The caller has checked that the id is valid for the CLI. Returns notices about files that could
+    not be examined or changed."""
     problems: list[str] = []
     for pattern, owner in command.removals if native_id else ():
         for path in _paths(pattern, command.env):
@@ -46,8 +47,8 @@ def delete_native_session(command: Command, native_id: str) -> list[str]:
 
 
 def _paths(pattern: str, env: Mapping[str, str]) -> Iterator[Path]:
-    """The files that match, without those that a symbolic link puts out of the directory that the
-    pattern begins with."""
+    """The files that match, except those that a symbolic link places outside the directory that the
+    pattern starts with."""
     root = ""
     if pattern.startswith("~/"):
         root, pattern = home_of(env), pattern[2:]
@@ -60,7 +61,7 @@ def _paths(pattern: str, env: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _delete_entries(path: Path, owner: str, native_id: str) -> None:
-    """Raises `OSError`, also if other processes write the file all the time."""
+    """Raises `OSError`, also if other processes keep writing the file."""
     for _ in range(RETRIES):
         if _try_delete_entries(path, owner, native_id):
             return
@@ -68,7 +69,7 @@ def _delete_entries(path: Path, owner: str, native_id: str) -> None:
 
 
 def _try_delete_entries(path: Path, owner: str, native_id: str) -> bool:
-    """False if another process has changed the file meanwhile, so that it was left alone."""
+    """False if another process has changed the file meanwhile; then it was left unchanged."""
     with open_regular(path, follow=False) as file:
         before = _state(os.fstat(file.fileno()))
         data = read_stream(file, str(path))
@@ -87,7 +88,7 @@ def _try_delete_entries(path: Path, owner: str, native_id: str) -> bool:
         else:
             text = "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in others)
     elif not is_list and owners[0] == native_id and all(i in (native_id, None) for i in owners):
-        text = None  # the first line speaks for the lines behind it
+        text = None  # the first line applies to the lines after it
     else:
         return True
     if _state(os.lstat(path)) != before:
@@ -104,14 +105,14 @@ def _state(found: os.stat_result) -> State:
 
 
 def _may_contain(data: bytes, native_id: str) -> bool:
-    """Whether a JSON text can hold the id: as it is, or with escapes."""
+    """Whether a JSON text can contain the id: literally, or with escapes."""
     return native_id.encode("utf-8", "replace") in data or not (
         native_id.isascii() and native_id.replace("-", "").replace("_", "").isalnum()
     )
 
 
 def _read_entries(data: bytes) -> tuple[list[Any], bool]:
-    """What a file holds, and whether it is a list: one object is like one line of JSON lines. A
+    """The data in a file, and whether it is a list: one object is like one line of JSON lines. A
     line that is not JSON is None."""
     try:
         found = json.loads(data)
@@ -128,7 +129,7 @@ def _line(line: bytes) -> Any:
 
 
 def _replace_file(path: Path, text: str) -> None:
-    """Replace the file's text, whole or not at all; it stays as private as it was."""
+    """Replace the file's text atomically, keeping its mode."""
     # Only for an ephemeral turn of some backends.
     from clinvk.disk.atomic import replace_file
 

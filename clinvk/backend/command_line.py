@@ -1,4 +1,4 @@
-"""From a manifest and what was asked for to the command that does it."""
+"""Build a command from a manifest and the settings of a turn."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 
 # For a backend whose manifest has no `ephemeral`.
 KEEPS_HINT = (
-    "leave out --ephemeral, since its own files would keep the conversation; where it has a flag for "
-    "that, its manifest says so: ephemeral: {argv: [--no-session]}"
+    "leave out --ephemeral, since the CLI would save the conversation; if it has a flag against "
+    "that, set it in the manifest: ephemeral: {argv: [--no-session]}"
 )
 
 
@@ -41,8 +41,8 @@ def build_command(
     args: Iterable[str] = (),
 ) -> Command:
     """The command of one turn: of a new native session, of the one that `native_id` names, or of a
-    `fork` of that one. Raises `UsageError` for a prompt that the CLI would refuse or cut and for
-    what no program can be given, `SessionError` for a native id that it would not take for one."""
+    `fork` of that one. Raises `UsageError` for a prompt that the CLI would refuse or truncate and
+    for text that cannot be passed to a program, `SessionError` for an invalid native id."""
     check_native_id(manifest, native_id)
     text, notices = _prompt_text(manifest, prompt, expand=expand)
     check_arguments(manifest, options)
@@ -81,7 +81,7 @@ def build_command(
 
 
 def _prompt_text(manifest: Manifest, prompt: str, *, expand: bool) -> tuple[str, list[str]]:
-    """What is sent for the prompt, and what to say of that. Raises `UsageError`."""
+    """What is sent as the prompt, and notices about it. Raises `UsageError`."""
     if problem := input_problem(prompt):
         raise UsageError(f"the prompt has {problem}", "remove it")
     text, notices = (
@@ -119,7 +119,7 @@ def explain_unsupported(
             return None
         can = ["default", *manifest.options.get(name, ())]
         what = f"{spelled} {value}" if spelled else f"{name} {value!r}"
-        return f"{manifest.name} cannot keep {what} (it can: {', '.join(can)})"
+        return f"{manifest.name} cannot enforce {what} (supported: {', '.join(can)})"
     if name not in manifest.options:
         if spelled:
             return f"{manifest.name} does not support {spelled}"
@@ -130,7 +130,7 @@ def explain_unsupported(
 def option_effects(
     manifest: Manifest, options: Mapping[str, Any]
 ) -> list[tuple[OptionEffect, Any]]:
-    """What each option does, with its value, in the manifest's order; implied ones included."""
+    """The effect and value of each option, in the manifest's order, including implied ones."""
     return list(_named_effects(manifest, options).values())
 
 
@@ -150,8 +150,8 @@ def _named_effects(
 
 
 def escape_prompt(prompt: PromptSpec, text: str, source: str) -> tuple[str, list[str]]:
-    """The text in the words that keep the CLI from expanding any of it, and what to say of it. The
-    rules are of the manifest in the file `source`. Raises `ConfigError` if they take too long."""
+    """The text escaped so that the CLI does not expand any of it, and notices about that. The rules
+    are from the manifest in the file `source`. Raises `ConfigError` if they take too long."""
     notices = []
     patterns = Patterns(source)
     for rule in prompt.escape:
@@ -162,7 +162,7 @@ def escape_prompt(prompt: PromptSpec, text: str, source: str) -> tuple[str, list
 
 
 def check_length(manifest: Manifest, text: str, data: bytes) -> None:
-    """Raise `UsageError` for what is beyond the CLI's limit: refused, never cut."""
+    """Raise `UsageError` for text above the CLI's limit: it is refused, never truncated."""
     chars, size = manifest.prompt.limit_chars, manifest.prompt.limit_bytes
     if chars is not None and len(text) > chars:
         raise _too_long(manifest, f"{len(text):,} characters", f"{chars:,} characters")
@@ -171,8 +171,8 @@ def check_length(manifest: Manifest, text: str, data: bytes) -> None:
 
 
 def check_arguments(manifest: Manifest, options: Mapping[str, Any]) -> None:
-    """Raise `UsageError` for an option whose value is too long for the command line, which is where
-    this CLI takes it."""
+    """Raise `UsageError` for an option whose value is too long for the command line, if this CLI
+    takes it there."""
     for name, (effect, value) in _named_effects(manifest, options).items():
         made = _TemplateFiller(Path("/"))
         words = [
@@ -184,12 +184,12 @@ def check_arguments(manifest: Manifest, options: Mapping[str, Any]) -> None:
             raise UsageError(
                 f"{name} has {longest:,} bytes; {manifest.name} takes it as an argument, and an "
                 f"argument has at most {ARGUMENT_BYTES:,}",
-                "make it shorter, move a part of it into the prompt, or use another backend with -b",
+                "make it shorter, move part of it into the prompt, or use another backend with -b",
             )
 
 
 def _check_words(manifest: Manifest, argv: list[str], env: Mapping[str, str]) -> None:
-    """Raise `UsageError` for a word or a variable that no program can be given."""
+    """Raise `UsageError` for a word or a variable that cannot be passed to a program."""
     words = (("an argument", word, len(word)) for word in argv)
     variables = ((f"the variable {k}", v, len(k) + 1 + len(v)) for k, v in env.items())
     for what, text, length in (*words, *variables):
@@ -205,8 +205,8 @@ def _check_words(manifest: Manifest, argv: list[str], env: Mapping[str, str]) ->
 
 
 def check_native_id(manifest: Manifest, native_id: str | None) -> None:
-    """Raise `SessionError` for an id that the CLI would not take for one: some start a new
-    session then, and say nothing."""
+    """Raise `SessionError` for an id that is invalid for the CLI: some then silently start a new
+    session."""
     if native_id is None:
         return
     if "resume" not in manifest.argv:
@@ -233,7 +233,7 @@ def changed_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> di
 
 
 def expand_variables(text: str, env: Mapping[str, str]) -> str:
-    """`${NAME}` in a manifest's environment is what the variable was before."""
+    """Replace `${NAME}` in a manifest's environment with the previous value of the variable."""
     return re.sub(r"\$\{(\w+)\}", lambda m: env.get(m.group(1), ""), text).strip()
 
 
@@ -244,7 +244,7 @@ def _effect(manifest: Manifest, name: str, value: Any) -> OptionEffect:
 
 def _ephemeral(manifest: Manifest) -> Any:
     if manifest.ephemeral is None:
-        raise UsageError(f"{manifest.name} cannot be told to keep no session", KEEPS_HINT)
+        raise UsageError(f"{manifest.name} cannot run without saving a session", KEEPS_HINT)
     return manifest.ephemeral
 
 
@@ -256,7 +256,8 @@ def _too_long(manifest: Manifest, length: str, limit: str) -> UsageError:
 
 
 class _TemplateFiller:
-    """Puts values into the words of a manifest; collects the private files that it invents."""
+    """Replaces placeholders in the words of a manifest; collects the private files that it
+    names."""
 
     def __init__(self, temp_dir: Path) -> None:
         self.temp_dir = temp_dir
@@ -278,12 +279,12 @@ class _TemplateFiller:
             self.files.append((path, text))
             template = template.replace("$file", str(path))
         words = {"$scratch": str(self.temp_dir), "$json": json.dumps(text), "$value": text}
-        # In one pass: a value may hold such words itself.
+        # In one pass: a value may contain such placeholders itself.
         return re.sub(r"\$(?:scratch|json|value)", lambda m: words[m.group()], template)
 
 
 def expand_home(path: str, env: Mapping[str, str]) -> str:
-    """`~/x` in the child's home, which need not be ours."""
+    """`~/x` in the child's home, which may differ from this process's."""
     return home_of(env) + path[1:] if path.startswith("~/") else path
 
 

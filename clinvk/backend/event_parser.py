@@ -1,4 +1,4 @@
-"""Printed lines to events, by a manifest's rules."""
+"""Turn printed lines into events, by a manifest's rules."""
 
 from __future__ import annotations
 
@@ -21,32 +21,31 @@ from clinvk.model.result import Failure
 from clinvk.model.usage import Usage
 from clinvk.process.pipes import LONGEST
 
-LOOKED_AT = 65_536  # characters of a message in which the patterns of `errors` are looked for
+LOOKED_AT = 65_536  # characters of a message that are searched for the patterns of `errors`
 
-# What a rule may set beside an event's own fields: a cumulative figure becomes the turn's own when
-# the difference to the last one is known, a figure of the whole session where it is the first turn.
+# Fields that a rule may set in addition to those of the event: the turn's share of a cumulative
+# value is the difference to the last one; a value of the whole session is the turn's in its first
+# turn.
 TOTAL_FIELDS = ("usage_total", "cost_total")
 EXTRA_FIELDS = {"finished": ("native_id", "denied", "cost_first", *TOTAL_FIELDS),
           "failed": ("native_id", "denied", "cost_first", *TOTAL_FIELDS)}  # fmt: skip
 
 
 class EventParser:
-    """Reads one run of one backend. What it learned beside the events is in its attributes."""
+    """Parses one run of one backend. What it learns in addition to events is in its attributes."""
 
     def __init__(
         self, manifest: Manifest, *, is_first_turn: bool, previous_totals: Any = None
     ) -> None:
         self.manifest = manifest
-        self.is_first_turn = is_first_turn  # no turn came before this one in the native session
-        self.previous_totals = (
-            previous_totals or {}
-        )  # the totals that were seen after the last turn
+        self.is_first_turn = is_first_turn  # this is the first turn of the native session
+        self.previous_totals = previous_totals or {}  # the totals after the last turn
         self.native_id: str | None = None
         self.totals: dict[str, Any] = {}
-        self.noise: list[str] = []  # lines that were no JSON, a few of them
+        self.noise: list[str] = []  # a few of the lines that were not JSON
         self._index = _index_of(_SameList(manifest.events))
-        self._lines: list[bytes] = []  # of an `output: json|text` backend
-        self._size = 0  # of those, in bytes
+        self._lines: list[bytes] = []  # lines of an `output: json|text` backend
+        self._size = 0  # their size in bytes
 
     def parse_line(self, line: bytes) -> list[Event]:
         """The events of one line of stdout."""
@@ -63,7 +62,7 @@ class EventParser:
             return []
         try:
             data = json.loads(line)
-        except (ValueError, RecursionError):  # invalid UTF-8 is one, too
+        except (ValueError, RecursionError):  # includes invalid UTF-8
             try:
                 data = json.loads(line.decode("utf-8", "replace"), strict=False)
             except (ValueError, RecursionError):
@@ -71,7 +70,7 @@ class EventParser:
         return self._events(data) if isinstance(data, dict) else self._not_json(line)
 
     def finish(self, code: int) -> list[Event]:
-        """What is said by the end of the output itself, of a backend that prints no events."""
+        """The events at the end of the output of a backend that prints no events."""
         if self._size > LONGEST:
             return [messages.Failed(message=f"it printed more than {LONGEST:,} bytes")]
         if self.manifest.output == "text" and code == 0:
@@ -96,7 +95,7 @@ class EventParser:
         return events
 
     def _apply(self, index: _RuleIndex, data: Any, raw: Any, events: list[Event]) -> None:
-        """The first rule that applies speaks; the others stay silent."""
+        """The events of the first rule that matches."""
         for rule in index.candidates(data):
             if rule.when is None or is_truthy(rule.when(data)):
                 self._emit_all(rule, data, raw, events)
@@ -122,7 +121,7 @@ class EventParser:
             for denial in denied if isinstance(denied, list) else []:
                 yield messages.Denied(**_convert_values(messages.Denied, denial), raw=raw)
         cls = EVENT_TYPES[rule.emit or ""]
-        if cls is messages.Delta:  # the busiest one
+        if cls is messages.Delta:  # the most frequent one
             text = values.get("text")
             if isinstance(text, str) and text:
                 yield messages.Delta(text=text, raw=raw)
@@ -159,7 +158,7 @@ class EventParser:
 
 
 def _add_reasoning_tokens(usage: Usage, total: Any) -> Usage:
-    """Where a CLI's total is more than input and output, it has left thoughts out of the output."""
+    """Usage with thinking tokens, which a CLI left out if its total exceeds input and output."""
     if not _is_number(total) or total <= usage.total:
         return usage
     thoughts = int(total) - usage.total
@@ -184,7 +183,7 @@ _TYPE = re.compile(r"\s*type\s*==\s*'([^']*)'\s*(?:&&(?!.*\|\|)|$)")
 
 
 class _RuleIndex:
-    """Rules by the `type` that they ask for, so that a line meets only those that could apply."""
+    """Rules by the `type` that they match, so that only those that could apply are tried."""
 
     def __init__(self, rules: list[EventRule]) -> None:
         compiled = [_CompiledRule(rule) for rule in rules]
@@ -200,7 +199,7 @@ class _RuleIndex:
 
 
 class _SameList:
-    """A list as a key: equal only to itself, and kept, so that no other has its place in memory."""
+    """A list as a key: equal only to itself, and kept alive, so that its address is not reused."""
 
     __slots__ = ("rules",)
 
@@ -216,13 +215,13 @@ class _SameList:
 
 @lru_cache(64)
 def _index_of(rules: _SameList) -> _RuleIndex:
-    """Compiled once for each manifest: a process may read thousands of runs. As many are kept as
-    the catalog keeps manifests, so that a process that lives long does not grow."""
+    """The compiled rules, cached per manifest: a process may read thousands of runs. The cache has
+    the size of the catalog's, so that a long-lived process does not grow."""
     return _RuleIndex(rules.rules)
 
 
 def _convert_values(cls: type[Event], values: Any) -> dict[str, Any]:
-    """The values that the event has fields for, as the types that it says."""
+    """The values of the event's fields, converted to their types."""
     fitted = {}
     for name, value in values.items() if isinstance(values, dict) else ():
         if value is None or name not in cls.__struct_fields__:
@@ -277,7 +276,7 @@ def classify_failure(
     retry_at: datetime | None = None,
     now: datetime | None = None,
 ) -> Failure:
-    """What kind of failure this is, by the manifest's rules, and when to try again."""
+    """The kind of a failure, by the manifest's rules, and when to retry."""
     from clinvk.backend.retry_after import parse_retry_at  # only on the way to an error
 
     patterns, slow = Patterns(manifest.source), None
@@ -286,7 +285,7 @@ def classify_failure(
         try:
             applies = _matches_rule(rule, text, status, code, patterns)
         except ConfigError as error:
-            slow = slow or f"it could not be told what kind of failure this is: {error}"
+            slow = slow or f"the kind of this failure could not be determined: {error}"
             continue
         if applies:
             when = retry_at
@@ -297,7 +296,7 @@ def classify_failure(
 
 
 def _ends_of(message: str) -> str:
-    """The message, or the beginning and the end of a long one."""
+    """The message, or the beginning and end of a long one."""
     half = LOOKED_AT // 2
     return message if len(message) <= LOOKED_AT else f"{message[:half]}\n{message[-half:]}"
 

@@ -1,10 +1,10 @@
 """JMESPath, compiled to plain Python functions.
 
-A manifest's rules are asked for every line that a CLI prints. jmespath's own interpreter walks its
-tree each time, which costs more than parsing the line; so the node types that manifests use become
-closures, functions are still jmespath's own, and everything else is left to its interpreter. What
-an expression means is the same either way: `tests/test_expression.py` compares the two on generated
-data.
+A manifest's rules are evaluated for every line that a CLI prints. jmespath's own interpreter walks
+its tree each time, which costs more than parsing the line; so the node types that manifests use
+become closures, functions are still jmespath's own, and everything else is passed to its
+interpreter. What an expression means is the same either way: `tests/test_expression.py` compares
+the two on generated data.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class ExpressionError(ValueError):
 
 
 def compile_expression(text: str) -> Evaluate:
-    """A function from a line to the value of `text` in it; `None` where it has none.
+    """A function from a line to the value of `text` in it; `None` if it has none.
 
-    Raises `ExpressionError`. A value of a wrong type inside a function call is no value."""
+    Raises `ExpressionError`. A value of the wrong type in a function call is `None`."""
     try:
         parsed = jmespath.compile(text)
     except JMESPathError as error:
@@ -38,7 +38,7 @@ def compile_expression(text: str) -> Evaluate:
 
 
 def is_truthy(value: Any) -> bool:
-    """JMESPath's notion: 0 is true; empty text, list and object are false, as is no value."""
+    """Truth in JMESPath: 0 is true; empty strings, lists and objects are false, as is null."""
     if value is None or value is False:
         return False
     return bool(value) or not isinstance(value, (str, list, dict))
@@ -55,7 +55,7 @@ def _without_errors(search: Evaluate) -> Evaluate:
 
 
 def _compile_node(node: Any) -> Evaluate | None:
-    """The closure for a node, or nothing where it (or what is below it) is not one of the few."""
+    """The closure for a node; None if it, or a node below it, is of an unsupported type."""
     kind, children = node["type"], node["children"]
     if kind == "field":
         return _field(node["value"])

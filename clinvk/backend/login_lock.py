@@ -1,7 +1,7 @@
-"""Some CLIs do not tell each other that they renew the login: of several, one begins alone.
+"""Some CLIs do not coordinate renewing a login, so one of several starts alone.
 
-What each CLI does is in `docs/logins.md`. Only the age of the login's file is looked at, never what
-is in it.
+What each CLI does is in `docs/logins.md`. Only the age of the login's file is read, never its
+content.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from clinvk.backend.command_line import expand_home
 from clinvk.backend.manifest import Manifest
 from clinvk.disk.opening import open_own
 
-SETTLED_AFTER = 60.0  # seconds for which nobody waits again after one has begun alone
-BEGIN_TIMEOUT = 10.0  # seconds: a CLI that has not begun by then is not busy with its login
-POLL_INTERVAL = 0.05  # seconds between looks at a lock that another one has
+SETTLED_AFTER = 60.0  # seconds after a start alone in which no other run waits
+BEGIN_TIMEOUT = 10.0  # seconds: a CLI that has not started by then is not busy with its login
+POLL_INTERVAL = 0.05  # seconds between checks of a lock that another process holds
 
 
 @asynccontextmanager
 async def login_lock(
     manifest: Manifest, env: Mapping[str, str], home: Path
 ) -> AsyncIterator[Callable[[], None]]:
-    """Enter it before the CLI starts, and call what it yields once the CLI has begun: who waits
-    here begins then. Leaving the block does the same.
+    """Enter it before the CLI starts, and call the yielded function once the CLI has started:
+    waiting runs then start. Leaving the block does the same.
 
-    `env` is the environment of the CLI, `home` the folder of clinvk. It waits only where the login
-    may have to be renewed, and not for long. Where no lock can be had it does not wait at all.
+    `env` is the environment of the CLI, `home` the directory of clinvk. It waits only if the login
+    may have to be renewed, and not for long. Without a lock it does not wait at all.
     """
     note = home / "logins" / manifest.name
     fd = _open_note(note) if may_renew_login(manifest, env, note) else None
@@ -57,8 +57,8 @@ async def login_lock(
 
 
 def may_renew_login(manifest: Manifest, env: Mapping[str, str], note: Path) -> bool:
-    """Whether a run that begins now may renew the login: its file is old, and nobody has just begun
-    with it. `note` is the file that says when somebody last did."""
+    """Whether a run that starts now may renew the login: its file is old, and no other run has just
+    started with it. `note` is the file whose time says when one last did."""
     minutes = manifest.login.fresh_minutes
     if minutes is None:
         return False
@@ -71,7 +71,7 @@ def may_renew_login(manifest: Manifest, env: Mapping[str, str], note: Path) -> b
 
 
 def login_files(manifest: Manifest, env: Mapping[str, str]) -> Iterator[str]:
-    """Where its login may be, the one that counts first; whether it is there is not looked at."""
+    """The paths where its login may be, in order of precedence, whether or not they exist."""
     for file in manifest.login.files:
         if file.startswith("$"):
             variable, _, rest = file[1:].partition("/")
@@ -82,12 +82,12 @@ def login_files(manifest: Manifest, env: Mapping[str, str]) -> Iterator[str]:
 
 
 def _seconds_since_write(file: Path) -> float | None:
-    """The seconds since something was written to it; nothing where there is nothing in it."""
+    """The seconds since it was written; None if it is empty or missing."""
     try:
         stat = file.stat()
     except OSError:
         return None
-    # A clock that was set back must not make a file fresh for ever.
+    # A clock that was set back must not make a file fresh forever.
     return abs(time.time() - stat.st_mtime) if stat.st_size else None
 
 
@@ -99,7 +99,8 @@ def _open_note(note: Path) -> int | None:
 
 
 async def _try_begin_alone(fd: int, due: Callable[[], bool]) -> bool:
-    """Whether we are to begin alone, and hold the lock; else somebody has, or takes too long."""
+    """Whether this run starts alone, holding the lock; otherwise another run did, or took too
+    long."""
     deadline = anyio.current_time() + BEGIN_TIMEOUT
     while due() and anyio.current_time() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""What a backend's page says: how to call one CLI and how to read what it prints.
+"""The manifest of a backend: how to call one CLI and how to read its output.
 
 `docs/manifests.md` describes every key; the four in `backends/` are the examples.
 """
@@ -25,7 +25,7 @@ EVENTS = (
 
 
 class OptionEffect(Struct, frozen=True):
-    """What an option does to the command. `implies` sets other options that were not given."""
+    """The effect of an option on the command. `implies` sets other options that were not given."""
 
     argv: list[str] = []
     env: dict[str, str] = {}
@@ -34,8 +34,8 @@ class OptionEffect(Struct, frozen=True):
 
 
 class EventRule(Struct, frozen=True):
-    """For a line where `when` is true: emit an event, or apply `events` to the line, or to each
-    element of what `each` finds in it."""
+    """For a line in which `when` is true: emit an event, or apply `events` to the line, or to each
+    element that `each` finds in it."""
 
     when: str | None = None
     emit: str | None = None
@@ -45,7 +45,7 @@ class EventRule(Struct, frozen=True):
 
 
 class ErrorRule(Struct, frozen=True):
-    """What a failure is, by its HTTP status or by words in its message or on stderr."""
+    """Classifies a failure by its HTTP status, or by words in its message or on stderr."""
 
     kind: Literal["auth", "limit", "server", "session", "backend", "config", "denied"]
     status: list[int] = []
@@ -55,7 +55,7 @@ class ErrorRule(Struct, frozen=True):
 
 
 class EscapeRule(Struct, frozen=True):
-    """Text that the CLI would expand by itself, and how it is written so that it stays text."""
+    """Text that the CLI would expand, and how to escape it."""
 
     match: str
     replace: str
@@ -64,7 +64,8 @@ class EscapeRule(Struct, frozen=True):
 
 
 class PromptSpec(Struct, frozen=True):
-    """Prompts go through stdin. Beyond a limit they are refused: nothing is ever cut."""
+    """How prompts are passed, by default on stdin. Above a limit they are refused, never
+    truncated."""
 
     limit_chars: int | None = None
     limit_bytes: int | None = None
@@ -73,8 +74,8 @@ class PromptSpec(Struct, frozen=True):
 
 
 class FileRemoval(Struct, frozen=True):
-    """Files of the CLI's that hold a conversation it could not be told to forget. `owner` is the
-    JSON key by which a file, or an entry of a list in it, says which session it belongs to."""
+    """Files of the CLI that contain a conversation, if it has no option not to save it. `owner` is
+    the JSON key with the session that a file, or an entry of a list in it, belongs to."""
 
     glob: str
     owner: str
@@ -87,12 +88,14 @@ class EphemeralSpec(Struct, frozen=True):
 
 
 class LoginSpec(Struct, frozen=True):
-    """How to tell, without a paid call, whether the CLI has credentials: one of these is there."""
+    """How to tell without a paid call whether the CLI has credentials: one of these exists."""
 
     env: list[str] = []
     files: list[str] = []
     hint: str | None = None
-    fresh_minutes: float | None = None  # see logins.py: for so long no run renews what is in a file
+    fresh_minutes: float | None = (
+        None  # for this long after a renewal, no run renews it again; see login_lock.py
+    )
 
 
 class Manifest(Struct, frozen=True):
@@ -107,8 +110,8 @@ class Manifest(Struct, frozen=True):
     options: dict[str, Any] = {}
     ephemeral: EphemeralSpec | None = None
     output: Literal["events", "json", "text"] = "events"
-    native_id: str | None = None  # a pattern; what does not match is never handed to the CLI
-    lost_after_error: bool = False  # a first turn that the provider refused leaves no session
+    native_id: str | None = None  # a pattern; ids that do not match are never passed to the CLI
+    lost_after_error: bool = False  # a first turn that the provider rejected leaves no session
     stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
     events: list[EventRule] = []
     errors: list[ErrorRule] = []
@@ -140,7 +143,7 @@ def parse_manifest(text: str | bytes, source: Path) -> Manifest:
 
 
 def check_expressions(manifest: Manifest) -> None:
-    """Compile every rule, so that a slip is met here and not in the middle of a run."""
+    """Compile every rule, so that an error is found here and not in the middle of a run."""
     from clinvk.backend.expression import (  # jmespath: see design note
         ExpressionError,
         compile_expression,
@@ -154,7 +157,7 @@ def check_expressions(manifest: Manifest) -> None:
 
 
 def _option_effects(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every option's effect; those with fixed values have one for each value."""
+    """The effect of each option; those with fixed values have one per value."""
     for name, value in options.items():
         path = ("options", name)
         if name in CHOICES:
@@ -203,7 +206,7 @@ def _check(manifest: Manifest) -> None:
 
 
 def _check_values(manifest: Manifest, data: Any) -> None:
-    """Every text of a manifest may become a word, a variable or a path."""
+    """Raise an error for a text that cannot be a word, a variable or a path."""
     for place, text in values.texts(data):
         problem = values.text_problem(text)
         if len(place) > 1 and place[-2] in ("env", "literal") and place[-1] == text:
@@ -236,6 +239,6 @@ def _manifest_error(manifest: Manifest, problem: str) -> ConfigError:
 
 
 def capabilities(manifest: Manifest) -> list[str]:
-    """What it can do, read off the shapes that its manifest has."""
+    """What the backend supports, derived from its manifest."""
     found = [shape for shape in ("resume", "fork") if shape in manifest.argv]
     return [*found, *(["ephemeral"] if manifest.ephemeral else [])]

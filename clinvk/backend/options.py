@@ -1,4 +1,4 @@
-"""What a turn runs with: each option's value, and where that came from."""
+"""The settings of a turn: the value of each option and its origin."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from clinvk.model.option_table import CHOICES, FLAGS, OPTIONS, options_in
 from clinvk.model.request import Request
 from clinvk.model.session import Session
 
-# A session keeps these from the turn that began it, so that later turns run the same way.
+# A session keeps these from its first turn, so that later turns run the same way.
 STORED_OPTIONS = tuple(option.name for option in OPTIONS if option.stored)
 
-# … but not these, if it is handed over: another backend has other names for them.
+# … except these, if it is handed over: another backend has other names for them.
 BACKEND_SPECIFIC = tuple(option.name for option in OPTIONS if option.backend_specific)
 
 
@@ -56,12 +56,12 @@ def supported_settings(
     lenient: bool,
     first_turn_options: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Setting], list[str]]:
-    """The settings that the backend can keep, and a notice for each that it cannot.
+    """The settings that the backend can enforce, and a notice for each that it cannot.
 
-    `first_turn_options` are those that the native session was begun with; None for a new one.
+    `first_turn_options` are those that the native session was started with; None for a new one.
 
-    Raises `UsageError` for one that was asked for on the command line, unless `lenient`; and for an
-    approval or a sandbox in any case: running without those is never what was meant.
+    Raises `UsageError` for one that was given on the command line, unless `lenient`, and for an
+    approval or a sandbox in any case: running without those is never intended.
     """
     kept: dict[str, Setting] = {}
     notices: list[str] = []
@@ -94,12 +94,12 @@ def _is_first_turn_only(manifest: Manifest, name: str) -> bool:
 
 
 def stored_options(settings: Mapping[str, Setting]) -> dict[str, Any]:
-    """What a new session remembers."""
+    """The settings that a new session stores."""
     return {name: settings[name].value for name in STORED_OPTIONS if name in settings}
 
 
 def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
-    """From file and environment; what is said of one backend goes before what is said of all."""
+    """The settings from file and environment; those of one backend override those of all."""
     found = []
     for section, owner, path in (
         ("unified_flags", loaded.config.unified_flags, "unified_flags"),
@@ -114,7 +114,7 @@ def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
 
 
 def _alternative_hint(manifest: Manifest, name: str, value: Any) -> str | None:
-    """What to do about an approval or a sandbox that cannot be kept."""
+    """What to do about an approval or a sandbox that cannot be enforced."""
     if value not in CHOICES[name]:
         return None
     return f"choose another {FLAGS[name]}, or another backend with -b; see: clinvk backends show {manifest.name}"

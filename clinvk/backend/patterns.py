@@ -1,8 +1,7 @@
-"""Regular expressions of manifests, which must not keep clinvk from hearing anything else.
+"""Regular expressions of manifests, which must not block clinvk.
 
-`re` cannot be interrupted, and a pattern such as `(a+)+b` takes for ever on a short text. Those that
-come with clinvk are known to be quick, and cost what they always did; a user's own are left to the
-package `regex`, which has a timeout."""
+`re` cannot be interrupted, and a pattern such as `(a+)+b` takes forever on a short text. Built-in
+patterns are known to be fast; a user's own run in the package `regex`, which has a timeout."""
 
 from __future__ import annotations
 
@@ -16,11 +15,11 @@ from typing import Any
 from clinvk.config.paths import built_in_manifests
 from clinvk.errors import ConfigError
 
-SECONDS = 1.0  # of the processor, for all patterns that one question needs
+SECONDS = 1.0  # of CPU time, for all patterns of one match
 
 
 class TooSlow(ConfigError):  # noqa: N818 - reads as what it says
-    """A pattern was not done in time."""
+    """A pattern did not finish in time."""
 
 
 class Patterns:
@@ -33,7 +32,7 @@ class Patterns:
         self._until = 0.0 if self._is_ours else time.process_time() + SECONDS
 
     def search(self, pattern: str, text: str) -> bool:
-        """Whether the text has it, case ignored."""
+        """Whether the text contains it, ignoring case."""
         return bool(self._do("search", pattern, text, flags=re.IGNORECASE))
 
     def fullmatch(self, pattern: str, text: str) -> bool:
@@ -56,7 +55,7 @@ class Patterns:
         except TimeoutError:
             raise TooSlow(
                 f"{self.source}: the pattern {pattern[:80]!r} takes longer than {SECONDS:g} s",
-                "write it without a repetition inside of a repetition, such as (a+)+",
+                "avoid a repetition inside a repetition, such as (a+)+",
             ) from None
         except regex.error as error:
             raise ConfigError(f"{self.source}: the pattern {pattern[:80]!r}: {error}") from error

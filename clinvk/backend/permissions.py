@@ -1,5 +1,5 @@
-"""Which options of a session permit a model more than the user does: who may write a store must
-not decide what a model may do on this machine."""
+"""Options of a session that permit a model more than the user does: other users who can write a
+store must not decide what a model may do on this machine."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 from clinvk.model.option_table import FLAGS, OPTIONS
 
-# What each value permits, the least first. Unknown values permit more than any.
+# Values by what they permit, the least first. Unknown values permit the most.
 ORDER = {option.name: option.ranked for option in OPTIONS if option.ranked}
 LISTS = [option.name for option in OPTIONS if option.repeatable]  # each element permits more
 HARMLESS = [option.name for option in OPTIONS if option.harmless]
 
 
 def elevated(options: Mapping[str, Any], granted: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a session's options that permits more than `granted`, the options that are in
-    force without the session."""
+    """The part of a session's options that permits more than `granted`, the options that apply
+    without the session."""
     found = {}
     for name, value in options.items():
         if name in ORDER:
@@ -28,7 +28,7 @@ def elevated(options: Mapping[str, Any], granted: Mapping[str, Any]) -> dict[str
             if more := [item for item in _items(value) if item not in known]:
                 found[name] = more
         elif name not in HARMLESS and value is not None and value != granted.get(name):
-            found[name] = value  # clinvk keeps no other options, so somebody else wrote it
+            found[name] = value  # clinvk stores no other options, so another program wrote it
     return found
 
 
@@ -38,7 +38,7 @@ def only_permissions(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without(name: str, value: Any, more: Mapping[str, Any]) -> Any:
-    """What is left of an option without its elevated part; None if nothing is."""
+    """An option without its elevated part; None if nothing remains."""
     if name not in more:
         return value
     if name not in LISTS:

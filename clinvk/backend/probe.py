@@ -1,5 +1,5 @@
-"""What can be found out about a backend without calling a model: whether it is installed, its
-version, and whether it is logged in."""
+"""The status of a backend, found without calling a model: whether it is installed, its version, and
+whether it is logged in."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ VERSION_TIMEOUT = 20  # seconds for a `--version`
 
 
 class BackendStatus(Struct, frozen=True):
-    """One backend as it was found. `state` is one of: installed, not installed, broken, broken
-    manifest, disabled. `login` is yes, no, not needed or unknown: whether there is something to log
-    in with; whether that is still valid, only a paid call would tell. `advice` says what is wrong,
-    or what to do."""
+    """The status of one backend. `state` is one of: installed, not installed, broken, broken
+    manifest, disabled. `login` is yes, no, not needed or unknown: whether there are credentials;
+    only a paid call would show whether they are still valid. `advice` says what is wrong, or what
+    to do."""
 
     name: str
     state: str
@@ -45,7 +45,7 @@ class BackendStatus(Struct, frozen=True):
 
     @property
     def ok(self) -> bool:
-        """Whether it can be used, as far as that can be told."""
+        """Whether it can be used, as far as is known."""
         return self.state == "installed" and self.login != "no"
 
     def to_json(self) -> dict[str, Any]:
@@ -63,8 +63,8 @@ class BackendStatus(Struct, frozen=True):
 async def probe_backends(
     catalog: catalogs.Catalog, names: Iterable[str], config: Loaded, env: Mapping[str, str]
 ) -> list[BackendStatus]:
-    """Each backend as it is found, in this order. They are asked at the same time, and what they
-    start for that has ended. Raises `NotInstalledError` for a name that no backend has."""
+    """The status of each backend, in this order. They are probed concurrently, and what they start
+    has ended on return. Raises `NotInstalledError` for an unknown backend."""
     wanted = list(names)
     for name in wanted:
         if catalog.find(name) is None:
@@ -85,7 +85,7 @@ async def probe_backends(
 async def probe_backend(
     catalog: catalogs.Catalog, name: str, config: Loaded, env: Mapping[str, str]
 ) -> BackendStatus:
-    """One backend as it is found. What is wrong with it is in the status."""
+    """The status of one backend; errors are in it."""
     try:
         manifest = catalog.load(name)
     except ClinvkError as error:
@@ -112,7 +112,7 @@ async def probe_backend(
 async def _read_version(
     manifest: Manifest, path: str, env: dict[str, str]
 ) -> tuple[str | None, str | None]:
-    """The version that it prints, or what went wrong."""
+    """The version that it prints, or an error."""
     if manifest.command == "$python":
         return __version__, None
     command = Command(
@@ -125,15 +125,15 @@ async def _read_version(
     except ClinvkError as error:
         return None, error.message
     except TimeoutError:
-        return None, f"it did not answer {asked} within {VERSION_TIMEOUT} s"
+        return None, f"no answer to {asked} within {VERSION_TIMEOUT} s"
     if code != 0:
-        return None, f"{asked} ends with code {code}"
+        return None, f"{asked} exits with code {code}"
     numbered = [line for line in printed if any(c.isdigit() for c in line)]  # after warnings
     return one_line((numbered or printed or ["-"])[0]), None
 
 
 async def _run_program(command: Command) -> tuple[int, list[str]]:
-    """The exit code of a program, and the lines that it prints. All that it started is ended."""
+    """The exit code of a program and the lines that it prints. All that it started is stopped."""
     began, marker = time.time(), new_marker(command.env)
     printed: list[bytes] = []
     try:

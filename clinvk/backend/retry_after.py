@@ -1,11 +1,11 @@
-"""When a provider's limit ends, as far as its message says."""
+"""When a rate limit ends, as far as the provider's message says."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
 
-# The forms in which the CLIs were seen, or are reported, to say it.
+# The forms that the CLIs were seen, or are reported, to use.
 _EPOCH = re.compile(r"(?:\||resets?_?(?:at)?\D{1,3})(1[5-9]\d{8}|2\d{9})\b", re.IGNORECASE)
 _SPAN = re.compile(
     r"(?:in|after|delay\W{1,4})\s*((?:\d+(?:\.\d+)?\s*(?:days?|hours?|minutes?|min|seconds?|sec|[dhms])\b[\s,]*(?:and\s+)?)+)",
@@ -25,7 +25,7 @@ _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
 def parse_retry_at(text: str, *, now: datetime | None = None) -> datetime | None:
-    """The moment after which another try makes sense (UTC), or nothing where no form is known."""
+    """The time after which to retry (UTC); None if no known form matches."""
     try:
         return _moment(text, now or datetime.now(UTC))
     except (OverflowError, OSError, ValueError):  # "in 99999999999 days"
@@ -47,9 +47,9 @@ def _moment(text: str, now: datetime) -> datetime | None:
 
 
 def _time_of_day(hour: str, minute: str | None, half: str) -> timedelta:
-    """Since midnight."""
+    """The time since midnight."""
     if not (1 <= int(hour) <= 12 and int(minute or 0) < 60):
-        raise ValueError("no time of day")
+        raise ValueError("not a time of day")
     later = 12 if half.lower() == "pm" else 0
     return timedelta(hours=int(hour) % 12 + later, minutes=int(minute or 0))
 
@@ -61,13 +61,13 @@ def _next_time(clock: timedelta, now: datetime) -> datetime:
     if local - moment >= timedelta(minutes=1):
         moment = _local_time(local + timedelta(days=1), clock)
     elif moment <= local:
-        # They leave the seconds out: the minute that we are in is meant, not tomorrow's.
+        # They omit the seconds: the current minute is meant, not tomorrow's.
         moment += timedelta(minutes=1)
     return moment.astimezone(UTC)
 
 
 def _at_date(month: str, day: int, year: int, clock: timedelta, now: datetime) -> datetime | None:
-    """That day; where the year was not said, the next one."""
+    """That date; without a year, the next one."""
     if month not in _MONTHS:
         return None
     local = now.astimezone()

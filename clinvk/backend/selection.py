@@ -1,4 +1,4 @@
-"""Which backend a request runs on."""
+"""Choose the backend of a request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CACHE_SECONDS = 1.0  # seconds
 
 
 class SelectedBackend(Struct, frozen=True):
-    """A backend that is there: its manifest, the path of its program, what to say of the choice."""
+    """An installed backend: its manifest, the path of its program, notices about the choice."""
 
     manifest: Manifest
     program: str
@@ -33,9 +33,9 @@ class BackendSelector:
         self._cache: dict[str | None, tuple[float, SelectedBackend]] = {}
 
     def select(self, name: str | None) -> SelectedBackend:
-        """The backend of this name, else the default one; where that was never chosen and is not
-        installed, the first that is. Who has just asked gets the same answer: thousands of tasks
-        may. Raises `ClinvkError`."""
+        """The backend of this name, otherwise the default one; if that was never chosen and is not
+        installed, the first that is. Cached briefly, since thousands of tasks may ask. Raises
+        `ClinvkError`."""
         now = time.monotonic()
         asked, choice = self._cache.get(name, (0.0, None))
         if choice is None or now - asked > CACHE_SECONDS:
@@ -85,7 +85,7 @@ class BackendSelector:
         return True
 
     def child_env(self, name: str) -> dict[str, str]:
-        """Our environment, and what the config file adds for this backend."""
+        """This process's environment, with what the config file adds for this backend."""
         return {**self.env, **self.config.backend(name).env}
 
     def _first_installed(self, default: str) -> SelectedBackend:

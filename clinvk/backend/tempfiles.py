@@ -15,24 +15,24 @@ from clinvk.disk.opening import open_own
 from clinvk.errors import ClinvkError
 from clinvk.process.command import Command
 
-PAUSE = 60.0  # seconds between two looks for what others have left
-YOUNG = 60.0  # seconds in which an empty folder may be one that is just being made
+PAUSE = 60.0  # seconds between two searches for leftovers of other processes
+YOUNG = 60.0  # seconds in which an empty directory may be one that is just being created
 OLD = 24 * 3600.0  # seconds after which no turn of clinvk 0.1, which held no lock, still reads its
 
 _FOLDER = re.compile(r"clinvk-(turn-)?[0-9a-f]{16}")
-_looked: dict[Path, float] = {}  # folder: when we looked for leftovers there
+_looked: dict[Path, float] = {}  # directory: when it was last searched for leftovers
 
 
 def temp_dir_path(env: Mapping[str, str]) -> Path:
-    """A path that nothing has yet; the folder is made only if a turn needs it."""
+    """An unused path; the directory is created only if a turn needs it."""
     return _place(env) / f"clinvk-turn-{os.urandom(8).hex()}"
 
 
 @contextmanager
 def temp_files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
-    """The files are there, in a folder that goes when the block ends. What killed processes have
-    left of theirs goes before; a turn without private files looks for none, since the place may
-    hold very many others. Raises `ClinvkError`."""
+    """Create the files, in a directory that is deleted when the block ends. Leftovers of killed
+    processes are deleted first; a turn without private files does not search for any, since the
+    place may contain very many other files. Raises `ClinvkError`."""
     if command.temp_dir is None:
         yield
         return
@@ -50,7 +50,7 @@ def temp_files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
         except OSError as error:
             raise ClinvkError(
                 f"{command.temp_dir}: {error.strerror}",
-                "set TMPDIR to a directory that can be written",
+                "set TMPDIR to a writable directory",
             ) from error
         yield
     finally:
@@ -60,8 +60,8 @@ def temp_files(command: Command, env: Mapping[str, str]) -> Iterator[None]:
 
 
 def remove_leftovers(place: Path) -> None:
-    """Delete the folders that killed processes of this user have left there. One that is in use is
-    locked by its process; the kernel frees that lock when the process ends, however it ends."""
+    """Delete the directories that killed processes of this user left there. One in use is locked by
+    its process; the kernel releases that lock when the process exits, however it exits."""
     with suppress(OSError), os.scandir(place) as entries:
         for entry in entries:
             if entry.name.startswith("clinvk-") and (found := _FOLDER.fullmatch(entry.name)):
@@ -81,10 +81,10 @@ def _sweep_sometimes(place: Path) -> None:
 
 
 def _made(path: Path) -> int:
-    """The new folder, open and locked for as long as it is open. Raises `OSError`."""
+    """The new directory, opened, and locked as long as it is open. Raises `OSError`."""
     path.mkdir(mode=0o700)
     fd = os.open(path, _DIRECTORY)
-    with suppress(OSError):  # a file system without locks: it is removed all the same at the end
+    with suppress(OSError):  # a file system without locks: it is still removed at the end
         fcntl.flock(fd, fcntl.LOCK_EX)
     return fd
 
@@ -99,7 +99,7 @@ def _remove_if_left(path: str, *, locked: bool) -> None:
         if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
             return
         age = time.time() - found.st_mtime
-        # A folder is locked before anything is put into it.
+        # A directory is locked before anything is written to it.
         if age < (OLD if not locked else 0 if os.listdir(fd) else YOUNG):
             return
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

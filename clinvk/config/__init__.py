@@ -1,1 +1,1 @@
-"""The configuration: its schema, its file, and where things are."""
+"""The configuration: its schema, its file, and the paths of other files."""

@@ -1,4 +1,4 @@
-"""Packages that only some people need, and what to install where one of them is missing."""
+"""Optional packages, and what to install if one is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from clinvk.errors import ClinvkError
 
 @contextmanager
 def require_extra(extra: str, what: str) -> Iterator[None]:
-    """A block of imports. Raises `ClinvkError` with the command that installs what is missing."""
+    """A block of imports. Raises `ClinvkError` with the command that installs a missing package."""
     try:
         yield
     except ModuleNotFoundError as error:

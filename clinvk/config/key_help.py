@@ -1,4 +1,4 @@
-"""What each key of the configuration does: for the reference, and for config.example.yaml."""
+"""The effect of each key of the configuration: for the reference and config.example.yaml."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from clinvk.model.option_table import ALL_OPTIONS, Option
 class KeyHelp(Struct, frozen=True):
     effect: str  # in the reference, in Markdown
     comment: str  # in the example file
-    type: str | None = None  # if the schema's says too little
+    type: str | None = None  # if the schema's type says too little
     default: str | None = None  # in words
 
 
 _KEYS = {
     "default_backend": KeyHelp(
-        "the backend where neither `-b` nor a session says another. Left alone, and without claude "
-        "installed, the first of claude, codex, gemini that is",
-        "if neither -b nor a session says another",
+        "the backend if neither `-b` nor a session names one. If it is not set and claude is not "
+        "installed, the first installed one of claude, codex, gemini",
+        "if neither -b nor a session names one",
     ),
     "backends.NAME.enabled": KeyHelp("`false` refuses to run it", "false: refuse to run it"),
     "backends.NAME.extra_flags": KeyHelp(
-        "words for the CLI on every run, before those that follow `--`",
-        "for the CLI, on every run; as what follows --",
+        "arguments for the CLI on every run, before those after `--`",
+        "arguments for the CLI on every run, like those after --",
     ),
     "backends.NAME.env": KeyHelp(
         "variables for the CLI; `config show` and `--dry-run` hide their values",
         "variables for the CLI; their values are not shown",
     ),
     "session.auto_resume": KeyHelp(
-        "a plain prompt continues the last session of the folder, and of `-b`; `--new` does not",
+        "a plain prompt continues the last session of the directory, and of `-b`; `--new` does not",
         "true: a plain prompt continues this directory's last session",
     ),
     "session.retention_days": KeyHelp(
@@ -39,7 +39,7 @@ _KEYS = {
         "the age for `clinvk sessions clean`; 0: it deletes nothing",
     ),
     "session.store_token_usage": KeyHelp(
-        "`false`: no token counts are kept", "false: no token counts in records and transcripts"
+        "`false`: token counts are not stored", "false: no token counts in records and transcripts"
     ),
     "session.store_messages": KeyHelp(
         "`false`: no transcripts, and no prompts in lists",
@@ -47,14 +47,14 @@ _KEYS = {
     ),
     "session.redact": KeyHelp(
         "what looks like a key or a password is stored as `[redacted: github token]`; `false` keeps "
-        "them as they were said. [What is taken for one](stores.md#keys-and-passwords)",
+        "them unchanged. [What counts as one](stores.md#keys-and-passwords)",
         "remove keys and passwords before anything is stored",
     ),
     "session.default_tags": KeyHelp(
-        "on every new session", "on every new session, beside those of --tag"
+        "on every new session", "on every new session, in addition to --tag"
     ),
     "session.storage": KeyHelp(
-        "where sessions are kept: `file`, `file:///folder`, `sqlite:////path`, "
+        "where sessions are stored: `file`, `file:///directory`, `sqlite:////path`, "
         "`redis://host:6379/0`, `rediss://…`; as `--storage-backend` and `--storage-path`. "
         "[Stores](stores.md)",
         "or sqlite:////path, or redis://host:6379/0; as --storage-backend",
@@ -62,7 +62,7 @@ _KEYS = {
     ),
     "output.format": KeyHelp("as `-o`", "text, json or stream-json; as -o"),
     "output.show_tokens": KeyHelp(
-        "a line on stderr below the answer: tokens, and the cost where it was reported",
+        "a line on stderr below the answer: tokens, and the cost if reported",
         "tokens and cost on stderr, below an answer",
     ),
     "output.show_timing": KeyHelp(
@@ -74,9 +74,8 @@ _KEYS = {
         "auto, always or never; as --color",
     ),
     "output.render": KeyHelp(
-        "render the Markdown of answers on a terminal; `false` prints it as it was written, like "
-        "`--plain`",
-        "answers on a terminal as Markdown; false: as written, like --plain",
+        "render the Markdown of answers on a terminal; `false` prints the source, like `--plain`",
+        "render Markdown on a terminal; false: print the source, like --plain",
     ),
     "parallel.max_workers": KeyHelp("tasks at once", "tasks at once"),
     "parallel.max_parallel_per_backend": KeyHelp(
@@ -84,17 +83,17 @@ _KEYS = {
         "tasks at once of one backend, such as {claude: 2}",
     ),
     "parallel.fail_fast": KeyHelp(
-        "the first failure ends the run: nothing more is started, and what runs is cancelled",
-        "true: the first failure ends the run",
+        "the first failure stops the run: no more tasks are started, and those running are cancelled",
+        "true: the first failure stops the run",
     ),
     "parallel.aggregate_output": KeyHelp(
         "the answers together, at the end, in the order of the tasks; `false`: each as soon as it "
-        "is there",
-        "false: show each answer as soon as it is there",
+        "is complete",
+        "false: show each answer as soon as it is complete",
     ),
 }
 
-# Of the options of a turn, what the example says besides the flag.
+# For the options of a turn, the comments of the example in addition to the flag.
 _COMMENTS = {
     "model": "the CLI's own default, or $CLINVK_CLAUDE_MODEL",
     "verbose": "show tool calls and thinking on stderr",
@@ -122,7 +121,7 @@ def _option_help(option: Option, section: str) -> KeyHelp:
 
 
 def key_help() -> dict[str, KeyHelp]:
-    """What each key does; those of a backend are below `backends.NAME`."""
+    """The help of each key; those of a backend are below `backends.NAME`."""
     of_options = {
         f"{prefix}.{option.config_key}": _option_help(option, section)
         for section, prefix in (("unified_flags", "unified_flags"), ("backends", "backends.NAME"))

@@ -22,7 +22,7 @@ from clinvk.text.typed import (
 
 
 def parse_value(key: str, text: str) -> Any:
-    """`text` as the type that `key` has. Raises `ConfigError` for an unknown key, a wrong value."""
+    """`text` as the type of `key`. Raises `ConfigError` for an unknown key or an invalid value."""
     steps = tuple(key.split("."))
     hint = _find_type(steps)
     if key == "session.storage":
@@ -47,7 +47,7 @@ def parse_value(key: str, text: str) -> Any:
 
 
 def get_value(loaded: Loaded, key: str) -> Any:
-    """The value at a dotted key. Raises `ConfigError` for one that does not exist."""
+    """The value at a dotted key. Raises `ConfigError` for an unknown key."""
     steps = tuple(key.split("."))
     _find_type(steps)
     value: Any = loaded.config
@@ -79,7 +79,8 @@ def choices(key: str) -> tuple[str, ...]:
 
 
 def flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Every setting as (dotted key, value); values of `env` and passwords in addresses are hidden."""
+    """Every setting as (dotted key, value); values of `env` and passwords in addresses are
+    hidden."""
     if isinstance(value, Struct):
         for name in value.__struct_fields__:
             yield from flatten(getattr(value, name), (*path, name))

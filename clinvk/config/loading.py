@@ -37,7 +37,7 @@ MINIMUMS = {
 
 
 def _edit_hint(path: Path) -> str:
-    """How to fix the file: the command edits the file in use, unless it is told another one."""
+    """How to fix the file: the command edits the file in use, unless --config names another one."""
     in_use = os.environ.get("CLINVK_CONFIG") or find_home(os.environ) / "config.yaml"
     if path == Path(in_use).expanduser():
         return "fix it with: clinvk config edit"
@@ -47,7 +47,7 @@ def _edit_hint(path: Path) -> str:
 
 
 def find_home(env: Mapping[str, str]) -> Path:
-    """The folder that everything of the user's is in: `CLINVK_HOME`, else `~/.clinvk`."""
+    """The directory of the user's files: `CLINVK_HOME`, otherwise `~/.clinvk`."""
     if given := env.get("CLINVK_HOME"):
         return Path(given).expanduser().absolute()
     return Path(env.get("HOME") or _home_of_user()) / ".clinvk"
@@ -66,8 +66,8 @@ def _home_of_user() -> str:
 
 
 def load(env: Mapping[str, str], path: Path | None = None) -> Loaded:
-    """The configuration in force. Raises `ConfigError` that names file, line and key; a broken
-    file is never replaced by defaults. A missing file is, unless it was asked for."""
+    """The configuration in use. Raises `ConfigError` that names file, line and key; an invalid file
+    is never replaced by defaults. A missing one is, unless it was requested."""
     home = find_home(env)
     asked = path or (Path(env["CLINVK_CONFIG"]) if env.get("CLINVK_CONFIG") else None)
     path = (asked or home / "config.yaml").expanduser()
@@ -93,31 +93,31 @@ def read_text(path: Path, *, required: bool = False) -> str:
     except FileNotFoundError:
         if required:
             raise ConfigError(
-                f"{path}: no such file", "write one: clinvk config edit, or leave out --config"
+                f"{path}: no such file", "create it with: clinvk config edit, or leave out --config"
             ) from None
         return ""
     except IsADirectoryError:
         raise ConfigError(
-            f"{path}: is a folder, where a file should be", "move it away, or name a file"
+            f"{path}: is a directory, not a file", "remove it, or choose a file with --config"
         ) from None
     except NotADirectoryError:
         raise ConfigError(
             f"{path}: {path.parent} is not a directory",
-            "set CLINVK_HOME to a directory, or name another file with --config",
+            "set CLINVK_HOME to a directory, or choose another file with --config",
         ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from error
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}",
-            "put a readable file there, or name another one with --config or CLINVK_CONFIG",
+            "put a readable file there, or choose another one with --config or CLINVK_CONFIG",
         ) from error
 
 
 def parse_config(text: str, path: Path, *, changed: str | None = None) -> Config:
-    """The configuration that `text` is, of which all can be used. Raises `ConfigError`; `path` is
-    for its message. If the text is that of the file but for the key `changed`, the names in other
-    keys are not checked, and a problem of this key has no line in the file."""
+    """The configuration in `text`, checked completely. Raises `ConfigError`; `path` is for its
+    message. If the text differs from the file only in the key `changed`, the names in other keys
+    are not checked, and an error in this key has no line in the file."""
     data, _ = _from_text(text, path)
     home = find_home(os.environ)
     try:
@@ -137,8 +137,8 @@ def parse_config(text: str, path: Path, *, changed: str | None = None) -> Config
 
 
 def check_changeable(text: str, path: Path) -> None:
-    """Raise `ConfigError` unless one setting in `text` can be changed: it is YAML of keys and
-    values. What is wrong with a value may be what the change fixes."""
+    """Raise `ConfigError` unless a setting in `text` can be changed: it has to be YAML of keys and
+    values. An invalid value may be what the change fixes."""
     _from_text(text, path)
 
 
@@ -151,8 +151,8 @@ def _check_default_backend(name: str, home: Path) -> None:
 
 
 def check_address(address: str, where: str) -> None:
-    """Raise `ConfigError`, which does not show the password, if an address is malformed, or of no
-    kind of store."""
+    """Raise `ConfigError`, which does not show the password, if an address is malformed or of an
+    unknown kind of store."""
     if found := addresses.store_problem(address):
         problem, hint = found
         shown_ = mask_password(address)
@@ -162,16 +162,18 @@ def check_address(address: str, where: str) -> None:
 
 
 def _check_values(config: Config, home: Path) -> None:
-    """Raise `ShapeError` for a value of the right type that means nothing."""
+    """Raise `ShapeError` for a value of the right type that makes no sense."""
     for key, least in MINIMUMS.items():
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         if value is not None and value < least:
-            raise ShapeError((section, name), f"{quoted(value)} is too small; at least {least}")
+            raise ShapeError(
+                (section, name), f"{quoted(value)} is too small; the minimum is {least}"
+            )
     timeout = config.unified_flags.command_timeout_secs
     if timeout is not None and not 0 < timeout < float("inf"):
         raise ShapeError(
-            ("unified_flags", "command_timeout_secs"), f"{timeout} is not above 0 seconds"
+            ("unified_flags", "command_timeout_secs"), f"{timeout} is not greater than 0 seconds"
         )
     for name, backend in config.backends.items():
         for variable in backend.env:
@@ -203,7 +205,7 @@ def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, str]) -> None:
-    """`CLINVK_BACKEND`, and `CLINVK_<BACKEND>_MODEL` for a backend that is called so."""
+    """Settings from `CLINVK_BACKEND`, and `CLINVK_<BACKEND>_MODEL` for known backends."""
     if name := env.get("CLINVK_BACKEND"):
         data["default_backend"] = name
         origins["default_backend"] = "$CLINVK_BACKEND"
@@ -217,7 +219,7 @@ def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, s
                 names = (*backends, *backend_names(find_home(env)))
                 known = next((n for n in names if str(n).lower() == name), None)
                 if known is None:
-                    continue  # somebody else's variable
+                    continue  # a variable of another program
                 entry = backends.setdefault(known, {})
                 if isinstance(entry, dict):
                     entry["model"] = value
@@ -225,7 +227,7 @@ def _from_env(env: Mapping[str, str], data: dict[str, Any], origins: dict[str, s
 
 
 def _drop_empty(data: dict[str, Any]) -> dict[str, Any]:
-    """A heading with nothing below it (`session:`) says nothing."""
+    """Ignore sections without content, such as `session:`."""
     sections = Config.__struct_fields__
     return {k: v for k, v in data.items() if v is not None or k not in sections}
 

@@ -1,4 +1,4 @@
-"""Where manifests lie."""
+"""The paths of manifests."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 
 @cache
 def built_in_manifests() -> Path:
-    """The folder of our own manifests: inside the package, or beside it in a checkout."""
+    """The directory of built-in manifests: inside the package, or beside it in a checkout."""
     here = Path(__file__).parent.parent
     inside = here / "backends"
     return inside if inside.is_dir() else here.parent / "backends"
 
 
 def backend_names(home: Path) -> list[str]:
-    """Every backend's name: ours first, then those of the user's that are no repair of ours."""
+    """The names of all backends: built-in ones first, then the user's that do not replace those."""
     ours = sorted(p.stem for p in built_in_manifests().glob("*.yaml"))
     theirs = sorted(p.stem for p in (home / "backends").glob("*.yaml"))
     return ours + [name for name in theirs if name not in ours]
 
 
 def home_problem(home: Path) -> str | None:
-    """Why others can change what is in the home directory of clinvk; None if they cannot."""
+    """Why other users can change files in the home directory of clinvk; None if they cannot."""
     try:
         mode = os.stat(home).st_mode
     except OSError:

@@ -1,4 +1,4 @@
-"""The settings of a user: defaults, file, environment; each remembers where it came from."""
+"""The settings of a user: defaults, file, environment, each with its origin."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from clinvk.model.option_table import Option, options_in, turn_options_in
 
 Format = Literal["text", "json", "stream-json"]
 
-MASK = "…"  # stands where a value of `env` is shown
+MASK = "…"  # shown in place of a value of `env`
 
 
 def _option_fields(section: str) -> Any:
-    """A struct that has the keys of the options in this section."""
+    """A struct with the keys of the options in this section."""
     found = (*options_in(section), *turn_options_in(section))
     fields = [_option_field(option, section) for option in found]
     return defstruct("OptionFields", fields, frozen=True, module=__name__)
@@ -77,8 +77,8 @@ class Config(Struct, frozen=True):
 
 
 class Loaded(Struct, frozen=True):
-    """A configuration, the folder it belongs to, and the source of each value that is not a
-    default: a file, or the name of an environment variable."""
+    """A configuration, its directory, and the source of each value that is not a default: a file,
+    or the name of an environment variable."""
 
     config: Config
     home: Path
