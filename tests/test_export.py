@@ -181,7 +181,7 @@ def test_no_text_makes_a_page_run_anything(text: str):
 
 
 def test_an_empty_session_has_a_page_too():
-    assert "Nothing was said yet." in rendered(Session(id="s"), "html")
+    assert "No messages yet." in rendered(Session(id="s"), "html")
     assert rendered(Session(id="s"), "markdown") == "# Session s\n"
 
 

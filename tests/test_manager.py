@@ -120,7 +120,7 @@ def test_a_missing_session_is_a_missing_file(sessions: SessionManager, id_: str)
 
 def test_a_name_is_taken_once(sessions: SessionManager):
     assert sessions.create_session(name="demo") == "demo"
-    with pytest.raises(SessionError, match="exists already"):
+    with pytest.raises(SessionError, match="already exists"):
         sessions.create_session(name="Demo")
 
 

@@ -63,7 +63,7 @@ def test_a_taken_name_exits_with_4(clinvk: CommandLine):
     clinvk("sessions", "start", "demo")
     done = clinvk("sessions", "start", "DEMO")
     assert (done.returncode, done.stdout) == (4, "")
-    assert "exists already" in done.stderr
+    assert "already exists" in done.stderr
 
 
 WRONG = {

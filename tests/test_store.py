@@ -97,7 +97,7 @@ def test_a_taken_id_is_replaced_by_a_free_one(store: Store):
 @pytest.mark.parametrize("name", ["taken", "TAKEN", "Taken"])
 def test_a_name_that_is_asked_for_is_given_once_whatever_its_case(store: Store, name: str):
     store.create(Session(id="taken"), exact=True)
-    with pytest.raises(SessionError, match="exists already"):
+    with pytest.raises(SessionError, match="already exists"):
         store.create(Session(id=name), exact=True)
     assert ids(store) == ["taken"]
 

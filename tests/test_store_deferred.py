@@ -102,7 +102,7 @@ def test_flushing_changes_nothing_that_can_be_seen(reopen: Callable[[], Store]):
 
 def test_a_taken_id_is_not_begun_again(reopen: Callable[[], Store]):
     begin(reopen(), "r1.a")
-    with pytest.raises(SessionError, match="exists already"):
+    with pytest.raises(SessionError, match="already exists"):
         begin(reopen(), "r1.a")
 
 
@@ -130,7 +130,7 @@ def test_what_was_only_begun_is_there_for_who_began_it(reopen: Callable[[], Stor
     promise(store, "r1.a")
     assert store.get("r1.a").tags == ("t",)
     assert [m.content for m in store.messages("r1.a")] == ["asked r1xa"]
-    with pytest.raises(SessionError, match="exists already"):
+    with pytest.raises(SessionError, match="already exists"):
         promise(store, "r1.a")
 
 
@@ -207,7 +207,7 @@ def test_a_session_of_that_id_that_came_meanwhile_stays(home: Path):
     promise(mine, "r1.a")
     theirs.create(Session(id="r1.a", backend="echo"), [said("theirs")], exact=True)
     for change in (end, lambda store, id_: store.update(id_, titled("mine"))):
-        with pytest.raises(SessionError, match="exists already"):
+        with pytest.raises(SessionError, match="already exists"):
             change(mine, "r1.a")
     assert [m.content for m in theirs.messages("r1.a")] == ["theirs"]
 

@@ -187,7 +187,7 @@ async def test_a_chain_whose_program_was_killed_goes_on(desk: Desk, flows: Workf
 async def test_a_checkpoint_that_is_not_done_is_not_overwritten(flows: WorkflowManager):
     flows.register("work", ["bad a"])
     await flows.aexecute("work", checkpoint="mine")
-    with pytest.raises(SessionError, match="exists already: 0 of 1 steps done"):
+    with pytest.raises(SessionError, match="already exists: 0 of 1 steps done"):
         await flows.aexecute("work", checkpoint="mine")
     assert flows.delete_checkpoint("mine") is True
     assert not (await flows.aexecute("work", checkpoint="mine")).ok

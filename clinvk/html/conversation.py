@@ -1,4 +1,4 @@
-"""A conversation as a page."""
+"""A conversation as an HTML page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def render(
 def _articles(messages: list[dict[str, Any]]) -> Iterator[str]:
     to_html = markdown().render
     if not messages:
-        yield '<p class="empty">Nothing was said yet.</p>'
+        yield '<p class="empty">No messages yet.</p>'
     for number, message in enumerate(messages):
         notes = "".join(f" <small>{escape(note)}</small>" for note in message["notes"])
         yield (

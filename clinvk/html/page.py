@@ -1,4 +1,4 @@
-"""Pages of HTML, each one file that needs nothing else: no script, no image, no network."""
+"""HTML pages, each a self-contained file: no script, no image, no network."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def fill(
 
 
 def definitions(about: Mapping[str, str]) -> str:
-    """The lines of a list of terms, each with what there is to say of it."""
+    """The lines of a definition list."""
     return "".join(
         f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in about.items()
     )
 
 
 def styles(*names: str) -> str:
-    """What all pages look like, and those of our style sheets."""
+    """The styles of all pages, and the named style sheets."""
     return "".join((PAGES / name).read_text(encoding="utf-8") for name in ("base.css", *names))
 
 
 def markdown() -> Any:
-    """Makes HTML of Markdown. HTML in it is shown, not obeyed; pictures, which a page would fetch
-    from somewhere, stay links; so does nothing that would run."""
+    """Converts Markdown to HTML. HTML in it is shown as text; images, which a page would have to
+    fetch, become links; nothing can be executed."""
     from markdown_it import MarkdownIt  # slow, and only needed for pages
 
     settings = {"html": False, "breaks": True, "highlight": _highlight}
@@ -69,7 +69,7 @@ def _draw_boxes(state: Any) -> None:
 
 
 def mark_differences(pages: Sequence[str]) -> list[str]:
-    """HTML of several texts, in which is marked what only one of them says: `<mark>` in the first,
+    """HTML of several texts, with what is unique to one of them marked: `<mark>` in the first,
     `<ins>` in the others."""
     parts = [_TAG.split(page) for page in pages]
     texts = ["".join(map(unescape, found[::2])) for found in parts]
@@ -102,13 +102,13 @@ def _mark_piece(piece: Piece, name: str) -> str:
     inner = piece.text.strip()
     if not piece.is_unique or not inner:
         return escape(piece.text)
-    # A line below a gap between words would look like one more word.
+    # An underlined gap between words would look like another word.
     before, _, behind = piece.text.partition(inner)
     return f"{before}<{name}>{escape(inner)}</{name}>{behind}"
 
 
 def _highlight(code: str, language: str, _attributes: str) -> str:
-    """Code in colors; an empty text, if the language is unknown, means as it is."""
+    """Highlighted code; an empty text if the language is unknown, which means unchanged."""
     # Slow, and only needed for pages.
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
@@ -123,7 +123,7 @@ def _highlight(code: str, language: str, _attributes: str) -> str:
 
 
 def code_colors(theme: str) -> str:
-    """The colors of code, for the themes that the page can have."""
+    """The colors of code, for the themes of the page."""
     light, dark = _read_style(STYLES["light"]), _read_style(STYLES["dark"])
     if theme != "auto":
         return {"light": light, "dark": dark}[theme]

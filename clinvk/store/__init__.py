@@ -15,22 +15,22 @@ def open_store(
     url: str, home: Path, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> Store:
     """The store that `session.storage` names. Raises `ConfigError` for an unknown kind. `progress`
-    is told (done, all) of what takes long."""
+    is called with (done, total) during slow work."""
     kind, slashes, place = url.partition("://")
     kind = kind.lower()
     check_address(url, "session.storage")
     if url == "file" or (kind == "file" and place.startswith("/")):
-        # Each store brings libraries that the others do not need.
+        # Each store imports libraries that the others do not need.
         from clinvk.store.files.store import FileStore
 
         return FileStore(Path(place) if place else home, progress)
     if kind == "sqlite" and place.strip("/"):
-        # Each store brings libraries that the others do not need.
+        # Each store imports libraries that the others do not need.
         from clinvk.store.sqlite.store import SqliteStore
 
         return SqliteStore(_sqlite_path(url, place))
     if kind in ("redis", "rediss") and slashes:
-        # Each store brings libraries that the others do not need.
+        # Each store imports libraries that the others do not need.
         from clinvk.store.redis.store import RedisStore
 
         return RedisStore(url)
@@ -38,10 +38,10 @@ def open_store(
 
 
 def _sqlite_path(url: str, place: str) -> Path:
-    """As SQLAlchemy reads it: what follows the third slash, so four of them make it absolute."""
+    """The path as in SQLAlchemy: after the third slash, so that four of them make it absolute."""
     if not place.startswith("/"):
         raise ConfigError(
-            f"session.storage: {mask_password(url)!r} names a host, and a SQLite file has none",
+            f"session.storage: {mask_password(url)!r} names a host, but a SQLite file has none",
             "use sqlite:////absolute/path or sqlite:///relative/path",
         )
     return Path(place[1:]).expanduser().absolute()

@@ -1,4 +1,4 @@
-"""What the rest of clinvk asks of a place that keeps sessions."""
+"""The interface of a store of sessions."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Change = Callable[[Session], Session]
 
 
 class Damaged(Struct, frozen=True):
-    """A record that cannot be read: named, listed, and deletable."""
+    """A record that cannot be read, but can be listed and deleted."""
 
     id: str
     problem: str
 
 
 class Query(Struct, frozen=True, kw_only=True):
-    """Which sessions; the ones used last come first."""
+    """Selects sessions, most recently used first."""
 
-    backend: str | None = None  # theirs, or one that they were handed to
-    status: str | None = None  # of the stored ones, or "damaged"
+    backend: str | None = None  # the sessions' backend, or one that they were handed over to
+    status: str | None = None  # a stored status, or "damaged"
     cwd: str | None = None  # real path
     tag: str | None = None
     metadata: dict[str, str] = {}
     resumable: bool = False
-    tasks: bool = True  # those of fan-outs, too
-    before: str | None = None  # last used before this moment (RFC 3339, Z)
+    tasks: bool = True  # include the sessions of tasks
+    before: str | None = None  # last used before this time (RFC 3339, Z)
     limit: int | None = None
 
     def matches(self, session: Session) -> bool:
-        """Whether the session is one of them, whatever the limit."""
+        """Whether the session matches, ignoring the limit."""
         return (
             (self.backend is None or self.backend in (session.backend, *session.native_ids))
             and self.status in (None, session.status)
@@ -48,14 +48,14 @@ class Query(Struct, frozen=True, kw_only=True):
 
     @property
     def includes_damaged(self) -> bool:
-        """Whether damaged sessions, of which nothing is known, are among them."""
+        """Whether damaged sessions, of which nothing is known, match."""
         only = Query(status=self.status, limit=self.limit, tasks=self.tasks)
         return self == only and self.status in (None, "damaged")
 
 
 class Hit(Struct, frozen=True, kw_only=True):
-    """Where a search found what it looked for. `text` is a piece of the message (or the title,
-    where `role` is None) around the first word found; `words` are what to mark in it."""
+    """A hit of a search. `text` is a piece of the message (or the title, if `role` is None) around
+    the first word found; `words` are the words to highlight in it."""
 
     session: Session
     role: str | None
@@ -65,24 +65,24 @@ class Hit(Struct, frozen=True, kw_only=True):
 
 
 class TurnLock(Protocol):
-    """The right to run a turn of a session, until it is closed."""
+    """The lock of a session's turn, until it is closed."""
 
     @property
     def leftover(self) -> dict[str, Any] | None:
-        """What the turn before this one noted, where it did not live to close."""
+        """The note of the previous turn, if it was killed before it closed."""
         ...
 
     @property
     def location(self) -> str:
-        """Where that is, for a person who has to delete it."""
+        """The place of the note, for a user who has to delete it."""
         ...
 
     def note(self, facts: dict[str, Any]) -> None:
-        """Keep what somebody needs to know to end this turn, should we not live to do it."""
+        """Store what is needed to stop this turn's programs if this process is killed."""
         ...
 
     def close(self) -> None:
-        """Let the next turn begin; what was noted is taken back."""
+        """Release the lock for the next turn, and remove the note."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -90,17 +90,17 @@ class TurnLock(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
     def abandon(self) -> None:
-        """Let go, as if this process had been killed: what was noted stays for the next turn."""
+        """Release the lock as if this process had been killed: the note stays for the next turn."""
         ...
 
 
 class DeferredWrites(Protocol):
     """Writes of sessions that survive a power cut only after `flush`. Its methods raise the errors
-    of the store's own, and can be called from any thread."""
+    of the store's methods, and can be called from any thread."""
 
     def create(self, session: Session, messages: Iterable[Message] = ()) -> Session:
-        """Keep a new session, with exactly its id, which is one that nobody else would choose.
-        Other processes may see it only after its first change."""
+        """Store a new session under exactly its id, which has to be unique. Other processes may see
+        it only after its first change."""
         ...
 
     def update(self, session_id: str, change: Change) -> Session: ...
@@ -108,13 +108,13 @@ class DeferredWrites(Protocol):
     def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session: ...
 
     def flush(self, session_ids: Iterable[str]) -> None:
-        """Make everything that was written of these sessions survive a power cut; for many it takes
-        a disk little longer than for one. Ids without a session are skipped."""
+        """Make all writes of these sessions durable; for many it takes a disk little longer than
+        for one. Ids without a session are skipped."""
         ...
 
 
 class ImmediateWrites:
-    """The `DeferredWrites` of a store that would gain nothing by waiting."""
+    """The `DeferredWrites` of a store that gains nothing by deferring."""
 
     def __init__(self, store: Store, check_open: Callable[[], object]) -> None:
         self._store = store
@@ -134,14 +134,14 @@ class ImmediateWrites:
 
 
 class Store(Protocol):
-    """Every method raises `SessionError` where the place cannot be read or written, and
-    `SessionNotFound` for an id that it does not have. A store is used by any number of threads, and
-    is closed by `with`, or by `close`."""
+    """A store of sessions. Every method raises `SessionError` if the store cannot be read or
+    written, and `SessionNotFound` for an unknown id. A store can be used by any number of threads,
+    and is closed by `with` or `close`."""
 
     def close(self) -> None:
-        """Close what is open; from any thread, and more than once. What another thread is doing
-        comes to its end, and a turn lasts until it is closed itself; everything else that is asked
-        of a closed store raises `SessionError`."""
+        """Close the store; may be called from any thread, and repeatedly. Calls in progress in
+        other threads complete, and a turn lasts until it is closed itself; all other calls then
+        raise `SessionError`."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -156,81 +156,82 @@ class Store(Protocol):
         exact: bool = False,
         durable: bool = True,
     ) -> Session:
-        """Keep a new session. A taken id is replaced by a free one, unless `exact`. Where not
-        `durable`, a power cut may take it back, until something is appended."""
+        """Store a new session. A taken id is replaced by a free one, unless `exact`. Unless
+        `durable`, a power cut may undo it until something is appended."""
         ...
 
     def get(self, session_id: str) -> Session: ...
 
     def update(self, session_id: str, change: Change, *, durable: bool = True) -> Session:
-        """The session after `change`, which sees the newest record; other writers wait, or it is
+        """The session after `change`, which gets the newest record; other writers wait, or it is
         called again with what they wrote."""
         ...
 
     def append(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
-        """`update`, with messages put behind the transcript in the same step."""
+        """`update`, with messages appended to the transcript in the same step."""
         ...
 
     def deferred(self) -> DeferredWrites:
-        """Writes that only `flush` makes durable, for whoever writes many sessions. It is the same
-        one each time."""
+        """Writes that only `flush` makes durable, for writing many sessions. Always the same
+        object."""
         ...
 
     def rewrite(self, session_id: str, messages: Iterable[Message], change: Change) -> Session:
-        """`update`, with a transcript in place of the one that was there."""
+        """`update`, with the transcript replaced."""
         ...
 
     def messages(self, session_id: str) -> list[Message]: ...
 
     def size(self, session_id: str) -> int:
-        """Bytes that the session takes."""
+        """The size of the session in bytes."""
         ...
 
     def select(self, query: Query) -> list[Session | Damaged]:
-        """The sessions of a query, the one used last first."""
+        """The sessions of a query, most recently used first."""
         ...
 
     def count(self, query: Query) -> int: ...
 
     def find_ids(self, text: str, limit: int = 11) -> list[str]:
-        """Ids that are `text` or begin with it, whatever its case; in order."""
+        """Ids that start with `text`, ignoring case, in order."""
         ...
 
     def find_by_native_id(self, backend: str | None, native_id: str) -> list[str]:
-        """Ids of the sessions that a backend (or any) knows by this id."""
+        """Ids of the sessions with this native id, of one backend or any."""
         ...
 
     def search(self, text: str, *, role: str | None = None, limit: int = 20) -> list[Hit]:
-        """The sessions that hold all words of `text`, the best first; any text is a query."""
+        """The sessions that contain all words of `text`, best match first; any text is a valid
+        query."""
         ...
 
     def reindex(self, progress: Callable[[int, int], None] = ...) -> int:
-        """Make what is derived from the sessions anew; how many there are. `progress` is told
-        (done, all)."""
+        """Rebuild what is derived from the sessions; return their number. `progress` is called with
+        (done, total)."""
         ...
 
     def delete(self, session_id: str) -> None:
-        """Take a session away, a damaged one too. One that runs is refused, and so is one whose
-        clinvk was killed (`records.LeftBehind`): `manager.delete` ends what it left first."""
+        """Delete a session, also a damaged one. Refuses one that is running, and one whose clinvk
+        was killed (`records.LeftBehind`): `manager.delete` first stops what that left running."""
         ...
 
     def clean(self, before: str, *, dry_run: bool = False) -> list[str]:
-        """Take away what was last used before this moment (RFC 3339, Z) and does not run, nor
-        was cut off; ids."""
+        """Delete sessions last used before this time (RFC 3339, Z) that are neither running nor
+        interrupted; return their ids."""
         ...
 
     def acquire_turn(self, session_id: str) -> TurnLock | None:
-        """The right to the next turn; nothing while another turn has it."""
+        """The lock of the next turn; None while another turn holds it."""
         ...
 
     def is_own(self, session_id: str) -> bool:
-        """Whether the current user alone can have written the session's record, ever."""
+        """Whether only the current user can ever have written the session's record."""
         ...
 
     def running_turn(self, session_id: str) -> dict[str, Any] | None:
-        """What the running turn noted; nothing where none runs."""
+        """The note of the running turn; None without one."""
         ...
 
     def running_ids(self) -> list[str]:
-        """Ids of the sessions that have a turn now."""
+        """Ids of the sessions with a running turn."""
         ...

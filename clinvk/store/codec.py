@@ -16,7 +16,7 @@ _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 def encode_session(session: Session) -> tuple[bytes, Session]:
-    """The record, and the session as it comes back from it."""
+    """The record, and the session as decoded from it."""
     try:
         return _encoder.encode(session.to_json()), session
     except UnicodeEncodeError:
@@ -25,8 +25,8 @@ def encode_session(session: Session) -> tuple[bytes, Session]:
 
 
 def decode_session(record: bytes, session_id: str, where: str) -> Session:
-    """The session in a record. Raises `SessionError` where that is damaged, or a newer one;
-    `where` tells a person what to look at."""
+    """The session in a record. Raises `SessionError` if that is damaged or of a newer clinvk;
+    `where` names the record for the user."""
     try:
         session = Session.from_json(msgspec.json.decode(record))
         _check_types(session)
@@ -41,14 +41,14 @@ def decode_session(record: bytes, session_id: str, where: str) -> Session:
         ) from error
     if session.id != session_id:
         raise SessionError(
-            f"session {session_id} is damaged: its record says {session.id!r}",
+            f"session {session_id} is damaged: its record has the id {session.id!r}",
             _DELETE.format(session_id),
         )
     return session
 
 
 def decode_messages(lines: Iterable[bytes]) -> list[Message]:
-    """The messages in lines; one that is torn, or holds something else, is left out."""
+    """The messages in lines; torn or invalid lines are skipped."""
     return [m for m in map(_decode_message, lines) if m is not None]
 
 
@@ -68,32 +68,32 @@ def not_found_error(session_id: str) -> SessionNotFound:
 
 def taken_error(session_id: str) -> SessionError:
     return SessionError(
-        f"session {session_id} exists already", f"go on with it: clinvk resume {session_id}"
+        f"session {session_id} already exists", f"resume it with: clinvk resume {session_id}"
     )
 
 
 def running_error(session_id: str) -> IsRunning:
-    return IsRunning(f"session {session_id} is running", "end it first, or wait for it")
+    return IsRunning(f"session {session_id} is running", "stop it first, or wait for it to finish")
 
 
 def left_behind_error(session_id: str) -> LeftBehind:
     return LeftBehind(
-        f"session {session_id} was cut off: its clinvk was killed, and may have left something running",
-        f"end that and delete it: clinvk sessions delete {session_id}",
+        f"session {session_id} was interrupted: its clinvk was killed, and may have left something running",
+        f"stop that and delete it: clinvk sessions delete {session_id}",
     )
 
 
 class IsRunning(SessionError):  # noqa: N818 - reads as what it says
-    """A turn of the session runs now."""
+    """A turn of the session is running."""
 
 
 class LeftBehind(SessionError):  # noqa: N818 - reads as what it says
-    """The session may not be deleted yet: how to end what it left running would go with it."""
+    """The session may not be deleted yet: it holds the note on how to stop what it left running."""
 
 
 def _check_types(session: Session) -> None:
-    """Raise `ValueError` where a field is not what it has to be: a record that somebody wrote by
-    hand is to be said to be wrong, rather than to surprise whoever shows it."""
+    """Raise `ValueError` for an invalid field, so that a hand-edited record is reported as damaged
+    and does not fail where it is shown."""
     names = [name for name in session.__struct_fields__ if name not in UNSTORED_FIELDS]
     convert({name: getattr(session, name) for name in names}, Session)
 

@@ -22,8 +22,8 @@ class Connection(Protocol):
 
 T = TypeVar("T", bound=Connection)
 
-# Connections that a fork has from its parent. To close one could roll back what the parent is
-# writing, and so would collecting it as garbage: so they stay here, unused.
+# Connections that a fork inherits from its parent. Closing or garbage-collecting one could roll
+# back what the parent is writing, so they are kept here, unused.
 _inherited: list[object] = []
 
 
@@ -40,8 +40,8 @@ class Connections(Generic[T]):
 
     @contextmanager
     def using(self) -> Iterator[None]:
-        """Inside, nothing that this thread uses is closed by another. Raises `SessionError` where
-        the store is closed."""
+        """A block in which no other thread closes this thread's connection. Raises `SessionError`
+        if the store is closed."""
         here, thread = self._here(), threading.get_ident()
         with here.lock:
             if self.closed:
@@ -50,7 +50,7 @@ class Connections(Generic[T]):
         try:
             yield
         finally:
-            if here.pid == os.getpid():  # a fork inside has nothing to give back
+            if here.pid == os.getpid():  # a fork inside has nothing to release
                 self._used(here, thread)
 
     @property
@@ -59,11 +59,11 @@ class Connections(Generic[T]):
         return self._here().opened.get(threading.get_ident())
 
     def add(self, connection: T) -> T:
-        """Keep this as the thread's connection."""
+        """Set the thread's connection."""
         here = self._here()
         alive = {thread.ident for thread in threading.enumerate()}
         with here.lock:
-            here.close(here.opened.keys() - alive)  # of threads that have ended meanwhile
+            here.close(here.opened.keys() - alive)  # of threads that have ended since
             here.opened[threading.get_ident()] = connection
         return connection
 
@@ -74,7 +74,7 @@ class Connections(Generic[T]):
             _close(here.opened.pop(threading.get_ident(), None))
 
     def close(self) -> None:
-        """Close those of all threads."""
+        """Close the connections of all threads."""
         here = self._here()
         with here.lock:
             self.closed = True
@@ -96,16 +96,17 @@ class Connections(Generic[T]):
 
 
 class _Process(Generic[T]):
-    """What one process has open."""
+    """The connections of one process."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.lock = threading.RLock()
         self.opened: dict[int, T] = {}  # by thread
-        self.users: dict[int, int] = {}  # threads that use theirs now, and how often within itself
+        self.users: dict[int, int] = {}  # threads that are using theirs, and how deeply nested
 
     def close(self, threads: Iterable[int]) -> None:
-        """Close the connections of these threads, if they do not use them; call it with the lock."""
+        """Close the connections of these threads, if they do not use them; call it with the
+        lock."""
         for thread in list(threads):
             if thread not in self.users:
                 _close(self.opened.pop(thread, None))

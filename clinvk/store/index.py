@@ -1,8 +1,8 @@
 """An index of sessions in SQLite: to list, to filter, to look up and to search without reading
 every file.
 
-It holds nothing that is not in the records and transcripts, so it can be deleted at any time. The
-text of messages is indexed and not kept; a hit's words are read from its transcript.
+It contains nothing that is not in the records and transcripts, so it can be deleted at any time.
+The text of messages is indexed but not stored; the text of a hit is read from its transcript.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Row = tuple[Any, ...]
 
 
 class Index(Closing):
-    """Raises `sqlite3.Error` where the file is damaged: whoever holds it makes a new one."""
+    """Raises `sqlite3.Error` if the file is damaged: the owner then creates a new one."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.db = connection
@@ -62,7 +62,7 @@ class Index(Closing):
     def open(cls, path: str, *, writable: bool) -> Index:
         """The index in that file. It is disposable, so nothing waits for the disk."""
         mode = "rw" if writable else "ro"
-        uri = f"{Path(path).absolute().as_uri()}?mode={mode}"  # quoted: a folder may hold # or ?
+        uri = f"{Path(path).absolute().as_uri()}?mode={mode}"  # quoted: a directory may contain # or ?
         index = cls(connect(uri, timeout=10))
         try:
             index.db.execute("PRAGMA synchronous=OFF")
@@ -72,11 +72,11 @@ class Index(Closing):
         return index
 
     def prepare(self) -> None:
-        """Make the tables; those of another version go first."""
+        """Create the tables, after dropping those of another version."""
         if self.get_meta("version") != VERSION:
             for name in TABLES:
                 self.db.execute(f"DROP TABLE IF EXISTS {name}")
-            for statement in SCHEMA.split(";"):  # a script would commit what is under way
+            for statement in SCHEMA.split(";"):  # a script would commit the transaction in progress
                 self.db.execute(statement)
             self.set_meta("version", VERSION)
 
@@ -88,7 +88,7 @@ class Index(Closing):
         return found[0] if found else None
 
     def all_meta(self) -> dict[str, Any]:
-        """All that `get` could be asked for."""
+        """All values of `get`."""
         try:
             return dict(self.db.execute("SELECT key, value FROM meta"))
         except sqlite3.OperationalError:  # no such table
@@ -105,12 +105,14 @@ class Index(Closing):
             yield
             self.db.execute("COMMIT")
         except BaseException:
-            if self.db.in_transaction:  # else SQLite has rolled back already: a full disk, say
+            if (
+                self.db.in_transaction
+            ):  # otherwise SQLite has rolled back already, e.g. on a full disk
                 self.db.execute("ROLLBACK")
             raise
 
     def put(self, session: Session, *, mtime: int, size: int) -> None:
-        """The session as it is now; its words are added by `add_words`."""
+        """Store the session as it is now; its words are added by `add_words`."""
         session_id = session.id
         record = encode(session.to_json()).decode()
         self.db.execute(
@@ -125,7 +127,7 @@ class Index(Closing):
         self._put_facets(session)
 
     def put_many(self, rows: Iterable[tuple[Session, int, int, int]]) -> None:
-        """As `put`, for many new sessions: (session, mtime, size, bytes of transcript)."""
+        """Like `put`, for many new sessions: (session, mtime, size, bytes of transcript)."""
         rows = list(rows)
         self.db.executemany(
             "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?)",
@@ -149,8 +151,8 @@ class Index(Closing):
         )
 
     def remove(self, session_ids: Iterable[str]) -> None:
-        """Forget sessions. Their words stay in the full-text table until it is made anew, where
-        nothing leads to them any more."""
+        """Remove sessions. Their words stay in the full-text table, unreachable, until it is
+        rebuilt."""
         each = [(i,) for i in session_ids]
         for table in ("sessions", "natives", "labels", "pieces"):
             self.db.executemany(f"DELETE FROM {table} WHERE id=?", each)  # noqa: S608 - our names
@@ -168,7 +170,7 @@ class Index(Closing):
         return found[0] if found else 0
 
     def add_words(self, session: Session, messages: list[Message], *, upto: int) -> None:
-        """Index the words of messages, which reach to that byte of the transcript."""
+        """Index the words of messages, which end at that byte of the transcript."""
         self._put_words([(session, messages)])
         self.db.execute("UPDATE sessions SET indexed=? WHERE id=?", (upto, session.id))
 
@@ -185,7 +187,7 @@ class Index(Closing):
         return {session_id: (mtime, size) for session_id, mtime, size in rows}
 
     def select(self, query: Query) -> Iterator[tuple[Session | Damaged, int, int]]:
-        """Matching sessions, the one used last first; each with its record's time and size."""
+        """Matching sessions, most recently used first; each with its record's time and size."""
         where, values = _query_condition(query)
         columns = "SELECT id, record, problem, mtime, size FROM sessions"
         order = " ORDER BY used DESC, id" + (" LIMIT ?" if query.limit is not None else "")
@@ -199,7 +201,7 @@ class Index(Closing):
     def stats(self, query: Query) -> list[tuple[str, tuple[int, int] | None]]:
         """Ids of matching sessions, each with its record's time and size."""
         where, values = _query_condition(query)
-        # In the order in which they were made, more or less: files go faster that way.
+        # Roughly in the order of creation: deleting files is faster that way.
         sql = "SELECT id, mtime, size FROM sessions" + where + " ORDER BY used DESC"  # noqa: S608
         return [
             (session_id, (mtime, size)) for session_id, mtime, size in self.db.execute(sql, values)
@@ -211,7 +213,7 @@ class Index(Closing):
         return int(self.db.execute(sql, values).fetchone()[0])
 
     def find_ids(self, text: str, limit: int) -> list[str]:
-        """Ids that are `text` or begin with it, whatever its case."""
+        """Ids that start with `text`, ignoring case."""
         folded = replace_surrogates(text.lower())
         rows = self.db.execute(
             "SELECT id FROM sessions WHERE folded >= ? AND folded < ? ORDER BY folded LIMIT ?",
@@ -225,8 +227,8 @@ class Index(Closing):
         return list(self.db.execute(sql, (replace_surrogates(native_id),)))
 
     def search(self, words: list[str], role: str | None, limit: int) -> list[tuple[str, float]]:
-        """(id, score) of the sessions that hold all of the words, the best first."""
-        # The last word may be half a one.
+        """(id, score) of the sessions that contain all of the words, best match first."""
+        # The last word may be incomplete.
         terms = [_quoted(word) for word in words[:-1]] + [_quoted(words[-1]) + "*"]
         found = self._search_within_pieces(" ".join(terms), role, limit)
         if len(found) < limit and len(terms) > 1:
@@ -238,8 +240,8 @@ class Index(Closing):
     def _search_within_pieces(
         self, match: str, role: str | None, limit: int
     ) -> list[tuple[str, float]]:
-        """Sessions that hold what matches in one piece, ranked. Of a word that very many hold, only
-        the pieces that came last are ranked: to weigh them all would take as long as a scan."""
+        """Sessions that contain all terms in one piece, ranked. For a very frequent word, only the
+        newest pieces are ranked: ranking all would take as long as a scan."""
         rows = self.db.execute(
             "SELECT id, min(score) AS best FROM (SELECT rowid, bm25(words, 4.0) AS score FROM words"
             " WHERE words MATCH ? ORDER BY rowid DESC LIMIT ?) JOIN pieces ON piece = rowid"
@@ -249,7 +251,7 @@ class Index(Closing):
         return [(session_id, -score) for session_id, score in rows]
 
     def _search_across_pieces(self, terms: list[str], role: str | None, limit: int) -> list[str]:
-        """Sessions that hold all of the terms, one here and one there; the newest first."""
+        """Sessions that contain all of the terms in different pieces, newest first."""
         one = "SELECT id FROM words JOIN pieces ON piece = words.rowid WHERE words MATCH ?"
         sql = (
             f"SELECT id FROM sessions WHERE id IN ({' INTERSECT '.join([one] * len(terms))})"  # noqa: S608
@@ -300,13 +302,13 @@ def _to_session(session_id: str, record: str, problem: str | None) -> Session | 
 
 
 def query_words(text: str) -> list[str]:
-    """The words of a query; any text is one, and nothing in it is syntax."""
+    """The words of a query; any text is valid, and nothing in it is syntax."""
     text = "".join(" " if _is_unstorable(c) else c for c in text)
     return [w for w in text.split() if any(c.isalnum() for c in w)]
 
 
 def _is_unstorable(character: str) -> bool:
-    """NUL, which ends a query of SQLite, and halves of surrogate pairs, which UTF-8 has not."""
+    """Replace NUL, which ends a query of SQLite, and lone surrogates, which UTF-8 cannot encode."""
     return character == "\0" or "\ud800" <= character <= "\udfff"
 
 
@@ -326,7 +328,7 @@ def _last_used(session: Session) -> str:
 
 
 def _path(path: str | None) -> str | None:
-    """A path as a column holds it: one that is not UTF-8 as its bytes, since two of them may look
+    """A path as stored in a column: as bytes if it is not UTF-8, since two such paths may look
     alike as text."""
     if path is None or path.isprintable():
         return path

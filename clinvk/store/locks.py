@@ -1,5 +1,5 @@
-"""Turns as locked files: one for each session, in a directory of their own. A turn is free the moment
-that nothing runs it, since the kernel frees its lock."""
+"""Turns as locked files, one per session, in a directory of their own. A turn is free as soon as
+its process exits, since the kernel releases its lock."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class TurnLocks(NamedLocks):
 
     @contextmanager
     def idle(self, session_id: str) -> Iterator[None]:
-        """Inside, nobody runs a turn of the session; afterwards its lock is gone, since it is for
-        who deletes the session. Raises `SessionError`: `LeftBehind` if a turn was killed."""
+        """A block during which no turn of the session can run, for deleting the session; its lock
+        is deleted afterwards. Raises `SessionError`: `LeftBehind` if a turn was killed."""
         try:
             turn = self.acquire(session_id)
         except NoSpace:
             if self.exists(session_id):
                 raise
-            # There is no lock, so nobody has it. A turn that begins when there is room again has to
-            # write before it starts anything, and finds the session gone.
+            # There is no lock, so no process holds it. A turn that starts when there is room again
+            # has to write before it starts anything, and finds the session deleted.
             yield
             return
         if turn is None:

@@ -1,4 +1,4 @@
-"""Sessions from one store into another, as they are."""
+"""Copy sessions unchanged from one store to another."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ Progress = Callable[[int, int], None]
 
 
 class MigrationPlan(Struct):
-    """What copying would do, by id."""
+    """What copying would do, as ids."""
 
     new: list[str]
-    same: list[str]  # there already
-    different: list[str]  # there, and not the same: another turn, another title
-    running: list[str]  # left, since they change
-    damaged: list[Damaged]  # left, since nobody can read them
+    same: list[str]  # already in the target
+    different: list[str]  # in the target, but different: another turn, another title
+    running: list[str]  # skipped, since they may change
+    damaged: list[Damaged]  # skipped, since they cannot be read
 
 
 def plan_migration(
     source: Store, target: Store, progress: Progress = lambda _done, _all: None
 ) -> MigrationPlan:
-    """What there is to copy. Nothing is written."""
+    """Compare the stores. Writes nothing."""
     found = MigrationPlan([], [], [], [], [])
     running = set(source.running_ids()) | set(target.running_ids())
     sessions = source.select(Query())
@@ -52,8 +52,8 @@ def copy_sessions(
     overwrite: bool = False,
     progress: Progress = lambda _done, _all: None,
 ) -> None:
-    """Copy sessions; where `over`, those that the target has are replaced. Each is whole or not
-    there, so that a copy which was interrupted can be begun again."""
+    """Copy sessions; with `over`, replace those that the target has. Each is copied completely or
+    not at all, so that an interrupted copy can be repeated."""
     for done, session_id in enumerate(session_ids):
         progress(done, len(session_ids))
         session, messages = _read_session(source, session_id), source.messages(session_id)
@@ -70,20 +70,20 @@ def _classify(found: MigrationPlan, source: Store, target: Store, session_id: st
         there = list(_read_content(target, session_id))
     except SessionNotFound:
         return found.new
-    except SessionError:  # damaged there
+    except SessionError:  # damaged in the target
         return found.different
     return found.same if there == list(_read_content(source, session_id)) else found.different
 
 
 def _read_session(store: Store, session_id: str) -> Session:
-    """The session as a copy of it says it: with the note that others can have written its options,
-    since the copy itself is the user's."""
+    """The session as it is copied: marked if other users may have written its options, since the
+    copy itself belongs to the user."""
     session = store.get(session_id)
     return session if store.is_own(session_id) else distrust_options(session)
 
 
 def _read_content(store: Store, session_id: str) -> Iterator[dict[str, Any]]:
-    # A server's copy is never trusted; that alone makes it no other session.
+    # A server's copy is never trusted; that alone does not make it different.
     yield replace(store.get(session_id), options_trusted=True).to_json()
     for message in store.messages(session_id):
         yield message.to_json()

@@ -1,4 +1,4 @@
-"""What a search shows of a session: the place where it found the words."""
+"""The excerpt of a session that a search shows: where the words were found."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ EXCERPT_CONTEXT = 60  # characters of context on each side
 def build_hit(
     session: Session, messages: list[Message], words: list[str], role: str | None, score: float
 ) -> Hit:
-    """The message that holds most of the words, cut to their surroundings; the title where none
-    does."""
+    """An excerpt of the message that contains most of the words; the title if none does."""
     folded = [normalize_text(w) for w in words]
     best, most = None, 0
     for message in messages:
@@ -40,16 +39,16 @@ def build_hits(
     words: list[str],
     role: str | None,
 ) -> list[Hit]:
-    """What is to be shown of sessions that an index has found, in its order."""
+    """The hits of sessions that an index has found, in its order."""
     found = []
     for session_id, score in ranked:
-        with suppress(SessionError):  # gone, or damaged, a moment ago
+        with suppress(SessionError):  # just deleted or damaged
             found.append(build_hit(get(session_id), messages(session_id), words, role, score))
     return found
 
 
 def normalize_text(text: str) -> str:
-    """The text as it is compared: without case and accents."""
+    """The text for comparison: without case and accents."""
     if not text.isascii():
         parts = unicodedata.normalize("NFD", text)
         text = unicodedata.normalize(
@@ -74,7 +73,7 @@ def scan_sessions(
     role: str | None,
     limit: int,
 ) -> list[Hit]:
-    """A search without an index: sessions that hold all the words, by how often."""
+    """A search without an index: sessions that contain all the words, by frequency."""
     folded = [normalize_text(w) for w in words]
     found = []
     for session in sessions:

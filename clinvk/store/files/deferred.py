@@ -1,7 +1,7 @@
-"""Sessions of many tasks: written as they come, put on disk and into the index together.
+"""Sessions of many tasks: written one by one, flushed and indexed together.
 
-A session that is begun is written with its first change: that saves two files and a rename for each
-of many tasks, most of which have more to write at once. Until then only its own process sees it."""
+A new session is written with its first change, which saves two files and a rename for each of many
+tasks, most of which write more at once. Until then only its own process sees it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clinvk.store.codec import taken_error
 from clinvk.store.files.index_sync import IndexSync
 from clinvk.store.files.records import SessionFiles
 
-BATCH_SIZE = 32  # sessions whose files are open together
+BATCH_SIZE = 32  # sessions whose files are open at a time
 
 
 class DeferredFiles:
@@ -26,7 +26,7 @@ class DeferredFiles:
         self.home = home
         self._files = files
         self._index_sync = index_sync
-        self._begun: dict[str, tuple[Session, list[Message]]] = {}  # and not written yet
+        self._begun: dict[str, tuple[Session, list[Message]]] = {}  # not written yet
 
     def create(self, session: Session, messages: Iterable[Message] = ()) -> Session:
         self._index_sync.check_open()
@@ -64,13 +64,13 @@ class DeferredFiles:
             raise file_error("write", self.home, error) from error
         self._index_sync.flush(session_ids)
 
-    # What the store asks about those that are begun.
+    # Queries of the store about new sessions.
 
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._begun
 
     def read(self, session_id: str) -> Session:
-        """The session, begun or written."""
+        """The session, written or not."""
         begun = self._begun.get(session_id)
         return begun[0] if begun else self._files.read(check_id(session_id))
 
@@ -79,13 +79,13 @@ class DeferredFiles:
         return self._begun.get(session_id)
 
     def forget(self, session_id: str) -> Session | None:
-        """Hold it no longer; the session, if it was held."""
+        """Drop the session, and return it if it was not written yet."""
         begun = self._begun.pop(session_id, None)
         return begun and begun[0]
 
     def write_begun(self, session_id: str, more: Iterable[Message] = ()) -> bool:
-        """Write the messages of a session that is begun, and `more`; its record comes next. False
-        if it is written already."""
+        """Write the messages of a new session, and `more`; its record comes next. False if it is
+        written already."""
         begun = self._begun.get(session_id)
         if begun is None:
             return False

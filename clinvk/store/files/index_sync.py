@@ -1,11 +1,11 @@
-"""The index of a `FileStore`, kept in agreement with its files, and the lock of who writes them.
+"""The index of a `FileStore`, kept consistent with its files, and the lock of their writers.
 
-How a stale index is noticed: it remembers the time of the folder of records, which changes with
-every record that appears, goes or is replaced; and `lock` holds a mark. It is the id of a session
-whose writer was killed; or `r12.*`, where sessions whose ids begin so have been written and not
-flushed. Who wants the index then mends it by comparing. Only the one who left them unflushed knows
-better: as long as the mark and the time of the folder are those that he left, the index lacks what
-he has written since, and nothing else.
+How a stale index is detected: it stores the time of the directory of records, which changes with
+every record that is added, deleted or replaced; and `lock` holds a mark. The mark is the id of a
+session whose writer was killed, or `r12.*` if sessions with this prefix have been written and not
+flushed. A reader of the index then repairs it by comparing. Only the process that left them
+unflushed need not: as long as the mark and the time of the directory are unchanged, the index lacks
+what it has written since, and nothing else.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from clinvk.store.files.records import SessionFiles
 if TYPE_CHECKING:
     from clinvk.store.index import Index
 
-ANY_SESSION = "*"  # in `lock`: more than it has room for
-MAX_MARK_SIZE = 4096  # bytes of it
+ANY_SESSION = "*"  # in `lock`: more sessions than fit
+MAX_MARK_SIZE = 4096  # bytes of the mark
 FLUSH_TIMEOUT = 2.0  # seconds to wait for another process before the index is left stale
 
 Progress = Callable[[int, int], None]
@@ -38,24 +38,24 @@ T = TypeVar("T")
 
 
 class IndexSync:
-    """Raises `SessionError` where `lock` cannot be written. Where the index cannot be used there
-    is none: it is made anew when that can be done."""
+    """Raises `SessionError` if `lock` cannot be written. An unusable index is deleted, and rebuilt
+    when that is possible."""
 
     def __init__(self, home: Path, files: SessionFiles, progress: Progress) -> None:
         self.files = files
-        self.progress = progress  # told (done, all) while the index is made anew
+        self.progress = progress  # called with (done, total) while the index is rebuilt
         self._lock_path = home / "lock"
         self._path = home / "index.db"
         self._connections: Connections[Index] = Connections()
-        # How we left things, when we left some unflushed: our process, the mark, the time.
+        # The state after leaving sessions unflushed: this process, the mark, the time.
         self._unflushed_state: tuple[int, str, int] | None = None
         self._lock = -1
 
     # Reading.
 
     def query(self, ask: Callable[[Index], T]) -> T | None:
-        """What the index says; nothing where there is none, or none that can be read. A damaged page
-        shows only when it is read, so the index is made anew then, once."""
+        """The answer of the index; None without a readable one. A damaged page is noticed only when
+        it is read; the index is then rebuilt, once."""
         check_may_block()
         with self._connections.using():
             for _ in range(2):
@@ -70,7 +70,7 @@ class IndexSync:
         return None
 
     def _fresh(self) -> Index | None:
-        """An index that can be believed, fixed where it has to be; nothing where it cannot be."""
+        """A current index, repaired if necessary; None if that is impossible."""
         if (index := self.fresh_index_or_none()) is not None:
             return index
         if not self.files.has_sessions():
@@ -82,7 +82,7 @@ class IndexSync:
             return None  # reading never needs to write
 
     def fresh_index_or_none(self) -> Index | None:
-        """The index, if it can be believed without mending it."""
+        """The index, if it is current without repair."""
         index = self._open_index(create=False)
         return index if index is not None and self._is_fresh(index) else None
 
@@ -90,13 +90,12 @@ class IndexSync:
 
     @contextmanager
     def writing(self, session_id: str) -> Iterator[tuple[Index | None, list[IndexChange]]]:
-        """The lock, and the index; it is told what is put into the list, once the files are
-        changed. What an error leaves half done is noted, so that the index is mended before it is
-        believed again."""
+        """The lock, and the index, which is updated with what is put into the list once the files
+        are changed. After an error it is marked, so that it is repaired before it is used again."""
         check_may_block()
         with self._connections.using(), self._exclusive():
             index = self._ensure_fresh()
-            before = self._read_mark()  # nothing, unless there is no index to catch up
+            before = self._read_mark()  # empty, unless there is no index to update
             self._write_mark(session_id)
             told: list[IndexChange] = []
             yield index, told
@@ -105,14 +104,14 @@ class IndexSync:
 
     @contextmanager
     def removing(self, id_: str) -> Iterator[list[IndexChange]]:
-        """`writing`, for sessions that are deleted: on a full disk too. If there is no room for the
-        note, the index is deleted first, so that no killed process leaves one that is wrong."""
+        """`writing`, for deleting sessions, also on a full disk. If there is no room for the mark,
+        the index is deleted first, so that a killed process never leaves a wrong one."""
         check_may_block()
         told: list[IndexChange] = []
         with self._connections.using(), ExitStack() as held:
             try:
                 held.enter_context(self._exclusive())
-            except NoSpace:  # for `lock`: the index has what that takes
+            except NoSpace:  # for `lock`: the index occupies the space that it needs
                 self.delete_index()
                 held.enter_context(self._exclusive())
             index = self._ensure_fresh()
@@ -135,19 +134,19 @@ class IndexSync:
                     change(index)
                 index.set_meta("mtime", self.files.modified_ns())
         except sqlite3.Error:
-            self.delete_index()  # a full disk, say: it is rebuilt when it is needed
+            self.delete_index()  # e.g. a full disk: it is rebuilt when it is needed
 
     @contextmanager
     def write_unflushed(self, session_id: str) -> Iterator[None]:
-        """The lock, for a write that the index is not told of. From now on it is marked as stale;
-        ourselves know what it lacks, if we did so far."""
+        """The lock, for a write without the index, which is marked as stale. This process knows
+        what the index lacks, if it did so far."""
         with self._connections.using(), self._exclusive():
             marked = self._read_mark()
             known = self._knows_difference(marked)
             if not known:
                 check_may_block()
                 self.files.unflushed.clear()
-                # What others leave unflushed is mended once, and not each time.
+                # What others leave unflushed is repaired once, not each time.
                 if not marked or self._unflushed_state is None:
                     known = self._ensure_fresh() is not None
                     marked = self._read_mark()
@@ -157,14 +156,14 @@ class IndexSync:
                 marked = f"{marked} {mark}".strip()
                 marked = marked if len(marked) <= MAX_MARK_SIZE else ANY_SESSION
                 self._write_mark(marked)
-            self._unflushed_state = (0, "", 0)  # nobody's: from now on we do not know
+            self._unflushed_state = (0, "", 0)  # invalid: this process no longer knows
             yield
             if known:
                 self._unflushed_state = (os.getpid(), marked, self.files.modified_ns())
 
     def flush(self, session_ids: list[str]) -> None:
-        """Tell the index of these, where they were left unflushed by us. If another process keeps
-        the lock, the index stays marked as stale, and is updated when it is needed."""
+        """Add these to the index, if this process left them unflushed. If another process holds the
+        lock, the index stays marked as stale, and is updated when it is needed."""
         if self.files.unflushed.keys().isdisjoint(session_ids):
             return
         with (
@@ -176,11 +175,11 @@ class IndexSync:
                 if (index := self._open_index(create=True)) is not None:
                     self._catch_up(index, session_ids)
             except sqlite3.Error:
-                self.delete_index()  # a full disk, say
+                self.delete_index()  # e.g. a full disk
 
     def rebuild(self, progress: Progress) -> int:
-        """The index, from nothing; how many sessions there are."""
-        # Only where the index is rebuilt.
+        """Rebuild the index; return the number of sessions."""
+        # Only to rebuild the index.
         from clinvk.store.files import indexer
 
         with self._connections.using(), self._exclusive():
@@ -196,7 +195,7 @@ class IndexSync:
         return count
 
     def delete_index(self) -> None:
-        """Take the index away: what is wrong with it is none of the files'."""
+        """Delete the index: the files are not affected by its errors."""
         self._connections.drop()
         for name in (self._path, f"{self._path}-journal"):
             with suppress(OSError):
@@ -206,7 +205,7 @@ class IndexSync:
         self._connections.close()
 
     def check_open(self) -> None:
-        """Raise `SessionError` where the store is closed."""
+        """Raise `SessionError` if the store is closed."""
         if self._connections.closed:
             raise store_is_closed()
 
@@ -243,8 +242,8 @@ class IndexSync:
             return False
 
     def _ensure_fresh(self) -> Index | None:
-        """The index, fresh; call it with the lock held. Nothing where none can be had."""
-        for _ in range(2):  # a damaged one is thrown away, and made anew
+        """An up-to-date index, or None; call it with the lock held."""
+        for _ in range(2):  # a damaged one is deleted and rebuilt
             index = self._open_index(create=True)
             try:
                 if index is not None:
@@ -257,16 +256,16 @@ class IndexSync:
         return None
 
     def _repair(self) -> Index:
-        """The index, in agreement with the files."""
-        # Only where the index is rebuilt.
+        """The index, consistent with the files."""
+        # Only to rebuild the index.
         from clinvk.store.files import indexer
 
-        self._connections.drop()  # it may have been opened for reading alone
+        self._connections.drop()  # it may have been opened read-only
         index = self._open_index(create=True)
         if index is None:
             raise sqlite3.DatabaseError("spoiled")
         index.prepare()
-        self.files.remove_leftovers()  # whoever left the index stale may have been killed
+        self.files.remove_leftovers()  # the process that left the index stale may have been killed
         with index.transaction():
             if index.record_stats():
                 indexer.index_changes(index, self.files, self._read_mark().split())
@@ -277,18 +276,19 @@ class IndexSync:
         self._write_mark("")
         return index
 
-    # What we left unflushed.
+    # Unflushed sessions of this process.
 
     def _knows_difference(self, marked: str) -> bool:
-        """Whether the index lacks what we left unflushed, and nothing else."""
+        """Whether the index lacks only what this process left unflushed."""
         if self._unflushed_state is None:
             return False
         pid, mark, time = self._unflushed_state
         return pid == os.getpid() and marked in ("", mark) and time == self.files.modified_ns()
 
     def _catch_up(self, index: Index, session_ids: list[str]) -> bool:
-        """Tell the index of these sessions, if we know what it lacks; call it with the lock held."""
-        # Only where the index is rebuilt.
+        """Add these sessions to the index, if nothing else is missing; call it with the lock
+        held."""
+        # Only to rebuild the index.
         from clinvk.store.files import indexer
 
         if not self._knows_difference(self._read_mark()):
@@ -321,7 +321,8 @@ class IndexSync:
             yield
 
     def _write_mark(self, text: str) -> None:
-        """Say in `lock` what is being written, for the case that we do not live to say it is done."""
+        """Mark in `lock` what is being written, in case this process is killed before it is
+        done."""
         data = text.encode()
         try:
             os.pwrite(self._lock, data, 0)

@@ -1,4 +1,4 @@
-"""What the index knows of the files: read into it, and compared with it."""
+"""Read the files into the index, and compare them with it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from clinvk.model.session import Session
 from clinvk.store.files.records import SessionFiles, TimeAndSize, message_contents
 from clinvk.store.index import Index
 
-BATCH = 2_000  # sessions that are read at a time when the index is made anew
+BATCH = 2_000  # sessions that are read at a time when the index is rebuilt
 
 Progress = Callable[[int, int], None]
 
 
 def index_all(index: Index, files: SessionFiles, progress: Progress) -> int:
-    """Read everything into an empty index; how many sessions there are. `progress` is told (done,
-    all)."""
+    """Read everything into an empty index; return the number of sessions. `progress` is called with
+    (done, total)."""
     ids = files.ids()
     for start in range(0, len(ids), BATCH):
         progress(start, len(ids))
@@ -27,8 +27,8 @@ def index_all(index: Index, files: SessionFiles, progress: Progress) -> int:
 
 
 def index_changes(index: Index, files: SessionFiles, marks: list[str]) -> None:
-    """See to what is new, changed or gone since; of the marked ones, which may have changed
-    unnoticed, to all."""
+    """Index what was added, changed or deleted since; and all marked sessions, which may have
+    changed unnoticed."""
     known, seen = index.record_stats(), files.stats()
     index.remove(known.keys() - seen.keys())
     written = tuple(mark[:-1] for mark in marks if mark.endswith("*"))
@@ -38,7 +38,7 @@ def index_changes(index: Index, files: SessionFiles, marks: list[str]) -> None:
 
 
 def reindex_session(index: Index, files: SessionFiles, session_id: str, stat: TimeAndSize) -> None:
-    """Tell the index of a session; `stat` is what its record was seen to be."""
+    """Index a session; `stat` is the state of its record."""
     try:
         index_session(index, files, files.read(session_id))
     except SessionNotFound:
@@ -48,7 +48,7 @@ def reindex_session(index: Index, files: SessionFiles, session_id: str, stat: Ti
 
 
 def index_session(index: Index, files: SessionFiles, session: Session) -> None:
-    """The session and the words that its transcript has gained."""
+    """Index the session and the new words of its transcript."""
     stat = os.stat(files.record_path(session.id))
     before = index.title(session.id)
     index.put(session, mtime=stat.st_mtime_ns, size=stat.st_size)
@@ -65,7 +65,7 @@ def index_session(index: Index, files: SessionFiles, session: Session) -> None:
 
 
 def index_new(index: Index, files: SessionFiles, session_ids: Iterable[str]) -> None:
-    """Read sessions that the index does not know into it."""
+    """Add unknown sessions to the index."""
     rows, said = [], []
     for session_id in session_ids:
         try:

@@ -1,4 +1,4 @@
-"""Sessions as files: a record and a transcript each, in two folders. Nothing is locked here."""
+"""Sessions as files: a record and a transcript each, in two directories, without locks."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from clinvk.store.codec import (
     not_found_error,
 )
 
-FileState = tuple[int, ...]  # what is another one when a file was written or replaced
-TimeAndSize = tuple[int, int]  # of a record: nanoseconds, bytes; as the index remembers it
+FileState = tuple[int, ...]  # changes when a file is written or replaced
+TimeAndSize = tuple[int, int]  # of a record: nanoseconds, bytes; as stored in the index
 
 
 class SessionFiles:
-    """Methods raise `SessionError` where the disk does not let them."""
+    """Reads and writes the files. Methods raise `SessionError` if the disk does not allow it."""
 
     def __init__(self, home: Path) -> None:
         self._records = str(home / "sessions")
         self._transcripts = str(home / "transcripts")
-        # Sessions that we have written and not flushed, as they come back from their records:
-        # they need not be read as long as those are the same.
+        # Sessions written but not flushed by this process, as decoded from their records, which
+        # need not be read while they are unchanged.
         self.unflushed: dict[str, tuple[Session, FileState]] = {}
 
     def record_path(self, session_id: str) -> str:
@@ -79,7 +79,7 @@ class SessionFiles:
         return found
 
     def modified_ns(self) -> int:
-        """When a record last appeared, went or was replaced, in nanoseconds."""
+        """When a record was last added, deleted or replaced, in nanoseconds."""
         try:
             return os.stat(self._records).st_mtime_ns
         except FileNotFoundError:
@@ -89,7 +89,7 @@ class SessionFiles:
         return sum(os.path.getsize(f) for f in self.both_paths(session_id) if os.path.isfile(f))
 
     def remove_leftovers(self) -> None:
-        """Delete what writers that were killed have left half-written."""
+        """Delete the partial files of killed writers."""
         remove_leftovers(self._records)
         remove_leftovers(self._transcripts)
 
@@ -111,8 +111,8 @@ class SessionFiles:
             raise damaged_error(session_id, path, error.strerror) from error
 
     def is_own(self, session_id: str) -> bool:
-        """Whether the current user alone can have written the record that is there now, and none
-        before it was written by others."""
+        """Whether only the current user can have written the present record and all earlier
+        ones."""
         try:
             data, is_private = read_with_privacy(self.record_path(session_id))
             return is_private and decode_session(data, session_id, "").options_trusted
@@ -132,12 +132,12 @@ class SessionFiles:
             raise file_error("read", path, error) from error
 
     def messages(self, session_id: str, start: int = 0) -> list[Message]:
-        r"""The messages of a transcript. Lines end with `\n` alone, since messages may hold other
-        separators; a line that is torn is left out."""
+        r"""The messages of a transcript. Lines end with `\n` alone, since messages may contain
+        other separators; a torn line is skipped."""
         return decode_messages(self.read_transcript(session_id, start).split(b"\n"))
 
     def scan(self, query: Query) -> list[Session | Damaged]:
-        """The sessions of a query, where nothing is indexed: every record is read."""
+        """The sessions of a query without an index: every record is read."""
         sessions: list[Session] = []
         damaged: list[Session | Damaged] = []
         for session_id in self.ids():
@@ -156,7 +156,7 @@ class SessionFiles:
     def session_if_unchanged(
         self, found: Session | Damaged, mtime: int, size: int
     ) -> Session | Damaged:
-        """What an index has, if its record has not changed since; else what the record says now."""
+        """The session from the index if its record is unchanged, otherwise from the record."""
         try:
             stat = os.stat(self.record_path(found.id))
             if (stat.st_mtime_ns, stat.st_size) == (mtime, size):
@@ -170,7 +170,7 @@ class SessionFiles:
     # Writing.
 
     def check_writable(self) -> None:
-        """Raise `SessionError` where it can be seen that nothing can be written."""
+        """Raise `SessionError` if it is clear that nothing can be written."""
         for folder in (self._records, self._transcripts):
             try:
                 make_folder(folder)
@@ -180,7 +180,7 @@ class SessionFiles:
                 raise file_error("write", folder, error) from error
 
     def write(self, session: Session, *, durable: bool) -> Session:
-        """Put its record in place of the one that is there; the session as it comes back."""
+        """Replace the record; return the session as decoded from it."""
         path = self.record_path(session.id)
         record, session = encode_session(session)
         data = msgspec.json.format(record, indent=1) + b"\n"
@@ -194,15 +194,15 @@ class SessionFiles:
     def write_unflushed(self, session: Session) -> Session:
         """`write`, for a caller that flushes it later."""
         session = self.write(session, durable=False)
-        with suppress(OSError):  # it is gone again: then there is nothing to know
+        with suppress(OSError):  # already deleted: nothing to remember
             self.unflushed[session.id] = (session, _file_state(self.record_path(session.id)))
         return session
 
     def write_transcript(
         self, session_id: str, messages: Iterable[Message], *, durable: bool
     ) -> None:
-        """Put a transcript in place of the one that is there, which a killed clinvk may have left
-        of a session that had this id."""
+        """Replace the transcript, which may be left from a killed clinvk for a session with this
+        id."""
         path = self.transcript_path(session_id)
         data = _lines(messages)
         if not data and not os.path.lexists(path):
@@ -212,7 +212,7 @@ class SessionFiles:
             if durable:
                 replace_own(path, data, durable=True)
             else:
-                write_file(path, data)  # nobody looks at it before the record is there
+                write_file(path, data)  # not read before the record exists
         except OSError as error:
             raise file_error("write", path, error) from error
 
@@ -240,12 +240,12 @@ class SessionFiles:
             raise file_error("write", path, error) from error
 
     def remove(self, session_id: str) -> None:
-        """The record goes last: while it is there, somebody can delete the rest."""
+        """Delete the record last: while it exists, the rest can still be deleted."""
         _remove(self.transcript_path(session_id))
         _remove(self.record_path(session_id))
 
     def remove_old(self, session_id: str, before: str, stat: TimeAndSize | None) -> bool:
-        """Take it away, if its record is still the one that was old, or is old as it is."""
+        """Delete the session if its record is unchanged since it was found old, or is still old."""
         try:
             now = os.stat(self.record_path(session_id))
         except OSError:
@@ -263,7 +263,7 @@ class SessionFiles:
 
 
 class _Content(msgspec.Struct):
-    """As much of a message as an index wants."""
+    """The part of a message that an index needs."""
 
     role: str
     content: str
@@ -298,7 +298,7 @@ def _remove(path: str) -> None:
     except FileNotFoundError:
         pass
     except (IsADirectoryError, PermissionError) as error:
-        # A folder where a record should be is damage, and deleting is how one gets rid of that.
+        # A directory in place of a record is damage, which deleting has to remove.
         try:
             os.rmdir(path)
         except OSError:

@@ -1,13 +1,13 @@
 """Sessions as files: one record each, one transcript each, and locks.
 
-    sessions/<id>.json       the record, replaced atomically
-    transcripts/<id>.jsonl   the messages, one a line, appended to
-    locks/<id>               held while a turn runs; what it holds tells how to end that turn
-    lock                     held while anything is written; never deleted; names what is written
-    index.db                 derived from the first two; can be deleted at any time
+    sessions/<id>.json       the record, replaced atomically transcripts/<id>.jsonl   the messages,
+    one per line, append-only locks/<id>               held while a turn is running; its content
+    says how to stop that turn lock                     held while anything is written; never
+    deleted; names what is being written index.db                 derived from the first two; can be
+    deleted at any time
 
-Folders are 0700 and files 0600. Reading needs no lock; where nothing can be written, the files are
-read one by one in place of an index that would have to be mended.
+Directories are 0700 and files 0600. Reading needs no lock; on a read-only disk, the files are read
+one by one instead of an index that would have to be repaired.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from clinvk.store.locks import TurnLocks
 if TYPE_CHECKING:
     from clinvk.store.index import Index
 
-REMOVING_MARK = "-"  # in `lock`: sessions were being taken away
+REMOVING_MARK = "-"  # in `lock`: sessions were being deleted
 
 
 class FileStore(Closing):
     def __init__(self, home: Path, progress: Progress = lambda _done, _all: None) -> None:
-        """`progress` is told (done, all) while the index is made anew."""
+        """`progress` is called with (done, total) while the index is rebuilt."""
         self.home = home
         self._files = SessionFiles(home)
         self._index_sync = IndexSync(home, self._files, progress)
@@ -203,11 +203,11 @@ class FileStore(Closing):
         self._index_sync.check_open()
         return self._locks.running_ids()
 
-    # Within.
+    # Internals.
 
     @contextmanager
     def _change(self, session_id: str) -> Iterator[list[IndexChange]]:
-        """The lock, for a session that is there, and what the index is to be told."""
+        """The lock, for an existing session, and the list of updates for the index."""
         with self._index_sync.writing(session_id) as (_, told):
             self._deferred.write_begun(session_id)
             if (begun := self._deferred.forget(session_id)) is not None:
@@ -222,7 +222,8 @@ class FileStore(Closing):
         return (s for s in self._files.scan(Query()) if isinstance(s, Session))
 
     def _is_taken(self, session_id: str, index: Index | None, *, exact: bool) -> bool:
-        """Names differ in more than case, so that no file system confuses two of them."""
+        """Raise an error for a name that differs from another only in case, which file systems
+        confuse."""
         if session_id in self._deferred or self._files.exists(session_id):
             return True
         if not exact:
@@ -237,17 +238,17 @@ class FileStore(Closing):
             self._index_sync.delete_index()
             return self._files.ids()
 
-    # Those that nobody has used for long.
+    # Sessions not used for long.
 
     def _delete_stray_locks(self, before: str) -> None:
-        """Take away the locks of sessions that were never written, since their clinvk was killed,
-        and the temporary files that it left."""
+        """Delete the locks of sessions that were never written, since their clinvk was killed, and
+        the temporary files that it left."""
         remove_leftovers(self.home)
         self._files.remove_leftovers()
         for session_id in self._locks.older_than(datetime.fromisoformat(before).timestamp()):
             if self._files.exists(session_id) or session_id in self._deferred:
                 continue
-            with suppress(NoSpace):  # for a lock that somebody else has deleted meanwhile
+            with suppress(NoSpace):  # for a lock that another process has deleted meanwhile
                 if (turn := self.acquire_turn(session_id)) is not None:
                     self._locks.delete(session_id)
                     turn.abandon()
@@ -261,16 +262,16 @@ class FileStore(Closing):
         return [(s.id, None) for s in self._files.scan(query) if isinstance(s, Session)]
 
     def _remove_idle(self, session_id: str, before: str, stat: TimeAndSize | None) -> bool:
-        """Take the session away if it is still old and does not run; with the lock held.
+        """Delete the session if it is still old and not running; call it with the lock held.
 
-        A turn that begins has its lock first, and then has to write before it starts anything: so
-        where there is no lock now, none can begin that would not find the session gone."""
+        A starting turn takes its lock first, and then has to write before it starts anything: so
+        without a lock now, any turn that starts will find the session deleted."""
         if not self._locks.exists(session_id):
             return self._files.remove_old(session_id, before, stat)
         turn = self.acquire_turn(session_id)
         if turn is None:
             return False
-        if turn.leftover:  # what it left running is ended by whoever deletes it
+        if turn.leftover:  # what it left running is stopped by an explicit deletion
             turn.abandon()
             return False
         try:
@@ -283,6 +284,6 @@ class FileStore(Closing):
 
 
 def _index_session(index: Index, files: SessionFiles, session: Session) -> None:
-    from clinvk.store.files import indexer  # who only reads has no use for it
+    from clinvk.store.files import indexer  # not needed to read
 
     indexer.index_session(index, files, session)

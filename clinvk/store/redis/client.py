@@ -1,4 +1,4 @@
-"""A Redis server: what is asked of it, and what its refusals mean."""
+"""A Redis server: connection, requests, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from clinvk.errors import ConfigError, SessionError
 from clinvk.text import addresses
 
 CONNECT_TIMEOUT = 5.0  # seconds to connect, and for TLS
-GREETING_TIMEOUT = 15.0  # seconds for the first answer: the server may be busy, or none of Redis
-ANSWER_TIMEOUT = 30.0  # seconds; a script with the transcript of years takes less than one
+GREETING_TIMEOUT = 15.0  # seconds for the first answer: the server may be busy, or not Redis at all
+ANSWER_TIMEOUT = 30.0  # seconds; a script with years of transcript takes less than one second
 RETRY_INTERVAL = 0.5  # seconds until a lost connection is retried, once
 
-REBUILD = "rebuild what leads to the sessions: clinvk sessions reindex"
+REBUILD = "rebuild the index: clinvk sessions reindex"
 _OTHER_STORE_HINT = (
     "or choose another store: session.storage in the configuration, or --storage-backend"
 )
 
 
 class WrongType(SessionError):  # noqa: N818 - reads as what it says
-    """A key holds another type of value than clinvk's: another program has written it."""
+    """A key has an unexpected type: another program has written it."""
 
 
 class RedisClient(Closing):
-    """Raises `ConfigError` for a wrong address or a missing package, `SessionError` for all that
-    the server does not do; neither tells the password."""
+    """Raises `ConfigError` for an invalid address or a missing package, `SessionError` for all
+    errors of the server; neither shows the password."""
 
     def __init__(self, url: str) -> None:
         redis = _import_redis()
         url = _checked(url)
-        # Retried once, not more: a server that was restarted answers then, and one that is gone
-        # should be said to be gone.
-        lost = (redis.exceptions.ConnectionError,)  # one that is silent will not talk the next time
+        # Retried once only: a server that was restarted answers then, and one that is down should
+        # be reported as down.
+        lost = (redis.exceptions.ConnectionError,)  # a silent one will not answer the next time
         again = redis.retry.Retry(
             redis.backoff.ConstantBackoff(RETRY_INTERVAL), 1, supported_errors=lost
         )
         self._tls = url.startswith("rediss:")
-        self._met = False  # whether it has ever answered as a Redis server does
-        self._greeting_timeout: float | None = None  # of the connection that was made last
+        self._met = False  # whether it has ever answered like a Redis server
+        self._greeting_timeout: float | None = None  # of the newest connection
         self._closed = False
         try:
             self.client: Any = redis.Redis.from_url(
                 url, connection_class=_impatient(tls=self._tls), redis_connect_func=self._greet,
                 socket_connect_timeout=CONNECT_TIMEOUT, socket_timeout=ANSWER_TIMEOUT, retry=again, protocol=2,
             )  # fmt: skip
-            self.client.connection_pool.make_connection()  # connects to nothing yet
+            self.client.connection_pool.make_connection()  # does not connect yet
         except (ValueError, TypeError, redis.RedisError) as error:
-            # Nothing of the error itself, nor the error: both may quote a part of a password.
+            # Neither the error nor its text: both may quote part of a password.
             raise _invalid(url, str(error)) from None
         about = self.client.connection_pool.connection_kwargs
         self.name = f"{about.get('host', 'localhost')}:{about.get('port', 6379)}"
         self._scripts: dict[str, Any] = {}
 
     def close(self) -> None:
-        """Close the connections. A turn that has not ended opens one again for each request."""
+        """Close the connections. A turn that is still running opens one again for each request."""
         self._closed = True
         self._hang_up()
 
     def run_script(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
-        """What a script answers; text where it is one."""
+        """The result of a script, decoded if it is text."""
         known = self._scripts.get(script)
         if known is None:
             known = self._scripts[script] = self.client.register_script(script)
@@ -73,7 +73,7 @@ class RedisClient(Closing):
 
     @contextmanager
     def translate_errors(self) -> Iterator[Any]:
-        """The client; what goes wrong with it is told in our words."""
+        """The client; its errors are translated into clinvk's."""
         check_may_block()
         redis = _import_redis()
         try:
@@ -85,8 +85,8 @@ class RedisClient(Closing):
                 self._hang_up()
 
     def _greet(self, connection: Any) -> None:
-        """Called with a new connection. A server that has never answered has less time for its
-        first answer than for those that follow."""
+        """Set up a new connection. A server that has never answered has less time for its first
+        answer than for later ones."""
         timeout = connection.socket_timeout
         if not self._met:
             timeout = self._greeting_timeout = min(timeout or GREETING_TIMEOUT, GREETING_TIMEOUT)
@@ -109,8 +109,8 @@ class RedisClient(Closing):
 
 
 def _checked(url: str) -> str:
-    """The address with its scheme in small letters, as redis-py wants it. Raises `ConfigError` for
-    a parameter that there is not."""
+    """The address with a lower-case scheme, as redis-py requires. Raises `ConfigError` for an
+    unknown parameter."""
     scheme, _, rest = url.partition("://")
     known: tuple[str, ...] = addresses.PARAMETERS
     if scheme.lower() == "rediss":
@@ -127,7 +127,7 @@ def _unknown(url: str, name: str, known: tuple[str, ...]) -> ConfigError:
 
     shown = unknown_key(name, known).replace("key", "parameter", 1)
     if name in addresses.TLS_PARAMETERS:
-        shown += ", which only rediss:// has"
+        shown += ", which is only valid with rediss://"
     return ConfigError(
         f"session.storage: {addresses.mask_password(url)!r}: {shown}",
         f"known: {', '.join(known)}",
@@ -147,9 +147,8 @@ def _invalid(url: str, error: str) -> ConfigError:
 def _strange(
     error: Exception, *, tls: bool, greeting_timeout: float | None
 ) -> tuple[str, str] | None:
-    """What is wrong with a server that has never answered, if it may be of another kind.
-    `greeting_timeout` is how long its first answer was waited for, in seconds, once it was
-    connected."""
+    """The error and hint for a server that has never answered and may not be Redis.
+    `greeting_timeout` is the time in seconds for its first answer, once it was connected."""
     # 60 ms, and an extra.
     from redis import exceptions as e
 
@@ -157,22 +156,22 @@ def _strange(
     if "CERTIFICATE_VERIFY_FAILED" in text or "certificate verify failed" in text:
         return (
             f"its certificate is not trusted ({text})",
-            "name the file of its authority in session.storage: rediss://…?ssl_ca_certs=FILE",
+            "set the file of its certificate authority in session.storage: rediss://…?ssl_ca_certs=FILE",
         )
     other = "redis://" if tls else "rediss://"
-    hint = f"if that port {'has no' if tls else 'wants'} TLS, write {other} in session.storage"
+    hint = f"if that port {'has no' if tls else 'requires'} TLS, write {other} in session.storage"
     if isinstance(error, e.TimeoutError):
         if greeting_timeout is not None:
             said = f"it accepts connections, but does not answer within {greeting_timeout:g} s"
             retry = "the server may be busy: try again later"
             return f"{said} ({text})", retry if tls else f"{retry}; {hint}"
         if tls:
-            return f"TLS does not begin ({text})", f"{hint}; otherwise check the server"
+            return f"the TLS handshake failed ({text})", f"{hint}; otherwise check the server"
         return None
     if isinstance(error, e.InvalidResponse):
         return f"it does not answer as a Redis server ({text})", hint
     if isinstance(error, e.ConnectionError) and any(word in text for word in _HUNG_UP):
-        return f"it ends the connection at once ({text})", hint
+        return f"it closes the connection at once ({text})", hint
     return None
 
 
@@ -185,27 +184,27 @@ def _explain_error(error: Exception) -> tuple[str, str | None]:
 
     text = str(error)
     if isinstance(error, e.AuthenticationError) or "NOAUTH" in text or "unauthenticated" in text:
-        return f"it refuses the user or the password ({text})", "look at those in session.storage"
+        return f"it rejects the user or the password ({text})", "check those in session.storage"
     if isinstance(error, e.NoPermissionError):
         return f"this user may not do that ({text})", "give it the keys clinvk:* and EVALSHA"
     if isinstance(error, e.BusyLoadingError):
         return "it is still reading its data", "try again in a moment"
     if isinstance(error, e.TimeoutError):
-        return f"it does not answer ({text})", f"look at the server, {_OTHER_STORE_HINT}"
+        return f"it does not answer ({text})", f"check the server,  {_OTHER_STORE_HINT}"
     if isinstance(error, e.ConnectionError):
         return f"it cannot be reached ({text})", f"start it, {_OTHER_STORE_HINT}"
     if isinstance(error, e.ReadOnlyError):
-        return "it is a replica, which takes no writes", "name the primary server"
+        return "it is a read-only replica", "name the primary server"
     if "DB index" in text:
         return (
-            f"it has no database of this number ({text})",
-            "most servers have 0 to 15: change the number behind the host in session.storage",
+            f"it has no database with this number ({text})",
+            "most servers have 0 to 15: change the number after the host in session.storage",
         )
     if "MISCONF" in text:
-        return "it cannot write its own disk, and takes no writes", "look at the server's disk"
+        return "it cannot write to its disk, and accepts no writes", "check the server's disk"
     if isinstance(error, e.OutOfMemoryError) or "OOM" in text:
         return (
-            "its memory is full, and it takes no writes",
+            "its memory is full, and it accepts no writes",
             "raise maxmemory, or delete sessions, e.g. with: clinvk sessions clean --older-than 30d",
         )
     return text, None
@@ -213,8 +212,8 @@ def _explain_error(error: Exception) -> tuple[str, str | None]:
 
 @cache
 def _impatient(*, tls: bool) -> Any:
-    """A connection of redis-py that waits for TLS as long as it waits to connect; its own kinds
-    wait as long as for any answer, which is long."""
+    """A redis-py connection whose timeout for TLS is that for connecting; its own classes use the
+    long timeout for answers."""
     # 60 ms, and an extra.
     from redis import connection as kinds
 
@@ -234,7 +233,7 @@ def _impatient(*, tls: bool) -> Any:
 
 
 def _import_redis() -> Any:
-    """The redis package: 60 ms, and an extra, so only where a store is a server."""
+    """The redis package: 60 ms, and an extra, so only for a store on a server."""
     try:
         # 60 ms, and an extra.
         import redis.backoff

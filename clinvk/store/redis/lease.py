@@ -1,9 +1,9 @@
-"""A turn on a server: had for a time, and for longer while its process lives.
+"""A turn on a server: a lease that its process renews while it lives.
 
-A server does not see a process die, so a turn is a lease. It says when the next one may begin.
-Whether this one may still write is another question, which `token` answers: it names the last one
-who took the turn, and the server compares it with every write. So a machine that slept too long
-goes on if nobody took the turn meanwhile, and spoils nothing if somebody did.
+A server does not see a process die, so a turn is a lease. It says when the next one may start.
+Whether this one may still write is a separate question, which `token` answers: it identifies the
+last process that took the turn, and the server compares it with every write. So a machine that
+slept too long continues if no other process took the turn meanwhile, and does no harm otherwise.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from clinvk.store.redis import lua
 from clinvk.store.redis.client import RedisClient
 
 PREFIX = "clinvk:"
-TURNS = f"{PREFIX}turns"  # ids that have, or had, a lease
+TURNS = f"{PREFIX}turns"  # ids that have or had a lease
 
 
 class LeaseLock(Closing):
-    """Renewed every third of its time by a thread, until it is closed."""
+    """A lease that a thread renews after each third of its time, until it is closed."""
 
     def __init__(
         self,
@@ -64,17 +64,17 @@ class LeaseLock(Closing):
             return
         self._stop_renewal.set()
         self._on_ended(self)
-        check_may_block()  # what is above does not; it may be all that there is time for
+        check_may_block()  # the part above does not, and may be all that there is time for
         self._released = True
         keys = [lease_key(self.id), turn_key(self.id), TURNS]
-        with suppress(SessionError):  # it ends by itself, a little later
+        with suppress(SessionError):  # it expires by itself, a little later
             self._server.run_script(lua.END, keys, [self.token, what, self.id])
 
     def _renew(self) -> None:
         keys = [lease_key(self.id), turn_key(self.id)]
         values = [self.token, milliseconds(self._seconds)]
         while not self._stop_renewal.wait(self._seconds / 3):
-            with suppress(SessionError):  # the next write says what is wrong with the server
+            with suppress(SessionError):  # the next write reports the error of the server
                 if self._server.run_script(lua.RENEW, keys, values) == "lost":
                     return
 

@@ -1,9 +1,9 @@
-"""What a Redis server does in one step: a script runs alone, and all of it or nothing."""
+"""Scripts, which a Redis server runs atomically."""
 
 from __future__ import annotations
 
-# A key whose type is another one was written by another program. What is derived from the records
-# is made again; what is not must not break other sessions.
+# A key of another type was written by another program. What is derived from the records is rebuilt;
+# what is not must not break other sessions.
 _TYPES = """
 local function is(kind, key) return redis.call('TYPE', key).ok == kind end
 local function free(kind, key)
@@ -78,7 +78,7 @@ return 'done'
 """
 )
 
-# Delete a session, unless somebody else runs or has changed it, or a turn that was killed may have
+# Delete a session, unless another process is running or has changed it, or a killed turn may have
 # left something running. All of its commands are allowed on a server whose memory is full.
 #
 # KEYS: session, said, writes, turn, used, ids, lease, turns
@@ -109,9 +109,9 @@ return 'done'
 """
 )
 
-# Take the turn of a session: what the turn before noted, if that did not live to close; nothing
-# where somebody has it. A server whose memory is full allows what follows a first write that takes
-# none: so a turn can be taken there, to end what a killed one left and to delete its session.
+# Take the turn of a session; returns the note of the previous turn if that was killed, or false if
+# another process holds it. A server whose memory is full allows writes after a first one that needs
+# none: so a turn can be taken there, to stop what a killed one left and to delete its session.
 #
 # KEYS: lease, turn, turns
 # ARGV: 1 token, 2 milliseconds, 3 facts about the taker, 4 a token whose holder is dead (or ""),
@@ -132,8 +132,8 @@ return redis.call('HGET', turn, 'facts') or ''
 """
 )
 
-# Have the turn for longer. A lease that has run out is had again if nobody took the turn since:
-# the token says who was the last to take it. As with TAKE, a server whose memory is full allows it.
+# Extend the turn. An expired lease is renewed if no other process took the turn since: the token
+# identifies the last one that did. As with TAKE, a server whose memory is full allows it.
 #
 # KEYS: lease, turn. ARGV: 1 token, 2 milliseconds
 RENEW = """
@@ -153,7 +153,7 @@ if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'facts', ARGV[2]) end
 return 'done'
 """
 
-# End a turn; what it noted goes with it, unless it is to be left for the next one.
+# End a turn and delete its note, unless the note is left for the next one.
 #
 # KEYS: lease, turn, turns. ARGV: 1 token, 2 "leave" or "", 3 id
 END = """

@@ -1,17 +1,16 @@
 """Sessions on a Redis server (6 or later, not a cluster): `redis://host/0`, or `rediss://`.
 
     clinvk:session:<id>    hash: record, version (one more with each write), natives
-    clinvk:said:<id>       list: the transcript, a message each
-    clinvk:writes:<id>     list: the last writes, so that none is done twice
-    clinvk:used            sorted set: ids, the one used last first
-    clinvk:ids             sorted set: folded id, NUL, id; for prefixes, and names that differ in case
-    clinvk:native:<id>     set: which sessions a backend knows by this id
-    clinvk:lease:<id>      who has the turn, until when; the only key that runs out
-    clinvk:turn:<id>       hash: who took the turn last, and what a turn that was killed left
-    clinvk:turns           set: sessions that may have a turn
+    clinvk:said:<id>       list: the transcript, one message each clinvk:writes:<id>     list: the
+    last writes, so that none is repeated clinvk:used            sorted set: ids, most recently used
+    first clinvk:ids             sorted set: folded id, NUL, id; for prefixes, and names that differ
+    in case clinvk:native:<id>     set: the sessions with this native id clinvk:lease:<id>      who
+    holds the turn, until when; the only key that expires clinvk:turn:<id>       hash: who took the
+    turn last, and the note of a killed turn clinvk:turns           set: sessions that may have a
+    turn
 
-A record is changed by comparing its version, so a change may be tried several times. What is
-acknowledged is as safe as the server makes it: with `appendonly yes` a restart loses nothing, with
+A record is changed by comparing its version, so a change may be tried several times. Acknowledged
+writes are as safe as the server makes them: with `appendonly yes` a restart loses nothing, with
 `appendfsync always` a power cut loses nothing either, and without them both may.
 """
 
@@ -50,7 +49,7 @@ from clinvk.store.redis.client import REBUILD, RedisClient, WrongType
 from clinvk.store.redis.lease import PREFIX, TURNS, LeaseLock, lease_key, milliseconds, turn_key
 from clinvk.store.search import scan_sessions
 
-LEASE_SECONDS = 30.0  # seconds that the turn of a dead machine is still had
+LEASE_SECONDS = 30.0  # seconds for which the turn of a dead machine is still held
 BUSY_TIMEOUT = 30.0  # seconds in which a change has to succeed against other writers
 BATCH = 500  # records that are read at a time
 USED = f"{PREFIX}used"
@@ -66,7 +65,7 @@ class RedisStore(Closing):
         self._connected = RedisClient(url)
         self._closed = False
         self._lease = lease
-        self._turns: dict[str, LeaseLock] = {}  # ours: what they write is checked
+        self._turns: dict[str, LeaseLock] = {}  # turns of this process, whose writes are checked
 
     def close(self) -> None:
         self._closed = True
@@ -233,7 +232,7 @@ class RedisStore(Closing):
         return [session_id for session_id in ids if self.running_turn(session_id) is not None]
 
     def _is_idle(self, session_id: str) -> bool:
-        """Whether no turn runs, and none that was killed has left something to end."""
+        """Whether no turn is running, and no killed one has left something to stop."""
         (facts,) = self._turn(session_id, "facts")
         return not facts and self.running_turn(session_id) is None
 
@@ -243,7 +242,7 @@ class RedisStore(Closing):
 
     def _find_dead_token(self, session_id: str) -> str:
         """The token of a turn whose process is known to be dead, so that the next turn need not
-        wait for its lease to end; else nothing."""
+        wait for its lease to expire; otherwise empty."""
         token, holder = self._turn(session_id, "token", "holder")
         try:
             is_gone = note.is_gone(note.parse_process(note.decode(holder) or {}))
@@ -252,7 +251,7 @@ class RedisStore(Closing):
         return token.decode("utf-8", "replace") if token and is_gone else ""
 
     def _turn(self, id_: str, *names: str) -> list[bytes | None]:
-        """These fields of what is known of its last turn."""
+        """These fields of the record of its last turn."""
         with suppress(WrongType), self._server.translate_errors() as client:
             return list(client.hmget(turn_key(id_), *names))
         return [None] * len(names)
@@ -306,7 +305,7 @@ class RedisStore(Closing):
                 return session
             if time.monotonic() > deadline:
                 raise SessionError(
-                    f"session {session_id}: others have been writing it for {BUSY_TIMEOUT:.0f} s"
+                    f"session {session_id}: other processes have been writing it for {BUSY_TIMEOUT:.0f} s"
                 )
             time.sleep(random.random() * 0.01)  # noqa: S311 - so that two do not keep step
 
@@ -331,7 +330,7 @@ class RedisStore(Closing):
             return list(client.lrange(_transcript_key(session_id), 0, -1))
 
     def _all(self) -> Iterator[Session | Damaged]:
-        """Every session, the one used last first."""
+        """All sessions, most recently used first."""
         ids = self._ids()
         for start in range(0, len(ids), BATCH):
             some = ids[start : start + BATCH]
@@ -346,7 +345,7 @@ class RedisStore(Closing):
                 answers = pipeline.execute(raise_on_error=False)
             for i, session_id in enumerate(some):
                 fields, kind, exists = answers[3 * i : 3 * i + 3]
-                if exists:  # else deleted meanwhile
+                if exists:  # otherwise deleted meanwhile
                     yield self._session_or_damaged(session_id, fields, kind)
 
     def _session_or_damaged(self, session_id: str, fields: Any, kind: bytes) -> Session | Damaged:
@@ -361,7 +360,7 @@ class RedisStore(Closing):
             return Damaged(session_id, error.message)
 
     def _ids(self) -> list[str]:
-        """Those of all sessions, the one used last first; in no order if that is not known."""
+        """The ids of all sessions, most recently used first; unordered if that is unknown."""
         try:
             with self._server.translate_errors() as client:
                 return _decoded(client.zrange(USED, 0, -1))
@@ -369,26 +368,26 @@ class RedisStore(Closing):
             return self._scanned(_session_key(""))
 
     def _scanned(self, prefix: str) -> list[str]:
-        """What the names of keys with this prefix end in."""
+        """The names of keys with this prefix, without it."""
         with self._server.translate_errors() as client:
             keys = list(client.scan_iter(f"{prefix}*", count=BATCH))
         return _decoded(key[len(prefix) :] for key in keys)
 
     def _reindex_session(self, session_id: str) -> None:
-        """Whatever leads to the session, made anew."""
+        """Rebuild the index entries of the session."""
         try:
             with suppress(WrongType), self._server.translate_errors() as client:
                 client.hdel(_session_key(session_id), "natives")
             self._change(session_id, lambda s: s, [])
         except SessionNotFound:
             return
-        except SessionError:  # damaged: to be listed, and deleted
+        except SessionError:  # damaged: listed, so that it can be deleted
             with self._server.translate_errors() as client:
                 client.zadd(USED, {session_id: 0})
                 client.zadd(IDS, {_index_member(session_id): 0})
 
     def _remove_old(self, session_id: str, before: str) -> bool:
-        """Take the session away if it is still old and does not run."""
+        """Delete the session if it is still old and not running."""
         try:
             session, version = self._read(session_id)
         except SessionNotFound:
@@ -405,7 +404,7 @@ class RedisStore(Closing):
 
 
 def _raise_for_reply(answer: str, session_id: str) -> None:
-    """Raise what the server's answer to a write means."""
+    """Raise the error that the server's answer to a write means."""
     if answer == "missing":
         raise not_found_error(session_id)
     if answer == "running":
@@ -420,7 +419,7 @@ def _raise_for_reply(answer: str, session_id: str) -> None:
         )
     if answer == "lost":
         raise SessionError(
-            f"session {session_id}: another clinvk has taken this turn, which was silent for too long; "
+            f"session {session_id}: another clinvk has taken over this turn, which was silent for too long; "
             "nothing was written",
             f"see what it did: clinvk sessions show {session_id} --messages 4",
         )
@@ -439,7 +438,7 @@ def _index_member(session_id: str) -> str:
 
 
 def _used_score(session: Session) -> int:
-    """Less for what was used later, so that equals come in the order of their ids."""
+    """A score that is lower for later use, so that equal ones are in the order of their ids."""
     return -round(session.updated_at.timestamp() * 1000)
 
 
@@ -455,7 +454,7 @@ def _lines(messages: Iterable[Message]) -> list[bytes]:
 
 
 def _decoded(members: Iterable[bytes]) -> list[str]:
-    """Ids; what is not one was put there by another program."""
+    """The valid ids; others were written by another program."""
     found = []
     for member in members:
         with suppress(UnicodeDecodeError, SessionError):
@@ -464,7 +463,7 @@ def _decoded(members: Iterable[bytes]) -> list[str]:
 
 
 def _owner(member: bytes) -> list[str] | None:
-    """(backend, id), where that is what it holds."""
+    """(backend, id), if the value has that form."""
     with suppress(ValueError):
         pair = json.loads(member)
         if isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair):

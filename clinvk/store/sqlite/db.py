@@ -1,11 +1,11 @@
-"""A SQLite file that holds sessions: their records, what was said, and the index of both.
+"""A SQLite file of sessions: their records, their messages, and the index of both.
 
-The index is the same that lies beside sessions in files. Here it changes in one transaction with
-what it is derived from, so it is never stale.
+The index is the same as the one of sessions in files. Here it changes in one transaction with the
+data that it is derived from, so it is never stale.
 
-The journal is the one that is rolled back, not WAL: clinvk runs for a moment, and what it wrote
-has to be in this one file when it ends, for who copies it, and for who may only read it. WAL would
-wait for the disk once where this waits three times, which a turn of seconds does not feel.
+It uses a rollback journal, not WAL: clinvk runs briefly, and all writes have to be in this one file
+when it exits, for copies of it and for read-only users. WAL would wait for the disk once instead of
+three times, which is not noticeable in a turn of seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 SCHEMA_VERSION = 1  # PRAGMA user_version
 APPLICATION_ID = 0x636C6976  # PRAGMA application_id: "cliv"
-BUSY_TIMEOUT = 30.0  # seconds that a writer waits for its turn, if it may block that long
+BUSY_TIMEOUT = 30.0  # seconds that a writer waits for others, if it may block that long
 
 TABLES = (
     "CREATE TABLE records (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
@@ -38,8 +38,8 @@ TABLES = (
 
 
 class Database(Index):
-    """Raises `sqlite3.Error` where the file cannot be read or written, and `SessionError` where it
-    is not one of ours."""
+    """Raises `sqlite3.Error` if the file cannot be read or written, and `SessionError` if it is not
+    a clinvk database."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
@@ -53,7 +53,7 @@ class Database(Index):
 
     @classmethod
     def open_writable(cls, path: Path) -> Database:
-        """The sessions in that file, which is made where it is missing."""
+        """The sessions in that file, which is created if it is missing."""
         _create_private(path)
         if not os.access(path, os.W_OK):
             return cls.open_read_only(path)
@@ -69,7 +69,7 @@ class Database(Index):
 
     @classmethod
     def open_read_only(cls, path: Path) -> Database:
-        """The sessions in that file; an empty store where there is none."""
+        """The sessions in that file; an empty store without one."""
         if not path.exists():
             with _open_if_usable(cls(_connect("file::memory:"))) as database:
                 database.prepare()
@@ -80,7 +80,7 @@ class Database(Index):
         return database
 
     def is_ready(self, path: Path) -> bool:
-        """Whether the tables are there. Raises `SessionError` where they are somebody else's."""
+        """Whether the tables exist. Raises `SessionError` if they belong to another program."""
         version = self._pragma("user_version")
         if self._pragma("application_id") == APPLICATION_ID:
             if version > SCHEMA_VERSION:
@@ -92,12 +92,12 @@ class Database(Index):
             return version == SCHEMA_VERSION
         if self.db.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise SessionError(
-                f"{path} is a database of another program", "name another file for the sessions"
+                f"{path} is a database of another program", "choose another file for the sessions"
             )
         return False
 
     def prepare(self) -> None:
-        """Make what is missing; call it in a transaction, as others may do the same."""
+        """Create what is missing; call it in a transaction, since others may do the same."""
         if self.get_meta("version") is None:
             super().prepare()
         if self._pragma("user_version") == 0:
@@ -107,15 +107,14 @@ class Database(Index):
             self.db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def wait_for_disk(self, *, durable: bool) -> None:
-        """Whether a commit is on disk when it returns, the name of its journal included. Where
-        not, a power cut may take it back, whole; a killed process never does."""
+        """Set whether a commit is on disk when it returns, including the name of its journal. If
+        not, a power cut may undo it completely; a killed process never does."""
         self.db.execute(f"PRAGMA synchronous={'EXTRA' if durable else 'NORMAL'}")
 
     @contextmanager
     def changing_without_journal(self) -> Iterator[None]:
-        """`changing` for a disk that has no room for SQLite's journal, which is held in memory. If
-        the process is killed, or the power cut, in the middle of the commit, the file is damaged.
-        """
+        """`changing` for a disk without room for SQLite's journal, which is kept in memory. If the
+        process is killed, or the power fails, in the middle of the commit, the file is damaged."""
         self.db.execute("PRAGMA journal_mode=MEMORY")
         try:
             with self.transaction():
@@ -152,7 +151,7 @@ class Database(Index):
         return int(found[0])
 
     def write_session(self, record: bytes, session: Session, lines: list[bytes]) -> None:
-        """The record as it is now, and lines behind the transcript."""
+        """Write the record, and append lines to the transcript."""
         session_id = session.id
         last = self.db.execute(
             "SELECT ifnull(max(n), 0) FROM said WHERE id=?", (session_id,)
@@ -169,12 +168,12 @@ class Database(Index):
             self.add_words(session, decode_messages(lines), upto=0)
 
     def delete_transcript(self, session_id: str) -> None:
-        """Take the transcript away."""
+        """Delete the transcript."""
         self.db.execute("DELETE FROM said WHERE id=?", (session_id,))
         self.forget_words(session_id)
 
     def delete_session(self, session_id: str) -> None:
-        """Take the session away."""
+        """Delete the session."""
         self.delete_transcript(session_id)
         self.db.execute("DELETE FROM records WHERE id=?", (session_id,))
         self.remove([session_id])
@@ -183,7 +182,7 @@ class Database(Index):
         return decode_messages(self.transcript_lines(session_id))
 
     def rebuild_index(self, where: str, progress: Progress = lambda _done, _all: None) -> int:
-        """Make the index from the records; how many there are."""
+        """Rebuild the index from the records; return their number."""
         self.set_meta("version", None)
         super().prepare()
         ids = self.ids()
@@ -218,7 +217,7 @@ def _busy_timeout() -> float:
 
 @contextmanager
 def _open_if_usable(database: Database) -> Iterator[Database]:
-    """The database, which stays open unless something is wrong with it."""
+    """The database, which stays open unless it has an error."""
     try:
         yield database
     except BaseException:
@@ -227,8 +226,8 @@ def _open_if_usable(database: Database) -> Iterator[Database]:
 
 
 def _create_private(path: Path) -> None:
-    """An empty file where there is none; SQLite gives those beside it the same mode. A folder is
-    made, but not the one above it: a disk that is not mounted is not an empty store."""
+    """Create an empty file if there is none; SQLite gives its other files the same mode. Its
+    directory is created, but not the parent: a disk that is not mounted is not an empty store."""
     try:
         if not path.parent.is_dir():
             path.parent.mkdir(mode=0o700)
@@ -241,5 +240,5 @@ def _create_private(path: Path) -> None:
 
 def missing_directory_error(path: Path) -> SessionError:
     return SessionError(
-        f"{path}: there is no folder {path.parent.parent}", "make it, or name another file"
+        f"{path}: no such directory: {path.parent.parent}", "create it, or choose another file"
     )

@@ -1,11 +1,11 @@
 """Sessions in one SQLite file: `sqlite:////absolute/path`, or `sqlite:///relative/path`.
 
-What is acknowledged is on disk, so that neither `kill -9` nor a power cut
-takes it back. Turns are locked files in `PATH.locks`: the kernel frees them when their process
-dies, which a row in the database, a lease, could only do when its time is over.
+Acknowledged writes are on disk, so that neither `kill -9` nor a power cut undoes them. Turns are
+locked files in `PATH.locks`: the kernel releases them when their process dies, while a lease in the
+database would first have to expire.
 
-The words of a deleted session stay in the full-text table, where nothing leads to them, until
-`reindex` makes that anew and gives the room back.
+The words of a deleted session stay in the full-text table, unreachable, until `reindex` rebuilds it
+and frees the space.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from clinvk.store.sqlite.db import BUSY_TIMEOUT, Database, missing_directory_err
 
 Progress = Callable[[int, int], None]
 
-SLOW = 0.1  # seconds of a write after which the next one is not made on an event loop
+SLOW = 0.1  # seconds of a write after which the next one is not done on an event loop
 
 
 class SqliteStore(Closing):
-    concurrent_calls = 1  # in threads beside an event loop: a file has one writer
+    concurrent_calls = 1  # in threads of an event loop: a file has one writer
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,7 +132,7 @@ class SqliteStore(Closing):
     def reindex(self, progress: Progress = lambda _done, _all: None) -> int:
         with self._writing() as database:
             count = database.rebuild_index(str(self.path), progress)
-        with self._reading() as database, suppress(sqlite3.OperationalError):  # others are there
+        with self._reading() as database, suppress(sqlite3.OperationalError):  # others exist
             database.db.execute("VACUUM")
         return count
 
@@ -168,8 +168,8 @@ class SqliteStore(Closing):
         return decode_session(database.read_record(session_id), session_id, str(self.path))
 
     def _remove_idle(self, session_id: str, before: str) -> bool:
-        """Delete the session if it is still old and does not run; what a killed turn left running
-        is ended by `manager.delete`."""
+        """Delete the session if it is still old and not running; what a killed turn left running is
+        stopped by `manager.delete`."""
         try:
             with self._locks.idle(session_id):
                 return self._remove(session_id, before)
@@ -177,7 +177,8 @@ class SqliteStore(Closing):
             return False
 
     def _remove(self, id_: str, before: str | None = None) -> bool:
-        """Delete the session, unless it was used since; on a full disk too. Whether it was deleted."""
+        """Delete the session, unless it was used since, also on a full disk; return whether it
+        was."""
         try:
             with self._writing() as database:
                 return self._drop(database, id_, before)
@@ -187,7 +188,7 @@ class SqliteStore(Closing):
             with self._writing(journal=False) as database:
                 return self._drop(database, id_, before)
         except NoSpace as error:
-            error.hint = "move the file to another disk, and name it there: session.storage"
+            error.hint = "move the file to another disk, and set its path in session.storage"
             raise
 
     def _drop(self, database: Database, id_: str, before: str | None) -> bool:
@@ -198,7 +199,7 @@ class SqliteStore(Closing):
 
     @contextmanager
     def _reading(self) -> Iterator[Database]:
-        """What is there, without waiting for who writes."""
+        """The database for reading, without waiting for writers."""
         try:
             with self._connections.using():
                 if (database := self._connection()) is not None:
@@ -211,7 +212,7 @@ class SqliteStore(Closing):
 
     @contextmanager
     def _writing(self, *, durable: bool = True, journal: bool = True) -> Iterator[Database]:
-        """All that is done inside, or nothing of it; the only writer, others wait."""
+        """A transaction, as the only writer; others wait."""
         if self._is_slow:
             check_may_block()
         began_at = time.monotonic()
@@ -243,13 +244,13 @@ class SqliteStore(Closing):
             raise store_is_closed()
 
     def _to_error(self, verb: str, error: sqlite3.Error) -> SessionError | WouldWait:
-        """What to raise. A call that may not wait for others can be repeated."""
+        """The error to raise. A call that may not wait for others can be repeated."""
         shown = self._to_session_error(verb, error)
         is_busy = _error_code(error) == sqlite3.SQLITE_BUSY
         return WouldWait(shown, BUSY_TIMEOUT) if is_busy and lock_timeout() is not None else shown
 
     def _to_session_error(self, verb: str, error: sqlite3.Error) -> SessionError:
-        """What SQLite means, and what can be done about it."""
+        """The message for an error of SQLite, with a hint."""
         code = _error_code(error)
         full = code == sqlite3.SQLITE_FULL or (
             code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
@@ -262,23 +263,23 @@ class SqliteStore(Closing):
 
 
 PROBLEMS = {
-    sqlite3.SQLITE_NOTADB: ("it is not a SQLite database", "name another file for the sessions"),
+    sqlite3.SQLITE_NOTADB: ("it is not a SQLite database", "choose another file for the sessions"),
     sqlite3.SQLITE_CORRUPT: (
         "the database is damaged",
         "save what can be saved with: sqlite3 FILE .recover",
     ),
     sqlite3.SQLITE_IOERR: (
-        "the disk refuses it",
-        "look at the disk and its limits; nothing that was stored before is lost",
+        "there was a disk error",
+        "check the disk and its limits; earlier sessions are not affected",
     ),
     sqlite3.SQLITE_READONLY: (
-        "it can only be read",
-        "name a file that can be written, or use --ephemeral",
+        "it is read-only",
+        "choose a writable file, or use --ephemeral",
     ),
-    sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", "look at the permissions of its folder"),
+    sqlite3.SQLITE_CANTOPEN: ("it cannot be opened", "check the permissions of its directory"),
     sqlite3.SQLITE_BUSY: (
         f"another program has been writing it for {BUSY_TIMEOUT:.0f} seconds",
-        "end that program, or try again",
+        "stop that program, or try again",
     ),
 }
 
@@ -296,5 +297,5 @@ def _write_session(
 
 
 def _is_taken(database: Database, session_id: str) -> bool:
-    """Names differ in more than case, as they have to where they are files."""
+    """Raise an error for a name that differs from another only in case, as in a store of files."""
     return session_id.lower() in (name.lower() for name in database.find_ids(session_id, 100))
