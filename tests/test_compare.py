@@ -550,7 +550,7 @@ def test_the_names_of_answers_are_those_of_the_judge_s_order() -> None:
 
 
 def test_two_of_one_name_are_no_plan() -> None:
-    with pytest.raises(UsageError, match="twice"):
+    with pytest.raises(UsageError, match="duplicate"):
         comparison.build_plan("hi", ["a", "b", "a"])
 
 

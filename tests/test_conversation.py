@@ -203,7 +203,7 @@ def test_an_unknown_strategy_is_refused_with_the_known_ones():
     with pytest.raises(UsageError) as raised:
         merge(Session(id="a"), Session(id="b"), "clever")
     assert raised.value.hint == "valid: chronological, smart, manual"
-    with pytest.raises(UsageError, match="an order makes no sense"):
+    with pytest.raises(UsageError, match="an order cannot be used"):
         merge(Session(id="a"), Session(id="b"), order=[])
 
 

@@ -146,7 +146,7 @@ def test_a_folder_that_does_not_exist_is_named_with_the_way_out(tmp_path: Path):
 
 def test_a_report_cannot_take_the_place_of_a_folder(tmp_path: Path):
     (tmp_path / "a.html").mkdir()
-    with pytest.raises(UsageError, match="is a folder"):
+    with pytest.raises(UsageError, match="is a directory"):
         reports.check_report(tmp_path / "a.html")
 
 
@@ -233,7 +233,7 @@ def test_reports_are_written_at_the_end_of_a_run(tmp_path: Path, places: str):
     )  # fmt: skip
     assert ran.returncode == 1
     if places == "gone":
-        assert f"there is no folder {page.parent}" in ran.stderr
+        assert f"no such directory: {page.parent}" in ran.stderr
         assert not (tmp_path / "home" / "runs").exists()
         return
     assert json.loads(ran.stdout)["failed"] == 1
@@ -411,7 +411,7 @@ def test_a_report_without_enough_room_says_what_is_missing():
     result, _ = run(*(task(i, output=f"{i} " * 40_000) for i in range(5)), task(5, output="short"))
     text = markdown.render(result, 100_000)
     assert text.count("*Cut here: the first ") == 5
-    assert "All of it: `clinvk runs show r12ab34`" in text
+    assert "Full answer: `clinvk runs show r12ab34`" in text
     assert "\nshort\n" in text
     many, _ = run(*(task(i, output="x" * 5_000) for i in range(500)))
     assert "more answers are not here" in markdown.render(many, 100_000)

@@ -154,7 +154,7 @@ def test_where_only_tasks_have_sessions_it_is_told_how_to_go_on_with_one(desk: D
     id_ = desk.made("a")
     for args in (("resume", "--last", "go on"), ("-c", "go on"), ("-c", "--anywhere", "go on")):
         done = desk.clinvk(*args)
-        assert (done.returncode, "but for those of tasks" in done.stderr) == (4, True), done
+        assert (done.returncode, "except sessions of tasks" in done.stderr) == (4, True), done
         assert f"clinvk resume {id_}.1 " in done.stderr
         assert "clinvk sessions list" in done.stderr
     assert f"{id_}.1" in desk.clinvk("sessions", "list").stdout
@@ -163,7 +163,7 @@ def test_where_only_tasks_have_sessions_it_is_told_how_to_go_on_with_one(desk: D
     (elsewhere := desk.folder / "elsewhere").mkdir()
     assert desk.clinvk("-w", str(elsewhere), "hello").returncode == 0
     here = desk.clinvk("-c", "go on").stderr
-    assert ("but for those of tasks" in here, "the last one is" in here) == (True, True)
+    assert ("except sessions of tasks" in here, "the last one is" in here) == (True, True)
     assert desk.clinvk("resume", f"{id_}.1", "go on").returncode == 0
 
 

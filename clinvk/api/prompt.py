@@ -35,14 +35,15 @@ async def arun(
     dispatcher: Dispatcher | None = None,
     **options: Any,
 ) -> Result:
-    """What a backend makes of `prompt`; on asyncio or trio.
+    """The answer of a backend to `prompt`; on asyncio or trio.
 
-    `session` is an id, a unique prefix of one, or "last" for the newest of this folder; `name` is
-    one that is made at its first use; without either a new one is made, unless `ephemeral`. `to`
-    hands the session over to another backend, `replay` begins its native session anew from the
-    transcript, `history` puts that many earlier sessions of the folder before the prompt. `timeout` is in seconds. `options` are the manifest's
-    other options (`max_turns=3`, `add_dir=["../lib"]`). A program that fails is in the result
-    (`result.ok`, `result.error`); what is wrong before it starts raises `ClinvkError`."""
+    `session` is an id, a unique prefix of one, or "last" for the newest of this directory; `name`
+    is a session that is created at its first use; without either a new one is created, unless
+    `ephemeral`. `to` hands the session over to another backend, `replay` starts its native session
+    over from the transcript, `history` adds that many earlier sessions of the directory before the
+    prompt. `timeout` is in seconds. `options` are the manifest's other options (`max_turns=3`,
+    `add_dir=["../lib"]`). The failure of a program is in the result (`result.ok`, `result.error`);
+    errors before it starts raise `ClinvkError`."""
     named = {"model": model, "approval": approval, "sandbox": sandbox,
              "system_prompt": system_prompt}  # fmt: skip
     request = Request(

@@ -1,4 +1,4 @@
-"""Runs that exist already, from Python: follow, cancel and delete them.
+"""Existing runs, from Python: follow, cancel and delete them.
 
     for change in clinvk.follow_run("last"):
         print(change.kind, change.outcome)
@@ -31,12 +31,13 @@ async def acancel_run(
     notify: Callable[[str], None] = lambda _: None,
     dispatcher: Dispatcher | None = None,
 ) -> RunResult:
-    """Where a run stands that was ended: one that another process drives, or one that was cut off
-    and left something running. With `now`, what runs is not given time to end by itself. `notify`
-    gets a sentence on what a run that was cut off had left running.
+    """Cancel a run that another process drives, or that was interrupted and left something running;
+    returns its result. With `now`, programs are killed without time to exit. `notify` gets a
+    sentence about what an interrupted run left running.
 
     Raises `UsageError` if the run has ended already; `SessionError` if there is no such run, if
-    this process drives it, if it cannot be ended from here, or if it does not end in 15 seconds."""
+    this process drives it, if it cannot be stopped from here, or does not stop within 15
+    seconds."""
     with own_unless(dispatcher) as where:
         folder = RunStore(where.config.home).find(run)
         await control.cancel(folder, now=now, notify=notify)
@@ -46,11 +47,11 @@ async def acancel_run(
 def follow_run(
     run: str = "last", *, after: str = "", dispatcher: Dispatcher | None = None
 ) -> Iterator[Change]:
-    """Each `Change` of a run that another process drives, or that has ended, from its beginning to
-    its end. Blocks between changes; the run does not notice.
+    """Each `Change` of a run that another process drives, or that has ended, from its start to its
+    end. Blocks between changes; does not affect the run.
 
-    `after` is the `position` of a change, to get those that come after it; or "now", to get only
-    those that are still to come. Raises `UsageError` for an invalid position, `SessionError` if
+    `after` is the `position` of a change, to get the later ones; or "now", to get only
+    new ones. Raises `UsageError` for an invalid position, `SessionError` if
     there is no such run, or if it is damaged."""
     refuse_event_loop("clinvk.afollow_run(...)", "async for change in")
     with own_unless(dispatcher) as where:
@@ -62,7 +63,7 @@ def afollow_run(
     run: str = "last", *, after: str = "", dispatcher: Dispatcher | None = None
 ) -> RunChanges:
     """The same for an event loop, asyncio or trio: `async for change in clinvk.afollow_run(run)`.
-    Other tasks continue meanwhile. The loop may be left at any time, nothing stays open."""
+    Other tasks continue meanwhile. The loop may be left at any time; nothing stays open."""
 
     def follow() -> RunFollower:
         with own_unless(dispatcher) as where:
@@ -79,16 +80,19 @@ def clean_runs(
     notify: Callable[[str], None] = lambda _: None,
     dispatcher: Dispatcher | None = None,
 ) -> list[str]:
-    """Delete the runs of which nothing was written for that long (a `timedelta`, days, or a text
-    such as "12h" and "2w"); by default `session.retention_days` of the configuration, of which 0
-    deletes nothing. Their ids, the newest first; with `dry_run`, those that would be deleted.
+    """Delete runs not written to for that long (a `timedelta`, days, or a text such as "12h" and
+    "2w"); by default `session.retention_days` of the configuration, where 0 deletes nothing.
+    Returns their ids, newest first; with `dry_run`, those that would be deleted.
 
-    Runs stay that are running, that were cut off and may have left something running, and that a
-    checkpoint names. `notify` gets a sentence on each checkpoint that cannot be read: then all
-    chains stay. Raises `UsageError` for an invalid age, `SessionError` if runs cannot be read."""
+    Runs are kept that are running, that were interrupted and may have left something running, or
+    that a checkpoint names. `notify` gets a sentence about each checkpoint that cannot be read; all
+    chains are kept then. Raises `UsageError` for an invalid age, `SessionError` if runs cannot be
+    read."""
 
     def tell(problem: ClinvkError) -> None:
-        notify(f"{problem.message}; chains are left, since the checkpoint may name one of them")
+        notify(
+            f"{problem.message}; runs of chains are kept, since the checkpoint may name one of them"
+        )
 
     with own_unless(dispatcher) as where:
         loaded = where.config
@@ -100,9 +104,9 @@ def clean_runs(
 
 
 def delete_run(run: str, *, dispatcher: Dispatcher | None = None) -> str:
-    """Delete a run, a damaged one, too; its id. The sessions of its tasks stay. Raises
+    """Delete a run, also a damaged one; returns its id. The sessions of its tasks are kept. Raises
     `SessionError` if there is no such run, if a checkpoint names it, if it is running, or if it was
-    cut off and may have left something running: cancel it first."""
+    interrupted and may have left something running: cancel it first."""
     with own_unless(dispatcher) as where:
         home = where.config.home
         folder = RunStore(home).find(run)

@@ -1,4 +1,4 @@
-"""`SessionManager`: the stored conversations, for Python.
+"""`SessionManager`: stored conversations, from Python.
 
     from clinvk import Message, SessionManager
 
@@ -7,7 +7,7 @@
         sessions.add_message(id, Message("user", "Where are tables read?"))
         print(sessions.export_session(id, export_format="markdown"))
 
-Every call is whole or not at all, and safe beside other writers: other managers, `clinvk` itself.
+Every call is atomic, and safe with concurrent writers: other managers, `clinvk` itself.
 """
 
 from __future__ import annotations
@@ -49,16 +49,15 @@ from clinvk.store import open_store
 from clinvk.store.base import Query, Store
 from clinvk.store.codec import LeftBehind, running_error
 
-SETTABLE_STATUSES = tuple(s for s in STATUSES if s != "error")  # that somebody may set
+SETTABLE_STATUSES = tuple(s for s in STATUSES if s != "error")  # that may be set
 
 
 class SessionManager(Closing):
-    """Makes, reads and changes stored sessions. Of every method: an id that nobody has raises
-    `SessionNotFound` (a `FileNotFoundError`), a store that fails raises `SessionError`.
+    """Creates, reads and changes stored sessions. All methods raise `SessionNotFound` (a
+    `FileNotFoundError`) for an unknown id, and `SessionError` if the store fails.
 
-    `home` is the folder in place of `~/.clinvk`; `store` takes the place of the configured one.
-    `close`, or the end of a `with` block, writes what waits, and closes the store unless it was
-    given one."""
+    `home` replaces `~/.clinvk`; `store` replaces the configured store. `close`, or the end of a
+    `with` block, writes waiting messages, and closes the store unless it was passed in."""
 
     def __init__(
         self,
@@ -77,7 +76,8 @@ class SessionManager(Closing):
         self._autosave = Autosave(self._append)
 
     def close(self) -> None:
-        """Raises `SessionError` where what waits cannot be written; the store is closed then, too."""
+        """Raises `SessionError` if waiting messages cannot be written; the store is closed then,
+        too."""
         atexit.unregister(self.close)
         try:
             self._autosave.flush()
@@ -98,8 +98,8 @@ class SessionManager(Closing):
         model: str | None = None,
         tags: Iterable[str] = (),
     ) -> str:
-        """The id of a new session: `name`, where one is given. Raises `SessionError` for a name
-        that is taken, `ConfigError` for a template that does not exist."""
+        """Create a session; returns its id: `name`, if given. Raises `SessionError` for a name that
+        is taken, `ConfigError` for an unknown template."""
         begun = templates.load_template(self.home, template) if template else templates.Template()
         options = begun.suggested_parameters | ({"model": model} if model else {})
         settings = self.config.config.session
@@ -129,10 +129,10 @@ class SessionManager(Closing):
         return self.get_session(session_id)
 
     def save_session(self, session: Session | str) -> None:
-        """Keep a session as it is given, new or changed; by its id, what waits to be saved of it.
+        """Store a new or changed session; given an id, write its waiting messages.
 
-        Raises `SessionError` where somebody changed the stored one since this one was read, and it
-        has messages that would be lost."""
+        Raises `SessionError` if the stored session was changed since this one was read, and has
+        messages that would be lost."""
         if isinstance(session, str):
             self._get(session)
             self._autosave.flush(session)
@@ -140,15 +140,15 @@ class SessionManager(Closing):
             self._save(session)
 
     def lookup(self, text: str) -> str:
-        """The id of the session with this id, the only one that begins so, or the one that a
-        backend knows by it. Raises `SessionError` where that names several."""
+        """The id of the session with this id, unique prefix of an id, or native id. Raises
+        `SessionError` if that is ambiguous."""
         return SessionLookup(self.store).lookup(text).id
 
     def list_sessions(
         self, filter_metadata: Mapping[str, Any] | None = None, *, limit: int | None = None
     ) -> list[Session]:
-        """The sessions whose metadata holds all of that, the one used last first; without their
-        messages. The key `template` finds what was made from a template."""
+        """The sessions whose metadata contains all of that, most recently used first, without their
+        messages. The key `template` finds sessions created from a template."""
         wanted = dict(filter_metadata or {})
         texts = {k: v for k, v in wanted.items() if isinstance(v, str) and k != "template"}
         found = self.store.select(Query(metadata=texts))
@@ -156,33 +156,33 @@ class SessionManager(Closing):
         return fitting[:limit]
 
     def search_sessions(self, text: str, *, limit: int = 20) -> list[Session]:
-        """The sessions that hold all words of `text` in their title or messages, the best first;
-        without their messages. `store.search` tells where the words are."""
+        """The sessions that contain all words of `text` in their title or messages, best match
+        first, without their messages. `store.search` returns where the words are."""
         self._autosave.flush()
         return [hit.session for hit in self.store.search(text, limit=limit)]
 
     def delete_session(self, session_id: str) -> None:
-        """Take a session away, a damaged one too, and end what a killed turn of it left running.
-        Raises `SessionError` while it runs."""
+        """Delete a session, also a damaged one, and stop what a killed turn of it left running.
+        Raises `SessionError` while it is running."""
         _check_name(session_id)
         delete_from_store(self.store, session_id)
         self._autosave.discard(session_id)
 
     def clean_sessions(self, older_than: Age | None = None, *, dry_run: bool = False) -> list[str]:
-        """Delete the sessions that were not used for that long (a `timedelta`, days, or a text such
-        as "12h" and "2w"); by default `session.retention_days` of the configuration, of which 0
-        deletes nothing. Their ids; with `dry_run`, those that would be deleted. Sessions stay that
-        are running, or were cut off. Raises `UsageError` for an invalid age."""
+        """Delete sessions not used for that long (a `timedelta`, days, or a text such as "12h" and
+        "2w"); by default `session.retention_days` of the configuration, where 0 deletes nothing.
+        Returns their ids; with `dry_run`, those that would be deleted. Sessions that are running or
+        were interrupted are kept. Raises `UsageError` for an invalid age."""
         before = moment_of(older_than, self.config.config.session.retention_days)
         return [] if before is None else self.store.clean(rfc3339(before), dry_run=dry_run)
 
-    # What is known of a session.
+    # Metadata.
 
     def update_title(self, session_id: str, title: str | None) -> None:
         self.edit_session(session_id, title=title or "")
 
     def update_metadata(self, session_id: str, metadata: Mapping[str, Any]) -> None:
-        """Put these keys into the metadata; the others stay."""
+        """Set these keys of the metadata; the others are kept."""
         self.edit_session(session_id, metadata=metadata)
 
     def edit_session(
@@ -195,8 +195,8 @@ class SessionManager(Closing):
         status: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Session:
-        """The session after what is given was changed; an empty title takes the title away. It
-        does not count as used. Raises `SessionError` for a status while it runs."""
+        """Change what is given and return the session; an empty title clears it. Does not count as
+        use. Raises `SessionError` for a status while the session is running."""
         if status is not None and status not in SETTABLE_STATUSES:
             raise UsageError(f"invalid status {status!r}", f"valid: {', '.join(SETTABLE_STATUSES)}")
         gone, added = set(untag), list(tags)
@@ -221,8 +221,8 @@ class SessionManager(Closing):
     # Messages.
 
     def add_message(self, session_id: str, message: Message) -> None:
-        """Put a message behind the others. Raises `PermissionError` in a shared session, where the
-        message's `metadata["user"]` is not among the participants."""
+        """Append a message. Raises `PermissionError` in a shared session if the message's
+        `metadata["user"]` is not among the participants."""
         check_participants(self._get(session_id), [message])
         self._autosave.add(session_id, self._prepare_message(message))
 
@@ -233,7 +233,7 @@ class SessionManager(Closing):
         role: MessageRole | str | None = None,
         since: datetime | None = None,
     ) -> list[Message]:
-        """The last `limit` messages, of all those of a role, said at or after a moment."""
+        """The last `limit` messages, optionally only of a role, or at or after a time."""
         self._get(session_id)
         role = MessageRole(role) if role is not None else None
         since = since.astimezone(UTC) if since is not None else None
@@ -247,8 +247,8 @@ class SessionManager(Closing):
     def update_message_metadata(
         self, session_id: str, message_index: int, metadata: Mapping[str, Any]
     ) -> None:
-        """Put these keys into the metadata of one message. Raises `SessionError` where there is no
-        such message, or while the session runs."""
+        """Set these keys of the metadata of a message. Raises `SessionError` if there is no such
+        message, or while the session is running."""
 
         def edit(stored: Session) -> Session:
             said, at = stored.messages, transform.resolve_index(stored, message_index)
@@ -259,9 +259,9 @@ class SessionManager(Closing):
         self._rewrite(session_id, edit)
 
     def update_session_messages(self, session_id: str, messages: Iterable[Message]) -> None:
-        """Put these messages in place of the stored ones. Where words are gone, the backends' own
-        sessions are left behind: the next turn hands the new transcript over. Raises
-        `SessionError` while the session runs."""
+        """Replace the stored messages. If text was removed, the native sessions are abandoned: the
+        next turn hands over the new transcript. Raises `SessionError` while the session is
+        running."""
         new = [self._prepare_message(message) for message in messages]
 
         def edit(stored: Session) -> Session:
@@ -271,23 +271,23 @@ class SessionManager(Closing):
         self._rewrite(session_id, edit)
 
     def configure_autosave(self, enabled: bool = True, interval: float = 0) -> None:
-        """When added messages are written: at once, which is how it begins; together, every
-        `interval` seconds; or, not `enabled`, when `save_session` is called. What waits longer than
-        the interval is written with the next message, and when the program ends."""
+        """Set when added messages are written: at once (the default), together every `interval`
+        seconds, or, if not `enabled`, when `save_session` is called. Messages that wait longer than
+        the interval are written with the next message, and when the program exits."""
         if interval < 0:
-            raise UsageError("the interval cannot be negative", "give seconds; 0 writes at once")
+            raise UsageError("the interval cannot be negative", "use seconds; 0 writes at once")
         self._autosave.configure(enabled=enabled, interval=interval)
         atexit.unregister(self.close)
         if enabled and interval:
             atexit.register(self.close)
 
-    # Conversations out of conversations.
+    # Branching and merging.
 
     def branch_session(
         self, session_id: str, from_message_index: int | None = None, title: str | None = None
     ) -> str:
-        """The id of a new session that begins as this one does, up to and with that message; with
-        all of them, where none is named."""
+        """Copy a session up to and including that message, by default all of it; returns the new
+        id."""
         source = self.get_session(session_id)
         return self._create(transform.branch(source, from_message_index, title))
 
@@ -300,8 +300,9 @@ class SessionManager(Closing):
         order: Iterable[MessageRef] | None = None,
         title: str | None = None,
     ) -> str:
-        """The id of a new session of both: see `sessions.transform.merge` for the strategies
-        (chronological, smart, manual) and for `order`. Raises `UsageError` if both are one."""
+        """Merge two sessions; returns the id of the new one: see `sessions.transform.merge` for the
+        strategies (chronological, smart, manual) and for `order`. Raises `UsageError` if both are
+        the same."""
         first, second = self.get_session(primary_session_id), self.get_session(secondary_session_id)
         if first.id == second.id:
             raise UsageError(
@@ -311,16 +312,16 @@ class SessionManager(Closing):
         return self._create(transform.merge(first, second, strategy, order=order, title=title))
 
     def get_session_stats(self, session_id: str) -> dict[str, Any]:
-        """Figures of a session: see `conversation.stats`."""
+        """Statistics of a session: see `conversation.stats`."""
         return transform.stats(self.get_session(session_id))
 
     def analyze_conversation_flow(
         self, session_id: str, *, backend: str | None = None
     ) -> dict[str, Any]:
-        """`topics` and `sentiment_over_time`: by the words, which needs the extra `analysis` and
-        English; or by asking a backend, where one is named. Raises `ClinvkError`."""
+        """`topics` and `sentiment_over_time`: from the words, which needs the extra `analysis` and
+        English; or from a backend, if one is named. Raises `ClinvkError`."""
         session = self.get_session(session_id)
-        # Only for those who ask, and it needs an extra.
+        # Only on request, and it needs an extra.
         from clinvk.sessions import analysis
 
         if backend is None:
@@ -330,7 +331,7 @@ class SessionManager(Closing):
     # Templates and exports.
 
     def register_template(self, name: str, template: Mapping[str, Any]) -> None:
-        """Keep a template for new sessions: `system_message`, `default_metadata`,
+        """Store a template for new sessions: `system_message`, `default_metadata`,
         `suggested_parameters`, `description`. Raises `ConfigError` for anything else in it."""
         templates.save_template(self.home, name, template)
 
@@ -341,8 +342,8 @@ class SessionManager(Closing):
         self, session_id: str, export_format: str = "markdown", **options: Any
     ) -> str:
         """The session as text: markdown, json, html, or a registered template. The options are
-        those of `export.Options`. Raises `UsageError` for a format or an option that is none."""
-        from clinvk.sessions import export  # only who exports pays for it
+        those of `export.Options`. Raises `UsageError` for an unknown format or option."""
+        from clinvk.sessions import export  # only to export
 
         session = self.get_session(session_id)
         return export.export_session(
@@ -350,14 +351,14 @@ class SessionManager(Closing):
         )
 
     def register_export_template(self, name: str, template: str) -> None:
-        """Keep a Jinja template as an export format of that name. Raises `UsageError` where it is
-        none."""
+        """Store a Jinja template as an export format of that name. Raises `UsageError` if it is
+        invalid."""
         # Only exporting needs it.
         from clinvk.sessions import export
 
         export.register_template(self.home, name, template)
 
-    # Within.
+    # Internals.
 
     def _get(self, session_id: str) -> Session:
         _check_name(session_id)
@@ -405,8 +406,8 @@ class SessionManager(Closing):
         self._rewrite(session.id, edit)
 
     def _rewrite(self, session_id: str, edit: Callable[[Session], Session]) -> None:
-        """Change session and transcript in one step. What is said meanwhile is not lost: then
-        `edit` is asked again."""
+        """Change session and transcript in one step. If messages are added meanwhile, they are not
+        lost: `edit` is called again."""
         self._get(session_id)
         self._autosave.flush(session_id)
         with self._hold_turn(session_id):
@@ -426,20 +427,20 @@ class SessionManager(Closing):
 
     @contextmanager
     def _hold_turn(self, session_id: str) -> Iterator[None]:
-        """No turn of the session runs, and none begins meanwhile."""
+        """A block in which no turn of the session is running or can start."""
         turn = self.store.acquire_turn(session_id)
         if turn is None:
             raise running_error(session_id)
         try:
             yield
         finally:
-            if turn.leftover:  # a killed turn's, which the next one has to see to
+            if turn.leftover:  # of a killed turn, which the next one has to stop
                 turn.abandon()
             else:
                 turn.close()
 
     def _ask(self, backend: str, prompt: str) -> str:
-        # Most users of a session manager never ask a backend.
+        # Most users of a session manager never call a backend.
         from clinvk.api.prompt import run
         from clinvk.dispatch.dispatcher import Dispatcher
 
@@ -453,8 +454,8 @@ class SessionManager(Closing):
 def delete_from_store(
     store: Store, session_id: str, notify: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Delete a session; what its last turn left running, if its clinvk was killed, is ended first,
-    and `notify` is told of that. Raises `SessionError`."""
+    """Delete a session; what its last turn left running, if its clinvk was killed, is stopped
+    first, and `notify` gets a message about it. Raises `SessionError`."""
     try:
         store.delete(session_id)
     except LeftBehind:
@@ -464,8 +465,8 @@ def delete_from_store(
 
 
 def _end_leftovers(store: Store, session_id: str) -> str | None:
-    """End what the last turn left running; a sentence about it. None if another clinvk has done
-    that meanwhile."""
+    """Stop what the last turn left running; return a sentence about it, or None if another clinvk
+    has done so meanwhile."""
     # 10 ms, and rarely needed.
     from concurrent.futures import ThreadPoolExecutor
 
@@ -494,7 +495,7 @@ def _end_leftovers(store: Store, session_id: str) -> str | None:
 def _check_name(session_id: str) -> None:
     try:
         check_id(session_id)
-    except SessionError as error:  # no session can be called that, so there is none
+    except SessionError as error:  # not a valid session id, so there is no such session
         raise SessionNotFound(error.message, error.hint) from None
 
 
@@ -515,18 +516,18 @@ def _with_more_messages(session: Session, messages: list[Message]) -> Session:
 
 
 def _keep_turn_fields(given: Session, newest: Session) -> Session:
-    """What only clinvk itself sets is taken from the stored record."""
+    """Take the fields that only clinvk sets from the stored record."""
     turned = ("turns", "usage", "cost", "totals", "error", "options_trusted")
     return replace(given, **{name: getattr(newest, name) for name in turned})
 
 
 def _is_extension(new: Session, old: Session) -> bool:
-    """Whether all that was said is said still, at the same place."""
+    """Whether all old messages are still there, at the same positions."""
     return transform.common_prefix_length(old.messages, new.messages) == len(old.messages)
 
 
 class _ConcurrentChange(Exception):  # noqa: N818 - reads as what it says
-    """Somebody else has changed the session since it was read."""
+    """The session was changed by another writer since it was read."""
 
 
 def _replace_if_unchanged(before: Session, after: Session) -> Callable[[Session], Session]:

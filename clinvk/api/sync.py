@@ -1,4 +1,4 @@
-"""What is awaited, for code without an event loop."""
+"""Blocking versions of async functions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """The same for code without an event loop."""
+    """The blocking version of an async function."""
 
     @wraps(function)
     def wrapper(*args: P.args, **named: P.kwargs) -> T:
@@ -23,27 +23,27 @@ def blocking(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
 
 
 def refuse_event_loop(async_equivalent: str, keyword: str = "await") -> None:
-    """Raise `UsageError` if there is an event loop here, which would stand still."""
+    """Raise `UsageError` if an event loop is running here, which would be blocked."""
     # 45 ms, and needed only once something runs.
     import anyio
 
     try:
         anyio.current_time()
-    except RuntimeError:  # anyio's and sniffio's errors are such
+    except RuntimeError:  # the errors of anyio and sniffio derive from it
         return
     raise _event_loop_error(async_equivalent, keyword)
 
 
 def _event_loop_error(async_equivalent: str, keyword: str = "await") -> UsageError:
     return UsageError(
-        "an event loop is running here, and would stand still until the end",
-        f"in async code, and in a notebook, say: {keyword} {async_equivalent}",
+        "an event loop is running here, and would be blocked until the end",
+        f"in async code and in notebooks, use:  {keyword} {async_equivalent}",
     )
 
 
 def run_blocking(function: Callable[[], Awaitable[T]], async_equivalent: str) -> T:
-    """What the function comes to. Raises `UsageError` where there is an event loop already, which
-    would stand still: `awaited` is what belongs there."""
+    """The result of the async function. Raises `UsageError` if an event loop is running, which
+    would be blocked: `awaited` is the async equivalent to use there."""
     # 45 ms, and needed only once something runs.
     import anyio
 

@@ -4,8 +4,8 @@
     for task in result.results:
         print(task.name, task.state, task.output)
 
-What a program says wrong before anything runs raises `ClinvkError`; a task that fails is in the
-result, as everywhere.
+Errors before anything runs raise `ClinvkError`; the failure of a task is in the result, as
+everywhere.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ async def aparallel(
     observe: Observe = lambda _: None,
     **rules: Any,
 ) -> RunResult:
-    """What came of many tasks, in their order, with what each answered.
+    """Run many tasks; returns their results in order, with their answers.
 
-    `tasks` is a list of prompts and of mappings with the keys of a task, the path of a file of
-    them, or what such a file holds. `rules` are the other keys of such a file (`max_parallel=4`,
-    `fail_fast=True`, `retries=2`, `on_limit="fail"`, `budget={"tokens": 100_000}`,
-    `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) hold for
-    all tasks. `observe` is called with each `Change`. `executor` runs the tasks in
-    place of this machine: see `clinvk.testing`. Raises `ClinvkError`."""
+    `tasks` is a list of prompts and mappings with the keys of a task, the path of a task file, or
+    the data of one. `rules` are the other keys of such a file (`max_parallel=4`, `fail_fast=True`,
+    `retries=2`, `on_limit="fail"`, `budget={"tokens": 100_000}`, `ephemeral=True`, `defaults={…}`
+    …); keys of a task (`backend="claude"`, `timeout=60`) apply to all tasks. `observe` is called
+    with each `Change`. `executor` runs the tasks in place of this machine: see `clinvk.testing`.
+    Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
         return await _run_plan(where, plan_of(tasks, "parallel", where, rules), observe, executor)
 
@@ -67,7 +67,7 @@ async def achain(
     observe: Observe = lambda _: None,
     **rules: Any,
 ) -> RunResult:
-    """What came of steps, one after the other: a prompt may name what came before it
+    """Run steps one after another; a prompt may refer to earlier steps
     (`{{previous}}`, `{{session}}`, `{{steps.NAME.output}}`). Arguments as in `aparallel`, and
     `stop_on_failure`, `pass_working_dir`, `pass_session`."""
     with own_unless(dispatcher) as where:
@@ -75,15 +75,15 @@ async def achain(
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """What several backends made of one prompt: the run, with what each answered, and what the
-    judge has to say of that, where one was asked."""
+    """The answers of several backends to one prompt: the run with its answers, and the verdict of
+    the judge, if there was one."""
 
     result: RunResult
     verdict: Verdict | None = None
 
     @property
     def answers(self) -> dict[str, str]:
-        """Backend: its answer."""
+        """The answers by backend."""
         return {a.name: a.output for a in comparison.answer_outcomes(self.result)}
 
 
@@ -106,9 +106,9 @@ async def acompare(
     observe: Observe = lambda _: None,
     **options: Any,
 ) -> Comparison:
-    """What several backends make of one prompt (`["claude", "codex:gpt-5"]`), and which answer a
-    `judge` finds best. `retries`, `on_limit`, `max_wait` and `budget` are as in `aparallel`;
-    `options` are those of a run (`approval="auto"`). Raises `ClinvkError`."""
+    """Send one prompt to several backends (`["claude", "codex:gpt-5"]`), and let a `judge` choose
+    the best answer. `retries`, `on_limit`, `max_wait` and `budget` are as in `aparallel`; `options`
+    are those of a run (`approval="auto"`). Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
         of_judge = comparison.judge_options(judge, options, where.selector)
         rules = {
@@ -135,8 +135,8 @@ async def aresume(
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
 ) -> RunResult:
-    """What came of a run that was cut off, and is resumed: what had not begun is run, and nothing
-    twice. `run` is its id, a unique prefix of it, or "last". Raises `ClinvkError`."""
+    """Resume an interrupted run: run the tasks that had not started, and none twice; returns its
+    result. `run` is its id, a unique prefix of it, or "last". Raises `ClinvkError`."""
     select = partial(
         select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
     )
@@ -155,10 +155,10 @@ async def aretry_run(
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
 ) -> RunResult:
-    """What came of a run of which some tasks are run again: those that are named, however they
-    ended; without names, or with `failed`, those that failed; and what did not run because of that.
-    A task is named by its name, its key or its number. Raises `UsageError` for a task that the run
-    does not have, `SessionError` if there is no such run, or if it is running."""
+    """Run some tasks of a run again: the named ones, however they ended; without names, or with
+    `failed`, those that failed; and those skipped because of them. Returns the result of the run. A
+    task is named by its name, its key or its number. Raises `UsageError` for an unknown task,
+    `SessionError` if there is no such run, or if it is running."""
     select = partial(select_to_retry, names=tasks, failed=failed)
     with own_unless(dispatcher) as where:
         folder = RunStore(where.config.home).find(run)
@@ -167,11 +167,11 @@ async def aretry_run(
 
 
 def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
-    """The plan that the arguments of `aparallel` and `achain` make. Raises `ConfigError`."""
+    """The plan from the arguments of `aparallel` and `achain`. Raises `ConfigError`."""
     parallel = dispatcher.config.config.parallel
     of_tasks = {k: v for k, v in rules.items() if k in schema.TaskEntry.__struct_fields__}
     of_plan = {k: v for k, v in rules.items() if k not in of_tasks}
-    # `retries` and `stall_timeout` are keys of both: what is said of the plan holds for all tasks.
+    # `retries` and `stall_timeout` are keys of both: those of the plan apply to all tasks.
     defaults = parse.Defaults(
         max_parallel=parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
@@ -184,7 +184,7 @@ def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str
 
 
 def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Defaults:
-    """How many answers may be asked for at a time."""
+    """How many backends may be asked at a time."""
     parallel = dispatcher.config.config.parallel
     return parse.Defaults(
         max_parallel=1 if sequential else parallel.max_workers,
@@ -200,7 +200,7 @@ async def _run_plan(
 
 
 def _read_tasks(tasks: Tasks, where: str) -> tuple[Any, str, str]:
-    """What the file holds, or what was given; what to call it; and its text."""
+    """The data of the file, or the given data; its name; and its text."""
     if isinstance(tasks, Mapping):
         return _to_file_data(dict(tasks)), where, ""
     if isinstance(tasks, (str, os.PathLike)):
@@ -209,16 +209,14 @@ def _read_tasks(tasks: Tasks, where: str) -> tuple[Any, str, str]:
             text = read_named(path).decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise ConfigError(
-                f"{path}: {why}", f"name a file, or give a list of {where}"
-            ) from error
+            raise ConfigError(f"{path}: {why}", f"pass a file or a list of {where}") from error
         data, form = formats.parse_text(str(path), text)
         return data, str(path), text if form in ("yaml", "json") else ""
     return [_to_file_data(task) for task in tasks], where, ""
 
 
 def _to_file_data(value: Any) -> Any:
-    """As a file would say it: paths as text, tuples as lists."""
+    """The data as in a file: paths as text, tuples as lists."""
     if isinstance(value, Mapping):
         return {str(k): _to_file_data(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)):

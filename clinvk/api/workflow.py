@@ -1,4 +1,4 @@
-"""Chains that are kept under a name, and carried on from where they stopped."""
+"""Chains with a name, which can be resumed where they stopped."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class WorkflowManager(Closing):
-    """Runs chains by their names: those that were registered, the files in
+    """Runs chains by name: registered ones, the files in
     `~/.clinvk/workflows/`, and files by their paths.
 
-    `close`, or the end of a `with` block, closes the dispatcher, unless it was given one."""
+    `close`, or the end of a `with` block, closes the dispatcher, unless it was passed in."""
 
     def __init__(self, dispatcher: Dispatcher | None = None) -> None:
         self.dispatcher = dispatcher or Dispatcher()
@@ -44,11 +44,11 @@ class WorkflowManager(Closing):
     def register(
         self, name: str, steps: Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
     ) -> None:
-        """Make steps, or what a file of them would hold, known by a name."""
+        """Register steps, or the data of a chain file, under a name."""
         self._registered[name] = steps
 
     def workflows(self) -> list[str]:
-        """The names that `execute` knows, paths left out."""
+        """The names that `execute` accepts, without paths."""
         folder = self.home / "workflows"
         files = [p.stem for p in folder.glob("*") if p.suffix in SUFFIXES]
         return sorted({*self._registered, *files})
@@ -63,11 +63,11 @@ class WorkflowManager(Closing):
         observe: Observe = lambda _: None,
         **rules: Any,
     ) -> RunResult:
-        """What came of the chain, with what each step answered.
+        """Run a chain; returns its result, with the answers of its steps.
 
-        With `checkpoint` each finished step is kept under that name; with `resume` the chain goes
-        on there: steps that have succeeded, and stand as they stood, are not run again. Raises
-        `ClinvkError`; `CheckpointNotFound` and `ConfigError` for names that are not known."""
+        With `checkpoint`, each finished step is saved under that name; with `resume`, the chain
+        continues there: steps that succeeded and are unchanged are not run again. Raises
+        `ClinvkError`; `CheckpointNotFound` and `ConfigError` for unknown names."""
         execute = partial(
             self.aexecute, name, checkpoint=checkpoint, resume=resume,
             rerun_indeterminate=rerun_indeterminate, observe=observe, **rules,
@@ -101,11 +101,11 @@ class WorkflowManager(Closing):
         rerun_indeterminate: bool = False,
         **watch: Any,
     ) -> PlanRun:
-        """The run of the plan, ready to be driven, under the name that it is kept by; without a
-        plan, the run that `resume` names, as it was begun. Raises `ClinvkError`."""
+        """The run of the plan, ready to be driven, under its checkpoint name; without a plan, the
+        run that `resume` names, as it was started. Raises `ClinvkError`."""
         name = checkpoint or resume
         if name is not None and plan is not None and plan.rules.ephemeral:
-            raise ConfigError("an ephemeral run keeps nothing, so it has no checkpoint",
+            raise ConfigError("an ephemeral run is not saved, so it has no checkpoint",
                               "leave out --ephemeral, or --checkpoint")  # fmt: skip
         old = self._find_folder(resume) if resume is not None else None
         before = old.id if old is not None else None
@@ -130,7 +130,7 @@ class WorkflowManager(Closing):
         return [self._checkpoint_data(name) for name in self.checkpoints.names()]
 
     def checkpoint(self, name: str) -> RunResult:
-        """Where the chain of a checkpoint stands, with what each step answered. Raises
+        """The progress of the chain of a checkpoint, with the answers of its steps. Raises
         `CheckpointNotFound`, `SessionError`."""
         folder = self._find_folder(name)
         return folder.with_outputs(folder.result())
@@ -141,12 +141,12 @@ class WorkflowManager(Closing):
         return find_interrupted(self._find_folder(name), self.dispatcher.store)
 
     def plan(self, name: str) -> Plan:
-        """The steps of a checkpoint, as they were begun. Raises `CheckpointNotFound`,
+        """The steps of a checkpoint, as they were started. Raises `CheckpointNotFound`,
         `SessionError`."""
         return self._find_folder(name).plan()
 
     def delete_checkpoint(self, name: str) -> bool:
-        """Take the name away; whether there was one. The run stays, until it is cleaned up."""
+        """Delete the name; returns whether it existed. The run is kept until it is cleaned up."""
         try:
             self.checkpoints.delete(name)
         except CheckpointNotFound:
@@ -163,7 +163,7 @@ class WorkflowManager(Closing):
                     return path
             known = ", ".join(self.workflows()) or "none"
             raise ConfigError(
-                f"unknown workflow {name!r}", f"known: {known}; or name the file that it is in"
+                f"unknown workflow {name!r}", f"known: {known}; or pass the path of its file"
             )
         return Path(name)
 
@@ -174,12 +174,12 @@ class WorkflowManager(Closing):
         except RunNotFound:
             raise SessionError(
                 f"the run {run} of checkpoint {name!r} is gone",
-                f"begin anew: clinvk checkpoints delete {name}",
+                f"start over with: clinvk checkpoints delete {name}",
             ) from None
 
     def _assign_checkpoint(self, name: str | None, run: PlanRun, before: str | None) -> None:
-        """Give the run its name, which was that of the run `before` when it was looked at. Raises
-        `CheckpointTaken` where somebody else was faster: then there is no such run."""
+        """Assign the name to the run, which belonged to the run `before` when it was checked.
+        Raises `CheckpointTaken` if another process was faster; the run is deleted then."""
         if name is None or run.folder is None:
             return
         try:
@@ -189,8 +189,7 @@ class WorkflowManager(Closing):
             raise
 
     def _check_free(self, name: str) -> str | None:
-        """The run that has the name, if any. Raises `SessionError` where that has not come to its
-        end."""
+        """The run with the name, if any. Raises `SessionError` if that has not finished."""
         try:
             known = self.checkpoints.find_run_id(name)
         except CheckpointNotFound:
@@ -198,10 +197,10 @@ class WorkflowManager(Closing):
         about = self._checkpoint_data(name)
         if about["state"] not in ("done", "gone"):
             raise SessionError(
-                f"checkpoint {name!r} exists already: {about['completed']} of {about['steps']} "
+                f"checkpoint {name!r} already exists: {about['completed']} of {about['steps']} "
                 "steps done",
-                f"go on with it: clinvk chain --resume {name}; "
-                f"or begin anew: clinvk checkpoints delete {name}",
+                f"resume it with: clinvk chain --resume {name}; "
+                f"or start over with: clinvk checkpoints delete {name}",
             )
         return known
 
@@ -223,7 +222,7 @@ class WorkflowManager(Closing):
 
 
 def _is_same_plan(plan: Plan, kept: Plan) -> bool:
-    plan = Plan.from_json(plan.to_json())  # as it would come back from its file
+    plan = Plan.from_json(plan.to_json())  # as it would be read from its file
     return (plan.tasks, plan.rules) == (kept.tasks, kept.rules)
 
 

@@ -1,7 +1,6 @@
-"""What came of a run as a file for others: JUnit XML, Markdown, a page of HTML, or JSON.
+"""The result of a run as a file for others: JUnit XML, Markdown, an HTML page, or JSON.
 
-A report holds the answers, not the prompts: what somebody asked may not be meant for whoever
-reads the report.
+A report contains the answers, not the prompts, which may not be meant for readers of the report.
 """
 
 from __future__ import annotations
@@ -35,33 +34,33 @@ FORMATS = ("html", "markdown", "junit", "json")
 
 
 class RequestedReport(Struct, frozen=True):
-    """A report that somebody wants, and where."""
+    """A requested report: its format and path."""
 
     path: Path
     format: str
 
 
 def check_report(path: Path, format_: str | None = None) -> RequestedReport:
-    """The report that is wanted there: by its suffix, where no format is named. Raises
-    `UsageError` where it could not be written: before anything runs, so that nothing is lost."""
+    """The requested report; without a format, by the suffix of the path. Raises `UsageError` if it
+    could not be written: before anything runs, so that nothing is lost."""
     wanted = RequestedReport(path, format_ or format_of(path, SUFFIXES, "report"))
     if path.is_dir():
-        raise UsageError(f"{path} is a folder", f"name a file: {path / 'report.html'}")
+        raise UsageError(f"{path} is a directory", f"name a file: {path / 'report.html'}")
     if not path.parent.is_dir():
         raise UsageError(
-            f"{path}: there is no folder {path.parent}", f"make it first: mkdir -p {path.parent}"
+            f"{path}: no such directory: {path.parent}", f"create it first: mkdir -p {path.parent}"
         )
     try:
         stream = is_stream(path)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", "name another file") from error
+        raise UsageError(f"{path}: {error.strerror}", "choose another file") from error
     if not stream and not os.access(path.parent, os.W_OK):
-        raise UsageError(f"{path}: nothing can be written to {path.parent}", "name another place")
+        raise UsageError(f"{path}: {path.parent} is not writable", "choose another directory")
     return wanted
 
 
 def write_report(path: Path, result: RunResult, plan: Plan, format_: str | None = None) -> None:
-    """Write the report, whole or not at all. Raises `UsageError` where that cannot be."""
+    """Write the report atomically. Raises `UsageError` if that fails."""
     format_ = format_ or format_of(path, SUFFIXES, "report")
     data = render(format_, result, plan).encode("utf-8", "replace")
     try:
@@ -75,7 +74,7 @@ def write_report(path: Path, result: RunResult, plan: Plan, format_: str | None 
 def write_reports(
     reports: Iterable[RequestedReport], result: RunResult, plan: Plan
 ) -> list[UsageError]:
-    """Write them all; what went wrong with those that could not be written."""
+    """Write them all; return the errors of those that could not be written."""
     problems = []
     for report in reports:
         try:
@@ -86,20 +85,21 @@ def write_reports(
 
 
 def render(format_: str, result: RunResult, plan: Plan) -> str:
-    """The report as text. `result` has its outputs. Raises `UsageError` for an unknown format."""
+    """The report as text. `result` includes the outputs. Raises `UsageError` for an unknown
+    format."""
     if format_ not in _WRITERS:
         raise UsageError(f"invalid report format {format_[:100]!r}", f"valid: {', '.join(FORMATS)}")
     return _WRITERS[format_](result, plan)
 
 
 def _render_later_hint(result: RunResult) -> str:
-    """What to do about a report that could not be written: the run is over, and not lost."""
+    """A hint for a report that could not be written: the run itself is complete."""
     if result.id is None:
-        return "name another file"
-    return f"nothing of the run is lost: clinvk runs show {result.id}"
+        return "choose another file"
+    return f"the run itself is complete; see: clinvk runs show {result.id}"
 
 
-# The writers are imported when one is wanted: a report takes xml, another jinja and pygments.
+# Writers are imported on demand: one needs xml, another jinja and pygments.
 
 
 def _junit(result: RunResult, plan: Plan) -> str:

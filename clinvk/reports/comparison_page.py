@@ -1,7 +1,7 @@
-"""A comparison as one page of HTML that needs nothing else: no script, no picture, no network.
+"""A comparison as one self-contained HTML page: no script, no image, no network.
 
-Answers are rendered as Markdown. What only one of them says is underlined, too: a color alone is
-not seen by everybody, nor on paper.
+Answers are rendered as Markdown. What only one of them says is also underlined, since color alone
+is not visible to everyone, nor on paper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_RENDERED_LENGTH = 1_000_000  # characters of answers that are rendered; more
 
 
 def render(prompt: str, result: RunResult) -> str:
-    """The page. `result` has its outputs."""
+    """The page. `result` includes the outputs."""
     answers = comparison.answer_outcomes(result)
     found = comparison.find_verdict(result)
     return page.fill(
@@ -55,7 +55,7 @@ def _round(number: int, said: Round) -> Iterator[str]:
     why = f": {escape(one_line(said.why))}" if said.why else ""
     yield f'<p>{best}{why} <span class="soft">(asked in the order {order})</span></p>'
     if said.output.strip():
-        yield f"<details><summary>All that the judge said, round {number}</summary>"
+        yield f"<details><summary>The judge's reply, round  {number}</summary>"
         yield f'<div class="message">{_to_html([said.output])[0]}</div></details>'
 
 
@@ -76,15 +76,15 @@ def _answers(answers: tuple[Outcome, ...], found: Verdict | None) -> Iterator[st
 def _legend(given: list[Outcome]) -> str:
     first = escape(one_line(given[0].name))
     if len(given) == 2:
-        return "<mark>Underlined</mark> is what only one of them says."
+        return "<mark>Underlined</mark>: what only one of them says."
     return (
-        f"<mark>Underlined</mark> in {first} is what no other one says; "
-        f"<ins>underlined</ins> in the others, what {first} does not say."
+        f"<mark>Underlined</mark> in {first}: what no other answer says; "
+        f"<ins>underlined</ins> in the others: what {first} does not say."
     )
 
 
 def _to_html(texts: list[str]) -> list[str]:
-    """The texts rendered; as they were written if there is too much of them."""
+    """The texts rendered, or unchanged if they are too long."""
     cleaned = [_escape(text) for text in texts]
     if sum(map(len, cleaned)) > MAX_RENDERED_LENGTH:
         return [f'<p class="text">{escape(text)}</p>' for text in cleaned]
@@ -110,7 +110,7 @@ def _problem_text(outcome: Outcome) -> str:
 
 
 def _table(result: RunResult) -> Iterator[str]:
-    yield '<section><h2 id="tasks">What it took</h2>'
+    yield '<section><h2 id="tasks">Time, tokens and cost</h2>'
     yield (
         '<table><thead><tr><th scope="col">Backend</th><th scope="col">Model</th>'
         '<th scope="col">State</th><th scope="col" class="num">Time</th>'

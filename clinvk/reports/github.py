@@ -1,4 +1,4 @@
-"""A run as a step of GitHub Actions shows it: annotations, and a summary of the job."""
+"""A run in a step of GitHub Actions: annotations, and a summary of the job."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LEVELS = {
 
 
 def publish_to_github(result: RunResult, env: Mapping[str, str], to: TextIO | None = None) -> None:
-    """Print annotations, to stdout if nobody says otherwise (GitHub looks at stderr as well), and
-    put the report into the job's summary. Raises `UsageError` where that cannot be written."""
+    """Print annotations, by default to stdout (GitHub also reads stderr), and add the report to the
+    job's summary. Raises `UsageError` if that cannot be written."""
     stream = to or sys.stdout
     stream.writelines(f"{line}\n" for line in workflow_commands(result))
     stream.flush()
@@ -35,13 +35,13 @@ def publish_to_github(result: RunResult, env: Mapping[str, str], to: TextIO | No
 
 
 def workflow_commands(result: RunResult) -> Iterable[str]:
-    """Workflow commands: one a task, and one for all those that GitHub would not show."""
+    """Workflow commands: one per task, and one for all that GitHub would not show."""
     for level in ("error", "warning"):
         told = [o for o in result.results if LEVELS.get(o.state) == level]
         for outcome in told[:MAX_ANNOTATIONS]:
             yield _command(level, _title(outcome), _message(outcome))
         if left := told[MAX_ANNOTATIONS:]:
-            # A notice, since an eleventh of the same kind would not be shown either.
+            # A notice, since an eleventh annotation of the same kind would not be shown either.
             yield _command("notice", f"{len(left):,} more tasks", _more_note(left, result))
 
 
@@ -79,10 +79,10 @@ def _write_summary(path: Path, result: RunResult) -> None:
     from clinvk.reports import markdown
 
     try:
-        taken = path.stat().st_size if path.exists() else 0  # by what ran before in this step
+        taken = path.stat().st_size if path.exists() else 0  # by earlier commands of this step
         if (room := MAX_SUMMARY_SIZE - SUMMARY_RESERVE - taken) < MIN_SUMMARY_SIZE:
             raise UsageError(
-                f"there is no room left in this step's summary {path}",
+                f"this step's summary {path} is full",
                 "write the report to a file of its own: --report report.md",
             )
         text = markdown.render(result, room)
@@ -91,5 +91,5 @@ def _write_summary(path: Path, result: RunResult) -> None:
     except OSError as error:
         raise UsageError(
             f"cannot write the summary {path}: {error.strerror}",
-            "GITHUB_STEP_SUMMARY has to name a file that can be written",
+            "set GITHUB_STEP_SUMMARY to a writable file",
         ) from error

@@ -1,4 +1,4 @@
-"""A run as one page of HTML that needs nothing else: no script, no picture, no network."""
+"""A run as one self-contained HTML page: no script, no image, no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clinvk.model.plan import Plan
 from clinvk.reports import timeline, words
 from clinvk.text.sanitize import one_line, sanitize
 
-MAX_OPEN_ANSWERS = 5  # so few answers are open from the start
+MAX_OPEN_ANSWERS = 5  # up to this many answers are open at first
 MAX_RENDERED_LENGTH = (
     1_000_000  # characters of answers that are rendered: a megabyte of code takes seconds
 )
@@ -47,7 +47,7 @@ def _header(result: RunResult, plan: Plan) -> Iterator[str]:
         "State": result.state,
         "From": one_line(result.source),
         "Started": f"{result.started_at:%Y-%m-%d %H:%M:%S %Z}" if result.started_at else "",
-        "At a time": f"{plan.rules.max_parallel} tasks at most",
+        "In parallel": f"up to {plan.rules.max_parallel} tasks",
         "Cost": _cost_note(result),
     }
     about = {name: value for name, value in known.items() if value}
@@ -84,7 +84,7 @@ def _legend(result: RunResult) -> Iterator[str]:
 def _caption(result: RunResult) -> Iterator[str]:
     notes = []
     if absent := sum(o.started_at is None for o in result.results):
-        notes.append(f"{absent:,} task{'s' * (absent != 1)} never began.")
+        notes.append(f"{absent:,} task{'s' * (absent != 1)} never started.")
     if any(o.attempts > 1 for o in result.results):
         notes.append("Of several attempts, the last is shown.")
     if notes:
@@ -136,7 +136,7 @@ def _problems(result: RunResult) -> Iterator[str]:
     problems = words.problems(result)
     if not problems:
         return
-    yield '<section><h2 id="problems">What was not done</h2>'
+    yield '<section><h2 id="problems">Unfinished tasks</h2>'
     for problem in problems:
         shown, more = words.names(problem.tasks)
         why = problem.failure
@@ -157,7 +157,7 @@ def _answers(result: RunResult, plan: Plan, rendered: Callable[[str], str]) -> I
     answered = [(o, text) for o in result.results if (text := words.answer(o))]
     yield '<section><h2 id="answers">Answers</h2>'
     if not answered:
-        yield '<p class="empty">There are none.</p>'
+        yield '<p class="empty">No answers.</p>'
     left = MAX_RENDERED_LENGTH
     for outcome, text in answered:
         left -= len(text)

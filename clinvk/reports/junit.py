@@ -1,4 +1,4 @@
-"""A run as JUnit XML, for what shows tests: Jenkins, GitLab, GitHub actions."""
+"""A run as JUnit XML, for programs that show tests: Jenkins, GitLab, GitHub Actions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clinvk.model.plan import Plan
 from clinvk.reports import words
 from clinvk.text.sanitize import one_line, sanitize
 
-# XML 1.0 has no way to write these, not even as numbers.
+# XML 1.0 cannot represent these, not even as character references.
 _FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ELEMENTS = {"failed": "failure", "indeterminate": "error"}
 _TOTALS = {"failure": "failures", "error": "errors", "skipped": "skipped"}
@@ -35,7 +35,7 @@ def render(result: RunResult, plan: Plan) -> str:
 
 
 def _cases(result: RunResult, plan: Plan) -> Iterable[ET.Element]:
-    """Readers take two tests of one name for the same test, so each gets a name of its own."""
+    """A unique name per task: readers treat two tests of the same name as one."""
     taken: dict[str, int] = {}
     for outcome in result.results:
         base = _replace_forbidden(words.name(outcome))
@@ -108,7 +108,7 @@ def _task_properties(outcome: Outcome, plan: Plan) -> dict[str, Any]:
 
 
 def _add_properties(element: ET.Element, values: Mapping[str, Any]) -> None:
-    """What is unknown is left out: an empty value would look like a known one."""
+    """The properties, without unknown ones: an empty value would look like a known one."""
     properties = ET.SubElement(element, "properties")
     for name, value in values.items():
         if value is not None and value != "":

@@ -1,4 +1,4 @@
-"""A run as Markdown, as GitHub reads it."""
+"""A run as GitHub-flavored Markdown."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from clinvk.model.outcome import MARKS, Outcome, RunResult
 from clinvk.reports import words
 from clinvk.text.sanitize import one_line
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$@])")  # ASCII that GitHub may take for more than itself
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~&!$@])")  # ASCII that GitHub may interpret as markup
 _MAX_MESSAGE_LENGTH = 2_000  # characters
-_MIN_ANSWER_SIZE = 2_000  # bytes that a long answer gets, where there is not room for all of each
+_MIN_ANSWER_SIZE = 2_000  # minimum bytes of a long answer if not everything fits
 
 
 def render(result: RunResult, room: int | None = None) -> str:
-    """The report; in at most so many bytes of UTF-8, where there is only that much room. What was
-    left out then is said where it would stand."""
+    """The report, in at most so many bytes of UTF-8 if there is a limit. A note in its place says
+    what was left out."""
     head = [f"# {escape_markdown(words.title(result))}", _summary(result)]
     if result.why:
-        head.append(f"> Ended early: {escape_markdown(result.why[:_MAX_MESSAGE_LENGTH])}")
+        head.append(f"> Stopped early: {escape_markdown(result.why[:_MAX_MESSAGE_LENGTH])}")
     text = _join(head)
     text += _table(result, None if room is None else (room - _size(text)) // 2)
     text += _problems(result, None if room is None else (room - _size(text)) // 2)
@@ -30,7 +30,7 @@ def render(result: RunResult, room: int | None = None) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """A text on one line in which nothing is markup: for a cell, a heading, a sentence."""
+    """A text on one line without markup: for a cell, a heading, a sentence."""
     return _MARKUP.sub(r"\\\1", one_line(text))
 
 
@@ -51,7 +51,7 @@ def _table(result: RunResult, room: int | None) -> str:
     rows = [_row(o) + "\n" for o in result.results]
     kept = _lines_that_fit(rows, None if room is None else room - len(head) - 100)
     left = len(rows) - len(kept)
-    note = f"\n*{left:,} more tasks are not listed: there is no room for them here.*\n"
+    note = f"\n*{left:,} more tasks are not listed, since the report is limited in size.*\n"
     return head + "".join(kept) + (note if left else "") + "\n"
 
 
@@ -79,8 +79,8 @@ def _problems(result: RunResult, room: int | None) -> str:
         return ""
     kept = _lines_that_fit(items, None if room is None else room - 100)
     left = len(items) - len(kept)
-    note = f"- *{left:,} more reasons are not listed: there is no room for them here.*\n"
-    return "## What was not done\n\n" + "".join(kept) + (note if left else "") + "\n"
+    note = f"- *{left:,} more reasons are not listed, since the report is limited in size.*\n"
+    return "## Unfinished tasks\n\n" + "".join(kept) + (note if left else "") + "\n"
 
 
 def _problem(problem: words.Problem) -> str:
@@ -95,7 +95,7 @@ def _problem(problem: words.Problem) -> str:
 
 
 def _answers(result: RunResult, room: int | None) -> str:
-    """Each folded away. Where there is not room for all, the long ones are cut, all alike."""
+    """The answers, collapsed. If they do not all fit, the long ones are cut to the same size."""
     answered = [(o, text) for o in result.results if (text := words.answer(o))]
     if not answered:
         return ""
@@ -112,12 +112,16 @@ def _answers(result: RunResult, room: int | None) -> str:
         for (o, text), size in zip(answered, sizes, strict=False)
     ]
     left = len(answered) - len(blocks)
-    note = f"\n*{left:,} more answers are not here: there is no room for them.*\n" if left else ""
+    note = (
+        f"\n*{left:,} more answers are left out, since the report is limited in size.*\n"
+        if left
+        else ""
+    )
     return head + "\n".join(blocks) + note
 
 
 def _answer(outcome: Outcome, shown: str, note: str = "") -> str:
-    """In a fence that nothing in it can close: what a model says is shown, not obeyed."""
+    """In a fence that the answer cannot close, so that it is shown as text."""
     fence = "`" * _fence_length(shown)
     structured = outcome.structured is not None and not outcome.output.strip()
     backend = escape(one_line(outcome.backend or figures.NOTHING))
@@ -132,10 +136,11 @@ def _fence_length(text: str) -> int:
 
 
 def _truncate_answer(outcome: Outcome, text: str, most: int, result: RunResult) -> str:
-    """An answer's beginning, in a block of at most so many bytes, and that it is one."""
+    """The beginning of an answer, in a block of at most so many bytes, with a note that it is
+    cut."""
 
     def block(shown: str) -> str:
-        whole = f" All of it: `clinvk runs show {result.id}`" if result.id else ""
+        whole = f" Full answer: `clinvk runs show {result.id}`" if result.id else ""
         note = f"*Cut here: the first {len(shown):,} of {len(text):,} characters.{whole}*"
         return _answer(outcome, shown, f"\n{note}\n")
 
@@ -143,7 +148,7 @@ def _truncate_answer(outcome: Outcome, text: str, most: int, result: RunResult) 
     return block(text.encode("utf-8", "replace")[: max(0, room)].decode("utf-8", "ignore"))
 
 
-# Room.
+# Size.
 
 
 def _size(text: str) -> int:
@@ -151,7 +156,7 @@ def _size(text: str) -> int:
 
 
 def _lines_that_fit(lines: list[str], room: int | None) -> list[str]:
-    """The first lines that together take no more room."""
+    """The first lines that fit together."""
     if room is None:
         return lines
     ends = accumulate(map(_size, lines))
@@ -159,7 +164,7 @@ def _lines_that_fit(lines: list[str], room: int | None) -> list[str]:
 
 
 def _first_that_fit(sizes: list[int], room: int) -> Iterable[int]:
-    """The first of them that have room when each is cut to the least."""
+    """The first answers that fit if each is cut to the minimum."""
     for size in sizes:
         room -= min(size, _MIN_ANSWER_SIZE)
         if room < 0:
@@ -168,7 +173,8 @@ def _first_that_fit(sizes: list[int], room: int) -> Iterable[int]:
 
 
 def _fair_share(sizes: list[int], room: int) -> int:
-    """The most that each may take, so that all fit: what the small ones leave goes to the others."""
+    """The maximum size of each, so that all fit: the space left by small ones goes to the
+    others."""
     for done, size in enumerate(sorted(sizes)):
         share = room // (len(sizes) - done)
         if size > share:

@@ -1,7 +1,7 @@
-"""A picture of who ran when, as SVG that stands in a page of HTML.
+"""A timeline of the tasks, as SVG for an HTML page.
 
-Places along the time are percentages and letters have a size of their own, so that the picture is
-as wide as the page and can be read on a telephone. The colours are variables of the page.
+Positions in time are percentages and text has a fixed size, so that the picture is as wide as the
+page and can be read on a phone. The colors are variables of the page.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from clinvk.text import duration
 from clinvk.text.sanitize import one_line
 
 MAX_TICKS = 6
-TALL_HEIGHT = 600  # pixels; a picture that is taller has its times below it as well
+TALL_HEIGHT = 600  # pixels; a taller picture has its times below as well
 MAX_ROWS = 200  # tasks that get a row each; more of them share rows
 COLOR_COUNT = 8  # the variables --b0 to --b7
 MAX_NAME_LENGTH = 28  # characters
 LABEL_WIDTH = 24.0  # percent of the width: names
 COLUMN_WIDTH = 9.0  # and each column of numbers
-MIN_BAR_WIDTH = 0.3  # percent: what takes no time is seen as well
+MIN_BAR_WIDTH = 0.3  # percent: makes the shortest tasks visible
 ROW_HEIGHT, BAR_HEIGHT = 24, 14  # pixels
 AXIS_HEIGHT = 26
 MAX_LANES_HEIGHT = 800  # pixels that shared rows take together, unless that makes them too thin
 CLOCK_TOLERANCE = 0.05  # seconds by which two clocks may differ
-IDLE_WIDTH = 4.0  # percent for a time in which nothing ran, where it is left out
+IDLE_WIDTH = 4.0  # percent for a shortened time in which nothing ran
 
 _STEPS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200,
           10_800, 21_600, 43_200)  # fmt: skip
@@ -41,7 +41,7 @@ _DAY = 86_400
 
 
 class Bar(Struct, frozen=True):
-    """When a task's last attempt ran, in seconds since the picture begins; `row` from the top."""
+    """When a task's last attempt ran, in seconds since the start; `row` from the top."""
 
     outcome: Outcome
     begin: float
@@ -50,7 +50,7 @@ class Bar(Struct, frozen=True):
 
 
 class Stretch(Struct, frozen=True):
-    """A time without a long pause, and where it is drawn, in percent of the width."""
+    """A period without a long pause, and its position in percent of the width."""
 
     begin: float
     end: float
@@ -63,7 +63,7 @@ class Stretch(Struct, frozen=True):
 
 
 def render(result: RunResult, plan: Plan) -> str:
-    """The picture; nothing, where nothing has begun."""
+    """The picture; empty if nothing has started."""
     bars = list(_bars(result))
     if not bars:
         return ""
@@ -72,13 +72,13 @@ def render(result: RunResult, plan: Plan) -> str:
 
 
 def backend_colors(result: RunResult) -> dict[str, int]:
-    """A colour for each backend that ran."""
+    """A color for each backend that ran."""
     ran = dict.fromkeys(_backend(o) for o in result.results if o.started_at)
     return {name: i % COLOR_COUNT for i, name in enumerate(sorted(ran))}
 
 
 def _bars(result: RunResult) -> Iterator[Bar]:
-    """In the order in which they began: a row each, or the first row that is free."""
+    """The bars in the order of their start: a row each, or the first free row."""
     begun = [(o.started_at, o) for o in result.results if o.started_at]
     if not begun:
         return
@@ -97,7 +97,7 @@ def _bars(result: RunResult) -> Iterator[Bar]:
 
 
 def _running_seconds(outcome: Outcome, began: datetime, result: RunResult) -> float:
-    """How long it ran; one that still does, or was cut off, has told nothing."""
+    """How long it ran; unknown while it is running or if it was interrupted."""
     if outcome.seconds > 0:
         return outcome.seconds
     end = outcome.ended_at or (result.ended_at if outcome.state == "running" else None)
@@ -105,7 +105,7 @@ def _running_seconds(outcome: Outcome, began: datetime, result: RunResult) -> fl
 
 
 class _TimelinePicture:
-    """What its parts have to know of each other."""
+    """The shared layout of the parts of the picture."""
 
     def __init__(self, bars: list[Bar], result: RunResult, plan: Plan, *, alone: bool) -> None:
         self.bars = bars
@@ -141,10 +141,12 @@ class _TimelinePicture:
     def _description(self) -> str:
         on = ", ".join(self.colors)
         span = duration.format_offset(max(bar.end for bar in self.bars))
-        return f"{len(self.bars)} tasks that ran within {span}, on {on}. The table says the same."
+        return (
+            f"{len(self.bars)} tasks that ran within {span}, on {on}. The table has the same data."
+        )
 
     def place(self, moment: float) -> float:
-        """Where a moment is, in percent of the width."""
+        """The position of a time, in percent of the width."""
         for stretch in self.stretches:
             if moment <= stretch.end:
                 return stretch.place(moment)
@@ -161,8 +163,8 @@ class _TimelinePicture:
             yield "</g>"
 
     def _ticks(self) -> Iterator[tuple[float, str]]:
-        """Places of round moments, not too near to each other or to the edge. Behind a pause they
-        are counted from its end, which is hardly ever round."""
+        """Positions of round times, not too close to each other or to the edge. After a pause they
+        are counted from its end, which is rarely round."""
         step = _tick_step(sum(s.end - s.begin for s in self.stretches) / MAX_TICKS)
         apart = (self.right - self.left) / (MAX_TICKS + 3)
         last = -100.0
@@ -180,7 +182,7 @@ class _TimelinePicture:
                     last = x
 
     def _pauses(self) -> Iterator[str]:
-        """Marks where a long time without any task is left out."""
+        """Marks where a long period without tasks is left out."""
         for before, after in zip(self.stretches, self.stretches[1:], strict=False):
             width = after.left - before.right
             said = f"nothing ran for {duration.format_offset(after.begin - before.end)}"
@@ -208,12 +210,12 @@ class _TimelinePicture:
         return "".join([*parts, "</g>"])
 
     def _draw_label(self, bar: Bar, begin: float, end: float) -> Iterator[str]:
-        """The words of a row: its name, how long it took, and what that cost."""
+        """The text of a row: name, time and cost."""
         outcome = bar.outcome
         line = AXIS_HEIGHT + bar.row * self.row + 16
         name = _shorten_name(words.name(outcome), self.prefix_length)
         on = f' <tspan class="soft">{escape(_backend(outcome))}</tspan>' * (len(self.colors) > 1)
-        # A picture in the picture, since that cuts what does not fit.
+        # A nested SVG, since that clips what does not fit.
         yield (
             f'<svg x="0" y="{line - 16}" width="{LABEL_WIDTH - 1}%" height="{ROW_HEIGHT}">'
             f'<text x="0" y="16">{MARKS[outcome.state]} {escape(name)}{on}</text></svg>'
@@ -252,10 +254,10 @@ class _TimelinePicture:
 
 
 def _common_prefix_length(names: list[str]) -> int:
-    """How many characters all names begin with, in whole words: they tell nothing."""
+    """The length of the common beginning of all names, in whole words, which is redundant."""
     if len(names) < 2:
         return 0
-    first, last = min(names), max(names)  # what these two share, all share
+    first, last = min(names), max(names)  # what these two have in common, all have
     same = first[
         : sum(1 for _ in takewhile(lambda p: p[0] == p[1], zip(first, last, strict=False)))
     ]
@@ -264,7 +266,7 @@ def _common_prefix_length(names: list[str]) -> int:
 
 
 def _shorten_name(name: str, alike: int) -> str:
-    """A name in which the parts that tell most are left: its own beginning, and its end."""
+    """A name shortened to its most informative parts: its own beginning and its end."""
     if alike and len(name) > MAX_NAME_LENGTH // 2:
         name = "…" + name[alike:]
     if len(name) <= MAX_NAME_LENGTH:
@@ -279,8 +281,8 @@ def _columns(result: RunResult) -> list[str]:
 
 
 def _stretches(bars: list[Bar], left: float, right: float) -> Iterator[Stretch]:
-    """The time in which something ran. A pause that is longer than all of that, as of a run that
-    was carried on the next day, would leave no room to see anything: it is drawn short."""
+    """The periods in which something ran. A longer pause, as of a run that was resumed the next
+    day, would leave no room for them and is drawn short."""
     spans = list(_spans(bars))
     each = min(IDLE_WIDTH, 40 / len(spans))
     room = right - left - each * (len(spans) - 1)
@@ -298,7 +300,7 @@ def _spans(bars: list[Bar]) -> Iterator[tuple[float, float]]:
 
 
 def _busy_spans(bars: Iterable[Bar], pause: float) -> Iterator[tuple[float, float]]:
-    """When something ran, from one pause that is longer than that to the next."""
+    """The periods in which something ran, between pauses longer than that."""
     begin, end = 0.0, 0.0
     for bar in bars:
         if bar.begin - end > pause:
@@ -324,7 +326,7 @@ def _backend(outcome: Outcome) -> str:
 
 
 def swatch(state: str) -> str:
-    """A small bar for the legend, as one of that state looks."""
+    """A small bar in the style of a state, for the legend."""
     pattern = _pattern(Outcome(index=0, name="", state=state))
     box = 'x="1" y="1" width="24" height="12" rx="2"'
     over = "" if state == "done" else f'<rect class="state" {box} fill="url(#{pattern})"/>'

@@ -1,4 +1,4 @@
-"""What all reports say of a run, in the same words."""
+"""Wording shared by all reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_NAME_LENGTH = 200  # characters of a name; it may be a whole line of a file
 
 
 class Problem(Struct, frozen=True):
-    """Tasks that came to the same end for the same reason: often it is one reason for many."""
+    """Tasks with the same state and reason: often many share one."""
 
     state: str
     failure: Failure
@@ -32,7 +32,7 @@ def name(outcome: Outcome) -> str:
 
 
 def names(outcomes: tuple[Outcome, ...], most: int = 10) -> tuple[list[str], str]:
-    """The names of the first few, and a word on how many more there are."""
+    """The names of the first few, and how many more there are."""
     more = len(outcomes) - most
     return [name(o) for o in outcomes[:most]], (f" and {more:,} more" if more > 0 else "")
 
@@ -42,7 +42,7 @@ def session(outcome: Outcome) -> str:
 
 
 def answer(outcome: Outcome) -> str:
-    """What it answered; a structured answer as JSON, where there is no other."""
+    """Its answer; a structured answer as JSON if there is no text."""
     text = sanitize(outcome.output).strip("\n")
     if text.strip() or outcome.structured is None:
         return text.rstrip()
@@ -50,12 +50,12 @@ def answer(outcome: Outcome) -> str:
 
 
 def failure(outcome: Outcome) -> Failure:
-    """Why it is not done, also where nobody said so."""
+    """Why it is not done, with a default if no reason is known."""
     return outcome.error or Failure(outcome.state, f"no reason was given: {outcome.state}")
 
 
 def problems(result: RunResult) -> list[Problem]:
-    """What was not done and why, the failures first; what has not ended yet is none."""
+    """The unfinished tasks and why, failures first; without tasks still running."""
     found: dict[tuple[str, str, str, str | None], list[Outcome]] = {}
     for outcome in result.results:
         if outcome.state not in ("done", "queued", "running"):
@@ -67,7 +67,7 @@ def problems(result: RunResult) -> list[Problem]:
 
 
 def needed_names(outcome: Outcome, plan: Plan) -> list[str]:
-    """The names of the tasks that it came after."""
+    """The names of the tasks that it depends on."""
     if outcome.index >= len(plan.tasks):
         return []
     return [one_line(plan.tasks[n].name) for n in plan.tasks[outcome.index].needs]

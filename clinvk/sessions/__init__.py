@@ -1,1 +1,1 @@
-"""What can be done with sessions, whatever store holds them."""
+"""Operations on sessions, independent of the store."""

@@ -1,4 +1,4 @@
-"""What a conversation is about, and in which mood it is held."""
+"""The topics and the sentiment of a conversation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from clinvk.errors import ClinvkError
 from clinvk.model.session import Message, MessageRole, Session
 
 MAX_TOPICS = 10  # at most
-EXCERPT_LENGTH = 2_000  # characters of a message that a backend is shown
+EXCERPT_LENGTH = 2_000  # characters of a message that are sent to a backend
 
 _QUESTION = """Below is a conversation, as JSON: one object for each message. Do not continue it.
 Answer with one JSON object and nothing else:
@@ -23,7 +23,7 @@ Answer with one JSON object and nothing else:
 
 def analyze_words(session: Session) -> dict[str, Any]:
     """`topics`, the most important first, and `sentiment_over_time`: a number from -1 to 1 for each
-    message. By the words alone, which have to be English. Raises `ClinvkError` where the extra
+    message. Only looks at the words, which have to be English. Raises `ClinvkError` if the extra
     `analysis` is not installed."""
     with require_extra("analysis", "analysing a conversation"):  # slow to import: they bring numpy
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
@@ -38,8 +38,8 @@ def analyze_words(session: Session) -> dict[str, Any]:
 
 
 def analyze_with_model(session: Session, ask: Callable[[str], str]) -> dict[str, Any]:
-    """As `by_words`, as a model sees it: `ask` gives its answer to a prompt. Raises `ClinvkError`
-    where that is not what was asked for."""
+    """Like `by_words`, but from a model: `ask` returns its answer to a prompt. Raises `ClinvkError`
+    if the answer does not have the requested form."""
     spoken = _dialogue(session)
     lines = [
         json.dumps({"role": m.role, "content": m.content[:EXCERPT_LENGTH]}, ensure_ascii=False)
@@ -55,7 +55,7 @@ def analyze_with_model(session: Session, ask: Callable[[str], str]) -> dict[str,
 
 
 def _dialogue(session: Session) -> list[tuple[int, Message]]:
-    """What people and models said, with its index: instructions have no mood."""
+    """The messages of users and models, with their indexes: instructions have no sentiment."""
     numbered = enumerate(session.messages)
     return [(i, m) for i, m in numbered if m.role is not MessageRole.SYSTEM]
 

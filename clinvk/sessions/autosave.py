@@ -1,4 +1,4 @@
-"""Messages that wait to be written, where somebody wants fewer writes than messages."""
+"""Messages that wait to be written, for fewer writes than messages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ WriteMessages = Callable[[str, list[Message]], None]
 
 
 class Autosave:
-    """Writes messages at once, every `interval` seconds, or only when told to.
+    """Writes messages at once, every `interval` seconds, or only on request.
 
-    There is no clock that runs by itself: what waits longer than the interval is written with the
-    next message, whichever session that is for."""
+    There is no timer: messages that wait longer than the interval are written with the next message
+    of any session."""
 
     def __init__(self, write: WriteMessages) -> None:
         self._write = write
@@ -36,12 +36,12 @@ class Autosave:
         self._flush_when_due()
 
     def pending(self, session_id: str) -> list[Message]:
-        """What is not written yet, of a session."""
+        """The messages of a session that are not written yet."""
         return list(self._pending.get(session_id, ()))
 
     def flush(self, session_id: str | None = None) -> None:
-        """Write what waits, of a session or of all. What cannot be written goes on waiting, and
-        the first error is raised when the others are written."""
+        """Write the waiting messages of a session or of all. Those that cannot be written keep
+        waiting, and the first error is raised after the others are written."""
         errors = []
         for each in [*self._pending] if session_id is None else [session_id]:
             try:

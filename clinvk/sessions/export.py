@@ -1,4 +1,4 @@
-"""A conversation as text: markdown, JSON, a page of HTML, or what a template of the user's makes.
+"""A conversation as text: Markdown, JSON, an HTML page, or by a template of the user.
 
 Templates are Jinja, kept as `~/.clinvk/export/<name>.j2`. They are run in a sandbox, and see
 `title`, `session` (the record), `messages` (as in the JSON) and `options`.
@@ -34,14 +34,14 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
 class ExportOptions(Struct, frozen=True):
-    """What is said of a conversation beside its words. Where it is left open (None), JSON says
-    everything, HTML the times, and markdown neither."""
+    """What an export includes besides the messages. By default (None), JSON includes everything,
+    HTML the times, and Markdown nothing."""
 
     include_metadata: bool | None = None
     include_tokens: bool | None = None
     include_timestamps: bool | None = None
     include_css: bool = True  # HTML: without it, the page has no style of its own
-    theme: str = "auto"  # HTML: light, dark, or as the reader's system is
+    theme: str = "auto"  # HTML: light, dark, or auto, following the reader's system
     pretty_print: bool = True  # JSON: indented
 
 
@@ -66,8 +66,8 @@ def formats(home: Path) -> list[str]:
 
 
 def export_session(session: Session, format_: str, options: ExportOptions, home: Path) -> str:
-    """The session, which has its messages, in a format. Raises `UsageError` for one that does not
-    exist, and for a template that fails; `ClinvkError` if a template needs a missing package."""
+    """The session, with its messages, in a format. Raises `UsageError` for an unknown format and
+    for a template that fails; `ClinvkError` if a template needs a missing package."""
     if format_ in _WRITERS:
         return _WRITERS[format_](session, options)
     if format_ not in formats(home):
@@ -84,9 +84,9 @@ def export_session(session: Session, format_: str, options: ExportOptions, home:
 
 
 def register_template(home: Path, name: str, text: str) -> None:
-    """Keep a template as a format. Raises `UsageError` where it is none, or has the name of a
-    built-in format; `SessionError` for a name that cannot be a file's."""
-    # Only where something is written.
+    """Store a template as a format. Raises `UsageError` if it is invalid or has the name of a
+    built-in format; `SessionError` for a name that is not valid as a file name."""
+    # Only to write a file.
     from clinvk.disk.atomic import make_folder, replace_file
 
     check_id(name)
@@ -102,7 +102,7 @@ def register_template(home: Path, name: str, text: str) -> None:
 
 
 def session_data(session: Session, options: ExportOptions) -> dict[str, Any]:
-    """The session and its messages as JSON has them."""
+    """The session and its messages as JSON data."""
     record = session.to_json()
     said = _default(options.include_metadata, otherwise=True)
     names = (*_RECORD_FIELDS, *(_METADATA_FIELDS if said else ()))
@@ -169,7 +169,7 @@ _WRITERS: dict[str, Callable[[Session, ExportOptions], str]] = {
 
 
 def close_code_blocks(text: str) -> str:
-    """Markdown in which no block of code is left open, so that it swallows nothing behind it."""
+    """Markdown with open code blocks closed, so that they do not include what follows."""
     fence = ""
     for line in text.splitlines():
         found = _FENCE.fullmatch(line)
@@ -184,7 +184,7 @@ def close_code_blocks(text: str) -> str:
 
 
 def _describe_session(session: Session) -> dict[str, str]:
-    """What there is to know of it, in words; nothing of what is unknown."""
+    """The known facts about the session, as text."""
     known = {
         "Session": session.id,
         "Backend": session.backend,
@@ -192,7 +192,7 @@ def _describe_session(session: Session) -> dict[str, str]:
         "Status": session.status,
         "Created": _in_words(session.created_at),
         "Last used": _in_words(session.updated_at),
-        "Folder": session.cwd,
+        "Directory": session.cwd,
         "Template": session.template,
         "Parents": ", ".join(session.parents),
         "Tags": ", ".join(session.tags),
@@ -207,7 +207,7 @@ def _describe_session(session: Session) -> dict[str, str]:
 def _message_notes(
     message: Message, options: ExportOptions, *, times: bool | None = None
 ) -> list[str]:
-    """What is said beside a message's role."""
+    """The notes beside a message's role."""
     notes = []
     if options.include_timestamps if times is None else times:
         notes.append(_in_words(message.timestamp))
@@ -219,7 +219,7 @@ def _message_notes(
 
 
 def _in_words(moment: datetime) -> str:
-    """UTC, since nobody knows where the text will be read."""
+    """UTC, since an export may be read anywhere."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -254,22 +254,22 @@ def _render_template(session: Session, text: str, name: str, options: ExportOpti
                 options={n: getattr(options, n) for n in ExportOptions.__struct_fields__},
             )
         )
-    except Exception as error:  # whatever a template can do wrong
-        raise UsageError(f"export template {name}: {error}", "mend the template") from error
+    except Exception as error:  # a template can raise anything
+        raise UsageError(f"export template {name}: {error}", "fix the template") from error
 
 
 def _parse_template(text: str, name: str) -> Any:
     with require_extra("export", "an export by template"):
-        # Only where something is written.
+        # Only to write a file.
         from jinja2 import TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    # Nobody says what a template makes; where it has a tag, it is a page, unless its name says text.
+    # The type of a template's output is unknown: with a tag, it is HTML, unless its name says text.
     is_text = name.endswith((".md", ".txt"))
     is_page = not is_text and (name.endswith(("html", "xml")) or bool(_TAG.search(text)))
     try:
         return ImmutableSandboxedEnvironment(autoescape=is_page).from_string(text)
     except TemplateSyntaxError as error:
         raise UsageError(
-            f"export template {name}: line {error.lineno}: {error.message}", "mend the template"
+            f"export template {name}: line {error.lineno}: {error.message}", "fix the template"
         ) from error

@@ -1,4 +1,4 @@
-"""Earlier conversations, written into a prompt: a hand-over, a history."""
+"""Earlier conversations as part of a prompt: a hand-over, a history."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from clinvk.model.session import Message, MessageRole, Session
 
-MAX_BYTES = 100_000  # bytes that are carried over at most, the newest first
+MAX_BYTES = 100_000  # maximum bytes that are carried over, newest first
 ROLE_NAMES = {
     MessageRole.USER: "User",
     MessageRole.ASSISTANT: "Assistant",
@@ -17,27 +17,28 @@ ROLE_NAMES = {
 
 
 class Handover(Struct, frozen=True):
-    """A text to put before a prompt, and the sentence that tells the user how much it is."""
+    """A prompt with earlier conversations, and the notice that tells the user how much was
+    added."""
 
     text: str
     notice: str
 
 
 def hand_over(messages: list[Message], prompt: str, source: str, target: str) -> Handover | None:
-    """The prompt behind the messages that `target` has not seen; nothing where it saw them all."""
+    """The prompt after the messages that `target` has not seen; None if it has seen them all."""
     if not messages:
         return None
     text, used, size = format_newest(messages, MAX_BYTES)
     left_out = len(messages) - used
-    missing = f" The first {left_out} messages are left out." if left_out else ""
+    missing = f" The first {left_out} messages are omitted." if left_out else ""
     whole = (
         f"Below is a conversation between a user and an AI assistant ({source}).{missing} "
-        "Take it over as if it had been yours, and answer what the user says at the end.\n\n"
+        "Continue it as if it had been yours, and answer the user's last message.\n\n"
         f"{text}\n\n# User (now)\n\n{prompt}"
     )
-    if source == target:  # it has no session of its own any more, or not yet
+    if source == target:  # it has lost its own session, or has none yet
         told = (
-            f"telling {target} the last {used} of {len(messages)} messages ({size / 1000:.1f} KB)"
+            f"sending {target} the last {used} of {len(messages)} messages ({size / 1000:.1f} KB)"
         )
         return Handover(whole, told)
     told = (
@@ -48,7 +49,7 @@ def hand_over(messages: list[Message], prompt: str, source: str, target: str) ->
 
 
 def unseen_messages(messages: list[Message], backend: str) -> list[Message]:
-    """What was said since the backend spoke last; everything, where it never did."""
+    """The messages since the backend's last answer; all of them if there is none."""
     last = max(
         (i for i, m in enumerate(messages) if m.metadata.get("backend") == backend), default=-1
     )
@@ -56,8 +57,8 @@ def unseen_messages(messages: list[Message], backend: str) -> list[Message]:
 
 
 def history(conversations: Iterable[tuple[Session, list[Message]]], prompt: str) -> Handover | None:
-    """The prompt behind earlier conversations, the newest first as far as there is room; in the
-    text they stand in the order in which they were held."""
+    """The prompt after earlier conversations, as many of the newest as fit, in chronological
+    order."""
     parts: list[str] = []
     room, count = MAX_BYTES, 0
     for session, messages in conversations:
@@ -70,17 +71,17 @@ def history(conversations: Iterable[tuple[Session, list[Message]]], prompt: str)
     if not parts:
         return None
     whole = (
-        "Earlier conversations of the user in this folder, as background:\n\n"
+        "Earlier conversations of the user in this directory, as background:\n\n"
         + "\n\n".join(parts)
         + f"\n\n# User (now)\n\n{prompt}"
     )
-    told = f"{count} earlier session{'s' * (count > 1)} put before the prompt ({(MAX_BYTES - room) / 1000:.1f} KB)"
+    told = f"{count} earlier session{'s' * (count > 1)} added before the prompt ({(MAX_BYTES - room) / 1000:.1f} KB)"
     return Handover(whole, told)
 
 
 def format_newest(messages: list[Message], limit: int) -> tuple[str, int, int]:
-    """The newest messages that fit as text, how many they are, and their size in bytes. The oldest
-    of them may be there in part: its end, which is what the next one answers."""
+    """The newest messages that fit as text, their number, and their size in bytes. The oldest of
+    them may be cut to its end, which is what the next one answers."""
     parts: list[str] = []
     size = 0
     for message in reversed(messages):

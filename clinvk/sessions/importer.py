@@ -1,4 +1,4 @@
-"""Native sessions become sessions of ours: found first, adopted when that is wanted."""
+"""Import native sessions: find them first, then adopt them on request."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Progress = Callable[[int, int], None]
 
 
 class Candidate(Struct, frozen=True):
-    """A native session that is not ours yet: the record it will get, and where its messages are."""
+    """A native session that is not imported yet: the record it will get, and its file."""
 
     session: Session
     path: Path
 
 
 class ScanResult(Struct):
-    """What there is to adopt, the one used last first."""
+    """The sessions to import, most recently used first."""
 
     new: list[Candidate] = field(default_factory=list)
-    known: int = 0  # adopted before, or begun by us
+    known: int = 0  # imported before, or started by clinvk
     problems: list[str] = field(default_factory=list)
 
 
@@ -43,8 +43,8 @@ def find_native_sessions(
     since: datetime | None = None,
     progress: Progress = lambda _done, _all: None,
 ) -> ScanResult:
-    """Look through what the backends in `envs` keep; each is mapped to its environment. A file that
-    cannot be read is a problem, and stops nothing. Raises `UsageError`, `SessionError`."""
+    """Search the sessions of the backends in `envs`, a mapping of backends to environments. A file
+    that cannot be read is reported as a problem. Raises `UsageError`, `SessionError`."""
     findings = ScanResult()
     files = [
         (kind, p)
@@ -61,7 +61,7 @@ def find_native_sessions(
         except OSError as error:
             findings.problems.append(f"{path}: {error.strerror}")
         except ClinvkError:
-            raise  # our own store is at fault
+            raise  # the error is in clinvk's own store
         except Exception as error:  # noqa: BLE001 - whatever is in a file, it stops no other
             findings.problems.append(f"{path}: damaged: {error}")
     progress(len(files), len(files))
@@ -74,8 +74,8 @@ def find_native_sessions(
 
 
 def import_session(store: Store, candidate: Candidate, settings: SessionConfig) -> Session | None:
-    """The session, kept from now on; nothing where its file has gone, or somebody was faster.
-    Raises `OSError`, `SessionError`."""
+    """Import the session; None if its file is gone, or another process was faster. Raises
+    `OSError`, `SessionError`."""
     session = candidate.session
     native = reader_for(session.backend or "").read_session(candidate.path)
     if native is None or store.find_by_native_id(native.backend, native.native_id):
@@ -127,7 +127,7 @@ def _to_session(native: NativeSession, settings: SessionConfig) -> Session:
         turns=len(asked),
         counts=counts,
         usage=usage,
-        # Else the next turn, of a CLI that counts the whole, would be taken for all of it.
+        # Otherwise the next turn of a CLI with cumulative counts would be charged for all of it.
         totals={native.native_id: {"usage": native.usage.to_json()}} if native.usage else {},
         metadata={"imported": datetime.now(UTC).date().isoformat()},
         created_at=native.created,
@@ -145,5 +145,5 @@ def _to_messages(native: NativeSession, settings: SessionConfig) -> Iterable[Mes
 
 
 def _derive_session_id(native: NativeSession) -> str:
-    """The same on every machine and in every try, so that it can be told before."""
+    """A deterministic id, so that it can be shown before the import."""
     return hashlib.sha256(f"{native.backend} {native.native_id}".encode()).hexdigest()[:10]

@@ -1,4 +1,4 @@
-"""Which session a request goes on with."""
+"""Find the session that a request continues."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from clinvk.model.session_ref import (
 )
 from clinvk.store.base import Query, Store
 
-TASKS_SKIPPED_HINT = ", but for those of tasks, which are passed over"
+TASKS_SKIPPED_HINT = " except sessions of tasks, which are skipped"
 
 
 class NoSessionHere(SessionError):  # noqa: N818 - reads as what it says
-    """This folder has no session to continue; `elsewhere` is the newest of another one."""
+    """This directory has no session to continue; `elsewhere` is the newest one of another
+    directory."""
 
     def __init__(self, message: str, hint: str, elsewhere: Session | None) -> None:
         super().__init__(message, hint)
@@ -31,15 +32,14 @@ class NoSessionHere(SessionError):  # noqa: N818 - reads as what it says
 
 
 class SessionLookup:
-    """Looks for sessions in a store."""
+    """Finds sessions in a store."""
 
     def __init__(self, store: Store, *, auto_resume: bool = False) -> None:
         self.store = store
         self.auto_resume = auto_resume
 
     def find(self, request: Request) -> Session | None:
-        """The session that the request goes on with; nothing where it begins one. Raises
-        `SessionError`."""
+        """The session that the request continues; None if it starts one. Raises `SessionError`."""
         match request.session_ref:
             case NewSession():
                 return None
@@ -54,7 +54,7 @@ class SessionLookup:
         return None
 
     def find_by_name(self, name: str) -> Session | None:
-        """The session of exactly this name, whatever its case."""
+        """The session with exactly this name, ignoring case."""
         check_id(name)
         matches = [i for i in self.store.find_ids(name, 100) if i.lower() == name.lower()]
         return self.store.get(matches[0]) if matches else None
@@ -71,38 +71,38 @@ class SessionLookup:
             more = "\n  … and more" if len(matches) > 10 else ""
             raise SessionError(
                 f"{text!r} is the beginning of several sessions:{shown}{more}",
-                "give more of the id",
+                "type more of the id",
             )
         if owners := self.store.find_by_native_id(None, text):
             return self.store.get(owners[0])
         raise SessionNotFound(f"no session {text[:100]!r}", self.other_sessions_hint())
 
     def other_sessions_hint(self) -> str:
-        """Where to look if a session was not found."""
+        """A hint for when a session was not found."""
         if self.store.find_ids("", 1):
             return "see them all: clinvk sessions list"
         return f"there are no sessions yet; {_start_hint(None)}"
 
     def find_newest(self, *, cwd: str | None = None, backend: str | None = None) -> Session | None:
-        """The resumable session that was used last, of a folder (real path) or anywhere; tasks of
-        a fan-out are passed over."""
+        """The resumable session used last, in a directory (real path) or anywhere; sessions of
+        tasks are skipped."""
         found = self.list_resumable(Query(cwd=cwd, backend=backend, limit=1))
         return found[0] if found else None
 
     def list_resumable(self, query: Query) -> list[Session]:
-        """The sessions of a query that can be gone on with, tasks of a fan-out left out."""
+        """The resumable sessions of a query, without those of tasks."""
         wanted = replace(query, resumable=True, tasks=False)
         return [s for s in self.store.select(wanted) if isinstance(s, Session)]
 
     def find_task_session(self, query: Query) -> Session | None:
-        """The session of a task that was used last, where the query has no `resumable` one."""
+        """The session of a task used last, for when the query has no resumable session."""
         found = self.store.select(replace(query, resumable=True, tasks=True, limit=1))
         return next((s for s in found if isinstance(s, Session) and s.task is not None), None)
 
     def find_last(
         self, cwd: Path | None = None, backend: str | None = None, *, anywhere: bool = False
     ) -> Session:
-        """The session that was used last, in this directory or anywhere. Raises `NoSessionHere`."""
+        """The session used last, in this directory or anywhere. Raises `NoSessionHere`."""
         here = real_path(cwd)
         found = self.find_newest(cwd=None if anywhere else here, backend=backend)
         if found is not None:
@@ -119,7 +119,7 @@ class SessionLookup:
         task = self.find_task_session(Query(cwd=here, backend=backend))
         raise NoSessionHere(
             f"there is no {of}session to continue in {here}{TASKS_SKIPPED_HINT if task else ''}",
-            f"the last one is {other.id}, in {other.cwd}; go on there with: "
+            f"the last one is {other.id}, in {other.cwd}; resume it with: "
             f'clinvk resume {other.id} "your prompt"   (or: clinvk -c --anywhere "your prompt")',
             other,
         )
@@ -133,9 +133,9 @@ class SessionLookup:
 
 
 def resume_by_id_hint(task: Session) -> str:
-    """How to go on with the session of a task."""
+    """A hint on how to resume the session of a task."""
     return (
-        f'go on with one by its id: clinvk resume {task.id} "your prompt"; '
+        f'resume one by its id: clinvk resume {task.id} "your prompt"; '
         "see them all: clinvk sessions list"
     )
 
@@ -145,5 +145,5 @@ def _start_hint(backend: str | None) -> str:
 
 
 def real_path(path: Path | None) -> str:
-    """The real path of a folder, by which sessions know theirs; of the current one without any."""
+    """The real path of a directory, as stored in sessions; by default of the current one."""
     return os.path.realpath(path) if path else os.getcwd()

@@ -1,5 +1,5 @@
-"""Sessions that several people write to: `metadata` says `type: shared`, and who `participants`
-are."""
+"""Sessions that several people write to: their `metadata` has `type: shared`, and a list of
+`participants`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from clinvk.model.session import Message, Session
 
 
 class NotAParticipant(SessionError, PermissionError):  # noqa: N818 - reads as what it says
-    """A shared session takes messages of its participants only."""
+    """A shared session only accepts messages of its participants."""
 
 
 def check_participants(session: Session, messages: Iterable[Message]) -> None:
     """Raise `NotAParticipant` where a message's `metadata["user"]` takes no part in the session.
-    Messages of nobody, such as a model's, are fine."""
+    Messages without a user, such as a model's, are accepted."""
     if session.metadata.get("type") != "shared":
         return
     participants = session.metadata.get("participants") or ()

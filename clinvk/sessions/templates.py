@@ -1,5 +1,5 @@
-"""What a new session can begin with: instructions, metadata, options. Some are built in; a user's
-are files, `~/.clinvk/templates/<name>.yaml`, and replace a built-in one of the same name."""
+"""Templates of new sessions: instructions, metadata, options. Some are built in; a user's are
+files, `~/.clinvk/templates/<name>.yaml`, and replace a built-in one of the same name."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ BUILT_IN = {
         default_metadata={"purpose": "coding"},
     ),
     "analysis": Template(
-        description="Find out how something is, and say how sure that is.",
+        description="Analyze something, and state how certain the findings are.",
         system_message=(
-            "You are an analyst. Keep what you observed apart from what you conclude, name the "
-            "evidence for each finding, and say what is uncertain. Begin with the answer, then "
+            "You are an analyst. Separate observations from conclusions, name the "
+            "evidence for each finding, and say what is uncertain. Start with the answer, then "
             "show how you got there."
         ),
         default_metadata={"purpose": "analysis"},
     ),
     "creative": Template(
-        description="Write texts and collect ideas.",
+        description="Write texts and develop ideas.",
         system_message=(
             "You are a writer with ideas of your own. Offer several directions that differ from "
             "one another, prefer the concrete to the general, and ask about audience and tone "
@@ -60,7 +60,7 @@ def template_directory(home: Path) -> Path:
 
 
 def template_names(home: Path) -> list[str]:
-    """Every template's name, ours first."""
+    """The names of all templates, built-in ones first."""
     theirs = sorted(
         p.stem for p in template_directory(home).glob("*.yaml") if not p.name.startswith(".")
     )
@@ -68,13 +68,13 @@ def template_names(home: Path) -> list[str]:
 
 
 def template_source(home: Path, name: str) -> str:
-    """Where the template comes from: a file, or `built in`."""
+    """The source of the template: a file, or `built in`."""
     path = template_directory(home) / f"{name}.yaml"
     return str(path) if os.path.lexists(path) else "built in"
 
 
 def load_template(home: Path, name: str) -> Template:
-    """The template of that name. Raises `ConfigError` where there is none, or a broken one."""
+    """The template of that name. Raises `ConfigError` if it does not exist or is invalid."""
     if name not in template_names(home):
         raise ConfigError(
             f"unknown template {name[:100]!r}",
@@ -85,9 +85,9 @@ def load_template(home: Path, name: str) -> Template:
 
 
 def save_template(home: Path, name: str, data: Mapping[str, Any]) -> Template:
-    """Keep a template for every later session. Raises `ConfigError` for one that is none, and
-    `SessionError` for a name that cannot be a file's."""
-    import yaml  # 10 ms: only where a file is written
+    """Store a template for later sessions. Raises `ConfigError` for an invalid template, and
+    `SessionError` for a name that is not valid as a file name."""
+    import yaml  # 10 ms: only to write a file
 
     # Only where something is written.
     from clinvk.disk.atomic import make_folder, replace_file
@@ -110,7 +110,7 @@ def _read_template(path: Path) -> Template:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}", "mend or delete that file") from error
+        raise ConfigError(f"{path}: {error}", "fix or delete that file") from error
     return _parse_template({} if data is None else data, str(path))
 
 

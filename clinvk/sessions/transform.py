@@ -1,6 +1,7 @@
-"""What can be made of conversations without a store: a branch, a merge, figures.
+"""Operations on conversations without a store: branch, merge, statistics.
 
-A conversation here is a `Session` with its `messages`. Nothing is changed: what is made is new.
+A conversation here is a `Session` with its `messages`. Nothing is changed in place: results are
+new.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MessageRef = tuple[str, int]  # the id of a session, and the index of a message 
 
 
 def with_messages(session: Session, messages: Iterable[Message]) -> Session:
-    """The session with these messages, and with a record that says so."""
+    """The session with these messages, and with a record that matches."""
     messages = list(messages)
     asked = next((m.content for m in messages if m.role is MessageRole.USER), None)
     prompt = session.prompt if asked is None else prompt_excerpt(asked)
@@ -30,8 +31,8 @@ def with_messages(session: Session, messages: Iterable[Message]) -> Session:
 
 
 def branch(source: Session, at: int | None = None, title: str | None = None) -> Session:
-    """A new conversation that begins as `source` does, up to and with message `at`; with all of
-    them where none is named. Counts from the end below 0. Raises `SessionError`."""
+    """A new conversation with the messages of `source` up to and including message `at`; by default
+    all of them. Negative indexes count from the end. Raises `SessionError`."""
     last = len(source.messages) - 1 if at is None else resolve_index(source, at)
     metadata = _own_metadata(source) | {"branched_from": source.id, "branched_at": last}
     new = _derive_session(source, (source.id,), metadata, title)
@@ -46,18 +47,18 @@ def merge(
     order: Iterable[MessageRef] | None = None,
     title: str | None = None,
 ) -> Session:
-    """A new conversation of both; what they have in common at their beginning is there once.
+    """A new conversation of both, with their common beginning once.
 
-    chronological: message by message, as they were said.
-    smart: a question stays with its answers, and an exchange that both had is there once.
+    chronological: message by message, by time.
+    smart: a question stays with its answers, and an exchange in both appears once.
     manual: the messages of `order`, and no others; without it, the primary's before the rest.
 
     Settings and title are the primary's. Raises `UsageError` for an invalid strategy,
-    `SessionError` for an order that names what is not there, or names it twice."""
+    `SessionError` for an order with unknown or duplicate messages."""
     if strategy not in STRATEGIES:
         raise UsageError(f"invalid strategy {strategy!r}", f"valid: {', '.join(STRATEGIES)}")
     if order is not None and strategy != "manual":
-        raise UsageError(f"an order makes no sense with {strategy!r}", "use the strategy manual")
+        raise UsageError(f"an order cannot be used with {strategy!r}", "use the strategy manual")
     if order is None:
         messages = _STRATEGIES[strategy](primary.messages, secondary.messages)
     else:
@@ -71,8 +72,8 @@ def merge(
 
 
 def stats(session: Session) -> dict[str, Any]:
-    """Figures of a conversation; None where something is unknown. `total_tokens` are what the
-    backends reported, else what the messages say. Times are in seconds."""
+    """Statistics of a conversation; None for what is unknown. `total_tokens` is the number that the
+    backends reported, otherwise the sum of the messages. Times are in seconds."""
     said = session.messages
     times = [m.timestamp for m in said]
     counts = {role.value: 0 for role in MessageRole} | count_roles(said)
@@ -100,7 +101,7 @@ def stats(session: Session) -> dict[str, Any]:
 
 
 def common_prefix_length(a: Sequence[Message], b: Sequence[Message]) -> int:
-    """How many messages both begin with: the same words of the same role, whenever said."""
+    """The number of common messages at the beginning: same text and role, ignoring times."""
     return sum(
         1
         for _ in takewhile(
@@ -112,7 +113,7 @@ def common_prefix_length(a: Sequence[Message], b: Sequence[Message]) -> int:
 def _derive_session(
     source: Session, parents: tuple[str, ...], metadata: dict[str, Any], title: str | None
 ) -> Session:
-    """A session with the settings of `source`, which no backend has met yet."""
+    """A session with the settings of `source`, without native sessions."""
     return Session(
         id=new_id(),
         backend=source.backend,
@@ -130,13 +131,13 @@ def _derive_session(
 
 
 def _own_metadata(session: Session) -> dict[str, Any]:
-    """Its metadata, without where it came from itself."""
+    """Its metadata, without its own origin."""
     origin = ("branched_from", "branched_at", "merged_from", "merge_strategy")
     return {k: v for k, v in session.metadata.items() if k not in origin}
 
 
 def resolve_index(session: Session, at: int) -> int:
-    """`at` counted from the beginning. Raises `SessionError` where there is no such message."""
+    """`at` as an index from the beginning. Raises `SessionError` if there is no such message."""
     count = len(session.messages)
     if not -count <= at < count:
         there = f"it has {count}: 0 to {count - 1}" if count else "it has none"
@@ -148,7 +149,7 @@ def resolve_index(session: Session, at: int) -> int:
 
 
 def _chronological(a: list[Message], b: list[Message]) -> list[Message]:
-    """By time; each side keeps its own order, whatever its clock said."""
+    """By time; each side keeps its own order, whatever its times are."""
     n = common_prefix_length(a, b)
     return [*a[:n], *in_order(a[n:], b[n:], key=lambda m: m.timestamp)]
 
@@ -163,7 +164,7 @@ def _smart(a: list[Message], b: list[Message]) -> list[Message]:
     sides = [[(side, e) for e in _exchanges(rest)] for side, rest in enumerate((a[n:], b[n:]))]
     for side, exchange in in_order(*sides, key=lambda pair: pair[1][0].timestamp):
         gists = {_normalized_key(m) for m in exchange}
-        if not gists <= heard[1 - side]:  # what one side says twice itself is no repeat
+        if not gists <= heard[1 - side]:  # a repetition within one side does not count
             merged += exchange
             heard[side].update(gists)
     return merged
@@ -193,7 +194,7 @@ def _in_given_order(a: Session, b: Session, order: list[MessageRef]) -> list[Mes
 
 
 def _exchanges(messages: list[Message]) -> list[list[Message]]:
-    """The messages, each prompt with all that follows it up to the next."""
+    """The messages grouped: each prompt with everything up to the next one."""
     found: list[list[Message]] = []
     for message in messages:
         if message.role is MessageRole.USER or not found:
@@ -207,11 +208,11 @@ def _content_key(message: Message) -> tuple[MessageRole, str]:
 
 
 def _normalized_key(message: Message) -> tuple[MessageRole, str]:
-    """By which a repeat is known: white space and case make no difference."""
+    """The key for detecting repeats: white space and case are ignored."""
     return message.role, " ".join(message.content.split()).casefold()
 
 
-# Figures.
+# Statistics.
 
 
 def _is_answer_to(a: Message, b: Message) -> bool:
@@ -227,6 +228,6 @@ def _ratio(a: float, b: float) -> float | None:
 
 
 def _sum_tokens(messages: list[Message]) -> int | None:
-    """The sum of what is known; None where nothing is."""
+    """The sum of the known values; None if there are none."""
     known = [m.tokens for m in messages if m.tokens is not None]
     return sum(known) if known or not messages else None

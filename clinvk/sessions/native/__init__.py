@@ -1,8 +1,8 @@
-"""The sessions that the CLIs keep by themselves: a reader for each of them.
+"""The sessions stored by the CLIs themselves: a reader for each CLI.
 
-A reader is a module with `BACKEND`, `files(env)`, `native_id(path)` and `read(path)`. Three small
-programs, and no data in the manifests: the files are logs, whose later lines take back earlier ones
-in ways that each CLI has invented for itself.
+A reader is a module with `BACKEND`, `files(env)`, `native_id(path)` and `read(path)`. These are
+programs and not data in the manifests: the files are logs whose later lines undo earlier ones, in a
+different way for each CLI.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ READERS = ("claude", "codex", "gemini")
 
 
 class NativeSession(Struct, kw_only=True):
-    """A session as its CLI has it. `problems` are what could not be read of it."""
+    """A session as stored by its CLI. `problems` are its unreadable parts."""
 
     backend: str
     native_id: str
     cwd: str | None  # real path
     title: str | None = None
     model: str | None = None
-    messages: list[Message]  # what the user and the model said, without all the plumbing
+    messages: list[Message]  # what the user and the model said, without internal messages
     usage: Usage | None = None  # of all its turns
     problems: tuple[str, ...] = ()
 
@@ -44,26 +44,26 @@ class NativeSession(Struct, kw_only=True):
 
 
 class NativeReader(Protocol):
-    """What a module of this package is."""
+    """The interface of the modules in this package."""
 
     BACKEND: str
 
     def find_files(self, env: Mapping[str, str]) -> Iterable[Path]:
-        """The files that may hold a session, in the CLI's own home."""
+        """The files that may contain a session, in the CLI's own home."""
         ...
 
     def find_native_id(self, path: Path) -> str | None:
-        """The id of the session in a file, found without reading it all; nothing where it holds
-        none. Raises `OSError`."""
+        """The id of the session in a file, found without reading it all; None without a session.
+        Raises `OSError`."""
         ...
 
     def read_session(self, path: Path) -> NativeSession | None:
-        """The session in a file; nothing where no user said anything in it. Raises `OSError`."""
+        """The session in a file; None if it has no user message. Raises `OSError`."""
         ...
 
 
 def reader_for(backend: str) -> NativeReader:
-    """The reader for a backend. Raises `UsageError` where there is none."""
+    """The reader for a backend. Raises `UsageError` if there is none."""
     if backend not in READERS:
         raise UsageError(
             f"the sessions of {backend!r} cannot be imported", f"known: {', '.join(READERS)}"

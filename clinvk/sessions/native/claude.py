@@ -1,4 +1,4 @@
-"""Claude Code: projects/<folder>/<id>.jsonl, a tree of messages of which the last leaf counts."""
+"""Claude Code: projects/<folder>/<id>.jsonl, a tree of messages; the last leaf is current."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")  # other
 _REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>\s*", re.DOTALL)
 _COMMAND = re.compile(r"<command-name>(.*?)</command-name>", re.DOTALL)
 _ARGUMENTS = re.compile(r"<command-args>(.*?)</command-args>", re.DOTALL)
-# A command of the user's begins with <command-message>; one of the program's own, with its name.
+# A command of the user starts with <command-message>; a command of the program, with its name.
 _NOISE = ("<command-name>", "<local-command-", "<bash-", "<task-notification>",
           "[Request interrupted", "Caveat: The messages below")  # fmt: skip
 
@@ -87,7 +87,7 @@ def read_session(path: Path) -> NativeSession | None:
 
 
 def _path_from_root(leaf: str | None, parents: dict[str, str | None]) -> list[str]:
-    """From the root to the leaf: without what was taken back. All, where the way is broken."""
+    """The messages from the root to the leaf, without undone ones. All, if the path is broken."""
     way: dict[str, None] = {}
     while leaf is not None and leaf not in way:
         if leaf not in parents:
@@ -114,7 +114,7 @@ def _to_message(line: Line, path: Path) -> Message | None:
 
 
 def _user_text(text: str) -> str:
-    """What the user typed, without what claude put around it; empty where that is all."""
+    """The user's text, without what claude added around it; empty if there is nothing else."""
     text = _REMINDER.sub("", text).strip()
     if text.startswith("<command-message>") and (name := _COMMAND.search(text)):
         arguments = _ARGUMENTS.search(text)

@@ -24,7 +24,7 @@ from clinvk.sessions.native.lines import (
 
 BACKEND = "codex"
 _NAME = re.compile(r"rollout-.*-([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\.jsonl")
-# What codex says in the user's name.
+# Text that codex adds in the user's name.
 _NOISE = re.compile(
     r"\s*(?:<(?:environment_context|user_instructions|permissions|skill|turn_aborted|apps_|plugins_"
     r"|recommended|collaboration_mode|subagent_notification|user_shell_command|INSTRUCTIONS)"
@@ -102,7 +102,7 @@ def _to_message(data: dict[str, Any], line: Line, path: Path, model: Any) -> Mes
 
 
 def _total_usage(data: dict[str, Any]) -> Usage | None:
-    """What the thread has used so far; every event of the kind says it anew."""
+    """The usage of the thread so far; every event of this kind repeats the total."""
     info = data.get("info")
     total = info.get("total_token_usage") if isinstance(info, dict) else None
     if data.get("type") != "token_count" or not isinstance(total, dict):
@@ -117,7 +117,7 @@ def _total_usage(data: dict[str, Any]) -> Usage | None:
 
 
 def _roll_back(messages: list[Message], data: dict[str, Any]) -> None:
-    """Take away the turns that the user took back."""
+    """Remove the turns that the user undid."""
     turns = data.get("num_turns")
     if data.get("type") != "thread_rolled_back" or not isinstance(turns, int) or turns < 1:
         return
@@ -132,12 +132,12 @@ def _is_subagent(own: dict[str, Any]) -> bool:
 
 
 def _find_title(path: Path, native_id: str) -> str | None:
-    """The name that the thread was given last."""
+    """The newest name of the thread."""
     title = None
     try:
         for name in JsonLines(path.parents[4] / "session_index.jsonl").read(ThreadName):
             if name.id == native_id and isinstance(name.thread_name, str):
                 title = name.thread_name
     except OSError:
-        pass  # nothing has a name
+        pass  # no thread has a name
     return title

@@ -27,13 +27,13 @@ from clinvk.sessions.native.lines import (
 
 BACKEND = "gemini"
 _ROLES = {"user": MessageRole.USER, "gemini": MessageRole.ASSISTANT}
-# Its own words in the user's name, and its commands.
+# Text that gemini adds in the user's name, and its commands.
 _NOISE = ("<session_context>", "<hook_context>", "This is the Gemini CLI", "System: Potential loop",
           "/", "?")  # fmt: skip
 
 
 class Entry(Struct):
-    """A message, as far as it is wanted."""
+    """The needed fields of a message."""
 
     id: Any = None
     type: Any = None
@@ -43,7 +43,7 @@ class Entry(Struct):
 
 
 class LogLine(Struct, rename={"set_": "$set", "rewind": "$rewindTo"}):
-    """A line: a message, something about the session, or a change to what came before."""
+    """A line: a message, metadata of the session, or a change to earlier lines."""
 
     id: Any = None
     type: Any = None
@@ -63,13 +63,15 @@ class SetChange(Struct):
 
 
 class ConversationState(Struct):
-    """The state that the lines lead to."""
+    """The state after the lines."""
 
     session_id: str | None = None
     kind: Any = None
-    model: str | None = None  # that answered last; a resume forgets which
+    model: str | None = None  # of the last answer; a resume forgets it
     entries: dict[str, Entry] = field(default_factory=dict)
-    times: dict[str, Any] = field(default_factory=dict)  # at first; a resume writes later ones
+    times: dict[str, Any] = field(
+        default_factory=dict
+    )  # the first ones; a resume writes later ones
 
 
 def find_files(env: Mapping[str, str]) -> Iterable[Path]:
@@ -78,7 +80,7 @@ def find_files(env: Mapping[str, str]) -> Iterable[Path]:
 
 
 def find_native_id(path: Path) -> str | None:
-    """It is in the first line, which holds nothing else in the newer files."""
+    """The metadata in the first line, which contains nothing else in newer files."""
     found = (
         next(iter(JsonLines(path).read(LogLine)), None)
         if path.suffix == ".jsonl"
@@ -143,7 +145,7 @@ def _put_entry(state: ConversationState, entry: Entry) -> None:
 
 
 def _rewind(state: ConversationState, message_id: str) -> None:
-    """Forget that message and all behind it; one that is not known takes all with it."""
+    """Remove that message and all after it; an unknown one removes all."""
     known = list(state.entries)
     for gone in known[known.index(message_id) if message_id in known else 0 :]:
         del state.entries[gone]
@@ -161,8 +163,8 @@ def _to_message(entry: Entry, when: Any) -> Message | None:
 
 
 def _project_directory(project: Path) -> str | None:
-    """The folder that a project is of: as it says itself, else as the list of all projects does,
-    where an old one goes by the hash of its folder."""
+    """The directory of a project: as recorded in it, otherwise as in the list of all projects, in
+    which an old one is identified by the hash of its directory."""
     try:
         return real_path(read_file(project / ".project_root").decode("utf-8").strip())
     except (OSError, UnicodeDecodeError):

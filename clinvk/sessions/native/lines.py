@@ -1,4 +1,4 @@
-"""What the readers share: lines of JSON, times, and the joining of an answer's pieces."""
+"""Shared by the readers: JSON lines, times, and joining the pieces of an answer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from clinvk.model.session import Message, MessageRole
 
 T = TypeVar("T")
 
-LONGEST = 256 * 1024 * 1024  # bytes of a line; a longer one is left out
+LONGEST = 256 * 1024 * 1024  # bytes of a line; longer ones are skipped
 
 
 class JsonLines:
     """The lines of a file, one at a time: a transcript may be larger than the memory.
 
-    Each is decoded as `kind`, which names the fields that are wanted: all else, such as pictures
-    and whole requests, is passed over without being kept. Lines that are no JSON are counted in
-    `torn`, but for a last one without its end, which somebody may be writing."""
+    Each is decoded as `kind`, which has the needed fields: all else, such as images and whole
+    requests, is skipped. Lines that are not JSON are counted in `torn`, except an incomplete last
+    one, which may still be being written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,7 +43,7 @@ class JsonLines:
                 try:
                     yield decoder.decode(line)
                 except msgspec.ValidationError:
-                    continue  # JSON, but nothing that we know
+                    continue  # JSON of an unknown form
                 except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                     self.torn += line.endswith(b"\n") and not line.isspace()
 
@@ -52,18 +52,18 @@ class JsonLines:
         """Call it after reading."""
         if not self.torn:
             return ()
-        return (f"{self.path}: {self.torn} damaged line(s) were left out",)
+        return (f"{self.path}: {self.torn} damaged line(s) were skipped",)
 
 
 def cli_home(env: Mapping[str, str], variable: str, folder: str) -> Path:
-    """The folder of a CLI: where its variable says, else in the home."""
+    """The directory of a CLI: from its variable, otherwise in the home directory."""
     if given := env.get(variable):
         return Path(given)
     return Path(env.get("HOME") or os.path.expanduser("~")) / folder
 
 
 def parse_time(text: Any) -> datetime | None:
-    """A time that a CLI wrote; nothing where it is none."""
+    """A time that a CLI wrote; None if it is invalid."""
     try:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):
@@ -72,7 +72,7 @@ def parse_time(text: Any) -> datetime | None:
 
 
 def modified_at(path: Path) -> datetime:
-    """When the file was last written: for a line that has no time of its own."""
+    """The modification time of the file, for a line without a time."""
     return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
@@ -81,7 +81,7 @@ def real_path(folder: Any) -> str | None:
 
 
 def append_message(messages: list[Message], message: Message) -> None:
-    """Put a message behind the others; what is said between two tool calls is one answer."""
+    """Append a message; the text between two tool calls is one answer."""
     last = messages[-1] if messages else None
     if last is not None and last.role is message.role is MessageRole.ASSISTANT:
         last.content += f"\n\n{message.content}"
@@ -91,7 +91,7 @@ def append_message(messages: list[Message], message: Message) -> None:
 
 
 def text_parts(content: Any, *kinds: str) -> list[str]:
-    """The texts in a message's content, which is one text or a list of parts."""
+    """The texts in a message's content, which is a text or a list of parts."""
     if isinstance(content, str):
         return [content]
     parts = content if isinstance(content, list) else []
