@@ -23,7 +23,7 @@ def _exit_on_interrupt(*_: object) -> None:
 
 
 def _replace_interrupt_handler(before: object, now: Any) -> None:
-    """Change what Ctrl-C does, unless somebody else has decided on it, such as nohup."""
+    """Change what Ctrl-C does, unless it is ignored, as under nohup."""
     with suppress(ValueError):  # in a thread, to which no signal comes
         if signal.getsignal(signal.SIGINT) is before:
             signal.signal(signal.SIGINT, now)
@@ -31,7 +31,7 @@ def _replace_interrupt_handler(before: object, now: Any) -> None:
 
 def _relax_output_encoding() -> None:
     """A character that the terminal does not know is no reason to fail."""
-    if sys.stdin is None:  # somebody closed it
+    if sys.stdin is None:  # closed by the caller
         sys.stdin = open(os.devnull)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115

@@ -29,7 +29,9 @@ def main() -> None:
             session = os.urandom(8).hex()
     turns.append(prompt)
     if not options.ephemeral:
-        _write(folder, session, turns)  # before the answer, so that one cut off can be gone on with
+        _write(
+            folder, session, turns
+        )  # before the answer, so that an interrupted session can be resumed
     print_line(type="start", session=session, model=options.model)
     if options.fail:
         _fail(session, options.fail)
@@ -43,7 +45,7 @@ def main() -> None:
 
 
 def answer(turns: list[str]) -> str:
-    """What echo has to say to the last of these prompts."""
+    """The answer of echo to the last of these prompts."""
     said = " ".join(turns[-1].split())
     said = said if len(said) <= SHOWN else f"{said[:SHOWN]}… ({len(turns[-1]):,} characters)"
     before = "" if len(turns) == 1 else f" | This began with: {' '.join(turns[0].split())[:SHOWN]}"
@@ -51,8 +53,8 @@ def answer(turns: list[str]) -> str:
 
 
 def print_line(**line: Any) -> None:
-    # UTF-8 as the prompt, whatever encoding the environment says. Halves of surrogate pairs, which a
-    # variable or an argument may hold, stay escaped.
+    # UTF-8 as the prompt, whatever encoding the environment says. Halves of surrogate pairs, which
+    # a variable or an argument may hold, stay escaped.
     text = json.dumps(line, ensure_ascii=False)
     sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
     sys.stdout.buffer.flush()

@@ -1,4 +1,4 @@
-"""What can go wrong before a program runs, each with the exit code that scripts may rely on.
+"""Errors before a program runs, each with an exit code that scripts can rely on.
 
     ClinvkError (1)
     ├── UsageError (1)
@@ -51,7 +51,7 @@ class SessionError(ClinvkError):
 
 
 class SessionNotFound(SessionError, FileNotFoundError):  # noqa: N818 - the published name
-    """No session answers to that id, prefix or name."""
+    """There is no session with that id, prefix or name."""
 
 
 def _without_passwords(text: str) -> str:

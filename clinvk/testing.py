@@ -89,7 +89,7 @@ class FakeExecutor:
         return f"{_backend_of(request)} (fake)"
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
-        # 45 ms, and a fake backend has no use for it.
+        # 45 ms, and not needed for a fake backend.
         import anyio
 
         self.requests.append(request)

@@ -29,7 +29,7 @@ HUGE = [
     ("? " * 20_000, "nested too deeply"),
     (BOMB, "its aliases would make more than 100,000 values"),
     (TEXTS, "its aliases would make more than 100,000 values"),
-    ("x: &a {b: [*a]}", "*a is inside of what it stands for"),
+    ("x: &a {b: [*a]}", "*a refers to itself"),
     ("a: 2026-02-31", "not a value"), ("a: !!timestamp x", "a tag that does not fit"),
 ]  # fmt: skip
 

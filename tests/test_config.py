@@ -583,7 +583,7 @@ def test_a_fifo_that_nothing_writes_is_refused(clinvk: CommandLine, tmp_path: Pa
     os.mkfifo(tmp_path / "fifo")
     done = clinvk("--config", str(tmp_path / "fifo"), "-b", "echo", "hi")
     assert done.returncode == 3
-    assert "a FIFO that nothing writes" in done.stderr
+    assert "a FIFO without a writer" in done.stderr
 
 
 def test_a_fifo_that_is_written_later_is_read(clinvk: CommandLine, tmp_path: Path):

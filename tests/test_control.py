@@ -61,7 +61,7 @@ async def test_what_a_run_that_was_cut_off_left_running_is_ended(desk: Desk):
     assert (result.id, result.state) == (run_id, "cancelled")
     assert not is_alive(pid)
     assert len(told) == 1
-    assert "was cut off" in told[0]
+    assert "was interrupted" in told[0]
 
 
 async def test_a_run_that_does_not_exist_is_not_cancelled(desk: Desk):

@@ -23,7 +23,7 @@ from tests.conftest import END, PROTOCOL, READ, START, CommandLine, Home, say
 from tests.needs import lack, need, need_root
 from tests.stores import keep
 
-NUL, HALF = "NUL character", "half of a surrogate pair"
+NUL, HALF = "NUL character", "a lone surrogate"
 # Starts no program of its own, so that a limit of processes is met by clinvk.
 ANSWER = "while read -r line; do :; done\n" + START + END
 

@@ -61,7 +61,7 @@ def test_no_file_is_overwritten_unless_it_is_forced(clinvk: CommandLine, home: H
         for name in (file.name, link.name):
             done = clinvk(*command, name)
             assert (done.returncode, file.read_text()) == (1, "a page of mine")
-            assert f"{name} exists already" in done.stderr
+            assert f"{name} already exists" in done.stderr
             assert "--force" in done.stderr
         assert len(os.listdir(home.path / "runs")) == runs  # refused before anything ran
     for command in files.values():

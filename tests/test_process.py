@@ -234,7 +234,7 @@ async def test_an_interpreter_that_is_missing_is_named(tmp_path: Path, first: st
 
 @pytest.mark.anyio
 async def test_a_missing_folder_is_told_as_such(tmp_path: Path):
-    with pytest.raises(ClinvkError, match=r"gone: no such folder") as caught:
+    with pytest.raises(ClinvkError, match=r"gone: no such directory") as caught:
         async with starting(shell("true", cwd=tmp_path / "gone")):
             pass
     assert not isinstance(caught.value, NotInstalledError)

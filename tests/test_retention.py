@@ -121,7 +121,7 @@ def test_sessions_that_were_not_used_for_long_are_deleted(home: Home):
         assert sessions.clean_sessions("1d") == []
         assert sessions.clean_sessions() == []
         assert sessions.clean_sessions(timedelta(0), dry_run=True) == [session_id]
-        with pytest.raises(UsageError, match="older_than: 'soon' is no age"):
+        with pytest.raises(UsageError, match="older_than: invalid age 'soon'"):
             sessions.clean_sessions("soon")
         assert sessions.clean_sessions(0) == [session_id]
         assert sessions.list_sessions() == []

@@ -111,7 +111,7 @@ def test_an_invalid_note_ends_nothing_and_is_told(apart):
     found = apart(of="sessions", store="file", notes=notes)
     ended_nothing(found)
     for name, (_, why), told in zip(INVALID, INVALID.values(), found["ran"], strict=True):
-        for part in ("is invalid", why, told["at"], "nothing was ended"):
+        for part in ("is invalid", why, told["at"], "nothing was stopped"):
             assert part in told["told"], name
 
 
@@ -174,7 +174,7 @@ def test_what_a_valid_note_names_is_ended_and_nothing_else(
     found = apart(of="session", store=store_url(kind, tmp_path, request), note=changes)
     assert (found["unmarked"], found["marked"]) == (True, False), found
     assert found["ran"][0]["code"] == 0
-    assert "1 process that it left running was ended" in found["ran"][0]["err"]
+    assert "1 process that it left running was stopped" in found["ran"][0]["err"]
 
 
 def test_what_a_valid_note_of_a_run_names_is_ended_and_nothing_else(apart):

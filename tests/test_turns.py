@@ -99,7 +99,7 @@ def test_a_killed_run_can_be_resumed_and_what_it_left_is_ended(
     running.communicate()
     assert done.returncode == 0, done
     assert "was killed" in done.stderr
-    assert "processes that it left running were ended" in done.stderr
+    assert "processes that it left running were stopped" in done.stderr
     # The one without an environment has nothing by which anybody could know it.
     assert living(tree, ("self", "in", "out")) == []
     assert [m["content"] for m in home.transcript()] == ["one", "two", "It is done."]

@@ -1,4 +1,4 @@
-"""Write files that hold their old content or the new one, whatever happens."""
+"""Write files atomically: they have their old or their new content, whatever happens."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from clinvk.disk.reading import belongs_to_user
 from clinvk.disk.sync import sync_folder
 from clinvk.errors import SessionError
 
-LINKS = 40  # that lead from one to the next, as in Linux
-NAME = 200  # bytes of a file's name in that of its temporary one: file systems take 255
-ABANDONED = 3600.0  # seconds after which nobody writes a temporary file any more
+LINKS = 40  # links in a row, as in Linux
+NAME = 200  # bytes of a file's name in the name of its temporary file: file systems allow 255
+ABANDONED = 3600.0  # seconds after which a temporary file is no longer being written
 
 # `.NAME.<random>.tmp`; and `.NAME.PID` of clinvk 0.1, of what a store writes most.
 _LEFTOVER = re.compile(r"\..+\.(?:[0-9a-f]{16}\.tmp|jsonl?\.[0-9]{1,10})", re.DOTALL)
 MAKE_ROOM = (
     "make room on that disk, e.g. with: clinvk sessions clean --older-than 30d; "
-    "nothing that was stored before is lost"
+    "nothing stored before is lost"
 )
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class NoSpace(SessionError):  # noqa: N818 - reads as what it says
-    """The disk has no room for what was to be written."""
+    """The disk is full."""
 
 
 def replace_file(path: str | Path, data: bytes, *, durable: bool) -> None:
-    """Write a file of the user: it holds either what it held or `data`, whatever happens; after a
-    power cut too, if `durable`. A link stays a link, and the file that it leads to is written. A
-    file that is there keeps its owner, its group and its mode; a new one is private.
+    """Write a file of the user atomically: it has either its old content or `data`, even after a
+    power cut if `durable`. A symbolic link is followed and kept. An existing file keeps its owner,
+    group and mode; a new one is private.
 
-    A file that cannot be replaced so is written in place: another user's, or one in a directory
-    that cannot be written. Raises `OSError`, also for a target that is not a regular file, which
-    is left as it is."""
+    A file that cannot be replaced is written in place: another user's, or one in a directory that
+    is not writable. Raises `OSError`, also for a target that is not a regular file, which is left
+    unchanged."""
     target = _target(os.fspath(path))
     if target is None:
         raise not_regular(path)
@@ -58,7 +58,7 @@ def replace_file(path: str | Path, data: bytes, *, durable: bool) -> None:
 
 
 def replace_own(path: str | Path, data: bytes, *, durable: bool) -> None:
-    """Write a file of our own store in the same way; a link in its place is replaced, not
+    """Write a file of clinvk's store in the same way; a link in its place is replaced, not
     followed."""
     path = os.fspath(path)
     with suppress(FileNotFoundError):
@@ -69,7 +69,7 @@ def replace_own(path: str | Path, data: bytes, *, durable: bool) -> None:
 
 
 def write_for_user(path: str | Path, data: bytes, *, durable: bool = False) -> None:
-    """`replace_file`, or written straight into a pipe or a device, which are not replaced. Raises
+    """`replace_file`, or a direct write to a pipe or a device, which are not replaced. Raises
     `OSError`."""
     if is_stream(path):
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC)
@@ -82,15 +82,15 @@ def write_for_user(path: str | Path, data: bytes, *, durable: bool = False) -> N
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether it is a pipe or a device, or an open file of a process, as /dev/stdout is. Raises
-    `OSError` for a link that is not to be followed."""
+    """Whether it is a pipe, a device, or an open file of a process, such as /dev/stdout. Raises
+    `OSError` for a link that must not be followed."""
     target = _target(os.fspath(path))
     return target is None or (os.path.exists(target) and not os.path.isfile(target))
 
 
 def is_private(path: str | Path) -> bool:
-    """Whether a file belongs to the current user, and no other can write it. Others who can
-    replace it, since they can write its folder, cannot make it ours."""
+    """Whether a file belongs to the current user, and no other user can write it. Users who can
+    replace it, since they can write its directory, cannot make it belong to the current user."""
     try:
         return belongs_to_user(os.stat(path))
     except OSError:
@@ -98,15 +98,15 @@ def is_private(path: str | Path) -> bool:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise `OSError` if no file can be made in the folder."""
+    """Raise `OSError` if no file can be created in the directory."""
     fd, path = _temporary(f"{os.fspath(folder)}/clinvk")
     os.close(fd)
     os.unlink(path)
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Delete the temporary files that killed processes have left in a folder of ours: those that
-    are older than any write takes."""
+    """Delete the temporary files that killed processes left in a directory of clinvk: those older
+    than any write takes."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") and _LEFTOVER.fullmatch(entry.name):
@@ -159,8 +159,8 @@ def _write_in_place(target: str, data: bytes, *, durable: bool) -> None:
 
 
 def _temporary(target: str) -> tuple[int, str]:
-    """A new file beside `target`, opened: its name cannot be guessed, so that nothing can be
-    planted there. As long as the longest name that a file system takes, it is cut."""
+    """A new open file beside `target`, with a name that cannot be guessed, so that nothing can be
+    planted there. A long name is shortened."""
     folder, name = os.path.split(target)
     while True:
         kept = os.fsdecode(os.fsencode(name)[:NAME])
@@ -171,7 +171,7 @@ def _temporary(target: str) -> tuple[int, str]:
 
 def _target(path: str) -> str | None:
     """The path that links lead to; None if that is an open file of a process. Raises `OSError` for
-    a link that another user has planted in a folder that all may write to, also on the way to the
+    a link that another user has planted in a world-writable directory, also on the way to the
     file."""
     at, links = "/", 0
     parts = _components(os.path.join(os.getcwd(), path))
@@ -204,7 +204,7 @@ def _target(path: str) -> str | None:
 
 
 def _components(path: str) -> list[str]:
-    """The names in a path, the last one first."""
+    """The components of a path, the last one first."""
     return [name for name in reversed(path.split("/")) if name not in ("", ".")]
 
 
@@ -216,7 +216,7 @@ def _check_link(link: os.stat_result, folder: str, path: str) -> None:
 
 
 def write_file(path: str, data: bytes) -> None:
-    """A file that nobody reads yet; gone again where there is no room for all of it."""
+    """Write a file that is not read yet; deletes it if there is no room for all of it."""
     fd = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         write_all(fd, data)
@@ -230,9 +230,9 @@ def write_file(path: str, data: bytes) -> None:
 def append_file(
     path: str | Path, data: bytes, *, is_new: bool = False, durable: bool = True
 ) -> None:
-    """All of `data` behind what is there, on disk where `durable`; or nothing of it. A torn last
-    line, left by a writer that was killed, gets its end first, so that it spoils no other line.
-    Where the file `is_new`, its name may not be on disk yet."""
+    """Append all of `data` or nothing, on disk if `durable`. A torn last line, left by a killed
+    writer, is ended first, so that it does not spoil another line. If the file `is_new`, its name
+    may not be on disk yet."""
     is_new = is_new or (durable and not os.path.exists(path))
     fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
@@ -251,8 +251,8 @@ def append_file(
 
 
 def open_to_append(path: str | Path) -> int:
-    """A file of ours, open for lines to be written behind those that are there. A torn last line
-    gets its end first. Raises `OSError`."""
+    """A file of clinvk, opened for appending lines. A torn last line is ended first. Raises
+    `OSError`."""
     fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         if _is_torn(fd, os.lseek(fd, 0, os.SEEK_END)):
@@ -264,7 +264,7 @@ def open_to_append(path: str | Path) -> int:
 
 
 def _is_torn(fd: int, end: int) -> bool:
-    """Whether the last line of a file, which ends there, has no end."""
+    """Whether the last line of a file of that size is incomplete."""
     return end > 0 and os.pread(fd, 1, end - 1) != b"\n"
 
 
@@ -275,8 +275,8 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def make_folder(path: str | Path) -> None:
-    """The folder and those above it, each as private as the store has to be. Raises `OSError`, also
-    for a link that another user has planted on the way in a folder that all may write to."""
+    """Create the directory and its parents, all private. Raises `OSError`, also for a link that
+    another user has planted on the way in a world-writable directory."""
     _target(os.fspath(path))
     if not os.path.isdir(path):
         path = Path(path)
@@ -287,22 +287,22 @@ def make_folder(path: str | Path) -> None:
 
 def file_error(verb: str, path: str | Path, error: OSError) -> SessionError:
     if error.errno in NO_SPACE:
-        # Who deletes is making room already.
+        # A deletion is making room already.
         hint = f"delete it by hand: rm -r {path}" if verb == "delete" else MAKE_ROOM
         return NoSpace(f"cannot {verb} {path}: {error.strerror}", hint)
     hints = {
-        errno.EROFS: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
-        errno.EACCES: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
-        errno.EPERM: "set CLINVK_HOME to a folder that can be written, or use --ephemeral",
+        errno.EROFS: "set CLINVK_HOME to a writable directory, or use --ephemeral",
+        errno.EACCES: "set CLINVK_HOME to a writable directory, or use --ephemeral",
+        errno.EPERM: "set CLINVK_HOME to a writable directory, or use --ephemeral",
     }
     if error.errno in (errno.ELOOP, errno.EINVAL):
         return SessionError(f"cannot {verb} {path}: {error.strerror}", f"move {path} away")
-    hint = hints.get(error.errno or 0, "set CLINVK_HOME to a folder that can be used")
+    hint = hints.get(error.errno or 0, "set CLINVK_HOME to another directory")
     return SessionError(f"cannot {verb} {path}: {error.strerror}", hint)
 
 
 def has_room(folder: str | Path) -> bool:
-    """Whether a small file could be written there, as far as the room on the disk goes."""
+    """Whether the disk has room for a small file there."""
     try:
         fd, path = _temporary(f"{os.fspath(folder)}/room")
         try:

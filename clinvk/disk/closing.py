@@ -1,4 +1,4 @@
-"""What holds something open: it is closed by `with`, or by `close`."""
+"""Objects that hold something open: closed by `with` or `close`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""JSON lines on disk: compact, valid UTF-8 whatever the text holds, and read in spite of a torn one.
+"""JSON lines on disk: compact, always valid UTF-8, and readable despite a torn line.
 
-The last line may be torn, if its writer was killed; then it says nothing.
+The last line may be torn, if its writer was killed; then it is ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 def encode(data: Any) -> bytes:
-    """JSON on one line, in UTF-8 whatever the text holds."""
+    """JSON on one line, always valid UTF-8."""
     try:
         return _encoder.encode(data)
     except UnicodeEncodeError:
@@ -24,25 +24,25 @@ def encode(data: Any) -> bytes:
 
 
 def decode_line(line: bytes) -> dict[str, Any] | None:
-    """The object of a line; None for a torn line, or one that holds something else."""
-    with suppress(ValueError, RecursionError):  # msgspec's are such
+    """The object of a line; None for a torn line, or one that is not an object."""
+    with suppress(ValueError, RecursionError):  # the errors of msgspec derive from it
         return _decoder.decode(line)
     return None
 
 
 def decode_lines(data: bytes) -> list[dict[str, Any]]:
-    """The objects of all lines. Torn lines are left out."""
+    """The objects of all lines. Torn lines are skipped."""
     return [found for line in split_lines(data) if (found := decode_line(line)) is not None]
 
 
 def split_lines(data: bytes) -> Iterator[bytes]:
-    """The lines that are not empty. Only a newline ends one."""
+    """The non-empty lines. Only a newline ends one."""
     return filter(None, data.split(b"\n"))
 
 
 def replace_surrogates(value: Any) -> Any:
-    """The same without halves of surrogate pairs, which models and command lines may hold and
-    UTF-8 does not."""
+    """The data without lone surrogates, which models and command lines may produce and UTF-8 cannot
+    encode."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Locked files. The kernel frees a lock when its process ends, however it ends."""
+"""Locked files. The kernel releases a lock when its process exits, however it exits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 class HeldLock(Closing):
-    """An open, locked file; `close` empties it and lets go."""
+    """An open, locked file; `close` empties and unlocks it."""
 
     def __init__(self, fd: int, path: str | Path) -> None:
         self._fd = fd
@@ -67,7 +67,7 @@ class NamedLocks:
             if not locked:
                 os.close(fd)
                 return None
-            if is_same_file(fd, path):  # else it was deleted while we waited
+            if is_same_file(fd, path):  # otherwise it was deleted meanwhile
                 return HeldLock(fd, path)
             os.close(fd)
 
@@ -87,7 +87,7 @@ class NamedLocks:
         return None
 
     def running_ids(self) -> list[str]:
-        """Ids of the sessions that have a turn now: those whose lock says so, and is held."""
+        """Ids of the sessions with a running turn: those whose lock has a note, and is held."""
         try:
             with os.scandir(self.folder) as entries:
                 ids = [e.name for e in entries]
@@ -96,21 +96,21 @@ class NamedLocks:
         return [id_ for id_ in ids if self._has_facts(id_) and self.running_turn(id_) is not None]
 
     def is_idle(self, session_id: str) -> bool:
-        """Whether no turn runs, and none that was killed has left something to end."""
+        """Whether no turn is running, and no killed one has left something to stop."""
         return not self._has_facts(session_id) and self.running_turn(session_id) is None
 
     def _has_facts(self, session_id: str) -> bool:
         try:
             return (self.folder / session_id).stat().st_size > 0
-        except OSError:  # it has ended meanwhile
+        except OSError:  # it has been deleted meanwhile
             return False
 
     def exists(self, session_id: str) -> bool:
-        """Whether a turn was ever begun, or is being begun now."""
+        """Whether a turn was ever started, or is being started now."""
         return (self.folder / session_id).exists()
 
     def older_than(self, moment: float) -> list[str]:
-        """Ids whose turns began or ended before that, in seconds since 1970."""
+        """Ids whose turns started or ended before that time, in seconds since 1970."""
         try:
             with os.scandir(self.folder) as entries:
                 return [e.name for e in entries if e.stat().st_mtime < moment]
@@ -118,7 +118,7 @@ class NamedLocks:
             return []
 
     def delete(self, session_id: str) -> None:
-        """Take the file away; call it while its turn is held, or nobody can want one."""
+        """Delete the file; call it while its turn is held, or cannot be requested."""
         with suppress(OSError):
             os.unlink(self.folder / session_id)
 
@@ -152,7 +152,7 @@ def _wait_for_lock(fd: int, path: str | Path, timeout: float | None) -> None:
                 raise WouldWait(
                     SessionError(
                         f"another process holds the lock on {path}",
-                        "stop that process, or wait until it ends",
+                        "stop that process, or wait until it exits",
                     )
                 ) from None
             time.sleep(POLL_INTERVAL)
@@ -173,9 +173,9 @@ def open_lock(path: str | Path) -> int:
 
 
 def try_lock(fd: int, path: str | Path) -> bool:
-    """Several tries, since who only asks whether a turn runs holds the lock for a moment."""
+    """Try several times, since a check whether a turn is running holds the lock briefly."""
     for pause in (0.0, 0.002, 0.005):
-        if pause:  # even none is a pause on a busy machine
+        if pause:  # even 0 is a pause on a busy machine
             check_may_block()
             time.sleep(pause)
         try:
@@ -213,6 +213,7 @@ def read_facts(fd: int) -> dict[str, Any] | None:
 def locks_unsupported_error(path: str | Path, error: OSError) -> SessionError:
     if error.errno in LOCKS_UNSUPPORTED:
         return SessionError(
-            f"{path}: this file system has no locks", "set CLINVK_HOME to a folder on a local disk"
+            f"{path}: this file system does not support locks",
+            "set CLINVK_HOME to a directory on a local disk",
         )
     return file_error("lock", path, error)

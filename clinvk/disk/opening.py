@@ -1,4 +1,4 @@
-"""Open files without trusting what is in their place."""
+"""Open files safely, whatever is at their paths."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ PRIVATE = 0o600
 
 
 def open_own(path: str | Path, flags: int) -> int:
-    """A regular file, opened; one that is made is private. Raises `OSError` for anything else: a
-    link that somebody has planted leads nowhere, and a FIFO is not waited for."""
+    """Open a regular file; a new one is private. Raises `OSError` for anything else: planted links
+    are not followed, and a FIFO is not waited for."""
     safe = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     try:
         fd = os.open(path, flags | safe, PRIVATE)
@@ -26,13 +26,13 @@ def open_own(path: str | Path, flags: int) -> int:
 
 
 def open_named(path: str | Path, flags: int) -> int:
-    """As `open_own`, but through links: for a file that the user names. Raises `OSError`."""
+    """Like `open_own`, but follows links: for a file that the user names. Raises `OSError`."""
     fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, PRIVATE)
     return _if_regular(fd, path)
 
 
 def _if_regular(fd: int, path: str | Path) -> int:
-    """The descriptor, if it is of a regular file; else it is closed. Raises `OSError`."""
+    """The descriptor, if it is a regular file; otherwise closes it. Raises `OSError`."""
     try:
         check_regular(os.fstat(fd), path)
     except BaseException:

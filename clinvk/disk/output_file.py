@@ -1,4 +1,4 @@
-"""Files that a user names for a result: which format they get, and what is never overwritten."""
+"""Output files named by the user: their format, and no overwriting without consent."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ HTML = {".html": "html", ".htm": "html"}
 
 
 def format_of(path: Path, formats: Mapping[str, str], what: str) -> str:
-    """The format that the ending of the file's name stands for; Markdown for a pipe or a device
-    without one. Raises `UsageError` for other endings: `what` is written to the file."""
+    """The format by the extension of the file; Markdown for a pipe or a device without one. Raises
+    `UsageError` for other extensions; `what` is the content, for the message."""
     if found := formats.get(path.suffix.lower()):
         return found
     if not path.suffix and os.path.exists(path) and is_stream(path):
         return "markdown"
-    problem = f"unsupported {what} format {path.suffix}" if path.suffix else "no file ending"
+    problem = f"unsupported {what} format {path.suffix}" if path.suffix else "no file extension"
     raise UsageError(f"{path}: {problem}; use {_list_endings(formats)}")
 
 
@@ -30,14 +30,14 @@ def check_overwriting(path: Path, *, force: bool) -> None:
         return
     try:
         lost = not is_stream(path) and path.stat().st_size > 0
-    except OSError:  # there is none, or writing it says what is wrong
+    except OSError:  # it does not exist, or writing it will report the error
         return
     if lost and path.is_file():
-        raise UsageError(f"{path} exists already", "pass --force to overwrite it")
+        raise UsageError(f"{path} already exists", "pass --force to overwrite it")
 
 
 def _list_endings(formats: Mapping[str, str]) -> str:
-    """`.html, .md or .json`: the first ending of each format."""
+    """`.html, .md or .json`: the first extension of each format."""
     first: dict[str, str] = {}
     for ending, name in formats.items():
         first.setdefault(name, ending)

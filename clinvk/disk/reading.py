@@ -9,8 +9,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-LARGEST = 256 * 1024 * 1024  # bytes of a file that is read as a whole
-ANY = 2**63  # bytes: of a file of ours, which is as long as what happened
+LARGEST = 256 * 1024 * 1024  # bytes of a file that is read completely
+ANY = 2**63  # bytes: of clinvk's own files, which may have any length
 CHUNK = 256 * 1024
 NOT_REGULAR = "not a regular file"
 _OWN_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
@@ -38,9 +38,9 @@ def read_file(path: str | Path, *, limit: int = LARGEST, follow: bool = True) ->
 
 
 def read_with_privacy(path: str | Path, *, limit: int = LARGEST) -> tuple[bytes, bool]:
-    """The content of a regular file of ours, and whether the current user alone can have written
-    it: asked of the file that is read, since others may replace it meanwhile. What a symbolic link
-    leads to counts as written by others. Raises `OSError`."""
+    """The content of a regular file of clinvk, and whether only the current user can have written
+    it: checked on the open file, since others may replace it meanwhile. The target of a symbolic
+    link counts as written by others. Raises `OSError`."""
     try:
         file, is_link = open_regular(path, follow=False), False
     except OSError as error:
@@ -53,21 +53,21 @@ def read_with_privacy(path: str | Path, *, limit: int = LARGEST) -> tuple[bytes,
 
 
 def belongs_to_user(found: os.stat_result) -> bool:
-    """Whether a file is the current user's, and no other can write it."""
+    """Whether a file belongs to the current user, and no other user can write it."""
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def read_named(path: str | Path, *, limit: int = LARGEST, patience: float | None = None) -> bytes:
     """The content of a file that the user named, which may be a pipe: `<(generate)`, `/dev/stdin`.
-    Raises `OSError`, also for more than `limit` bytes, and for a FIFO that nothing has opened to
-    write for `patience` seconds."""
+    Raises `OSError`, also for more than `limit` bytes, and for a FIFO without a writer for
+    `patience` seconds."""
     flags = os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC
     if patience is not None and _is_named_fifo(path):
         fd = _opened(path, flags | os.O_NONBLOCK)
-        # Nothing is there to poll for until something has written, or has opened it and gone.
+        # `poll` reports nothing until a writer has written, or opened and closed it.
         if not select.select([fd], [], [], patience)[0] and _is_without_writer(fd):
             os.close(fd)
-            raise OSError(errno.EAGAIN, "a FIFO that nothing writes", str(path))
+            raise OSError(errno.EAGAIN, "a FIFO without a writer", str(path))
         os.set_blocking(fd, True)
     else:
         fd = _opened(path, flags)
@@ -88,13 +88,13 @@ def is_null_device(path: str | Path) -> bool:
 
 
 def is_own_stream(path: str | Path) -> bool:
-    """Whether it names an open file of this process, such as /dev/stdin: what to read from it was
-    decided when clinvk was started."""
+    """Whether it names an open file of this process, such as /dev/stdin, which was chosen when
+    clinvk was started."""
     return os.fspath(path).startswith(_OWN_STREAMS)
 
 
 def read_stream(file: BinaryIO, name: str, *, limit: int = LARGEST) -> bytes:
-    """What an open stream, such as stdin, still has. Raises `OSError`, also for more than `limit`
+    """The rest of an open stream, such as stdin. Raises `OSError`, also for more than `limit`
     bytes."""
     return _bounded(file, name, limit)
 
@@ -107,7 +107,7 @@ def _opened(path: str | Path, flags: int) -> int:
 
 
 def _is_named_fifo(path: str | Path) -> bool:
-    """Whether it is a FIFO, and not a pipe that something holds open already, as `<(generate)`."""
+    """Whether it is a FIFO, not a pipe that is already open, such as `<(generate)`."""
     try:
         is_fifo = stat.S_ISFIFO(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -116,7 +116,7 @@ def _is_named_fifo(path: str | Path) -> bool:
 
 
 def _is_without_writer(fd: int) -> bool:
-    """Of an empty pipe that does not block."""
+    """Wait for data in an empty non-blocking pipe."""
     try:
         return os.read(fd, 1) == b""
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Put files on disk, many at once in little more time than one takes."""
+"""Flush files to disk, many at once in little more time than one takes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from clinvk.disk.opening import open_own
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-MAX_SEQUENTIAL = 4  # files that are waited for one by one
+MAX_SEQUENTIAL = 4  # files that are flushed one by one
 SYNC_THREADS = 8
 OPEN = 32  # files of many that are open at a time while they are synced
 
 
 def sync_files(paths: Iterable[str]) -> None:
-    """Put what is in these files on disk, and their names; one that is not there is passed over."""
+    """Flush these files and their names to disk; missing files are skipped."""
     paths = list(paths)
     opened: list[int] = []
     try:
@@ -33,7 +33,7 @@ def sync_files(paths: Iterable[str]) -> None:
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE) or not opened:
                     raise
-                _sync_and_close(opened)  # too many are open: some of them are ours
+                _sync_and_close(opened)  # too many are open, some of them here
                 _open_into(opened, path)
         sync_together(opened, sorted({os.path.dirname(path) for path in paths}))
     finally:
@@ -56,9 +56,8 @@ def _close_all(opened: list[int]) -> None:
 
 
 def sync_together(files: list[int], folders: list[str] | None = None) -> None:
-    """Put these open files on disk, then these folders. The disk is told of all of them before any
-    is waited for, and they are waited for side by side: so it takes as long for thirty as for a
-    few."""
+    """Flush these open files to disk, then these directories. Writing all of them is started before
+    any is waited for, and they are waited for concurrently: so thirty take as long as a few."""
     for fd in files:
         start_writeback(fd)
     if len(files) >= MAX_SEQUENTIAL:
@@ -78,7 +77,7 @@ def sync_together(files: list[int], folders: list[str] | None = None) -> None:
 
 @contextmanager
 def holding_sync_threads() -> Iterator[None]:
-    """Inside, the threads that wait for the disk stay once they are there, for the next time."""
+    """A block during which the threads that wait for the disk are kept for reuse."""
     held = _sync_threads
     if held.pid != os.getpid():
         held = _start_over()
@@ -91,7 +90,8 @@ def holding_sync_threads() -> Iterator[None]:
 
 
 class _SyncThreads:
-    """Threads that wait for the disk; they end when nobody holds them. A fork has none."""
+    """Threads that wait for the disk; they end when the last holder releases them. A fork has
+    none."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
@@ -128,14 +128,14 @@ def _start_over() -> _SyncThreads:
 
 
 def start_writeback(fd: int) -> None:
-    """Let the disk begin with what is in the file, before somebody waits for it."""
+    """Let the disk start writing the file before it is waited for."""
     if hasattr(os, "posix_fadvise"):  # not on macOS
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(path: str | Path) -> None:
-    """The names in a folder are on disk only when it is synced itself."""
-    with suppress(OSError):  # some file systems cannot, and the file is written by now
+    """Flush a directory, so that the names in it are on disk."""
+    with suppress(OSError):  # some file systems do not support it, and the file itself is written
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)

@@ -1,1 +1,1 @@
-"""Data that every part of clinvk speaks of: requests, events, results, sessions, plans."""
+"""Data shared by all parts of clinvk: requests, events, results, sessions, plans."""

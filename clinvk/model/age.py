@@ -1,4 +1,4 @@
-"""How long ago: `--older-than 30d`, and the same from Python."""
+"""Ages: `--older-than 30d`, and the same from Python."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _AGE = re.compile(r"(\d+)([dhw]?)")
 _UNITS = {"": "days", "d": "days", "h": "hours", "w": "weeks"}
 
-Age = timedelta | int | str  # a number is one of days; texts are as on the command line
+Age = timedelta | int | str  # a number is in days; texts are as on the command line
 
 
 def parse_age(
     text: str | None, retention_days: int, name: str = "--older-than"
 ) -> tuple[timedelta | None, str]:
-    """An age, and how to say it; without a text, that of `retention_days`; None if nothing is ever
-    old enough. Raises `UsageError`, which calls the text by its `name`."""
+    """An age, and its wording; without a text, that of `retention_days`; None if nothing is ever
+    old enough. Raises `UsageError`, which refers to the text by `name`."""
     if text is None:
         if retention_days <= 0:
             return None, "never"
         text = str(retention_days)
     found = _AGE.fullmatch(text.strip())
     if not found:
-        raise UsageError(f"{name}: {text!r} is no age", "say 30 or 30d (days), 12h, or 2w")
+        raise UsageError(f"{name}: invalid age {text!r}", "use e.g. 30 or 30d (days), 12h or 2w")
     count, unit = int(found.group(1)), _UNITS[found.group(2)]
     words = f"{count} {unit if count != 1 else unit[:-1]}"
     try:
@@ -35,8 +35,8 @@ def parse_age(
 
 
 def moment_of(older_than: Age | None, retention_days: int) -> datetime | None:
-    """The moment before which something is older than that, or than `retention_days`; None if
-    nothing is ever old enough. Raises `UsageError`."""
+    """The time before which something is older than that, or than `retention_days`; None if nothing
+    is ever old enough. Raises `UsageError`."""
     if isinstance(older_than, timedelta):
         if older_than < timedelta(0):
             raise UsageError(f"older_than: {older_than} is below 0")
@@ -47,6 +47,6 @@ def moment_of(older_than: Age | None, retention_days: int) -> datetime | None:
 
 
 def time_before(age: timedelta) -> datetime:
-    """That long ago; nothing is older than the first moment there is."""
+    """The time that long ago, at the earliest the first possible one."""
     now = datetime.now(UTC)
     return now - min(age, now - EARLIEST)

@@ -1,4 +1,4 @@
-"""What happens in a turn: `Event`s."""
+"""The events of a turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clinvk.model.usage import Usage
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """Something that happened in a run. `raw` is what the backend printed, where it printed it."""
+    """An event of a turn. `raw` is the line that the backend printed, if it printed one."""
 
     type: ClassVar[str] = ""
     raw: Any = None
@@ -42,7 +42,7 @@ class Started(Event, frozen=True, kw_only=True):
 
 
 class Delta(Event, frozen=True, kw_only=True):
-    """A piece of an answer. The `Text` that follows, if one does, holds the whole of it."""
+    """A piece of an answer. The `Text` that follows, if there is one, contains all of it."""
 
     type: ClassVar[str] = "delta"
     text: str = ""
@@ -73,7 +73,7 @@ class ToolResult(Event, frozen=True, kw_only=True):
 
 
 class Denied(Event, frozen=True, kw_only=True):
-    """A tool that was refused. One that is known by its `id` alone gets the rest from its `Tool`."""
+    """A tool that was denied. If only its `id` is known, the rest comes from its `Tool`."""
 
     type: ClassVar[str] = "denied"
     id: str | None = None
@@ -83,7 +83,7 @@ class Denied(Event, frozen=True, kw_only=True):
 
 
 class Notice(Event, frozen=True, kw_only=True):
-    """Something worth knowing that is no failure: shown on stderr."""
+    """A message that is not a failure, shown on stderr."""
 
     type: ClassVar[str] = "notice"
     message: str = ""
@@ -117,7 +117,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
 
 
 def event_from_json(line: Mapping[str, Any]) -> Event | None:
-    """The event that `to_json` made the line of; None for a line of another kind."""
+    """The event of a line that `to_json` wrote; None for a line of another kind."""
     cls = EVENT_TYPES.get(str(line.get("type")))
     if cls is None:
         return None

@@ -1,11 +1,11 @@
-"""What a run and its tasks took, in the words that the terminal and all reports share."""
+"""The time, tokens and cost of a run and its tasks, as the terminal and all reports show them."""
 
 from __future__ import annotations
 
 from clinvk.model.outcome import Outcome, RunResult, format_counts
 from clinvk.text import duration
 
-NOTHING = "–"  # of what is unknown, unless something else is asked for
+NOTHING = "–"  # for unknown values, unless another text is requested
 
 
 def count_line(result: RunResult) -> str:
@@ -26,7 +26,7 @@ def summary(result: RunResult) -> str:
 
 
 def time_taken(outcome: Outcome, nothing: str = NOTHING) -> str:
-    """How long its last attempt took; `?` if it was cut off, and nothing is known of its end."""
+    """The time of its last attempt; `?` if it was interrupted and its end is unknown."""
     if not outcome.attempts:
         return nothing
     if outcome.state == "indeterminate" and not outcome.seconds:
@@ -43,7 +43,7 @@ def cost(outcome: Outcome, nothing: str = NOTHING) -> str:
 
 
 def total_cost(result: RunResult) -> str:
-    """If the cost of some task is unknown, the sum is only the least that it can have been."""
+    """The cost; if that of some task is unknown, the sum is a minimum."""
     if result.cost is None:
         return NOTHING
     return f"{'' if result.is_cost_whole else 'at least '}${result.cost:.4f}"

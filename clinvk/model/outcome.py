@@ -1,4 +1,4 @@
-"""What came of each task of a run, and of the run as a whole."""
+"""The outcome of each task of a run, and the result of the run."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from clinvk.model.usage import Usage, rfc3339
 
 VERSION = 1  # of the JSON objects below
 
-# What a task can have come to. `waiting`: a provider's limit was met, and the run did not wait for
-# its end. `indeterminate`: it was cut off, and nobody knows how far it got. `skipped`: what it
-# needs has failed.
+# The states of a task. `waiting`: a rate limit was reached, and the run did not wait for its end.
+# `indeterminate`: it was interrupted, and how far it got is unknown. `skipped`: a task that it
+# needs failed.
 ENDED_STATES = ("done", "failed", "skipped", "cancelled", "waiting", "indeterminate")
 ACTIVE_STATES = ("queued", "running")
 STATES = (*ENDED_STATES, *ACTIVE_STATES)
@@ -28,7 +28,7 @@ COST_SOURCES = {True: "reported", False: "partly reported"}
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """Where a task stands. `output` is there where somebody asked for it: see `RunResult`."""
+    """The state of a task. `output` is only set on request: see `RunResult`."""
 
     index: int  # its place in the plan, from 0
     name: str
@@ -80,15 +80,15 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class RunResult(Struct, frozen=True, kw_only=True):
-    """What came of a run. `state` is one of: done, failed, cancelled, waiting, interrupted (its
+    """The result of a run. `state` is one of: done, failed, cancelled, waiting, interrupted (its
     clinvk was killed), running."""
 
-    id: str | None  # none where the run was ephemeral
+    id: str | None  # None if the run is ephemeral
     kind: str
     state: str
     results: tuple[Outcome, ...]
     seconds: float
-    why: str | None = None  # what ended it before its end
+    why: str | None = None  # why it stopped early
     source: str = ""
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -99,7 +99,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many tasks are in each state; those of states that none is in are left out."""
+        """The number of tasks in each state, without states that have none."""
         return count_states(outcome.state for outcome in self.results)
 
     @property
@@ -109,7 +109,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
     @property
     def cost(self) -> float | None:
-        """US dollars that were reported; None where nothing was."""
+        """The reported US dollars; None if none were reported."""
         known = [o.cost for o in self.results if o.cost is not None]
         return sum(known) if known else None
 
@@ -120,8 +120,8 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """The published one: 0 all succeeded, 1 any failed, 7 cancelled, 75 what is left waits for
-        a provider's limit."""
+        """The exit code: 0 all succeeded, 1 any failed, 7 cancelled, 75 the rest waits for a rate
+        limit."""
         return run_exit_code(self.state, self.results)
 
     def to_json(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _is_limit_failure(outcome: Outcome) -> bool:
 
 
 def outcome_summary(outcome: Outcome) -> dict[str, Any]:
-    """What a journal keeps of it: all but its output."""
+    """The outcome as stored in a journal: everything except its output."""
     line = outcome.to_json()
     for name in ("index", "name", "key", "tags", "meta", "output", "structured"):
         del line[name]
@@ -186,7 +186,7 @@ def outcome_summary(outcome: Outcome) -> dict[str, Any]:
 
 
 def outcome_from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
-    """The other way. Raises `ValueError`."""
+    """The reverse. Raises `ValueError`."""
     cost = line.get("cost")
     error = line.get("error")
     return replace(
@@ -217,8 +217,8 @@ def outcome_from_json(line: Mapping[str, Any]) -> Outcome:
 
 
 def add_usage(before: Outcome, usage: Usage | None, cost: float | None) -> Outcome:
-    """The outcome with what its last attempt took added to what those before it did. What all cost
-    is unknown where one did not say."""
+    """The outcome with the usage of its last attempt added to earlier ones. The total cost is
+    unknown if one did not report it."""
     known = [u for u in (before.usage, usage) if u is not None]
     paid = cost
     if before.attempts > 1:

@@ -17,7 +17,7 @@ from clinvk.text.redact import redact
 VERSION = 2  # of a plan as it is kept
 MAX_NAME_LENGTH = 60  # characters of a task's name in the name of its session
 
-# What a prompt may say of an earlier task: `{{tasks.NAME.output}}`; `steps` is the same word.
+# How a prompt refers to an earlier task: `{{tasks.NAME.output}}`; `steps` is the same word.
 REFERENCE = re.compile(r"(?:tasks|steps)\.(.+)\.(output|session|error|backend)")
 PREVIOUS_FIELDS = {"previous": "output", "session": "session"}  # `{{previous}}`, `{{session}}`
 
@@ -25,27 +25,27 @@ Kind = Literal["parallel", "compare", "chain"]
 
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One prompt of a plan. `env` holds values as they were written: `${NAME}` is looked up
-    before anything is started, and never kept."""
+    """One prompt of a plan. `env` holds values as written: `${NAME}` is looked up before anything
+    is started, and never stored."""
 
     name: str
     prompt: str
     key: str = ""  # its name as part of a session's; unique in the plan
     backend: str | None = None
     options: dict[str, Any] = {}  # model, approval, sandbox, …
-    droppable: dict[str, str] = {}  # those that were not said of it alone, and where they were
-    args: tuple[str, ...] = ()  # handed to the backend as they are
+    droppable: dict[str, str] = {}  # inherited options, and where they were set
+    args: tuple[str, ...] = ()  # passed to the backend unchanged
     cwd: str | None = None  # absolute
     env: dict[str, str] = {}
     timeout: float | None = None  # seconds
     stall_timeout: float | None = None  # seconds of silence
     retries: int | None = None  # None: the plan's
     needs: tuple[int, ...] = ()  # positions in the plan
-    continues: int | None = None  # the task whose session it goes on with
-    soft: bool = False  # it runs although what came before it has failed
+    continues: int | None = None  # the task whose session it continues
+    soft: bool = False  # it runs even if earlier tasks failed
     strict: tuple[int, ...] = ()  # of a step: what it says that it needs, be it soft or not
     template: bool = False  # its prompt names other tasks, or has `\\{{` in it
-    idempotent: bool = False  # it may be run again when nobody knows how it ended
+    idempotent: bool = False  # it may be run again if its end is unknown
     tags: tuple[str, ...] = ()
     title: str | None = None
     meta: Any = None
@@ -53,12 +53,12 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     known: dict[str, int] = {}  # names in its prompt: positions in the plan
     lenient: bool = False
     dry_run: bool = False
-    redacted: bool = False  # it held a secret, and was kept without
+    redacted: bool = False  # it contained a secret, and was stored without it
     place: str = ""  # in the file, for messages
 
     @property
     def description(self) -> str:
-        """Its place, and its name where it has one, for messages."""
+        """Its place, and its name if it has one, for messages."""
         if not self.place or self.name.isdigit():
             return self.place
         name = redact(self.name)
@@ -67,32 +67,34 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def required_needs(self) -> tuple[int, ...]:
-        """What has to succeed before it is run."""
+        """The tasks that have to succeed before it is run."""
         return self.strict if self.soft else self.needs
 
 
 class Halt(Struct, frozen=True, omit_defaults=True):
     """When failures end the whole run."""
 
-    when: Literal["never", "soon", "now"] = "never"  # soon lets what runs come to its end
+    when: Literal["never", "soon", "now"] = "never"  # soon lets running tasks finish
     count: int | None = None
     percent: float | None = None  # of the tasks that have ended
 
 
 class Budget(Struct, frozen=True, omit_defaults=True):
-    """Caps on what a run takes."""
+    """Caps on the usage of a run."""
 
     cost: float | None = None  # US dollars, as the backends report them
     tokens: int | None = None  # input and output
 
 
 class Limits(Struct, frozen=True, omit_defaults=True):
-    """What is done when a provider's limit is met."""
+    """What to do at a rate limit."""
 
     action: Literal["wait", "fail", "switch"] = "wait"
     to: tuple[str, ...] = ()  # backends to switch to
-    first_wait: float = 30.0  # seconds, where the provider does not say how long
-    max_wait: float | None = None  # seconds; the run ends, resumable, where it would take longer
+    first_wait: float = 30.0  # seconds, if the provider does not say how long
+    max_wait: float | None = (
+        None  # seconds; if it would take longer, the run stops and can be resumed
+    )
 
 
 class Rules(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -118,21 +120,21 @@ class Plan(Struct, frozen=True, kw_only=True):
     rules: Rules = Rules()
     source: str = ""
     checkpoint: str | None = None
-    cwd: str | None = None  # where it was begun: the folder of tasks that say none
+    cwd: str | None = None  # where it was started: the directory of tasks without one
 
     def to_json(self) -> dict[str, Any]:
         return {"version": VERSION, **to_builtins(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
-        """Raises `ValueError` where this is no plan, `ConfigError` where it is a newer one."""
+        """Raises `ValueError` if this is not a plan, `ConfigError` if it is from a newer clinvk."""
         if data.get("version", 0) > VERSION:
             raise ConfigError("the plan was written by a newer clinvk", "update clinvk to use it")
         data = data if data.get("version", 0) > 1 else _upgrade_version_1(data)
         return convert({k: v for k, v in data.items() if k != "version"}, cls)
 
     def retries_of(self, i: int) -> int:
-        """How often a task is tried again at most."""
+        """The maximum number of retries of a task."""
         own = self.tasks[i].retries
         return self.rules.retries if own is None else own
 

@@ -1,4 +1,4 @@
-"""What happens in a run of many tasks: `Change`s, and their one JSON form."""
+"""The changes of a run of many tasks, and their JSON."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ PREFIX = "task_"  # of the `type` of a line of `-o stream-json`
 
 
 class Change(Struct, frozen=True, kw_only=True):
-    """Something that happened in a run. `outcome` is where the task stands now; `event` what its
-    backend said; `until` when it, or its backend, is tried again. `position` is set on changes of a
-    run that is followed: the run can be followed from there again."""
+    """A change of a run. `outcome` is the new state of the task; `event` an event of its backend;
+    `until` when it or its backend is retried. `position` is set on changes of a run that is
+    followed, which can be followed again from there."""
 
     kind: Kind
     outcome: Outcome | None = None
     event: Event | None = None
     until: datetime | None = None
     message: str = ""
-    instead: str = ""  # of waiting for the end of a limit: what is done
+    instead: str = ""  # what is done instead of waiting for the end of a rate limit
     position: str = ""
 
     def to_json(self, run_id: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a caller asks for: a `Request`."""
+"""The request of a caller."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ WORDS = {"session", "name", "anywhere", "history", "new"}  # that say which sess
 
 
 class Request:
-    """What a caller wants of a backend. It is immutable.
+    """A request to a backend. It is immutable.
 
     `session` says which session: a `SessionRef`, an id, a unique prefix of one, a native id, or
-    "last", which may be a session of another directory with `anywhere`. In place of an id, `name` is
-    the name of a session that is created at its first use. `history` puts that many earlier sessions
-    of the directory before the first prompt of a new session. `new` starts a session though
-    session.auto_resume is on."""
+    "last", which may be a session of another directory with `anywhere`. In place of an id, `name`
+    is the name of a session that is created at its first use. `history` puts that many earlier
+    sessions of the directory before the first prompt of a new session. `new` starts a session
+    though session.auto_resume is on."""
 
     # Not a Struct: the words that say which session are arguments of it, and one field.
 
@@ -40,13 +40,13 @@ class Request:
     replay: bool  # start the native session over, from the transcript
     options: Mapping[str, Any]
     spelled: Mapping[str, str]  # what the user typed for an option, for messages
-    args: tuple[str, ...]  # handed to the backend as they are
+    args: tuple[str, ...]  # passed to the backend unchanged
     cwd: Path | None  # None: the session's directory, else the current one
     ephemeral: bool
     timeout: float | None  # seconds
-    stall_timeout: float | None  # seconds without a sign of life
-    env: Mapping[str, str]  # for the program, beside ours
-    secrets: tuple[str, ...]  # texts that are in nothing that is kept
+    stall_timeout: float | None  # seconds without output
+    env: Mapping[str, str]  # for the program, in addition to this process's
+    secrets: tuple[str, ...]  # texts that are removed from everything that is stored
     title: str | None
     tags: tuple[str, ...]
     lenient: bool  # drop options that the backend lacks, with a notice

@@ -1,4 +1,4 @@
-"""What came of a request: a `Result`, and the exit codes of failures."""
+"""The result of a request, and the exit codes of failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FIRST_PASSED_ON_CODE = 8  # a backend's own exit code is passed on from here
 
 
 class Denial(Struct, frozen=True):
-    """A tool that the model wanted and did not get."""
+    """A tool that the model requested and was denied."""
 
     name: str
     input: Any = None
@@ -47,7 +47,7 @@ class Failure(Struct, frozen=True):
     message: str
     hint: str | None = None
     retry_at: datetime | None = None
-    status: int | None = None  # HTTP, where the backend said it
+    status: int | None = None  # HTTP, if the backend reported it
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,7 +59,7 @@ class Failure(Struct, frozen=True):
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """What came of a request. `exit_code` is clinvk's; `backend_exit_code` the program's own."""
+    """The result of a request. `exit_code` is clinvk's; `backend_exit_code` the program's own."""
 
     ok: bool
     text: str
@@ -109,7 +109,7 @@ def exit_code(kind: str, backend_code: int | None) -> int:
 
 
 def plain(value: Any) -> Any:
-    """The same in what JSON knows."""
+    """The data in JSON types."""
     if isinstance(value, datetime):
         return rfc3339(value)
     if hasattr(value, "to_json"):

@@ -1,4 +1,4 @@
-"""A session and its messages: the words, and what can be asked of them without a store."""
+"""A session and its messages, independent of a store."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class Message(Struct):
 
 
 class Session(Struct, frozen=True, kw_only=True):
-    """A conversation: its record, which is what a store keeps apart from the transcript; and its
-    messages, where somebody asked for them."""
+    """A conversation: its record, which a store keeps apart from the transcript, and its messages,
+    if they were requested."""
 
     id: str
     messages: list[Message] = []  # no part of the record: `SessionManager` reads them
@@ -80,31 +80,31 @@ class Session(Struct, frozen=True, kw_only=True):
     status: str = "active"
     cwd: str | None = None  # real path
     title: str | None = None
-    prompt: str | None = None  # how it began
+    prompt: str | None = None  # the beginning of the first prompt
     native_ids: dict[str, str] = {}  # backend: its own id
     turns: int = 0
     counts: dict[str, int] = {}  # role: how many messages
     usage: Usage | None = None
     cost: float | None = None  # US dollars, as reported; None where any turn's is unknown
-    totals: dict[str, Any] = {}  # native id: what its CLI counted so far
+    totals: dict[str, Any] = {}  # native id: the CLI's totals so far
     tags: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
     began_with: str | None = None  # the backend that `options` were meant for
-    options: dict[str, Any] = {}  # it keeps these on later turns
+    options: dict[str, Any] = {}  # kept for later turns
     # Whether nobody but the user can have written `options`. In a record only if it is false: a
     # record that others could write is private again once we have written it.
     options_trusted: bool = True
     template: str | None = None
     parents: tuple[str, ...] = ()
     task: str | None = None  # the run it was a task of
-    error: dict[str, Any] | None = None  # how the last turn failed
+    error: dict[str, Any] | None = None  # the failure of the last turn
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     updated_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    extra: dict[str, Any] = {}  # what somebody else wrote; kept
+    extra: dict[str, Any] = {}  # fields of other programs; kept
 
     @property
     def native_id(self) -> str | None:
-        """The id that its backend knows it by."""
+        """Its native id on its backend."""
         return self.native_ids.get(self.backend or "")
 
     @property
@@ -113,7 +113,7 @@ class Session(Struct, frozen=True, kw_only=True):
 
     @property
     def label(self) -> str:
-        """What a list shows of it: its title, else the first line of its first prompt."""
+        """Its label in a list: its title, otherwise the first line of its first prompt."""
         # Only to show a session: it compiles expressions.
         from clinvk.text.headline import headline
 
@@ -137,7 +137,8 @@ class Session(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, record: Any) -> Session:
-        """Raises `ValueError` where this is no record, `SessionError` where it is a newer one."""
+        """Raises `ValueError` if this is not a record, `SessionError` if it is from a newer
+        clinvk."""
         if not isinstance(record, dict) or not isinstance(record.get("id"), str):
             raise ValueError("not a session record")  # noqa: TRY004 - one kind of damage
         if record.get("version", 0) > VERSION:
@@ -160,7 +161,7 @@ class Session(Struct, frozen=True, kw_only=True):
 
 
 def _cwd(record: Mapping[str, Any]) -> str | None:
-    """The directory as the system knows it. Where somebody has changed its text, that holds."""
+    """The directory as the system knows it; a changed text in the record takes precedence."""
     text: str | None = record.get("cwd")
     with suppress(ValueError, TypeError):
         path = os.fsdecode(bytes.fromhex(record[CWD_BYTES]))
@@ -184,7 +185,7 @@ def distrust_options(session: Session) -> Session:
 
 
 def new_id() -> str:
-    """Ten hexadecimal digits; who creates the record makes sure that nobody else has them."""
+    """Ten hexadecimal digits; creating the record makes sure that they are unique."""
     return os.urandom(5).hex()
 
 
@@ -241,7 +242,7 @@ def after_turn(
 
 
 def count_roles(messages: Iterable[Message]) -> dict[str, int]:
-    """How many messages of each role there are."""
+    """The number of messages of each role."""
     counts: dict[str, int] = {}
     for message in messages:
         counts[message.role.value] = counts.get(message.role.value, 0) + 1

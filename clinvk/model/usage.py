@@ -1,4 +1,4 @@
-"""Tokens, and moments as they are written down: what a record and an answer have in common."""
+"""Tokens and times, as stored in records and results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import Struct
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one turn. `input` includes what was read from and written to a cache."""
+    """Tokens of one turn. `input` includes cache reads and writes."""
 
     input: int = 0
     output: int = 0
@@ -39,7 +39,7 @@ class Usage(Struct, frozen=True):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Usage:
-        """What is no number counts as none: a newer CLI must not break this."""
+        """A count; invalid values count as unknown, so that a newer CLI does not break this."""
         return cls(**{name: _token_count(data.get(name)) for name in cls.__struct_fields__})
 
 

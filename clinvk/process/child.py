@@ -1,4 +1,4 @@
-"""Start a program, give its lines, end it and everything that it started."""
+"""Start a program, read its lines, stop it and everything that it started."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ from clinvk.process.pipes import LineSplitter, Pipes
 
 STDERR_KEPT = 64 * 1024  # bytes, the last ones
 CHUNK_SIZE = 64 * 1024  # bytes: what a pipe holds
-POLL_INTERVAL = 0.05  # seconds between looks at a program whose end nobody tells us
-DRAIN_TIMEOUT = 0.25  # seconds of nothing on a pipe that is still open though the program has gone
-MAX_LINGER = 2.0  # seconds, in all, that we wait for those who hold it and go on talking
-MAX_SHEBANG_LENGTH = 4096  # bytes of a script in which it names its interpreter
-MAX_DRAINED = 8 * 1024 * 1024  # bytes of stdout that are still read while the program ends
+POLL_INTERVAL = 0.05  # seconds between checks of a program whose exit is not signalled
+DRAIN_TIMEOUT = (
+    0.25  # seconds without data on a pipe that is still open though the program has exited
+)
+MAX_LINGER = 2.0  # seconds in total to wait for other processes that keep writing to it
+MAX_SHEBANG_LENGTH = 4096  # bytes of a script that are searched for its interpreter
+MAX_DRAINED = 8 * 1024 * 1024  # bytes of stdout that are still read while the program is stopping
 
 
 class Child:
     """A running program. Use `start`.
 
-    Its stdout, its stderr, its end and the room in its stdin are waited for in one place, by who
-    asks for lines: so a run takes no task of its own, and a thousand of them cost little more than
-    to start their programs."""
+    Its stdout, stderr, exit and stdin are waited for in one place, by the reader of its lines: so a
+    run needs no task of its own, and a thousand of them cost little more than starting their
+    programs."""
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class Child:
         self._splitter = LineSplitter()
         self._stdout_ended = False
         self._stop_scope: anyio.CancelScope | None = None
-        self._exited_at = float("inf")  # when the program was seen to have gone
+        self._exited_at = float("inf")  # when the program was seen to have exited
         self.exited_at_monotonic = float("inf")  # the same, on `time.monotonic`
         self._waited = 0.0  # seconds, since then
         self._stderr_chunks: deque[bytes] = deque()  # of stderr
@@ -73,21 +75,21 @@ class Child:
 
     @property
     def has_exited(self) -> bool:
-        """Whether the program is known to have ended."""
+        """Whether the program is known to have exited."""
         return self._exited_at < float("inf") or self._process.returncode is not None
 
     @property
     def stderr(self) -> str:
-        """The last of what it said on stderr (64 KiB at most)."""
+        """The end of its stderr (64 KiB at most)."""
         return b"".join(self._stderr_chunks)[-STDERR_KEPT:].decode("utf-8", "replace")
 
     @property
     def skipped(self) -> int:
-        """How many lines of stdout were too long to be kept."""
+        """The number of lines of stdout that were too long to keep."""
         return self._splitter.skipped
 
     async def lines(self) -> list[bytes] | None:
-        """The next lines, at least one; nothing at the end. Raises nothing but cancellation."""
+        """The next lines, at least one; None at the end. Raises nothing but cancellation."""
         while not self._stdout_ended:
             piece = await self._receive()
             if piece is None:
@@ -98,8 +100,8 @@ class Child:
         return None
 
     async def wait(self) -> int:
-        """Its exit code; minus the signal where one killed it. All that it said on stderr is there
-        then, unless somebody that it left behind holds that open."""
+        """Its exit code, or minus the signal that killed it. Its stderr is complete then, unless a
+        process that it left behind keeps it open."""
         with self._ignore_stdout():
             while not self.has_exited:
                 await self._wait_for_event()
@@ -110,7 +112,7 @@ class Child:
         return code
 
     async def stop(self, stop_signal: signal.Signals, *, now: bool = False) -> list[bytes]:
-        """Ask, wait, insist: the program and all that it started. The lines it still said.
+        """Terminate, wait, kill: the program and all that it started. Returns its last lines.
 
         Shielded, and done within three seconds, so that a cancelled run leaves nothing behind."""
         # psutil, 10 ms, and only needed to stop a program.
@@ -134,12 +136,12 @@ class Child:
         return said
 
     def kill_now(self) -> None:
-        """Insist at once, if a `stop` is still asking."""
+        """Kill at once, if a `stop` is still waiting."""
         if self._stop_scope is not None:
             self._stop_scope.cancel()
 
     def close(self) -> None:
-        """Let go of it; it has ended."""
+        """Release its resources; it has exited."""
         if self._pidfd is not None:
             os.close(self._pidfd)
 
@@ -150,8 +152,8 @@ class Child:
             size += sum(map(len, lines))
 
     async def _receive(self) -> bytes | None:
-        """The next piece of stdout; nothing at its end, or when the program has gone and somebody
-        that it left behind holds the pipe open without saying anything."""
+        """The next piece of stdout; empty at its end, or if the program has exited and a process
+        that it left behind keeps the pipe open without writing to it."""
         began, gone = anyio.current_time(), self._exited_at
         heard = False
         while not heard:
@@ -167,7 +169,7 @@ class Child:
             self._waited += anyio.current_time() - began
         return piece if self._waited < MAX_LINGER else None
 
-    # What can happen.
+    # Events.
 
     def _register_pipes(self) -> None:
         self._selector.register(self._pipes.stdout, selectors.EVENT_READ)
@@ -188,7 +190,7 @@ class Child:
         return fd in self._selector.get_map()
 
     async def _wait_for_event(self) -> bool:
-        """Wait until something happens, and see to it; whether stdout is what can be read."""
+        """Wait for an event and handle it; return whether stdout can be read."""
         with anyio.move_on_after(POLL_INTERVAL) if self._pidfd is None else nullcontext():
             await anyio.wait_readable(self._selector)
         heard = False
@@ -202,7 +204,7 @@ class Child:
         return heard
 
     def _check_exited(self) -> None:
-        """Whether it has gone, which `_end` tells by being asked about."""
+        """Whether it has exited."""
         if self._pidfd is not None:
             self._selector.unregister(self._pidfd)
         elif self._process.returncode is None:
@@ -221,14 +223,14 @@ class Child:
             self._stderr_size -= len(self._stderr_chunks.popleft())
 
     def _on_stdin_writable(self, stdin: int) -> None:
-        """There is room in its stdin again."""
+        """Its stdin is writable again."""
         if self._write_stdin(stdin):
             self._selector.unregister(stdin)
             self._pipes.close_stdin()
 
     def _write_stdin(self, stdin: int) -> bool:
-        """Give it as much of its prompt as there is room for; whether that was all. A program that
-        does not read its prompt is its own affair: it will say so, or hang."""
+        """Write as much of its prompt as fits; return whether that was all. A program that does not
+        read its prompt is not an error here: it will report one, or hang."""
         try:
             self._prompt = self._prompt[os.write(stdin, self._prompt) :]
         except BlockingIOError:
@@ -239,7 +241,7 @@ class Child:
 
     @contextmanager
     def _ignore_stdout(self) -> Iterator[None]:
-        """Leave stdout alone: nobody reads it now, and so it would happen without pause."""
+        """Stop watching stdout: it is not read now, so it would be reported continuously."""
         stdout = self._pipes.stdout
         if not self._is_watched(stdout):
             yield
@@ -255,10 +257,10 @@ class Child:
 async def start(
     command: Command, marker: str, *, stop_signal: signal.Signals, stop_timeout: float = PATIENCE
 ) -> AsyncIterator[Child]:
-    """The program of `command`, running; ended with all that it started when the block is left
-    before it has ended by itself. Raises `ClinvkError` where it cannot be started.
+    """The running program of `command`; stopped with all that it started if the block is left
+    before it exits. Raises `ClinvkError` if it cannot be started.
 
-    The prompt goes through stdin, which is then closed: some CLIs wait for ever otherwise."""
+    The prompt goes through stdin, which is then closed: some CLIs wait forever otherwise."""
     with ExitStack() as held:
         with _translate_start_errors(command):
             ready = held.enter_context(selectors.DefaultSelector())
@@ -283,8 +285,8 @@ async def start(
 
 
 async def _open_process(command: Command, pipes: Pipes, marker: str) -> Process:
-    """The program, started; whoever cancels that has to wait, since half a start could not be
-    ended. Raises `OSError`."""
+    """Start the program; cancellation has to wait, since a partial start could not be undone.
+    Raises `OSError`."""
     with anyio.CancelScope(shield=True):
         return await anyio.open_process(
             command.argv,
@@ -293,24 +295,24 @@ async def _open_process(command: Command, pipes: Pipes, marker: str) -> Process:
             stderr=pipes.child_stderr,
             cwd=command.cwd,
             env={**command.env, MARKER: marker},
-            start_new_session=True,  # a group of its own, and no terminal to ask at
+            start_new_session=True,  # a group of its own, without a terminal
         )
-    raise AssertionError("nobody cancels that scope, so it swallows nothing")
+    raise AssertionError("unreachable: the scope is never cancelled")
 
 
 @contextmanager
 def _translate_start_errors(command: Command) -> Iterator[None]:
-    """What the system says when it cannot be started, as errors of ours."""
+    """Translate the system's errors at the start into clinvk's."""
     try:
         yield
     except OSError as error:
         if not os.path.isdir(command.cwd):
-            raise ClinvkError(f"{command.cwd}: no such folder") from error
+            raise ClinvkError(f"{command.cwd}: no such directory") from error
         program = command.argv[0]
         if isinstance(error, FileNotFoundError) and (missing := _missing_interpreter(program)):
             raise NotInstalledError(
-                f"{program}: cannot be started: {missing!r}, which its first line names, is not there",
-                "install that, or mend the first line",
+                f"{program}: cannot be started: {missing!r}, the interpreter in its first line, does not exist",
+                "install it, or fix the first line",
             ) from error
         problem = f"{program}: cannot be started: {error.strerror}"
         if isinstance(error, (FileNotFoundError, PermissionError)):
@@ -319,7 +321,7 @@ def _translate_start_errors(command: Command) -> Iterator[None]:
 
 
 def _missing_interpreter(program: str) -> str | None:
-    """What a script names in its first line, where that is not there."""
+    """The interpreter of a script, if it does not exist."""
     try:
         with open(program, "rb") as file:
             first = file.readline(MAX_SHEBANG_LENGTH)
@@ -327,13 +329,13 @@ def _missing_interpreter(program: str) -> str | None:
         return None
     if not first.startswith(b"#!"):
         return None
-    # The system takes all but blanks and the end of the line: a stray \r belongs to the name.
+    # The name ends at a blank or the end of the line: a stray \r is part of it.
     name = re.split(r"[ \t]", os.fsdecode(first[2:]).strip(" \t\n"), maxsplit=1)[0]
     return name if name and not os.path.exists(name) else None
 
 
 def _open_pidfd(pid: int) -> int | None:
-    """What can be read when the process has ended; nothing where the system has no such thing."""
+    """A descriptor that is readable when the process has exited; None if the system has none."""
     with suppress(AttributeError, OSError):  # macOS, and some containers
         return os.pidfd_open(pid)
     return None

@@ -12,22 +12,22 @@ from clinvk.text.sanitize import sanitize_without_bidi
 
 
 class Command(Struct, frozen=True):
-    """A program, ready to start. `files` are private ones that it is given the paths of; `remove`
-    are (glob, owner) pairs: files of the session that are deleted after the run, and the JSON key
-    in them that holds the id of their session."""
+    """A program, ready to start. `files` are private files whose paths it gets; `remove` are (glob,
+    owner) pairs: files of the session that are deleted after the run, and the JSON key in them with
+    the id of their session."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
     cwd: Path
     stdin: bytes
-    env_changes: dict[str, str | None]  # in the environment; None is taken out
+    env_changes: dict[str, str | None]  # in the environment; None removes a variable
     files: tuple[tuple[Path, str], ...] = ()
     removals: tuple[tuple[str, str], ...] = ()
-    temp_dir: Path | None = None  # a private folder that it needs while it runs
+    temp_dir: Path | None = None  # a private directory that it needs while it is running
     notices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """As it would be typed in bash, without the prompt and the passwords in addresses."""
+        """The command in bash syntax, without the prompt and the passwords in addresses."""
         unset = [x for k, v in self.env_changes.items() if v is None for x in ("-u", k)]
         added = [f"{k}={v}" for k, v in self.env_changes.items() if v is not None]
         words = ["env", *unset, *added] if unset or added else []
@@ -35,8 +35,8 @@ class Command(Struct, frozen=True):
 
 
 def _quoted(word: str) -> str:
-    """The word for a shell; what would drive a terminal, or change the order of its text, is
-    written as an escape."""
+    """The word quoted for a shell; control characters and those that change the order of text are
+    escaped."""
     word = without_passwords(word)
     if sanitize_without_bidi(word) == word:
         return shlex.quote(word)

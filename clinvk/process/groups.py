@@ -1,4 +1,4 @@
-"""What was raised inside of a task group, as it was: the groups around it are our own affair."""
+"""Unwrap exceptions raised in a task group: the groups around them are internal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def unwrap_single_exception() -> Iterator[None]:
-    """Raise an exception that is alone in its groups without them."""
+    """Raise a single exception without its groups."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -20,8 +20,8 @@ def unwrap_single_exception() -> Iterator[None]:
 
 @contextmanager
 def raise_first(*kinds: type[Exception]) -> Iterator[None]:
-    """Raise the first of several exceptions, if all are of these kinds: mostly they have one
-    reason."""
+    """Raise the first of several exceptions if all are of these kinds, since they usually share a
+    cause."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -1,4 +1,4 @@
-"""Which process, of which machine: enough to find it again and to mistake no other for it."""
+"""Identifies a process and its machine, so that it can be found again and not be confused."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ def this_process() -> dict[str, Any]:
 
 
 def this_machine() -> dict[str, Any]:
-    """`boot` changes at each start of the machine; process ids mean something in one `namespace`."""
-    # macOS takes its name from the network, and another one there would mean nothing. On Linux this
-    # is what `socket.gethostname` returns, without 3 ms for that module.
+    """`boot` changes at each start of the machine; process ids mean something in one
+    `namespace`."""
+    # macOS takes its name from the network, so a different name means nothing there. On Linux this
+    # is what `socket.gethostname` returns, without the 3 ms of importing it.
     host = None if sys.platform == "darwin" else os.uname().nodename
     return {"host": host, "boot": _boot(), "namespace": _namespace()}
 

@@ -1,4 +1,4 @@
-"""Who is left of a run that has ended: found by the group of its program, and by its marker."""
+"""Find processes left from a run that has ended, by the group of its program and by its marker."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import cache
 
 from clinvk.process.marker import NO_GROUP, NO_ID, leaders, own_id
 
-CACHE_SECONDS = 1.0  # seconds for which we believe what we saw of other processes
+CACHE_SECONDS = 1.0  # seconds for which information about other processes is cached
 CHUNK_SIZE = 64 * 1024  # bytes
 
 
 def find_leftovers(group: int, marker: str, gone: float = float("inf")) -> list[int]:
-    """Who is left of a run that ended normally: the group, and those with the marker among the
-    processes that are younger than the program, which went at `gone` on `time.monotonic`. Cheap,
-    since every run asks it."""
+    """The processes left from a run that ended normally: its group, and those with the marker among
+    the processes younger than the program, which exited at `gone` on `time.monotonic`. Cheap, since
+    every run calls it."""
     own = (own_id(marker) or NO_ID).encode()
     if group <= 1 or group == os.getpgrp():
         group = NO_GROUP
@@ -33,8 +33,8 @@ def find_leftovers(group: int, marker: str, gone: float = float("inf")) -> list[
 
 
 class _ProcessSnapshot:
-    """The processes that none of our runs is the program of, each with its group and its markers.
-    Runs that end at about the same time meet the same ones, so they are looked at once."""
+    """The processes that are not programs of this process's runs, with their groups and markers.
+    Cached, since runs that end at about the same time see the same ones."""
 
     def __init__(self) -> None:
         self._found: list[tuple[int, int, bytes]] = []
@@ -43,7 +43,7 @@ class _ProcessSnapshot:
         self._chains_until = 0.0
 
     def taken_after(self, gone: float) -> list[tuple[int, int, bytes]]:
-        """As they were after that moment of `time.monotonic`."""
+        """The processes as of that time of `time.monotonic` or later."""
         if not self._at > gone:
             self._at = time.monotonic()
             self._found = list(self._look(min(leaders, default=0)))
@@ -59,13 +59,13 @@ class _ProcessSnapshot:
             with suppress(OSError):
                 group = os.getpgid(pid)
                 if group in leaders:
-                    yield pid, group, b""  # another run has its own, in a session of its own
-                elif group:  # threads of the kernel have none
+                    yield pid, group, b""  # the program of another run, in its own session
+                elif group:  # kernel threads have none
                     yield pid, group, self._chain(pid)
 
     def _chain(self, pid: int) -> bytes:
-        """As it was a moment ago: nobody gets a marker later than at its birth, and numbers are not
-        given out anew so soon."""
+        """The cached markers: a process gets its markers at its start, and ids are not reused so
+        soon."""
         if pid not in self._chains and (environ := _environ(pid)):  # it has none in its `exec`
             self._chains[pid] = _markers_in(environ)
         return self._chains.get(pid, b"")
@@ -75,7 +75,7 @@ _snapshot = _ProcessSnapshot()
 
 
 def _processes_from(first: int) -> list[int]:
-    """The numbers of the processes from that one on. They come last in /proc, in order."""
+    """The ids of the processes from that one on. They are last in /proc, in order."""
     found = []
     for name in reversed(os.listdir("/proc")):
         if not name.isdigit() or int(name) < first:
@@ -89,7 +89,7 @@ def _leftovers_by_group(group: int, marker: str) -> list[int]:
         return []
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, 0)
-        from clinvk.process.tree import ProcessTree  # psutil, 10 ms: only where somebody is left
+        from clinvk.process.tree import ProcessTree  # psutil, 10 ms: only if processes are left
 
         return [p.pid for p in ProcessTree.of_program(group, marker).alive]
     return []
@@ -109,7 +109,7 @@ def _is_leftover(pid: int, group: int, own: bytes) -> bool:
 
 
 def _environ(pid: int) -> bytes:
-    """The environment of a process; nothing where it cannot be read."""
+    """The environment of a process; empty if it cannot be read."""
     with suppress(OSError):
         return _read_file(f"/proc/{pid}/environ")
     return b""
@@ -122,12 +122,12 @@ def _markers_in(environ: bytes) -> bytes:
 
 @cache
 def _own_start_time() -> int:
-    """When this process began, as `stat` says it: who is older can be nobody's child of ours."""
+    """The start of this process, as in `stat`: older processes cannot be its children."""
     return int(_read_file("/proc/self/stat").rpartition(b")")[2].split()[19])
 
 
 def _read_file(path: str) -> bytes:
-    """A file of /proc, in a third of the time that `open` takes."""
+    """Read a file of /proc, in a third of the time of `open`."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return b"".join(iter(lambda: os.read(fd, CHUNK_SIZE), b""))

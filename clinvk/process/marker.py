@@ -1,4 +1,4 @@
-"""What marks the processes of a turn, and how patiently they are stopped."""
+"""The marker of the processes of a turn, and the timing of stopping them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-PATIENCE = 1.5  # seconds between asking and insisting
+PATIENCE = 1.5  # seconds between terminating and killing
 MARKER = "CLINVK_RUN"  # in the environment of all that a run starts; nested runs are joined by "/"
-ID_DIGITS = 32  # of the id of a run; the first ones are the process id of the clinvk that made it
+ID_DIGITS = (
+    32  # of the id of a run; the first ones are the process id of the clinvk that created it
+)
 PID_DIGITS = 8
-NO_ID = "\0"  # which no environment holds
+NO_ID = "\0"  # which no environment contains
 NO_GROUP = -1  # that no process is in
 leaders: set[int] = set()  # the programs of all runs of this process, each of a group of its own
 
 
 def new_marker(env: Mapping[str, str]) -> str:
-    """The marker of a new run: its own id, behind those of the runs that it was started from. A
-    value in the environment that no clinvk has put there is not taken over."""
+    """The marker of a new run: its own id, after those of the runs that it was started from. A
+    value in the environment that is not from clinvk is ignored."""
     run = f"{os.getpid():0{PID_DIGITS}x}{os.urandom((ID_DIGITS - PID_DIGITS) // 2).hex()}"
     outer = env.get(MARKER)
     return f"{outer}/{run}" if is_marker(outer) else run
@@ -34,9 +36,9 @@ def own_id(marker: str) -> str | None:
 
 
 def starter_of(marker: str) -> int | None:
-    """The process id of the clinvk that made the marker, by which a turn that still runs is known
-    whatever a note says of it. The digits of clinvk 0.1 were random, so that nothing may have this
-    id; None if nothing can."""
+    """The process id of the clinvk that created the marker, by which a running turn is recognized,
+    whatever its note says. The digits of clinvk 0.1 were random, so the process may not exist; None
+    if it cannot."""
     own = own_id(marker)
     pid = int(own[:PID_DIGITS], 16) if own else 0
     return pid if 1 < pid < 2**31 else None

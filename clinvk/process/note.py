@@ -1,8 +1,7 @@
-"""What a clinvk writes down of itself while it runs a turn or a run, and who may be ended by that.
+"""The note that clinvk writes while it runs a turn or a run, and which processes it allows to stop.
 
-A note is read from a lock file or from a server, so anybody who can write there may have made it.
-Nothing of it is used before `parse` has checked all of it: what clinvk would not have written leads
-to no signal.
+A note is read from a lock file or a server, so anyone who can write there may have forged it.
+Nothing in it is used before `parse` has checked all of it: an invalid note never leads to a signal.
 """
 
 from __future__ import annotations
@@ -24,17 +23,20 @@ if TYPE_CHECKING:
     import psutil
 
 CLOCK = 2.0  # seconds by which clocks may disagree: ticks, rounding, NTP
-MOST = 2**31 - 1  # no system gives out larger process ids
-UNREADABLE = "unreadable"  # key of a note that is no JSON object; its value is how it begins
+MOST = 2**31 - 1  # no system has larger process ids
+UNREADABLE = (
+    "unreadable"  # key of a note that is not a JSON object; its value is the beginning of it
+)
 SHOWN = 60  # characters of a value in a message
 
 
 class InvalidNote(ValueError):  # noqa: N818 - reads as what it says
-    """No clinvk has written this."""
+    """The note was not written by clinvk."""
 
 
 class Process(Struct, frozen=True):
-    """A clinvk: its process id, a moment at which it ran (seconds since 1970), and where."""
+    """A clinvk process: its id, a time at which it was running (seconds since 1970), and its
+    host."""
 
     pid: int
     since: float
@@ -44,13 +46,13 @@ class Process(Struct, frozen=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether it runs or ran on this machine, in this container."""
+        """Whether it belongs to this machine and this container."""
         here = machine.this_machine()
         return (self.host, self.namespace) == (here["host"], here["namespace"])
 
     @property
     def place(self) -> str:
-        """Where it runs or ran, in words."""
+        """A description of its host."""
         return self.host or "another machine"
 
     @property
@@ -59,7 +61,7 @@ class Process(Struct, frozen=True):
 
 
 class Note(Struct, frozen=True):
-    """`marker` is in the environment of all that `process` started for `of`: "session 12" or
+    """`marker` is in the environment of everything that `process` started for `of`: "session 12" or
     "run r12", or unknown (None) in the notes of clinvk 0.1."""
 
     process: Process
@@ -73,7 +75,7 @@ def make(marker: str, of: str) -> dict[str, Any]:
 
 
 def decode(data: bytes | str | None) -> dict[str, Any] | None:
-    """A note as it is stored, unchecked; None if there is none."""
+    """A note as stored, unchecked; None if there is none."""
     if not data:
         return None
     text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
@@ -85,8 +87,8 @@ def decode(data: bytes | str | None) -> dict[str, Any] | None:
 
 
 def parse(raw: Mapping[str, Any], of: str | None = None) -> Note:
-    """The note, checked. Raises `InvalidNote` if clinvk would not have written it, or if it was
-    written for something else than `of`."""
+    """The checked note. Raises `InvalidNote` if clinvk cannot have written it, or if it was written
+    for something other than `of`."""
     if UNREADABLE in raw:
         raise InvalidNote(f"not a JSON object: {raw[UNREADABLE]!r}")
     marker = raw.get("run")
@@ -101,7 +103,7 @@ def parse(raw: Mapping[str, Any], of: str | None = None) -> Note:
 
 
 def parse_process(raw: Mapping[str, Any]) -> Process:
-    """The process that a note names, checked. Raises `InvalidNote`."""
+    """The process that a note names, after checks. Raises `InvalidNote`."""
     pid, since = raw.get("clinvk"), raw.get("since")
     if isinstance(pid, bool) or not isinstance(pid, int) or not 1 < pid <= MOST:
         raise InvalidNote(f"'clinvk' is {_shown(pid)}, not a process id")
@@ -111,17 +113,17 @@ def parse_process(raw: Mapping[str, Any]) -> Process:
         raise InvalidNote(f"'since' is {_shown(since)}, not a time in seconds since 1970")
     places = [_text_or_none(raw, name) for name in ("host", "boot", "namespace")]
     process = Process(pid, float(since), *places)
-    if process.is_local and process.is_of_this_boot:  # other machines have other clocks
+    if process.is_local and process.is_of_this_boot:  # the clocks of other machines may differ
         _check_time(process.since)
     return process
 
 
 def is_gone(process: Process) -> bool:
-    """Whether it is known to be dead: it was of this machine since its last start, and its id is
-    free, or belongs to a younger process, or to one that is only waiting to be collected."""
+    """Whether it is known to be dead: it ran on this machine since the last boot, and its id is
+    unused, or belongs to a younger process or a zombie."""
     if not (process.is_local and process.is_of_this_boot):
         return False
-    import psutil  # 10 ms, and asked only if somebody has what we want
+    import psutil  # 10 ms, and only needed for a lock that is held
 
     try:
         found = psutil.Process(process.pid)
@@ -133,9 +135,9 @@ def is_gone(process: Process) -> bool:
 
 
 def starter_lives(marker: str, oldest: float) -> bool:
-    """Whether the clinvk that made the marker is still alive, given when the oldest process that
-    carries it was born (seconds since 1970). False for a marker of clinvk 0.1, which does not say
-    who made it."""
+    """Whether the clinvk that created the marker is still alive, given the start of the oldest
+    process that carries it (seconds since 1970). False for a marker of clinvk 0.1, which does not
+    name its creator."""
     # 10 ms, and only needed for a turn that was killed.
     import psutil
 
@@ -144,16 +146,16 @@ def starter_lives(marker: str, oldest: float) -> bool:
         return False
     try:
         found = psutil.Process(pid)
-        # A process that got the same id later is younger than what the first one has started.
+        # A process that got the same id later is younger than those that the first one started.
         return found.create_time() <= oldest and found.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:
-        return True  # it is there, and nothing more can be known
+        return True  # it exists, and nothing more can be found out
 
 
 def is_marked_by(raw: Mapping[str, Any] | None, marker: str) -> bool:
-    """Whether a note is of the marker's own turn or run, or of one inside it."""
+    """Whether a note belongs to the marker's own turn or run, or to a nested one."""
     if not raw:
         return False
     with suppress(InvalidNote):
@@ -162,8 +164,8 @@ def is_marked_by(raw: Mapping[str, Any] | None, marker: str) -> bool:
 
 
 def driver(process: Process, lock: str | os.PathLike[str]) -> psutil.Process | None:
-    """The running process that a note names, if that really is the one with the lock file open;
-    else None."""
+    """The running process that a note names, if it really has the lock file open; otherwise
+    None."""
     # 10 ms, and only needed for a turn that was killed.
     import psutil
 

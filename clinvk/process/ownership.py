@@ -1,4 +1,4 @@
-"""Settings of the whole process, which only its owner may change: the `clinvk` command.
+"""Process-wide settings, which only the `clinvk` command may change.
 
 A program that uses clinvk as a library has settings of its own, so nothing is changed there.
 """
@@ -15,10 +15,10 @@ _owned = False  # whether this process is the `clinvk` command
 
 
 def take_over() -> None:
-    """The process is ours: the entry point says so, before it does anything else."""
+    """Declare this process to be the `clinvk` command; called first by the entry point."""
     global _owned  # noqa: PLW0603 - a process has one owner
     _owned = True
-    # What imports leave behind is not worth collecting in a program that lives for a moment: 4 ms.
+    # Collecting the garbage of imports, 4 ms, is not worth it in a short-lived program.
     gc.disable()
 
 
@@ -34,9 +34,9 @@ def prepare_for_turn() -> None:
 
 
 def prepare_for_stream() -> None:
-    """Call it when the program has been started: from now on, memory is taken again and again."""
+    """Call it when the program has been started: from now on, memory is allocated repeatedly."""
     if _owned:
-        gc.freeze()  # what imports left behind need not be looked through: 5 ms
+        gc.freeze()  # skips the garbage of imports: 5 ms
         gc.enable()
 
 
@@ -45,12 +45,12 @@ def prepare_for_many() -> None:
     if _owned:
         _watch_by_pidfd()
         gc.enable()
-        gc.freeze()  # what imports left behind need not be looked through again
+        gc.freeze()  # skips the garbage of imports
         _raise_open_files_limit()
 
 
 def _raise_open_files_limit() -> None:
-    """As many as we may: each running task takes some, and the usual limit is for a few programs."""
+    """Raise the limit of open files: each running task needs some, and the default is low."""
     # Only a run of many tasks needs it.
     import resource
 

@@ -1,4 +1,4 @@
-"""The pipes to a program, and lines out of what comes through them."""
+"""The pipes of a program, and splitting their data into lines."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ LONGEST = 256 * 1024 * 1024  # bytes of a line; a longer one is skipped, so that
 class LineSplitter:
     r"""Complete lines from arbitrary pieces, split on `\n` alone: JSON may hold U+2028.
 
-    Pieces are joined once, when their line ends, so that a long line costs its length. One that is
-    longer than `longest` bytes is counted in `skipped`, and not kept while it comes in."""
+    Pieces are joined once, when their line ends, so that the cost of a long line is linear. A line
+    longer than `longest` bytes is counted in `skipped`, and not stored."""
 
     def __init__(self, longest: int = LONGEST) -> None:
         self.longest = longest
@@ -21,7 +21,7 @@ class LineSplitter:
         self._size = 0
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The lines that this piece completes, without their ends."""
+        """The lines that this piece completes, without line ends."""
         head, *rest = piece.split(b"\n")
         self._add(head)
         if not rest:
@@ -32,7 +32,7 @@ class LineSplitter:
         return rest
 
     def finish(self) -> list[bytes]:
-        """What was left without an end of line."""
+        """The rest, without an end of line."""
         return self._taken() if self._size else []
 
     def _add(self, piece: bytes) -> None:
@@ -43,7 +43,7 @@ class LineSplitter:
             self._pieces.append(piece)
 
     def _taken(self) -> list[bytes]:
-        """The line that has ended; nothing if it was too long."""
+        """The completed line; None if it was too long."""
         is_whole = self._size <= self.longest
         line = [b"".join(self._pieces)] if is_whole else []
         self.skipped += not is_whole
@@ -52,7 +52,7 @@ class LineSplitter:
 
 
 class Pipes:
-    """The three to a program that is to be started; each has an end of ours and one of its."""
+    """The three pipes of a program to be started, each with its end and this process's end."""
 
     def __init__(self, *, stdin: bool) -> None:
         self._open: set[int] = set()
@@ -66,11 +66,11 @@ class Pipes:
             os.set_blocking(ours, False)
 
     def close_child_ends(self) -> None:
-        """The program has its ends now, and we let go of them."""
+        """Close the program's ends in this process, after it has started."""
         self._close(self.child_stdin, self.child_stdout, self.child_stderr)
 
     def close_stdin(self) -> None:
-        """It gets no more on its stdin."""
+        """Close its stdin."""
         self._close(self.stdin)
 
     def close(self) -> None:

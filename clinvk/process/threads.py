@@ -1,4 +1,4 @@
-"""Work that takes so long that whatever else goes on must not wait for it."""
+"""Work that takes too long for the event loop."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LONG = 65_536  # characters; with fewer, the slowest work takes some 50 ms
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """`work()` in another thread, so that the event loop still hears signals; in this one if no
-    thread can be started, which is slower and as good. It is not cancelled."""
+    """`work()` in another thread, so that the event loop still handles signals; in this one if no
+    thread can be started, which is slower. It is not cancelled."""
     # 45 ms, and needed only once something runs.
     import anyio
     import anyio.to_thread
@@ -40,8 +40,8 @@ async def in_thread(work: Callable[[], T]) -> T:
 async def for_long(
     data: T, work: Callable[[T], T], give_up: Callable[[], bool] = lambda: False
 ) -> T:
-    """`work(data)`; if there is much text in it, in another thread. What is half done is not kept:
-    if `give_up` becomes true, a search for secrets ends with `redact.GaveUp`."""
+    """`work(data)`, in another thread if it contains much text. If `give_up` becomes true, a search
+    for secrets ends with `redact.GaveUp`."""
     if not is_long(data):
         return work(data)
 
@@ -60,8 +60,8 @@ def is_long(data: Any) -> bool:
 
 
 def _rest(data: Any, room: int) -> int:
-    """What is left of so many characters behind the texts of a structure; below 0, not all of it
-    was looked at."""
+    """The number of characters left after the texts of a structure; below 0 if it was not counted
+    completely."""
     if isinstance(data, str):
         return room - len(data)
     if isinstance(data, dict):

@@ -1,8 +1,8 @@
-"""The processes of a run: found by group, by descent and by marker; ended without mistakes.
+"""The processes of a run: found by group, descent and marker, and stopped safely.
 
-A process is ours only when it is our user's, was born after the run began, and is in the run's
-process group, descends from its program, or carries the run's marker in its environment. All that
-is checked again at the moment of a signal, so that a process that got the same id later is safe.
+A process belongs to a run only if it has the same user, was started after the run, and is in the
+run's process group, descends from its program, or has the run's marker in its environment. All of
+this is checked again before a signal, so that a process that got the same id later is safe.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import psutil
 
 from clinvk.process.marker import MARKER, PATIENCE, own_id
 
-CLOCK_TOLERANCE = 2.0  # seconds by which a birth may seem earlier than it was: clock ticks, and NTP
-KILL_TIMEOUT = 1.0  # seconds to insist
+CLOCK_TOLERANCE = 2.0  # seconds by which a start may seem earlier than it was: clock ticks, and NTP
+KILL_TIMEOUT = 1.0  # seconds for killing
 POLL_INTERVAL = 0.01  # seconds
 
 
 class ProcessTree:
     def __init__(self, group: int, marker: str, since: float) -> None:
-        """A group that no program of ours can lead, and a marker that clinvk has not made, match
-        no process."""
+        """A group that no program of clinvk can lead, and a marker that clinvk did not create,
+        match no process."""
         self.group = group if group > 1 and group != os.getpgrp() else 0
         self.since = since
         self._own_marker = own_id(marker)
@@ -34,8 +34,8 @@ class ProcessTree:
 
     @classmethod
     def of_program(cls, pid: int, marker: str) -> ProcessTree:
-        """Of a running program that leads its own group. A snapshot of its descendants is taken
-        now, since after its end nobody knows whose children they were."""
+        """The tree of a running program that leads its own group. Its descendants are recorded now,
+        since after its exit their parent is unknown."""
         family = cls(pid, marker, 0.0)
         with suppress(psutil.Error):
             leader = psutil.Process(pid)
@@ -47,8 +47,8 @@ class ProcessTree:
 
     @classmethod
     def left_behind(cls, marker: str, since: float) -> ProcessTree:
-        """Of a run whose clinvk is gone: the number of its group is no proof any more, so the
-        marker alone decides."""
+        """The tree of a run whose clinvk is dead: the id of its group is no longer proof, so only
+        the marker counts."""
         family = cls(0, marker, since - CLOCK_TOLERANCE)
         family.refresh()
         return family
@@ -59,7 +59,7 @@ class ProcessTree:
 
     @property
     def oldest(self) -> float:
-        """When the first of the members was born, in seconds since 1970."""
+        """When the first of the members was started, in seconds since 1970."""
         born = [float("inf")]
         for process in self.members.values():
             with suppress(psutil.Error):
@@ -67,12 +67,12 @@ class ProcessTree:
         return min(born)
 
     def refresh(self) -> None:
-        """Take in what has appeared since."""
+        """Add processes that have appeared since."""
         for process in self._relatives():
             self._add(process)
 
     def send_signal(self, number: signal.Signals) -> None:
-        """To the group at once, then to each member outside it."""
+        """Signal the group at once, then each member outside it."""
         if self.group and self._is_group_alive():
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.group, number)
@@ -86,7 +86,7 @@ class ProcessTree:
             await anyio.sleep(POLL_INTERVAL)
 
     async def kill_all(self) -> None:
-        """Insist until nothing is left, or for a second: what is born meanwhile is found too."""
+        """Kill until nothing is left, or for a second, including processes started meanwhile."""
         deadline = time.monotonic() + KILL_TIMEOUT
         while time.monotonic() < deadline:
             self.refresh()
@@ -96,7 +96,7 @@ class ProcessTree:
             await anyio.sleep(POLL_INTERVAL)
 
     async def terminate_then_kill(self) -> None:
-        """SIGTERM, a moment, then insist."""
+        """Terminate, wait, then kill."""
         self.send_signal(signal.SIGTERM)
         with anyio.move_on_after(PATIENCE):
             await self.wait_until_gone()
@@ -119,7 +119,8 @@ class ProcessTree:
                     yield process
 
     def _has_marker(self, process: psutil.Process) -> bool:
-        """Where an environment cannot be read (macOS protects some), group and descent decide."""
+        """Whether it has the marker; False if its environment cannot be read (macOS protects
+        some)."""
         with suppress(psutil.Error, OSError):
             chain = process.environ().get(MARKER)
             return (
@@ -138,7 +139,7 @@ class ProcessTree:
 
     @staticmethod
     def _is_alive(process: psutil.Process) -> bool:
-        """Running, and the same that we met: psutil compares the time of birth."""
+        """Whether it is running and still the same: psutil compares start times."""
         with suppress(psutil.Error):
             return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         return False
@@ -152,10 +153,10 @@ def _process_group(pid: int) -> int:
 
 
 def send(process: psutil.Process, number: signal.Signals) -> None:
-    """Through a pidfd where the platform has them: the one way that cannot hit a stranger."""
+    """Signal through a pidfd if available, the only way that cannot hit another process."""
     with suppress(psutil.Error, ProcessLookupError, PermissionError):
         if not hasattr(os, "pidfd_open"):
-            process.send_signal(number)  # psutil checks the time of birth first
+            process.send_signal(number)  # psutil checks the start time first
             return
         fd = os.pidfd_open(process.pid)
         try:

@@ -1,7 +1,7 @@
 """Addresses such as `redis://user:password@host:6379/0`, without the credentials in them.
 
-An address that is malformed is hidden at least as much as one that is not: a password that was not
-percent-encoded may hold any character, so all that could be a part of it is hidden.
+A malformed address is masked at least as much as a valid one: a password that is not
+percent-encoded may contain any character, so everything that could be part of it is masked.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ PLACE = (
 )
 LAST_PORT = 65535
 STORES = "known: file, sqlite:////absolute/path, redis://host:6379/0, rediss://…"
-_LOCAL = ("file", "sqlite")  # a path behind three slashes, and no credentials
-# Schemes whose paths may hold an @, such as https://registry.example/@scope/package.
+_LOCAL = ("file", "sqlite")  # a path after three slashes, and no credentials
+# Schemes whose paths may contain an @, such as https://registry.example/@scope/package.
 _WEB = ("http", "https", "ws", "wss", "ftp", "git", "ssh", "git+ssh", "git+https", "docker", "oci")
 _SECRET = ("pass", "pwd", "secret", "token", "auth", "key", "credential")  # in a parameter's name
 _LONGEST_SCHEME = 32
-# What may follow `://` and can hold no credentials, whatever the scheme is.
+# What may follow `://` and cannot contain credentials, whatever the scheme is.
 _HARMLESS = r"[\w.-]*+(?::[0-9]{1,5})?+(?:/[\w./-]*+)?+(?=\s|\Z)"
 
 _KNOWN = rf"""(?:[\w.+%-]*:)?{HIDDEN}(?=[@%'"`),;]|\Z)"""
@@ -42,7 +42,7 @@ TLS_PARAMETERS = (
 
 
 def mask_password(address: str) -> str:
-    """The address, which is all of the text, as it may be shown."""
+    """The address, which is the whole text, with its credentials masked."""
     scheme, mark, rest = address.partition("://")
     if not mark:
         scheme, mark, rest = _without_slashes(address)
@@ -50,14 +50,14 @@ def mask_password(address: str) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """The text with each address in it as it may be shown."""
+    """The text with the credentials in all of its addresses masked."""
     if "://" not in text:
         return text
     harmless = _compile(_HARMLESS)
     pieces: list[str] = []
     done = copied = 0
     while (mark := text.find("://", done)) >= 0:
-        if found := harmless.match(text, mark + 3):  # most are, and a long text may hold many
+        if found := harmless.match(text, mark + 3):  # most are, and a long text may contain many
             done = found.end()
             continue
         begin = _begin(text, mark, done)
@@ -98,7 +98,7 @@ def _find_problem(address: str) -> tuple[str, str] | None:
     path, _, query = rest[len(authority) :].partition("?")
     fragment = rest.partition("#")[2]
     if "@" in path + fragment or any(map(_is_misplaced, query.split("&"))):
-        return "the user name or the password holds a character that ends it", ENCODE
+        return "the user name or the password contains a character that ends it", ENCODE
     for host in authority.rpartition("@")[2].split(","):
         if found := _host_problem(host):
             return found, PLACE
@@ -134,12 +134,12 @@ def is_encoded(address: str) -> bool:
 
 
 def _is_misplaced(parameter: str) -> bool:
-    """Whether it holds an `@` that is not a part of the value of a known parameter."""
+    """Whether it contains an `@` that is not part of the value of a known parameter."""
     return "@" in parameter and parameter.partition("=")[0] not in PARAMETERS + TLS_PARAMETERS
 
 
 def _authority(rest: str) -> str:
-    """What is in front of the path: `user:password@host:6379`."""
+    """The part before the path: `user:password@host:6379`."""
     return _compile("[/?#]").split(rest, maxsplit=1)[0]
 
 
@@ -152,7 +152,7 @@ def _without_slashes(address: str) -> tuple[str, str, str]:
 
 
 def _begin(text: str, mark: int, least: int) -> int:
-    """Where the scheme in front of `://` begins."""
+    """The start of the scheme before `://`."""
     begin = mark
     while begin > max(least, mark - _LONGEST_SCHEME) and (
         text[begin - 1].isascii() and (text[begin - 1].isalnum() or text[begin - 1] in "+.-")
@@ -182,7 +182,7 @@ def _find(pattern: str, text: str, at: int, end: int) -> int:
 
 
 def _hidden(scheme: str, rest: str) -> str:
-    """What follows `://`, as it may be shown."""
+    """The part after `://`, with its credentials masked."""
     scheme = scheme.lower()
     if not scheme and "@" not in rest and "%40" not in rest and "=" not in rest:
         return rest
@@ -219,7 +219,7 @@ def _is_host(text: str) -> bool:
 
 
 def _user(credentials: str) -> str:
-    """The credentials as they may be shown: the user name, where it is sure to be one."""
+    """The masked credentials: the user name, if it is certain to be one."""
     if not credentials or credentials == "git":
         return credentials
     user, colon, _ = credentials.partition(":")

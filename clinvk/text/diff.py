@@ -1,4 +1,4 @@
-"""What only one of several texts says.
+"""The parts that only one of several texts contains.
 
 Texts are aligned by their lines, and lines that differ by their words.
 """
@@ -12,14 +12,14 @@ from itertools import groupby
 
 from msgspec import Struct
 
-# A word, or any other character, each with the spaces before it; Chinese and Japanese are read by the
-# character.
+# A word, or any other character, each with the spaces before it; Chinese and Japanese are read by
+# the character.
 _WORD = re.compile(r"\s*(?:[^\W\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]+|\S)|\s+")
-_LINE = re.compile(r"[^\n]*\n+|[^\n]+")  # empty ones belong to the one before
+_LINE = re.compile(r"[^\n]*\n+|[^\n]+")  # empty ones belong to the previous one
 
 SIMILAR_RATIO = 0.5  # lines that share so much are one line in two versions
-MIN_RUN = 4  # words in a row that are no coincidence, where lines are not alike
-MAX_WORD_PAIRS = 9_000_000  # pairs of words that are looked at; beyond, whole lines are marked
+MIN_RUN = 4  # consecutive words that are not a coincidence if lines differ
+MAX_WORD_PAIRS = 9_000_000  # pairs of words that are compared; beyond that, whole lines are marked
 MAX_LINE_PAIRS = 25_000_000  # pairs of lines
 
 
@@ -31,8 +31,8 @@ class Piece(Struct, frozen=True):
 
 
 def mark_unique(texts: Sequence[str]) -> list[list[Piece]]:
-    """Each text in pieces: of the first, what no other one has; of the others, what the first one
-    lacks."""
+    """Each text in pieces; unique ones are, in the first, what no other one has, and in the others,
+    what the first one lacks."""
     if not texts:
         return []
     first = [True] * len(texts[0])
@@ -47,8 +47,8 @@ def mark_unique(texts: Sequence[str]) -> list[list[Piece]]:
 
 
 def find_unique(a: str, b: str) -> tuple[list[bool], list[bool]]:
-    """For each character of two texts, whether the other text lacks it. What is left of both is
-    the same."""
+    """For each character of two texts, whether the other text lacks it. The rest of both is the
+    same."""
     mine, theirs = _LINE.findall(a), _LINE.findall(b)
     if len(mine) * len(theirs) > MAX_LINE_PAIRS:
         return _all_unique(a, b)
@@ -87,7 +87,7 @@ def _all_unique(a: str, b: str) -> tuple[list[bool], list[bool]]:
 
 
 def _word_offsets(words: Sequence[str]) -> list[int]:
-    """Where each word begins, and the end."""
+    """The start of each word, and the end of the text."""
     ends = [0]
     for word in words:
         ends.append(ends[-1] + len(word))

@@ -1,4 +1,4 @@
-"""Seconds, as people write them and read them."""
+"""Parse and format durations, in seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def parse_duration(text: str | float) -> float:
 
 
 def format_duration(value: float) -> str:
-    """As a person reads it at a glance: `4.2 s`, `3m 20s`, `2h 05m`."""
+    """A duration for people: `4.2 s`, `3m 20s`, `2h 05m`."""
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(int(value), 60)
@@ -30,12 +30,12 @@ def format_duration(value: float) -> str:
 
 
 def format_running(value: float) -> str:
-    """Of what still runs, whole seconds only: `0 s`, `42 s`, `3m 20s`."""
+    """The duration of something still running, in whole seconds: `0 s`, `42 s`, `3m 20s`."""
     return format_duration(value) if value >= 60 else f"{max(0, int(value))} s"
 
 
 def format_offset(value: float) -> str:
-    """A time since a beginning, in its two largest units: `0`, `2.5 s`, `45 s`, `1h 30m`, `2d`."""
+    """A time since a start, in its two largest units: `0`, `2.5 s`, `45 s`, `1h 30m`, `2d`."""
     if value < 60:
         return f"{round(value, 2):g} s" if value else "0"
     minutes, seconds = divmod(round(value), 60)

@@ -1,4 +1,4 @@
-"""What a prompt is called in a list: its first line, without Markdown."""
+"""The title of a prompt in a list: its first line, without Markdown."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ MAX_LENGTH = 60  # characters
 
 _FENCE = re.compile(r"\s*(?:```|~~~)")
 _PREFIX = re.compile(r"(?:\s*(?:#{1,6}\s|>|[-*+]\s(?:\[[ xX]\]\s)?|\d{1,3}[.)]\s))*\s*")
-# Underscores are left alone: `__init__.py` and `snake_case` are more frequent than emphasis.
+# Underscores are kept: `__init__.py` and `snake_case` are more frequent than emphasis.
 _LINK = re.compile(r"!?\[([^\][]*)\]\([^()\s]*\)")
 _CODE = re.compile(r"`+([^`]+)`+")
 _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*]*[^\s*])\1(?![\w*])")
 
 
 def headline(text: str) -> str:
-    """The first line that says something, in at most `MAX_LENGTH` characters; a code block counts
-    only if there is nothing else."""
+    """The first line with text, in at most `MAX_LENGTH` characters; a code block counts only if
+    there is nothing else."""
     code = ""
     in_code = False
     for line in text.splitlines():
@@ -30,7 +30,7 @@ def headline(text: str) -> str:
 
 
 def strip_markup(line: str) -> str:
-    """The line without what Markdown does not show; empty for a rule."""
+    """The line without Markdown syntax; empty for a rule."""
     line = line[_PREFIX.match(line).end() :]  # type: ignore[union-attr]  # it matches anything
     line = _LINK.sub(r"\1", line)
     line = _CODE.sub(r"\1", line)

@@ -1,4 +1,4 @@
-"""JSON that people and programs hand in: bounded as `yamls` bounds YAML."""
+"""JSON input with the same bounds as YAML in `text.yaml`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from clinvk.text.yaml import DEEP, DIGITS, MAX_DEPTH
 
 
 class JsonError(ValueError):
-    """The text is not JSON, or is too much of it."""
+    """The text is not JSON, or too large."""
 
 
 def load(text: str | bytes) -> Any:
-    """What the text says. Raises `JsonError`."""
+    """The data in the text. Raises `JsonError`."""
     try:
         data = json.loads(text)
     except RecursionError:

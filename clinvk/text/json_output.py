@@ -1,4 +1,4 @@
-"""JSON that a terminal can show: what drives one is escaped, all other text is as it is."""
+"""JSON that is safe on a terminal: control characters are escaped, other text is unchanged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-# DEL and C1, which `json` leaves as they are; what changes the order of text; surrogates, which
-# are no UTF-8. `json` escapes C0 by itself.
+# DEL and C1, which `json` does not escape; what changes the order of text; surrogates, which are
+# not valid UTF-8. `json` escapes C0 by itself.
 _ESCAPED = "\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 
 

@@ -33,13 +33,13 @@ _ESCAPE = (
 )
 
 
-# A secret: (its beginning, the number of its rule in `RULES`, its end). Tuples, and no structs, since
-# there may be a hundred thousand.
+# A secret: (its beginning, the number of its rule in `RULES`, its end). Tuples, and no structs,
+# since there may be a hundred thousand.
 Span = tuple[int, int, int]
 
 
 class GaveUp(Exception):  # noqa: N818 - reads as what it says
-    """Nobody waits for the result any longer."""
+    """The result is no longer needed."""
 
 
 # Whether a search is to end with `GaveUp`; it is asked all the time, of the caller's thread.

@@ -1,4 +1,4 @@
-"""Text that cannot drive a terminal.
+"""Text without control sequences.
 
 An escape sequence is removed whole. A control string (OSC, DCS, SOS, PM, APC) ends at its
 terminator on the same line: if there is none, only its beginning is removed and the text stays, so

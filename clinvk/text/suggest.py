@@ -1,4 +1,4 @@
-"""What a misspelled word was meant to be."""
+"""Suggestions for misspelled words."""
 
 from __future__ import annotations
 

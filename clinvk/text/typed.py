@@ -22,8 +22,8 @@ LONGEST_QUOTED = 80  # characters of a value in a message
 
 
 class ShapeError(ValueError):
-    """What is wrong at `path`, a dotted place such as `backends.claude.model`; and the way out,
-    where that is not plain."""
+    """An error at `path`, a dotted place such as `backends.claude.model`, with a hint if the fix is
+    not obvious."""
 
     def __init__(self, path: tuple[str | int, ...], problem: str, hint: str | None = None) -> None:
         super().__init__(f"{format_path(path)}: {problem}" if path else problem)
@@ -54,7 +54,7 @@ def build_struct(cls: type[T], data: Any, path: tuple[str | int, ...] = ()) -> T
 
 
 def convert(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
-    """`value` as what `hint` says. Raises `ShapeError`; never guesses."""
+    """`value` converted to the type `hint`. Raises `ShapeError`; never guesses."""
     origin = get_origin(hint)
     if hint is Any:
         return value
@@ -82,7 +82,7 @@ def is_struct(hint: Any) -> bool:
 
 
 def unknown_key(key: str, known: Any) -> str:
-    """The sentence for a key that nobody knows, with the nearest one that somebody does."""
+    """The message for an unknown key, with the nearest known one."""
     return f"unknown key {key!r}{did_you_mean(key, known)}"
 
 
@@ -130,11 +130,11 @@ def _convert_scalar(hint: Any, value: Any, path: tuple[str | int, ...]) -> Any:
 _TYPE_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-_SCALARS = (bool, int, float)  # what YAML takes for text only in quotes: `yes`, `1`
+_SCALARS = (bool, int, float)  # what YAML only reads as text in quotes: `yes`, `1`
 
 
 def not_one_of(value: Any, choices: Iterable[Any]) -> str:
-    """The sentence for a value that is none of the choices."""
+    """The message for a value that is not one of the choices."""
     wanted = ", ".join(map(str, choices))
     if isinstance(value, str):
         return f"{quoted(value)} is not one of: {wanted}"
@@ -157,10 +157,10 @@ def _name(value: Any) -> str:
 
 
 def quoted(value: Any) -> str:
-    """A value for a message: of a long one, the beginning and its length."""
+    """A value for a message; a long one is cut, with its length."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of so many digits
+    except ValueError:  # Python cannot format a number with so many digits
         return "a number of thousands of digits"
     if len(text) <= LONGEST_QUOTED:
         return text

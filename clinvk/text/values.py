@@ -1,4 +1,4 @@
-"""Which texts a program can be given: as an argument, in its environment, as a path, on stdin."""
+"""Which texts can be passed to a program: as an argument, a variable, a path, or on stdin."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 Place = tuple[str | int, ...]
 
 _BAD = re.compile("[\0\ud800-\udfff]")
-_NUL = "a NUL character, which no program can be given"
-_HALF = "half of a surrogate pair, which is not a character"
+_NUL = "a NUL character, which cannot be passed to a program"
+_HALF = "a lone surrogate, which is not a character"
 
 
 def text_problem(text: str) -> str | None:
-    """Why no program can be given this text; None if it can."""
+    """Why this text cannot be passed to a program; None if it can."""
     found = _BAD.search(text)
     return None if found is None else _NUL if found.group() == "\0" else _HALF
 
 
 def os_problem(text: str) -> str | None:
-    """The same for a text of the operating system's, such as a word of the command line or a path:
-    bytes that are not UTF-8 are surrogates there (PEP 383)."""
+    """The same for a text of the operating system, such as an argument or a path: bytes that are
+    not UTF-8 are surrogates there (PEP 383)."""
     return text_problem(text) and (_NUL if "\0" in text else input_problem(text))
 
 

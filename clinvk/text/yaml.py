@@ -1,4 +1,4 @@
-"""YAML as people write it by hand: a duplicate key is a mistake, and a mistake has a line.
+"""YAML written by hand: a duplicate key is an error, and errors have a line.
 
 What the text would become is bounded before it becomes that: see `LARGEST` and `DEEPEST`."""
 
@@ -21,7 +21,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
 class YamlError(ValueError):
-    """The text is not YAML, says something twice, or is too large. `line` counts from 1."""
+    """The text is not YAML, has a duplicate key, or is too large. `line` counts from 1."""
 
     def __init__(self, problem: str, line: int | None) -> None:
         super().__init__(f"line {line}: {problem}" if line else problem)
@@ -29,7 +29,7 @@ class YamlError(ValueError):
 
 
 def load(text: str | bytes) -> Any:
-    """What the text says. Raises `YamlError`."""
+    """The data in the text. Raises `YamlError`."""
     import yaml  # 10 ms: only where there is something to parse
 
     try:
@@ -107,7 +107,7 @@ def _count(text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             name = event.anchor or ""
             if any(anchor == name for anchor, _ in open_):
-                raise YamlError(f"*{name} is inside of what it stands for", line)
+                raise YamlError(f"*{name} refers to itself", line)
             aliased += sizes.get(name, 1)
             count += sizes.get(name, 1)
             if aliased > LARGEST:
