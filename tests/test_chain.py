@@ -164,7 +164,7 @@ def test_what_a_step_needs_has_no_error_that_it_could_name(desk: Desk):
     path = desk.file({"steps": steps, "stop_on_failure": False})
     done = desk.clinvk("chain", path)
     assert (done.returncode, "{{steps.1.error}} is always empty" in done.stderr) == (3, True)
-    assert "out of its `needs`" in done.stderr
+    assert "from its `needs`" in done.stderr
 
 
 def test_what_a_step_says_that_it_needs_has_to_succeed_even_then(desk: Desk):

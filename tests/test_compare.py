@@ -223,8 +223,8 @@ def test_answers_are_kept_as_files_too(clinvk: CommandLine, home: Home) -> None:
 @pytest.mark.parametrize(
     ("args", "said", "next_"),
     [
-        ((), "at least two backends, and there is none", "--backends claude,codex"),
-        (("--backends", "north"), "and there is only 'north'", "echo:a,echo:b"),
+        ((), "at least two backends; none was given", "--backends claude,codex"),
+        (("--backends", "north"), "only 'north' was given", "echo:a,echo:b"),
         (("--backends", "north,south,north"), "duplicate backend 'north'", "north:MODEL"),
         (("--backends", "north,echo:"), "'echo:' is not a backend", "codex:MODEL"),
         (("--backends", "north", "--all-backends"), "cannot be used together", "leave out one"),

@@ -123,7 +123,7 @@ def test_a_success_after_a_failure_only_adds_its_figures():
 def test_without_a_terminal_event_a_turn_is_incomplete_though_the_program_exits_with_0():
     error = failure_of(Text(text="half"), stderr="warning: low disk\n")
     assert error.kind == "incomplete"
-    assert error.message.endswith("whether it succeeded: warning: low disk")
+    assert error.message.endswith("reporting success or failure: warning: low disk")
 
 
 def test_a_line_that_was_too_long_is_named_as_a_possible_reason():
@@ -214,7 +214,7 @@ def test_an_id_that_is_resumed_is_not_recorded_again_unless_a_model_is_new():
 def test_an_answer_from_another_session_is_a_failure(events: tuple[Event, ...]):
     error = failure_of(*events, plan=plan_with(resumes="n1"), native_id="n2")
     assert error.kind == "session"
-    assert "with n1, and it answered from n2" in error.message
+    assert "resume n1, and it answered from n2" in error.message
 
 
 def test_another_session_than_the_one_resumed_stops_the_turn_at_once():

@@ -269,7 +269,7 @@ def test_a_backend_that_cannot_be_told_to_keep_nothing_says_what_would_declare_i
         clinvk("parallel", "--ephemeral", stdin=tasks("hi", backend="other")),
     ):
         assert "other cannot run without saving a session" in done.stderr
-        assert "its manifest says so: ephemeral: {argv: [" in done.stderr
+        assert "set it in the manifest: ephemeral: {argv: [" in done.stderr
 
 
 def test_a_task_that_is_a_dry_run_starts_nothing(clinvk: CommandLine, home: Home):

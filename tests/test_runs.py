@@ -405,7 +405,7 @@ def test_watching_tells_of_limits_and_of_further_tries_as_the_run_itself_does(de
     ]  # fmt: skip
     told = text.ends()[2]
     assert "fake: rate limit reached; no tasks will start on it until" in told
-    assert "2: overloaded; again at" in told
+    assert "2: overloaded; retrying at" in told
 
 
 def test_watching_one_that_has_ended_tells_how(desk: Desk):

@@ -392,7 +392,7 @@ def test_a_value_is_a_part_of_a_task_s_name_or_a_text_and_never_a_name(value: st
         {"prompt": "mend {{f}}: {{tasks.r {{f}}.output}}{{f}}", "matrix": {"f": [value]}},
     ]
     if set(value) & set("{}\n"):
-        with pytest.raises(ConfigError, match="cannot be a part of a task's name"):
+        with pytest.raises(ConfigError, match="cannot be part of a task's name"):
             parse.parse_plan(tasks, "t", "parallel", Defaults())
         return
     plan = parse.parse_plan(tasks, "t", "parallel", Defaults())

@@ -37,7 +37,7 @@ def refuse_event_loop(async_equivalent: str, keyword: str = "await") -> None:
 def _event_loop_error(async_equivalent: str, keyword: str = "await") -> UsageError:
     return UsageError(
         "an event loop is running here, and would be blocked until the end",
-        f"in async code and in notebooks, use:  {keyword} {async_equivalent}",
+        f"in async code and in notebooks, use: {keyword} {async_equivalent}",
     )
 
 

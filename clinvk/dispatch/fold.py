@@ -184,7 +184,7 @@ class TurnFold:
     def _wrong_session_failure(self, native_id: str) -> Failure:
         return Failure(
             "session",
-            f"asked {self.plan.manifest.name} to resume {self.plan.resumes},  "
+            f"asked {self.plan.manifest.name} to resume {self.plan.resumes}, "
             f"and it answered from {native_id}",
             "the CLI has lost its session; start over from the transcript with --replay",
         )

@@ -55,7 +55,7 @@ def _round(number: int, said: Round) -> Iterator[str]:
     why = f": {escape(one_line(said.why))}" if said.why else ""
     yield f'<p>{best}{why} <span class="soft">(asked in the order {order})</span></p>'
     if said.output.strip():
-        yield f"<details><summary>The judge's reply, round  {number}</summary>"
+        yield f"<details><summary>The judge's reply, round {number}</summary>"
         yield f'<div class="message">{_to_html([said.output])[0]}</div></details>'
 
 

@@ -190,7 +190,7 @@ def _explain_error(error: Exception) -> tuple[str, str | None]:
     if isinstance(error, e.BusyLoadingError):
         return "it is still reading its data", "try again in a moment"
     if isinstance(error, e.TimeoutError):
-        return f"it does not answer ({text})", f"check the server,  {_OTHER_STORE_HINT}"
+        return f"it does not answer ({text})", f"check the server, {_OTHER_STORE_HINT}"
     if isinstance(error, e.ConnectionError):
         return f"it cannot be reached ({text})", f"start it, {_OTHER_STORE_HINT}"
     if isinstance(error, e.ReadOnlyError):
