@@ -1,8 +1,8 @@
-"""One command over the AI coding CLIs, and the same from Python.
+"""One CLI for every AI coding agent, and the same from Python.
 
     import clinvk
 
-    answer = clinvk.run("explain this folder", backend="claude")
+    answer = clinvk.run("explain this directory", backend="claude")
     print(answer.text)
     print(clinvk.run("now in one sentence", session=answer.session_id).text)
 

@@ -154,7 +154,7 @@ class Dispatcher(Closing):
 
     def _plan(self, request: Request, session: Session | None) -> TurnPlan:
         if not request.prompt.strip():
-            raise UsageError("the prompt is empty", 'try: clinvk "explain this folder"')
+            raise UsageError("the prompt is empty", 'try: clinvk "explain this directory"')
         choice = self.selector.select(
             request.to or request.backend or (session.backend if session else None)
         )

@@ -25,19 +25,19 @@ class Option(Struct, frozen=True, kw_only=True):
     short: str | None = None
     metavar: str | None = None
     help: str = ""
-    help_of_runs: str = ""  # of commands that run many tasks, if it differs
+    help_of_runs: str = ""  # for commands that run many tasks, if it differs
     group: Group = "Model and options"  # the heading in --help
     minimum: int | None = None
     repeatable: bool = False  # the value is a list
-    path: Literal["directory", "file"] | None = None  # what it names; of a file, its text counts
+    path: Literal["directory", "file"] | None = None  # what it names; for a file, its text is used
     duration: bool = False  # of a number of seconds: `90s`, `5m` and `2h` are taken, too
-    key: str | None = None  # another name that the configuration and files of tasks have for it
-    config_name: str | None = None  # another name that the configuration alone has for it
+    key: str | None = None  # another name in the configuration and task files
+    config_name: str | None = None  # another name in the configuration only
     config: tuple[Literal["unified_flags", "backends"], ...] = ()  # sections that have it
     stored: bool = False  # a session keeps it for its later turns
     backend_specific: bool = False  # its values mean nothing to another backend
     task_key: bool = True  # a task may have it
-    droppable: bool = False  # a backend that lacks it is no mistake of a task; and 0 means unset
+    droppable: bool = False  # not an error in a task if the backend lacks it; 0 means unset
     flag_of_runs: bool = False  # commands that run many tasks have the flag, too
     beside: str | None = None  # the parameter that it follows in --help
     ranked: tuple[str, ...] = ()  # the choices by what they permit, the least first
@@ -53,12 +53,12 @@ class Option(Struct, frozen=True, kw_only=True):
 
     @property
     def task_keys(self) -> tuple[str, ...]:
-        """What a task may call it."""
+        """The name of its key in a task."""
         names = (self.name, self.key) if self.key else (self.name,)
         return names if self.task_key else ()
 
 
-# What a backend is told, by the names that manifests have for it.
+# Options that are passed to the backend, by their names in manifests.
 OPTIONS = (
     Option(
         name="model",

@@ -91,7 +91,7 @@ class Session(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     began_with: str | None = None  # the backend that `options` were meant for
     options: dict[str, Any] = {}  # kept for later turns
-    # Whether nobody but the user can have written `options`. In a record only if it is false: a
+    # Whether only the user can have written `options`. In a record only if it is false: a
     # record that others could write is private again once we have written it.
     options_trusted: bool = True
     template: str | None = None

@@ -75,7 +75,7 @@ def _timeline(result: RunResult, plan: Plan) -> Iterator[str]:
 
 def _legend(result: RunResult) -> Iterator[str]:
     for name, color in timeline.backend_colors(result).items():
-        box = f'<span class="colour" style="background: var(--b{color})"></span>'
+        box = f'<span class="color" style="background: var(--b{color})"></span>'
         yield f"<li>{box}{escape(name)}</li>"
     for state in dict.fromkeys(o.state for o in result.results if o.started_at):
         yield f"<li>{timeline.swatch(state)}{MARKS[state]} {state}</li>"

@@ -1,7 +1,7 @@
-"""The shapes of keys and passwords: what `redact` looks for.
+"""The shapes of keys and passwords, which `redact` looks for.
 
-Only shapes that are secrets whenever they occur are here: a hash, a UUID or a picture in base64
-stays, and so does `password=` with a variable behind it.
+Only shapes that are always secrets are here: a hash, a UUID or an image in base64 is kept, and so
+is `password=` followed by a variable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import pairwise
 from msgspec import Struct
 
 Check = Callable[[str], bool]
-EXAMINED = 256  # characters of a value that say whether it is random
+EXAMINED = 256  # characters of a value that decide whether it is random
 
 
 def _is_mixed(value: str) -> bool:
@@ -26,19 +26,19 @@ def _is_mixed(value: str) -> bool:
 
 
 def _is_random(value: str) -> bool:
-    """Whether a value was drawn rather than written: its characters change their kind all the
-    time, where those of a path or a name do so at its words."""
+    """Whether a value is random rather than written: its characters change their kind all the time,
+    while those of a path or a name do so between words."""
     word = max(re.split(r"[._:/-]", value), key=len)[:EXAMINED]
     digits = sum(c.isdigit() for c in word)
     if len(word) < 8 or not 2 <= digits < len(word):
         return False
-    # From a large to a small letter is no change, since words begin so.
+    # From a capital to a small letter is not a change, since words start that way.
     changes = sum(a != b and (a != "A" or b != "a") for a, b in pairwise(map(_kind, word)))
     return changes >= 0.3 * (len(word) - 1)
 
 
 def _is_drawn(value: str) -> bool:
-    """The same, or so long a mixture of letters and digits that it is neither a word nor a name."""
+    """The same, or a mixture of letters and digits too long to be a word or a name."""
     if _is_random(value):
         return True
     word = value.rstrip("=")[:EXAMINED]
@@ -48,7 +48,7 @@ def _is_drawn(value: str) -> bool:
 
 
 def _is_credential(value: str) -> bool:
-    """What is a key where a key is expected, as behind `Authorization:`."""
+    """Whether it is a key if one is expected, as after `Authorization:`."""
     return (
         _is_drawn(value)
         or re.fullmatch(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", value.lower()) is not None
@@ -63,18 +63,18 @@ def _kind(character: str) -> str:
 
 
 def _is_assigned_secret(value: str) -> bool:
-    """Not a path, a variable, a call or a place to fill in."""
+    """Whether it is not a path, a variable, a call or a placeholder."""
     return value[0] not in "/~.$%<{[(" and not set(value) & set("(){}[]<>$") and _is_drawn(value)
 
 
 def _is_password(value: str) -> bool:
-    """Not what a manual writes where one has to put a password."""
+    """Whether it is not a placeholder of a manual for a password."""
     plain = value.strip("*xX.…").lower()
     return plain not in ("", "pass", "passwd", "password", "pwd", "secret", "token", "changeme")
 
 
 def _is_block(value: str) -> bool:
-    """Not the two lines around a key in a program that looks for them."""
+    """Whether it is not only the two lines around a key, in a program that looks for them."""
     if re.search(r"[A-Za-z0-9+/=]{32}", value):
         return True
     lines = re.split(r"\n|\\{1,2}[nr]", value)[1:-1]  # without those two
@@ -82,14 +82,14 @@ def _is_block(value: str) -> bool:
 
 
 def _is_base64_line(line: str) -> bool:
-    """Whether it may be a line of a short key, apart from what quotes it."""
+    """Whether it may be a line of a short key, ignoring quotation."""
     line = line.strip(" \t\r>|#*'\"`,;:\\")
     digits = any(c.isdigit() for c in line)
     return digits and re.fullmatch(r"[A-Za-z0-9+/]{8,}={0,2}", line) is not None
 
 
 def _is_no_port(value: str) -> bool:
-    """A password in an address, not what follows the host there."""
+    """Whether it is a password in an address, not the part after the host."""
     return _is_password(value) and not (value.isdigit() and len(value) <= 5)
 
 
@@ -103,15 +103,15 @@ def _is_login(value: str) -> bool:
 
 
 class Rule(Struct, frozen=True):
-    """A shape: one of `begins` is found first, then the expression has to match there. What is
-    removed is its named group, else all of it."""
+    """A shape: one of `begins` is found first, then the expression has to match there. Its named
+    group is removed, otherwise all of it."""
 
     label: str
     begins: tuple[str, ...]
     pattern: str
     check: Check = _is_mixed
-    folded: bool = False  # `begins` are found in whatever case
-    behind: str = "_-"  # characters that it cannot follow, beside letters and digits
+    folded: bool = False  # ignore case in `begins`
+    behind: str = "_-"  # characters that it cannot follow, in addition to letters and digits
 
 
 # The end of a key that has no separator in it: of its word, or where another key begins. What is in
@@ -123,15 +123,15 @@ _END = (
 )
 # White space, or an escape that stands for it in a string.
 _SPACE = r"(?:\s|\\{1,2}[nrt])"
-# What is in front of the lines of a key that is quoted: in a letter, a diff, a comment, a listing with
-# line numbers, a string for each line.
+# What is in front of the lines of a key that is quoted: in a letter, a diff, a comment, a listing
+# with line numbers, a string for each line.
 _QUOTE = rf"""(?:{_SPACE}|[>|#*'"`,;:.+-]|→|\\["']?|//|[0-9]{{1,6}}(?=[\s:|→.)-]))"""
 _BLANK = r"(?:\s*\n\s*\n|(?:\\{1,2}[nr]){2})"  # an empty line
 _VALUE = (
     r"""\\?["']?\s{0,3}(?:=>|:=|[:=])\s{0,3}"""
     r"""(?:\\?["'`](?P<secret>[^\s"'`\\]{8,512}+)\\?["'`]|(?P<bare>[^\s"'`\\,;&]{8,512}+)(?![^\s"'`\\,;&]))"""
 )
-# Those that say more come first: of two that begin at one place the first is named.
+# More specific ones come first: of two that start at the same place, the first is used.
 RULES = (
     Rule("private key", ("-----BEGIN ",),
          r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
@@ -196,8 +196,8 @@ RULES = (
     Rule("authorization", ("authorization",),
          r"""(?i:authorization)\\?["']?\s{0,3}[:=]\s{0,3}\\?["']?(?:[A-Za-z][A-Za-z0-9-]{1,20} {1,3}(?:[a-z]{1,16}=\\?["']?)?)?(?P<secret>[\w.~+/-]{16,4096}={0,2})""",
          _is_credential, folded=True, behind=""),
-    # An address of Redis whose password is not percent-encoded; all until the last @ belongs to it, but
-    # for parameters.
+    # An address of Redis whose password is not percent-encoded; all until the last @ belongs to it,
+    # but for parameters.
     Rule("password", ("redis://", "rediss://"),
          r"""(?i:rediss?)://[^\s/:@"'<>\[\]]{0,100}:(?![0-9]{1,5}(?:/[0-9]{0,5})?(?:[,;)|@]|\Z))"""
          r"""(?P<secret>(?:[^\s?"'<>\[\]{}$]|\?(?![a-z_]{2,24}=)){1,200})@""",

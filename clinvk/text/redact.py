@@ -2,8 +2,8 @@
 
 The shapes are in `key_shapes`. A text is searched for the few characters that a shape begins with,
 or follows; an expression is compiled only once they are found, so that a text without them costs
-some 30 ms per megabyte, and a start nothing. The time grows in proportion to the text, whatever it
-holds: each expression is bounded, and each place is looked at once for each shape.
+some 30 ms per megabyte, and a start nothing. The time is linear in the text, whatever it
+contains: each expression is bounded, and each place is examined once per shape.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from clinvk.text.key_shapes import RULES, Rule
 LONG = 65_536  # characters: the result for a longer text is remembered
 SHORT = 128  # characters: so are the last results for short texts, such as keys and states
 NOT_EXAMINED = "[not stored: stopped before it was searched for secrets]"
-PLACES = 1024  # that are looked at between two questions whether to give up
-PASSES = 4  # at most: what is replaced may make what is in front of it a key
-_ESCAPED = 24  # characters of an escape that may be in front of a key
+PLACES = 1024  # places that are examined between two checks whether to give up
+PASSES = 4  # at most: a replacement may turn the text before it into a key
+_ESCAPED = 24  # characters of an escape that may precede a key
 
-# What ends in a letter or digit in front of a key and is not a part of its word: a colour, an
+# What may end in a letter or digit before a key and is not part of its word: a color, an
 # escape as in JSON or Python, a character of an address that is percent-encoded.
 _ESCAPE = (
     r"(?:(?:\x1b|\x9b|\\e|\\033|\\x(?:1b|9b)|\\u00(?:1b|9b))\[?[0-9;:?]*[A-Za-z]"
@@ -42,7 +42,7 @@ class GaveUp(Exception):  # noqa: N818 - reads as what it says
     """The result is no longer needed."""
 
 
-# Whether a search is to end with `GaveUp`; it is asked all the time, of the caller's thread.
+# Whether a search should end with `GaveUp`; checked all the time, per thread of the caller.
 is_given_up: ContextVar[Callable[[], bool]] = ContextVar("is_given_up", default=lambda: False)
 
 
@@ -59,8 +59,8 @@ def _redact(text: str) -> str:
         if not spans:
             break
         text = _replace_spans(text, spans)
-        # Of all shapes, only a private key may follow a letter or a hyphen, with which what is in
-        # front of it is no key.
+        # Of all shapes, only a private key may follow a letter or a hyphen; the text before it is
+        # not a key then.
         if all(RULES[number].label != "private key" for _, number, _ in spans):
             break
     return text
@@ -75,8 +75,8 @@ def _redact_short(text: str) -> str:
 
 @cache
 def _hints() -> tuple[str, ...]:
-    """What a text needs one of to hold a secret: the beginnings of all shapes in small letters,
-    without those in which another one occurs."""
+    """Strings of which a text contains at least one if it contains a secret: the beginnings of all
+    shapes in lower case, without those in which another one occurs."""
     begins = sorted({begin.lower() for rule in RULES for begin in rule.begins}, key=len)
     hints: list[str] = []
     for begin in begins:
@@ -85,7 +85,7 @@ def _hints() -> tuple[str, ...]:
     return tuple(hints)
 
 
-# An answer is stored as an event, as a result and as a message, one soon after the other.
+# An answer is stored as an event, a result and a message, shortly after each other.
 _redact_long = lru_cache(maxsize=1)(_redact)
 
 
@@ -135,10 +135,10 @@ def _with_changed_keys(data: dict[Any, Any], change: Callable[[str], str]) -> di
 
 
 def _spans(text: str) -> Iterator[Span]:
-    """The secrets from left to right, none within another. Of two that begin at one place, the one
-    of the earlier rule is taken."""
+    """The secrets from left to right, none within another. Of two that start at the same place,
+    that of the earlier rule is used."""
     folded = _fold(text)
-    places: list[tuple[int, int, str]] = []  # a heap: where a shape may begin next
+    places: list[tuple[int, int, str]] = []  # a heap: where a shape may start next
     for number, rule in enumerate(RULES):
         for begin in rule.begins:
             at = (folded if rule.folded else text).find(begin)
@@ -177,12 +177,12 @@ def _spans(text: str) -> Iterator[Span]:
 
 
 def _fold(text: str) -> str:
-    """The text in small letters, each at its place: İ alone would become two characters."""
+    """The text in lower case, with unchanged positions: İ alone would become two characters."""
     return text.replace("İ", "i").lower()
 
 
 def _is_within_word(rule: Rule, text: str, at: int) -> bool:
-    """Whether this is the middle of a word, such as "task-…" or a picture in base64. The letters of
+    """Whether this is the middle of a word, such as "task-…" or an image in base64. The letters of
     other alphabets, and those that end an escape, belong to no such word."""
     before = text[at - 1 : at]
     if not rule.behind or not before:

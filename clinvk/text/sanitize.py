@@ -2,7 +2,7 @@
 
 An escape sequence is removed whole. A control string (OSC, DCS, SOS, PM, APC) ends at its
 terminator on the same line: if there is none, only its beginning is removed and the text stays, so
-that no answer can hide the rest of itself. Every function takes time in proportion to the text.
+that no answer can hide the rest of it. Every function takes time in proportion to the text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 
 STRING_LONGEST = 65_536  # characters of a control string; in a longer one, the text stays
 SEQUENCE_LONGEST = 64  # characters of the parameters of another sequence
-PIECE = 65_536  # characters in one call of `re`, which hears no signal until it returns
+PIECE = 65_536  # characters in one call of `re`, during which signals are not handled
 
 # ECMA-48: strings, control sequences and other escapes, each in its 7-bit and its 8-bit form; then
 # every control character but tab and newline, in both ranges.
@@ -19,10 +19,10 @@ _STRING = r"(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])"
 _WITHIN = rf"[^\x00-\x08\n-\x1f\x7f-\x9f]{{0,{STRING_LONGEST}}}+"
 _CSI = rf"(?:\x1b\[|\x9b)[0-?]{{0,{SEQUENCE_LONGEST}}}+[ -/]{{0,4}}+"
 _ESCAPE = r"\x1b[ -/]{0,4}+"
-_SEQUENCES = (  # all that are next to each other at once, which is faster
+_SEQUENCES = (  # adjacent ones at once, which is faster
     rf"(?:{_CSI}[@-~]"
     rf"|{_STRING}{_WITHIN}(?:\x07|\x1b\\|\x9c)"
-    r"|\x1b[\[\]PX^_]"  # the beginning of one that does not end
+    r"|\x1b[\[\]PX^_]"  # the beginning of an unterminated one
     rf"|{_ESCAPE}[0-~]"
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f])++"
 )
@@ -43,12 +43,12 @@ def sanitize(text: str) -> str:
 
 
 def sanitize_without_bidi(text: str) -> str:
-    """`clean`, and in the order in which it is written: for what is beside other text."""
+    """`clean`, with the order of characters preserved: for text beside other text."""
     return sanitize(text).translate(dict.fromkeys(_BIDI))
 
 
 def one_line(text: str) -> str:
-    """`text` for a cell of a table: on one line, and in the order in which it is written."""
+    """`text` for a cell of a table: on one line, with the order of characters preserved."""
     return " ".join(sanitize_without_bidi(text).split())
 
 
@@ -61,27 +61,27 @@ def with_visible_order(text: str) -> str:
 
 
 class StreamSanitizer:
-    """`clean` for text that comes in pieces: a sequence may begin in one and end in another.
+    """`clean` for text that arrives in pieces: a sequence may start in one and end in another.
 
-    Pieces in any division give what `clean` gives for the whole."""
+    Any division into pieces gives the same result as `clean` for the whole."""
 
     def __init__(self) -> None:
         self._pending: list[str] = []  # an open sequence
         self._length = 0
-        self._is_string = False  # it is a control string, and ends with a control character only
+        self._is_string = False  # it is a control string, which only a control character ends
 
     def feed(self, piece: str) -> str:
-        """What can be shown by now."""
+        """The text that can be shown so far."""
         if not self._pending or not piece:
             return piece if _is_plain(piece) else self._cleaned(piece)
         self._pending.append(piece)
         self._length += len(piece)
         if self._is_string and self._length <= STRING_LONGEST and not _has_control(piece):
-            return ""  # nothing decides yet, and what is held need not be looked at again
+            return ""  # undecided, and the pending text need not be examined again
         return self._cleaned(self._let_go())
 
     def finish(self) -> str:
-        """What is left of an open sequence, at the end of the text."""
+        """The rest of an open sequence, at the end of the text."""
         return re.sub(_SEQUENCES, "", self._let_go())
 
     def _let_go(self) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 MOST = 2  # names that are suggested
-LONG = 5  # letters from which a word may have two mistakes
-PREFIX = 4  # letters that name a longer word
+LONG = 5  # letters from which on a word may have two typos
+PREFIX = 4  # letters that may stand for a longer word
 
 
 def did_you_mean(word: str, known: Iterable[str], *, quote: Callable[[str], str] = repr) -> str:
@@ -18,7 +18,7 @@ def did_you_mean(word: str, known: Iterable[str], *, quote: Callable[[str], str]
 
 
 def similar(word: str, names: Iterable[str], *, most: int = MOST) -> list[str]:
-    """The names that are a typing mistake or an ending away from `word`, the nearest first."""
+    """The names that differ from `word` by a typo or an ending, the nearest first."""
     plain = _plain(word)
     ranked = []
     for name in dict.fromkeys(names):
@@ -28,7 +28,7 @@ def similar(word: str, names: Iterable[str], *, most: int = MOST) -> list[str]:
         if mistakes <= _allowed(plain, other):
             ranked.append((mistakes, name))
         elif len(plain) >= PREFIX and other.startswith(f"{plain}-"):
-            ranked.append((LONG, name))  # any that is misspelled is nearer
+            ranked.append((LONG, name))  # any misspelled one is nearer
     if not ranked:
         return []
     least = min(rank for rank, _ in ranked)
@@ -40,7 +40,7 @@ def _plain(word: str) -> str:
 
 
 def _allowed(a: str, b: str) -> int:
-    """How many mistakes still leave a word recognizable."""
+    """The number of typos that leave a word recognizable."""
     shortest = min(len(a), len(b))
     return 0 if shortest < 2 else 1 if shortest < LONG else 2
 
@@ -48,7 +48,7 @@ def _allowed(a: str, b: str) -> int:
 def edits(a: str, b: str) -> int:
     """How many letters were left out, added, replaced or swapped with the next one."""
     if abs(len(a) - len(b)) > 2:
-        return 3  # more than anyone asks about
+        return 3  # more than any caller needs
     before: list[int] = []
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):

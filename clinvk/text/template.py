@@ -1,7 +1,7 @@
-r"""`{{name}}` in a text: what it names, and the text with that put in.
+r"""`{{name}}` in a text: finding the names, and replacing them with values.
 
-`\{{` stands for two braces that name nothing. A text may be filled twice, with what is known when
-it is read and with what is known when it is used; what was put in names nothing.
+`\{{` stands for two literal braces. A text may be filled twice, with values known when it is read
+and with values known when it is used; braces in values are literal.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-# Braces that are escaped are read first: in `\{{{x}}` nothing is named.
+# Escaped braces are read first: `\{{{x}}` contains no name.
 _TOKEN = re.compile(r"(?P<escaped>\\\{\{)|\{\{\s*(?P<name>[A-Za-z_][^{}\n\ufdd0]*?)\s*\}\}")
-# A name that may have other names in it: `{{tasks.review {{file}}.output}}`.
+# A name that may contain other names: `{{tasks.review {{file}}.output}}`.
 _WITH_INNER = re.compile(
     r"\\\{\{|\{\{\s*(?P<name>[A-Za-z_]"
     r"(?:[^{}\n\ufdd0]|\{\{\s*[A-Za-z_][^{}\n\ufdd0]*\}\})*)\}\}"
@@ -19,15 +19,15 @@ _WITH_INNER = re.compile(
 _ESCAPED = "\\{{"
 _OPEN = re.compile(r"\{\{\s*[^{}\n\ufdd0]*$")  # blanks may be lines, as in `_TOKEN`
 
-# Stands between what was put in and what is beside it, where the two would make a name. It is no
-# character (Unicode keeps it for such things), and `render` takes it away.
+# Separates a value from the text beside it if the two would form a name. It is a noncharacter of
+# Unicode, reserved for such uses, and `render` removes it.
 _SEPARATOR = "\ufdd0"
 
 Lookup = Callable[[str], "str | None"]
 
 
 def placeholder_names(text: str) -> list[str]:
-    """What the text names, each once, in order."""
+    """The names in the text, each once, in order."""
     if "{{" not in text:
         return []
     found = (m["name"] for m in _TOKEN.finditer(text))
@@ -35,19 +35,19 @@ def placeholder_names(text: str) -> list[str]:
 
 
 def mentions_prefix(text: str, begins: tuple[str, ...]) -> bool:
-    """Whether the text has a name that begins so, or had one if its braces were not escaped."""
+    """Whether the text has a name with this prefix, or would have one without escapes."""
     found = placeholder_names(fill_inner(unescape(text), begins, str))
     return any(name.startswith(begins) for name in found)
 
 
 def unescape(text: str) -> str:
-    """The text as if none of its braces were escaped."""
+    """The text without escapes of braces."""
     return text.replace(_ESCAPED, "{{")
 
 
 def fill_inner(text: str, begins: tuple[str, ...], value: Lookup) -> str:
-    """The text with a value put in for what is named inside of a name that begins so. The value
-    becomes a part of that name: it must not have braces, or lines."""
+    """The text with names inside of a name with this prefix replaced by their values. The value
+    becomes part of that name: it must not contain braces or line breaks."""
 
     def substitute(match: re.Match[str]) -> str:
         name = match["name"] or ""
@@ -60,7 +60,7 @@ def fill_inner(text: str, begins: tuple[str, ...], value: Lookup) -> str:
 
 
 def fill(text: str, value: Lookup) -> str:
-    """The text with the names put in that have a value; the others stay for `render`."""
+    """The text with the names that have a value replaced; the others stay for `render`."""
     out = ""
     for piece, name in _pieces(text):
         known = None if name is None else value(name)
@@ -74,7 +74,7 @@ def fill(text: str, value: Lookup) -> str:
 
 
 def render(text: str, value: Callable[[str], str]) -> str:
-    """The text as it is meant, with every name put in."""
+    """The final text, with every name replaced."""
     pieces = (
         piece if name is None else value(name) for piece, name in _pieces_without_separators(text)
     )
@@ -82,15 +82,14 @@ def render(text: str, value: Callable[[str], str]) -> str:
 
 
 def fill_text(text: str, values: Mapping[str, str]) -> str:
-    """The text as it is meant, with the names put in that have a value; what else stands in braces
-    there stays."""
+    """The final text, with the names that have a value replaced; other braces stay."""
     return "".join(
         values.get(name or "", piece) for piece, name in _pieces_without_separators(text)
     )
 
 
 def _pieces(text: str) -> Iterable[tuple[str, str | None]]:
-    """The text in pieces; with each, what it names."""
+    """The text in pieces, each with its name, if any."""
     at = 0
     for match in _TOKEN.finditer(text) if "{{" in text else ():
         if match["name"] is not None:
@@ -101,7 +100,7 @@ def _pieces(text: str) -> Iterable[tuple[str, str | None]]:
 
 
 def _pieces_without_separators(text: str) -> Iterable[tuple[str, str | None]]:
-    """The same, without what only kept things apart."""
+    """The text without separators."""
     for piece, name in _pieces(text):
         yield (
             (piece.replace(_ESCAPED, "{{").replace(_SEPARATOR, "") if name is None else piece),

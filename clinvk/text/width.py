@@ -1,6 +1,6 @@
-"""Text measured in the cells that it takes on a terminal: a Chinese character takes two.
+"""Measure text in terminal cells: a Chinese character takes two.
 
-Control characters are not expected here: `sanitize` comes first.
+Control characters are not expected: call `sanitize` first.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-# Each of these takes one cell: ASCII, Latin letters, and signs that are frequent in answers.
+# Each of these takes one cell: ASCII, Latin letters, and common symbols.
 _NARROW = re.compile("[\x00-~¡-¬®-\u02ff–—‘’“”…•◦▪│─┼☐☑✓✗]*")
 
 
 def display_width(text: str) -> int:
-    """The cells that `text` takes; a sign made of several characters, such as a flag, takes two."""
+    """The width of `text` in cells; a grapheme of several characters, such as a flag, takes two."""
     if _NARROW.fullmatch(text):
         return len(text)
     import wcwidth  # 13 ms: only for other text
@@ -23,7 +23,7 @@ def display_width(text: str) -> int:
 
 
 def clip(text: str, width: int) -> str:
-    """As much of the beginning as fits into `width` cells."""
+    """The longest beginning that fits into `width` cells."""
     return _cut(text, 0, width)
 
 
@@ -42,8 +42,8 @@ def pad(text: str, width: int) -> str:
 
 
 def clip_start(text: str, width: int) -> str:
-    """`text` if it fits, else its last words. They take less than would fit, so that there is room
-    for what comes, and the text does not have to be cut again at once."""
+    """`text` if it fits, otherwise its last words. They take less than would fit, so that there is
+    room for more text, and it need not be cut again at once."""
     if display_width(text) <= width:
         return text
     last, room = "", max(0, width * 2 // 3)
@@ -56,7 +56,7 @@ def clip_start(text: str, width: int) -> str:
 
 
 def split(text: str, width: int) -> list[str]:
-    """`text` in pieces of at most `width` cells. Only a single sign may take more."""
+    """`text` in pieces of at most `width` cells. Only a single grapheme may take more."""
     if display_width(text) <= width:
         return [text]
     pieces, piece, taken = [], "", 0
@@ -71,7 +71,7 @@ def split(text: str, width: int) -> list[str]:
 
 
 def signs(text: str) -> Iterable[str]:
-    """What a reader sees as one character each."""
+    """The graphemes: what a reader sees as one character each."""
     if text.isascii():
         return text
     import wcwidth  # 13 ms: only for text that is not ASCII
@@ -80,7 +80,7 @@ def signs(text: str) -> Iterable[str]:
 
 
 def _cut(text: str, start: int, end: int) -> str:
-    """The cells from `start` to `end`, without a sign that stands across one of them."""
+    """The cells from `start` to `end`, without graphemes that cross one of them."""
     if end <= start:
         return ""
     if text.isascii():

@@ -1,6 +1,6 @@
 """YAML written by hand: a duplicate key is an error, and errors have a line.
 
-What the text would become is bounded before it becomes that: see `LARGEST` and `DEEPEST`."""
+The size of the data is limited before it is built: see `LARGEST` and `MAX_DEPTH`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import codecs
 import re
 from typing import Any
 
-MAX_DEPTH = 100  # levels; loaders and all that reads their data call themselves for each
+MAX_DEPTH = 100  # levels; loaders and readers of their data recurse for each
 LARGEST = 100_000  # values that the aliases of a text may stand for; 64 characters count as one
-DIGITS = 4300  # of a whole number; Python converts no more than that
+DIGITS = 4300  # of a whole number; Python converts no more
 
 DEEP = "nested too deeply"
-# Where an alias and an anchor may be: they begin a value. In most prompts neither does: `**bold**`,
+# Where an alias or an anchor may be: at the start of a value. Most prompts have none: `**bold**`,
 # `a & b`.
 _ALIAS = re.compile(r"(?:\A|[\s\[\]{},:?\ufeff-])\*[^\s*]")
 _ANCHOR = re.compile(r"(?:\A|[\s\[\]{},:?\ufeff-])&[^\s&]")
@@ -77,9 +77,10 @@ def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
 
 
 def _check_size(text: str | bytes) -> None:
-    """Raise `YamlError` for what is nested too deeply, or would become too large by its aliases.
+    """Raise `YamlError` for text that is nested too deeply, or would become too large by its
+    aliases.
 
-    Only a text in which that could be is looked through: a level takes a bracket or a column."""
+    Only a text in which that is possible is examined: a level takes a bracket or a column."""
     if isinstance(text, bytes):
         text = text.decode(_encoding(text), "replace")
     brackets = text.count("[") + text.count("{")
@@ -89,17 +90,17 @@ def _check_size(text: str | bytes) -> None:
 
 
 def _encoding(data: bytes) -> str:
-    """The encoding of YAML, as PyYAML finds it: by the mark that it begins with."""
+    """The encoding of YAML, as PyYAML detects it: by its byte order mark."""
     return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def _count(text: str) -> None:
-    """The same, by the events of the parser: nothing is built, and an alias counts as often as what
-    it stands for."""
+    """The same, by the events of the parser: nothing is built, and an alias counts as
+    much as its target."""
     # 11 ms, and a start without a configuration does not need it.
     import yaml
 
-    sizes: dict[str, int] = {}  # anchor: values in what it names
+    sizes: dict[str, int] = {}  # anchor: number of values
     open_: list[tuple[str | None, int]] = []  # anchor, and how many values were before it
     count = aliased = 0
     for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):

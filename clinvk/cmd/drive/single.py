@@ -200,7 +200,7 @@ def _origins(plan: TurnPlan, request: Request, config: Loaded) -> Iterator[tuple
     of_session = "session" if plan.session else None
     named = "command line" if request.to or request.backend else of_session
     yield "backend", plan.manifest.name, named or config.origin("default_backend")
-    yield "folder", plan.command.cwd, "command line" if request.cwd else of_session or "here"
+    yield "directory", plan.command.cwd, "command line" if request.cwd else of_session or "here"
     yield from _settings(plan)
 
 
