@@ -442,7 +442,9 @@ async def test_a_limit_that_would_take_too_long_ends_the_run_at_once(many: Many)
     assert states(result) == ["waiting"] * 3
     assert result.exit_code == 75
     assert result.results[0].error.kind == "limit"
-    assert result.results[2].error.message == "a task that it needs is waiting for a rate limit to end"
+    assert (
+        result.results[2].error.message == "a task that it needs is waiting for a rate limit to end"
+    )
 
 
 async def test_what_needs_a_task_that_waits_for_a_limit_waits_whatever_else_succeeds(many: Many):
