@@ -11,9 +11,8 @@ import typer
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_config_keys, complete_config_values
-from clinvk.config import keys, loading
+from clinvk.config import editing, keys, loading
 from clinvk.config import schema as configs
-from clinvk.errors import ConfigError
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 
@@ -84,20 +83,20 @@ def set_(
 ) -> None:
     """Change a setting in the file; comments are kept."""
     parsed = keys.parse_value(key, value)
-    _rewrite(_path(config), key, lambda data: _set_key(data, key.split("."), parsed))
+    editing.change_settings(editing.path_in_use(os.environ, config), {key: parsed})
 
 
 @app.command()
 def unset(key: Key, config: opt.Config = None) -> None:
     """Remove a setting, restoring its default."""
     keys.get_value(opt.load_config(config), key)
-    _rewrite(_path(config), key, lambda data: _remove_key(data, key.split(".")))
+    editing.remove_setting(editing.path_in_use(os.environ, config), key)
 
 
 @app.command()
 def path(config: opt.Config = None) -> None:
     """Print the path of the file."""
-    print(one_line(str(_path(config))))
+    print(one_line(str(editing.path_in_use(os.environ, config))))
 
 
 @app.command()
@@ -106,9 +105,9 @@ def edit(config: opt.Config = None) -> int:
     # Only `config edit` needs it.
     from clinvk.cmd.options.editor import run_editor
 
-    file = _path(config)
+    file = editing.path_in_use(os.environ, config)
     if not file.exists():
-        _write(file, EXAMPLE)
+        editing.write_config(file, editing.EXAMPLE)
     code = run_editor(file)
     loading.parse_config(loading.read_text(file), file)
     return code
@@ -123,86 +122,10 @@ def check(
     config: opt.Config = None,
 ) -> None:
     """Check the file; exit with 3 if it is invalid."""
-    path = file or _path(config)
+    path = file or editing.path_in_use(os.environ, config)
     loading.parse_config(loading.read_text(path, required=file is not None), path)
     shown = one_line(str(path))
     print(f"{shown}: OK" if path.exists() else f"{shown}: no such file; the defaults apply")
-
-
-EXAMPLE = """\
-# clinvk's configuration; config.example.yaml of the project shows every key.
-# See the settings in use and their origins: clinvk config show --origin
-"""
-
-
-def _path(config: Path | None) -> Path:
-    """The file in use, which may be invalid or missing."""
-    if config is not None:
-        return config
-    if given := os.environ.get("CLINVK_CONFIG"):
-        return Path(given).expanduser()
-    return loading.find_home(os.environ) / "config.yaml"
-
-
-def _rewrite(file: Path, key: str, change: Any) -> None:
-    """The file after `change` of this key, if it is valid then; comments and order are kept."""
-    # Only a command that changes the file needs it.
-    from io import StringIO
-
-    from ruamel.yaml import YAML  # 30 ms: only to change a file
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    text = loading.read_text(file)
-    loading.check_changeable(text, file)
-    data = yaml.load(text) if text.strip() else None
-    if data is None:
-        data = {}
-        text = text.rstrip("\n") + "\n" if text.strip() else ""  # only comments
-    else:
-        text = ""
-    change(data)
-    out = StringIO()
-    if data:
-        yaml.dump(data, out)
-    text += out.getvalue()
-    loading.parse_config(text, file, changed=key)
-    _write(file, text)
-
-
-def _set_key(data: Any, steps: list[str], value: Any) -> None:
-    for step in steps[:-1]:
-        if not isinstance(data.get(step), dict):
-            data[step] = {}
-        data = data[step]
-    data[steps[-1]] = value
-
-
-def _remove_key(data: Any, steps: list[str]) -> None:
-    """Remove the key, and mappings that are empty without it."""
-    parents = []
-    for step in steps[:-1]:
-        parents.append((data, step))
-        data = data.get(step) if isinstance(data, dict) else None
-    if isinstance(data, dict):
-        data.pop(steps[-1], None)
-    for parent, step in reversed(parents):
-        if isinstance(parent, dict) and not parent.get(step):
-            parent.pop(step, None)
-
-
-def _write(file: Path, text: str) -> None:
-    # Only a command that changes the file needs it.
-    from clinvk.disk.atomic import replace_file
-
-    folder = os.path.dirname(os.path.realpath(file))
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        replace_file(file, text.encode(), durable=True)  # keeps symbolic links
-    except OSError as error:
-        raise ConfigError(
-            f"{file}: {error.strerror}; nothing was changed", "choose another file with --config"
-        ) from error
 
 
 def _format_value(value: Any) -> str:
