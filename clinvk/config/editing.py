@@ -25,15 +25,15 @@ def path_in_use(env: Mapping[str, str], given: Path | None = None) -> Path:
     return loading.find_home(env) / "config.yaml"
 
 
-def change_settings(file: Path, settings: Mapping[str, Any]) -> None:
-    """Set these dotted keys. Raises `ConfigError`, with the file unchanged, if it would be invalid
-    or cannot be written."""
+def change_settings(file: Path, settings: Mapping[str, Any], *, header: str = "") -> None:
+    """Set these dotted keys; a file that is new or empty begins with `header`. Raises `ConfigError`,
+    with the file unchanged, if it would be invalid or cannot be written."""
 
     def change(data: Any) -> None:
         for key, value in settings.items():
             _set_key(data, key.split("."), value)
 
-    _rewrite(file, next(iter(settings)), change)
+    _rewrite(file, next(iter(settings)), change, header)
 
 
 def remove_setting(file: Path, key: str) -> None:
@@ -57,7 +57,7 @@ def write_config(file: Path, text: str) -> None:
         ) from error
 
 
-def _rewrite(file: Path, changed: str, change: Callable[[Any], None]) -> None:
+def _rewrite(file: Path, changed: str, change: Callable[[Any], None], header: str = "") -> None:
     """The file after a `change`, of which `changed` is the key to be checked."""
     # Only a command that changes the file needs it.
     from io import StringIO
@@ -66,7 +66,7 @@ def _rewrite(file: Path, changed: str, change: Callable[[Any], None]) -> None:
 
     yaml = YAML()
     yaml.preserve_quotes = True
-    text = loading.read_text(file)
+    text = loading.read_text(file) or header
     loading.check_changeable(text, file)
     data = yaml.load(text) if text.strip() else None
     if data is None:

@@ -30,7 +30,7 @@ GUESSES = {
     **dict.fromkeys(("run", "exec", "execute", "batch", "fanout"), "clinvk parallel FILE"),
     **dict.fromkeys(("prompt", "send", "say", "query"), 'clinvk "PROMPT"'),
     **dict.fromkeys(("login", "logout", "auth", "signin", "whoami"), _LOGIN),
-    **dict.fromkeys(("init", "setup", "configure"), "clinvk doctor or clinvk config edit"),
+    **dict.fromkeys(("setup", "configure"), "clinvk init or clinvk config edit"),
     **dict.fromkeys(("settings", "preferences", "set", "get"), "clinvk config show"),
     **dict.fromkeys(("models", "model"), 'clinvk -m MODEL "PROMPT" or clinvk backends list'),
     **dict.fromkeys(("agents", "providers", "engines", "plugins"), _BACKENDS),

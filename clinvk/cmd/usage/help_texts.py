@@ -156,6 +156,10 @@ EXAMPLES = {
     "clinvk runs report": [
         ("Write a report of the last run", "clinvk runs report --format html --output run.html"),
     ],
+    "clinvk init": [
+        ("Answer two questions, and write the configuration", "clinvk init"),
+        ("Ask nothing, for a script", "clinvk init --yes --backend codex --approval auto"),
+    ],
     "clinvk config": [
         ("Choose the default backend", "clinvk config set default_backend codex"),
         ("Always let backends edit files", "clinvk config set unified_flags.approval_mode auto"),

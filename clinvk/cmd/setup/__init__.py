@@ -1,0 +1,1 @@
+"""Commands that set clinvk up, and say what is there."""
