@@ -236,6 +236,16 @@ def test_a_bare_clinvk_without_a_prompt_does_not_wait_for_ever(terminal: Termina
     assert "no prompt" in text
 
 
+def test_clinvk_alone_shows_its_short_help(terminal: Terminal, clinvk: CommandLine):
+    short = clinvk("-h").stdout
+    for args in ([], ["--color", "never"]):
+        text, code = ending(terminal(*args, NO_COLOR="1"))
+        assert (text.replace("\r\n", "\n"), code) == (short, 0)
+    done = clinvk()  # nothing is in the pipe
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the prompt is empty" in done.stderr
+
+
 # Tables
 
 

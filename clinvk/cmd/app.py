@@ -7,6 +7,7 @@ Typer's groups import every command to know its options. `clinvk version` must n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -210,6 +211,8 @@ class RootGroup(LazyGroup):
         if not args and ctx.resilient_parsing:  # the first word is being completed
             return super().parse_args(ctx, args)
         before, args = _split_before_command(args)
+        if not args and sys.stdin.isatty():  # a pipe would hold the prompt
+            args = ["-h"]
         first = args[0] if args else None
         if first in ("-h", "--help"):
             color = [word for words in before if words[0].startswith("--color") for word in words]
