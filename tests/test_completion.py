@@ -1,10 +1,11 @@
-"""What a shell completes: here by what it is given, and by bash and fish themselves."""
+"""What a shell completes: here by what it is given, and by bash, zsh and fish themselves."""
 
 import os
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import pexpect
 import pytest
 
 from clinvk.model.session import Session
@@ -91,7 +92,7 @@ def test_sessions_are_offered_the_newest_first_and_with_their_titles(
         "0123456789\tPrompt of 0123456789", "parser\tPrompt of parser",
     ]  # fmt: skip
     (shown,) = [text for text in complete(line + "pa", "zsh") if "parser" in text]
-    assert '"parser":"Prompt of parser"' in shown
+    assert "parser:Prompt of parser" in shown
     assert complete("clinvk resume x --tag u") == ["urgent"]
     assert complete("clinvk -m model-") == ["model-0", "model-1", "model-2"]
     assert complete("clinvk -b codex -m model-") == []
@@ -122,13 +123,22 @@ def test_a_configuration_that_is_invalid_offers_nothing_and_says_nothing(
         assert (done.stdout.strip(), done.stderr) == ("", ""), line
 
 
-@pytest.mark.parametrize("shell", ["bash", "fish"])
-def test_the_shell_itself_completes(
-    clinvk: CommandLine, home: Home, sessions: list[str], shell: str
-):
-    need(shell)
+HOSTILE = r"""\$(touch ran) \" <(touch ran) [/b] it's a:b"""
+
+
+@pytest.fixture
+def shell_env(clinvk: CommandLine, home: Home) -> dict[str, str]:
+    """The environment of a shell that finds `clinvk` on its PATH."""
     program = home.path.parent / "bin" / "clinvk"
     write_program(program, f'exec {" ".join(clinvk.program)} "$@"\n')
+    return {**home.env, "PATH": f"{program.parent}:{home.env['PATH']}", "PYTHONPATH": str(PROJECT)}
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_the_shell_itself_completes(
+    clinvk: CommandLine, shell_env: dict[str, str], sessions: list[str], shell: str
+):
+    need(shell)
     script = clinvk("completion", shell).stdout
     if shell == "bash":
         ask = (
@@ -137,11 +147,10 @@ def test_the_shell_itself_completes(
         )
     else:
         ask = 'complete -C "clinvk sessions show p"\n'
-    env = {**home.env, "PATH": f"{program.parent}:{home.env['PATH']}", "PYTHONPATH": str(PROJECT)}
     done = subprocess.run(
         [shell],
         input=script + ask,
-        env=env,
+        env=shell_env,
         capture_output=True,
         text=True,
         timeout=60,
@@ -150,3 +159,40 @@ def test_the_shell_itself_completes(
     assert done.stderr == ""
     assert done.stdout.split()[0] == "parser"
     assert ("nosort" in done.stdout) == (shell == "bash")
+
+
+def test_zsh_itself_completes_with_titles_the_newest_first_and_executes_none(
+    home: Home, shell_env: dict[str, str], sessions: list[str]
+):
+    need("zsh")
+    keep(open_store("file", home.path)).create(
+        Session(id="zz", backend="claude", title=HOSTILE, tags=("c:\\$(touch ran)",))
+    )
+    child = pexpect.spawn(
+        "zsh", ["-f", "-i"], cwd=str(home.work), env={**shell_env, "TERM": "dumb"},
+        encoding="utf-8", dimensions=(24, 80), timeout=30,
+    )  # fmt: skip
+    try:
+        child.sendline(
+            "PROMPT=; autoload -U compinit; compinit -u -D; unsetopt zle_bracketed_paste; "
+            'eval "$(clinvk completion zsh)"; print rea""dy'
+        )
+        child.expect_exact("ready\r\n")
+        child.send("clinvk sessions show \t")
+        child.expect_exact(f"zz          -- {HOSTILE}")
+        child.expect_exact("0123456789  -- Prompt of 0123456789")
+        child.expect_exact("parser      -- Prompt of parser")
+        child.send("pa\t")
+        child.expect_exact("parser ")
+        child.sendcontrol("c")
+        child.send("clinvk resume zz --tag c\t")
+        child.expect_exact(r"c:\\\$\(touch\ ran\)")
+    finally:
+        child.close(force=True)
+    assert os.listdir(home.work) == []
+
+
+def test_brackets_in_a_title_are_no_markup(complete: Complete, home: Home):
+    keep(open_store("file", home.path)).create(Session(id="zz", backend="claude", title=HOSTILE))
+    assert complete("clinvk sessions show z", "fish") == [f"zz\t{HOSTILE}"]
+    assert len(complete("clinvk sessions show z", "zsh")) == 1

@@ -45,9 +45,9 @@ ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 def root() -> RootGroup:
     if "_CLINVK_COMPLETE" in os.environ:
         # Only a shell that completes needs it.
-        from typer.completion import completion_init  # type: ignore[attr-defined]
+        from clinvk.cmd.options.shells import register_shells
 
-        completion_init()
+        register_shells()
     help_line = "One CLI for every AI coding agent: claude, codex, gemini, or your own."
     return RootGroup("clinvk", help_line, COMMANDS, ALIASES)
 
