@@ -42,9 +42,9 @@ def ask_line_or_none(question: str) -> str | None:
     from clinvk.terminal.printer import Printer
 
     fd = sys.stdin.fileno()
-    sys.stderr.write(question)
-    sys.stderr.flush()
     with _new_line_if_interrupted(fd):
+        sys.stderr.write(question)
+        sys.stderr.flush()
         line = os.read(fd, 65536)
         rest = take_waiting(fd, SETTLE / 2) if line else b""
         discard_waiting(fd)
@@ -61,8 +61,8 @@ def read_lines(label: str) -> str | None:
     """The user's input after `label`, without escape sequences: one line, or all lines of a
     paste. None for Ctrl-D. Raises `KeyboardInterrupt` for Ctrl-C, with the cursor on a new line."""
     fd = sys.stdin.fileno()
-    write(label)
     with _new_line_if_interrupted(fd):
+        write(label)
         text = os.read(fd, 65536)
         while text:
             settle = PASTE_SETTLE if text.count(b"\n") > 1 else SETTLE
