@@ -10,16 +10,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markdown_it.parser_inline import ParserInline
 
-from clinvk.terminal.rendering import layout
+from clinvk.terminal.rendering import code, layout, lines
+from clinvk.terminal.rendering.blocks import Block
 from clinvk.terminal.rendering.lines import without_style
 from clinvk.terminal.rendering.stream import AnswerRenderer
 from clinvk.text.sanitize import StreamSanitizer
+from clinvk.text.width import split
 from tests.conftest import CommandLine, Home, write_program
 from tests.needs import need
 from tests.screens import SEQUENCE, Screen
@@ -196,6 +200,71 @@ def test_long_code_is_not_cut_so_that_it_can_be_copied():
     assert command in plain(layout.render_text(f"```sh\n{command}\n```", 59))
     screen = streamed(f"```sh\n{command}\n```\ndone", [3] * 90, 60)
     assert screen.text.replace("\n", "") == f"  {command}done"
+
+
+@pytest.mark.parametrize("text", ["x" * 60_000, "日" * 20_000, "x日" * 20_000, "_a" * 20_000])
+def test_a_long_word_costs_its_length(text: str, monkeypatch: pytest.MonkeyPatch):
+    looked_at = 0
+
+    def counting(text: str, *args: Any, **named: Any) -> list[str]:
+        nonlocal looked_at
+        looked_at += len(text)
+        return split(text, *args, **named)
+
+    monkeypatch.setattr(lines, "split", counting)
+    rendered = layout.render_text(text, 79)
+    assert looked_at <= 3 * len(text)
+    assert re.sub(r"\s", "", plain(rendered)) == text
+    assert max(line.width for line in rendered) <= 79
+
+
+@pytest.mark.parametrize("fence", ["```json\n", "- a\n  ```json\n  "])
+def test_a_long_line_of_code_is_not_rendered_again_for_each_piece_of_it(
+    fence: str, monkeypatch: pytest.MonkeyPatch
+):
+    rendered = lexed = 0
+
+    def counting(block: Block, width: int) -> list[lines.Line]:
+        nonlocal rendered
+        rendered += len(block.text)
+        return render_block(block, width)
+
+    def highlighting(code: list[str], language: str, context: tuple[str, ...] = ()) -> Any:
+        nonlocal lexed
+        lexed += sum(map(len, context)) if language else 0
+        return highlight(code, language, context)
+
+    render_block, highlight = layout.render_block, code.highlight
+    monkeypatch.setattr(layout, "render_block", counting)
+    monkeypatch.setattr(code, "highlight", highlighting)
+    row = ",".join(f'{{"n":{n}}}' for n in range(15_000))
+    text = f"{fence}{row}\n" + '  {"m": 1}\n' * 50
+    screen = streamed(text, [1000] * (len(text) // 1000), 80)
+    assert row in re.sub(r"\s", "", screen.text)
+    assert screen.text.count('"m"') == 50
+    assert rendered < 8 * len(text)
+    assert lexed < 2 * len(text)
+
+
+@pytest.mark.parametrize("text", ["[", "![", "![[]", "[a](", "x ["])
+def test_brackets_that_are_no_links_are_not_searched_for_them_again_and_again(
+    text: str, monkeypatch: pytest.MonkeyPatch
+):
+    steps, skip = 0, ParserInline.skipToken
+
+    def counting(parser: ParserInline, state: Any) -> None:
+        nonlocal steps
+        steps += 1
+        skip(parser, state)
+
+    monkeypatch.setattr(ParserInline, "skipToken", counting)
+    text = (text * 16_000)[:16_000]
+    for ending in ("", "\n"):  # at its end, a line is cut like one that has none yet
+        shown = plain(layout.render_text(text + ending, 79))
+        assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", text)
+        assert steps < 20 * len(text)
+    links = "[a](https://e.org/x) " * 300
+    assert plain(layout.render_text(links, 79)).count("a (https://e.org/x)") == 300
 
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b5m&#27;[31m&#x1b;]8;;&#x202e; <https://e.org/%1b[31m>"

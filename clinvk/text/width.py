@@ -55,14 +55,25 @@ def clip_start(text: str, width: int) -> str:
     return last.partition(" ")[2] or last
 
 
-def split(text: str, width: int) -> list[str]:
-    """`text` in pieces of at most `width` cells. Only a single grapheme may take more."""
-    if display_width(text) <= width:
+def split(text: str, width: int, *, taken: int = 0) -> list[str]:
+    """`text` in pieces of at most `width` cells, in time that grows with its length alone. Only a
+    single grapheme may take more. The first piece is what fits behind so many cells that are `taken`
+    already; it may be empty."""
+    if text.isascii():
+        width = max(1, width)
+        room = width - taken
+        if len(text) <= room:
+            return [text]
+        first = text[: max(0, room)]
+        rest = range(len(first), len(text), width)
+        pieces = [text[at : at + width] for at in rest]
+        return [first, *pieces] if first or taken else pieces
+    if taken + display_width(text) <= width:
         return [text]
-    pieces, piece, taken = [], "", 0
+    pieces, piece = [], ""
     for sign in signs(text):
         own = display_width(sign)
-        if piece and taken + own > width:
+        if taken and taken + own > width:
             pieces.append(piece)
             piece, taken = "", 0
         piece += sign

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 MAX_TEXT = 8_000  # characters of a block; a longer one is cut at the end of a line
 MAX_TABLE = 64_000  # the same for a table, which is shown only when it is complete
+SHOWN_CODE = 2_000  # characters of a line of code that are shown before it has ended
 CODE_LINES = 40  # lines of code in a chunk; the same number before it is its context
 
 _FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})(.*)")
@@ -49,6 +50,7 @@ class BlockSplitter:
 
     def __init__(self) -> None:
         self._partial = ""  # a line without its end
+        self._more: list[str] = []  # what follows in it, if it is a long line of code
         self._block: Block | None = None
         self._size = 0
         self._blank = False  # an empty line has come since the last line with text
@@ -57,22 +59,34 @@ class BlockSplitter:
         self._done: list[Block] = []
 
     def feed(self, text: str) -> list[Block]:
-        *lines, self._partial = (self._partial + text).split("\n")
+        if self._fence and len(self._partial) > SHOWN_CODE and "\n" not in text:
+            self._more.append(text)  # to look at all of the line again would take long
+            return self._take()
+        *lines, partial = "".join([self._partial, *self._more, text]).split("\n")
+        self._more = []
         for line in lines:
-            self._add_line(line)
-        while len(self._partial) > MAX_TEXT and not self._fence:
-            at = self._partial.rfind(" ", 1, MAX_TEXT)
-            at = at if at > 0 else MAX_TEXT
-            self._add_line(self._partial[:at])
-            self._partial = self._partial[at:].lstrip(" ")
-            self._complete()
+            self._add_line(self._cut(line))
+        self._partial = self._cut(partial)
         return self._take()
+
+    def _cut(self, line: str) -> str:
+        """The end of a line that is too long for a block; what is before it is in blocks."""
+        at = 0
+        while len(line) - at > MAX_TEXT and not self._fence:
+            end = line.rfind(" ", at + 1, at + MAX_TEXT)
+            end = end if end > at else at + MAX_TEXT
+            self._add_line(line[at:end])
+            self._complete()
+            at = end
+            while line.startswith(" ", at):
+                at += 1
+        return line[at:]
 
     def finish(self) -> list[Block]:
         """The rest, after all text has been fed."""
-        if self._partial:
-            self._add_line(self._partial)
-            self._partial = ""
+        if line := "".join([self._partial, *self._more]):
+            self._add_line(line)
+            self._partial, self._more = "", []
         self._complete()
         self._fence, self._blank = "", False
         return self._take()
@@ -91,8 +105,9 @@ class BlockSplitter:
         return blocks
 
     def _visible_part(self) -> str:
-        """The incomplete line, unless its meaning depends on what follows."""
-        partial = self._partial
+        """The incomplete line, unless its meaning depends on what follows. Of a long line
+        of code, only the beginning: it would be rendered again for each piece that comes."""
+        partial = self._partial[:SHOWN_CODE] if self._fence else self._partial
         bare = partial.strip()
         if self._fence:
             return "" if bare and not bare.strip(self._fence[0]) else partial

@@ -49,6 +49,8 @@ def highlight(lines: list[str], language: str, context: tuple[str, ...] = ()) ->
     """The lines in color, highlighted as if they followed `context`; plain if the language is
     unknown."""
     lines = [clean(line) for line in lines]
+    long = [i for i, line in enumerate(context, 1) if len(line) > LONGEST_LINE]
+    context = context[long[-1] :] if long else context
     lexer = _find_lexer(language)
     if lexer is None or any(len(line) > LONGEST_LINE for line in lines):
         return [[Span(line)] for line in lines]

@@ -28,10 +28,14 @@ WIDEST = 120  # columns of text; longer lines are hard to read
 NARROWEST = 20
 BULLETS = "•◦▪"
 CODE_INDENT = 2
+# More brackets than this in a text, and so close together, are no links. To look for them there
+# would take the parser long.
+MAX_BRACKETS = 500
+SHORTEST_LINK = 8  # characters
 DIM, BOLD, ITALIC, UNDERLINED, STRUCK = "2", "1", "3", "4", "9"
 CODE, HEADING, MARK = "36", "1;35", "35"
 # A marker of emphasis or code whose meaning depends on the next character.
-_OPEN_MARKS = re.compile(r"(?:[*_`~\[]+|\]|&#?\w*)$")
+_OPEN_MARKS = re.compile(r"(?:(?<![*_`~\[])[*_`~\[]+|\]|&#?\w*)$")
 _OPEN_BOX = re.compile(r"^(\s*(?:[-*+]|\d{1,9}[.)])\s+)\[[ xX]?\]?\s*$")
 _OPEN_LINK = re.compile(r"(?<![\w\]])!?\[([^\[\]]*)(?:\]\([^)\s]*)?$")
 _CODE_MARKS = re.compile(r"(?<![\\`])`+(?!`)")
@@ -78,15 +82,21 @@ def render_block(block: Block, width: int) -> list[Line]:
     if block.kind == "code":
         return _code(block.lines, block.language, block.context)
     text = _close_marks(block.text) if block.is_open else block.text
-    return _children(Node(_parser().parse(text)), width, block.number)
+    parser = _parser(links=not _is_full_of_brackets(text))
+    return _children(Node(parser.parse(text)), width, block.number)
+
+
+def _is_full_of_brackets(text: str) -> bool:
+    return (count := text.count("[")) > MAX_BRACKETS and count * SHORTEST_LINK > len(text)
 
 
 @cache
-def _parser() -> MarkdownIt:
+def _parser(*, links: bool = True) -> MarkdownIt:
     """Show link definitions as text: blocks that refer to them are rendered separately, and the
     address would be lost."""
     rules = ["table", "strikethrough"]
-    return MarkdownIt("commonmark", {"html": False}).enable(rules).disable("reference")
+    parser = MarkdownIt("commonmark", {"html": False}).enable(rules).disable("reference")
+    return parser if links else parser.disable(["link", "image"])
 
 
 def _children(node: Node, width: int, number: int | None = None) -> list[Line]:

@@ -160,19 +160,13 @@ def _split(word: list[Span], width: int) -> list[list[Span]]:
     pieces: list[list[Span]] = [[]]
     taken = 0
     for text, style in word:
-        left = text
-        while left:
-            piece = split(left, max(1, width - taken))[0]
-            if taken and taken + display_width(piece) > width:
+        for i, piece in enumerate(split(text, width, taken=taken)):
+            if i:
                 pieces.append([])
                 taken = 0
-                continue
-            pieces[-1].append(Span(piece, style))
-            left = left[len(piece) :]
-            taken += display_width(piece)
-            if left:
-                pieces.append([])
-                taken = 0
+            if piece:
+                pieces[-1].append(Span(piece, style))
+                taken += display_width(piece)
     return pieces
 
 
