@@ -358,11 +358,16 @@ def test_a_run_of_another_process_is_shown_from_where_it_stands():
         Outcome(index=2, name="three"),
     ]  # fmt: skip
     began = NOON - timedelta(minutes=3)
-    stage.board.begin_following(3, "r1", outcomes, started_at=began, has_events=False)
+    stage.board.begin_following(3, "r1", outcomes, started_at=began, has_deltas=False)
     assert "1/3 done · 1 running · 1 queued · 3m 00s" in stage.frame[0]
     assert re.match(r"• two  +codex +running +1m 30s", stage.frame[1])
     stage.now += 100
     assert "silent" not in stage.frame[1]
+    stage.say(1, Started(), Tool(name="Bash"))
+    assert "tool Bash" in stage.frame[1]
+    stage.say(1, ToolResult())
+    assert "running" in stage.frame[1]
+    assert "thinking" not in stage.frame[1]  # it may well be answering
 
 
 def test_a_run_that_is_carried_on_counts_what_was_done_before():

@@ -35,6 +35,7 @@ from tests.conftest import (
 )
 from tests.desk import Desk, ends, kill
 from tests.needs import need_root
+from tests.terminals import Terminal
 from tests.test_store_file import read_only_at
 
 KEY = "sk-ant-api03-" + "a1B2c3D4e5" * 6
@@ -363,7 +364,7 @@ def test_watching_tells_what_happens_until_the_end_and_exits_as_the_run(desk: De
     assert ends(driver)[0] == 1
     code, out, err = text.ends()
     assert code == 1
-    assert "2 of 3 tasks to run" in err
+    assert f"1 of 3 tasks to run, 1 running · run {id_}\nclinvk: 2: started on fake" in err
     assert "2: ✓ done" in err
     assert "[3/3] 3: ✗ failed" in err
     assert "3 tasks: 2 done, 1 failed" in out
@@ -406,6 +407,23 @@ def test_watching_tells_of_limits_and_of_further_tries_as_the_run_itself_does(de
     told = text.ends()[2]
     assert "fake: rate limit reached; no tasks will start on it until" in told
     assert "2: overloaded; retrying at" in told
+
+
+def test_a_watched_run_is_as_old_as_it_is_and_its_running_tasks_are_named(
+    desk: Desk, terminal: Terminal
+):
+    driver, id_ = desk.begin("hold a", "b", until="hold a")
+    journal = desk.at(id_).journal_path
+    begin, *rest = journal.read_text().splitlines(keepends=True)
+    line = json.loads(begin)
+    line["at"] = (datetime.fromisoformat(line["at"]) - timedelta(hours=1)).isoformat()
+    journal.write_text(json.dumps(line) + "\n" + "".join(rest))
+    watcher = terminal("runs", "watch", id_, width=100)
+    watcher.expect("1h 00m")
+    watcher.expect(r"1 +.*fake +.*running")
+    desk.let_go()
+    watcher.expect("2 tasks: 2 done")
+    assert ends(driver)[0] == 0
 
 
 def test_watching_one_that_has_ended_tells_how(desk: Desk):

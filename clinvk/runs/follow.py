@@ -75,6 +75,11 @@ class RunFollower:
         """The state of each task after the changes that were returned."""
         return tuple(self._state.outcomes)
 
+    @property
+    def started_at(self) -> datetime | None:
+        """When the process that drives the run, or the last one that did, began to."""
+        return self._state.driven_since
+
     def poll(self) -> list[Change]:
         """The changes since the last call; `ended` is true with the last ones. Raises
         `SessionError` if the run is damaged."""

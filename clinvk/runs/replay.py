@@ -100,6 +100,11 @@ class RunState:
     def _change(self, i: int, change: Callable[[Outcome], Outcome]) -> None:
         self.outcomes[i] = _check_state(change(self.outcomes[i]))
 
+    @property
+    def driven_since(self) -> datetime | None:
+        """When the last process began to drive it; None if none did, or that one has ended."""
+        return self._began
+
     def result(self, *, running: bool) -> RunResult:
         """The present result; `running` if a process drives it."""
         outcomes = self.outcomes

@@ -64,7 +64,7 @@ class Board:
         self._last_ended: list[Outcome] = []
         self._name_width, self._activity_width = 4, 11  # `silent 40 s`
         self._lines_above: list[str] = []
-        self._has_events = True
+        self._has_deltas = True
         self._changed = False
         self._second = -1
         self._live = False
@@ -83,13 +83,14 @@ class Board:
         outcomes: Iterable[Outcome] = (),
         *,
         started_at: datetime | None = None,
-        has_events: bool = True,
+        has_deltas: bool = True,
     ) -> None:
         """For a run that another process drives: the state of its tasks, and when it started.
-        Without `hears` there are no events, and the activity of a task is not shown."""
+        Without `has_deltas`, answers are not seen while they are written, so neither is how long a
+        task has been silent."""
         self._begin(total, run_id)
         self._started_at = self._to_clock_time(started_at)
-        self._has_events = has_events
+        self._has_deltas = has_deltas
         self._add_outcomes(outcomes)
         self._live = True
 
@@ -114,6 +115,8 @@ class Board:
                     row.pieces.append(event.text)
                 else:
                     row.apply_event(event)
+                    if not (self._has_deltas or row.activity.startswith("tool ")):
+                        row.activity = "running"
             self._changed = True
             if event.type != "notice":
                 return
@@ -146,7 +149,7 @@ class Board:
     def _row(self, outcome: Outcome, began: float) -> Row:
         return Row(
             name=normalize_width(outcome.name), backend=normalize_width(outcome.backend or "-"), started_at=began,
-            last_event_at=self.clock(), activity="starting" if self._has_events else "running",
+            last_event_at=self.clock(), activity="starting" if self._has_deltas else "running",
             tokens=outcome.usage.total if outcome.usage else 0,
         )  # fmt: skip
 
@@ -326,7 +329,7 @@ class Board:
     def _running_line(self, row: Row, width: int, now: float) -> list[Segment]:
         quiet = int(now - row.last_event_at)
         state, color = normalize_width(row.activity), CYAN if row.activity == "answering" else ""
-        if quiet >= SILENT_AFTER and self._has_events:
+        if quiet >= SILENT_AFTER and self._has_deltas:
             color = YELLOW
             if not row.activity.startswith("tool "):  # a tool may take long without output
                 state = f"silent {quiet} s" if quiet < 60 else f"silent {quiet // 60}m"

@@ -58,7 +58,10 @@ async def _follow(folder: RunFolder, viewer: run.RunViewer) -> None:
     from clinvk.runs.follow import NOW, RunChanges, RunFollower
 
     follower = RunFollower(folder, NOW)
-    viewer.begin_following(len(follower.plan.tasks), folder.id, follower.outcomes)
+    viewer.begin_following(
+        len(follower.plan.tasks), folder.id, follower.outcomes,
+        started_at=follower.started_at, has_deltas=False,
+    )  # fmt: skip
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(viewer.live)
         async for change in RunChanges(lambda: follower):

@@ -20,6 +20,8 @@ from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import anyio
 
     from clinvk.engine.plan_run import PlanRun
@@ -51,9 +53,16 @@ class RunViewer(Protocol):
     def begin(self, run: PlanRun) -> None: ...
 
     def begin_following(
-        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
+        self,
+        total: int,
+        run_id: str | None = None,
+        outcomes: Iterable[Outcome] = (),
+        *,
+        started_at: datetime | None = None,
+        has_deltas: bool = True,
     ) -> None:
-        """`begin`, for a run that another process drives, with the present state of its tasks."""
+        """`begin`, for a run that another process drives: the present state of its tasks, when that
+        process started, and whether an answer is seen while it is written."""
         ...
 
     async def live(self) -> None:
@@ -111,7 +120,7 @@ class SilentViewer:
         self.begin_following(len(run.plan.tasks), session_id, run.outcomes)
 
     def begin_following(
-        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
+        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = (), **_: Any
     ) -> None: ...
 
     async def live(self) -> None: ...
@@ -137,13 +146,18 @@ class LogViewer(SilentViewer):
         self.ended = 0
 
     def begin_following(
-        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
+        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = (), **_: Any
     ) -> None:
         self.total = total
-        left = sum(o.state in ACTIVE_STATES for o in outcomes)
-        self.ended = total - left
+        outcomes = tuple(outcomes)
+        running = [o for o in outcomes if o.state == "running"]
+        queued = sum(o.state in ACTIVE_STATES for o in outcomes) - len(running)
+        self.ended = total - queued - len(running)
+        now = f", {len(running)} running" if running else ""
         where = f" · run {run_id}" if run_id else ""
-        self.printer.notice(f"{left} of {total} tasks to run{where}")
+        self.printer.notice(f"{queued} of {total} tasks to run{now}{where}")
+        for outcome in running:
+            self._print_started(outcome)
 
     def observe(self, change: Change) -> None:
         o = change.outcome
@@ -151,12 +165,17 @@ class LogViewer(SilentViewer):
             self.ended += 1
             self.printer.notice(f"[{self.ended}/{self.total}] {describe_outcome(o, self.printer)}")
         elif change.kind == "started" and o:
-            again = f" (attempt {o.attempts})" if o.attempts > 1 else ""
-            self.printer.notice(f"{one_line(o.name)}: started on {o.backend}{again}")
+            self._print_started(o)
         elif change.kind == "limit":
             super().observe(change)
         elif text := describe_change(change):
             self.printer.notice(text)
+
+    def _print_started(self, o: Outcome) -> None:
+        again = f" (attempt {o.attempts})" if o.attempts > 1 else ""
+        age = duration.format_age(o.started_at) if o.started_at else "just now"
+        when = "" if age == "just now" else f" {age}"
+        self.printer.notice(f"{one_line(o.name)}: started on {o.backend}{again}{when}")
 
 
 class AnswersViewer(LogViewer):
@@ -191,7 +210,7 @@ class JsonLinesViewer(SilentViewer):
         super().begin(run)
 
     def begin_following(
-        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = ()
+        self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = (), **_: Any
     ) -> None:
         self.run_id = run_id
         left = sum(o.state in ACTIVE_STATES for o in outcomes)
