@@ -329,6 +329,21 @@ def test_resume_last_goes_on_wherever_it_was(clinvk: CommandLine, home: Home, tm
     assert done.returncode == 4
 
 
+def test_last_is_an_id_wherever_one_session_is_read(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+):
+    home.backend("fake", TURNS)
+    assert clinvk("-b", "fake", "one").returncode == 0
+    (id_,) = home.ids()
+    resumed = clinvk("resume", "last", "two", cwd=tmp_path)
+    assert (resumed.stdout, resumed.stderr) == ("turn 2: two\n", "")
+    assert clinvk.json("sessions", "show", "last", "--json")["id"] == id_
+    assert clinvk.json("sessions", "stats", "last", "--json")["id"] == id_
+    assert "turn 2" in clinvk("sessions", "export", "last").stdout
+    assert clinvk("sessions", "delete", "last", "--yes").returncode != 0  # say which
+    assert clinvk("-b", "fake", "--session", "last", "three").returncode == 4  # it is reserved
+
+
 @pytest.mark.parametrize(("flags", "expected"), [
     ([], "new"), (["--here"], "new"), (["-b", "fake"], "new"), (["-b", "other"], "other"),
     (["--tag", "t"], "tagged"), (["--here", "--tag", "t", "-b", "fake"], "tagged"),

@@ -85,7 +85,7 @@ def test_sessions_are_offered_the_newest_first_and_with_their_titles(
     complete: Complete, sessions: list[str]
 ):
     line = "clinvk sessions show "
-    assert complete(line) == ["parser"]  # bash shows no titles, and an id alone says nothing
+    assert complete(line) == complete("clinvk resume ") == ["0123456789", "parser"]
     assert complete(line + "0") == ["0123456789"]
     assert complete(line + "r") == ["r123456.lint"]
     assert complete(line, "fish") == [

@@ -183,7 +183,7 @@ def _find_session(
 
     cwd = os.path.realpath(os.getcwd()) if here else None
     if session_id is not None:
-        found = sessions.lookup(session_id)
+        found = sessions.lookup_or_last(session_id)
         if not Query(cwd=cwd, tag=tag).matches(found):
             wanted = f"tagged {tag!r}" if tag else "of this directory"
             raise SessionError(

@@ -11,6 +11,7 @@ from clinvk.errors import ClinvkError, SessionError, SessionNotFound
 from clinvk.model.request import Request
 from clinvk.model.session import Session, check_id
 from clinvk.model.session_ref import (
+    LAST,
     DefaultSession,
     LatestSession,
     NamedSession,
@@ -76,6 +77,13 @@ class SessionLookup:
         if owners := self.store.find_by_native_id(None, text):
             return self.store.get(owners[0])
         raise SessionNotFound(f"no session {text[:100]!r}", self.other_sessions_hint())
+
+    def lookup_or_last(self, text: str) -> Session:
+        """`lookup`, in which "last" is the resumable session used last, in any directory. Raises
+        `SessionError`."""
+        if text.lower() == LAST and (found := self.find_newest()):
+            return found
+        return self.lookup(text)
 
     def other_sessions_hint(self) -> str:
         """A hint for when a session was not found."""

@@ -34,8 +34,7 @@ def complete_words(words: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def complete_sessions(incomplete: str) -> list[Offer]:
-    """Sessions, most recently used first. bash shows no titles, so it gets only names, if there are
-    any, until the beginning of an id is typed."""
+    """Sessions, most recently used first."""
     # Only to complete.
     from clinvk.store.base import Query
 
@@ -46,8 +45,6 @@ def complete_sessions(incomplete: str) -> list[Offer]:
             others = sorted(ids - recent.keys())
             return [*((i, text) for i, text in recent.items() if i in ids), *others]
         found = _sessions(store, Query(limit=MAX_RECENT, tasks=False))
-        if os.environ.get("_CLINVK_COMPLETE") == "complete_bash":
-            found = [s for s in found if not _is_generated(s.id)] or found
         return [(s.id, _describe(s)) for s in found]
     return []
 
@@ -177,10 +174,6 @@ def _configured_models(backend: str | None) -> list[str]:
 
     found = loading.load(os.environ).config.backends
     return [c.model for name, c in found.items() if c.model and backend in (None, name)]
-
-
-def _is_generated(session_id: str) -> bool:
-    return len(session_id) == 10 and set(session_id) <= set("0123456789abcdef")
 
 
 def _describe(session: Session) -> str:

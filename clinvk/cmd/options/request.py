@@ -60,7 +60,7 @@ Prompt = Annotated[
     list[str] | None,
     typer.Argument(metavar="[PROMPT] [-]", help="Prompt text; - appends standard input."),
 ]
-ID_HELP = "Session id, the beginning of one, or the backend's own id."
+ID_HELP = "Session id, the beginning of one, the backend's own id, or last."
 SessionId = Annotated[
     str | None, typer.Argument(metavar="[ID]", help=ID_HELP, autocompletion=complete_sessions)
 ]

@@ -11,7 +11,7 @@ import typer
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.sessions.common import VERSION, open_manager, session_data
+from clinvk.cmd.sessions.common import VERSION, find_id, open_manager, session_data
 from clinvk.errors import UsageError
 from clinvk.terminal import printer
 
@@ -42,7 +42,7 @@ def branch(
 ) -> None:
     """Copy a session, or its first messages, to a new one and print the new id."""
     sessions = open_manager(config)
-    source = sessions.lookup(session_id)
+    source = find_id(sessions, session_id)
     _print_new_session(
         sessions, sessions.branch_session(source, at, title), f"of {source}", as_json=as_json
     )

@@ -57,6 +57,13 @@ def open_lookup(config: Path | None) -> SessionLookup:
     return SessionLookup(open_configured_store(opt.load_config(config)))
 
 
+def find_id(sessions: SessionManager, text: str) -> str:
+    """The id of the session that is meant; "last" is the one used last. Raises `SessionError`."""
+    from clinvk.sessions.lookup import SessionLookup  # a list has no use for it
+
+    return SessionLookup(sessions.store).lookup_or_last(text).id
+
+
 def print_warnings(sessions: list[Session | Damaged]) -> None:
     for session in sessions:
         if isinstance(session, Damaged):

@@ -12,7 +12,7 @@ from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.plan import Force
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.sessions.common import open_manager
+from clinvk.cmd.sessions.common import find_id, open_manager
 from clinvk.disk.output_file import HTML, MARKDOWN, check_overwriting, format_of
 from clinvk.errors import ClinvkError
 from clinvk.terminal import printer
@@ -61,7 +61,7 @@ def export(
         check_overwriting(output, force=force)
     sessions = open_manager(config)
     text = sessions.export_session(
-        sessions.lookup(session_id),
+        find_id(sessions, session_id),
         format or "markdown",
         include_metadata=metadata,
         include_tokens=tokens,

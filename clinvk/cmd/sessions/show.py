@@ -34,7 +34,7 @@ def show_(
 
     With --json, the messages are left out unless --messages is given."""
     sessions = open_lookup(config)
-    session = sessions.lookup(session_id)
+    session = sessions.lookup_or_last(session_id)
     store = sessions.store
     state = display_status(
         session, [session.id] if store.running_turn(session.id) is not None else []

@@ -10,7 +10,7 @@ from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
-from clinvk.cmd.sessions.common import VERSION, open_manager, session_data
+from clinvk.cmd.sessions.common import VERSION, find_id, open_manager, session_data
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.option_table import BY_NAME
 from clinvk.terminal import printer
@@ -99,7 +99,7 @@ def edit(
         raise UsageError("no change given", "see: clinvk sessions edit --help")
     sessions = open_manager(config)
     session = sessions.edit_session(
-        sessions.lookup(session_id),
+        find_id(sessions, session_id),
         title=title,
         tags=tag or (),
         untag=untag or (),
@@ -132,7 +132,7 @@ def archive(session_ids: opt.SessionIds, config: opt.Config = None) -> int:
     code = 0
     for text in session_ids:
         try:
-            done = sessions.edit_session(sessions.lookup(text), status="archived")
+            done = sessions.edit_session(find_id(sessions, text), status="archived")
             print(f"Session {done.id} archived.")
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)

@@ -10,7 +10,7 @@ import typer
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.sessions.common import VERSION, open_manager
+from clinvk.cmd.sessions.common import VERSION, find_id, open_manager
 from clinvk.model.usage import rfc3339
 from clinvk.terminal import printer
 from clinvk.text import duration
@@ -30,7 +30,7 @@ def stats(
 ) -> None:
     """Show session statistics."""
     sessions = open_manager(config)
-    session_id = sessions.lookup(session_id)
+    session_id = find_id(sessions, session_id)
     figures = sessions.get_session_stats(session_id)
     flow = sessions.analyze_conversation_flow(session_id) if topics else {}
     if as_json:
