@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from clinvk.cmd.main import COMMANDS, root
-from clinvk.cmd.usage import help_texts
+from clinvk.cmd.usage import help_texts, task_keys
 from clinvk.cmd.usage.help_page import MANY, group_of, render_page
+from clinvk.model import option_table
 from clinvk.model.result import EXIT_CODES
-from tests.conftest import CommandLine
+from clinvk.plans import schema
+from tests.conftest import PROJECT, CommandLine
 from tests.test_docs import commands as commands_of_line
 from tests.test_docs import parse
 
@@ -97,6 +99,32 @@ def test_the_help_has_groups_examples_and_exit_codes(clinvk: CommandLine) -> Non
     for name in COMMANDS:
         assert name in help_texts.SECOND_NAMES or re.search(rf"^  {name} ", page, re.MULTILINE)
     assert "Documentation: " in page
+
+
+def test_a_hint_about_a_key_leads_to_help_that_has_all_keys(clinvk: CommandLine) -> None:
+    for command, kind in (("parallel", "task"), ("chain", "step")):
+        said = clinvk(command, stdin=f"{kind}s: [{{prompt: x}}]\nmax_paralel: 2\n")
+        assert said.returncode == 3
+        assert said.stderr.endswith(f"see the keys of the file: clinvk help {command}\n")
+        page = clinvk("help", command).stdout
+        keys = page.split(f"Keys of a {kind}:")[1].partition("\n\n")[0]
+        for option in option_table.OPTIONS:
+            assert re.search(rf"^  {option.name}\b", keys, re.MULTILINE), option.name
+        assert f"  {kind}s " in page.split("Keys of the file:")[1]
+        codes = page.split("Exit codes:")[1]
+        assert "timed out" not in codes  # of one prompt
+        assert "a task failed" in codes
+    assert not task_keys.undocumented(task_keys.TASK.keys() | {*schema.OPTIONS}, schema.TaskEntry)
+    assert not task_keys.undocumented(task_keys.FILE, schema.TaskFile)
+
+
+def test_the_exit_codes_in_the_help_are_those_of_the_documentation(clinvk: CommandLine) -> None:
+    table = (PROJECT / "docs" / "parallel.md").read_text().split("## Exit codes")[1]
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    for command in ("parallel", "chain", "compare", "runs retry", "runs resume", "runs watch"):
+        codes = help_texts.exit_codes(f"clinvk {command}")
+        assert {code for code, _ in codes} == documented
+    assert (6, "timed out") in help_texts.exit_codes("clinvk resume")
 
 
 def test_the_short_help_is_a_summary_of_the_long_one(clinvk: CommandLine) -> None:

@@ -13,7 +13,6 @@ from clinvk.plans.schema import LISTS, NUMBERS, TaskEntry
 from clinvk.text import json_input, yaml
 
 FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
-KEYS_HINT = "see the task file reference: clinvk help parallel"
 
 # The columns of a CSV file that are not keys of a task, which prompts can name. An object, so that
 # no key of a file can be the same.
@@ -21,8 +20,19 @@ COLUMNS: Any = object()
 HEADER: Any = object()  # the names of all its columns
 
 
+def keys_hint(kind: str) -> str:
+    """Where the keys of a file for such a run are explained."""
+    command = "chain" if kind == "chain" else "parallel"
+    return f"see the keys of the file: clinvk help {command}"
+
+
 def parse_text(
-    path: str | None, text: str, form: str | None = None, *, of_lines: bool = False
+    path: str | None,
+    text: str,
+    form: str | None = None,
+    *,
+    of_lines: bool = False,
+    kind: str = "parallel",
 ) -> tuple[Any, str]:
     """The data in a text, and its format: `form`; otherwise lines, if the prompt names them;
     otherwise by the name of the file, or by its content. Raises `ConfigError`."""
@@ -33,7 +43,7 @@ def parse_text(
     try:
         return _PARSERS[form](text), form
     except yaml.YamlError as error:
-        raise ConfigError(f"{source}: {error}", KEYS_HINT) from error
+        raise ConfigError(f"{source}: {error}", keys_hint(kind)) from error
     except LineError as error:
         hint = f"it was read as {form}; use --format to choose another format"
         raise ConfigError(f"{source}: {error}", hint) from error

@@ -21,7 +21,7 @@ from clinvk.errors import ConfigError
 from clinvk.model.option_table import Option
 from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, with_keys
 from clinvk.plans import formats, halt, interpolate
-from clinvk.plans.formats import COLUMNS, HEADER, KEYS_HINT
+from clinvk.plans.formats import COLUMNS, HEADER, keys_hint
 from clinvk.plans.references import TaskError, TaskReferences, link
 from clinvk.plans.schema import (
     ALL_TASKS_ONLY,
@@ -61,7 +61,7 @@ def parse_plan(data: Any, source: str, kind: Any, defaults: Defaults, text: str 
         if reader.is_flag(error.path):
             raise ConfigError(str(error), error.hint) from error
         where = _with_line(source, text, error.path)
-        raise ConfigError(f"{where}: {error}", error.hint or KEYS_HINT) from error
+        raise ConfigError(f"{where}: {error}", error.hint or keys_hint(kind)) from error
     except TaskError as error:
         task, path = reader.tasks[error.position], reader.place(error)
         where = f"{_with_line(source, text, path)}{task.description.removeprefix(source)}"
@@ -82,7 +82,7 @@ def parse_rules(data: Mapping[str, Any], source: str, defaults: Defaults) -> Rul
             build_struct(TaskFile, dict(data))
         )
     except ShapeError as error:
-        raise ConfigError(f"{source}: {error}", KEYS_HINT) from error
+        raise ConfigError(f"{source}: {error}", keys_hint("parallel")) from error
 
 
 class _PlanParser:

@@ -146,7 +146,7 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
         ) from error
     by_line = "line" in template.placeholder_names(str(defaults.task.get("prompt", "")))
     found, form = formats.parse_text(
-        None if source == "-" else source, text, form, of_lines=by_line
+        None if source == "-" else source, text, form, of_lines=by_line, kind=kind
     )
     lined = text if form in ("yaml", "json") else ""
     return taskfile.parse_plan(found, name, kind, defaults, lined)

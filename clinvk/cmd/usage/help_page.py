@@ -43,6 +43,7 @@ class Page:
         sections.append(self.table("Arguments", [(metavar(p), p.help) for p in arguments]))
         sections += self.options([p for p in params if p.param_type_name == "option"])
         if self.full:
+            sections += self.task_keys()
             sections.append(self.section("Examples", self.examples()))
             codes = texts.exit_codes(self.path)
             sections.append(self.table("Exit codes", [(str(code), text) for code, text in codes]))
@@ -110,6 +111,13 @@ class Page:
         elif has_default_to_show(param):
             text = f"{text.removesuffix('.')} (default: {param.default})."
         return flags, text
+
+    def task_keys(self) -> Iterator[str]:
+        if self.path in texts.READ_TASKS:
+            # Only these commands have them: 15 ms.
+            from clinvk.cmd.usage import task_keys
+
+            yield from (self.table(title, rows) for title, rows in task_keys.sections(self.path))
 
     def examples(self) -> Iterator[str]:
         for i, (comment, command) in enumerate(texts.EXAMPLES.get(self.path, ())):

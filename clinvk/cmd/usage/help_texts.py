@@ -182,7 +182,21 @@ _PROMPT_CODES = [
     (75, "rate limit reached; try again later"),
 ]
 _OTHER_CODE = ("8–255", "the backend's own exit code")
-_WITH_PROMPTS = ("ask", "chat", "resume", "parallel", "chain", "compare", "retry", "watch")
+_WITH_PROMPTS = ("clinvk", "clinvk ask", "clinvk chat", "clinvk resume", "clinvk sessions resume")
+# One task may fail by a timeout, another by its backend: how each did is in the results.
+_RUN_CODES = [
+    (0, "all tasks succeeded"),
+    (1, "a task failed, or the command line is wrong"),
+    (2, "a backend is not installed"),
+    (3, "the configuration or the file is invalid"),
+    (4, "the run is missing, ambiguous, damaged or busy, or could not be saved"),
+    (7, "cancelled"),
+    (75, "all remaining tasks wait for a rate limit; resume the run later"),
+]
+READ_TASKS = ("clinvk parallel", "clinvk chain")
+_WITH_RUNS = (
+    *READ_TASKS, "clinvk compare", "clinvk runs resume", "clinvk runs retry", "clinvk runs watch",
+)  # fmt: skip
 
 FILES = [
     ("~/.clinvk/config.yaml", "The configuration."),
@@ -194,8 +208,9 @@ FILES = [
 def exit_codes(path: str) -> list[tuple[object, str]]:
     """The exit codes of a command and their meaning; none if it only prints or changes
     something."""
-    last = path.rpartition(" ")[2]
-    if path == "clinvk" or last in _WITH_PROMPTS:
+    if path in _WITH_RUNS:
+        return [*_RUN_CODES]
+    if path in _WITH_PROMPTS:
         return [*_PROMPT_CODES, _OTHER_CODE]
     return []
 
