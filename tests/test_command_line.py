@@ -121,6 +121,18 @@ def test_only_what_resembles_a_word_is_suggested() -> None:
 # Words that are no prompts
 
 
+def test_an_undocumented_name_is_not_suggested_and_an_option_of_a_prompt_makes_one(
+    clinvk: CommandLine, home: Home, fake: Path
+) -> None:
+    assert refused("what") is None
+    assert refused("chta") is None
+    assert "is not a command" in str(refused("comparee"))
+    done = clinvk("--history", "2", "comparee")
+    assert (done.returncode, len(home.ids())) == (0, 1)
+    assert clinvk("--history", "2", "compare").returncode == 1
+    assert clinvk("--new", "what").returncode == 0
+
+
 def refused(*words: str, new: bool = True) -> str | None:
     try:
         check_words([*words], [*COMMANDS, *ALIASES], group.COMMANDS, new=new)

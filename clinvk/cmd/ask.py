@@ -125,7 +125,8 @@ def ask(
     loaded = opt.load_config(config)
     behind = opt.passthrough_args(ctx)
     if words and not behind:
-        _check_words(ctx, words, new=not (continue_ or name))
+        of_prompt = bool(history or template or to or replay or new)
+        _check_words(ctx, words, new=not (continue_ or name), of_prompt=of_prompt)
     opt.output_options(loaded, flags)  # report errors before the user writes a prompt
     ref = session_ref(continue_=continue_, anywhere=anywhere, name=name, history=history, new=new)
 
@@ -263,8 +264,9 @@ def _confirm_elsewhere(problem: str, other: Session) -> bool:
     )
 
 
-def _check_words(ctx: typer.Context, words: list[str], *, new: bool) -> None:
-    """Raise `UsageError` if no command was given and the prompt looks like one."""
+def _check_words(ctx: typer.Context, words: list[str], *, new: bool, of_prompt: bool) -> None:
+    """Raise `UsageError` if no command was given and the prompt looks like one. `of_prompt`: an
+    option says that it is a prompt, so that only the very name of a command is refused."""
     if not ctx.meta.get(ASKED_WITHOUT_COMMAND) or words[1:] == [opt.STDIN]:
         return
     text = words[0] if len(words) == 1 else ""
@@ -275,4 +277,6 @@ def _check_words(ctx: typer.Context, words: list[str], *, new: bool) -> None:
     from clinvk.cmd.usage.guesses import check_words
 
     root: Any = ctx.find_root().command
+    if of_prompt and words[0] not in {*root.modules, *root.aliases}:
+        return
     check_words(words, [*root.modules, *root.aliases], group.COMMANDS, new=new)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+from clinvk.cmd.usage.help_texts import SECOND_NAMES
 from clinvk.cmd.usage.wording import is_task_file
 from clinvk.errors import UsageError
 from clinvk.text.suggest import edits, similar
@@ -51,11 +52,12 @@ def check_words(
     """Raise `UsageError` if the prompt is a command, or almost one. `new`: it would start a
     conversation. In an existing one, "status" or "continue" may well be a prompt."""
     commands, subcommands = [*commands], [*subcommands]
+    documented = [name for name in commands if name not in SECOND_NAMES]
     first, *rest = words[0].split() or [""] if len(words) == 1 else words
     if not is_word(first):
         return
     if len(rest) > 1:  # a sentence without its quotes, unless it begins with a misspelled command
-        near = similar(first, [n for n in commands if len(n) > SHORTEST], most=1)
+        near = similar(first, [n for n in documented if len(n) > SHORTEST], most=1)
         if len(words) > 1 and near and near[0] != first and first not in GUESSES:
             raise _refusal(first, f"clinvk {near[0]} {shlex.join(rest)}", words)
         return
@@ -65,7 +67,7 @@ def check_words(
         return
     if first in commands:
         raise _command_after_options(first, words)
-    instead = _instead(first, commands, subcommands, new=new)
+    instead = _instead(first, documented, subcommands, new=new)
     if instead is None:
         return
     if rest and first not in GUESSES:
