@@ -13,7 +13,7 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.engine import backoff
 from clinvk.engine.plan_run import PlanRun
-from clinvk.engine.rerun import SelectTasks, requeue_if_unfinished, unfinished
+from clinvk.engine.rerun import INTERRUPTED_STATES, SelectTasks, requeue_if_unfinished, unfinished
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan, Task
@@ -80,7 +80,9 @@ class ResumedRun(PlanRun):
     def _finish_unchanged(self, before: RunResult) -> RunResult:
         self.outcomes = list(before.results)
         self._on_ready()
-        self.notify("there is nothing left to run")
+        count = sum(o.state in INTERRUPTED_STATES and o.attempts > 0 for o in before.results)
+        but = f" except {count} interrupted task{'s' * (count != 1)}" if count else ""
+        self.notify(f"there is nothing left to run{but}")
         return before
 
     def new_outcomes(self, result: RunResult) -> set[int]:

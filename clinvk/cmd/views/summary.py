@@ -137,9 +137,11 @@ def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
         also = f" (add --rerun-indeterminate to repeat {tasks})" if unsure else ""
         return f"resume with: {resume}{_budget_hint(result)}{also}"
     if unsure:
-        tasks = f"{unsure} tasks were" if unsure > 1 else "1 task was"
+        who, whose, them = (
+            (f"{unsure} tasks were", "their", "them") if unsure > 1 else ("1 task was", "its", "it")
+        )
         return (
-            f"{tasks} interrupted, and may have done part of the work; repeat with: "
+            f"{who} interrupted and may have done part of {whose} work; run {them} again with: "
             f"{resume} --rerun-indeterminate"
         )
     if states.get("failed") and checkpoint is not None:
