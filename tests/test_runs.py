@@ -607,6 +607,18 @@ def test_where_nothing_is_left_of_a_cancelled_run_it_stays_that(desk: Desk):
     assert [x["type"] for x in watched(lines)] == ["begin", "end"]
 
 
+def test_an_older_run_of_the_directory_of_which_something_is_left_is_named(desk: Desk):
+    old = cancelled(desk)
+    assert desk.clinvk("parallel", "-q", desk.file(["bad a"])).returncode == 1
+    broken = desk.at("last").id
+    assert desk.clinvk("parallel", "-q", desk.file(["z"])).returncode == 0
+    said = desk.clinvk("runs", "resume")
+    assert (said.returncode, said.stderr.count(f"clinvk runs resume {old}\n")) == (0, 1)
+    assert f"clinvk runs retry {broken}\n" in desk.clinvk("runs", "retry").stderr
+    for args, cwd in ((("last",), desk.folder), ((desk.at("last").id,), None)):
+        assert "older run" not in desk.clinvk("runs", "resume", *args, cwd=cwd).stderr
+
+
 def test_what_waits_for_a_limit_is_run_later(desk: Desk):
     id_ = waiting(desk)
     assert desk.clinvk("runs", "resume", id_, "-q").returncode == 75

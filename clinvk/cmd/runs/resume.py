@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +21,7 @@ from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.runs.common import VERSION, LastRun, OneRun, open_runs
 from clinvk.cmd.views import run as watching
+from clinvk.errors import ClinvkError
 from clinvk.model.outcome import format_counts
 from clinvk.terminal import printer
 
@@ -30,6 +34,13 @@ if TYPE_CHECKING:
     from clinvk.runs.folder import RunFolder
 
 app = CommandModule()
+LAST = "last"
+# The states of a run that each command can do something about.
+STATES_LEFT = {
+    "resume": ("interrupted", "cancelled", "waiting"),
+    "retry": ("failed", "interrupted", "cancelled", "waiting"),
+}
+MAX_SEARCHED = 100  # runs
 
 
 @app.command("resume")
@@ -74,7 +85,8 @@ def resume(
         cut_off = find_interrupted(folder, dispatcher.store)
         rerun_indeterminate = interrupted.should_rerun(cut_off, view)
     select = partial(select_to_resume, rerun_indeterminate=rerun_indeterminate)
-    return _resume_run(dispatcher, folder, select, view, reports, rules)
+    older = partial(_report_older, loaded, "resume") if run_id == LAST else None
+    return _resume_run(dispatcher, folder, select, view, reports, rules, older)
 
 
 @app.command("retry")
@@ -111,7 +123,9 @@ def retry(
     select = partial(select_to_retry, names=tasks or (), failed=failed)
     reports = plan.requested_reports(junit, report, force=force)
     folder = open_runs(loaded).find(run_id)
-    return _resume_run(_open_dispatcher(loaded), folder, select, view, reports, plan.RuleFlags())
+    older = partial(_report_older, loaded, "retry") if run_id == LAST and not tasks else None
+    dispatcher = _open_dispatcher(loaded)
+    return _resume_run(dispatcher, folder, select, view, reports, plan.RuleFlags(), older)
 
 
 def _open_dispatcher(loaded: Loaded) -> Dispatcher:
@@ -128,6 +142,7 @@ def _resume_run(
     view: watching.RunView,
     reports: list[RequestedReport],
     rules: plan.RuleFlags,
+    if_nothing_left: Callable[[RunFolder], None] | None,
 ) -> int:
     # Only once the flags are valid: it is a third of the start.
     from clinvk.engine.resumed_run import ResumedRun
@@ -138,7 +153,24 @@ def _resume_run(
         rules=lambda kept: plan.override_rules(kept, rules),
     )  # fmt: skip
     result = many.drive_run(run, view, viewer)
-    return many.finish_run(run, result, view, reports)
+    code = many.finish_run(run, result, view, reports)
+    if if_nothing_left is not None and not run.new_outcomes(result):
+        if_nothing_left(folder)
+    return code
+
+
+def _report_older(loaded: Loaded, command: str, newest: RunFolder) -> None:
+    """Name an older run that was begun in this directory, and of which something is left."""
+    states = STATES_LEFT[command]
+    for folder in islice(open_runs(loaded).newest_first(), MAX_SEARCHED):
+        with suppress(ClinvkError):  # a damaged run is none to go on with
+            is_older = folder.id != newest.id and folder.summary()["state"] in states
+            if is_older and folder.plan().cwd == os.getcwd():
+                printer.Printer.for_errors().notice(
+                    f"something is left of an older run of this directory; {command} it with: "
+                    f"clinvk runs {command} {folder.id}"
+                )
+                return
 
 
 @app.command("cancel")
