@@ -102,7 +102,7 @@ def test_a_conversation_is_shown_below_its_header(clinvk: CommandLine, home: Hom
     text = clinvk("sessions", "show", "talk").stdout
     assert text.startswith("ID: ")
     assert re.search(
-        r"── You · .* ──\nQuestion 0\n\n── Assistant · .* ──\nAnswer \*\*0\*\*\n", text
+        r"── User · .* ──\nQuestion 0\n\n── Assistant · .* ──\nAnswer \*\*0\*\*\n", text
     )
     assert "Question 0" not in clinvk("sessions", "show", "talk", "--messages", "2").stdout
     assert "Question" not in clinvk("sessions", "show", "talk", "--messages", "0").stdout

@@ -135,7 +135,7 @@ def _markdown(session: Session, options: ExportOptions) -> str:
             "\n".join(f"- {name}: {value}" for name, value in _describe_session(session).items())
         )
     for message in session.messages:
-        parts.append(" · ".join([f"## {_role_label(message)}", *_message_notes(message, options)]))
+        parts.append(" · ".join([f"## {message.speaker}", *_message_notes(message, options)]))
         parts.append(close_code_blocks(message.content.strip()))
     return "\n\n".join(parts) + "\n"
 
@@ -146,7 +146,7 @@ def _html(session: Session, options: ExportOptions) -> str:
     messages = [
         {
             "role": message.role.value,
-            "who": _role_label(message),
+            "who": message.speaker,
             "notes": _message_notes(
                 message, options, times=_default(options.include_timestamps, otherwise=True)
             ),
@@ -225,10 +225,6 @@ def _in_words(moment: datetime) -> str:
 
 def _title(session: Session) -> str:
     return " ".join((session.label or f"Session {session.id}").split())
-
-
-def _role_label(message: Message) -> str:
-    return message.role.value.capitalize()
 
 
 def _default(given: bool | None, *, otherwise: bool) -> bool:

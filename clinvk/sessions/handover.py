@@ -9,11 +9,6 @@ from msgspec import Struct
 from clinvk.model.session import Message, MessageRole, Session
 
 MAX_BYTES = 100_000  # maximum bytes that are carried over, newest first
-ROLE_NAMES = {
-    MessageRole.USER: "User",
-    MessageRole.ASSISTANT: "Assistant",
-    MessageRole.SYSTEM: "System",
-}
 
 
 class Handover(Struct, frozen=True):
@@ -32,7 +27,8 @@ def hand_over(messages: list[Message], prompt: str, source: str, target: str) ->
     left_out = len(messages) - used
     missing = f" The first {left_out} messages are omitted." if left_out else ""
     whole = (
-        f"Below is a conversation between a user and an AI assistant ({source}).{missing} "
+        f"Below is a conversation between a user and an AI assistant.{missing} Each answer names the "
+        "backend that gave it, if it is known. "
         "Continue it as if it had been yours, and answer the user's last message.\n\n"
         f"{text}\n\n# User (now)\n\n{prompt}"
     )
@@ -85,7 +81,7 @@ def format_newest(messages: list[Message], limit: int) -> tuple[str, int, int]:
     parts: list[str] = []
     size = 0
     for message in reversed(messages):
-        part = f"## {ROLE_NAMES[message.role]}\n\n{message.content.strip()}"
+        part = f"## {message.speaker}\n\n{message.content.strip()}"
         data = part.encode("utf-8", "replace")
         if size + len(data) > limit:
             if not parts:  # even the newest alone is too long

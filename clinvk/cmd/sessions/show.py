@@ -11,7 +11,7 @@ from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, display_status, open_lookup, session_data
-from clinvk.model.session import Message, MessageRole, Session
+from clinvk.model.session import Message, Session
 from clinvk.terminal import pager, printer
 from clinvk.text import duration
 
@@ -61,9 +61,8 @@ def show_(
 
 
 def _message_header(message: Message) -> str:
-    who = "You" if message.role is MessageRole.USER else message.role.value.capitalize()
     when = printer.local_time(message.timestamp)
-    return printer.for_output().paint(f"── {who} · {when} ──", printer.BOLD)
+    return printer.for_output().paint(f"── {message.speaker} · {when} ──", printer.BOLD)
 
 
 def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
