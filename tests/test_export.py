@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.model.session import Message, Session
 from clinvk.sessions import export
+from clinvk.sessions.markdown import close_code_blocks
 
 WHEN = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 NASTY = '<script>alert("x")</script> <img src=x onerror=alert(1)> &amp; "quotes" \'single\''
@@ -90,7 +91,7 @@ def test_code_that_was_not_closed_swallows_nothing_behind_it(opened: str):
 
 @pytest.mark.parametrize("text", [CODE, "plain", "```a`b\nx", "```\nx\n```", "~~~\n```\n~~~"])
 def test_what_is_closed_stays_as_it_is(text: str):
-    assert export.close_code_blocks(text) == text
+    assert close_code_blocks(text) == text
 
 
 # JSON.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,6 +20,7 @@ from msgspec import Struct
 from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.selection import BackendSelector
 from clinvk.errors import UsageError
+from clinvk.model.fence import fence, random_word
 from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
 from clinvk.model.plan import Plan, Rules, Task, with_keys
 from clinvk.text.sanitize import one_line
@@ -122,7 +122,7 @@ def build_plan(
             order = list(range(len(backends)))
             if number % 2 == 0:
                 order.reverse()
-            word = _random_word()
+            word = random_word()
             asked = judge_prompt(prompt, [backends[i] for i in order], word)
             made = _task(
                 f"{JUDGE}-{number}", judge, asked, judge_options or {},
@@ -182,21 +182,13 @@ def judge_options(
 def judge_prompt(prompt: str, names: Sequence[str], word: str) -> str:
     """The prompt of the judge, as a template that takes the answers in the order of the names.
     `word` is unknown to the backends that answer, so that no answer can end its own fence."""
-    parts = [_fence("the request", prompt.replace("{{", "\\{{"), word)]
+    parts = [fence("the request", prompt.replace("{{", "\\{{"), word)]
     parts += [
-        _fence(f"Answer {number}", f"{{{{tasks.{name}.output}}}}", word)
+        fence(f"Answer {number}", f"{{{{tasks.{name}.output}}}}", word)
         for number, name in enumerate(names, 1)
     ]
     numbers = ", ".join(map(str, range(1, len(names) + 1)))
     return JUDGE_PROMPT.format(word=word, parts="\n\n".join(parts), numbers=numbers)
-
-
-def _fence(what: str, text: str, word: str) -> str:
-    return f"=== {word}: {what} begins ===\n{text}\n=== {word}: {what} ends ==="
-
-
-def _random_word() -> str:
-    return secrets.token_hex(8)
 
 
 def _task(name: str, label: str, prompt: str, options: Mapping[str, Any], **more: Any) -> Task:

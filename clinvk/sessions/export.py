@@ -20,6 +20,7 @@ from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.session import Message, Session, check_id
 from clinvk.model.usage import rfc3339
+from clinvk.sessions.markdown import embed_message
 from clinvk.text.json_output import dumps
 from clinvk.text.typed import ShapeError, build_struct
 
@@ -30,7 +31,6 @@ THEMES = ("auto", "light", "dark")
 _RECORD_FIELDS = ("id", "title", "backend", "model", "status", "created_at", "updated_at")
 _METADATA_FIELDS = ("cwd", "tags", "template", "parents", "turns", "usage", "cost", "metadata")
 _TAG = re.compile(r"<[a-zA-Z!/?]")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 
 
 class ExportOptions(Struct, frozen=True):
@@ -136,7 +136,7 @@ def _markdown(session: Session, options: ExportOptions) -> str:
         )
     for message in session.messages:
         parts.append(" · ".join([f"## {message.speaker}", *_message_notes(message, options)]))
-        parts.append(close_code_blocks(message.content.strip()))
+        parts.append(embed_message(message.content))
     return "\n\n".join(parts) + "\n"
 
 
@@ -166,21 +166,6 @@ _WRITERS: dict[str, Callable[[Session, ExportOptions], str]] = {
     "json": _json,
     "html": _html,
 }
-
-
-def close_code_blocks(text: str) -> str:
-    """Markdown with open code blocks closed, so that they do not include what follows."""
-    fence = ""
-    for line in text.splitlines():
-        found = _FENCE.fullmatch(line)
-        if not found:
-            continue
-        marks, rest = found.groups()
-        if not fence and not (marks[0] == "`" and "`" in rest):
-            fence = marks
-        elif fence and marks.startswith(fence) and not rest.strip():
-            fence = ""
-    return f"{text}\n{fence}" if fence else text
 
 
 def _describe_session(session: Session) -> dict[str, str]:

@@ -1,0 +1,15 @@
+"""Lines around a text in a prompt, which nothing inside the text can imitate."""
+
+from __future__ import annotations
+
+import secrets
+
+
+def random_word() -> str:
+    """A word that whoever wrote the text cannot know."""
+    return secrets.token_hex(8)
+
+
+def fence(what: str, text: str, word: str) -> str:
+    """The text between two lines that say what it is, and hold the word."""
+    return f"=== {word}: {what} begins ===\n{text}\n=== {word}: {what} ends ==="
