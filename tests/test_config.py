@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.config import keys, loading, schema
+from clinvk.config import extras, keys, loading, schema
 from tests.conftest import END, READ, START, CommandLine, Home, say
 
 FORM = READ + 'echo "$@" >"$0.argv"\nenv >"$0.env"\npwd >"$0.cwd"\n' + START + END
@@ -606,3 +606,35 @@ def test_a_home_that_everyone_can_write_draws_a_warning(clinvk: CommandLine, hom
     home.path.chmod(0o700)
     assert clinvk("-b", "echo", "hi").stderr == ""
     assert "can be written by every user" not in clinvk("doctor").stdout
+
+
+@pytest.mark.parametrize(
+    ("files", "command"),
+    [
+        (["uv-receipt.toml", "pyvenv.cfg", "bin/pip"], "uv tool install --force"),
+        (["pipx_metadata.json", "pyvenv.cfg", "bin/pip"], "pipx install --force"),
+        (["pyvenv.cfg", "bin/pip"], "{prefix}/bin/pip install"),
+        (["pyvenv.cfg"], "uv pip install --python {prefix}"),
+        (["bin/pip"], "pip install"),
+    ],
+)
+def test_an_extra_is_installed_with_what_clinvk_was_installed_with(
+    tmp_path: Path, files: list[str], command: str
+):
+    prefix, checkout = tmp_path / "prefix", tmp_path / "my checkout"
+    for name in files:
+        (prefix / name).parent.mkdir(parents=True, exist_ok=True)
+        (prefix / name).touch()
+    checkout.mkdir()
+    command = command.format(prefix=prefix)
+    sources = {
+        json.dumps({"url": checkout.as_uri(), "dir_info": {}}): f"{checkout}[export]",
+        json.dumps({"url": "https://git.example/x", "vcs_info": {"vcs": "git"}}):
+            "clinvk[export] @ git+https://git.example/x",
+        json.dumps({"url": "file:///no/such/folder", "dir_info": {}}): "clinvk[export]",
+        "[1]": "clinvk[export]",
+    }  # fmt: skip
+    for origin, package in sources.items():
+        made = extras.install_command("export", prefix, origin)
+        assert made == f"{command} '{package}'"
+    assert extras.install_command("export", prefix, None) == f"{command} 'clinvk[export]'"

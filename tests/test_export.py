@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clinvk.config.extras import install_hint
 from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.model.session import Message, Session
 from clinvk.sessions import export
@@ -263,7 +264,7 @@ def test_only_templates_need_another_package(
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ClinvkError, match="jinja2") as raised:
         rendered(session, "lines", tmp_path)
-    assert raised.value.hint == "install it with: pip install 'clinvk[export]'"
+    assert raised.value.hint == install_hint("export")
     assert all(rendered(session, name) for name in export.BUILT_IN)
 
 

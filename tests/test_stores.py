@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from clinvk.config.extras import install_hint
 from clinvk.errors import ConfigError, SessionError, SessionNotFound
 from clinvk.model.session import Message, Session
 from clinvk.process import host
@@ -455,7 +456,7 @@ def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delitem(sys.modules, "redis.backoff", raising=False)
     with pytest.raises(ConfigError) as told:
         keep(RedisStore("redis://localhost"))
-    assert "pip install 'clinvk[redis]'" in str(told.value.hint)
+    assert told.value.hint == install_hint("redis")
 
 
 # Passwords

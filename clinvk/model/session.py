@@ -156,7 +156,7 @@ class Session(Struct, frozen=True, kw_only=True):
             raise SessionError(
                 f"session {record['id']} was written by a newer clinvk"
                 f" (record version {record['version']}, this one reads up to {VERSION})",
-                "update clinvk to use it: pip install -U clinvk",
+                "update clinvk to use it",
             )
         if "messages" in record:  # what `counts` was called at first
             record = {"counts": record["messages"]} | record

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from clinvk.config.extras import install_hint
 from clinvk.disk.closing import Closing
 from clinvk.disk.waiting import check_may_block
 from clinvk.errors import ConfigError, SessionError
@@ -242,6 +243,6 @@ def _import_redis() -> Any:
     except ImportError:
         raise ConfigError(
             "session.storage: the package that talks to redis is not installed",
-            "install it: pip install 'clinvk[redis]'",
+            install_hint("redis"),
         ) from None
     return redis

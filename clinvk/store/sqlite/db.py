@@ -87,7 +87,7 @@ class Database(Index):
                 raise SessionError(
                     f"{path} was written by a newer clinvk (its version is {version}, this one "
                     f"reads up to {SCHEMA_VERSION})",
-                    "update clinvk to use it: pip install -U clinvk",
+                    "update clinvk to use it",
                 )
             return version == SCHEMA_VERSION
         if self.db.execute("SELECT 1 FROM sqlite_master").fetchone():
