@@ -50,6 +50,34 @@ def test_all_sessions_are_shown_on_request_and_in_pipes(clinvk: CommandLine, hom
     assert len(screen.text.splitlines()) == 5
 
 
+def test_a_run_in_the_list_of_sessions_is_what_the_list_of_runs_says(
+    clinvk: CommandLine, home: Home
+):
+    (home.work / "questions.txt").write_text("the first\nthe second\n")
+    home.backend("bad", READ + START + say(type="end", error="No.", status=401))
+    made = clinvk("parallel", "questions.txt", env={"CLINVK_BACKEND": "bad"})
+    assert made.returncode == 1
+    compared = clinvk("compare", "which?", "-b", "echo:a,echo:b")
+    assert compared.returncode == 0
+    runs = clinvk.json("runs", "list", "--json")["runs"]
+    assert [(r["kind"], r["state"]) for r in runs] == [("compare", "done"), ("parallel", "failed")]
+    _, screen = on_terminal(home, "sessions", "list", columns=100)
+    rows = [line.split() for line in screen.text.splitlines()[1:3]]
+    assert [row[0] for row in rows] == [r["id"] for r in runs]
+    assert [row[2] for row in rows] == ["done", "failed"]
+    titles = [" ".join(row).split("2 tasks: ")[1] for row in rows]
+    assert titles == ["echo:a, echo:b", "questions.txt"]
+
+    run = runs[0]["id"]
+    for args in (("sessions", "show", run), ("resume", run[:5], "hi")):
+        asked = clinvk(*args)
+        assert asked.returncode == 4
+        assert (
+            f"{run} is a run, and each of its tasks has a session:\n  {run}.echo-a" in asked.stderr
+        )
+        assert f"hint: show the run: clinvk runs show {run}; " in asked.stderr
+
+
 def test_directories_and_times_are_those_of_the_user(clinvk: CommandLine, home: Home):
     inside = f"{home.env['HOME']}/a/project"
     past(home, "one", cwd=inside, created_at=datetime(2026, 7, 1, 12, 0, tzinfo=UTC))

@@ -70,6 +70,11 @@ class SessionLookup:
         if matches:
             shown = "".join(f"\n  {self._describe(i)}" for i in matches[:10])
             more = "\n  … and more" if len(matches) > 10 else ""
+            if run := self._find_run(text, matches[:10]):
+                raise SessionError(
+                    f"{run} is a run, and each of its tasks has a session:{shown}{more}",
+                    f"show the run: clinvk runs show {run}; for a session, give its whole id",
+                )
             raise SessionError(
                 f"{text!r} is the beginning of several sessions:{shown}{more}",
                 "type more of the id",
@@ -131,6 +136,15 @@ class SessionLookup:
             f'clinvk resume {other.id} "your prompt"   (or: clinvk -c --anywhere "your prompt")',
             other,
         )
+
+    def _find_run(self, text: str, ids: list[str]) -> str | None:
+        """The run whose id begins with the text, if all of these sessions are of its tasks."""
+        try:
+            runs = {self.store.get(i).task for i in ids}
+        except ClinvkError:
+            return None
+        run = runs.pop() if len(runs) == 1 else None
+        return run if run and run.lower().startswith(text.lower()) else None
 
     def _describe(self, session_id: str) -> str:
         try:

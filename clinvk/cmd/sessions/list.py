@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ from clinvk.cmd.sessions.common import (
     print_warnings,
     session_data,
 )
-from clinvk.errors import UsageError
+from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.session import STATUSES, Session
 from clinvk.store.base import Damaged, Query
 from clinvk.terminal import printer
@@ -73,7 +74,8 @@ def list_(
     if status is not None and status not in FILTERS:
         raise UsageError(f"invalid status filter {status!r}", f"valid: {', '.join(FILTERS)}")
     on_screen = sys.stdout.isatty() and not (as_json or all_)
-    store = open_configured_store(opt.load_config(config))
+    loaded = opt.load_config(config)
+    store = open_configured_store(loaded)
     query = Query(
         backend=backend,
         status=None if status == "running" else status,
@@ -97,7 +99,7 @@ def list_(
     found = [(s, display_status(s, running)) for s in shown]
     print_warnings(sessions)
     if on_screen and found:
-        _print_for_screen(found, limit or printer.LISTED, wide=wide)
+        _print_for_screen(found, limit or printer.LISTED, loaded.home, wide=wide)
         return
     if as_json:
         rows = [{**session_data(s), "status": state} for s, state in found]
@@ -106,34 +108,36 @@ def list_(
     if not found:
         print("no sessions", file=sys.stderr)
         return
-    _print_table([[found] for found in found], wide=wide)
+    _print_table([_cells(*one) for one in found], wide=wide)
     if wide:
         print(f"Total: {total} session{'s' * (total != 1)}")
 
 
 Shown = tuple[Session | Damaged, str]  # with its status
+Cells = tuple[list[str], list[str]]  # of a row, and those that only a wide table has
 
 
-def _print_for_screen(found: list[Shown], most: int, *, wide: bool) -> None:
+def _print_for_screen(found: list[Shown], most: int, home: Path, *, wide: bool) -> None:
     """The first rows; a run with many tasks is one row."""
     rows: dict[str, list[Shown]] = {}
     for session, state in found:
         run = session.task if isinstance(session, Session) else None
         rows.setdefault(run or f"session {session.id}", []).append((session, state))
-    _print_table([*rows.values()][:most], wide=wide)
+    shown = [*rows.values()][:most]
+    cells = [_cells(*g[0]) if len(g) == 1 else _run_cells(g, home) for g in shown]
+    _print_table(cells, wide=wide)
     if len(rows) > most:
         print(f"… and {len(rows) - most:,} more (--all)")
     elif len(rows) < len(found):
         print("Runs are one row each; see their tasks with --all, or: clinvk runs show RUN")
 
 
-def _print_table(groups: list[list[Shown]], *, wide: bool) -> None:
+def _print_table(found: list[Cells], *, wide: bool) -> None:
     headers = ["ID", "BACKEND", "STATUS", "LAST USED", "TOKENS", "TITLE/PROMPT"]
     if wide:
         headers = ["#", *headers[:5], "MESSAGES", "DIRECTORY", headers[5]]
     rows = []
-    for i, group in enumerate(groups, 1):
-        cells, extra = _cells(*group[0]) if len(group) == 1 else _run_cells(group)
+    for i, (cells, extra) in enumerate(found, 1):
         rows.append([str(i), *cells[:5], *extra, cells[5]] if wide else cells)
     printer.print_table(
         headers, rows, right=["TOKENS", "MESSAGES"], shrinks=[*headers[-1:], *["DIRECTORY"] * wide],
@@ -142,8 +146,7 @@ def _print_table(groups: list[list[Shown]], *, wide: bool) -> None:
     )  # fmt: skip
 
 
-def _cells(s: Session | Damaged, state: str) -> tuple[list[str], list[str]]:
-    """The cells of a session, and those that only a wide table has."""
+def _cells(s: Session | Damaged, state: str) -> Cells:
     if isinstance(s, Damaged):
         return [s.id, "-", state, "-", "-", s.problem], ["-", "-"]
     tokens = f"{s.usage.total:,}" if s.usage else "-"
@@ -152,12 +155,15 @@ def _cells(s: Session | Damaged, state: str) -> tuple[list[str], list[str]]:
     return cells, [str(sum(s.counts.values())), printer.short_path(s.cwd or "-")]
 
 
-def _run_cells(group: list[Shown]) -> tuple[list[str], list[str]]:
-    """The same for the tasks of a run; the first task is the one used last."""
+def _run_cells(group: list[Shown], home: Path) -> Cells:
+    """Those of a run, for its tasks, of which the first was used last."""
     sessions = [s for s, _ in group if isinstance(s, Session)]
     states = [state for _, state in group]
     newest = sessions[0]
-    state = next((s for s in ("running", "error") if s in states), states[0])
+    state, source = _run_state(str(newest.task), home)
+    if state is None:
+        state = next((s for s in ("running", "error") if s in states), states[0])
+    first = min(sessions, key=lambda s: s.created_at)
     backends = dict.fromkeys(s.backend or "-" for s in sessions)
     tokens = sum(s.usage.total for s in sessions if s.usage)
     cells = [
@@ -166,7 +172,20 @@ def _run_cells(group: list[Shown]) -> tuple[list[str], list[str]]:
         state,
         duration.format_age(newest.updated_at),
         f"{tokens:,}" if tokens else "-",
-        f"{len(sessions)} tasks: {newest.label or '-'}",
+        f"{len(sessions)} tasks: {source or first.label or '-'}",
     ]
     messages = sum(sum(s.counts.values()) for s in sessions)
     return cells, [str(messages), printer.short_path(newest.cwd or "-")]
+
+
+def _run_state(run_id: str, home: Path) -> tuple[str | None, str | None]:
+    """The state of a run and what it came from, as `runs list` shows them; nothing if its folder
+    cannot be read, or is on another machine."""
+    from clinvk.runs.folder import RunStore  # only for the row of a run
+
+    try:
+        about = RunStore(home).find(run_id).summary()
+    except (ClinvkError, OSError):
+        return None, None
+    source: str = about["source"] or ""
+    return about["state"], os.path.basename(source) if os.path.isabs(source) else source
