@@ -10,14 +10,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pexpect
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it.parser_inline import ParserInline
 
+from clinvk.cmd.options.request import OutputOptions
+from clinvk.cmd.views import rendered
+from clinvk.cmd.views.rendered import RenderedViewer
+from clinvk.model.events import Delta
+from clinvk.terminal.printer import Printer
 from clinvk.terminal.rendering import code, layout, lines
 from clinvk.terminal.rendering.blocks import Block
 from clinvk.terminal.rendering.lines import without_style
@@ -212,21 +219,21 @@ def test_a_long_word_costs_its_length(text: str, monkeypatch: pytest.MonkeyPatch
         return split(text, *args, **named)
 
     monkeypatch.setattr(lines, "split", counting)
-    rendered = layout.render_text(text, 79)
+    shown = layout.render_text(text, 79)
     assert looked_at <= 3 * len(text)
-    assert re.sub(r"\s", "", plain(rendered)) == text
-    assert max(line.width for line in rendered) <= 79
+    assert re.sub(r"\s", "", plain(shown)) == text
+    assert max(line.width for line in shown) <= 79
 
 
 @pytest.mark.parametrize("fence", ["```json\n", "- a\n  ```json\n  "])
 def test_a_long_line_of_code_is_not_rendered_again_for_each_piece_of_it(
     fence: str, monkeypatch: pytest.MonkeyPatch
 ):
-    rendered = lexed = 0
+    drawn = lexed = 0
 
     def counting(block: Block, width: int) -> list[lines.Line]:
-        nonlocal rendered
-        rendered += len(block.text)
+        nonlocal drawn
+        drawn += len(block.text)
         return render_block(block, width)
 
     def highlighting(code: list[str], language: str, context: tuple[str, ...] = ()) -> Any:
@@ -242,7 +249,7 @@ def test_a_long_line_of_code_is_not_rendered_again_for_each_piece_of_it(
     screen = streamed(text, [1000] * (len(text) // 1000), 80)
     assert row in re.sub(r"\s", "", screen.text)
     assert screen.text.count('"m"') == 50
-    assert rendered < 8 * len(text)
+    assert drawn < 8 * len(text)
     assert lexed < 2 * len(text)
 
 
@@ -399,6 +406,57 @@ def test_a_real_terminal_shows_it_and_may_be_resized_meanwhile(answer: Answer, h
     assert text.count("The title is bold") == 2
     for words in ("1. First do this", "☑ finished", "def f(x: int) -> str:", "on two lines"):
         assert text.count(words) >= 1, text
+
+
+class Terminal:
+    """What a viewer writes to; it may be gone."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        self.error, self.written = error, ""
+
+    def write(self, text: str) -> None:
+        self.written += text
+
+    async def flush(self) -> None:
+        if self.error:
+            raise self.error
+
+    def give_up(self) -> None: ...
+
+
+def viewer_on(terminal: Terminal) -> RenderedViewer:
+    plan: Any = SimpleNamespace(manifest=SimpleNamespace(name="x"), settings={}, request=None)
+    viewer = RenderedViewer(OutputOptions(), Printer(sys.stderr, color=False), plan)
+    viewer.out = terminal  # type: ignore[assignment]
+    return viewer
+
+
+@pytest.mark.anyio
+async def test_a_backend_does_not_wait_for_a_terminal_that_is_gone():
+    viewer = viewer_on(Terminal(OSError(5, "Input/output error")))
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+
+            async def tell() -> None:
+                with pytest.raises(OSError, match="Input/output error"):
+                    await viewer.show(Delta(text="x" * (rendered.MAX_HELD + 1_000_000)))
+
+            group.start_soon(tell)
+            await anyio.lowlevel.checkpoint()
+            group.start_soon(viewer.work)
+
+
+@pytest.mark.anyio
+async def test_text_is_drawn_even_if_the_wait_for_it_ends_too_early(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    terminal = Terminal()
+    viewer = viewer_on(terminal)
+    viewer._next_drawing = time.monotonic() + 60
+    monkeypatch.setattr(rendered.anyio, "sleep", lambda _: anyio.lowlevel.checkpoint())
+    await viewer.show(Delta(text="some words"))
+    await viewer._do_jobs()
+    assert "some words" in terminal.written
 
 
 def test_json_is_not_touched(answer: Answer, clinvk: CommandLine):

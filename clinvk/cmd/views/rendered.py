@@ -64,7 +64,7 @@ class RenderedViewer(TextViewer):
                 self._add(self._end_block)
             case _:
                 self._add(lambda: self._show_aside(event))
-        while self._waiting > MAX_HELD and not self.gave_up:
+        while self._waiting > MAX_HELD and not (self.gave_up or self._error):
             self._has_room = anyio.Event()
             await self._has_room.wait()
         self._raise_error()
@@ -106,7 +106,8 @@ class RenderedViewer(TextViewer):
             if self._needs_drawing and not self._jobs:
                 wait = max(0.0, self._next_drawing - time.monotonic())
                 await anyio.sleep(wait)  # more may arrive meanwhile
-            if self._needs_drawing and time.monotonic() >= self._next_drawing:
+                await self._draw()
+            elif self._needs_drawing and time.monotonic() >= self._next_drawing:
                 await self._draw()
 
     def _add_text(self, text: str) -> None:
