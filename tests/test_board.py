@@ -305,7 +305,7 @@ def test_a_notice_stays_above_the_board():
     stage.board.show_notice("afterwards")
     assert stage.screen.text == (
         "clinvk: before it begins\n"
-        "clinvk: a notice that takes more than a line of th\nis terminal\n"
+        "clinvk: a notice that takes more than a line of\n  this terminal\n"
         "clinvk: task 0: from a task\nclinvk: one: b\nclinvk: afterwards"
     )
 

@@ -7,7 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from clinvk.terminal.message_lines import wrap_message
 from clinvk.text.width import display_width
 from tests.conftest import (
     END,
@@ -205,6 +208,25 @@ def test_a_hangup_of_the_terminal_ends_the_run(terminal: Terminal, home: Home, t
     os.kill(child.pid, signal.SIGHUP)
     wait_for(lambda: not is_alive(pid))
     assert wait_for(lambda: home.record()["error"])["kind"] == "cancelled"
+
+
+def test_messages_break_between_words_and_commands_stay_whole(terminal: Terminal, home: Home):
+    past(home, "one", cwd="/elsewhere")
+    shown, code = ending(terminal("resume", "--here", width=60))
+    assert code == 4
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert max(map(display_width, lines)) <= 60
+    shown, _ = ending(terminal("sesions", "list", width=60))
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in shown.splitlines()]
+    assert any(line == "clinvk sessions list?" for line in lines), lines
+
+
+@given(st.text("ab clinvk;:,\"'()", max_size=90), st.integers(20, 60))
+def test_wrapping_a_message_loses_no_word_and_breaks_none(text: str, width: int):
+    lines = wrap_message("clinvk: ", text, width)
+    assert " ".join(lines).split() == f"clinvk: {text}".split()
+    for line in lines:
+        assert display_width(line) <= width or "clinvk " in line or len(line.split()) <= 2
 
 
 def test_tables_keep_to_the_width_of_the_terminal(terminal: Terminal, home: Home):

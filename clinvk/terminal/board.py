@@ -247,9 +247,9 @@ class Board:
         self._lines_above = []
 
     def _paint_notice(self) -> str:
-        buffer = io.StringIO()
+        buffer, columns = io.StringIO(), self.region.size()[0]
         for text in self._lines_above:
-            Printer(buffer, color=self.printer.color).notice(text)
+            Printer(buffer, color=self.printer.color, width=columns).notice(text)
         return buffer.getvalue()
 
     # Frames.

@@ -40,8 +40,13 @@ COLUMN_GAP = 2  # cells between columns; tabulate leaves as many behind a header
 class Printer:
     """Writes to one stream, in color if wanted."""
 
-    def __init__(self, stream: TextIO, *, color: bool, quiet: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO, *, color: bool, quiet: bool = False, width: int | None = None
+    ) -> None:
+        """`width`: the columns of the terminal on which the text will be seen, if the stream is
+        not that terminal itself."""
         self.stream = stream
+        self.width = width
         self.color = color
         self.quiet = quiet  # shows no notices
 
@@ -75,11 +80,21 @@ class Printer:
         self.stream.write((self.paint(text, code) if code else text) + "\n")
 
     def _print_message(self, who: str, message: str, hint: str | None) -> None:
-        lines = f"{who} {self._harmless(message)}"
+        lines = self._wrap(f"{who} ", self._harmless(message))
         if hint:
-            lines += f"\n  {self.paint('hint:', DIM)} {self._harmless(hint)}"
-        self.stream.write(lines + "\n")
+            lines += self._wrap(f"  {self.paint('hint:', DIM)} ", self._harmless(hint))
+        self.stream.write("".join(f"{line}\n" for line in lines))
         self.stream.flush()
+
+    def _wrap(self, label: str, text: str) -> list[str]:
+        """The text behind its label; on a terminal, in lines that are broken between words."""
+        width = self.width or _stream_width(self.stream)
+        if width is None or (len(text) < width // 2 and text.isascii()):
+            return [label + text]
+        # Only a long line on a terminal.
+        from clinvk.terminal.message_lines import wrap_message
+
+        return wrap_message(label, text, width)
 
     def _harmless(self, text: str) -> str:
         """The text without control sequences, without passwords in addresses, and without commands
@@ -357,6 +372,14 @@ def format_size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def _stream_width(stream: TextIO) -> int | None:
+    """The columns of the terminal that the stream is; None if it is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
 
 
 def terminal_width() -> int:
