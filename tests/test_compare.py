@@ -363,6 +363,21 @@ def test_a_judge_that_follows_the_order_has_found_nothing(
     assert {r["best"] for r in found["rounds"]} == {"north", "south"}
 
 
+def test_the_replies_of_a_judge_are_shown_where_they_settle_nothing(
+    clinvk: CommandLine, judge: Callable[..., None]
+) -> None:
+    judge("text = f'I read {shown(1)}\\n' + verdict(1)")
+    done = clinvk("compare", "which way?", *JUDGED)
+    for order, read in (("north, south", "north"), ("south, north", "south")):
+        head = f"\n── arbiter, shown {order} ──\nI read The answer is **{read}**."
+        assert head in done.stdout
+    assert done.stdout.count("I weighed them.") == 2
+    assert "I weighed them." in clinvk("runs", "show", "last").stdout
+    assert "I weighed them." not in clinvk("compare", "which way?", *JUDGED, "-q").stdout
+    judge("text = verdict(1 if 'south' in shown(1) else 2)")
+    assert "I weighed them." not in clinvk("compare", "which way?", *JUDGED).stdout
+
+
 def test_a_judge_may_find_all_equally_good(clinvk: CommandLine, judge: Callable[..., None]) -> None:
     judge("text = verdict(0)")
     found = clinvk.json("compare", "which way?", *JUDGED, "--json")["verdict"]

@@ -310,9 +310,13 @@ def test_what_matters_less_is_left_out_whole_on_a_narrow_terminal(terminal: Term
     lines = table(terminal, 40, "parallel", "tasks.yaml", "-q", "-b", "fake")
     at = next(i for i, line in enumerate(lines) if line.startswith("TASK"))
     heads, first, second = map(columns_of, lines[at : at + 3])
-    assert heads[:2] == ["TASK", "STATE"]
-    assert "SESSION" not in heads
-    assert (first[1], second[:2]) == ("done", ["b", "done"])
+    assert {"TASK", "STATE"} <= {*heads}
+    assert not {"SESSION", "TOKENS"} & {*heads}
+    run = next(i.split(".")[0] for i in home.ids())
+    assert f"sessions: clinvk runs show {run} TASK" in lines
+    rows = [dict(zip(heads, row, strict=True)) for row in (first, second)]
+    assert [row["STATE"] for row in rows] == ["done", "done"]
+    assert rows[1]["TASK"] == "b"
     assert len(heads) == len(first) == len(second)
     assert LONG.startswith(first[0].removesuffix("…"))
     heads, run = map(columns_of, table(terminal, 40, "runs", "list")[:2])
@@ -330,6 +334,25 @@ def test_the_session_to_go_on_with_stays_in_a_comparison(terminal: Terminal, hom
         assert {"STATE", "SESSION"} <= {*heads}
         assert (first[-1] in home.ids(), second[-1] in home.ids()) == (True, True)
         assert second[0].startswith("a-backend-w")
+
+
+@pytest.mark.parametrize("command", ["compare", "parallel"])
+@pytest.mark.parametrize("width", [60, 80])
+def test_tokens_and_cost_go_before_the_session(
+    terminal: Terminal, home: Home, command: str, width: int
+):
+    (home.work / "tasks.json").write_text(json.dumps([{"name": "one", "prompt": "a"}, "b"]))
+    asked = {
+        "compare": ("hi", "-b", "echo:model-one,echo:model-two"),
+        "parallel": ("tasks.json", "-b", "echo"),
+    }[command]
+    lines = table(terminal, width, command, *asked, "-q")
+    at = next(i for i, line in enumerate(lines) if line.startswith(("BACKEND", "TASK")))
+    heads, first = map(columns_of, lines[at : at + 2])
+    assert heads[-1] == "SESSION"
+    assert first[-1] in home.ids()
+    assert not any(line.startswith("sessions:") for line in lines)
+    assert all(display_width(line) <= width for line in lines)
 
 
 def test_a_list_of_sessions_keeps_the_ids(terminal: Terminal, home: Home):

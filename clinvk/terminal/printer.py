@@ -243,10 +243,10 @@ def print_table(
     state: str = "",
     ends: Iterable[str] = (),
     least: int = MIN_COLUMN_WIDTH,
-) -> None:
-    """Print a table with columns as wide as their content. If a terminal is too narrow, the columns
-    of `shrinks` are shortened, down to `least` cells; if that is not enough, those of `spared` are
-    left out, in their order. In the columns `ends`, the end of a value is kept instead of the
+) -> set[str]:
+    """Print a table, and return the headers that were left out. Columns are as wide as their
+    content. If a terminal is too narrow, the columns of `shrinks` are shortened, down to `least`
+    cells; if that is not enough, those of `spared` are left out, in their order. In the columns `ends`, the end of a value is kept instead of the
     beginning. The column `state` is colored. A pipe gets everything."""
     table = [headers, *([one_line(cell) for cell in row] for row in rows)]
     if sys.stdout.isatty():
@@ -262,6 +262,7 @@ def print_table(
     )
     for i, line in enumerate(text.splitlines()):
         print(line.rstrip() if i else out.paint(line.rstrip(), BOLD))
+    return {*headers} - {*table[0]}
 
 
 def _load_tabulate(table: list[list[str]]) -> Any:

@@ -17,6 +17,7 @@ from clinvk.text.width import pad
 
 if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome, RunResult
+    from clinvk.plans.comparison import Round
 
 MIN_COLUMN_WIDTH = 50  # cells that a column needs to be easy to read
 
@@ -29,7 +30,7 @@ def print_comparison(result: RunResult, view: run.RunView) -> None:
     print_table(result)
     print()
     show.print_wrapped(summary.summary_line(result))
-    print_verdict(result)
+    print_verdict(result, quiet=view.quiet)
     summary.print_next_steps(result, view.color)
 
 
@@ -84,12 +85,14 @@ def _answer_text(outcome: Outcome) -> str:
 
 
 def print_table(result: RunResult) -> None:
+    """Print the table of all answers."""
     headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
-    show.print_table(
+    left_out = show.print_table(
         headers, map(_row, result.results), right=summary.NUMERIC_COLUMNS,
         shrinks=["MODEL", "BACKEND"], spared=["COST", "TOKENS", "TIME", "MODEL", "SESSION"],
         state="STATE",
     )  # fmt: skip
+    summary.print_sessions_hint(result, left_out)
 
 
 def _row(outcome: Outcome) -> list[str]:
@@ -97,21 +100,31 @@ def _row(outcome: Outcome) -> list[str]:
     return [comparison.label(outcome), outcome.model or "-", *rest]
 
 
-def print_verdict(result: RunResult) -> None:
-    """Print the verdict and its reasons, if there was a judge. `result` includes the outputs."""
+def print_verdict(result: RunResult, *, quiet: bool = False) -> None:
+    """Print the verdict and its reasons, if there was a judge. If it did not settle on an answer,
+    its replies follow, unless `quiet`. `result` includes the outputs."""
     found = comparison.find_verdict(result)
     if found is None:
         return
     printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     head = printer.paint(f"Verdict ({one_line(found.judge)}):", show.BOLD)
     print(f"\n{head} {one_line(found.summary)}")
-    if not any(said.decided or said.why != found.summary for said in found.rounds):
-        return  # the summary says it all
+    if any(said.decided or said.why != found.summary for said in found.rounds):
+        for said in found.rounds:
+            print(f"  {_describe_round(said)}")
+    if found.agreed or quiet:
+        return
     for said in found.rounds:
-        order = ", ".join(map(one_line, said.order))
-        why = one_line(said.why)
-        if said.decided:
-            best = one_line(said.best or "a tie")
-            print(f"  {order}: {best}" + (f" - {why}" if why else ""))
-        else:
-            print(f"  {order}: {why or 'no verdict'}")
+        if said.output.strip():
+            order = ", ".join(map(one_line, said.order))
+            head = f"── {one_line(found.judge)}, shown {order} ──"
+            print(f"\n{printer.paint(head, show.BOLD)}")
+            show.print_markdown(said.output)
+
+
+def _describe_round(said: Round) -> str:
+    order = ", ".join(map(one_line, said.order))
+    why = one_line(said.why)
+    if said.decided:
+        return f"{order}: {one_line(said.best or 'a tie')}" + (f" - {why}" if why else "")
+    return f"{order}: {why or 'no verdict'}"

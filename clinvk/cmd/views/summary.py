@@ -62,10 +62,11 @@ def print_summary(result: RunResult, new: set[int] | None = None) -> None:
     shown = [o for o in result.results if o not in known and not _is_one_of_many(o, result)]
     rows = [outcome_row(outcome) for outcome in shown]
     said = [i for i in range(len(HEADERS)) if i < 4 or any(r[i] not in ("-", "") for r in rows)]
-    show.print_table(
+    left_out = show.print_table(
         [HEADERS[i] for i in said], [[r[i] for i in said] for r in rows],
         right=NUMERIC_COLUMNS, shrinks=["TASK"], spared=DROPPED_FIRST, state="STATE",
     )  # fmt: skip
+    print_sessions_hint(result, left_out)
     if hidden := len(result.results) - len(shown) - len(known):
         print(f"… and {hidden} more, done or not started; see all with --json")
     if known:
@@ -73,6 +74,12 @@ def print_summary(result: RunResult, new: set[int] | None = None) -> None:
     _print_reasons(result)
     print()
     show.print_wrapped(summary_line(result))
+
+
+def print_sessions_hint(result: RunResult, left_out: set[str]) -> None:
+    """How to see the session of a task, if the table had no room for it."""
+    if "SESSION" in left_out and result.id:
+        print(f"sessions: clinvk runs show {result.id} TASK")
 
 
 def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
