@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from clinvk.model.session import Message, Session
 from clinvk.sessions import export, handover
 from clinvk.sessions.markdown import embed_message
-from tests.conftest import END, START, CommandLine, Home
+from tests.conftest import END, READ, START, CommandLine, Home, say
 
 KEEPS_PROMPT = 'cat >"$0.prompt"\n'  # beside the program
 
@@ -113,3 +113,16 @@ def test_a_reader_finds_the_turns_of_an_export_whatever_was_said(text: str):
     ]
     assert heads == [("h1", "T"), ("h2", "User"), ("h2", "Assistant (codex)")]
     assert not any(t.type == "html_block" for t in tokens)
+
+
+def test_a_session_without_an_answer_is_no_history(clinvk: CommandLine, home: Home, prompts: Path):
+    home.backend("broken", READ + say(type="end", error="No.", status=401))
+    assert clinvk("-b", "claude", "a good question").returncode == 0
+    for n in range(3):
+        assert clinvk("-b", "broken", f"a lost question {n}").returncode != 0
+    done = clinvk("-b", "codex", "--history", "1", "and now?")
+    assert "1 earlier session put before the prompt" in done.stderr
+    asked = (prompts / "codex.prompt").read_text()
+    assert "a good question\n" in asked
+    assert "message 2 by Assistant (claude) begins" in asked
+    assert "a lost question" not in asked

@@ -295,9 +295,16 @@ class Dispatcher(Closing):
         return carried.text, [carried.notice]
 
     def _recent_sessions(self, request: Request) -> Any:
-        """The last sessions of this directory with their messages, newest first."""
-        query = Query(cwd=real_path(request.cwd), limit=request.history)
-        for session in self.sessions.list_resumable(query):
+        """The last sessions of this directory in which something was answered, with their messages,
+        newest first."""
+        wanted = limit = request.history
+        while True:
+            recent = self.sessions.list_resumable(Query(cwd=real_path(request.cwd), limit=limit))
+            answered = [s for s in recent if s.counts.get("assistant")]
+            if len(answered) >= wanted or len(recent) < limit:
+                break
+            limit *= 4  # look further back, but not through the sessions of years
+        for session in answered[:wanted]:
             yield session, self.store.messages(session.id)
 
     async def _create_session(self, plan: TurnPlan, calls: StoreCalls) -> Session:

@@ -10,6 +10,7 @@ from clinvk.model.fence import fence, random_word
 from clinvk.model.session import Message, MessageRole, Session
 
 MAX_BYTES = 100_000  # maximum bytes that are carried over, newest first
+MIN_BYTES = 1_000  # bytes of room below which an earlier conversation is of no use
 
 # No message can end itself and continue as another one: its author cannot know the word.
 FENCED = (
@@ -66,9 +67,11 @@ def history(conversations: Iterable[tuple[Session, list[Message]]], prompt: str)
     parts: list[str] = []
     room, count, word = MAX_BYTES, 0, random_word()
     for session, messages in conversations:
+        if room < MIN_BYTES:
+            break
         text, used, size = format_newest(messages, room, word)
         if not used:
-            break
+            continue
         room -= size
         count += 1
         what = f"conversation of {session.updated_at:%Y-%m-%d %H:%M} UTC"
