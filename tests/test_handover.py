@@ -126,3 +126,21 @@ def test_a_session_without_an_answer_is_no_history(clinvk: CommandLine, home: Ho
     assert "a good question\n" in asked
     assert "message 2 by Assistant (claude) begins" in asked
     assert "a lost question" not in asked
+
+
+def test_a_backend_that_took_part_is_named_with_b_and_another_one_with_to(
+    clinvk: CommandLine, home: Home, prompts: Path
+):
+    clinvk("-b", "claude", "--session", "talk", "one")
+    clinvk("--session", "talk", "--to", "codex", "two")
+    refused = clinvk("-b", "gemini", "--session", "talk", "three")
+    assert refused.returncode == 4
+    assert "session talk runs on codex, not on gemini" in refused.stderr
+    assert 'hint: hand it over: clinvk resume talk --to gemini "your prompt"' in refused.stderr
+    for args in (("--session", "talk"), ("-c",)):
+        back = clinvk("-b", "claude", *args, "four")
+        assert back.returncode == 0
+        assert "from codex to claude" in back.stderr
+        clinvk("--session", "talk", "--to", "codex", "five")
+    assert "message 2 by Assistant (codex) begins" in (prompts / "claude.prompt").read_text()
+    assert home.ids() == ["talk"]
