@@ -213,7 +213,7 @@ def test_a_server_that_says_nothing_is_waited_for_some_seconds(listening):
     said, seconds = refused(f"redis://127.0.0.1:{port}/0")
     assert "it accepts connections, but does not answer within 15 s" in said
     assert said.index("the server may be busy") < said.index(
-        "if that port wants TLS, write rediss://"
+        "if that port requires TLS, write rediss://"
     )
     assert seconds < 40
     said, seconds = refused(f"rediss://me:secret@127.0.0.1:{port}/0")
@@ -265,7 +265,7 @@ def test_plain_text_to_a_server_with_tls_and_an_unknown_certificate_are_named(
 
     port = listening(tls)
     said, seconds = refused(f"redis://127.0.0.1:{port}/0")
-    assert "if that port wants TLS, write rediss:// in session.storage" in said
+    assert "if that port requires TLS, write rediss:// in session.storage" in said
     assert seconds < 15
     said, _ = refused(f"rediss://127.0.0.1:{port}/0")
     assert "its certificate is not trusted" in said

@@ -140,7 +140,7 @@ def test_a_suffix_that_is_no_format_is_refused_before_anything_runs(tmp_path: Pa
 def test_a_folder_that_does_not_exist_is_named_with_the_way_out(tmp_path: Path):
     with pytest.raises(UsageError) as error:
         reports.check_report(tmp_path / "no" / "report.html")
-    assert f"no folder {tmp_path / 'no'}" in error.value.message
+    assert f"no such directory: {tmp_path / 'no'}" in error.value.message
     assert f"mkdir -p {tmp_path / 'no'}" in error.value.hint
 
 
@@ -169,7 +169,7 @@ def test_junit_is_junit_whatever_its_suffix(tmp_path: Path):
 
 
 def test_junit_without_a_folder_is_refused_too(tmp_path: Path):
-    with pytest.raises(UsageError, match="no folder"):
+    with pytest.raises(UsageError, match="no such directory"):
         requested_reports(tmp_path / "no" / "results", None)
 
 
@@ -414,7 +414,7 @@ def test_a_report_without_enough_room_says_what_is_missing():
     assert "Full answer: `clinvk runs show r12ab34`" in text
     assert "\nshort\n" in text
     many, _ = run(*(task(i, output="x" * 5_000) for i in range(500)))
-    assert "more answers are not here" in markdown.render(many, 100_000)
+    assert "more answers are left out" in markdown.render(many, 100_000)
     assert "more tasks are not listed" in markdown.render(many, 20_000)
 
 
@@ -653,7 +653,7 @@ def test_the_summary_is_never_larger_than_github_takes(tmp_path: Path):
 def test_a_full_summary_is_said_and_left_as_it_is(tmp_path: Path):
     path = tmp_path / "summary"
     path.write_text("x" * (1024 * 1024 - 100))
-    with pytest.raises(UsageError, match="no room left"):
+    with pytest.raises(UsageError, match="is full"):
         on_github(every_state()[0], GITHUB_STEP_SUMMARY=str(path))
     assert path.stat().st_size == 1024 * 1024 - 100
 

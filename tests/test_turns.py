@@ -42,7 +42,7 @@ def test_two_turns_of_a_session_wait_for_each_other(clinvk: CommandLine, home: H
     first = clinvk.start("resume", id_, "one")
     wait_for(lambda: Path(f"{gate}.reached").exists())
     second = clinvk.start("resume", id_, "two")
-    assert "waiting for it to end" in second.stderr.readline()
+    assert "waiting for it to stop" in second.stderr.readline()
     gate.touch()
     assert "turn 2: one" in first.communicate(timeout=20)[0]
     assert "turn 3: two" in second.communicate(timeout=20)[0]

@@ -197,7 +197,7 @@ async def test_an_ephemeral_chain_has_no_checkpoint(desk: Desk, flows: WorkflowM
     flows.register("work", ["bad a"])
     await flows.aexecute("work", checkpoint="mine")
     for names in ({"checkpoint": "other"}, {"resume": "mine"}):
-        with pytest.raises(ConfigError, match="keeps nothing"):
+        with pytest.raises(ConfigError, match="is not saved"):
             await flows.aexecute("work", ephemeral=True, backend="echo", **names)  # type: ignore[arg-type]
     assert len(RunStore(desk.home.path).ids()) == 1
 
