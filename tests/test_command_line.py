@@ -307,6 +307,27 @@ def test_a_prompt_that_was_written_is_not_lost(
     assert os.stat(path.parent).st_mode & 0o77 == 0
 
 
+def test_a_dry_run_keeps_the_prompt_that_was_written(
+    clinvk: CommandLine, home: Home, fake: Path, editor: Callable[[str], str]
+) -> None:
+    env = {"EDITOR": editor('echo "a long text" > "$1"'), "TMPDIR": str(home.work)}
+    assert clinvk("a session", env=env).returncode == 0
+
+    for count, args in enumerate((["-e"], ["resume", "--last", "-e"]), 1):
+        done = clinvk(*args, "--dry-run", env=env)
+        assert done.returncode == 0
+        paths = list(home.work.glob("clinvk-*/PROMPT.md"))
+        assert [path.read_text() for path in paths] == ["a long text\n"] * count
+        assert any(f"clinvk -f {path}" in done.stderr for path in paths)
+
+
+def test_without_an_editor_no_draft_is_left(clinvk: CommandLine, home: Home) -> None:
+    done = clinvk("-e", "words", env={"EDITOR": "/no/such/editor", "TMPDIR": str(home.work)})
+
+    assert (done.returncode, list(home.work.glob("clinvk-*"))) == (1, [])
+    assert "/no/such/editor" in done.stderr
+
+
 def test_a_prompt_can_start_from_a_template(clinvk: CommandLine, home: Home, fake: Path) -> None:
     done = clinvk("--template", "coding", "--title", "Mine", "--tag", "t", "hello")
 

@@ -140,7 +140,8 @@ def ask(
         return run_request(until_end(Dispatcher(loaded)), request, flags)
 
     if edit:
-        return send_edited(words, file, behind, send)
+        is_sent = not (dry_run or loaded.config.unified_flags.dry_run)
+        return send_edited(words, file, behind, send, is_sent=is_sent)
     return send(*opt.read_prompt(words, file, behind))
 
 
@@ -182,9 +183,11 @@ def send_edited(
     file: str | None,
     args: list[str],
     send: Callable[[str, list[str]], int],
+    *,
+    is_sent: bool,
 ) -> int:
     """Send what the user writes in an editor, starting from the prompt on the command line; return
-    the exit code. A prompt that could not be sent is kept in a file."""
+    the exit code. What could not be sent, or is not with `--dry-run`, is kept in a file."""
     # Only with --edit.
     from clinvk.cmd.options.editor import Draft
 
@@ -198,7 +201,7 @@ def send_edited(
     try:
         code = send(text, args)
     finally:
-        if code == 0:
+        if code == 0 and is_sent:
             draft.discard()
         else:
             draft.keep()

@@ -119,6 +119,7 @@ def resume(
         return send_edited(
             words, file, behind,
             lambda prompt, args: _send(dispatcher, found.id, prompt, args, flags),
+            is_sent=not (dry_run or loaded.config.unified_flags.dry_run),
         )  # fmt: skip
     if words or file or behind or not sys.stdin.isatty():
         prompt, args = opt.read_prompt(words, file or None, behind)

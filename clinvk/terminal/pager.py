@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 
+from clinvk.terminal.foreground import run_in_foreground
 from clinvk.text.sanitize import sanitize
 from clinvk.text.width import display_width
 
@@ -21,15 +20,9 @@ def show_lines(lines: Sequence[str]) -> None:
         sys.stdout.write(text)
         return
     env = {"LESS": "FRX", "LV": "-c", **os.environ}  # as git does: leave it if all fits, and colors
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the pager's
-    try:
-        sys.stdout.flush()
-        done = subprocess.run(
-            ["/bin/sh", "-c", pager], env=env, input=text.encode("utf-8", "replace"), check=False
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if done.returncode in (126, 127):  # the pager could not be started
+    sys.stdout.flush()
+    data = text.encode("utf-8", "replace")
+    if run_in_foreground(["/bin/sh", "-c", pager], text=data, env=env) in (126, 127):  # no pager
         sys.stdout.write(text)
 
 

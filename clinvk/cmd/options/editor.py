@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from clinvk.errors import UsageError
+from clinvk.terminal.foreground import run_in_foreground
 from clinvk.terminal.printer import Printer
 
 CUT = "# ------------------------ >8 ------------------------"
@@ -30,7 +32,11 @@ class Draft:
 
     def edit(self) -> str:
         """What the user wrote. Raises `UsageError` if the editor fails or nothing was written."""
-        code = run_editor(self.path)
+        try:
+            code = run_editor(self.path)
+        except UsageError:  # there is no editor, and nothing was written
+            self.discard()
+            raise
         if code != 0:
             self.discard()
             raise UsageError(
@@ -49,7 +55,7 @@ class Draft:
     def keep(self) -> None:
         """Say where the prompt is, so that the user's text is not lost."""
         Printer.for_errors().notice(
-            f"your prompt is in {self.path}; send it again with: clinvk -f {shlex.quote(str(self.path))}"
+            f"your prompt is in {self.path}; send it with: clinvk -f {shlex.quote(str(self.path))}"
         )
 
     def save(self, text: str) -> None:
@@ -70,12 +76,28 @@ def run_editor(path: Path) -> int:
     """Let the user edit the file in $VISUAL or $EDITOR; return the exit code. Raises
     `UsageError`."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    if not editor:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise UsageError("no editor is set, and there is no terminal for vi", "set EDITOR")
-        editor = "vi"
+    with _open_keyboard() as keyboard:
+        if not editor:
+            if not ((keyboard or sys.stdin.isatty()) and sys.stderr.isatty()):
+                raise UsageError("no editor is set, and there is no terminal for vi", "set EDITOR")
+            editor = "vi"
+        try:
+            return run_in_foreground([*shlex.split(editor), str(path)], stdin=keyboard)
+        except (OSError, ValueError) as error:
+            problem = error.strerror if isinstance(error, OSError) else error
+            raise UsageError(f"{editor}: {problem}", "set EDITOR to a program") from error
+
+
+@contextmanager
+def _open_keyboard() -> Iterator[IO[bytes] | None]:
+    """The terminal, if stdin is something else, such as a pipe that the prompt was read from. None
+    if stdin is it, or there is none."""
+    keyboard = None
+    if not sys.stdin.isatty():
+        with suppress(OSError):
+            keyboard = open("/dev/tty", "rb", buffering=0)  # noqa: SIM115 - closed below
     try:
-        return subprocess.run([*shlex.split(editor), str(path)], check=False).returncode
-    except (OSError, ValueError) as error:
-        problem = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{editor}: {problem}", "set EDITOR to a program") from error
+        yield keyboard
+    finally:
+        if keyboard is not None:
+            keyboard.close()
