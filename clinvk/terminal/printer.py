@@ -16,7 +16,7 @@ from clinvk.terminal.actions import is_log_obeyed, literal
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line, sanitize, with_visible_order
-from clinvk.text.width import clip, display_width, truncate
+from clinvk.text.width import clip, display_width, truncate, truncate_start
 
 # `output.color`, once a command has read the configuration; "auto" for errors before that.
 color: ContextVar[str] = ContextVar("color", default="auto")
@@ -312,15 +312,8 @@ def _fit_table(
         over = _line_width(widths[k] for k in kept) - room
         if i in kept and over > 0:
             widths[i] = max(least[i], widths[i] - over)
-    cut = [_truncate_start if name in ends else truncate for name in headers]
+    cut = [truncate_start if name in ends else truncate for name in headers]
     return [[cut[i](row[i], widths[i]) for i in kept] for row in table]
-
-
-def _truncate_start(text: str, width: int) -> str:
-    """`text` in at most `width` cells; if its beginning is missing, it starts with `…`."""
-    if display_width(text) <= width:
-        return text
-    return f"…{text[-(width - 1) :]}"
 
 
 def _select_columns(

@@ -35,6 +35,14 @@ def truncate(text: str, width: int) -> str:
     return f"{clip(text, width - 1).rstrip()}…" if width > 0 else ""
 
 
+@lru_cache(maxsize=1024)
+def truncate_start(text: str, width: int) -> str:
+    """`text` in at most `width` cells; if its beginning is missing, it starts with `…`."""
+    if display_width(text) <= width:
+        return text
+    return f"…{_clip_end(text, width - 1).lstrip()}" if width > 0 else ""
+
+
 def pad(text: str, width: int) -> str:
     """`text` in exactly `width` cells."""
     text = truncate(text, width)
@@ -46,12 +54,7 @@ def clip_start(text: str, width: int) -> str:
     room for more text, and it need not be cut again at once."""
     if display_width(text) <= width:
         return text
-    last, room = "", max(0, width * 2 // 3)
-    for sign in reversed(list(signs(text))):
-        room -= display_width(sign)
-        if room < 0:
-            break
-        last = sign + last
+    last = _clip_end(text, max(0, width * 2 // 3))
     return last.partition(" ")[2] or last
 
 
@@ -73,7 +76,7 @@ def split(text: str, width: int, *, taken: int = 0) -> list[str]:
     pieces, piece = [], ""
     for sign in signs(text):
         own = display_width(sign)
-        if taken and taken + own > width:
+        if (piece or taken) and taken + own > width:
             pieces.append(piece)
             piece, taken = "", 0
         piece += sign
@@ -88,6 +91,17 @@ def signs(text: str) -> Iterable[str]:
     import wcwidth  # 13 ms: only for text that is not ASCII
 
     return wcwidth.iter_graphemes(text)
+
+
+def _clip_end(text: str, width: int) -> str:
+    """As much of the end as fits into `width` cells."""
+    begin = len(text)
+    for sign in reversed(list(signs(text))):
+        width -= display_width(sign)
+        if width < 0:
+            break
+        begin -= len(sign)
+    return text[begin:]
 
 
 def _cut(text: str, start: int, end: int) -> str:
