@@ -48,6 +48,8 @@ def test_data_that_was_piped_in_is_not_ignored_silently(
     (home.work / "prompt.md").write_text("hello")
     assert clinvk(*args, stdin="a diff\n").stderr.count(NOT_READ) == 1
     assert NOT_READ not in clinvk(*args).stderr
+    if args[0] != "compare":
+        assert NOT_READ not in clinvk("-q", *args, stdin="a diff\n").stderr
     assert NOT_READ not in clinvk(*args, stdin="").stderr  # a pipe that is closed
 
 

@@ -214,7 +214,7 @@ def run_request(dispatcher: Dispatcher, request: Request, flags: PromptFlags) ->
     from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 
     settings = opt.output_options(dispatcher.config, flags)
-    with report_unread_stdin(settings.color):
+    with report_unread_stdin(settings.color, quiet=flags.quiet):
         return _run_request(dispatcher, request, flags, settings)
 
 

@@ -12,11 +12,15 @@ ADVICE = "add - to append it"
 
 
 @contextmanager
-def report_unread_stdin(color: str, advice: str = ADVICE) -> Iterator[None]:
-    """Say on stderr that data on stdin is not read: before the block if the data is there,
-    otherwise after it, since a slow writer such as `git diff` may have started by then.
+def report_unread_stdin(color: str, advice: str = ADVICE, *, quiet: bool = False) -> Iterator[None]:
+    """Say on stderr that data on stdin is not read: before the block if the data is there, otherwise
+    after it, since a slow writer such as `git diff` may have started by then. With `quiet`, say
+    nothing.
 
     stdin is polled, never read: in a shell loop it is the list that the loop reads."""
+    if quiet:
+        yield
+        return
     if reported := has_unread_stdin():
         _report(color, advice)
     yield
