@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.conftest import ANSWER, CommandLine, Home, wait_for
+from tests.terminals import Terminal, ending
 
 NOT_READ = "clinvk: standard input was not read; add - to append it\n"
 SAYS_PROMPT = 'cat >"$0.prompt"\n' + ANSWER
@@ -128,3 +129,20 @@ def test_tasks_in_a_file_leave_stdin_and_say_so(clinvk: CommandLine, home: Home)
         assert "standard input was not read; the " in done.stderr
         assert "are in tasks.yaml" in done.stderr
     assert "not read" not in clinvk("parallel", "-q", stdin="tasks: [hello]\nbackend: echo").stderr
+
+
+def test_a_dash_on_a_terminal_says_how_to_end_the_prompt(
+    terminal: Terminal, clinvk: CommandLine, prompt: Callable
+):
+    child = terminal("-b", "fake", "-")
+    child.expect("type the prompt, then press Ctrl-D")
+    child.sendline("hello")
+    child.sendeof()
+    assert ending(child)[1] == 0
+    assert prompt() == "hello\n"
+    for args in (("-",), ("--file", "-")):
+        done = clinvk("-b", "fake", *args, stdin="")
+        assert (done.returncode, "standard input was empty" in done.stderr) == (1, True)
+    assert clinvk("-b", "fake", "a prompt", "-", stdin="").returncode == 0
+    answer = clinvk.json("last", "--json")
+    assert (answer["role"], answer["content"]) == ("assistant", "It is done.")

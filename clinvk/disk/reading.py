@@ -96,6 +96,8 @@ def is_own_stream(path: str | Path) -> bool:
 def read_stream(file: BinaryIO, name: str, *, limit: int = LARGEST) -> bytes:
     """The rest of an open stream, such as stdin. Raises `OSError`, also for more than `limit`
     bytes."""
+    if file.isatty():  # reading in pieces would ask for a second Ctrl-D; nobody types that much
+        return file.read()
     return _bounded(file, name, limit)
 
 

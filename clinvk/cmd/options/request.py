@@ -250,14 +250,14 @@ def read_prompt(
             "leave out one of them; to append standard input to the file: --file FILE -",
         )
     if file is not None:
-        return (_read_stdin() if file == STDIN else _read_file(file)), args
+        return (_read_stdin(alone=True) if file == STDIN else _read_file(file)), args
     if not words and args:
         return args[0], args[1:]
     if words and words[0] != STDIN:
         return (f"{words[0]}\n\n{_read_stdin()}" if append else words[0]), args
     if not words and sys.stdin.isatty():
         raise UsageError("no prompt given", 'try: clinvk "explain this directory"')
-    return _read_stdin(), args
+    return _read_stdin(alone=bool(words)), args
 
 
 def build_request(prompt: str, args: list[str], session: SessionRef, flags: PromptFlags) -> Request:
@@ -352,11 +352,20 @@ def _read_file(path: str) -> str:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def _read_stdin() -> str:
+def _read_stdin(*, alone: bool = False) -> str:
+    """What is on stdin; `alone` if that is the whole prompt, which may not be empty."""
+    if sys.stdin.isatty():
+        # Only on a terminal.
+        from clinvk.terminal.printer import Printer, color
+
+        Printer.for_errors(color.get()).notice("type the prompt, then press Ctrl-D")
     try:
-        return _decode(read_stream(sys.stdin.buffer, "stdin"), "stdin")
+        text = _decode(read_stream(sys.stdin.buffer, "stdin"), "stdin")
     except OSError as error:
         raise UsageError(f"stdin: {error.strerror}") from error
+    if alone and not text.strip():
+        raise UsageError("standard input was empty", 'try: clinvk "explain this directory"')
+    return text
 
 
 def _decode(data: bytes, name: str) -> str:

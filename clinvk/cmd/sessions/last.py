@@ -10,7 +10,7 @@ import typer
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.sessions.common import open_lookup
+from clinvk.cmd.sessions.common import VERSION, open_lookup
 from clinvk.errors import SessionError
 from clinvk.model.session import MessageRole, Session
 from clinvk.sessions.lookup import SessionLookup
@@ -27,6 +27,7 @@ def last(
         bool, typer.Option("--here", help="Only sessions of the current directory.")
     ] = False,
     plain: opt.Plain = False,
+    as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
     """Print the last answer of the session used last.
@@ -36,7 +37,11 @@ def last(
     session = _newest(sessions, here=here)
     for message in reversed(sessions.store.messages(session.id)):
         if message.role is MessageRole.ASSISTANT and message.content.strip():
-            pager.show_lines(printer.markdown_lines(message.content))
+            if as_json:
+                data = {"version": VERSION, "id": session.id, **message.to_json()}
+                printer.print_json(data)
+            else:
+                pager.show_lines(printer.markdown_lines(message.content))
             return
     raise SessionError(
         f"session {session.id} has no answer yet", f"see: clinvk sessions show {session.id}"
