@@ -133,6 +133,24 @@ def test_an_undocumented_name_is_not_suggested_and_an_option_of_a_prompt_makes_o
     assert clinvk("--new", "what").returncode == 0
 
 
+def test_values_and_names_that_almost_fit_are_taken_or_explained(
+    clinvk: CommandLine, home: Home
+) -> None:
+    wrong = clinvk("config", "set", "session.retention_days", "-1")
+    assert (wrong.returncode, "unknown option" in wrong.stderr) == (3, False), wrong.stderr
+    assert "session.retention_days" in wrong.stderr
+    assert "unknown option '--x'" in clinvk("config", "set", "output.format", "--x").stderr
+    for word in ("lst", "list", "ls"):
+        assert "did you mean: clinvk config show?" in clinvk("config", word).stderr
+    assert clinvk("parallel", "-q", stdin="tasks: [x]\ndefaults: {backend: echo}").returncode == 0
+    (run,) = os.listdir(home.path / "runs")
+    for command in ("show", "retry"):
+        said = clinvk("runs", command, "last", "nope")
+        assert f"see them: clinvk runs show {run}\n" in said.stderr
+    short, long = (clinvk("runs", "report", "--format", form).stdout for form in ("md", "markdown"))
+    assert short == long != ""
+
+
 def refused(*words: str, new: bool = True) -> str | None:
     try:
         check_words([*words], [*COMMANDS, *ALIASES], group.COMMANDS, new=new)

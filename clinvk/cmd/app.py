@@ -118,6 +118,17 @@ class Command(_Helpful, TyperCommand):
         return rest
 
 
+class NumbersCommand(Command):
+    """A command among whose arguments may be negative numbers: they are no options of it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [_mark_number(word) for word in args])
+
+
+def _mark_number(word: str) -> str:
+    return LITERAL_MARK + word if word[:1] == "-" and word[1:2].isdigit() else word
+
+
 class Group(_Helpful, TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[WORDS_KEY] = list(args)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import new_app
+from clinvk.cmd.app import LITERAL_MARK, NumbersCommand, new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_config_keys, complete_config_values
 from clinvk.config import editing, keys, loading
@@ -68,7 +68,7 @@ def get(key: Key, as_json: opt.Json = False, config: opt.Config = None) -> None:
         print(printer.safe(_format_value(value)))
 
 
-@app.command("set")
+@app.command("set", cls=NumbersCommand)
 def set_(
     key: Key,
     value: Annotated[
@@ -82,7 +82,7 @@ def set_(
     config: opt.Config = None,
 ) -> None:
     """Change a setting in the file; comments are kept."""
-    parsed = keys.parse_value(key, value)
+    parsed = keys.parse_value(key, value.removeprefix(LITERAL_MARK))
     editing.change_settings(editing.path_in_use(os.environ, config), {key: parsed})
 
 

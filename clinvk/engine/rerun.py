@@ -40,13 +40,13 @@ def select_to_resume(
 
 
 def select_to_retry(
-    plan: Plan, names: str | Iterable[str] = (), *, failed: bool = False
+    plan: Plan, names: str | Iterable[str] = (), *, failed: bool = False, run_id: str = "ID"
 ) -> SelectTasks:
     """The tasks of these names (or keys, or numbers), however they ended; those that failed, with
     `failed` or if no task is named; and those that were skipped because of them. Raises
     `UsageError` for an unknown task."""
     named = [names] if isinstance(names, str) else list(names)
-    return failed_or_named(plan, named, failed=failed or not named)
+    return failed_or_named(plan, named, failed=failed or not named, run_id=run_id)
 
 
 def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
@@ -67,13 +67,17 @@ def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
     return select
 
 
-def failed_or_named(plan: Plan, names: Iterable[str] = (), *, failed: bool = True) -> SelectTasks:
+def failed_or_named(
+    plan: Plan, names: Iterable[str] = (), *, failed: bool = True, run_id: str = "ID"
+) -> SelectTasks:
     """For `ResumedRun`: with `failed`, the failed tasks and those skipped because of them; and the
     tasks of these names, however they ended. Raises `UsageError` for an unknown task."""
     named: set[int] = set()
     for name in names:
         if not (found := plan.find_tasks(name)):
-            raise UsageError(f"the run has no task {name!r}", "see its tasks: clinvk runs show ID")
+            raise UsageError(
+                f"the run has no task {name!r}", f"see its tasks: clinvk runs show {run_id}"
+            )
         named.update(found)
 
     def should_rerun(outcome: Outcome) -> bool:

@@ -20,6 +20,7 @@ from clinvk.terminal import printer, questions
 app = CommandModule()
 
 REPORTS = ("html", "markdown", "junit", "json")
+SHORT = {"md": "markdown", "htm": "html", "xml": "junit"}  # as a file ends
 
 
 @app.command("report")
@@ -45,6 +46,7 @@ def report(
     # Only a report needs it.
     from clinvk import reports
 
+    form = SHORT.get(form or "", form)
     if form not in (None, *REPORTS):
         raise UsageError(f"--format: invalid format {form!r}", f"valid: {', '.join(REPORTS)}")
     wanted = reports.check_report(output, form) if output is not None else None

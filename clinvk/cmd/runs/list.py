@@ -124,7 +124,7 @@ def show_(
     plan = folder.plan()
     result = folder.result(plan)
     if task is not None:
-        outcome = folder.with_output(_find_task(result.results, plan, task))
+        outcome = folder.with_output(_find_task(folder.id, result.results, plan, task))
         if events:
             for line in folder.events(outcome.index):
                 print(dumps(line))
@@ -157,11 +157,11 @@ def show_(
         printer.notice(hint)
 
 
-def _find_task(outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
+def _find_task(run_id: str, outcomes: tuple[Outcome, ...], plan: Plan, text: str) -> Outcome:
     if found := plan.find_tasks(text):
         return outcomes[found[0]]
     meant = did_you_mean(text, [o.name for o in outcomes])
-    raise UsageError(f"the run has no task {text!r}{meant}", "see them: clinvk runs show ID")
+    raise UsageError(f"the run has no task {text!r}{meant}", f"see them: clinvk runs show {run_id}")
 
 
 def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:

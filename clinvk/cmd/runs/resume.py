@@ -120,9 +120,9 @@ def retry(
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    select = partial(select_to_retry, names=tasks or (), failed=failed)
     reports = plan.requested_reports(junit, report, force=force)
     folder = open_runs(loaded).find(run_id)
+    select = partial(select_to_retry, names=tasks or (), failed=failed, run_id=folder.id)
     older = partial(_report_older, loaded, "retry") if run_id == LAST and not tasks else None
     dispatcher = _open_dispatcher(loaded)
     return _resume_run(dispatcher, folder, select, view, reports, plan.RuleFlags(), older)

@@ -51,7 +51,12 @@ def unknown_command(ctx: Any, args: list[str]) -> UsageError:
         meant = ["clinvk", "parallel", word, *rest]
         return UsageError(f"{said}; did you mean: {shlex.join(meant)}?", _see_help(ctx))
     names = [*ctx.command.list_commands(ctx), *getattr(ctx.command, "aliases", ())]
-    if near := similar(word, names, most=1):
+    if "list" not in names and similar(word, ["list", "ls"]):
+        names = ["show"] if "show" in names else names
+        near = names[:1]
+    else:
+        near = similar(word, names, most=1)
+    if near:
         said += f"; did you mean: {ctx.command_path} {near[0]}?"
     return UsageError(said, _see_help(ctx))
 
