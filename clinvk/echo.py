@@ -12,10 +12,12 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 SHOWN = 400  # characters of a prompt that the answer repeats
+MAX_DELAY = 3600  # seconds between words
 
 
 def main() -> None:
@@ -60,14 +62,35 @@ def print_line(**line: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Without the usage before an error: nobody types these flags, but `--option NAME=VALUE`."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(message.replace("argument --", "--option ", 1))
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) <= MAX_DELAY:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 to {MAX_DELAY}")
+
+
+def _http_status(text: str) -> int:
+    with suppress(ValueError):
+        if 400 <= (status := int(text)) < 600:
+            return status
+    raise argparse.ArgumentTypeError(f"{text!r} is not an HTTP status of a failure, such as 429")
+
+
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="clinvk.echo", allow_abbrev=False)
+    parser = _Parser(prog="clinvk.echo", allow_abbrev=False)
     parser.add_argument("--resume")
     parser.add_argument("--fork", action="store_true")
     parser.add_argument("--ephemeral", action="store_true")
     parser.add_argument("--model", default="echo-1")
-    parser.add_argument("--delay", type=float, default=0, help="seconds between words")
-    parser.add_argument("--fail", type=int, help="fail with this HTTP status")
+    parser.add_argument("--delay", type=_seconds, default=0, help="seconds between words")
+    parser.add_argument("--fail", type=_http_status, help="fail with this HTTP status")
     # Accepted so that everything can be tried; there is nothing for them to change.
     for name in ("system-prompt-file", "max-turns", "max-tokens", "schema-file"):
         parser.add_argument(f"--{name}")

@@ -360,3 +360,18 @@ def test_a_prompt_can_start_from_a_template(clinvk: CommandLine, home: Home, fak
     named = ("--session", "mine", "--template", "coding", "hello")
     assert [clinvk(*named).returncode, clinvk(*named).returncode] == [0, 4]
     assert home.record("mine")["turns"] == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("fail=boom", "--option fail: 'boom' is not an HTTP status of a failure, such as 429"),
+        ("fail=200", "--option fail: '200' is not an HTTP status of a failure, such as 429"),
+        ("delay=-1", "--option delay: '-1' is not a number of seconds from 0 to 3600"),
+        ("delay=nan", "--option delay: 'nan' is not a number of seconds from 0 to 3600"),
+    ],
+)
+def test_an_invalid_option_of_echo_is_one_line(clinvk: CommandLine, option: str, problem: str):
+    done = clinvk("-b", "echo", "--option", option, "hi")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"clinvk: echo: {problem}\n"
