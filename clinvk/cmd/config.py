@@ -13,6 +13,7 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_config_keys, complete_config_values
 from clinvk.config import editing, keys, loading
 from clinvk.config import schema as configs
+from clinvk.errors import ConfigError, UsageError
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 
@@ -108,7 +109,10 @@ def edit(config: opt.Config = None) -> int:
     file = editing.path_in_use(os.environ, config)
     if not file.exists():
         editing.write_config(file, editing.EXAMPLE)
-    code = run_editor(file)
+    try:
+        code = run_editor(file)
+    except UsageError as error:
+        raise ConfigError(error.message, error.hint) from error
     loading.parse_config(loading.read_text(file), file)
     return code
 
