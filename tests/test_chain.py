@@ -245,7 +245,7 @@ def test_an_ephemeral_chain_keeps_nothing_and_has_nothing_to_pass_on(desk: Desk)
     assert (done.returncode, "no session to pass on" in done.stderr) == (3, True)
     desk.file({"steps": ["a", "b"]}, "chain.yaml")
     done = desk.clinvk("chain", path, "--ephemeral", "-b", "echo", "--checkpoint", "mine")
-    assert (done.returncode, "keeps nothing" in done.stderr) == (3, True)
+    assert (done.returncode, "is not saved" in done.stderr) == (3, True)
     assert not (desk.home.path / "runs").exists()
 
 
@@ -470,7 +470,7 @@ def test_a_checkpoint_has_a_name_that_can_be_a_files(desk: Desk, name: str):
         (("chain.yaml", "--resume", "none"), 4, "no checkpoint 'none'"),
         (("--resume", "mine", "-b", "other"), 1, "name the file as well"),
         (("--resume", "mine", "--output-dir", "out"), 1, "name the file as well"),
-        (("chain.yaml", "--resume", "mine", "--ephemeral"), 3, "keeps nothing"),
+        (("chain.yaml", "--resume", "mine", "--ephemeral"), 3, "is not saved"),
         (("chain.yaml", "-f", "other.yaml"), 1, "leave out one"),
     ],
 )

@@ -360,7 +360,7 @@ def test_tools_are_told_between_the_lines(answer: Answer, home: Home):
 def test_an_answer_that_comes_too_fast_is_not_rendered_to_its_end(answer: Answer, home: Home):
     answer(f"# A title\n\n{'**prose** ' * 200_000}\n\nThe end.", piece=500_000, pause=0)
     written, _ = on_terminal(home, "x")
-    assert "the rest is plain text" in written
+    assert "the rest is plain text" in " ".join(written.split())
     assert len(written.replace("\r\n", "")) > 2_000_000
     assert written.rstrip().endswith("The end.")
 

@@ -599,7 +599,7 @@ def test_where_nothing_is_left_of_a_cancelled_run_it_stays_that(desk: Desk):
     said = desk.clinvk("runs", "retry", id_)
     assert said.stderr == (
         "clinvk: 0 of 1 tasks to run · run " + id_ + "\n"
-        "clinvk: nothing is left to run except 1 interrupted task\n"
+        "clinvk: there is nothing left to run except 1 interrupted task\n"
         "clinvk: 1 task was interrupted and may have done part of its work; run it again with: "
         f"clinvk runs resume {id_} --rerun-indeterminate\n"
     )

@@ -97,9 +97,9 @@ def test_on_a_dumb_terminal_one_is_picked_by_its_number(terminal: Terminal, home
     past(home, "one", title="The first")
     past(home, "two", title="The second")
     child = terminal("resume", TERM="dumb")
-    child.expect(r"Which one\? \[1-2")
+    child.expect(r"Session number \[1-2")
     child.sendline("7")  # there is no such number
-    child.expect(r"Which one\?")
+    child.expect(r"Session number")
     child.sendline("2")
     child.expect("one > ")
     child.sendline("go on")
@@ -110,7 +110,7 @@ def test_on_a_dumb_terminal_one_is_picked_by_its_number(terminal: Terminal, home
 def test_an_empty_answer_to_that_gives_up(terminal: Terminal, home: Home):
     past(home, "one")
     child = terminal("resume", TERM="dumb")
-    child.expect(r"Which one\?")
+    child.expect(r"Session number")
     child.sendline("")
     assert ending(child)[1] == 7
 
@@ -119,7 +119,7 @@ def test_an_empty_answer_to_that_gives_up(terminal: Terminal, home: Home):
 def test_ctrl_c_at_a_question_exits_with_7(terminal: Terminal, home: Home, args: list[str]):
     past(home, "one")
     child = terminal(*args, TERM="dumb")
-    child.expect(r"Which one\?|\[y/N\]")
+    child.expect(r"Session number|\[y/N\]")
     child.sendintr()
     text, code = ending(child)
     assert code == 7, text
