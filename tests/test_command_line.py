@@ -146,7 +146,7 @@ def test_values_and_names_that_almost_fit_are_taken_or_explained(
     (run,) = os.listdir(home.path / "runs")
     for command in ("show", "retry"):
         said = clinvk("runs", command, "last", "nope")
-        assert f"see them: clinvk runs show {run}\n" in said.stderr
+        assert f"see its tasks: clinvk runs show {run}\n" in said.stderr
     short, long = (clinvk("runs", "report", "--format", form).stdout for form in ("md", "markdown"))
     assert short == long != ""
 
