@@ -200,7 +200,7 @@ def test_what_a_full_disk_refuses_is_said_and_what_was_there_stays(sqlite: Sqlit
     assert done.returncode == 0, done.stderr
     *kept, sentence = done.stdout.splitlines()
     assert "cannot write" in sentence
-    assert "nothing stored before is lost" in sentence
+    assert "earlier sessions are not affected" in sentence
     texts = [m.content.split()[0] for m in sqlite.messages("s")]
     assert texts == ["before", *kept]
     sqlite.append("s", [said("after")], same)

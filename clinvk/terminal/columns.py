@@ -66,7 +66,7 @@ def _wrap_line(line: str, width: int) -> list[str]:
             continue
         if current.strip():
             lines.append(current.rstrip())
-            current = indent
+        current = indent
         *whole, rest = split(word.lstrip(), width - display_width(current))
         for piece in whole:
             lines.append(current + piece)
