@@ -8,7 +8,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from clinvk.terminal.foreground import run_in_foreground
+from clinvk.process.foreground import run_in_foreground
 from tests.conftest import Home, write_program
 from tests.terminals import WAIT, Terminal, ending, on_terminal, past
 

@@ -121,7 +121,7 @@ def test_a_session_without_an_answer_is_no_history(clinvk: CommandLine, home: Ho
     for n in range(3):
         assert clinvk("-b", "broken", f"a lost question {n}").returncode != 0
     done = clinvk("-b", "codex", "--history", "1", "and now?")
-    assert "1 earlier session put before the prompt" in done.stderr
+    assert "1 earlier session added before the prompt" in done.stderr
     asked = (prompts / "codex.prompt").read_text()
     assert "a good question\n" in asked
     assert "message 2 by Assistant (claude) begins" in asked

@@ -97,7 +97,7 @@ def test_answers_are_given_in_advance_and_what_was_written_is_json(
         (("--backend", "gemini"), 2, "gemini is not installed\n  hint: npm install"),
         (("--backend", "codx"), 2, "unknown backend 'codx'; did you mean 'codex'?"),
         (("--approval", "maybe"), 1, "'maybe' is not one of: default, auto, none, always"),
-        (("--backend", "plain", "--approval", "auto"), 1, "plain cannot keep --approval auto"),
+        (("--backend", "plain", "--approval", "auto"), 1, "plain cannot enforce --approval auto"),
     ],
 )
 def test_an_answer_that_cannot_be_used_writes_nothing(

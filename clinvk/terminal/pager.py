@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from clinvk.terminal.foreground import run_in_foreground
+from clinvk.process.foreground import run_in_foreground
 from clinvk.text.sanitize import sanitize
 from clinvk.text.width import display_width
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from clinvk.errors import UsageError
-from clinvk.terminal.foreground import run_in_foreground
+from clinvk.process.foreground import run_in_foreground
 from clinvk.terminal.printer import Printer
 
 CUT = "# ------------------------ >8 ------------------------"

@@ -161,7 +161,9 @@ def _find_task(run_id: str, outcomes: tuple[Outcome, ...], plan: Plan, text: str
     if found := plan.find_tasks(text):
         return outcomes[found[0]]
     meant = did_you_mean(text, [o.name for o in outcomes])
-    raise UsageError(f"the run has no task {text!r}{meant}", f"see its tasks: clinvk runs show {run_id}")
+    raise UsageError(
+        f"the run has no task {text!r}{meant}", f"see its tasks: clinvk runs show {run_id}"
+    )
 
 
 def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
