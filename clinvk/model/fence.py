@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 
 
 def random_word() -> str:
     """A word that whoever wrote the text cannot know."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def fence(what: str, text: str, word: str) -> str:
