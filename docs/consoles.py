@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
-HOME = "/home/ada"  # what the pages say for the home of whoever runs this
+HOME = "/home/ada"  # stands in the pages for the home of the user who runs this
 PYTHON = f"{HOME}/.venv/bin/python3"
 VERSIONS = {"claude": "2.1.329 (Claude Code)", "codex": "codex-cli 0.169.0", "gemini": "0.61.0"}
 # A made-up CLI tells its version, and answers with the lines in a file, if there is one.

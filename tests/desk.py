@@ -116,7 +116,7 @@ class Desk:
     def let_go(self) -> None:
         (self.folder / "go").touch()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         (self.folder / "mended").touch()
 
     def pid(self, word: str) -> int:

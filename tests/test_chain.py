@@ -181,7 +181,7 @@ def test_what_a_step_says_that_it_needs_has_to_succeed_even_then(desk: Desk):
     assert states(data) == ["failed", "done", "done", "skipped", "done", "done", "skipped"]
     assert desk.starts() == ["bad a", "b boom", "c", "e .", "f"]
     assert data["results"][3]["error"]["message"] == ("skipped: depends on 'first', which failed")
-    desk.mend()
+    desk.repair()
     data = json.loads(desk.clinvk("chain", "--resume", "mine", "--json").stdout)
     assert states(data) == ["done"] * 7
     # Those that had told of what is run again have something else to say now.
@@ -316,7 +316,7 @@ def test_a_failing_step_is_mended_in_the_file_and_the_chain_goes_on_there(desk: 
 
 def test_a_failing_step_that_was_mended_elsewhere_is_run_again_without_the_file(desk: Desk):
     data = chain(desk, ["a", "bad b", "c"], "--checkpoint", "mine")
-    desk.mend()
+    desk.repair()
     done = desk.clinvk("chain", "--resume", "mine", "--json")
     again = json.loads(done.stdout)
     assert (done.returncode, states(again)) == (0, ["done"] * 3)
@@ -354,7 +354,7 @@ def test_rules_that_were_changed_hold_when_the_chain_goes_on(desk: Desk):
     assert data["results"][0]["attempts"] == 1  # what it says is no passing trouble
     plan = desk.at(data["id"]).plan()
     assert plan.rules.retries == 1
-    desk.mend()
+    desk.repair()
     data = chain(desk, ["bad a", "b"], "--resume", "mine", "--budget-tokens", "10")
     assert (data["why"] or "").startswith("the budget is spent")
 
@@ -446,7 +446,7 @@ def test_a_checkpoint_that_is_not_done_is_not_overwritten(desk: Desk):
     assert "clinvk chain --resume mine" in done.stderr
     assert (desk.home.path / "checkpoints" / "mine.json").read_bytes() == before
     assert len(RunStore(desk.home.path).ids()) == 1
-    desk.mend()
+    desk.repair()
     assert desk.clinvk("chain", "--resume", "mine", "-q").returncode == 0
     assert chain(desk, ["a"], "--checkpoint", "mine")["state"] == "done"
 
@@ -573,7 +573,7 @@ def test_a_run_that_a_checkpoint_names_is_not_deleted(desk: Desk):
     assert (done.returncode, done.stdout) == (4, "")
     assert f"run {id_} belongs to checkpoint 'mine'" in done.stderr
     assert "clinvk checkpoints delete mine" in done.stderr
-    desk.mend()
+    desk.repair()
     assert desk.clinvk("chain", "--resume", "mine", "-q").returncode == 0
     assert desk.clinvk("checkpoints", "delete", "mine", "--yes").returncode == 0
     assert desk.clinvk("runs", "delete", id_, "--yes").returncode == 0

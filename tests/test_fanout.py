@@ -224,7 +224,7 @@ async def test_a_run_that_was_cut_off_is_carried_on(desk: Desk):
 async def test_what_failed_is_run_again_where_that_is_wanted(desk: Desk):
     first = await aparallel(["a", "bad b", {"prompt": "c", "needs": "2"}], **given(desk))
     assert states(first) == ["done", "failed", "skipped"]
-    desk.mend()
+    desk.repair()
     assert first.id
     again = await aresume(first.id, dispatcher=desk.dispatcher(), retry_failed=True)
     assert states(again) == ["done"] * 3
@@ -296,7 +296,7 @@ async def test_the_result_says_what_the_json_says(desk: Desk):
 def test_the_same_without_an_event_loop(desk: Desk):
     result = parallel(["a", "bad b"], **given(desk))
     assert states(result) == ["done", "failed"]
-    desk.mend()
+    desk.repair()
     again = resume_run("last", retry_failed=True, dispatcher=desk.dispatcher())
     assert (again.id, again.ok) == (result.id, True)
 

@@ -210,7 +210,7 @@ async def test_following_a_run_that_never_began_ends(desk: Desk):
 
 def test_a_run_that_was_retried_is_told_with_each_answer(desk: Desk):
     run_id = desk.made("a", {"name": "b", "prompt": "bad b"}, max_parallel=1)
-    desk.mend()
+    desk.repair()
     assert desk.clinvk("runs", "retry", run_id, "-q").returncode == 0
     told = [c.outcome for c in all_of(desk, run_id) if c.kind == "ended" and c.outcome]
     assert [(o.name, o.state, o.output, o.attempts) for o in told] == [

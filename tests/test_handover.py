@@ -1,4 +1,4 @@
-"""A conversation that several backends took part in: what they are told, and how it is shown."""
+"""A conversation that several backends took part in: what they receive, and how it is shown."""
 
 import re
 from pathlib import Path

@@ -121,7 +121,7 @@ def test_only_new_answers_are_printed(desk: Desk):
     assert "<a>" not in again.stdout
     assert "4 tasks: 2 done, 1 failed, 1 skipped" in again.stdout
     assert f"clinvk runs retry {id_}" in again.stderr
-    desk.mend()
+    desk.repair()
     retried = desk.clinvk("runs", "retry", id_)
     assert [w in retried.stdout for w in ("<a>", "<bad b>", "<c>", "<d>")] == [
         False,

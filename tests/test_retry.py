@@ -37,7 +37,7 @@ def by_another(desk: Desk) -> str:
 
 async def test_what_failed_is_retried_with_what_needs_it(desk: Desk):
     run_id = by_another(desk)
-    desk.mend()
+    desk.repair()
     seen: list[Change] = []
     result = await aretry_run(dispatcher=desk.dispatcher(), observe=seen.append)
     assert (result.id, states(result)) == (run_id, ["done"] * 3)
@@ -48,7 +48,7 @@ async def test_what_failed_is_retried_with_what_needs_it(desk: Desk):
 
 async def test_tasks_that_are_named_are_retried_however_they_ended(desk: Desk):
     run_id = by_another(desk)
-    desk.mend()
+    desk.repair()
     for names in (["a"], "a", ("1",)):
         result = await aretry_run(run_id, names, dispatcher=desk.dispatcher())
         assert states(result)[:2] == ["done", "failed"]
@@ -70,7 +70,7 @@ async def test_a_task_or_a_run_that_does_not_exist_is_not_retried(desk: Desk):
 
 def test_without_an_event_loop_it_is_the_same(desk: Desk):
     run_id = by_another(desk)
-    desk.mend()
+    desk.repair()
     assert states(retry_run(run_id, dispatcher=desk.dispatcher())) == ["done"] * 3
 
 

@@ -391,7 +391,7 @@ def test_watching_tells_of_limits_and_of_further_tries_as_the_run_itself_does(de
     lines, text = Watcher(desk, "last", "-o", "stream-json"), Watcher(desk, "last")
     desk.let_go()
     desk.wait_for("limited c")
-    desk.mend()
+    desk.repair()
     _, said, _ = ends(driver)
     code, out, err = lines.ends()
     assert (code, err) == (0, "")
@@ -533,7 +533,7 @@ def test_a_task_whose_result_says_that_it_failed_has_failed(desk: Desk):
     task = json.loads(said.stdout)["results"][1]
     assert (said.returncode, task["state"], task["error"]["message"]) == (1, "failed", "boom")
     assert desk.starts() == ["a", "bad b"]
-    desk.mend()
+    desk.repair()
     assert desk.clinvk("runs", "retry", id_, "-q").returncode == 0
 
 
@@ -622,7 +622,7 @@ def test_an_older_run_of_the_directory_of_which_something_is_left_is_named(desk:
 def test_what_waits_for_a_limit_is_run_later(desk: Desk):
     id_ = waiting(desk)
     assert desk.clinvk("runs", "resume", id_, "-q").returncode == 75
-    desk.mend()
+    desk.repair()
     assert desk.clinvk("runs", "resume", id_, "-q").returncode == 0
     assert desk.states(id_) == ["done", "done"]
 
@@ -677,7 +677,7 @@ def test_the_end_of_a_torn_journal_spoils_nothing(desk: Desk):
 
 def test_retry_runs_what_failed_and_what_was_skipped_for_it(desk: Desk):
     id_ = failed(desk)
-    desk.mend()
+    desk.repair()
     said = desk.clinvk("runs", "retry", id_, "-q")
     assert said.returncode == 0, said
     assert desk.starts() == ["bad a", "c", "bad a", "b"] or desk.starts()[-2:] == ["bad a", "b"]
@@ -688,7 +688,7 @@ def test_retry_runs_what_failed_and_what_was_skipped_for_it(desk: Desk):
 def test_retry_runs_what_was_never_begun_because_others_failed(desk: Desk):
     id_ = desk.made("bad a", "b", "c", fail_fast=True, max_parallel=1)
     assert desk.states(id_) == ["failed", "cancelled", "cancelled"]
-    desk.mend()
+    desk.repair()
     assert desk.clinvk("runs", "retry", id_, "-q").returncode == 0
     assert desk.starts() == ["bad a", "bad a", "b", "c"]
 
@@ -698,7 +698,7 @@ def test_retry_runs_the_tasks_that_are_named_however_they_ended(desk: Desk):
     data = desk.clinvk.json("runs", "retry", id_, "the-second", "--json")
     assert [o["attempts"] for o in data["results"]] == [1, 2, 1]
     assert (data["state"], data["exit_code"]) == ("failed", 1)
-    desk.mend()
+    desk.repair()
     data = desk.clinvk.json("runs", "retry", id_, "one", "--failed", "--json")
     assert [o["attempts"] for o in data["results"]] == [2, 2, 2]
     assert data["state"] == "done"
@@ -949,7 +949,7 @@ def test_a_run_that_others_can_have_written_is_shown_and_not_run(
     else:
         need_root()
         os.chown(path, 12345, 12345)
-    desk.mend()
+    desk.repair()
     before = desk.starts()
     for call in (("retry", id_, "-q"), ("retry", id_, "3", "-q"), ("resume", id_, "-q")):
         said = desk.clinvk("runs", *call)

@@ -241,7 +241,7 @@ def test_what_is_done_needs_nothing_to_carry_the_rest_on(desk: Desk):
     ]
     path = desk.file({"tasks": tasks})
     assert desk.clinvk("parallel", path, "-q", env=env).returncode == 1
-    desk.mend()
+    desk.repair()
     done = desk.clinvk("runs", "retry", "last", "--json")
     assert (done.returncode, json.loads(done.stdout)["completed"]) == (0, 2), done.stderr
     again = desk.clinvk("runs", "retry", "last", "a")

@@ -106,7 +106,7 @@ async def test_a_chain_goes_on_at_its_checkpoint(desk: Desk, flows: WorkflowMana
     (about,) = flows.list_checkpoints()
     assert (about["name"], about["run"], about["state"]) == ("mine", first.id, "failed")
     assert (about["steps"], about["completed"]) == (3, 1)
-    desk.mend()
+    desk.repair()
     again = await flows.aexecute("work", resume="mine")
     assert (again.id, states(again)) == (first.id, ["done"] * 3)
     assert [o.output for o in again.results] == ["<a>", "<bad b>", "<c <bad b>>"]
@@ -228,7 +228,7 @@ def test_the_run_of_a_deleted_checkpoint_stays(desk: Desk, flows: WorkflowManage
 def test_the_same_without_an_event_loop(desk: Desk, flows: WorkflowManager):
     flows.register("work", ["a", "bad b"])
     assert states(flows.execute("work", checkpoint="mine")) == ["done", "failed"]
-    desk.mend()
+    desk.repair()
     assert flows.execute("work", resume="mine").ok
     assert desk.starts() == ["a", "bad b", "bad b"]
 

@@ -6,7 +6,7 @@ import os
 
 
 def random_word() -> str:
-    """A word that whoever wrote the text cannot know."""
+    """A word that the author of the text cannot know."""
     return os.urandom(8).hex()
 
 

@@ -14,8 +14,8 @@ WriteMessages = Callable[[str, list[Message]], None]
 class Autosave:
     """Writes messages at once, every `interval` seconds, or only on request.
 
-    There is no timer: messages that wait longer than the interval are written with the next message
-    of any session."""
+    There is no timer: messages older than the interval are written when the next message of any
+    session arrives."""
 
     def __init__(self, write: WriteMessages) -> None:
         self._write = write

@@ -64,14 +64,14 @@ class LiveRegion:
         size = self.size()
         if self._is_active and lines == self._lines and size == self._drawn_size and not above:
             return
-        anew = bool(above) or not self._is_active or size != self._drawn_size
+        redraw = bool(above) or not self._is_active or size != self._drawn_size
         text = "".join(
             [
                 BEGIN_UPDATE,
                 "" if self._is_active else HIDE_CURSOR,
-                self._erase_sequence(size) + above if anew else _cursor_up(len(self._lines)),
+                self._erase_sequence(size) + above if redraw else _cursor_up(len(self._lines)),
                 NO_WRAP,
-                *_changed_lines(lines, [] if anew else self._lines),
+                *_changed_lines(lines, [] if redraw else self._lines),
                 ERASE_BELOW if len(lines) < len(self._lines) else "",
                 WRAP,
                 END_UPDATE,

@@ -1,4 +1,4 @@
-"""What zsh and fish are told when they complete.
+"""The completions that zsh and fish receive.
 
 zsh evaluates it, and typer's own quoting for zsh lets a backslash in a title or a tag end a string,
 so that the rest of the title ran as a command. Both also took brackets in a title for markup.

@@ -163,7 +163,7 @@ def _report_older(loaded: Loaded, command: str, newest: RunFolder) -> None:
     """Name an older run that was begun in this directory, and of which something is left."""
     states = STATES_LEFT[command]
     for folder in islice(open_runs(loaded).newest_first(), MAX_SEARCHED):
-        with suppress(ClinvkError):  # a damaged run is none to go on with
+        with suppress(ClinvkError):  # a damaged run cannot be resumed
             is_older = folder.id != newest.id and folder.summary()["state"] in states
             if is_older and folder.plan().cwd == os.getcwd():
                 printer.Printer.for_errors().notice(

@@ -194,8 +194,8 @@ def _choose_approval(
 
 
 def _confirm_change(loaded: Loaded, written: Mapping[str, str], *, ask: bool) -> None:
-    """Raise `typer.Abort` if a person does not want the file changed, and `UsageError` if there is
-    nobody to ask."""
+    """Raise `typer.Abort` if the user does not want the file changed, and `UsageError` without a
+    terminal to ask on."""
     path = one_line(str(loaded.path))
     if not ask:
         raise UsageError(

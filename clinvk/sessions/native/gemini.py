@@ -126,10 +126,10 @@ def _apply_line(state: ConversationState, change: LogLine) -> None:
     state.kind = change.kind or state.kind
     if isinstance(change.rewind, str):
         _rewind(state, change.rewind)
-    anew = change.messages if change.set_ is None else change.set_.messages
-    if anew is not None:
+    replacement = change.messages if change.set_ is None else change.set_.messages
+    if replacement is not None:
         state.entries = {}
-        for entry in anew:
+        for entry in replacement:
             _put_entry(state, entry)
     if isinstance(change.id, str):
         _put_entry(

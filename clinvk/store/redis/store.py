@@ -209,7 +209,7 @@ class RedisStore(Closing):
         return turn
 
     def is_own(self, session_id: str) -> bool:  # noqa: ARG002
-        return False  # whoever can write the server
+        return False  # every client of the server can write it
 
     def running_turn(self, session_id: str) -> dict[str, Any] | None:
         with suppress(WrongType), self._server.translate_errors() as client:
