@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.dispatch.turn import Turn as Run
     from clinvk.dispatch.turn_plan import TurnPlan
-    from clinvk.engine.plan_run import PlanRun
     from clinvk.errors import (
         ClinvkError,
         ConfigError,
@@ -105,13 +104,12 @@ _WHERE = {
     "model.result": ("Denial", "Failure", "Result"),
     "plans.comparison": ("Verdict",),
     "api.tasks": (
-        "Comparison", "achain", "acompare", "aparallel", "aresume", "aretry_run", "chain",
-        "compare", "parallel", "plan_of", "resume_run", "retry_run",
+        "Comparison", "PlanRun", "achain", "acompare", "aparallel", "aresume", "aretry_run",
+        "chain", "compare", "parallel", "plan_of", "resume_run", "retry_run",
     ),
     "api.sessions": ("SessionManager",),
     "model.outcome": ("Outcome", "RunResult"),
     "model.plan": ("Plan", "Task"),
-    "engine.plan_run": ("PlanRun",),
     "model.progress": ("Change",),
     "model.session": ("Message", "MessageRole", "Session"),
     "model.usage": ("Usage",),

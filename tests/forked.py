@@ -41,7 +41,7 @@ PRELOADED = [
     "clinvk.dispatch.dispatcher",
     "clinvk.dispatch.recovery",
     "clinvk.engine.executor",
-    "clinvk.engine.plan_run",
+    "clinvk.engine.driven_run",
     "clinvk.plans.formats",
     "clinvk.plans.parse",
     "clinvk.plans.preflight",

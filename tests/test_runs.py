@@ -16,8 +16,9 @@ import pexpect
 import pytest
 
 from clinvk.api import tasks as fanout
-from clinvk.engine.plan_run import PlanRun
+from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.resumed_run import ReplacingRun
+from clinvk.engine.run_context import local_context
 from clinvk.errors import SessionError
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.text import duration
@@ -967,13 +968,13 @@ def test_a_run_that_others_can_have_written_is_shown_and_not_run(
 @pytest.mark.parametrize("how", ["new", "replacing"])
 async def test_a_new_run_that_another_clinvk_has_taken_is_left_to_it(desk: Desk, how: str):
     plan = fanout.plan_of(["a", "b"], "parallel", desk.dispatcher(), {"workdir": desk.home.work})
-    old = PlanRun(desk.dispatcher(), plan)
+    old = DrivenRun(local_context(desk.dispatcher()), plan)
     await old.run()
     assert old.folder is not None
     if how == "new":
-        run = PlanRun(desk.dispatcher(), plan)
+        run = DrivenRun(local_context(desk.dispatcher()), plan)
     else:
-        run = ReplacingRun(desk.dispatcher(), plan, old.folder)
+        run = ReplacingRun(local_context(desk.dispatcher()), plan, old.folder)
     folder = run.create_folder()
     assert folder is not None
     with RunFolder(folder.path).lock(), pytest.raises(SessionError, match="is running"):

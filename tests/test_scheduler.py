@@ -23,10 +23,11 @@ from msgspec.structs import replace
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import backoff
+from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.executor import LocalExecutor
-from clinvk.engine.plan_run import PlanRun
 from clinvk.engine.rerun import unfinished
 from clinvk.engine.resumed_run import ResumedRun
+from clinvk.engine.run_context import local_context
 from clinvk.engine.scheduler import Scheduler
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
@@ -68,7 +69,7 @@ class Many:
         self.log = folder / "log"
         self.folder = folder
         self.changes: list[Change] = []
-        self.run: PlanRun | None = None
+        self.run: DrivenRun | None = None
 
     def backend(self, name: str, script: str = END, **manifest: Any) -> None:
         """A CLI that notes when it starts and ends, with its prompt in `$p`."""
@@ -107,8 +108,8 @@ class Many:
         data = {where: tasks, "defaults": defaults, **rules}
         return parse.parse_plan(data, "t", kind, Defaults())
 
-    def prepared(self, plan: Plan) -> PlanRun:
-        self.run = PlanRun(self.dispatcher(), plan, observe=self.changes.append)
+    def prepared(self, plan: Plan) -> DrivenRun:
+        self.run = DrivenRun(local_context(self.dispatcher()), plan, observe=self.changes.append)
         return self.run
 
     async def __call__(self, tasks: list[Any], **rules: Any) -> RunResult:
@@ -426,7 +427,7 @@ async def test_a_limit_may_end_the_run_with_what_is_left_waiting(many: Many):
     assert "c" not in many.starts()
     folder = RunStore(many.home.path).find("last")
     assert folder.result().exit_code == 75
-    run = ResumedRun(many.dispatcher(), folder)
+    run = ResumedRun(local_context(many.dispatcher()), folder)
     many.backend("fake")
     assert states(await run.run()) == ["done"] * 4
 
@@ -459,7 +460,7 @@ async def test_what_needs_a_task_that_waits_for_a_limit_waits_whatever_else_succ
     assert result.exit_code == 75
     assert "c" not in many.starts()
     many.backend("fake")
-    run = ResumedRun(many.dispatcher(), RunStore(many.home.path).find("last"))
+    run = ResumedRun(local_context(many.dispatcher()), RunStore(many.home.path).find("last"))
     assert states(await run.run()) == ["done"] * 3
 
 
@@ -523,7 +524,7 @@ async def test_a_run_that_has_spent_its_budget_starts_nothing_when_it_is_carried
     many.backend("fake")
     first = await many(["a", "b"], budget={"tokens": 15}, max_parallel=1)
     assert states(first) == ["done", "cancelled"]
-    run = ResumedRun(many.dispatcher(), RunStore(many.home.path).find("last"))
+    run = ResumedRun(local_context(many.dispatcher()), RunStore(many.home.path).find("last"))
     again = await run.run()
     assert states(again) == ["done", "cancelled"]
     assert "the budget is spent" in (again.why or "")
@@ -678,7 +679,7 @@ async def cancelled_while(many: Many, plan: Plan, waits: Callable[[], Any]) -> R
 
 
 async def carried_on(many: Many) -> RunResult:
-    run = ResumedRun(many.dispatcher(), RunStore(many.home.path).find("last"))
+    run = ResumedRun(local_context(many.dispatcher()), RunStore(many.home.path).find("last"))
     return await run.run()
 
 
@@ -775,10 +776,12 @@ async def test_a_run_that_was_cut_off_goes_on_where_it_was(many: Many):
     await cancelling(many, plan, lambda: "b" in many.starts(), times=1)
     many.backend("fake")
     folder = RunStore(many.home.path).find("last")
-    run = ResumedRun(many.dispatcher(), folder)
+    run = ResumedRun(local_context(many.dispatcher()), folder)
     result = await run.run()
     assert states(result) == ["done", "indeterminate", "done"]
-    run = ResumedRun(many.dispatcher(), folder, partial(unfinished, rerun_indeterminate=True))
+    run = ResumedRun(
+        local_context(many.dispatcher()), folder, partial(unfinished, rerun_indeterminate=True)
+    )
     result = await run.run()
     assert states(result) == ["done"] * 3
     assert result.results[1].attempts == 2
@@ -789,7 +792,7 @@ async def test_what_failed_before_does_not_end_a_run_that_is_carried_on(many: Ma
     many.backend("fake", BAD)
     first = await many(["bad", "b", "c"], fail_fast=True, max_parallel=1)
     assert states(first) == ["failed", "cancelled", "cancelled"]
-    run = ResumedRun(many.dispatcher(), RunStore(many.home.path).find("last"))
+    run = ResumedRun(local_context(many.dispatcher()), RunStore(many.home.path).find("last"))
     assert states(await run.run()) == ["failed", "done", "done"]
 
 
@@ -908,7 +911,7 @@ async def test_an_error_of_the_one_who_watches_ends_what_runs(many: Many, tree: 
         if change.kind == "event":
             raise BrokenPipeError("the reader has gone")
 
-    run = PlanRun(many.dispatcher(), many.plan(["a", "b"]), observe=observe)
+    run = DrivenRun(local_context(many.dispatcher()), many.plan(["a", "b"]), observe=observe)
     with pytest.raises(BrokenPipeError):
         await run.run()
     assert living(tree) == []

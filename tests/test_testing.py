@@ -12,13 +12,18 @@ import anyio
 import pytest
 
 import clinvk
+from clinvk import store as clinvk_store
 from clinvk.backend.catalog import Catalog, read_manifest
 from clinvk.backend.manifest import check_expressions
+from clinvk.backend.selection import BackendSelector
 from clinvk.config import loading
 from clinvk.config.paths import backend_names
 from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.engine.driven_run import DrivenRun
+from clinvk.engine.run_context import RunContext
 from clinvk.errors import UsageError
 from clinvk.model.events import Delta, Denied, Event, Notice, Text, Thinking, Tool, ToolResult
+from clinvk.model.plan import Plan, Rules, Task
 from clinvk.model.request import Request
 from clinvk.model.result import Denial, Failure
 from clinvk.model.usage import Usage
@@ -89,6 +94,43 @@ def test_an_answer_that_cannot_be_one_fails_and_says_so(home: Home):
     assert "cannot answer with int" in result.results[0].error.message
     with pytest.raises(UsageError, match=r"answers\['a'\] is empty"):
         fake_backend(home.path, answers={"a": []})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ephemeral", [False, True])
+async def test_a_run_gets_everything_that_it_needs_from_its_context(home: Home, ephemeral: bool):
+    loaded, opened, markers = loading.load(home.env), [], []
+    fake = FakeExecutor("the key is sk-ant-api03-" + "a1B2" * 20)
+
+    def open_store() -> Any:
+        opened.append(keep(clinvk_store.open_store("file", loaded.home)))
+        return opened[-1]
+
+    def create_executor(marker: str) -> FakeExecutor:
+        markers.append(marker)
+        return fake
+
+    context = RunContext(
+        selector=BackendSelector(Catalog(loaded.home), loaded, home.env),
+        runs=RunStore(home.path / "elsewhere"),
+        redact=True,
+        env=home.env,
+        open_store=open_store,
+        create_executor=create_executor,
+    )
+    task = Task(name="a", prompt="a", key="a", backend="echo")
+    rules = Rules(ephemeral=ephemeral)
+    run = DrivenRun(context, Plan(kind="parallel", tasks=(task,), rules=rules))
+    result = await run.run()
+    assert (result.state, [r.prompt for r in fake.requests]) == ("done", ["a"])
+    if ephemeral:
+        assert (opened, markers) == ([], [""])
+        assert not (home.path / "elsewhere").exists()
+    else:
+        assert markers[0]
+        assert opened
+        kept = run.with_outputs(RunStore(home.path / "elsewhere").find("last").result())
+        assert "a1B2" not in kept.results[0].output
 
 
 @pytest.mark.anyio

@@ -21,9 +21,10 @@ from msgspec import Struct
 from clinvk.api.sync import blocking
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
-from clinvk.engine.plan_run import PlanRun
+from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import select_to_resume, select_to_retry
 from clinvk.engine.resumed_run import ResumedRun
+from clinvk.engine.run_context import local_context
 from clinvk.errors import ConfigError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Kind, Plan
@@ -142,7 +143,9 @@ async def aresume(
     )
     with own_unless(dispatcher) as where:
         folder = RunStore(where.config.home).find(run)
-        resumed = ResumedRun(where, folder, select, observe=observe, executor=executor)
+        resumed = ResumedRun(
+            local_context(where), folder, select, observe=observe, executor=executor
+        )
         return resumed.with_outputs(await resumed.run())
 
 
@@ -162,8 +165,34 @@ async def aretry_run(
     select = partial(select_to_retry, names=tasks, failed=failed)
     with own_unless(dispatcher) as where:
         folder = RunStore(where.config.home).find(run)
-        retried = ResumedRun(where, folder, select, observe=observe, executor=executor)
+        retried = ResumedRun(
+            local_context(where), folder, select, observe=observe, executor=executor
+        )
         return retried.with_outputs(await retried.run())
+
+
+class PlanRun(DrivenRun):
+    """A new run of a plan. `await run()` once; `stop()` from anywhere in the same event loop."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        plan: Plan,
+        *,
+        observe: Observe = lambda _: None,
+        notify: Callable[[str], None] = lambda _: None,
+        executor: Executor | None = None,
+        on_begun: Callable[[DrivenRun], None] = lambda _: None,
+    ) -> None:
+        """`observe` is called with each `Change`, and `notify` with each notice. `executor` runs
+        the tasks in place of this machine. `on_begun` is called once the run is recorded, before a
+        task is started. Raises `ClinvkError` if the plan cannot be started; nothing has happened
+        then."""
+        super().__init__(
+            local_context(dispatcher), plan, observe=observe, notify=notify, executor=executor,
+            on_begun=on_begun,
+        )  # fmt: skip
+        self.dispatcher = dispatcher
 
 
 def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str, Any]) -> Plan:
@@ -195,7 +224,7 @@ def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Def
 async def _run_plan(
     dispatcher: Dispatcher, plan: Plan, observe: Observe, executor: Executor | None
 ) -> RunResult:
-    run = PlanRun(dispatcher, plan, observe=observe, executor=executor)
+    run = DrivenRun(local_context(dispatcher), plan, observe=observe, executor=executor)
     return run.with_outputs(await run.run())
 
 

@@ -12,9 +12,10 @@ from clinvk.api.sync import run_blocking
 from clinvk.api.tasks import Observe, Tasks, plan_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.engine.plan_run import PlanRun
+from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import select_to_resume
 from clinvk.engine.resumed_run import ReplacingRun, ResumedRun, find_interrupted
+from clinvk.engine.run_context import local_context
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
@@ -100,9 +101,10 @@ class WorkflowManager(Closing):
         resume: str | None = None,
         rerun_indeterminate: bool = False,
         **watch: Any,
-    ) -> PlanRun:
+    ) -> DrivenRun:
         """The run of the plan, ready to be driven, under its checkpoint name; without a plan, the
         run that `resume` names, as it was started. Raises `ClinvkError`."""
+        context = local_context(self.dispatcher)
         name = checkpoint or resume
         if name is not None and plan is not None and plan.rules.ephemeral:
             raise ConfigError("an ephemeral run is not saved, so it has no checkpoint",
@@ -114,16 +116,16 @@ class WorkflowManager(Closing):
                 select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=True,
                 rerun_dependents=True,
             )  # fmt: skip
-            return ResumedRun(self.dispatcher, old, select, **watch)
+            return ResumedRun(context, old, select, **watch)
         assert plan is not None  # noqa: S101 - or what would it run?
         watch["on_begun"] = lambda run: self._assign_checkpoint(name, run, before)
         if old is not None:
             return ReplacingRun(
-                self.dispatcher, plan, old, rerun_indeterminate=rerun_indeterminate, **watch
+                context, plan, old, rerun_indeterminate=rerun_indeterminate, **watch
             )
         if checkpoint is not None:
             before = self._check_free(checkpoint)
-        return PlanRun(self.dispatcher, plan, **watch)
+        return DrivenRun(context, plan, **watch)
 
     def list_checkpoints(self) -> list[dict[str, Any]]:
         """Each checkpoint: `name`, `run`, `at`, `state`, `steps`, `completed`, `source`."""
@@ -177,7 +179,7 @@ class WorkflowManager(Closing):
                 f"start over with: clinvk checkpoints delete {name}",
             ) from None
 
-    def _assign_checkpoint(self, name: str | None, run: PlanRun, before: str | None) -> None:
+    def _assign_checkpoint(self, name: str | None, run: DrivenRun, before: str | None) -> None:
         """Assign the name to the run, which belonged to the run `before` when it was checked.
         Raises `CheckpointTaken` if another process was faster; the run is deleted then."""
         if name is None or run.folder is None:

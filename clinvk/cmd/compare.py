@@ -211,10 +211,13 @@ def _execute(
 ) -> int:
     """Run the plan, show it, and write its page; return the exit code."""
     # Only once the flags are valid.
-    from clinvk.engine.plan_run import PlanRun
+    from clinvk.engine.driven_run import DrivenRun
+    from clinvk.engine.run_context import local_context
 
     viewer = watching.create_run_viewer(view)
-    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.show_notice)
+    run = DrivenRun(
+        local_context(dispatcher), plan, observe=viewer.observe, notify=viewer.show_notice
+    )
     result = many.drive_run(run, view, viewer)
     code = many.finish_run(run, result, view, reports)
     if html is not None:

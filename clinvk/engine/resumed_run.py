@@ -9,11 +9,11 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.engine import backoff
-from clinvk.engine.plan_run import PlanRun
+from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import INTERRUPTED_STATES, SelectTasks, requeue_if_unfinished, unfinished
+from clinvk.engine.run_context import RunContext
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan, Task
@@ -25,7 +25,7 @@ from clinvk.runs.replay import requeue
 from clinvk.store.base import Store
 
 
-class ResumedRun(PlanRun):
+class ResumedRun(DrivenRun):
     """The rest of a run. Tasks that have ended stay as they are, unless they are selected."""
 
     # A task that is not run again does not need its backend to be installed.
@@ -33,7 +33,7 @@ class ResumedRun(PlanRun):
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        context: RunContext,
         folder: RunFolder,
         select: Callable[[Plan], SelectTasks] = unfinished,
         *,
@@ -41,8 +41,8 @@ class ResumedRun(PlanRun):
         **watch: Any,
     ) -> None:
         """`select` returns the selection of tasks for a plan, and `rules` changes its rules.
-        `watch` are the other arguments of a `PlanRun`. Raises `ClinvkError`."""
-        super().__init__(dispatcher, rules(folder.plan(trusted=True)), **watch)
+        `watch` are the other arguments of a `DrivenRun`. Raises `ClinvkError`."""
+        super().__init__(context, rules(folder.plan(trusted=True)), **watch)
         self.folder = self._folder = folder
         self._select = select(self.plan)
         self._previous_result: RunResult | None = None  # its state before
@@ -56,7 +56,7 @@ class ResumedRun(PlanRun):
                 self.notify(await end_leftovers(folder, lock))
             before = folder.result(self.plan, is_driver=True, trusted=True)
             self._previous_result = before
-            calls = StoreCalls(self.dispatcher.store)
+            calls = StoreCalls(self.context.open_store())
             told = [
                 await calls(partial(_outcome_if_ended, o, folder, self.plan, self))
                 for o in before.results
@@ -114,21 +114,21 @@ class ResumedRun(PlanRun):
                 )
 
 
-class ReplacingRun(PlanRun):
+class ReplacingRun(DrivenRun):
     """A new run that replaces an older one. Tasks that are the same in both, and succeeded there,
     are not run again."""
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        context: RunContext,
         plan: Plan,
         old_folder: RunFolder,
         *,
         rerun_indeterminate: bool = False,
         **watch: Any,
     ) -> None:
-        """`watch` are the other arguments of a `PlanRun`. Raises `ClinvkError`."""
-        super().__init__(dispatcher, plan, **watch)
+        """`watch` are the other arguments of a `DrivenRun`. Raises `ClinvkError`."""
+        super().__init__(context, plan, **watch)
         self.old_folder = old_folder
         self.rerun_indeterminate = rerun_indeterminate
         self._reused: set[int] = set()
@@ -150,7 +150,7 @@ class ReplacingRun(PlanRun):
         """Copy the outcomes of unchanged tasks that need nothing that is run again: of those that
         succeeded, and of those that may not be run again."""
         old, reused = self.old_folder, []
-        theirs, calls = old.plan(trusted=True), StoreCalls(self.dispatcher.store)
+        theirs, calls = old.plan(trusted=True), StoreCalls(self.context.open_store())
         for known in old.result(theirs, trusted=True).results[: len(self.plan.tasks)]:
             i, task = known.index, self.plan.tasks[known.index]
             same = _task_definition(self._without_secrets(task)) == _task_definition(
@@ -169,7 +169,7 @@ class ReplacingRun(PlanRun):
         return reused
 
 
-def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: PlanRun) -> Outcome:
+def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: DrivenRun) -> Outcome:
     """The outcome of a task of the `plan` in the directory, for a run that continues it. An
     interrupted task may have ended before its clinvk did: then the result after its events says so,
     or its session, which holds everything it said and not only the answer."""
@@ -182,7 +182,7 @@ def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: Plan
             return requeue(ended)
         return outcome if ended.error and ended.error.kind == "cancelled" else ended
     # If it was to continue the session of an earlier step, that session is about that step.
-    found = _answer_in_session(outcome, run.dispatcher.store) if alone else None
+    found = _answer_in_session(outcome, run.context.open_store()) if alone else None
     return folder.outcome_from_session(outcome, *found) if found else outcome
 
 

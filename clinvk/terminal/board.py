@@ -24,7 +24,7 @@ from clinvk.text import duration
 from clinvk.text.width import display_width, pad, truncate
 
 if TYPE_CHECKING:
-    from clinvk.engine.plan_run import PlanRun
+    from clinvk.engine.driven_run import DrivenRun
     from clinvk.model.progress import Change
 
 FRAME_INTERVAL = 1 / 8  # minimum seconds between two frames
@@ -56,7 +56,7 @@ class Board:
         self.run_id: str | None = None
         self.total = 0
         self._started_at = clock()
-        self._run: PlanRun | None = None
+        self._run: DrivenRun | None = None
         self._tally = Tally()
         self._rows = Rows()
         self._pauses: dict[str, datetime | None] = {}
@@ -72,7 +72,7 @@ class Board:
 
     # Events.
 
-    def begin(self, run: PlanRun) -> None:
+    def begin(self, run: DrivenRun) -> None:
         self._begin(len(run.plan.tasks), run.folder.id if run.folder else None)
         self._run = run
 

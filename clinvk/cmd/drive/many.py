@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from clinvk.backend.selection import BackendSelector
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.engine.plan_run import PlanRun
+    from clinvk.engine.driven_run import DrivenRun
     from clinvk.model.plan import Plan, Rules
     from clinvk.reports import RequestedReport
     from clinvk.runs.folder import RunFolder
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 VERSION = 1  # of the JSON of a dry run
 
 
-def drive_run(run: PlanRun, view: RunView, viewer: RunViewer) -> RunResult:
+def drive_run(run: DrivenRun, view: RunView, viewer: RunViewer) -> RunResult:
     """The result of the run, which is shown while it is running. The first Ctrl-C starts no more
     tasks and asks those running to stop; the second kills them. Raises `BrokenRun`."""
     # 45 ms, and needed only once something runs.
@@ -69,7 +69,7 @@ def _report_broken_run(folder: RunFolder, error: ClinvkError, view: RunView) -> 
             summary.print_summary(folder.result())
 
 
-async def _drive_run(run: PlanRun, viewer: RunViewer) -> RunResult:
+async def _drive_run(run: DrivenRun, viewer: RunViewer) -> RunResult:
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -228,10 +228,13 @@ def run_plan(
 ) -> int:
     """Run the plan and show it; return the exit code."""
     # Only once something is to run: 10 ms.
-    from clinvk.engine.plan_run import PlanRun
+    from clinvk.engine.driven_run import DrivenRun
+    from clinvk.engine.run_context import local_context
 
     viewer = create_run_viewer(view)
-    run = PlanRun(dispatcher, plan, observe=viewer.observe, notify=viewer.show_notice)
+    run = DrivenRun(
+        local_context(dispatcher), plan, observe=viewer.observe, notify=viewer.show_notice
+    )
     return finish_run(run, drive_run(run, view, viewer), view, reports)
 
 
@@ -255,7 +258,7 @@ def run_chain(
 
 
 def finish_run(
-    run: PlanRun,
+    run: DrivenRun,
     result: RunResult,
     view: RunView,
     reports: list[RequestedReport],
@@ -282,12 +285,12 @@ def finish_run(
     return result.exit_code or UsageError.exit_code * bool(problems or _has_output_problem(run))
 
 
-def _has_output_problem(run: PlanRun) -> bool:
+def _has_output_problem(run: DrivenRun) -> bool:
     return run.outputs is not None and run.outputs.problem is not None
 
 
 def print_result(
-    run: PlanRun | RunFolder,
+    run: DrivenRun | RunFolder,
     result: RunResult,
     view: RunView,
     checkpoint: str | None = None,

@@ -146,10 +146,11 @@ def _resume_run(
 ) -> int:
     # Only once the flags are valid: it is a third of the start.
     from clinvk.engine.resumed_run import ResumedRun
+    from clinvk.engine.run_context import local_context
 
     viewer = watching.create_run_viewer(view)
     run = ResumedRun(
-        dispatcher, folder, select, observe=viewer.observe, notify=viewer.show_notice,
+        local_context(dispatcher), folder, select, observe=viewer.observe, notify=viewer.show_notice,
         rules=lambda kept: plan.override_rules(kept, rules),
     )  # fmt: skip
     result = many.drive_run(run, view, viewer)

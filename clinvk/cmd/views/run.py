@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import anyio
 
-    from clinvk.engine.plan_run import PlanRun
+    from clinvk.engine.driven_run import DrivenRun
     from clinvk.model.progress import Change
     from clinvk.terminal.stdout import PatientStdout
 
@@ -50,7 +50,7 @@ class RunViewer(Protocol):
 
     def observe(self, change: Change) -> None: ...
 
-    def begin(self, run: PlanRun) -> None: ...
+    def begin(self, run: DrivenRun) -> None: ...
 
     def begin_following(
         self,
@@ -115,7 +115,7 @@ class SilentViewer:
             self._limits |= {text}
             self.show_notice(text)
 
-    def begin(self, run: PlanRun) -> None:
+    def begin(self, run: DrivenRun) -> None:
         session_id = run.folder.id if run.folder else None
         self.begin_following(len(run.plan.tasks), session_id, run.outcomes)
 
@@ -181,9 +181,9 @@ class LogViewer(SilentViewer):
 class AnswersViewer(LogViewer):
     """Also prints each answer as soon as it is complete, between those lines."""
 
-    run: PlanRun | None = None
+    run: DrivenRun | None = None
 
-    def begin(self, run: PlanRun) -> None:
+    def begin(self, run: DrivenRun) -> None:
         super().begin(run)
         self.run = run
 
@@ -199,13 +199,13 @@ class JsonLinesViewer(SilentViewer):
     """One JSON object per line on stdout for each event."""
 
     run_id: str | None = None
-    run: PlanRun | None = None
+    run: DrivenRun | None = None
     out: PatientStdout | None = None
     write_error: OSError | None = None  # the reader of stdout has closed it
     has_more: anyio.Event
     write_lock: anyio.Lock
 
-    def begin(self, run: PlanRun) -> None:
+    def begin(self, run: DrivenRun) -> None:
         self.run = run
         super().begin(run)
 

@@ -1,5 +1,5 @@
-"""A run of a plan from its first task to its last, which is recorded. Runs that continue another
-one are in `engine/resumed_run.py`."""
+"""A run of a plan that this process drives, from its first task to its last. Runs that continue
+another one are in `engine/resumed_run.py`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from clinvk.disk.atomic import NoSpace
-from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine import capacity
-from clinvk.engine.executor import Executor, LocalExecutor
+from clinvk.engine.executor import Executor
+from clinvk.engine.run_context import RunContext
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, run_exit_code
 from clinvk.model.plan import Plan, Task
 from clinvk.model.result import EXIT_CODES
 from clinvk.plans import preflight
 from clinvk.process.groups import unwrap_single_exception
-from clinvk.process.marker import MARKER, new_marker
+from clinvk.process.marker import new_marker
 from clinvk.runs import secrets
 from clinvk.runs.control import run_facts
-from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.folder import RunFolder
 from clinvk.runs.journal import Journal
 from clinvk.runs.output_dir import OutputDirectory
 
@@ -40,32 +40,31 @@ ALIVE_INTERVAL = 1.0  # seconds between updates of the file that shows when a ki
 Observe = Callable[["Change"], None]
 
 
-class PlanRun:
+class DrivenRun:
     """A new run of a plan. `await run()` once; `stop()` from anywhere in the same event loop."""
 
     _check = staticmethod(preflight.check_plan)
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        context: RunContext,
         plan: Plan,
         *,
         observe: Observe = lambda _: None,
         notify: Callable[[str], None] = lambda _: None,
         executor: Executor | None = None,
-        on_begun: Callable[[PlanRun], None] = lambda _: None,
+        on_begun: Callable[[DrivenRun], None] = lambda _: None,
     ) -> None:
-        """`executor` runs the tasks; None: this machine. `on_begun` is called once the run is
-        recorded, before a task is started. Raises `ClinvkError` if the plan cannot be started;
-        nothing has happened then."""
-        self.dispatcher = dispatcher
+        """`executor` runs the tasks; None: the one of the context. `on_begun` is called once the
+        run is recorded, before a task is started. Raises `ClinvkError` if the plan cannot be
+        started; nothing has happened then."""
+        self.context = context
         self.plan = plan
         self.executor = executor
         self.observe = observe
         self.notify = notify
-        self.preflights = self._check(plan, dispatcher.selector)
-        redacting = dispatcher.config.config.session.redact
-        self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=redacting)
+        self.preflights = self._check(plan, context.selector)
+        self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=context.redact)
         self.folder: RunFolder | None = None
         self.outcomes = _initial_outcomes(plan, self.preflights.tasks)
         self.scheduler: Scheduler | None = None
@@ -85,7 +84,7 @@ class PlanRun:
         if not self.plan.rules.ephemeral:
             tasks = tuple(map(self._without_secrets, self.plan.tasks))
             kept = replace(self.plan, tasks=tasks, cwd=os.getcwd())
-            self.folder = RunStore(self.dispatcher.config.home).create(kept)
+            self.folder = self.context.runs.create(kept)
         return self.folder
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> RunResult:
@@ -139,9 +138,9 @@ class PlanRun:
     ) -> RunResult:
         """Drive it, with a journal. `already_ended` are outcomes that the journal does not have
         yet."""
-        marker = new_marker(self.dispatcher.env)
+        marker = new_marker(self.context.env)
         lock.note(run_facts(marker, folder))
-        with Journal(folder, self.scrub, self.dispatcher.store.deferred().flush) as journal:
+        with Journal(folder, self.scrub, self.context.open_store().deferred().flush) as journal:
             journal.record_begin(self.plan, rerun=rerun)
             for outcome in already_ended:
                 await journal.record_ended(outcome)
@@ -158,7 +157,7 @@ class PlanRun:
         began, clock = datetime.now(UTC), time.monotonic()
         run_id = self.folder.id if self.folder else None
         self.scheduler = scheduler = Scheduler(
-            self.executor or LocalExecutor(self._dispatcher_with_marker(marker)), self.plan, self.preflights.tasks, self.outcomes,
+            self.executor or self.context.create_executor(marker), self.plan, self.preflights.tasks, self.outcomes,
             run_id=run_id, journal=journal, output_of=self.task_output, observe=self._forward_change,
             most=self._room(),
         )  # fmt: skip
@@ -212,13 +211,6 @@ class PlanRun:
                 f"{limit}"
             )
         return most
-
-    def _dispatcher_with_marker(self, marker: str) -> Dispatcher:
-        """A dispatcher whose programs, and all that they start, carry the marker of this run."""
-        if not marker:
-            return self.dispatcher
-        d = self.dispatcher
-        return Dispatcher(d.config, store=d.store, catalog=d.catalog, env={**d.env, MARKER: marker})
 
     def task_output(self, index: int) -> str:
         """What a task has answered so far."""

@@ -1,0 +1,47 @@
+"""What a run of a plan needs from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from clinvk.backend.selection import BackendSelector
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.engine.executor import Executor, LocalExecutor
+from clinvk.process.marker import MARKER
+from clinvk.runs.folder import RunStore
+from clinvk.store.base import Store
+
+
+class RunContext(Struct, frozen=True, kw_only=True):
+    """What a run of a plan needs from outside."""
+
+    selector: BackendSelector  # chooses the backend of each task
+    runs: RunStore  # where the run is recorded
+    redact: bool  # whether secrets in the answers are recorded without their values
+    env: Mapping[str, str]  # of this process
+    open_store: Callable[[], Store]  # the sessions of the tasks; an ephemeral run has none
+    # Runs the tasks. All programs that it starts carry the marker; without one, none do.
+    create_executor: Callable[[str], Executor]
+
+
+def local_context(dispatcher: Dispatcher) -> RunContext:
+    """The context of a run whose tasks run on this machine."""
+    config = dispatcher.config
+
+    def create_executor(marker: str) -> Executor:
+        if not marker:
+            return LocalExecutor(dispatcher)
+        env = {**dispatcher.env, MARKER: marker}
+        marking = Dispatcher(config, store=dispatcher.store, catalog=dispatcher.catalog, env=env)
+        return LocalExecutor(marking)
+
+    return RunContext(
+        selector=dispatcher.selector,
+        runs=RunStore(config.home),
+        redact=config.config.session.redact,
+        env=dispatcher.env,
+        open_store=lambda: dispatcher.store,
+        create_executor=create_executor,
+    )
