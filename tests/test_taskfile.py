@@ -17,6 +17,7 @@ from clinvk.errors import ConfigError
 from clinvk.model.plan import Budget, Halt, Limits, Plan
 from clinvk.plans import formats, parse, preflight
 from clinvk.plans.parse import Defaults
+from clinvk.plans.schema import TaskDefaults
 from clinvk.text import template
 from tests.conftest import CommandLine, Home
 from tests.stores import keep
@@ -26,6 +27,7 @@ def plan_of(
     text: str, path: str | None = "t.yaml", form: str | None = None, **defaults: Any
 ) -> Plan:
     kind = defaults.pop("kind", "parallel")
+    defaults["task"] = TaskDefaults(**defaults.get("task", {}))
     text = textwrap.dedent(text)
     data, form = formats.parse_text(path, text, form)
     lined = text if form in ("yaml", "json") else ""

@@ -205,7 +205,7 @@ def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str
         max_parallel=parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         fail_fast=parallel.fail_fast,
-        task=_to_file_data(of_tasks),
+        task=schema.TaskDefaults(**_to_file_data(of_tasks)),
     )
     data, source, text = _read_tasks(tasks, "steps" if kind == "chain" else "tasks")
     whole = data if isinstance(data, dict) else {"steps" if kind == "chain" else "tasks": data}

@@ -87,11 +87,10 @@ def chain(
         raise UsageError(f"{flag} needs a chain to resume", "add --resume NAME")
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    task = {
-        **options, "backend": backend,
-        "workdir": str(workdir) if workdir else None, "timeout": timeout, "tags": tag or None,
-    }  # fmt: skip
-    task = {k: v for k, v in task.items() if v is not None}
+    defaults = opts.build_defaults(
+        loaded, options, backend=backend, workdir=str(workdir) if workdir else None,
+        timeout=timeout, tags=tag or None,
+    )  # fmt: skip
     rules = opts.RuleFlags(
         retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
@@ -99,9 +98,9 @@ def chain(
     plan, source = None, f"checkpoint {resume}"
     if path or file or not resume:
         source = opts.find_source(path, file, "chain")
-        plan = opts.read_plan(source, None, "chain", opts.build_defaults(loaded, task))
+        plan = opts.read_plan(source, None, "chain", defaults)
         plan = opts.override_rules(plan, rules)
-    elif task or rules != opts.RuleFlags():
+    elif defaults.flags or rules != opts.RuleFlags():
         raise UsageError(
             "without a file, --resume runs the steps as they were started",
             "name the file as well: clinvk chain FILE --resume NAME",

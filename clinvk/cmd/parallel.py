@@ -80,12 +80,10 @@ def parallel(
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    given = {
-        **options, "prompt": prompt, "backend": backend,
-        "workdir": str(workdir) if workdir else None, "timeout": timeout,
-        "stall_timeout": stall_timeout, "tags": tag or None,
-    }  # fmt: skip
-    defaults = plan.build_defaults(loaded, {k: v for k, v in given.items() if v is not None})
+    defaults = plan.build_defaults(
+        loaded, options, prompt=prompt, backend=backend, workdir=str(workdir) if workdir else None,
+        timeout=timeout, stall_timeout=stall_timeout, tags=tag or None,
+    )  # fmt: skip
     source = plan.find_source(path, file, "parallel")
     made = plan.read_plan(source, form, "parallel", defaults)
     rules = plan.RuleFlags(

@@ -29,6 +29,7 @@ from clinvk.plans.schema import (
     NUMBERS,
     OPTIONS,
     Scalar,
+    TaskDefaults,
     TaskEntry,
     TaskFile,
 )
@@ -48,7 +49,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
     max_parallel: int = 3
     max_parallel_per_backend: dict[str, int] = {}
     fail_fast: bool = False
-    task: dict[str, Any] = {}
+    task: TaskDefaults = TaskDefaults()
     flags: dict[str, str] = {}  # the flags that set keys of tasks
 
 
@@ -90,6 +91,7 @@ class _PlanParser:
         self.source = source
         self.kind = kind
         self.defaults = defaults
+        self.task_defaults = defaults.task.set_keys()
         self.cwd = Path.cwd()
         self.files: dict[str, str] = {}  # read once, though many tasks name them
         self.tasks: list[Task] = []
@@ -135,7 +137,7 @@ class _PlanParser:
         own = entry if isinstance(entry, Mapping) else {"prompt": entry}
         if key in own or ALTERNATIVES.get(key) in own:
             return None
-        if key in self.defaults.task:
+        if key in self.task_defaults:
             return (self.defaults.flags.get(key, key),)
         return ("defaults", key) if key in self.of_all else None
 
@@ -192,7 +194,7 @@ class _PlanParser:
                 (*path, "matrix", empty[0]), "the list is empty, so there are no tasks"
             )
         columns, header = entry.pop(COLUMNS, {}), entry.pop(HEADER, [])
-        merged = _merge(whole.defaults, self.defaults.task, entry)
+        merged = _merge(whole.defaults, self.task_defaults, entry)
         if "line" in columns:
             _shorten_line_name(merged)
         elif (name := _name_of_row(columns, header)) and not {"name", "id"} & set(merged):

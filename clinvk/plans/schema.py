@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct, defstruct
+from msgspec import UNSET, Struct, UnsetType, defstruct
+from msgspec.structs import asdict, fields
 
 from clinvk.model import option_table
 from clinvk.model.option_table import Option
@@ -76,6 +77,24 @@ class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ign
     idempotent: bool = False
     meta: Any = None
     output_format: str | None = None  # of the published format; clinvk reads what a task prints
+
+
+_default_fields: Any = defstruct(
+    "DefaultFields",
+    [(field.name, field.type | UnsetType, UNSET) for field in fields(TaskEntry)],
+    frozen=True,
+    kw_only=True,
+    module=__name__,
+)
+
+
+class TaskDefaults(_default_fields, Struct, frozen=True, kw_only=True):  # type: ignore[misc]
+    """Keys of a task that are set for all tasks outside their file: by flags, or by the arguments
+    of a function. Values are checked with each task, which may override them."""
+
+    def set_keys(self) -> dict[str, Any]:
+        """The keys that are set, with their values."""
+        return {key: value for key, value in asdict(self).items() if value is not UNSET}
 
 
 class TaskFile(Struct, frozen=True, kw_only=True):

@@ -19,8 +19,10 @@ from clinvk.model.option_table import FLAGS
 from clinvk.text import duration, template
 
 if TYPE_CHECKING:
+    from clinvk.cmd.options.turn import TurnOptions
     from clinvk.config.schema import Loaded
-    from clinvk.model.plan import Plan
+    from clinvk.model.plan import Kind, Plan
+    from clinvk.plans.parse import Defaults
     from clinvk.reports import RequestedReport
 
 
@@ -124,7 +126,7 @@ def find_source(path: str | None, file: str | None, command: str) -> str:
     return chosen or "-"
 
 
-def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
+def read_plan(source: str, form: str | None, kind: Kind, defaults: Defaults) -> Plan:
     """Raises `ConfigError`."""
     # Only commands that read a task file need it.
     from clinvk.plans import formats
@@ -144,7 +146,7 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
         raise ConfigError(
             f"{name}: not UTF-8 text: {error.reason} at byte {error.start}"
         ) from error
-    by_line = "line" in template.placeholder_names(str(defaults.task.get("prompt", "")))
+    by_line = "line" in template.placeholder_names(str(defaults.task.prompt or ""))
     found, form = formats.parse_text(
         None if source == "-" else source, text, form, of_lines=by_line, kind=kind
     )
@@ -152,21 +154,25 @@ def read_plan(source: str, form: str | None, kind: Any, defaults: Any) -> Plan:
     return taskfile.parse_plan(found, name, kind, defaults, lined)
 
 
-def build_defaults(loaded: Loaded, task: dict[str, Any] | None = None) -> Any:
-    """The defaults for tasks that a task file does not set. Raises `UsageError`."""
+def build_defaults(loaded: Loaded, options: TurnOptions, **keys: Any) -> Defaults:
+    """The defaults for keys that a task file does not set, with the flags that set keys of tasks:
+    `options`, and the others by their keys; those that are None were not given. Raises
+    `UsageError`."""
     # Only commands that read a task file need it.
     from clinvk.plans.parse import Defaults
+    from clinvk.plans.schema import TaskDefaults
 
+    task = {key: value for key, value in {**options, **keys}.items() if value is not None}
     for key in ("timeout", "stall_timeout"):
-        if task and key in task:
+        if key in task:
             parse_flag(_flag_of_key(key), duration.parse_duration, task[key])
     parallel = loaded.config.parallel
     return Defaults(
         max_parallel=parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         fail_fast=parallel.fail_fast,
-        task=task or {},
-        flags={key: _flag_of_key(key) for key in task or {}},
+        task=TaskDefaults(**task),
+        flags={key: _flag_of_key(key) for key in task},
     )
 
 
