@@ -180,7 +180,7 @@ def test_whatever_a_task_raises_fails_that_task_alone(
 
 def test_an_answer_that_cannot_be_an_argument_fails_the_task_that_would_be_given_it(home: Home):
     home.backend("first", READ + START + say(type="end", text="a\0b"))
-    argument = {"argv": {"run": ["run", "$prompt", "$options"]}}
+    argument = {"argv": {"run": ["run", "$options", "--", "$prompt"]}}
     home.backend("second", START + END, **{**PROTOCOL, **argument})
     tasks = [
         {"id": "1", "prompt": "x", "backend": "first"},

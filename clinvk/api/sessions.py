@@ -41,6 +41,7 @@ from clinvk.model.session import (
 from clinvk.model.usage import rfc3339
 from clinvk.sessions import templates, transform
 from clinvk.sessions.autosave import Autosave
+from clinvk.sessions.kept_state import with_their_state
 from clinvk.sessions.lookup import SessionLookup
 from clinvk.sessions.masking import redact_data_for_store, redact_for_store
 from clinvk.sessions.participants import check_participants
@@ -165,7 +166,7 @@ class SessionManager(Closing):
         """Delete a session, also a damaged one, and stop what a killed turn of it left running.
         Raises `SessionError` while it is running."""
         _check_name(session_id)
-        delete_from_store(self.store, session_id)
+        delete_from_store(self.store, self.config.home, session_id)
         self._autosave.discard(session_id)
 
     def clean_sessions(self, older_than: Age | None = None, *, dry_run: bool = False) -> list[str]:
@@ -174,7 +175,9 @@ class SessionManager(Closing):
         Returns their ids; with `dry_run`, those that would be deleted. Sessions that are running or
         were interrupted are kept. Raises `UsageError` for an invalid age."""
         before = moment_of(older_than, self.config.config.session.retention_days)
-        return [] if before is None else self.store.clean(rfc3339(before), dry_run=dry_run)
+        if before is None:
+            return []
+        return clean_store(self.store, self.config.home, rfc3339(before), dry_run=dry_run)
 
     # Metadata.
 
@@ -452,16 +455,30 @@ class SessionManager(Closing):
 
 
 def delete_from_store(
-    store: Store, session_id: str, notify: Callable[[str], None] = lambda _: None
+    store: Store, home: Path, session_id: str, notify: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Delete a session; what its last turn left running, if its clinvk was killed, is stopped
-    first, and `notify` gets a message about it. Raises `SessionError`."""
-    try:
-        store.delete(session_id)
-    except LeftBehind:
-        if told := _end_leftovers(store, session_id):
-            notify(told)
-        store.delete(session_id)
+    """Delete a session, and the conversation that clinvk keeps for it in its `home`; what its last
+    turn left running, if its clinvk was killed, is stopped first, and `notify` gets a message about
+    it. Raises `SessionError`."""
+
+    def delete() -> None:
+        try:
+            store.delete(session_id)
+        except LeftBehind:
+            if told := _end_leftovers(store, session_id):
+                notify(told)
+            store.delete(session_id)
+
+    with_their_state(store, home, lambda: [session_id], delete)
+
+
+def clean_store(store: Store, home: Path, before: str, *, dry_run: bool) -> list[str]:
+    """Delete the sessions that were not used since then; return their ids."""
+    if dry_run:
+        return store.clean(before, dry_run=True)
+    return with_their_state(
+        store, home, lambda: store.clean(before, dry_run=True), lambda: store.clean(before)
+    )
 
 
 def _end_leftovers(store: Store, session_id: str) -> str | None:

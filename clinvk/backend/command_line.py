@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clinvk.backend.manifest import Manifest, OptionEffect, PromptSpec
+from clinvk.backend.manifest import EphemeralSpec, Manifest, OptionEffect, PromptSpec
+from clinvk.backend.native import state_path
 from clinvk.backend.patterns import Patterns
-from clinvk.errors import SessionError, UsageError
+from clinvk.errors import ConfigError, SessionError, UsageError
 from clinvk.model.option_table import CHOICES
 from clinvk.process.command import Command
 from clinvk.text.values import input_problem, os_problem
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
+
+PLACEHOLDER = re.compile(r"\$(?:file|json|native_id|new_id|prompt|scratch|state|value)(?!\w)")
 
 # For a backend whose manifest has no `ephemeral`.
 KEEPS_HINT = (
@@ -34,6 +37,7 @@ def build_command(
     cwd: Path,
     env: Mapping[str, str],
     temp_dir: Path,
+    home: Path | None = None,
     native_id: str | None = None,
     fork: bool = False,
     ephemeral: bool = False,
@@ -46,10 +50,23 @@ def build_command(
     check_native_id(manifest, native_id)
     text, notices = _prompt_text(manifest, prompt, expand=expand)
     check_arguments(manifest, options)
+    shape = argv_shape(manifest, native_id=native_id, fork=fork, ephemeral=ephemeral)
+    new_id = new_native_id() if manifest.state or uses(shape, "$new_id") else None
+    if native_id and not fork:
+        new_id = None
     filler = _TemplateFiller(temp_dir)
+    state = None
+    if manifest.state and home and not ephemeral:
+        state = state_path(home, manifest, new_id or native_id or "")
+    if manifest.state:
+        filler.used = state is None
+        filler.own["$state"] = str(state or temp_dir / manifest.state)
     effects = option_effects(manifest, options)
     flags = [word for effect, value in effects for word in filler.fill_words(effect.argv, value)]
-    changes = {k: v and expand_variables(v, env) for k, v in manifest.env.items()}
+    changes = {
+        k: v and expand_variables(filler.fill(v, {}) if "$" in v else v, env)
+        for k, v in manifest.env.items()
+    }
     if not expand:
         changes |= manifest.prompt.literal
     for effect, value in effects:
@@ -57,21 +74,32 @@ def build_command(
     removals: tuple[tuple[str, str], ...] = ()
     if ephemeral:
         forget = _ephemeral(manifest)
-        flags += forget.argv
+        flags += [filler.fill(word, {}) for word in forget.argv]
         changes |= {k: filler.fill_word(v, "") for k, v in forget.env.items()}
         removals = tuple((r.glob, r.owner) for r in forget.remove)
-    shape = manifest.argv["fork" if fork else "resume" if native_id else "run"]
-    words = {"$options": [*flags, *args], "$native_id": [native_id or ""], "$prompt": [text]}
-    argv = [word for token in shape for word in words.get(token, [token])]
-    if "$prompt" in shape:
-        _check_prompt_argument(manifest, text)
+    words = {"$native_id": native_id, "$new_id": new_id, "$prompt": text}
+    if "$options" not in shape and (lost := [*flags, *args]):
+        raise _dropped(manifest, lost)
+    argv: list[str] = []
+    prompt_at = None
+    for word in shape:
+        if word == "$options":
+            argv += [*flags, *args]
+            continue
+        if uses([word], "$prompt"):
+            _check_prompt_argument(manifest, word, text)
+            prompt_at = len(argv) + 1, word
+        argv.append(filler.fill(word, words) if "$" in word else word)
     child_env = changed_env(env, changes)
     _check_words(manifest, argv, child_env)
     return Command(
         argv=(program, *argv),
         env=child_env,
         cwd=cwd,
-        stdin=b"" if "$prompt" in shape else _to_bytes(text),
+        stdin=b"" if prompt_at else _to_bytes(text),
+        new_id=None if ephemeral else new_id,
+        state=state,
+        prompt_at=prompt_at,
         env_changes={k: v for k, v in changes.items() if v is not None or k in env},
         files=tuple(filler.files),
         removals=removals,
@@ -91,15 +119,38 @@ def _prompt_text(manifest: Manifest, prompt: str, *, expand: bool) -> tuple[str,
     return text, notices
 
 
+def argv_shape(
+    manifest: Manifest, *, native_id: str | None, fork: bool, ephemeral: bool
+) -> list[str]:
+    """The arguments of the manifest for this kind of turn."""
+    name = "fork" if fork else "resume" if native_id else "ephemeral" if ephemeral else "run"
+    return manifest.argv.get(name) or manifest.argv["run"]
+
+
+def new_native_id() -> str:
+    """A random UUID (version 4), as `uuid.uuid4` makes them."""
+    digits = bytearray(os.urandom(16))
+    digits[6] = digits[6] & 0x0F | 0x40
+    digits[8] = digits[8] & 0x3F | 0x80
+    text = digits.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def uses(words: Iterable[str], placeholder: str) -> bool:
+    """Whether one of the words contains the placeholder."""
+    return any(placeholder in word and placeholder in PLACEHOLDER.findall(word) for word in words)
+
+
 def _to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _check_prompt_argument(manifest: Manifest, text: str) -> None:
-    """Raise `UsageError` if the text cannot be an argument."""
+def _check_prompt_argument(manifest: Manifest, token: str, text: str) -> None:
+    """Raise `UsageError` if the text cannot take the place of `$prompt` in this argument."""
     size = len(_to_bytes(text))
-    if size > ARGUMENT_BYTES:
-        raise _too_long(manifest, f"{size:,} bytes", f"{ARGUMENT_BYTES:,} bytes")
+    limit = ARGUMENT_BYTES - len(_to_bytes(token.replace("$prompt", "")))
+    if size > limit:
+        raise _too_long(manifest, f"{size:,} bytes", f"{limit:,} bytes")
     if "\0" in text:
         raise UsageError(
             f"the prompt has a NUL character, and {manifest.name} takes it as an argument",
@@ -242,10 +293,19 @@ def _effect(manifest: Manifest, name: str, value: Any) -> OptionEffect:
     return effect[value] if name in CHOICES else effect  # type: ignore[no-any-return]
 
 
-def _ephemeral(manifest: Manifest) -> Any:
+def _ephemeral(manifest: Manifest) -> EphemeralSpec:
     if manifest.ephemeral is None:
+        if manifest.state:  # its only conversation is in a private file, which is deleted
+            return EphemeralSpec()
         raise UsageError(f"{manifest.name} cannot run without saving a session", KEEPS_HINT)
     return manifest.ephemeral
+
+
+def _dropped(manifest: Manifest, words: list[str]) -> ConfigError:
+    return ConfigError(
+        f"{manifest.name}: its manifest has no place for the arguments {' '.join(words)[:80]!r}",
+        f"put $options into each command line of argv, where flags may be: {manifest.source}",
+    )
 
 
 def _too_long(manifest: Manifest, length: str, limit: str) -> UsageError:
@@ -263,6 +323,7 @@ class _TemplateFiller:
         self.temp_dir = temp_dir
         self.files: list[tuple[Path, str]] = []
         self.used = False
+        self.own: dict[str, str | None] = {}  # values that do not depend on the place
 
     def fill_words(self, template: list[str], value: Any) -> list[str]:
         """The words for one option; a list repeats them for each of its elements."""
@@ -270,17 +331,26 @@ class _TemplateFiller:
         return [self.fill_word(word, one) for one in values for word in template]
 
     def fill_word(self, template: str, value: Any) -> str:
+        """A word of an option with this value."""
         if "$" not in template:
             return template
         text = value if isinstance(value, str) else json.dumps(value)
-        self.used = self.used or "$file" in template or "$scratch" in template
-        if "$file" in template:
+        words = {"$value": text, "$json": json.dumps(text)}
+        if uses([template], "$file"):
+            self.used = True
             path = self.temp_dir / f"{len(self.files)}.txt"
             self.files.append((path, text))
-            template = template.replace("$file", str(path))
-        words = {"$scratch": str(self.temp_dir), "$json": json.dumps(text), "$value": text}
+            words["$file"] = str(path)
+        return self.fill(template, words)
+
+    def fill(self, template: str, words: Mapping[str, str | None]) -> str:
+        """The word with these placeholders replaced, and `$scratch`."""
+        if uses([template], "$scratch"):
+            self.used = True
+            words = {**words, "$scratch": str(self.temp_dir)}
+        words = {**words, **self.own}
         # In one pass: a value may contain such placeholders itself.
-        return re.sub(r"\$(?:scratch|json|value)", lambda m: words[m.group()], template)
+        return PLACEHOLDER.sub(lambda m: words.get(m.group()) or "", template)
 
 
 def expand_home(path: str, env: Mapping[str, str]) -> str:

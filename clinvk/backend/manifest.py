@@ -24,6 +24,9 @@ EVENTS = (
 )  # fmt: skip
 
 
+ARGV = ("run", "resume", "fork", "ephemeral")  # the command lines of a manifest
+
+
 class OptionEffect(Struct, frozen=True):
     """The effect of an option on the command. `implies` sets other options that were not given."""
 
@@ -98,6 +101,14 @@ class LoginSpec(Struct, frozen=True):
     )
 
 
+class NativeIdSource(Struct, frozen=True):
+    """Where the CLI leaves the id of its session, if not in an event: on stderr, or in a file."""
+
+    stderr: str | None = None  # a pattern; its group, or all of it, is the id
+    file: str | None = None  # in $scratch, since any other may be of another run
+    match: str | None = None  # a pattern in that file; without it, all of its text
+
+
 class Manifest(Struct, frozen=True):
     name: str
     command: str
@@ -111,6 +122,8 @@ class Manifest(Struct, frozen=True):
     ephemeral: EphemeralSpec | None = None
     output: Literal["events", "json", "text"] = "events"
     native_id: str | None = None  # a pattern; ids that do not match are never passed to the CLI
+    native_id_in: NativeIdSource | None = None
+    state: str | None = None  # a file or directory that clinvk keeps for each session, `$state`
     lost_after_error: bool = False  # a first turn that the provider rejected leaves no session
     stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
     events: list[EventRule] = []
@@ -178,9 +191,11 @@ def _effect(value: Any, path: tuple[str, ...]) -> OptionEffect:
 def _check(manifest: Manifest) -> None:
     if "run" not in manifest.argv:
         raise _manifest_error(manifest, "argv: missing key 'run'")
-    for shape in manifest.argv:
-        if shape not in ("run", "resume", "fork"):
-            raise _manifest_error(manifest, f"argv.{shape}: not one of: run, resume, fork")
+    for shape, words in manifest.argv.items():
+        if shape not in ARGV:
+            raise _manifest_error(manifest, f"argv.{shape}: not one of: {', '.join(ARGV)}")
+        if problem := _argv_problem(manifest, shape, words):
+            raise _manifest_error(manifest, f"argv.{shape}{problem}")
     for place, rule in _rules(manifest.events, ("events",)):
         if rule.emit is not None and rule.emit not in EVENTS:
             raise _manifest_error(
@@ -193,7 +208,14 @@ def _check(manifest: Manifest) -> None:
             manifest,
             "ephemeral.remove: missing key 'native_id': the pattern that an id has to match",
         )
+    if problem := _state_problem(manifest):
+        raise _manifest_error(manifest, problem)
     patterns = [("native_id", manifest.native_id)]
+    if manifest.native_id_in:
+        patterns += [
+            ("native_id_in.stderr", manifest.native_id_in.stderr),
+            ("native_id_in.match", manifest.native_id_in.match),
+        ]
     patterns += [(f"errors[{i}].match", rule.match) for i, rule in enumerate(manifest.errors)]
     patterns += [
         (f"prompt.escape[{i}].match", e.match) for i, e in enumerate(manifest.prompt.escape)
@@ -203,6 +225,43 @@ def _check(manifest: Manifest) -> None:
             re.compile(pattern or "")
         except (re.error, RecursionError, OverflowError) as error:
             raise _manifest_error(manifest, f"{where}: {error}") from error
+
+
+def _state_problem(manifest: Manifest) -> str | None:
+    """What is wrong with where a session is kept."""
+    where = manifest.native_id_in
+    if where and (where.stderr is None) == (where.file is None):
+        return "native_id_in: expected one of 'stderr' and 'file'"
+    if where and where.file and not where.file.startswith("$scratch/"):
+        return (
+            "native_id_in.file: expected $scratch/NAME: a file elsewhere may be of another run; "
+            "pass it with a flag or a variable of the CLI"
+        )
+    if manifest.state is None:
+        return None
+    if not re.fullmatch(r"[\w-][\w.-]{0,63}", manifest.state):
+        return f"state: {manifest.state!r} is not the name of a file"
+    if manifest.native_id is not None or where:
+        return "state: the session is that file, so it has no native id to read"
+    return None
+
+
+def _argv_problem(manifest: Manifest, shape: str, words: list[str]) -> str | None:
+    """What is wrong with the placeholders of a command line, after its name."""
+    after_dashes = words.index("--") if "--" in words else len(words)
+    for i, word in enumerate(words):
+        if "$prompt" in word and word.startswith("$prompt") and i < after_dashes:
+            return (
+                f"[{i}]: {word!r} could be taken for an option; attach it to one, such as "
+                "--prompt=$prompt, or put it after '--'"
+            )
+        if word == "$options" and i > after_dashes:
+            return f"[{i}]: $options comes after '--', so they would be part of the prompt"
+        if "$new_id" in word and shape == "resume":
+            return f"[{i}]: $new_id names a new session, and this resumes one; use $native_id"
+        if "$state" in word and manifest.state is None:
+            return f"[{i}]: $state needs the key 'state': the name of the file"
+    return None
 
 
 def _check_values(manifest: Manifest, data: Any) -> None:
@@ -241,4 +300,4 @@ def _manifest_error(manifest: Manifest, problem: str) -> ConfigError:
 def capabilities(manifest: Manifest) -> list[str]:
     """What the backend supports, derived from its manifest."""
     found = [shape for shape in ("resume", "fork") if shape in manifest.argv]
-    return [*found, *(["ephemeral"] if manifest.ephemeral else [])]
+    return [*found, *(["ephemeral"] if manifest.ephemeral or manifest.state else [])]

@@ -35,6 +35,12 @@ class Patterns:
         """Whether the text contains it, ignoring case."""
         return bool(self._do("search", pattern, text, flags=re.IGNORECASE))
 
+    def find(self, pattern: str, text: str) -> str | None:
+        """The last match in the text, or its first group if it has one."""
+        found: list[str | tuple[str, ...]] = self._do("findall", pattern, text, flags=re.MULTILINE)
+        last = found[-1] if found else None
+        return last if last is None or isinstance(last, str) else last[0]
+
     def fullmatch(self, pattern: str, text: str) -> bool:
         return bool(self._do("fullmatch", pattern, text))
 
@@ -51,7 +57,7 @@ class Patterns:
         function: Callable[..., Any] = getattr(regex, name)
         left = max(0.001, self._until - time.process_time())
         try:
-            return function(pattern, *args, flags=regex.IGNORECASE if flags else 0, timeout=left)
+            return function(pattern, *args, flags=int(flags), timeout=left)
         except TimeoutError:
             raise TooSlow(
                 f"{self.source}: the pattern {pattern[:80]!r} takes longer than {SECONDS:g} s",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from clinvk.backend import permissions, tempfiles
+from clinvk.backend import native, permissions, tempfiles
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.command_line import build_command
 from clinvk.backend.manifest import Manifest
@@ -176,12 +176,15 @@ class Dispatcher(Closing):
             cwd=_working_directory(request, session),
             env={**self.selector.child_env(manifest.name), **request.env},
             temp_dir=tempfiles.temp_dir_path(self.env),
+            home=self.config.home,
             native_id=native_id or forks,
             fork=forks is not None,
             ephemeral=request.ephemeral,
             expand=request.expand,
             args=[*self.config.backend(manifest.name).extra_flags, *request.args],
         )
+        if command.state and not command.new_id:
+            native.check_state(command.state)
         timeout = request.timeout
         if timeout is None:
             timeout = self.config.config.unified_flags.command_timeout_secs
@@ -324,6 +327,7 @@ class Dispatcher(Closing):
                 stored_options(plan.settings), settings, plan.request.secrets
             ),
             began_with=plan.manifest.name,
+            native_ids={plan.manifest.name: plan.command.new_id} if plan.command.new_id else {},
             task=plan.request.task,
         )
         if messages:
@@ -383,8 +387,8 @@ async def _start_turn(
         recorder = Recorder(calls, plan, plan.session.id, dispatcher.config.config.session)
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
-    with tempfiles.temp_files(plan.command, dispatcher.env):
-        home = dispatcher.config.home
+    home = dispatcher.config.home
+    with tempfiles.temp_files(plan.command, dispatcher.env), _state(plan, home):
         async with login_lock.login_lock(plan.manifest, plan.command.env, home) as begun:
             if recorder is not None and not new:
                 await recorder.record_prompt(await prompt_messages(plan, recorder.settings))
@@ -397,6 +401,25 @@ async def _start_turn(
                     yield run
                 finally:
                     await run.close()
+
+
+@contextmanager
+def _state(plan: TurnPlan, home: Path) -> Iterator[None]:
+    """The conversation that clinvk keeps for the CLI: at the end, one that has not begun is
+    deleted, otherwise the one that it replaces. Raises `ClinvkError`."""
+    command, name = plan.command, plan.manifest.name
+    if command.state is None or command.new_id is None:
+        yield
+        return
+    native.make_place(command.state)
+    try:
+        yield
+    finally:
+        before = plan.session.native_ids.get(name) if plan.session else None
+        if not native.has_state(command.state):
+            native.remove_state(home, name, command.new_id)
+        elif before not in (None, command.new_id):
+            native.remove_state(home, name, before or "")
 
 
 def _check_request(request: Request) -> None:

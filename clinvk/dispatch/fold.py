@@ -60,6 +60,11 @@ class TurnFold:
         self._pieces: list[str] = []  # of the current block
         self._last_notice = ""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the CLI has begun a session or an answer."""
+        return self.has_started or bool(self._blocks or self._pieces)
+
     def stop(self, reason: Failure) -> None:
         """Make the turn fail for this reason, whatever its last events say."""
         self.stop_reason = self.stop_reason or reason

@@ -44,12 +44,13 @@ class Recorder:
         """Store the prompt of a further turn, before anything is started. Raises `SessionError`."""
         # Written in any case: a session deleted meanwhile is noticed now, not at the end.
         title = self.plan.request.title and redact_for_store(self.plan.request.title, self.settings)
-        tags = self.plan.request.tags
-        await self.calls(
-            lambda: self.store.append(
-                self.session_id, messages, lambda s: _session_with_prompt(s, messages, title, tags)
-            )
-        )
+        tags, new_id = self.plan.request.tags, self.plan.command.new_id
+
+        def change(session: Session) -> Session:
+            session = _session_with_prompt(session, messages, title, tags)
+            return _with_native_id(session, self.backend, new_id, None) if new_id else session
+
+        await self.calls(lambda: self.store.append(self.session_id, messages, change))
 
     async def record_native_id(self, native_id: str, model: str | None) -> list[str]:
         """Store the backend's own id at once; return notices about it."""
@@ -140,6 +141,12 @@ class Recorder:
             session = replace(session, backend=self.backend)
             if totals:
                 session = replace(session, totals=session.totals | {result.native_id: totals})
+        elif (new_id := self.plan.command.new_id) and natives.get(self.backend) == new_id:
+            # The CLI has not begun the session that was recorded before its start.
+            before = self.plan.session.native_ids if self.plan.session else {}
+            natives.pop(self.backend)
+            if (known := before.get(self.backend)) not in (None, new_id):
+                natives[self.backend] = known
         if lost:
             natives.pop(self.backend, None)
         return replace(session, native_ids=natives)

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 
 from clinvk.backend.command_line import matches_native_id
 from clinvk.backend.event_parser import EventParser
+from clinvk.backend.native import find_native_id, has_state
 from clinvk.dispatch.fold import Exit, TurnFold
 from clinvk.dispatch.off_loop import ENDED_TIMEOUT, HURRIED_TIMEOUT, StoreGaveUp
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Event, Notice
+from clinvk.model.events import Event, Notice, Started
 from clinvk.model.result import Denial, Failure, Result
 from clinvk.process.child import Child
 from clinvk.process.leftovers import find_leftovers
@@ -61,6 +62,7 @@ class Turn:
         )
         self._stop_now = False
         self._told_of_skipped = False
+        self._found_id: str | None = None  # the native id, if it is in no event
         self._stdout_done = False  # stdout is at its end
         self._scope: anyio.CancelScope | None = None
         self._result: Result | None = None
@@ -207,6 +209,7 @@ class Turn:
             for event in read(line):
                 if (shown := fold(event)) is not None:
                     events.append(shown)
+        self._look_for_native_id()
         self._tell_of_beginning()
         self._stdout_done = self._fold.terminal is not None and self._child.has_exited
         # At once, unless the turn is over and all of it is stored next.
@@ -239,11 +242,12 @@ class Turn:
 
     async def _finish(self, code: int) -> None:
         """The last event and the result, now that the exit code is known."""
+        self._look_for_native_id()
         end = Exit(
             code=code,
             stderr=self._child.stderr,
             noise=tuple(self._parser.noise),
-            native_id=self._parser.native_id,
+            native_id=self._parser.native_id or self._found_id or self._begun_id(code),
             skipped_lines=bool(self._child.skipped),
             seconds=time.monotonic() - self._started_at,
         )
@@ -251,6 +255,28 @@ class Turn:
         result = await self._record(result, self._fold.transcript or result.text)
         self._events.append(self._fold.last_event(result))
         self._result = result
+
+    def _begun_id(self, code: int) -> str | None:
+        """The native id that clinvk chose, if the CLI has begun that session."""
+        command = self.plan.command
+        if command.state is not None:
+            return command.new_id if has_state(command.state) else None
+        return command.new_id if code == 0 or self._fold.has_begun else None
+
+    def _look_for_native_id(self) -> None:
+        """Look where the CLI leaves the id of its session, unless that is known."""
+        manifest = self.plan.manifest
+        if manifest.native_id_in is None or self._found_id is not None:
+            return
+        try:
+            found = find_native_id(manifest, self._child.stderr, self.plan.command.temp_dir)
+        except ClinvkError as error:
+            self._found_id = ""  # it is as slow the next time
+            self._add_notices([f"the id of {manifest.name}'s session could not be found: {error}"])
+            return
+        if found:
+            self._found_id = found
+            self._show(self._fold.add(Started(native_id=found)))
 
     async def _record(self, result: Result, said: str) -> Result:
         if self._recorder is None:

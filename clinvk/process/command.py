@@ -23,6 +23,10 @@ class Command(Struct, frozen=True):
     env_changes: dict[str, str | None]  # in the environment; None removes a variable
     files: tuple[tuple[Path, str], ...] = ()
     removals: tuple[tuple[str, str], ...] = ()
+    new_id: str | None = None  # the native id that the program is told to give its new session
+    state: Path | None = None  # the file with the conversation, which clinvk keeps for the program
+    # The place of the prompt in `argv`, if it is an argument, and the word without it.
+    prompt_at: tuple[int, str] | None = None
     temp_dir: Path | None = None  # a private directory that it needs while it is running
     notices: tuple[str, ...] = ()
 
@@ -31,7 +35,11 @@ class Command(Struct, frozen=True):
         unset = [x for k, v in self.env_changes.items() if v is None for x in ("-u", k)]
         added = [f"{k}={v}" for k, v in self.env_changes.items() if v is not None]
         words = ["env", *unset, *added] if unset or added else []
-        return " ".join(map(_quoted, [*words, *self.argv]))
+        argv = list(self.argv)
+        if self.prompt_at:
+            at, template = self.prompt_at
+            argv[at] = template
+        return " ".join(map(_quoted, [*words, *argv]))
 
 
 def _quoted(word: str) -> str:

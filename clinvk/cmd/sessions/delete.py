@@ -29,6 +29,7 @@ def delete(session_ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config
     # Only this command needs it, and the group is shared.
     from clinvk.api.sessions import delete_from_store as delete_session
 
+    home = opt.load_config(config).home
     sessions = open_lookup(config)
     code = 0
     for text in session_ids:
@@ -37,7 +38,7 @@ def delete(session_ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config
             if not yes and not questions.confirm_deletion(f"Delete session {session_id}?"):
                 code = 4
                 continue
-            delete_session(sessions.store, session_id, printer.Printer.for_errors().notice)
+            delete_session(sessions.store, home, session_id, printer.Printer.for_errors().notice)
             print(f"Session {session_id} deleted.")
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)
@@ -64,12 +65,15 @@ def clean(
     config: opt.Config = None,
 ) -> None:
     """Delete sessions not used recently (session.retention_days; 0 deletes none)."""
+    # Only this command needs it, and the group is shared.
+    from clinvk.api.sessions import clean_store
+
     loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
     store = open_configured_store(loaded)
     gone: list[str] = []
     if age is not None:
-        gone = store.clean(rfc3339(time_before(age)), dry_run=dry_run)
+        gone = clean_store(store, loaded.home, rfc3339(time_before(age)), dry_run=dry_run)
     if as_json:
         printer.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
     elif not gone:

@@ -1,0 +1,293 @@
+"""What a manifest can express, tried with small CLIs that need it."""
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinvk.backend.command_line import ARGUMENT_BYTES, build_command, new_native_id
+from clinvk.backend.manifest import parse_manifest
+from clinvk.errors import ConfigError, UsageError
+from clinvk.process.command import Command
+from tests.conftest import CommandLine, Home
+
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+
+
+def manifest(**keys: Any) -> Any:
+    data = {"name": "mine", "command": "mine", "argv": {"run": ["$options"]}, **keys}
+    return parse_manifest(json.dumps(data), Path("/home/mine.yaml"))
+
+
+def command(prompt: str = "hello", *, of: dict[str, Any], **more: Any) -> Command:
+    values = {"options": {}, "cwd": Path("/"), "env": {}, "temp_dir": Path("/tmp/private")} | more
+    return build_command(manifest(**of), "/bin/mine", prompt=prompt, **values)
+
+
+# The prompt as an argument
+
+
+def test_a_prompt_can_be_part_of_an_argument_and_is_no_option_then():
+    for shape, words in (
+        (["--prompt=$prompt", "$options"], ["--prompt=-x --y"]),
+        (["-p$prompt", "$options"], ["-p-x --y"]),
+        (["$options", "--", "$prompt"], ["--", "-x --y"]),
+        (["$options", "--", "Task: $prompt."], ["--", "Task: -x --y."]),
+    ):
+        made = command("-x --y", of={"argv": {"run": shape}})
+        assert list(made.argv[1:]) == words
+        assert made.stdin == b""
+        assert "-x" not in str(made), "the shown command has the placeholder"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [["$prompt"], ["-p", "$prompt", "$options"], ["$prompt", "--"], ["$prompt.", "$options"]],
+)
+def test_a_prompt_that_could_be_taken_for_an_option_is_refused(shape: list[str]):
+    with pytest.raises(ConfigError, match=r"argv\.run\[\d\]: .* could be taken for an option"):
+        manifest(argv={"run": shape})
+
+
+def test_options_after_the_dashes_would_be_part_of_the_prompt():
+    with pytest.raises(ConfigError, match=r"argv\.run\[2\]: \$options comes after '--'"):
+        manifest(argv={"run": ["--", "$prompt", "$options"]})
+
+
+def test_a_prompt_is_never_cut_to_fit_an_argument():
+    of = {"argv": {"run": ["--prompt=$prompt", "$options"]}}
+    most = ARGUMENT_BYTES - len("--prompt=")
+    assert len(command("x" * most, of=of).argv[1]) == ARGUMENT_BYTES
+    for prompt in ("x" * (most + 1), "é" * (most // 2 + 1)):
+        with pytest.raises(UsageError, match=rf"at most {most:,} bytes"):
+            command(prompt, of=of)
+    with pytest.raises(UsageError, match="at most 10 bytes"):
+        command("x" * 11, of={**of, "prompt": {"limit_bytes": 10}})
+    with pytest.raises(UsageError, match="NUL"):
+        command("a\0b", of=of)
+
+
+def test_an_argument_can_be_fixed_while_the_prompt_is_on_stdin():
+    made = command("hello", of={"argv": {"run": ["--json", "$options", "--", " "]}})
+    assert made.argv[1:] == ("--json", "--", " ")
+    assert made.stdin == b"hello"
+
+
+def test_a_prompt_does_not_fill_other_placeholders():
+    made = command("$new_id $scratch $options", of={"argv": {"run": ["--p=$prompt", "$options"]}})
+    assert made.argv[1] == "--p=$new_id $scratch $options"
+
+
+def test_no_option_is_dropped_silently():
+    """Words for which a manifest has no place are refused, wherever they come from."""
+    for keys, more in (
+        ({"options": {"model": ["-m", "$value"]}}, {"options": {"model": "big"}}),
+        ({}, {"args": ["-c"]}),
+        ({"ephemeral": {"argv": ["--no-save"]}}, {"ephemeral": True}),
+    ):
+        with pytest.raises(ConfigError, match="no place for the arguments '-"):
+            command(of={"argv": {"run": ["go"]}, **keys}, **more)
+    environment = {"options": {"model": {"env": {"MODEL": "$value"}}}}
+    made = command(of={"argv": {"run": ["go"]}, **environment}, options={"model": "big"})
+    assert made.env == {"MODEL": "big"}
+
+
+# An id that clinvk chooses
+
+
+def test_a_new_id_is_a_random_uuid():
+    ids = {new_native_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(re.fullmatch(UUID, one) for one in ids)
+
+
+CHOSEN: dict[str, Any] = {
+    "argv": {
+        "run": ["--session-id", "$new_id", "$options"],
+        "resume": ["--resume=$native_id", "$options"],
+    },
+    "native_id": UUID,
+    "output": "text",
+}
+
+
+def test_a_new_id_is_recorded_before_the_start_so_that_a_crash_loses_nothing(
+    clinvk: CommandLine, home: Home
+):
+    home.backend("mine", 'echo "$@"; cat >/dev/null; [ "$1" = --session-id ] && sleep 60', **CHOSEN)
+    running = clinvk.start("-b", "mine", "hello")
+    until = time.monotonic() + 20
+    while not home.ids() and time.monotonic() < until:
+        time.sleep(0.02)
+    (chosen,) = home.record()["native_ids"].values()
+    assert re.fullmatch(UUID, chosen)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+
+    done = clinvk("-c", "-b", "mine", "second")
+    assert done.stdout.strip() == f"--resume={chosen}"
+
+
+def test_a_chosen_id_is_forgotten_if_the_cli_did_not_begin(clinvk: CommandLine, home: Home):
+    home.backend("mine", 'echo "$@"; cat', **CHOSEN)
+    assert clinvk("-b", "mine", "first").returncode == 0
+    (chosen,) = home.record()["native_ids"].values()
+    home.backend("mine", "echo no such flag >&2; exit 2", **CHOSEN)
+    assert clinvk("-c", "--replay", "second").returncode != 0
+    assert home.record()["native_ids"] == {"mine": chosen}, "the old session is still there"
+    assert clinvk("-b", "mine", "third one").returncode != 0
+    fresh = next(i for i in home.ids() if not home.record(i)["native_ids"])
+    assert home.record(fresh)["status"] == "error"
+
+
+def test_an_ephemeral_run_can_have_a_command_line_of_its_own(clinvk: CommandLine, home: Home):
+    argv = {**CHOSEN["argv"], "ephemeral": ["--no-session", "$options"]}
+    home.backend("mine", 'echo "$@"', **{**CHOSEN, "argv": argv, "ephemeral": {}})
+    assert clinvk("-b", "mine", "--ephemeral", "hello").stdout == "--no-session\n"
+
+
+# An id that is in no event
+
+
+@pytest.mark.parametrize(
+    ("where", "script"),
+    [
+        ({"stderr": r"^Session (\S+) "}, "echo 'a'>&2; echo 'Session n-1 saved' >&2; echo hi"),
+        ({"stderr": r"n-\d"}, "echo hi; echo 'in n-0 or n-1.' >&2"),
+        ({"file": "$scratch/id"}, 'echo hi; echo n-1 >"$1"'),
+        (
+            {"file": "$scratch/id", "match": '"id": "(.*?)"'},
+            'echo hi; echo \'{"id": "n-1"}\' >"$1"',
+        ),
+    ],
+)
+def test_the_id_can_be_on_stderr_or_in_a_file(
+    clinvk: CommandLine, home: Home, where: dict[str, str], script: str
+):
+    argv = {"run": ["$scratch/id", "$options"], "resume": ["$scratch/id", "$native_id", "$options"]}
+    keys = {"argv": argv, "output": "text", "native_id_in": where}
+    home.backend("mine", f"cat >/dev/null; echo $2; {script}", **keys)
+    assert clinvk("-b", "mine", "hello").returncode == 0
+    assert home.record()["native_ids"] == {"mine": "n-1"}
+    assert clinvk("-c", "again").stdout.splitlines()[0] == "n-1"
+
+
+def test_another_id_than_the_resumed_one_is_an_error_there_too(clinvk: CommandLine, home: Home):
+    argv = {"run": ["$options"], "resume": ["$native_id", "$options"]}
+    keys = {"argv": argv, "output": "text", "native_id_in": {"stderr": "id (.*)"}}
+    home.backend("mine", "cat >/dev/null; echo hi; echo id $$ >&2", **keys)
+    assert clinvk("-b", "mine", "hello").returncode == 0
+    assert clinvk("-c", "again").returncode == 4
+
+
+def test_a_file_of_another_run_is_never_read_for_an_id():
+    with pytest.raises(ConfigError, match=r"native_id_in\.file: expected \$scratch/NAME"):
+        manifest(native_id_in={"file": "~/.mine/last"})
+    with pytest.raises(ConfigError, match="native_id_in: expected one of 'stderr' and 'file'"):
+        manifest(native_id_in={})
+
+
+# A conversation that clinvk keeps
+
+
+KEPT: dict[str, Any] = {
+    "argv": {"run": ["-d", "$state", "$options"], "resume": ["-d", "$state", "-c", "$options"]},
+    "state": "log.db",
+    "output": "text",
+}
+REMEMBERS = """\
+prompt=$(cat); [ "$prompt" = fail ] && exit 1
+printf '%s\\n' "$prompt" >>"$2"; tr '\\n' ' ' <"$2"; echo "($3)"
+"""
+
+
+def kept(home: Home) -> list[Path]:
+    return sorted((home.path / "state").glob("*/*/*")) if (home.path / "state").exists() else []
+
+
+def test_a_cli_without_ids_gets_a_file_for_each_session(clinvk: CommandLine, home: Home):
+    home.backend("mine", REMEMBERS, **KEPT)
+    assert clinvk("-b", "mine", "one").stdout == "one ()\n"
+    assert clinvk("-c", "two").stdout == "one two (-c)\n"
+    assert clinvk("-b", "mine", "other").stdout == "other ()\n"
+    assert len(kept(home)) == 2
+    assert all(path.parent.stat().st_mode & 0o77 == 0 for path in kept(home))
+    assert clinvk("-b", "mine", "--ephemeral", "third").stdout == "third ()\n"
+    assert len(kept(home)) == 2
+
+
+def test_the_file_is_deleted_with_its_session(clinvk: CommandLine, home: Home):
+    home.backend("mine", REMEMBERS, **KEPT)
+    for prompt in ("one", "two", "three"):
+        assert clinvk("-b", "mine", prompt).returncode == 0
+    first = home.ids()[0]
+    assert clinvk("sessions", "delete", "--yes", first).returncode == 0
+    assert len(kept(home)) == 2
+    assert clinvk("sessions", "clean", "--older-than", "0", "--dry-run").returncode == 0
+    assert len(kept(home)) == 2
+    assert clinvk("sessions", "clean", "--older-than", "0").returncode == 0
+    assert home.ids() == []
+    assert list((home.path / "state").glob("*")) == []
+
+
+def test_a_missing_file_is_a_session_that_is_gone(clinvk: CommandLine, home: Home):
+    home.backend("mine", REMEMBERS, **KEPT)
+    assert clinvk("-b", "mine", "one").returncode == 0
+    (path,) = kept(home)
+    path.unlink()
+    done = clinvk("-c", "two")
+    assert done.returncode == 4
+    assert "does not exist or is empty" in done.stderr
+    assert "--replay" in done.stderr
+    again = clinvk("-c", "--replay", "two")
+    assert again.returncode == 0
+    assert again.stdout.endswith("two ()\n")
+    assert len(kept(home)) == 1
+    assert kept(home) != [path]
+
+
+def test_a_first_turn_that_fails_leaves_no_file_and_a_replaced_one_is_deleted(
+    clinvk: CommandLine, home: Home
+):
+    home.backend("mine", REMEMBERS, **KEPT)
+    assert clinvk("-b", "mine", "fail").returncode == 1
+    assert kept(home) == []
+    assert home.record()["native_ids"] == {}
+    assert clinvk("-c", "one").returncode == 0
+    before = kept(home)
+    assert clinvk("-c", "--replay", "fail").returncode == 1 or kept(home) != before
+    assert len(kept(home)) == 1
+
+
+def test_a_changed_record_leads_to_no_other_file(clinvk: CommandLine, home: Home):
+    home.backend("mine", REMEMBERS, **KEPT)
+    assert clinvk("-b", "mine", "one").returncode == 0
+    (id_,) = home.ids()
+    victim = home.path / "state" / "victim"
+    victim.mkdir()
+    (victim / "log.db").write_text("x")
+    path = home.path / "sessions" / f"{id_}.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"native_ids": {"mine": "../victim"}})
+    )
+    assert "'../victim' is not a session id of mine" in clinvk("-c", "two").stderr
+    clinvk("sessions", "delete", "--yes", id_)
+    assert (victim / "log.db").exists()
+
+
+def test_where_a_session_is_kept_is_said_once():
+    for keys, words in (
+        ({"state": "../x"}, "state: '../x' is not the name of a file"),
+        ({"state": "x", "native_id": "y"}, "it has no native id to read"),
+        (
+            {"argv": {"run": ["$state", "$options"]}},
+            r"argv.run\[0\]: \$state needs the key 'state'",
+        ),
+        ({"argv": {"run": ["$options"], "resume": ["$new_id"]}}, r"argv.resume\[0\]: \$new_id"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            manifest(**keys)
