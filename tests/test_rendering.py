@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import pexpect
 import pytest
+import wcwidth
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it.parser_inline import ParserInline
@@ -24,13 +25,14 @@ from clinvk.cmd.options.request import OutputOptions
 from clinvk.cmd.views import rendered
 from clinvk.cmd.views.rendered import RenderedViewer
 from clinvk.model.events import Delta
+from clinvk.terminal.columns import split_wide_characters
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.rendering import code, layout, lines
 from clinvk.terminal.rendering.blocks import Block
 from clinvk.terminal.rendering.lines import without_style
 from clinvk.terminal.rendering.stream import AnswerRenderer
 from clinvk.text.sanitize import StreamSanitizer
-from clinvk.text.width import split
+from clinvk.text.width import WIDE, split
 from tests.conftest import CommandLine, Home, write_program
 from tests.needs import need
 from tests.screens import SEQUENCE, Screen
@@ -457,6 +459,44 @@ async def test_text_is_drawn_even_if_the_wait_for_it_ends_too_early(
     await viewer.show(Delta(text="some words"))
     await viewer._do_jobs()
     assert "some words" in terminal.written
+
+
+@pytest.mark.anyio
+async def test_nothing_is_rendered_while_there_is_something_to_read_but_not_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    terminal, unread = Terminal(), True
+    viewer = viewer_on(terminal)
+    viewer.has_unread_output = lambda: unread
+    await viewer.show(Delta(text="the first words\n\n"))
+    await viewer._do_jobs()
+    assert "the first words" in terminal.written  # they do not wait
+
+    monkeypatch.setattr(rendered, "MAX_PRECEDENCE", 30)
+    for _ in range(30):
+        await viewer.show(Delta(text="some more words\n\n" * 300))
+    with anyio.move_on_after(0.2):
+        await viewer._do_jobs()
+    assert "some more words" not in terminal.written
+    unread = False
+    await viewer._draw()
+    assert "some more words" in terminal.written
+
+    unread = True
+    before = terminal.written.count("some more words")
+    monkeypatch.setattr(rendered, "MAX_PRECEDENCE", 0.01)
+    await viewer.show(Delta(text="some more words\n\n" * 300))
+    await viewer._do_jobs()
+    assert terminal.written.count("some more words") > before
+
+
+def test_each_character_of_a_text_without_spaces_is_measured_and_wrapped_as_any_text():
+    wide = [chr(i) for i in range(0x3000, 0x10000) if re.fullmatch(f"[{WIDE}]", chr(i))]
+    assert len(wide) > 20_000
+    assert {wcwidth.width(sign) for sign in wide} == {2}
+    assert all(len([*wcwidth.iter_graphemes(f"日{sign}日")]) == 3 for sign in wide)
+    text = "これは、「日本語」の文章です。っとー！"
+    assert [*split_wide_characters(text)] == [*split_wide_characters(f"{text}a")][:-1]
 
 
 def test_json_is_not_touched(answer: Answer, clinvk: CommandLine):

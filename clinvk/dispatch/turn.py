@@ -102,6 +102,10 @@ class Turn:
         """Whether the next event is available without waiting."""
         return bool(self._events)
 
+    def has_unread_output(self) -> bool:
+        """Whether the program has printed something that was not read yet."""
+        return self.pending or self._child.has_unread_output
+
     def cancel(self, reason: str = "cancelled", *, now: bool = False) -> None:
         """Stop the run, and all that it started, within three seconds; with `now`, immediately. The
         events then end with a `Failed` of the kind `cancelled`."""

@@ -88,6 +88,13 @@ class Child:
         """The number of lines of stdout that were too long to keep."""
         return self._splitter.skipped
 
+    @property
+    def has_unread_output(self) -> bool:
+        """Whether `lines` would find something on stdout at once."""
+        if self._stdout_ended:
+            return False
+        return any(key.fileobj == self._pipes.stdout for key, _ in self._selector.select(0))
+
     async def lines(self) -> list[bytes] | None:
         """The next lines, at least one; None at the end. Raises nothing but cancellation."""
         while not self._stdout_ended:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
 from clinvk.text.sanitize import sanitize_without_bidi
-from clinvk.text.width import display_width, pad, signs, split
+from clinvk.text.width import WIDE, display_width, pad, signs, split
 
 COLUMN_SEPARATOR = " │ "
 TAB_WIDTH = 4
@@ -20,6 +20,8 @@ _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _ITEM = re.compile(r"\s*(?:[-*+•>]|\d{1,3}[.)])\s+|\s*")
 # Chinese and Japanese have no spaces, but their closing marks never start a line.
 _CLOSING = "、。，．：；！？）］｝〉》」』】〕ーっッゃャゅュょョ"
+_ONLY_WIDE = re.compile(f"[{WIDE}]+")
+_WIDE_PIECE = re.compile(f"(?:[{_CLOSING}\u3000]+|.)[{_CLOSING}\u3000]*")
 _MAX_INDENT = 24  # cells; text indented further continues at the left margin
 
 
@@ -84,6 +86,8 @@ def _words(text: str) -> Iterator[str]:
 def split_wide_characters(word: str) -> Iterable[str]:
     if word.isascii():
         return [word]
+    if _ONLY_WIDE.fullmatch(word):
+        return _WIDE_PIECE.findall(word)
     pieces, after_wide = [""], False
     for sign in signs(word):
         wide = display_width(sign) == 2

@@ -78,6 +78,7 @@ async def _drive_prompt(
                 _explain_approval(run.plan, printer)
             held.turn = run
             held.viewer = viewer = create_turn_viewer(output, printer, run.plan)
+            viewer.has_unread_output = run.has_unread_output
             if viewer.status.enabled:
                 tasks.start_soon(_animate, viewer.status)
             tasks.start_soon(viewer.work)

@@ -15,18 +15,22 @@ from clinvk.cmd.views.turn import TextViewer, hear_signals
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Event, Text
 from clinvk.model.result import Result
+from clinvk.process.threads import in_thread
 from clinvk.terminal import printer as show
 from clinvk.terminal.live import DEFAULT_SIZE
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.rendering.stream import AnswerRenderer
 
-PIECE = 4096  # characters that are rendered before a signal can be handled: a few milliseconds
+PIECE = 4096  # characters that are taken before a signal can be handled
 PLAIN_PIECE = 65_536  # the same for text that is not rendered
 MAX_WAITING = 262_144  # characters that may wait to be rendered; beyond that, the rest is plain
 MAX_HELD = (
     16_000_000  # characters that may wait to be written; beyond that, the backend has to wait
 )
 INTERVAL = 0.03  # minimum seconds between two changes of the screen
+LONG_BLOCK = 3000  # characters; a longer block, such as a table, is rendered in a thread
+MAX_PRECEDENCE = 0.1  # seconds that reading may keep the screen from changing
+POLL_INTERVAL = 0.002  # seconds between two looks whether there is still something to read
 SHARE = 8  # pause before the next change, as a multiple of the time the last one took
 
 Job = str | Callable[[], Awaitable[None]]
@@ -34,7 +38,8 @@ Job = str | Callable[[], Awaitable[None]]
 
 class RenderedViewer(TextViewer):
     """Accepts events at once and shows them concurrently: neither rendering nor a slow terminal
-    keeps the backend waiting."""
+    keeps the backend waiting. While there is something to read, nothing is rendered, except once
+    in a while."""
 
     def __init__(self, output: OutputOptions, printer: Printer, plan: TurnPlan) -> None:
         super().__init__(output, printer, plan)
@@ -147,15 +152,37 @@ class RenderedViewer(TextViewer):
         self._renderer.feed(text)
         self._needs_drawing = True
         if len(text) >= PIECE // 2:
-            await self._draw()
+            await self._draw_complete_blocks()
 
     async def _draw(self) -> None:
+        await self._draw_complete_blocks()
+        await self._let_reader_go_first()
         began = time.monotonic()
-        self.out.write(self._renderer.draw())
+        self.out.write(await self._compute(self._renderer.draw, self._renderer.open_size))
         self._needs_drawing = False
         ended = time.monotonic()
         self._next_drawing = ended + max(INTERVAL, SHARE * (ended - began))
         await self.out.flush()
+
+    async def _draw_complete_blocks(self) -> None:
+        while (size := self._renderer.next_size) and not self.gave_up:
+            await self._let_reader_go_first()
+            self.out.write(await self._compute(self._renderer.draw_next, size))
+            if self._renderer.next_size:
+                await self.out.flush()
+                await hear_signals()
+
+    async def _let_reader_go_first(self) -> None:
+        """Wait until there is nothing to read. The first text is shown at once, and no text waits
+        for long."""
+        until = time.monotonic() + (MAX_PRECEDENCE if self._next_drawing else 0)
+        while (  # noqa: ASYNC110 - another task reads, and not for this one
+            self.has_unread_output() and not self._is_plain and time.monotonic() < until
+        ):
+            await anyio.sleep(POLL_INTERVAL)
+
+    async def _compute(self, draw: Callable[[], str], size: int) -> str:
+        return draw() if size < LONG_BLOCK else await in_thread(draw)
 
     async def _end_block(self) -> None:
         """The end of a part of the answer."""
@@ -165,22 +192,27 @@ class RenderedViewer(TextViewer):
             self._end_line()
         else:
             self._renderer.feed(rest)
-            self.out.write(self._renderer.end_block())
+            await self._finish_rendering()
         self._needs_drawing = False
         await self.out.flush()
+
+    async def _finish_rendering(self) -> None:
+        self._renderer.finish()
+        await self._draw_complete_blocks()
+        self.out.write(self._renderer.end_block())
 
     async def _show_aside(self, event: Event) -> None:
         """Print events other than text on stderr, on lines of their own."""
         if not self._is_plain:
-            self.out.write(self._renderer.draw() + self._renderer.end_line())
-            self._needs_drawing = False
+            await self._draw()
+            self.out.write(self._renderer.end_line())
             await self.out.flush()
         await super().show(event)
 
     async def _write_plain(self, text: str) -> None:
         if not self._told_of_plain:
             self._told_of_plain = True
-            self.out.write(self._renderer.end_block())
+            await self._finish_rendering()
             await self.out.flush()
             self.printer.notice("the answer arrives faster than it can be rendered; the rest is plain text")  # fmt: skip
         self.out.write(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from clinvk.cmd.options.request import OutputOptions
@@ -36,6 +37,7 @@ class TurnViewer:
         wanted = wanted and not output.quiet
         self.status = StatusLine(printer, f"{plan.manifest.name} is working", enabled=wanted)
         self.gave_up = False
+        self.has_unread_output: Callable[[], bool] = lambda: False  # of the turn
 
     async def show(self, event: Event) -> None:
         """Show an event; what goes to stdout waits in `out`."""

@@ -44,6 +44,10 @@ class Block(Struct, kw_only=True):
     def text(self) -> str:
         return "\n".join(self.lines)
 
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.lines)) + len(self.lines)
+
 
 class BlockSplitter:
     """Takes text, and returns the blocks that it completes."""
@@ -103,6 +107,10 @@ class BlockSplitter:
             if _may_be_table(blocks[-1]):
                 blocks.pop()
         return blocks
+
+    @property
+    def open_size(self) -> int:
+        return (self._block.size if self._block else 0) + len(self._partial)
 
     def _visible_part(self) -> str:
         """The incomplete line, unless its meaning depends on what follows. Of a long line

@@ -107,7 +107,9 @@ def wrap(spans: Iterable[Span], width: int, *, split_addresses: bool = False) ->
         if first.text.isspace():
             space = Span(" ", first.style) if wrapped[-1] else None
             continue
-        cells = sum(display_width(part.text) for part in word)
+        cells = display_width(first.text)
+        if len(word) > 1:
+            cells += sum(display_width(part.text) for part in word[1:])
         if taken and taken + (space is not None) + cells > width:
             wrapped.append([])
             taken, space = 0, None
@@ -115,7 +117,11 @@ def wrap(spans: Iterable[Span], width: int, *, split_addresses: bool = False) ->
             wrapped[-1].append(space)
             taken += 1
             space = None
-        pieces = [word] if cells <= width or keeps(word) else _split(word, width)
+        if cells <= width or keeps(word):
+            wrapped[-1] += word
+            taken += cells
+            continue
+        pieces = _split(word, width)
         for i, piece in enumerate(pieces):
             if i:
                 wrapped.append([])

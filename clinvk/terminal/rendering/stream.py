@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from clinvk.terminal.rendering.blocks import Block, BlockSplitter
 from clinvk.terminal.rendering.layout import render_blocks, text_width
 from clinvk.terminal.rendering.lines import Line, without_style
 from clinvk.terminal.rendering.screen import LiveText
+
+STEP = 1000  # characters of blocks that are rendered together
 
 
 class AnswerRenderer:
@@ -19,7 +22,7 @@ class AnswerRenderer:
         self._color = color
         self._screen = LiveText(get_size)
         self._splitter = BlockSplitter()
-        self._done: list[Block] = []
+        self._done: deque[Block] = deque()
         self._is_first = True  # nothing of the answer was shown yet
         self._needs_gap = False  # the next block is a new one of the backend
 
@@ -27,15 +30,41 @@ class AnswerRenderer:
         """Take text; `draw` shows it."""
         self._done += self._splitter.feed(text)
 
+    def finish(self) -> None:
+        """Take the end of a part of an answer; `end_block` shows it."""
+        self._done += self._splitter.finish()
+        self._splitter = BlockSplitter()
+
+    @property
+    def next_size(self) -> int:
+        """The number of characters that `draw_next` renders; 0 if no block is complete."""
+        return sum(block.size for block in self._next_blocks())
+
+    @property
+    def open_size(self) -> int:
+        """The number of characters of the block that is not complete."""
+        return self._splitter.open_size
+
+    def draw_next(self) -> str:
+        """What to write to show the next complete blocks: a step of `draw`, which takes long if
+        there are many."""
+        blocks = self._next_blocks()
+        for _ in blocks:
+            self._done.popleft()
+        return self._show(blocks, [])
+
     def draw(self) -> str:
         """What to write to show all text so far."""
-        return self._show(self._splitter.open_blocks())
+        done = [*self._done]
+        self._done.clear()
+        return self._show(done, self._splitter.open_blocks())
 
     def end_block(self) -> str:
         """Finish a part of an answer; text that follows is another part."""
-        self._done += self._splitter.finish()
-        text = self._show([])
-        self._splitter = BlockSplitter()
+        self.finish()
+        done = [*self._done]
+        self._done.clear()
+        text = self._show(done, [])
         self._needs_gap = not self._is_first
         return text + self._screen.end_line()
 
@@ -43,9 +72,18 @@ class AnswerRenderer:
         """Make room for other output; the part continues below."""
         return self._screen.end_line()
 
-    def _show(self, open_: Sequence[Block]) -> str:
+    def _next_blocks(self) -> list[Block]:
+        blocks: list[Block] = []
+        size = 0
+        for block in self._done:
+            size += block.size
+            if blocks and size > STEP:
+                break
+            blocks.append(block)
+        return blocks
+
+    def _show(self, done: Sequence[Block], open_: Sequence[Block]) -> str:
         width = text_width(self._get_size().columns)
-        done, self._done = self._done, []
         if self._needs_gap and (done or open_):
             (done or open_)[0].has_gap = True
         final = self._render(done, width)
