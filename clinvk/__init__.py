@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from clinvk.api.agent import Agent, MemoryConfig
     from clinvk.api.backends import aprobe_backends, probe_backends
+    from clinvk.api.client import AsyncClient, ChatCompletion, ChatCompletionChunk, Client
     from clinvk.api.prompt import arun, run
     from clinvk.api.runs import (
         acancel_run,
@@ -75,13 +77,15 @@ if TYPE_CHECKING:
     from clinvk.model.plan import Plan, Task
     from clinvk.model.progress import Change
     from clinvk.model.request import Request
-    from clinvk.model.result import Denial, Failure, Result
+    from clinvk.model.result import Denial, Failure, Result, TurnError
     from clinvk.model.session import Message, MessageRole, Session
     from clinvk.model.usage import Usage
     from clinvk.plans.comparison import Verdict
 
 _WHERE = {
+    "api.agent": ("Agent", "MemoryConfig"),
     "api.backends": ("aprobe_backends", "probe_backends"),
+    "api.client": ("AsyncClient", "ChatCompletion", "ChatCompletionChunk", "Client"),
     "api.prompt": ("arun", "run"),
     "api.runs": (
         "acancel_run", "afollow_run", "cancel_run", "clean_runs", "delete_run", "follow_run",
@@ -101,7 +105,7 @@ _WHERE = {
         "Tool", "ToolResult",
     ),
     "model.request": ("Request",),
-    "model.result": ("Denial", "Failure", "Result"),
+    "model.result": ("Denial", "Failure", "Result", "TurnError"),
     "plans.comparison": ("Verdict",),
     "api.tasks": (
         "Comparison", "PlanRun", "achain", "acompare", "aparallel", "aresume", "aretry_run",
@@ -118,15 +122,16 @@ _WHERE = {
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "AgentFlowManager", "BackendStatus", "Catalog", "Change", "ClinvkError", "Comparison",
-    "ConfigError", "Delta", "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure",
-    "Finished", "Loaded", "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome",
-    "Plan", "PlanRun", "Request", "Result", "Run", "RunResult", "Session", "SessionError",
-    "SessionManager", "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool",
-    "ToolResult", "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run",
-    "achain", "acompare", "afollow_run", "aparallel", "aprobe_backends", "aresume", "aretry_run",
-    "arun", "cancel_run", "chain", "clean_runs", "compare", "delete_run", "follow_run", "load",
-    "parallel", "plan_of", "probe_backends", "resume_run", "retry_run", "run",
+    "Agent", "AgentFlowManager", "AsyncClient", "BackendStatus", "Catalog", "Change",
+    "ChatCompletion", "ChatCompletionChunk", "Client", "ClinvkError", "Comparison", "ConfigError",
+    "Delta", "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished", "Loaded",
+    "MemoryConfig", "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan",
+    "PlanRun", "Request", "Result", "Run", "RunResult", "Session", "SessionError", "SessionManager",
+    "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnError",
+    "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",
+    "acompare", "afollow_run", "aparallel", "aprobe_backends", "aresume", "aretry_run", "arun",
+    "cancel_run", "chain", "clean_runs", "compare", "delete_run", "follow_run", "load", "parallel",
+    "plan_of", "probe_backends", "resume_run", "retry_run", "run",
 ]  # fmt: skip
 
 

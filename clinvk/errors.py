@@ -7,20 +7,19 @@
     └── SessionError (4)
         └── SessionNotFound (4, also a FileNotFoundError)
 
-Once a program runs, its failure is an outcome, not an exception: see `model.result.Failure`.
+Once a program runs, its failure is an outcome, not an exception: see `model.result.Failure`, and
+`model.result.TurnError` for interfaces that return nothing but an answer.
 """
 
 from __future__ import annotations
-
-from typing import ClassVar
 
 
 class ClinvkError(Exception):
     """Something that the user can fix: what happened, and what to do next. Neither shows the
     password of an address."""
 
-    kind: ClassVar[str] = "error"
-    exit_code: ClassVar[int] = 1
+    kind: str = "error"
+    exit_code: int = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         self.message = _without_passwords(message)

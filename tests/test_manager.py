@@ -602,3 +602,28 @@ def test_a_session_that_fails_keeps_no_other_from_being_saved():
         saving.flush()
     assert written == ["good"]
     assert len(saving.pending("bad")) == 1
+
+
+def test_a_template_may_contain_its_own_name_and_no_other(sessions: SessionManager):
+    template = {"name": "research", "system_message": "Cite your sources."}
+    sessions.register_template("research", template)
+    made = sessions.get_session(sessions.create_session(template="research"))
+    assert made.messages[0].content == "Cite your sources."
+    with pytest.raises(ConfigError, match="is not its name"):
+        sessions.register_template("search", template)
+    (sessions.home / "templates" / "other.yaml").write_text("name: research\n")
+    with pytest.raises(ConfigError, match=r"other\.yaml: name: 'research' is not its name"):
+        sessions.create_session(template="other")
+
+
+def test_an_export_template_sees_the_messages_of_its_session(sessions: SessionManager):
+    sessions.register_export_template(
+        "custom",
+        "{{ session.messages|length }} {% for message in session.messages %}"
+        "{{ message.role|title }} {{ message.timestamp[:2] }}: {{ message.content }}. {% endfor %}",
+    )
+    id_ = filled(sessions, "one", "two")
+    exported = sessions.export_session(id_, export_format="custom")
+    assert exported == "2 User 20: one. Assistant 20: two. "
+    page = sessions.export_session(id_, export_format="html", theme="default")
+    assert page == sessions.export_session(id_, export_format="html", theme="auto")

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from clinvk.errors import ClinvkError
 from clinvk.model.usage import Usage, rfc3339
 
 VERSION = 1  # of the JSON objects below
@@ -95,6 +96,22 @@ class Result(Struct, frozen=True, kw_only=True):
             "denied": [plain(d) for d in self.denied],
             "error": plain(self.error),
         }
+
+
+class TurnError(ClinvkError):
+    """A turn that failed, where the caller expects nothing but an answer. `result` is all of it."""
+
+    def __init__(self, result: Result, error: Failure) -> None:
+        super().__init__(f"{result.backend}: {error.message}", error.hint)
+        self.result = result
+        self.kind = error.kind
+        self.exit_code = result.exit_code
+
+
+def raise_failure(result: Result) -> None:
+    """Raise `TurnError` unless the turn succeeded."""
+    if result.error is not None:
+        raise TurnError(result, result.error)
 
 
 def exit_code(kind: str, backend_code: int | None) -> int:

@@ -1,7 +1,7 @@
 """A conversation as text: Markdown, JSON, an HTML page, or by a template of the user.
 
 Templates are Jinja, kept as `~/.clinvk/export/<name>.j2`. They are run in a sandbox, and see
-`title`, `session` (the record), `messages` (as in the JSON) and `options`.
+`title`, `session` (the record and its messages), `messages` (as in the JSON) and `options`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from clinvk.config.extras import require_extra
 from clinvk.disk.reading import read_file
@@ -27,6 +28,7 @@ from clinvk.text.typed import ShapeError, build_struct
 VERSION = 1  # of the JSON
 BUILT_IN = ("markdown", "json", "html")
 THEMES = ("auto", "light", "dark")
+DEFAULT_THEME = "default"  # another name of the first one
 
 _RECORD_FIELDS = ("id", "title", "backend", "model", "status", "created_at", "updated_at")
 _METADATA_FIELDS = ("cwd", "tags", "template", "parents", "turns", "usage", "cost", "metadata")
@@ -52,6 +54,8 @@ def read_options(**given: Any) -> ExportOptions:
     except ShapeError as error:
         known = ", ".join(ExportOptions.__struct_fields__)
         raise UsageError(f"export: {error}", f"known: {known}") from error
+    if made.theme == DEFAULT_THEME:
+        return replace(made, theme=THEMES[0])
     if made.theme not in THEMES:
         raise UsageError(f"theme: {made.theme!r} is not one of: {', '.join(THEMES)}")
     return made
@@ -230,7 +234,7 @@ def _render_template(session: Session, text: str, name: str, options: ExportOpti
         return str(
             template.render(
                 title=_title(session),
-                session={k: v for k, v in data.items() if k not in ("version", "messages")},
+                session={k: v for k, v in data.items() if k != "version"},
                 messages=data["messages"],
                 options={n: getattr(options, n) for n in ExportOptions.__struct_fields__},
             )

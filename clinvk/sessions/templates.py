@@ -93,7 +93,7 @@ def save_template(home: Path, name: str, data: Mapping[str, Any]) -> Template:
     from clinvk.disk.atomic import make_folder, replace_file
 
     check_id(name)
-    template = _parse_template(dict(data), f"template {name}")
+    template = _parse_template(dict(data), name, f"template {name}")
     text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)
     path = template_directory(home) / f"{name}.yaml"
     try:
@@ -111,12 +111,20 @@ def _read_template(path: Path) -> Template:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}", "fix or delete that file") from error
-    return _parse_template({} if data is None else data, str(path))
+    return _parse_template({} if data is None else data, path.stem, str(path))
 
 
-def _parse_template(data: Any, where: str) -> Template:
+def _parse_template(data: Any, name: str, where: str) -> Template:
+    """`name` may be in the data, too, since templates are passed around as files."""
+    if isinstance(data, dict) and "name" in data:
+        if data["name"] != name:
+            raise ConfigError(
+                f"{where}: name: {str(data['name'])[:100]!r} is not its name",
+                f"use {name}, or leave it out",
+            )
+        data = {key: value for key, value in data.items() if key != "name"}
     try:
         return build_struct(Template, data)
     except ShapeError as error:
         known = ", ".join(Template.__struct_fields__)
-        raise ConfigError(f"{where}: {error}", f"a template has: {known}") from error
+        raise ConfigError(f"{where}: {error}", f"a template has: {known}; and its name") from error
