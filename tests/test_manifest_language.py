@@ -13,7 +13,7 @@ from clinvk.backend.command_line import ARGUMENT_BYTES, build_command, new_nativ
 from clinvk.backend.manifest import parse_manifest
 from clinvk.errors import ConfigError, UsageError
 from clinvk.process.command import Command
-from tests.conftest import CommandLine, Home
+from tests.conftest import READ, START, CommandLine, Home, say
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
@@ -291,3 +291,146 @@ def test_where_a_session_is_kept_is_said_once():
     ):
         with pytest.raises(ConfigError, match=words):
             manifest(**keys)
+
+
+# Sums, a state, and what no line says
+
+
+def step(reason: str, **part: Any) -> str:
+    return say(type="step_finish", part={"reason": reason, **part})
+
+
+STEPS: dict[str, Any] = {
+    "events": [
+        {"when": "type == 'start'", "emit": "started", "set": {"native_id": "id"}},
+        {"when": "type == 'text'", "emit": "text", "set": {"text": "text"}},
+        {
+            "when": "type == 'step_finish' && part.reason == 'stop'",
+            "emit": "finished",
+            "set": {"usage_add": "part.tokens", "cost_add": "part.cost", "model": "part.model"},
+        },
+        {
+            "when": "type == 'step_finish'",
+            "emit": "unfinished",
+            "set": {
+                "message": "join(' ', ['its last step ended with', part.reason])",
+                "usage_add": "part.tokens",
+                "cost_add": "part.cost",
+            },
+        },
+        {"when": "type == 'error'", "emit": "failed", "set": {"message": "text"}},
+    ],
+    "errors": [],
+}
+FIRST = step("tool-calls", tokens={"input": 100, "output": 10, "cached": 7}, cost=0.25)
+SECOND = step("stop", tokens={"input": 120, "output": 20}, cost=0.5, model="big-1")
+
+
+def result(clinvk: CommandLine, *args: str) -> dict[str, Any]:
+    return clinvk.json("-b", "mine", "-o", "json", "--ephemeral", *args, "hello there")
+
+
+STEPS["ephemeral"] = {}
+
+
+def test_the_usage_of_several_steps_is_added_up(clinvk: CommandLine, home: Home):
+    home.backend("mine", READ + START + FIRST + say(type="text", text="done") + SECOND, **STEPS)
+    said = result(clinvk)
+    assert said["exit_code"] == 0
+    assert said["content"] == "done"
+    assert said["usage"] == {
+        "input": 220, "output": 30, "cached": 7, "cache_write": None, "reasoning": None,
+        "total": 250,
+    }  # fmt: skip
+    assert said["cost"] == {"usd": 0.75, "source": "reported"}
+    assert said["model"] == "big-1"
+
+
+@pytest.mark.parametrize(
+    ("script", "cost"),
+    [
+        (FIRST, 0.25),
+        (step("tool-calls", cost=0), 0.0),
+        (FIRST + SECOND + FIRST, 1.0),
+        (SECOND + step("tool-calls"), None),
+    ],
+)
+def test_a_cli_that_ends_between_two_steps_has_not_succeeded(
+    clinvk: CommandLine, home: Home, script: str, cost: float | None
+):
+    home.backend("mine", READ + START + script, **STEPS)
+    said = result(clinvk)
+    assert said["exit_code"] == 1
+    assert said["error"]["kind"] == "incomplete"
+    assert "its last step ended with tool-calls" in said["error"]["message"]
+    assert said["cost"] == (None if cost is None else {"usd": cost, "source": "reported"})
+
+
+def test_usage_is_known_of_a_turn_that_fails_after_some_steps(clinvk: CommandLine, home: Home):
+    home.backend("mine", READ + START + FIRST + say(type="error", text="broken"), **STEPS)
+    said = result(clinvk)
+    assert (said["error"]["kind"], said["error"]["message"]) == ("backend", "broken")
+    assert said["usage"]["total"] == 110
+    home.backend("mine", READ + START + FIRST + "exec sleep 60", **STEPS)
+    said = result(clinvk, "--timeout", "1")
+    assert (said["error"]["kind"], said["usage"]["total"]) == ("timeout", 110)
+
+
+def test_a_figure_that_is_not_reported_is_null_and_not_0(clinvk: CommandLine, home: Home):
+    for figures, known in (
+        ({"output": 5}, {"output": 5}),
+        ({"input": 5, "output": 0}, {"input": 5, "output": 0, "total": 5}),
+        ({"input": None, "reasoning": "7"}, None),
+        ({"in": 5}, None),
+    ):
+        home.backend("mine", READ + START + say(type="step_finish", part={"reason": "stop", "tokens": figures}), **STEPS)  # fmt: skip
+        empty = dict.fromkeys(("input", "output", "cached", "cache_write", "reasoning", "total"))
+        assert result(clinvk)["usage"] == (known and empty | known)
+
+
+def test_the_message_can_be_a_part_of_stderr(clinvk: CommandLine, home: Home):
+    noise = "echo 'Warning: true color'; echo 'Error: first'; echo 'Error: no such model'; echo at x.js:1"
+    script = f"{READ}{{ {noise}; }} >&2; exit 3"
+    for pattern, message in (
+        (r"^Error: (.*)$", "no such model"),
+        (r"Error: .*", "Error: no such model"),
+        (
+            r"nothing like this",
+            "Warning: true color\nError: first\nError: no such model\nat x.js:1",
+        ),
+    ):
+        home.backend("mine", script, **STEPS, stderr_message=pattern)
+        assert result(clinvk)["error"]["message"] == message
+
+
+def test_a_model_that_no_line_names_can_have_a_default(clinvk: CommandLine, home: Home):
+    keys = {"output": "text", "ephemeral": {}, "default_model": ["$MINE_MODEL", "small-1"]}
+    options = {"options": {"model": ["-m", "$value"]}, "argv": {"run": ["$options"]}}
+    home.backend("mine", "cat", **keys, **options)
+    assert result(clinvk)["model"] == "small-1"
+    assert result(clinvk, "-m", "x")["model"] == "x"
+    home.env["MINE_MODEL"] = "medium-1"
+    assert result(clinvk)["model"] == "medium-1"
+
+
+@pytest.mark.parametrize(
+    ("printed", "text"),
+    [
+        ('[{"type":"start","id":"a"},{"type":"text","text":"hi"},{"type":"step_finish","part":{"reason":"stop"}}]', "hi"),
+        ('[3,null,[{"type":"text"}],{"type":"step_finish","part":{"reason":"stop"}}]', ""),
+        ('{"type":"step_finish","part":{"reason":"stop"}}', ""),
+        ('Warning: [x]\n[warn] slow\n[{"type":"text","text":"hi"},\n{"type":"step_finish","part":{"reason":"stop"}}]', "hi"),
+        ("[]", None),
+        ("not JSON", None),
+    ],
+)  # fmt: skip
+def test_one_json_value_can_be_a_list(
+    clinvk: CommandLine, home: Home, printed: str, text: str | None
+):
+    home.backend("mine", f"{READ}cat <<'END'\n{printed}\nEND\n", **STEPS, output="json")
+    said = result(clinvk)
+    if text is None:
+        assert said["error"]["kind"] == "incomplete"
+        assert printed == "[]" or "not JSON" in said["error"]["message"]
+    else:
+        assert (said["exit_code"], said["content"]) == (0, text)

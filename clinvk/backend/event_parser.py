@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from clinvk.errors import ConfigError
 from clinvk.model import events as messages
 from clinvk.model.events import EVENT_TYPES, Event
 from clinvk.model.result import Failure
-from clinvk.model.usage import Usage
+from clinvk.model.usage import Usage, sum_costs
 from clinvk.process.pipes import LONGEST
 
 LOOKED_AT = 65_536  # characters of a message that are searched for the patterns of `errors`
@@ -26,7 +27,11 @@ LOOKED_AT = 65_536  # characters of a message that are searched for the patterns
 # Fields that a rule may set in addition to those of the event: the turn's share of a cumulative
 # value is the difference to the last one; a value of the whole session is the turn's in its first
 # turn.
+SILENT = ("nothing", "unfinished")  # rules that make no event
 TOTAL_FIELDS = ("usage_total", "cost_total")
+# Fields that a rule may set with any event, also with none: the turn's share is the sum of all
+# lines; the last name of model and session counts.
+NOTED_FIELDS = ("usage_add", "cost_add", "model", "native_id")
 EXTRA_FIELDS = {"finished": ("native_id", "denied", "cost_first", *TOTAL_FIELDS),
           "failed": ("native_id", "denied", "cost_first", *TOTAL_FIELDS)}  # fmt: skip
 
@@ -41,6 +46,9 @@ class EventParser:
         self.is_first_turn = is_first_turn  # this is the first turn of the native session
         self.previous_totals = previous_totals or {}  # the totals after the last turn
         self.native_id: str | None = None
+        self.model: str | None = None  # from another event than `started`
+        self.unfinished: str | None = None  # why the last event so far cannot be the last one
+        self.steps = Steps()  # since the last event that reported success or failure
         self.totals: dict[str, Any] = {}
         self.noise: list[str] = []  # a few of the lines that were not JSON
         self._index = _index_of(_SameList(manifest.events))
@@ -77,11 +85,25 @@ class EventParser:
             text = b"\n".join(self._lines).decode("utf-8", "replace")
             return [messages.Finished(text=text)]
         if self.manifest.output == "json" and self._lines:
+            return self._parse_whole(b"\n".join(self._lines))
+        return []
+
+    def _parse_whole(self, text: bytes) -> list[Event]:
+        """The events of one JSON value: an object, or a list of them, which may come after lines
+        that are not JSON, such as warnings."""
+        starts = [
+            0,
+            *(m.start() for m in islice(re.finditer(rb"^\s*[\[{]", text, re.MULTILINE), 20)),
+        ]
+        for start in dict.fromkeys(starts):
             try:
-                data = json.loads(b"\n".join(self._lines))
+                data = json.loads(text[start:])
             except (ValueError, RecursionError):
-                return []
-            return self._events(data) if isinstance(data, dict) else []
+                continue
+            found = data if isinstance(data, list) else [data]
+            return [e for one in found if isinstance(one, dict) for e in self._events(one)]
+        for line in text.splitlines():
+            self._not_json(line)
         return []
 
     def _not_json(self, line: bytes) -> list[Event]:
@@ -102,12 +124,29 @@ class EventParser:
                 return
 
     def _emit_all(self, rule: _CompiledRule, data: Any, raw: Any, events: list[Event]) -> None:
-        if rule.emit and rule.emit != "nothing":
+        if rule.noted:
+            self._note(rule, data)
+        if rule.emit and rule.emit not in SILENT:
             events.extend(self._emit(rule, data, raw))
         if rule.inner is not None:
             found = rule.each(data) if rule.each else [data]
             for element in found if isinstance(found, list) else []:
                 self._apply(rule.inner, element, raw, events)
+
+    def _note(self, rule: _CompiledRule, data: Any) -> None:
+        """Remember what a line says beside its event."""
+        said = {name: get(data) for name, get in rule.noted}
+        if rule.emit == "unfinished":
+            message = said.get("message")
+            self.unfinished = _to_text(message) if message else "another step was to follow"
+        if "usage_add" in said:
+            self.steps.add_usage(said["usage_add"])
+        if "cost_add" in said:
+            self.steps.add_cost(said["cost_add"])
+        if name := said.get("model"):
+            self.model = _to_text(name)
+        if name := said.get("native_id"):
+            self.native_id = _to_text(name)
 
     def _emit(self, rule: _CompiledRule, data: Any, raw: Any) -> Iterator[Event]:
         values = {name: get(data) for name, get in rule.set}
@@ -115,8 +154,11 @@ class EventParser:
             self.native_id = native_id = str(native_id)
         if rule.emit in EXTRA_FIELDS:
             extras = {name: values.pop(name, None) for name in EXTRA_FIELDS[rule.emit]}
-            values["usage"] = self._usage(values.get("usage"), extras["usage_total"])
-            values["cost"] = self._cost(values.get("cost"), extras)
+            usage = self._usage(values.get("usage"), extras["usage_total"])
+            cost = self._cost(values.get("cost"), extras)
+            steps, self.steps, self.unfinished = self.steps, Steps(), None
+            values["usage"] = usage or (None if steps.usage.is_unknown else steps.usage)
+            values["cost"] = sum_costs(steps.costs) if cost is None else cost
             denied = extras["denied"]
             for denial in denied if isinstance(denied, list) else []:
                 yield messages.Denied(**_convert_values(messages.Denied, denial), raw=raw)
@@ -129,18 +171,17 @@ class EventParser:
         yield cls(**_convert_values(cls, values), raw=raw)
 
     def _usage(self, own: Any, total: Any) -> Usage | None:
-        if isinstance(own, dict):
-            return _add_reasoning_tokens(Usage.from_json(own), own.get("total"))
-        if not isinstance(total, dict):
+        if usage := _to_usage(own):
+            return usage
+        if not isinstance(total, dict) or (now := Usage.from_json(total)).is_unknown:
             return None
-        now = Usage.from_json(total)
         self.totals["usage"] = now.to_json()
         if self.is_first_turn:
             return now
         if "usage" not in self.previous_totals:
             return None
         used = now - Usage.from_json(self.previous_totals["usage"])
-        return used if min(used.input, used.output) >= 0 else None
+        return used if min(used.input or 0, used.output or 0) >= 0 else None
 
     def _cost(self, own: Any, extras: dict[str, Any]) -> float | None:
         if _is_number(own):
@@ -157,26 +198,63 @@ class EventParser:
         return float(total) - before if before is not None and total >= before else None
 
 
-def _add_reasoning_tokens(usage: Usage, total: Any) -> Usage:
-    """Usage with thinking tokens, which a CLI left out if its total exceeds input and output."""
-    if not _is_number(total) or total <= usage.total:
+class Steps:
+    """The sums of what several lines report."""
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.costs: list[float | None] = []
+
+    def add_usage(self, share: Any) -> None:
+        if usage := _to_usage(share):
+            self.usage += usage
+
+    def add_cost(self, share: Any) -> None:
+        self.costs.append(float(share) if _is_number(share) else None)
+
+
+def _to_usage(figures: Any) -> Usage | None:
+    """Usage as a rule sets it, with thinking tokens, which a CLI left out if its total exceeds input
+    and output; None if no figure is known."""
+    if not isinstance(figures, dict):
+        return None
+    usage, total = Usage.from_json(figures), figures.get("total")
+    if usage.is_unknown:
+        return None
+    if total is None or not _is_number(total) or usage.output is None or usage.total is None:
         return usage
-    thoughts = int(total) - usage.total
-    return replace(usage, output=usage.output + thoughts, reasoning=usage.reasoning + thoughts)
+    thoughts = max(0, int(total) - usage.total)
+    if not thoughts and "reasoning" in figures:
+        return usage
+    return replace(
+        usage, output=usage.output + thoughts, reasoning=(usage.reasoning or 0) + thoughts
+    )
 
 
 class _CompiledRule:
-    __slots__ = ("each", "emit", "inner", "key", "set", "when")
+    __slots__ = ("each", "emit", "inner", "key", "noted", "set", "when")
 
     def __init__(self, rule: EventRule) -> None:
         self.emit = rule.emit
         self.when = compile_expression(rule.when) if rule.when else None
         self.each: Evaluate | None = compile_expression(rule.each) if rule.each else None
-        self.set: list[tuple[str, Evaluate]] = [
-            (name, compile_expression(text)) for name, text in rule.set.items()
-        ]
+        values = [(name, compile_expression(text)) for name, text in rule.set.items()]
+        noted = noted_fields(rule.emit)
+        self.noted: list[tuple[str, Evaluate]] = [v for v in values if v[0] in noted]
+        self.set: list[tuple[str, Evaluate]] = [v for v in values if v[0] not in noted]
+        if rule.emit == "unfinished" and not self.noted:
+            self.noted = [("message", lambda _: None)]
         self.inner = _RuleIndex(rule.events) if rule.events else None
         self.key = _TYPE.match(rule.when) if rule.when else None
+
+
+def noted_fields(emit: str | None) -> tuple[str, ...]:
+    """The fields of a rule that are no fields of its event."""
+    if emit == "started":
+        return ("usage_add", "cost_add")
+    if emit in (None, *SILENT):
+        return (*NOTED_FIELDS, "message")
+    return ("usage_add", "cost_add", "model")
 
 
 _TYPE = re.compile(r"\s*type\s*==\s*'([^']*)'\s*(?:&&(?!.*\|\|)|$)")

@@ -20,7 +20,7 @@ from clinvk.text.typed import ShapeError, build_struct, format_path
 
 EVENTS = (
     "started", "delta", "text", "thinking", "tool", "tool_result",
-    "denied", "notice", "finished", "failed", "nothing",
+    "denied", "notice", "finished", "failed", "unfinished", "nothing",
 )  # fmt: skip
 
 
@@ -123,6 +123,8 @@ class Manifest(Struct, frozen=True):
     output: Literal["events", "json", "text"] = "events"
     native_id: str | None = None  # a pattern; ids that do not match are never passed to the CLI
     native_id_in: NativeIdSource | None = None
+    default_model: list[str] = []  # the first one known, if no line names it; `$NAME`: a variable
+    stderr_message: str | None = None  # a pattern; its group, or all of it, is the error message
     state: str | None = None  # a file or directory that clinvk keeps for each session, `$state`
     lost_after_error: bool = False  # a first turn that the provider rejected leaves no session
     stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
@@ -210,7 +212,7 @@ def _check(manifest: Manifest) -> None:
         )
     if problem := _state_problem(manifest):
         raise _manifest_error(manifest, problem)
-    patterns = [("native_id", manifest.native_id)]
+    patterns = [("native_id", manifest.native_id), ("stderr_message", manifest.stderr_message)]
     if manifest.native_id_in:
         patterns += [
             ("native_id_in.stderr", manifest.native_id_in.stderr),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.backend.event_parser import classify_failure
+from clinvk.backend.patterns import Patterns
 from clinvk.dispatch.turn_plan import TurnPlan
+from clinvk.errors import ConfigError
 from clinvk.model.events import (
     Delta,
     Denied,
@@ -24,6 +27,7 @@ from clinvk.model.events import (
     ToolResult,
 )
 from clinvk.model.result import Denial, Failure, Result, exit_code
+from clinvk.model.usage import Usage, sum_costs
 from clinvk.process.pipes import LONGEST
 from clinvk.text.sanitize import sanitize
 
@@ -37,6 +41,11 @@ class Exit(Struct, frozen=True, kw_only=True):
     stderr: str = ""  # the end of it
     noise: tuple[str, ...] = ()  # lines of stdout that were not JSON, a few of them
     native_id: str | None = None  # the last one that any line named
+    model: str | None = None  # the last one that a line named other than at the start
+    # Of the steps after the last event that reported success or failure.
+    steps_usage: Usage = Usage()
+    steps_costs: tuple[float | None, ...] = ()
+    unfinished: str | None = None  # why the CLI cannot have finished, though it exited
     skipped_lines: bool = False  # some were too long to read
     seconds: float = 0.0
 
@@ -122,9 +131,9 @@ class TurnFold:
             exit_code=exit_code(failure.kind, end.code) if failure else 0,
             session_id=self.plan.session.id if self.plan.session else None,
             native_id=self.native_id,
-            model=self.model or self._requested_model,
-            usage=terminal.usage if terminal else None,
-            cost=terminal.cost if terminal else None,
+            model=self.model or end.model or self._requested_model,
+            usage=_add_usage(terminal, end.steps_usage),
+            cost=sum_costs([*([terminal.cost] if terminal else []), *end.steps_costs]),
             seconds=end.seconds,
             denied=tuple(self.denied),
             structured=structured,
@@ -211,7 +220,9 @@ class TurnFold:
                 manifest, sanitize(terminal.message) or self._last_notice or f"{manifest.name} failed",
                 stderr=stderr, status=terminal.status, code=code, retry_at=terminal.retry_at,
             )  # fmt: skip
-        said = _shorten_output(stderr) or _shorten_output("\n".join(end.noise))
+        said = self._message_on_stderr(stderr) or _shorten_output("\n".join(end.noise))
+        if isinstance(terminal, Finished) and end.unfinished is not None:
+            return self._unfinished_failure(end.unfinished)
         if isinstance(terminal, Finished):
             if code == 0:
                 return self._denial_failure() or self._schema_failure(structured)
@@ -221,6 +232,8 @@ class TurnFold:
             return classify_failure(
                 manifest, _append_detail(message, said), stderr=stderr, code=code
             )
+        if code == 0 and end.unfinished is not None:
+            return self._unfinished_failure(end.unfinished)
         if code == 0:
             message = f"{manifest.name} exited without reporting success or failure"
             if end.skipped_lines:
@@ -232,6 +245,22 @@ class TurnFold:
             )
         message = said or f"{manifest.name} exited with {_describe_exit_code(code)} without output"
         return classify_failure(manifest, message, stderr=stderr, code=code)
+
+    def _message_on_stderr(self, stderr: str) -> str:
+        """The error message on stderr, if the manifest says where it is; otherwise all of it,
+        shortened."""
+        manifest, found = self.plan.manifest, None
+        if manifest.stderr_message and stderr:
+            with suppress(ConfigError):  # the pattern takes too long
+                found = Patterns(manifest.source).find(manifest.stderr_message, sanitize(stderr))
+        return _shorten_output(found or "") or _shorten_output(stderr)
+
+    def _unfinished_failure(self, why: str) -> Failure:
+        return Failure(
+            "incomplete",
+            f"{self.plan.manifest.name} ended in the middle of its work: {sanitize(why)}",
+            "continue with -c",
+        )
 
     def _denial_failure(self) -> Failure | None:
         if not (self.plan.request.fail_on_denied and self.denied):
@@ -254,13 +283,29 @@ class TurnFold:
 
     @property
     def _requested_model(self) -> str | None:
-        """The model that answered; if the CLI does not report it, the requested one."""
+        """The model that answers if the CLI does not report it: the requested one, or else its
+        default."""
         setting = self.plan.settings.get("model")
-        return str(setting.value) if setting else None
+        return str(setting.value) if setting else self._default_model
+
+    @property
+    def _default_model(self) -> str | None:
+        env = self.plan.command.env
+        names = (
+            env.get(name[1:]) if name.startswith("$") else name
+            for name in self.plan.manifest.default_model
+        )
+        return next(filter(None, names), None)
 
     @property
     def _last_block(self) -> str:
         return next((block for block in reversed(self._blocks) if block), "")
+
+
+def _add_usage(terminal: Finished | Failed | None, steps: Usage) -> Usage | None:
+    """The usage that is known."""
+    total = steps + (terminal.usage if terminal and terminal.usage else Usage())
+    return None if total.is_unknown else total
 
 
 def _parse_structured(structured: Any, text: str) -> Any:

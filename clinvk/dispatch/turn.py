@@ -252,6 +252,10 @@ class Turn:
             stderr=self._child.stderr,
             noise=tuple(self._parser.noise),
             native_id=self._parser.native_id or self._found_id or self._begun_id(code),
+            model=self._parser.model,
+            steps_usage=self._parser.steps.usage,
+            steps_costs=tuple(self._parser.steps.costs),
+            unfinished=self._parser.unfinished,
             skipped_lines=bool(self._child.skipped),
             seconds=time.monotonic() - self._started_at,
         )

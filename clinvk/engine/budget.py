@@ -46,17 +46,20 @@ class BudgetTracker:
             if o.cost is not None:
                 self.cost.add(o.cost, o.attempts)
             if o.usage is not None:
-                self.tokens.add(o.usage.total, o.attempts)
+                self.tokens.add(o.usage.counted, o.attempts)
 
     def add(self, result: Result) -> str | None:
         """Count a turn. Returns a notice, once per backend, if it does not report its usage."""
         if result.cost is not None:
             self.cost.add(result.cost)
         if result.usage is not None:
-            self.tokens.add(result.usage.total)
+            self.tokens.add(result.usage.counted)
         if not result.ok:  # an incomplete turn often reports nothing
             return None
-        pairs = (("cost", self.cost, result.cost), ("tokens", self.tokens, result.usage))
+        pairs = (
+            ("cost", self.cost, result.cost),
+            ("tokens", self.tokens, result.usage and result.usage.total),
+        )
         for what, cap, taken in pairs:
             key = (result.backend, what)
             if cap.limit is not None and taken is None and key not in self._unreported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clinvk.model.outcome import Outcome, RunResult, format_counts
+from clinvk.model.usage import format_count
 from clinvk.text import duration
 
 NOTHING = "–"  # for unknown values, unless another text is requested
@@ -35,7 +36,7 @@ def time_taken(outcome: Outcome, nothing: str = NOTHING) -> str:
 
 
 def tokens(thing: Outcome | RunResult, nothing: str = NOTHING) -> str:
-    return f"{thing.usage.total:,}" if thing.usage else nothing
+    return format_count(thing.usage.total, nothing) if thing.usage else nothing
 
 
 def cost(outcome: Outcome, nothing: str = NOTHING) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,32 +10,42 @@ from msgspec import Struct
 
 
 class Usage(Struct, frozen=True):
-    """Tokens of one turn. `input` includes cache reads and writes."""
+    """Tokens of one turn. `input` includes cache reads and writes. A figure that the CLI does not
+    report is None; in a sum it counts as 0."""
 
-    input: int = 0
-    output: int = 0
-    cached: int = 0
-    cache_write: int = 0
-    reasoning: int = 0
+    input: int | None = None
+    output: int | None = None
+    cached: int | None = None
+    cache_write: int | None = None
+    reasoning: int | None = None
 
     @property
-    def total(self) -> int:
-        return self.input + self.output
+    def total(self) -> int | None:
+        """Input and output; None if one of them is unknown."""
+        return None if self.input is None or self.output is None else self.input + self.output
+
+    @property
+    def counted(self) -> int:
+        """Input and output, as far as they are known."""
+        return (self.input or 0) + (self.output or 0)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether no figure is known."""
+        return self == _UNKNOWN
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            *(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__)
-        )
+        return Usage(*(_sum(a, b) for a, b in self._pairs(other)))
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(
-            *(getattr(self, name) - getattr(other, name) for name in self.__struct_fields__)
-        )
+        return Usage(*(None if a is None or b is None else a - b for a, b in self._pairs(other)))
 
-    def to_json(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in self.__struct_fields__} | {
-            "total": self.total
-        }
+    def _pairs(self, other: Usage) -> Iterator[tuple[int | None, int | None]]:
+        return ((getattr(self, name), getattr(other, name)) for name in self.__struct_fields__)
+
+    def to_json(self) -> dict[str, int | None]:
+        figures = {name: getattr(self, name) for name in self.__struct_fields__}
+        return figures | {"total": self.total}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Usage:
@@ -43,9 +53,27 @@ class Usage(Struct, frozen=True):
         return cls(**{name: _token_count(data.get(name)) for name in cls.__struct_fields__})
 
 
-def _token_count(value: Any) -> int:
+_UNKNOWN = Usage()
+
+
+def _sum(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _token_count(value: Any) -> int | None:
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
-    return int(value) if good else 0
+    return int(value) if good else None
+
+
+def sum_costs(costs: Sequence[float | None]) -> float | None:
+    """The sum; None if one of them is unknown, or there are none."""
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if costs and len(known) == len(costs) else None
+
+
+def format_count(figure: int | None, unknown: str = "-") -> str:
+    """A number for readers: `1,234`."""
+    return unknown if figure is None else f"{figure:,}"
 
 
 def rfc3339(moment: datetime) -> str:

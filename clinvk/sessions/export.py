@@ -20,7 +20,7 @@ from clinvk.config.extras import require_extra
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.session import Message, Session, check_id
-from clinvk.model.usage import rfc3339
+from clinvk.model.usage import format_count, rfc3339
 from clinvk.sessions.markdown import embed_message
 from clinvk.text.json_output import dumps
 from clinvk.text.typed import ShapeError, build_struct
@@ -185,7 +185,7 @@ def _describe_session(session: Session) -> dict[str, str]:
         "Template": session.template,
         "Parents": ", ".join(session.parents),
         "Tags": ", ".join(session.tags),
-        "Tokens": f"{session.usage.total:,}" if session.usage else None,
+        "Tokens": format_count(session.usage.total) if session.usage else None,
         "Cost": f"${session.cost:.4f}" if session.cost is not None else None,
     }
     own = {k: v if isinstance(v, str) else json.dumps(v, default=str) for k, v in

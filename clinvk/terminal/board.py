@@ -150,7 +150,7 @@ class Board:
         return Row(
             name=normalize_width(outcome.name), backend=normalize_width(outcome.backend or "-"), started_at=began,
             last_event_at=self.clock(), activity="starting" if self._has_deltas else "running",
-            tokens=outcome.usage.total if outcome.usage else 0,
+            tokens=outcome.usage.counted if outcome.usage else 0,
         )  # fmt: skip
 
     def _handle_wait(self, outcome: Outcome, change: Change) -> None:

@@ -121,7 +121,7 @@ class Tally:
 
     def set_state(self, outcome: Outcome, state: str) -> None:
         """Count the task under `state` instead of its previous state."""
-        tokens, cost = outcome.usage.total if outcome.usage else 0, outcome.cost or 0.0
+        tokens, cost = outcome.usage.counted if outcome.usage else 0, outcome.cost or 0.0
         before, tokens_before, cost_before = self._states.get(outcome.index, ("", 0, 0.0))
         if before:
             self.counts[before] -= 1

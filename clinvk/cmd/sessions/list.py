@@ -21,6 +21,7 @@ from clinvk.cmd.sessions.common import (
 )
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.session import STATUSES, Session
+from clinvk.model.usage import format_count
 from clinvk.store.base import Damaged, Query
 from clinvk.terminal import printer
 from clinvk.text import duration
@@ -149,7 +150,7 @@ def _print_table(found: list[Cells], *, wide: bool) -> None:
 def _cells(s: Session | Damaged, state: str) -> Cells:
     if isinstance(s, Damaged):
         return [s.id, "-", state, "-", "-", s.problem], ["-", "-"]
-    tokens = f"{s.usage.total:,}" if s.usage else "-"
+    tokens = format_count(s.usage.total) if s.usage else "-"
     age = duration.format_age(s.updated_at)
     cells = [s.id, s.backend or "-", state, age, tokens, s.label or "-"]
     return cells, [str(sum(s.counts.values())), printer.short_path(s.cwd or "-")]
@@ -165,7 +166,7 @@ def _run_cells(group: list[Shown], home: Path) -> Cells:
         state = next((s for s in ("running", "error") if s in states), states[0])
     first = min(sessions, key=lambda s: s.created_at)
     backends = dict.fromkeys(s.backend or "-" for s in sessions)
-    tokens = sum(s.usage.total for s in sessions if s.usage)
+    tokens = sum(s.usage.counted for s in sessions if s.usage)
     cells = [
         str(newest.task),
         ", ".join(backends) if len(backends) < 3 else f"{len(backends)} backends",

@@ -12,6 +12,7 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, display_status, open_lookup, session_data
 from clinvk.model.session import Message, Session
+from clinvk.model.usage import format_count
 from clinvk.terminal import pager, printer
 from clinvk.text import duration
 
@@ -71,8 +72,8 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
     tokens = "-"
     if usage:
         tokens = (
-            f"Input {usage.input:,}, Output {usage.output:,}, Cached {usage.cached:,}, "
-            f"Total {usage.total:,}"
+            f"Input {format_count(usage.input)}, Output {format_count(usage.output)}, "
+            f"Cached {format_count(usage.cached)}, Total {format_count(usage.total)}"
         )
     users, agents = counts.get("user", 0), counts.get("assistant", 0)
     return {

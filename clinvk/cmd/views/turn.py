@@ -11,6 +11,7 @@ from clinvk.cmd.options.request import OutputOptions
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thinking, Tool
 from clinvk.model.result import Result
+from clinvk.model.usage import format_count
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.terminal.stdout import PatientStdout
@@ -223,7 +224,10 @@ def print_failure(result: Result, printer: Printer) -> None:
 def _footer(result: Result, output: OutputOptions) -> str:
     parts = []
     if output.tokens and result.usage:
-        parts.append(f"{result.usage.input:,} tokens in, {result.usage.output:,} out")
+        used = result.usage
+        parts.append(
+            f"{format_count(used.input, '?')} tokens in, {format_count(used.output, '?')} out"
+        )
     if output.tokens and result.cost is not None:
         parts.append(f"${result.cost:.4f} as reported")
     if output.timing:
