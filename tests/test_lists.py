@@ -9,6 +9,7 @@ import pytest
 
 from clinvk.model.session import Message
 from clinvk.store import open_store
+from clinvk.terminal import printer, questions
 from tests.conftest import READ, START, CommandLine, Home, say
 from tests.stores import keep
 from tests.terminals import on_terminal, past
@@ -115,6 +116,41 @@ def test_answers_stand_beside_each_other_rendered(home: Home):
     _, screen = on_terminal(home, "compare", "x", "-b", "north,south", columns=120)
     assert re.search(r"north says x +│ south says x", screen.text)
     assert re.search(r"• a +│ • a", screen.text)
+
+
+@pytest.mark.parametrize(
+    "command", [["parallel", "tasks.txt"], ["chain", "steps.yaml"], ["compare", "x", "-b", "fake,other"],
+                ["runs", "retry", "last", "1"], ["runs", "show", "last", "1"]], ids=" ".join,
+)  # fmt: skip
+def test_every_command_that_prints_answers_can_print_them_as_they_were_written(
+    home: Home, clinvk: CommandLine, command: list[str]
+):
+    home.config("default_backend: fake\n")
+    for name in ("fake", "other"):
+        home.backend(name, READ + START + say(type="end", text="an **answer**\n"))
+    (home.work / "tasks.txt").write_text("the first task\n")
+    (home.work / "steps.yaml").write_text("steps: [{prompt: x}]\n")
+    if command[0] == "runs":
+        assert clinvk("parallel", "tasks.txt").code == 0
+    _, screen = on_terminal(home, *command, "--plain")
+    assert "an **answer**" in screen.text
+    home.config("default_backend: fake\noutput: {render: false}\n")
+    _, screen = on_terminal(home, *command)
+    assert "an **answer**" in screen.text
+
+
+def test_a_question_and_a_field_are_wrapped_between_words(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(questions, "can_ask", lambda: True)
+    monkeypatch.setattr(questions, "ask_line", lambda text: asked.append(text) or "y")
+    monkeypatch.setattr(printer, "_stream_width", lambda _: 40)
+    assert questions.confirm("Delete the session 'one', and all of the answers in it?")
+    assert asked == ["Delete the session 'one', and all of the\nanswers in it? [y/N] "]
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(printer, "terminal_width", lambda: 40)
+    lines = printer.field_lines({"Title": "some words that need two lines here", "A longer": "x"})
+    assert lines[:2] == ["Title:    some words that need two", " " * 10 + "lines here"]
 
 
 def conversation(home: Home, count: int) -> None:

@@ -73,9 +73,9 @@ def show_(
     )
     print("Options:")
     for option, effect in about["options"].items():
-        print(f"  {one_line(option)}: {one_line(without_passwords(effect))}")
+        printer.print_wrapped(one_line(without_passwords(effect)), f"  {one_line(option)}: ")
     for note in manifest.notes:
-        print(f"Note: {one_line(note)}")
+        printer.print_wrapped(one_line(note), "Note: ")
 
 
 @app.command()

@@ -64,6 +64,7 @@ def chain(
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: opts.Quiet = False,
+    plain: opt.Plain = False,
     output_dir: opts.OutputDir = None,
     junit: opts.Junit = None,
     report: opts.Report = None,

@@ -99,6 +99,7 @@ def compare(
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: common.Quiet = False,
+    plain: opt.Plain = False,
     output_dir: common.OutputDir = None,
     junit: common.Junit = None,
     report: common.Report = None,

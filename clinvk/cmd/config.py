@@ -129,7 +129,9 @@ def check(
     path = file or editing.path_in_use(os.environ, config)
     loading.parse_config(loading.read_text(path, required=file is not None), path)
     shown = one_line(str(path))
-    print(f"{shown}: OK" if path.exists() else f"{shown}: no such file; the defaults apply")
+    printer.print_wrapped(
+        f"{shown}: OK" if path.exists() else f"{shown}: no such file; the defaults apply"
+    )
 
 
 def _format_value(value: Any) -> str:

@@ -65,6 +65,7 @@ def parallel(
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: plan.Quiet = False,
+    plain: opt.Plain = False,
     output_dir: plan.OutputDir = None,
     junit: plan.Junit = None,
     report: plan.Report = None,

@@ -17,7 +17,7 @@ _PARTS = re.compile(r"""(?:"[^"]*"|'[^']*'|(?![;,?)]+(?:\s|$)|\s\(|\s{2}|\s(?:or
 def wrap_message(label: str, text: str, width: int) -> list[str]:
     """The text behind its label, in lines of at most so many cells. A command that does not fit
     in the rest of a line is on a line of its own; only the terminal breaks it, if it is longer."""
-    indent = "    " if label.startswith(" ") else "  "
+    indent = "    " if label.startswith(" ") else "  " if label else ""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         lines += _wrap_line(label, paragraph, indent, width)
@@ -37,7 +37,7 @@ def _wrap_line(label: str, text: str, indent: str, width: int) -> list[str]:
             lines.append(line.rstrip())
             line, room, is_begun = indent, width - len(indent), False
             needed = display_width(unit)
-        line += (gap if is_begun or line == label else "") + unit
+        line += (gap if is_begun or (not lines and line == label) else "") + unit
         room -= needed
         is_begun = True
     return [*lines, line]

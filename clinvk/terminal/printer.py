@@ -34,6 +34,7 @@ MAX_RENDERED = 262_144  # characters of a text that is rendered; more would take
 
 LISTED = 20  # rows of a list on a terminal, unless all are asked for
 MIN_COLUMN_WIDTH = 14  # cells that a column of a table keeps, however narrow the terminal
+MIN_VALUE_WIDTH = 20  # cells; a value with less room is left to the terminal to wrap
 COLUMN_GAP = 2  # cells between columns; tabulate leaves as many behind a header
 
 
@@ -80,13 +81,13 @@ class Printer:
         self.stream.write((self.paint(text, code) if code else text) + "\n")
 
     def _print_message(self, who: str, message: str, hint: str | None) -> None:
-        lines = self._wrap(f"{who} ", self._harmless(message))
+        lines = self.wrap(f"{who} ", self._harmless(message))
         if hint:
-            lines += self._wrap(f"  {self.paint('hint:', DIM)} ", self._harmless(hint))
+            lines += self.wrap(f"  {self.paint('hint:', DIM)} ", self._harmless(hint))
         self.stream.write("".join(f"{line}\n" for line in lines))
         self.stream.flush()
 
-    def _wrap(self, label: str, text: str) -> list[str]:
+    def wrap(self, label: str, text: str) -> list[str]:
         """The text behind its label; on a terminal, in lines that are broken between words."""
         width = self.width or _stream_width(self.stream)
         if width is None or (len(text) < width // 2 and text.isascii()):
@@ -207,13 +208,10 @@ def markdown_lines(text: str) -> list[str]:
     return [line.text if is_colored else without_style(line).text for line in lines]
 
 
-def print_wrapped(text: str) -> None:
-    """Print a line of clinvk's own, on a terminal wrapped between words."""
-    if sys.stdout.isatty():
-        from clinvk.terminal.columns import wrap  # only on a terminal
-
-        text = "\n".join(wrap(text, terminal_width()))
-    print(text)
+def print_wrapped(text: str, label: str = "") -> None:
+    """Print a line of clinvk's own behind its label, on a terminal wrapped between words."""
+    for line in for_output().wrap(label, text):
+        print(line)
 
 
 def short_path(path: str) -> str:
@@ -346,16 +344,28 @@ def print_fields(fields: Mapping[str, Any], state: str = "") -> None:
 
 
 def field_lines(fields: Mapping[str, Any], state: str = "") -> list[str]:
-    """The lines that `print_fields` prints."""
+    """The lines that `print_fields` prints: on a terminal, a long value is wrapped between words,
+    and continues below its beginning."""
     width = max(map(len, fields)) + 2
     out = for_output()
+    room = terminal_width() - width if sys.stdout.isatty() else 0
     lines = []
     for name, value in fields.items():
         text = one_line(str(value))
-        shown = out.paint_state(text, text) if name == state else text
+        shown, *more = _wrap_value(text, room)
+        shown = out.paint_state(shown, text) if name == state else shown
         label = out.paint(f"{name}:".ljust(width), DIM)
         lines.append(f"{label}{shown}".rstrip())
+        lines += [" " * width + line for line in more]
     return lines
+
+
+def _wrap_value(text: str, room: int) -> list[str]:
+    if room < MIN_VALUE_WIDTH or (len(text) <= room and text.isascii()):
+        return [text]
+    from clinvk.terminal.message_lines import wrap_message  # only for a long line
+
+    return wrap_message("", text, room)
 
 
 def format_size(count: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from clinvk.errors import UsageError
 from clinvk.terminal.keyboard import ask_line, ask_line_or_none
-from clinvk.terminal.printer import safe
+from clinvk.terminal.printer import Printer, safe
 
 
 def can_ask() -> bool:
@@ -19,7 +19,7 @@ def confirm(question: str) -> bool:
     """Whether the user agrees; False without a terminal."""
     if not can_ask():
         return False
-    return ask_line(f"{safe(question, sys.stderr)} [y/N] ").strip().lower() in ("y", "yes")
+    return ask_line(_wrapped(question, "[y/N]")).strip().lower() in ("y", "yes")
 
 
 def confirm_or_cancel(question: str, *, default: bool = True) -> bool:
@@ -29,7 +29,7 @@ def confirm_or_cancel(question: str, *, default: bool = True) -> bool:
     does."""
     keys = "[Y/n]" if default else "[y/N]"
     while True:
-        answer = ask_line_or_none(f"{safe(question, sys.stderr)} {keys} ")
+        answer = ask_line_or_none(_wrapped(question, keys))
         if answer is None:
             raise KeyboardInterrupt
         word = answer.strip().lower()
@@ -45,7 +45,7 @@ def choose(question: str, names: Sequence[str], default: str) -> str:
     numbers = {str(number): name for number, name in enumerate(names, 1)}
     where = f"[1-{len(names)}, Enter for {default}]"
     while True:
-        answer = ask_line_or_none(f"{safe(question, sys.stderr)} {where} ")
+        answer = ask_line_or_none(_wrapped(question, where))
         if answer is None:
             raise KeyboardInterrupt
         word = answer.strip().lower()
@@ -61,3 +61,9 @@ def confirm_deletion(question: str) -> bool:
     if not can_ask():
         raise UsageError("refusing to delete without confirmation", "pass --yes")
     return confirm(question)
+
+
+def _wrapped(question: str, keys: str) -> str:
+    """The question and the possible answers, broken between words."""
+    printer = Printer(sys.stderr, color=False)
+    return "\n".join(printer.wrap("", f"{safe(question, sys.stderr)} {keys}")) + " "

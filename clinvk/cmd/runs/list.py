@@ -148,7 +148,9 @@ def show_(
             summary.print_answer(folder.with_output(outcome))
         summary.print_summary(result)
     printer = show.Printer.for_errors()
-    print(f"state: {result.state}" + (f" ({one_line(result.why)})" if result.why else ""))
+    show.print_wrapped(
+        f"state: {result.state}" + (f" ({one_line(result.why)})" if result.why else "")
+    )
     if result.kind == "compare":
         from clinvk.cmd.views import comparison  # not needed for other runs
 

@@ -57,6 +57,7 @@ def resume(
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: plan.Quiet = False,
+    plain: opt.Plain = False,
     junit: plan.Junit = None,
     report: plan.Report = None,
     force: plan.Force = False,
@@ -109,6 +110,7 @@ def retry(
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: plan.Quiet = False,
+    plain: opt.Plain = False,
     junit: plan.Junit = None,
     report: plan.Report = None,
     force: plan.Force = False,
@@ -201,5 +203,5 @@ def cancel(
         printer.print_json({"version": VERSION, **about})
     else:
         counts = format_counts(about["counts"])
-        print(f"Run {folder.id} is {about['state']}: {counts}.")
+        printer.print_wrapped(f"Run {folder.id} is {about['state']}: {counts}.")
     return 0

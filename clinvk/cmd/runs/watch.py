@@ -25,6 +25,7 @@ def watch(
     as_json: opt.Json = False,
     output_format: opt.Format = None,
     quiet: plan.Quiet = False,
+    plain: opt.Plain = False,
     config: opt.Config = None,
 ) -> int:
     """Watch a run in progress until it ends, and exit with its exit code.

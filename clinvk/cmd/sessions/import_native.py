@@ -75,7 +75,9 @@ def import_(
             {**data, "problems": findings.problems, "sessions": list(map(session_data, found))}
         )
     elif found and not dry_run:
-        print(f"Imported {len(found)} session(s). Resume one with: clinvk resume {found[0].id}")
+        printer.print_wrapped(
+            f"Imported {len(found)} session(s). Resume one with: clinvk resume {found[0].id}"
+        )
     return 0
 
 

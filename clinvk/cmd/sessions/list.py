@@ -130,7 +130,9 @@ def _print_for_screen(found: list[Shown], most: int, home: Path, *, wide: bool) 
     if len(rows) > most:
         print(f"… and {len(rows) - most:,} more (--all)")
     elif len(rows) < len(found):
-        print("Runs are one row each; see their tasks with --all, or: clinvk runs show RUN")
+        printer.print_wrapped(
+            "Runs are one row each; see their tasks with --all, or: clinvk runs show RUN"
+        )
 
 
 def _print_table(found: list[Cells], *, wide: bool) -> None:

@@ -89,7 +89,7 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Token Usage": tokens,
         "Cost": f"${s.cost:.4f} as reported" if s.cost is not None else "-",
         "Tags": f"[{', '.join(s.tags)}]",
-        "Title": s.title or s.prompt or "-",
+        "Title": s.label or "-",
         "Parents": ", ".join(s.parents) or "-",
         "Messages": f"{sum(counts.values())} (user {users}, assistant {agents})",
         "Storage Size": printer.format_size(size),

@@ -77,18 +77,20 @@ def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | Non
         if f.advice:
             printer.print_wrapped(f"{f.name}: {one_line(f.advice)}")
     if not any(f.state == "installed" and f.name != MODELLESS_BACKEND for f in findings):
-        print("no AI CLI is installed; to try clinvk without one: clinvk -b echo hello")
-    print(
+        printer.print_wrapped(
+            "no AI CLI is installed; to try clinvk without one: clinvk -b echo hello"
+        )
+    printer.print_wrapped(
         f"clinvk {__version__}; sessions in {printer.short_path(one_line(str(loaded.home)))}"
         + (f": {one_line(problem)}" if problem else "")
     )
     path = printer.short_path(one_line(str(loaded.path)))
-    print(
+    printer.print_wrapped(
         f"configuration: {path}"
         + ("" if loaded.path.exists() else " (not found; using the defaults)")
     )
     if open_ := home_problem(loaded.home):
-        print(f"warning: {one_line(open_)}; {one_line(private_hint(loaded.home))}")
+        printer.print_wrapped(f"warning: {one_line(open_)}; {one_line(private_hint(loaded.home))}")
 
 
 def _report_json(findings: list[BackendStatus], loaded: Any, problem: str | None) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def _print_report(loaded: Loaded, settings: Mapping[str, str], written: Mapping[
     print(f"Wrote {path}:" if written else f"{path} needs no change:")
     for key, value in settings.items():
         print(f"  {key}: {value}")
-    print(f"Sessions are stored in {printer.short_path(one_line(_store(loaded)))}.")
+    printer.print_wrapped(f"Sessions are stored in {printer.short_path(one_line(_store(loaded)))}.")
     print('Next: clinvk "explain this directory"')
 
 

@@ -108,10 +108,11 @@ def print_verdict(result: RunResult, *, quiet: bool = False) -> None:
         return
     printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     head = printer.paint(f"Verdict ({one_line(found.judge)}):", show.BOLD)
-    print(f"\n{head} {one_line(found.summary)}")
+    print()
+    show.print_wrapped(one_line(found.summary), f"{head} ")
     if any(said.decided or said.why != found.summary for said in found.rounds):
         for said in found.rounds:
-            print(f"  {_describe_round(said)}")
+            show.print_wrapped(_describe_round(said), "  ")
     if found.agreed or quiet:
         return
     for said in found.rounds:

@@ -13,12 +13,14 @@ from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line
+from clinvk.text.width import truncate
 
 HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
 NUMERIC_COLUMNS = ("TIME", "TOKENS", "COST")
 # The first to go on a narrow terminal. The session is needed to continue with an answer.
 DROPPED_FIRST = ("COST", "TOKENS", "BACKEND", "TIME", "SESSION")
 MAX_ROWS = 60  # rows on a terminal
+MIN_NAME_WIDTH = 10  # cells of a task's name above its answer
 MAX_TASKS_NAMED = 5  # tasks that one reason names
 MAX_REASON_LENGTH = 400  # characters of it
 
@@ -43,9 +45,16 @@ def print_answer(outcome: Outcome) -> None:
         return
     printer = show.for_output()
     part = "" if outcome.ok else f" · {_describe_partial(outcome.state)}"
-    print(printer.paint(f"── {one_line(outcome.name)} · {outcome.backend}{part} ──", show.BOLD))
+    print(printer.paint(_heading(one_line(outcome.name), f" · {outcome.backend}{part}"), show.BOLD))
     show.print_markdown(outcome.output)
     print()
+
+
+def _heading(name: str, rest: str) -> str:
+    """A line above an answer; on a terminal, one line, whatever the name."""
+    if sys.stdout.isatty():
+        name = truncate(name, max(MIN_NAME_WIDTH, show.terminal_width() - len(rest) - 6))
+    return f"── {name}{rest} ──"
 
 
 def _describe_partial(state: str) -> str:
@@ -68,9 +77,11 @@ def print_summary(result: RunResult, new: set[int] | None = None) -> None:
     )  # fmt: skip
     print_sessions_hint(result, left_out)
     if hidden := len(result.results) - len(shown) - len(known):
-        print(f"… and {hidden} more, done or not started; see all with --json")
+        show.print_wrapped(f"… and {hidden} more, done or not started; see all with --json")
     if known:
-        print(f"… and {len(known)} done before; see all with: clinvk runs show {result.id}")
+        show.print_wrapped(
+            f"… and {len(known)} done before; see all with: clinvk runs show {result.id}"
+        )
     _print_reasons(result)
     print()
     show.print_wrapped(summary_line(result))
@@ -79,7 +90,7 @@ def print_summary(result: RunResult, new: set[int] | None = None) -> None:
 def print_sessions_hint(result: RunResult, left_out: set[str]) -> None:
     """How to see the session of a task, if the table had no room for it."""
     if "SESSION" in left_out and result.id:
-        print(f"sessions: clinvk runs show {result.id} TASK")
+        show.print_wrapped(f"sessions: clinvk runs show {result.id} TASK")
 
 
 def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:

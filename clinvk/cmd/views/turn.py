@@ -114,7 +114,8 @@ class TextViewer(TurnViewer):
         self._clear()
         super().show_outcome(result)
         if footer := _footer(result, self.output):
-            self.printer.line(footer, show.DIM)
+            for line in self.printer.wrap("", footer):
+                self.printer.line(line, show.DIM)
 
     def _denial_hint(self, event: Denied) -> str | None:
         """Why it was denied, or how to allow it, unless the failure at the end says so."""
