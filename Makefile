@@ -70,6 +70,7 @@ picture: $(VENV)/.dev ## Rebuild the README's picture
 	$(BIN)/python docs/picture.py
 
 generated: $(VENV)/.test ## Update the manual page, the reference, the README's table, and the output shown in the documentation
+	$(BIN)/python docs/prepared_manifests.py --write
 	$(BIN)/python docs/backends_table.py --write
 	$(BIN)/python docs/consoles.py --write
 	$(BIN)/python docs/man.py --write

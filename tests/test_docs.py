@@ -203,7 +203,9 @@ def run_script(name: str, *args: str) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("script", ["backends_table.py", "man.py", "reference.py"])
+@pytest.mark.parametrize(
+    "script", ["backends_table.py", "man.py", "prepared_manifests.py", "reference.py"]
+)
 def test_what_is_generated_is_up_to_date(script: str) -> None:
     done = run_script(script, "--check")
 

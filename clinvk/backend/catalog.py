@@ -12,6 +12,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from clinvk.backend.manifest import Manifest, check_expressions, parse_manifest
+from clinvk.backend.prepared import load_prepared
 from clinvk.config.paths import backend_names, built_in_manifests
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError, NotInstalledError
@@ -81,10 +82,19 @@ def _file_state(path: Path) -> tuple[int, int, int]:
 @lru_cache(64)
 def _read_cached(path: Path, _state: tuple[int, int, int]) -> Manifest:
     """`read`, cached per state of the file, since a process may run thousands of requests."""
+    if path.parent == built_in_manifests():  # these are checked by the tests
+        return _read_built_in(path)
     manifest = read_manifest(path)
-    if path.parent != built_in_manifests():  # built-in ones are checked by the tests
-        check_expressions(manifest)
+    check_expressions(manifest)
     return manifest
+
+
+def _read_built_in(path: Path) -> Manifest:
+    try:
+        text = read_file(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    return load_prepared(path.stem, text, path) or parse_manifest(text, path)
 
 
 def find_program(manifest: Manifest, env: Mapping[str, str]) -> str:

@@ -8,16 +8,18 @@ import codecs
 import re
 from typing import Any
 
+from clinvk.text.yaml import plain
+
 MAX_DEPTH = 100  # levels; loaders and readers of their data recurse for each
 LARGEST = 100_000  # values that the aliases of a text may stand for; 64 characters count as one
 DIGITS = 4300  # of a whole number; Python converts no more
 
 DEEP = "nested too deeply"
 # Where an alias or an anchor may be: at the start of a value. Most prompts have none: `**bold**`,
-# `a & b`.
-_ALIAS = re.compile(r"(?:\A|[\s\[\]{},:?\ufeff-])\*[^\s*]")
-_ANCHOR = re.compile(r"(?:\A|[\s\[\]{},:?\ufeff-])&[^\s&]")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+# `a & b`. They are compiled when they are needed, since no start should wait for that.
+_ALIAS = r"(?:\A|[\s\[\]{},:?\ufeff-])\*[^\s*]"
+_ANCHOR = r"(?:\A|[\s\[\]{},:?\ufeff-])&[^\s&]"
+_SURROGATE = r"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 
 
 class YamlError(ValueError):
@@ -30,7 +32,9 @@ class YamlError(ValueError):
 
 def load(text: str | bytes) -> Any:
     """The data in the text. Raises `YamlError`."""
-    import yaml  # 10 ms: only where there is something to parse
+    if (found := plain.load(text)) is not None:
+        return found[0]
+    import yaml  # 10 ms: only for what is not plain
 
     try:
         _check_size(text)
@@ -57,7 +61,7 @@ def line_of(text: str, path: tuple[str | int, ...]) -> int | None:
     # 11 ms, and a start without a configuration does not need it.
     import yaml
 
-    text = _SURROGATE.sub(r"\\ufffd", text)
+    text = re.sub(_SURROGATE, r"\\ufffd", text)
     try:
         _check_size(text)
         node = yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -85,7 +89,8 @@ def _check_size(text: str | bytes) -> None:
         text = text.decode(_encoding(text), "replace")
     brackets = text.count("[") + text.count("{")
     flat = brackets <= MAX_DEPTH and all(len(line) <= MAX_DEPTH for line in text.splitlines())
-    if not flat or ("*" in text and "&" in text and _ALIAS.search(text) and _ANCHOR.search(text)):
+    may_alias = "*" in text and "&" in text
+    if not flat or (may_alias and re.search(_ALIAS, text) and re.search(_ANCHOR, text)):
         _count(text)
 
 
