@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clinvk.cmd.main import ALIASES, COMMANDS, ClickException
+from clinvk.cmd.main import ALIASES, COMMANDS, click_exception
 from clinvk.cmd.sessions import group
 from clinvk.cmd.usage.guesses import GUESSES, check_words
 from clinvk.cmd.usage.wording import describe
@@ -43,7 +43,7 @@ def test_a_number_that_is_none_is_told_with_the_flag_that_was_typed() -> None:
     for context, param in numbers():
         for flag in param.opts:
             for words in ([flag, "x"], [f"{flag}=x"] if flag.startswith("--") else [f"{flag}x"]):
-                with pytest.raises(ClickException) as caught:
+                with pytest.raises(click_exception()) as caught:
                     context.command.make_context(context.info_name, words, parent=context.parent)
                 said = describe(caught.value).message
                 assert said.startswith(f"{flag}: 'x' is not a "), (context.command_path, said)
@@ -54,7 +54,7 @@ def test_a_flag_without_its_value_says_what_it_needs() -> None:
         for param in context.command.get_params(context):
             if param.param_type_name != "option" or param.is_flag:
                 continue
-            with pytest.raises(ClickException) as caught:
+            with pytest.raises(click_exception()) as caught:
                 context.command.make_context(
                     context.info_name, [param.opts[0]], parent=context.parent
                 )

@@ -46,6 +46,7 @@ MOST = 15  # modules in a package, `__init__` aside
 SHARED = {"app", "main", "drive", "options", "usage", "views"}
 BETWEEN_COMMANDS: dict[tuple[str, str], str] = {
     ("resume", "ask"): "resuming sends a prompt, once the session is known",
+    ("ask_flags", "ask"): "typer reads the flags of one, which also works without typer",
     ("ask", "sessions"): "a typo may be one of its commands, and a template starts a session",
 }
 

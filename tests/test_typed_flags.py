@@ -8,7 +8,7 @@ from msgspec.structs import fields
 from clinvk.cmd.main import root
 from clinvk.cmd.options.plan import RuleFlags, override_rules
 from clinvk.cmd.options.prompt_flags import PromptFlags
-from clinvk.cmd.options.storage import OPTIONS as STORAGE
+from clinvk.cmd.options.storage import storage_flags
 from clinvk.errors import UsageError
 from clinvk.model.option_table import OPTIONS
 from clinvk.model.plan import Budget, Halt, Plan, Rules
@@ -31,7 +31,7 @@ def params(name: str) -> set[str]:
 def test_every_flag_of_a_prompt_is_read(command: str, own: set[str], lacks: set[str]):
     of_table = {option.name for option in OPTIONS if option.flag}
     typed = {field.name for field in fields(PromptFlags)} - {"options"} - lacks
-    assert params(command) == own | typed | of_table | set(STORAGE)
+    assert params(command) == own | typed | of_table | set(storage_flags())
 
 
 @pytest.mark.parametrize(

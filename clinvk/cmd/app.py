@@ -16,20 +16,20 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from clinvk.cmd.options.words import (
+    ASKED_WITHOUT_COMMAND,
+    LITERAL_MARK,
+    PASSTHROUGH_KEY,
+    OutputClosed,
+)
+
 PROMPT_COMMAND = "ask"
 COLOR_CHOICES = ("auto", "always", "never")
 BEFORE_COMMAND = ("--config", "--color")  # as git takes -C before the command
-ASKED_WITHOUT_COMMAND = "clinvk.no_command"  # the prompt is the first word, with no `ask` before it
 WORDS_KEY = "clinvk.words"  # the words of the command whose options are being read
-LITERAL_MARK = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
-PASSTHROUGH_KEY = "clinvk.behind_dashes"  # the words after `--`, for the backend
 
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class OutputClosed(Exception):  # noqa: N818 - reads as what it says
-    """The reader of stdout has closed it."""
 
 
 def _show_help(ctx: Any, param: Any, value: object) -> None:

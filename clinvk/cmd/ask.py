@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
+from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.cmd.app import ASKED_WITHOUT_COMMAND, new_app
-from clinvk.cmd.options import request as opt
+from clinvk.cmd.options import reading as opt
 from clinvk.cmd.options.holding import until_end
-from clinvk.cmd.options.json_errors import with_json_errors
 from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.session_flags import check_flags, session_ref
-from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.errors import UsageError
 from clinvk.model.session_ref import SessionById
 
@@ -26,123 +22,62 @@ if TYPE_CHECKING:
     from clinvk.model.request import Request
     from clinvk.model.session import Session
 
-app = new_app()
 MAX_COMMAND = 60  # characters that a mistyped command has at most
 
 
-@app.command(context_settings={"allow_extra_args": True})
-@with_storage_options
-@with_json_errors
-@with_turn_options()
-def ask(
-    ctx: typer.Context,
-    words: opt.Prompt = None,
-    backend: opt.Backend = None,
-    continue_: Annotated[
-        bool,
-        typer.Option("--continue", "-c", help="Continue the last session in this directory."),
-    ] = False,
-    anywhere: Annotated[
-        bool, typer.Option("--anywhere", help="With -c: the last session in any directory.")
-    ] = False,
-    session: Annotated[
-        str | None,
-        typer.Option(
-            "--session",
-            metavar="NAME",
-            help="Use the session of this name; create it if needed.",
-            autocompletion=opt.complete_sessions,
-        ),
-    ] = None,
-    auto_save: Annotated[
-        str | None, typer.Option("--auto-save", metavar="NAME", help="Same as --session.")
-    ] = None,
-    to: opt.To = None,
-    replay: opt.Replay = False,
-    history: Annotated[
-        int,
-        typer.Option(
-            "--history",
-            min=0,
-            metavar="N",
-            help="Start with the last N sessions of this directory as context.",
-        ),
-    ] = 0,
-    new: Annotated[
-        bool,
-        typer.Option("--new", help="Start a new session, even if session.auto_resume is on."),
-    ] = False,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template",
-            metavar="NAME",
-            help="Start the session from a template; see: clinvk templates list.",
-            autocompletion=opt.complete_templates,
-        ),
-    ] = None,
-    workdir: opt.Workdir = None,
-    file: opt.File = None,
-    edit: opt.Edit = False,
-    output_format: opt.Format = None,
-    as_json: opt.PromptJson = False,
-    quiet: opt.PromptQuiet = False,
-    raw: opt.Raw = False,
-    plain: opt.Plain = False,
-    dry_run: opt.DryRun = False,
-    ephemeral: opt.Ephemeral = False,
-    timeout: opt.Timeout = None,
-    stall_timeout: opt.StallTimeout = None,
-    options: TurnOptions = FROM_TABLE,
-    option: opt.Option = None,
-    tag: opt.Tag = None,
-    title: opt.Title = None,
-    fail_on_denied: opt.FailOnDenied = False,
-    lenient: opt.Lenient = False,
-    expand: opt.Expand = False,
-    no_wait: opt.NoWait = False,
-    verbose: opt.Verbose = False,
-    config: opt.Config = None,
-) -> int:
-    """Send a prompt and stream the answer.
+class Asked(Struct, frozen=True, kw_only=True):
+    """A command line of `ask`."""
 
-    The prompt is an argument, a file (--file), standard input, or written in an editor (--edit).
-    `clinvk "PROMPT" -` appends standard input to the prompt. Arguments after -- are passed to the
-    backend."""
-    name = _session_name(session, auto_save)
+    flags: PromptFlags
+    words: list[str] | None
+    continue_: bool = False
+    anywhere: bool = False
+    session: str | None = None
+    auto_save: str | None = None
+    history: int = 0
+    new: bool = False
+    template: str | None = None
+    file: str | None = None
+    edit: bool = False
+    config: Path | None = None
+    behind: list[str] = []  # the words after `--`
+    commands: tuple[str, ...] = ()  # those that the prompt may be meant as; none if one was given
+
+
+def ask(asked: Asked) -> int:
+    """Send the prompt and show the answer; return the exit code."""
+    flags, behind = asked.flags, asked.behind
+    name = _session_name(asked.session, asked.auto_save)
     check_flags({
-        "-c": continue_, "--anywhere": anywhere, "--session": name, "--history": history,
-        "--new": new, "--to": to, "--replay": replay, "--ephemeral": ephemeral, "--title": title,
-        "--tag": tag, "--template": template,
+        "-c": asked.continue_, "--anywhere": asked.anywhere, "--session": name,
+        "--history": asked.history, "--new": asked.new, "--to": flags.to, "--replay": flags.replay,
+        "--ephemeral": flags.ephemeral, "--title": flags.title, "--tag": flags.tag,
+        "--template": asked.template,
     })  # fmt: skip
-    flags = PromptFlags(
-        backend=backend, to=to, replay=replay, workdir=workdir, output_format=output_format, raw=raw,
-        dry_run=dry_run, ephemeral=ephemeral, timeout=timeout, stall_timeout=stall_timeout,
-        options=options, option=option, fail_on_denied=fail_on_denied, lenient=lenient,
-        expand=expand, no_wait=no_wait, verbose=verbose, title=title, tag=tag, as_json=as_json,
-        quiet=quiet,
-    )  # fmt: skip
-    loaded = opt.load_config(config)
-    behind = opt.passthrough_args(ctx)
-    if words and not behind:
-        of_prompt = bool(history or template or to or replay or new)
-        _check_words(ctx, words, new=not (continue_ or name), of_prompt=of_prompt)
+    loaded = opt.load_config(asked.config)
+    if asked.words and not behind:
+        _check_words(asked, asked.words, new=not (asked.continue_ or name))
     opt.output_options(loaded, flags)  # report errors before the user writes a prompt
-    ref = session_ref(continue_=continue_, anywhere=anywhere, name=name, history=history, new=new)
+    ref = session_ref(
+        continue_=asked.continue_, anywhere=asked.anywhere, name=name, history=asked.history,
+        new=asked.new,
+    )  # fmt: skip
 
     def send(prompt: str, args: list[str]) -> int:
         # Only once the flags are valid: it is a third of the start.
         from clinvk.dispatch.dispatcher import Dispatcher
 
-        if template is not None:
-            return _ask_with_template(prompt, args, loaded, flags, template, name, config)
+        if asked.template is not None:
+            return _ask_with_template(
+                prompt, args, loaded, flags, asked.template, name, asked.config
+            )
         request = opt.build_request(prompt, args, ref, flags)
         return run_request(until_end(Dispatcher(loaded)), request, flags)
 
-    if edit:
-        is_sent = not (dry_run or loaded.config.unified_flags.dry_run)
-        return send_edited(words, file, behind, send, is_sent=is_sent)
-    return send(*opt.read_prompt(words, file, behind))
+    if asked.edit:
+        is_sent = not (flags.dry_run or loaded.config.unified_flags.dry_run)
+        return send_edited(asked.words, asked.file, behind, send, is_sent=is_sent)
+    return send(*opt.read_prompt(asked.words, asked.file, behind))
 
 
 def _ask_with_template(
@@ -267,10 +202,10 @@ def _confirm_elsewhere(problem: str, other: Session) -> bool:
     )
 
 
-def _check_words(ctx: typer.Context, words: list[str], *, new: bool, of_prompt: bool) -> None:
-    """Raise `UsageError` if no command was given and the prompt looks like one. `of_prompt`: an
-    option says that it is a prompt, so that only the very name of a command is refused."""
-    if not ctx.meta.get(ASKED_WITHOUT_COMMAND) or words[1:] == [opt.STDIN]:
+def _check_words(asked: Asked, words: list[str], *, new: bool) -> None:
+    """Raise `UsageError` if no command was given and the prompt looks like one. If an option says
+    that it is a prompt, only the very name of a command is refused."""
+    if not asked.commands or words[1:] == [opt.STDIN]:
         return
     text = words[0] if len(words) == 1 else ""
     if text.count(" ") > 1 or len(text) > MAX_COMMAND:
@@ -279,7 +214,8 @@ def _check_words(ctx: typer.Context, words: list[str], *, new: bool, of_prompt: 
     from clinvk.cmd.sessions import group
     from clinvk.cmd.usage.guesses import check_words
 
-    root: Any = ctx.find_root().command
-    if of_prompt and words[0] not in {*root.modules, *root.aliases}:
+    flags = asked.flags
+    of_prompt = asked.history or asked.template or flags.to or flags.replay or asked.new
+    if of_prompt and words[0] not in asked.commands:
         return
-    check_words(words, [*root.modules, *root.aliases], group.COMMANDS, new=new)
+    check_words(words, asked.commands, group.COMMANDS, new=new)

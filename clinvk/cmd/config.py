@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from clinvk.cmd.app import LITERAL_MARK, NumbersCommand, new_app
+from clinvk.cmd.app import NumbersCommand, new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_config_keys, complete_config_values
+from clinvk.cmd.options.words import LITERAL_MARK
 from clinvk.config import editing, keys, loading
 from clinvk.config import schema as configs
 from clinvk.errors import ConfigError, UsageError

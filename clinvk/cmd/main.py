@@ -8,17 +8,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from clinvk.cmd.app import ASKED_WITHOUT_COMMAND, OutputClosed, RootGroup
 from clinvk.cmd.options.holding import closing_all
+from clinvk.cmd.options.words import ASKED_WITHOUT_COMMAND, OutputClosed
 from clinvk.errors import ClinvkError
 
+if TYPE_CHECKING:
+    from clinvk.cmd.app import RootGroup
+
 COMMANDS = {
-    "ask": ("ask", "Send a prompt (the default command)."),
-    "chat": ("ask", "Send a prompt (the same as ask)."),
+    "ask": ("ask_flags", "Send a prompt (the default command)."),
+    "chat": ("ask_flags", "Send a prompt (the same as ask)."),
     "resume": ("resume", "Resume a session."),
     "last": ("sessions.last", "Print the last answer of the newest session."),
     "compare": ("compare", "Send one prompt to several backends and compare the answers."),
@@ -38,11 +39,11 @@ COMMANDS = {
 }
 ALIASES = {"session": "sessions"}
 
-# Click's own exceptions come with typer, under a name that differs between its releases.
-ClickException: type[Exception] = typer.BadParameter.__mro__[2]
-
 
 def root() -> RootGroup:
+    # A third of the start, and a prompt with a few flags is read without it.
+    from clinvk.cmd.app import RootGroup
+
     if "_CLINVK_COMPLETE" in os.environ:
         # Only a shell that completes needs it.
         from clinvk.cmd.options.shells import register_shells
@@ -69,17 +70,12 @@ def _main(argv: Sequence[str]) -> int:
 def _run(argv: Sequence[str]) -> int:
     try:
         with closing_all():
-            code = root().main(list(argv), prog_name="clinvk", standalone_mode=False)
+            code = _run_command(argv)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ClinvkError as error:
         return fail(error.message, error.hint, error.exit_code)
-    except ClickException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # a group alone: its help is the answer
-            print(_message(error))
-            return 0
-        return _fail_usage(error)
-    except (typer.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         return fail("cancelled", None, 7)
     except (BrokenPipeError, OutputClosed):
         return 7  # the reader of stdout has closed it
@@ -92,6 +88,8 @@ def _run(argv: Sequence[str]) -> int:
     except RecursionError:
         return fail("the input is nested too deeply", None, 1)
     except Exception as error:
+        if (known := _report_click(error)) is not None:
+            return known
         if os.environ.get("CLINVK_DEBUG"):
             raise
         return fail(
@@ -99,6 +97,53 @@ def _run(argv: Sequence[str]) -> int:
             "this is a bug in clinvk; set CLINVK_DEBUG=1 for a traceback, and report it",
             1,
         )
+
+
+def _run_command(argv: Sequence[str]) -> Any:
+    prompt = None
+    if argv and argv[0] not in COMMANDS and argv[0] not in ALIASES:
+        # A command does not need it.
+        from clinvk.cmd.options.quick import read_quickly
+
+        prompt = read_quickly(argv, (*COMMANDS, *ALIASES))
+    if prompt is None:
+        return root().main(list(argv), prog_name="clinvk", standalone_mode=False)
+    # Most commands do not ask anything.
+    from msgspec.structs import asdict
+
+    # Most commands do not ask anything.
+    from clinvk.cmd.ask import Asked, ask
+    from clinvk.cmd.options.json_errors import with_json_errors
+
+    def run(**_: Any) -> int:
+        commands = (*COMMANDS, *ALIASES)
+        asked = Asked(flags=prompt.flags, words=prompt.words, commands=commands, **prompt.choosing)
+        return ask(asked)
+
+    return with_json_errors(run)(**asdict(prompt.flags))
+
+
+def _report_click(error: Exception) -> int | None:
+    """The exit code for an exception of click, which is reported; None for another one."""
+    typer = sys.modules.get("typer")
+    if typer is None:  # the command line was read without it
+        return None
+    if isinstance(error, typer.Abort):
+        return fail("cancelled", None, 7)
+    if not isinstance(error, click_exception()):
+        return None
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group alone: its help is the answer
+        print(_message(error))
+        return 0
+    return _fail_usage(error)
+
+
+def click_exception() -> type[Exception]:
+    """Click's own exceptions come with typer, under a name that differs between its releases."""
+    import typer  # a third of the start
+
+    found: type[Exception] = typer.BadParameter.__mro__[2]
+    return found
 
 
 def fail(message: str, hint: str | None, code: int) -> int:

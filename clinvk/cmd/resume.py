@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clinvk.cmd.app import LITERAL_MARK, new_app
+from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_json_errors
 from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
+from clinvk.cmd.options.words import LITERAL_MARK
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.session_ref import SessionById
 from clinvk.terminal import printer

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from clinvk.cmd.drive.signals import cancel_reason, watch_signals
-from clinvk.cmd.options.request import OutputOptions
+from clinvk.cmd.options.reading import OutputOptions
 from clinvk.cmd.views.turn import TurnViewer, shorten_value
 from clinvk.cmd.views.viewers import create_turn_viewer
 from clinvk.config.schema import Loaded

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from msgspec import Struct
 
-from clinvk.cmd.options.turn import TurnOptions
+# A command's parameter `options: TurnOptions = FROM_TABLE` stands for all of them.
+TurnOptions = Mapping[str, Any]
+FROM_TABLE: TurnOptions = MappingProxyType({})
 
 
 class PromptFlags(Struct, frozen=True, kw_only=True):

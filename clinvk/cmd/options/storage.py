@@ -5,40 +5,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import typer
 from msgspec.structs import replace
 
-from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
 from clinvk.config.schema import Loaded
 from clinvk.errors import UsageError
 from clinvk.text.addresses import mask_password
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-OPTIONS = {
-    "storage_backend": Annotated[
-        str | None,
-        typer.Option(
-            "--storage-backend",
-            metavar="STORE",
-            help="Where sessions are stored: file, sqlite or redis://HOST.",
-        ),
-    ],
-    "storage_path": Annotated[
-        Path | None,
-        typer.Option(
-            "--storage-path", metavar="PATH", help="Directory or SQLite file of the store."
-        ),
-    ],
-}
-
 _storage_options: ContextVar[tuple[str | None, Path | None]] = ContextVar(
     "storage", default=(None, None)
 )
+
+
+@cache
+def storage_flags() -> dict[str, Any]:
+    """The types of the two parameters, as typer wants them."""
+    import typer  # a plain prompt is read without it
+
+    return {
+        "storage_backend": Annotated[
+            str | None,
+            typer.Option(
+                "--storage-backend",
+                metavar="STORE",
+                help="Where sessions are stored: file, sqlite or redis://HOST.",
+            ),
+        ],
+        "storage_path": Annotated[
+            Path | None,
+            typer.Option(
+                "--storage-path", metavar="PATH", help="Directory or SQLite file of the store."
+            ),
+        ],
+    }
 
 
 def with_storage_options(command: F) -> F:
@@ -46,14 +50,17 @@ def with_storage_options(command: F) -> F:
 
     @wraps(command)
     def wrapper(*args: Any, **params: Any) -> Any:
-        backend, path = (params.pop(name, None) for name in OPTIONS)
+        backend, path = (params.pop(name, None) for name in ("storage_backend", "storage_path"))
         before = _storage_options.set((backend, path))
         try:
             return command(*args, **params)
         finally:
             _storage_options.reset(before)
 
-    more = [new_parameter(name, hint) for name, hint in OPTIONS.items()]
+    # A plain prompt is read without signatures.
+    from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
+
+    more = [new_parameter(name, hint) for name, hint in storage_flags().items()]
     set_parameters(wrapper, [*parameters_of(command), *more])
     return wrapper  # type: ignore[return-value]
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from clinvk.cmd.options.completions import complete_models, complete_tags, complete_words
 from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
+from clinvk.cmd.options.prompt_flags import FROM_TABLE, TurnOptions
 from clinvk.model.option_table import OPTIONS, Option
 
-F = TypeVar("F", bound=Callable[..., Any])
+__all__ = ["FROM_TABLE", "OF_ANY_BACKEND", "OF_RUNS", "TurnOptions", "flag_of", "with_turn_options"]
 
-# A command's parameter `options: TurnOptions = FROM_TABLE` stands for all of them.
-TurnOptions = Mapping[str, Any]
-FROM_TABLE: TurnOptions = MappingProxyType({})
+F = TypeVar("F", bound=Callable[..., Any])
 
 COMPLETIONS: Mapping[str, Any] = {"model": complete_models, "tags": complete_tags}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from clinvk.cmd.app import LazyGroup
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clinvk.cmd.app import LazyGroup
 
 COMMANDS = {
     "list": ("sessions.list", "List sessions, most recently used first."),
@@ -29,4 +32,6 @@ COMMANDS = {
 
 
 def group() -> LazyGroup:
+    from clinvk.cmd.app import LazyGroup  # typer: not needed for the names of the commands
+
     return LazyGroup("sessions", "Find, read, change and move sessions.", COMMANDS)

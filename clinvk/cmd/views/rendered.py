@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from clinvk.cmd.options.request import OutputOptions
+from clinvk.cmd.options.reading import OutputOptions
 from clinvk.cmd.views.turn import TextViewer, hear_signals
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Event, Text

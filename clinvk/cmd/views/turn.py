@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from clinvk.cmd.options.request import OutputOptions
+from clinvk.cmd.options.reading import OutputOptions
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thinking, Tool
 from clinvk.model.result import Result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clinvk.cmd.options.request import OutputOptions
+from clinvk.cmd.options.reading import OutputOptions
 from clinvk.cmd.views.turn import JsonViewer, StreamViewer, TextViewer, TurnViewer
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.terminal.printer import Printer, wants_rendering

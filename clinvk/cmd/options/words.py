@@ -1,0 +1,11 @@
+"""How the words of a command line are marked, for all that read it."""
+
+from __future__ import annotations
+
+ASKED_WITHOUT_COMMAND = "clinvk.no_command"  # the prompt is the first word, with no `ask` before it
+LITERAL_MARK = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
+PASSTHROUGH_KEY = "clinvk.behind_dashes"  # the words after `--`, for the backend
+
+
+class OutputClosed(Exception):  # noqa: N818 - reads as what it says
+    """The reader of stdout has closed it."""
