@@ -31,6 +31,7 @@ EVENTS: dict[str, Event] = {
     "tool_result": events.ToolResult(id="1", ok=True, output=["x"]),
     "denied": events.Denied(id="1", name="Bash", input={}, reason="no"),
     "notice": events.Notice(message="a"),
+    "rate_limit": events.RateLimit(retry_at=MOMENT, window="five_hour", model="m"),
     "finished": events.Finished(text="a", usage=Usage(1, 2), cost=0.5, structured=[1]),
     "failed": events.Failed(kind="limit", message="a", hint="b", retry_at=MOMENT, status=429,
                             usage=Usage(1, 2), cost=0.5),

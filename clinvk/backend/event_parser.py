@@ -318,14 +318,17 @@ def _is_number(value: Any) -> bool:
 
 
 def _to_time(value: Any) -> datetime | None:
-    """A time from seconds since 1970 or from RFC 3339."""
+    """A time from seconds or milliseconds since 1970, or from RFC 3339."""
     # Only for a rate limit that names a time.
     from datetime import UTC
 
     try:
+        if isinstance(value, str) and re.fullmatch(r"\d{9,}(\.\d+)?", value):
+            value = float(value)
         if _is_number(value):
-            return datetime.fromtimestamp(value, UTC)
-        return datetime.fromisoformat(str(value))
+            return datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC)
+        moment = datetime.fromisoformat(str(value))
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError):
         return None
 
@@ -339,9 +342,16 @@ _CONVERT: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("", "model"): _to_text,
     ("", "reason"): _to_text,
     ("", "ok"): bool,
+    ("", "reached"): bool,
+    ("", "window"): _to_text,
     ("", "retry_at"): _to_time,
     ("", "status"): lambda value: value if _is_number(value) else None,
 }
+
+
+# Lines of stderr, or of a message, about a limit of something else: an MCP server's, a disk's.
+_OF_OTHERS = re.compile(r"[^\n]*(?:\b|_|r)mcp(?:\b|_)[^\n]*", re.IGNORECASE)
+_DISK_QUOTA = re.compile(r"\bEDQUOT\b:?|\bdisk quota( exceeded)?", re.IGNORECASE)
 
 
 def classify_failure(
@@ -352,38 +362,75 @@ def classify_failure(
     status: int | None = None,
     code: int | None = None,
     retry_at: datetime | None = None,
+    limit: messages.RateLimit | None = None,
+    zone: str | None = None,
     now: datetime | None = None,
 ) -> Failure:
-    """The kind of a failure, by the manifest's rules, and when to retry."""
-    from clinvk.backend.retry_after import parse_retry_at  # only on the way to an error
+    """The kind of a failure, by the manifest's rules, and when to retry.
 
-    patterns, slow = Patterns(manifest.source), None
-    text = f"{_ends_of(message)}\n{stderr}"
-    for rule in manifest.errors:
-        try:
-            applies = _matches_rule(rule, text, status, code, patterns)
-        except ConfigError as error:
-            slow = slow or f"the kind of this failure could not be determined: {error}"
-            continue
-        if applies:
-            when = retry_at
-            if rule.kind == "limit" and when is None:
-                when = parse_retry_at(text, now=now)
-            return Failure(rule.kind, message, rule.hint, when, status)
-    return Failure("backend", message, slow, retry_at, status)
+    What the CLI reports in fields decides: the HTTP status, and `limit`, its last report of a rate
+    limit. Then its message, its exit code, and `stderr`, which is passed only if the CLI reported
+    no failure in its events. `zone` is the time zone of the CLI, if its environment names one."""
+    patterns = Patterns(manifest.source)
+    texts = [_ends_of(message), stderr]
+    rule, slow = _find_rule(manifest, texts, status, code, patterns)
+    if limit is not None and status in (None, 429) and (rule is None or rule.kind in _UNCERTAIN):
+        rule = next((r for r in manifest.errors if r.kind == "limit"), ErrorRule("limit"))
+    if rule is None:
+        return Failure("backend", message, slow, retry_at, status)
+    if rule.kind != "limit":
+        return Failure(rule.kind, message, rule.hint, retry_at, status, rule.wait_factor)
+    # Only at a rate limit.
+    from clinvk.backend.retry_after import find_zone, parse_retry_at
+
+    named = retry_at or (limit.retry_at if limit else None)
+    if named is None:
+        there = find_zone(zone)
+        found = (parse_retry_at(_about_limits(t), now=now, zone=there) for t in texts)
+        named = next((moment for moment in found if moment), None)
+    return Failure("limit", message, rule.hint, named, status)
+
+
+_UNCERTAIN = ("limit", "server", "backend")  # kinds of a message that a reported limit overrules
+
+
+def _find_rule(
+    manifest: Manifest, texts: list[str], status: int | None, code: int | None, patterns: Patterns
+) -> tuple[ErrorRule | None, str | None]:
+    """The rule of a failure, and a pattern that took too long."""
+    slow = None
+    if status is not None:
+        for rule in manifest.errors:
+            if status in rule.status:
+                return rule, None
+    for number, text in enumerate(texts):
+        for rule in manifest.errors:
+            if rule.match is None:
+                continue
+            try:
+                if patterns.search(rule.match, _text_for(rule, text, is_stderr=number > 0)):
+                    return rule, None
+            except ConfigError as error:
+                slow = slow or f"the kind of this failure could not be determined: {error}"
+        if number == 0:
+            for rule in manifest.errors:
+                if code is not None and code in rule.exit_code:
+                    return rule, None
+    return None, slow
+
+
+def _text_for(rule: ErrorRule, text: str, *, is_stderr: bool) -> str:
+    if rule.kind == "limit":
+        return _about_limits(text)
+    return _OF_OTHERS.sub("", text) if is_stderr else text
+
+
+def _about_limits(text: str) -> str:
+    """The text without what it says about limits of others."""
+    return _DISK_QUOTA.sub("", _OF_OTHERS.sub("", text))
 
 
 def _ends_of(message: str) -> str:
     """The message, or the beginning and end of a long one."""
     half = LOOKED_AT // 2
     return message if len(message) <= LOOKED_AT else f"{message[:half]}\n{message[-half:]}"
-
-
-def _matches_rule(
-    rule: ErrorRule, text: str, status: int | None, code: int | None, patterns: Patterns
-) -> bool:
-    if status is not None and status in rule.status:
-        return True
-    if code is not None and code in rule.exit_code:
-        return True
-    return rule.match is not None and patterns.search(rule.match, text)

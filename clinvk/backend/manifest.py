@@ -20,7 +20,7 @@ from clinvk.text.typed import ShapeError, build_struct, format_path
 
 EVENTS = (
     "started", "delta", "text", "thinking", "tool", "tool_result",
-    "denied", "notice", "finished", "failed", "unfinished", "nothing",
+    "denied", "notice", "rate_limit", "finished", "failed", "unfinished", "nothing",
 )  # fmt: skip
 
 
@@ -48,13 +48,15 @@ class EventRule(Struct, frozen=True):
 
 
 class ErrorRule(Struct, frozen=True):
-    """Classifies a failure by its HTTP status, or by words in its message or on stderr."""
+    """Classifies a failure by its HTTP status, by words in its message, by the exit code, or, if
+    the CLI has reported no failure, by words on stderr."""
 
     kind: Literal["auth", "limit", "server", "session", "backend", "config", "denied"]
     status: list[int] = []
     exit_code: list[int] = []
     match: str | None = None  # a regular expression, case ignored
     hint: str | None = None
+    wait_factor: float = 1.0  # how much longer than usual to wait before a retry
 
 
 class EscapeRule(Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from clinvk.model.events import (
     Failed,
     Finished,
     Notice,
+    RateLimit,
     Started,
     Text,
     Thinking,
@@ -68,6 +70,7 @@ class TurnFold:
         self._blocks: list[str] = []
         self._pieces: list[str] = []  # of the current block
         self._last_notice = ""
+        self.limit: RateLimit | None = None  # a rate limit that was reached, as last reported
 
     @property
     def has_begun(self) -> bool:
@@ -79,8 +82,8 @@ class TurnFold:
         self.stop_reason = self.stop_reason or reason
 
     def add(self, event: Event) -> Event | None:
-        """Fold one event in. Returns the event to show; None if it ends the turn, because the last
-        event depends on the exit code."""
+        """Fold one event in. Returns the event to show; None if there is none yet: the last event
+        depends on the exit code."""
         match event:
             case Delta():
                 self._pieces.append(event.text)
@@ -97,6 +100,9 @@ class TurnFold:
                 self._close_block()
             case Notice():
                 self._last_notice = event.message
+            case RateLimit():
+                self.limit = event if event.reached else None
+                return event if event.reached else None
             case Denied():
                 event = self._with_tool_name(event)
                 self.denied.append(Denial(event.name, event.input, event.reason))
@@ -215,10 +221,14 @@ class TurnFold:
         terminal, manifest, stderr, code = self.terminal, self.plan.manifest, end.stderr, end.code
         if self.plan.resumes and end.native_id not in (None, self.plan.resumes):
             return self._wrong_session_failure(end.native_id or "")
+        classify = partial(
+            classify_failure, manifest, limit=self.limit, zone=self.plan.command.env.get("TZ")
+        )
         if isinstance(terminal, Failed):
-            return classify_failure(
-                manifest, sanitize(terminal.message) or self._last_notice or f"{manifest.name} failed",
-                stderr=stderr, status=terminal.status, code=code, retry_at=terminal.retry_at,
+            message = sanitize(terminal.message) or self._last_notice
+            return classify(
+                message or f"{manifest.name} failed", stderr="" if message else stderr,
+                status=terminal.status, code=code, retry_at=terminal.retry_at,
             )  # fmt: skip
         said = self._message_on_stderr(stderr) or _shorten_output("\n".join(end.noise))
         if isinstance(terminal, Finished) and end.unfinished is not None:
@@ -229,22 +239,24 @@ class TurnFold:
             message = (
                 f"{manifest.name} reported success but exited with {_describe_exit_code(code)}"
             )
-            return classify_failure(
-                manifest, _append_detail(message, said), stderr=stderr, code=code
-            )
+            failure = classify_failure(manifest, message, stderr=stderr, code=code)
+            return replace(failure, message=_append_detail(message, said))
         if code == 0 and end.unfinished is not None:
             return self._unfinished_failure(end.unfinished)
         if code == 0:
             message = f"{manifest.name} exited without reporting success or failure"
             if end.skipped_lines:
                 message += f"; a line of more than {LONGEST:,} bytes was skipped"
+            if self.limit is not None:
+                return classify(message)
             return Failure(
                 "incomplete",
                 _append_detail(message, said),
                 "its answer may be incomplete; try again",
             )
         message = said or f"{manifest.name} exited with {_describe_exit_code(code)} without output"
-        return classify_failure(manifest, message, stderr=stderr, code=code)
+        failure = classify("", stderr=stderr or "\n".join(end.noise), code=code)
+        return replace(failure, message=message)
 
     def _message_on_stderr(self, stderr: str) -> str:
         """The error message on stderr, if the manifest says where it is; otherwise all of it,

@@ -12,7 +12,7 @@ from clinvk.model.result import Failure
 # Failures that may pass: server errors (5xx, overloaded) and a cut stream. Without a login, or with
 # an invalid option, a retry would only fail again.
 TRANSIENT_KINDS = ("server", "incomplete")
-MAX_RETRY_DELAY = 60.0  # seconds between two attempts at a task
+MAX_RETRY_DELAY = 60.0  # seconds between two attempts at a task, times the failure's factor
 MAX_LIMIT_PAUSE = 900.0  # seconds between two checks of a rate limit whose end is unknown
 CLOCK_MARGIN = 1.0  # seconds after the time that a provider names, since its clock may differ
 
@@ -21,9 +21,14 @@ def is_transient(failure: Failure | None) -> bool:
     return failure is not None and failure.kind in TRANSIENT_KINDS
 
 
-def backoff_seconds(delay: float, tries: int, rng: random.Random) -> float:
-    """Seconds to wait after `tries` attempts: doubling, with jitter so that tasks do not align."""
-    return min(MAX_RETRY_DELAY, delay * _power_of_two(tries - 1)) * rng.uniform(0.5, 1.5)
+def backoff_seconds(
+    delay: float, tries: int, rng: random.Random, failure: Failure | None = None
+) -> float:
+    """Seconds to wait after `tries` attempts: doubling, with jitter so that tasks do not align;
+    longer after a failure such as a model without capacity."""
+    factor = failure.wait_factor if failure else 1.0
+    seconds = min(MAX_RETRY_DELAY, delay * _power_of_two(tries - 1))
+    return seconds * factor * rng.uniform(0.5, 1.5)
 
 
 class Pause(Struct, frozen=True):

@@ -299,7 +299,7 @@ class Scheduler:
         """Return the task to the queue after a delay."""
         i = outcome.index
         self._retry_counts[i] = tries = self._retry_counts.get(i, 0) + 1
-        seconds = backoff.backoff_seconds(self.rules.retry_delay, tries, self.rng)
+        seconds = backoff.backoff_seconds(self.rules.retry_delay, tries, self.rng, outcome.error)
         until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC)
         self._retry_times[i] = anyio.current_time() + seconds
         return Change(kind="retry", outcome=replace(outcome, state="queued"), until=until)

@@ -89,6 +89,16 @@ class Notice(Event, frozen=True, kw_only=True):
     message: str = ""
 
 
+class RateLimit(Event, frozen=True, kw_only=True):
+    """A report on a rate limit: `reached`, or not any longer. It does not end the turn."""
+
+    type: ClassVar[str] = "rate_limit"
+    reached: bool = True
+    retry_at: datetime | None = None  # its end
+    window: str | None = None  # which limit, if there are several: "five_hour"
+    model: str | None = None  # the only model that it applies to
+
+
 class Finished(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "finished"
     text: str | None = None
@@ -111,7 +121,7 @@ class Failed(Event, frozen=True, kw_only=True):
 EVENT_TYPES: dict[str, type[Event]] = {
     cls.type: cls
     for cls in (
-        Started, Delta, Text, Thinking, Tool, ToolResult, Denied, Notice, Finished, Failed,
+        Started, Delta, Text, Thinking, Tool, ToolResult, Denied, Notice, RateLimit, Finished, Failed,
     )
 }  # fmt: skip
 

@@ -49,6 +49,7 @@ class Failure(Struct, frozen=True):
     hint: str | None = None
     retry_at: datetime | None = None
     status: int | None = None  # HTTP, if the backend reported it
+    wait_factor: float = 1.0  # how much longer than usual to wait before a retry
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -5,18 +5,50 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 
-_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d|)")
+_UNITS = {
+    "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9,
+}  # fmt: skip
+# Each unit as it is written, the longest first, since "m" also begins "ms".
+_UNIT = (
+    r"(?P<ms>milliseconds?|millis|msecs?|ms)|(?P<us>microseconds?|[uµμ]s)|(?P<ns>nanoseconds?|ns)|"
+    r"(?P<w>weeks?|wks?|w)|(?P<d>days?|d)|(?P<h>hours?|hrs?|h)|(?P<m>minutes?|mins?|m)|"
+    r"(?P<s>seconds?|secs?|s)"
+)
+_PLAIN_UNIT = re.sub(r"\?P<\w+>", "?:", _UNIT)
+_NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+|an?(?=\s))"
+_PART = re.compile(rf"(?P<number>{_NUMBER})\s*(?:{_UNIT})(?![a-z])", re.IGNORECASE)
+# A duration in a text: `2h39m52s`, `373.8ms`, `5 days 23 hours`, `1 hour and 30 minutes`.
+SPAN = re.compile(
+    rf"(?:(?>{_NUMBER}\s*(?:{_PLAIN_UNIT})(?![a-z])))"
+    rf"(?:(?:\s*,)?\s*(?:and\s+)?(?>{_NUMBER}\s*(?:{_PLAIN_UNIT})(?![a-z])))*",
+    re.IGNORECASE,
+)
+
+
+_OPTION = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:s|m|min|h|d)(?![a-z])\s*)+")  # of the user's
+_UNIT_NAMES = ("ms", "us", "ns", "w", "d", "h", "m", "s")
 
 
 def parse_duration(text: str | float) -> float:
-    """`90`, `"90s"`, `"1.5m"`, `"2h"`, `"1d"` in seconds. Raises `ValueError` for anything
+    """`90`, `"90s"`, `"1.5m"`, `"2h"`, `"1h30m"` in seconds. Raises `ValueError` for anything
     else, and for 0."""
-    found = _DURATION.fullmatch(str(text).strip().lower())
-    value = float(found.group(1)) * _UNITS[found.group(2)] if found else 0.0
+    said = str(text).strip().lower()
+    plain = re.fullmatch(r"\d+(?:\.\d+)?", said)
+    value = float(said) if plain else span_seconds(said) if _OPTION.fullmatch(said) else 0.0
     if not 0 < value < 1e9:
         raise ValueError(f"invalid duration {text!r}; use e.g. 90, 90s, 5m or 2h")
     return value
+
+
+def span_seconds(text: str) -> float:
+    """The seconds of a duration that `SPAN` matches."""
+    return sum(_part_seconds(found) for found in _PART.finditer(text))
+
+
+def _part_seconds(found: re.Match[str]) -> float:
+    number = found.group("number")
+    unit = next(name for name in _UNIT_NAMES if found.group(name))
+    return (1.0 if number.lower() in ("a", "an") else float(number)) * _UNITS[unit]
 
 
 def format_duration(value: float) -> str:
@@ -50,5 +82,5 @@ def format_age(moment: datetime, now: datetime | None = None) -> str:
     seconds = max(0, int(((now or datetime.now(UTC)) - moment).total_seconds()))
     for unit in ("d", "h", "m"):
         if seconds >= _UNITS[unit]:
-            return f"{seconds // _UNITS[unit]}{unit} ago"
+            return f"{int(seconds // _UNITS[unit])}{unit} ago"
     return "just now" if seconds < 5 else f"{seconds}s ago"
