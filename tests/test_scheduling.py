@@ -2,6 +2,7 @@
 
 import errno
 import math
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from clinvk.model.usage import Usage
 from clinvk.plans import parse
 from clinvk.plans.parse import Defaults
 from clinvk.plans.preflight import Preflight
+from clinvk.process import wall_clock
+from clinvk.process.wall_clock import Clock
 from clinvk.testing import FakeExecutor, Reply
 from tests.conftest import PROJECT
 
@@ -389,3 +392,48 @@ def test_neither_the_scheduler_nor_an_attempt_knows_how_a_request_is_run():
     for name in ("scheduler", "attempt"):
         text = (PROJECT / "clinvk" / "engine" / f"{name}.py").read_text()
         assert "clinvk.dispatch" not in text
+
+
+# A machine that is suspended
+
+
+class SuspendedMachine:
+    """Clocks of a machine that is suspended for hours while the loop's clock stands still."""
+
+    def __init__(self) -> None:
+        self.asleep = 0.0
+
+    def clock(self, *, boottime: bool = True, wall: bool = True) -> Clock:
+        return Clock(
+            lambda: time.time() + self.asleep * wall,
+            lambda: time.monotonic() + self.asleep * boottime,
+        )
+
+
+@pytest.mark.parametrize(("boottime", "wall"), [(True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_limit_that_ended_while_the_machine_was_suspended_is_over(
+    named: bool, boottime: bool, wall: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Either clock may miss it: one is set, the other one does not exist on every system."""
+    monkeypatch.setattr(wall_clock, "LONGEST_SLEEP", 0.02)
+    machine = SuspendedMachine()
+    until = datetime.now(UTC) + timedelta(hours=3) if named else None
+    fake = FakeExecutor([Failure("limit", "usage limit", retry_at=until), "yes"])
+    plan = plan_of(["p"], max_wait="4h", limit_wait="10m")
+    found = Run(fake, plan)
+    found.scheduler = Scheduler(
+        fake, plan, [Preflight(backend="fake")], found.outcomes,
+        run_id=None, journal=None, output_of=lambda _: "", observe=found.changes.append,
+        clock=machine.clock(boottime=boottime, wall=wall),
+    )  # fmt: skip
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(found)
+        await anyio.sleep(0.1)
+        assert found.states == ["queued"]
+        machine.asleep = 4 * 3600
+    assert found.states == ["done"]
+
+
+async def test_no_wait_for_a_limit_is_longer_than_a_minute_on_the_clock_of_the_loop():
+    assert wall_clock.LONGEST_SLEEP <= 60

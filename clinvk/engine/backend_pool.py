@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import random
 
-import anyio
 from msgspec.structs import replace
 
 from clinvk.engine import backoff
 from clinvk.model.plan import Rules
 from clinvk.model.result import Failure
+from clinvk.process import wall_clock
 from clinvk.text import duration
 
 
 class BackendPool:
-    """The backends of one run. Times are in seconds on the clock of the event loop."""
+    """The backends of one run."""
 
-    def __init__(self, rules: Rules, rng: random.Random) -> None:
+    def __init__(
+        self, rules: Rules, rng: random.Random, clock: wall_clock.Clock = wall_clock.SYSTEM
+    ) -> None:
         self.rules = rules
+        self.clock = clock
         self.limits = rules.limits
         self.rng = rng
         self._busy: dict[str, int] = {}  # backend: number of running tasks
@@ -45,7 +48,7 @@ class BackendPool:
 
     def is_paused(self, backend: str) -> bool:
         pause = self._pauses.get(backend)
-        return backend in self._closed or (pause is not None and pause.until > anyio.current_time())
+        return backend in self._closed or (pause is not None and self._left(pause) > 0)
 
     def is_closed_for_good(self, backend: str) -> bool:
         """Whether its tasks will not run: it is not waited for, and no other backend takes them."""
@@ -70,14 +73,19 @@ class BackendPool:
 
     def end_expired_pauses(self) -> None:
         """Remove expired pauses. Their number is only reset after a success."""
-        now = anyio.current_time()
-        for backend in [b for b, p in self._pauses.items() if p.until <= now]:
+        for backend in [b for b, p in self._pauses.items() if self._left(p) <= 0]:
             self._pauses[backend] = replace(self._pauses[backend], until=float("-inf"))
 
-    def pause_ends(self) -> list[float]:
-        """The times at which the pauses end that are waited for."""
-        waited = (p for b, p in self._pauses.items() if b not in self._closed)
-        return [p.until for p in waited if p.until > 0]
+    def seconds_until_a_pause_ends(self) -> float | None:
+        """How long to wait before looking again for the end of a pause; None without one that is
+        waited for. Never long, since the machine may be suspended meanwhile."""
+        waited = (self._left(p) for b, p in self._pauses.items() if b not in self._closed)
+        left = [seconds for seconds in waited if seconds > float("-inf")]
+        return min(wall_clock.LONGEST_SLEEP, max(0.0, min(left))) if left else None
+
+    def _left(self, pause: backoff.Pause) -> float:
+        """Seconds until it ends; 0 or less if it has ended."""
+        return self.clock.left(pause.ends_at, pause.until)
 
     def record_success(self, backend: str) -> None:
         """A turn succeeded. One that started before the rate limit does not prove that it is
@@ -87,27 +95,30 @@ class BackendPool:
 
     def record_limit(self, backend: str, failure: Failure) -> backoff.Pause:
         """Pause the backend for a while, or close it; returns the pause."""
-        limits, now = self.limits, anyio.current_time()
+        limits, now = self.limits, self.clock.since_boot()
         known = self._pauses.get(backend)
-        if known is None or known.until <= now or failure.retry_at is not None:
-            count = known.count if known and known.until <= now else 0
-            pause = backoff.pause_after_limit(failure, count, limits.first_wait, now, self.rng)
+        has_ended = known is not None and self._left(known) <= 0
+        if known is None or has_ended or failure.retry_at is not None:
+            count = known.count if known and has_ended else 0
+            pause = backoff.pause_after_limit(
+                failure, count, limits.first_wait, now, self.rng, wall=self.clock.now()
+            )
             if known is None or pause.until > known.until:  # of two limits the longer one counts
                 self._pauses[backend] = known = pause
         if limits.action == "fail":
             self._closed.add(backend)
         else:
-            self._close_if_too_long(backend, now)
+            self._close_if_too_long(backend)
         return known
 
-    def _close_if_too_long(self, backend: str, now: float) -> None:
+    def _close_if_too_long(self, backend: str) -> None:
         """Close it if its pause is too long and no other backend can take over; then also those
         that were only waited for because they could be switched to it."""
         longest = self.limits.max_wait
         if longest is None:
             return
         for name in (backend, *self._pauses):
-            if self._pauses[name].until - now > longest and not self._can_switch(name):
+            if self._left(self._pauses[name]) > longest and not self._can_switch(name):
                 self._closed.add(name)
 
     def _can_switch(self, backend: str) -> bool:

@@ -35,18 +35,25 @@ class Pause(Struct, frozen=True):
     """A pause of a backend. `count` is the number of pauses in a row without a success between
     them."""
 
-    until: float  # on the clock of the event loop
+    until: float  # in seconds since the machine was started
     ends_at: datetime  # the same, as a date and time
     count: int
 
 
 def pause_after_limit(
-    failure: Failure, previous_pauses: int, first_wait: float, now: float, rng: random.Random
+    failure: Failure,
+    previous_pauses: int,
+    first_wait: float,
+    now: float,
+    rng: random.Random,
+    *,
+    wall: float | None = None,
 ) -> Pause:
-    """The pause after a rate limit, the `before + 1`th in a row: until the time that the provider
-    names, otherwise growing."""
-    wall = datetime.now(UTC)
-    left = (failure.retry_at - wall).total_seconds() if failure.retry_at else None
+    """The pause after a rate limit, the `previous_pauses + 1`th in a row: until the time that the
+    provider names, otherwise growing. `now` is in seconds since the machine was started, `wall`
+    since 1970; None: the time of day."""
+    wall_time = datetime.now(UTC) if wall is None else datetime.fromtimestamp(wall, UTC)
+    left = (failure.retry_at - wall_time).total_seconds() if failure.retry_at else None
     # A time in the past, named repeatedly, means nothing: a clock is wrong.
     known = left is not None and (left > 0 or previous_pauses == 0)
     if left is not None and known:
@@ -55,7 +62,7 @@ def pause_after_limit(
         seconds = min(MAX_LIMIT_PAUSE, first_wait * _power_of_two(previous_pauses)) * rng.uniform(
             0.9, 1.1
         )
-    at = datetime.fromtimestamp(wall.timestamp() + seconds, UTC)
+    at = datetime.fromtimestamp(wall_time.timestamp() + seconds, UTC)
     return Pause(now + seconds, at, previous_pauses + 1)
 
 

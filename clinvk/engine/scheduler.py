@@ -32,6 +32,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.plans import halt as halting
 from clinvk.plans.preflight import Preflight
+from clinvk.process import wall_clock
 from clinvk.process.groups import raise_first
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Scheduler:
         observe: Callable[[Change], None] = lambda _: None,
         rng: random.Random | None = None,
         most: int | None = None,
+        clock: wall_clock.Clock = wall_clock.SYSTEM,
     ) -> None:
         """`most` is how many tasks this machine can run at a time, if that is known."""
         self.executor = executor
@@ -86,7 +88,7 @@ class Scheduler:
         self._retry_times: dict[
             int, float
         ] = {}  # the same, for tasks whose attempt is not recorded yet
-        self._backends = BackendPool(plan.rules, self.rng)
+        self._backends = BackendPool(plan.rules, self.rng, clock)
         self._requests = RequestBuilder(plan, preflights, outcomes, output_of, run_id)
         self._budget = BudgetTracker(plan.rules.budget, outcomes)
         self._graph = TaskGraph(plan.tasks, [o.state for o in outcomes])
@@ -169,7 +171,8 @@ class Scheduler:
         if self.end_reason is not None:
             return None
         moments = [self._delayed[0][0]] if self._delayed else []
-        moments += self._backends.pause_ends()
+        if (seconds := self._backends.seconds_until_a_pause_ends()) is not None:
+            moments.append(anyio.current_time() + seconds)
         waiting = any(self._queues.values()) or self._delayed
         return min(moments) if moments and waiting else None
 
