@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from clinvk.backend import cleanup
-from clinvk.backend.cleanup import delete_native_session
+from clinvk.backend.files import cleanup
+from clinvk.backend.files.cleanup import delete_native_session
 from clinvk.backend.manifest import parse_manifest
 from clinvk.disk.reading import LARGEST
 from clinvk.errors import ConfigError

@@ -10,8 +10,8 @@ import anyio
 import pytest
 import yaml
 
-from clinvk.backend import login_lock as login_locks
-from clinvk.backend.login_lock import login_lock
+from clinvk.backend.files import login_lock as login_locks
+from clinvk.backend.files.login_lock import login_lock
 from clinvk.backend.manifest import Manifest, parse_manifest
 
 pytestmark = pytest.mark.anyio
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 HOLD = """
 import anyio, sys
 from pathlib import Path
-from clinvk.backend.login_lock import login_lock
+from clinvk.backend.files.login_lock import login_lock
 from clinvk.backend.manifest import parse_manifest
 
 async def hold():

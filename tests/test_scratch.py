@@ -4,7 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from clinvk.backend import tempfiles
+from clinvk.backend.files import tempfiles
 from tests.conftest import CommandLine, Home, wait_for
 from tests.needs import need_root
 

@@ -416,7 +416,7 @@ def _since_last_answer(messages: list[Message]) -> list[Message]:
 def _usage(usage: Usage | None) -> CompletionUsage | None:
     if usage is None:
         return None
-    return CompletionUsage(usage.input, usage.output, usage.total)
+    return CompletionUsage(usage.input or 0, usage.output or 0, usage.total or 0)
 
 
 def _data(value: Any) -> Any:

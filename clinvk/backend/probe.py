@@ -16,7 +16,7 @@ from msgspec import Struct
 from clinvk import __version__
 from clinvk.backend import catalog as catalogs
 from clinvk.backend.command_line import changed_env
-from clinvk.backend.login_lock import login_files
+from clinvk.backend.files.login_lock import login_files
 from clinvk.backend.manifest import Manifest, capabilities
 from clinvk.config.schema import Loaded
 from clinvk.errors import ClinvkError, NotInstalledError

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from clinvk.backend import native, permissions, tempfiles
+from clinvk.backend import native, permissions
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.command_line import build_command
+from clinvk.backend.files import tempfiles
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting, resolve_settings, stored_options, supported_settings
 from clinvk.backend.selection import BackendSelector
@@ -379,7 +380,7 @@ async def _start_turn(
     import signal
 
     # Anyio, 45 ms: needed only once something runs.
-    from clinvk.backend import login_lock
+    from clinvk.backend.files import login_lock
     from clinvk.process import child as process  # anyio: only once something is to run
 
     recorder = None

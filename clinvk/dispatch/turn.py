@@ -317,7 +317,7 @@ class Turn:
         """Delete what the CLI saved of an ephemeral run, if it has no option to save nothing."""
         if self.plan.command.removals and self.native_id:
             # Only for an ephemeral turn of some backends.
-            from clinvk.backend.cleanup import delete_native_session
+            from clinvk.backend.files.cleanup import delete_native_session
 
             manifest = self.plan.manifest
             try:

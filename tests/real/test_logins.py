@@ -19,7 +19,7 @@ import anyio
 import pytest
 
 from clinvk.backend import catalog
-from clinvk.backend.login_lock import login_lock
+from clinvk.backend.files.login_lock import login_lock
 from clinvk.config.paths import built_in_manifests
 from tests.real.user import User, result, unique
 
