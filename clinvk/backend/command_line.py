@@ -170,7 +170,11 @@ def explain_unsupported(
             return None
         can = ["default", *manifest.options.get(name, ())]
         what = f"{spelled} {value}" if spelled else f"{name} {value!r}"
+        if reason := manifest.missing.get(f"{name}.{value}") or manifest.missing.get(name):
+            return f"{manifest.name} cannot enforce {what}: {reason}"
         return f"{manifest.name} cannot enforce {what} (supported: {', '.join(can)})"
+    if name not in manifest.options and name in manifest.missing:
+        return f"{manifest.name} does not support {spelled or name}: {manifest.missing[name]}"
     if name not in manifest.options:
         if spelled:
             return f"{manifest.name} does not support {spelled}"

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct, field, to_builtins
 from msgspec.structs import replace
 
+from clinvk.backend.versions.number import is_older, parse_version
 from clinvk.errors import ConfigError
 from clinvk.model.option_table import CHOICES
 from clinvk.text import values, yaml
@@ -103,6 +104,30 @@ class LoginSpec(Struct, frozen=True):
     )
 
 
+class VersionRange(Struct, frozen=True):
+    """The versions of the CLI that the manifest was tested with."""
+
+    oldest: str | None = None
+    newest: str | None = None
+
+
+class VersionChange(Struct, frozen=True):
+    """What is different in some versions. Keys replace those of the manifest; null removes one."""
+
+    below: str | None = None  # in versions before this one
+    since: str | None = None  # in this version and later ones
+    why: str | None = None
+    argv: dict[str, list[str] | None] = {}
+    env: dict[str, str | None] = {}
+    prompt: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    ephemeral: EphemeralSpec | None = None
+
+    def applies_to(self, version: str) -> bool:
+        is_before = self.below is None or is_older(version, self.below)
+        return is_before and (self.since is None or not is_older(version, self.since))
+
+
 class NativeIdSource(Struct, frozen=True):
     """Where the CLI leaves the id of its session, if not in an event: on stderr, or in a file."""
 
@@ -118,6 +143,8 @@ class Manifest(Struct, frozen=True):
     title: str = ""
     install: str | None = None
     version: list[str] = field(default_factory=lambda: ["--version"])
+    versions: VersionRange = field(default_factory=VersionRange)
+    by_version: list[VersionChange] = []
     env: dict[str, str | None] = {}
     prompt: PromptSpec = field(default_factory=PromptSpec)
     options: dict[str, Any] = {}
@@ -135,6 +162,8 @@ class Manifest(Struct, frozen=True):
     login: LoginSpec = field(default_factory=LoginSpec)
     notes: list[str] = []
     source: str = ""  # the file
+    # Options that the installed version lacks, each with the reason; see `for_version`.
+    missing: dict[str, str] = {}
 
     @property
     def resumes(self) -> bool:
@@ -159,8 +188,56 @@ def parse_manifest(text: str | bytes, source: Path) -> Manifest:
     return replace(manifest, options=options)
 
 
+def for_version(manifest: Manifest, version: str) -> Manifest:
+    """The manifest as it applies to this version of the CLI. Raises `ConfigError`."""
+    for i, change in enumerate(manifest.by_version):
+        if change.applies_to(version):
+            manifest = for_change(manifest, change, i, version)
+    return manifest
+
+
+def for_change(
+    manifest: Manifest, change: VersionChange, number: int = 0, version: str = ""
+) -> Manifest:
+    """The manifest with one of its changes, whose number is for messages. Raises
+    `ConfigError`."""
+    path = ("by_version", number)
+    since = f"since {change.below}" if change.below else f"before {change.since}"
+    reason = f"{manifest.name} has it {since}, and this is {version}"
+    options, missing = dict(manifest.options), dict(manifest.missing)
+    try:
+        for name, value in change.options.items():
+            if name in CHOICES and isinstance(value, Mapping):
+                mine = {k: v for k, v in value.items() if v is not None}
+                lost = [k for k, v in value.items() if v is None]
+                new = dict(_option_effects({name: mine}, path))[name]
+                kept = {k: v for k, v in options.get(name, {}).items() if k not in lost}
+                options[name] = kept | new
+                missing |= {f"{name}.{k}": reason for k in lost}
+            elif value is None:
+                options.pop(name, None)
+                missing[name] = reason
+            else:
+                options[name] = dict(_option_effects({name: value}, path))[name]
+        prompt = build_struct(
+            PromptSpec, {**to_builtins(manifest.prompt), **change.prompt}, (*path, "prompt")
+        )
+    except ShapeError as error:
+        raise _manifest_error(manifest, str(error)) from error
+    argv = {k: v for k, v in {**manifest.argv, **change.argv}.items() if v is not None}
+    env = {**manifest.env, **change.env}
+    changed = replace(
+        manifest, argv=argv, env=env, options=options, prompt=prompt, missing=missing,
+        ephemeral=change.ephemeral or manifest.ephemeral,
+    )  # fmt: skip
+    _check(changed)
+    return changed
+
+
 def check_expressions(manifest: Manifest) -> None:
     """Compile every rule, so that an error is found here and not in the middle of a run."""
+    for i, change in enumerate(manifest.by_version):
+        for_change(manifest, change, i)
     from clinvk.backend.expression import (  # jmespath: see design note
         ExpressionError,
         compile_expression,
@@ -173,10 +250,12 @@ def check_expressions(manifest: Manifest) -> None:
             raise _manifest_error(manifest, f"{format_path(place)}: {error}") from error
 
 
-def _option_effects(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _option_effects(
+    options: Mapping[str, Any], where: tuple[str | int, ...] = ()
+) -> Iterator[tuple[str, Any]]:
     """The effect of each option; those with fixed values have one per value."""
     for name, value in options.items():
-        path = ("options", name)
+        path = (*where, "options", name)
         if name in CHOICES:
             if not isinstance(value, Mapping):
                 raise ShapeError(path, f"expected some of: {', '.join(CHOICES[name])}")
@@ -188,7 +267,7 @@ def _option_effects(options: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, _effect(value, path)
 
 
-def _effect(value: Any, path: tuple[str, ...]) -> OptionEffect:
+def _effect(value: Any, path: tuple[str | int, ...]) -> OptionEffect:
     return build_struct(OptionEffect, {"argv": value} if isinstance(value, list) else value, path)
 
 
@@ -212,6 +291,8 @@ def _check(manifest: Manifest) -> None:
             manifest,
             "ephemeral.remove: missing key 'native_id': the pattern that an id has to match",
         )
+    if problem := _versions_problem(manifest):
+        raise _manifest_error(manifest, problem)
     if problem := _state_problem(manifest):
         raise _manifest_error(manifest, problem)
     patterns = [("native_id", manifest.native_id), ("stderr_message", manifest.stderr_message)]
@@ -229,6 +310,25 @@ def _check(manifest: Manifest) -> None:
             re.compile(pattern or "")
         except (re.error, RecursionError, OverflowError) as error:
             raise _manifest_error(manifest, f"{where}: {error}") from error
+
+
+def _versions_problem(manifest: Manifest) -> str | None:
+    """What is wrong with the versions."""
+    given = [("versions.oldest", manifest.versions.oldest)]
+    given.append(("versions.newest", manifest.versions.newest))
+    for i, change in enumerate(manifest.by_version):
+        if change.below is None and change.since is None:
+            return f"by_version[{i}]: missing key 'below' or 'since'"
+        given += [
+            (f"by_version[{i}].below", change.below),
+            (f"by_version[{i}].since", change.since),
+        ]
+    for where, version in given:
+        try:
+            parse_version(version or "0")
+        except ValueError as error:
+            return f"{where}: {error}"
+    return None
 
 
 def _state_problem(manifest: Manifest) -> str | None:

@@ -18,6 +18,7 @@ from clinvk.backend import catalog as catalogs
 from clinvk.backend.command_line import changed_env
 from clinvk.backend.files.login_lock import login_files
 from clinvk.backend.manifest import Manifest, capabilities
+from clinvk.backend.versions.installed import describe_range, remember_version
 from clinvk.config.schema import Loaded
 from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.process.child import start
@@ -26,7 +27,8 @@ from clinvk.process.marker import new_marker
 from clinvk.process.tree import ProcessTree
 from clinvk.text.sanitize import one_line
 
-VERSION_TIMEOUT = 20  # seconds for a `--version`
+VERSION_TIMEOUT = 20.0  # seconds for a `--version`
+ASKED_TIMEOUT = 5.0  # seconds for it before a prompt, which can be sent without knowing it
 
 
 class BackendStatus(Struct, frozen=True):
@@ -102,15 +104,25 @@ async def probe_backend(
     except NotInstalledError:
         return BackendStatus(name, "not installed", advice=manifest.install)
     version, problem = await _read_version(manifest, path, its_env)
+    number = remember_version(path, version, config.home)
     login = _login_state(manifest, its_env)
     return BackendStatus(
         name, "broken" if problem else "installed", path, version, login,
-        tuple(capabilities(manifest)), problem or (manifest.login.hint if login == "no" else None),
+        tuple(capabilities(manifest)),
+        problem or (manifest.login.hint if login == "no" else describe_range(manifest, number)),
     )  # fmt: skip
 
 
+async def ask_version(
+    manifest: Manifest, program: str, env: Mapping[str, str], home: Path
+) -> str | None:
+    """Ask a program for its version and remember it; None if it does not tell soon."""
+    version, _ = await _read_version(manifest, program, dict(env), ASKED_TIMEOUT)
+    return remember_version(program, version, home)
+
+
 async def _read_version(
-    manifest: Manifest, path: str, env: dict[str, str]
+    manifest: Manifest, path: str, env: dict[str, str], seconds: float = VERSION_TIMEOUT
 ) -> tuple[str | None, str | None]:
     """The version that it prints, or an error."""
     if manifest.command == "$python":
@@ -121,23 +133,23 @@ async def _read_version(
     )  # fmt: skip
     asked = " ".join(manifest.version)
     try:
-        code, printed = await _run_program(command)
+        code, printed = await _run_program(command, seconds)
     except ClinvkError as error:
         return None, error.message
     except TimeoutError:
-        return None, f"no answer to {asked} within {VERSION_TIMEOUT} s"
+        return None, f"no answer to {asked} within {seconds:g} s"
     if code != 0:
         return None, f"{asked} exits with code {code}"
     numbered = [line for line in printed if any(c.isdigit() for c in line)]  # after warnings
     return one_line((numbered or printed or ["-"])[0]), None
 
 
-async def _run_program(command: Command) -> tuple[int, list[str]]:
+async def _run_program(command: Command, seconds: float) -> tuple[int, list[str]]:
     """The exit code of a program and the lines that it prints. All that it started is stopped."""
     began, marker = time.time(), new_marker(command.env)
     printed: list[bytes] = []
     try:
-        with anyio.fail_after(VERSION_TIMEOUT):
+        with anyio.fail_after(seconds):
             async with start(command, marker, stop_signal=signal.SIGTERM) as child:
                 while (lines := await child.lines()) is not None:
                     printed += lines

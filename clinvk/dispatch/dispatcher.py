@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from clinvk.backend.files import tempfiles
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting, resolve_settings, stored_options, supported_settings
 from clinvk.backend.selection import BackendSelector
+from clinvk.backend.versions.installed import VersionNeeded, fitting_manifest
 from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
@@ -111,12 +112,13 @@ class Dispatcher(Closing):
         _check_request(request)
         marker = new_marker(self.env)
         if request.ephemeral:
-            async with _start_turn(self, self._plan(request, None), marker, None) as run:
+            plan = await self._plan_when_known(no_calls, request, None)
+            async with _start_turn(self, plan, marker, None) as run:
                 yield run
             return
         calls = StoreCalls(self.store)
         session = await calls(lambda: self.sessions.find(request))
-        plan = await calls(lambda: self._plan(request, session))
+        plan = await self._plan_when_known(calls, request, session)
         new = session is None
         if session is None:
             session = await self._create_session(plan, calls)
@@ -132,7 +134,7 @@ class Dispatcher(Closing):
                 plan = (
                     replace(plan, session=session)
                     if new
-                    else await calls(lambda: self._plan(request, current))
+                    else await self._plan_when_known(calls, request, current)
                 )
                 async with _start_turn(self, plan, marker, calls, new=new) as run:
                     begun = True
@@ -151,9 +153,27 @@ class Dispatcher(Closing):
     def plan(self, request: Request) -> TurnPlan:
         """What `stream` would do; nothing is started, locked or written."""
         _check_request(request)
-        return self._plan(request, None if request.ephemeral else self.sessions.find(request))
+        session = None if request.ephemeral else self.sessions.find(request)
+        try:
+            return self._plan(request, session)
+        except VersionNeeded:  # assume the newest
+            return self._plan(request, session, ask=False)
 
-    def _plan(self, request: Request, session: Session | None) -> TurnPlan:
+    async def _plan_when_known(
+        self, calls: Callable[[Callable[[], TurnPlan]], Awaitable[TurnPlan]], *args: Any
+    ) -> TurnPlan:
+        """`_plan`; if it depends on the version of the CLI, that is asked first."""
+        try:
+            return await calls(partial(self._plan, *args))
+        except VersionNeeded as needed:
+            # Only for some options of a CLI whose version is not known yet.
+            from clinvk.backend.probe import ask_version
+
+            env = self.selector.child_env(needed.manifest.name)
+            await ask_version(needed.manifest, needed.program, env, self.config.home)
+        return await calls(partial(self._plan, *args))
+
+    def _plan(self, request: Request, session: Session | None, *, ask: bool = True) -> TurnPlan:
         if not request.prompt.strip():
             raise UsageError("the prompt is empty", 'try: clinvk "explain this directory"')
         choice = self.selector.select(
@@ -165,6 +185,11 @@ class Dispatcher(Closing):
         forks = parent.native_ids[manifest.name] if parent else None
         wanted, permitted = self._wanted(request, session, manifest.name)
         prompt, carried = self._build_prompt(request, session, manifest, native_id or forks, wanted)
+        if manifest.by_version and ask:
+            manifest = fitting_manifest(
+                manifest, choice.program, self.config.home, options=wanted, prompt=prompt,
+                ephemeral=request.ephemeral, expand=request.expand,
+            )  # fmt: skip
         begun = self._begun(session, wanted) if session and native_id else None
         settings, dropped = supported_settings(
             wanted, manifest, lenient=request.lenient, first_turn_options=begun
@@ -200,8 +225,9 @@ class Dispatcher(Closing):
         owner = parent or session
         before = owner.totals.get(native_id or forks or "", {}) if owner else {}
         return TurnPlan(
-            request, manifest, session, native_id, forks, before, settings, command, timeout, said
-        )
+            request, manifest, session, native_id, forks, before, settings, command, timeout, said,
+            self.config.home,
+        )  # fmt: skip
 
     def _begun(self, session: Session, wanted: Mapping[str, Setting]) -> dict[str, Any]:
         """The options that the native session was started with. A value that was stored without its
@@ -421,6 +447,11 @@ def _state(plan: TurnPlan, home: Path) -> Iterator[None]:
             native.remove_state(home, name, command.new_id)
         elif before not in (None, command.new_id):
             native.remove_state(home, name, before or "")
+
+
+async def no_calls(function: Callable[[], TurnPlan]) -> TurnPlan:
+    """Call it on the event loop: without a session, nothing is read from a store."""
+    return function()
 
 
 def _check_request(request: Request) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from clinvk.dispatch.recorder import Recorder
     from clinvk.dispatch.turn_plan import TurnPlan
 
+VERSION_KINDS = ("backend", "config", "incomplete", "schema")  # failures that a version can explain
+
 REFUSED_KINDS = (
     "auth",
     "limit",
@@ -259,10 +261,27 @@ class Turn:
             skipped_lines=bool(self._child.skipped),
             seconds=time.monotonic() - self._started_at,
         )
-        result = self._fold.finish(end)
+        result = self._with_version(self._fold.finish(end))
         result = await self._record(result, self._fold.transcript or result.text)
         self._events.append(self._fold.last_event(result))
         self._result = result
+
+    def _with_version(self, result: Result) -> Result:
+        """The result; if it failed for reasons that a version can have, its hint says which version
+        of the CLI that was, unless its manifest was tested with it."""
+        error, home = result.error, self.plan.home
+        if error is None or error.kind not in VERSION_KINDS or home is None:
+            return result
+        # Only for an error.
+        from clinvk.backend.versions.installed import describe_range, known_version
+
+        known = known_version(self.plan.command.argv[0], home)
+        said = describe_range(self.plan.manifest, known.version if known else None)
+        if said is None:
+            return result
+        return replace(
+            result, error=replace(error, hint="; ".join(filter(None, (error.hint, said))))
+        )
 
     def _begun_id(self, code: int) -> str | None:
         """The native id that clinvk chose, if the CLI has begun that session."""

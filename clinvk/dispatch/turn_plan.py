@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -26,3 +27,4 @@ class TurnPlan(Struct, frozen=True):
     command: Command
     timeout: float | None  # seconds
     notices: tuple[str, ...]
+    home: Path | None = None  # the directory of clinvk
