@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from clinvk.cmd.main import root
+from clinvk.cmd.usage import task_keys
 from clinvk.config.schema import BackendConfig, UnifiedFlags
 from clinvk.model.option_table import FLAGS, OPTIONS, Option, options_in
 from clinvk.plans.schema import TaskEntry
@@ -153,3 +154,14 @@ def test_the_page_of_tasks_has_each_key_of_an_option() -> None:
     named = re.findall(r"`(\w+)`", row)
 
     assert set(named) - {"backend"} == {o.name for o in OPTIONS if o.task_key and o.flag}
+
+
+def test_the_page_of_tasks_has_each_key_of_the_help_and_no_other() -> None:
+    page = (PROJECT / "docs" / "parallel.md").read_text(encoding="utf-8")
+    synonyms = {key for option in OPTIONS for key in option.task_keys if key != option.name}
+    for title, keys in task_keys.sections("clinvk parallel"):
+        table = page.split(f"| {title.lower().replace('keys', 'key')} | |")[1]
+        rows = table.partition("\n\n")[0].splitlines()[2:]
+        named = [key for row in rows for key in re.findall(r"`(\w+)`", row.split(" | ")[0])]
+        known = [key for names, _ in keys for key in names.split(", ")]
+        assert sorted(named) == sorted({*known} - (synonyms - {*named}))
