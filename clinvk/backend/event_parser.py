@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from clinvk.backend.expression import Evaluate, compile_expression, is_truthy
@@ -26,14 +27,14 @@ LOOKED_AT = 65_536  # characters of a message that are searched for the patterns
 
 # Fields that a rule may set in addition to those of the event: the turn's share of a cumulative
 # value is the difference to the last one; a value of the whole session is the turn's in its first
-# turn.
+# turn. If a turn has several results, each has its own share.
 SILENT = ("nothing", "unfinished")  # rules that make no event
 TOTAL_FIELDS = ("usage_total", "cost_total")
 # Fields that a rule may set with any event, also with none: the turn's share is the sum of all
 # lines; the last name of model and session counts.
 NOTED_FIELDS = ("usage_add", "cost_add", "model", "native_id")
-EXTRA_FIELDS = {"finished": ("native_id", "denied", "cost_first", *TOTAL_FIELDS),
-          "failed": ("native_id", "denied", "cost_first", *TOTAL_FIELDS)}  # fmt: skip
+_EXTRA = ("native_id", "denied", "usage_first", "cost_first", *TOTAL_FIELDS)
+EXTRA_FIELDS = {"finished": _EXTRA, "failed": _EXTRA}
 
 
 class EventParser:
@@ -51,6 +52,9 @@ class EventParser:
         self.steps = Steps()  # since the last event that reported success or failure
         self.totals: dict[str, Any] = {}
         self.noise: list[str] = []  # a few of the lines that were not JSON
+        self._message_id: str | None = None  # of the message that is being printed
+        self._counted_usage = Usage()  # of the results so far
+        self._counted_cost = 0.0
         self._index = _index_of(_SameList(manifest.events))
         self._lines: list[bytes] = []  # lines of an `output: json|text` backend
         self._size = 0  # their size in bytes
@@ -124,6 +128,8 @@ class EventParser:
                 return
 
     def _emit_all(self, rule: _CompiledRule, data: Any, raw: Any, events: list[Event]) -> None:
+        if rule.message_id is not None and isinstance(found := rule.message_id(data), str):
+            self._message_id = found
         if rule.noted:
             self._note(rule, data)
         if rule.emit and rule.emit not in SILENT:
@@ -154,7 +160,7 @@ class EventParser:
             self.native_id = native_id = str(native_id)
         if rule.emit in EXTRA_FIELDS:
             extras = {name: values.pop(name, None) for name in EXTRA_FIELDS[rule.emit]}
-            usage = self._usage(values.get("usage"), extras["usage_total"])
+            usage = self._usage(values.get("usage"), extras)
             cost = self._cost(values.get("cost"), extras)
             steps, self.steps, self.unfinished = self.steps, Steps(), None
             values["usage"] = usage or (None if steps.usage.is_unknown else steps.usage)
@@ -166,35 +172,66 @@ class EventParser:
         if cls is messages.Delta:  # the most frequent one
             text = values.get("text")
             if isinstance(text, str) and text:
-                yield messages.Delta(text=text, raw=raw)
+                yield messages.Delta(text=text, message_id=self._message_id, raw=raw)
             return
+        if cls is messages.Text:
+            values["message_id"] = self._message_id
         yield cls(**_convert_values(cls, values), raw=raw)
 
-    def _usage(self, own: Any, total: Any) -> Usage | None:
-        if usage := _to_usage(own):
-            return usage
-        if not isinstance(total, dict) or (now := Usage.from_json(total)).is_unknown:
+    def _usage(self, own: Any, extras: dict[str, Any]) -> Usage | None:
+        usage = self._own_usage(own, extras["usage_first"])
+        if usage is None and isinstance(extras["usage_total"], dict):
+            usage = self._share_of_total(Usage.from_json(extras["usage_total"]))
+        if usage is not None:
+            self._counted_usage += usage
+        return usage
+
+    def _own_usage(self, own: Any, of_first_turn: Any) -> Usage | None:
+        """The usage since the last result: of two figures the larger one, since the CLI left
+        something out of the other."""
+        found = [_to_usage(own)]
+        if self.is_first_turn and (whole := _to_usage(of_first_turn)):
+            counted = self._counted_usage
+            share = whole if counted.is_unknown else whole - counted
+            found += [share] if min(share.input or 0, share.output or 0) >= 0 else []
+        return max(filter(None, found), key=lambda usage: usage.counted, default=None)
+
+    def _share_of_total(self, now: Usage) -> Usage | None:
+        if now.is_unknown:
             return None
+        before = self.previous_totals.get("usage")
+        is_first = self.is_first_turn and "usage" not in self.totals
         self.totals["usage"] = now.to_json()
-        if self.is_first_turn:
+        self.previous_totals = {**self.previous_totals, "usage": now.to_json()}
+        if is_first:
             return now
-        if "usage" not in self.previous_totals:
+        if before is None:
             return None
-        used = now - Usage.from_json(self.previous_totals["usage"])
+        used = now - Usage.from_json(before)
         return used if min(used.input or 0, used.output or 0) >= 0 else None
 
     def _cost(self, own: Any, extras: dict[str, Any]) -> float | None:
+        cost = self._cost_since(own, extras)
+        self._counted_cost += cost or 0.0
+        return cost
+
+    def _cost_since(self, own: Any, extras: dict[str, Any]) -> float | None:
+        """The cost since the last result."""
         if _is_number(own):
             return float(own)
         if self.is_first_turn and _is_number(extras["cost_first"]):
-            return float(extras["cost_first"])
+            cost = float(extras["cost_first"])
+            # A sum never shrinks: a smaller one is that of the last result alone.
+            return cost if cost < self._counted_cost else cost - self._counted_cost
         total = extras["cost_total"]
         if not _is_number(total):
             return None
-        self.totals["cost"] = total
-        if self.is_first_turn:
-            return float(total)
         before = self.previous_totals.get("cost")
+        is_first = self.is_first_turn and "cost" not in self.totals
+        self.totals["cost"] = total
+        self.previous_totals = {**self.previous_totals, "cost": total}
+        if is_first:
+            return float(total)
         return float(total) - before if before is not None and total >= before else None
 
 
@@ -232,16 +269,17 @@ def _to_usage(figures: Any) -> Usage | None:
 
 
 class _CompiledRule:
-    __slots__ = ("each", "emit", "inner", "key", "noted", "set", "when")
+    __slots__ = ("each", "emit", "inner", "key", "message_id", "noted", "set", "when")
 
     def __init__(self, rule: EventRule) -> None:
         self.emit = rule.emit
         self.when = compile_expression(rule.when) if rule.when else None
         self.each: Evaluate | None = compile_expression(rule.each) if rule.each else None
-        values = [(name, compile_expression(text)) for name, text in rule.set.items()]
+        by_name = {name: compile_expression(text) for name, text in rule.set.items()}
+        self.message_id = by_name.pop("message_id", None)
         noted = noted_fields(rule.emit)
-        self.noted: list[tuple[str, Evaluate]] = [v for v in values if v[0] in noted]
-        self.set: list[tuple[str, Evaluate]] = [v for v in values if v[0] not in noted]
+        self.noted: list[tuple[str, Evaluate]] = [v for v in by_name.items() if v[0] in noted]
+        self.set: list[tuple[str, Evaluate]] = [v for v in by_name.items() if v[0] not in noted]
         if rule.emit == "unfinished" and not self.noted:
             self.noted = [("message", lambda _: None)]
         self.inner = _RuleIndex(rule.events) if rule.events else None
@@ -344,6 +382,8 @@ _CONVERT: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("", "ok"): bool,
     ("", "reached"): bool,
     ("", "window"): _to_text,
+    ("", "incomplete"): lambda value: _to_text(value) if is_truthy(value) else UNSET,
+    ("", "turns"): lambda value: int(value) if _is_number(value) else None,
     ("", "retry_at"): _to_time,
     ("", "status"): lambda value: value if _is_number(value) else None,
 }

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from clinvk.backend.event_parser import classify_failure
 from clinvk.backend.patterns import Patterns
+from clinvk.dispatch.answer_blocks import AnswerBlocks
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import ConfigError
 from clinvk.model.events import (
@@ -67,15 +68,17 @@ class TurnFold:
         # A native id that the record does not have yet; set to None once it is recorded.
         self.unrecorded_id: str | None = None
         self._tools: dict[str, Tool] = {}
-        self._blocks: list[str] = []
-        self._pieces: list[str] = []  # of the current block
+        self._blocks = AnswerBlocks()
+        self._answers: list[str] = []  # of the results so far: a turn may have several
+        self._is_answer_stated = False  # the last result states it
+        self._exit_excused = False  # its exit code is that of an error that does not count
         self._last_notice = ""
         self.limit: RateLimit | None = None  # a rate limit that was reached, as last reported
 
     @property
     def has_begun(self) -> bool:
         """Whether the CLI has begun a session or an answer."""
-        return self.has_started or bool(self._blocks or self._pieces)
+        return self.has_started or self._blocks.has_begun
 
     def stop(self, reason: Failure) -> None:
         """Make the turn fail for this reason, whatever its last events say."""
@@ -86,18 +89,17 @@ class TurnFold:
         depends on the exit code."""
         match event:
             case Delta():
-                self._pieces.append(event.text)
+                self._blocks.add_piece(event.text, event.message_id)
             case Text():
-                self._pieces = []
-                self._blocks.append(event.text)
+                self._blocks.add(event.text, event.message_id)
             case Started():
                 self._add_started(event)
             case Tool():
-                self._close_block()
+                self._blocks.close()
                 if event.id is not None:
                     self._tools[event.id] = event
             case Thinking() | ToolResult():
-                self._close_block()
+                self._blocks.close()
             case Notice():
                 self._last_notice = event.message
             case RateLimit():
@@ -106,6 +108,10 @@ class TurnFold:
             case Denied():
                 event = self._with_tool_name(event)
                 self.denied.append(Denial(event.name, event.input, event.reason))
+            case Failed() if event.turns == 0 and isinstance(self.terminal, Finished):
+                # It failed before it asked the model again: the answer is complete.
+                self._exit_excused = True
+                return Notice(message=f"after its answer: {event.message}", raw=event.raw)
             case Finished() | Failed():
                 self._add_terminal(event)
                 return None
@@ -121,18 +127,21 @@ class TurnFold:
 
     def finish(self, end: Exit) -> Result:
         """The result, now that the program has exited."""
-        self._close_block()
+        self._blocks.close()
         if self.native_id is None:
             self.native_id = end.native_id
         terminal = self.terminal
+        answers = self._answers or [self._blocks.last]
         structured = None
         if isinstance(terminal, Finished) and "schema" in self.plan.settings:
-            structured = _parse_structured(terminal.structured, terminal.text or self._last_block)
+            structured = _parse_structured(terminal.structured, answers)
         failure = self._find_failure(end, structured)
-        final = terminal.text if isinstance(terminal, Finished) else None
+        answer = "\n\n".join(answers)
+        if failure is not None and not self._is_answer_stated:
+            answer = self.transcript or answer
         return Result(
             ok=failure is None,
-            text=final or (self._last_block if failure is None else self.transcript),
+            text=answer,
             backend=self.plan.manifest.name,
             exit_code=exit_code(failure.kind, end.code) if failure else 0,
             session_id=self.plan.session.id if self.plan.session else None,
@@ -164,14 +173,30 @@ class TurnFold:
     @property
     def transcript(self) -> str:
         """The whole answer of the model, block by block."""
-        return "\n\n".join(block for block in self._blocks if block)
+        return self._blocks.transcript
 
     def _add_terminal(self, event: Finished | Failed) -> None:
-        """Fold in a final event: a failure stays one even if the CLI reports success later, but
-        usage counts."""
-        if isinstance(self.terminal, Failed) and isinstance(event, Finished):
-            event = replace(self.terminal, usage=event.usage, cost=event.cost)
+        """Fold in a result. Several are one turn: the later ones are about what it did in the
+        background. A failure stays one even if the CLI reports success later, but usage counts."""
+        before = self.terminal
+        if isinstance(event, Finished):
+            self._is_answer_stated = bool(event.text)
+            self._add_answer(self._blocks.complete(event.text))
+        elif isinstance(before, Finished):
+            self._is_answer_stated = False
+        if before is not None:
+            usage, cost = _add(before.usage, event.usage), _add(before.cost, event.cost)
+            if isinstance(before, Failed) and isinstance(event, Finished):
+                event = before
+            elif isinstance(before, Finished) and isinstance(event, Finished):
+                event = replace(event, structured=_either(event.structured, before.structured))
+            event = replace(event, usage=usage, cost=cost)
         self.terminal = event
+
+    def _add_answer(self, text: str) -> None:
+        """Add the answer of a result, unless an earlier one has the same."""
+        if text.strip() and text not in self._answers:
+            self._answers.append(text)
 
     def _with_tool_name(self, event: Denied) -> Denied:
         tool = self._tools.get(event.id or "")
@@ -209,11 +234,6 @@ class TurnFold:
             "the CLI has lost its session; start over from the transcript with --replay",
         )
 
-    def _close_block(self) -> None:
-        if self._pieces:
-            self._blocks.append("".join(self._pieces))
-            self._pieces = []
-
     def _find_failure(self, end: Exit, structured: Any) -> Failure | None:
         """Why it failed; None if the stream reported success and the exit code agrees."""
         if self.stop_reason is not None:
@@ -234,7 +254,12 @@ class TurnFold:
         if isinstance(terminal, Finished) and end.unfinished is not None:
             return self._unfinished_failure(end.unfinished)
         if isinstance(terminal, Finished):
-            if code == 0:
+            if terminal.incomplete:
+                return Failure(
+                    "incomplete",
+                    f"{manifest.name} stopped before it was done: {terminal.incomplete}",
+                )
+            if code == 0 or (code > 0 and self._exit_excused):
                 return self._denial_failure() or self._schema_failure(structured)
             message = (
                 f"{manifest.name} reported success but exited with {_describe_exit_code(code)}"
@@ -309,10 +334,6 @@ class TurnFold:
         )
         return next(filter(None, names), None)
 
-    @property
-    def _last_block(self) -> str:
-        return next((block for block in reversed(self._blocks) if block), "")
-
 
 def _add_usage(terminal: Finished | Failed | None, steps: Usage) -> Usage | None:
     """The usage that is known."""
@@ -320,14 +341,25 @@ def _add_usage(terminal: Finished | Failed | None, steps: Usage) -> Usage | None
     return None if total.is_unknown else total
 
 
-def _parse_structured(structured: Any, text: str) -> Any:
-    """The structured answer: as the CLI reported it, otherwise the text, if it is JSON."""
+def _parse_structured(structured: Any, answers: list[str]) -> Any:
+    """The structured answer: as the CLI reported it, otherwise the last text that is JSON."""
     if structured is not None:
         return structured
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    for text in reversed(answers):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def _either(a: Any, b: Any) -> Any:
+    return b if a is None else a
+
+
+def _add(a: Any, b: Any) -> Any:
+    """The sum of two figures; if one is unknown, the other."""
+    return _either(a, b) if a is None or b is None else a + b
 
 
 def _describe_exit_code(code: int) -> str:

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from clinvk.model.result import VERSION, plain
 from clinvk.model.usage import Usage
+
+# Fields that say how events belong together: the result depends on them, and no reader of events.
+INTERNAL = ("raw", "message_id", "turns")
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -28,8 +31,8 @@ class Event(Struct, frozen=True, kw_only=True):
         """One line of `-o stream-json`."""
         line: dict[str, Any] = {"version": VERSION, "type": self.type}
         for name in self.__struct_fields__:
-            if name != "raw":
-                line[name] = plain(getattr(self, name))
+            if name not in INTERNAL and (value := getattr(self, name)) is not UNSET:
+                line[name] = plain(value)
         if raw:
             line["raw"] = self.raw
         return line
@@ -46,11 +49,13 @@ class Delta(Event, frozen=True, kw_only=True):
 
     type: ClassVar[str] = "delta"
     text: str = ""
+    message_id: str | None = None  # of the message that it is a piece of
 
 
 class Text(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "text"
     text: str = ""
+    message_id: str | None = None  # several blocks of one message are one text
 
 
 class Thinking(Event, frozen=True, kw_only=True):
@@ -105,6 +110,7 @@ class Finished(Event, frozen=True, kw_only=True):
     usage: Usage | None = None
     cost: float | None = None  # US dollars, as the backend reported them
     structured: Any = None  # the answer to a schema
+    incomplete: str | UnsetType = UNSET  # why the turn is not done, although this is no failure
 
 
 class Failed(Event, frozen=True, kw_only=True):
@@ -116,6 +122,7 @@ class Failed(Event, frozen=True, kw_only=True):
     status: int | None = None
     usage: Usage | None = None
     cost: float | None = None
+    turns: int | None = None  # the model calls since the last result
 
 
 EVENT_TYPES: dict[str, type[Event]] = {

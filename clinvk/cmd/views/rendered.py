@@ -59,6 +59,7 @@ class RenderedViewer(TextViewer):
         self._has_text = False
 
     async def show(self, event: Event) -> None:
+        self._end_message(event)
         match event:
             case Delta():
                 self._add_text(event.text)
@@ -66,7 +67,9 @@ class RenderedViewer(TextViewer):
             case Text():
                 shown, self.shown_block = "".join(self.shown_block), []
                 self._add_text(event.text.removeprefix(shown))
-                self._add(self._end_block)
+                if event.message_id is None:
+                    self._add(self._end_block)
+                self._ended_id = event.message_id
             case _:
                 self._add(lambda: self._show_aside(event))
         while self._waiting > MAX_HELD and not (self.gave_up or self._error):
@@ -114,6 +117,9 @@ class RenderedViewer(TextViewer):
                 await self._draw()
             elif self._needs_drawing and time.monotonic() >= self._next_drawing:
                 await self._draw()
+
+    def _end_shown_block(self) -> None:
+        self._add(self._end_block)
 
     def _add_text(self, text: str) -> None:
         if text:

@@ -73,11 +73,13 @@ class TextViewer(TurnViewer):
         self.sanitizer = StreamSanitizer()
         self.shown_block: list[str] = []  # the deltas of the current block of the answer
         self.in_block = False  # some of it was shown
+        self._ended_id: str | None = None  # the message of the last block, which may continue it
         self.is_terminal = sys.stdout.isatty()
         self.at_line_start = True  # at the beginning of a line
         self.has_written = False
 
     async def show(self, event: Event) -> None:
+        self._end_message(event)
         match event:
             case Delta():
                 await self._write(event.text)
@@ -86,7 +88,9 @@ class TextViewer(TurnViewer):
                 # The whole block: print the part that its deltas have not shown yet.
                 shown, self.shown_block = "".join(self.shown_block), []
                 await self._write(event.text.removeprefix(shown))
-                self._newline()
+                if event.message_id is None:
+                    self._newline()
+                self._ended_id = event.message_id
             case Tool():
                 self._newline()
                 self.status.label = f"{self.plan.manifest.name}: {event.name}"
@@ -104,6 +108,16 @@ class TextViewer(TurnViewer):
                 self.printer.notice(event.message)
             case Failed():
                 self._newline()
+
+    def _end_message(self, event: Event) -> None:
+        """End the last block, unless the event is another part of the same message."""
+        ended_id, self._ended_id = self._ended_id, None
+        if ended_id is None or (isinstance(event, (Delta, Text)) and event.message_id == ended_id):
+            return
+        self._end_shown_block()
+
+    def _end_shown_block(self) -> None:
+        self._newline()
 
     async def end(self, result: Result) -> None:
         if not self.has_written:  # it arrived all at once, at the end
@@ -216,7 +230,11 @@ def print_failure(result: Result, printer: Printer) -> None:
     if error.retry_at is not None:
         when = error.retry_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
         hint = f"the rate limit ends at {when}" + (f"; {hint}" if hint else "")
-    if error.kind in ("timeout", "cancelled") and result.session_id and result.native_id:
+    if (
+        error.kind in ("timeout", "cancelled", "incomplete")
+        and result.session_id
+        and result.native_id
+    ):
         go_on = f'resume with: clinvk resume {result.session_id} "..."'
         hint = f"{hint}; {go_on}" if hint else go_on
     printer.error(f"{result.backend}: {error.message}", hint)

@@ -1,0 +1,299 @@
+"""What the CLIs report at the end of a turn, and what becomes of it: by the manifests themselves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clinvk.backend.event_parser import EventParser
+from clinvk.backend.manifest import parse_manifest
+from clinvk.backend.options import Setting
+from clinvk.config.paths import built_in_manifests
+from clinvk.dispatch.fold import Exit, TurnFold
+from clinvk.dispatch.turn_plan import TurnPlan
+from clinvk.model.events import Notice
+from clinvk.model.request import Request
+from clinvk.model.result import Result
+from clinvk.process.command import Command
+from tests.conftest import READ, CommandLine, Home, say, write_program
+from tests.recordings_expected import RECORDINGS
+
+COMMAND = Command(("fake",), {}, Path("/"), b"", {})
+INIT = {"type": "system", "subtype": "init", "session_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12}
+
+
+def path_of(name: str) -> Path:
+    return built_in_manifests() / f"{name}.yaml"
+
+
+def folded(
+    *lines: dict[str, Any], backend: str = "claude", code: int = 0, resumes: str | None = None,
+    schema: bool = False, notices: list[str] | None = None, totals: Any = None,
+) -> Result:  # fmt: skip
+    """The result of a program that prints these lines and exits."""
+    manifest = parse_manifest(path_of(backend).read_text(), path_of(backend))
+    settings = {"schema": Setting("{}", "flag")} if schema else {}
+    request = Request(prompt="p")
+    plan = TurnPlan(request, manifest, None, resumes, None, {}, settings, COMMAND, None, ())
+    parser = EventParser(manifest, is_first_turn=resumes is None, previous_totals=totals)
+    fold = TurnFold(plan)
+    for line in lines:
+        for event in parser.parse_line(json.dumps(line).encode()):
+            shown = fold.add(event)
+            if isinstance(shown, Notice) and notices is not None:
+                notices.append(shown.message)
+    return fold.finish(Exit(code=code, native_id=parser.native_id))
+
+
+def result_line(text: str = "done", used: tuple[int, int] | None = (100, 50), **more: Any) -> Any:
+    line: dict[str, Any] = {"type": "result", "subtype": "success", "is_error": False}
+    if used:
+        line["usage"] = {"input_tokens": used[0], "output_tokens": used[1]}
+    return line | {"result": text} | more
+
+
+def assistant(text: str, id_: str | None = "m1") -> dict[str, Any]:
+    message = {"content": [{"type": "text", "text": text}]} | ({"id": id_} if id_ else {})
+    return {"type": "assistant", "message": message}
+
+
+def by_model(**tokens: tuple[int, int]) -> dict[str, Any]:
+    return {
+        name: {"inputTokens": used[0], "outputTokens": used[1], "costUSD": 0.01}
+        for name, used in tokens.items()
+    }
+
+
+# Several results
+
+
+FIRST = result_line("the answer", structured_output={"a": 1}, total_cost_usd=0.10, num_turns=4)
+SECOND = result_line(
+    "task done", (10, 5), total_cost_usd=0.13,
+    model_usage_since_last_result={"opus": {"costUSD": 0.03}},
+)  # fmt: skip
+
+
+def test_several_results_are_one_turn():
+    result = folded(INIT, FIRST, SECOND, schema=True)
+
+    assert result.ok
+    assert result.text == "the answer\n\ntask done"
+    assert result.structured == {"a": 1}
+    assert (result.usage.input, result.usage.output, result.usage.total) == (110, 55, 165)
+    assert result.cost == pytest.approx(0.13)
+
+
+def test_a_sum_of_costs_is_counted_once_however_often_it_is_reported():
+    first, second = result_line(total_cost_usd=0.10), result_line("more", total_cost_usd=0.13)
+    assert folded(first, second).cost == pytest.approx(0.13)
+    assert folded(first, result_line("more", total_cost_usd=0.03)).cost == pytest.approx(0.13)
+    assert folded(first, second, resumes="x").cost is None  # it has no figure of its own
+
+
+def test_the_same_answer_twice_is_one_answer():
+    assert folded(result_line("yes"), result_line("yes")).text == "yes"
+    assert folded(result_line("yes"), result_line("")).text == "yes"
+    assert folded(result_line(""), result_line("yes")).text == "yes"
+    assert folded(result_line("yes, soon"), result_line("yes")).text == "yes, soon\n\nyes"
+
+
+def test_an_answer_as_json_is_found_in_either_result():
+    assert folded(result_line("[1]"), result_line("done"), schema=True).structured == [1]
+    assert folded(result_line("done"), result_line("[2]"), schema=True).structured == [2]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_an_error_without_a_model_call_after_the_answer_is_a_notice(code: int):
+    error = {
+        "type": "result",
+        "is_error": True,
+        "num_turns": 0,
+        "subtype": "error_during_execution",
+    }
+    notices: list[str] = []
+    result = folded(INIT, FIRST, error, code=code, notices=notices)
+    assert (result.ok, result.text, result.exit_code) == (True, "the answer", 0)
+    assert result.usage.total == 150
+    assert notices == ["after its answer: error_during_execution"]
+    assert not folded(INIT, error, FIRST, code=1).ok
+    assert not folded(INIT, error, code=1).ok
+
+
+def test_an_error_of_a_later_model_call_fails_the_turn_and_its_tokens_count():
+    error = result_line("Overloaded", (10, 5), is_error=True, api_error_status=529, num_turns=1)
+    result = folded(INIT, assistant("the answer"), FIRST, error, code=1)
+    assert (result.ok, result.error.kind, result.text) == (False, "server", "the answer")
+    assert result.usage.total == 165
+
+
+def test_two_turns_of_codex_in_one_process_are_counted_once():
+    def completed(tokens: tuple[int, int]) -> dict[str, Any]:
+        return {"type": "turn.completed", "usage": {"input_tokens": tokens[0], "output_tokens": tokens[1]}}  # fmt: skip
+
+    def message(text: str) -> dict[str, Any]:
+        return {"type": "item.completed", "item": {"type": "agent_message", "text": text}}
+
+    lines = (message("one"), completed((100, 10)), message("two"), completed((150, 25)))
+    result = folded(*lines, backend="codex")
+    assert (result.text, result.usage.input, result.usage.output) == ("one\n\ntwo", 150, 25)
+    before = {"usage": {"input": 90, "output": 5}}
+    result = folded(*lines, backend="codex", resumes="x", totals=before)
+    assert (result.usage.input, result.usage.output) == (60, 20)
+
+
+def test_the_recorded_results_of_a_background_task_add_up():
+    """claude 2.1.329: `usage` is that of each result, `modelUsage` and the cost add up."""
+    stdout = (RECORDINGS / "claude" / "background-task" / "stdout").read_text()
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    results = [line for line in lines if line["type"] == "result"]
+    assert [line["usage"]["input_tokens"] for line in results] == [140, 70]
+    sums = [sum(m["inputTokens"] for m in line["modelUsage"].values()) for line in results]
+    assert sums == [140, 210]
+    result = folded(*lines)
+    assert result.ok
+    assert (result.usage.input, result.usage.output) == (360, 27)
+    assert result.cost == pytest.approx(results[-1]["total_cost_usd"])
+
+
+# Subagents
+
+
+def test_the_tokens_of_subagents_count():
+    models = by_model(opus=(100, 10), haiku=(90_000, 4_000))
+    used = (100, 10)
+    assert folded(result_line("x", used, modelUsage=models)).usage.total == 94_110
+    assert folded(result_line("x", None, modelUsage=models)).usage.total == 94_110
+    since = result_line(
+        "x", used, model_usage_since_last_result=models, modelUsage=by_model(a=(1, 1))
+    )
+    assert folded(since).usage.total == 94_110
+    assert folded(since, resumes="x").usage.total == 94_110
+    # In an older session it has those of the turns before, too.
+    assert folded(result_line("x", used, modelUsage=models), resumes="x").usage.total == 110
+
+
+def test_what_models_read_from_a_cache_counts():
+    model = {"inputTokens": 5, "outputTokens": 7, "cacheReadInputTokens": 1000,
+             "cacheCreationInputTokens": 200, "thinkingTokens": 3}  # fmt: skip
+    usage = folded(result_line("x", (5, 7), model_usage_since_last_result={"m": model})).usage
+    assert (usage.input, usage.cached, usage.cache_write, usage.reasoning) == (1205, 1000, 200, 3)
+
+
+def test_without_any_figures_usage_and_cost_are_unknown():
+    result = folded(result_line("x", None))
+    assert (result.usage, result.cost) == (None, None)
+
+
+# An answer in several parts
+
+
+PARTS = ('{"verdict": "ok", ', '"why": "all of it"}')
+
+
+def test_an_answer_is_never_shorter_than_the_message_that_it_is_the_beginning_of():
+    whole = "".join(PARTS)
+    parts = [assistant(part) for part in PARTS]
+    for line in (PARTS[0], PARTS[0].rstrip(), "", whole):
+        result = folded(*parts, result_line(line), schema=True)
+        assert (result.text, result.structured["why"]) == (whole, "all of it")
+    other = [assistant("ok", "m1"), assistant("ok", "m2")]
+    assert folded(*other, result_line("ok")).text == "ok"
+    assert folded(*other, result_line("another")).text == "another"
+    assert folded(assistant("ok\n"), result_line("ok")).text == "ok"
+
+
+def test_pieces_that_no_block_repeats_are_part_of_the_answer():
+    start = {"type": "stream_event", "event": {"type": "message_start", "message": {"id": "m1"}}}
+
+    def piece(text: str) -> dict[str, Any]:
+        delta = {"type": "text_delta", "text": text}
+        return {"type": "stream_event", "event": {"type": "content_block_delta", "delta": delta}}
+
+    lines = (start, piece("one, "), assistant("one, "), piece("two"), result_line("one, "))
+    assert folded(*lines).text == "one, two"
+    subagent = piece("not for the user") | {"parent_tool_use_id": "t"}
+    assert folded(start, assistant("one"), subagent, result_line("one")).text == "one"
+
+
+def stub(home: Home, *lines: dict[str, Any], backend: str = "claude", then: str = "") -> None:
+    """The backend of that name, whose program prints these lines."""
+    program = home.path.parent / "fakes" / backend
+    write_program(program, READ + "".join(say(**line) for line in lines) + then)
+    manifest = yaml.safe_load(path_of(backend).read_text())
+    home.manifest(backend, {**manifest, "command": str(program)})
+
+
+def test_all_outputs_have_all_parts_of_an_answer(home: Home, clinvk: CommandLine):
+    whole = "".join(PARTS)
+    stub(home, INIT, *(assistant(part) for part in PARTS), result_line(PARTS[0]))
+
+    assert clinvk("-b", "claude", "hello").stdout == whole + "\n"
+    assert home.transcript()[-1]["content"] == whole
+    assert clinvk.json("-b", "claude", "-o", "json", "hello")["content"] == whole
+    last = clinvk("-b", "claude", "-o", "stream-json", "hello").stdout.splitlines()[-1]
+    assert json.loads(last)["content"] == whole
+    plan = {"tasks": [
+        {"name": "a", "prompt": "x", "backend": "claude"},
+        {"name": "b", "prompt": "{{tasks.a.output}}", "backend": "echo", "needs": ["a"]},
+    ]}  # fmt: skip
+    (home.work / "plan.json").write_text(json.dumps(plan))
+    run = clinvk.json("parallel", "plan.json", "-o", "json")
+    assert [whole in task["output"] for task in run["results"]] == [True, True]
+
+
+def test_blocks_of_different_messages_stay_apart_in_text(home: Home, clinvk: CommandLine):
+    stub(home, INIT, assistant("one", "m1"), assistant("two", "m2"), result_line("two"))
+    assert clinvk("-b", "claude", "hello").stdout == "one\n\ntwo\n"
+
+
+# A turn that stopped in the middle
+
+
+@pytest.mark.parametrize("reason", ["tool_use", "pause_turn", "max_tokens"])
+def test_a_success_that_stopped_in_the_middle_is_incomplete(reason: str):
+    result = folded(INIT, result_line("starting", stop_reason=reason, num_turns=9))
+    assert (result.ok, result.error.kind, result.exit_code) == (False, "incomplete", 1)
+    assert result.text == "starting"
+    assert reason in result.error.message
+    assert result.usage.total == 150
+
+
+def test_another_terminal_reason_than_completed_is_incomplete():
+    for reason in ("aborted_tools", "hook_stopped", "something new"):
+        result = folded(result_line(stop_reason="end_turn", terminal_reason=reason))
+        assert result.error.kind == "incomplete"
+        assert reason in result.error.message
+
+
+def test_an_ordinary_end_is_a_success():
+    for more in ({}, {"stop_reason": None}, {"stop_reason": "end_turn"},
+                 {"stop_reason": "stop_sequence", "terminal_reason": None},
+                 {"stop_reason": "end_turn", "terminal_reason": "completed"}):  # fmt: skip
+        assert folded(result_line(**more)).ok
+    # The tool is the one that takes the answer.
+    answered = result_line(stop_reason="tool_use", structured_output={})
+    assert folded(answered, schema=True).ok
+
+
+def test_the_last_result_says_whether_the_turn_is_complete():
+    stopped, ended = (
+        result_line("a", stop_reason="tool_use"),
+        result_line("b", stop_reason="end_turn"),
+    )
+    assert folded(stopped, ended).ok
+    assert folded(ended, stopped).error.kind == "incomplete"
+
+
+def test_a_session_that_stopped_in_the_middle_can_be_continued(home: Home, clinvk: CommandLine):
+    stub(home, INIT, result_line("starting", stop_reason="tool_use"))
+    done = clinvk("-b", "claude", "go")
+    assert (done.returncode, done.stdout) == (1, "starting\n")
+    assert "stop reason tool_use" in done.stderr
+    assert "clinvk resume" in done.stderr
+
+    stub(home, INIT, result_line("done", stop_reason="end_turn"))
+    assert clinvk("-c", "go on").stdout == "done\n"
+    assert len(home.ids()) == 1
