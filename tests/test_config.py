@@ -406,6 +406,7 @@ EFFECTS: dict[str, tuple[str, list[str], Any]] = {
 }  # fmt: skip
 ELSEWHERE = {
     "output.render": "test_rendering.py",
+    "unified_flags.exit_timeout_secs": "test_lingering.py",
     "session.auto_resume": "test_dispatcher.py",
     "session.retention_days": "test_cli.py",
     "parallel.max_workers": "test_parallel.py",

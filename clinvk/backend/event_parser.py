@@ -28,7 +28,7 @@ LOOKED_AT = 65_536  # characters of a message that are searched for the patterns
 # Fields that a rule may set in addition to those of the event: the turn's share of a cumulative
 # value is the difference to the last one; a value of the whole session is the turn's in its first
 # turn. If a turn has several results, each has its own share.
-SILENT = ("nothing", "unfinished")  # rules that make no event
+SILENT = ("nothing", "unfinished", "background")  # rules that make no event
 TOTAL_FIELDS = ("usage_total", "cost_total")
 # Fields that a rule may set with any event, also with none: the turn's share is the sum of all
 # lines; the last name of model and session counts.
@@ -52,12 +52,18 @@ class EventParser:
         self.steps = Steps()  # since the last event that reported success or failure
         self.totals: dict[str, Any] = {}
         self.noise: list[str] = []  # a few of the lines that were not JSON
+        self.background_tasks = 0  # that the CLI has reported to be running
         self._message_id: str | None = None  # of the message that is being printed
         self._counted_usage = Usage()  # of the results so far
         self._counted_cost = 0.0
         self._index = _index_of(_SameList(manifest.events))
         self._lines: list[bytes] = []  # lines of an `output: json|text` backend
         self._size = 0  # their size in bytes
+
+    @property
+    def size(self) -> int:
+        """The bytes that wait for the end of the output; 0 if each line is an event."""
+        return self._size
 
     def parse_line(self, line: bytes) -> list[Event]:
         """The events of one line of stdout."""
@@ -145,6 +151,9 @@ class EventParser:
         if rule.emit == "unfinished":
             message = said.get("message")
             self.unfinished = _to_text(message) if message else "another step was to follow"
+        if rule.emit == "background":
+            running: Any = said.get("running")
+            self.background_tasks = int(running) if _is_number(running) else 0
         if "usage_add" in said:
             self.steps.add_usage(said["usage_add"])
         if "cost_add" in said:
@@ -291,7 +300,7 @@ def noted_fields(emit: str | None) -> tuple[str, ...]:
     if emit == "started":
         return ("usage_add", "cost_add")
     if emit in (None, *SILENT):
-        return (*NOTED_FIELDS, "message")
+        return (*NOTED_FIELDS, "message", "running")
     return ("usage_add", "cost_add", "model")
 
 
@@ -382,6 +391,8 @@ _CONVERT: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("", "ok"): bool,
     ("", "reached"): bool,
     ("", "window"): _to_text,
+    ("", "ended"): is_truthy,
+    ("", "retrying"): is_truthy,
     ("", "incomplete"): lambda value: _to_text(value) if is_truthy(value) else UNSET,
     ("", "turns"): lambda value: int(value) if _is_number(value) else None,
     ("", "retry_at"): _to_time,

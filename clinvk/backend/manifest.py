@@ -21,7 +21,7 @@ from clinvk.text.typed import ShapeError, build_struct, format_path
 
 EVENTS = (
     "started", "delta", "text", "thinking", "tool", "tool_result",
-    "denied", "notice", "rate_limit", "finished", "failed", "unfinished", "nothing",
+    "denied", "notice", "rate_limit", "finished", "failed", "unfinished", "background", "nothing",
 )  # fmt: skip
 
 
@@ -157,6 +157,8 @@ class Manifest(Struct, frozen=True):
     state: str | None = None  # a file or directory that clinvk keeps for each session, `$state`
     lost_after_error: bool = False  # a first turn that the provider rejected leaves no session
     stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
+    exit_timeout: float = 15.0  # seconds of silence after its result, after which it is ended
+    background_timeout: float = 660.0  # the same while it works in the background
     events: list[EventRule] = []
     errors: list[ErrorRule] = []
     login: LoginSpec = field(default_factory=LoginSpec)
@@ -376,6 +378,11 @@ def _check_values(manifest: Manifest, data: Any) -> None:
             problem = values.name_problem(text)
         if problem:
             raise _manifest_error(manifest, f"{format_path(place)}: {problem}")
+
+
+def all_rules(rules: list[EventRule]) -> Iterator[EventRule]:
+    """The rules, and those inside them."""
+    return (rule for _, rule in _rules(rules, ()))
 
 
 def _rules(

@@ -29,6 +29,12 @@ _KEYS = {
         "variables for the CLI; `config show` and `--dry-run` hide their values",
         "variables for the CLI; their values are not shown",
     ),
+    "unified_flags.exit_timeout_secs": KeyHelp(
+        "seconds without output after which a CLI that has reported its result, and does not exit, "
+        "is ended. The result counts",
+        "end a CLI that does not exit so long after its result",
+        default="the backend's, 15",
+    ),
     "session.auto_resume": KeyHelp(
         "a plain prompt continues the last session of the directory, and of `-b`; `--new` does not",
         "true: a plain prompt continues this directory's last session",

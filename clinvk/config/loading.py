@@ -170,11 +170,10 @@ def _check_values(config: Config, home: Path) -> None:
             raise ShapeError(
                 (section, name), f"{quoted(value)} is too small; the minimum is {least}"
             )
-    timeout = config.unified_flags.command_timeout_secs
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise ShapeError(
-            ("unified_flags", "command_timeout_secs"), f"{timeout} is not greater than 0 seconds"
-        )
+    for name in ("command_timeout_secs", "exit_timeout_secs"):
+        timeout = getattr(config.unified_flags, name)
+        if timeout is not None and not 0 < timeout < float("inf"):
+            raise ShapeError(("unified_flags", name), f"{timeout} is not greater than 0 seconds")
     for name, backend in config.backends.items():
         for variable in backend.env:
             if problem := values.name_problem(variable):

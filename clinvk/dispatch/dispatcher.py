@@ -227,6 +227,7 @@ class Dispatcher(Closing):
         return TurnPlan(
             request, manifest, session, native_id, forks, before, settings, command, timeout, said,
             self.config.home,
+            self.config.config.unified_flags.exit_timeout_secs,
         )  # fmt: skip
 
     def _begun(self, session: Session, wanted: Mapping[str, Setting]) -> dict[str, Any]:

@@ -65,9 +65,13 @@ class TurnFold:
         self.terminal: Finished | Failed | None = None
         self.stop_reason: Failure | None = None  # the first one counts
         self.has_started = False
+        self.is_settled = False  # it is ended after its result, which counts
+        self.is_working_again = False  # it has begun another turn since its last result
         # A native id that the record does not have yet; set to None once it is recorded.
         self.unrecorded_id: str | None = None
         self._tools: dict[str, Tool] = {}
+        self._open_tools: list[str | None] = []  # the calls that have no result yet
+        self._is_retrying = False  # the model service is asked again
         self._blocks = AnswerBlocks()
         self._answers: list[str] = []  # of the results so far: a turn may have several
         self._is_answer_stated = False  # the last result states it
@@ -84,28 +88,48 @@ class TurnFold:
         """Make the turn fail for this reason, whatever its last events say."""
         self.stop_reason = self.stop_reason or reason
 
+    def settle(self) -> None:
+        """Make the last result count, whatever the program does until it has ended."""
+        self.is_settled = True
+
+    @property
+    def waits_for_tool(self) -> bool:
+        """Whether a tool is running, so that silence means nothing."""
+        return bool(self._open_tools) and not self._is_retrying and self.limit is None
+
     def add(self, event: Event) -> Event | None:
         """Fold one event in. Returns the event to show; None if there is none yet: the last event
         depends on the exit code."""
         match event:
             case Delta():
+                self._is_retrying = False
                 self._blocks.add_piece(event.text, event.message_id)
             case Text():
+                self._is_retrying = False
                 self._blocks.add(event.text, event.message_id)
             case Started():
                 self._add_started(event)
             case Tool():
                 self._blocks.close()
+                self._is_retrying = False
                 if event.id is not None:
                     self._tools[event.id] = event
-            case Thinking() | ToolResult():
+                if not event.ended:
+                    self._open_tools.append(event.id)
+            case Thinking():
                 self._blocks.close()
+            case ToolResult():
+                self._blocks.close()
+                self._is_retrying = False
+                self._close_tool(event.id)
             case Notice():
                 self._last_notice = event.message
+                self._is_retrying = self._is_retrying or event.retrying
             case RateLimit():
                 self.limit = event if event.reached else None
                 return event if event.reached else None
             case Denied():
+                self._close_tool(event.id)
                 event = self._with_tool_name(event)
                 self.denied.append(Denial(event.name, event.input, event.reason))
             case Failed() if event.turns == 0 and isinstance(self.terminal, Finished):
@@ -179,6 +203,12 @@ class TurnFold:
         """Fold in a result. Several are one turn: the later ones are about what it did in the
         background. A failure stays one even if the CLI reports success later, but usage counts."""
         before = self.terminal
+        self._open_tools = []
+        self.is_working_again = False
+        if self.is_settled and before is not None and isinstance(event, Failed):
+            usage, cost = _add(before.usage, event.usage), _add(before.cost, event.cost)
+            self.terminal = replace(before, usage=usage, cost=cost)
+            return
         if isinstance(event, Finished):
             self._is_answer_stated = bool(event.text)
             self._add_answer(self._blocks.complete(event.text))
@@ -198,6 +228,10 @@ class TurnFold:
         if text.strip() and text not in self._answers:
             self._answers.append(text)
 
+    def _close_tool(self, id_: str | None) -> None:
+        if id_ in self._open_tools:
+            self._open_tools.remove(id_)
+
     def _with_tool_name(self, event: Denied) -> Denied:
         tool = self._tools.get(event.id or "")
         if event.name or tool is None:
@@ -206,6 +240,7 @@ class TurnFold:
 
     def _add_started(self, event: Started) -> None:
         self.has_started = True
+        self.is_working_again = self.terminal is not None
         self.model = event.model or self.model
         if event.native_id is None:
             return
@@ -239,6 +274,8 @@ class TurnFold:
         if self.stop_reason is not None:
             return self.stop_reason
         terminal, manifest, stderr, code = self.terminal, self.plan.manifest, end.stderr, end.code
+        if self.is_settled:
+            code = 0  # its exit code is that of the signal that ended it
         if self.plan.resumes and end.native_id not in (None, self.plan.resumes):
             return self._wrong_session_failure(end.native_id or "")
         classify = partial(

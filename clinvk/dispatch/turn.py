@@ -6,6 +6,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,11 +14,12 @@ from msgspec.structs import replace
 
 from clinvk.backend.command_line import matches_native_id
 from clinvk.backend.event_parser import EventParser
+from clinvk.backend.manifest import all_rules
 from clinvk.backend.native import find_native_id, has_state
 from clinvk.dispatch.fold import Exit, TurnFold
 from clinvk.dispatch.off_loop import ENDED_TIMEOUT, HURRIED_TIMEOUT, StoreGaveUp
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Event, Notice, Started
+from clinvk.model.events import Event, Failed, Finished, Notice, Started
 from clinvk.model.result import Denial, Failure, Result
 from clinvk.process.child import Child
 from clinvk.process.leftovers import find_leftovers
@@ -66,6 +68,10 @@ class Turn:
         self._told_of_skipped = False
         self._found_id: str | None = None  # the native id, if it is in no event
         self._stdout_done = False  # stdout is at its end
+        self._output_read = False  # the end of an output that is one value was read
+        self._examined_size = 0  # bytes of such an output that were found to be incomplete
+        self._quiet_since = anyio.current_time()  # the last sign of life that means something
+        self._limit = "timeout"  # the one that is reached next
         self._scope: anyio.CancelScope | None = None
         self._result: Result | None = None
         self._deadline = float("inf")
@@ -145,9 +151,12 @@ class Turn:
             if not self._is_ending():
                 lines = None if self._stdout_done else await self._child.lines()
                 if lines is None:  # it may close its stdout long before it exits
+                    self._stdout_done = True
+                    self._read_value()
+                    scope.deadline = self._next_deadline()
                     code = await self._child.wait()
         if scope.cancelled_caught and not self._is_ending():
-            self._fold.stop(self._timeout_failure())
+            self._handle_deadline()
         if self._is_ending():
             await self._stop()
         elif code is not None:
@@ -158,11 +167,72 @@ class Turn:
                 await self._stop()
 
     def _next_deadline(self) -> float:
-        """Called at its timeout, or after too long without output."""
+        """When to stop waiting for output: at its timeout, after too long without output, or if it
+        has reported its result and does not exit."""
+        limits = {
+            "timeout": self._deadline,
+            "stall": self._stall_deadline(),
+            "exit": self._exit_deadline(),
+        }
+        self._limit = min(limits, key=limits.__getitem__)
+        return limits[self._limit]
+
+    def _stall_deadline(self) -> float:
         stall = self.plan.request.stall_timeout
-        return (
-            self._deadline if stall is None else min(self._deadline, anyio.current_time() + stall)
-        )
+        if stall is None or (self._reports_results and self._fold.waits_for_tool):
+            return float("inf")
+        return anyio.current_time() + stall
+
+    def _exit_deadline(self) -> float:
+        manifest = self.plan.manifest
+        if self._fold.terminal is None:
+            if manifest.output != "json" or self._parser.size == self._examined_size:
+                return float("inf")
+            return anyio.current_time() + manifest.exit_timeout  # it may be complete
+        seconds = manifest.exit_timeout
+        if self.plan.exit_timeout is not None:
+            seconds = self.plan.exit_timeout
+        if self._is_working_on():
+            seconds = max(seconds, manifest.background_timeout)
+        return self._quiet_since + seconds
+
+    def _is_working_on(self) -> bool:
+        """Whether it works although it has reported a result."""
+        parser = self._parser
+        is_unfinished = parser.unfinished is not None
+        return self._fold.is_working_again or parser.background_tasks > 0 or is_unfinished
+
+    @cached_property
+    def _reports_results(self) -> bool:
+        """Whether the end of a tool call is known."""
+        return any(rule.emit == "tool_result" for rule in all_rules(self.plan.manifest.events))
+
+    def _handle_deadline(self) -> None:
+        """It is to be stopped. A result that it has reported counts."""
+        self._read_value()
+        if self._fold.terminal is not None:
+            doing = "still worked in the background" if self._is_working_on() else "did not exit"
+            self._add_notices(
+                [f"{self.plan.manifest.name} had reported its result but {doing}, so it was ended"]
+            )
+            self._fold.settle()
+        elif self._limit == "exit":  # not complete yet
+            self._examined_size = self._parser.size
+        else:
+            self._fold.stop(self._timeout_failure())
+
+    def _read_value(self) -> None:
+        """Read the output of a CLI that prints one JSON value, if it is complete."""
+        if self.plan.manifest.output != "json" or self._output_read:
+            return
+        noise = len(self._parser.noise)
+        events = self._parser.finish(0)
+        del self._parser.noise[noise:]  # it is read again at the end
+        if any(isinstance(event, (Finished, Failed)) for event in events):
+            self._output_read = True
+            self._quiet_since = anyio.current_time()
+            for event in events:
+                self._show(self._fold.add(event))
 
     def _timeout_failure(self) -> Failure:
         if anyio.current_time() >= self._deadline:
@@ -192,8 +262,9 @@ class Turn:
 
     async def _handle_exit(self, code: int) -> None:
         self._tell_of_skipped()
-        for event in self._parser.finish(code):
-            self._show(self._fold.add(event))
+        if not self._output_read:
+            for event in self._parser.finish(code):
+                self._show(self._fold.add(event))
         self._tell_of_beginning()
         if left := find_leftovers(
             self._child.pid, self._child.marker, self._child.exited_at_monotonic
@@ -211,10 +282,14 @@ class Turn:
     async def _handle_lines(self, lines: list[bytes]) -> None:
         self._tell_of_skipped()
         read, fold, events = self._parser.parse_line, self._fold.add, self._events
+        meant = self._fold.is_working_again
         for line in lines:
             for event in read(line):
+                meant = True
                 if (shown := fold(event)) is not None:
                     events.append(shown)
+        if meant:  # a sign of life that means nothing is not a reason to wait
+            self._quiet_since = anyio.current_time()
         self._look_for_native_id()
         self._tell_of_beginning()
         self._stdout_done = self._fold.terminal is not None and self._child.has_exited
@@ -230,7 +305,7 @@ class Turn:
             self._add_notices(await recorder.record_native_id(native_id, self.model))
             self._fold.unrecorded_id = None
         if scope.cancelled_caught and not self._is_ending():
-            self._fold.stop(self._timeout_failure())
+            self._handle_deadline()
 
     def _tell_of_beginning(self) -> None:
         if self._fold.has_started:
@@ -244,7 +319,7 @@ class Turn:
         self._events.extend(Notice(message=text) for text in notices)
 
     def _is_ending(self) -> bool:
-        return self._fold.stop_reason is not None
+        return self._fold.stop_reason is not None or self._fold.is_settled
 
     async def _finish(self, code: int) -> None:
         """The last event and the result, now that the exit code is known."""
@@ -316,7 +391,8 @@ class Turn:
             and self.plan.manifest.lost_after_error
             and self.plan.resumes is None
             and result.error.kind in REFUSED_KINDS
-            and (result.backend_exit_code or 0) >= 0  # after a signal it can be resumed
+            # After a signal it can be resumed.
+            and ((result.backend_exit_code or 0) >= 0 or self._fold.is_settled)
         )
         try:
             kept = await for_long(said, self._recorder.kept, lambda: self._stop_now)

@@ -28,3 +28,4 @@ class TurnPlan(Struct, frozen=True):
     timeout: float | None  # seconds
     notices: tuple[str, ...]
     home: Path | None = None  # the directory of clinvk
+    exit_timeout: float | None = None  # seconds, instead of the manifest's

@@ -12,7 +12,7 @@ from clinvk.model.result import VERSION, plain
 from clinvk.model.usage import Usage
 
 # Fields that say how events belong together: the result depends on them, and no reader of events.
-INTERNAL = ("raw", "message_id", "turns")
+INTERNAL = ("raw", "message_id", "turns", "ended", "retrying")
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -68,6 +68,7 @@ class Tool(Event, frozen=True, kw_only=True):
     id: str | None = None
     name: str = ""
     input: Any = None
+    ended: bool = False  # it is reported when it has ended, so no result follows
 
 
 class ToolResult(Event, frozen=True, kw_only=True):
@@ -92,6 +93,7 @@ class Notice(Event, frozen=True, kw_only=True):
 
     type: ClassVar[str] = "notice"
     message: str = ""
+    retrying: bool = False  # the model service is asked again, maybe after a pause
 
 
 class RateLimit(Event, frozen=True, kw_only=True):

@@ -267,6 +267,15 @@ TURN_OPTIONS = (
         group="Limits",
         duration=True,
     ),
+    Option(
+        name="exit_timeout",
+        type=float,
+        help="Seconds without output after which a CLI that has reported its result is ended.",
+        group="Limits",
+        config_name="exit_timeout_secs",
+        config=("unified_flags",),
+        task_key=False,
+    ),
 )
 
 ALL_OPTIONS = OPTIONS + TURN_OPTIONS
