@@ -64,22 +64,23 @@ def test_what_a_step_answers_names_nothing(desk: Desk):
 
 
 @pytest.mark.parametrize("kind", ["chain", "parallel"])
-def test_an_answer_that_leaves_nothing_to_ask_is_named(desk: Desk, kind: str):
-    script = "cat >/dev/null\n" + say(type="end", text="")
+def test_silence_is_not_passed_on_as_an_answer(desk: Desk, kind: str):
+    script = "cat >/dev/null\n" + say(type="end", text=" \n")
     desk.home.backend("quiet", script, ephemeral={"argv": ["--keep-nothing"]})
     tasks = [
         {"name": "look", "prompt": "a", "backend": "quiet"},
-        {"name": "mend", "prompt": " {{steps.look.output}}\n", "backend": "quiet"},
+        {"name": "fix", "prompt": "any objections? {{steps.look.output}}", "backend": "quiet"},
     ]
-    result = desk.run(tasks, kind)
-    assert [o.state for o in result.results] == ["done", "failed"]
-    error = result.results[1].error
-    assert error
-    assert error.message == "the prompt is empty, since {{steps.look.output}} is empty"
-    assert f"clinvk runs retry {result.id} look mend" in (error.hint or "")
-    error = desk.run(tasks, kind, ephemeral=True).results[1].error
-    assert error
-    assert error.hint == "add more text to the prompt"
+    for ephemeral in (False, True):
+        result = desk.run(tasks, kind, ephemeral=ephemeral)
+        assert [o.state for o in result.results] == ["failed", "skipped"]
+        error = result.results[0].error
+        assert error
+        assert error.kind == "incomplete"
+        assert error.message == "quiet reported success without an answer"
+    # Where nobody reads it, it is a success.
+    tasks[1] = {"name": "fix", "prompt": "now fix it", "needs": ["look"], "backend": "quiet"}
+    assert [o.state for o in desk.run(tasks, kind).results] == ["done", "done"]
 
 
 @pytest.mark.parametrize(

@@ -297,3 +297,32 @@ def test_a_session_that_stopped_in_the_middle_can_be_continued(home: Home, clinv
     stub(home, INIT, result_line("done", stop_reason="end_turn"))
     assert clinvk("-c", "go on").stdout == "done\n"
     assert len(home.ids()) == 1
+
+
+# No answer
+
+
+def silent(**stats: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    return {"type": "init", "session_id": "abcdefgh"}, {
+        "type": "result", "status": "success", "stats": stats}  # fmt: skip
+
+
+def test_a_success_without_an_answer_is_reported(home: Home, clinvk: CommandLine):
+    stub(home, *silent(input_tokens=43706, output_tokens=1026), backend="gemini")
+    for form in ("text", "json", "stream-json"):
+        done = clinvk("-b", "gemini", "-o", form, "hello")
+        assert done.returncode == 0
+        told = done.stdout if form == "stream-json" else done.stderr
+        assert "gemini reported success without an answer (44,732 tokens)" in told
+    stub(home, *silent(), backend="gemini")
+    assert "without an answer\n" in clinvk("-b", "gemini", "hello").stderr
+
+
+def test_a_judge_is_not_asked_about_silence(home: Home, clinvk: CommandLine):
+    stub(home, *silent(input_tokens=1, output_tokens=1), backend="gemini")
+    compare = ("compare", "hello", "--backends", "gemini,echo", "-o", "json")
+    judged = clinvk.json(*compare, "--judge", "echo")
+    states = {o["name"]: (o["state"], (o["error"] or {}).get("kind")) for o in judged["results"]}
+    assert states["gemini"] == ("failed", "incomplete")
+    assert states["echo"] == ("done", None)
+    assert [o["state"] for o in clinvk.json(*compare)["results"]] == ["done", "done"]

@@ -337,6 +337,9 @@ class Turn:
             seconds=time.monotonic() - self._started_at,
         )
         result = self._with_version(self._fold.finish(end))
+        if result.ok and not result.has_answer:
+            used = f" ({result.usage.counted:,} tokens)" if result.usage else ""
+            self._add_notices([f"{result.backend} reported success without an answer{used}"])
         result = await self._record(result, self._fold.transcript or result.text)
         self._events.append(self._fold.last_event(result))
         self._result = result

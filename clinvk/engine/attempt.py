@@ -71,6 +71,7 @@ class Attempt:
         journal: Journal | None,
         *,
         check: Callable[[Request], None],
+        check_answer: Callable[[Result], Result],
         is_dry_run: bool,
     ) -> None:
         """Run the request, and give the owner the result. `check` raises `UsageError` for an
@@ -84,7 +85,8 @@ class Attempt:
                 command = await executor.describe(request)
                 return Result(ok=True, text=command, backend=self.backend, exit_code=0)
             self._secrets = request.secrets
-            return result_without_secrets(await executor.run(request, self), request.secrets)
+            result = check_answer(await executor.run(request, self))
+            return result_without_secrets(result, request.secrets)
 
         while (error := await self._try(ask, journal)) is not None:
             if not await room.wait(self, error):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from clinvk.backend.options import BACKEND_SPECIFIC
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Plan, Task
 from clinvk.model.request import Request
+from clinvk.model.result import Failure, Result, exit_code
 from clinvk.model.session_ref import NewSession, SessionById
 from clinvk.plans.preflight import Preflight
 from clinvk.text import template
@@ -78,14 +82,35 @@ class RequestBuilder:
             hint += f"; or run all of these again: clinvk runs retry {self.run_id} {' '.join(keys)}"
         raise UsageError(f"the prompt is empty, since {named} is empty", hint)
 
+    def check_answer(self, i: int, result: Result) -> Result:
+        """The result; a success without an answer is a failure if the prompt of another task
+        contains the answer, since silence would pass for one."""
+        if not result.ok or result.has_answer or i not in self._needed_outputs:
+            return result
+        error = Failure(
+            "incomplete",
+            f"{result.backend} reported success without an answer",
+            "other tasks need its answer; run it again",
+        )
+        return replace(result, ok=False, error=error, exit_code=exit_code(error.kind, None))
+
+    @cached_property
+    def _needed_outputs(self) -> frozenset[int]:
+        """The positions of tasks whose answers are part of other prompts."""
+        return frozenset(
+            position
+            for task in self.plan.tasks
+            for name, position in task.known.items()
+            if _field_of(name) == "output"
+        )
+
     def _prompt(self, task: Task) -> str:
         if not task.template:
             return task.prompt
         return template.render(task.prompt, lambda name: self._value(task, name))
 
     def _value(self, task: Task, name: str) -> str:
-        found = REFERENCE.fullmatch(name)
-        what = PREVIOUS_FIELDS[name] if found is None else found.group(2)
+        what = _field_of(name)
         position = task.known[name]
         outcome = self.outcomes[position]
         match what:
@@ -96,3 +121,9 @@ class RequestBuilder:
             case "error":
                 return outcome.error.message if outcome.error else ""
         return outcome.backend or ""
+
+
+def _field_of(name: str) -> str:
+    """What a name in a prompt refers to: `output`, `session`, `error` or `backend`."""
+    found = REFERENCE.fullmatch(name)
+    return PREVIOUS_FIELDS[name] if found is None else found.group(2)

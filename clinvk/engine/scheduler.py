@@ -210,7 +210,9 @@ class Scheduler:
         self.observe(Change(kind="started", outcome=started))
         await attempt.run(
             self.executor, request, self._room, self.journal,
-            check=partial(self._requests.check, i), is_dry_run=self.plan.tasks[i].dry_run,
+            check=partial(self._requests.check, i),
+            check_answer=partial(self._requests.check_answer, i),
+            is_dry_run=self.plan.tasks[i].dry_run,
         )  # fmt: skip
 
     def _request(self, i: int, number: int, backend: str) -> Request | Exception:

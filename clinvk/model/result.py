@@ -42,7 +42,7 @@ class Denial(Struct, frozen=True):
 
 class Failure(Struct, frozen=True):
     """Why a run did not succeed. `kind` is one word: see `EXIT_CODES`, or `backend`, `auth`,
-    `incomplete` (the stream ended without saying how)."""
+    `incomplete` (the stream ended without saying how, or before the model was done)."""
 
     kind: str
     message: str
@@ -77,6 +77,10 @@ class Result(Struct, frozen=True, kw_only=True):
     structured: Any = None
     error: Failure | None = None
     backend_exit_code: int | None = None
+
+    @property
+    def has_answer(self) -> bool:
+        return bool(self.text.strip()) or self.structured is not None
 
     def to_json(self) -> dict[str, Any]:
         """The object of `-o json`."""
