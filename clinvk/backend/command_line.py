@@ -15,7 +15,7 @@ from clinvk.backend.patterns import Patterns
 from clinvk.errors import ConfigError, SessionError, UsageError
 from clinvk.model.option_table import CHOICES
 from clinvk.process.command import Command
-from clinvk.text.values import input_problem, os_problem
+from clinvk.text.values import os_problem, sound
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 
@@ -54,6 +54,7 @@ def build_command(
     new_id = new_native_id() if manifest.state or uses(shape, "$new_id") else None
     if native_id and not fork:
         new_id = None
+    args, env = [sound(word) for word in args], {k: sound(v) for k, v in env.items()}
     filler = _TemplateFiller(temp_dir)
     state = None
     if manifest.state and home and not ephemeral:
@@ -110,11 +111,12 @@ def build_command(
 
 def _prompt_text(manifest: Manifest, prompt: str, *, expand: bool) -> tuple[str, list[str]]:
     """What is sent as the prompt, and notices about it. Raises `UsageError`."""
-    if problem := input_problem(prompt):
-        raise UsageError(f"the prompt has {problem}", "remove it")
+    valid = sound(prompt)
     text, notices = (
-        (prompt, []) if expand else escape_prompt(manifest.prompt, prompt, manifest.source)
+        (valid, []) if expand else escape_prompt(manifest.prompt, valid, manifest.source)
     )
+    if valid != prompt:
+        notices.append("the prompt had halves of characters, which were replaced by U+FFFD")
     check_length(manifest, text, _to_bytes(text))
     return text, notices
 
@@ -338,7 +340,7 @@ class _TemplateFiller:
         """A word of an option with this value."""
         if "$" not in template:
             return template
-        text = value if isinstance(value, str) else json.dumps(value)
+        text = sound(value) if isinstance(value, str) else json.dumps(value)
         words = {"$value": text, "$json": json.dumps(text)}
         if uses([template], "$file"):
             self.used = True

@@ -23,6 +23,14 @@ from clinvk.model.result import Failure
 from clinvk.model.usage import Usage, sum_costs
 from clinvk.process.pipes import LONGEST
 
+# A half of a surrogate pair, as JSON escapes it: a CLI may have cut a text in the middle of one.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_ESCAPES = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
 LOOKED_AT = 65_536  # characters of a message that are searched for the patterns of `errors`
 
 # Fields that a rule may set in addition to those of the event: the turn's share of a cumulative
@@ -78,6 +86,8 @@ class EventParser:
             return []
         if not line or line.isspace():
             return []
+        if b"\\u" in line:
+            line = _without_halves(line)
         try:
             data = json.loads(line)
         except (ValueError, RecursionError):  # includes invalid UTF-8
@@ -101,6 +111,7 @@ class EventParser:
     def _parse_whole(self, text: bytes) -> list[Event]:
         """The events of one JSON value: an object, or a list of them, which may come after lines
         that are not JSON, such as warnings."""
+        text = _without_halves(text)
         starts = [
             0,
             *(m.start() for m in islice(re.finditer(rb"^\s*[\[{]", text, re.MULTILINE), 20)),
@@ -242,6 +253,13 @@ class EventParser:
         if is_first:
             return float(total)
         return float(total) - before if before is not None and total >= before else None
+
+
+def _without_halves(text: bytes) -> bytes:
+    """The JSON with U+FFFD in place of each lone surrogate."""
+    if not _HALF.search(text):
+        return text
+    return _ESCAPES.sub(lambda m: b"\\ufffd" if m.group(1) else m.group(), text)
 
 
 class Steps:

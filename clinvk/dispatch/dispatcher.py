@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
 
 
+PATHS = [option.name for option in OPTIONS if option.path == "directory"]
 TEXT_OPTIONS = [
     option.name
     for option in OPTIONS
@@ -485,7 +486,8 @@ def _check_values(request: Request) -> None:
     names = {name: getattr(request, name) for name in ("session", "name", "backend", "to")}
     given = {**names, "args": request.args, "env": request.env, "cwd": cwd, **request.options}
     for place, text in values.texts({name: value for name, value in given.items() if value}):
-        if problem := values.os_problem(text):
+        is_replaced = place[0] in ("args", "env", *request.options) and place[0] not in PATHS
+        if problem := (values.nul_problem if is_replaced else values.os_problem)(text):
             raise UsageError(f"{format_path(place)}: {problem}: {text[:40]!r}", "remove it")
 
 

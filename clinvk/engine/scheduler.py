@@ -18,7 +18,7 @@ import anyio
 from msgspec.structs import replace
 
 from clinvk.engine import backoff
-from clinvk.engine.attempt import Attempt, WaitingRoom
+from clinvk.engine.attempt import Attempt, WaitingRoom, failed_result
 from clinvk.engine.backend_pool import BackendPool
 from clinvk.engine.budget import BudgetTracker
 from clinvk.engine.graph import Step, TaskGraph
@@ -189,6 +189,12 @@ class Scheduler:
                 await self._run_attempt(i, attempt)
             if attempt.scope.cancelled_caught:
                 await self._record_ended(i, self._cancelled_outcome(i, attempt))
+        except (ClinvkError, OSError):  # the run cannot be recorded or shown
+            raise
+        except Exception as error:
+            if self.outcomes[i].state != "running":
+                raise
+            await self._record_ended(i, self._mishap_outcome(i, error))
         finally:
             del self.attempts[i]
             self._backends.release(attempt.backend)
@@ -335,6 +341,14 @@ class Scheduler:
         )
         self.not_started.append(i)
         self.observe(Change(kind="ended", outcome=outcome))
+
+    def _mishap_outcome(self, i: int, error: Exception) -> Outcome:
+        """The outcome of a task for which an unexpected exception was raised: the others go on."""
+        failed = failed_result(self.outcomes[i].backend or "", error)
+        return replace(
+            self.outcomes[i], state="failed", error=self._scrub_failure(failed.error),
+            exit_code=failed.exit_code, ended_at=datetime.now(UTC),
+        )  # fmt: skip
 
     def _cancelled_outcome(self, i: int, attempt: Attempt) -> Outcome:
         """The outcome as if it had not started, if nothing was sent to its CLI: it waited for

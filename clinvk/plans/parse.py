@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
+from clinvk.disk.jsonl import replace_surrogates
 from clinvk.disk.reading import NOT_REGULAR, is_own_stream, read_file, read_named
 from clinvk.errors import ConfigError
 from clinvk.model.option_table import Option
@@ -267,6 +268,8 @@ class _PlanParser:
             prompt = interpolate.interpolate_prompt(prompt, variables, (*path, "prompt_file"))
         if prompt is None:
             raise ShapeError(path, "missing key 'prompt'")
+        if not prompt.isascii():
+            prompt = replace_surrogates(prompt)
         if not prompt.strip():
             raise ShapeError(path, "the prompt is empty")
         return prompt
@@ -382,17 +385,16 @@ def _check_values(filled: Mapping[str, Any], path: Place) -> None:
         if problem := values.name_problem(str(name)):
             raise ShapeError((*path, "env", str(name)), problem)
     for key, value in filled.items():
-        is_problem = _PROBLEMS.get(key, values.text_problem)
-        if value is None or key in KEPT_ONLY:
+        is_problem = _PROBLEMS.get(key, values.nul_problem)
+        if value is None or key in KEPT_ONLY or key == "prompt":  # which goes through stdin
             continue
         for place, text in values.texts(value, (*path, key)):
             if problem := is_problem(text):
                 raise ShapeError(place, problem)
 
 
-# Prompts go through stdin; paths may have bytes that are not UTF-8, if they come from Python.
-_PROBLEMS = {"prompt": values.input_problem}
-_PROBLEMS |= dict.fromkeys(("workdir", "prompt_file"), values.os_problem)
+# Paths may have bytes that are not UTF-8, if they come from Python.
+_PROBLEMS = dict.fromkeys(("workdir", "prompt_file"), values.os_problem)
 _PROBLEMS |= {key: values.os_problem for key, option in OPTIONS.items() if option.path}
 KEPT_ONLY = ("name", "id", "title", "tags", "needs", "meta")  # not passed to any program
 
