@@ -108,6 +108,8 @@ def test_the_hint_for_an_invalid_file_edits_that_file(clinvk: CommandLine, home:
     ("t.csv", "prompt,a\nx,1\ny,2,3\n", "line 3: expected 2 columns, found 3"),
     ("t.csv", "prompt,a\nx\n", "line 2: expected 2 columns, found 1"),
     ("t.csv", 'prompt,a\nx,1\n"y,2\nz,3\n', "line 3: the file ends inside a quoted value"),
+    ("t.csv", 'prompt,a\n"y,2\nz,3\n', "line 2: the file ends inside a quoted value"),
+    ("t.csv", '"prompt,a\ny,2\nz,3\n', "line 1: the file ends inside a quoted value"),
 ])  # fmt: skip
 def test_what_is_wrong_in_a_file_of_tasks_is_said(
     clinvk: CommandLine, home: Home, name: str, text: str, said: str

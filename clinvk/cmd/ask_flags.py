@@ -38,7 +38,7 @@ def ask(
         typer.Option(
             "--session",
             metavar="NAME",
-            help="Use the session of this name; create it if needed.",
+            help="Use the session with this name; create it if needed.",
             autocompletion=opt.complete_sessions,
         ),
     ] = None,
@@ -53,7 +53,7 @@ def ask(
             "--history",
             min=0,
             metavar="N",
-            help="Start with the last N sessions of this directory as context.",
+            help="Start with the last N sessions in this directory as context.",
         ),
     ] = 0,
     new: Annotated[

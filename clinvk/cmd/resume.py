@@ -44,7 +44,7 @@ def resume(
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="Pick a session from a list.")
     ] = False,
-    here: Annotated[bool, typer.Option("--here", help="Only sessions of this directory.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions in this directory.")] = False,
     backend: opt.Backend = None,
     with_tag: Annotated[
         str | None,

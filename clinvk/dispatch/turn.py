@@ -238,11 +238,11 @@ class Turn:
         if anyio.current_time() >= self._deadline:
             seconds = f"{self.plan.timeout:g}"
             return Failure(
-                "timeout", f"no answer within {seconds} s", "allow more with --timeout SECONDS"
+                "timeout", f"no answer within {seconds} s", "allow more with --timeout DURATION"
             )
         seconds = f"{self.plan.request.stall_timeout:g}"
         return Failure(
-            "timeout", f"no output for {seconds} s", "allow more with --stall-timeout SECONDS"
+            "timeout", f"no output for {seconds} s", "allow more with --stall-timeout DURATION"
         )
 
     def _limit_store_wait(self) -> None:

@@ -106,14 +106,15 @@ def _parse_csv(text: str) -> list[dict[str, Any]]:
     entries = []
     begun = 0  # the last line of the row before
     try:
+        columns = rows.fieldnames or ()
+        begun = rows.line_num
         for row in rows:
             begun = rows.line_num
             if None in row or None in row.values():
                 count = sum(value is not None for value in row.values()) - (None in row)
                 found = count + len(row.get(None) or ())
                 raise LineError(
-                    f"line {rows.line_num}: expected {len(rows.fieldnames or ())} columns, "
-                    f"found {found}"
+                    f"line {rows.line_num}: expected {len(columns)} columns, found {found}"
                 )
             entries.append(_parse_row({(k or "").strip(): v for k, v in row.items()}))
     except csv.Error as error:

@@ -31,7 +31,7 @@ EXIT_INCOMPLETE = 4
 @with_storage_options
 def import_(
     backend: opt.Backend = None,
-    here: Annotated[bool, typer.Option("--here", help="Only sessions of this directory.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions in this directory.")] = False,
     since: Annotated[
         str | None,
         typer.Option(

@@ -43,7 +43,7 @@ def list_(
             autocompletion=opt.complete_words(FILTERS),
         ),
     ] = None,
-    here: Annotated[bool, typer.Option("--here", help="Only sessions of this directory.")] = False,
+    here: Annotated[bool, typer.Option("--here", help="Only sessions in this directory.")] = False,
     tag: Annotated[
         str | None,
         typer.Option(

@@ -12,6 +12,7 @@ from clinvk.text.suggest import edits, similar
 
 _LOGIN = "log in with the CLI itself, e.g. run claude, and check with: clinvk doctor"
 _UPDATE = "update it the way it was installed, e.g. uv tool upgrade clinvk or pipx upgrade clinvk"
+_INSTALL = "install a CLI the way its vendor describes, and check with: clinvk doctor"
 _BACKENDS = "clinvk backends list or clinvk doctor"
 
 # What to type instead, or what to do.
@@ -25,7 +26,11 @@ GUESSES = {
     **dict.fromkeys(("new", "begin"), 'clinvk "PROMPT" or clinvk sessions start NAME'),
     **dict.fromkeys(("rm", "remove", "del"), "clinvk sessions delete ID"),
     **dict.fromkeys(("continue", "cont"), 'clinvk -c "PROMPT"'),
-    **dict.fromkeys(("last", "previous"), 'clinvk resume --last "PROMPT"'),
+    "previous": "clinvk last",
+    **dict.fromkeys(("repl", "interactive", "shell"), "clinvk resume ID"),
+    **dict.fromkeys(("prune", "purge", "gc"), "clinvk sessions clean"),
+    "mv": "clinvk sessions rename ID TITLE",
+    "about": "clinvk version",
     **dict.fromkeys(("watch", "retry", "cancel", "report"), "clinvk runs {word}"),
     **dict.fromkeys(("stop", "kill", "abort"), "clinvk runs cancel ID"),
     **dict.fromkeys(("run", "exec", "execute", "batch", "fanout"), "clinvk parallel FILE"),
@@ -36,6 +41,7 @@ GUESSES = {
     **dict.fromkeys(("models", "model"), 'clinvk -m MODEL "PROMPT" or clinvk backends list'),
     **dict.fromkeys(("agents", "providers", "engines", "plugins"), _BACKENDS),
     **dict.fromkeys(("update", "upgrade"), _UPDATE),
+    **dict.fromkeys(("install", "uninstall"), _INSTALL),
     **dict.fromkeys(("judge", "diff"), 'clinvk compare -b A,B "PROMPT"'),
     **dict.fromkeys(("usage", "man", "docs"), "clinvk help"),
     **dict.fromkeys(("quit", "exit", "q", "bye"), "nothing to quit: clinvk exits after each answer"),

@@ -114,12 +114,12 @@ EXAMPLES = {
          'clinvk compare --all-backends --html answers.html "explain main.py"'),
     ],
     "clinvk sessions": [
-        ("List the sessions of this directory", "clinvk sessions list --here"),
+        ("List the sessions in this directory", "clinvk sessions list --here"),
         ("Find a conversation", "clinvk sessions search parser"),
         ("Save one as a web page", "clinvk sessions export parser --output parser.html"),
     ],
     "clinvk sessions list": [
-        ("The last ten sessions of this directory", "clinvk sessions list --here -n 10"),
+        ("The last ten sessions in this directory", "clinvk sessions list --here -n 10"),
     ],
     "clinvk sessions search": [("Find a conversation", "clinvk sessions search parser")],
     "clinvk sessions edit": [

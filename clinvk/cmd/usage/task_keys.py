@@ -64,7 +64,12 @@ def sections(path: str) -> list[tuple[str, list[tuple[str, str]]]]:
         case _:
             return []
     file = [(names, text) for names, text in FILE.items() if names not in others]
-    return [("Keys of the file", file), (title, [*_task_keys()])]
+    tables = [("Keys of the file", file), (title, [*_task_keys()])]
+    if path == "clinvk parallel":
+        return tables
+    return [
+        (head, [(k, text.replace("task", "step")) for k, text in rows]) for head, rows in tables
+    ]
 
 
 def _task_keys() -> Iterator[tuple[str, str]]:
