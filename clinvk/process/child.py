@@ -164,6 +164,9 @@ class Child:
         began, gone = anyio.current_time(), self._exited_at
         heard = False
         while not heard:
+            if self._exited_at == float("inf"):  # it may be silent for as long as it likes
+                heard = await self._wait_for_event()
+                continue
             with anyio.CancelScope(deadline=max(began, self._exited_at) + DRAIN_TIMEOUT) as silence:
                 heard = await self._wait_for_event()
             if silence.cancelled_caught:

@@ -45,4 +45,4 @@ def starter_of(marker: str) -> int | None:
 
 
 def _is_id(text: str) -> bool:
-    return len(text) == ID_DIGITS and all(c in "0123456789abcdef" for c in text)
+    return len(text) == ID_DIGITS and not text.strip("0123456789abcdef")

@@ -65,10 +65,17 @@ def _rest(data: Any, room: int) -> int:
     if isinstance(data, str):
         return room - len(data)
     if isinstance(data, dict):
-        data = [part for item in data.items() for part in item]
-    if isinstance(data, (list, tuple)):
-        for part in data:
+        for key in data:
+            if isinstance(key, str):
+                room -= len(key)
+        data = data.values()
+    elif not isinstance(data, (list, tuple)):
+        return room
+    for part in data:
+        if isinstance(part, str):
+            room -= len(part)
+        elif isinstance(part, (dict, list, tuple)):
             room = _rest(part, room)
-            if room < 0:
-                break
+        if room < 0:
+            break
     return room

@@ -126,11 +126,13 @@ def _with_changed_keys(data: dict[Any, Any], change: Callable[[str], str]) -> di
     numbers: dict[str, int] = {}  # the last one of each name
     for key, value in data.items():
         name = change(key) if isinstance(key, str) else key
-        unused = name
-        while unused != key and (unused in changed or unused in data):
-            numbers[name] = numbers.get(name, 1) + 1
-            unused = f"{name} ({numbers[name]})"
-        changed[unused] = everywhere(value, change)
+        if name != key:  # it was changed, which is rare
+            unused = name
+            while unused != key and (unused in changed or unused in data):
+                numbers[name] = numbers.get(name, 1) + 1
+                unused = f"{name} ({numbers[name]})"
+            name = unused
+        changed[name] = change(value) if isinstance(value, str) else everywhere(value, change)
     return changed
 
 
