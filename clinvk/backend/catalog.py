@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -105,9 +103,11 @@ def find_program(manifest: Manifest, env: Mapping[str, str]) -> str:
 
         return sys.executable
     command, path = os.path.expanduser(manifest.command), env.get("PATH", os.defpath)
-    found = shutil.which(command, path=path)
+    found = _which(command, path, os.F_OK | os.X_OK)
     if found is None:
-        if there := shutil.which(command, os.F_OK, path):
+        if there := _which(command, path, os.F_OK):
+            import shlex  # only for the hint
+
             raise NotExecutable(
                 f"{manifest.name}: the program {there} cannot be executed",
                 f"make it executable: chmod +x {shlex.quote(there)}",
@@ -118,3 +118,13 @@ def find_program(manifest: Manifest, env: Mapping[str, str]) -> str:
             f"{how}; or try clinvk without any AI CLI: clinvk -b echo hello" if how else None,
         )
     return found
+
+
+def _which(command: str, path: str, mode: int) -> str | None:
+    """`shutil.which`, without the compression libraries that shutil loads."""
+    folders = [""] if os.path.dirname(command) else path.split(os.pathsep) if path else []
+    for folder in folders:
+        file = os.path.join(folder, command)
+        if os.path.exists(file) and os.access(file, mode) and not os.path.isdir(file):
+            return file
+    return None

@@ -6,7 +6,7 @@ and the checksum of each file: one that was changed since then is parsed. `make 
 
 from __future__ import annotations
 
-import zlib
+import binascii
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def load_prepared(name: str, text: bytes, source: Path) -> Manifest | None:
     """The built-in manifest of this name, if its file contains `text` and was prepared."""
     with suppress(OSError, msgspec.MsgspecError):
         entry = msgspec.json.decode(read_file(PREPARED), type=dict[str, _Entry]).get(name)
-        if entry is not None and entry.checksum == zlib.crc32(text):
+        if entry is not None and entry.checksum == binascii.crc32(text):
             manifest = msgspec.json.decode(entry.manifest, type=Manifest)
             options = {key: _effect_of(key, value) for key, value in manifest.options.items()}
             return msgspec.structs.replace(manifest, options=options, source=str(source))
@@ -41,7 +41,7 @@ def prepare(texts: dict[str, bytes], parsed: dict[str, Any]) -> bytes:
     """What the file has to contain, given the text of each manifest, by its name, and the data in
     it."""
     entries = {
-        name: {"checksum": zlib.crc32(text), "manifest": parsed[name]}
+        name: {"checksum": binascii.crc32(text), "manifest": parsed[name]}
         for name, text in texts.items()
     }
     return msgspec.json.format(msgspec.json.encode(entries), indent=1) + b"\n"

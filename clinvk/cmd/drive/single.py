@@ -11,12 +11,9 @@ from msgspec.structs import replace
 
 from clinvk.cmd.drive.signals import cancel_reason, watch_signals
 from clinvk.cmd.options.reading import OutputOptions
-from clinvk.cmd.views.turn import TurnViewer, shorten_value
-from clinvk.cmd.views.viewers import create_turn_viewer
 from clinvk.config.schema import Loaded
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.turn_plan import TurnPlan
-from clinvk.model.events import Delta, Text
 from clinvk.model.request import Request
 from clinvk.process import ownership
 from clinvk.process.groups import unwrap_single_exception
@@ -28,6 +25,7 @@ from clinvk.text.sanitize import one_line
 if TYPE_CHECKING:
     from anyio import CancelScope
 
+    from clinvk.cmd.views.turn import TurnViewer
     from clinvk.dispatch.turn import Turn
 
 VERSION = 1  # of the JSON of a dry run
@@ -72,6 +70,10 @@ async def _drive_prompt(
         held.scope = tasks.cancel_scope
         await tasks.start(watch_signals, held.on_signal)
         async with dispatcher.stream(request, notify=printer.notice) as run:
+            # The program boots while this is imported.
+            from clinvk.cmd.views.viewers import create_turn_viewer
+            from clinvk.model.events import Delta, Text
+
             ownership.prepare_for_stream()
             _announce_session(request, run.plan, printer)
             if first:
@@ -153,7 +155,8 @@ async def _animate(status: StatusLine) -> None:
 
 def print_dry_run(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
     """Print what would be started, and where each setting came from."""
-    # Only a dry run needs it.
+    # Only a dry run needs them.
+    from clinvk.cmd.views.turn import shorten_value
     from clinvk.config.schema import MASK
 
     plan = dispatcher.plan(request)
