@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk.backend.retry_after import find_zone, parse_retry_at
-from clinvk.text.duration import SPAN, parse_duration, span_seconds
+from clinvk.text.duration import parse_duration, span, span_seconds
 
 NOW = datetime(2026, 11, 21, 5, 12, 28, tzinfo=UTC)  # a Saturday
 
@@ -190,7 +190,7 @@ def test_a_duration_is_read_however_it_is_spelled(
     if not between and len(ordered) > 1 and spelling:
         return  # "3 hours2 minutes"
     seconds = sum(parts[unit] * UNITS[unit] for unit in ordered)
-    assert SPAN.fullmatch(text)
+    assert span().fullmatch(text)
     assert span_seconds(text) == pytest.approx(seconds)
     moment = parse_retry_at(before + text + after, now=NOW)
     assert moment is not None

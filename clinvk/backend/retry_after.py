@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any, NamedTuple
 
-from clinvk.text.duration import SPAN, span_seconds
+from clinvk.text.duration import span, span_seconds
 
 # The words before a time. Those that name the end of a limit count before those that suggest a
 # retry, wherever they are in the text.
@@ -219,7 +219,7 @@ def _duration(text: str, at: int, context: _Context) -> datetime | None:
     if _IN.search(context.before) and (found := _HOURS.match(text, at)):
         hours, minutes, seconds = map(int, found.groups())
         return context.now + timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    found = SPAN.match(text, at)
+    found = span().match(text, at)
     if found is None or _NOT_A_WAIT.match(text, found.end()):
         return None
     return context.now + timedelta(seconds=span_seconds(found.group()))

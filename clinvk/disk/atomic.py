@@ -20,7 +20,7 @@ NAME = 200  # bytes of a file's name in the name of its temporary file: file sys
 ABANDONED = 3600.0  # seconds after which a temporary file is no longer being written
 
 # `.NAME.<random>.tmp`; and `.NAME.PID` of clinvk 0.1, of what a store writes most.
-_LEFTOVER = re.compile(r"\..+\.(?:[0-9a-f]{16}\.tmp|jsonl?\.[0-9]{1,10})", re.DOTALL)
+_LEFTOVER = r"(?s:\..+)\.(?:[0-9a-f]{16}\.tmp|jsonl?\.[0-9]{1,10})"
 MAKE_ROOM = (
     "make room on that disk, e.g. with: clinvk sessions clean --older-than 30d; "
     "nothing stored before is lost"
@@ -109,7 +109,7 @@ def remove_leftovers(folder: str | Path) -> None:
     than any write takes."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") and _LEFTOVER.fullmatch(entry.name):
+            if entry.name.startswith(".") and re.fullmatch(_LEFTOVER, entry.name):
                 with suppress(OSError):
                     found = entry.stat(follow_symlinks=False)
                     if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > ABANDONED:

@@ -25,7 +25,7 @@ UNSTORED_FIELDS = {"extra", "messages"}  # fields that are not of the record und
 TITLE_LENGTH = 200  # characters of the first prompt that a record keeps
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_BACKEND = re.compile(r"[\w.-]{1,64}")
+_BACKEND = r"[\w.-]{1,64}"
 RESERVED_IDS = ("last",)
 
 
@@ -55,7 +55,7 @@ class Message(Struct):
         backend = self.metadata.get("backend")  # anyone can have written it
         if self.role is not MessageRole.ASSISTANT or not isinstance(backend, str):
             return who
-        return f"{who} ({backend})" if _BACKEND.fullmatch(backend) else who
+        return f"{who} ({backend})" if re.fullmatch(_BACKEND, backend) else who
 
     def to_json(self) -> dict[str, Any]:
         line: dict[str, Any] = {

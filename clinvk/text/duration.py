@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import cache
 
 _UNITS = {
     "w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9,
@@ -14,19 +15,18 @@ _UNIT = (
     r"(?P<w>weeks?|wks?|w)|(?P<d>days?|d)|(?P<h>hours?|hrs?|h)|(?P<m>minutes?|mins?|m)|"
     r"(?P<s>seconds?|secs?|s)"
 )
-_PLAIN_UNIT = re.sub(r"\?P<\w+>", "?:", _UNIT)
 _NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+|an?(?=\s))"
-_PART = re.compile(rf"(?P<number>{_NUMBER})\s*(?:{_UNIT})(?![a-z])", re.IGNORECASE)
-# A duration in a text: `2h39m52s`, `373.8ms`, `5 days 23 hours`, `1 hour and 30 minutes`.
-SPAN = re.compile(
-    rf"(?:(?>{_NUMBER}\s*(?:{_PLAIN_UNIT})(?![a-z])))"
-    rf"(?:(?:\s*,)?\s*(?:and\s+)?(?>{_NUMBER}\s*(?:{_PLAIN_UNIT})(?![a-z])))*",
-    re.IGNORECASE,
-)
-
-
-_OPTION = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:s|m|min|h|d)(?![a-z])\s*)+")  # of the user's
+_PART = rf"(?i)(?P<number>{_NUMBER})\s*(?:{_UNIT})(?![a-z])"
+_OPTION = r"(?:\d+(?:\.\d+)?\s*(?:s|m|min|h|d)(?![a-z])\s*)+"  # of the user's
 _UNIT_NAMES = ("ms", "us", "ns", "w", "d", "h", "m", "s")
+
+
+@cache
+def span() -> re.Pattern[str]:
+    """A duration in a text: `2h39m52s`, `373.8ms`, `5 days 23 hours`, `1 hour and 30 minutes`.
+    Compiling it takes 5 ms."""
+    part = rf"(?>{_NUMBER}\s*(?:{re.sub(r'[?]P<[a-z]+>', '?:', _UNIT)})(?![a-z]))"
+    return re.compile(rf"{part}(?:(?:\s*,)?\s*(?:and\s+)?{part})*", re.IGNORECASE)
 
 
 def parse_duration(text: str | float) -> float:
@@ -34,15 +34,15 @@ def parse_duration(text: str | float) -> float:
     else, and for 0."""
     said = str(text).strip().lower()
     plain = re.fullmatch(r"\d+(?:\.\d+)?", said)
-    value = float(said) if plain else span_seconds(said) if _OPTION.fullmatch(said) else 0.0
+    value = float(said) if plain else span_seconds(said) if re.fullmatch(_OPTION, said) else 0.0
     if not 0 < value < 1e9:
         raise ValueError(f"invalid duration {text!r}; use e.g. 90, 90s, 5m or 2h")
     return value
 
 
 def span_seconds(text: str) -> float:
-    """The seconds of a duration that `SPAN` matches."""
-    return sum(_part_seconds(found) for found in _PART.finditer(text))
+    """The seconds of a duration that `span` matches."""
+    return sum(_part_seconds(found) for found in re.finditer(_PART, text))
 
 
 def _part_seconds(found: re.Match[str]) -> float:

@@ -6,12 +6,12 @@ import re
 
 MAX_LENGTH = 60  # characters
 
-_FENCE = re.compile(r"\s*(?:```|~~~)")
-_PREFIX = re.compile(r"(?:\s*(?:#{1,6}\s|>|[-*+]\s(?:\[[ xX]\]\s)?|\d{1,3}[.)]\s))*\s*")
+# Compiled when they are needed: most prompts have no markup, and no start should wait for that.
+_PREFIX = r"(?:\s*(?:#{1,6}\s|>|[-*+]\s(?:\[[ xX]\]\s)?|\d{1,3}[.)]\s))*\s*"
 # Underscores are kept: `__init__.py` and `snake_case` are more frequent than emphasis.
-_LINK = re.compile(r"!?\[([^\][]*)\]\([^()\s]*\)")
-_CODE = re.compile(r"`+([^`]+)`+")
-_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*]*[^\s*])\1(?![\w*])")
+_LINK = r"!?\[([^\][]*)\]\([^()\s]*\)"
+_CODE = r"`+([^`]+)`+"
+_EMPHASIS = r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*]*[^\s*])\1(?![\w*])"
 
 
 def headline(text: str) -> str:
@@ -20,7 +20,7 @@ def headline(text: str) -> str:
     code = ""
     in_code = False
     for line in text.splitlines():
-        if _FENCE.match(line):
+        if line.lstrip().startswith(("```", "~~~")):
             in_code = not in_code
         elif in_code:
             code = code or line.strip()
@@ -31,10 +31,12 @@ def headline(text: str) -> str:
 
 def strip_markup(line: str) -> str:
     """The line without Markdown syntax; empty for a rule."""
-    line = line[_PREFIX.match(line).end() :]  # type: ignore[union-attr]  # it matches anything
-    line = _LINK.sub(r"\1", line)
-    line = _CODE.sub(r"\1", line)
-    line = " ".join(_EMPHASIS.sub(r"\2", line).split())
+    if line.lstrip()[:1].isalpha() and not any(mark in line for mark in "`[*"):
+        return " ".join(line.split())
+    line = line[re.match(_PREFIX, line).end() :]  # type: ignore[union-attr]  # it matches anything
+    line = re.sub(_LINK, r"\1", line)
+    line = re.sub(_CODE, r"\1", line)
+    line = " ".join(re.sub(_EMPHASIS, r"\2", line).split())
     return line if any(not c.isspace() and c not in "-=*_#|`~>" for c in line) else ""
 
 

@@ -10,18 +10,18 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 # Each of these takes one cell: ASCII, Latin letters, and common symbols.
-_NARROW = re.compile("[\x00-~¡-¬®-\u02ff–—‘’“”…•◦▪│─┼☐☑✓✗]*")
+_NARROW = "[\x00-~¡-¬®-\u02ff–—‘’“”…•◦▪│─┼☐☑✓✗]*"
 # Each of these takes two cells and is a grapheme of its own, unless a mark follows: punctuation,
 # kana and ideographs.
 WIDE = "\u3000-\u3029\u3041-\u3096\u309b-\u30ff\u3400-\u4dbf\u4e00-\u9fff！（），：；？"
-_WIDE = re.compile(f"[{WIDE}]*")
+_WIDE = f"[{WIDE}]*"
 
 
 def display_width(text: str) -> int:
     """The width of `text` in cells; a grapheme of several characters, such as a flag, takes two."""
-    if _NARROW.fullmatch(text):
+    if (text.isascii() and text.isprintable()) or re.fullmatch(_NARROW, text):
         return len(text)
-    if _WIDE.fullmatch(text):
+    if re.fullmatch(_WIDE, text):
         return 2 * len(text)
     import wcwidth  # 13 ms: only for other text
 
@@ -92,7 +92,7 @@ def split(text: str, width: int, *, taken: int = 0) -> list[str]:
 
 def signs(text: str) -> Iterable[str]:
     """The graphemes: what a reader sees as one character each."""
-    if text.isascii() or _WIDE.fullmatch(text):
+    if text.isascii() or re.fullmatch(_WIDE, text):
         return text
     import wcwidth  # 13 ms: only for text that is not ASCII
 

@@ -19,7 +19,7 @@ PAUSE = 60.0  # seconds between two searches for leftovers of other processes
 YOUNG = 60.0  # seconds in which an empty directory may be one that is just being created
 OLD = 24 * 3600.0  # seconds after which no turn of clinvk 0.1, which held no lock, still reads its
 
-_FOLDER = re.compile(r"clinvk-(turn-)?[0-9a-f]{16}")
+_FOLDER = r"clinvk-(turn-)?[0-9a-f]{16}"
 _looked: dict[Path, float] = {}  # directory: when it was last searched for leftovers
 
 
@@ -64,7 +64,7 @@ def remove_leftovers(place: Path) -> None:
     its process; the kernel releases that lock when the process exits, however it exits."""
     with suppress(OSError), os.scandir(place) as entries:
         for entry in entries:
-            if entry.name.startswith("clinvk-") and (found := _FOLDER.fullmatch(entry.name)):
+            if entry.name.startswith("clinvk-") and (found := re.fullmatch(_FOLDER, entry.name)):
                 with suppress(OSError):
                     _remove_if_left(entry.path, locked=bool(found.group(1)))
 
