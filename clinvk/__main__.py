@@ -71,7 +71,8 @@ def _load_msgspec() -> None:
     if hidden:
         sys.modules["typing_extensions"] = None  # type: ignore[assignment]
     try:
-        import msgspec  # noqa: F401 - the version is printed without it
+        # The version is printed without it.
+        import msgspec  # noqa: F401
     finally:
         if hidden:
             del sys.modules["typing_extensions"]

@@ -48,7 +48,7 @@ def wheel(built: Path) -> Path:
 def test_the_wheel_has_the_manifests_and_the_mark_of_types(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"clinvk/backends/{name}.yaml" for name in MANIFESTS} <= names
-    assert "clinvk/py.typed" in names
+    assert {"clinvk/py.typed", "clinvk/backend/prepared.json"} <= names
     assert [n for n in names if n.endswith(".data/data/share/man/man1/clinvk.1")]
     assert not [n for n in names if not n.startswith(("clinvk/", "clinvk-"))]
     assert not [n for n in names if n.startswith("clinvk/backends/") and not n.endswith(".yaml")]
