@@ -434,3 +434,10 @@ def test_one_json_value_can_be_a_list(
         assert printed == "[]" or "not JSON" in said["error"]["message"]
     else:
         assert (said["exit_code"], said["content"]) == (0, text)
+
+
+def test_a_session_that_is_named_for_each_step_begins_once(clinvk: CommandLine, home: Home):
+    home.backend("mine", READ + START + FIRST + START + SECOND, **STEPS)
+    done = clinvk("-b", "mine", "-o", "stream-json", "--ephemeral", "hello there")
+    types = [json.loads(line)["type"] for line in done.stdout.splitlines()]
+    assert types == ["started", "finished"]

@@ -64,6 +64,7 @@ class EventParser:
         self._message_id: str | None = None  # of the message that is being printed
         self._counted_usage = Usage()  # of the results so far
         self._counted_cost = 0.0
+        self._started: tuple[str | None, str | None] | None = None  # what was last said to begin
         self._index = _index_of(_SameList(manifest.events))
         self._lines: list[bytes] = []  # lines of an `output: json|text` backend
         self._size = 0  # their size in bytes
@@ -196,7 +197,13 @@ class EventParser:
             return
         if cls is messages.Text:
             values["message_id"] = self._message_id
-        yield cls(**_convert_values(cls, values), raw=raw)
+        event = cls(**_convert_values(cls, values), raw=raw)
+        if isinstance(event, messages.Started):
+            # A CLI may name its session in each line, or for each step.
+            if self._started == (event.native_id, event.model):
+                return
+            self._started = event.native_id, event.model
+        yield event
 
     def _usage(self, own: Any, extras: dict[str, Any]) -> Usage | None:
         usage = self._own_usage(own, extras["usage_first"])
