@@ -43,6 +43,7 @@ def main() -> None:
             time.sleep(options.delay)
         print_line(type="delta", text=word if i == 0 else f" {word}")
     usage = {"input": sum(map(len, turns)) // 4 + 1, "output": len(text) // 4 + 1}
+    usage |= {"cached": 0, "cache_write": 0, "reasoning": 0}
     print_line(type="end", session=session, text=text, usage=usage)
 
 
