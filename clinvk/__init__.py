@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from clinvk.errors import (
         ClinvkError,
         ConfigError,
+        LimitError,
         NotInstalledError,
         SessionError,
         SessionNotFound,
@@ -98,8 +99,8 @@ _WHERE = {
     "dispatch.dispatcher": ("Dispatcher",),
     "dispatch.turn_plan": ("TurnPlan",),
     "errors": (
-        "ClinvkError", "ConfigError", "NotInstalledError", "SessionError", "SessionNotFound",
-        "UsageError",
+        "ClinvkError", "ConfigError", "LimitError", "NotInstalledError", "SessionError",
+        "SessionNotFound", "UsageError",
     ),
     "model.events": (
         "Delta", "Denied", "Event", "Failed", "Finished", "Notice", "RateLimit", "Started", "Text",
@@ -125,8 +126,8 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = [
     "Agent", "AgentFlowManager", "AsyncClient", "BackendStatus", "Catalog", "Change",
     "ChatCompletion", "ChatCompletionChunk", "Client", "ClinvkError", "Comparison", "ConfigError",
-    "Delta", "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished", "Loaded",
-    "MemoryConfig", "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan",
+    "Delta", "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished",
+    "LimitError", "Loaded", "MemoryConfig", "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan",
     "PlanRun", "RateLimit", "Request", "Result", "Run", "RunResult", "Session", "SessionError",
     "SessionManager", "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnError",
     "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",

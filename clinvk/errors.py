@@ -4,14 +4,19 @@
     ├── UsageError (1)
     ├── NotInstalledError (2)
     ├── ConfigError (3)
-    └── SessionError (4)
-        └── SessionNotFound (4, also a FileNotFoundError)
+    ├── SessionError (4)
+    │   └── SessionNotFound (4, also a FileNotFoundError)
+    └── LimitError (75)
 
 Once a program runs, its failure is an outcome, not an exception: see `model.result.Failure`, and
 `model.result.TurnError` for interfaces that return nothing but an answer.
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False  # as in `typing`, which takes 5 ms
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class ClinvkError(Exception):
@@ -51,6 +56,20 @@ class SessionError(ClinvkError):
 
 class SessionNotFound(SessionError, FileNotFoundError):  # noqa: N818 - the published name
     """There is no session with that id, prefix or name."""
+
+
+class LimitError(ClinvkError):
+    """`backend` is at a rate limit that it reported earlier, which ends at `retry_at`."""
+
+    kind = "limit"
+    exit_code = 75
+
+    def __init__(
+        self, message: str, hint: str | None = None, *, backend: str, retry_at: datetime
+    ) -> None:
+        super().__init__(message, hint)
+        self.backend = backend
+        self.retry_at = retry_at
 
 
 def _without_passwords(text: str) -> str:

@@ -407,6 +407,9 @@ EFFECTS: dict[str, tuple[str, list[str], Any]] = {
 ELSEWHERE = {
     "output.render": "test_rendering.py",
     "unified_flags.exit_timeout_secs": "test_lingering.py",
+    "unified_flags.on_limit": "test_remembered_limits.py",
+    "unified_flags.max_wait_secs": "test_remembered_limits.py",
+    "unified_flags.fallback": "test_remembered_limits.py",
     "session.auto_resume": "test_dispatcher.py",
     "session.retention_days": "test_cli.py",
     "parallel.max_workers": "test_parallel.py",

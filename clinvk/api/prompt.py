@@ -32,6 +32,10 @@ async def arun(
     title: str | None = None,
     tags: Iterable[str] = (),
     args: Iterable[str] = (),
+    fallback: str | Iterable[str] | None = None,
+    on_limit: str | None = None,
+    max_wait: float | None = None,
+    ignore_limit: bool = False,
     dispatcher: Dispatcher | None = None,
     **options: Any,
 ) -> Result:
@@ -41,7 +45,9 @@ async def arun(
     is a session that is created at its first use; without either a new one is created, unless
     `ephemeral`. `to` hands the session over to another backend, `replay` starts its native session
     over from the transcript, `history` adds that many earlier sessions of the directory before the
-    prompt. `timeout` is in seconds. `options` are the manifest's other options (`max_turns=3`,
+    prompt. `timeout` is in seconds. At a rate limit, the turn continues on the next backend of
+    `fallback`; with `on_limit="wait"` it waits for the end, for `max_wait` seconds at most; a limit
+    that is remembered is tried with `ignore_limit`. `options` are the manifest's other options (`max_turns=3`,
     `add_dir=["../lib"]`). The failure of a program is in the result (`result.ok`, `result.error`);
     errors before it starts raise `ClinvkError`."""
     named = {"model": model, "approval": approval, "sandbox": sandbox,
@@ -61,9 +67,19 @@ async def arun(
         timeout=timeout,
         title=title,
         tags=tuple(tags),
+        fallback=_names(fallback),
+        on_limit=on_limit,
+        max_wait=max_wait,
+        ignore_limit=ignore_limit,
     )
     with own_unless(dispatcher) as where:
         return await where.run(request)
+
+
+def _names(fallback: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    if fallback is None:
+        return None
+    return (fallback,) if isinstance(fallback, str) else tuple(fallback)
 
 
 def run(prompt: str, **options: Any) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from itertools import islice
@@ -464,7 +465,12 @@ def classify_failure(
         there = find_zone(zone)
         found = (parse_retry_at(_about_limits(t), now=now, zone=there) for t in texts)
         named = next((moment for moment in found if moment), None)
-    return Failure("limit", message, rule.hint, named, status)
+    model = limit.model if limit else None
+    if model is None and rule.model is not None:
+        with suppress(ConfigError):
+            model = patterns.find_group(rule.model, "\n".join(texts))
+    window = limit.window if limit else None
+    return Failure("limit", message, rule.hint, named, status, window=window, model=model)
 
 
 _UNCERTAIN = ("limit", "server", "backend")  # kinds of a message that a reported limit overrules

@@ -57,6 +57,7 @@ class ErrorRule(Struct, frozen=True):
     exit_code: list[int] = []
     match: str | None = None  # a regular expression, case ignored
     hint: str | None = None
+    model: str | None = None  # a pattern whose group is the only model that a limit applies to
     wait_factor: float = 1.0  # how much longer than usual to wait before a retry
 
 
@@ -99,6 +100,7 @@ class LoginSpec(Struct, frozen=True):
     env: list[str] = []
     files: list[str] = []
     hint: str | None = None
+    account: list[str] = []  # `$NAME`, or `PATH#EXPRESSION`: what tells accounts apart
     fresh_minutes: float | None = (
         None  # for this long after a renewal, no run renews it again; see login_lock.py
     )
@@ -304,6 +306,7 @@ def _check(manifest: Manifest) -> None:
             ("native_id_in.match", manifest.native_id_in.match),
         ]
     patterns += [(f"errors[{i}].match", rule.match) for i, rule in enumerate(manifest.errors)]
+    patterns += [(f"errors[{i}].model", rule.model) for i, rule in enumerate(manifest.errors)]
     patterns += [
         (f"prompt.escape[{i}].match", e.match) for i, e in enumerate(manifest.prompt.escape)
     ]

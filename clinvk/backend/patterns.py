@@ -41,6 +41,11 @@ class Patterns:
         last = found[-1] if found else None
         return last if last is None or isinstance(last, str) else last[0]
 
+    def find_group(self, pattern: str, text: str) -> str | None:
+        """The first group that matched, ignoring case; None if there is none."""
+        found = self._do("search", pattern, text, flags=re.IGNORECASE)
+        return next((str(group) for group in found.groups() if group), None) if found else None
+
     def fullmatch(self, pattern: str, text: str) -> bool:
         return bool(self._do("fullmatch", pattern, text))
 

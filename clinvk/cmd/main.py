@@ -30,6 +30,7 @@ COMMANDS = {
     "sessions": ("sessions.group", "List, show, search, export and delete sessions."),
     "templates": ("templates", "List and show templates for new sessions."),
     "init": ("setup.init", "Choose the default backend and write the configuration."),
+    "limits": ("limits", "Show and forget the rate limits that backends have reported."),
     "doctor": ("setup.doctor", "Check which CLIs are installed, logged in and usable."),
     "backends": ("backends", "List, show and check backends."),
     "config": ("config", "Show and change the configuration."),

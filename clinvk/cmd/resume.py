@@ -69,6 +69,10 @@ def resume(
     ephemeral: opt.Ephemeral = False,
     timeout: opt.Timeout = None,
     stall_timeout: opt.StallTimeout = None,
+    on_limit: opt.OnLimit = None,
+    max_wait: opt.MaxWait = None,
+    fallback: opt.Fallback = None,
+    ignore_limit: opt.IgnoreLimit = False,
     options: TurnOptions = FROM_TABLE,
     option: opt.Option = None,
     fail_on_denied: opt.FailOnDenied = False,
@@ -89,7 +93,8 @@ def resume(
         backend=backend, to=to, replay=replay, workdir=workdir, output_format=output_format, raw=raw,
         dry_run=dry_run, ephemeral=ephemeral, timeout=timeout, stall_timeout=stall_timeout,
         options=options, option=option, fail_on_denied=fail_on_denied, lenient=lenient,
-        expand=expand, no_wait=no_wait, verbose=verbose, as_json=as_json, quiet=quiet,
+        expand=expand, no_wait=no_wait, on_limit=on_limit, max_wait=max_wait, fallback=fallback,
+        ignore_limit=ignore_limit, verbose=verbose, as_json=as_json, quiet=quiet,
     )  # fmt: skip
     if ephemeral:
         raise UsageError(

@@ -170,10 +170,18 @@ def _check_values(config: Config, home: Path) -> None:
             raise ShapeError(
                 (section, name), f"{quoted(value)} is too small; the minimum is {least}"
             )
-    for name in ("command_timeout_secs", "exit_timeout_secs"):
-        timeout = getattr(config.unified_flags, name)
-        if timeout is not None and not 0 < timeout < float("inf"):
-            raise ShapeError(("unified_flags", name), f"{timeout} is not greater than 0 seconds")
+    for name in ("command_timeout_secs", "exit_timeout_secs", "max_wait_secs"):
+        seconds = getattr(config.unified_flags, name)
+        if seconds is not None and not 0 < seconds < float("inf"):
+            raise ShapeError(("unified_flags", name), f"{seconds} is not greater than 0 seconds")
+    action = config.unified_flags.on_limit or "fail"
+    if action not in ("fail", "wait") and not action.removeprefix("switch:").strip(" ,:"):
+        raise ShapeError(("unified_flags", "on_limit"), f"{action!r}: name a backend")
+    if action not in ("fail", "wait") and not action.startswith("switch:"):
+        raise ShapeError(
+            ("unified_flags", "on_limit"),
+            f"{action!r} is not one of: wait, fail, or switch:BACKEND",
+        )
     for name, backend in config.backends.items():
         for variable in backend.env:
             if problem := values.name_problem(variable):

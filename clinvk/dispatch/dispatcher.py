@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from clinvk.backend.versions.installed import VersionNeeded, fitting_manifest
 from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
+from clinvk.dispatch.limit_check import check_limit, needs_limit_policy, remember_result
 from clinvk.dispatch.off_loop import ENDED_TIMEOUT, StoreCalls
 from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
 from clinvk.dispatch.turn_plan import TurnPlan
@@ -41,6 +43,7 @@ from clinvk.text import values
 from clinvk.text.typed import format_path
 
 if TYPE_CHECKING:
+    from clinvk.dispatch.limit_policy import LimitedTurn
     from clinvk.dispatch.turn import Turn
 
 __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
@@ -107,19 +110,36 @@ class Dispatcher(Closing):
     @asynccontextmanager
     async def stream(
         self, request: Request, notify: Callable[[str], None] = lambda _: None
-    ) -> AsyncIterator[Turn]:
+    ) -> AsyncIterator[Turn | LimitedTurn]:
         """The running turn: `async for event in run`, then `run.result`. Leaving the block early
-        stops the program. `notify` gets messages before there are events, such as waiting."""
+        stops the program. `notify` gets messages before there are events, such as waiting. At a
+        rate limit, it continues as the request says, on another backend or after a wait."""
         _check_request(request)
+        if not needs_limit_policy(request, self.config.config.unified_flags):
+            async with self._stream(request, notify) as run:
+                yield run
+            return
+        # Only if a rate limit is not to end the turn.
+        from clinvk.dispatch.limit_policy import LimitedTurn, policy_of
+
+        policy = policy_of(request, self.config.config.unified_flags, self.catalog)
+        async with LimitedTurn(self._stream, request, policy, notify) as series:
+            yield series
+
+    @asynccontextmanager
+    async def _stream(self, request: Request, notify: Callable[[str], None]) -> AsyncIterator[Turn]:
         marker = new_marker(self.env)
+        home = self.config.home
         if request.ephemeral:
             plan = await self._plan_when_known(no_calls, request, None)
+            check_limit(plan, home)
             async with _start_turn(self, plan, marker, None) as run:
                 yield run
             return
         calls = StoreCalls(self.store)
         session = await calls(lambda: self.sessions.find(request))
         plan = await self._plan_when_known(calls, request, session)
+        check_limit(plan, home)
         new = session is None
         if session is None:
             session = await self._create_session(plan, calls)
@@ -137,6 +157,7 @@ class Dispatcher(Closing):
                     if new
                     else await self._plan_when_known(calls, request, current)
                 )
+                check_limit(plan, home)  # another process may have met one meanwhile
                 async with _start_turn(self, plan, marker, calls, new=new) as run:
                     begun = True
                     yield run
@@ -311,6 +332,8 @@ class Dispatcher(Closing):
             )
         if session is not None and (native_id is None or session.backend != manifest.name):
             messages = self.store.messages(session.id)
+            if request.resends:
+                messages = handover.without_last_prompt(messages)
             if native_id is None:
                 _add_system_messages(
                     [m.content for m in messages if m.role is MessageRole.SYSTEM], settings
@@ -419,13 +442,15 @@ async def _start_turn(
     home = dispatcher.config.home
     with tempfiles.temp_files(plan.command, dispatcher.env), _state(plan, home):
         async with login_lock.login_lock(plan.manifest, plan.command.env, home) as begun:
-            if recorder is not None and not new:
+            if recorder is not None and not new and not plan.request.resends:
                 await recorder.record_prompt(await prompt_messages(plan, recorder.settings))
             async with process.start(plan.command, marker, stop_signal=ask) as child:
                 # The child boots while this is imported: jmespath is not needed to start it.
                 from clinvk.dispatch.turn import Turn
 
-                run = Turn(plan, child, recorder, began, begun)
+                started_at = datetime.now(UTC)
+                remember = partial(remember_result, plan, home, started_at=started_at)
+                run = Turn(plan, child, recorder, began, begun, remember)
                 try:
                     yield run
                 finally:
@@ -460,7 +485,7 @@ def _check_request(request: Request) -> None:
     """Raise `UsageError` for requests that contradict themselves."""
     if not isinstance(request.prompt, str):
         raise UsageError(f"the prompt is {type(request.prompt).__name__}, not text")
-    for name in ("timeout", "stall_timeout"):
+    for name in ("timeout", "stall_timeout", "max_wait"):
         limit = getattr(request, name)
         if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < 1e9):
             raise UsageError(f"{name}: {limit!r} is not a number of seconds greater than 0")

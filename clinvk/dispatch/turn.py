@@ -51,12 +51,14 @@ class Turn:
         recorder: Recorder | None,
         started_at: float,
         on_begun: Callable[[], None] = lambda: None,
+        remember: Callable[[Result], list[str]] = lambda _: [],
     ) -> None:
         self.plan = plan
         self._fold = TurnFold(plan)
         self._child = child
         self._recorder = recorder
         self._started_at = started_at
+        self._remember = remember  # stores or forgets rate limits, and returns notices
         self._on_begun = on_begun  # called once it has a session, since others may wait for that
         self._events: deque[Event] = deque(Notice(message=text) for text in plan.notices)
         self._parser = EventParser(
@@ -340,6 +342,7 @@ class Turn:
         if result.ok and not result.has_answer:
             used = f" ({result.usage.counted:,} tokens)" if result.usage else ""
             self._add_notices([f"{result.backend} reported success without an answer{used}"])
+        self._add_notices(self._remember(result))
         result = await self._record(result, self._fold.transcript or result.text)
         self._events.append(self._fold.last_event(result))
         self._result = result

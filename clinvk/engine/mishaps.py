@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, LimitError
 from clinvk.model.result import Failure
 
 # Errors that may pass as soon as another program exits.
@@ -18,7 +18,8 @@ def failure_of(error: Exception) -> Failure:
     """The failure that describes an exception; clinvk's own already have a message."""
     if isinstance(error, ClinvkError):
         hint = f"{error.hint}; {MORE_ROOM}" if error.hint else MORE_ROOM
-        return Failure(error.kind, error.message, hint if shortage(error) else error.hint)
+        at = error.retry_at if isinstance(error, LimitError) else None
+        return Failure(error.kind, error.message, hint if shortage(error) else error.hint, at)
     told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.strerror:

@@ -53,6 +53,11 @@ class Request:
     expand: bool  # let the CLI expand @path and /command
     wait: bool  # for another turn of the same session
     fail_on_denied: bool
+    on_limit: str | None  # fail, wait or switch:BACKEND at a rate limit; None: as configured
+    max_wait: float | None  # seconds to wait for its end; None: as configured
+    fallback: tuple[str, ...] | None  # backends to switch to; None: as configured
+    ignore_limit: bool  # try even if a rate limit is remembered
+    resends: bool  # its prompt is the last one of the session, which a rate limit has ended
     task: str | None  # the run that it is a task of
 
     def __init__(
@@ -82,6 +87,11 @@ class Request:
         expand: bool = False,
         wait: bool = True,
         fail_on_denied: bool = False,
+        on_limit: str | None = None,
+        max_wait: float | None = None,
+        fallback: tuple[str, ...] | None = None,
+        ignore_limit: bool = False,
+        resends: bool = False,
         task: str | None = None,
     ) -> None:
         fields = dict(locals())

@@ -50,6 +50,8 @@ class Failure(Struct, frozen=True):
     retry_at: datetime | None = None
     status: int | None = None  # HTTP, if the backend reported it
     wait_factor: float = 1.0  # how much longer than usual to wait before a retry
+    window: str | None = None  # of a rate limit: which one, if the CLI named it
+    model: str | None = None  # of a rate limit: the only model that it applies to
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -61,6 +61,12 @@ def unseen_messages(messages: list[Message], backend: str) -> list[Message]:
     return [m for m in messages[last + 1 :] if m.role is not MessageRole.SYSTEM]
 
 
+def without_last_prompt(messages: list[Message]) -> list[Message]:
+    """The messages without the user's last one, which is sent again."""
+    last = max((i for i, m in enumerate(messages) if m.role is MessageRole.USER), default=None)
+    return [m for i, m in enumerate(messages) if i != last]
+
+
 def history(conversations: Iterable[tuple[Session, list[Message]]], prompt: str) -> Handover | None:
     """The prompt after earlier conversations, as many of the newest as fit, in chronological
     order."""

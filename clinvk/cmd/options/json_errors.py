@@ -103,7 +103,7 @@ def _print_error(error: ClinvkError, output_format: str, params: Mapping[str, An
     from clinvk.model.result import Failure, Result
     from clinvk.text.json_output import dumps
 
-    failure = Failure(error.kind, error.message, error.hint)
+    failure = Failure(error.kind, error.message, error.hint, getattr(error, "retry_at", None))
     result = Result(
         ok=False,
         text="",

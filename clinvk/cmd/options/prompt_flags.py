@@ -35,6 +35,10 @@ class PromptFlags(Struct, frozen=True, kw_only=True):
     expand: bool
     no_wait: bool
     verbose: bool
+    on_limit: str | None = None
+    max_wait: str | None = None  # a duration
+    fallback: list[str] | None = None
+    ignore_limit: bool = False
     as_json: bool = False
     quiet: bool = False
     title: str | None = None

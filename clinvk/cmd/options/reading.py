@@ -151,7 +151,23 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
         expand=flags.expand,
         wait=not flags.no_wait,
         fail_on_denied=flags.fail_on_denied,
+        on_limit=_parse_on_limit(flags.on_limit),
+        max_wait=parse_duration("max_wait", flags.max_wait),
+        fallback=tuple(flags.fallback) if flags.fallback else None,
+        ignore_limit=flags.ignore_limit,
     )
+
+
+def _parse_on_limit(text: str | None) -> str | None:
+    """The checked value of --on-limit. Raises `UsageError`."""
+    if text is not None:
+        from clinvk.plans.halt import parse_on_limit  # only with the flag
+
+        try:
+            parse_on_limit(text)
+        except ValueError as error:
+            raise UsageError(f"--on-limit: {error}") from error
+    return text
 
 
 def parse_duration(name: str, text: str | None) -> float | None:

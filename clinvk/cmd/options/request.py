@@ -156,6 +156,11 @@ if TYPE_CHECKING:
     TaskTimeout: TypeAlias = str | None
     StallTimeout: TypeAlias = str | None
     TaskStall: TypeAlias = str | None
+    OnLimit: TypeAlias = str | None
+    MaxWait: TypeAlias = str | None
+    Fallback: TypeAlias = list[str] | None
+    RunFallback: TypeAlias = list[str] | None
+    IgnoreLimit: TypeAlias = bool
 else:
     Workdir = flag_of(BY_NAME["workdir"])
     Title = flag_of(BY_NAME["title"])
@@ -173,3 +178,8 @@ else:
     TaskTimeout = flag_of(BY_NAME["timeout"], of_runs=True)
     StallTimeout = flag_of(BY_NAME["stall_timeout"])
     TaskStall = flag_of(BY_NAME["stall_timeout"], of_runs=True)
+    OnLimit = flag_of(BY_NAME["on_limit"])
+    MaxWait = flag_of(BY_NAME["max_wait"])
+    Fallback = flag_of(BY_NAME["fallback"])
+    RunFallback = flag_of(BY_NAME["fallback"], of_runs=True)
+    IgnoreLimit = flag_of(BY_NAME["ignore_limit"])

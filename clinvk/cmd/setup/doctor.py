@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from clinvk.backend.probe import BackendStatus, probe_backends
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.config.paths import home_problem, private_hint
+from clinvk.dispatch.limit_check import format_time
+from clinvk.dispatch.remembered_limits import LimitStore, list_limits
 from clinvk.errors import NotInstalledError, SessionError
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
@@ -32,11 +35,13 @@ def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
     loaded = opt.load_config(config)
     catalog = Catalog(loaded.home)
     findings = anyio.run(probe_backends, catalog, catalog.names(), loaded, os.environ)
+    limits = list_limits(LimitStore(loaded.home))
     problem = _find_store_problem(loaded.home)
     if as_json:
-        printer.print_json(_report_json(findings, loaded, problem))
+        printer.print_json({**_report_json(findings, loaded, problem), "limits": limits})
     else:
         _print_report(findings, loaded, problem)
+        _print_limits(limits)
     if problem is not None:
         return SessionError.exit_code
     has_model = any(f.state == "installed" and f.name != MODELLESS_BACKEND for f in findings)
@@ -91,6 +96,14 @@ def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | Non
     )
     if open_ := home_problem(loaded.home):
         printer.print_wrapped(f"warning: {one_line(open_)}; {one_line(private_hint(loaded.home))}")
+
+
+def _print_limits(limits: list[dict[str, Any]]) -> None:
+    for limit in limits:
+        which = limit["window"] or limit["model"]
+        until = format_time(datetime.fromisoformat(limit["until"]))
+        name = one_line(f"{limit['backend']} ({which})" if which else limit["backend"])
+        print(f"rate limit: {name} until {until}; see: clinvk limits")
 
 
 def _report_json(findings: list[BackendStatus], loaded: Any, problem: str | None) -> dict[str, Any]:
