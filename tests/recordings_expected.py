@@ -95,6 +95,8 @@ def _outcome(result: Result) -> dict[str, Any]:
     data = {"ok": result.ok, **result.to_json()}
     for name in ("version", "session_id", "duration_seconds"):
         del data[name]
+    if not data["unrecognized_lines"]:
+        del data["unrecognized_lines"]
     if data["error"]:
         data["error"] = _steady(data["error"])
     return data

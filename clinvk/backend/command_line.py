@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,7 @@ def build_command(
         filler.own["$state"] = str(state or temp_dir / manifest.state)
     effects = option_effects(manifest, options)
     flags = [word for effect, value in effects for word in filler.fill_words(effect.argv, value)]
-    changes = {
-        k: v and expand_variables(filler.fill(v, {}) if "$" in v else v, env)
-        for k, v in manifest.env.items()
-    }
+    changes = manifest_env(manifest, env, lambda v: filler.fill(v, {}) if "$" in v else v)
     if not expand:
         changes |= manifest.prompt.literal
     for effect, value in effects:
@@ -277,6 +274,20 @@ def matches_native_id(manifest: Manifest, native_id: str) -> bool:
     if not manifest.native_id:
         return True
     return Patterns(manifest.source).fullmatch(manifest.native_id, native_id)
+
+
+def manifest_env(
+    manifest: Manifest, env: Mapping[str, str], fill: Callable[[str], str] = str
+) -> dict[str, str | None]:
+    """The manifest's changes to this environment, with the placeholders in values replaced by
+    `fill`. A name that ends in `*` stands for all variables that begin so."""
+    changes: dict[str, str | None] = {}
+    for name, value in manifest.env.items():
+        if name.endswith("*"):
+            changes |= {known: None for known in env if known.startswith(name[:-1])}
+        else:
+            changes[name] = value and expand_variables(fill(value), env)
+    return changes
 
 
 def changed_env(env: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from clinvk.model.events import EVENT_TYPES, Event
 from clinvk.model.result import Failure
 from clinvk.model.usage import Usage, sum_costs
 from clinvk.process.pipes import LONGEST
+from clinvk.text.json_input import split_objects
 
 # A half of a surrogate pair, as JSON escapes it: a CLI may have cut a text in the middle of one.
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -32,6 +33,7 @@ _ESCAPES = re.compile(
     re.DOTALL,
 )
 
+NOISE_LENGTH = 500  # characters of a line that is not JSON
 LOOKED_AT = 65_536  # characters of a message that are searched for the patterns of `errors`
 
 # Fields that a rule may set in addition to those of the event: the turn's share of a cumulative
@@ -66,6 +68,9 @@ class EventParser:
         self._counted_usage = Usage()  # of the results so far
         self._counted_cost = 0.0
         self._started: tuple[str | None, str | None] | None = None  # what was last said to begin
+        self.recognized = 0  # objects that a rule applied to
+        self.unrecognized = 0  # those that no rule could read
+        self.ends_unrecognized = False  # the last one was among those
         self._index = _index_of(_SameList(manifest.events))
         self._lines: list[bytes] = []  # lines of an `output: json|text` backend
         self._size = 0  # their size in bytes
@@ -93,11 +98,13 @@ class EventParser:
         try:
             data = json.loads(line)
         except (ValueError, RecursionError):  # includes invalid UTF-8
-            try:
-                data = json.loads(line.decode("utf-8", "replace"), strict=False)
-            except (ValueError, RecursionError):
-                return self._not_json(line)
-        return self._events(data) if isinstance(data, dict) else self._not_json(line)
+            objects, rest = split_objects(line)
+            self._add_noise(rest)
+            return [event for data in objects for event in self._events(data)]
+        if isinstance(data, dict):
+            return self._events(data)
+        self._add_noise(line[:NOISE_LENGTH].decode("utf-8", "replace"))
+        return []
 
     def finish(self, code: int) -> list[Event]:
         """The events at the end of the output of a backend that prints no events."""
@@ -126,37 +133,48 @@ class EventParser:
             found = data if isinstance(data, list) else [data]
             return [e for one in found if isinstance(one, dict) for e in self._events(one)]
         for line in text.splitlines():
-            self._not_json(line)
+            self._add_noise(line.decode("utf-8", "replace"))
         return []
 
-    def _not_json(self, line: bytes) -> list[Event]:
-        if len(self.noise) < 20:
-            self.noise.append(line[:500].decode("utf-8", "replace"))
-        return []
+    def _add_noise(self, text: str) -> None:
+        # The same title of a window may precede every line.
+        if len(self.noise) < 20 and (text := text[:NOISE_LENGTH]) and text not in self.noise:
+            self.noise.append(text)
 
     def _events(self, data: dict[str, Any]) -> list[Event]:
         events: list[Event] = []
-        self._apply(self._index, data, data, events)
+        if self._apply(self._index, data, data, events):
+            self.recognized += 1
+            self.ends_unrecognized = False
+        else:
+            self.unrecognized += 1
+            self.ends_unrecognized = True
         return events
 
-    def _apply(self, index: _RuleIndex, data: Any, raw: Any, events: list[Event]) -> None:
-        """The events of the first rule that matches."""
+    def _apply(self, index: _RuleIndex, data: Any, raw: Any, events: list[Event]) -> bool:
+        """Add the events of the first rule that matches; return whether it could read the data."""
         for rule in index.candidates(data):
             if rule.when is None or is_truthy(rule.when(data)):
-                self._emit_all(rule, data, raw, events)
-                return
+                return self._emit_all(rule, data, raw, events)
+        return False
 
-    def _emit_all(self, rule: _CompiledRule, data: Any, raw: Any, events: list[Event]) -> None:
+    def _emit_all(self, rule: _CompiledRule, data: Any, raw: Any, events: list[Event]) -> bool:
         if rule.message_id is not None and isinstance(found := rule.message_id(data), str):
             self._message_id = found
         if rule.noted:
             self._note(rule, data)
+        is_read = True
         if rule.emit and rule.emit not in SILENT:
-            events.extend(self._emit(rule, data, raw))
+            values = {name: get(data) for name, get in rule.set}
+            is_read = _has_types(rule.emit, values)
+            events.extend(self._emit(rule.emit, values, raw))
         if rule.inner is not None:
             found = rule.each(data) if rule.each else [data]
-            for element in found if isinstance(found, list) else []:
-                self._apply(rule.inner, element, raw, events)
+            if not isinstance(found, list):
+                return False
+            read = [self._apply(rule.inner, element, raw, events) for element in found]
+            is_read = is_read and (not read or any(read))
+        return is_read
 
     def _note(self, rule: _CompiledRule, data: Any) -> None:
         """Remember what a line says beside its event."""
@@ -176,12 +194,11 @@ class EventParser:
         if name := said.get("native_id"):
             self.native_id = _to_text(name)
 
-    def _emit(self, rule: _CompiledRule, data: Any, raw: Any) -> Iterator[Event]:
-        values = {name: get(data) for name, get in rule.set}
+    def _emit(self, emit: str, values: dict[str, Any], raw: Any) -> Iterator[Event]:
         if native_id := values.get("native_id"):
             self.native_id = native_id = str(native_id)
-        if rule.emit in EXTRA_FIELDS:
-            extras = {name: values.pop(name, None) for name in EXTRA_FIELDS[rule.emit]}
+        if emit in EXTRA_FIELDS:
+            extras = {name: values.pop(name, None) for name in EXTRA_FIELDS[emit]}
             usage = self._usage(values.get("usage"), extras)
             cost = self._cost(values.get("cost"), extras)
             steps, self.steps, self.unfinished = self.steps, Steps(), None
@@ -190,7 +207,7 @@ class EventParser:
             denied = extras["denied"]
             for denial in denied if isinstance(denied, list) else []:
                 yield messages.Denied(**_convert_values(messages.Denied, denial), raw=raw)
-        cls = EVENT_TYPES[rule.emit or ""]
+        cls = EVENT_TYPES[emit]
         if cls is messages.Delta:  # the most frequent one
             text = values.get("text")
             if isinstance(text, str) and text:
@@ -268,6 +285,15 @@ def _without_halves(text: bytes) -> bytes:
     if not _HALF.search(text):
         return text
     return _ESCAPES.sub(lambda m: b"\\ufffd" if m.group(1) else m.group(), text)
+
+
+def _has_types(emit: str, values: dict[str, Any]) -> bool:
+    """Whether the fields without which the event means nothing have been found, with their types."""
+    if emit in ("delta", "text"):
+        return isinstance(values.get("text"), str)
+    if emit == "started" and "native_id" in values:
+        return isinstance(values["native_id"], (str, int))
+    return True
 
 
 class Steps:
@@ -414,6 +440,7 @@ _CONVERT: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("", "native_id"): _to_text,
     ("", "model"): _to_text,
     ("", "reason"): _to_text,
+    ("", "hint"): _to_text,
     ("", "ok"): bool,
     ("", "reached"): bool,
     ("", "window"): _to_text,

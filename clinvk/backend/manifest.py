@@ -101,6 +101,7 @@ class LoginSpec(Struct, frozen=True):
     files: list[str] = []
     hint: str | None = None
     account: list[str] = []  # `$NAME`, or `PATH#EXPRESSION`: what tells accounts apart
+    files_caveat: str | None = None  # why one of the files may not be enough; `doctor` shows it
     fresh_minutes: float | None = (
         None  # for this long after a renewal, no run renews it again; see login_lock.py
     )

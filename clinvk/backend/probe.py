@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from clinvk import __version__
 from clinvk.backend import catalog as catalogs
-from clinvk.backend.command_line import changed_env
+from clinvk.backend.command_line import changed_env, manifest_env
 from clinvk.backend.files.login_lock import login_files
 from clinvk.backend.manifest import Manifest, capabilities
 from clinvk.backend.versions.installed import describe_range, remember_version
@@ -106,11 +106,15 @@ async def probe_backend(
     version, problem = await _read_version(manifest, path, its_env)
     number = remember_version(path, version, config.home)
     login = _login_state(manifest, its_env)
+    advice = _login_advice(manifest, login), describe_range(manifest, number)
     return BackendStatus(
         name, "broken" if problem else "installed", path, version, login,
-        tuple(capabilities(manifest)),
-        problem or (manifest.login.hint if login == "no" else describe_range(manifest, number)),
+        tuple(capabilities(manifest)), problem or "; ".join(filter(None, advice)) or None,
     )  # fmt: skip
+
+
+def _login_advice(manifest: Manifest, login: str) -> str | None:
+    return {"no": manifest.login.hint, "unknown": manifest.login.files_caveat}.get(login)
 
 
 async def ask_version(
@@ -128,7 +132,7 @@ async def _read_version(
     if manifest.command == "$python":
         return __version__, None
     command = Command(
-        argv=(path, *manifest.version), env=changed_env(env, manifest.env), cwd=Path(), stdin=b"",
+        argv=(path, *manifest.version), env=changed_env(env, manifest_env(manifest, env)), cwd=Path(), stdin=b"",
         env_changes={},
     )  # fmt: skip
     asked = " ".join(manifest.version)
@@ -166,4 +170,6 @@ def _login_state(manifest: Manifest, env: Mapping[str, str]) -> str:
         return "not needed"
     if any(env.get(name) for name in manifest.login.env):
         return "yes"
-    return "yes" if any(os.path.exists(path) for path in login_files(manifest, env)) else "no"
+    if not any(os.path.exists(path) for path in login_files(manifest, env)):
+        return "no"
+    return "unknown" if manifest.login.files_caveat else "yes"

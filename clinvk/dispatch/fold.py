@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.backend.event_parser import classify_failure
+from clinvk.backend.manifest import Manifest
 from clinvk.backend.patterns import Patterns
 from clinvk.dispatch.answer_blocks import AnswerBlocks
 from clinvk.dispatch.turn_plan import TurnPlan
@@ -43,6 +44,10 @@ class Exit(Struct, frozen=True, kw_only=True):
     code: int  # below 0: the signal that killed it
     stderr: str = ""  # the end of it
     noise: tuple[str, ...] = ()  # lines of stdout that were not JSON, a few of them
+    recognized: int = 0  # objects on stdout that the manifest's rules could read
+    unrecognized: int = 0  # those that they could not
+    ends_unrecognized: bool = False  # the last one was among those
+    release: str | None = None  # of the program, if it was asked for
     native_id: str | None = None  # the last one that any line named
     model: str | None = None  # the last one that a line named other than at the start
     # Of the steps after the last event that reported success or failure.
@@ -131,7 +136,7 @@ class TurnFold:
             case Denied():
                 self._close_tool(event.id)
                 event = self._with_tool_name(event)
-                self.denied.append(Denial(event.name, event.input, event.reason))
+                self.denied.append(Denial(event.name, event.input, event.reason, event.hint))
             case Failed() if event.turns == 0 and isinstance(self.terminal, Finished):
                 # It failed before it asked the model again: the answer is complete.
                 self._exit_excused = True
@@ -178,7 +183,15 @@ class TurnFold:
             structured=structured,
             error=failure,
             backend_exit_code=end.code,
+            unrecognized_lines=end.unrecognized,
         )
+
+    def is_format_unknown(self, end: Exit) -> bool:
+        """Whether the output has another format than the manifest describes, rather than being
+        incomplete: no rule could read it, or not the line that ended it."""
+        if self.terminal is not None or self.stop_reason is not None or end.code < 0:
+            return False
+        return end.unrecognized > 0 and (end.recognized == 0 or end.ends_unrecognized)
 
     def last_event(self, result: Result) -> Event:
         """The event that ends the turn: `Finished` or `Failed`, as the result says."""
@@ -305,6 +318,8 @@ class TurnFold:
             return replace(failure, message=_append_detail(message, said))
         if code == 0 and end.unfinished is not None:
             return self._unfinished_failure(end.unfinished)
+        if code == 0 and self.is_format_unknown(end):
+            return Failure("backend", self._format_message(end), _format_hint(manifest))
         if code == 0:
             message = f"{manifest.name} exited without reporting success or failure"
             if end.skipped_lines:
@@ -316,6 +331,10 @@ class TurnFold:
                 _append_detail(message, said),
                 "its answer may be incomplete; try again",
             )
+        if self.is_format_unknown(end):
+            failure = classify("", stderr=stderr or "\n".join(end.noise), code=code)
+            message = _append_detail(self._format_message(end), said)
+            return replace(failure, message=message, hint=failure.hint or _format_hint(manifest))
         message = said or f"{manifest.name} exited with {_describe_exit_code(code)} without output"
         failure = classify("", stderr=stderr or "\n".join(end.noise), code=code)
         return replace(failure, message=message)
@@ -336,16 +355,31 @@ class TurnFold:
             "continue with -c",
         )
 
+    def format_notice(self, end: Exit, result: Result) -> str | None:
+        """A notice if an answer is empty although there was output that was not recognized."""
+        if not result.ok or result.text.strip() or not end.unrecognized:
+            return None
+        return f"the answer is empty: {self._format_message(end)}"
+
+    def _format_message(self, end: Exit) -> str:
+        """How much of the output the manifest does not recognize, and which versions it is for."""
+        name = self.plan.manifest.name
+        lines = f"{end.unrecognized:,} line{'s' * (end.unrecognized > 1)}"
+        if end.recognized:
+            lines = f"{end.unrecognized:,} of {end.unrecognized + end.recognized:,} lines"
+        tested = _describe_versions(self.plan.manifest, end.release)
+        return f"{name} printed {lines} that its manifest does not recognize{tested}"
+
     def _denial_failure(self) -> Failure | None:
         if not (self.plan.request.fail_on_denied and self.denied):
             return None
         names = ", ".join(dict.fromkeys(d.name for d in self.denied))
-        return Failure(
-            "denied",
-            f"tools were denied: {names}",
+        general = (
             "allow edits with --approval auto, these tools with --allowed-tools, or everything "
-            "with --approval none",
+            "with --approval none"
         )
+        hints = dict.fromkeys(denied.hint or general for denied in self.denied)
+        return Failure("denied", f"tools were denied: {names}", "; ".join(hints))
 
     def _schema_failure(self, structured: Any) -> Failure | None:
         """The failure of an answer that does not match the schema, whatever the CLI reports."""
@@ -397,6 +431,24 @@ def _either(a: Any, b: Any) -> Any:
 def _add(a: Any, b: Any) -> Any:
     """The sum of two figures; if one is unknown, the other."""
     return _either(a, b) if a is None or b is None else a + b
+
+
+def _describe_versions(manifest: Manifest, version: str | None) -> str:
+    """` (tested with 0.169.0 to 0.171.0, this is 0.144.0)`, as far as that is known."""
+    tested = dict.fromkeys(filter(None, (manifest.versions.oldest, manifest.versions.newest)))
+    parts = [f"tested with {' to '.join(tested)}"] if tested else []
+    if version:
+        parts.append(f"this is {version}")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _format_hint(manifest: Manifest) -> str:
+    """What to do about a CLI whose output has another format."""
+    install = f"{manifest.install}; or " if manifest.install else ""
+    return (
+        f"install a release that it was tested with: {install}update clinvk, or describe the new "
+        f"format in ~/.clinvk/backends/{manifest.name}.yaml (see: clinvk backends show {manifest.name})"
+    )
 
 
 def _describe_exit_code(code: int) -> str:

@@ -336,16 +336,36 @@ class Turn:
             steps_costs=tuple(self._parser.steps.costs),
             unfinished=self._parser.unfinished,
             skipped_lines=bool(self._child.skipped),
+            recognized=self._parser.recognized,
+            unrecognized=self._parser.unrecognized,
+            ends_unrecognized=self._parser.ends_unrecognized,
             seconds=time.monotonic() - self._started_at,
         )
+        if self._fold.is_format_unknown(end):
+            end = replace(end, release=await self._find_version())
         result = self._with_version(self._fold.finish(end))
         if result.ok and not result.has_answer:
             used = f" ({result.usage.counted:,} tokens)" if result.usage else ""
             self._add_notices([f"{result.backend} reported success without an answer{used}"])
         self._add_notices(self._remember(result))
+        if notice := self._fold.format_notice(end, result):
+            self._add_notices([notice])
         result = await self._record(result, self._fold.transcript or result.text)
         self._events.append(self._fold.last_event(result))
         self._result = result
+
+    async def _find_version(self) -> str | None:
+        """The version of the program, which is asked if it is not known."""
+        # Only for an error.
+        from clinvk.backend.probe import ask_version
+        from clinvk.backend.versions.installed import known_version
+
+        manifest, command, home = self.plan.manifest, self.plan.command, self.plan.home
+        if home is None:
+            return None
+        if known := known_version(command.argv[0], home):
+            return known.version
+        return await ask_version(manifest, command.argv[0], command.env, home)
 
     def _with_version(self, result: Result) -> Result:
         """The result; if it failed for reasons that a version can have, its hint says which version

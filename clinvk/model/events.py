@@ -86,6 +86,7 @@ class Denied(Event, frozen=True, kw_only=True):
     name: str = ""
     input: Any = None
     reason: str | None = None
+    hint: str | None = None  # how to allow it, if the CLI has a way of its own
 
 
 class Notice(Event, frozen=True, kw_only=True):

@@ -35,9 +35,11 @@ class Denial(Struct, frozen=True):
     name: str
     input: Any = None
     reason: str | None = None
+    hint: str | None = None  # how to allow it, if the CLI has a way of its own
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "input": self.input, "reason": self.reason}
+        about = {"name": self.name, "input": self.input, "reason": self.reason}
+        return about | {"hint": self.hint} if self.hint else about
 
 
 class Failure(Struct, frozen=True):
@@ -79,6 +81,7 @@ class Result(Struct, frozen=True, kw_only=True):
     structured: Any = None
     error: Failure | None = None
     backend_exit_code: int | None = None
+    unrecognized_lines: int = 0  # of the program's output, which the manifest does not describe
 
     @property
     def has_answer(self) -> bool:
@@ -100,6 +103,7 @@ class Result(Struct, frozen=True, kw_only=True):
             "duration_seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
             "backend_exit_code": self.backend_exit_code,
+            "unrecognized_lines": self.unrecognized_lines,
             "denied": [plain(d) for d in self.denied],
             "error": plain(self.error),
         }

@@ -1,11 +1,16 @@
-"""JSON input with the same bounds as YAML in `text.yaml`."""
+"""JSON input: a text, with the same bounds as YAML in `text.yaml`, or the objects in a line."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
+from clinvk.text.sanitize import sequences_end
 from clinvk.text.yaml import DEEP, DIGITS, MAX_DEPTH
+
+_DECODER = json.JSONDecoder(strict=False)  # accepts raw control characters in strings
+_SPACE = re.compile(r"[\s\ufeff]*")
 
 
 class JsonError(ValueError):
@@ -39,3 +44,36 @@ def _is_deep(data: Any) -> bool:
             if isinstance(value, (dict, list))
         ]
     return bool(level)
+
+
+def split_objects(line: bytes) -> tuple[list[dict[str, Any]], str]:
+    """The objects in a line of output, and the rest of the line.
+
+    Control sequences may precede, separate and follow the objects: a program that sets the title of
+    the window prints no newline after it. With other text before the first object, the whole line
+    is text, unless a carriage return starts the line over."""
+    text = line.decode("utf-8", "replace")
+    at = _skip(text, 0)
+    if text[at : at + 1] not in ("{", "") and (start := text.find("\r", at)) > 0:
+        at = _skip(text, start)
+    objects: list[dict[str, Any]] = []
+    rest = [text[:at]]
+    while text[at : at + 1] == "{":
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            break
+        objects.append(value)
+        at = _skip(text, end)
+        rest.append(text[end:at])
+    return objects, "".join([*rest, text[at:]]) if objects else text
+
+
+def _skip(text: str, at: int) -> int:
+    """The end of the white space and control sequences that begin at `at`."""
+    while True:
+        space = _SPACE.match(text, at)
+        end = sequences_end(text, space.end() if space else at)
+        if end == at:
+            return at
+        at = end

@@ -42,6 +42,12 @@ def sanitize(text: str) -> str:
     return "".join([*pieces, cleaner.finish()])
 
 
+def sequences_end(text: str, at: int) -> int:
+    """Where the escape sequences and control characters that begin at `at` end."""
+    found = re.compile(_SEQUENCES).match(text, at)  # compiled only once
+    return found.end() if found else at
+
+
 def sanitize_without_bidi(text: str) -> str:
     """`clean`, with the order of characters preserved: for text beside other text."""
     return sanitize(text).translate(dict.fromkeys(_BIDI))

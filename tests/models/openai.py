@@ -103,13 +103,16 @@ def _output(answer: Answer) -> list[dict[str, Any]]:
     }
     said: dict[str, Any]
     if answer.tool:
+        space, _, name = answer.tool.name.rpartition(".")  # tools of MCP servers have a namespace
         said = {
             "type": "function_call",
             "id": f"fc_{number}",
             "call_id": f"call_{number}",
-            "name": answer.tool.name,
+            "name": name,
             "arguments": json.dumps(answer.tool.input),
         }
+        if space:
+            said["namespace"] = space
     else:
         text = {"type": "output_text", "text": answer.text, "annotations": []}
         said = {"type": "message", "id": f"msg_{number}", "role": "assistant", "content": [text]}

@@ -87,7 +87,16 @@ def fitting_manifest(
     known = known_version(program, home)
     if known is None:
         raise VersionNeeded(manifest, program)
-    return for_version(manifest, known.version) if known.version else manifest
+    return for_version(manifest, known.version) if known.version else _cautious(manifest)
+
+
+def _cautious(manifest: Manifest) -> Manifest:
+    """The manifest for a program that does not tell its version: prompts are escaped for the oldest
+    one, so that nothing is expanded by surprise."""
+    for i, change in enumerate(manifest.by_version):
+        if change.below and change.prompt:
+            manifest = for_change(manifest, VersionChange(change.below, prompt=change.prompt), i)
+    return manifest
 
 
 class VersionNeeded(Exception):  # noqa: N818 - it is no error

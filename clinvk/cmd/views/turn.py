@@ -127,12 +127,16 @@ class TextViewer(TurnViewer):
     def show_outcome(self, result: Result) -> None:
         self._clear()
         super().show_outcome(result)
+        if count := result.unrecognized_lines:
+            self._write_aside(f"lines that the manifest does not recognize: {count:,}")
         if footer := _footer(result, self.output):
             for line in self.printer.wrap("", footer):
                 self.printer.line(line, show.DIM)
 
     def _denial_hint(self, event: Denied) -> str | None:
         """Why it was denied, or how to allow it, unless the failure at the end says so."""
+        if event.hint and not self.plan.request.fail_on_denied:
+            return event.hint
         if "approval" in self.plan.settings or self.plan.request.fail_on_denied:
             return event.reason
         return ALLOW_HINT
