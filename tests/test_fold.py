@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting
@@ -215,6 +216,40 @@ def test_an_answer_from_another_session_is_a_failure(events: tuple[Event, ...]):
     error = failure_of(*events, plan=plan_with(resumes="n1"), native_id="n2")
     assert error.kind == "session"
     assert "resume n1, and it answered from n2" in error.message
+
+
+USED = Usage(input=1080, output=81)
+
+
+@pytest.mark.parametrize(
+    ("events", "end"),
+    [
+        ((Started(native_id="n2"), Text(text="secret"), Finished(text="secret", usage=USED, cost=1.0)), {}),
+        ((Text(text="secret"), Finished(text="secret", usage=USED, cost=1.0)), {"native_id": "n2"}),
+    ],
+)  # fmt: skip
+def test_what_another_conversation_answered_and_used_is_not_this_ones(events: Any, end: Any):
+    result = result_of(*events, plan=plan_with(resumes="n1"), **end)
+    assert (result.ok, result.error.kind, result.native_id) == (False, "session", "n1")
+    assert (result.text, result.usage, result.cost) == ("", None, None)
+
+
+def test_a_cli_that_renews_its_ids_is_continued_under_the_new_one():
+    for renews in (True, False):
+        manifest = replace(MANIFEST, new_id_on_resume=renews)
+        fold = TurnFold(replace(plan_with(resumes="n1"), manifest=manifest))
+        fold.add(Started(native_id="n2"))
+        assert (fold.stop_reason is None, fold.unrecorded_id) == (renews, "n2" if renews else None)
+        fold.add(Started(native_id="n2"))
+        fold.add(SUCCESS)
+        result = fold.finish(Exit(code=0, native_id="n2"))
+        assert (result.ok, result.native_id) == (renews, "n2" if renews else "n1")
+        assert fold.is_elsewhere is not renews
+    manifest = replace(MANIFEST, new_id_on_resume=True)
+    fold = TurnFold(replace(plan_with(resumes="n1"), manifest=manifest))
+    fold.add(Started(native_id="n2"))
+    fold.add(Started(native_id="n3"))
+    assert fold.is_elsewhere
 
 
 def test_another_session_than_the_one_resumed_stops_the_turn_at_once():

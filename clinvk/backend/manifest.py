@@ -125,6 +125,7 @@ class VersionChange(Struct, frozen=True):
     prompt: dict[str, Any] = {}
     options: dict[str, Any] = {}
     ephemeral: EphemeralSpec | None = None
+    new_id_on_resume: bool | None = None
 
     def applies_to(self, version: str) -> bool:
         is_before = self.below is None or is_older(version, self.below)
@@ -158,6 +159,7 @@ class Manifest(Struct, frozen=True):
     default_model: list[str] = []  # the first one known, if no line names it; `$NAME`: a variable
     stderr_message: str | None = None  # a pattern; its group, or all of it, is the error message
     state: str | None = None  # a file or directory that clinvk keeps for each session, `$state`
+    new_id_on_resume: bool = False  # by design, a resumed session continues under a new id
     lost_after_error: bool = False  # a first turn that the provider rejected leaves no session
     stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
     exit_timeout: float = 15.0  # seconds of silence after its result, after which it is ended
@@ -234,6 +236,9 @@ def for_change(
     changed = replace(
         manifest, argv=argv, env=env, options=options, prompt=prompt, missing=missing,
         ephemeral=change.ephemeral or manifest.ephemeral,
+        new_id_on_resume=(
+            manifest.new_id_on_resume if change.new_id_on_resume is None else change.new_id_on_resume
+        ),
     )  # fmt: skip
     _check(changed)
     return changed

@@ -64,6 +64,8 @@ class TurnFold:
 
     def __init__(self, plan: TurnPlan) -> None:
         self.plan = plan
+        self._is_renewed = False  # the session has a new id, by design of the CLI
+        self.is_elsewhere = False  # another conversation answered
         self.native_id: str | None = plan.resumes
         self.model: str | None = None
         self.denied: list[Denial] = []
@@ -157,8 +159,11 @@ class TurnFold:
     def finish(self, end: Exit) -> Result:
         """The result, now that the program has exited."""
         self._blocks.close()
-        if self.native_id is None:
-            self.native_id = end.native_id
+        if self.stop_reason is None and self._is_other_session(end.native_id):
+            self.is_elsewhere = True
+            self.stop(self._wrong_session_failure(end.native_id or ""))
+        if self.native_id is None or self._is_renewed:
+            self.native_id = end.native_id or self.native_id
         terminal = self.terminal
         answers = self._answers or [self._blocks.last]
         structured = None
@@ -168,6 +173,8 @@ class TurnFold:
         answer = "\n\n".join(answers)
         if failure is not None and not self._is_answer_stated:
             answer = self.transcript or answer
+        if self.is_elsewhere:  # neither its answer nor its figures are those of this session
+            terminal, answer, end = None, "", replace(end, steps_usage=Usage(), steps_costs=())
         return Result(
             ok=failure is None,
             text=answer,
@@ -210,7 +217,7 @@ class TurnFold:
     @property
     def transcript(self) -> str:
         """The whole answer of the model, block by block."""
-        return self._blocks.transcript
+        return "" if self.is_elsewhere else self._blocks.transcript
 
     def _add_terminal(self, event: Finished | Failed) -> None:
         """Fold in a result. Several are one turn: the later ones are about what it did in the
@@ -258,6 +265,7 @@ class TurnFold:
         if event.native_id is None:
             return
         if event.native_id == self.plan.forks:
+            self.is_elsewhere = True
             self.stop(
                 Failure(
                     "session",
@@ -266,20 +274,31 @@ class TurnFold:
                 )
             )
             return
-        asked = self.plan.resumes
-        if asked is not None and event.native_id != asked:
+        if self._is_other_session(event.native_id):
+            self.is_elsewhere = True
             self.stop(self._wrong_session_failure(event.native_id))
             return
         if self.native_id != event.native_id or self.model:
             self.unrecorded_id = event.native_id
         self.native_id = event.native_id
 
+    def _is_other_session(self, native_id: str | None) -> bool:
+        """Whether this is not the session that was to be resumed."""
+        asked = self.plan.resumes
+        if asked is None or native_id in (None, asked, self.native_id):
+            return False
+        if self._is_renewed:  # a third one
+            return True
+        self._is_renewed = self.plan.manifest.new_id_on_resume
+        return not self._is_renewed
+
     def _wrong_session_failure(self, native_id: str) -> Failure:
         return Failure(
             "session",
             f"asked {self.plan.manifest.name} to resume {self.plan.resumes}, "
             f"and it answered from {native_id}",
-            "the CLI has lost its session; start over from the transcript with --replay",
+            "the CLI has lost its session, or its release gives a new id to each resumed one (see "
+            "clinvk doctor); update it, or start over from the transcript with --replay",
         )
 
     def _find_failure(self, end: Exit, structured: Any) -> Failure | None:
@@ -289,8 +308,6 @@ class TurnFold:
         terminal, manifest, stderr, code = self.terminal, self.plan.manifest, end.stderr, end.code
         if self.is_settled:
             code = 0  # its exit code is that of the signal that ended it
-        if self.plan.resumes and end.native_id not in (None, self.plan.resumes):
-            return self._wrong_session_failure(end.native_id or "")
         classify = partial(
             classify_failure, manifest, limit=self.limit, zone=self.plan.command.env.get("TZ")
         )

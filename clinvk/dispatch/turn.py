@@ -257,10 +257,13 @@ class Turn:
         ask = signal.Signals[self.plan.manifest.stop]
         for line in await self._child.stop(ask, now=self._stop_now):
             # Its last lines may contain the usage and the native id; the answer is over.
-            for event in self._parser.parse_line(line):
-                self._fold.add_after_stop(event)
+            self._fold_after_stop(line)
         self._tell_of_beginning()
         await self._finish(await self._child.wait())
+
+    def _fold_after_stop(self, line: bytes) -> None:
+        for event in self._parser.parse_line(line):
+            self._fold.add_after_stop(event)
 
     async def _handle_exit(self, code: int) -> None:
         self._tell_of_skipped()
@@ -286,6 +289,9 @@ class Turn:
         read, fold, events = self._parser.parse_line, self._fold.add, self._events
         meant = self._fold.is_working_again
         for line in lines:
+            if self._fold.stop_reason is not None:  # such as: another conversation answers
+                self._fold_after_stop(line)
+                continue
             for event in read(line):
                 meant = True
                 if (shown := fold(event)) is not None:
@@ -425,7 +431,8 @@ class Turn:
         except GaveUp:  # the second signal: there is no time to search a long answer for secrets
             kept = NOT_EXAMINED
         try:
-            await self._recorder.record_result(result, kept, self._parser.totals, lost=lost)
+            totals = {} if self._fold.is_elsewhere else self._parser.totals
+            await self._recorder.record_result(result, kept, totals, lost=lost)
         except ClinvkError as error:
             if isinstance(error, StoreGaveUp) and result.error is not None:
                 self._add_notices([f"the turn could not be recorded: {error}"])

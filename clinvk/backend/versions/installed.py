@@ -76,11 +76,13 @@ def fitting_manifest(
     prompt: str,
     ephemeral: bool,
     expand: bool,
+    resumes: bool = False,
 ) -> Manifest:
     """The manifest as it applies to the installed version. Raises `VersionNeeded` if this turn
     depends on the version, and the program has to be asked."""
     if not any(
-        _concerns(manifest, change, options, prompt, ephemeral=ephemeral, expand=expand)
+        (resumes and change.new_id_on_resume is not None)
+        or _concerns(manifest, change, options, prompt, ephemeral=ephemeral, expand=expand)
         for change in manifest.by_version
     ):
         return manifest
