@@ -7,20 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from clinvk.disk.atomic import file_error, open_to_append, write_all
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Delta, Event, Failed, Finished, Text
+from clinvk.model.events import (
+    Delta,
+    Denied,
+    Event,
+    Failed,
+    Finished,
+    Notice,
+    Text,
+    Tool,
+    ToolResult,
+)
 from clinvk.model.result import Result
 from clinvk.process.threads import for_long
+from clinvk.runs.attachments import MAX_OUTPUT_LENGTH, shorten_output
 from clinvk.text.redact import GaveUp, without_long_texts
 
 BUFFER_SIZE = 64 * 1024  # bytes
 
 
 class EventLog(Closing):
-    """Writes events to a file, without raw lines; pieces of an answer are joined, so that a secret
+    """Writes events to a file, without raw lines and attachments; pieces of an answer are joined, so that a secret
     split across two of them is still found."""
 
     def __init__(
@@ -35,6 +48,7 @@ class EventLog(Closing):
         self.scrub = scrub
         self._is_urgent = is_urgent
         self.problem: ClinvkError | None = None  # the error that was raised
+        self._told_of_cut = False
         self._pieces: list[str] = []
         self._buffer = bytearray()
         self._fd = -1
@@ -64,6 +78,8 @@ class EventLog(Closing):
         await self._write_pieces()
         if isinstance(event, (Finished, Failed)):  # it is in the result
             return
+        if isinstance(event, (Tool, ToolResult, Denied)):
+            event = await self._shortened(event)
         await self._buffer_line(event.to_json())
         self._flush(BUFFER_SIZE if event.type in ("text", "thinking") else 0)
 
@@ -72,6 +88,18 @@ class EventLog(Closing):
         await self._write_pieces()
         await self._buffer_line({"type": "result", **result.to_json()})
         self._flush(0)
+
+    async def _shortened(self, event: Tool | ToolResult | Denied) -> Event:
+        """The event without attachments; with a notice before it, the first time that more than
+        that is left out."""
+        field = "output" if isinstance(event, ToolResult) else "input"
+        value, cut = shorten_output(getattr(event, field))
+        if cut and not self._told_of_cut:
+            self._told_of_cut = True
+            most = f"{MAX_OUTPUT_LENGTH:,} characters"
+            notice = Notice(message=f"of a tool's input or output, {most} are stored at most")
+            await self._buffer_line(notice.to_json())
+        return replace(event, **{field: value})
 
     async def _write_pieces(self) -> None:
         if self._pieces:
