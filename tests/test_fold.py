@@ -400,4 +400,7 @@ def test_an_answer_holds_the_last_text_unless_the_terminal_event_states_the_answ
     result = result_of(*events, plan=plan, code=code)
     stated = [e.text for e in events if isinstance(e, Finished) and e.text]
     last = next((e.text for e in reversed(events) if isinstance(e, Text) and e.text), "")
-    assert last in result.text or result.text in stated
+    if result.error is not None and result.error.kind == "session":
+        assert result.text == ""  # it is the answer of another conversation
+    else:
+        assert last in result.text or result.text in stated

@@ -34,7 +34,7 @@ COMMANDS = {
     "doctor": ("setup.doctor", "Check which CLIs are installed, logged in and usable."),
     "backends": ("backends", "List, show and check backends."),
     "config": ("config", "Show and change the configuration."),
-    "completion": ("completion", "Print a shell completion script."),
+    "completion": ("setup.completion", "Print a shell completion script."),
     "help": ("help", "Show the help of a command."),
     "version": ("version", "Print the version."),
 }
