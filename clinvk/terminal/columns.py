@@ -26,18 +26,18 @@ _MAX_INDENT = 24  # cells; text indented further continues at the left margin
 
 
 def column_width(count: int, columns: int) -> int:
-    """The width of each of so many columns, in cells."""
+    """The width of each of `count` columns, in cells."""
     return (columns - len(COLUMN_SEPARATOR) * (count - 1)) // count
 
 
 def side_by_side(blocks: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """Lines that show the blocks side by side, each in columns of so many cells."""
+    """Lines that show the blocks side by side, each in columns of `width` cells."""
     for row in zip_longest(*blocks, fillvalue=""):
         yield COLUMN_SEPARATOR.join(pad(cell, width) for cell in row).rstrip()
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most so many cells."""
+    """The text in lines of at most `width` cells."""
     lines: list[str] = []
     fence = ""
     for line in sanitize_without_bidi(text).expandtabs(TAB_WIDTH).split("\n"):

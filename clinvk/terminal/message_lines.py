@@ -15,7 +15,7 @@ _PARTS = re.compile(r"""(?:"[^"]*"|'[^']*'|(?![;,?)]+(?:\s|$)|\s\(|\s{2}|\s(?:or
 
 
 def wrap_message(label: str, text: str, width: int) -> list[str]:
-    """The text behind its label, in lines of at most so many cells. A command that does not fit
+    """The text behind its label, in lines of at most `width` cells. A command that does not fit
     in the rest of a line is on a line of its own; only the terminal breaks it, if it is longer."""
     indent = "    " if label.startswith(" ") else "  " if label else ""
     lines: list[str] = []

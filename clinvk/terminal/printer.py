@@ -300,7 +300,7 @@ def _fit_table(
     ends: list[str],
     least_width: int,
 ) -> list[list[str]]:
-    """The table, whose first row holds the headers, in lines of so many cells. Lines that cannot be
+    """The table, whose first row holds the headers, in lines of `room` cells. Lines that cannot be
     shortened further stay longer: the terminal wraps them, and no id is lost."""
     headers = table[0]
     widths = _column_widths(table)
@@ -332,7 +332,7 @@ def _line_width(widths: Iterable[int]) -> int:
 
 
 def shorten(text: str, most: int) -> str:
-    """The text on one line of at most so many characters, for a sentence."""
+    """The text on one line of at most `most` characters, for a sentence."""
     text = one_line(text)
     return text if len(text) <= most else text[: most - 1] + "…"
 

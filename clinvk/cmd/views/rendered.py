@@ -55,6 +55,7 @@ class RenderedViewer(TextViewer):
         self._told_of_plain = False
         self._needs_drawing = False
         self._next_drawing = 0.0
+        self._spent = 0.0  # seconds of rendering since the last drawing
         self._error: OSError | None = None
         self._has_text = False
 
@@ -163,11 +164,10 @@ class RenderedViewer(TextViewer):
     async def _draw(self) -> None:
         await self._draw_complete_blocks()
         await self._let_reader_go_first()
-        began = time.monotonic()
         self.out.write(await self._compute(self._renderer.draw, self._renderer.open_size))
         self._needs_drawing = False
-        ended = time.monotonic()
-        self._next_drawing = ended + max(INTERVAL, SHARE * (ended - began))
+        self._next_drawing = time.monotonic() + max(INTERVAL, SHARE * self._spent)
+        self._spent = 0.0
         await self.out.flush()
 
     async def _draw_complete_blocks(self) -> None:
@@ -188,7 +188,10 @@ class RenderedViewer(TextViewer):
             await anyio.sleep(POLL_INTERVAL)
 
     async def _compute(self, draw: Callable[[], str], size: int) -> str:
-        return draw() if size < LONG_BLOCK else await in_thread(draw)
+        began = time.monotonic()
+        text = draw() if size < LONG_BLOCK else await in_thread(draw)
+        self._spent += time.monotonic() - began
+        return text
 
     async def _end_block(self) -> None:
         """The end of a part of the answer."""

@@ -302,5 +302,5 @@ def _indent_of(line: str) -> int:
 
 
 def _dedent(line: str, indent: int) -> str:
-    """The line without up to so many leading spaces."""
+    """The line without up to `indent` leading spaces."""
     return line[min(indent, len(line) - len(line.lstrip(" "))) :]

@@ -44,19 +44,19 @@ _TASK = re.compile(r"\[([ xX])\]\s+")
 
 
 def text_width(columns: int) -> int:
-    """The width of text on a terminal with so many columns; the last one stays free."""
+    """The width of text on a terminal with `columns` columns; the last one stays free."""
     return max(NARROWEST, min(WIDEST, columns - 1))
 
 
 def render_text(text: str, width: int) -> list[Line]:
-    """A whole text as lines of at most so many cells."""
+    """A whole text as lines of at most `width` cells."""
     splitter = BlockSplitter()
     blocks = [*splitter.feed(text), *splitter.finish()]
     return render_blocks(blocks, width)
 
 
 def render_side_by_side(texts: Sequence[str], width: int, *, color: bool) -> Iterator[str]:
-    """Lines that show the texts side by side, in columns of so many cells."""
+    """Lines that show the texts side by side, in columns of `width` cells."""
     blocks = [
         [part for line in render_text(text, width) for part in split_line(line, width)]
         for text in texts

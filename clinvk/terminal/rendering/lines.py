@@ -40,7 +40,7 @@ def clean(text: str) -> str:
 
 
 def split_line(line: Line, width: int) -> list[Line]:
-    """The line as lines of at most so many cells, for when the terminal does not wrap it."""
+    """The line as lines of at most `width` cells, for when the terminal does not wrap it."""
     if line.width <= width:
         return [line]
     spans, style, at = [], "", 0
@@ -92,7 +92,7 @@ def prefixed(lines: Sequence[Line], first: Line, rest: Line) -> list[Line]:
 
 
 def wrap(spans: Iterable[Span], width: int, *, split_addresses: bool = False) -> list[Line]:
-    """The text in lines of at most so many cells, broken between words. A longer word is split; an
+    """The text in lines of at most `width` cells, broken between words. A longer word is split; an
     address only on request, since it could no longer be clicked or copied."""
     keeps = _never if split_addresses else _is_address
     wrapped: list[list[Span]] = [[]]
@@ -162,7 +162,7 @@ def _never(_word: list[Span]) -> bool:
 
 
 def _split(word: list[Span], width: int) -> list[list[Span]]:
-    """A word in pieces of at most so many cells."""
+    """A word in pieces of at most `width` cells."""
     pieces: list[list[Span]] = [[]]
     taken = 0
     for text, style in word:

@@ -23,7 +23,7 @@ class LiveText:
         self._lines: list[Line] = []  # that may still change
         self._has_begun = False
         self._at_line_start = True
-        # The part of the open lines that can no longer be changed: so many letters, and their tail.
+        # The part of the open lines that can no longer be changed: the number of its letters, and their tail.
         self._fixed_letters = 0
         self._fixed_tail = ""
 
