@@ -30,7 +30,7 @@ MAX_HELD = (
 INTERVAL = 0.03  # minimum seconds between two changes of the screen
 LONG_BLOCK = 3000  # characters; a longer block, such as a table, is rendered in a thread
 MAX_PRECEDENCE = 0.1  # seconds that reading may keep the screen from changing
-POLL_INTERVAL = 0.002  # seconds between two looks whether there is still something to read
+POLL_INTERVAL = 0.01  # seconds between two looks whether there is still something to read
 SHARE = 8  # pause before the next change, as a multiple of the time the last one took
 
 Job = str | Callable[[], Awaitable[None]]
