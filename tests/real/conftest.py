@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import clis as real_clis
+from tests.forked import Server
 from tests.models import Models
 from tests.needs import lack, need
 
@@ -110,6 +111,7 @@ def environment(home: Path, url: str) -> dict[str, str]:
         "GOOGLE_GEMINI_BASE_URL": url,
         "GEMINI_CLI_TRUST_WORKSPACE": "true",
         "GEMINI_TELEMETRY_ENABLED": "false",
+        "NODE_COMPILE_CACHE": str(real_clis.DEFAULT / "compiled"),  # shared by all homes
     }
 
 
@@ -119,8 +121,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def user(home: Home, models: Models, backend: str) -> "User":
+def user(home: Home, models: Models, backend: str, loaded_clinvk: Server) -> "User":
     """Somebody who uses clinvk with that backend."""
     from tests.real.user import User  # which needs the names above
 
-    return User(home, models, backend)
+    return User(home, models, backend, loaded_clinvk)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tests.clis import PACKAGES
+from tests.forked import Server
 from tests.models import Models
 from tests.real.conftest import Home
 from tests.real.user import BACKENDS, User
@@ -21,8 +22,8 @@ def findings(user: User, **keys: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def user(home: Home, models: Models) -> User:
-    return User(home, models, "claude")
+def user(home: Home, models: Models, loaded_clinvk: Server) -> User:
+    return User(home, models, "claude", loaded_clinvk)
 
 
 def test_it_tells_versions_and_logins(user: User) -> None:

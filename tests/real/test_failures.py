@@ -32,21 +32,6 @@ def test_a_usage_limit_has_its_own_exit_code(user: User) -> None:
     assert (code, error["kind"]) == (75, "limit")
 
 
-def test_an_error_of_the_server_is_one(user: User) -> None:
-    code, error, _ = failed(user, "<<status 500>>")
-
-    assert (code, error["kind"]) == (1, "server")
-    (session,) = user.sessions()
-    assert session["status"] == "error"
-    assert session["error"]["kind"] == "server"
-
-
-def test_a_stream_that_is_cut_is_no_success(user: User) -> None:
-    code, error, _ = failed(user, "hello <<cut>>")
-
-    assert (code, error["kind"]) == (1, "server")
-
-
 def test_a_stream_that_breaks_is_no_success(user: User) -> None:
     code, _, _ = failed(user, "hello <<broken>>")
 
@@ -54,9 +39,14 @@ def test_a_stream_that_breaks_is_no_success(user: User) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["status 500", "cut"])
-def test_a_failed_first_turn_can_be_gone_on_with(trouble: str, user: User) -> None:
+def test_a_failed_first_turn_says_why_and_can_be_continued(trouble: str, user: User) -> None:
     first, second = unique(), unique()
-    failed(user, f"{first} <<{trouble}>>")
+    code, error, _ = failed(user, f"{first} <<{trouble}>>")
+
+    assert (code, error["kind"]) == (1, "server")
+    (session,) = user.sessions()
+    assert session["status"] == "error"
+    assert session["error"]["kind"] == "server"
 
     # Where the CLI has kept nothing, the question that is handed over makes the model fail anew.
     user.ask("-c", second)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.forked import Server
 from tests.models import Models
 from tests.models.answer import Conversation
 from tests.models.server import Request
@@ -31,8 +32,8 @@ NAMES = re.compile(r"claude|anthropic|codex|gpt|openai|gemini|google", re.IGNORE
 
 
 @pytest.fixture
-def user(home: Home, models: Models) -> User:
-    return User(home, models, "claude")
+def user(home: Home, models: Models, loaded_clinvk: Server) -> User:
+    return User(home, models, "claude", loaded_clinvk)
 
 
 def backend_of(model: str) -> str:

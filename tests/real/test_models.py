@@ -96,32 +96,22 @@ def native_id(run: subprocess.CompletedProcess[str]) -> str:
     return str(first.get("session_id") or first["thread_id"])
 
 
-def test_a_run_is_answered(cli: Cli, home: Home, models: Models) -> None:
-    answer = spoken(start(cli.run, "hello", home))
+def test_a_run_is_answered_and_a_resumed_one_shows_its_first_turn(
+    cli: Cli, home: Home, models: Models
+) -> None:
+    prompt = "my name is Ada<<size 10>><<first 1>>"  # the answer to the first request alone
+    first = start(cli.run, prompt, home)
 
-    assert answer == "answer 1 to: hello | began with: hello"
+    assert len(spoken(first)) == 10
     (request,) = models.requests
-    assert request.users == ["hello"]
+    assert request.users == [prompt]
     assert request.system
     assert request.tools
 
-
-def test_a_resumed_run_shows_the_first_turn_too(cli: Cli, home: Home) -> None:
-    first = start(cli.run, "my name is Ada", home)
     codex_reads_stdin = " -" if "codex" in cli.run else ""
-
     second = start(f"{cli.resume} {native_id(first)}{codex_reads_stdin}", "who am I?", home)
 
-    assert spoken(second) == "answer 2 to: who am I? | began with: my name is Ada"
-
-
-@pytest.mark.parametrize("status", [401, 429, 500])
-def test_a_refusal_is_a_failure(cli: Cli, status: int, home: Home) -> None:
-    assert start(cli.run, f"<<status {status} after 1>>", home).returncode != 0
-
-
-def test_a_stream_that_is_cut_is_a_failure(cli: Cli, home: Home) -> None:
-    assert start(cli.run, "<<cut>>", home).returncode != 0
+    assert spoken(second) == f"answer 2 to: who am I? | began with: {prompt}"
 
 
 def test_a_tool_is_called_and_its_result_comes_back(cli: Cli, home: Home, models: Models) -> None:
@@ -136,16 +126,6 @@ def test_a_tool_is_called_and_its_result_comes_back(cli: Cli, home: Home, models
     assert len(models.requests) == 2
 
 
-def test_a_long_text_arrives_whole(cli: Cli, home: Home) -> None:
-    text = spoken(start(cli.run, "<<size 200000>>", home))
-
-    assert len(text.encode()) == 200_000
-
-
-def test_a_directive_can_hold_for_the_first_request_alone(cli: Cli, home: Home) -> None:
-    prompt = "<<size 10>><<first 1>>"
-
-    texts = [spoken(start(cli.run, prompt, home)) for _ in range(2)]
-
-    assert len(texts[0]) == 10
-    assert texts[1] == f"answer 1 to: {prompt} | began with: {prompt}"
+def test_a_failure_of_the_model_is_one_of_the_cli(cli: Cli, home: Home) -> None:
+    """Each status, and a stream that is cut, are in `test_failures.py`."""
+    assert start(cli.run, "<<status 429 after 1>>", home).returncode != 0

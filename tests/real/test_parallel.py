@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.forked import Server
 from tests.models import Models
 from tests.models.server import Request
 from tests.real.conftest import Home
@@ -39,9 +40,9 @@ KEPT = {
 
 
 @pytest.fixture
-def user(home: Home, models: Models) -> User:
+def user(home: Home, models: Models, loaded_clinvk: Server) -> User:
     """Somebody who has all three, and lets them do everything unasked."""
-    return User(home, models, "claude").trusting
+    return User(home, models, "claude", loaded_clinvk).trusting
 
 
 def task(name: str, backend: str, prompt: str = "hello", **keys: Any) -> Task:

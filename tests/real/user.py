@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import psutil
 
+from tests.forked import Server
 from tests.models import Models
 from tests.models.server import Request
 from tests.real.conftest import Home
@@ -37,21 +38,19 @@ class User:
     home: Home
     models: Models
     backend: str
+    server: Server  # runs `clinvk` without loading it each time
     env: Mapping[str, str] = field(default_factory=dict)  # beside what every program here gets
 
     def run(
         self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> Done:
         """`clinvk WORDS`, to its end."""
-        return subprocess.run(
-            [*CLINVK, *words],
-            cwd=cwd or self.home.project,
+        return self.server.run(
+            words,
+            input_=None,
             env=self.environment(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
+            cwd=cwd or self.home.project,
             timeout=60,
-            check=False,
         )
 
     def ask(self, *words: str, **where: Any) -> Done:
