@@ -19,8 +19,8 @@ endif
 BASE_PYTHON = $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)')
 
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-# Half of the tests' time is waiting for programs, so three of them run on two cores.
-WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3 // 2)')
+# More than half of the tests' time is waiting for programs, so four of them run on two cores.
+WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 2)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help install demo test test-core test-latest lint types docs bench picture generated lock clean FORCE

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk.config import extras, keys, loading, schema
+from clinvk.errors import ConfigError
 from tests.conftest import END, READ, START, CommandLine, Home, say
 
 FORM = READ + 'echo "$@" >"$0.argv"\nenv >"$0.env"\npwd >"$0.cwd"\n' + START + END
@@ -583,11 +584,14 @@ def test_an_empty_home_variable_means_the_home_of_the_user():
     assert loading.find_home({}) == loading.find_home({"HOME": ""})
 
 
-def test_a_fifo_that_nothing_writes_is_refused(clinvk: CommandLine, tmp_path: Path):
+def test_a_fifo_that_nothing_writes_is_refused(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loading, "FIFO_PATIENCE", 0.2)
     os.mkfifo(tmp_path / "fifo")
-    done = clinvk("--config", str(tmp_path / "fifo"), "-b", "echo", "hi")
-    assert done.returncode == 3
-    assert "a FIFO without a writer" in done.stderr
+    with pytest.raises(ConfigError, match="a FIFO without a writer") as refused:
+        loading.load(home.env, tmp_path / "fifo")
+    assert refused.value.exit_code == 3
 
 
 def test_a_fifo_that_is_written_later_is_read(clinvk: CommandLine, tmp_path: Path):

@@ -98,7 +98,8 @@ sys.stdout.flush()
 wait = time.monotonic() + 20  # idle threads end a moment after their event loop; trio's in seconds
 while True:
     after = state()
-    if after == before or time.monotonic() > wait:
+    # asyncio makes its usual watcher of children when it first needs one; that is judged below.
+    if {**after, "watcher": before["watcher"]} == before or time.monotonic() > wait:
         break
     time.sleep(0.05)
 changed = {k: [before[k], after[k]] for k in before if before[k] != after[k]}
@@ -120,7 +121,6 @@ def test_twenty_prompts_leave_no_global_state_behind(home: Home, way: str):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     changed = json.loads((home.work / "changed.json").read_text())
-    # asyncio makes its usual watcher of children when it first needs one.
     usual = "ThreadedChildWatcher" if sys.version_info < (3, 12) else "ChildWatcher"
     watchers = changed.pop("watcher", ["None", usual])
     assert watchers[0] == "None", watchers

@@ -329,11 +329,11 @@ WORST = [
 def test_no_text_takes_long():
     slow = []
     for piece in WORST:
-        text = piece * (400_000 // len(piece))
+        text = piece * (200_000 // len(piece))
         began = time.process_time()
         redact(text)
         took = time.process_time() - began
-        slow += [(piece[:80], took)] if took >= 6 else []
+        slow += [(piece[:80], took)] if took >= 2 else []
     assert slow == []
 
 
