@@ -18,7 +18,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from clinvk.api.agent import Agent, MemoryConfig
-    from clinvk.api.backends import aprobe_backends, probe_backends
+    from clinvk.api.backends import (
+        ManifestCheck,
+        aprobe_backends,
+        check_manifest,
+        probe_backends,
+    )
     from clinvk.api.client import AsyncClient, ChatCompletion, ChatCompletionChunk, Client
     from clinvk.api.prompt import arun, run
     from clinvk.api.runs import (
@@ -86,7 +91,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "api.agent": ("Agent", "MemoryConfig"),
-    "api.backends": ("aprobe_backends", "probe_backends"),
+    "api.backends": ("ManifestCheck", "aprobe_backends", "check_manifest", "probe_backends"),
     "api.client": ("AsyncClient", "ChatCompletion", "ChatCompletionChunk", "Client"),
     "api.prompt": ("arun", "run"),
     "api.runs": (
@@ -127,12 +132,13 @@ __all__ = [
     "Agent", "AgentFlowManager", "AsyncClient", "BackendStatus", "Catalog", "Change",
     "ChatCompletion", "ChatCompletionChunk", "Client", "ClinvkError", "Comparison", "ConfigError",
     "Delta", "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished",
-    "LimitError", "Loaded", "MemoryConfig", "Message", "MessageRole", "NotInstalledError", "Notice", "Outcome", "Plan",
+    "LimitError", "Loaded", "ManifestCheck", "MemoryConfig", "Message", "MessageRole",
+    "NotInstalledError", "Notice", "Outcome", "Plan",
     "PlanRun", "RateLimit", "Request", "Result", "Run", "RunResult", "Session", "SessionError",
     "SessionManager", "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnError",
     "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",
     "acompare", "afollow_run", "aparallel", "aprobe_backends", "aresume", "aretry_run", "arun",
-    "cancel_run", "chain", "clean_runs", "compare", "delete_run", "follow_run", "load", "parallel",
+    "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "follow_run", "load", "parallel",
     "plan_of", "probe_backends", "resume_run", "retry_run", "run",
 ]  # fmt: skip
 

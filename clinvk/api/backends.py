@@ -3,15 +3,27 @@
     for backend in clinvk.probe_backends():
         print(backend.name, backend.state, backend.version, backend.login)
 
+    checked = clinvk.check_manifest("mine.yaml", "recordings/tool-call")
+    print(checked.ok, checked.problems)
+
 This calls no model.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
 from clinvk.api.sync import blocking
 from clinvk.backend import probe
+from clinvk.backend.authoring.problems import Problem, read_checked
 from clinvk.backend.probe import BackendStatus
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
+from clinvk.dispatch.replay import Replay, find_recordings, replay
+from clinvk.errors import ConfigError
 
 
 async def aprobe_backends(*names: str, dispatcher: Dispatcher | None = None) -> list[BackendStatus]:
@@ -25,3 +37,42 @@ async def aprobe_backends(*names: str, dispatcher: Dispatcher | None = None) -> 
 
 
 probe_backends = blocking(aprobe_backends)
+
+
+class ManifestCheck(Struct, frozen=True):
+    """What is wrong with a manifest, and what it makes of recordings."""
+
+    path: Path
+    problems: list[Problem]
+    recordings: list[Replay] = []
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong, and it is known how each recorded run ended."""
+        return not self.problems and all(one.ended for one in self.recordings)
+
+    @property
+    def exit_code(self) -> int:
+        """That of `clinvk backends check`."""
+        return ConfigError.exit_code if self.problems else 0 if self.ok else 1
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "ok": self.ok,
+            "problems": [
+                {"line": p.line, "place": p.place, "problem": p.problem} for p in self.problems
+            ],
+            "recordings": [one.to_json() for one in self.recordings],
+        }
+
+
+def check_manifest(
+    path: str | os.PathLike[str], recording: str | os.PathLike[str] | None = None
+) -> ManifestCheck:
+    """Check a manifest, as `clinvk backends check` does, also with a recording: the CLI's output, a
+    directory with `stdout`, `stderr` and `rc` (the exit code), or a directory of those. Nothing is
+    started. Raises `ConfigError` if the manifest or the recording cannot be read."""
+    manifest, problems = read_checked(Path(path))
+    found = find_recordings(Path(recording)) if recording is not None else []
+    return ManifestCheck(Path(path), problems, [replay(manifest, one) for one in found])

@@ -347,6 +347,16 @@ class _CompiledRule:
         self.key = _TYPE.match(rule.when) if rule.when else None
 
 
+def rule_fields(emit: str | None) -> tuple[str, ...]:
+    """All fields that a rule for this event may set."""
+    noted = noted_fields(emit)
+    if emit is None or emit in SILENT:
+        return tuple(n for n in noted if n != "message" or emit == "unfinished")
+    # The kind and the hint of a failure are found by the rules for errors.
+    own = tuple(n for n in EVENT_TYPES[emit].__struct_fields__ if n not in ("raw", "kind", "hint"))
+    return tuple(dict.fromkeys((*own, *EXTRA_FIELDS.get(emit, ()), *noted, "native_id")))
+
+
 def noted_fields(emit: str | None) -> tuple[str, ...]:
     """The fields of a rule that are no fields of its event."""
     if emit == "started":

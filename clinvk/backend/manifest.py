@@ -34,6 +34,7 @@ class OptionEffect(Struct, frozen=True):
     argv: list[str] = []
     env: dict[str, str] = {}
     implies: dict[str, str] = {}
+    overrides: list[str] = []  # options whose variables this one may replace; it comes after them
     once: bool = False  # the CLI takes it in the first turn of a session, and keeps it from then on
 
 
@@ -175,6 +176,10 @@ class Manifest(Struct, frozen=True):
     @property
     def resumes(self) -> bool:
         return "resume" in self.argv
+
+    def all_rules(self) -> Iterator[tuple[tuple[str | int, ...], EventRule]]:
+        """The rules for lines, those inside others too, each with its place."""
+        return _rules(self.events, ("events",))
 
 
 def parse_manifest(text: str | bytes, source: Path) -> Manifest:

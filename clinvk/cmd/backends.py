@@ -5,26 +5,30 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clinvk.backend import catalog as catalogs
-from clinvk.backend.manifest import Manifest, capabilities, check_expressions
+from clinvk.backend.manifest import Manifest, capabilities
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.config.paths import built_in_manifests
-from clinvk.disk.reading import read_named
-from clinvk.errors import ClinvkError, ConfigError, NotInstalledError
+from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.model.option_table import CHOICES
 from clinvk.terminal import printer
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
 
+if TYPE_CHECKING:
+    from clinvk.api.backends import ManifestCheck
+    from clinvk.dispatch.replay import Replay
+
 app = new_app(no_args_is_help=True, help="List, show and check backends.")
 
 VERSION = 1  # of the JSON that they print
+SHOWN_LINES = 10  # lines of a recording that are shown because no rule used them
 
 
 @app.command("list")
@@ -86,56 +90,94 @@ def check(
     ] = None,
     recording: Annotated[
         Path | None,
-        typer.Argument(metavar="[RECORDING]", help="Output of the CLI: print the events in it."),
+        typer.Argument(
+            metavar="[RECORDING]",
+            help="Output of the CLI, or a directory with stdout, stderr and rc: print its events.",
+        ),
     ] = None,
+    as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> int:
     """Check manifests, or print the events in a recording of the CLI's output."""
+    # Only this command needs them, and the group is shared.
+    from clinvk.api.backends import check_manifest
+
     if manifest is None:
-        return _check_all(catalogs.Catalog(opt.load_config(config).home))
-    checked = catalogs.read_manifest(manifest)
-    check_expressions(checked)
-    if recording is None:
+        return _check_all(catalogs.Catalog(opt.load_config(config).home), as_json=as_json)
+    checked = check_manifest(manifest, recording)
+    if as_json:
+        printer.print_json({"version": VERSION, "manifests": [checked.to_json()]})
+        return checked.exit_code
+    _print_problems(checked)
+    if recording is None and checked.ok:
         print(f"{one_line(str(manifest))}: OK")
-        return 0
-    return _check_recording(checked, recording)
+    for replay in checked.recordings:
+        if len(checked.recordings) == 1:
+            _print_replay(replay)
+        else:
+            _print_summary(replay)
+    return checked.exit_code
 
 
-def _check_all(catalog: catalogs.Catalog) -> int:
-    code = 0
+def _check_all(catalog: catalogs.Catalog, *, as_json: bool) -> int:
+    # Only `backends check` needs it.
+    from clinvk.api.backends import check_manifest
+
+    code, found = 0, []
     for name in catalog.names():
         try:
-            found = catalog.load(name)
-            check_expressions(found)
-            print(f"{one_line(found.source)}: OK")
+            path = catalog.find(name)
+            checked = check_manifest(path or Path(name))
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)
             code = error.exit_code
+            continue
+        found.append(checked)
+        code = code or checked.exit_code
+        if not as_json:
+            _print_problems(checked)
+            if checked.ok:
+                print(f"{one_line(str(checked.path))}: OK")
+    if as_json:
+        printer.print_json({"version": VERSION, "manifests": [c.to_json() for c in found]})
     return code
 
 
-def _check_recording(manifest: Manifest, recording: Path) -> int:
-    """Print the events of a recording, one per line; return 1 if it has no last event."""
-    # Only `backends check` reads a recording.
-    from clinvk.backend.event_parser import EventParser
-    from clinvk.process.pipes import LineSplitter
+def _print_problems(checked: ManifestCheck) -> None:
+    errors = printer.Printer.for_errors()
+    for problem in checked.problems:
+        where = f"{checked.path}:{problem.line}" if problem.line else str(checked.path)
+        errors.error(f"{where}: {problem}", None)
 
-    reader, lines, last = EventParser(manifest, is_first_turn=True), LineSplitter(), ""
-    try:
-        data = read_named(recording)
-    except OSError as error:
-        raise ConfigError(f"{recording}: {error.strerror}") from error
-    events = [e for line in (*lines.feed(data), *lines.finish()) for e in reader.parse_line(line)]
-    for event in (*events, *reader.finish(0)):
+
+def _print_replay(replay: Replay) -> None:
+    for event in replay.events:
         print(dumps(event.to_json()))
-        last = event.type
-    if last not in ("finished", "failed"):
-        printer.Printer.for_errors().error(
-            f"{recording}: no event says how the run ended",
+    errors = printer.Printer.for_errors()
+    for problem in replay.problems:
+        errors.notice(problem)
+    for lines, what in ((replay.unused, "matched no rule"), (replay.not_json, "are not JSON")):
+        if lines:
+            errors.notice(f"{len(lines)} of {replay.lines} lines {what}:")
+        for line in lines[:SHOWN_LINES]:
+            errors.notice(f"  line {line.number}: {one_line(line.text)}")
+        if len(lines) > SHOWN_LINES:
+            numbers = ", ".join(str(line.number) for line in lines[SHOWN_LINES:])
+            errors.notice(f"  and lines {numbers}")
+    if not replay.ended:
+        errors.error(
+            f"{replay.path}: no event says how the run ended",
             "a rule has to emit 'finished' or 'failed'",
         )
-        return 1
-    return 0
+
+
+def _print_summary(replay: Replay) -> None:
+    error = replay.result.error
+    how = "finished" if error is None else f"failed ({error.kind})"
+    unused = f"{len(replay.unused)} of {replay.lines} lines matched no rule"
+    print(f"{one_line(replay.path.name)}: {how}; {unused}")
+    for problem in replay.problems:
+        printer.Printer.for_errors().notice(f"{replay.path.name}: {one_line(problem)}")
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
