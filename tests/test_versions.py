@@ -123,12 +123,12 @@ def test_the_version_is_asked_once_and_only_where_it_matters(clinvk: CommandLine
 
 
 @pytest.mark.parametrize("script", ["echo no number", "exit 3", "cat >/dev/null; exec sleep 60"])
-def test_a_program_that_does_not_tell_its_version_is_taken_for_the_newest(
+def test_a_program_that_does_not_tell_its_version_gets_no_prompt_that_the_oldest_would_expand(
     clinvk: CommandLine, home: Home, script: str
 ):
     install(home, OLD, SCRIPT.replace('cat "$0.version"; exit', script))
-    assert ask(clinvk, "see @x") == "see @x"
-    assert ask(clinvk, "see @x") == "see @x"
+    assert ask(clinvk, "see @x") == "see (at)x"
+    assert ask(clinvk, "--approval", "always", "hello you") == "hello you --mode manual"
 
 
 def test_a_package_of_npm_is_not_asked(clinvk: CommandLine, home: Home):

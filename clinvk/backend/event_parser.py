@@ -349,12 +349,14 @@ class _CompiledRule:
 
 def rule_fields(emit: str | None) -> tuple[str, ...]:
     """All fields that a rule for this event may set."""
-    noted = noted_fields(emit)
+    noted = (*noted_fields(emit), "native_id", "message_id")
     if emit is None or emit in SILENT:
-        return tuple(n for n in noted if n != "message" or emit == "unfinished")
+        only = {"unfinished": "message", "background": "running"}.get(emit or "")
+        return tuple(name for name in noted if name not in ("message", "running") or name == only)
     # The kind and the hint of a failure are found by the rules for errors.
-    own = tuple(n for n in EVENT_TYPES[emit].__struct_fields__ if n not in ("raw", "kind", "hint"))
-    return tuple(dict.fromkeys((*own, *EXTRA_FIELDS.get(emit, ()), *noted, "native_id")))
+    unset = ("raw", "kind", "hint") if emit == "failed" else ("raw",)
+    own = tuple(name for name in EVENT_TYPES[emit].__struct_fields__ if name not in unset)
+    return tuple(dict.fromkeys((*own, *EXTRA_FIELDS.get(emit, ()), *noted)))
 
 
 def noted_fields(emit: str | None) -> tuple[str, ...]:
