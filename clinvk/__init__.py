@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         resume_run,
         retry_run,
     )
+    from clinvk.api.trial import Check, Trial, atry_backend, try_backend
     from clinvk.api.workflow import AgentFlowManager, WorkflowManager
     from clinvk.backend.catalog import Catalog
     from clinvk.backend.probe import BackendStatus
@@ -97,6 +98,7 @@ _WHERE = {
     "api.runs": (
         "acancel_run", "afollow_run", "cancel_run", "clean_runs", "delete_run", "follow_run",
     ),
+    "api.trial": ("Check", "Trial", "atry_backend", "try_backend"),
     "backend.catalog": ("Catalog",),
     "backend.probe": ("BackendStatus",),
     "config.loading": ("load",),
@@ -130,16 +132,17 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "Agent", "AgentFlowManager", "AsyncClient", "BackendStatus", "Catalog", "Change",
-    "ChatCompletion", "ChatCompletionChunk", "Client", "ClinvkError", "Comparison", "ConfigError",
+    "ChatCompletion", "ChatCompletionChunk", "Check", "Client", "ClinvkError", "Comparison", "ConfigError",
     "Delta", "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished",
     "LimitError", "Loaded", "ManifestCheck", "MemoryConfig", "Message", "MessageRole",
     "NotInstalledError", "Notice", "Outcome", "Plan",
     "PlanRun", "RateLimit", "Request", "Result", "Run", "RunResult", "Session", "SessionError",
-    "SessionManager", "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "TurnError",
+    "SessionManager", "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "Trial", "TurnError",
     "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",
     "acompare", "afollow_run", "aparallel", "aprobe_backends", "aresume", "aretry_run", "arun",
+    "atry_backend",
     "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "follow_run", "load", "parallel",
-    "plan_of", "probe_backends", "resume_run", "retry_run", "run",
+    "plan_of", "probe_backends", "resume_run", "retry_run", "run", "try_backend",
 ]  # fmt: skip
 
 

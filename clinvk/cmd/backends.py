@@ -1,4 +1,4 @@
-"""`clinvk backends`: list, show, check."""
+"""`clinvk backends`: list, show, check, try."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from clinvk.backend.manifest import Manifest, capabilities
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.config.paths import built_in_manifests
-from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.errors import ClinvkError, NotInstalledError, UsageError
 from clinvk.model.option_table import CHOICES
-from clinvk.terminal import printer
+from clinvk.model.usage import format_count
+from clinvk.terminal import printer, questions
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from clinvk.api.backends import ManifestCheck
+    from clinvk.api.trial import Check as TrialCheck
     from clinvk.dispatch.replay import Replay
 
-app = new_app(no_args_is_help=True, help="List, show and check backends.")
+app = new_app(no_args_is_help=True, help="List, show, check and try backends.")
 
 VERSION = 1  # of the JSON that they print
 SHOWN_LINES = 10  # lines of a recording that are shown because no rule used them
@@ -178,6 +180,63 @@ def _print_summary(replay: Replay) -> None:
     print(f"{one_line(replay.path.name)}: {how}; {unused}")
     for problem in replay.problems:
         printer.Printer.for_errors().notice(f"{replay.path.name}: {one_line(problem)}")
+
+
+@app.command("try")
+def try_(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Backend.", autocompletion=opt.complete_backends)
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="Model to use.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="CHECK", help="Run only this check; can be repeated."),
+    ] = None,
+    workdir: Annotated[
+        Path | None,
+        typer.Option(
+            "--workdir",
+            "-w",
+            metavar="DIR",
+            help="Run in DIR instead of a temporary directory.",
+        ),
+    ] = None,
+    yes: opt.Yes = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> int:
+    """Try a backend's manifest with its CLI. Calls the model, so it asks first.
+
+    Exits with 1 if a check failed."""
+    # Only this command needs them, and the group is shared.
+    from clinvk.api.trial import expected_cost, try_backend
+    from clinvk.dispatch.dispatcher import Dispatcher
+
+    with Dispatcher(opt.load_config(config)) as dispatcher:
+        choice = dispatcher.selector.select(name)
+        cost = expected_cost(only or ())
+        printer.Printer.for_errors().notice(f"{one_line(choice.program)}: {cost}")
+        if not yes and not questions.can_ask():
+            raise UsageError("refusing to call the model without confirmation", "pass --yes")
+        if not yes and not questions.confirm("Run them?"):
+            return 1
+        trial = try_backend(
+            name, model=model, only=only or (), cwd=workdir, dispatcher=dispatcher,
+            on_check=(lambda _: None) if as_json else _print_check,
+        )  # fmt: skip
+    if as_json:
+        printer.print_json({"version": VERSION, **trial.to_json()})
+    elif trial.usage or trial.cost is not None:
+        cost = "" if trial.cost is None else f", ${trial.cost:.4f} as reported"
+        tokens = format_count(trial.usage.total if trial.usage else None, "?")
+        print(f"{trial.prompts} prompts, {tokens} tokens{cost}")
+    return 0 if trial.ok else 1
+
+
+def _print_check(check: TrialCheck) -> None:
+    print(f"{check.name:<13} {check.state:<8} {one_line(check.detail)}", flush=True)
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:
