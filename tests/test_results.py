@@ -30,7 +30,7 @@ def path_of(name: str) -> Path:
 
 def folded(
     *lines: dict[str, Any], backend: str = "claude", code: int = 0, resumes: str | None = None,
-    schema: bool = False, notices: list[str] | None = None, totals: Any = None,
+    schema: bool = False, notices: list[str] | None = None, totals: Any = None, stderr: str = "",
 ) -> Result:  # fmt: skip
     """The result of a program that prints these lines and exits."""
     manifest = parse_manifest(path_of(backend).read_text(), path_of(backend))
@@ -44,7 +44,7 @@ def folded(
             shown = fold.add(event)
             if isinstance(shown, Notice) and notices is not None:
                 notices.append(shown.message)
-    return fold.finish(Exit(code=code, native_id=parser.native_id))
+    return fold.finish(Exit(code=code, stderr=stderr, native_id=parser.native_id))
 
 
 def result_line(text: str = "done", used: tuple[int, int] | None = (100, 50), **more: Any) -> Any:
@@ -326,3 +326,51 @@ def test_a_judge_is_not_asked_about_silence(home: Home, clinvk: CommandLine):
     assert states["gemini"] == ("failed", "incomplete")
     assert states["echo"] == ("done", None)
     assert [o["state"] for o in clinvk.json(*compare)["results"]] == ["done", "done"]
+
+
+# Why it failed, if only stderr or a signal says so
+
+
+def reason(
+    stderr: str, code: int, *lines: dict[str, Any], backend: str = "codex"
+) -> tuple[str, str]:
+    result = folded(*lines, backend=backend, code=code, stderr=stderr)
+    assert result.error
+    return result.error.kind, result.error.message
+
+
+CODEX_NOISE = (RECORDINGS / "codex" / "sigterm-midrun" / "stderr").read_text()
+GEMINI_NOISE = (RECORDINGS / "gemini" / "norelaunch-sigterm-midrun" / "stderr").read_text()
+
+
+def test_a_signal_is_the_reason_and_not_what_is_printed_in_any_case():
+    assert reason(CODEX_NOISE, -15) == ("backend", "codex was terminated by signal 15")
+    assert reason(CODEX_NOISE, 1) == ("backend", "codex exited with code 1 without output")
+    for code in (-9, 137):
+        assert (
+            reason(GEMINI_NOISE, code, backend="gemini")[1] == "gemini was terminated by signal 9"
+        )
+    kind, message = reason(GEMINI_NOISE, 0, backend="gemini")
+    assert (kind, message) == ("incomplete", "gemini exited without reporting success or failure")
+
+
+def test_a_program_that_has_printed_something_is_not_said_to_have_printed_nothing():
+    assert (
+        reason("", 143, INIT, assistant("hm"), backend="claude")[1]
+        == "claude was terminated by signal 15"
+    )
+    assert reason("", 5, INIT, backend="claude")[1] == "claude exited with code 5"
+
+
+def test_the_line_that_an_error_rule_knows_is_the_reason():
+    page = "usage: codex\n" * 40
+    line = "Error: Model provider `nope` not found"
+    for stderr in (f"{CODEX_NOISE}{line}\n", f"{page}{line}\n{page}"):
+        assert reason(stderr, 1) == ("config", line)
+    unknown = reason(f"{CODEX_NOISE}something odd\n", 1)
+    assert unknown == ("backend", "something odd")
+
+
+def test_noise_is_no_reason_for_a_kind():
+    noise = "WARNING: proceeding, even though we could not create PATH aliases: 401 Unauthorized\n"
+    assert reason(noise, 1)[0] == "backend"

@@ -512,6 +512,48 @@ def classify_failure(
     return Failure("limit", message, rule.hint, named, status, window=window, model=model)
 
 
+def without_noise(manifest: Manifest, text: str) -> str:
+    """The text without the lines that the manifest calls noise."""
+    if not manifest.noise or not text:
+        return text
+    patterns = Patterns(manifest.source)
+    try:
+        kept = [
+            line
+            for line in text.splitlines()
+            if not any(patterns.search(noise, line) for noise in manifest.noise)
+        ]
+    except ConfigError:  # a pattern takes too long
+        return text
+    return "\n".join(kept)
+
+
+def find_reason(manifest: Manifest, failure: Failure, text: str) -> str | None:
+    """The line of the text by which a rule has classified the failure."""
+    patterns = Patterns(manifest.source)
+    about = (failure.kind, failure.hint)
+    rules = [rule for rule in manifest.errors if rule.match and (rule.kind, rule.hint) == about]
+    try:
+        for rule in rules:
+            for line in text.splitlines():
+                if patterns.search(rule.match or "", _text_for(rule, line, is_stderr=True)):
+                    return _plain_message(line.strip())
+    except ConfigError:  # a pattern takes too long
+        pass
+    return None
+
+
+def _plain_message(line: str) -> str:
+    """The line; of one that is a message in an indented JSON object, the message."""
+    found = re.fullmatch(r'"message": ("(?:[^"\\]|\\.)*"),?', line)
+    if found is None:
+        return line
+    try:
+        return str(json.loads(found[1]))
+    except ValueError:
+        return line
+
+
 _UNCERTAIN = ("limit", "server", "backend")  # kinds of a message that a reported limit overrules
 
 

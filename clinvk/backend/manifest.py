@@ -158,6 +158,7 @@ class Manifest(Struct, frozen=True):
     native_id: str | None = None  # a pattern; ids that do not match are never passed to the CLI
     native_id_in: NativeIdSource | None = None
     default_model: list[str] = []  # the first one known, if no line names it; `$NAME`: a variable
+    noise: list[str] = []  # patterns of lines that say nothing about a failure
     stderr_message: str | None = None  # a pattern; its group, or all of it, is the error message
     state: str | None = None  # a file or directory that clinvk keeps for each session, `$state`
     new_id_on_resume: bool = False  # by design, a resumed session continues under a new id
@@ -316,6 +317,7 @@ def _check(manifest: Manifest) -> None:
             ("native_id_in.stderr", manifest.native_id_in.stderr),
             ("native_id_in.match", manifest.native_id_in.match),
         ]
+    patterns += [(f"noise[{i}]", pattern) for i, pattern in enumerate(manifest.noise)]
     patterns += [(f"errors[{i}].match", rule.match) for i, rule in enumerate(manifest.errors)]
     patterns += [(f"errors[{i}].model", rule.model) for i, rule in enumerate(manifest.errors)]
     patterns += [

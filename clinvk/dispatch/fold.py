@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.backend.event_parser import classify_failure
+from clinvk.backend.event_parser import classify_failure, find_reason, without_noise
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.patterns import Patterns
 from clinvk.dispatch.answer_blocks import AnswerBlocks
@@ -35,6 +35,7 @@ from clinvk.model.usage import Usage, sum_costs
 from clinvk.process.pipes import LONGEST
 from clinvk.text.sanitize import sanitize
 
+SIGNALS = (1, 2, 3, 6, 9, 11, 15)  # that a program may report as an exit code above 128
 MAX_STDERR_LENGTH = 600  # characters of stderr in a message
 
 
@@ -305,7 +306,9 @@ class TurnFold:
         """Why it failed; None if the stream reported success and the exit code agrees."""
         if self.stop_reason is not None:
             return self.stop_reason
-        terminal, manifest, stderr, code = self.terminal, self.plan.manifest, end.stderr, end.code
+        terminal, manifest, code = self.terminal, self.plan.manifest, end.code
+        stderr = without_noise(manifest, end.stderr)
+        noise = without_noise(manifest, "\n".join(end.noise))
         if self.is_settled:
             code = 0  # its exit code is that of the signal that ended it
         classify = partial(
@@ -317,7 +320,7 @@ class TurnFold:
                 message or f"{manifest.name} failed", stderr="" if message else stderr,
                 status=terminal.status, code=code, retry_at=terminal.retry_at,
             )  # fmt: skip
-        said = self._message_on_stderr(stderr) or _shorten_output("\n".join(end.noise))
+        said = self._message_on_stderr(stderr) or _shorten_output(noise)
         if isinstance(terminal, Finished) and end.unfinished is not None:
             return self._unfinished_failure(end.unfinished)
         if isinstance(terminal, Finished):
@@ -328,11 +331,10 @@ class TurnFold:
                 )
             if code == 0 or (code > 0 and self._exit_excused):
                 return self._denial_failure() or self._schema_failure(structured)
-            message = (
-                f"{manifest.name} reported success but exited with {_describe_exit_code(code)}"
-            )
+            message = f"{manifest.name} reported success but {_describe_exit(code)}"
             failure = classify_failure(manifest, message, stderr=stderr, code=code)
-            return replace(failure, message=_append_detail(message, said))
+            reason = self._find_reason(failure, stderr) or said
+            return replace(failure, message=_append_detail(message, reason))
         if code == 0 and end.unfinished is not None:
             return self._unfinished_failure(end.unfinished)
         if code == 0 and self.is_format_unknown(end):
@@ -348,13 +350,26 @@ class TurnFold:
                 _append_detail(message, said),
                 "its answer may be incomplete; try again",
             )
+        failure = classify("", stderr=stderr or noise, code=code)
         if self.is_format_unknown(end):
-            failure = classify("", stderr=stderr or "\n".join(end.noise), code=code)
             message = _append_detail(self._format_message(end), said)
             return replace(failure, message=message, hint=failure.hint or _format_hint(manifest))
-        message = said or f"{manifest.name} exited with {_describe_exit_code(code)} without output"
-        failure = classify("", stderr=stderr or "\n".join(end.noise), code=code)
+        message = f"{manifest.name} {_describe_exit(code)}"
+        if reason := self._find_reason(failure, stderr or noise):
+            message = reason
+        elif _signal_of(code):
+            message = _append_detail(message, said)
+        elif said:
+            message = said
+        elif not self.has_begun:
+            message += " without output"
         return replace(failure, message=message)
+
+    def _find_reason(self, failure: Failure, text: str) -> str:
+        """The line that a rule has found on stderr, unless the manifest says where the message is."""
+        if self.plan.manifest.stderr_message:
+            return ""
+        return _shorten_output(find_reason(self.plan.manifest, failure, sanitize(text)) or "")
 
     def _message_on_stderr(self, stderr: str) -> str:
         """The error message on stderr, if the manifest says where it is; otherwise all of it,
@@ -468,8 +483,17 @@ def _format_hint(manifest: Manifest) -> str:
     )
 
 
-def _describe_exit_code(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"code {code}"
+def _describe_exit(code: int) -> str:
+    number = _signal_of(code)
+    return f"was terminated by signal {number}" if number else f"exited with code {code}"
+
+
+def _signal_of(code: int) -> int:
+    """The signal that ended a program; 0 if there was none. Some catch it, and exit as a shell
+    reports it."""
+    if code < 0:
+        return -code
+    return code - 128 if code - 128 in SIGNALS else 0
 
 
 def _append_detail(message: str, said: str) -> str:
