@@ -64,6 +64,8 @@ class EventParser:
         self.totals: dict[str, Any] = {}
         self.noise: list[str] = []  # a few of the lines that were not JSON
         self.background_tasks = 0  # that the CLI has reported to be running
+        self.is_working_again = False  # it has begun another turn since its last result
+        self._has_result = False
         self._message_id: str | None = None  # of the message that is being printed
         self._counted_usage = Usage()  # of the results so far
         self._counted_cost = 0.0
@@ -202,6 +204,7 @@ class EventParser:
             usage = self._usage(values.get("usage"), extras)
             cost = self._cost(values.get("cost"), extras)
             steps, self.steps, self.unfinished = self.steps, Steps(), None
+            self._has_result, self.is_working_again = True, False
             values["usage"] = usage or (None if steps.usage.is_unknown else steps.usage)
             values["cost"] = sum_costs(steps.costs) if cost is None else cost
             denied = extras["denied"]
@@ -217,6 +220,7 @@ class EventParser:
             values["message_id"] = self._message_id
         event = cls(**_convert_values(cls, values), raw=raw)
         if isinstance(event, messages.Started):
+            self.is_working_again = self._has_result
             # A CLI may name its session in each line, or for each step.
             if self._started == (event.native_id, event.model):
                 return

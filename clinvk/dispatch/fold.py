@@ -74,7 +74,6 @@ class TurnFold:
         self.stop_reason: Failure | None = None  # the first one counts
         self.has_started = False
         self.is_settled = False  # it is ended after its result, which counts
-        self.is_working_again = False  # it has begun another turn since its last result
         # A native id that the record does not have yet; set to None once it is recorded.
         self.unrecorded_id: str | None = None
         self._tools: dict[str, Tool] = {}
@@ -225,7 +224,6 @@ class TurnFold:
         background. A failure stays one even if the CLI reports success later, but usage counts."""
         before = self.terminal
         self._open_tools = []
-        self.is_working_again = False
         if self.is_settled and before is not None and isinstance(event, Failed):
             usage, cost = _add(before.usage, event.usage), _add(before.cost, event.cost)
             self.terminal = replace(before, usage=usage, cost=cost)
@@ -261,7 +259,6 @@ class TurnFold:
 
     def _add_started(self, event: Started) -> None:
         self.has_started = True
-        self.is_working_again = self.terminal is not None
         self.model = event.model or self.model
         if event.native_id is None:
             return

@@ -202,7 +202,7 @@ class Turn:
         """Whether it works although it has reported a result."""
         parser = self._parser
         is_unfinished = parser.unfinished is not None
-        return self._fold.is_working_again or parser.background_tasks > 0 or is_unfinished
+        return parser.is_working_again or parser.background_tasks > 0 or is_unfinished
 
     @cached_property
     def _reports_results(self) -> bool:
@@ -287,7 +287,7 @@ class Turn:
     async def _handle_lines(self, lines: list[bytes]) -> None:
         self._tell_of_skipped()
         read, fold, events = self._parser.parse_line, self._fold.add, self._events
-        meant = self._fold.is_working_again
+        meant = False
         for line in lines:
             if self._fold.stop_reason is not None:  # such as: another conversation answers
                 self._fold_after_stop(line)
@@ -296,7 +296,9 @@ class Turn:
                 meant = True
                 if (shown := fold(event)) is not None:
                     events.append(shown)
-        if meant:  # a sign of life that means nothing is not a reason to wait
+        if (
+            meant or self._parser.is_working_again
+        ):  # a sign of life that means nothing is not a reason to wait
             self._quiet_since = anyio.current_time()
         self._look_for_native_id()
         self._tell_of_beginning()
