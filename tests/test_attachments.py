@@ -5,7 +5,7 @@ import json
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clinvk.runs.attachments import MAX_OUTPUT_LENGTH, shorten_output
@@ -45,6 +45,7 @@ def test_an_attachment_is_a_note_with_its_type_and_size(output: object, stored: 
     assert found == stored
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab \n", max_size=40), max_size=4))
 def test_no_more_than_the_limit_is_stored(short: list[str]):
     texts = [text * 9000 for text in short]

@@ -16,7 +16,8 @@ _BASE64 = r"[A-Za-z0-9+/_-]"
 _URL = re.compile(
     rf"data:([\w.+-]+/[\w.+-]+)?(?:;[\w.=-]+)*;base64,({_BASE64}{{{MIN_LENGTH},}}={{0,2}})"
 )
-_BARE = re.compile(rf"{_BASE64}{{{MIN_BARE_LENGTH},}}={{0,2}}")
+# From the beginning of a run of such characters, so that each is looked at once.
+_BARE = re.compile(rf"(?<!{_BASE64}){_BASE64}{{{MIN_BARE_LENGTH},}}={{0,2}}")
 
 
 def shorten_output(value: Any) -> tuple[Any, int]:
