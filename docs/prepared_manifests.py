@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import sys
 
+from clinvk.backend.catalog import read_manifest
 from clinvk.backend.prepared import PREPARED, prepare
 from clinvk.config.paths import built_in_manifests
-from clinvk.text import yaml
 
 
 def main(args: list[str]) -> int:
     files = sorted(built_in_manifests().glob("*.yaml"))
-    texts = {file.stem: file.read_bytes() for file in files}
-    made = prepare(texts, {name: yaml.load(text) for name, text in texts.items()})
+    made = prepare({file.stem: (file.read_bytes(), read_manifest(file)) for file in files})
     if args == ["--write"]:
         PREPARED.write_bytes(made)
         return 0

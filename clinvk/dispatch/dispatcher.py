@@ -34,7 +34,6 @@ from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session, check_id, new_id
 from clinvk.process.marker import new_marker
-from clinvk.sessions import handover
 from clinvk.sessions.lookup import NoSessionHere, SessionLookup, real_path
 from clinvk.sessions.masking import redact_data_for_store, redact_for_store
 from clinvk.store import open_store
@@ -327,6 +326,11 @@ class Dispatcher(Closing):
     ) -> tuple[str, list[str]]:
         """The prompt with the earlier turns that the backend needs, and notices about that."""
         prompt, carried = request.prompt, None
+        if session is None and not request.history:
+            return prompt, []
+        # A new session, as most are, has nothing to hand over.
+        from clinvk.sessions import handover
+
         if request.replay and session is not None and not self.store.messages(session.id):
             raise SessionError(
                 f"session {session.id} has no transcript to start over from", "start a new session"

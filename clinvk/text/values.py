@@ -8,15 +8,17 @@ from typing import Any
 
 Place = tuple[str | int, ...]
 
-_BAD = re.compile("[\0\ud800-\udfff]")
-_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+_BAD = "[\0\ud800-\udfff]"
+_HALVES = "[\ud800-\udc7f\udd00-\udfff]"
 _NUL = "a NUL character, which cannot be passed to a program"
 _HALF = "a lone surrogate, which is not a character"
 
 
 def text_problem(text: str) -> str | None:
     """Why this text cannot be passed to a program; None if it can."""
-    found = _BAD.search(text)
+    if text.isascii() and "\0" not in text:
+        return None
+    found = re.search(_BAD, text)
     return None if found is None else _NUL if found.group() == "\0" else _HALF
 
 
@@ -28,7 +30,7 @@ def nul_problem(text: str) -> str | None:
 def sound(text: str) -> str:
     """The text with U+FFFD in place of each lone surrogate, except those that stand for bytes of the
     operating system (PEP 383)."""
-    return text if text.isascii() else _HALVES.sub("\ufffd", text)
+    return text if text.isascii() else re.sub(_HALVES, "\ufffd", text)
 
 
 def os_problem(text: str) -> str | None:
