@@ -1,6 +1,6 @@
-"""The real CLIs from npm, for the tests, in a directory of the project's own.
+"""The real CLIs from npm and PyPI, for the tests, in a directory of the project's own.
 
-`python -m tests.clis` installs them; so do the tests that need them. They take some 900 MB. To raise
+`python -m tests.clis` installs them; so do the tests that need them. They take some 2.3 GB. To raise
 a version: change it here, run the tests in `tests/real`, and record again what they now print
 differently (`tests/recordings/README.md`).
 """
@@ -26,7 +26,13 @@ PACKAGES = {
     "claude": ("@anthropic-ai/claude-code", "2.1.329"),
     "codex": ("@openai/codex", "0.169.0"),
     "gemini": ("@google/gemini-cli", "0.61.0"),
+    "opencode": ("opencode-ai", "1.18.33"),
+    "qwen": ("@qwen-code/qwen-code", "0.24.4"),
+    "pi": ("@earendil-works/pi-coding-agent", "1.6.0"),
+    "copilot": ("@github/copilot", "1.0.102"),
+    "cline": ("cline", "3.0.65"),
 }
+LLM = "llm==0.36"  # from PyPI
 # With an older one npm quietly takes releases of the packages that are a year behind.
 NODE = 22
 
@@ -50,6 +56,7 @@ def install(folder: Path = DEFAULT, *, retry_after: float = 0) -> dict[str, Path
     Raises `InstallError`; at once if that is what happened within the last `retry_after` seconds.
     """
     programs = {name: folder / "node_modules" / ".bin" / name for name in PACKAGES}
+    programs["llm"] = _llm(folder)
     with _alone(folder):
         if not _is_current(folder, programs):
             _raise_recent_failure(folder, retry_after)
@@ -59,13 +66,14 @@ def install(folder: Path = DEFAULT, *, retry_after: float = 0) -> dict[str, Path
                 _failure(folder).write_text(str(failure))
                 raise
             _failure(folder).unlink(missing_ok=True)
-            _stamp(folder).write_text(json.dumps(PACKAGES))
+            _stamp(folder).write_text(json.dumps(_wanted()))
     return programs
 
 
 def path(folder: Path = DEFAULT) -> str:
     """The PATH with which the CLIs run: nothing else of this machine gets in before them."""
-    return f"{_node(folder).parent}:{folder / 'node_modules' / '.bin'}:/usr/bin:/bin"
+    own = [_node(folder).parent, folder / "node_modules" / ".bin", _llm(folder).parent]
+    return ":".join([*map(str, own), "/usr/bin", "/bin"])
 
 
 @contextlib.contextmanager
@@ -92,11 +100,19 @@ def _raise_recent_failure(folder: Path, seconds: float) -> None:
 
 
 def _is_current(folder: Path, programs: Mapping[str, Path]) -> bool:
-    wanted = json.loads(json.dumps(PACKAGES))  # tuples become lists
     with contextlib.suppress(OSError, ValueError):
-        if json.loads(_stamp(folder).read_text()) == wanted:
+        if json.loads(_stamp(folder).read_text()) == _wanted():
             return all(map(os.path.exists, [_node(folder), *programs.values()]))
     return False
+
+
+def _wanted() -> dict[str, str]:
+    return {**{name: "@".join(package) for name, package in PACKAGES.items()}, "llm": LLM}
+
+
+def _llm(folder: Path) -> Path:
+    """A link, alone in its folder: beside the program itself there is another Python."""
+    return folder / "bin" / "llm"
 
 
 def _node(folder: Path) -> Path:
@@ -114,20 +130,35 @@ def _install_all(folder: Path) -> None:
     packages = [f"{package}@{version}" for package, version in PACKAGES.values()]
     _check_network(packages[0])
     _install_node(folder)
-    for package in packages:
-        _npm_install(folder, package, {**os.environ, "PATH": _node_first(folder)})
+    _npm_install(folder, packages, {**os.environ, "PATH": _node_first(folder)})
+    _install_llm(folder)
 
 
 def _install_node(folder: Path) -> None:
     """Link to the machine's node, or to a newer one from npm when that is too old."""
     found = shutil.which("node")
     if not found or _major(found) < NODE:
-        _npm_install(folder / "node", f"node@{NODE}", os.environ)
+        _npm_install(folder / "node", [f"node@{NODE}"], os.environ)
         found = str(folder / "node" / "node_modules" / "node" / "bin" / "node")
     link = _node(folder)
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(Path(found).absolute())
+
+
+def _install_llm(folder: Path) -> None:
+    """In an environment of its own. The machine's Python has pip and can make one, as `make` needs
+    both, too."""
+    print(f"installing {LLM} …", flush=True)
+    venv, log = folder / "llm", folder / "pip.log"
+    pip = [venv / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", LLM]
+    with log.open("w") as out:
+        for command in ([sys.executable, "-m", "venv", "--clear", venv], pip):
+            if subprocess.run(command, stdout=out, stderr=out, check=False).returncode:
+                _give_up(f"pip could not install {LLM}", log)
+    _llm(folder).parent.mkdir(exist_ok=True)
+    _llm(folder).unlink(missing_ok=True)
+    _llm(folder).symlink_to(venv / "bin" / "llm")
 
 
 def _major(node: str) -> int:
@@ -157,12 +188,12 @@ def _check_network(package: str) -> None:
         )
 
 
-def _npm_install(folder: Path, package: str, env: Mapping[str, str]) -> None:
-    print(f"installing {package} …", flush=True)
+def _npm_install(folder: Path, packages: list[str], env: Mapping[str, str]) -> None:
+    print(f"installing {', '.join(packages)} …", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "npm.log"
     command = ["npm", "install", "--prefix", str(folder), "--no-fund", "--no-audit", "--loglevel=http",
-               "--fetch-retries=1", package]  # fmt: skip
+               "--fetch-retries=1", *packages]  # fmt: skip
     with log.open("w") as stderr:
         process = subprocess.Popen(
             command, env=env, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
@@ -175,9 +206,9 @@ def _npm_install(folder: Path, package: str, env: Mapping[str, str]) -> None:
             process.wait()
             if not isinstance(failure, TimeoutError):
                 raise
-            _give_up(f"npm made no progress with {package} for {STALLED} s", log)
+            _give_up(f"npm made no progress for {STALLED} s", log)
     if process.returncode:
-        _give_up(f"npm could not install {package}", log)
+        _give_up("npm could not install the CLIs", log)
 
 
 def _wait_while_busy(process: "subprocess.Popen[bytes]", folder: Path) -> None:
@@ -196,9 +227,10 @@ def _wait_while_busy(process: "subprocess.Popen[bytes]", folder: Path) -> None:
 def _size(folder: Path) -> int:
     """Of all files below, in bytes; npm may be adding and removing some."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += path.lstat().st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_size
     return total
 
 

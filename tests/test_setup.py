@@ -339,10 +339,11 @@ def test_an_npm_that_stalls_is_ended(npm: Path, tmp_path: Path):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_an_npm_that_is_slow_but_busy_is_waited_for(npm: Path, tmp_path: Path):
-    programs = "mkdir -p $folder/node_modules/.bin; touch $folder/node_modules/.bin/claude $folder/node_modules/.bin/codex $folder/node_modules/.bin/gemini"
+def test_an_npm_that_is_slow_but_busy_is_waited_for(
+    npm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(clis, "_install_llm", lambda folder: None)  # pip has its own network
     write_program(
-        npm,
-        NPM % f"for i in 1 2 3 4 5 6 7 8; do sleep 0.4; echo more >>$folder/big; done; {programs}",
+        npm, NPM % "for i in 1 2 3 4 5 6 7 8; do sleep 0.4; echo more >>$folder/big; done"
     )
-    assert set(clis.install(tmp_path / "clis")) == {"claude", "codex", "gemini"}
+    assert set(clis.install(tmp_path / "clis")) == {*clis.PACKAGES, "llm"}

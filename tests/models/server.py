@@ -1,4 +1,4 @@
-"""The HTTP around the three wire formats."""
+"""The HTTP around the wire formats."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
 
-from tests.models import anthropic, gemini, openai
+from tests.models import anthropic, chat, gemini, openai
 from tests.models.answer import INPUT, Answer, Conversation, Event, plan
 
 CREDENTIALS = {"authorization", "x-api-key", "x-goog-api-key"}
@@ -36,6 +36,8 @@ Script = Callable[[Conversation], str | None]
 def wire_for(path: str) -> Wire | None:
     if "/messages" in path:
         return anthropic
+    if "/chat/completions" in path:
+        return chat
     if "/responses" in path:
         return openai
     return gemini if "/models/" in path else None
@@ -187,6 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if "broken" in answer:
                     self._event(wire.broken())
                     break
+        if wire is chat:
+            self._chunk(b"data: [DONE]\n\n")
         return self._chunk(b"")
 
     def _event(self, data: dict[str, Any]) -> None:
