@@ -21,8 +21,8 @@ NOISE = re.compile(
     r"|recommended|collaboration_mode)|# AGENTS\.md"  # codex
     r"|<session_context|This is the Gemini CLI|System: Potential loop|--- End of content)"  # gemini
 )
-# Of claude too, alone or inside a text that somebody did write.
-REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
+# Of claude too, and of copilot, alone or inside a text that somebody did write.
+REMINDER = re.compile(r"<(system-reminder|current_datetime)>.*?</\1>", re.DOTALL)
 WORDS = re.compile(r"<<(\w+)((?: [\w.]+)*)>>")
 CALL = re.compile(r"<<(tool|loop) ([\w.-]+) (?=\{)")
 

@@ -66,7 +66,7 @@ def models() -> Iterator[Models]:
 
 @pytest.fixture(scope="session")
 def clis() -> dict[str, Path]:
-    """Where claude, codex and gemini are; without them the test is skipped, but not in CI."""
+    """Where the CLIs are; without them the test is skipped, but not in CI."""
     need("git")
     try:
         return real_clis.install(retry_after=real_clis.RETRY_AFTER)

@@ -18,6 +18,7 @@ def findings(user: User, **keys: str) -> dict[str, dict[str, Any]]:
     done = user.run("doctor", "--json", env=keys)
     assert done.returncode == 0, done.stderr
     found = {backend["name"]: backend for backend in json.loads(done.stdout)["backends"]}
+    assert {found[name]["state"] for name in (*PACKAGES, "llm")} == {"installed"}
     return {name: found[name] for name in BACKENDS}
 
 
@@ -33,8 +34,8 @@ def test_it_tells_versions_and_logins(user: User) -> None:
         BACKENDS, "installed"
     )
     assert {name: one["login"] for name, one in found.items()} == dict.fromkeys(BACKENDS, "yes")
-    for name, (_, version) in PACKAGES.items():
-        assert version in found[name]["version"]
+    for name in BACKENDS:
+        assert PACKAGES[name][1] in found[name]["version"]
     assert user.models.requests == []
 
 

@@ -1,0 +1,183 @@
+"""opencode, qwen, pi, copilot, cline and llm: what each can do, in few runs, since they start slowly."""
+
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from tests.models import Models
+from tests.models.answer import INPUT, OUTPUT, filler
+from tests.real.conftest import Home
+from tests.real.setups import SETUPS
+from tests.real.user import User, end, unique, wait_for
+
+pytestmark = pytest.mark.real
+
+
+@dataclass(frozen=True)
+class Cli:
+    """What is particular about one. A tool is a name and its arguments, with MADE for a file."""
+
+    write: tuple[str, Mapping[str, Any]] | None = None  # the tool that writes a file
+    may: tuple[str, ...] = ()  # what lets it do that
+    may_not: tuple[str, ...] | None = None  # what denies it; None: nothing does
+    names_denied: bool = True  # a denied tool is listed
+    ephemeral: bool = True
+    resumes: bool = True  # a conversation of its own; the others are handed the transcript
+    counts: bool = True  # it reports tokens
+    recovers: bool = False  # it lets the model finish an answer that was cut off
+
+
+MADE = "MADE"
+CLIS = {
+    "qwen": Cli(
+        ("write_file", {"file_path": MADE, "content": "text"}),
+        may=("--approval", "auto"),
+        may_not=("--approval", "always"),
+        recovers=True,
+    ),
+    "pi": Cli(
+        ("write", {"path": MADE, "content": "text"}),
+        may=("--approval", "auto"),
+        may_not=("--sandbox", "read-only"),
+        names_denied=False,
+    ),
+    "copilot": Cli(
+        ("create", {"path": MADE, "file_text": "text"}),
+        may=("--approval", "auto"),
+        may_not=(),
+        ephemeral=False,
+        counts=False,
+    ),
+    "llm": Cli(counts=False),
+}
+
+
+@pytest.fixture(params=CLIS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def cli(backend: str) -> Cli:
+    return CLIS[backend]
+
+
+@pytest.fixture
+def user(home: Home, models: Models, backend: str) -> User:
+    own = SETUPS[backend](home.path, models.url)
+    return User(replace(home, env={**home.env, **own}), models, backend)
+
+
+def writing(user: User, cli: Cli) -> str:
+    """A prompt that makes the model write a file of the project."""
+    assert cli.write
+    name, arguments = cli.write
+    made = str(user.home.project / "made")
+    return f"<<tool {name} {json.dumps(dict(arguments)).replace(MADE, made)}>>"
+
+
+def test_a_conversation_continues_in_its_directory_and_may_use_a_tool(user: User, cli: Cli) -> None:
+    word = unique()
+    first = user.result(word)
+    assert first["content"] == f"answer 1 to: {word} | began with: {word}"
+    if cli.counts:
+        assert (first["usage"]["input"], first["usage"]["output"]) == (INPUT, OUTPUT)
+    assert user.models.requests[-1].users == [word]
+    assert user.models.requests[-1].model == "made-up"
+
+    elsewhere = user.home.path / "elsewhere"
+    elsewhere.mkdir()
+    prompt = writing(user, cli) if cli.write else "and now?"
+    second = user.resumed(first["session_id"], prompt, *cli.may, cwd=elsewhere)
+
+    assert second["content"].startswith("answer 2" if cli.resumes else "answer 1")
+    assert word in json.dumps(user.models.requests[-1].body)
+    if cli.write:
+        assert (user.home.project / "made").read_text() == "text"
+        assert "with the result" in second["content"]
+    if cli.counts:
+        calls = 2 if cli.write else 1
+        assert second["usage"]["input"] == calls * INPUT
+    (session,) = user.sessions()
+    assert session["turns"] == 2
+    assert session["native_id"] == first["native_id"] == second["native_id"]
+    assert bool(first["native_id"]) is cli.resumes
+    assert user.processes() == []
+
+
+def test_an_ephemeral_run_leaves_nothing_and_a_denied_tool_is_told(user: User, cli: Cli) -> None:
+    word = unique()
+    prompt = f"{word} {writing(user, cli)}" if cli.write and cli.may_not is not None else word
+    ephemeral = ("--ephemeral",) if cli.ephemeral else ()
+
+    answer = user.result(*ephemeral, *(cli.may_not or ()), prompt)
+
+    assert "answer 1" in answer["content"]
+    if cli.write and cli.may_not is not None:
+        assert not (user.home.project / "made").exists()
+        names = [denied["name"] for denied in answer["denied"]]
+        assert names == ([cli.write[0]] if cli.names_denied else [])
+    if cli.ephemeral:
+        assert user.files_with(word) == []
+        assert user.sessions() == []
+    else:
+        refused = user.result("--ephemeral", "hello", code=1)
+        assert "without saving" in refused["error"]["message"]
+
+
+def test_what_goes_wrong_is_told_and_a_large_answer_is_whole(user: User, cli: Cli) -> None:
+    """All at the same time."""
+    prompts = {
+        "large": "<<size 1000000>>",
+        "key": "<<status 401>>",
+        "cut": "hello <<cut>>",
+        "slow": "hello <<pause 60>>",
+    }
+    tasks = [
+        {
+            "name": name,
+            "backend": user.backend,
+            "prompt": prompt,
+            "timeout": 20 if name == "slow" else 50,
+        }
+        for name, prompt in prompts.items()
+    ]
+    file = user.home.project / "tasks.json"
+    file.write_text(json.dumps({"tasks": tasks}))
+
+    done = user.run("parallel", str(file), "--max-parallel", "4", "-o", "json")
+
+    assert done.returncode == 1, done.stderr
+    found = {task["name"]: task for task in json.loads(done.stdout)["results"]}
+    assert found["large"]["output"].strip() == filler(1_000_000).strip()
+    kinds = {name: task["error"] and task["error"]["kind"] for name, task in found.items()}
+    assert kinds == {
+        "large": None,
+        "key": "auth",
+        "cut": None if cli.recovers else "server",
+        "slow": "timeout",
+    }
+    assert user.processes() == []
+
+
+def test_a_signal_ends_it_and_the_conversation_continues(user: User, cli: Cli) -> None:
+    word = unique()
+    with user.running("-b", user.backend, f"{word} <<pause 60>>") as clinvk:
+        wait_for(lambda: user.models.requests, 50)
+
+        code, seconds, stderr = end(clinvk, signal.SIGINT)
+
+    assert code == 7
+    assert seconds < 3
+    assert "clinvk resume" in stderr
+    assert user.processes() == []
+    user.models.requests.clear()
+    with user.running("-b", user.backend, "-c", "and now?"):
+        # A CLI that has kept nothing is handed the transcript, and with it the pause.
+        wait_for(lambda: user.models.requests, 50)
+    assert word in json.dumps(user.models.requests[0].body)
+    assert len(user.sessions()) == 1
