@@ -131,6 +131,7 @@ def test_a_program_that_goes_on_is_not_ended(home: Home, clinvk: CommandLine) ->
         f"sleep 0.4\n{say(type='text', text='x')}sleep 0.4\n",
         f"{START}sleep 0.9\n",
         f"{say(type='tasks', n=1)}sleep 0.9\n",
+        f"{say(type='tasks', n=1)}sleep 0.9\n{say(type='tasks', n=0)}sleep 0.3\n",
     ):
         home.backend(
             "fake", READ + START + END + reason + more, events=with_tools(), exit_timeout=0.6

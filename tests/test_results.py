@@ -287,6 +287,16 @@ def test_the_last_result_says_whether_the_turn_is_complete():
     assert folded(ended, stopped).error.kind == "incomplete"
 
 
+def test_a_limit_of_tokens_that_a_cli_reports_as_a_failure_is_incomplete():
+    """As codex 0.169.0 and claude 2.1.329 report it."""
+    error = {"message": "Incomplete response returned, reason: max_output_tokens"}
+    message = {"type": "item.completed", "item": {"type": "agent_message", "text": "half"}}
+    result = folded(message, {"type": "turn.failed", "error": error}, backend="codex", code=1)
+    assert (result.error.kind, result.text) == ("incomplete", "half")
+    text = "API Error: Claude's response exceeded the 77 output token maximum. To configure this"
+    assert folded(result_line(text, is_error=True), code=1).error.kind == "incomplete"
+
+
 def test_a_session_that_stopped_in_the_middle_can_be_continued(home: Home, clinvk: CommandLine):
     stub(home, INIT, result_line("starting", stop_reason="tool_use"))
     done = clinvk("-b", "claude", "go")

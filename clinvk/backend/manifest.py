@@ -53,7 +53,7 @@ class ErrorRule(Struct, frozen=True):
     """Classifies a failure by its HTTP status, by words in its message, by the exit code, or, if
     the CLI has reported no failure, by words on stderr."""
 
-    kind: Literal["auth", "limit", "server", "session", "backend", "config", "denied"]
+    kind: Literal["auth", "limit", "server", "session", "backend", "config", "denied", "incomplete"]
     status: list[int] = []
     exit_code: list[int] = []
     match: str | None = None  # a regular expression, case ignored

@@ -287,7 +287,7 @@ class Turn:
     async def _handle_lines(self, lines: list[bytes]) -> None:
         self._tell_of_skipped()
         read, fold, events = self._parser.parse_line, self._fold.add, self._events
-        meant = False
+        meant = self._is_working_on()
         for line in lines:
             if self._fold.stop_reason is not None:  # such as: another conversation answers
                 self._fold_after_stop(line)
@@ -296,9 +296,8 @@ class Turn:
                 meant = True
                 if (shown := fold(event)) is not None:
                     events.append(shown)
-        if (
-            meant or self._parser.is_working_again
-        ):  # a sign of life that means nothing is not a reason to wait
+        # A sign of life that means nothing is not a reason to wait.
+        if meant or self._is_working_on():
             self._quiet_since = anyio.current_time()
         self._look_for_native_id()
         self._tell_of_beginning()

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.models.answer import INPUT
 from tests.real.user import NO_LIMITS, User, end, unique, wait_for
 
 pytestmark = pytest.mark.real
@@ -110,3 +111,17 @@ def test_a_reader_that_goes_away_ends_the_run(user: User) -> None:
         assert clinvk.wait(timeout=20) == 7
 
     assert user.processes() == []
+
+
+@pytest.mark.parametrize("backend", ["claude"], indirect=True)
+def test_a_task_in_the_background_is_part_of_the_turn(user: User) -> None:
+    """It is waited for, although it says nothing for longer than a CLI may take to exit."""
+    (user.home.path / ".clinvk").mkdir(exist_ok=True)
+    config = user.home.path / ".clinvk" / "config.yaml"
+    config.write_text("unified_flags: {exit_timeout_secs: 1}\n")
+    call = {"command": "sleep 3", "run_in_background": True, "description": "x"}
+
+    answer = user.trusting.result(*NO_LIMITS, f"<<tool Bash {json.dumps(call)}>>")
+
+    assert answer["usage"]["input"] == 3 * INPUT  # the tool, the answer, and the news of its end
+    assert answer["content"].startswith("answer 1 with the result: Command running in background")
