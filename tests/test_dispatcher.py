@@ -826,3 +826,14 @@ async def test_a_daemon_that_holds_the_pipes_does_not_hold_the_answer(
     with anyio.fail_after(6):
         result = await ask()
     assert (result.ok, result.text) == (True, "It is done.")
+
+
+async def test_another_cli_is_taken_if_none_of_the_three_is_installed(
+    ask: Asks, home: Home, tmp_path: Path
+):
+    home.manifest("broken", "name: [")
+    home.backend("qwen2")
+    home.env["PATH"] = str(tmp_path)
+    result = await ask(backend=None)
+    assert result.backend == "qwen2"
+    assert "claude is not installed; using qwen2" in str(ask.notices)

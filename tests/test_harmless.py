@@ -199,3 +199,18 @@ def test_sigterm_is_heard_while_a_long_text_is_worked_on(
     # 0.2 s on a machine that does nothing else; where it is not heard, 20 s and more.
     assert float(path.read_text()) - sent < 8
     assert process.returncode == 7
+
+
+def test_a_denied_tool_is_on_stderr_with_json_too(clinvk: CommandLine, home: Home):
+    home.backend("fake", READ + START + say(type="denied", name="Write", reason="no") + END)
+    done = clinvk("-b", "fake", "-o", "json", "hi")
+    assert "clinvk: warning: Write was denied" in done.stderr
+    assert "allow edits with --approval auto" in done.stderr
+
+
+def test_a_line_of_json_is_one_line_for_every_reader(clinvk: CommandLine, home: Home):
+    text = "a\u2028b\u2029c\x85d"
+    home.backend("fake", READ + START + say(type="text", text=text) + say(type="end", text=text))
+    done = clinvk("-b", "fake", "-o", "stream-json", "hi")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines[-1]["content"] == text

@@ -15,6 +15,7 @@ from clinvk.errors import ConfigError, NotInstalledError
 from clinvk.text.suggest import did_you_mean
 
 CACHE_SECONDS = 1.0  # seconds
+MODELLESS_BACKEND = "echo"  # always installed, and not an AI CLI
 
 
 class SelectedBackend(Struct, frozen=True):
@@ -89,13 +90,18 @@ class BackendSelector:
         return {**self.env, **self.config.backend(name).env}
 
     def _first_installed(self, default: str) -> SelectedBackend:
-        for name in catalogs.PREFERRED_BACKENDS:
+        others = (name for name in self.catalog.names() if name != MODELLESS_BACKEND)
+        for name in dict.fromkeys((*catalogs.PREFERRED_BACKENDS, *others)):
             if not self.config.backend(name).enabled:
                 continue
-            manifest = self.catalog.load(name)
             try:
+                manifest = self.catalog.load(name)
                 program = catalogs.find_program(manifest, self.child_env(name))
             except NotInstalledError:
+                continue
+            except ConfigError:  # the broken manifest of another backend is no reason to stop
+                if name in catalogs.PREFERRED_BACKENDS:
+                    raise
                 continue
             told = (
                 f"{default} is not installed; using {name} (choose with -b, or: clinvk config set "

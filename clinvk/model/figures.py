@@ -44,7 +44,9 @@ def cost(outcome: Outcome, nothing: str = NOTHING) -> str:
 
 
 def total_cost(result: RunResult) -> str:
-    """The cost; if that of some task is unknown, the sum is a minimum."""
+    """The cost; if that of some task is unknown, the sum is a minimum, or not worth telling."""
     if result.cost is None:
         return NOTHING
+    if not result.cost and not result.is_cost_whole:
+        return "cost unknown"
     return f"{'' if result.is_cost_whole else 'at least '}${result.cost:.4f}"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from clinvk.process.foreground import run_in_foreground
+from clinvk.terminal.actions import without_commands
 from clinvk.text.sanitize import sanitize
 from clinvk.text.width import display_width
 
@@ -17,7 +18,7 @@ def show_lines(lines: Sequence[str]) -> None:
     text = "".join(f"{line}\n" for line in lines)
     pager = _pager()
     if pager is None or _fits(lines):
-        sys.stdout.write(text)
+        sys.stdout.write(without_commands(text, sys.stdout.fileno()))
         return
     env = {"LESS": "FRX", "LV": "-c", **os.environ}  # as git does: leave it if all fits, and colors
     sys.stdout.flush()

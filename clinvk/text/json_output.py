@@ -8,9 +8,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-# DEL and C1, which `json` does not escape; what changes the order of text; surrogates, which are
-# not valid UTF-8. `json` escapes C0 by itself.
-_ESCAPED = "\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+# DEL and C1, which `json` does not escape; what changes the order of text; the separators of lines and
+# paragraphs, where some readers end a line; surrogates, which are not valid UTF-8. `json` escapes C0
+# by itself.
+_ESCAPED = "\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 
 
 def dumps(data: Any, indent: int | None = None, default: Callable[[Any], Any] | None = None) -> str:

@@ -13,6 +13,7 @@ from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thin
 from clinvk.model.result import Result
 from clinvk.model.usage import format_count
 from clinvk.terminal import printer as show
+from clinvk.terminal.actions import inert_json, stop_token
 from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.terminal.stdout import PatientStdout
 from clinvk.text.json_output import dumps
@@ -75,6 +76,9 @@ class TextViewer(TurnViewer):
         self.in_block = False  # some of it was shown
         self._ended_id: str | None = None  # the message of the last block, which may continue it
         self.is_terminal = sys.stdout.isatty()
+        self._token = stop_token(
+            sys.stdout.fileno()
+        )  # ends the part of a log in which commands are not obeyed
         self.at_line_start = True  # at the beginning of a line
         self.has_written = False
 
@@ -101,7 +105,7 @@ class TextViewer(TurnViewer):
             case Denied():
                 self._end_line()
                 self._clear()
-                self.printer.warning(f"{event.name} was denied", self._denial_hint(event))
+                self.printer.warning(f"{event.name} was denied", denial_hint(event, self.plan))
             case Notice():
                 self._end_line()
                 self._clear()
@@ -123,6 +127,8 @@ class TextViewer(TurnViewer):
         if not self.has_written:  # it arrived all at once, at the end
             await self._write(result.text)
         self._newline()
+        if self._token and self.has_written:
+            self.out.write(f"::{self._token}::\n")
 
     def show_outcome(self, result: Result) -> None:
         self._clear()
@@ -132,14 +138,6 @@ class TextViewer(TurnViewer):
         if footer := _footer(result, self.output):
             for line in self.printer.wrap("", footer):
                 self.printer.line(line, show.DIM)
-
-    def _denial_hint(self, event: Denied) -> str | None:
-        """Why it was denied, or how to allow it, unless the failure at the end says so."""
-        if event.hint and not self.plan.request.fail_on_denied:
-            return event.hint
-        if "approval" in self.plan.settings or self.plan.request.fail_on_denied:
-            return event.reason
-        return ALLOW_HINT
 
     async def _write(self, text: str) -> None:
         if len(text) <= PIECE:
@@ -160,17 +158,24 @@ class TextViewer(TurnViewer):
         self.status.enabled = self.status.enabled and not sys.stdout.isatty()
         if self.at_line_start and self.has_written and not self.in_block:
             text = "\n" + text  # an empty line between two blocks of the answer
+        self._stop_commands()
         self.out.write(text)
         self.has_written = self.in_block = True
         self.at_line_start = text.endswith("\n")
 
     def _newline(self) -> None:
         if rest := self._visible(self.sanitizer.finish()):
+            self._stop_commands()
             self.out.write(rest)
             self.at_line_start = rest.endswith("\n")
             self.has_written = True
         self._end_line()
         self.shown_block, self.in_block = [], False
+
+    def _stop_commands(self) -> None:
+        """Keep GitHub Actions from obeying commands in the answer, which begins now."""
+        if self._token and not self.has_written:
+            self.out.write(f"::stop-commands::{self._token}\n")
 
     def _end_line(self) -> None:
         """The block may continue below: what is printed on stderr does not end it."""
@@ -205,9 +210,11 @@ class JsonViewer(TurnViewer):
     async def show(self, event: Event) -> None:
         if isinstance(event, Notice):
             self.printer.notice(event.message)
+        elif isinstance(event, Denied):
+            self.printer.warning(f"{event.name} was denied", denial_hint(event, self.plan))
 
     async def end(self, result: Result) -> None:
-        self.out.write(dumps(result.to_json(), indent=2) + "\n")
+        self.out.write(inert_json(dumps(result.to_json(), indent=2)) + "\n")
 
 
 class StreamViewer(TurnViewer):
@@ -218,12 +225,21 @@ class StreamViewer(TurnViewer):
         if event.type in ("finished", "failed"):
             self.last = line
             return
-        self.out.write(dumps(line) + "\n")
+        self.out.write(inert_json(dumps(line)) + "\n")
 
     async def end(self, result: Result) -> None:
         about = result.to_json()
         line = {k: v for k, v in self.last.items() if k in ("version", "type", "raw")}
-        self.out.write(dumps({**line, **about}) + "\n")
+        self.out.write(inert_json(dumps({**line, **about})) + "\n")
+
+
+def denial_hint(event: Denied, plan: TurnPlan) -> str | None:
+    """Why a tool was denied, or how to allow it, unless the failure at the end says so."""
+    if event.hint and not plan.request.fail_on_denied:
+        return event.hint
+    if "approval" in plan.settings or plan.request.fail_on_denied:
+        return event.reason
+    return ALLOW_HINT
 
 
 def print_failure(result: Result, printer: Printer) -> None:

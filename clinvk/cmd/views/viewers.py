@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 from clinvk.cmd.options.reading import OutputOptions
 from clinvk.cmd.views.turn import JsonViewer, StreamViewer, TextViewer, TurnViewer
 from clinvk.dispatch.turn_plan import TurnPlan
+from clinvk.terminal.actions import is_on_github
 from clinvk.terminal.printer import Printer, wants_rendering
 
 
 def create_turn_viewer(output: OutputOptions, printer: Printer, plan: TurnPlan) -> TurnViewer:
     """The viewer for the output format and the terminal, if there is one."""
-    if output.format == "text" and not output.raw and wants_rendering():
+    is_rendered = wants_rendering() and not is_on_github(os.environ)
+    if output.format == "text" and not output.raw and is_rendered:
         # Only on a terminal, and while the backend boots: 0.1 s.
         from clinvk.cmd.views.rendered import RenderedViewer
 
