@@ -24,7 +24,7 @@ def in_step(home: Home, script: str, **env: str) -> str:
         ["/bin/bash", "-c", f"{script}\ntrue"], cwd=home.work, env={**home.env, **ACTIONS, **env},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert "Traceback" not in done.stderr
+    assert done.stderr == "", done.stderr
     return done.stdout
 
 
@@ -53,11 +53,13 @@ def test_nothing_in_an_answer_is_obeyed_in_the_log(home: Home, words: str):
     assert "add-mask::e" in log
 
 
-def test_a_resumed_answer_is_not_obeyed(home: Home):
+def test_a_resumed_answer_and_a_session_are_not_obeyed(home: Home):
     home.backend("fake", SCRIPT)
+    in_step(home, f"{CLINVK} -b fake hi >/dev/null")
+    (id_,) = home.ids()
     log = in_step(
         home,
-        f"{CLINVK} -b fake hi >/dev/null; {CLINVK} -c hi; {CLINVK} sessions show; {CLINVK} sessions last",
+        f"{CLINVK} -c hi; {CLINVK} resume {id_} hi; {CLINVK} sessions show {id_} --messages 1; {CLINVK} last",
     )
     assert obeyed(log) == []
     assert log.count("::add-mask::e") == 4, log
