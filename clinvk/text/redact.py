@@ -33,6 +33,8 @@ _ESCAPE = (
 )
 
 
+_WITHOUT_TEXT = (int, float, bool, type(None))
+
 # A secret: (its beginning, the number of its rule in `RULES`, its end). Tuples, and no structs,
 # since there may be a hundred thousand.
 Span = tuple[int, int, int]
@@ -132,7 +134,11 @@ def _with_changed_keys(data: dict[Any, Any], change: Callable[[str], str]) -> di
                 numbers[name] = numbers.get(name, 1) + 1
                 unused = f"{name} ({numbers[name]})"
             name = unused
-        changed[name] = change(value) if isinstance(value, str) else everywhere(value, change)
+        kind = type(value)
+        if kind is str:
+            changed[name] = change(value)
+        else:  # most of the rest are numbers and nulls
+            changed[name] = value if kind in _WITHOUT_TEXT else everywhere(value, change)
     return changed
 
 
