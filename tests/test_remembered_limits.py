@@ -435,3 +435,86 @@ def test_a_start_without_limits_reads_nothing_for_them(home: Home, clinvk: Comma
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT
     )
     assert done.stdout.split() == []
+
+
+# Runs of many tasks
+
+TASKS = {"tasks": [{"prompt": "a", "backend": "claude"}, {"prompt": "b", "backend": "codex"}]}
+
+
+@pytest.fixture
+def of_claude(home: Home, limited: Any, dispatcher: Dispatcher) -> Dispatcher:
+    """A dispatcher, with a limit of claude that was remembered."""
+    fake_backend(home.path, "gemini", {"*": "of gemini"})
+    store = LimitStore(home.path)
+    now = datetime.now(UTC)
+    account = find_account(dispatcher.catalog.load("claude"), home.env)
+    store.record(account, RememberedLimit(until=now + HOUR, reported_at=now))
+    return dispatcher
+
+
+def ends(result: Any) -> list[tuple[str, str | None]]:
+    return [(o.state, o.backend) for o in result.results]
+
+
+@pytest.mark.anyio
+async def test_a_run_begins_with_the_limits_that_are_remembered(home: Home, of_claude: Dispatcher):
+    given: dict[str, Any] = {"dispatcher": of_claude, "max_parallel": 1}
+    result = await package.aparallel(TASKS, **given)
+    assert (ends(result), result.exit_code) == ([("waiting", "claude"), ("done", "codex")], 75)
+    assert result.results[0].attempts == 0
+    assert result.results[0].error.retry_at > datetime.now(UTC)
+    for rules in (
+        {"fallback": ["codex"]},
+        {"fallback": "gemini,codex"},
+        {"on_limit": "switch:codex"},
+    ):
+        result = await package.aparallel(TASKS, **given, **rules)
+        assert [o.state for o in result.results] == ["done", "done"], rules
+        assert result.results[0].backend in ("codex", "gemini")
+    result = await package.aparallel(TASKS, **given, on_limit="wait", max_wait="1m")
+    assert ends(result)[0] == ("waiting", "claude")
+    steps = ["x", "{{previous}} y"]
+    result = await package.achain(steps, backend="claude", dispatcher=of_claude, fallback=["codex"])
+    assert ends(result) == [("done", "codex")] * 2
+    home.config("unified_flags: {fallback: [gemini]}")
+    with Dispatcher(loading.load(home.env), env=home.env) as configured:
+        result = await package.aparallel(TASKS, dispatcher=configured)
+        assert ends(result)[0] == ("done", "gemini")
+    result = await package.aparallel(TASKS, **given, ignore_limit=True)
+    assert ends(result) == [("done", "claude"), ("done", "codex")]
+    assert not (home.path / "limits").exists()
+
+
+@pytest.mark.anyio
+async def test_a_comparison_says_who_answered_in_place_of_another(
+    clinvk: CommandLine, of_claude: Dispatcher
+):
+    given: dict[str, Any] = {"dispatcher": of_claude}
+    compared = await package.acompare("hi", ["claude", "codex"], **given)
+    assert ends(compared.result) == [("waiting", "claude"), ("done", "codex")]
+    compared = await package.acompare("hi", ["claude", "codex"], fallback=["gemini"], **given)
+    assert ends(compared.result) == [("done", "gemini"), ("done", "codex")]
+    shown = clinvk("compare", "-b", "claude,codex", "--fallback", "gemini", "hi there").stdout
+    assert shown.count("claude (answered by gemini)") == 2
+    assert "codex (answered" not in shown
+    done = clinvk("compare", "-b", "claude,codex", "--fallback", "codex", "hi there")
+    assert (done.returncode, "codex is compared itself" in done.stderr) == (3, True)
+
+
+def test_a_run_waits_for_a_remembered_limit_if_it_is_to(
+    home: Home, clinvk: CommandLine, of_claude: Dispatcher, tmp_path: Path
+):
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(TASKS))
+    done = clinvk("parallel", str(file), "-q")
+    assert done.returncode == 75
+    assert "claude is at a rate limit until" in done.stderr
+    assert "--on-limit wait" in done.stderr
+    done = clinvk("runs", "resume", "-q", "--fallback", "codex")
+    assert done.returncode == 0
+    store, now = LimitStore(home.path), datetime.now(UTC)
+    account = find_account(of_claude.catalog.load("claude"), home.env)
+    store.record(account, RememberedLimit(until=now + timedelta(seconds=1.5), reported_at=now))
+    done = clinvk("parallel", str(file), "-q", "--on-limit", "wait")
+    assert (done.returncode, "waiting for it to end" in done.stderr) == (0, True)

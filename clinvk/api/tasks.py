@@ -28,7 +28,7 @@ from clinvk.engine.run_context import local_context
 from clinvk.errors import ConfigError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Kind, Plan
-from clinvk.plans import comparison, formats, parse, schema
+from clinvk.plans import comparison, formats, halt, parse, schema
 from clinvk.plans.comparison import Verdict
 from clinvk.runs.folder import RunStore
 
@@ -52,8 +52,8 @@ async def aparallel(
 
     `tasks` is a list of prompts and mappings with the keys of a task, the path of a task file, or
     the data of one. `rules` are the other keys of such a file (`max_parallel=4`, `fail_fast=True`,
-    `retries=2`, `on_limit="fail"`, `budget={"tokens": 100_000}`, `ephemeral=True`, `defaults={…}`
-    …); keys of a task (`backend="claude"`, `timeout=60`) apply to all tasks. `observe` is called
+    `retries=2`, `on_limit="wait"`, `fallback=["codex"]`, `budget={"tokens": 100_000}`,
+    `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) apply to all tasks. `observe` is called
     with each `Change`. `executor` runs the tasks in place of this machine: see `clinvk.testing`.
     Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
@@ -100,6 +100,8 @@ async def acompare(
     retries: int = 0,
     on_limit: str | None = None,
     max_wait: float | str | None = None,
+    fallback: str | Sequence[str] = (),
+    ignore_limit: bool = False,
     budget: Mapping[str, float] | None = None,
     ephemeral: bool = False,
     dispatcher: Dispatcher | None = None,
@@ -108,12 +110,14 @@ async def acompare(
     **options: Any,
 ) -> Comparison:
     """Send one prompt to several backends (`["claude", "codex:gpt-5"]`), and let a `judge` choose
-    the best answer. `retries`, `on_limit`, `max_wait` and `budget` are as in `aparallel`; `options`
+    the best answer. `retries`, `on_limit`, `max_wait`, `fallback`, `ignore_limit` and `budget`
+    are as in `aparallel`; `options`
     are those of a run (`approval="auto"`). Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
         of_judge = comparison.judge_options(judge, options, where.selector)
         rules = {
             "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
+            "fallback": fallback, "ignore_limit": ignore_limit,
             "ephemeral": ephemeral,
         }  # fmt: skip
         plan = comparison.build_plan(
@@ -205,6 +209,7 @@ def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str
         max_parallel=parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         fail_fast=parallel.fail_fast,
+        limits=halt.configured_limits(dispatcher.config.config.unified_flags),
         task=schema.TaskDefaults(**_to_file_data(of_tasks)),
     )
     data, source, text = _read_tasks(tasks, "steps" if kind == "chain" else "tasks")
@@ -218,6 +223,7 @@ def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Def
     return parse.Defaults(
         max_parallel=1 if sequential else parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
+        limits=halt.configured_limits(dispatcher.config.config.unified_flags, switches=False),
     )
 
 

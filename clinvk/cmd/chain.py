@@ -57,6 +57,8 @@ def chain(
     retries: opts.Retries = None,
     on_limit: opts.OnLimit = None,
     max_wait: opts.MaxWait = None,
+    fallback: opt.RunFallback = None,
+    ignore_limit: opt.IgnoreLimit = False,
     budget_cost: opts.BudgetCost = None,
     budget_tokens: opts.BudgetTokens = None,
     ephemeral: opt.Ephemeral = False,
@@ -93,7 +95,8 @@ def chain(
         timeout=timeout, tags=tag or None,
     )  # fmt: skip
     rules = opts.RuleFlags(
-        retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+        retries=retries, on_limit=on_limit, max_wait=max_wait,
+        fallback=fallback, ignore_limit=ignore_limit, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
     plan, source = None, f"checkpoint {resume}"

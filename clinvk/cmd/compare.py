@@ -92,6 +92,8 @@ def compare(
         ),
     ] = None,
     max_wait: common.MaxWait = None,
+    fallback: opt.RunFallback = None,
+    ignore_limit: opt.IgnoreLimit = False,
     budget_cost: common.BudgetCost = None,
     budget_tokens: common.BudgetTokens = None,
     ephemeral: opt.Ephemeral = False,
@@ -113,6 +115,7 @@ def compare(
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.plan import Rules
+    from clinvk.plans.halt import configured_limits
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
@@ -128,11 +131,13 @@ def compare(
         rules=Rules(
             max_parallel=1 if sequential else loaded.config.parallel.max_workers,
             max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,
+            limits=configured_limits(loaded.config.unified_flags, switches=False),
             ephemeral=ephemeral, output_dir=_absolute_or_none(output_dir),
         ),
     )  # fmt: skip
     rules = common.RuleFlags(
-        retries=retries, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+        retries=retries, on_limit=on_limit, max_wait=max_wait,
+        fallback=fallback, ignore_limit=ignore_limit, budget_cost=budget_cost,
         budget_tokens=budget_tokens,
     )  # fmt: skip
     made = common.override_rules(made, rules)

@@ -58,6 +58,8 @@ def parallel(
     retries: plan.Retries = None,
     on_limit: plan.OnLimit = None,
     max_wait: plan.MaxWait = None,
+    fallback: opt.RunFallback = None,
+    ignore_limit: opt.IgnoreLimit = False,
     budget_cost: plan.BudgetCost = None,
     budget_tokens: plan.BudgetTokens = None,
     ephemeral: opt.Ephemeral = False,
@@ -89,7 +91,8 @@ def parallel(
     made = plan.read_plan(source, form, "parallel", defaults)
     rules = plan.RuleFlags(
         max_parallel=max_parallel, fail_fast=fail_fast, halt=halt, retries=retries,
-        on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+        on_limit=on_limit, max_wait=max_wait,
+        fallback=fallback, ignore_limit=ignore_limit, budget_cost=budget_cost,
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
     made = plan.override_rules(made, rules)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from clinvk.backend import native, permissions
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.command_line import build_command
+from clinvk.backend.command_line import build_command, changed_env, expand_variables
 from clinvk.backend.files import tempfiles
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting, resolve_settings, stored_options, supported_settings
@@ -24,11 +24,17 @@ from clinvk.backend.versions.installed import VersionNeeded, fitting_manifest
 from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.disk.closing import Closing
-from clinvk.dispatch.limit_check import check_limit, needs_limit_policy, remember_result
+from clinvk.dispatch.limit_check import (
+    check_limit,
+    find_limit,
+    limit_error,
+    needs_limit_policy,
+    remember_result,
+)
 from clinvk.dispatch.off_loop import ENDED_TIMEOUT, StoreCalls
 from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
 from clinvk.dispatch.turn_plan import TurnPlan
-from clinvk.errors import SessionError, UsageError
+from clinvk.errors import LimitError, SessionError, UsageError
 from clinvk.model.option_table import OPTIONS
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -166,6 +172,19 @@ class Dispatcher(Closing):
             if new and not begun:  # nothing has started, so there is nothing to keep
                 await _delete_session(calls, session.id)
             raise
+
+    def find_limit(
+        self, backend: str, env: Mapping[str, str], model: str | None
+    ) -> LimitError | None:
+        """The rate limit of a backend that was remembered, for programs with these variables in
+        addition to this process's."""
+        if not os.path.isdir(self.config.home / "limits"):
+            return None
+        manifest = self.catalog.load(backend)
+        base = {**self.selector.child_env(backend), **env}
+        added = {k: expand_variables(v, base) if v else v for k, v in manifest.env.items()}
+        found = find_limit(backend, manifest, changed_env(base, added), model, self.config.home)
+        return limit_error(backend, found) if found else None
 
     async def aplan(self, request: Request) -> TurnPlan:
         """`plan`, without blocking the event loop."""

@@ -14,6 +14,9 @@ from clinvk.errors import ClinvkError, LimitError
 from clinvk.model.result import Result
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from clinvk.backend.manifest import Manifest
     from clinvk.config.schema import UnifiedFlags
     from clinvk.dispatch.remembered_limits import LimitStore, RememberedLimit
     from clinvk.dispatch.turn_plan import TurnPlan
@@ -36,18 +39,23 @@ def needs_limit_policy(request: Request, flags: UnifiedFlags) -> bool:
 
 def check_limit(plan: TurnPlan, home: Path) -> None:
     """Raise `LimitError` if the backend of the plan is at a rate limit that was remembered."""
-    if not plan.request.ignore_limit and (limit := find_limit(plan, home)):
-        raise limit_error(plan.manifest.name, limit)
+    if plan.request.ignore_limit:
+        return
+    name, env = plan.manifest.name, plan.command.env
+    if limit := find_limit(name, plan.manifest, env, _requested_model(plan), home):
+        raise limit_error(name, limit)
 
 
-def find_limit(plan: TurnPlan, home: Path) -> RememberedLimit | None:
-    """The remembered rate limit that a turn of this plan would meet."""
-    store = _existing_store(plan.manifest.name, home)
+def find_limit(
+    backend: str, manifest: Manifest, env: Mapping[str, str], model: str | None, home: Path
+) -> RememberedLimit | None:
+    """The remembered rate limit that a program with this environment would meet."""
+    store = _existing_store(backend, home)
     if store is None:
         return None
     from clinvk.dispatch.account import find_account  # only if a rate limit is remembered
 
-    return store.find(find_account(plan.manifest, plan.command.env), _requested_model(plan))
+    return store.find(find_account(manifest, env), model)
 
 
 def limit_error(backend: str, limit: RememberedLimit) -> LimitError:

@@ -4,6 +4,8 @@ limit."""
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from datetime import datetime
 
 from msgspec.structs import replace
 
@@ -66,6 +68,8 @@ class BackendPool:
             return (
                 f"{' or '.join(n for n in self.limits.to if n != backend)} is used while it lasts"
             )
+        if backend in self._closed and self.limits.max_wait is None:
+            return "its tasks are left for later; to wait, use --on-limit wait"
         if backend in self._closed and self.limits.max_wait is not None:
             most = duration.format_duration(self.limits.max_wait)
             return f"not waiting for its end, which would take more than {most} (max_wait)"
@@ -111,6 +115,26 @@ class BackendPool:
             self._close_if_too_long(backend)
         return known
 
+    def record_remembered(self, limits: Mapping[str, datetime]) -> None:
+        """Begin with backends at a rate limit that ends then: pause them, or close those that are
+        not waited for."""
+        for backend, until in limits.items():
+            failure = Failure("limit", "", None, until)
+            self._pauses[backend] = backoff.pause_after_limit(
+                failure, 0, self.limits.first_wait, self.clock.since_boot(), self.rng,
+                wall=self.clock.now(),
+            )  # fmt: skip
+        refused = self.limits.action == "fail" or self.limits.at_start == "refuse"
+        for backend in limits:
+            if refused and not any(name not in limits for name in self._others(backend)):
+                self._closed.add(backend)
+            else:
+                self._close_if_too_long(backend)
+
+    def _others(self, backend: str) -> list[str]:
+        to = self.limits.to if self.limits.action == "switch" else ()
+        return [name for name in to if name != backend]
+
     def _close_if_too_long(self, backend: str) -> None:
         """Close it if its pause is too long and no other backend can take over; then also those
         that were only waited for because they could be switched to it."""
@@ -123,5 +147,4 @@ class BackendPool:
 
     def _can_switch(self, backend: str) -> bool:
         """Whether another backend may be used instead, now or later."""
-        to = self.limits.to if self.limits.action == "switch" else ()
-        return any(name != backend and name not in self._closed for name in to)
+        return any(name not in self._closed for name in self._others(backend))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -17,7 +17,7 @@ from clinvk.disk.atomic import NoSpace
 from clinvk.engine import capacity
 from clinvk.engine.executor import Executor
 from clinvk.engine.run_context import RunContext
-from clinvk.errors import SessionError
+from clinvk.errors import LimitError, SessionError
 from clinvk.model.outcome import Outcome, RunResult, run_exit_code
 from clinvk.model.plan import Plan, Task
 from clinvk.model.result import EXIT_CODES
@@ -161,6 +161,7 @@ class DrivenRun:
             run_id=run_id, journal=journal, output_of=self.task_output, observe=self._forward_change,
             most=self._room(),
         )  # fmt: skip
+        self._begin_with_limits(scheduler)
         if self._stopped:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
         self._on_ready()
@@ -177,6 +178,38 @@ class DrivenRun:
             if self.outputs.problem:
                 self.notify(f"{self.outputs.problem}; the run itself is complete")
         return result
+
+    def _begin_with_limits(self, scheduler: Scheduler) -> None:
+        """Tell the scheduler and the user about rate limits that were remembered."""
+        found = self._remembered_limits()
+        done = scheduler.begin_with_limits({name: e.retry_at for name, e in found.items()})
+        for name, error in found.items():
+            self.notify(f"{error.message}; {done[name]}")
+
+    def _remembered_limits(self) -> dict[str, LimitError]:
+        """The backends at a rate limit that applies to all of their tasks that are to be run, and
+        those to switch to."""
+        limits = self.plan.rules.limits
+        if limits.at_start == "ignore":
+            return {}
+        asked: dict[str, list[LimitError | None]] = {}
+        known: dict[Any, LimitError | None] = {}
+        for outcome in self.outcomes:
+            ask, task = self.preflights.tasks[outcome.index], self.plan.tasks[outcome.index]
+            if outcome.state != "queued" or task.dry_run:
+                continue
+            names = (ask.backend, *(limits.to if limits.action == "switch" else ()))
+            for name in names:
+                model = ask.options.get("model") if name == ask.backend else None
+                key = (name, tuple(sorted(ask.env.items())), model)
+                if key not in known:
+                    known[key] = self.context.find_limit(name, ask.env, model)
+                    asked.setdefault(name, []).append(known[key])
+        return {
+            name: max((e for e in each if e), key=lambda e: e.retry_at)
+            for name, each in asked.items()
+            if all(each)
+        }
 
     def _conclude(
         self, scheduler: Scheduler, journal: Journal | None, began: datetime, clock: float

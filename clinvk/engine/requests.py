@@ -66,6 +66,10 @@ class RequestBuilder:
             secrets=ask.secrets,
             title=task.title,
             tags=(*task.tags, *([f"run:{self.run_id}"] if self.run_id else [])),
+            # The run decides what to do at a rate limit.
+            on_limit="fail",
+            fallback=(),
+            ignore_limit=rules.limits.at_start == "ignore",
             task=self.run_id,
             lenient=task.lenient or switched,
         )

@@ -9,9 +9,12 @@ from msgspec import Struct
 from clinvk.backend.selection import BackendSelector
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.executor import Executor, LocalExecutor
+from clinvk.errors import LimitError
 from clinvk.process.marker import MARKER
 from clinvk.runs.folder import RunStore
 from clinvk.store.base import Store
+
+FindLimit = Callable[[str, Mapping[str, str], str | None], LimitError | None]
 
 
 class RunContext(Struct, frozen=True, kw_only=True):
@@ -24,6 +27,8 @@ class RunContext(Struct, frozen=True, kw_only=True):
     open_store: Callable[[], Store]  # the sessions of the tasks; an ephemeral run has none
     # Runs the tasks. All programs that it starts carry the marker; without one, none do.
     create_executor: Callable[[str], Executor]
+    # The rate limit of a backend, with these variables and this model, that was remembered.
+    find_limit: FindLimit = lambda _backend, _env, _model: None
 
 
 def local_context(dispatcher: Dispatcher) -> RunContext:
@@ -44,4 +49,5 @@ def local_context(dispatcher: Dispatcher) -> RunContext:
         env=dispatcher.env,
         open_store=lambda: dispatcher.store,
         create_executor=create_executor,
+        find_limit=dispatcher.find_limit,
     )

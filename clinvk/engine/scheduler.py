@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -97,6 +97,15 @@ class Scheduler:
         self._ended_count = 0
         self.not_started: list[int] = []  # tasks that ended without being started
         self._wake = anyio.Event()
+
+    def begin_with_limits(self, limits: Mapping[str, datetime]) -> dict[str, str]:
+        """Treat these backends as being at a rate limit until then; returns what is done about
+        each. Call it before `run`."""
+        self._backends.record_remembered(limits)
+        return {
+            name: self._backends.describe_alternative(name) or "waiting for it to end"
+            for name in limits
+        }
 
     async def run(self) -> None:
         """Run until there is nothing left to start. Raises `ClinvkError` if the journal cannot be

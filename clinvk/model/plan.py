@@ -95,6 +95,9 @@ class Limits(Struct, frozen=True, omit_defaults=True):
     max_wait: float | None = (
         None  # seconds; if it would take longer, the run stops and can be resumed
     )
+    # What to do about one that was remembered before the run starts: `refuse` leaves the tasks of
+    # the backend for later, unless another one takes them.
+    at_start: Literal["refuse", "wait", "ignore"] = "refuse"
 
 
 class Rules(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -212,8 +212,16 @@ def judge_outcomes(result: RunResult) -> tuple[Outcome, ...]:
 
 def label(outcome: Outcome) -> str:
     """The owner of an outcome, in a table: the backend or the judge."""
-    judge = _judge_name(outcome)
-    return outcome.name if judge is None else f"{judge} ({outcome.name})"
+    if judge := _judge_name(outcome):
+        return f"{judge} ({outcome.name})"
+    note = note_of_substitute(outcome)
+    return f"{outcome.name} ({note})" if note else outcome.name
+
+
+def note_of_substitute(outcome: Outcome) -> str:
+    """A note if another backend has answered, during a rate limit; otherwise empty."""
+    is_own = outcome.backend in (None, outcome.name.partition(":")[0])
+    return "" if is_own or not outcome.attempts else f"answered by {one_line(str(outcome.backend))}"
 
 
 def to_json(result: RunResult) -> dict[str, Any]:

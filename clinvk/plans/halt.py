@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from clinvk.model.plan import Halt, Limits
+
+if TYPE_CHECKING:
+    from clinvk.config.schema import UnifiedFlags
 
 MIN_FAILURES = 3  # failures before a percentage applies: one failure of one task is 100 %
 _HALT = re.compile(r"(soon|now),\s*fail=(\d+(?:\.\d+)?)(%?)")
@@ -43,11 +50,32 @@ def parse_on_limit(text: str) -> Limits:
     """`wait`, `fail`, `switch:codex` or `switch:codex,gemini`. Raises `ValueError`."""
     action, colon, names = text.strip().partition(":")
     to = tuple(name.strip() for name in names.split(",") if name.strip())
-    if action in ("wait", "fail") and not colon:
-        return Limits(action=action)  # type: ignore[arg-type]
+    if action == "wait" and not colon:
+        return Limits(action="wait", at_start="wait")
+    if action == "fail" and not colon:
+        return Limits(action="fail")
     if action == "switch" and to:
         return Limits(action="switch", to=to)
     raise ValueError(f"{text!r} is not one of: wait, fail, or switch:BACKEND")
+
+
+def with_fallback(limits: Limits, names: str | Iterable[str]) -> Limits:
+    """The rule, with backends to switch to: `codex,gemini`, or a list of such texts."""
+    words = [names] if isinstance(names, str) else names
+    found = [name.strip() for word in words for name in word.split(",") if name.strip()]
+    if not found:
+        return limits
+    return replace(limits, action="switch", to=tuple(dict.fromkeys((*limits.to, *found))))
+
+
+def configured_limits(flags: UnifiedFlags, *, switches: bool = True) -> Limits:
+    """The rule of the configuration, for runs that say nothing else."""
+    settings: Any = flags
+    limits = parse_on_limit(settings.on_limit) if settings.on_limit else Limits()
+    if not switches:
+        action: Any = "wait" if limits.action == "switch" else limits.action
+        return replace(limits, action=action, to=(), max_wait=settings.max_wait_secs)
+    return replace(with_fallback(limits, settings.fallback), max_wait=settings.max_wait_secs)
 
 
 def format_halt(halt: Halt) -> str:

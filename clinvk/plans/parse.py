@@ -50,6 +50,7 @@ class Defaults(Struct, frozen=True, kw_only=True):
     max_parallel: int = 3
     max_parallel_per_backend: dict[str, int] = {}
     fail_fast: bool = False
+    limits: Limits = Limits()
     task: TaskDefaults = TaskDefaults()
     flags: dict[str, str] = {}  # the flags that set keys of tasks
 
@@ -354,7 +355,7 @@ class _PlanParser:
             halt=_parse_halt(whole.halt, fail_fast=fail_fast),
             retries=whole.retries or 0,
             retry_delay=_parse_seconds(whole.retry_delay, ("retry_delay",)) or Rules().retry_delay,
-            limits=_parse_limits(whole),
+            limits=_parse_limits(whole, self.defaults.limits),
             budget=_check_budget(whole.budget),
             stall_timeout=_parse_seconds(whole.stall_timeout, ("stall_timeout",)),
             ephemeral=whole.ephemeral,
@@ -465,15 +466,21 @@ def _parse_halt(text: str | None, *, fail_fast: bool) -> Halt:
         raise ShapeError(("halt",), str(error)) from error
 
 
-def _parse_limits(whole: TaskFile) -> Limits:
-    try:
-        limits = halt.parse_on_limit(whole.on_limit) if whole.on_limit else Limits()
-    except ValueError as error:
-        raise ShapeError(("on_limit",), str(error)) from error
+def _parse_limits(whole: TaskFile, defaults: Limits) -> Limits:
+    limits = defaults
+    if whole.on_limit or whole.fallback:
+        limits = Limits(max_wait=defaults.max_wait)
+    if whole.on_limit:
+        try:
+            limits = replace(halt.parse_on_limit(whole.on_limit), max_wait=defaults.max_wait)
+        except ValueError as error:
+            raise ShapeError(("on_limit",), str(error)) from error
+    limits = halt.with_fallback(limits, whole.fallback)
     return replace(
         limits,
         first_wait=_parse_seconds(whole.limit_wait, ("limit_wait",)) or limits.first_wait,
-        max_wait=_parse_seconds(whole.max_wait, ("max_wait",)),
+        max_wait=_parse_seconds(whole.max_wait, ("max_wait",)) or limits.max_wait,
+        at_start="ignore" if whole.ignore_limit else limits.at_start,
     )
 
 

@@ -127,10 +127,11 @@ class _Checker:
         """Raise `ConfigError` for a rule that cannot be enforced; unless `every_task` can run, only
         for rules that do not depend on the tasks."""
         rules = self.plan.rules
-        if rules.limits.to and self.plan.kind == "compare":
+        compared = {task.backend for task in self.plan.tasks if self.plan.kind == "compare"}
+        if twice := [name for name in rules.limits.to if name in compared]:
             raise ConfigError(
-                "on_limit: the answer of another backend cannot be compared in place of this one's",
-                "use wait or fail",
+                f"on_limit: {twice[0]} is compared itself, so it cannot answer in place of another",
+                "use wait or fail, or a backend that is not compared",
             )
         for name, count in rules.max_parallel_per_backend.items():
             if count < 1:

@@ -113,6 +113,8 @@ class TaskFile(Struct, frozen=True, kw_only=True):
     retries: int | None = None
     retry_delay: Scalar | None = None
     on_limit: str | None = None
+    fallback: str | list[str] = []
+    ignore_limit: bool = False
     limit_wait: Scalar | None = None
     max_wait: Scalar | None = None
     budget: Budget | None = None

@@ -93,7 +93,8 @@ def _to_html(texts: list[str]) -> list[str]:
 
 
 def _answer(outcome: Outcome, body: str, *, is_best: bool) -> str:
-    notes = [one_line(outcome.model or ""), "best" if is_best else ""]
+    substitute = comparison.note_of_substitute(outcome)
+    notes = [one_line(outcome.model or ""), substitute, "best" if is_best else ""]
     small = "".join(f"<small>{escape(note)}</small>" for note in notes if note)
     best = " best" if is_best else ""
     return (

@@ -192,6 +192,9 @@ def _describe_plan(plan: Plan) -> str:
     said.pop("max_parallel", None)
     limits, halt = said.pop("limits", {}), plan.rules.halt
     said["halt"] = halting.format_halt(halt) if halt.when != "never" else None
+    if limits.get("at_start") == "wait":
+        said["on_limit"] = "wait"
+    said["ignore_limit"] = limits.get("at_start") == "ignore"
     if "action" in limits:
         said["on_limit"] = ":".join([limits["action"], *limits.get("to", ())])
     said |= {"limit_wait": limits.get("first_wait"), "max_wait": limits.get("max_wait")}

@@ -159,6 +159,7 @@ def build_defaults(loaded: Loaded, options: TurnOptions, **keys: Any) -> Default
     `options`, and the others by their keys; those that are None were not given. Raises
     `UsageError`."""
     # Only commands that read a task file need it.
+    from clinvk.plans.halt import configured_limits
     from clinvk.plans.parse import Defaults
     from clinvk.plans.schema import TaskDefaults
 
@@ -171,6 +172,7 @@ def build_defaults(loaded: Loaded, options: TurnOptions, **keys: Any) -> Default
         max_parallel=parallel.max_workers,
         max_parallel_per_backend=parallel.max_parallel_per_backend,
         fail_fast=parallel.fail_fast,
+        limits=configured_limits(loaded.config.unified_flags),
         task=TaskDefaults(**task),
         flags={key: _flag_of_key(key) for key in task},
     )
@@ -199,6 +201,8 @@ class RuleFlags(Struct, frozen=True, kw_only=True):
     halt: str | None = None
     retries: int | None = None
     on_limit: str | None = None
+    fallback: list[str] | None = None
+    ignore_limit: bool = False
     max_wait: str | None = None
     budget_cost: float | None = None  # US dollars
     budget_tokens: int | None = None
@@ -224,6 +228,10 @@ def override_rules(plan: Plan, flags: RuleFlags) -> Plan:
             parse_flag("--on-limit", halting.parse_on_limit, flags.on_limit),
             first_wait=limits.first_wait, max_wait=limits.max_wait,
         )  # fmt: skip
+    if flags.fallback:
+        limits = halting.with_fallback(replace(limits, to=()), flags.fallback)
+    if flags.ignore_limit:
+        limits = replace(limits, at_start="ignore")
     if flags.max_wait is not None:
         max_wait = parse_flag("--max-wait", duration.parse_duration, flags.max_wait)
         limits = replace(limits, max_wait=max_wait)

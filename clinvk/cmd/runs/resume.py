@@ -52,6 +52,8 @@ def resume(
     max_parallel: plan.MaxParallel = None,
     on_limit: plan.OnLimit = None,
     max_wait: plan.MaxWait = None,
+    fallback: opt.RunFallback = None,
+    ignore_limit: opt.IgnoreLimit = False,
     budget_cost: plan.BudgetCost = None,
     budget_tokens: plan.BudgetTokens = None,
     as_json: opt.Json = False,
@@ -76,7 +78,8 @@ def resume(
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     rules = plan.RuleFlags(
-        max_parallel=max_parallel, on_limit=on_limit, max_wait=max_wait, budget_cost=budget_cost,
+        max_parallel=max_parallel, on_limit=on_limit, max_wait=max_wait,
+        fallback=fallback, ignore_limit=ignore_limit, budget_cost=budget_cost,
         budget_tokens=budget_tokens,
     )  # fmt: skip
     reports = plan.requested_reports(junit, report, force=force)

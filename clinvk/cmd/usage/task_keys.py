@@ -40,6 +40,8 @@ FILE = {
     "retries": "Retries of tasks that do not set them.",
     "retry_delay": "Time before the first retry; doubled each time.",
     "on_limit, limit_wait, max_wait": "What to do at a rate limit, and how long to wait.",
+    "fallback": "Backends to use during a rate limit: [codex, gemini].",
+    "ignore_limit": "Try even if a rate limit is remembered.",
     "budget": "Start nothing more beyond this: {cost: 5, tokens: 1000000}.",
     "stall_timeout": "Stop a task after this long without output.",
     "ephemeral": "Save no sessions and no journal.",

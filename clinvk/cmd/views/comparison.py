@@ -71,7 +71,9 @@ def _side_by_side(texts: Sequence[str], width: int, printer: Printer) -> Iterabl
 
 def _header(outcome: Outcome) -> str:
     name, model = one_line(outcome.name), one_line(outcome.model or "")
-    return f"{name} · {model}" if model and model not in name else name
+    note = comparison.note_of_substitute(outcome)
+    title = f"{name} · {model}" if model and model not in name else name
+    return f"{title} ({note})" if note else title
 
 
 def _answer_text(outcome: Outcome) -> str:
