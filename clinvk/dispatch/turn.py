@@ -423,9 +423,10 @@ class Turn:
             result.error is not None
             and self.plan.manifest.lost_after_error
             and self.plan.resumes is None
-            and result.error.kind in REFUSED_KINDS
-            # After a signal it can be resumed.
-            and ((result.backend_exit_code or 0) >= 0 or self._fold.is_settled)
+            and (
+                self.plan.command.state is not None
+                or _was_refused(result, result.error, by_itself=self._fold.is_settled)
+            )
         )
         try:
             kept = await for_long(said, self._recorder.kept, lambda: self._stop_now)
@@ -465,3 +466,9 @@ class Turn:
                 self._add_notices(
                     [f"{what}, so none of its files were deleted: {self.native_id[:40]!r}"]
                 )
+
+
+def _was_refused(result: Result, error: Failure, *, by_itself: bool) -> bool:
+    """Whether the CLI ended by itself, so that it may have kept nothing; after a signal it has,
+    unless it had reported its result (`by_itself`)."""
+    return error.kind in REFUSED_KINDS and (by_itself or (result.backend_exit_code or 0) >= 0)
