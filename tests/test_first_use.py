@@ -209,3 +209,20 @@ def test_a_denied_tool_is_explained_once(clinvk: CommandLine, home: Home):
     both = clinvk("-b", "fake", "--new", "--fail-on-denied", "hi")
     assert both.returncode == 1
     assert both.stderr.count("hint:") == 1
+
+
+def test_the_default_is_the_first_that_is_installed_whichever_that_is(
+    clinvk: CommandLine, home: Home
+):
+    done = clinvk("hello")
+    assert done.returncode == 2
+    assert "no AI CLI is installed" in done.stderr
+    assert "npm install -g @openai/codex" in done.stderr
+    for name, said in (("pi", "hello"), ("qwen", "hello"), ("opencode", "hello")):
+        program = home.work.parent / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\ncat >/dev/null\nexit 9\n")
+        program.chmod(0o755)
+        done = clinvk(said, env={"PATH": f"{program.parent}:/usr/bin:/bin"})
+        assert "no AI CLI is installed" not in done.stderr
+        assert f"claude is not installed; using {name}" in done.stderr

@@ -12,7 +12,9 @@ from clinvk.config.paths import built_in_manifests
 from clinvk.errors import ConfigError
 from tests.conftest import CommandLine, Home
 
-BUILT_IN = ["claude", "codex", "echo", "gemini"]
+BUILT_IN = [
+    "claude", "cline", "codex", "copilot", "echo", "gemini", "llm", "opencode", "pi", "qwen",
+]  # fmt: skip
 GOOD: dict[str, Any] = {"name": "mine", "command": "mine", "argv": {"run": ["$options"]}}
 
 
@@ -94,12 +96,12 @@ def test_yaml_that_would_make_objects_is_refused():
 def test_a_built_in_manifest_is_right(name: str, tmp_path: Path):
     manifest = Catalog(tmp_path).load(name)
     check_expressions(manifest)
-    assert manifest.resumes
+    assert manifest.resumes is (name != "cline")
     assert manifest.title
     assert manifest.command == "$python" or manifest.install
 
 
-def test_there_are_four_built_in_manifests(tmp_path: Path):
+def test_these_manifests_are_built_in(tmp_path: Path):
     assert Catalog(tmp_path).names() == BUILT_IN
     assert sorted(p.stem for p in built_in_manifests().glob("*.yaml")) == BUILT_IN
 
@@ -164,11 +166,11 @@ def test_a_broken_manifest_hurts_nobody_else(clinvk: CommandLine, home: Home):
 
 
 def test_check_tells_of_every_manifest(clinvk: CommandLine, home: Home):
-    assert clinvk("backends", "check").stdout.count(": OK") == 4
+    assert clinvk("backends", "check").stdout.count(": OK") == len(BUILT_IN)
     home.manifest("bad", {**GOOD, "name": "bad", "events": [{"emit": "text", "when": "a ="}]})
     done = clinvk("backends", "check")
     assert done.returncode == 3
-    assert done.stdout.count(": OK") == 4
+    assert done.stdout.count(": OK") == len(BUILT_IN)
     assert "events[0].when" in done.stderr
 
 

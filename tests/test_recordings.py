@@ -43,11 +43,47 @@ FAILURES = {
     "gemini/resume-nonexistent-stream": ("session", 4),
     "gemini/sandbox-flag": ("config", 3),
     "gemini/untrusted-dir": ("config", 3),
+    "qwen/empty-answer": ("server", 1),
+    "qwen/err-401": ("auth", 1),
+    "qwen/err-429": ("limit", 75),  # killed while it waited to try again
+    "qwen/err-500": ("server", 1),
+    "qwen/max-session-turns": ("backend", 53),
+    "qwen/resume-nonexistent": ("session", 4),
+    "pi/err-401": ("auth", 1),  # it exits with 0 in all of these
+    "pi/err-429": ("limit", 75),
+    "pi/err-500": ("server", 1),
+    "pi/err-cut": ("server", 1),
+    "pi/no-model": ("config", 3),
+    "pi/resume-nonexistent": ("session", 4),
+    "copilot/empty-answer": ("backend", 1),
+    "copilot/err-401": ("auth", 1),
+    "copilot/err-429": ("limit", 75),
+    "copilot/err-500": ("server", 1),
+    "copilot/err-cut": ("server", 1),
+    "copilot/no-login": ("auth", 1),
+    "copilot/resume-nonexistent": ("session", 4),
+    "cline/empty-answer": ("server", 1),
+    "cline/err-401": ("backend", 1),  # nothing in it says that it is about the login
+    "cline/err-cut": ("server", 1),
+    "cline/resume-nonexistent": ("backend", 1),
+    "opencode/err-401": ("auth", 1),
+    "opencode/err-429": ("limit", 75),
+    "opencode/err-cut": ("server", 1),
+    "opencode/resume-nonexistent": ("session", 4),
+    "opencode/tool-ask": ("incomplete", 1),  # it stops when a tool is denied, and exits with 0
+    "llm/err-401": ("auth", 1),
+    "llm/err-429": ("limit", 75),
+    "llm/err-500": ("server", 1),
+    "llm/err-cut": ("server", 1),
 }
 DENIED = {
     "claude/perm-default-write": "Write",
     "gemini/approval-default-write": "write_file",
     "gemini/approval-default-shell": "run_shell_command",
+    "qwen/tool-denied": "write_file",
+    "copilot/tool-denied": "create",
+    "cline/tool-denied": "editor",
+    "cline/tool-refused": "run_commands",
 }
 USAGE = {  # input, cached, output
     "claude/tool-stream": (300, 60, 14),
@@ -55,9 +91,18 @@ USAGE = {  # input, cached, output
     "codex/fork-json-before": None,  # of the whole thread, and nobody knows what went before
     "codex/resume-id-json": None,
     "gemini/run-stream-json": (240, 60, 18),  # with what it thought
+    "qwen/run": (120, 30, 9),
+    "qwen/tool-write": (240, 60, 18),
+    "pi/run": (120, 30, 9),
+    "pi/tool-write": (240, 60, 18),  # of two calls
+    "copilot/run": None,
+    "cline/tool-write": (240, 60, 18),
+    "opencode/run": (120, 30, 9),
+    "opencode/tool-write": (240, 60, 18),
 }
 RESUMABLE = ["claude/sigkill-in-tool", "codex/sigkill-midrun", "gemini/sigkill-midrun",
-             "gemini/norelaunch-sigterm-midrun", "claude/err-500-stream", "codex/err-500"]  # fmt: skip
+             "gemini/norelaunch-sigterm-midrun", "claude/err-500-stream", "codex/err-500",
+             "qwen/sigterm", "pi/sigterm"]  # fmt: skip
 
 
 def expected(case: str | Path) -> dict:

@@ -2,6 +2,7 @@
 nothing else. That of claude, codex and gemini is in `conftest.py`."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,7 +104,11 @@ def cline(home: Path, url: str) -> dict[str, str]:
         },
     }
     _write(home / ".cline" / "data" / "settings" / "providers.json", json.dumps(settings))
-    return {"DO_NOT_TRACK": "1", "HTTPS_PROXY": NOWHERE}
+    # The port of its hub is the same for all users of the machine otherwise.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"CLINE_HUB_PORT": str(port), "DO_NOT_TRACK": "1", "HTTPS_PROXY": NOWHERE}
 
 
 def llm(home: Path, url: str) -> dict[str, str]:
