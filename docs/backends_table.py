@@ -17,7 +17,7 @@ from clinvk.model.option_table import CHOICES, FLAGS
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- backends: begin -->", "<!-- backends: end -->"
-ORDER = ("claude", "codex", "gemini", "echo")
+ORDER = ("claude", "codex", "gemini", "opencode", "qwen", "copilot", "cline", "pi", "llm", "echo")
 YES, NO = "yes", "–"
 
 

@@ -15,7 +15,11 @@ from clinvk.config.paths import backend_names, built_in_manifests
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError, NotInstalledError
 
-PREFERRED_BACKENDS = ("claude", "codex", "gemini")  # tried in this order if none was chosen
+# Tried in this order if none was chosen. Those at the end act unasked, or have no tools.
+PREFERRED_BACKENDS = (
+    "claude", "codex", "gemini", "opencode", "qwen", "copilot", "cline", "pi", "llm",
+)  # fmt: skip
+SUGGESTED_BACKENDS = PREFERRED_BACKENDS[:3]  # to someone who has none
 
 
 class NotExecutable(NotInstalledError):  # noqa: N818 - reads as what it says

@@ -1,6 +1,6 @@
 """The manifest of a backend: how to call one CLI and how to read its output.
 
-`docs/manifests.md` describes every key; the four in `backends/` are the examples.
+`docs/manifests.md` describes every key; those in `backends/` are the examples.
 """
 
 from __future__ import annotations

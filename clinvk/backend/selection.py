@@ -108,10 +108,10 @@ class BackendSelector:
                 f"default_backend {name})"
             )
             return SelectedBackend(manifest, program, () if name == default else (told,))
-        installs = [self.catalog.load(name).install or name for name in catalogs.PREFERRED_BACKENDS]
+        installs = [self.catalog.load(name).install or name for name in catalogs.SUGGESTED_BACKENDS]
         raise NotInstalledError(
             "no AI CLI is installed",
             "install one of them:\n    "
             + "\n    ".join(installs)
-            + "\n  or try clinvk without one: clinvk -b echo hello",
+            + "\n  or another (clinvk doctor lists all), or try clinvk without one: clinvk -b echo hello",
         )

@@ -17,7 +17,8 @@ class KeyHelp(Struct, frozen=True):
 _KEYS = {
     "default_backend": KeyHelp(
         "the backend if neither `-b` nor a session names one. If it is not set and claude is not "
-        "installed, the first installed one of claude, codex, gemini",
+        "installed, the first installed one of claude, codex, gemini, opencode, qwen, copilot, "
+        "cline, pi, llm",
         "if neither -b nor a session names one",
     ),
     "backends.NAME.enabled": KeyHelp("`false` refuses to run it", "false: refuse to run it"),

@@ -44,8 +44,11 @@ def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
         _print_limits(limits)
     if problem is not None:
         return SessionError.exit_code
-    has_model = any(f.state == "installed" and f.name != MODELLESS_BACKEND for f in findings)
-    return 0 if has_model else NotInstalledError.exit_code
+    return 0 if _has_model(findings) else NotInstalledError.exit_code
+
+
+def _has_model(findings: list[BackendStatus]) -> bool:
+    return any(f.state == "installed" and f.name != MODELLESS_BACKEND for f in findings)
 
 
 def _find_store_problem(home: Path) -> str | None:
@@ -61,6 +64,9 @@ def _find_store_problem(home: Path) -> str | None:
 
 
 def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | None) -> None:
+    has_model = _has_model(findings)
+    missing = [f.name for f in findings if f.state == "not installed"] if has_model else []
+    shown = [f for f in findings if f.name not in missing]
     rows = [
         [
             f.name,
@@ -70,7 +76,7 @@ def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | Non
             ", ".join(f.can) or "-",
             printer.short_path(f.path or "-"),
         ]
-        for f in findings
+        for f in shown
     ]
     printer.print_table(
         ["BACKEND", "STATE", "VERSION", "LOGIN", "CAN", "PROGRAM"], rows,
@@ -78,10 +84,14 @@ def _print_report(findings: list[BackendStatus], loaded: Any, problem: str | Non
         state="STATE", ends=["PROGRAM"],
     )  # fmt: skip
     print()
-    for f in findings:
+    for f in shown:
         if f.advice:
             printer.print_wrapped(f"{f.name}: {one_line(f.advice)}")
-    if not any(f.state == "installed" and f.name != MODELLESS_BACKEND for f in findings):
+    if missing:
+        printer.print_wrapped(
+            f"not installed: {', '.join(missing)}; to install one, see: clinvk backends show NAME"
+        )
+    if not has_model:
         printer.print_wrapped(
             "no AI CLI is installed; to try clinvk without one: clinvk -b echo hello"
         )
