@@ -437,7 +437,8 @@ def test_one_json_value_can_be_a_list(
 
 
 def test_a_session_that_is_named_for_each_step_begins_once(clinvk: CommandLine, home: Home):
-    home.backend("mine", READ + START + FIRST + START + SECOND, **STEPS)
+    text = say(type="text", text="done")
+    home.backend("mine", READ + START + FIRST + START + text + SECOND, **STEPS)
     done = clinvk("-b", "mine", "-o", "stream-json", "--ephemeral", "hello there")
     types = [json.loads(line)["type"] for line in done.stdout.splitlines()]
-    assert types == ["started", "finished"]
+    assert types == ["started", "text", "finished"]
