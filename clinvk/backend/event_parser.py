@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
@@ -166,7 +166,9 @@ class EventParser:
         if rule.noted:
             self._note(rule, data)
         is_read = True
-        if rule.emit and rule.emit not in SILENT:
+        if rule.plain is not None:
+            is_read = self._add_plain(rule, rule.plain, data, raw, events)
+        elif rule.emit and rule.emit not in SILENT:
             values = {name: get(data) for name, get in rule.set}
             is_read = _has_types(rule.emit, values)
             events.extend(self._emit(rule.emit, values, raw))
@@ -177,6 +179,27 @@ class EventParser:
             read = [self._apply(rule.inner, element, raw, events) for element in found]
             is_read = is_read and (not read or any(read))
         return is_read
+
+    def _add_plain(
+        self, rule: _CompiledRule, cls: type[Event], data: Any, raw: Any, events: list[Event]
+    ) -> bool:
+        """What `_emit` and `_has_types` do for the most frequent events, in half the time."""
+        if rule.text is not None:
+            text = rule.text(data)
+            is_text = isinstance(text, str)
+            if cls is messages.Text:
+                text = text if is_text else "" if text is None else _to_text(text)
+                events.append(messages.Text(text=text, message_id=self._message_id, raw=raw))
+            elif is_text and text:
+                events.append(messages.Delta(text=text, message_id=self._message_id, raw=raw))
+            return is_text
+        values: dict[str, Any] = {}
+        for name, get, convert in rule.fields:
+            value = get(data)
+            if value is not None:
+                values[name] = convert(value) if convert else value
+        events.append(cls(**values, raw=raw))
+        return True
 
     def _note(self, rule: _CompiledRule, data: Any) -> None:
         """Remember what a line says beside its event."""
@@ -334,7 +357,10 @@ def _to_usage(figures: Any) -> Usage | None:
 
 
 class _CompiledRule:
-    __slots__ = ("each", "emit", "inner", "key", "message_id", "noted", "set", "when")
+    __slots__ = (
+        "each", "emit", "fields", "inner", "key", "message_id", "noted", "plain", "set", "text",
+        "when",
+    )  # fmt: skip
 
     def __init__(self, rule: EventRule) -> None:
         self.emit = rule.emit
@@ -347,8 +373,30 @@ class _CompiledRule:
         self.set: list[tuple[str, Evaluate]] = [v for v in by_name.items() if v[0] not in noted]
         if rule.emit == "unfinished" and not self.noted:
             self.noted = [("message", lambda _: None)]
+        # An event that is made of its fields alone, and what is needed to make it.
+        self.plain = _plain_event(rule.emit, by_name)
+        is_text = self.plain in (messages.Delta, messages.Text)
+        self.text = by_name["text"] if is_text else None
+        self.fields = [
+            (name, get, _converter(self.plain, name))
+            for name, get in self.set
+            if self.plain is not None and name in self.plain.__struct_fields__
+        ]
         self.inner = _RuleIndex(rule.events) if rule.events else None
         self.key = _TYPE.match(rule.when) if rule.when else None
+
+
+def _plain_event(emit: str | None, fields: Iterable[str]) -> type[Event] | None:
+    """The event, if it is made of these fields alone."""
+    names = set(fields)
+    if emit in ("delta", "text"):
+        return EVENT_TYPES[emit] if names == {"text"} else None
+    frequent = emit in ("thinking", "tool", "tool_result", "notice", "denied")
+    return (
+        EVENT_TYPES[emit]
+        if frequent and emit and not names & {"native_id", *noted_fields(emit)}
+        else None
+    )
 
 
 def rule_fields(emit: str | None) -> tuple[str, ...]:
@@ -419,9 +467,13 @@ def _convert_values(cls: type[Event], values: Any) -> dict[str, Any]:
     for name, value in values.items() if isinstance(values, dict) else ():
         if value is None or name not in cls.__struct_fields__:
             continue
-        convert = _CONVERT.get((cls.type, name)) or _CONVERT.get(("", name))
+        convert = _converter(cls, name)
         fitted[name] = convert(value) if convert else value
     return fitted
+
+
+def _converter(cls: type[Event], name: str) -> Callable[[Any], Any] | None:
+    return _CONVERT.get((cls.type, name)) or _CONVERT.get(("", name))
 
 
 def _to_text(value: Any) -> str:
