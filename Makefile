@@ -23,7 +23,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 2)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-core test-latest lint types docs bench picture generated lock clean FORCE
+.PHONY: help install demo test test-core test-latest test-older lint types docs bench picture generated lock clean FORCE
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -50,6 +50,11 @@ test-latest: ## Run all tests with the newest packages that pyproject.toml allow
 	$(PIP) -e '.[test,docs]'
 	@touch $(VENV)/.base $(VENV)/.test $(VENV)/.docs  # complete, so nothing is installed from the locks
 	$(MAKE) VENV=$(VENV) test
+
+test-older: export CLINVK_TEST_OLDER = 1
+test-older: $(VENV)/.test ## Test the oldest claude that the manifest supports (not in CI)
+	$(BIN)/python -m tests.clis
+	$(PYTEST) tests/real -k claude
 
 lint: $(VENV)/.dev ## Check with ruff
 	$(BIN)/ruff check .

@@ -32,12 +32,19 @@ PACKAGES = {
     "copilot": ("@github/copilot", "1.0.102"),
     "cline": ("cline", "3.0.65"),
 }
+OLDER = {"claude": ("@anthropic-ai/claude-code", "2.1.197")}  # `make test-older`
+IS_OLDER = bool(os.environ.get("CLINVK_TEST_OLDER"))
+if IS_OLDER:
+    PACKAGES = OLDER
 LLM = "llm==0.36"  # from PyPI
 # With an older one npm quietly takes releases of the packages that are a year behind.
 NODE = 22
 
 PROJECT = Path(__file__).parent.parent
-DEFAULT = Path(os.environ.get("CLINVK_TEST_CLIS") or PROJECT / ".cache" / "clis")
+DEFAULT = Path(
+    os.environ.get("CLINVK_TEST_CLIS")
+    or PROJECT / ".cache" / ("clis-older" if IS_OLDER else "clis")
+)
 
 # In seconds. A slow network may take as long as it likes, as long as something arrives. The longest
 # silence of one that works is that of a mirror which first fetches a package of 200 MB itself.

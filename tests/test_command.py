@@ -141,8 +141,8 @@ OPTIONS = {
     ("codex", "sandbox", "read-only"): ["-s", "read-only"],
     ("codex", "sandbox", "workspace"): ["-s", "workspace-write"],
     ("codex", "sandbox", "full"): ["-s", "danger-full-access"],
-    ("codex", "approval", "auto"): ["-c", 'approval_policy="never"', "-s", "workspace-write"],
-    ("codex", "approval", "none"): ["-c", 'approval_policy="never"', "-s", "danger-full-access"],
+    ("codex", "approval", "auto"): ["-s", "workspace-write"],
+    ("codex", "approval", "none"): ["-s", "danger-full-access"],
     ("codex", "add_dir", ("/a", "/b")): ["--add-dir", "/a", "--add-dir", "/b"],
     ("codex", "effort", "high"): ["-c", 'model_reasoning_effort="high"'],
     ("codex", "profile", "work"): ["-p", "work"],
@@ -197,8 +197,7 @@ def test_without_private_files_there_is_no_private_folder():
 def test_an_implied_sandbox_gives_way_to_one_that_was_asked_for(sandbox: str):
     words = flags("codex", approval="none", sandbox=sandbox)
     assert words.count("-s") == 1
-    assert words == [*flags("codex", sandbox=sandbox)[:0], "-c", 'approval_policy="never"',
-                     *flags("codex", sandbox=sandbox)]  # fmt: skip
+    assert words == flags("codex", sandbox=sandbox)
 
 
 def test_codex_takes_its_options_before_the_word_resume():
