@@ -27,7 +27,7 @@ def main(rounds: int = 9) -> None:
     programs = clis.install()
     with Models() as models, tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        env = real._environment(home, models.url)  # noqa: SLF001 - the tests' own
+        env = real.environment(home, models.url)
         (home / "tmp").mkdir()
         (home / ".codex").mkdir()
         (home / ".codex" / "config.toml").write_text(real.CODEX.format(url=models.url))
