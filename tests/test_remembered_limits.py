@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import clinvk as package
-from clinvk import Dispatcher, Failure, LimitError, Request
+from clinvk import Dispatcher, Failure, LimitError, Notice, Request
 from clinvk.backend.catalog import Catalog
 from clinvk.config import loading
 from clinvk.dispatch.account import Account, find_account
@@ -414,6 +414,19 @@ async def test_a_wait_ends_on_time_on_a_machine_that_was_suspended(
                 if event.type == "notice":
                     asleep[0] = 2 * 3600  # the lid is closed
     assert turn.result.text == "at last"
+
+
+@pytest.mark.anyio
+async def test_an_end_that_is_not_plausible_is_reported(dispatcher: Dispatcher, limited: Any):
+    limited(9_000 * 86_400)
+    notices = []
+    async with dispatcher.stream(Request(prompt="hit it", backend="claude")) as turn:
+        notices += [e.message async for e in turn if isinstance(e, Notice)]
+    assert len(notices) == 1
+    assert "which is not plausible; it is remembered until" in notices[0]
+    with pytest.raises(LimitError) as caught:
+        await package.arun("hello", backend="claude", dispatcher=dispatcher)
+    assert caught.value.retry_at < datetime.now(UTC) + timedelta(days=7)
 
 
 @pytest.mark.anyio

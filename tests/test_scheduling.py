@@ -2,6 +2,7 @@
 
 import errno
 import math
+import random
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clinvk.engine import backoff
 from clinvk.engine.executor import Reporter
 from clinvk.engine.scheduler import Change, Scheduler
 from clinvk.model.events import Delta, Text
@@ -437,3 +439,10 @@ async def test_a_limit_that_ended_while_the_machine_was_suspended_is_over(
 
 async def test_no_wait_for_a_limit_is_longer_than_a_minute_on_the_clock_of_the_loop():
     assert wall_clock.LONGEST_SLEEP <= 60
+
+
+def test_a_pause_is_never_longer_than_a_week():
+    far = Failure("limit", "x", retry_at=datetime.now(UTC) + timedelta(days=9_000))
+    pause = backoff.pause_after_limit(far, 0, 30, 100.0, random.Random(1))
+    assert pause.until <= 100 + 7 * 86_400 + backoff.CLOCK_MARGIN
+    assert pause.ends_at < datetime.now(UTC) + timedelta(days=8)

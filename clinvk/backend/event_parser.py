@@ -490,10 +490,9 @@ def _to_time(value: Any) -> datetime | None:
     from datetime import UTC
 
     try:
-        if isinstance(value, str) and re.fullmatch(r"\d{9,}(\.\d+)?", value):
-            value = float(value)
-        if _is_number(value):
-            return datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC)
+        if _is_number(value) or re.fullmatch(r"\d{9,}(\.\d+)?", str(value)):
+            seconds = float(value)
+            return datetime.fromtimestamp(seconds / 1000 if seconds > 1e11 else seconds, UTC)
         moment = datetime.fromisoformat(str(value))
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError, OSError):

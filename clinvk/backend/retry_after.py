@@ -107,12 +107,12 @@ def parse_retry_at(
 def find_zone(name: str | None) -> tzinfo | None:
     """The time zone of this name: `Europe/Paris`, `PST`, `UTC+2`, `-05:00`; None if it is unknown,
     or if this Python has no time zones."""
-    name = (name or "").lstrip(":").strip()
-    name = re.split(r"[,;]| time\b", name, maxsplit=1)[0].strip()
-    hours = _OFFSETS.get(name.upper())
+    text = (name or "").lstrip(":").strip()
+    text = str(re.split(r"[,;]| time\b", text, maxsplit=1)[0]).strip()
+    hours = _OFFSETS.get(text.upper())
     if hours is not None:
         return timezone(timedelta(hours=hours)) if hours else UTC
-    known = _ABBREVIATIONS.get(name.upper(), name)
+    known = _ABBREVIATIONS.get(text.upper(), text)
     if found := _OFFSET.fullmatch(known):
         sign, *parts = found.groups()
         offset = timedelta(hours=int(parts[0]), minutes=int(parts[1] or 0))

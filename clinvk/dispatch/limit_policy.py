@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FIRST_WAIT = timedelta(seconds=30)  # if the CLI does not say when its limit ends
 LONGEST_WAIT = timedelta(minutes=15)  # between two attempts then
+LONGEST_NAMED = timedelta(days=7)  # a provider that names a later end is wrong
 MARGIN = timedelta(seconds=1)  # after the time that a provider names, since its clock may differ
 
 Open = Callable[[Request, Callable[[str], None]], AbstractAsyncContextManager["Turn"]]
@@ -251,7 +252,9 @@ class LimitedTurn:
         now = datetime.fromtimestamp(self._clock.now(), UTC)
         unknown = now + min(LONGEST_WAIT, FIRST_WAIT * 2 ** min(self._waits, 10))
         ends = {
-            name: unknown if end is None or (end <= now and self._waits) else max(now, end) + MARGIN
+            name: unknown
+            if end is None or (end <= now and self._waits)
+            else min(max(now, end), now + LONGEST_NAMED) + MARGIN
             for name, end in self._limits.items()
         }
         return min(ends.items(), key=lambda item: item[1])

@@ -14,6 +14,7 @@ from clinvk.model.result import Failure
 TRANSIENT_KINDS = ("server", "incomplete")
 MAX_RETRY_DELAY = 60.0  # seconds between two attempts at a task, times the failure's factor
 MAX_LIMIT_PAUSE = 900.0  # seconds between two checks of a rate limit whose end is unknown
+MAX_NAMED_PAUSE = 7 * 86_400.0  # seconds: a provider that names a later end is wrong
 CLOCK_MARGIN = 1.0  # seconds after the time that a provider names, since its clock may differ
 
 
@@ -57,7 +58,7 @@ def pause_after_limit(
     # A time in the past, named repeatedly, means nothing: a clock is wrong.
     known = left is not None and (left > 0 or previous_pauses == 0)
     if left is not None and known:
-        seconds = max(0.0, left) + CLOCK_MARGIN
+        seconds = min(max(0.0, left), MAX_NAMED_PAUSE) + CLOCK_MARGIN
     else:
         seconds = min(MAX_LIMIT_PAUSE, first_wait * _power_of_two(previous_pauses)) * rng.uniform(
             0.9, 1.1
