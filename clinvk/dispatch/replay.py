@@ -130,13 +130,18 @@ def _folded(fold: TurnFold, events: list[Event]) -> list[Event]:
 
 def _problems(manifest: Manifest, events: list[Event], result: Result) -> Iterator[str]:
     """What a rule should have found in the recording."""
+    # The id may also be one that clinvk chose, or be found elsewhere than in events.
+    needed = "resume" in manifest.argv and any(
+        "native_id" in r.set for _, r in manifest.all_rules()
+    )
     for event in events:
-        if isinstance(event, Started) and event.native_id is None and "resume" in manifest.argv:
+        if isinstance(event, Started) and event.native_id is None and needed:
             yield "started has no native_id, so this session could not be resumed"
     named = any("usage" in name for _, rule in manifest.all_rules() for name in rule.set)
     if result.ok and named and result.usage is None:
         yield "no figure of usage was found, though a rule sets it"
-    if result.error is not None and result.error.kind == "backend" and result.error.hint is None:
+    ended_itself = (result.backend_exit_code or 0) >= 0
+    if result.error and result.error.kind == "backend" and not result.error.hint and ended_itself:
         yield f"no rule of errors matches: {result.error.message[:LONGEST_SHOWN]}"
 
 
