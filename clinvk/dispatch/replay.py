@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.backend.authoring.coverage import Coverage
+from clinvk.backend.command_line import uses
 from clinvk.backend.event_parser import EventParser
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.native import find_native_id
@@ -131,9 +132,8 @@ def _folded(fold: TurnFold, events: list[Event]) -> list[Event]:
 def _problems(manifest: Manifest, events: list[Event], result: Result) -> Iterator[str]:
     """What a rule should have found in the recording."""
     # The id may also be one that clinvk chose, or be found elsewhere than in events.
-    needed = "resume" in manifest.argv and any(
-        "native_id" in r.set for _, r in manifest.all_rules()
-    )
+    chosen = any(uses(words, "$new_id") for words in manifest.argv.values())
+    needed = "resume" in manifest.argv and not (chosen or manifest.state or manifest.native_id_in)
     for event in events:
         if isinstance(event, Started) and event.native_id is None and needed:
             yield "started has no native_id, so this session could not be resumed"
