@@ -157,10 +157,16 @@ class EventParser:
         """Add the events of the first rule that matches; return whether it could read the data."""
         for rule in index.candidates(data):
             if rule.when is None or is_truthy(rule.when(data)):
-                return self._emit_all(rule, data, raw, events)
+                is_read = self._emit_all(rule, data, raw, events)
+                if is_read is not None:
+                    return is_read
         return False
 
-    def _emit_all(self, rule: _CompiledRule, data: Any, raw: Any, events: list[Event]) -> bool:
+    def _emit_all(
+        self, rule: _CompiledRule, data: Any, raw: Any, events: list[Event]
+    ) -> bool | None:
+        """Add the events of this rule; return whether it could read the data. None if it does not
+        apply, since its `each` is not a list there."""
         if rule.message_id is not None and isinstance(found := rule.message_id(data), str):
             self._message_id = found
         if rule.noted:
@@ -175,9 +181,12 @@ class EventParser:
         if rule.inner is not None:
             found = rule.each(data) if rule.each else [data]
             if not isinstance(found, list):
-                return False
-            read = [self._apply(rule.inner, element, raw, events) for element in found]
-            is_read = is_read and (not read or any(read))
+                return None if rule.emit is None else False
+            any_read = not found
+            for element in found:
+                if self._apply(rule.inner, element, raw, events):
+                    any_read = True
+            is_read = is_read and any_read
         return is_read
 
     def _add_plain(
