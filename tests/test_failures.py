@@ -111,7 +111,6 @@ FAILURES = {
         ("codex", codex("invalid model gpt-9")),
         ("codex", codex("required MCP server github failed: API rate limit exceeded")),
         ("claude", claude("Context limit reached · /compact or /clear to continue")),
-        ("claude", claude("Claude's response exceeded the 32000 output token maximum")),
         ("claude", claude(None, subtype="error_max_turns")),
     ],
 }  # fmt: skip
