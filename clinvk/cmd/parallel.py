@@ -40,6 +40,10 @@ def parallel(
             autocompletion=opt.complete_words(("yaml", "json", "jsonl", "csv", "lines")),
         ),
     ] = None,
+    null: Annotated[
+        bool,
+        typer.Option("--null", "-0", help="Tasks are lines that end with a NUL: git ls-files -z."),
+    ] = False,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -88,7 +92,7 @@ def parallel(
         timeout=timeout, stall_timeout=stall_timeout, tags=tag or None,
     )  # fmt: skip
     source = plan.find_source(path, file, "parallel")
-    made = plan.read_plan(source, form, "parallel", defaults)
+    made = plan.read_plan(source, form, "parallel", defaults, null=null)
     rules = plan.RuleFlags(
         max_parallel=max_parallel, fail_fast=fail_fast, halt=halt, retries=retries,
         on_limit=on_limit, max_wait=max_wait,

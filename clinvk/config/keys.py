@@ -37,6 +37,8 @@ def parse_value(key: str, text: str) -> Any:
         value = yaml.load(text)
     except yaml.YamlError as error:
         value, problem = text, ShapeError(steps, error.problem)
+    if isinstance(value, str) and "#" in text and not text.lstrip().startswith(('"', "'")):
+        value = text  # on a command line, nothing is a comment
     try:
         return convert(hint, value, steps)
     except ShapeError as error:

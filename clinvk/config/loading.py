@@ -23,7 +23,13 @@ from clinvk.text.typed import (
     quoted,
     unknown_key,
 )
+from clinvk.text.yaml.rules import PROSE, Rules
 
+_WRITTEN: Rules = {
+    "unified_flags": {"system_prompt": PROSE},
+    "backends": {"*": {"system_prompt": PROSE, "env": {"*": PROSE}}},
+    "session": {"default_tags": {"[]": PROSE}},
+}
 FIFO_PATIENCE = 5.0  # seconds until something writes the FIFO that --config names
 MINIMUMS = {
     **{
@@ -50,7 +56,10 @@ def find_home(env: Mapping[str, str]) -> Path:
     """The directory of the user's files: `CLINVK_HOME`, otherwise `~/.clinvk`."""
     if given := env.get("CLINVK_HOME"):
         return Path(given).expanduser().absolute()
-    return Path(env.get("HOME") or _home_of_user()) / ".clinvk"
+    home = Path(env.get("HOME") or _home_of_user())
+    if not home.is_absolute():
+        raise ConfigError(f"HOME is not an absolute path: {str(home)!r}", "set HOME or CLINVK_HOME")
+    return home / ".clinvk"
 
 
 def _home_of_user() -> str:
@@ -89,7 +98,7 @@ def read_text(path: Path, *, required: bool = False) -> str:
             data = read_named(path, patience=FIFO_PATIENCE)
         else:
             data = read_file(path)
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         if required:
             raise ConfigError(
@@ -200,7 +209,7 @@ def _from_text(text: str, path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     if not text.strip():
         return {}, {}
     try:
-        data = yaml.load(text)
+        data = yaml.load(text, _WRITTEN)
     except yaml.YamlError as error:
         raise ConfigError(f"{path}: {error}", _edit_hint(path)) from error
     if data is None:

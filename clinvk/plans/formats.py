@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from clinvk.errors import ConfigError
-from clinvk.plans.schema import LISTS, NUMBERS, TaskEntry
+from clinvk.plans.quoted_names import unquote_name
+from clinvk.plans.schema import LISTS, NUMBERS, WRITTEN, WRITTEN_TASK, TaskEntry
 from clinvk.text import json_input, yaml
+from clinvk.text.yaml.rules import TEXT, Leaf, Rules
 
 FORMATS = ("yaml", "json", "jsonl", "csv", "lines")
 
@@ -32,11 +35,15 @@ def parse_text(
     form: str | None = None,
     *,
     of_lines: bool = False,
+    null: bool = False,
     kind: str = "parallel",
 ) -> tuple[Any, str]:
     """The data in a text, and its format: `form`; otherwise lines, if the prompt names them;
-    otherwise by the name of the file, or by its content. Raises `ConfigError`."""
+    otherwise by the name of the file, or by its content. `null`: lines that end with a NUL
+    character. Raises `ConfigError`."""
     source = path or "stdin"
+    if null:
+        return _entries(text.split("\0")), "lines"
     form = form or ("lines" if of_lines else _detect_format(path, text))
     if form not in FORMATS:
         raise ConfigError(f"--format: {form!r} is not one of: {', '.join(FORMATS)}")
@@ -82,11 +89,58 @@ def _is_json(text: str) -> bool:
     return True
 
 
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, WRITTEN)
+
+
 def _parse_json(text: str) -> Any:
     try:
-        return json_input.load(text)
+        return _load_json(text, WRITTEN)
     except json_input.JsonError as error:
         raise LineError(str(error)) from error
+
+
+class _WrittenFloat(float):
+    """A number that remembers its spelling: `3.10` is equal to `3.1`."""
+
+    written: str
+
+
+def _written_float(text: str) -> float:
+    number = float(text)
+    if repr(number) == text:
+        return number
+    number = _WrittenFloat(text)
+    number.written = text
+    return number
+
+
+def _load_json(text: str, rules: Rules) -> Any:
+    """The data in JSON, with the spelling of numbers where they are texts. Raises `JsonError`."""
+    numbers: list[_WrittenFloat] = []
+
+    def parse_float(text: str) -> float:
+        number = _written_float(text)
+        if isinstance(number, _WrittenFloat):
+            numbers.append(number)
+        return number
+
+    data = json_input.load(text, parse_float)
+    return _keep_written(data, rules) if numbers else data
+
+
+def _keep_written(data: Any, rules: Rules | Leaf | None) -> Any:
+    if isinstance(data, _WrittenFloat):
+        return data.written if rules == TEXT else float(data)
+    if isinstance(data, list):
+        return [_keep_written(item, _inner_rules(rules, "[]")) for item in data]
+    if isinstance(data, dict):
+        return {k: _keep_written(v, _inner_rules(rules, k)) for k, v in data.items()}
+    return data
+
+
+def _inner_rules(rules: Rules | Leaf | None, key: str) -> Rules | Leaf | None:
+    return rules.get(key) or rules.get("*") if isinstance(rules, Mapping) else None
 
 
 def _parse_jsonl(text: str) -> list[Any]:
@@ -94,7 +148,7 @@ def _parse_jsonl(text: str) -> list[Any]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                entries.append(json_input.load(line))
+                entries.append(_load_json(line, WRITTEN_TASK))
             except json_input.JsonError as error:
                 raise LineError(f"line {number}: {error}") from error
     return entries
@@ -102,7 +156,19 @@ def _parse_jsonl(text: str) -> list[Any]:
 
 def _parse_csv(text: str) -> list[dict[str, Any]]:
     """Each row is a task: columns named like keys set those, the others are for prompts."""
-    rows = csv.DictReader(io.StringIO(text), strict=True)
+    with _ANY_LENGTH:
+        before = csv.field_size_limit(max(len(text), 1))
+        try:
+            return _parse_rows(csv.DictReader(io.StringIO(text), strict=True))
+        finally:
+            csv.field_size_limit(before)
+
+
+# The limit of a cell belongs to the whole process, which may be another's program.
+_ANY_LENGTH = threading.Lock()
+
+
+def _parse_rows(rows: csv.DictReader[str]) -> list[dict[str, Any]]:
     entries = []
     begun = 0  # the last line of the row before
     try:
@@ -148,12 +214,19 @@ def _parse_row(row: dict[str, str]) -> dict[str, Any]:
 
 def _parse_lines(text: str) -> list[dict[str, Any]]:
     """Each line is a task's prompt; or `{{line}}` in the prompt of all."""
-    lines = (line.rstrip("\r") for line in text.split("\n"))
+    if "\0" in text:
+        number = text[: text.index("\0")].count("\n") + 1
+        problem = "it contains a NUL character; use -0 if those separate the tasks"
+        raise LineError(f"line {number}: {problem}")
+    return _entries(unquote_name(line.rstrip("\r")) for line in text.split("\n"))
+
+
+def _entries(lines: Iterable[str]) -> list[dict[str, Any]]:
     return [{COLUMNS: {"line": line}} for line in lines if line.strip()]
 
 
 _PARSERS: Mapping[str, Any] = {
-    "yaml": yaml.load, "json": _parse_json, "jsonl": _parse_jsonl, "csv": _parse_csv, "lines": _parse_lines,
+    "yaml": _parse_yaml, "json": _parse_json, "jsonl": _parse_jsonl, "csv": _parse_csv, "lines": _parse_lines,
 }  # fmt: skip
 
 

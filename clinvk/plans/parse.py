@@ -29,6 +29,7 @@ from clinvk.plans.schema import (
     ALTERNATIVES,
     NUMBERS,
     OPTIONS,
+    SHARED,
     Scalar,
     TaskDefaults,
     TaskEntry,
@@ -94,7 +95,7 @@ class _PlanParser:
         self.kind = kind
         self.defaults = defaults
         self.task_defaults = defaults.task.set_keys()
-        self.cwd = Path.cwd()
+        self.cwd = _current_directory()
         self.files: dict[str, str] = {}  # read once, though many tasks name them
         self.tasks: list[Task] = []
         self.entries: list[tuple[Place, Any]] = []  # the place and the data of each task
@@ -170,6 +171,7 @@ class _PlanParser:
         if isinstance(data, str):
             raise ShapeError((), "expected keys and values, found text; to read one task per line, "
                              "use --format lines, or --prompt '… {{line}}'")  # fmt: skip
+        data = _drop_shared(data)
         whole = build_struct(TaskFile, data)
         if not data.get(where):
             hint = (
@@ -189,14 +191,14 @@ class _PlanParser:
             entry = {"prompt": entry}
         if not isinstance(entry, Mapping):
             raise ShapeError(path, f"expected keys and values, or a prompt, found {entry!r}")
-        entry = dict(entry)
+        entry = _drop_shared(entry)
         axes = {**whole.matrix, **_parse_matrix(entry.pop("matrix", {}), (*path, "matrix"))}
         if empty := [name for name, values in axes.items() if not values]:
             raise ShapeError(
                 (*path, "matrix", empty[0]), "the list is empty, so there are no tasks"
             )
         columns, header = entry.pop(COLUMNS, {}), entry.pop(HEADER, [])
-        merged = _merge(whole.defaults, self.task_defaults, entry)
+        merged = _merge(_drop_shared(whole.defaults), self.task_defaults, entry)
         if "line" in columns:
             _shorten_line_name(merged)
         elif (name := _name_of_row(columns, header)) and not {"name", "id"} & set(merged):
@@ -409,6 +411,21 @@ def _merge(*levels: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _drop_shared(data: Any) -> Any:
+    """The data without the keys that only hold what anchors share."""
+    if not isinstance(data, Mapping):
+        return data
+    return {k: v for k, v in data.items() if not (isinstance(k, str) and k.startswith(SHARED))}
+
+
+def _current_directory() -> Path:
+    """Absolute, unless it has been deleted: then only relative paths are errors."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()
+
+
 def absolute_path(folder: str) -> str:
     """The directory as an absolute path, wherever the run is resumed from."""
     return os.path.abspath(Path(folder).expanduser())
@@ -493,7 +510,7 @@ def _check_budget(budget: Budget | None) -> Budget:
 
 
 def _parse_seconds(value: Scalar | None, path: Place) -> float | None:
-    if value is None or (value == 0 and not isinstance(value, bool)):
+    if value is None or (value in (0, "0") and not isinstance(value, bool)):
         return None
     try:
         return duration.parse_duration(value)

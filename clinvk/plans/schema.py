@@ -10,6 +10,7 @@ from msgspec.structs import asdict, fields
 from clinvk.model import option_table
 from clinvk.model.option_table import Option
 from clinvk.model.plan import Budget
+from clinvk.text.yaml.rules import JSON, PROSE, TEXT, Rules
 
 # The option that each key of a task sets.
 OPTIONS = {key: option for option in option_table.OPTIONS for key in option.task_keys}
@@ -26,6 +27,33 @@ NUMBERS = [*(key for key, option in OPTIONS.items() if option.type is int), "ret
 LISTS = [*(key for key, option in OPTIONS.items() if option.repeatable), "tags", "needs"]
 
 Scalar = str | int | float | bool
+
+# What stays in a file as it is written: `3.10` in a matrix is not the number 3.1.
+_DURATIONS = {key: TEXT for key, option in OPTIONS.items() if option.duration}
+_DURATIONS |= {o.name: TEXT for o in option_table.TURN_OPTIONS if o.duration and o.task_key}
+_MATRIX = {"*": {"[]": TEXT}}
+WRITTEN_TASK: Rules = {
+    **dict.fromkeys(("prompt", "system_prompt", "append_system_prompt", "title"), PROSE),
+    "name": TEXT,
+    "id": TEXT,
+    "tags": {"[]": PROSE},
+    "needs": {"[]": PROSE},
+    "matrix": _MATRIX,
+    "env": {"*": TEXT},
+    "meta": JSON,
+    **_DURATIONS,
+}
+WRITTEN: Rules = {
+    "[]": WRITTEN_TASK,  # the file is a list
+    "name": PROSE,
+    "description": PROSE,
+    "defaults": WRITTEN_TASK,
+    "tasks": {"[]": WRITTEN_TASK},
+    "steps": {"[]": WRITTEN_TASK},
+    "matrix": _MATRIX,
+    **dict.fromkeys(("retry_delay", "limit_wait", "max_wait", "stall_timeout"), TEXT),
+}
+SHARED = "x-"  # keys that begin with it hold parts that anchors share; they are ignored
 
 
 def _option_type(option: Option) -> Any:

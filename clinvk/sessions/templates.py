@@ -15,6 +15,7 @@ from clinvk.errors import ConfigError
 from clinvk.model.session import check_id
 from clinvk.text import yaml as yamls
 from clinvk.text.typed import ShapeError, build_struct
+from clinvk.text.yaml.rules import PROSE, Rules
 
 
 class Template(Struct, frozen=True):
@@ -23,6 +24,12 @@ class Template(Struct, frozen=True):
     default_metadata: dict[str, Any] = {}
     suggested_parameters: dict[str, Any] = {}  # the session's options: model, sandbox, …
 
+
+_WRITTEN: Rules = {
+    "description": PROSE,
+    "system_message": PROSE,
+    "suggested_parameters": {"system_prompt": PROSE},
+}
 
 BUILT_IN = {
     "coding": Template(
@@ -106,7 +113,7 @@ def save_template(home: Path, name: str, data: Mapping[str, Any]) -> Template:
 
 def _read_template(path: Path) -> Template:
     try:
-        data = yamls.load(read_file(path))
+        data = yamls.load(read_file(path), _WRITTEN)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:

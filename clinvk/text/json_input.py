@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from clinvk.text.sanitize import sequences_end
@@ -17,10 +18,10 @@ class JsonError(ValueError):
     """The text is not JSON, or too large."""
 
 
-def load(text: str | bytes) -> Any:
+def load(text: str | bytes, parse_float: Callable[[str], float] | None = None) -> Any:
     """The data in the text. Raises `JsonError`."""
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_float=parse_float)
     except RecursionError:
         raise JsonError(DEEP) from None
     except json.JSONDecodeError as error:

@@ -126,8 +126,13 @@ def find_source(path: str | None, file: str | None, command: str) -> str:
     return chosen or "-"
 
 
-def read_plan(source: str, form: str | None, kind: Kind, defaults: Defaults) -> Plan:
-    """Raises `ConfigError`."""
+def read_plan(
+    source: str, form: str | None, kind: Kind, defaults: Defaults, *, null: bool = False
+) -> Plan:
+    """The plan in a task file. `null`: its tasks are lines that end with a NUL character. Raises
+    `ConfigError` and `UsageError`."""
+    if null and form not in (None, "lines"):
+        raise UsageError(f"-0 reads lines, not {form}", "leave out -0, or --format")
     # Only commands that read a task file need it.
     from clinvk.plans import formats
     from clinvk.plans import parse as taskfile
@@ -148,7 +153,7 @@ def read_plan(source: str, form: str | None, kind: Kind, defaults: Defaults) -> 
         ) from error
     by_line = "line" in template.placeholder_names(str(defaults.task.prompt or ""))
     found, form = formats.parse_text(
-        None if source == "-" else source, text, form, of_lines=by_line, kind=kind
+        None if source == "-" else source, text, form, of_lines=by_line, null=null, kind=kind
     )
     lined = text if form in ("yaml", "json") else ""
     return taskfile.parse_plan(found, name, kind, defaults, lined)

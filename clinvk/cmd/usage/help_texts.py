@@ -97,7 +97,7 @@ EXAMPLES = {
     "clinvk parallel": [
         ("Run the tasks of a file, four at once", "clinvk parallel tasks.yaml -j 4"),
         ("One task for each line of standard input",
-         "git ls-files '*.py' | clinvk parallel --prompt 'review {{line}}'"),
+         "git ls-files -z '*.py' | clinvk parallel -0 --prompt 'review {{line}}'"),
         ("Stop at the first failure, and write a report",
          "clinvk parallel tasks.yaml --fail-fast --report report.html"),
     ],

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinvk.text.yaml import plain
+
+if TYPE_CHECKING:
+    from clinvk.text.yaml.rules import Rules
 
 MAX_DEPTH = 100  # levels; loaders and readers of their data recurse for each
 LARGEST = 100_000  # values that the aliases of a text may stand for; 64 characters count as one
@@ -30,15 +33,15 @@ class YamlError(ValueError):
         self.problem = problem
 
 
-def load(text: str | bytes) -> Any:
-    """The data in the text. Raises `YamlError`."""
+def load(text: str | bytes, written: Rules | None = None) -> Any:
+    """The data in the text. The parts named by `written` stay as they are written. Raises `YamlError`."""
     if (found := plain.load(text)) is not None:
         return found[0]
     import yaml  # 10 ms: only for what is not plain
 
     try:
         _check_size(text)
-        return yaml.load(text, _loader())  # noqa: S506 - it is a safe loader
+        return _construct(text, written)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = str(getattr(error, "problem", None) or str(error).splitlines()[0])
@@ -134,26 +137,59 @@ def _count(text: str) -> None:
                 sizes[anchor] = count - before
 
 
+def _construct(text: str | bytes, rules: Rules | None) -> Any:
+    """The data in the text, built after its nodes have been checked."""
+    if isinstance(text, bytes):
+        text = text.decode(_encoding(text))
+    text = text.removeprefix("\ufeff")  # which the marks of the nodes do not count
+    loader = _loader()(text)
+    try:
+        node = loader.get_single_node()
+        _check_keys(node, set())
+        if rules and node is not None:
+            # Slow, like the parser itself: for what is not plain.
+            from clinvk.text.yaml import written
+
+            try:
+                node = written.keep_written(node, rules, text, loader.flatten_mapping)
+            except written.CutError as error:
+                raise YamlError(str(error), error.line + 1) from None
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(node: Any, seen: set[int]) -> None:
+    """Raise an error for a duplicate key: YAML forbids those, and PyYAML takes the last. What is
+    merged into a mapping is not in it yet: its own keys override that."""
+    # 11 ms, and a start without a configuration does not need it.
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            if isinstance(item, yaml.CollectionNode):
+                _check_keys(item, seen)
+    elif isinstance(node, yaml.MappingNode) and id(node) not in seen:
+        seen.add(id(node))
+        keys = set()
+        for key, value in node.value:
+            if isinstance(key.value, str):  # the loader refuses a list or a mapping
+                if key.value in keys and key.tag != "tag:yaml.org,2002:merge":
+                    problem = f"duplicate key {key.value!r}"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                keys.add(key.value)
+            if isinstance(value, yaml.CollectionNode):
+                _check_keys(value, seen)
+
+
 def _loader() -> Any:
-    """The safe loader, in C if there is one, which also looks at the keys of each mapping: YAML
-    forbids duplicates, and PyYAML takes the last."""
+    """The safe loader, in C if there is one, without numbers that Python does not convert."""
     # 11 ms, and a start without a configuration does not need it.
     import yaml
 
     base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     class Loader(base):  # type: ignore[misc]
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            seen = set()
-            for key, _ in node.value:
-                if not isinstance(key.value, str):  # a list or a mapping: the loader refuses those
-                    continue
-                if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                    problem = f"duplicate key {key.value!r}"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
         def construct_scalar(self, node: Any) -> Any:
             value = super().construct_scalar(node)
             if node.tag.endswith((":int", ":float")) and len(value) > DIGITS:
@@ -161,4 +197,6 @@ def _loader() -> Any:
                 raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
             return value
 
+    # YAML 1.1 has a meaning for a `=` alone, which no program uses.
+    Loader.add_constructor("tag:yaml.org,2002:value", Loader.construct_yaml_str)
     return Loader

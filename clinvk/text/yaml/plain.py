@@ -127,19 +127,30 @@ def _split(content: str) -> tuple[str, Any, bool]:
 def _read_value(text: str) -> tuple[Any, bool]:
     """The value, and whether there is none. A comment may follow it."""
     first = text[:1]
+    if first == "#":
+        _check_comment(text)
     if not first or first == "#":
         return NOTHING
     if first in "\"'":
         return _read_quoted(text), False
     if first in "[{":
         return _read_brackets(text), False
-    text = text.split(" #", 1)[0].rstrip(" ")
+    text, mark, comment = text.partition(" #")
+    if mark:
+        _check_comment("#" + comment)
+    text = text.rstrip(" ")
     if _begins_as_word(text):
         if ": " in text or text.endswith(":"):
             raise _NotPlain
         if text.lower() not in _RESERVED:
             return text, False
     return _read_constant(text), False
+
+
+def _check_comment(text: str) -> None:
+    """A comment that may have been meant as text, as in `PR #12`, is for the other parser."""
+    if text[1:2] not in ("", " ", "#"):
+        raise _NotPlain
 
 
 def _begins_as_word(text: str) -> bool:
