@@ -355,7 +355,7 @@ def environment(home: Home) -> list[str]:
 
 EFFECTS: dict[str, tuple[str, list[str], Any]] = {
     "default_backend": (
-        "default_backend: fake", ["x"], lambda h, d: d.stdout == "It is done.\n"),
+        "default_backend: fake", ["x"], lambda h, d: (d.stdout, d.stderr) == ("It is done.\n", "")),
     "unified_flags.approval_mode": (
         "unified_flags: {approval_mode: auto}", [], lambda h, d: "--auto" in argv(h)),
     "unified_flags.sandbox_mode": (
@@ -408,6 +408,7 @@ EFFECTS: dict[str, tuple[str, list[str], Any]] = {
 ELSEWHERE = {
     "output.render": "test_rendering.py",
     "unified_flags.exit_timeout_secs": "test_lingering.py",
+    "unified_flags.schema_retries": "test_schema.py",
     "unified_flags.on_limit": "test_remembered_limits.py",
     "unified_flags.max_wait_secs": "test_remembered_limits.py",
     "unified_flags.fallback": "test_remembered_limits.py",
@@ -506,7 +507,7 @@ def test_a_value_that_means_nothing_is_told(clinvk: CommandLine, home: Home, tex
         ("session.storage", "redis://h:1/0#Secret", "a # has no meaning in it"),
         ("session.storage", "redis://:…@h:1/0", "the password is hidden"),
         ("session.storage", "redis://bob:…@h:1/0", "the password is hidden"),
-        ("default_backend", "nosuch", "unknown backend 'nosuch'; known: claude, codex, echo"),
+        ("default_backend", "nosuch", "unknown backend 'nosuch'; known: claude, cline, codex"),
     ],
 )
 def test_set_and_check_refuse_what_no_command_could_use(

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting
+from clinvk.dispatch.answer_schema import AnswerSchema
 from clinvk.dispatch.fold import MAX_STDERR_LENGTH, Exit, TurnFold
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import (
@@ -44,6 +45,7 @@ def plan_with(
     return TurnPlan(
         Request(prompt="p", **request), MANIFEST, None, resumes, forks, {},
         {k: Setting(v, "flag") for k, v in (settings or {}).items()}, COMMAND, None, (),
+        schema=AnswerSchema(settings["schema"]) if settings and "schema" in settings else None,
     )  # fmt: skip
 
 
@@ -307,7 +309,7 @@ def test_a_denied_tool_is_a_failure_if_the_request_says_so():
 # Structured answers
 
 
-SCHEMA = {"settings": {"schema": {"type": "object"}}}
+SCHEMA = {"settings": {"schema": '{"type": ["object", "array"]}'}}
 
 
 @pytest.mark.parametrize(("terminal", "structured"), [
@@ -367,7 +369,7 @@ EVENTS = st.one_of(
 PLANS = st.builds(
     plan_with,
     resumes=st.sampled_from([None, "n1"]),
-    settings=st.sampled_from([None, {"schema": {}}]),
+    settings=st.sampled_from([None, {"schema": "{}"}]),
     fail_on_denied=st.booleans(),
 )
 

@@ -16,8 +16,8 @@ from clinvk import Dispatcher, Failure, LimitError, Notice, Request
 from clinvk.backend.catalog import Catalog
 from clinvk.config import loading
 from clinvk.dispatch.account import Account, find_account
-from clinvk.dispatch.limit_policy import LimitedTurn, LimitPolicy
 from clinvk.dispatch.remembered_limits import LimitStore, RememberedLimit, list_limits
+from clinvk.dispatch.series.limit_policy import LimitedTurn, LimitPolicy
 from clinvk.errors import NotInstalledError, UsageError
 from clinvk.model.usage import Usage
 from clinvk.process.wall_clock import Clock

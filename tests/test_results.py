@@ -11,6 +11,7 @@ from clinvk.backend.event_parser import EventParser
 from clinvk.backend.manifest import parse_manifest
 from clinvk.backend.options import Setting
 from clinvk.config.paths import built_in_manifests
+from clinvk.dispatch.answer_schema import AnswerSchema
 from clinvk.dispatch.fold import Exit, TurnFold
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Notice
@@ -36,7 +37,10 @@ def folded(
     manifest = parse_manifest(path_of(backend).read_text(), path_of(backend))
     settings = {"schema": Setting("{}", "flag")} if schema else {}
     request = Request(prompt="p")
-    plan = TurnPlan(request, manifest, None, resumes, None, {}, settings, COMMAND, None, ())
+    plan = TurnPlan(
+        request, manifest, None, resumes, None, {}, settings, COMMAND, None, (),
+        schema=AnswerSchema("{}") if schema else None,
+    )  # fmt: skip
     parser = EventParser(manifest, is_first_turn=resumes is None, previous_totals=totals)
     fold = TurnFold(plan)
     for line in lines:

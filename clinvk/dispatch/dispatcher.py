@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -35,7 +36,7 @@ from clinvk.dispatch.off_loop import ENDED_TIMEOUT, StoreCalls
 from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import LimitError, SessionError, UsageError
-from clinvk.model.option_table import OPTIONS
+from clinvk.model.option_table import OPTIONS, OWN_OPTIONS
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session, check_id, new_id
@@ -48,7 +49,8 @@ from clinvk.text import values
 from clinvk.text.typed import format_path
 
 if TYPE_CHECKING:
-    from clinvk.dispatch.limit_policy import LimitedTurn
+    from clinvk.dispatch.answer_schema import AnswerSchema
+    from clinvk.dispatch.series.turn_series import TurnSeries
     from clinvk.dispatch.turn import Turn
 
 __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
@@ -115,17 +117,32 @@ class Dispatcher(Closing):
     @asynccontextmanager
     async def stream(
         self, request: Request, notify: Callable[[str], None] = lambda _: None
-    ) -> AsyncIterator[Turn | LimitedTurn]:
+    ) -> AsyncIterator[Turn | TurnSeries]:
         """The running turn: `async for event in run`, then `run.result`. Leaving the block early
         stops the program. `notify` gets messages before there are events, such as waiting. At a
-        rate limit, it continues as the request says, on another backend or after a wait."""
+        rate limit, it continues as the request says, on another backend or after a wait; an answer
+        that does not match the request's schema is followed by a turn that corrects it."""
         _check_request(request)
+        if request.options.get("schema") is None:
+            async with self._stream_limited(request, notify) as run:
+                yield run
+            return
+        # Only with a schema.
+        from clinvk.dispatch.series.schema_repair import RepairedTurn
+
+        async with RepairedTurn(self._stream_limited, request, notify) as series:
+            yield series
+
+    @asynccontextmanager
+    async def _stream_limited(
+        self, request: Request, notify: Callable[[str], None]
+    ) -> AsyncIterator[Turn | TurnSeries]:
         if not needs_limit_policy(request, self.config.config.unified_flags):
             async with self._stream(request, notify) as run:
                 yield run
             return
         # Only if a rate limit is not to end the turn.
-        from clinvk.dispatch.limit_policy import LimitedTurn, policy_of
+        from clinvk.dispatch.series.limit_policy import LimitedTurn, policy_of
 
         policy = policy_of(request, self.config.config.unified_flags, self.catalog)
         async with LimitedTurn(self._stream, request, policy, notify) as series:
@@ -232,6 +249,15 @@ class Dispatcher(Closing):
                 resumes=native_id is not None,
             )  # fmt: skip
         begun = self._begun(session, wanted) if session and native_id else None
+        own = {name: wanted.pop(name) for name in OWN_OPTIONS if name in wanted}
+        schema = None
+        if "schema" in wanted:
+            schema = _read_schema(wanted["schema"].value)
+            wanted["schema"] = replace(wanted["schema"], value=schema.text)
+        _check_schema_retries(own, request, manifest)
+        if schema is not None and "schema" not in manifest.options:
+            prompt = schema.add_to(prompt)
+            own["schema"] = wanted.pop("schema")
         settings, dropped = supported_settings(
             wanted, manifest, lenient=request.lenient, first_turn_options=begun
         )
@@ -266,9 +292,8 @@ class Dispatcher(Closing):
         owner = parent or session
         before = owner.totals.get(native_id or forks or "", {}) if owner else {}
         return TurnPlan(
-            request, manifest, session, native_id, forks, before, settings, command, timeout, said,
-            self.config.home,
-            self.config.config.unified_flags.exit_timeout_secs,
+            request, manifest, session, native_id, forks, before, settings | own, command, timeout,
+            said, self.config.home, self.config.config.unified_flags.exit_timeout_secs, schema,
         )  # fmt: skip
 
     def _begun(self, session: Session, wanted: Mapping[str, Setting]) -> dict[str, Any]:
@@ -538,6 +563,35 @@ def _check_values(request: Request) -> None:
         is_replaced = place[0] in ("args", "env", *request.options) and place[0] not in PATHS
         if problem := (values.nul_problem if is_replaced else values.os_problem)(text):
             raise UsageError(f"{format_path(place)}: {problem}: {text[:40]!r}", "remove it")
+
+
+def _read_schema(schema: Any) -> AnswerSchema:
+    """The schema, which Python may pass as data."""
+    # 0.1 s, and only with a schema.
+    from clinvk.dispatch.answer_schema import AnswerSchema
+
+    return AnswerSchema(schema if isinstance(schema, str) else json.dumps(schema))
+
+
+def _check_schema_retries(
+    settings: Mapping[str, Setting], request: Request, manifest: Manifest
+) -> None:
+    """Raise `UsageError` if it was asked to ask again where the conversation cannot be
+    continued."""
+    setting = settings.get("schema_retries")
+    if setting is None or not setting.value or setting.origin != "command line":
+        return
+    name = setting.spelled or "schema_retries"
+    if request.ephemeral:
+        raise UsageError(
+            f"{name} needs a session, and an ephemeral run has none",
+            f"leave out {name} or --ephemeral",
+        )
+    if not manifest.resumes:
+        raise UsageError(
+            f"{name} needs a backend that can continue a conversation; {manifest.name} cannot",
+            "leave it out, or choose another backend with -b",
+        )
 
 
 def _native_id_to_resume(

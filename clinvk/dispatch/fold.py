@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -166,10 +165,10 @@ class TurnFold:
             self.native_id = end.native_id or self.native_id
         terminal = self.terminal
         answers = self._answers or [self._blocks.last]
-        structured = None
-        if isinstance(terminal, Finished) and "schema" in self.plan.settings:
-            structured = _parse_structured(terminal.structured, answers)
-        failure = self._find_failure(end, structured)
+        schema, structured, mismatch = self.plan.schema, None, None
+        if schema is not None and isinstance(terminal, Finished):
+            structured, mismatch = schema.read(terminal.structured, answers)
+        failure = self._find_failure(end, mismatch)
         answer = "\n\n".join(answers)
         if failure is not None and not self._is_answer_stated:
             answer = self.transcript or answer
@@ -187,7 +186,8 @@ class TurnFold:
             cost=sum_costs([*([terminal.cost] if terminal else []), *end.steps_costs]),
             seconds=end.seconds,
             denied=tuple(self.denied),
-            structured=structured,
+            structured=structured if mismatch is None else None,
+            structured_attempts=None if schema is None else 1,
             error=failure,
             backend_exit_code=end.code,
             unrecognized_lines=end.unrecognized,
@@ -299,7 +299,7 @@ class TurnFold:
             "clinvk doctor); update it, or start over from the transcript with --replay",
         )
 
-    def _find_failure(self, end: Exit, structured: Any) -> Failure | None:
+    def _find_failure(self, end: Exit, mismatch: str | None) -> Failure | None:
         """Why it failed; None if the stream reported success and the exit code agrees."""
         if self.stop_reason is not None:
             return self.stop_reason
@@ -327,7 +327,7 @@ class TurnFold:
                     f"{manifest.name} stopped before it was done: {terminal.incomplete}",
                 )
             if code == 0 or (code > 0 and self._exit_excused):
-                return self._denial_failure() or self._schema_failure(structured)
+                return self._denial_failure() or self._schema_failure(mismatch)
             message = f"{manifest.name} reported success but {_describe_exit(code)}"
             failure = classify_failure(manifest, message, stderr=stderr, code=code)
             reason = self._find_reason(failure, stderr) or said
@@ -410,13 +410,12 @@ class TurnFold:
         hints = dict.fromkeys(denied.hint or general for denied in self.denied)
         return Failure("denied", f"tools were denied: {names}", "; ".join(hints))
 
-    def _schema_failure(self, structured: Any) -> Failure | None:
+    def _schema_failure(self, mismatch: str | None) -> Failure | None:
         """The failure of an answer that does not match the schema, whatever the CLI reports."""
-        if "schema" not in self.plan.settings or structured is not None:
+        if mismatch is None:
             return None
-        return Failure(
-            "schema", "the answer does not match --schema", "try again, or use another model"
-        )
+        message = f"the answer does not match the schema: {sanitize(mismatch)}"
+        return Failure("schema", message, "try again, or use another model")
 
     @property
     def _requested_model(self) -> str | None:
@@ -439,18 +438,6 @@ def _add_usage(terminal: Finished | Failed | None, steps: Usage) -> Usage | None
     """The usage that is known."""
     total = steps + (terminal.usage if terminal and terminal.usage else Usage())
     return None if total.is_unknown else total
-
-
-def _parse_structured(structured: Any, answers: list[str]) -> Any:
-    """The structured answer: as the CLI reported it, otherwise the last text that is JSON."""
-    if structured is not None:
-        return structured
-    for text in reversed(answers):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-    return None
 
 
 def _either(a: Any, b: Any) -> Any:

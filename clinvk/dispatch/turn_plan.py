@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -12,6 +12,9 @@ from clinvk.backend.options import Setting
 from clinvk.model.request import Request
 from clinvk.model.session import Session
 from clinvk.process.command import Command
+
+if TYPE_CHECKING:
+    from clinvk.dispatch.answer_schema import AnswerSchema
 
 
 class TurnPlan(Struct, frozen=True):
@@ -29,3 +32,4 @@ class TurnPlan(Struct, frozen=True):
     notices: tuple[str, ...]
     home: Path | None = None  # the directory of clinvk
     exit_timeout: float | None = None  # seconds, instead of the manifest's
+    schema: AnswerSchema | None = None  # that the answer has to match

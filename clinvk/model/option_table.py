@@ -42,6 +42,7 @@ class Option(Struct, frozen=True, kw_only=True):
     beside: str | None = None  # the parameter that it follows in --help
     ranked: tuple[str, ...] = ()  # the choices by what they permit, the least first
     harmless: bool = False  # no value permits a backend more than another
+    own: bool = False  # clinvk does it by itself: no manifest mentions it
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -159,6 +160,18 @@ OPTIONS = (
         help="JSON schema that the answer has to match.",
         group="Output",
         path="file",
+    ),
+    Option(
+        name="schema_retries",
+        type=int,
+        flag="--schema-retries",
+        metavar="N",
+        help="Ask at most N more times for an answer that matches the schema (default: 1).",
+        group="Output",
+        minimum=0,
+        config=("unified_flags",),
+        harmless=True,
+        own=True,
     ),
 )
 
@@ -321,6 +334,7 @@ TURN_OPTIONS = (
 ALL_OPTIONS = OPTIONS + TURN_OPTIONS
 BY_NAME = {option.name: option for option in ALL_OPTIONS}
 BY_FLAG = {option.flag: option for option in ALL_OPTIONS if option.flag}
+OWN_OPTIONS = tuple(option.name for option in OPTIONS if option.own)
 FLAGS = {option.name: option.flag for option in OPTIONS if option.flag}
 CHOICES = {option.name: option.choices for option in OPTIONS if option.choices}
 

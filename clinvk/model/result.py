@@ -78,7 +78,8 @@ class Result(Struct, frozen=True, kw_only=True):
     cost: float | None = None
     seconds: float = 0.0
     denied: tuple[Denial, ...] = ()
-    structured: Any = None
+    structured: Any = None  # the answer to a schema, if it matches
+    structured_attempts: int | None = None  # answers that were asked for; None without a schema
     error: Failure | None = None
     backend_exit_code: int | None = None
     unrecognized_lines: int = 0  # of the program's output, which the manifest does not describe
@@ -98,6 +99,7 @@ class Result(Struct, frozen=True, kw_only=True):
             "model": self.model,
             "content": self.text,
             "structured": self.structured,
+            "structured_attempts": self.structured_attempts,
             "usage": plain(self.usage),
             "cost": cost,
             "duration_seconds": round(self.seconds, 3),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anyio import CancelScope
 
     from clinvk.cmd.views.turn import TurnViewer
-    from clinvk.dispatch.limit_policy import LimitedTurn
+    from clinvk.dispatch.series.turn_series import TurnSeries
     from clinvk.dispatch.turn import Turn
 
 VERSION = 1  # of the JSON of a dry run
@@ -131,7 +131,7 @@ class _Interruptible:
     """What the signals stop: the run, or the wait for it. The first signal stops the run and
     all processes that it started; the second one kills them."""
 
-    turn: Turn | LimitedTurn | None = None
+    turn: Turn | TurnSeries | None = None
     viewer: TurnViewer | None = None
     scope: CancelScope
 

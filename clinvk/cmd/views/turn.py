@@ -85,6 +85,8 @@ class TextViewer(TurnViewer):
     async def show(self, event: Event) -> None:
         self._end_message(event)
         match event:
+            case Delta() | Text() if self.plan.schema is not None:
+                pass  # it may not match: the answer that counts is shown at the end
             case Delta():
                 await self._write(event.text)
                 self.shown_block.append(event.text)
@@ -125,7 +127,7 @@ class TextViewer(TurnViewer):
 
     async def end(self, result: Result) -> None:
         if not self.has_written:  # it arrived all at once, at the end
-            await self._write(result.text)
+            await self._write(_final_text(result))
         self._newline()
         if self._token and self.has_written:
             self.out.write(f"::{self._token}::\n")
@@ -240,6 +242,17 @@ def denial_hint(event: Denied, plan: TurnPlan) -> str | None:
     if "approval" in plan.settings or plan.request.fail_on_denied:
         return event.reason
     return ALLOW_HINT
+
+
+def _final_text(result: Result) -> str:
+    """The answer; of one that matches a schema, the JSON alone."""
+    if not result.ok or result.structured_attempts is None:
+        return result.text
+    try:
+        json.loads(result.text)
+    except ValueError:
+        return dumps(result.structured, indent=2)
+    return result.text
 
 
 def print_failure(result: Result, printer: Printer) -> None:

@@ -13,7 +13,7 @@ from clinvk.terminal.printer import Printer, wants_rendering
 
 def create_turn_viewer(output: OutputOptions, printer: Printer, plan: TurnPlan) -> TurnViewer:
     """The viewer for the output format and the terminal, if there is one."""
-    is_rendered = wants_rendering() and not is_on_github(os.environ)
+    is_rendered = wants_rendering() and not is_on_github(os.environ) and plan.schema is None
     if output.format == "text" and not output.raw and is_rendered:
         # Only on a terminal, and while the backend boots: 0.1 s.
         from clinvk.cmd.views.rendered import RenderedViewer

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from msgspec import Struct
@@ -13,10 +12,11 @@ from msgspec.structs import replace
 
 from clinvk.backend.options import BACKEND_SPECIFIC
 from clinvk.dispatch.limit_check import format_time
+from clinvk.dispatch.series.turn_series import Open, TurnSeries
 from clinvk.errors import ConfigError, LimitError, NotInstalledError, UsageError
 from clinvk.model.events import Event, Failed, Notice
 from clinvk.model.request import Request
-from clinvk.model.result import EXIT_CODES, Denial, Failure, Result
+from clinvk.model.result import Failure, Result
 from clinvk.model.session_ref import SessionById
 from clinvk.process import wall_clock
 from clinvk.text.duration import format_duration
@@ -24,15 +24,11 @@ from clinvk.text.duration import format_duration
 if TYPE_CHECKING:
     from clinvk.backend.catalog import Catalog
     from clinvk.config.schema import UnifiedFlags
-    from clinvk.dispatch.turn import Turn
-    from clinvk.dispatch.turn_plan import TurnPlan
 
 FIRST_WAIT = timedelta(seconds=30)  # if the CLI does not say when its limit ends
 LONGEST_WAIT = timedelta(minutes=15)  # between two attempts then
 LONGEST_NAMED = timedelta(days=7)  # a provider that names a later end is wrong
 MARGIN = timedelta(seconds=1)  # after the time that a provider names, since its clock may differ
-
-Open = Callable[[Request, Callable[[str], None]], AbstractAsyncContextManager["Turn"]]
 
 
 class LimitPolicy(Struct, frozen=True, kw_only=True):
@@ -78,7 +74,7 @@ def split_names(names: Any) -> tuple[str, ...]:
     )
 
 
-class LimitedTurn:
+class LimitedTurn(TurnSeries):
     """Looks like a `Turn`. Its events and its usage are those of all attempts."""
 
     def __init__(
@@ -89,72 +85,19 @@ class LimitedTurn:
         notify: Callable[[str], None],
         clock: wall_clock.Clock = wall_clock.SYSTEM,
     ) -> None:
-        self._open_turn = open_turn
-        self._first = self._request = request
+        super().__init__(open_turn, request, notify)
+        self._first = request
         self._policy = policy
-        self._notify = notify
         self._clock = clock
         self._left = list(policy.to)  # backends that were not tried since the last wait
         self._limits: dict[str, datetime | None] = {}  # those at a limit, and when it ends
         self._requests: dict[str, Request] = {}  # the request of each
         self._waits = 0
-        self._context: AbstractAsyncContextManager[Turn] | None = None
-        self._turn: Turn | None = None
-        self._ended: list[Result] = []  # attempts that a limit ended
         self._next: _Next | None = None
-        self._scope: anyio.CancelScope | None = None
-        self._cancelled: str | None = None
-        self._result: Result | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._start()
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self._close(*error)
-
-    # As of a turn.
 
     @property
-    def plan(self) -> TurnPlan:
-        return self._current.plan
-
-    @property
-    def result(self) -> Result:
-        return self._result if self._result is not None else self._combine(self._current.result)
-
-    @property
-    def native_id(self) -> str | None:
-        return self._current.native_id
-
-    @property
-    def model(self) -> str | None:
-        return self._current.model
-
-    @property
-    def denied(self) -> list[Denial]:
-        return [*(d for result in self._ended for d in result.denied), *self._current.denied]
-
-    @property
-    def deadline(self) -> float:
-        return float("inf") if self._next else self._current.deadline
-
-    @property
-    def pending(self) -> bool:
-        return self._next is None and self._current.pending
-
-    def has_unread_output(self) -> bool:
-        return self._next is None and self._current.has_unread_output()
-
-    def cancel(self, reason: str = "cancelled", *, now: bool = False) -> None:
-        self._cancelled = self._cancelled or reason
-        if self._scope is not None:
-            self._scope.cancel()
-        else:
-            self._current.cancel(reason, now=now)
-
-    def __aiter__(self) -> LimitedTurn:
-        return self
+    def is_between_turns(self) -> bool:
+        return self._next is not None
 
     async def __anext__(self) -> Event:
         if self._result is not None:
@@ -207,26 +150,18 @@ class LimitedTurn:
                 await self._prepare(following)
                 await self._start()
             except LimitError as error:
-                return self._give_up(Failure("limit", error.message, error.hint, error.retry_at))
+                return self._end(Failure("limit", error.message, error.hint, error.retry_at))
             except (NotInstalledError, ConfigError, UsageError):
-                return self._give_up(last.error)
+                return self._end(last.error)
         cancelled = self._scope.cancelled_caught
         self._scope = self._next = None
         if cancelled:
-            return self._give_up(Failure("cancelled", self._cancelled or "cancelled"))
+            return self._end(Failure("cancelled", self._cancelled or "cancelled"))
         return None
 
-    def _give_up(self, failure: Failure | None) -> Event:
-        """End with the last attempt, and this failure."""
-        last = self._ended.pop()
-        self._next = self._scope = None
-        failure = failure or Failure("limit", "rate limit")
-        code = EXIT_CODES.get(failure.kind, last.exit_code)
-        self._result = self._combine(replace(last, error=failure, exit_code=code))
-        return Failed(
-            kind=failure.kind, message=failure.message, hint=failure.hint,
-            retry_at=failure.retry_at, usage=self._result.usage, cost=self._result.cost,
-        )  # fmt: skip
+    def _end(self, failure: Failure | None) -> Event:
+        self._next = None
+        return self._give_up(failure, "limit")
 
     def _choose(self, ended: Result | None) -> _Next | None:
         """The next backend of the policy, or a wait; None if there is neither."""
@@ -287,37 +222,6 @@ class LimitedTurn:
             return error
         text = f"{error.message}, which is more than {format_duration(most)} ahead (max_wait)"
         return LimitError(text, error.hint, backend=error.backend, retry_at=error.retry_at)
-
-    async def _open(self) -> None:
-        context = self._open_turn(self._request, self._notify)
-        self._turn = await context.__aenter__()
-        self._context = context
-
-    async def _close(self, *error: Any) -> None:
-        context, self._context = self._context, None
-        if context is not None:
-            await context.__aexit__(*error)
-
-    @property
-    def _current(self) -> Turn:
-        if self._turn is None:
-            raise RuntimeError("the turn has not started")
-        return self._turn
-
-    def _combine(self, result: Result) -> Result:
-        """The result with the usage, the cost and the time of the attempts before it."""
-        if not self._ended:
-            return result
-        every = [*self._ended, result]
-        usages = [r.usage for r in every if r.usage is not None]
-        costs = [r.cost for r in every if r.cost is not None]
-        return replace(
-            result,
-            usage=sum(usages[1:], usages[0]) if usages else None,
-            cost=sum(costs) if costs else None,
-            seconds=sum(r.seconds for r in every),
-            denied=tuple(d for r in every for d in r.denied),
-        )
 
 
 class _Next(Struct, frozen=True):
