@@ -121,7 +121,7 @@ def find_program(manifest: Manifest, env: Mapping[str, str]) -> str:
             f"{manifest.name}: the program {manifest.command!r} is not installed",
             f"{how}; or try clinvk without any AI CLI: clinvk -b echo hello" if how else None,
         )
-    return found
+    return os.path.abspath(found)  # the CLI may run in another directory
 
 
 def _which(command: str, path: str, mode: int) -> str | None:

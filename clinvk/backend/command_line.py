@@ -376,5 +376,7 @@ def expand_home(path: str, env: Mapping[str, str]) -> str:
 
 
 def home_of(env: Mapping[str, str]) -> str:
-    """The home directory of a child with this environment."""
-    return env.get("HOME") or os.path.expanduser("~")
+    """The home directory of a child with this environment. Never relative: if the user has none,
+    one that does not exist."""
+    home = env.get("HOME") or os.path.expanduser("~")
+    return "/nonexistent" if home == "~" else os.path.abspath(home)

@@ -85,6 +85,8 @@ def _run(argv: Sequence[str]) -> int:
             raise
         if error.errno == errno.EBADF and not error.filename:
             return fail("stdout is closed: the output cannot be written", None, 1)
+        if error.errno == errno.ENOENT and not error.filename and not _is_directory_there():
+            return fail("the current directory no longer exists", "cd to another one", 1)
         return fail(f"{error.filename or 'output'}: {error.strerror or error}", None, 1)
     except RecursionError:
         return fail("the input is nested too deeply", None, 1)
@@ -93,6 +95,9 @@ def _run(argv: Sequence[str]) -> int:
             return known
         if os.environ.get("CLINVK_DEBUG"):
             raise
+        if isinstance(error, RuntimeError) and "home directory" in str(error):  # of `~` in a path
+            problem = "HOME is not set, and this user has no home directory"
+            return fail(problem, "set HOME, or pass paths without ~", 3)
         return fail(
             f"unexpected: {type(error).__name__}: {error}",
             "this is a bug in clinvk; set CLINVK_DEBUG=1 for a traceback, and report it",
@@ -156,6 +161,15 @@ def fail(message: str, hint: str | None, code: int) -> int:
         sys.stdout.flush()  # what was printed before the error comes first
     Printer.for_errors(printer.color.get()).error(message, hint)
     return code
+
+
+def _is_directory_there() -> bool:
+    """Whether the current directory still exists."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _discard_typed_ahead() -> None:

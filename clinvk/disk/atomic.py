@@ -174,7 +174,8 @@ def _target(path: str) -> str | None:
     a link that another user has planted in a world-writable directory, also on the way to the
     file."""
     at, links = "/", 0
-    parts = _components(os.path.join(os.getcwd(), path))
+    # The current directory may have been deleted: it is asked for only if the path is relative.
+    parts = _components(path if os.path.isabs(path) else os.path.join(os.getcwd(), path))
     while parts:
         name = parts.pop()
         if name == "..":

@@ -18,6 +18,7 @@ from clinvk.backend import native, permissions
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.command_line import build_command, changed_env, expand_variables
 from clinvk.backend.files import tempfiles
+from clinvk.backend.inherited import adapt_environment
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting, resolve_settings, stored_options, supported_settings
 from clinvk.backend.selection import BackendSelector
@@ -276,6 +277,8 @@ class Dispatcher(Closing):
             expand=request.expand,
             args=[*self.config.backend(manifest.name).extra_flags, *request.args],
         )
+        given = {*self.config.backend(manifest.name).env, *request.env}
+        command, adapted = adapt_environment(command, given)
         if command.state and not command.new_id:
             native.check_state(command.state)
         timeout = request.timeout
@@ -288,6 +291,7 @@ class Dispatcher(Closing):
             *dropped,
             *_lacking(settings),
             *command.notices,
+            *adapted,
         )
         owner = parent or session
         before = owner.totals.get(native_id or forks or "", {}) if owner else {}

@@ -83,7 +83,7 @@ class DrivenRun:
         """Create the directory of the run; None for an ephemeral one."""
         if not self.plan.rules.ephemeral:
             tasks = tuple(map(self._without_secrets, self.plan.tasks))
-            kept = replace(self.plan, tasks=tasks, cwd=os.getcwd())
+            kept = replace(self.plan, tasks=tasks, cwd=_current_directory())
             self.folder = self.context.runs.create(kept)
         return self.folder
 
@@ -326,3 +326,11 @@ def _run_state(outcomes: list[Outcome], *, cancelled: bool) -> str:
         return "cancelled"
     code = run_exit_code("", outcomes)
     return {0: "done", EXIT_CODES["limit"]: "waiting"}.get(code, "failed")
+
+
+def _current_directory() -> str | None:
+    """None if it no longer exists: then each task has its own."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from clinvk.errors import ClinvkError, SessionError, SessionNotFound
+from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
 from clinvk.model.request import Request
 from clinvk.model.session import Session, check_id
 from clinvk.model.session_ref import (
@@ -167,5 +167,11 @@ def _start_hint(backend: str | None) -> str:
 
 
 def real_path(path: Path | None) -> str:
-    """The real path of a directory, as stored in sessions; by default of the current one."""
-    return os.path.realpath(path) if path else os.getcwd()
+    """The real path of a directory, as stored in sessions; by default of the current one. Raises
+    `UsageError` if that no longer exists."""
+    try:
+        return os.path.realpath(path) if path else os.getcwd()
+    except FileNotFoundError:
+        raise UsageError(
+            "the current directory no longer exists", "cd to another one, or pass it with -w"
+        ) from None

@@ -70,7 +70,8 @@ def remove_leftovers(place: Path) -> None:
 
 
 def _place(env: Mapping[str, str]) -> Path:
-    return Path(env.get("TMPDIR") or "/tmp")  # noqa: S108 - its folders have names of their own
+    # Absolute, since the CLI may run in another directory; its folders have names of their own.
+    return Path(env.get("TMPDIR") or "/tmp").absolute()  # noqa: S108
 
 
 def _sweep_sometimes(place: Path) -> None:

@@ -1,0 +1,161 @@
+"""Where clinvk is started: in a hook of git, in a deleted directory, without HOME, with relative paths."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clinvk.backend.inherited import GIT_VARIABLES, adapt_environment
+from clinvk.process.command import Command
+from tests.conftest import CommandLine, Home, write_program
+from tests.needs import need
+
+# A CLI that prints where it is and what it was given.
+SHOWS = f"""\
+import json, os, sys
+sys.stdin.read()
+names = [n for n in os.environ if n.startswith("GIT_")] + ["PATH", "TMPDIR"]
+seen = {{n: os.environ.get(n) for n in names}}
+seen["cwd"] = os.getcwd()
+seen["files"] = [os.path.isfile(word) for word in sys.argv if word.endswith("0.txt")]
+print(json.dumps({{"type": "system", "subtype": "init", "session_id": "{"1" * 8}-1111-4111-8111-{"1" * 12}"}}))
+print(json.dumps({{"type": "result", "subtype": "success", "is_error": False, "result": json.dumps(seen),
+    "session_id": "{"1" * 8}-1111-4111-8111-{"1" * 12}"}}))
+"""
+
+
+def adapt(cwd: Path, env: dict[str, str], given: frozenset[str] = frozenset()):
+    command = Command(argv=("x",), env=env, cwd=cwd, stdin=b"", env_changes={})
+    return adapt_environment(command, given)
+
+
+def test_the_list_is_that_of_git():
+    need("git")
+    listed = subprocess.run(
+        ["git", "rev-parse", "--local-env-vars"], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert set(listed) <= set(GIT_VARIABLES)
+
+
+def test_variables_of_a_hook_stay_in_their_directory(tmp_path: Path):
+    env = dict.fromkeys(GIT_VARIABLES, "x") | {"GIT_AUTHOR_NAME": "Ada", "GIT_SSH_COMMAND": "ssh"}
+    command, notices = adapt(tmp_path, env)
+    assert command.env == {"GIT_AUTHOR_NAME": "Ada", "GIT_SSH_COMMAND": "ssh"}
+    assert set(command.env_changes) == set(GIT_VARIABLES)
+    assert "GIT_DIR" in notices[0]
+    assert str(tmp_path) in notices[0]
+    assert adapt(Path.cwd(), env) == (Command(("x",), env, Path.cwd(), b"", {}), [])
+    command, notices = adapt(
+        tmp_path, {"GIT_DIR": "/mine", "GIT_INDEX_FILE": "i"}, frozenset({"GIT_DIR"})
+    )
+    assert command.env == {"GIT_DIR": "/mine"}
+    assert notices[0].startswith("GIT_INDEX_FILE not passed on")
+
+
+def test_the_same_directory_by_another_name_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "link")
+    assert adapt(tmp_path / "real", {"GIT_DIR": ".git"})[0].env == {"GIT_DIR": ".git"}
+
+
+def test_relative_paths_are_those_of_our_directory(tmp_path: Path):
+    here = os.getcwd()
+    command, notices = adapt(tmp_path, {"PATH": "bin:/usr/bin::", "TMPDIR": "t", "TMP": "/t"})
+    assert command.env == {
+        "PATH": f"{here}/bin:/usr/bin:{here}/:{here}/", "TMPDIR": f"{here}/t", "TMP": "/t",
+    }  # fmt: skip
+    assert notices == []
+
+
+def test_a_hook_asks_in_another_directory(clinvk: CommandLine, home: Home, tmp_path: Path):
+    write_program(tmp_path / "bin" / "claude", f"#!{sys.executable}\n{SHOWS}")
+    other = tmp_path / "other"
+    other.mkdir()
+    env = {
+        "PATH": f"{tmp_path}/bin:{home.env['PATH']}",
+        "GIT_DIR": "/hooked/.git",
+        "GIT_INDEX_FILE": "index",
+        "GIT_AUTHOR_NAME": "Ada",
+    }
+    here = clinvk("-b", "claude", "hi", env=env)
+    assert '"GIT_DIR": "/hooked/.git"' in here.stdout
+    assert "GIT_DIR" not in here.stderr
+    there = clinvk("-b", "claude", "-w", str(other), "hi", env=env)
+    assert "/hooked" not in there.stdout
+    assert "Ada" in there.stdout
+    assert "GIT_DIR, GIT_INDEX_FILE not passed on" in there.stderr
+    resumed = clinvk("resume", "--last", "more", env=env)  # its session has its own directory
+    assert "/hooked" not in resumed.stdout, resumed
+    shown = clinvk("-b", "claude", "-w", str(other), "--dry-run", "hi", env=env)
+    assert "env -u GIT_DIR -u GIT_INDEX_FILE" in shown.stdout
+    tasks = f"- {{prompt: a, backend: claude, workdir: {other}}}\n- {{prompt: b, backend: claude}}"
+    run = clinvk("parallel", "-j", "1", "-", "-o", "json", env=env, stdin=tasks)
+    assert run.stdout.count("/hooked/.git") == 1
+
+
+def test_relative_directories_are_found_from_another_one(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+):
+    write_program(home.work / "rbin" / "claude", f"#!{sys.executable}\n{SHOWS}")
+    (home.work / "tt").mkdir()
+    env = {"PATH": f"rbin:{home.env['PATH']}", "TMPDIR": "tt"}
+    run = clinvk("-b", "claude", "-w", str(tmp_path), "--system-prompt", "x", "hi", env=env)
+    assert run.returncode == 0, run.stderr
+    assert '"files": [true]' in run.stdout
+    assert f'"TMPDIR": "{home.work}/tt"' in run.stdout
+    assert f'"PATH": "{home.work}/rbin:' in run.stdout
+
+
+GONE = "mkdir gone; cd gone; rmdir ../gone; exec "
+
+
+@pytest.mark.parametrize(
+    "args",
+    ["-b echo hi", "parallel -b echo --format lines", "sessions list --here", "-b echo -w sub hi"],
+)
+def test_a_deleted_directory_is_named(clinvk: CommandLine, home: Home, args: str):
+    run = subprocess.run(
+        ["sh", "-c", f"{GONE} {' '.join(clinvk.program)} {args}"],
+        env=home.env, cwd=home.work, input="one\n", text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert run.returncode in (1, 2, 3)
+    assert "the current directory no longer exists" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("args", ["-b echo -w / hi", "parallel -b echo -w / --format lines"])
+def test_another_directory_can_be_named_in_a_deleted_one(
+    clinvk: CommandLine, home: Home, args: str
+):
+    run = subprocess.run(
+        ["sh", "-c", f"{GONE} {' '.join(clinvk.program)} {args}"],
+        env=home.env, cwd=home.work, input="one\n", text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+
+
+def test_without_a_home_nothing_is_written_into_the_current_directory(
+    clinvk: CommandLine, home: Home
+):
+    script = (
+        "import os, sys; os.getuid = lambda: 4_000_000_000; from clinvk.cmd.main import main; "
+        "import pwd; sys.exit(main(sys.argv[1:]))"
+    )
+    env = {k: v for k, v in home.env.items() if k not in ("HOME", "CLINVK_HOME")}
+    for more, problem in (
+        ({}, "HOME is not set, and this user has no home directory"),
+        ({"HOME": "rel"}, "HOME is not an absolute path: 'rel'"),
+        ({"CLINVK_HOME": "~/x"}, "HOME is not set, and this user has no home directory"),
+    ):
+        run = subprocess.run(
+            [sys.executable, "-c", script, "-b", "echo", "hi"], env={**env, **more}, cwd=home.work,
+            stdin=subprocess.DEVNULL, text=True, capture_output=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 3, run
+        assert problem in run.stderr
+        assert list(home.work.iterdir()) == []
