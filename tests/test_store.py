@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -364,6 +365,32 @@ def test_search_finds_all_words_whatever_their_case(library: Store):
         "AND": ["other"], "NOT": ["other"], "brackets": ["other"], "absent": [],
     }.items():  # fmt: skip
         assert sorted(h.session.id for h in library.search(text)) == found, text
+
+
+def test_search_finds_words_of_scripts_without_spaces(store: Store):
+    texts = {
+        "zh": "你好 这个解析器有问题，调用parse_file函数时\n出错",
+        "ja": "エラーがﾃｽﾄで発生しました。ガラス",
+        "ko": "전문검색을 지원합니다",
+        "ko-nfd": unicodedata.normalize("NFD", "파일이름"),
+        "th": "ค้นหาข้อความภาษาไทย",
+        "wide": "ＡＰＩ１２３ has ﬁve 𠮷野家",
+        "en": "the parser is fine",
+    }
+    for id_, text in texts.items():
+        store.create(Session(id=id_), [said(text)])
+    store.create(Session(id="title", title="搜索引擎"), [said("x")])
+    for query, found in {
+        "解析器": ["zh"], "这个": ["zh"], "析": ["zh"], "器有": ["zh"], "解析 问题": ["zh"], "解器": [],
+        "器析": [], "parse_file": ["zh"], "用parse_file函": ["zh"], "解析器。": ["zh"], "时出错": ["zh"],
+        "テスト": ["ja"], "ﾃｽﾄ": ["ja"], "ｴﾗｰ": ["ja"], "発生": ["ja"], "ガラス": ["ja"], "カラス": [],
+        "검색": ["ko"], "검색을 전문": ["ko"], "색": ["ko"], "파일": ["ko-nfd"], "이름": ["ko-nfd"],
+        "ข้อความ": ["th"], "api123": ["wide"], "ＰＡＲＳＥＲ": ["en"], "five": ["wide"], "野家": ["wide"],
+        "𠮷": ["wide"], "引擎": ["title"], "搜 擎": ["title"], "搜索x": [], "解析 parser": [],
+    }.items():  # fmt: skip
+        assert [h.session.id for h in store.search(query)] == found, query
+    (hit,) = store.search("解析器")
+    assert "解析器" in hit.text
 
 
 def test_any_text_is_a_valid_query(library: Store):

@@ -174,6 +174,22 @@ def test_an_index_of_another_version_is_made_anew(sqlite: SqliteStore, file: Pat
     assert [hit.session.id for hit in found] == ["s"]
 
 
+def test_an_old_index_in_a_file_that_cannot_be_written_is_not_searched(
+    sqlite: SqliteStore, file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sqlite.create(Session(id="s"), [said("这个解析器有问题")])
+    db = sqlite3.connect(file)
+    db.execute("UPDATE meta SET value='1' WHERE key='version'")
+    db.execute("DELETE FROM pieces")
+    db.commit()
+    db.close()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda *_: False)
+        found = keep(SqliteStore(file)).search("解析器")
+        assert [hit.session.id for hit in found] == ["s"]
+    assert [hit.session.id for hit in keep(SqliteStore(file)).search("析器")] == ["s"]
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path

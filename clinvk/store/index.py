@@ -19,8 +19,9 @@ from clinvk.disk.jsonl import encode, replace_surrogates
 from clinvk.errors import SessionError
 from clinvk.model.session import RESUMABLE, Message, Session
 from clinvk.store.base import Damaged, Query
+from clinvk.store.search_text import separate_characters
 
-VERSION = "1"
+VERSION = "2"
 CANDIDATES = 2_000  # hits that are ranked
 
 SCHEMA = """
@@ -278,7 +279,7 @@ class Index(Closing):
         for session, messages in said:
             at += 1
             by_role = ["\n".join(m.content for m in messages if m.role == role) for role in ROLES]
-            texts.append((at, session.title or "", *by_role))
+            texts.append((at, *map(separate_characters, (session.title or "", *by_role))))
             pieces.append((at, session.id))
         sql = "INSERT INTO words (rowid, title, user, assistant, system) VALUES (?,?,?,?,?)"
         self.db.executemany(sql, texts)
@@ -313,7 +314,8 @@ def _is_unstorable(character: str) -> bool:
 
 
 def _quoted(word: str) -> str:
-    return '"' + word.replace('"', '""') + '"'
+    """A phrase of the characters, if the script has no spaces."""
+    return '"' + separate_characters(word).strip().replace('"', '""') + '"'
 
 
 def _match_in_role(match: str, role: str | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
 from clinvk.store.base import Hit
+from clinvk.store.search_text import comparable_text, comparable_word, normalize_text
 
 EXCERPT_CONTEXT = 60  # characters of context on each side
 
@@ -47,16 +47,6 @@ def build_hits(
     return found
 
 
-def normalize_text(text: str) -> str:
-    """The text for comparison: without case and accents."""
-    if not text.isascii():
-        parts = unicodedata.normalize("NFD", text)
-        text = unicodedata.normalize(
-            "NFC", "".join(c for c in parts if not unicodedata.combining(c))
-        )
-    return text.casefold()
-
-
 def cut_excerpt(content: str, words: list[str]) -> str:
     """A piece of the text around the first of the words, on one line."""
     folded = normalize_text(content)
@@ -74,12 +64,12 @@ def scan_sessions(
     limit: int,
 ) -> list[Hit]:
     """A search without an index: sessions that contain all the words, by frequency."""
-    folded = [normalize_text(w) for w in words]
+    folded = [comparable_word(w) for w in words]
     found = []
     for session in sessions:
         said = messages(session.id)
         text = "\n".join(m.content for m in said if role in (None, m.role))
-        text = normalize_text(text if role else f"{session.title or ''}\n{text}")
+        text = comparable_text(text if role else f"{session.title or ''}\n{text}")
         if all(w in text for w in folded):
             found.append(build_hit(session, said, words, role, float(sum(map(text.count, folded)))))
     return sorted(found, key=lambda h: -h.score)[:limit]

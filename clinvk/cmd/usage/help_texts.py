@@ -6,7 +6,7 @@ from __future__ import annotations
 # `model.option_table` name their group there; these are the others, by their flags.
 OTHER = "Other options"
 GROUPS = {
-    "Input": "--file --edit --prompt --format --workdir --expand",
+    "Input": "--file --edit --prompt --format --null --workdir --expand",
     "Session": (
         "--continue --anywhere --session --auto-save --to --replay --history --new --template "
         "--title --tag --ephemeral --no-wait --last --interactive --here --checkpoint --resume "

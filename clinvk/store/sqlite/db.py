@@ -96,6 +96,11 @@ class Database(Index):
             )
         return False
 
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the index is as this version of clinvk makes it."""
+        return bool(self.get_meta("version") == INDEX_VERSION)
+
     def prepare(self) -> None:
         """Create what is missing; call it in a transaction, since others may do the same."""
         if self.get_meta("version") is None:

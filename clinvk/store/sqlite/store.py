@@ -31,7 +31,7 @@ from clinvk.store.codec import IsRunning, LeftBehind, decode_session, encode_ses
 from clinvk.store.connections import Connections, store_is_closed
 from clinvk.store.index import query_words
 from clinvk.store.locks import TurnLocks
-from clinvk.store.search import build_hits
+from clinvk.store.search import build_hits, scan_sessions
 from clinvk.store.sqlite.db import BUSY_TIMEOUT, Database, missing_directory_error
 
 Progress = Callable[[int, int], None]
@@ -126,6 +126,9 @@ class SqliteStore(Closing):
         if not words:
             return []
         with self._reading() as database:
+            if not database.is_indexed:  # by an older clinvk, in a file that cannot be written
+                found = [s for s, *_ in database.select(Query()) if isinstance(s, Session)]
+                return scan_sessions(found, database.messages, words, role, limit)
             ranked = database.search(words, role, limit)
         return build_hits(ranked, self.get, self.messages, words, role)
 
