@@ -3,12 +3,17 @@
 import os
 import subprocess
 import sys
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from clinvk.backend.inherited import GIT_VARIABLES, adapt_environment
+from clinvk.model.session import Session
 from clinvk.process.command import Command
+from clinvk.store.files.store import FileStore
+from clinvk.store.sqlite.store import SqliteStore
 from tests.conftest import CommandLine, Home, write_program
 from tests.needs import need
 
@@ -159,3 +164,30 @@ def test_without_a_home_nothing_is_written_into_the_current_directory(
         assert run.returncode == 3, run
         assert problem in run.stderr
         assert list(home.work.iterdir()) == []
+
+
+@pytest.mark.parametrize("storage", ["file", "sqlite"])
+def test_the_session_used_last_is_continued_after_the_clock_was_set_back(
+    clinvk: CommandLine, home: Home, tmp_path: Path, storage: str
+):
+    if storage == "sqlite":
+        home.config(f"session: {{storage: 'sqlite:///{tmp_path}/s.db'}}")
+    store = SqliteStore(tmp_path / "s.db") if storage == "sqlite" else FileStore(home.path)
+    ahead = datetime.now(UTC) + timedelta(hours=9)
+    elsewhere = datetime.now(UTC) + timedelta(days=900)
+    with closing(store):
+        for id_, at, cwd in (("ahead", ahead, home.work), ("elsewhere", elsewhere, tmp_path)):
+            store.create(
+                Session(
+                    id=id_, backend="echo", native_ids={"echo": id_}, cwd=str(cwd), updated_at=at
+                )
+            )
+    first = clinvk.json("-b", "echo", "-o", "json", "one")["session_id"]
+    assert clinvk.json("-c", "-o", "json", "two")["session_id"] == first
+    second = clinvk.json("-b", "echo", "-o", "json", "three")["session_id"]
+    assert clinvk.json("-c", "-o", "json", "four")["session_id"] == second
+    assert clinvk.json("resume", first, "five", "-o", "json")["session_id"] == first
+    assert clinvk.json("-c", "-o", "json", "six")["session_id"] == first
+    listed = clinvk.json("sessions", "list", "--here", "--json")["sessions"]
+    assert [s["id"] for s in listed] == [first, second, "ahead"]
+    assert datetime.fromisoformat(listed[0]["updated_at"]) - ahead < timedelta(seconds=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,9 @@ from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, prompt_excerpt
 from clinvk.process.threads import for_long
 from clinvk.sessions.masking import redact_for_store
+from clinvk.store.base import Damaged, Query
+
+_STEP = timedelta(milliseconds=1)  # the precision of stored times
 
 
 class Recorder:
@@ -30,6 +34,7 @@ class Recorder:
         self.plan = plan
         self.settings = settings
         self.session_id = session_id
+        self._is_clock_right = False  # no session was used later than now
         self.backend: str = plan.manifest.name
         # A task's session is flushed together with the journal of its run.
         self._is_task = plan.request.chosen_id is not None
@@ -55,12 +60,14 @@ class Recorder:
     async def record_native_id(self, native_id: str, model: str | None) -> list[str]:
         """Store the backend's own id at once; return notices about it."""
         told = await self.shared_id_notices(native_id)
+        now = await self._time_of_use()
+
+        def change(session: Session) -> Session:
+            session = _with_native_id(session, self.backend, native_id, model)
+            return replace(session, updated_at=max(session.updated_at, now))
+
         try:
-            await self.calls(
-                lambda: self._update(
-                    self.session_id, lambda s: _with_native_id(s, self.backend, native_id, model)
-                )
-            )
+            await self.calls(lambda: self._update(self.session_id, change))
         except ClinvkError as error:
             told.append(f"the session id could not be stored yet: {error}")
         return told
@@ -81,6 +88,23 @@ class Recorder:
             if other != self.session_id
         ]
 
+    async def _time_of_use(self) -> datetime:
+        """Now; if the clock was set back, the time after the session of this directory that was
+        used last, so that this one is continued by `-c`."""
+        now = datetime.now(UTC)
+        if self._is_task or self._is_clock_right:  # `-c` skips tasks
+            return now
+        with suppress(ClinvkError):  # an error of the store is reported when something is stored
+            return await self.calls(lambda: self._after_last_use(now))
+        return now
+
+    def _after_last_use(self, now: datetime) -> datetime:
+        if _last_use(self.store.select(Query(tasks=True, limit=1)), now) == now:
+            self._is_clock_right = True  # asked once in a turn
+            return now
+        cwd = self.plan.session.cwd if self.plan.session else None
+        return _last_use(self.store.select(Query(cwd=cwd, limit=1)), now)
+
     def kept(self, text: str) -> str:
         """The text as it may be stored. Takes time in proportion to its length, up to a second per
         megabyte."""
@@ -90,7 +114,7 @@ class Recorder:
         self, result: Result, answers: str, totals: dict[str, Any], *, lost: bool
     ) -> None:
         """Store the answer, as returned by `kept`, and its usage. Raises `SessionError`."""
-        now = datetime.now(UTC)
+        now = await self._time_of_use()
         messages = []
         if answers and self.settings.store_messages:
             tokens = (
@@ -150,6 +174,12 @@ class Recorder:
         if lost:
             natives.pop(self.backend, None)
         return replace(session, native_ids=natives)
+
+
+def _last_use(newest: list[Session | Damaged], now: datetime) -> datetime:
+    """The time just after that of the newest session, if that is later than now."""
+    times = [s.updated_at + _STEP for s in newest if isinstance(s, Session) and s.updated_at > now]
+    return max(times, default=now)
 
 
 async def prompt_messages(plan: TurnPlan, settings: SessionConfig) -> list[Message]:
