@@ -80,9 +80,18 @@ def test_the_tokens_of_an_answer_can_be_limited(user: User) -> None:
 def test_claude_continues_an_answer_that_reached_the_limit_in_another_model_call(
     user: User,
 ) -> None:
-    user.result("--max-tokens", "500", "<<full>> hello")
+    user.result("--max-tokens", "500", "<<full>> <<first 1>> hello")
 
     assert [asked.body["max_tokens"] for asked in user.asked] == [500, 500]
+
+
+@pytest.mark.parametrize("backend", ["claude"], indirect=True)
+def test_an_answer_that_reaches_the_limit_each_time_is_incomplete(user: User) -> None:
+    answer = user.result("--max-tokens", "500", "<<full>> hello", code=1)
+
+    assert answer["error"]["kind"] == "incomplete"
+    assert "--max-tokens" in answer["error"]["hint"]
+    assert answer["content"].startswith("answer 1 to:")
 
 
 @pytest.mark.parametrize("backend", ["codex", "gemini"], indirect=True)
