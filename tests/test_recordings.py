@@ -10,6 +10,8 @@ from clinvk.backend.event_parser import EventParser
 from clinvk.process.pipes import LineSplitter
 from tests.recordings_expected import RECORDINGS, cases, replay
 
+CATALOG = Catalog(Path("/nowhere"))
+
 # The most important findings once more, so that nobody regenerates a wrong expectation unawares.
 FAILURES = {
     "claude/err-401-stream": ("auth", 1),
@@ -155,6 +157,14 @@ def test_every_recording_ends_in_exactly_one_last_event():
         types = [event["type"] for event in expected(case)["events"]]
         assert types[-1] in ("finished", "failed"), case
         assert not {"finished", "failed"} & set(types[:-1]), case
+
+
+def test_every_line_of_every_recording_has_a_rule():
+    for case in cases():
+        reader = EventParser(CATALOG.load(case.parent.name), is_first_turn=True)
+        for line in (case / "stdout").read_bytes().splitlines():
+            reader.parse_line(line)
+            assert not reader.ends_unrecognized, (case, line)
 
 
 def test_no_ok_result_comes_from_a_program_that_failed_or_fell_silent():
