@@ -74,6 +74,30 @@ def test_a_program_that_may_not_be_executed_is_told_as_such(home: Home, clinvk: 
     assert f"hint: make it executable: chmod +x {program}" in done.stderr
 
 
+def test_a_file_that_may_be_a_login_which_gemini_refuses_is_not_called_good(home: Home):
+    folder = home.path.parent / "bin"
+    folder.mkdir()
+    (folder / "gemini").write_text("#!/bin/sh\necho 0.61.0\n")
+    (folder / "gemini").chmod(0o755)
+    env = {**home.env, "PATH": f"{folder}:{home.env['PATH']}"}
+    env.pop("GEMINI_API_KEY", None)
+
+    def login(**more: str) -> tuple[str, str]:
+        where = (Catalog(home.path), "gemini", loading.load(env), {**env, **more})
+        found = anyio.run(probe.probe_backend, *where)
+        return found.login or "", found.advice or ""
+
+    assert login()[0] == "no"
+    file = Path(env["HOME"]) / ".gemini" / "oauth_creds.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    state, advice = login()
+    assert state == "unknown"
+    assert "personal Google account" in advice
+    assert "GEMINI_API_KEY" in advice
+    assert login(GEMINI_API_KEY="made-up") == ("yes", "")
+
+
 # From Python
 
 

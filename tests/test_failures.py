@@ -160,6 +160,32 @@ def test_the_words_of_others_do_not_make_a_rate_limit() -> None:
     assert error.kind == "backend"
 
 
+@pytest.mark.parametrize("code", [1, 41])
+def test_a_login_that_gemini_no_longer_accepts_is_told_with_what_works_instead(code: int) -> None:
+    text = (
+        "IneligibleTierError: This client is no longer supported for Gemini Code Assist for "
+        "individuals. To continue, migrate to the Antigravity suite of products"
+    )
+    shown = {"ineligibleTiers": [{"reasonCode": "UNSUPPORTED_CLIENT", "tierId": "free-tier"}]}
+    stderr = [
+        f"Error authenticating: {text}\n    at throwIneligible (file:///gemini.js:1:2) {{\n"
+        "  ineligibleTiers: [ { reasonCode: 'UNSUPPORTED_CLIENT' } ]\n}\n",
+        f"Loaded cached credentials.\nFailed to login. Message: {text.partition(': ')[2]}\n",
+        f"Error authenticating: {json.dumps(shown)}\n",
+    ]
+    found = [result_of("gemini", stderr=said, code=code) for said in stderr]
+    found.append(result_of("gemini", gemini(text), code=code))
+    for result in found:
+        assert result.error is not None
+        assert result.error.kind == "auth", result.error
+        assert result.error.hint is not None
+        assert "GEMINI_API_KEY" in result.error.hint
+        assert "Antigravity" in result.error.hint
+    other = result_of("gemini", stderr="Error: UNAUTHENTICATED").error
+    assert other is not None
+    assert (other.kind, "Antigravity" in (other.hint or "")) == ("auth", False)
+
+
 def test_a_locked_database_of_codex_is_retried() -> None:
     stderr = "Error: failed to initialize sqlite local db at /x/state.sqlite: error returned from database: (code: 5) database is locked"
     error = result_of("codex", stderr=stderr).error

@@ -625,24 +625,41 @@ def _find_rule(
     manifest: Manifest, texts: list[str], status: int | None, code: int | None, patterns: Patterns
 ) -> tuple[ErrorRule | None, str | None]:
     """The rule of a failure, and a pattern that took too long."""
-    slow = None
     if status is not None:
         for rule in manifest.errors:
             if status in rule.status:
                 return rule, None
+    slow = None
     for number, text in enumerate(texts):
-        for rule in manifest.errors:
-            if rule.match is None:
-                continue
-            try:
-                if patterns.search(rule.match, _text_for(rule, text, is_stderr=number > 0)):
-                    return rule, None
-            except ConfigError as error:
-                slow = slow or f"the kind of this failure could not be determined: {error}"
-        if number == 0:
-            for rule in manifest.errors:
-                if code is not None and code in rule.exit_code:
-                    return rule, None
+        found, reason = _match_rule(manifest.errors, text, patterns, is_stderr=number > 0)
+        slow = slow or reason
+        if found is not None:
+            return found, None
+        if number == 0 and (by_code := _rule_of_code(manifest, code)):
+            # What it printed may name the cause, but does not make it another kind of failure.
+            same = [rule for rule in manifest.errors if rule.kind == by_code.kind]
+            causes = (_match_rule(same, said, patterns, is_stderr=True)[0] for said in texts[1:])
+            return next(filter(None, causes), by_code), None
+    return None, slow
+
+
+def _rule_of_code(manifest: Manifest, code: int | None) -> ErrorRule | None:
+    return next((rule for rule in manifest.errors if code in rule.exit_code), None)
+
+
+def _match_rule(
+    rules: list[ErrorRule], text: str, patterns: Patterns, *, is_stderr: bool
+) -> tuple[ErrorRule | None, str | None]:
+    """The first rule that matches the text, and the first pattern that took too long."""
+    slow = None
+    for rule in rules:
+        if rule.match is None:
+            continue
+        try:
+            if patterns.search(rule.match, _text_for(rule, text, is_stderr=is_stderr)):
+                return rule, None
+        except ConfigError as error:
+            slow = slow or f"the kind of this failure could not be determined: {error}"
     return None, slow
 
 
