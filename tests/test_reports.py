@@ -493,6 +493,12 @@ def test_a_cost_that_is_known_in_part_is_the_least_that_it_was():
     assert values["cost_source"] == "partly reported"
 
 
+def test_a_sum_of_nothing_and_an_unknown_cost_is_unknown():
+    result, plan = run(task(0, cost=0.0), task(1, cost=None))
+    assert "cost unknown: 1 of 2 tasks did not report it" in html(result, plan).text
+    assert "cost unknown" in reports.render("markdown", result, plan)
+
+
 def test_a_cost_that_is_unknown_is_not_called_nothing():
     result, plan = run(task(cost=None))
     for format_ in ("html", "markdown", "junit"):

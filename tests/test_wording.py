@@ -54,6 +54,9 @@ def test_the_cost_of_a_run_is_the_least_it_can_be_if_a_task_did_not_report_it():
     assert summary.summary_line(run_of(known, unknown)) == (
         "2 tasks: 2 done · 3.0 s · at least $1.5000 · run r1"
     )
+    free = Outcome(index=0, name="a", state="done", attempts=1, cost=0.0)
+    assert figures.total_cost(run_of(free, unknown)) == "cost unknown"
+    assert figures.total_cost(run_of(free, never)) == "$0.0000"
     many = run_of(*[Outcome(index=n, name="t", state="done") for n in range(1200)])
     assert figures.count_line(many) == "1,200 tasks: 1,200 done"
 
