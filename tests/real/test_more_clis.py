@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.forked import Server
 from tests.models import Models
 from tests.models.answer import INPUT, OUTPUT, filler
 from tests.real.conftest import Home
@@ -35,7 +36,6 @@ class Cli:
     leaves_a_hub: bool = False  # a process that clinvk reports, since it is for all of its sessions
     knows_late: bool = False  # it names its session when the first answer is complete
     failures: tuple[str, ...] = ("large", "key", "cut", "slow")  # fewer where it starts slowly
-    together: int = 4  # how many of those at the same time
     recovers: bool = False  # it lets the model finish an answer that was cut off
 
 
@@ -78,8 +78,7 @@ CLIS = {
         may_not=("--sandbox", "read-only"),
         names_denied=False,
         knows_late=True,
-        failures=("key", "slow"),
-        together=1,  # two that create its database at the same time: one of them fails
+        failures=("key",),  # two that create its database at the same time: one of them fails
     ),
 }
 
@@ -95,9 +94,9 @@ def cli(backend: str) -> Cli:
 
 
 @pytest.fixture
-def user(home: Home, models: Models, backend: str) -> Iterator[User]:
+def user(home: Home, models: Models, backend: str, loaded_clinvk: Server) -> Iterator[User]:
     own = SETUPS[backend](home.path, models.url)
-    user = User(replace(home, env={**home.env, **own}), models, backend)
+    user = User(replace(home, env={**home.env, **own}), models, backend, loaded_clinvk)
     yield user
     for process in user.processes():  # the hub that cline leaves
         with suppress(ProcessLookupError):
@@ -189,7 +188,7 @@ def test_what_goes_wrong_is_told_and_a_large_answer_is_whole(user: User, cli: Cl
     file = user.home.project / "tasks.json"
     file.write_text(json.dumps({"tasks": tasks}))
 
-    done = user.run("parallel", str(file), "--max-parallel", str(cli.together), "-o", "json")
+    done = user.run("parallel", str(file), "--max-parallel", "4", "-o", "json")
 
     assert done.returncode == 1, done.stderr
     found = {task["name"]: task for task in json.loads(done.stdout)["results"]}
@@ -209,7 +208,7 @@ def test_what_goes_wrong_is_told_and_a_large_answer_is_whole(user: User, cli: Cl
 def test_a_signal_ends_it_and_the_conversation_continues(user: User, cli: Cli) -> None:
     word = unique()
     with user.running("-b", user.backend, f"{word} <<pause 60>>") as clinvk:
-        wait_for(lambda: user.models.requests, 50)
+        wait_for(lambda: user.models.requests, 100)
 
         code, seconds, stderr = end(clinvk, signal.SIGINT)
 
@@ -220,7 +219,7 @@ def test_a_signal_ends_it_and_the_conversation_continues(user: User, cli: Cli) -
     user.models.requests.clear()
     with user.running("-b", user.backend, "-c", "and now?") as clinvk:
         # A CLI that has kept nothing is handed the transcript, and with it the pause.
-        wait_for(lambda: user.models.requests, 50)
+        wait_for(lambda: user.models.requests, 100)
         end(clinvk, signal.SIGINT)
     assert word in json.dumps(user.models.requests[0].body)
     assert len(user.sessions()) == 1
