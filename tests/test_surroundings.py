@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from clinvk.backend.inherited import GIT_VARIABLES, adapt_environment
+from clinvk.backend.manifest import Manifest
+from clinvk.dispatch.native_env import env_to_store, stored_env
 from clinvk.model.session import Session
 from clinvk.process.command import Command
 from clinvk.store.files.store import FileStore
@@ -191,3 +193,50 @@ def test_the_session_used_last_is_continued_after_the_clock_was_set_back(
     listed = clinvk.json("sessions", "list", "--here", "--json")["sessions"]
     assert [s["id"] for s in listed] == [first, second, "ahead"]
     assert datetime.fromisoformat(listed[0]["updated_at"]) - ahead < timedelta(seconds=1)
+
+
+def test_a_session_keeps_the_directory_of_its_cli(clinvk: CommandLine, home: Home, tmp_path: Path):
+    write_program(
+        tmp_path / "bin" / "claude", f"#!{sys.executable}\n{SHOWS.replace('GIT_', 'CLAUDE_CO')}"
+    )
+    env = {"PATH": f"{tmp_path}/bin:{home.env['PATH']}", "HOME": str(tmp_path)}
+    work, other = tmp_path / "account", tmp_path / "other"
+    work.mkdir()
+    other.mkdir()
+    tasks = "- {name: one, prompt: a, backend: claude, env: {CLAUDE_CONFIG_DIR: ~/account}}"
+    run = clinvk("parallel", "-", "-o", "json", env=env, stdin=tasks)
+    assert f'\\"CLAUDE_CONFIG_DIR\\": \\"{work}\\"' in run.stdout, run
+    (id_,) = home.ids()
+    assert home.record()["native_env"] == {"claude": {"CLAUDE_CONFIG_DIR": str(work)}}
+    for more in ({}, {"CLAUDE_CONFIG_DIR": str(other)}):
+        again = clinvk("resume", id_, "b", env=env | more)
+        assert f'"CLAUDE_CONFIG_DIR": "{work}"' in again.stdout, again
+        assert f"CLAUDE_CONFIG_DIR={work}, as when session {id_} was last used" in again.stderr
+    branch = clinvk.json("sessions", "branch", id_, "--json")["id"]
+    assert "native_env" not in home.record(branch)
+    (home.path / "sessions" / f"{id_}.json").chmod(0o666)  # others could write it
+    again = clinvk("resume", id_, "c", env=env)
+    assert str(work) not in again.stdout
+    assert "others could have written" in again.stderr
+    assert home.record(id_)["options_trusted"] is False  # also in a record that is private again
+
+
+def test_a_directory_that_is_a_secret_or_gone_is_not_kept(tmp_path: Path):
+    manifest = Manifest(name="x", command="x", argv={"run": []}, session_env=["X_HOME"])
+    assert env_to_store(manifest, {"X_HOME": "/a", "HOME": "/h"}, (), ()) == {"X_HOME": "/a"}
+    assert env_to_store(manifest, {"HOME": "/h"}, ("HOME",), ()) == {"HOME": "/h"}
+    assert env_to_store(manifest, {"X_HOME": "/a/hidden"}, (), ("hidden",)) == {}
+    here = Session(id="s", native_env={"x": {"X_HOME": str(tmp_path), "PATH": str(tmp_path)}})
+    gone = Session(id="s", native_env={"x": {"X_HOME": str(tmp_path / "gone")}})
+    assert stored_env(manifest, here, {}, (), trusted=True)[0] == {"X_HOME": str(tmp_path)}
+    assert stored_env(manifest, here, {}, ("X_HOME",), trusted=True) == ({}, [])
+    assert stored_env(manifest, gone, {}, (), trusted=True) == ({}, [])
+
+
+def test_a_home_directory_in_an_environment_is_expanded(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+):
+    write_program(tmp_path / "bin" / "codex", "echo $0 >&2; echo $CODEX_HOME >&2; exit 1")
+    home.config("backends: {codex: {env: {CODEX_HOME: ~/.codex-work, PATH: ~/bin:/usr/bin:/bin}}}")
+    run = clinvk("-b", "codex", "hi", env={"HOME": str(tmp_path)})
+    assert f"{tmp_path}/.codex-work" in run.stderr

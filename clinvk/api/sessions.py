@@ -534,7 +534,7 @@ def _with_more_messages(session: Session, messages: list[Message]) -> Session:
 
 def _keep_turn_fields(given: Session, newest: Session) -> Session:
     """Take the fields that only clinvk sets from the stored record."""
-    turned = ("turns", "usage", "cost", "totals", "error", "options_trusted")
+    turned = ("turns", "usage", "cost", "totals", "error", "options_trusted", "native_env")
     return replace(given, **{name: getattr(newest, name) for name in turned})
 
 

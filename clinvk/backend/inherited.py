@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from clinvk.backend.command_line import expand_home, home_of
 from clinvk.process.command import Command
 
 # `git rev-parse --local-env-vars`, of git 2.39 to 2.47. Git sets them for hooks, and they take
@@ -41,6 +42,18 @@ def adapt_environment(command: Command, given: Container[str]) -> tuple[Command,
     env = {k: v for k, v in command.env.items() if changes.get(k, v) is not None}
     env |= {k: v for k, v in changes.items() if v is not None}
     return replace(command, env=env, env_changes={**command.env_changes, **changes}), notices
+
+
+def expand_homes(given: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
+    """The variables with a `~` at the beginning of a value as the home directory: a CLI would take
+    it for the name of a directory."""
+    return {name: _expand_home(value, env) for name, value in given.items()}
+
+
+def _expand_home(value: str, env: Mapping[str, str]) -> str:
+    if not value.startswith("~"):
+        return value
+    return home_of(env) if value == "~" else expand_home(value, env)
 
 
 def _absolute(env: Mapping[str, str], here: str) -> dict[str, str]:

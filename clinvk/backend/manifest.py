@@ -151,6 +151,7 @@ class Manifest(Struct, frozen=True):
     versions: VersionRange = field(default_factory=VersionRange)
     by_version: list[VersionChange] = []
     env: dict[str, str | None] = {}
+    session_env: list[str] = []  # the variables that decide where the CLI keeps its sessions
     prompt: PromptSpec = field(default_factory=PromptSpec)
     options: dict[str, Any] = {}
     ephemeral: EphemeralSpec | None = None

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from clinvk.backend import catalog as catalogs
 from clinvk.backend.catalog import Catalog
+from clinvk.backend.inherited import expand_homes
 from clinvk.backend.manifest import Manifest
 from clinvk.config.schema import Loaded
 from clinvk.errors import ConfigError, NotInstalledError
@@ -87,7 +88,8 @@ class BackendSelector:
 
     def child_env(self, name: str) -> dict[str, str]:
         """This process's environment, with what the config file adds for this backend."""
-        return {**self.env, **self.config.backend(name).env}
+        given = self.config.backend(name).env
+        return {**self.env, **expand_homes(given, {**self.env, **given})}
 
     def _first_installed(self, default: str) -> SelectedBackend:
         others = (name for name in self.catalog.names() if name != MODELLESS_BACKEND)

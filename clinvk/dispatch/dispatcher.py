@@ -18,7 +18,7 @@ from clinvk.backend import native, permissions
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.command_line import build_command, changed_env, expand_variables
 from clinvk.backend.files import tempfiles
-from clinvk.backend.inherited import adapt_environment
+from clinvk.backend.inherited import adapt_environment, expand_homes
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting, resolve_settings, stored_options, supported_settings
 from clinvk.backend.selection import BackendSelector
@@ -33,8 +33,9 @@ from clinvk.dispatch.limit_check import (
     needs_limit_policy,
     remember_result,
 )
+from clinvk.dispatch.native_env import env_to_store, stored_env
 from clinvk.dispatch.off_loop import ENDED_TIMEOUT, StoreCalls
-from clinvk.dispatch.recorder import Recorder, prompt_messages, with_prompt
+from clinvk.dispatch.recorder import Recorder, prompt_messages, with_native_env, with_prompt
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import LimitError, SessionError, UsageError
 from clinvk.model.option_table import OPTIONS, OWN_OPTIONS
@@ -262,13 +263,21 @@ class Dispatcher(Closing):
         settings, dropped = supported_settings(
             wanted, manifest, lenient=request.lenient, first_turn_options=begun
         )
+        owner = parent or session
+        env = self.selector.child_env(manifest.name)
+        env |= expand_homes(request.env, {**env, **request.env})
+        stored: list[str] = []
+        if owner is not None and owner.native_env and (native_id or forks):
+            trusted = owner.options_trusted and self.store.is_own(owner.id)
+            kept, stored = stored_env(manifest, owner, env, request.env, trusted=trusted)
+            env |= kept
         command = build_command(
             manifest,
             choice.program,
             prompt=prompt,
             options={k: s.value for k, s in settings.items()},
             cwd=_working_directory(request, session),
-            env={**self.selector.child_env(manifest.name), **request.env},
+            env=env,
             temp_dir=tempfiles.temp_dir_path(self.env),
             home=self.config.home,
             native_id=native_id or forks,
@@ -292,12 +301,13 @@ class Dispatcher(Closing):
             *_lacking(settings),
             *command.notices,
             *adapted,
+            *stored,
         )
-        owner = parent or session
         before = owner.totals.get(native_id or forks or "", {}) if owner else {}
         return TurnPlan(
             request, manifest, session, native_id, forks, before, settings | own, command, timeout,
-            said, self.config.home, self.config.config.unified_flags.exit_timeout_secs, schema,
+            said, self.config.home, self.config.config.unified_flags.exit_timeout_secs,
+            env_to_store(manifest, command.env, given, request.secrets), schema,
         )  # fmt: skip
 
     def _begun(self, session: Session, wanted: Mapping[str, Setting]) -> dict[str, Any]:
@@ -433,6 +443,7 @@ class Dispatcher(Closing):
             ),
             began_with=plan.manifest.name,
             native_ids={plan.manifest.name: plan.command.new_id} if plan.command.new_id else {},
+            native_env=with_native_env({}, plan) if plan.command.new_id else {},
             task=plan.request.task,
         )
         if messages:

@@ -53,7 +53,7 @@ class Recorder:
 
         def change(session: Session) -> Session:
             session = _session_with_prompt(session, messages, title, tags)
-            return _with_native_id(session, self.backend, new_id, None) if new_id else session
+            return _with_native_id(session, self.plan, new_id, None) if new_id else session
 
         await self.calls(lambda: self.store.append(self.session_id, messages, change))
 
@@ -63,7 +63,7 @@ class Recorder:
         now = await self._time_of_use()
 
         def change(session: Session) -> Session:
-            session = _with_native_id(session, self.backend, native_id, model)
+            session = _with_native_id(session, self.plan, native_id, model)
             return replace(session, updated_at=max(session.updated_at, now))
 
         try:
@@ -222,6 +222,18 @@ def _error_record(
     return error | {"message": redact_for_store(str(error.get("message") or ""), settings, secrets)}
 
 
-def _with_native_id(session: Session, backend: str, native_id: str, model: str | None) -> Session:
-    natives = session.native_ids | {backend: native_id}
-    return replace(session, backend=backend, native_ids=natives, model=model or session.model)
+def _with_native_id(session: Session, plan: TurnPlan, native_id: str, model: str | None) -> Session:
+    backend: str = plan.manifest.name
+    return replace(
+        session,
+        backend=backend,
+        native_ids=session.native_ids | {backend: native_id},
+        native_env=with_native_env(session.native_env, plan),
+        model=model or session.model,
+    )
+
+
+def with_native_env(before: dict[str, dict[str, str]], plan: TurnPlan) -> dict[str, dict[str, str]]:
+    """The variables of the native sessions, with those of this turn."""
+    others = {name: env for name, env in before.items() if name != plan.manifest.name}
+    return others | ({plan.manifest.name: plan.native_env} if plan.native_env else {})

@@ -32,4 +32,5 @@ class TurnPlan(Struct, frozen=True):
     notices: tuple[str, ...]
     home: Path | None = None  # the directory of clinvk
     exit_timeout: float | None = None  # seconds, instead of the manifest's
+    native_env: dict[str, str] = {}  # the variables that are stored with the native id
     schema: AnswerSchema | None = None  # that the answer has to match

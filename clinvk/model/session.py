@@ -93,6 +93,8 @@ class Session(Struct, frozen=True, kw_only=True):
     title: str | None = None
     prompt: str | None = None  # the beginning of the first prompt
     native_ids: dict[str, str] = {}  # backend: its own id
+    # backend: the variables that decide where it keeps that session. Left out of a record if empty.
+    native_env: dict[str, dict[str, str]] = {}
     turns: int = 0
     counts: dict[str, int] = {}  # role: how many messages
     usage: Usage | None = None
@@ -102,8 +104,8 @@ class Session(Struct, frozen=True, kw_only=True):
     metadata: dict[str, Any] = {}
     began_with: str | None = None  # the backend that `options` were meant for
     options: dict[str, Any] = {}  # kept for later turns
-    # Whether only the user can have written `options`. In a record only if it is false: a
-    # record that others could write is private again once we have written it.
+    # Whether only the user can have written `options` and `native_env`. In a record only if false,
+    # since a record that others could write is private again once we have written it.
     options_trusted: bool = True
     template: str | None = None
     parents: tuple[str, ...] = ()
@@ -142,6 +144,8 @@ class Session(Struct, frozen=True, kw_only=True):
                 record[name] = value
         if self.options_trusted:
             del record["options_trusted"]
+        if not self.native_env:
+            del record["native_env"]
         if self.cwd is not None and (text := _as_text(self.cwd)) != self.cwd:
             record |= {"cwd": text, CWD_BYTES: os.fsencode(self.cwd).hex()}
         return self.extra | record
@@ -190,9 +194,10 @@ def _as_text(path: str) -> str:
 
 
 def distrust_options(session: Session) -> Session:
-    """The session, with a note for every later reader if it has options: others can have written
-    them. The note stays with it in whatever record it is written to."""
-    return replace(session, options_trusted=False) if session.options else session
+    """The session, with a note for every later reader if it has options or variables: others can
+    have written them. The note stays with it in whatever record it is written to."""
+    has_any = session.options or session.native_env
+    return replace(session, options_trusted=False) if has_any else session
 
 
 def new_id() -> str:

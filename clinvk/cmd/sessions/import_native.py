@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clinvk.backend.inherited import expand_homes
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
@@ -114,7 +115,8 @@ def _select_backends(only: str | None) -> tuple[str, ...]:
 
 def _backend_env(loaded: Loaded, name: str) -> dict[str, str]:
     """The environment that the CLI sees, which decides where it keeps its files."""
-    return dict(os.environ) | loaded.config.backends.get(name, loaded.backend(name)).env
+    given = loaded.config.backends.get(name, loaded.backend(name)).env
+    return dict(os.environ) | expand_homes(given, dict(os.environ) | given)
 
 
 def _parse_time(text: str) -> datetime:
