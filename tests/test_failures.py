@@ -168,8 +168,10 @@ def test_a_login_that_gemini_no_longer_accepts_is_told_with_what_works_instead(c
     )
     shown = {"ineligibleTiers": [{"reasonCode": "UNSUPPORTED_CLIENT", "tierId": "free-tier"}]}
     stderr = [
-        (f"Error authenticating: {text}\n    at throwIneligible (file:///gemini.js:1:2) {{\n"
-        "  ineligibleTiers: [ { reasonCode: 'UNSUPPORTED_CLIENT' } ]\n}\n"),
+        (
+            f"Error authenticating: {text}\n    at throwIneligible (file:///gemini.js:1:2) {{\n"
+            "  ineligibleTiers: [ { reasonCode: 'UNSUPPORTED_CLIENT' } ]\n}\n"
+        ),
         f"Loaded cached credentials.\nFailed to login. Message: {text.partition(': ')[2]}\n",
         f"Error authenticating: {json.dumps(shown)}\n",
     ]

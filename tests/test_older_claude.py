@@ -58,6 +58,34 @@ def test_options_of_an_old_claude(sent):
     assert sent("unknown", "x", approval="always")[1][-1] == "manual"
 
 
+def test_the_cost_of_a_later_turn_is_that_of_its_run(clinvk: CommandLine, home: Home):
+    """Since 2.1.277, what claude calls the total is the session's, and no cost of the turn."""
+    folder = home.path.parent / "bin"
+    folder.mkdir()
+    program = folder / "claude"
+    id_ = '{"session_id":"65754ce3-ef40-4fde-8795-29a250cf7823"'
+    result = (
+        ',"type":"result","result":"x","total_cost_usd":0.25,"usage":{"input_tokens":10,"output_tokens":2},'
+        '"modelUsage":{"a":{"inputTokens":15,"outputTokens":3,"costUSD":0.25}}}'
+    )
+    env = {"PATH": f"{folder}:{home.env['PATH']}"}
+    for words, version, cost, tokens in (
+        ((), "2.1.277", 0.25, 15),
+        (("-c",), "2.1.276", 0.25, 15),
+        (("-c",), "2.1.277", None, 10),
+        (("-c",), "?", None, 10),
+    ):
+        program.unlink(missing_ok=True)
+        program.write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" && exit\ncat >/dev/null\n'
+            f'echo \'{id_},"type":"system","subtype":"init"}}\'\necho \'{id_}{result}\'\n'
+        )
+        program.chmod(0o755)
+        turn = clinvk.json("-b", "claude", "-o", "json", *words, "hello", env=env)
+        assert (turn["cost"] and turn["cost"]["usd"]) == cost, version
+        assert turn["usage"]["input"] == tokens
+
+
 def test_the_installed_release_decides(clinvk: CommandLine, home: Home):
     folder = home.path.parent / "bin"
     folder.mkdir()

@@ -56,6 +56,7 @@ class EventParser:
     ) -> None:
         self.manifest = manifest
         self.is_first_turn = is_first_turn  # this is the first turn of the native session
+        self._begins_sums = is_first_turn or manifest.sums_per_run  # the CLI begins to add up
         self.previous_totals = previous_totals or {}  # the totals after the last turn
         self.native_id: str | None = None
         self.model: str | None = None  # from another event than `started`
@@ -271,7 +272,7 @@ class EventParser:
         """The usage since the last result: of two figures the larger one, since the CLI left
         something out of the other."""
         found = [_to_usage(own)]
-        if self.is_first_turn and (whole := _to_usage(of_first_turn)):
+        if self._begins_sums and (whole := _to_usage(of_first_turn)):
             counted = self._counted_usage
             share = whole if counted.is_unknown else whole - counted
             found += [share] if min(share.input or 0, share.output or 0) >= 0 else []
@@ -300,7 +301,7 @@ class EventParser:
         """The cost since the last result."""
         if _is_number(own):
             return float(own)
-        if self.is_first_turn and _is_number(extras["cost_first"]):
+        if self._begins_sums and _is_number(extras["cost_first"]):
             cost = float(extras["cost_first"])
             # A sum never shrinks: a smaller one is that of the last result alone.
             return cost if cost < self._counted_cost else cost - self._counted_cost

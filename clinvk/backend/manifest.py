@@ -127,6 +127,7 @@ class VersionChange(Struct, frozen=True):
     options: dict[str, Any] = {}
     ephemeral: EphemeralSpec | None = None
     new_id_on_resume: bool | None = None
+    sums_per_run: bool | None = None
 
     def applies_to(self, version: str) -> bool:
         is_before = self.below is None or is_older(version, self.below)
@@ -163,6 +164,7 @@ class Manifest(Struct, frozen=True):
     stderr_message: str | None = None  # a pattern; its group, or all of it, is the error message
     state: str | None = None  # a file or directory that clinvk keeps for each session, `$state`
     new_id_on_resume: bool = False  # by design, a resumed session continues under a new id
+    sums_per_run: bool = False  # `usage_first` and `cost_first` are of the run, not of the session
     lost_after_error: bool = False  # a first turn that the provider rejected leaves no session
     stop: Literal["SIGINT", "SIGTERM"] = "SIGTERM"
     exit_timeout: float = 15.0  # seconds of silence after its result, after which it is ended
@@ -245,6 +247,9 @@ def for_change(
         ephemeral=change.ephemeral or manifest.ephemeral,
         new_id_on_resume=(
             manifest.new_id_on_resume if change.new_id_on_resume is None else change.new_id_on_resume
+        ),
+        sums_per_run=(
+            manifest.sums_per_run if change.sums_per_run is None else change.sums_per_run
         ),
     )  # fmt: skip
     _check(changed)

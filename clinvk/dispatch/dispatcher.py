@@ -248,7 +248,7 @@ class Dispatcher(Closing):
             manifest = fitting_manifest(
                 manifest, choice.program, self.config.home, options=wanted, prompt=prompt,
                 ephemeral=request.ephemeral, expand=request.expand,
-                resumes=native_id is not None,
+                resumes=(native_id or forks) is not None,
             )  # fmt: skip
         begun = self._begun(session, wanted) if session and native_id else None
         own = {name: wanted.pop(name) for name in OWN_OPTIONS if name in wanted}

@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from tests import clis as real_clis
 from tests.models.answer import INPUT, OUTPUT
 from tests.real.user import CLINVK, User, result, unique
 
@@ -132,7 +131,6 @@ def test_continue_does_not_leave_its_folder(user: User) -> None:
     assert user.models.requests == []
 
 
-@pytest.mark.skipif(real_clis.IS_OLDER, reason="the cost of a later turn is not known")
 def test_usage_and_cost_are_of_each_turn_and_add_up(user: User) -> None:
     turns = [user.result("first"), user.result("-c", "second"), user.result("-c", "third")]
 

@@ -81,7 +81,7 @@ def fitting_manifest(
     """The manifest as it applies to the installed version. Raises `VersionNeeded` if this turn
     depends on the version, and the program has to be asked."""
     if not any(
-        (resumes and change.new_id_on_resume is not None)
+        (resumes and (change.new_id_on_resume is not None or change.sums_per_run is not None))
         or _concerns(manifest, change, options, prompt, ephemeral=ephemeral, expand=expand)
         for change in manifest.by_version
     ):
