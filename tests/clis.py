@@ -64,11 +64,11 @@ def install(folder: Path = DEFAULT, *, retry_after: float = 0) -> dict[str, Path
     """
     programs = {name: folder / "node_modules" / ".bin" / name for name in PACKAGES}
     programs["llm"] = _llm(folder)
-    with _alone(folder):
+    with _alone(folder) as lock:
         if not _is_current(folder, programs):
             _raise_recent_failure(folder, retry_after)
             try:
-                _install_all(folder)
+                _install_all(folder, lock)
             except InstallError as failure:
                 _failure(folder).write_text(str(failure))
                 raise
@@ -84,12 +84,13 @@ def path(folder: Path = DEFAULT) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the others wait, and then find the work done."""
+def _alone(folder: Path) -> Iterator[int]:
+    """One process at a time; the others wait, and then find the work done. An npm that inherits the
+    descriptor is waited for, too, when the process that started it was killed."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock.fileno()
 
 
 def _stamp(folder: Path) -> Path:
@@ -131,21 +132,21 @@ def _node_first(folder: Path) -> str:
     return f"{_node(folder).parent}:{os.environ.get('PATH', '')}"
 
 
-def _install_all(folder: Path) -> None:
+def _install_all(folder: Path, lock: int) -> None:
     if not shutil.which("npm"):
         raise InstallError(missing("npm"))
     packages = [f"{package}@{version}" for package, version in PACKAGES.values()]
     _check_network(packages[0])
-    _install_node(folder)
-    _npm_install(folder, packages, {**os.environ, "PATH": _node_first(folder)})
+    _install_node(folder, lock)
+    _npm_install(folder, packages, {**os.environ, "PATH": _node_first(folder)}, lock)
     _install_llm(folder)
 
 
-def _install_node(folder: Path) -> None:
+def _install_node(folder: Path, lock: int) -> None:
     """Link to the machine's node, or to a newer one from npm when that is too old."""
     found = shutil.which("node")
     if not found or _major(found) < NODE:
-        _npm_install(folder / "node", [f"node@{NODE}"], os.environ)
+        _npm_install(folder / "node", [f"node@{NODE}"], os.environ, lock)
         found = str(folder / "node" / "node_modules" / "node" / "bin" / "node")
     link = _node(folder)
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ def _check_network(package: str) -> None:
         )
 
 
-def _npm_install(folder: Path, packages: list[str], env: Mapping[str, str]) -> None:
+def _npm_install(folder: Path, packages: list[str], env: Mapping[str, str], lock: int) -> None:
     print(f"installing {', '.join(packages)} …", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "npm.log"
@@ -203,8 +204,9 @@ def _npm_install(folder: Path, packages: list[str], env: Mapping[str, str]) -> N
                "--fetch-retries=1", *packages]  # fmt: skip
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            command, env=env, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-        )
+            command, env=env, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+            pass_fds=[lock],
+        )  # fmt: skip
         try:
             _wait_while_busy(process, folder)
         except BaseException as failure:
