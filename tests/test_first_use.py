@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +149,21 @@ def test_a_killed_run_lists_how_long_it_ran(desk: Desk):
     assert "1m 30s" in desk.clinvk("runs", "list").stdout
     assert desk.clinvk("runs", "resume", id_, "-q").returncode == 1
     assert " ? " in desk.clinvk("runs", "show", id_).stdout  # nothing says how long it took
+    (begun,) = [x for x in desk.at(id_).journal_path.read_text().splitlines()[1:] if '"begin"' in x]
+    assert json.loads(begun)["seconds"] >= 90  # so that it is not lost if that is killed, too
+
+
+def test_a_run_in_progress_lists_how_long_it_has_been_running(desk: Desk):
+    driver, id_ = desk.begin("hold a", until="hold a")
+    try:
+        time.sleep(0.4)
+        data = desk.clinvk.json("runs", "show", id_, "--json")
+        assert data["state"] == "running"
+        assert data["total_duration_seconds"] >= data["results"][0]["duration_seconds"] > 0.3
+        (row,) = [x for x in desk.clinvk("runs", "list").stdout.splitlines() if id_ in x]
+        assert re.search(r"\b\d[\w.]* s\b", row), row
+    finally:
+        kill(driver)
 
 
 def test_a_task_without_a_directory_of_its_own_shows_where_it_ran(desk: Desk):

@@ -135,13 +135,14 @@ class DrivenRun:
         *,
         rerun: list[int],
         already_ended: Iterable[Outcome] = (),
+        seconds: float = 0.0,
     ) -> RunResult:
         """Drive it, with a journal. `already_ended` are outcomes that the journal does not have
-        yet."""
+        yet; it was driven for `seconds` before."""
         marker = new_marker(self.context.env)
         lock.note(run_facts(marker, folder))
         with Journal(folder, self.scrub, self.context.open_store().deferred().flush) as journal:
-            journal.record_begin(self.plan, rerun=rerun)
+            journal.record_begin(self.plan, rerun=rerun, seconds=seconds)
             for outcome in already_ended:
                 await journal.record_ended(outcome)
             self._on_begun(self)

@@ -73,7 +73,9 @@ class ResumedRun(DrivenRun):
             found = [o for o, stood in pairs if o != stood and o.state != "queued"]
             if not (rerun or any(o.ok for o in found)) and before.state != "interrupted":
                 return self._finish_unchanged(before)
-            return await self._run_with_journal(folder, lock, rerun=rerun, already_ended=found)
+            return await self._run_with_journal(
+                folder, lock, rerun=rerun, already_ended=found, seconds=before.seconds
+            )
         finally:
             lock.close()
 

@@ -60,10 +60,11 @@ class Journal(Closing):
         self._batch: CommitBatch | None = None  # being put together
         self._commit_lock = anyio.Lock()  # batches are written one after another
 
-    def record_begin(self, plan: Plan, *, rerun: list[int]) -> None:
-        """Record that a process drives the run now, and that these tasks start again."""
+    def record_begin(self, plan: Plan, *, rerun: list[int], seconds: float = 0.0) -> None:
+        """Record that a process drives the run now, and that these tasks start again; it was driven
+        for `seconds` before."""
         about = {"kind": plan.kind, "source": plan.source, "total": len(plan.tasks)}
-        self.append("begin", rerun=rerun, **about)
+        self.append("begin", rerun=rerun, seconds=round(seconds, 3), **about)
 
     def record_not_started(self, outcomes: Iterable[Outcome]) -> None:
         """Record tasks that ended without being started, those with the same reason on one line."""

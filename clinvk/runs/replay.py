@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec.structs import replace
@@ -76,7 +76,10 @@ class RunState:
         self._first, self._last = self._first or at, at
 
     def _begin(self, line: dict[str, Any], at: datetime) -> None:
-        self._add_seconds()
+        if (driven := line.get("seconds")) is not None:
+            self._seconds = float(driven)  # also after the last line of a process that was killed
+        else:
+            self._add_seconds()
         self._began, self._state, self._why = at, "interrupted", None
         for i in line.get("rerun", ()):
             self._change(i, requeue)
@@ -86,7 +89,7 @@ class RunState:
             return replace(
                 outcome, state="running", backend=line.get("backend"), attempts=outcome.attempts + 1,
                 session_id=line.get("session") or None, started_at=at, ended_at=None, error=None,
-                exit_code=None,
+                exit_code=None, seconds=0.0,
             )  # fmt: skip
 
         self._change(line["task"], start)
@@ -106,13 +109,15 @@ class RunState:
         return self._began
 
     def result(self, *, running: bool) -> RunResult:
-        """The present result; `running` if a process drives it."""
-        outcomes = self.outcomes
-        if not running:
-            outcomes = [mark_indeterminate(o) if o.state == "running" else o for o in outcomes]
+        """The present result; `running` if a process drives it, with the times until now."""
+        last = datetime.now(UTC) if running else self._last
+        outcomes = [
+            o if o.state != "running" else _until(o, last) if running else mark_indeterminate(o)
+            for o in self.outcomes
+        ]
         seconds = self._seconds
-        if self._began and self._last:
-            seconds += (self._last - self._began).total_seconds()
+        if self._began and last:
+            seconds += max(0.0, (last - self._began).total_seconds())
         return RunResult(
             id=self._run_id, kind=self._plan.kind, state="running" if running else self._state,
             results=tuple(outcomes), seconds=seconds, why=self._why, source=self._plan.source,
@@ -122,6 +127,13 @@ class RunState:
     def _add_seconds(self) -> None:
         if self._began and self._last:
             self._seconds += (self._last - self._began).total_seconds()
+
+
+def _until(outcome: Outcome, moment: datetime | None) -> Outcome:
+    """A task that has been running until then."""
+    if outcome.started_at is None or moment is None:
+        return outcome
+    return replace(outcome, seconds=max(0.0, (moment - outcome.started_at).total_seconds()))
 
 
 def _check_state(outcome: Outcome) -> Outcome:

@@ -93,7 +93,7 @@ def _run_row(about: dict[str, Any]) -> list[str]:
         about["kind"],
         about["state"],
         duration.format_age(started) if started else "-",
-        duration.format_duration(about["total_duration_seconds"]) if about["ended_at"] else "-",
+        duration.format_duration(about["total_duration_seconds"]) if started else "-",
         format_counts(about["counts"]),
         show.short_path(about["source"] or "-"),
     ]
@@ -149,7 +149,8 @@ def show_(
         summary.print_summary(result)
     printer = show.Printer.for_errors()
     show.print_wrapped(
-        f"state: {result.state}" + (f" ({one_line(result.why)})" if result.why else "")
+        f"state: {result.state}"
+        + (f" ({one_line(result.why)})" if result.why not in (None, "", result.state) else "")
     )
     if result.kind == "compare":
         from clinvk.cmd.views import comparison  # not needed for other runs
