@@ -80,6 +80,11 @@ def _load_msgspec() -> None:
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    if os.getpid() == 1 and sys.platform == "linux":
+        # Only in a container that has no other init.
+        from clinvk.process.first import leave_to_child
+
+        leave_to_child()
     take_over()
     _replace_interrupt_handler(signal.default_int_handler, _exit_on_interrupt)
     if sys.platform == "win32":
