@@ -9,11 +9,13 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from clinvk.config import extras
 from clinvk.config.schema import SessionConfig
 from clinvk.errors import ClinvkError
 from clinvk.model.session import Message, Session, prompt_excerpt
 from clinvk.sessions.masking import redact_for_store
 from clinvk.sessions.native import NativeReader, NativeSession, reader_for
+from clinvk.sessions.native.lines import CompressedError
 from clinvk.store.base import Store
 
 Progress = Callable[[int, int], None]
@@ -53,11 +55,14 @@ def find_native_sessions(
         for p in kind.find_files(envs[name])
     ]
     newest: dict[str, Candidate] = {}
+    compressed = 0
     for done, (kind, path) in enumerate(files):
         progress(done, len(files))
         try:
             if since is None or path.stat().st_mtime >= since.timestamp():
                 _scan_file(store, kind, path, settings, findings, newest)
+        except CompressedError:
+            compressed += 1
         except OSError as error:
             findings.problems.append(f"{path}: {error.strerror}")
         except ClinvkError:
@@ -65,6 +70,9 @@ def find_native_sessions(
         except Exception as error:  # noqa: BLE001 - whatever is in a file, it stops no other
             findings.problems.append(f"{path}: damaged: {error}")
     progress(len(files), len(files))
+    if compressed:
+        hint = extras.install_hint("zstd")
+        findings.problems.append(f"{compressed} compressed session(s) were skipped; {hint}")
     findings.new = [
         c
         for c in sorted(newest.values(), key=lambda c: c.session.updated_at, reverse=True)
@@ -123,6 +131,7 @@ def _to_session(native: NativeSession, settings: SessionConfig) -> Session:
         prompt=prompt_excerpt(redact_for_store(asked[0], settings))
         if settings.store_messages
         else None,
+        status="archived" if native.archived else "active",
         native_ids={native.backend: native.native_id},
         turns=len(asked),
         counts=counts,

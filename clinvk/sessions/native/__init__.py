@@ -32,6 +32,7 @@ class NativeSession(Struct, kw_only=True):
     model: str | None = None
     messages: list[Message]  # what the user and the model said, without internal messages
     usage: Usage | None = None  # of all its turns
+    archived: bool = False
     problems: tuple[str, ...] = ()
 
     @property

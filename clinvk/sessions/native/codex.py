@@ -1,4 +1,7 @@
-"""Codex CLI: sessions/<year>/<month>/<day>/rollout-<time>-<id>.jsonl, titles in an index."""
+"""Codex CLI: sessions/<year>/<month>/<day>/rollout-<time>-<id>.jsonl, titles in an index.
+
+Archived sessions are in archived_sessions/. Those that were idle for a week are compressed: the same
+name with .zst at its end."""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ from clinvk.sessions.native.lines import (
 )
 
 BACKEND = "codex"
-_NAME = re.compile(r"rollout-.*-([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\.jsonl")
+_ARCHIVE = "archived_sessions"
+_NAME = re.compile(
+    r"rollout-.*-([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\.jsonl(?:\.zst)?"
+)
 # Text that codex adds in the user's name.
 _NOISE = re.compile(
     r"\s*(?:<(?:environment_context|user_instructions|permissions|skill|turn_aborted|apps_|plugins_"
@@ -44,7 +50,10 @@ class ThreadName(Struct):
 
 
 def find_files(env: Mapping[str, str]) -> Iterable[Path]:
-    return cli_home(env, "CODEX_HOME", ".codex").glob("sessions/*/*/*/rollout-*.jsonl")
+    home = cli_home(env, "CODEX_HOME", ".codex")
+    for folder in ("sessions/*/*/*", _ARCHIVE, f"{_ARCHIVE}/*/*/*"):
+        for suffix in ("jsonl", "jsonl.zst"):
+            yield from home.glob(f"{folder}/rollout-*.{suffix}")
 
 
 def find_native_id(path: Path) -> str | None:
@@ -81,6 +90,7 @@ def read_session(path: Path) -> NativeSession | None:
         model=model,
         messages=messages,
         usage=total,
+        archived=_ARCHIVE in _parts_in_home(path),
         problems=lines.problems,
     )
 
@@ -131,11 +141,19 @@ def _is_subagent(own: dict[str, Any]) -> bool:
     return isinstance(source, dict) or own.get("thread_source", "user") not in ("user", None)
 
 
+def _parts_in_home(path: Path) -> tuple[str, ...]:
+    """The directories of a file, below that of codex."""
+    folders = path.parts[:-1]
+    is_dated = folders[-4] in ("sessions", _ARCHIVE) if len(folders) > 4 else False
+    return folders[-4:] if is_dated else folders[-1:]
+
+
 def _find_title(path: Path, native_id: str) -> str | None:
     """The newest name of the thread."""
     title = None
     try:
-        for name in JsonLines(path.parents[4] / "session_index.jsonl").read(ThreadName):
+        home = path.parents[len(_parts_in_home(path))]
+        for name in JsonLines(home / "session_index.jsonl").read(ThreadName):
             if name.id == native_id and isinstance(name.thread_name, str):
                 title = name.thread_name
     except OSError:

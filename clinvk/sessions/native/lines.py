@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -31,9 +33,9 @@ class JsonLines:
         self.torn = 0
 
     def read(self, kind: type[T]) -> Iterator[T]:
-        """Raises `OSError`."""
+        """Raises `OSError`, and `CompressedError` for a file that needs a missing package."""
         decoder = json_decoder(kind)
-        with open_regular(self.path) as file:
+        with _open_plain(self.path) as file:
             while line := file.readline(LONGEST):
                 if len(line) == LONGEST and not line.endswith(b"\n"):
                     self.torn += 1
@@ -53,6 +55,28 @@ class JsonLines:
         if not self.torn:
             return ()
         return (f"{self.path}: {self.torn} damaged line(s) were skipped",)
+
+
+class CompressedError(Exception):
+    """The file is compressed, and the package that reads such files is not installed."""
+
+
+@contextmanager
+def _open_plain(path: Path) -> Iterator[IO[bytes]]:
+    """The content of the file, without its compression. Raises `OSError`, `CompressedError`."""
+    with open_regular(path) as file:
+        if path.suffix != ".zst":
+            yield file
+            return
+        try:
+            import zstandard  # an extra, for old sessions of codex
+        except ModuleNotFoundError:
+            raise CompressedError from None
+        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        try:
+            yield io.BufferedReader(reader)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"not valid Zstandard data: {error}") from error
 
 
 def cli_home(env: Mapping[str, str], variable: str, folder: str) -> Path:
