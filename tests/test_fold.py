@@ -150,6 +150,18 @@ def test_without_a_terminal_event_the_exit_code_and_stderr_tell_why(
     assert (result.exit_code, result.backend_exit_code) == (exit_code, end["code"])
 
 
+def test_a_program_that_was_killed_may_have_needed_more_memory():
+    for end in (
+        {"code": -9},
+        {"code": 137},
+        {"code": 134, "stderr": "FATAL ERROR: JavaScript heap out of memory"},
+    ):
+        assert "run fewer tasks at once (-j)" in (failure_of(**end).hint or "")
+        assert "run fewer tasks at once (-j)" in (failure_of(SUCCESS, **end).hint or "")
+    assert failure_of(code=-15).hint is None
+    assert failure_of(code=1, stderr="bad option").hint is None
+
+
 def test_a_success_that_exits_with_another_code_than_0_is_a_failure():
     error = failure_of(SUCCESS, code=2, stderr="usage limit")
     assert error.kind == "limit"

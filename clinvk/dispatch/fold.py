@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -331,7 +332,10 @@ class TurnFold:
             message = f"{manifest.name} reported success but {_describe_exit(code)}"
             failure = classify_failure(manifest, message, stderr=stderr, code=code)
             reason = self._find_reason(failure, stderr) or said
-            return replace(failure, message=_append_detail(message, reason))
+            message = _append_detail(message, reason)
+            return replace(
+                failure, message=message, hint=failure.hint or _memory_hint(code, stderr)
+            )
         if code == 0 and end.unfinished is not None:
             return self._unfinished_failure(end.unfinished)
         if code == 0 and self.is_format_unknown(end):
@@ -360,7 +364,8 @@ class TurnFold:
             message = said
         elif not self.has_begun:
             message += " without output"
-        return replace(failure, message=message)
+        hint = failure.hint or _memory_hint(code, stderr or noise)
+        return replace(failure, message=message, hint=hint)
 
     def _find_reason(self, failure: Failure, text: str) -> str:
         """The line that a rule has found on stderr, unless the manifest says where the message is."""
@@ -478,6 +483,14 @@ def _signal_of(code: int) -> int:
     if code < 0:
         return -code
     return code - 128 if code - 128 in SIGNALS else 0
+
+
+def _memory_hint(code: int, stderr: str) -> str | None:
+    """What to do if memory is the likely reason: the system ends a program by SIGKILL then, and
+    node reports it."""
+    if _signal_of(code) != signal.SIGKILL and "heap out of memory" not in stderr:
+        return None
+    return "there may not be enough memory: run fewer tasks at once (-j), or allow more memory"
 
 
 def _append_detail(message: str, said: str) -> str:
