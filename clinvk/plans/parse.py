@@ -397,7 +397,7 @@ def _check_values(filled: Mapping[str, Any], path: Place) -> None:
 
 
 # Paths may have bytes that are not UTF-8, if they come from Python.
-_PROBLEMS = dict.fromkeys(("workdir", "prompt_file"), values.os_problem)
+_PROBLEMS: dict[str, Any] = dict.fromkeys(("workdir", "prompt_file"), values.os_problem)
 _PROBLEMS |= {key: values.os_problem for key, option in OPTIONS.items() if option.path}
 KEPT_ONLY = ("name", "id", "title", "tags", "needs", "meta")  # not passed to any program
 

@@ -64,7 +64,7 @@ def _pairs(
         if inner is None:
             yield key, value
         else:
-            is_any = rules == JSON or name not in rules
+            is_any = not isinstance(rules, Mapping) or name not in rules
             kept = _as_text(key, TEXT) if is_any and key.id == "scalar" else key
             yield kept, keep_written(value, inner, text, flatten)
 
