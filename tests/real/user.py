@@ -160,7 +160,8 @@ def result(done: Done, code: int = 0) -> dict[str, Any]:
     return found
 
 
-def wait_for(true: Callable[[], Any], seconds: float = 20) -> None:
+def wait_for(true: Callable[[], Any], seconds: float = 60) -> None:
+    """A machine with other work may take long to start a CLI."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "it did not come about"
