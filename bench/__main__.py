@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import sys
 
-from bench import board, crashes, faults, many, real, render, start, stream, tasks, text, turn
+from bench import board, crashes, faults, fuzz, many, real, render, start, stream, tasks, text, turn
 
 PARTS = {
     "start": start,
     "turn": turn,
     "stream": stream,
+    "fuzz": fuzz,
     "text": text,
     "render": render,
     "real": real,
@@ -23,6 +24,9 @@ PARTS = {
 
 
 def main(names: list[str]) -> None:
+    if names[:1] == ["fuzz"]:  # the only one with options
+        fuzz.main(names[1:])
+        return
     if unknown := [name for name in names if name not in PARTS]:
         sys.exit(f"unknown benchmark {unknown[0]!r}; known: {', '.join(PARTS)}")
     for name in names or PARTS:

@@ -21,9 +21,9 @@ from clinvk.errors import ConfigError
 from clinvk.model import events as messages
 from clinvk.model.events import EVENT_TYPES, Event
 from clinvk.model.result import Failure
-from clinvk.model.usage import Usage, sum_costs
+from clinvk.model.usage import Usage, sum_costs, to_cost, token_count
 from clinvk.process.pipes import LONGEST
-from clinvk.text.json_input import split_objects
+from clinvk.text.json_input import parse_value, split_objects
 
 # A half of a surrogate pair, as JSON escapes it: a CLI may have cut a text in the middle of one.
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -99,7 +99,7 @@ class EventParser:
         if b"\\u" in line:
             line = _without_halves(line)
         try:
-            data = json.loads(line)
+            data = parse_value(line.decode())
         except (ValueError, RecursionError):  # includes invalid UTF-8
             objects, rest = split_objects(line)
             self._add_noise(rest)
@@ -130,7 +130,7 @@ class EventParser:
         ]
         for start in dict.fromkeys(starts):
             try:
-                data = json.loads(text[start:])
+                data = parse_value(text[start:].decode())
             except (ValueError, RecursionError):
                 continue
             found = data if isinstance(data, list) else [data]
@@ -218,8 +218,7 @@ class EventParser:
             message = said.get("message")
             self.unfinished = _to_text(message) if message else "another step was to follow"
         if rule.emit == "background":
-            running: Any = said.get("running")
-            self.background_tasks = int(running) if _is_number(running) else 0
+            self.background_tasks = _to_int(said.get("running")) or 0
         if "usage_add" in said:
             self.steps.add_usage(said["usage_add"])
         if "cost_add" in said:
@@ -299,22 +298,21 @@ class EventParser:
 
     def _cost_since(self, own: Any, extras: dict[str, Any]) -> float | None:
         """The cost since the last result."""
-        if _is_number(own):
-            return float(own)
-        if self._begins_sums and _is_number(extras["cost_first"]):
-            cost = float(extras["cost_first"])
+        if (cost := to_cost(own)) is not None:
+            return cost
+        if self._begins_sums and (cost := to_cost(extras["cost_first"])) is not None:
             # A sum never shrinks: a smaller one is that of the last result alone.
             return cost if cost < self._counted_cost else cost - self._counted_cost
-        total = extras["cost_total"]
-        if not _is_number(total):
+        total = to_cost(extras["cost_total"])
+        if total is None:
             return None
         before = self.previous_totals.get("cost")
         is_first = self.is_first_turn and "cost" not in self.totals
         self.totals["cost"] = total
         self.previous_totals = {**self.previous_totals, "cost": total}
         if is_first:
-            return float(total)
-        return float(total) - before if before is not None and total >= before else None
+            return total
+        return total - before if before is not None and total >= before else None
 
 
 def _without_halves(text: bytes) -> bytes:
@@ -345,7 +343,7 @@ class Steps:
             self.usage += usage
 
     def add_cost(self, share: Any) -> None:
-        self.costs.append(float(share) if _is_number(share) else None)
+        self.costs.append(to_cost(share))
 
 
 def _to_usage(figures: Any) -> Usage | None:
@@ -353,12 +351,12 @@ def _to_usage(figures: Any) -> Usage | None:
     and output; None if no figure is known."""
     if not isinstance(figures, dict):
         return None
-    usage, total = Usage.from_json(figures), figures.get("total")
+    usage, total = Usage.from_json(figures), token_count(figures.get("total"))
     if usage.is_unknown:
         return None
-    if total is None or not _is_number(total) or usage.output is None or usage.total is None:
+    if total is None or usage.output is None or usage.total is None:
         return usage
-    thoughts = max(0, int(total) - usage.total)
+    thoughts = max(0, total - usage.total)
     if not thoughts and "reasoning" in figures:
         return usage
     return replace(
@@ -494,6 +492,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _to_int(value: Any) -> int | None:
+    return int(value) if _is_number(value) and abs(value) < 1e15 else None
+
+
 def _to_time(value: Any) -> datetime | None:
     """A time from seconds or milliseconds since 1970, or from RFC 3339."""
     # Only for a rate limit that names a time.
@@ -524,14 +526,14 @@ _CONVERT: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("", "ended"): is_truthy,
     ("", "retrying"): is_truthy,
     ("", "incomplete"): lambda value: _to_text(value) if is_truthy(value) else UNSET,
-    ("", "turns"): lambda value: int(value) if _is_number(value) else None,
+    ("", "turns"): _to_int,
     ("", "retry_at"): _to_time,
-    ("", "status"): lambda value: value if _is_number(value) else None,
+    ("", "status"): _to_int,
 }
 
 
 # Lines of stderr, or of a message, about a limit of something else: an MCP server's, a disk's.
-_OF_OTHERS = re.compile(r"[^\n]*(?:\b|_|r)mcp(?:\b|_)[^\n]*", re.IGNORECASE)
+_OF_OTHERS = re.compile(r"(?:\b|_|r)mcp(?:\b|_)", re.IGNORECASE)
 _DISK_QUOTA = re.compile(r"\bEDQUOT\b:?|\bdisk quota( exceeded)?", re.IGNORECASE)
 
 
@@ -667,12 +669,19 @@ def _match_rule(
 def _text_for(rule: ErrorRule, text: str, *, is_stderr: bool) -> str:
     if rule.kind == "limit":
         return _about_limits(text)
-    return _OF_OTHERS.sub("", text) if is_stderr else text
+    return _without_others(text) if is_stderr else text
 
 
 def _about_limits(text: str) -> str:
     """The text without what it says about limits of others."""
-    return _DISK_QUOTA.sub("", _OF_OTHERS.sub("", text))
+    return _DISK_QUOTA.sub("", _without_others(text))
+
+
+def _without_others(text: str) -> str:
+    if not _OF_OTHERS.search(text):
+        return text
+    # Line by line: a pattern that begins with the rest of a line takes quadratic time.
+    return "\n".join("" if _OF_OTHERS.search(line) else line for line in text.split("\n"))
 
 
 def _ends_of(message: str) -> str:

@@ -44,11 +44,16 @@ def is_truthy(value: Any) -> bool:
     return bool(value) or not isinstance(value, (str, list, dict))
 
 
+# jmespath's own are ValueErrors; the others are Python's: a sum of numbers that are too large, text
+# that is searched for a number, a value that is nested too deeply to be written as text.
+_ERRORS = (ValueError, TypeError, ArithmeticError, RecursionError)
+
+
 def _without_errors(search: Evaluate) -> Evaluate:
     def evaluate(data: Any) -> Any:
         try:
             return search(data)
-        except JMESPathError:
+        except _ERRORS:
             return None
 
     return evaluate

@@ -14,6 +14,7 @@ class AnswerBlocks:
         self._open_id: str | None = None  # the message that the last block may be continued by
         self._message: list[str] = []  # all texts of the last message
         self._message_id: str | None = None
+        self._completed = 0  # the blocks before the last result
 
     def add_piece(self, text: str, message_id: str | None = None) -> None:
         """Add a piece of the current block."""
@@ -47,6 +48,7 @@ class AnswerBlocks:
         for streamed in ("".join(self._message), self.last):
             if streamed.startswith(best) and streamed.rstrip() != best.rstrip():
                 best = streamed
+        self._completed = len(self._blocks)
         return best
 
     @property
@@ -57,9 +59,18 @@ class AnswerBlocks:
     @property
     def last(self) -> str:
         """The last block that is not empty."""
-        return next((text for text in map("".join, reversed(self._blocks)) if text), "")
+        return _last_of(self._blocks)
+
+    @property
+    def late(self) -> str:
+        """The last block that was streamed after the last result."""
+        return _last_of(self._blocks[self._completed :])
 
     @property
     def transcript(self) -> str:
         """All blocks."""
         return "\n\n".join(text for text in map("".join, self._blocks) if text)
+
+
+def _last_of(blocks: list[list[str]]) -> str:
+    return next((text for text in map("".join, reversed(blocks)) if text), "")

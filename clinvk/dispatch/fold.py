@@ -165,6 +165,8 @@ class TurnFold:
         if self.native_id is None or self._is_renewed:
             self.native_id = end.native_id or self.native_id
         terminal = self.terminal
+        if isinstance(terminal, Finished):
+            self._add_answer(self._blocks.late)
         answers = self._answers or [self._blocks.last]
         schema, structured, mismatch = self.plan.schema, None, None
         if schema is not None and isinstance(terminal, Finished):

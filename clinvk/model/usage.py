@@ -50,7 +50,7 @@ class Usage(Struct, frozen=True):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Usage:
         """A count; invalid values count as unknown, so that a newer CLI does not break this."""
-        return cls(**{name: _token_count(data.get(name)) for name in cls.__struct_fields__})
+        return cls(**{name: token_count(data.get(name)) for name in cls.__struct_fields__})
 
 
 _UNKNOWN = Usage()
@@ -60,9 +60,17 @@ def _sum(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else a + b
 
 
-def _token_count(value: Any) -> int | None:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+def token_count(value: Any) -> int | None:
+    """The figure; None for what cannot be a count, such as one below 0, or one so large that sums
+    of it could not be stored."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e15
     return int(value) if good else None
+
+
+def to_cost(value: Any) -> float | None:
+    """US dollars; None for what cannot be an amount."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e15
+    return float(value) if good else None
 
 
 def sum_costs(costs: Sequence[float | None]) -> float | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
+from clinvk.text.json_input import DECODER
+
 MAX_STARTS = 2_000  # places at which a value may begin that are tried
 
-_DECODER = json.JSONDecoder(strict=False)  # accepts raw control characters in strings
 _START = re.compile(r"[\[{]")
 _BLOCK = re.compile(
     r"^ {0,3}(`{3,}|~{3,})[^\n`]*\n(.*?)^ {0,3}\1[`~]* *$", re.MULTILINE | re.DOTALL
@@ -24,7 +24,7 @@ def last_value(text: str) -> Any:
     list in it. Raises `NoJson`."""
     for part in (text, *reversed([match[2] for match in _BLOCK.finditer(text)])):
         try:
-            return _DECODER.decode(part.strip(" \t\r\n\ufeff"))
+            return DECODER.decode(part.strip(" \t\r\n\ufeff"))
         except (ValueError, RecursionError):
             continue
     return _last_inside(text)
@@ -35,7 +35,7 @@ def _last_inside(text: str) -> Any:
     at, failed = 0, 0
     while failed < MAX_STARTS and (start := _START.search(text, at)):
         try:
-            value, at = _DECODER.raw_decode(text, start.start())
+            value, at = DECODER.raw_decode(text, start.start())
         except (ValueError, RecursionError):
             at, failed = start.end(), failed + 1
         else:

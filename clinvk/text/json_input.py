@@ -5,17 +5,37 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from clinvk.text.sanitize import sequences_end
 from clinvk.text.yaml import DEEP, DIGITS, MAX_DEPTH
 
-_DECODER = json.JSONDecoder(strict=False)  # accepts raw control characters in strings
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if isfinite(value) else None
+
+
+def _nothing(_: str) -> None:
+    return None
+
+
+# Of a program's output: NaN, Infinity and numbers like 1e999 are null, as in JavaScript's own JSON,
+# since they could not be written as JSON again.
+_VALUE = json.JSONDecoder(parse_float=_finite, parse_constant=_nothing)
+# It also accepts raw control characters in strings.
+DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_nothing, strict=False)
 _SPACE = re.compile(r"[\s\ufeff]*")
 
 
 class JsonError(ValueError):
     """The text is not JSON, or too large."""
+
+
+def parse_value(text: str) -> Any:
+    """The value that a program has printed. Raises `ValueError` and `RecursionError`."""
+    return _VALUE.decode(text)
 
 
 def load(text: str | bytes, parse_float: Callable[[str], float] | None = None) -> Any:
@@ -61,7 +81,7 @@ def split_objects(line: bytes) -> tuple[list[dict[str, Any]], str]:
     rest = [text[:at]]
     while text[at : at + 1] == "{":
         try:
-            value, end = _DECODER.raw_decode(text, at)
+            value, end = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):
             break
         objects.append(value)
