@@ -15,6 +15,7 @@ from clinvk.backend.expression import compile_expression
 from clinvk.backend.manifest import Manifest
 from clinvk.config.paths import built_in_manifests
 from clinvk.model.usage import Usage
+from clinvk.text.json_output import dumps
 from tests.fuzzed_streams import Reading, Stream, make_stream, problems, read_stream
 
 
@@ -57,6 +58,20 @@ def test_a_number_that_json_does_not_have_is_null(number: str):
     )
     assert reading.events[0].to_json()["input"] == {"a": [None, 1.5]}
     assert (reading.result.ok, reading.result.cost) == (True, None)
+
+
+@pytest.mark.parametrize("levels", [90, 150, 700, 940])
+def test_what_is_nested_too_deeply_is_left_out(levels: int):
+    deep = '{"a":' * levels + "1" + "}" * levels
+    tool = {"type": "tool_use", "name": "Bash", "input": "?"}
+    line = json.dumps({"type": "assistant", "message": {"content": [tool]}}).replace('"?"', deep)
+    for start in ("", "\x1b[0m"):
+        reading = read("claude", start + line, RESULT)
+        assert reading.result.ok
+        assert ("…" in dumps(reading.events[0].to_json())) == (levels > 100)
+    # As an answer to a schema it is none.
+    answer = read("claude", {**RESULT, "result": deep}, schema=True).result
+    assert answer.ok == (levels <= 100)
 
 
 def test_structured_output_has_no_number_that_json_does_not_have():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from clinvk.text.json_input import DECODER
+from clinvk.text.json_input import DECODER, is_deep
 
 MAX_STARTS = 2_000  # places at which a value may begin that are tried
 
@@ -24,9 +24,11 @@ def last_value(text: str) -> Any:
     list in it. Raises `NoJson`."""
     for part in (text, *reversed([match[2] for match in _BLOCK.finditer(text)])):
         try:
-            return DECODER.decode(part.strip(" \t\r\n\ufeff"))
+            value = DECODER.decode(part.strip(" \t\r\n\ufeff"))
         except (ValueError, RecursionError):
             continue
+        if not is_deep(value):
+            return value
     return _last_inside(text)
 
 
@@ -39,7 +41,7 @@ def _last_inside(text: str) -> Any:
         except (ValueError, RecursionError):
             at, failed = start.end(), failed + 1
         else:
-            found = [value]
+            found = [] if is_deep(value) else [value]
     if not found:
         raise NoJson("there is no JSON in it")
     return found[0]

@@ -34,8 +34,9 @@ class JsonError(ValueError):
 
 
 def parse_value(text: str) -> Any:
-    """The value that a program has printed. Raises `ValueError` and `RecursionError`."""
-    return _VALUE.decode(text)
+    """The value that a program has printed, without what is nested too deeply. Raises `ValueError`
+    and `RecursionError`."""
+    return _shallow(_VALUE.decode(text), text)
 
 
 def load(text: str | bytes, parse_float: Callable[[str], float] | None = None) -> Any:
@@ -50,21 +51,37 @@ def load(text: str | bytes, parse_float: Callable[[str], float] | None = None) -
         raise JsonError(f"not UTF-8: {error.reason} at byte {error.start}") from error
     except ValueError as error:
         raise JsonError(f"a number with more than {DIGITS:,} digits") from error
-    if _is_deep(data):
+    if is_deep(data):
         raise JsonError(DEEP)
     return data
 
 
-def _is_deep(data: Any) -> bool:
+def is_deep(data: Any) -> bool:
+    """Whether the data has more levels than its readers, which recurse, can be sure to manage."""
+    return bool(_level(data, MAX_DEPTH))
+
+
+def _shallow(data: Any, text: str) -> Any:
+    """The data with "…" in place of what is nested too deeply, so that the rest can be used."""
+    if text.count("{") + text.count("[") > MAX_DEPTH:
+        for found in _level(data, MAX_DEPTH - 1):
+            for key, value in list(found.items() if isinstance(found, dict) else enumerate(found)):
+                if isinstance(value, (dict, list)):
+                    found[key] = "…"
+    return data
+
+
+def _level(data: Any, depth: int) -> list[Any]:
+    """The objects and lists that are so many levels deep in the data."""
     level = [data] if isinstance(data, (dict, list)) else []
-    for _ in range(MAX_DEPTH):
+    for _ in range(depth):
         level = [
             value
             for found in level
             for value in (found.values() if isinstance(found, dict) else found)
             if isinstance(value, (dict, list))
         ]
-    return bool(level)
+    return level
 
 
 def split_objects(line: bytes) -> tuple[list[dict[str, Any]], str]:
@@ -84,7 +101,7 @@ def split_objects(line: bytes) -> tuple[list[dict[str, Any]], str]:
             value, end = DECODER.raw_decode(text, at)
         except (ValueError, RecursionError):
             break
-        objects.append(value)
+        objects.append(_shallow(value, text))
         at = _skip(text, end)
         rest.append(text[end:at])
     return objects, "".join([*rest, text[at:]]) if objects else text
