@@ -77,7 +77,10 @@ def test_only_an_answer_decides(
 def test_the_flags_and_pipes_ask_nothing(desk: Desk, terminal: Terminal):
     id_ = cancelled(desk, "hold a", "b", until="hold a")
     done = desk.clinvk("runs", "resume", id_)
-    assert "not running 1 interrupted task again (add --rerun-indeterminate" in done.stderr
+    assert done.stderr.count("--rerun-indeterminate") == 1
+    assert f"run it again with: clinvk runs resume {id_} --rerun-indeterminate" in done.stderr
+    done = desk.clinvk("runs", "resume", id_, "-o", "json")
+    assert done.stderr.count("--rerun-indeterminate") == 1
     assert desk.starts() == ["hold a", "b"]
     child = terminal("runs", "resume", id_, "--no-rerun-indeterminate", TERM="dumb")
     assert "[Y/n]" not in ending(child)[0]

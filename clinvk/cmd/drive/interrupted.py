@@ -25,16 +25,16 @@ RerunIndeterminate = Annotated[
 
 
 def should_rerun(interrupted: list[Outcome], view: RunView) -> bool:
-    """The user's answer on a terminal; without one, False, after a notice. Raises
-    `KeyboardInterrupt` if there is no answer."""
+    """The user's answer on a terminal; without one, False. Raises `KeyboardInterrupt` if there is
+    no answer."""
     # Only to resume a run.
     from clinvk.terminal.questions import can_ask, confirm_or_cancel
 
     names = [outcome.name for outcome in interrupted]
     if not names:
         return False
-    if view.format == "text" and can_ask():
-        return confirm_or_cancel(_question(names))
+    if view.format == "text":  # without a terminal, the last line says how to run them again
+        return can_ask() and confirm_or_cancel(_question(names))
     count = f"{len(names)} interrupted task{'s' * (len(names) != 1)}"
     Printer.for_errors(view.color).notice(
         f"not running {count} again (add --rerun-indeterminate to do so)"
