@@ -35,6 +35,10 @@ STICKING_OUT = """(() => {
 WIDE_TABLES = """[...document.querySelectorAll('article table')]
   .filter(t => t.getBoundingClientRect().width > t.closest('.md-content').clientWidth)
   .map(t => t.textContent.trim().slice(0, 60))"""
+# Nor does code hide the ends of its lines.
+CUT_CODE = """[...document.querySelectorAll('article pre code')]
+  .filter(e => e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.textContent.trim().slice(0, 60))"""
 # Whether the page is dark, as soon as it is, or what it is after three seconds.
 IS_DARK = """(async () => {
   const sum = color => color.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0);
@@ -120,6 +124,7 @@ def test_every_page_of_the_site_fits_the_window_and_fetches_nothing(project: Pat
                     tab.look(width, scheme)
                     wrong += [(page, width, e) for e in tab.run(STICKING_OUT)]
                     wrong += [(page, width, "table", t) for t in tab.run(WIDE_TABLES)]
+                    wrong += [(page, width, "code", c) for c in tab.run(CUT_CODE)]
                 assert tab.run(IS_DARK) == (scheme == "dark"), (page, scheme)
         assert wrong == []
         # The server has no page for an address that was never written.
