@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from clinvk.api.sessions import SessionManager
     from clinvk.api.tasks import (
         Comparison,
+        PlanRun,
         achain,
         acompare,
         aparallel,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -397,7 +397,9 @@ def _check_values(filled: Mapping[str, Any], path: Place) -> None:
 
 
 # Paths may have bytes that are not UTF-8, if they come from Python.
-_PROBLEMS: dict[str, Any] = dict.fromkeys(("workdir", "prompt_file"), values.os_problem)
+_PROBLEMS: dict[str, Callable[[str], str | None]] = dict.fromkeys(
+    ("workdir", "prompt_file"), values.os_problem
+)
 _PROBLEMS |= {key: values.os_problem for key, option in OPTIONS.items() if option.path}
 KEPT_ONLY = ("name", "id", "title", "tags", "needs", "meta")  # not passed to any program
 
