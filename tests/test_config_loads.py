@@ -1,11 +1,15 @@
 """A command reads the configuration once, so that all of it acts on the same one."""
 
+import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from clinvk.cmd.main import main
 from clinvk.config import loading
+from tests.conftest import CommandLine
 
 COMMANDS = """
 sessions start first -b echo --title Lexer
@@ -47,3 +51,12 @@ def test_a_command_reads_the_configuration_once(
         assert main(command.split()) == 0, (command, capfd.readouterr().err)
         counts[command] = len(loads)
     assert counts == dict.fromkeys(COMMANDS, 1)
+
+
+def test_a_fifo_is_read_once_also_by_a_prompt_that_fails(clinvk: CommandLine, tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    line = f"echo 'output: {{format: json}}' >{tmp_path}/fifo"
+    with subprocess.Popen(["bash", "-c", line]):
+        done = clinvk("-b", "nosuch", "--config", f"{tmp_path}/fifo", "hi")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["kind"] == "not_installed"

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clinvk.cmd.options.reading import configured_format
 from clinvk.errors import ClinvkError
 
 if TYPE_CHECKING:
@@ -63,7 +64,9 @@ def _requested_format(params: Mapping[str, Any]) -> str:
     which may be the error."""
     if said := "json" if params.get("as_json") else params.get("output_format"):
         return str(said)
-    # Only for an error in JSON.
+    if (read := configured_format.get()) is not None:  # it may be a FIFO, which is read once
+        return read
+    # Only for an error before that.
     from clinvk.config import loading
 
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from clinvk.model.session_ref import SessionRef
 
 STDIN = "-"
+
+# `output.format` of the configuration that the command has read; None: it has not read any.
+configured_format: ContextVar[str | None] = ContextVar("configured_format", default=None)
 FORMATS = ("text", "json", "stream-json")
 
 
@@ -46,7 +50,9 @@ class OutputOptions(Struct, frozen=True):
 
 def load_config(config: Path | None) -> configs.Loaded:
     """The configuration, with the store that the command line names."""
+    configured_format.set("text")  # if it cannot be read
     loaded = _apply_color(apply_storage_options(loading.load(os.environ, config)))
+    configured_format.set(loaded.config.output.format)
     printer.color.set(loaded.config.output.color)
     if not loaded.config.output.render:
         printer.plain.set(True)

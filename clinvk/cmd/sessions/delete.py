@@ -10,7 +10,7 @@ import typer
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.sessions.common import VERSION, open_configured_store, open_lookup
+from clinvk.cmd.sessions.common import VERSION, open_configured_store
 from clinvk.errors import ClinvkError
 from clinvk.model.age import parse_age, time_before
 from clinvk.model.usage import rfc3339
@@ -26,11 +26,12 @@ app = CommandModule()
 @with_storage_options
 def delete(session_ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete sessions of clinvk; the backend's own are kept."""
-    # Only this command needs it, and the group is shared.
+    # Only this command needs them, and the group is shared.
     from clinvk.api.sessions import delete_from_store as delete_session
+    from clinvk.sessions.lookup import SessionLookup
 
-    home = opt.load_config(config).home
-    sessions = open_lookup(config)
+    loaded = opt.load_config(config)
+    home, sessions = loaded.home, SessionLookup(open_configured_store(loaded))
     code = 0
     for text in session_ids:
         try:
