@@ -32,6 +32,8 @@ NOTE = "[image/png: 60,000 bytes, not stored]"
         (json.dumps({"x": DATA}), '{"x": "[base64: 60,000 bytes, not stored]"}'),
         # a newline after each 76 characters
         ({"type": "image", "data": base64.encodebytes(BYTES).decode()}, {"type": "image", "data": "[image: 60,000 bytes, not stored]"}),
+        ({"type": "image", "media_type": "image/png", "data": "A" * 80_000},
+         {"type": "image", "media_type": "image/png", "data": NOTE}),
         # no attachments
         ({"type": "image", "data": "short"}, {"type": "image", "data": "short"}),
         ({"data": "words " * 400, "type": "text"}, {"data": "words " * 400, "type": "text"}),

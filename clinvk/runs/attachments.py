@@ -45,7 +45,7 @@ class _Shortener:
         if key in _DATA_KEYS and isinstance(value, str) and len(value) >= MIN_LENGTH:
             types = [parent[k] for k in _TYPE_KEYS if isinstance(parent.get(k), str)]
             kind = next((t for t in types if "/" in t), types[0] if types else "")
-            if kind and _is_base64(value):
+            if kind and _is_base64(value) and ("/" in kind or _is_mixed(value)):
                 return _note(kind, value)
         return self.shorten(value)
 
@@ -62,7 +62,7 @@ class _Shortener:
 
 
 def _is_base64(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*", text) is not None and _is_mixed(text)
+    return re.fullmatch(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*", text) is not None
 
 
 def _is_mixed(text: str) -> bool:
