@@ -178,6 +178,7 @@ def _read(home: Path) -> Mapping[str, Any]:
         return {
             k: v for k, v in data.items()
             if isinstance(v, list) and len(v) == 3 and isinstance(v[1], (int, float))
+            and isinstance(v[2], str | None)
         }  # fmt: skip
     except (OSError, ValueError, AttributeError):
         return {}
