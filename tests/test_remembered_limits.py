@@ -311,6 +311,21 @@ def test_another_backend_gets_the_conversation_at_a_limit(
     )
 
 
+def test_a_limit_stays_the_reason_if_nothing_else_can_be_used(clinvk: CommandLine, limited: Any):
+    for _ in range(2):  # the second time it is remembered
+        done = clinvk("-b", "claude", "hit it", "--fallback", "gemini")
+        assert "not using gemini" in done.stderr
+        assert (done.returncode, done.stdout) == (75, "")
+
+
+def test_what_another_backend_does_not_get_is_named(clinvk: CommandLine, limited: Any):
+    given = ["-b", "claude", "-m", "big", "--fallback", "codex"]
+    for _ in range(2):
+        done = clinvk(*given, "hit it", "--", "--verbose")
+        assert "using codex instead, without --model and the words after --" in done.stderr
+        assert (done.returncode, done.stdout) == (0, "of codex\n")
+
+
 def test_a_limit_is_waited_for(clinvk: CommandLine, limited: Any):
     limited(0.5)
     done = clinvk("-b", "claude", "hit it", "--on-limit", "wait", "--max-wait", "1m")
@@ -321,6 +336,8 @@ def test_a_limit_is_waited_for(clinvk: CommandLine, limited: Any):
         done = clinvk("-b", "claude", "hit it", "--on-limit", "wait", "--max-wait", "1m")
         assert done.returncode == 75
     assert "more than 1m 00s ahead" in done.stderr
+    assert "--max-wait" in done.stderr  # not the flag that was given
+    assert "--on-limit" not in done.stderr
     assert (
         "--on-limit: 'sometimes' is not one of" in clinvk("x y", "--on-limit", "sometimes").stderr
     )
@@ -342,6 +359,9 @@ async def test_python_switches_and_adds_up_the_usage(dispatcher: Dispatcher, lim
     result = await package.arun("hit it", fallback=["codex"], **given)
     assert (result.backend, result.text, result.ok) == ("codex", "of codex", True)
     assert (result.usage, result.cost) == (Usage(input=3, output=1), 0.5)
+    limited(usage=Usage(input=3, output=1))
+    result = await package.arun("hit it", fallback=["codex"], ignore_limit=True, **given)
+    assert (result.usage, result.cost) == (Usage(input=3, output=1), None)  # its cost is unknown
     with pytest.raises(LimitError) as caught:
         await package.arun("hello", **given)
     assert caught.value.retry_at > datetime.now(UTC)

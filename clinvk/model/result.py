@@ -115,10 +115,15 @@ class TurnError(ClinvkError):
     """A turn that failed, where the caller expects nothing but an answer. `result` is all of it."""
 
     def __init__(self, result: Result, error: Failure) -> None:
-        super().__init__(f"{result.backend}: {error.message}", error.hint)
+        super().__init__(describe_failure(result.backend, error.message), error.hint)
         self.result = result
         self.kind = error.kind
         self.exit_code = result.exit_code
+
+
+def describe_failure(backend: str, message: str) -> str:
+    """The message, which says of which backend it is."""
+    return message if message.startswith(f"{backend} ") else f"{backend}: {message}"
 
 
 def raise_failure(result: Result) -> None:

@@ -16,7 +16,7 @@ from clinvk.dispatch.series.turn_series import Open, TurnSeries
 from clinvk.errors import ConfigError, LimitError, NotInstalledError, UsageError
 from clinvk.model.events import Event, Failed, Notice
 from clinvk.model.request import Request
-from clinvk.model.result import Failure, Result
+from clinvk.model.result import Failure, Result, describe_failure
 from clinvk.model.session_ref import SessionById
 from clinvk.process import wall_clock
 from clinvk.text.duration import format_duration
@@ -114,16 +114,19 @@ class LimitedTurn(TurnSeries):
             return event
         self._ended.append(result)
         self._next = following
-        return Notice(message=f"{result.backend}: {event.message}; {following.notice}")
+        said = describe_failure(result.backend, event.message)
+        return Notice(message=f"{said}; {following.notice}")
 
     # How it continues.
 
     async def _start(self) -> None:
         """Open the first turn whose backend is at no remembered limit. Raises `LimitError`."""
+        limited: LimitError | None = None
         while True:
             try:
                 await self._open()
             except LimitError as error:
+                limited = error
                 self._note_limit(error.backend, error.retry_at, self._request)
                 following = self._choose(None)
                 if following is None:
@@ -135,6 +138,8 @@ class LimitedTurn(TurnSeries):
                     raise
                 self._notify(f"not using {self._request.to}: {error.message}")
                 following = self._choose(self._ended[-1] if self._ended else None)
+                if following is None and limited is not None:
+                    raise self._all_limited(limited) from error
                 if following is None:
                     raise
                 await self._prepare(following)
@@ -157,6 +162,7 @@ class LimitedTurn(TurnSeries):
         self._scope = self._next = None
         if cancelled:
             return self._end(Failure("cancelled", self._cancelled or "cancelled"))
+        self._pass_on_cancel()
         return None
 
     def _end(self, failure: Failure | None) -> Event:
@@ -169,7 +175,9 @@ class LimitedTurn(TurnSeries):
             name = self._left.pop(0)
             if name not in self._limits:
                 request = _switched(self._first, name)
-                return _Next(_again(request, ended), f"using {name} instead")
+                return _Next(
+                    _again(request, ended), f"using {name} instead{_left_out(self._first)}"
+                )
         if not self._policy.waits:
             return None
         name, until = self._earliest()
@@ -221,7 +229,8 @@ class LimitedTurn(TurnSeries):
         if not self._policy.waits or most is None:
             return error
         text = f"{error.message}, which is more than {format_duration(most)} ahead (max_wait)"
-        return LimitError(text, error.hint, backend=error.backend, retry_at=error.retry_at)
+        hint = "allow more with --max-wait, or use another backend with --fallback BACKEND"
+        return LimitError(text, hint, backend=error.backend, retry_at=error.retry_at)
 
 
 class _Next(Struct, frozen=True):
@@ -238,6 +247,15 @@ def _switched(request: Request, backend: str) -> Request:
         name: value for name, value in request.options.items() if name not in BACKEND_SPECIFIC
     }
     return request.replace(to=backend, backend=None, options=options, args=(), lenient=True)
+
+
+def _left_out(request: Request) -> str:
+    """What another backend does not get of the request, since it is only for the first one."""
+    names = [
+        request.spelled.get(name, name) for name in request.options if name in BACKEND_SPECIFIC
+    ]
+    names += ["the words after --"] if request.args else []
+    return f", without {' and '.join(names)}" if names else ""
 
 
 def _again(request: Request, ended: Result | None) -> Request:

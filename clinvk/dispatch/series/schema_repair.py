@@ -70,6 +70,7 @@ class RepairedTurn(TurnSeries):
         self._scope = self._next = None
         if cancelled:
             return self._give_up(Failure("cancelled", self._cancelled or "cancelled"), "cancelled")
+        self._pass_on_cancel()
         return None
 
     def _combine(self, result: Result) -> Result:

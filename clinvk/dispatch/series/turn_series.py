@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from clinvk.model.events import Event, Failed
 from clinvk.model.request import Request
 from clinvk.model.result import EXIT_CODES, Denial, Failure, Result
+from clinvk.model.usage import sum_costs
 
 if TYPE_CHECKING:
     from clinvk.dispatch.turn import Turn
@@ -69,7 +70,8 @@ class TurnSeries:
 
     @property
     def denied(self) -> list[Denial]:
-        return [*(d for result in self._ended for d in result.denied), *self._current.denied]
+        denied = [d for result in self._ended for d in result.denied]
+        return denied if self.is_between_turns else [*denied, *self._current.denied]
 
     @property
     def deadline(self) -> float:
@@ -88,6 +90,12 @@ class TurnSeries:
             self._scope.cancel()
         else:
             self._current.cancel(reason, now=now)
+
+    def _pass_on_cancel(self) -> None:
+        """Cancel the turn that has just been opened, if that was asked for too late to prevent
+        it."""
+        if self._cancelled is not None:
+            self._current.cancel(self._cancelled)
 
     def __aiter__(self) -> Self:
         return self
@@ -124,16 +132,17 @@ class TurnSeries:
         return self._turn
 
     def _combine(self, result: Result) -> Result:
-        """The result with the usage, the cost and the time of the turns before it."""
+        """The result with the usage, the cost and the time of the turns before it. The cost is
+        unknown if a turn that has used tokens did not report it."""
         if not self._ended:
             return result
         every = [*self._ended, result]
         usages = [r.usage for r in every if r.usage is not None]
-        costs = [r.cost for r in every if r.cost is not None]
+        costs = [r.cost for r in every if r.cost is not None or r.usage is not None]
         return replace(
             result,
             usage=sum(usages[1:], usages[0]) if usages else None,
-            cost=sum(costs) if costs else None,
+            cost=sum_costs(costs),
             seconds=sum(r.seconds for r in every),
             denied=tuple(d for r in every for d in r.denied),
         )
