@@ -149,6 +149,8 @@ def test_another_format_is_named_and_not_retried(
     assert f"{backend} {counted}" in message
     assert "that its manifest does not recognize (tested with " in message
     assert message.endswith("this is 0.144.0)")
+    assert "0.144.0" not in hint  # it is said once
+    assert f"{backend}: {backend}" not in done.stderr
     assert "update clinvk" in hint
     assert f"backends/{backend}.yaml" in hint
 

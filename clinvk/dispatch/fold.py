@@ -325,10 +325,7 @@ class TurnFold:
             return self._unfinished_failure(end.unfinished)
         if isinstance(terminal, Finished):
             if terminal.incomplete:
-                return Failure(
-                    "incomplete",
-                    f"{manifest.name} stopped before it was done: {terminal.incomplete}",
-                )
+                return self._unfinished_failure(terminal.incomplete)
             if code == 0 or (code > 0 and self._exit_excused):
                 return self._denial_failure() or self._schema_failure(mismatch)
             message = f"{manifest.name} reported success but {_describe_exit(code)}"
@@ -387,8 +384,7 @@ class TurnFold:
     def _unfinished_failure(self, why: str) -> Failure:
         return Failure(
             "incomplete",
-            f"{self.plan.manifest.name} ended in the middle of its work: {sanitize(why)}",
-            "continue with -c",
+            f"{self.plan.manifest.name} stopped before it was done: {sanitize(why)}",
         )
 
     def format_notice(self, end: Exit, result: Result) -> str | None:

@@ -350,7 +350,9 @@ class Turn:
         )
         if self._fold.is_format_unknown(end):
             end = replace(end, release=await self._find_version())
-        result = self._with_version(self._fold.finish(end))
+        result = self._fold.finish(end)
+        if end.release is None:  # otherwise its message names the version
+            result = self._with_version(result)
         if result.ok and not result.has_answer:
             used = f" ({result.usage.counted:,} tokens)" if result.usage else ""
             self._add_notices([f"{result.backend} reported success without an answer{used}"])

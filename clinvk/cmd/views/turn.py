@@ -10,7 +10,7 @@ from typing import Any
 from clinvk.cmd.options.reading import OutputOptions
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thinking, Tool
-from clinvk.model.result import Result
+from clinvk.model.result import Result, describe_failure
 from clinvk.model.usage import format_count
 from clinvk.terminal import printer as show
 from clinvk.terminal.actions import inert_json, stop_token
@@ -270,7 +270,7 @@ def print_failure(result: Result, printer: Printer) -> None:
     ):
         go_on = f'resume with: clinvk resume {result.session_id} "..."'
         hint = f"{hint}; {go_on}" if hint else go_on
-    printer.error(f"{result.backend}: {error.message}", hint)
+    printer.error(describe_failure(result.backend, error.message), hint)
 
 
 def _footer(result: Result, output: OutputOptions) -> str:
