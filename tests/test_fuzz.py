@@ -15,6 +15,7 @@ from clinvk.backend.expression import compile_expression
 from clinvk.backend.manifest import Manifest
 from clinvk.config.paths import built_in_manifests
 from clinvk.model.usage import Usage
+from clinvk.text.json_answer import NoJson, last_value
 from clinvk.text.json_output import dumps
 from tests.fuzzed_streams import Reading, Stream, make_stream, problems, read_stream
 
@@ -37,7 +38,7 @@ def test_damaged_streams_have_sound_results():
         assert not list(problems(stream, read_stream(stream))), f"round {number}"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False))
 def test_streams_damaged_by_any_choice_have_sound_results(rng: random.Random):
     stream = make_stream(rng)
@@ -133,3 +134,13 @@ def test_a_long_line_of_a_failure_is_classified_in_linear_time():
         began = time.process_time()
         classify_failure(claude, text, stderr=text)
         assert time.process_time() - began < 3  # it took a minute when each letter began a search
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 30_000, '["' + "x [" * 50_000, "```x\n" * 20_000]
+)
+def test_json_is_searched_for_in_linear_time(text: str):
+    began = time.process_time()
+    with pytest.raises(NoJson):
+        last_value(text)
+    assert time.process_time() - began < 1

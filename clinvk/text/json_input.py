@@ -63,7 +63,8 @@ def is_deep(data: Any) -> bool:
 
 def _shallow(data: Any, text: str) -> Any:
     """The data with "…" in place of what is nested too deeply, so that the rest can be used."""
-    if text.count("{") + text.count("[") > MAX_DEPTH:
+    # Most lines have few brackets, and most long lines few values.
+    if len(text) > 100_000 or text.count("{") + text.count("[") > MAX_DEPTH:
         for found in _level(data, MAX_DEPTH - 1):
             for key, value in list(found.items() if isinstance(found, dict) else enumerate(found)):
                 if isinstance(value, (dict, list)):
