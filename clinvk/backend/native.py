@@ -2,7 +2,7 @@
 
 It may leave the id on stderr or in a file. Or it keeps one conversation in a file that it is given:
 then clinvk keeps that file, in a directory whose name is the native id. Since that is random and
-clinvk's own, whoever changes a session's record cannot make it read or delete anything else.
+clinvk's own, a changed record of a session cannot make it read or delete anything else.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def parse_halt(text: str) -> Halt:
 
 
 def is_reached(halt: Halt, failed: int, ended: int) -> bool:
-    """Whether so many failures, of so many tasks that have ended, stop the run."""
+    """Whether this number of failures, among the tasks that have ended, stops the run."""
     if halt.when == "never":
         return False
     if halt.count is not None:

@@ -143,7 +143,7 @@ def _fileno(stream: TextIO) -> int | None:
 
 
 def _top_rows(rows: list[int], count: int, columns: int) -> list[int]:
-    """The widths of the lines that make up the first `count` rows; each takes so many rows."""
+    """The widths of the lines that make up the first `count` rows; `rows` are their heights."""
     widths = []
     for height in rows:
         if count <= 0:

@@ -379,7 +379,7 @@ def format_size(count: int) -> str:
 
 
 def _stream_width(stream: TextIO) -> int | None:
-    """The columns of the terminal that the stream is; None if it is none."""
+    """The columns of the terminal; None if the stream is not a terminal."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or None
     except (OSError, ValueError):

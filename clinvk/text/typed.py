@@ -160,7 +160,7 @@ def quoted(value: Any) -> str:
     """A value for a message; a long one is cut, with its length."""
     try:
         text = repr(value)
-    except ValueError:  # Python cannot format a number with so many digits
+    except ValueError:  # Python cannot format a number with that many digits
         return "a number of thousands of digits"
     if len(text) <= LONGEST_QUOTED:
         return text

@@ -66,8 +66,8 @@ def clip_start(text: str, width: int) -> str:
 
 def split(text: str, width: int, *, taken: int = 0) -> list[str]:
     """`text` in pieces of at most `width` cells, in time that grows with its length alone. Only a
-    single grapheme may take more. The first piece is what fits behind so many cells that are `taken`
-    already; it may be empty."""
+    single grapheme may take more. The first piece is what fits after the cells already `taken`; it
+    may be empty."""
     if text.isascii():
         width = max(1, width)
         room = width - taken

@@ -189,7 +189,7 @@ def tail_of(text: str) -> str:
 
 
 def without_beginning(line: Line, letters: int, tail: str) -> Line:
-    """The line without its first letters, up to so many, and without the `tail` after them."""
+    """The line without up to that number of its first letters, and without the `tail` after them."""
     style, at = "", 0
     while at < len(line.text):
         if found := _SEQUENCE.match(line.text, at):
