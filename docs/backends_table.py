@@ -13,7 +13,7 @@ from pathlib import Path
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.manifest import Manifest
 from clinvk.config.paths import built_in_manifests
-from clinvk.model.option_table import CHOICES, FLAGS
+from clinvk.model.option_table import BY_NAME, CHOICES, FLAGS
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- backends: begin -->", "<!-- backends: end -->"
@@ -54,7 +54,9 @@ def table() -> str:
     rows.append(["continue, resume", *(_yes(b.resumes) for b in backends)])
     rows.append(["`--ephemeral`", *(_yes(b.ephemeral) for b in backends)])
     rows += [
-        _row(f"`{flag}`", name, backends) for name, flag in FLAGS.items() if name not in CHOICES
+        _row(f"`{flag}`", name, backends)
+        for name, flag in FLAGS.items()
+        if name not in CHOICES and not BY_NAME[name].everywhere
     ]
     for name, choices in CHOICES.items():
         for choice in choices[1:]:  # every backend has its default

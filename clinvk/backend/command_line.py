@@ -13,9 +13,11 @@ from clinvk.backend.manifest import EphemeralSpec, Manifest, OptionEffect, Promp
 from clinvk.backend.native import state_path
 from clinvk.backend.patterns import Patterns
 from clinvk.errors import ConfigError, SessionError, UsageError
-from clinvk.model.option_table import CHOICES
+from clinvk.model.option_table import CHOICES, OPTIONS
 from clinvk.process.command import Command
 from clinvk.text.values import os_problem, sound
+
+EVERYWHERE = tuple(option.name for option in OPTIONS if option.everywhere)
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 
@@ -63,7 +65,11 @@ def build_command(
         filler.used = state is None
         filler.own["$state"] = str(state or temp_dir / manifest.state)
     effects = option_effects(manifest, options)
-    flags = [word for effect, value in effects for word in filler.fill_words(effect.argv, value)]
+    flags = [
+        word
+        for effect, value in effects
+        for word in filler.fill_words(effect.when_false if value is False else effect.argv, value)
+    ]
     changes = manifest_env(manifest, env, lambda v: filler.fill(v, {}) if "$" in v else v)
     if not expand:
         changes |= manifest.prompt.literal
@@ -172,6 +178,8 @@ def explain_unsupported(
         if reason := manifest.missing.get(f"{name}.{value}") or manifest.missing.get(name):
             return f"{manifest.name} cannot enforce {what}: {reason}"
         return f"{manifest.name} cannot enforce {what} (supported: {', '.join(can)})"
+    if name in EVERYWHERE:
+        return None
     if name not in manifest.options and name in manifest.missing:
         return f"{manifest.name} does not support {spelled or name}: {manifest.missing[name]}"
     if name not in manifest.options:
@@ -192,6 +200,7 @@ def _named_effects(
     manifest: Manifest, options: Mapping[str, Any]
 ) -> dict[str, tuple[OptionEffect, Any]]:
     given = {k: v for k, v in options.items() if v is not None and v not in ([], (), "default")}
+    given = {k: v for k, v in given.items() if k in manifest.options or k not in EVERYWHERE}
     for name, value in list(given.items()):
         effect = _effect(manifest, name, value)
         for implied, choice in effect.implies.items():

@@ -32,6 +32,7 @@ class OptionEffect(Struct, frozen=True):
     """The effect of an option on the command. `implies` sets other options that were not given."""
 
     argv: list[str] = []
+    when_false: list[str] = []  # arguments if its value is false
     env: dict[str, str] = {}
     implies: dict[str, str] = {}
     overrides: list[str] = []  # options whose variables this one may replace; it comes after them

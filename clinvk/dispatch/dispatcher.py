@@ -39,6 +39,7 @@ from clinvk.dispatch.recorder import Recorder, prompt_messages, with_native_env,
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import LimitError, SessionError, UsageError
 from clinvk.model.option_table import OPTIONS, OWN_OPTIONS
+from clinvk.model.option_values import value_problem
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session, check_id, new_id
@@ -62,7 +63,7 @@ PATHS = [option.name for option in OPTIONS if option.path == "directory"]
 TEXT_OPTIONS = [
     option.name
     for option in OPTIONS
-    if not option.repeatable and not option.path and option.type is not int
+    if not option.repeatable and not option.path and option.type not in (int, float, bool)
 ]
 
 
@@ -553,6 +554,9 @@ def _check_request(request: Request) -> None:
         limit = getattr(request, name)
         if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < 1e9):
             raise UsageError(f"{name}: {limit!r} is not a number of seconds greater than 0")
+    for name in request.options:
+        if problem := value_problem(name, request.options[name]):
+            raise UsageError(f"{request.spelled.get(name, name)}: {problem}")
     for name in TEXT_OPTIONS:
         if not isinstance(request.options.get(name) or "", str):
             raise UsageError(f"{name}: {request.options[name]!r} is not text")

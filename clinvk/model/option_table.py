@@ -27,7 +27,9 @@ class Option(Struct, frozen=True, kw_only=True):
     help: str = ""
     help_of_runs: str = ""  # for commands that run many tasks, if it differs
     group: Group = "Model and options"  # the heading in --help
-    minimum: int | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    off_flag: str | None = None  # that sets a bool to false; without both flags, it is unset
     repeatable: bool = False  # the value is a list
     path: Literal["directory", "file"] | None = None  # what it names; for a file, its text is used
     duration: bool = False  # of a number of seconds: `90s`, `5m` and `2h` are taken, too
@@ -35,6 +37,8 @@ class Option(Struct, frozen=True, kw_only=True):
     config_name: str | None = None  # another name in the configuration only
     config: tuple[Literal["unified_flags", "backends"], ...] = ()  # sections that have it
     stored: bool = False  # a session keeps it for its later turns
+    keepable: bool = False  # `sessions options` may keep it for later prompts
+    everywhere: bool = False  # clinvk does it for a backend that cannot be told
     backend_specific: bool = False  # its values mean nothing to another backend
     task_key: bool = True  # a task may have it
     droppable: bool = False  # not an error in a task if the backend lacks it; 0 means unset
@@ -69,6 +73,7 @@ OPTIONS = (
         help="Model to use, as the backend names it.",
         config=("backends",),
         stored=True,
+        keepable=True,
         backend_specific=True,
         flag_of_runs=True,
         beside="backend",
@@ -141,6 +146,58 @@ OPTIONS = (
         minimum=1,
         config=("unified_flags",),
         droppable=True,
+        keepable=True,
+    ),
+    Option(
+        name="temperature",
+        type=float,
+        flag="--temperature",
+        metavar="X",
+        help="Randomness of the answer, from 0 to 2.",
+        minimum=0,
+        maximum=2,
+        keepable=True,
+        harmless=True,
+    ),
+    Option(
+        name="top_p",
+        type=float,
+        flag="--top-p",
+        metavar="X",
+        help="Sample from the most probable tokens with this probability in total, from 0 to 1.",
+        minimum=0,
+        maximum=1,
+        keepable=True,
+        harmless=True,
+    ),
+    Option(
+        name="frequency_penalty",
+        type=float,
+        flag="--frequency-penalty",
+        metavar="X",
+        help="Penalty for tokens by how often they occurred, from -2 to 2.",
+        minimum=-2,
+        maximum=2,
+        keepable=True,
+        harmless=True,
+    ),
+    Option(
+        name="presence_penalty",
+        type=float,
+        flag="--presence-penalty",
+        metavar="X",
+        help="Penalty for tokens that occurred at all, from -2 to 2.",
+        minimum=-2,
+        maximum=2,
+        keepable=True,
+        harmless=True,
+    ),
+    Option(
+        name="stop",
+        help="Text at which the answer ends.",
+        keepable=True,
+        task_key=False,
+        harmless=True,
     ),
     Option(
         name="allowed_tools",
@@ -172,6 +229,18 @@ OPTIONS = (
         config=("unified_flags",),
         harmless=True,
         own=True,
+    ),
+    Option(
+        name="stream",
+        type=bool,
+        flag="--stream",
+        off_flag="--no-stream",
+        help="Show the answer as it arrives (the default), or each message once it is complete.",
+        group="Output",
+        keepable=True,
+        everywhere=True,
+        task_key=False,
+        harmless=True,
     ),
 )
 

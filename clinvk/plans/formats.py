@@ -11,7 +11,7 @@ from typing import Any
 
 from clinvk.errors import ConfigError
 from clinvk.plans.quoted_names import unquote_name
-from clinvk.plans.schema import LISTS, NUMBERS, WRITTEN, WRITTEN_TASK, TaskEntry
+from clinvk.plans.schema import LISTS, NUMBERS, WRITTEN, WRITTEN_TASK, TaskEntry, read_number
 from clinvk.text import json_input, yaml
 from clinvk.text.yaml.rules import TEXT, Leaf, Rules
 
@@ -203,8 +203,8 @@ def _parse_row(row: dict[str, str]) -> dict[str, Any]:
             continue
         if key in LISTS:
             entry[key] = [part.strip() for part in value.split(",") if part.strip()]
-        elif key in NUMBERS and value.strip().isdecimal():
-            entry[key] = int(value)
+        elif key in NUMBERS:
+            entry[key] = read_number(key, value)
         elif value.strip().lower() in ("true", "false") and key in _SWITCHES:
             entry[key] = value.strip().lower() == "true"
         else:

@@ -20,6 +20,7 @@ from clinvk.disk.jsonl import replace_surrogates
 from clinvk.disk.reading import NOT_REGULAR, is_own_stream, read_file, read_named
 from clinvk.errors import ConfigError
 from clinvk.model.option_table import Option
+from clinvk.model.option_values import value_problem
 from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, with_keys
 from clinvk.plans import formats, halt, interpolate
 from clinvk.plans.formats import COLUMNS, HEADER, keys_hint
@@ -34,6 +35,7 @@ from clinvk.plans.schema import (
     TaskDefaults,
     TaskEntry,
     TaskFile,
+    read_number,
 )
 from clinvk.text import duration, json_input, values, yaml
 from clinvk.text import template as placeholders
@@ -290,8 +292,8 @@ class _PlanParser:
         """The value of an option as a request has it. Raises `ShapeError`."""
         if option.choices and value not in option.choices:
             raise ShapeError(path, not_one_of(value, option.choices))
-        if option.minimum is not None and value < option.minimum:
-            raise ShapeError(path, f"{value} is too small; the minimum is {option.minimum}")
+        if option.type in (int, float) and (problem := value_problem(option.name, value)):
+            raise ShapeError(path, problem)
         if option.path == "file":
             return self._read_schema(value, path)
         if not option.repeatable:
@@ -445,8 +447,8 @@ def _convert_numbers(filled: dict[str, Any]) -> dict[str, Any]:
     """Turn `max_turns: "{{n}}"` into the number n."""
     for key in NUMBERS:
         value = filled.get(key)
-        if isinstance(value, str) and value.isdecimal() and value.isascii():
-            filled[key] = int(value)
+        if isinstance(value, str):
+            filled[key] = read_number(key, value)
     return filled
 
 

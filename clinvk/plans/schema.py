@@ -23,7 +23,8 @@ ALTERNATIVES = {"prompt": "prompt_file"}
 ALTERNATIVES |= {option.name: option.key for option in OPTIONS.values() if option.key}
 ALTERNATIVES |= {b: a for a, b in ALTERNATIVES.items()}
 
-NUMBERS = [*(key for key, option in OPTIONS.items() if option.type is int), "retries"]
+FRACTIONS = [key for key, option in OPTIONS.items() if option.type is float]
+NUMBERS = [*(key for key, option in OPTIONS.items() if option.type is int), *FRACTIONS, "retries"]
 LISTS = [*(key for key, option in OPTIONS.items() if option.repeatable), "tags", "needs"]
 
 Scalar = str | int | float | bool
@@ -54,6 +55,17 @@ WRITTEN: Rules = {
     **dict.fromkeys(("retry_delay", "limit_wait", "max_wait", "stall_timeout"), TEXT),
 }
 SHARED = "x-"  # keys that begin with it hold parts that anchors share; they are ignored
+
+
+def read_number(key: str, text: str) -> float | str:
+    """The number of a key that is written as text; the text if it is not one."""
+    word = text.strip()
+    if key not in FRACTIONS:
+        return int(word) if word.isdecimal() and word.isascii() else text
+    try:
+        return float(word)
+    except ValueError:
+        return text
 
 
 def _option_type(option: Option) -> Any:

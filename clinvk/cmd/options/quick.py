@@ -112,4 +112,4 @@ def _flags_of_table() -> dict[str, _Flag]:
 def _is_simple(option: Option) -> bool:
     if option.path is not None:
         return option.path == "directory" and not option.repeatable
-    return option.type is not int
+    return option.duration or option.type not in (int, float)

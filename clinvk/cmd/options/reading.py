@@ -137,7 +137,7 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
     from clinvk.model.request import Request  # not needed to list sessions
 
     options = read_options(flags.options)
-    others = parse_pairs(flags.option or [], "--option")
+    others = parse_option_pairs(flags.option or [])
     return Request(
         prompt=prompt,
         backend=flags.backend,
@@ -201,6 +201,8 @@ def _read_option(option: option_table.Option, value: Any) -> Any:
         return _read_schema(value)
     if option.path == "directory":
         return [_absolute_path(path, option) for path in value]
+    if option.type is float and value != value:  # noqa: PLR0124 - not a number, which no range excludes
+        raise UsageError(f"{option.flag}: {value} is not a number")
     return value
 
 
@@ -218,6 +220,23 @@ def parse_pairs(words: list[str], flag: str) -> dict[str, str]:
         if not (equals and key):
             raise UsageError(f"{flag}: {word!r} is not KEY=VALUE")
         found[key] = value
+    return found
+
+
+def parse_option_pairs(words: list[str]) -> dict[str, Any]:
+    """The values of `--option KEY=VALUE`, checked if clinvk knows the option. Raises
+    `UsageError`."""
+    if not words:
+        return {}
+    # Only with the flag.
+    from clinvk.model.option_values import parse_value
+
+    found: dict[str, Any] = {}
+    for name, text in parse_pairs(words, "--option").items():
+        try:
+            found[name] = parse_value(name, text)
+        except ValueError as error:
+            raise UsageError(f"--option {name}: {error}") from None
     return found
 
 

@@ -51,6 +51,8 @@ def flag_of(option: Option, *, of_runs: bool = False) -> Any:
     """The type of the option's parameter, as typer wants it."""
     names = [word for word in (option.flag, option.short) if word]
     text = (of_runs and option.help_of_runs) or option.help
+    if option.off_flag:
+        return Annotated[bool | None, typer.Option(f"{option.flag}/{option.off_flag}", help=text)]
     if option.type is bool:
         return Annotated[bool, typer.Option(*names, help=text)]
     hint: Any = Path if option.path else option.type
@@ -61,6 +63,8 @@ def flag_of(option: Option, *, of_runs: bool = False) -> Any:
     settings: dict[str, Any] = {"metavar": option.metavar, "help": text}
     if option.minimum is not None:
         settings["min"] = option.minimum
+    if option.maximum is not None:
+        settings["max"] = option.maximum
     if option.choices:
         settings["autocompletion"] = complete_words(option.choices)
     elif option.name in COMPLETIONS:

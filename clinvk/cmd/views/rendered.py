@@ -63,8 +63,9 @@ class RenderedViewer(TextViewer):
         self._end_message(event)
         match event:
             case Delta():
-                self._add_text(event.text)
-                self.shown_block.append(event.text)
+                if self.streams:
+                    self._add_text(event.text)
+                    self.shown_block.append(event.text)
             case Text():
                 shown, self.shown_block = "".join(self.shown_block), []
                 self._add_text(event.text.removeprefix(shown))

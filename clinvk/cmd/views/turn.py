@@ -38,6 +38,8 @@ class TurnViewer:
         wanted = output.format == "text" and sys.stderr.isatty() and sys.stdin.isatty()
         wanted = wanted and not output.quiet
         self.status = StatusLine(printer, f"{plan.manifest.name} is working", enabled=wanted)
+        streamed = plan.settings.get("stream")
+        self.streams = streamed is None or streamed.value is not False
         self.gave_up = False
         self.has_unread_output: Callable[[], bool] = lambda: False  # of the turn
 
@@ -88,8 +90,9 @@ class TextViewer(TurnViewer):
             case Delta() | Text() if self.plan.schema is not None:
                 pass  # it may not match: the answer that counts is shown at the end
             case Delta():
-                await self._write(event.text)
-                self.shown_block.append(event.text)
+                if self.streams:
+                    await self._write(event.text)
+                    self.shown_block.append(event.text)
             case Text():
                 # The whole block: print the part that its deltas have not shown yet.
                 shown, self.shown_block = "".join(self.shown_block), []
@@ -223,6 +226,8 @@ class StreamViewer(TurnViewer):
     """clinvk's events, one per line; the last one is the result."""
 
     async def show(self, event: Event) -> None:
+        if isinstance(event, Delta) and not self.streams:
+            return
         line = event.to_json(raw=self.output.raw)
         if event.type in ("finished", "failed"):
             self.last = line
