@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from clinvk.config import loading
 from clinvk.config import schema as configs
+from clinvk.config.stored_options import forget_sessions
 from clinvk.disk.closing import Closing
 from clinvk.dispatch import recovery
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
@@ -470,15 +471,18 @@ def delete_from_store(
             store.delete(session_id)
 
     with_their_state(store, home, lambda: [session_id], delete)
+    forget_sessions(home, [session_id])
 
 
 def clean_store(store: Store, home: Path, before: str, *, dry_run: bool) -> list[str]:
     """Delete the sessions that were not used since then; return their ids."""
     if dry_run:
         return store.clean(before, dry_run=True)
-    return with_their_state(
+    gone = with_their_state(
         store, home, lambda: store.clean(before, dry_run=True), lambda: store.clean(before)
     )
+    forget_sessions(home, gone)
+    return gone
 
 
 def _end_leftovers(store: Store, session_id: str) -> str | None:

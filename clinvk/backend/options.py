@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -10,6 +12,7 @@ from msgspec import Struct
 from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.manifest import Manifest
 from clinvk.config.schema import Loaded
+from clinvk.config.stored_options import read_options_file
 from clinvk.errors import UsageError
 from clinvk.model.option_table import CHOICES, FLAGS, OPTIONS, options_in
 from clinvk.model.request import Request
@@ -22,18 +25,26 @@ STORED_OPTIONS = tuple(option.name for option in OPTIONS if option.stored)
 BACKEND_SPECIFIC = tuple(option.name for option in OPTIONS if option.backend_specific)
 
 
+STORED = "stored options"  # the origin of a setting
+
+
 class Setting(Struct, frozen=True):
     value: Any
-    origin: str  # "command line", "session", a file, or "$VARIABLE"
+    origin: str  # "command line", "session", "stored options", a file, or "$VARIABLE"
     spelled: str | None = None  # what the user typed, such as "--max-turns"
 
 
 def resolve_settings(
-    request: Request, session: Session | None, loaded: Loaded, backend: str
+    request: Request,
+    session: Session | None,
+    loaded: Loaded,
+    backend: str,
+    template_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Setting]:
-    """Every setting that is not its default: command line over session over environment over
-    file."""
+    """Every setting that is not its default: command line over options stored for the session over
+    those of the user over the session's own over its template over environment over file."""
     settings = dict(_configured(loaded, backend))
+    settings |= {k: Setting(v, "template") for k, v in template_options.items()}
     if session is not None:
         own = session.began_with in (None, backend)
         settings |= {
@@ -41,12 +52,26 @@ def resolve_settings(
             for k, v in session.options.items()
             if own or k not in BACKEND_SPECIFIC
         }
+    if request.stored_options:
+        settings |= _stored(loaded.home, session, handed_over=request.to is not None)
     settings |= {
         name: Setting(value, "command line", request.spelled.get(name))
         for name, value in request.options.items()
         if value is not None
     }
     return settings
+
+
+def _stored(home: Path, session: Session | None, *, handed_over: bool) -> dict[str, Setting]:
+    """The options that the user has stored, those of the session last."""
+    known = read_options_file(home)
+    found = {k: Setting(v, STORED) for k, v in known.user.options.items()}
+    if session is not None:
+        options = known.of(session.id).options
+        found |= {k: Setting(v, f"{STORED} of session {session.id}") for k, v in options.items()}
+    if handed_over:  # they were stored for another backend
+        found = {k: s for k, s in found.items() if k not in BACKEND_SPECIFIC}
+    return found
 
 
 def supported_settings(
@@ -123,4 +148,5 @@ def _alternative_hint(manifest: Manifest, name: str, value: Any) -> str | None:
 def _describe_origin(setting: Setting) -> str:
     if setting.origin.startswith("$"):
         return f"environment, {setting.origin}"
-    return setting.origin if setting.origin in ("command line", "session") else "config file"
+    named = ("command line", "session", STORED, "template", "skill set")
+    return setting.origin if setting.origin.startswith(named) else "config file"

@@ -156,18 +156,19 @@ class CommandModule:
     """The commands of one module, each made into a click command when it is needed."""
 
     def __init__(self) -> None:
-        self._functions: dict[str, Any] = {}
+        self._functions: dict[str, tuple[Any, dict[str, Any]]] = {}
 
-    def command(self, name: str) -> Callable[[F], F]:
+    def command(self, name: str, **settings: Any) -> Callable[[F], F]:
         def register(function: F) -> F:
-            self._functions[name] = function
+            self._functions[name] = function, settings
             return function
 
         return register
 
     def get(self, name: str) -> Any:
         app = new_app()
-        app.command(name)(self._functions[name])
+        function, settings = self._functions[name]
+        app.command(name, **settings)(function)
         return click_command(app)
 
 
@@ -180,7 +181,9 @@ class LazyGroup(Group):
         help: str,  # noqa: A002 - click's word
         commands: dict[str, tuple[str, str]],
         aliases: dict[str, str] | None = None,
+        add_command: Callable[[Any, list[str]], list[str]] = lambda _, args: args,
     ) -> None:
+        """`add_command` returns the words with the command that they leave out."""
         super().__init__(
             name=name,
             help=help,
@@ -190,7 +193,11 @@ class LazyGroup(Group):
         )
         self.modules = commands
         self.aliases = aliases or {}
+        self.add_command_to = add_command
         self._loaded: dict[str, Any] = {}  # takes milliseconds, and is needed more than once
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, self.add_command_to(ctx, args))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.modules)

@@ -14,6 +14,7 @@ from clinvk.cmd.options.completions import complete_config_keys, complete_config
 from clinvk.cmd.options.words import LITERAL_MARK
 from clinvk.config import editing, keys, loading
 from clinvk.config import schema as configs
+from clinvk.config.stored_options import flat, options_path, read_options_file
 from clinvk.errors import ConfigError, UsageError
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
@@ -41,11 +42,15 @@ def show_(
     """Show all settings."""
     loaded = opt.load_config(config)
     settings = list(keys.flatten(loaded.config))
+    stored = flat(read_options_file(loaded.home).user)
     if as_json:
         data = {k: {"value": v, "origin": loaded.origin(k)} for k, v in settings}
-        printer.print_json({"version": VERSION, "path": str(loaded.path), "settings": data})
+        found = {"path": str(loaded.path), "settings": data, "stored_options": stored}
+        printer.print_json({"version": VERSION, **found})
     elif origin:
         rows = [[k, _format_value(v), loaded.origin(k)] for k, v in settings]
+        path = str(options_path(loaded.home))
+        rows += [[f"stored {k}", _format_value(v), path] for k, v in stored.items()]
         printer.print_table(["KEY", "VALUE", "FROM"], rows, shrinks=["VALUE", "FROM"])
     else:
         for key, value in settings:

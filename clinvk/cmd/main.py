@@ -29,6 +29,7 @@ COMMANDS = {
     "checkpoints": ("checkpoints", "Manage checkpoints of resumable chains."),
     "sessions": ("sessions.group", "List, show, search, export and delete sessions."),
     "templates": ("templates", "List and show templates for new sessions."),
+    "skills": ("setup.skills", "List and show skills for new sessions."),
     "init": ("setup.init", "Choose the default backend and write the configuration."),
     "limits": ("limits", "Show and forget the rate limits that backends have reported."),
     "doctor": ("setup.doctor", "Check which CLIs are installed, logged in and usable."),

@@ -25,6 +25,7 @@ from clinvk.backend.selection import BackendSelector
 from clinvk.backend.versions.installed import VersionNeeded, fitting_manifest
 from clinvk.config import loading
 from clinvk.config import schema as configs
+from clinvk.config.stored_options import NOTHING_STORED, StoredOptions, read_options_file
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.limit_check import (
     check_limit,
@@ -44,6 +45,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session, check_id, new_id
 from clinvk.process.marker import new_marker
+from clinvk.sessions.instructions import begin_with, template_options
 from clinvk.sessions.lookup import NoSessionHere, SessionLookup, real_path
 from clinvk.sessions.masking import redact_data_for_store, redact_for_store
 from clinvk.store import open_store
@@ -243,8 +245,15 @@ class Dispatcher(Closing):
         native_id = _native_id_to_resume(session, manifest, request)
         parent = None if native_id or request.replay else self._find_fork_source(session, manifest)
         forks = parent.native_ids[manifest.name] if parent else None
-        wanted, permitted = self._wanted(request, session, manifest.name)
+        begins = self._begins_with(request, session, native_id or forks)
+        wanted, permitted = self._wanted(
+            request, session, manifest.name, template_options(begins, self.config.home)
+        )
         prompt, carried = self._build_prompt(request, session, manifest, native_id or forks, wanted)
+        metadata: dict[str, Any] = {}
+        if begins:
+            above, metadata = begin_with(begins, wanted, manifest, self.config.home)
+            prompt = f"{above}\n\n{prompt}" if above else prompt
         if manifest.by_version and ask:
             manifest = fitting_manifest(
                 manifest, choice.program, self.config.home, options=wanted, prompt=prompt,
@@ -309,7 +318,22 @@ class Dispatcher(Closing):
             request, manifest, session, native_id, forks, before, settings | own, command, timeout,
             said, self.config.home, self.config.config.unified_flags.exit_timeout_secs,
             env_to_store(manifest, command.env, given, request.secrets), schema,
+            begins.template, metadata,
         )  # fmt: skip
+
+    def _begins_with(
+        self, request: Request, session: Session | None, native_id: str | None
+    ) -> StoredOptions:
+        """The skills and the template that the user has stored, for the first turn of a session."""
+        if not request.stored_options or native_id or (session and session.turns):
+            return NOTHING_STORED
+        known = read_options_file(self.config.home)
+        of_session = known.of(session.id) if session else NOTHING_STORED
+        is_free = session is None or session.template is None
+        return StoredOptions(
+            skills=of_session.skills or known.user.skills,
+            template=(of_session.template or known.user.template) if is_free else None,
+        )
 
     def _begun(self, session: Session, wanted: Mapping[str, Setting]) -> dict[str, Any]:
         """The options that the native session was started with. A value that was stored without its
@@ -323,11 +347,15 @@ class Dispatcher(Closing):
         }
 
     def _wanted(
-        self, request: Request, session: Session | None, backend: str
+        self,
+        request: Request,
+        session: Session | None,
+        backend: str,
+        of_template: Mapping[str, Any],
     ) -> tuple[dict[str, Setting], list[str]]:
         """The settings of a turn, with notices about those by which its session permits more than
         the user does: they are dropped if others can write the session's record."""
-        wanted = resolve_settings(request, session, self.config, backend)
+        wanted = resolve_settings(request, session, self.config, backend, of_template)
         if session is None:
             return wanted, []
         ours = self._created.get(session.id, {})
@@ -336,7 +364,7 @@ class Dispatcher(Closing):
             for name, s in wanted.items()
             if s.origin == "session" and (name not in ours or s.value != ours[name])
         }
-        granted = resolve_settings(request, None, self.config, backend)
+        granted = resolve_settings(request, None, self.config, backend, of_template)
         more = permissions.elevated(own, {name: s.value for name, s in granted.items()})
         if not more:
             return wanted, []
@@ -446,6 +474,8 @@ class Dispatcher(Closing):
             native_ids={plan.manifest.name: plan.command.new_id} if plan.command.new_id else {},
             native_env=with_native_env({}, plan) if plan.command.new_id else {},
             task=plan.request.task,
+            template=plan.template,
+            metadata=redact_data_for_store(plan.metadata, settings),
         )
         if messages:
             session = with_prompt(session, messages[0].content)

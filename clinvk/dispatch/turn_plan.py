@@ -34,3 +34,5 @@ class TurnPlan(Struct, frozen=True):
     exit_timeout: float | None = None  # seconds, instead of the manifest's
     native_env: dict[str, str] = {}  # the variables that are stored with the native id
     schema: AnswerSchema | None = None  # that the answer has to match
+    template: str | None = None  # of a new session
+    metadata: dict[str, Any] = {}  # of a new session

@@ -59,6 +59,7 @@ class Request:
     ignore_limit: bool  # try even if a rate limit is remembered
     resends: bool  # its prompt is the last one of the session, which a rate limit has ended
     task: str | None  # the run that it is a task of
+    stored_options: bool  # apply the options that the user has stored
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class Request:
         ignore_limit: bool = False,
         resends: bool = False,
         task: str | None = None,
+        stored_options: bool = False,
     ) -> None:
         fields = dict(locals())
         for word in ("self", *WORDS):

@@ -161,6 +161,7 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
         max_wait=parse_duration("max_wait", flags.max_wait),
         fallback=tuple(flags.fallback) if flags.fallback else None,
         ignore_limit=flags.ignore_limit,
+        stored_options=True,
     )
 
 

@@ -22,6 +22,7 @@ from clinvk.cmd.options.reading import (
     load_config,
     output_options,
     parse_duration,
+    parse_option_pairs,
     parse_pairs,
     passthrough_args,
     read_options,
@@ -42,6 +43,7 @@ __all__ = [
     "load_config",
     "output_options",
     "parse_duration",
+    "parse_option_pairs",
     "parse_pairs",
     "passthrough_args",
     "read_options",
@@ -63,6 +65,13 @@ def complete_templates(incomplete: str) -> list[str]:
 
     names = template_names(loading.find_home(os.environ))
     return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_skills(incomplete: str) -> list[str]:
+    # Only a shell that completes needs it.
+    from clinvk.sessions.skills import skill_names
+
+    return [n for n in skill_names(loading.find_home(os.environ)) if n.startswith(incomplete)]
 
 
 Prompt = Annotated[

@@ -36,11 +36,16 @@ def with_turn_options(chosen: Iterable[Option] = OPTIONS) -> Callable[[F], F]:
             return command(options=options, **params)
 
         found = []
+        names = {parameter.name for parameter in parameters_of(command)}
         for parameter in parameters_of(command):
             # `options` stands for those that follow no other parameter.
             place = None if parameter.name == "options" else parameter.name
             found += [parameter] if place else []
-            found += [new_parameter(o.name, flag_of(o)) for o in flags if o.beside == place]
+            found += [
+                new_parameter(o.name, flag_of(o))
+                for o in flags
+                if (o.beside if o.beside in names else None) == place
+            ]
         set_parameters(wrapper, found)
         return wrapper  # type: ignore[return-value]
 

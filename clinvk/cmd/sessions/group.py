@@ -24,7 +24,7 @@ COMMANDS = {
     "delete": ("sessions.delete", "Delete sessions; the backend's own are kept."),
     "clean": ("sessions.delete", "Delete sessions not used recently."),
     "import": ("sessions.import_native", "Import sessions of claude, codex and gemini."),
-    "options": ("sessions.options", "Show the options that a session keeps."),
+    "options": ("sessions.options", "Store options for later prompts, or show them."),
     "reindex": ("sessions.migrate", "Rebuild the index."),
     "migrate": ("sessions.migrate", "Copy all sessions to another store."),
     "help": ("help", "Show the help of a subcommand."),
@@ -34,4 +34,8 @@ COMMANDS = {
 def group() -> LazyGroup:
     from clinvk.cmd.app import LazyGroup  # typer: not needed for the names of the commands
 
-    return LazyGroup("sessions", "Find, read, change and move sessions.", COMMANDS)
+    # It needs typer, too.
+    from clinvk.cmd.sessions.option_words import with_options_command
+
+    about = "Find, read, change and move sessions."
+    return LazyGroup("sessions", about, COMMANDS, add_command=with_options_command)
