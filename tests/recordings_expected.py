@@ -61,7 +61,9 @@ def replay(case: Path, home: Path) -> dict[str, Any]:
     (home / "backends").mkdir()
     path = home / "backends" / f"{backend}.yaml"
     path.write_text(yaml.safe_dump({**manifest, "command": str(program)}))
-    options = {"schema": "{}", "schema_retries": 0} if "schema" in (case / "cmd.txt").read_text() else {}
+    options = (
+        {"schema": "{}", "schema_retries": 0} if "schema" in (case / "cmd.txt").read_text() else {}
+    )
     replayed = asyncio.run(_replay(backend, home, resumed(case), options))
     chosen = replayed["kept"]["native_id"]
     if chosen and chosen not in (case / "cmd.txt").read_text() + (case / "stdout").read_text():
