@@ -162,6 +162,42 @@ def test_the_recorded_results_of_a_background_task_add_up():
     assert result.cost == pytest.approx(results[-1]["total_cost_usd"])
 
 
+# An answer that claude continues after the limit of its tokens
+
+
+def said(id_: str, text: str, stop: str, parent: str | None = None) -> list[dict[str, Any]]:
+    about = {"parent_tool_use_id": parent}
+    content = [{"type": "text", "text": text}]
+    return [
+        {"type": "stream_event", "event": {"type": "message_start", "message": {"id": id_}}, **about},
+        {"type": "assistant", "message": {"id": id_, "content": content}, **about},
+        {"type": "stream_event", "event": {"type": "message_delta", "delta": {"stop_reason": stop}}, **about},
+    ]  # fmt: skip
+
+
+def test_an_answer_that_is_continued_after_its_limit_is_whole():
+    parts = [*said("a", "It came in two, and ", "max_tokens"), *said("b", "three", "end_turn")]
+    assert folded(INIT, *parts, result_line("three")).text == "It came in two, and three"
+    thought = {"type": "thinking", "thinking": "on"}
+    parts.insert(3, {"type": "assistant", "message": {"id": "b", "content": [thought]}})
+    assert folded(INIT, *parts, result_line("three")).text == "It came in two, and three"
+    thrice = [*said("a", "1", "max_tokens"), *said("b", "2", "max_tokens"), *said("c", "3", "x")]
+    assert folded(INIT, *thrice, result_line("3")).text == "123"
+
+
+def test_only_what_was_cut_is_continued_by_the_next_message():
+    whole = [*said("a", "First. ", "tool_use"), *said("b", "Second.", "end_turn")]
+    assert folded(INIT, *whole, result_line("Second.")).text == "Second."
+    later = [
+        *said("a", "1", "max_tokens"),
+        *said("b", "2", "tool_use"),
+        *said("c", "3", "end_turn"),
+    ]
+    assert folded(INIT, *later, result_line("3")).text == "3"
+    other = [*said("s", "sub", "max_tokens", parent="t"), *said("b", "mine", "end_turn")]
+    assert folded(INIT, *other, result_line("mine")).text == "mine"
+
+
 # Subagents
 
 

@@ -68,6 +68,8 @@ class EventParser:
         self.is_working_again = False  # it has begun another turn since its last result
         self._has_result = False
         self._message_id: str | None = None  # of the message that is being printed
+        self._is_cut = False  # it ended at a limit, and the next message continues it
+        self._continued: dict[str, str | None] = {}  # such a next message, and the one before it
         self._counted_usage = Usage()  # of the results so far
         self._counted_cost = 0.0
         self._started: tuple[str | None, str | None] | None = None  # what was last said to begin
@@ -169,7 +171,9 @@ class EventParser:
         """Add the events of this rule; return whether it could read the data. None if it does not
         apply, since its `each` is not a list there."""
         if rule.message_id is not None and isinstance(found := rule.message_id(data), str):
-            self._message_id = found
+            if self._is_cut and found != self._message_id:
+                self._continued[found], self._is_cut = self._message_id, False
+            self._message_id = self._continued.get(found, found)
         if rule.noted:
             self._note(rule, data)
         is_read = True
@@ -217,6 +221,7 @@ class EventParser:
         if rule.emit == "unfinished":
             message = said.get("message")
             self.unfinished = _to_text(message) if message else "another step was to follow"
+        self._is_cut = self._is_cut or bool(said.get("continued"))
         if rule.emit == "background":
             self.background_tasks = _to_int(said.get("running")) or 0
         if "usage_add" in said:
@@ -424,7 +429,7 @@ def noted_fields(emit: str | None) -> tuple[str, ...]:
     if emit == "started":
         return ("usage_add", "cost_add")
     if emit in (None, *SILENT):
-        return (*NOTED_FIELDS, "message", "running")
+        return (*NOTED_FIELDS, "message", "running", "continued")
     return ("usage_add", "cost_add", "model")
 
 

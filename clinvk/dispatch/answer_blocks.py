@@ -42,10 +42,14 @@ class AnswerBlocks:
 
     def complete(self, text: str | None) -> str:
         """The answer of which a CLI reports `text`: what it has streamed, if `text` is only the
-        beginning of that."""
+        beginning of that, or the end of its last message."""
         self.close()
         best = text or ""
-        for streamed in ("".join(self._message), self.last):
+        message = "".join(self._message)
+        whole, end = message.rstrip(), best.rstrip()
+        if end and whole != end and whole.endswith(end):
+            best = message
+        for streamed in (message, self.last):
             if streamed.startswith(best) and streamed.rstrip() != best.rstrip():
                 best = streamed
         self._completed = len(self._blocks)
