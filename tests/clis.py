@@ -23,8 +23,8 @@ from typing import NoReturn
 from tests.needs import missing
 
 PACKAGES = {
-    "claude": ("@anthropic-ai/claude-code", "2.1.329"),
-    "codex": ("@openai/codex", "0.169.0"),
+    "claude": ("@anthropic-ai/claude-code", "2.1.332"),
+    "codex": ("@openai/codex", "0.171.0"),
     "gemini": ("@google/gemini-cli", "0.61.0"),
     "opencode": ("opencode-ai", "1.18.33"),
     "qwen": ("@qwen-code/qwen-code", "0.24.4"),
