@@ -16,8 +16,9 @@ from clinvk.config.stored_options import (
     read_options_file,
 )
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.errors import ConfigError
+from clinvk.errors import ConfigError, UsageError
 from clinvk.model.request import Request
+from clinvk.session import SessionManager
 from tests.conftest import CommandLine, Home
 
 # Everything that this backend is told is in the command line that a dry run shows.
@@ -280,3 +281,18 @@ def test_after_clear_the_flags_take_no_value() -> None:
     ):
         found, cleared = split_cleared(words.split(), of_user=of_user)
         assert (" ".join(found), " ".join(cleared.names)) == (rest, names), words
+
+
+def test_python_stores_the_same_options(home: Home, clinvk: CommandLine) -> None:
+    with SessionManager(home=home.path) as manager:
+        manager.store_options({"temperature": 0.5, "model": "big"})
+        manager.store_options({"model": None, "stream": False})
+        for options in ({"temperature": 3}, {"temprature": 1}, {"approval": "none"}):
+            with pytest.raises(UsageError, match=next(iter(options))):
+                manager.store_options(options)
+
+        assert manager.stored_options() == {"temperature": 0.5, "stream": False}
+        session_id = manager.create_session("one")
+        manager.store_options({"max_tokens": 5}, session_id)
+        assert manager.stored_options(session_id) == {"max_tokens": 5}
+    assert clinvk.json("session", "--json")["options"] == {"temperature": 0.5, "stream": False}

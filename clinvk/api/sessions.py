@@ -24,11 +24,17 @@ from msgspec.structs import replace
 
 from clinvk.config import loading
 from clinvk.config import schema as configs
-from clinvk.config.stored_options import forget_sessions
+from clinvk.config.stored_options import (
+    StoredOptions,
+    change_stored_options,
+    forget_sessions,
+    read_options_file,
+)
 from clinvk.disk.closing import Closing
 from clinvk.dispatch import recovery
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
 from clinvk.model.age import Age, moment_of
+from clinvk.model.option_values import value_problem
 from clinvk.model.session import (
     STATUSES,
     Message,
@@ -333,6 +339,34 @@ class SessionManager(Closing):
         return analysis.analyze_with_model(session, lambda prompt: self._ask(backend, prompt))
 
     # Templates and exports.
+
+    def stored_options(self, session_id: str | None = None) -> dict[str, Any]:
+        """The options that are stored for all prompts on the command line, or for those of a
+        session, as `clinvk session` and `clinvk sessions options ID` store them."""
+        key = None if session_id is None else self._get(session_id).id
+        return dict(read_options_file(self.home).of(key).options)
+
+    def store_options(self, options: Mapping[str, Any], session_id: str | None = None) -> None:
+        """Store these options beside those that are stored; None clears one. Raises `UsageError` for
+        an unknown option or an invalid value."""
+        # Only where something is stored.
+        from clinvk.backend.catalog import Catalog
+
+        # Only where something is stored.
+        from clinvk.backend.storable import check_option
+
+        key = None if session_id is None else self._get(session_id).id
+        given = {name: value for name, value in options.items() if value is not None}
+        for name, value in given.items():
+            check_option(name, value, Catalog(self.home))
+            if problem := value_problem(name, value):
+                raise UsageError(f"{name}: {problem}")
+
+        def change(old: StoredOptions) -> StoredOptions:
+            kept = {k: v for k, v in old.options.items() if k not in options}
+            return replace(old, options=kept | given)
+
+        change_stored_options(self.home, key, change)
 
     def register_template(self, name: str, template: Mapping[str, Any]) -> None:
         """Store a template for new sessions: `system_message`, `default_metadata`,

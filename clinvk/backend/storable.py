@@ -13,6 +13,7 @@ from clinvk.model.option_table import BY_NAME, FLAGS
 from clinvk.text import values
 from clinvk.text.suggest import did_you_mean
 
+NUMBERS = [option for option in BY_NAME.values() if option.type in (int, float)]
 LONGEST = 1_000  # characters of a value
 
 
@@ -33,6 +34,8 @@ def check_option(name: str, value: Any, catalog: Catalog) -> None:
             f"unknown option {name[:40]!r}{did_you_mean(name, every)}",
             "see the options of each backend: clinvk backends show NAME",
         )
+    if not isinstance(value, (str, bool)) and BY_NAME.get(name) not in NUMBERS:
+        raise UsageError(f"{name}: {value!r} is not text")
     if isinstance(value, str):
         flag = FLAGS.get(name, f"--option {name}")
         if not value.strip():

@@ -32,3 +32,15 @@ def test_the_options_of_a_prompt_reach_the_model(user: User) -> None:
     body = user.models.requests[-1].body
     assert {name: body.get(name) for name in FLAGS} == FLAGS
     assert (body["stop"], body["stream"]) == ("END", False)
+
+
+def test_stored_options_reach_the_model_until_they_are_reset(user: User) -> None:
+    user.run("session", "--temperature", "0.4", "--max-tokens", "9")
+    user.result("--max-tokens", "8", "hello")
+    body = user.models.requests[-1].body
+    assert (body["temperature"], body["max_tokens"]) == (0.4, 8)
+
+    user.run("session", "--reset")
+    user.result("hello")
+
+    assert not {"temperature", "max_tokens"} & user.models.requests[-1].body.keys()
