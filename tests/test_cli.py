@@ -651,7 +651,9 @@ def test_a_reader_that_goes_away_ends_the_run(
     assert not is_alive(pid_in(pid))
 
 
-@pytest.mark.parametrize("args", ["sessions list", "config show", "--help", "backends list"])
+@pytest.mark.parametrize(
+    "args", ["sessions list", "config show", "--help", "backends list", "sessions", "runs"]
+)
 def test_a_reader_of_a_table_may_go_away(clinvk: CommandLine, home: Home, args: str):
     for i in range(300):
         past(home, f"s{i}", title="x" * 60)

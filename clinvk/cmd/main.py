@@ -114,7 +114,7 @@ def _run_command(argv: Sequence[str]) -> Any:
 
         prompt = read_quickly(argv, (*COMMANDS, *ALIASES))
     if prompt is None:
-        return root().main(list(argv), prog_name="clinvk", standalone_mode=False)
+        return _run_typer(argv)
     # Most commands do not ask anything.
     from msgspec.structs import asdict
 
@@ -130,6 +130,16 @@ def _run_command(argv: Sequence[str]) -> Any:
     return with_json_errors(run)(**asdict(prompt.flags))
 
 
+def _run_typer(argv: Sequence[str]) -> Any:
+    try:
+        return root().main(list(argv), prog_name="clinvk", standalone_mode=False)
+    except Exception as error:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            raise
+        print(_message(error))  # a group alone: its help is the answer
+        return 0
+
+
 def _report_click(error: Exception) -> int | None:
     """The exit code for an exception of click, which is reported; None for another one."""
     typer = sys.modules.get("typer")
@@ -139,9 +149,6 @@ def _report_click(error: Exception) -> int | None:
         return fail("cancelled", None, 7)
     if not isinstance(error, click_exception()):
         return None
-    if type(error).__name__ == "NoArgsIsHelpError":  # a group alone: its help is the answer
-        print(_message(error))
-        return 0
     return _fail_usage(error)
 
 

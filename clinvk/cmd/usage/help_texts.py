@@ -10,7 +10,7 @@ GROUPS = {
     "Session": (
         "--continue --anywhere --session --auto-save --to --replay --history --new --template "
         "--title --tag --ephemeral --no-wait --last --interactive --here --checkpoint --resume "
-        "--storage-backend --storage-path"
+        "--storage-backend --storage-path --skill-set --list --clear --reset"
     ),
     "Model and options": "--backend --backends --all-backends --judge --option --lenient",
     "Safety": "--dry-run --fail-on-denied --rerun-indeterminate",
