@@ -21,6 +21,7 @@ from clinvk.model.events import (
     Failed,
     Finished,
     Notice,
+    RateLimit,
     Started,
     Text,
     Thinking,
@@ -422,3 +423,13 @@ def test_an_answer_holds_the_last_text_unless_the_terminal_event_states_the_answ
     assert last in result.text or any(text in result.text for text in stated)
     if result.ok:
         assert all(text in result.text for text in stated if text.strip())
+
+
+def test_the_end_of_one_limit_is_not_the_end_of_another():
+    weekly = RateLimit(reached=True, window="seven_day")
+    fold = TurnFold(plan_with())
+    for event in (weekly, RateLimit(reached=False, window="five_hour")):
+        fold.add(event)
+    assert fold.limit == weekly
+    fold.add(RateLimit(reached=False, window="seven_day"))
+    assert fold.limit is None

@@ -133,7 +133,10 @@ class TurnFold:
                 self._last_notice = event.message
                 self._is_retrying = self._is_retrying or event.retrying
             case RateLimit():
-                self.limit = event if event.reached else None
+                if event.reached:
+                    self.limit = event
+                elif self.limit is not None and event.window in (None, self.limit.window):
+                    self.limit = None  # it is over; that of another window is not
                 return event if event.reached else None
             case Denied():
                 self._close_tool(event.id)

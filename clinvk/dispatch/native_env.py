@@ -3,7 +3,6 @@ stored with a native session, which only exists there."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Iterable, Mapping
 
 from clinvk.backend.manifest import Manifest
@@ -30,13 +29,13 @@ def stored_env(
     trusted: bool,
 ) -> tuple[dict[str, str], list[str]]:
     """The variables of the native session that differ from `env`, and notices. Those that are
-    `given` for this turn take precedence, and so does `env` if the directory is gone. What others
-    could have written is not used: a CLI may run programs that its directory names."""
+    `given` for this turn take precedence. What others could have written is not used: a CLI may run
+    programs that its directory names."""
     found = {
         name: value
         for name, value in session.native_env.get(manifest.name, {}).items()
         if name in _names(manifest, with_home=True) and name not in given
-        and env.get(name) != value and os.path.isdir(value)
+        and env.get(name) != value
     }  # fmt: skip
     if not found:
         return {}, []
