@@ -62,7 +62,7 @@ def test_sessions_of_tasks_are_listed_and_found_by_their_prompts(desk: Desk):
 
 def test_commands_of_sessions_take_what_others_take(clinvk: CommandLine, home: Home):
     clinvk("-b", "echo", "hello", "--session", "parser")
-    for args in (("parser",), ("--session", "parser"), ()):
+    for args in (("parser",), ("--session", "parser"), ("last",)):
         done = clinvk("sessions", "options", *args)
         assert (done.returncode, done.stderr) == (0, "session parser has no stored options\n")
     both = clinvk("sessions", "options", "parser", "--session", "other")

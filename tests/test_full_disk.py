@@ -155,7 +155,7 @@ def test_a_session_whose_turn_was_killed_is_deleted_from_a_full_disk(
     turn.note(recovery.turn_facts(new_marker({}), "a"))
     turn.abandon()
     fill(disk)
-    sessions.delete_from_store(reopen(), "a")
+    sessions.delete_from_store(reopen(), disk, "a")
     assert ids(reopen()) == ["b"]
 
 
@@ -297,7 +297,9 @@ def use_up(store: RedisStore, server: RedisServer) -> None:
     server.say("CONFIG", "SET", "maxmemory", "1mb")  # far above it now
 
 
-def test_sessions_are_deleted_from_a_server_without_memory(small_server: RedisServer):
+def test_sessions_are_deleted_from_a_server_without_memory(
+    small_server: RedisServer, tmp_path: Path
+):
     store = keep(RedisStore(small_server.url))
     filled(store, "a", "b", "c")
     turn = store.acquire_turn("b")
@@ -306,8 +308,8 @@ def test_sessions_are_deleted_from_a_server_without_memory(small_server: RedisSe
     kept = store.acquire_turn("c")
     use_up(store, small_server)
     fresh = keep(RedisStore(small_server.url))
-    sessions.delete_from_store(fresh, "a")
-    sessions.delete_from_store(fresh, "b")
+    sessions.delete_from_store(fresh, tmp_path, "a")
+    sessions.delete_from_store(fresh, tmp_path, "b")
     with pytest.raises(SessionError, match="is running"):
         fresh.delete("c")
     assert not {"a", "b"} & set(ids(fresh))

@@ -297,7 +297,7 @@ def test_nothing_is_told_of_a_note_that_another_clinvk_has_seen_to_meanwhile(hom
 
         told: list[str] = []
         with Late(home.path) as late:
-            sessions.delete_from_store(late, "s", told.append)
+            sessions.delete_from_store(late, home.path, "s", told.append)
             assert (told, late.find_ids("s")) == ([], [])
 
 

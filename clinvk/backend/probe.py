@@ -126,7 +126,7 @@ async def ask_version(
 
 
 async def _read_version(
-    manifest: Manifest, path: str, env: dict[str, str], seconds: float = VERSION_TIMEOUT
+    manifest: Manifest, path: str, env: dict[str, str], seconds: float | None = None
 ) -> tuple[str | None, str | None]:
     """The version that it prints, or an error."""
     if manifest.command == "$python":
@@ -136,6 +136,7 @@ async def _read_version(
         env_changes={},
     )  # fmt: skip
     asked = " ".join(manifest.version)
+    seconds = seconds or VERSION_TIMEOUT
     try:
         code, printed = await _run_program(command, seconds)
     except ClinvkError as error:

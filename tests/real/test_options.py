@@ -157,13 +157,15 @@ def test_an_answer_that_does_not_fit_is_no_success(user: User) -> None:
 
 
 @pytest.mark.parametrize("backend", ["gemini"], indirect=True)
-def test_a_schema_that_cannot_be_kept_is_refused(user: User) -> None:
+def test_a_cli_without_an_option_for_a_schema_is_told_it_and_asked_again(user: User) -> None:
     (user.home.project / "schema.json").write_text(json.dumps(SCHEMA))
 
     answer = user.result("--schema", "schema.json", "who is it?", code=1)
 
-    assert "schema" in answer["error"]["message"]
-    assert user.models.requests == []
+    assert (answer["error"]["kind"], answer["structured_attempts"]) == ("schema", 2)
+    first, again = (request.last for request in user.models.requests)
+    assert json.dumps(SCHEMA) in first
+    assert "cannot be used: the answer does not match the schema" in again
 
 
 def test_a_claude_around_us_is_no_hindrance(user: User) -> None:

@@ -50,11 +50,12 @@ def open_manager(config: Path | None) -> SessionManager:
     return until_end(SessionManager(open_configured_store(loaded), loaded.home, config=loaded))
 
 
-def open_lookup(config: Path | None) -> SessionLookup:
+def open_lookup(config: Path | Loaded | None) -> SessionLookup:
     """The lookup in the configured sessions."""
     from clinvk.sessions.lookup import SessionLookup  # not needed to list sessions
 
-    return SessionLookup(open_configured_store(opt.load_config(config)))
+    loaded = opt.load_config(config) if config is None or isinstance(config, Path) else config
+    return SessionLookup(open_configured_store(loaded))
 
 
 def find_id(sessions: SessionManager, text: str) -> str:

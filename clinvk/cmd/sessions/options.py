@@ -16,6 +16,7 @@ from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, TurnOptions, with_turn_options
 from clinvk.cmd.sessions.common import VERSION, open_lookup
 from clinvk.cmd.sessions.option_words import CLEARED, OF_USER, Cleared, split_cleared
+from clinvk.config.schema import Loaded
 from clinvk.config.stored_options import (
     STORABLE,
     StoredOptions,
@@ -76,8 +77,9 @@ def options_(
     `clinvk session --temperature 0.7` is the same as `clinvk sessions options --temperature 0.7`. A
     value on the command line of a prompt overrides a stored one for that prompt. Tasks of `parallel`,
     `chain` and `compare` do not use them."""
-    home = opt.load_config(config).home
-    found = _find_session(session_id, session, config)
+    loaded = opt.load_config(config)
+    home = loaded.home
+    found = _find_session(session_id, session, loaded)
     cleared: Cleared | None = ctx.meta.get(CLEARED) if clear else None
     given = _Given(opt.read_options(options), option or [], skill_set or [], template)
     if (reset and (clear or given.any)) or (clear and given.any):
@@ -94,7 +96,7 @@ def options_(
     elif cleared:
         _clear(home, found, cleared, as_json=as_json)
     elif given.any:
-        _store(home, found, given, config, as_json=as_json)
+        _store(home, found, given, loaded, as_json=as_json)
     if show_list or as_json or not (reset or cleared or given.any):
         _show(read_options_file(home).of(key), found, as_json=as_json)
 
@@ -112,13 +114,13 @@ class _Given(Struct, frozen=True):
         return bool(self.options or self.pairs or self.skills or self.template is not None)
 
 
-def _find_session(argument: str | None, flag: str | None, config: Path | None) -> Session | None:
+def _find_session(argument: str | None, flag: str | None, loaded: Loaded) -> Session | None:
     if argument and flag and argument != flag:
         raise UsageError(
             f"{argument} and --session {flag} cannot be used together", "leave out one of them"
         )
     text = argument or flag
-    return open_lookup(config).lookup_or_last(text) if text else None
+    return open_lookup(loaded).lookup_or_last(text) if text else None
 
 
 def _whom(session: Session | None) -> str:
@@ -126,7 +128,7 @@ def _whom(session: Session | None) -> str:
 
 
 def _store(
-    home: Path, session: Session | None, given: _Given, config: Path | None, *, as_json: bool
+    home: Path, session: Session | None, given: _Given, loaded: Loaded, *, as_json: bool
 ) -> None:
     # Only where something is stored.
     from clinvk.backend.catalog import Catalog
@@ -156,7 +158,6 @@ def _store(
     )
     shown = [f"{name} {value}" for name, value in _rows(options, given.skills, given.template)]
     _tell(f"Stored for {_whom(session)}: {', '.join(shown)}.", as_json)
-    loaded = opt.load_config(config)
     backend = (session and session.backend) or loaded.config.default_backend
     for text in explain_lacking(options, backend, catalog):
         printer.Printer.for_errors(printer.color.get()).notice(text)
