@@ -427,7 +427,7 @@ def test_json_is_one_object_of_a_known_shape(clinvk: CommandLine, home: Home):
     assert data["content"] == "turn 1: hello"
     assert data["session_id"] == home.ids()[0]
     assert data["usage"] == {
-        "input": 100, "output": 10, "cached": 20, "cache_write": 0, "reasoning": 0, "total": 110,
+        "input": 100, "output": 10, "cached": 20, "cache_write": None, "reasoning": None, "total": 110,
     }  # fmt: skip
     assert data["cost"] == {"usd": 1.0, "source": "reported"}
     assert data["error"] is None
