@@ -124,7 +124,7 @@ def test_a_value_that_is_no_yaml_is_a_text():
 
 
 def test_a_line_that_is_nested_without_end_is_not_read(clinvk: CommandLine, home: Home):
-    deep = json.dumps({"type": "text"})[:-1] + ', "text": ' + "[" * 5_000 + "]" * 5_000 + "}"
+    deep = json.dumps({"type": "text"})[:-1] + ', "text": ' + "[" * 20_000 + "]" * 20_000 + "}"
     (home.path.parent / "deep").write_text(deep + "\n")
     home.backend("deep", f"cat >/dev/null; cat {home.path.parent}/deep\n")
     done = clinvk("-b", "deep", "hi")
