@@ -15,6 +15,7 @@ from clinvk.api.client import read_messages
 from clinvk.errors import UsageError
 from clinvk.testing import fake_backend
 from tests.conftest import Home
+from tests.stores import keep
 
 EVENTS = [
     {"when": "type == 'delta'", "emit": "delta", "set": {"text": "text"}},
@@ -43,7 +44,7 @@ def test_a_completion_has_the_shape_of_a_chat_api_and_keeps_nothing(home: Home):
     assert data["choices"][0]["message"] == {"role": "assistant", "content": reply.result.text}
     assert data["object"] == "chat.completion"
     assert "result" not in data
-    assert SessionManager().list_sessions() == []
+    assert keep(SessionManager()).list_sessions() == []
 
 
 def test_a_model_names_a_backend_or_a_model_of_one(home: Home):
@@ -82,7 +83,7 @@ def test_a_named_session_is_continued_and_gets_only_what_is_new(home: Home):
     first = create(model="echo", messages=[said("one")], session="talk")
     messages = [said("one"), said(first.choices[0].message.content, "assistant"), said("two")]
     create(model="echo", messages=messages, session="talk")
-    kept = SessionManager().get_messages("talk")
+    kept = keep(SessionManager()).get_messages("talk")
     assert [m.content for m in kept if m.role == "user"] == ["one", "two"]
 
 
@@ -184,7 +185,7 @@ def test_an_agent_continues_its_conversation(home: Home):
     agent = Agent(name="Assistant", instructions="Be brief.")
     assert "one" in agent.start("one")
     agent.start("two")
-    [session] = SessionManager().list_sessions()
+    [session] = keep(SessionManager()).list_sessions()
     assert session.turns == 2
     assert agent.result is not None
     assert agent.result.session_id == session.id
@@ -194,7 +195,7 @@ def test_an_agent_with_memory_is_continued_by_a_later_program(home: Home):
     Agent(name="A", memory=MemoryConfig(auto_save="my-project")).start("one")
     Agent(name="B", memory=MemoryConfig(auto_save="my-project")).start("two")
     Agent(name="Code Réviewer!", memory=True).start("three")
-    manager = SessionManager()
+    manager = keep(SessionManager())
     asked = [m.content for m in manager.get_messages("my-project") if m.role == "user"]
     assert asked == ["one", "two"]
     assert manager.get_session("code-reviewer").turns == 1

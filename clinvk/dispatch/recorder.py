@@ -162,7 +162,8 @@ class Recorder:
         natives = dict(session.native_ids)
         if result.native_id:
             natives[self.backend] = result.native_id
-            session = replace(session, backend=self.backend)
+            env = with_native_env(session.native_env, self.plan)  # of a turn that ended at once
+            session = replace(session, backend=self.backend, native_env=env)
             if totals:
                 session = replace(session, totals=session.totals | {result.native_id: totals})
         elif (new_id := self.plan.command.new_id) and natives.get(self.backend) == new_id:
