@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import clinvk as api
 from clinvk.dispatch.answer_schema import AnswerSchema
+from clinvk.dispatch.series.schema_repair import RepairedTurn
 from clinvk.errors import UsageError
 from clinvk.testing import fake_backend
 from clinvk.text.json_answer import NoJson, last_value
@@ -198,3 +199,24 @@ def test_a_schema_file_is_named_where_it_is_not_json(
     path = tmp_path / "x.json"
     path.write_text("{")
     assert f"{path}: not JSON" in refused(clinvk, "--schema", str(path), "x", code=3).stderr
+
+
+@pytest.mark.anyio
+async def test_an_answer_is_kept_if_its_session_is_gone_when_it_is_to_be_corrected(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CLINVK_HOME", str(home.path))
+    fake_backend(home.path, "codex", answers="no JSON")
+    with api.Dispatcher() as dispatcher:
+
+        def open_turn(request: api.Request, notify: Any) -> Any:
+            if request.session is not None:
+                raise api.SessionError("the session was deleted")
+            return dispatcher._stream_limited(request, notify)
+
+        request = api.Request(prompt="count", backend="codex", options={"schema": TEXT})
+        async with RepairedTurn(open_turn, request, lambda _: None) as run:
+            *_, last = [event async for event in run]
+    assert isinstance(last, api.Failed)
+    assert (run.result.text, run.result.error.kind) == ("no JSON", "schema")
+    assert run.result.error.hint == "asking again failed: the session was deleted"

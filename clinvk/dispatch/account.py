@@ -33,9 +33,9 @@ class Account(Struct, frozen=True):
 
 
 def find_account(manifest: Manifest, env: Mapping[str, str]) -> Account:
-    """The account that the CLI uses with this environment. Accounts are told apart by the CLI's
-    directory, the keys in the environment and the manifest's `login.account`; without any of
-    these, by the content of the login's file."""
+    """The account that the CLI uses with this environment. A different directory of the CLI is a
+    different account, and so are different keys in the environment and values of the manifest's
+    `login.account`; without any of these, a login file with different content."""
     # Only if there is a rate limit to remember.
     from hashlib import sha256
 

@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import anyio
 from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.backend.options import BACKEND_SPECIFIC
 from clinvk.dispatch.limit_check import format_time
-from clinvk.dispatch.series.turn_series import Open, TurnSeries
-from clinvk.errors import ConfigError, LimitError, NotInstalledError, UsageError
-from clinvk.model.events import Event, Failed, Notice
+from clinvk.dispatch.series.turn_series import NextTurn, Open, TurnSeries
+from clinvk.errors import ClinvkError, ConfigError, LimitError, NotInstalledError, UsageError
+from clinvk.model.events import Failed
 from clinvk.model.request import Request
-from clinvk.model.result import Failure, Result, describe_failure
+from clinvk.model.result import Failure, Result
 from clinvk.model.session_ref import SessionById
 from clinvk.process import wall_clock
 from clinvk.text.duration import format_duration
@@ -77,6 +76,8 @@ def split_names(names: Any) -> tuple[str, ...]:
 class LimitedTurn(TurnSeries):
     """Looks like a `Turn`. Its events and its usage are those of all attempts."""
 
+    kind = "limit"
+
     def __init__(
         self,
         open_turn: Open,
@@ -93,29 +94,19 @@ class LimitedTurn(TurnSeries):
         self._limits: dict[str, datetime | None] = {}  # those at a limit, and when it ends
         self._requests: dict[str, Request] = {}  # the request of each
         self._waits = 0
-        self._next: _Next | None = None
 
-    @property
-    def is_between_turns(self) -> bool:
-        return self._next is not None
-
-    async def __anext__(self) -> Event:
-        if self._result is not None:
-            raise StopAsyncIteration
-        if self._next is not None and (event := await self._continue(self._next)):
-            return event
-        event = await self._current.__anext__()
-        if not (isinstance(event, Failed) and event.kind == "limit") or self._cancelled:
-            return event
-        result = self._current.result
+    def _choose_next(self, event: Failed, result: Result) -> NextTurn | None:
         self._note_limit(result.backend, event.retry_at, self._request)
-        following = self._choose(result)
-        if following is None:
-            return event
-        self._ended.append(result)
-        self._next = following
-        said = describe_failure(result.backend, event.message)
-        return Notice(message=f"{said}; {following.notice}")
+        return self._choose(result)
+
+    async def _open_next(self, following: NextTurn) -> None:
+        await self._prepare(following)
+        await self._start()
+
+    def _explain(self, error: ClinvkError, last: Result) -> Failure | None:
+        if isinstance(error, LimitError):
+            return Failure("limit", error.message, error.hint, error.retry_at)
+        return last.error
 
     # How it continues.
 
@@ -146,36 +137,13 @@ class LimitedTurn(TurnSeries):
             else:
                 return
 
-    async def _continue(self, following: _Next) -> Event | None:
-        """Open the next turn; the last event instead if it was cancelled or could not be."""
-        last = self._ended[-1]
-        with anyio.CancelScope() as self._scope:
-            await self._close(None, None, None)
-            try:
-                await self._prepare(following)
-                await self._start()
-            except LimitError as error:
-                return self._end(Failure("limit", error.message, error.hint, error.retry_at))
-            except (NotInstalledError, ConfigError, UsageError):
-                return self._end(last.error)
-        cancelled = self._scope.cancelled_caught
-        self._scope = self._next = None
-        if cancelled:
-            return self._end(Failure("cancelled", self._cancelled or "cancelled"))
-        self._pass_on_cancel()
-        return None
-
-    def _end(self, failure: Failure | None) -> Event:
-        self._next = None
-        return self._give_up(failure, "limit")
-
-    def _choose(self, ended: Result | None) -> _Next | None:
+    def _choose(self, ended: Result | None) -> NextTurn | None:
         """The next backend of the policy, or a wait; None if there is neither."""
         while self._left:
             name = self._left.pop(0)
             if name not in self._limits:
                 request = _switched(self._first, name)
-                return _Next(
+                return NextTurn(
                     _again(request, ended), f"using {name} instead{_left_out(self._first)}"
                 )
         if not self._policy.waits:
@@ -187,7 +155,7 @@ class LimitedTurn(TurnSeries):
             return None
         self._waits += 1
         request = _again(self._requests[name], ended)
-        return _Next(request, f"waiting until {format_time(until)} (Ctrl-C to cancel)", until)
+        return NextTurn(request, f"waiting until {format_time(until)} (Ctrl-C to cancel)", until)
 
     def _earliest(self) -> tuple[str, datetime]:
         """The backend whose limit ends first, and when. An unknown end is some time ahead, and so is
@@ -202,7 +170,7 @@ class LimitedTurn(TurnSeries):
         }
         return min(ends.items(), key=lambda item: item[1])
 
-    async def _prepare(self, following: _Next) -> None:
+    async def _prepare(self, following: NextTurn) -> None:
         if following.until is not None:
             await wall_clock.sleep_until(following.until, self._clock)
             self._left, self._limits = list(self._policy.to), {}
@@ -231,14 +199,6 @@ class LimitedTurn(TurnSeries):
         text = f"{error.message}, which is more than {format_duration(most)} ahead (max_wait)"
         hint = "allow more with --max-wait, or use another backend with --fallback BACKEND"
         return LimitError(text, hint, backend=error.backend, retry_at=error.retry_at)
-
-
-class _Next(Struct, frozen=True):
-    """How it continues: with this request, at this time."""
-
-    request: Request
-    notice: str
-    until: datetime | None = None
 
 
 def _switched(request: Request, backend: str) -> Request:

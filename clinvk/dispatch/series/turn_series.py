@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Self
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import anyio
+from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.model.events import Event, Failed
+from clinvk.errors import ClinvkError
+from clinvk.model.events import Event, Failed, Notice
 from clinvk.model.request import Request
-from clinvk.model.result import EXIT_CODES, Denial, Failure, Result
+from clinvk.model.result import EXIT_CODES, Denial, Failure, Result, describe_failure
 from clinvk.model.usage import sum_costs
 
 if TYPE_CHECKING:
@@ -22,8 +25,19 @@ if TYPE_CHECKING:
 Open = Callable[[Request, Callable[[str], None]], AbstractAsyncContextManager["Turn | TurnSeries"]]
 
 
+class NextTurn(Struct, frozen=True):
+    """The turn that follows: its request, what the user is told, and when it may begin."""
+
+    request: Request
+    notice: str
+    until: datetime | None = None
+
+
 class TurnSeries:
-    """Looks like a `Turn`. Its events, its usage and its cost are those of all turns."""
+    """Looks like a `Turn`. Its events, its usage and its cost are those of all turns. A subclass
+    says which turn follows one that failed, and of which `kind` of failure."""
+
+    kind: ClassVar[str]
 
     def __init__(self, open_turn: Open, request: Request, notify: Callable[[str], None]) -> None:
         self._open_turn = open_turn
@@ -32,7 +46,8 @@ class TurnSeries:
         self._context: AbstractAsyncContextManager[Turn | TurnSeries] | None = None
         self._turn: Turn | TurnSeries | None = None
         self._ended: list[Result] = []  # of the turns before the current one
-        self._scope: anyio.CancelScope | None = None  # while no turn runs
+        self._next: NextTurn | None = None
+        self._scope: anyio.CancelScope | None = None  # while the next turn is being opened
         self._cancelled: str | None = None
         self._result: Result | None = None
 
@@ -43,14 +58,26 @@ class TurnSeries:
     async def __aexit__(self, *error: object) -> None:
         await self._close(*error)
 
-    @property
-    def is_between_turns(self) -> bool:
-        raise NotImplementedError
-
     async def _start(self) -> None:
         await self._open()
 
+    def _choose_next(self, event: Failed, result: Result) -> NextTurn | None:
+        """The turn after the one that ended with this event; None if there is none."""
+        raise NotImplementedError
+
+    async def _open_next(self, following: NextTurn) -> None:
+        self._request = following.request
+        await self._open()
+
+    def _explain(self, error: ClinvkError, last: Result) -> Failure | None:
+        """The failure of a series whose next turn could not be opened."""
+        raise NotImplementedError
+
     # As of a turn.
+
+    @property
+    def is_between_turns(self) -> bool:
+        return self._next is not None
 
     @property
     def plan(self) -> TurnPlan:
@@ -91,23 +118,46 @@ class TurnSeries:
         else:
             self._current.cancel(reason, now=now)
 
-    def _pass_on_cancel(self) -> None:
-        """Cancel the turn that has just been opened, if that was asked for too late to prevent
-        it."""
-        if self._cancelled is not None:
-            self._current.cancel(self._cancelled)
-
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Event:
-        raise NotImplementedError
+        if self._result is not None:
+            raise StopAsyncIteration
+        if self._next is not None and (event := await self._continue(self._next)):
+            return event
+        event = await self._current.__anext__()
+        if not (isinstance(event, Failed) and event.kind == self.kind) or self._cancelled:
+            return event
+        result = self._current.result
+        self._next = self._choose_next(event, result)
+        if self._next is None:
+            return event
+        self._ended.append(result)
+        said = describe_failure(result.backend, event.message)
+        return Notice(message=f"{said}; {self._next.notice}")
 
-    def _give_up(self, failure: Failure | None, otherwise: str) -> Event:
-        """End with the last turn, and this failure; `otherwise` is its kind if there is none."""
+    async def _continue(self, following: NextTurn) -> Event | None:
+        """Open the next turn; the last event instead if it was cancelled or could not be."""
+        with anyio.CancelScope() as self._scope:
+            await self._close(None, None, None)
+            try:
+                await self._open_next(following)
+            except ClinvkError as error:
+                return self._give_up(self._explain(error, self._ended[-1]))
+        cancelled = self._scope.cancelled_caught
+        self._scope = self._next = None
+        if cancelled:
+            return self._give_up(Failure("cancelled", self._cancelled or "cancelled"))
+        if self._cancelled is not None:  # too late to prevent the turn
+            self._current.cancel(self._cancelled)
+        return None
+
+    def _give_up(self, failure: Failure | None) -> Event:
+        """End with the last turn, and this failure."""
         last = self._ended.pop()
-        self._scope = None
-        failure = failure or Failure(otherwise, otherwise)
+        self._scope = self._next = None
+        failure = failure or Failure(self.kind, self.kind)
         code = EXIT_CODES.get(failure.kind, last.exit_code)
         self._result = self._combine(replace(last, error=failure, exit_code=code))
         return Failed(
