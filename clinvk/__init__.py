@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         check_manifest,
         probe_backends,
     )
-    from clinvk.api.client import AsyncClient, ChatCompletion, ChatCompletionChunk, Client
+    from clinvk.api.chat_objects import ChatCompletion, ChatCompletionChunk
+    from clinvk.api.client import AsyncClient, Client
     from clinvk.api.prompt import arun, run
     from clinvk.api.runs import (
         acancel_run,
@@ -94,7 +95,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "api.agent": ("Agent", "MemoryConfig"),
     "api.backends": ("ManifestCheck", "aprobe_backends", "check_manifest", "probe_backends"),
-    "api.client": ("AsyncClient", "ChatCompletion", "ChatCompletionChunk", "Client"),
+    "api.chat_objects": ("ChatCompletion", "ChatCompletionChunk"),
+    "api.client": ("AsyncClient", "Client"),
     "api.prompt": ("arun", "run"),
     "api.runs": (
         "acancel_run", "afollow_run", "cancel_run", "clean_runs", "delete_run", "follow_run",

@@ -11,7 +11,7 @@ import pytest
 
 import clinvk
 from clinvk import Agent, AsyncClient, Client, MemoryConfig, Message, SessionManager, TurnError
-from clinvk.api.client import read_messages
+from clinvk.api.chat_objects import read_messages
 from clinvk.errors import UsageError
 from clinvk.testing import fake_backend
 from tests.conftest import Home
