@@ -64,8 +64,11 @@ types: $(VENV)/.dev ## Check types with mypy and pyright
 	$(BIN)/mypy
 	$(BIN)/pyright
 
+# Not with --clean, which would also delete the CLIs that the tests keep in .cache.
 docs: $(VENV)/.docs ## Build the documentation, strictly
-	$(BIN)/zensical build --clean --strict
+	rm -rf build/docs
+	mkdir -p .cache && find .cache -maxdepth 1 -type f -delete
+	$(BIN)/zensical build --strict
 	@echo "the documentation is in build/docs/index.html"
 
 bench: $(VENV)/.test ## Measure speed and size
