@@ -107,6 +107,22 @@ def test_several_may_clean_at_the_same_time(desk: Desk):
     assert RunStore(desk.home.path).ids() == []
 
 
+def test_a_run_deleted_while_another_process_was_about_to_lock_it_stays_deleted(desk: Desk):
+    folder = desk.at(desk.made("a"))
+    folder.delete()
+    with pytest.raises(RunNotFound, match="has been deleted"):
+        folder.lock()
+    assert list((desk.home.path / "runs").iterdir()) == []
+
+
+def test_what_a_killed_deletion_left_is_no_run_and_goes_with_the_next_cleaning(desk: Desk):
+    path = desk.at(desk.made("a")).path
+    path.rename(path.with_name(f".deleted-{path.name}-0123abcd"))
+    assert RunStore(desk.home.path).ids() == []
+    assert clean(desk, "1d") == []
+    assert list((desk.home.path / "runs").iterdir()) == []
+
+
 def test_a_run_is_deleted_by_the_beginning_of_its_id_a_damaged_one_too(desk: Desk):
     run_id = desk.made("a")
     (desk.at(run_id).path / "plan.json").write_text("{")

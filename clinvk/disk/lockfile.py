@@ -55,10 +55,12 @@ class NamedLocks:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def acquire(self, session_id: str) -> HeldLock | None:
+    def acquire(self, session_id: str, *, create_folder: bool = True) -> HeldLock | None:
+        """The lock; None if another process holds it. Without `create_folder`, raises
+        `FileNotFoundError` if the directory does not exist. Raises `SessionError`."""
         path = f"{self.folder}/{session_id}"
         while True:
-            fd = open_lock(path)
+            fd = open_lock(path, create_folder=create_folder)
             try:
                 locked = try_lock(fd, path)
             except WouldWait:
@@ -160,15 +162,19 @@ def _wait_for_lock(fd: int, path: str | Path, timeout: float | None) -> None:
             return
 
 
-def open_lock(path: str | Path) -> int:
+def open_lock(path: str | Path, *, create_folder: bool = True) -> int:
     flags = os.O_RDWR | os.O_CREAT
     try:
         try:
             return open_own(path, flags)
         except FileNotFoundError:
+            if not create_folder:
+                raise
             make_folder(os.path.dirname(path))
             return open_own(path, flags)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not create_folder:
+            raise
         raise file_error("write", path, error) from error
 
 

@@ -38,6 +38,9 @@ class RunNotFound(SessionError, FileNotFoundError):  # noqa: N818 - reads as wha
     """There is no run with that id or prefix."""
 
 
+DELETED = ".deleted-"  # beginning of the name of a run while its files are being removed
+
+
 class RunStore:
     """The runs below a home."""
 
@@ -67,11 +70,20 @@ class RunStore:
 
     def ids(self) -> list[str]:
         try:
-            return [e.name for e in os.scandir(self.folder) if e.is_dir()]
+            return [
+                e.name
+                for e in os.scandir(self.folder)
+                if not e.name.startswith(DELETED) and e.is_dir()
+            ]
         except FileNotFoundError:
             return []
         except OSError as error:
             raise file_error("read", self.folder, error) from error
+
+    def remove_remains(self) -> None:
+        """Remove what deletions left that were killed on the way."""
+        for path in self.folder.glob(f"{DELETED}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def find(self, text: str) -> RunFolder:
         """The run with this id, or this unique prefix of one; `last` is the newest. Raises
@@ -305,8 +317,13 @@ class RunFolder:
 
     def lock(self) -> HeldLock:
         """The lock that allows driving the run, until it is closed. Raises `SessionError` if
-        another process holds it."""
-        turn = NamedLocks(self.path).acquire(LOCK_NAME)
+        another process holds it, `RunNotFound` if it has been deleted meanwhile."""
+        try:
+            turn = NamedLocks(self.path).acquire(LOCK_NAME, create_folder=False)
+        except FileNotFoundError as error:
+            raise RunNotFound(
+                f"run {self.id} has been deleted", "see them all: clinvk runs list"
+            ) from error
         if turn is None:
             raise SessionError(
                 f"run {self.id} is running",
@@ -353,8 +370,18 @@ class RunFolder:
 
     def delete_locked(self) -> None:
         """The same, for a caller that holds its lock."""
+        # Renamed first: a process that is about to lock it finds all of it or nothing.
+        doomed = self.path.with_name(f"{DELETED}{self.id}-{os.urandom(4).hex()}")
         try:
-            shutil.rmtree(self.path)
+            self.path.rename(doomed)
+            try:
+                shutil.rmtree(doomed)
+            except FileNotFoundError:  # another process removes the rest
+                return
+            except OSError:
+                with suppress(OSError):
+                    doomed.rename(self.path)
+                raise
         except OSError as error:
             raise file_error("delete", self.path, error) from error
 

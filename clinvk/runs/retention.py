@@ -53,8 +53,10 @@ def clean(
             if not dry_run:
                 folder.delete()
             deleted.append(folder.id)
-        except SessionError:  # it has been resumed meanwhile
+        except SessionError:  # it has been resumed or deleted meanwhile
             continue
+    if not dry_run:
+        runs.remove_remains()
     return deleted
 
 
