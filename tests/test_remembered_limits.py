@@ -139,12 +139,12 @@ def test_a_file_that_cannot_be_read_counts_as_empty(store: LimitStore, content: 
 
 
 def test_limits_are_cleared_by_backend(store: LimitStore):
-    codex = Account("codex", "0", None)
-    for account in (ACCOUNT, OTHER, codex):
+    codex, longer = Account("codex", "0", None), Account("claude.work", "0", None)
+    for account in (ACCOUNT, OTHER, codex, longer):
         store.record(account, limit())
     assert store.clear("claude") == 2
-    assert [entry["backend"] for entry in list_limits(store)] == ["codex"]
-    assert store.clear() == 1
+    assert [entry["backend"] for entry in list_limits(store)] == ["claude.work", "codex"]
+    assert store.clear() == 2
     assert store.clear() == 0
     assert not store.folder.exists()
 

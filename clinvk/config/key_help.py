@@ -31,8 +31,8 @@ _KEYS = {
         "variables for the CLI; their values are not shown",
     ),
     "unified_flags.exit_timeout_secs": KeyHelp(
-        "seconds without output after which a CLI that has reported its result, and does not exit, "
-        "is ended. The result counts",
+        "seconds after which a CLI that has reported its result, and does not exit, is ended. Each "
+        "event starts the time again. The result counts",
         "end a CLI that does not exit so long after its result",
         default="the backend's, 15",
     ),

@@ -127,7 +127,8 @@ class LimitStore:
         try:
             with self._locked() as is_open:
                 for name in self._names() if is_open else ():
-                    if backend is None or name.startswith(f"{backend}."):
+                    # A backend's name may contain a period; the id and the suffix do not.
+                    if backend is None or name.rsplit(".", 2)[0] == backend:
                         stored = _read(self.folder / name)
                         count += len(self._plausible(stored))
                         self._delete(self.folder / name)

@@ -352,7 +352,7 @@ TURN_OPTIONS = (
     Option(
         name="exit_timeout",
         type=float,
-        help="Seconds without output after which a CLI that has reported its result is ended.",
+        help="Seconds without an event after which a CLI that has reported its result is ended.",
         group="Limits",
         config_name="exit_timeout_secs",
         config=("unified_flags",),
