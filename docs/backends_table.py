@@ -56,7 +56,7 @@ def table() -> str:
     rows += [
         _row(f"`{flag}`", name, backends)
         for name, flag in FLAGS.items()
-        if name not in CHOICES and not BY_NAME[name].everywhere
+        if name not in CHOICES and not (BY_NAME[name].everywhere or BY_NAME[name].own)
     ]
     for name, choices in CHOICES.items():
         for choice in choices[1:]:  # every backend has its default

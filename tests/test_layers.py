@@ -23,6 +23,7 @@ LAYERS = [
     ["html", "sessions.native"],
     ["backend", "store", "runs"],
     ["plans", "sessions"],
+    ["knowledge"],
     ["dispatch", "reports"],
     ["engine"],
     ["api", "terminal"],

@@ -17,7 +17,7 @@ from clinvk.model.option_table import CHOICES, OPTIONS
 from clinvk.process.command import Command
 from clinvk.text.values import os_problem, sound
 
-EVERYWHERE = tuple(option.name for option in OPTIONS if option.everywhere)
+EVERYWHERE = tuple(option.name for option in OPTIONS if option.everywhere or option.own)
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 

@@ -28,6 +28,10 @@ COMMANDS = {
     "runs": ("runs.group", "List, show, watch, resume, retry and delete runs of tasks."),
     "checkpoints": ("checkpoints", "Manage checkpoints of resumable chains."),
     "sessions": ("sessions.group", "List, show, search, export and delete sessions."),
+    "memory": (
+        "knowledge.memory",
+        "Store, list and forget notes, which --memory adds to a prompt.",
+    ),
     "templates": ("templates", "List and show templates for new sessions."),
     "skills": ("setup.skills", "List and show skills for new sessions."),
     "init": ("setup.init", "Choose the default backend and write the configuration."),

@@ -27,6 +27,7 @@ from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.config.stored_options import NOTHING_STORED, StoredOptions, read_options_file
 from clinvk.disk.closing import Closing
+from clinvk.disk.waiting import check_may_block
 from clinvk.dispatch.limit_check import (
     check_limit,
     find_limit,
@@ -39,7 +40,7 @@ from clinvk.dispatch.off_loop import ENDED_TIMEOUT, StoreCalls
 from clinvk.dispatch.recorder import Recorder, prompt_messages, with_native_env, with_prompt
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import LimitError, SessionError, UsageError
-from clinvk.model.option_table import OPTIONS, OWN_OPTIONS
+from clinvk.model.option_table import CONTEXT_OPTIONS, OPTIONS, OWN_OPTIONS
 from clinvk.model.option_values import value_problem
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from clinvk.dispatch.answer_schema import AnswerSchema
     from clinvk.dispatch.series.turn_series import TurnSeries
     from clinvk.dispatch.turn import Turn
+    from clinvk.knowledge.context import Context
 
 __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
 
@@ -158,7 +160,8 @@ class Dispatcher(Closing):
         marker = new_marker(self.env)
         home = self.config.home
         if request.ephemeral:
-            plan = await self._plan_when_known(no_calls, request, None)
+            is_quick = not any(request.options.get(name) for name in CONTEXT_OPTIONS)
+            plan = await self._plan_when_known(no_calls if is_quick else in_thread, request, None)
             check_limit(plan, home)
             async with _start_turn(self, plan, marker, None) as run:
                 yield run
@@ -182,7 +185,7 @@ class Dispatcher(Closing):
                 plan = (
                     replace(plan, session=session)
                     if new
-                    else await self._plan_when_known(calls, request, current)
+                    else await self._plan_when_known(calls, request, current, plan.context)
                 )
                 check_limit(plan, home)  # another process may have met one meanwhile
                 async with _start_turn(self, plan, marker, calls, new=new) as run:
@@ -235,7 +238,15 @@ class Dispatcher(Closing):
             await ask_version(needed.manifest, needed.program, env, self.config.home)
         return await calls(partial(self._plan, *args))
 
-    def _plan(self, request: Request, session: Session | None, *, ask: bool = True) -> TurnPlan:
+    def _plan(
+        self,
+        request: Request,
+        session: Session | None,
+        context: Context | None = None,
+        *,
+        ask: bool = True,
+    ) -> TurnPlan:
+        """`context` is what an earlier plan of the same request has added to the prompt."""
         if not request.prompt.strip():
             raise UsageError("the prompt is empty", 'try: clinvk "explain this directory"')
         choice = self.selector.select(
@@ -249,7 +260,13 @@ class Dispatcher(Closing):
         wanted, permitted = self._wanted(
             request, session, manifest.name, template_options(begins, self.config.home)
         )
-        prompt, carried = self._build_prompt(request, session, manifest, native_id or forks, wanted)
+        own = {name: wanted.pop(name) for name in OWN_OPTIONS if name in wanted}
+        if context is None:
+            context = self._find_context(request, session, own)
+        prompt = context.put_before(request.prompt) if context else request.prompt
+        prompt, carried = self._build_prompt(
+            request, prompt, session, manifest, native_id or forks, wanted
+        )
         metadata: dict[str, Any] = {}
         if begins:
             above, metadata = begin_with(begins, wanted, manifest, self.config.home)
@@ -261,7 +278,6 @@ class Dispatcher(Closing):
                 resumes=(native_id or forks) is not None,
             )  # fmt: skip
         begun = self._begun(session, wanted) if session and native_id else None
-        own = {name: wanted.pop(name) for name in OWN_OPTIONS if name in wanted}
         schema = None
         if "schema" in wanted:
             schema = _read_schema(wanted["schema"].value)
@@ -307,6 +323,7 @@ class Dispatcher(Closing):
             *choice.notices,
             *permitted,
             *carried,
+            *(context.notices if context else ()),
             *dropped,
             *_lacking(settings),
             *command.notices,
@@ -318,8 +335,22 @@ class Dispatcher(Closing):
             request, manifest, session, native_id, forks, before, settings | own, command, timeout,
             said, self.config.home, self.config.config.unified_flags.exit_timeout_secs,
             env_to_store(manifest, command.env, given, request.secrets), schema,
-            begins.template, metadata,
+            begins.template, metadata, context,
         )  # fmt: skip
+
+    def _find_context(
+        self, request: Request, session: Session | None, settings: Mapping[str, Setting]
+    ) -> Context | None:
+        """What the options add to the prompt; None without any of them."""
+        wanted = {n: s.value for n, s in settings.items() if n in CONTEXT_OPTIONS and s.value}
+        if not wanted:
+            return None
+        # Only with one of the options.
+        from clinvk.knowledge.context import find_context
+
+        check_may_block()
+        directory = os.path.realpath(_working_directory(request, session))
+        return find_context(wanted, self.config.home, directory)
 
     def _begins_with(
         self, request: Request, session: Session | None, native_id: str | None
@@ -406,13 +437,14 @@ class Dispatcher(Closing):
     def _build_prompt(
         self,
         request: Request,
+        prompt: str,
         session: Session | None,
         manifest: Manifest,
         native_id: str | None,
         settings: dict[str, Setting],
     ) -> tuple[str, list[str]]:
         """The prompt with the earlier turns that the backend needs, and notices about that."""
-        prompt, carried = request.prompt, None
+        carried = None
         if session is None and not request.history:
             return prompt, []
         # A new session, as most are, has nothing to hand over.
@@ -569,6 +601,14 @@ def _state(plan: TurnPlan, home: Path) -> Iterator[None]:
             native.remove_state(home, name, command.new_id)
         elif before not in (None, command.new_id):
             native.remove_state(home, name, before or "")
+
+
+async def in_thread(function: Callable[[], TurnPlan]) -> TurnPlan:
+    """Call it in a thread: it reads files."""
+    # Anyio, 45 ms: needed only once something runs.
+    from clinvk.process import threads
+
+    return await threads.in_thread(function)
 
 
 async def no_calls(function: Callable[[], TurnPlan]) -> TurnPlan:

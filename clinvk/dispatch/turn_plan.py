@@ -15,6 +15,7 @@ from clinvk.process.command import Command
 
 if TYPE_CHECKING:
     from clinvk.dispatch.answer_schema import AnswerSchema
+    from clinvk.knowledge.context import Context
 
 
 class TurnPlan(Struct, frozen=True):
@@ -36,3 +37,4 @@ class TurnPlan(Struct, frozen=True):
     schema: AnswerSchema | None = None  # that the answer has to match
     template: str | None = None  # of a new session
     metadata: dict[str, Any] = {}  # of a new session
+    context: Context | None = None  # what was added before the prompt

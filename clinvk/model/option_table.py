@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
-Group = Literal["Input", "Session", "Model and options", "Safety", "Limits", "Output"]
+Group = Literal["Input", "Session", "Context", "Model and options", "Safety", "Limits", "Output"]
 Approval = Literal["default", "auto", "none", "always"]
 Sandbox = Literal["default", "read-only", "workspace", "full"]
 
@@ -47,6 +47,7 @@ class Option(Struct, frozen=True, kw_only=True):
     ranked: tuple[str, ...] = ()  # the choices by what they permit, the least first
     harmless: bool = False  # no value permits a backend more than another
     own: bool = False  # clinvk does it by itself: no manifest mentions it
+    context: bool = False  # adds to the prompt: a turn that only corrects an answer has it already
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -231,6 +232,17 @@ OPTIONS = (
         own=True,
     ),
     Option(
+        name="memory",
+        type=bool,
+        flag="--memory",
+        help="Add the stored notes of the directory to the prompt; see: clinvk memory.",
+        group="Context",
+        flag_of_runs=True,
+        harmless=True,
+        own=True,
+        context=True,
+    ),
+    Option(
         name="stream",
         type=bool,
         flag="--stream",
@@ -404,6 +416,7 @@ ALL_OPTIONS = OPTIONS + TURN_OPTIONS
 BY_NAME = {option.name: option for option in ALL_OPTIONS}
 BY_FLAG = {option.flag: option for option in ALL_OPTIONS if option.flag}
 OWN_OPTIONS = tuple(option.name for option in OPTIONS if option.own)
+CONTEXT_OPTIONS = tuple(option.name for option in OPTIONS if option.context)
 FLAGS = {option.name: option.flag for option in OPTIONS if option.flag}
 CHOICES = {option.name: option.choices for option in OPTIONS if option.choices}
 

@@ -8,10 +8,11 @@ OTHER = "Other options"
 GROUPS = {
     "Input": "--file --edit --prompt --format --null --workdir --expand",
     "Session": (
-        "--continue --anywhere --session --auto-save --to --replay --history --new --template "
+        "--continue --anywhere --session --auto-save --to --replay --new --template "
         "--title --tag --ephemeral --no-wait --last --interactive --here --checkpoint --resume "
         "--storage-backend --storage-path --skill-set --list --clear --reset"
     ),
+    "Context": "--history",
     "Model and options": "--backend --backends --all-backends --judge --option --lenient",
     "Safety": "--dry-run --fail-on-denied --rerun-indeterminate",
     "Limits": (
@@ -59,7 +60,7 @@ COMMAND_GROUPS = {
     "clinvk": {
         "Prompts": ("ask", "resume", "last", "compare"),
         "Many tasks": ("parallel", "chain", "runs", "checkpoints"),
-        "Conversations": ("sessions", "templates"),
+        "Conversations": ("sessions", "memory", "templates", "skills"),
         "Setup": ("init", "doctor", "backends", "config", "completion"),
         "Information": ("help", "version"),
     },

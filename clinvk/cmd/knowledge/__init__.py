@@ -1,0 +1,1 @@
+"""Commands for what is added to prompts: notes, templates, skills."""

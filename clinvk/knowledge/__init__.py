@@ -1,0 +1,1 @@
+"""What is added to a prompt: stored notes, files, passages that match it."""
