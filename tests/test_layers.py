@@ -22,7 +22,7 @@ LAYERS = [
     ["config"],
     ["html", "sessions.native"],
     ["backend", "store", "runs"],
-    ["plans", "sessions"],
+    ["plans", "sessions", "worktrees"],
     ["knowledge"],
     ["dispatch", "reports"],
     ["engine"],

@@ -264,6 +264,7 @@ class Scheduler:
             seconds=result.seconds,
             exit_code=result.exit_code,
             ended_at=datetime.now(UTC),
+            worktree=result.worktree or before.worktree,
         )
         kind = result.error.kind if result.error else None
         wait: Change | None = None

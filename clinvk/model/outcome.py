@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.model.conversion import convert
-from clinvk.model.result import EXIT_CODES, Failure, plain
+from clinvk.model.result import EXIT_CODES, Failure, WorktreeResult, plain
 from clinvk.model.usage import Usage, rfc3339
 
 VERSION = 1  # of the JSON objects below
@@ -49,6 +49,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     ended_at: datetime | None = None
     tags: tuple[str, ...] = ()
     meta: Any = None
+    worktree: WorktreeResult | None = None  # of its last attempt, if it ran in one
 
     @property
     def ok(self) -> bool:
@@ -76,6 +77,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
             "ended_at": rfc3339(self.ended_at) if self.ended_at else None,
             "tags": list(self.tags),
             "meta": self.meta,
+            **({"worktree": self.worktree.to_json()} if self.worktree else {}),
         }
 
 
@@ -203,6 +205,7 @@ def outcome_from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
         attempts=int(line.get("attempts") or 0),
         started_at=_parse_time(line.get("started_at")),
         ended_at=_parse_time(line.get("ended_at")),
+        worktree=convert(line["worktree"], WorktreeResult) if line.get("worktree") else None,
     )
 
 
@@ -237,6 +240,7 @@ def outcome_from_result(before: Outcome, result: Mapping[str, Any]) -> Outcome:
         add_usage(before, said.usage, said.cost),
         state=said.state, model=said.model, error=said.error, exit_code=said.exit_code,
         seconds=said.seconds, ended_at=before.started_at and before.started_at + seconds,
+        worktree=said.worktree,
     )  # fmt: skip
 
 

@@ -21,7 +21,29 @@ MAX_NAME_LENGTH = 60  # characters of a task's name in the name of its session
 REFERENCE = re.compile(r"(?:tasks|steps)\.(.+)\.(output|session|error|backend)")
 PREVIOUS_FIELDS = {"previous": "output", "session": "session"}  # `{{previous}}`, `{{session}}`
 
-Kind = Literal["parallel", "compare", "chain"]
+# A prompt is a run of one task only in a worktree.
+Kind = Literal["parallel", "compare", "chain", "prompt"]
+Dirty = Literal["tell", "include", "refuse"]
+
+
+class Worktree(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a user wants of the worktree of a task, and what was recorded of it when the run
+    started."""
+
+    base: str | None = None  # a revision; None: HEAD
+    dirty: Dirty = "tell"  # about uncommitted changes
+    copy: tuple[str, ...] = ()  # patterns of ignored files that are copied into it
+    setup: str | None = None  # a shell command that runs in it first
+    keep: bool = False  # after its result was applied
+
+    # Recorded when the run starts.
+    repository: str = ""  # the git directory that all worktrees of the repository share
+    root: str = ""  # of the working tree that the task was started in
+    workdir: str = ""  # the task's directory, below the root
+    commit: str = ""  # the commit that the worktree begins with
+    slug: str = ""  # in refs/clinvk/RUN/SLUG/ATTEMPT
+    directory: str = ""  # in ~/.clinvk/worktrees/RUN/DIRECTORY; steps of a chain share one
+    size: int | None = None  # bytes of the files of that commit
 
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,6 +75,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     known: dict[str, int] = {}  # names in its prompt: positions in the plan
     lenient: bool = False
     dry_run: bool = False
+    worktree: Worktree | None = None  # in which it runs; None: in `cwd` itself
     redacted: bool = False  # it contained a secret, and was stored without it
     place: str = ""  # in the file, for messages
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from clinvk.errors import ClinvkError
 from clinvk.model.usage import Usage, rfc3339
@@ -64,6 +64,26 @@ class Failure(Struct, frozen=True):
         }
 
 
+class WorktreeResult(Struct, frozen=True, kw_only=True):
+    """The result of an attempt in a worktree. If nothing was changed, `commit` is `base`."""
+
+    path: str  # of the worktree
+    ref: str
+    commit: str
+    base: str  # the commit that it began with
+    files: int = 0  # that differ from the base
+    insertions: int = 0
+    deletions: int = 0
+
+    @property
+    def is_changed(self) -> bool:
+        return self.files > 0 or self.commit != self.base
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = to_builtins(self)
+        return data
+
+
 class Result(Struct, frozen=True, kw_only=True):
     """The result of a request. `exit_code` is clinvk's; `backend_exit_code` the program's own."""
 
@@ -83,6 +103,7 @@ class Result(Struct, frozen=True, kw_only=True):
     error: Failure | None = None
     backend_exit_code: int | None = None
     unrecognized_lines: int = 0  # of the program's output, which the manifest does not describe
+    worktree: WorktreeResult | None = None  # what was changed, if it ran in one
 
     @property
     def has_answer(self) -> bool:
@@ -108,6 +129,7 @@ class Result(Struct, frozen=True, kw_only=True):
             "unrecognized_lines": self.unrecognized_lines,
             "denied": [plain(d) for d in self.denied],
             "error": plain(self.error),
+            **({"worktree": self.worktree.to_json()} if self.worktree else {}),
         }
 
 

@@ -1,0 +1,60 @@
+"""What a task's worktree and the commits of its attempts are called.
+
+    ~/.clinvk/worktrees/RUN/SLUG            the worktree; RUN/SLUG.json says how far it is
+    refs/clinvk/RUN/SLUG/ATTEMPT            the result of an attempt, in the repository
+    refs/clinvk/RUN/SLUG/0                  what was uncommitted when the run started (dirty: include)
+
+A slug is the key of a task as git allows it in a ref. In a chain, all steps share the worktree
+`chain`, and each has the slug of its own key for its commits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+REFS = "refs/clinvk/"
+SHARED = "chain"  # the worktree of a chain
+
+
+def slugs(keys: Iterable[str]) -> list[str]:
+    """A slug for each key: valid in a ref, and unique whatever the case."""
+    taken: set[str] = set()
+    found = []
+    for key in keys:
+        base = re.sub(r"\.{2,}", "-", key).strip(".-") or "task"
+        base = re.sub(r"\.lock$", "-lock", base, flags=re.IGNORECASE)
+        slug, number = base, 1
+        while slug.lower() in taken:
+            number += 1
+            slug = f"{base}-{number}"
+        taken.add(slug.lower())
+        found.append(slug)
+    return found
+
+
+def refs_of_run(run: str) -> str:
+    """The beginning of all refs of a run."""
+    return f"{REFS}{run}/"
+
+
+def refs_of_task(run: str, slug: str) -> str:
+    return f"{REFS}{run}/{slug}/"
+
+
+def ref_of(run: str, slug: str, attempt: int) -> str:
+    return f"{REFS}{run}/{slug}/{attempt}"
+
+
+def folder_of(home: Path) -> Path:
+    return home / "worktrees"
+
+
+def folder_of_run(home: Path, run: str) -> Path:
+    return home / "worktrees" / run
+
+
+def path_of(home: Path, run: str, directory: str) -> Path:
+    """The worktree of a task; `directory` is recorded in the plan."""
+    return home / "worktrees" / run / directory
