@@ -27,6 +27,7 @@ LAYERS = [
     ["dispatch", "reports"],
     ["engine"],
     ["api", "terminal"],
+    ["repl"],
     ["cmd"],
     ["__main__"],
 ]
@@ -44,7 +45,7 @@ ALONE = "clinvk.echo"
 MOST = 15  # modules in a package, `__init__` aside
 
 # Modules of `cmd` that belong to one command. What the others share is in packages of its own.
-SHARED = {"app", "main", "drive", "options", "usage", "views"}
+SHARED = {"app", "main", "drive", "interactive", "options", "usage", "views"}
 BETWEEN_COMMANDS: dict[tuple[str, str], str] = {
     ("resume", "ask"): "resuming sends a prompt, once the session is known",
     ("ask_flags", "ask"): "typer reads the flags of one, which also works without typer",

@@ -229,8 +229,8 @@ class RootGroup(LazyGroup):
         if not args and ctx.resilient_parsing:  # the first word is being completed
             return super().parse_args(ctx, args)
         before, args = _split_before_command(args)
-        if not args and sys.stdin.isatty():  # a pipe would hold the prompt
-            args = ["-h"]
+        if not args and sys.stdin.isatty() and not sys.stdout.isatty():
+            args = ["-h"]  # there is neither a pipe that holds a prompt nor a place to type one
         first = args[0] if args else None
         if first in ("-h", "--help"):
             color = [word for words in before if words[0].startswith("--color") for word in words]
@@ -242,9 +242,14 @@ class RootGroup(LazyGroup):
             ctx.meta[ASKED_WITHOUT_COMMAND] = True
         if before:
             args = _move_behind_command(self, ctx, args, [w for words in before for w in words])
-        if args[0] in (PROMPT_COMMAND, "chat", "resume", "compare"):
+        if args[0] in (PROMPT_COMMAND, "chat", "repl", "resume", "compare"):
             args = _mark_literal_prompts(self.get_command(ctx, args[0]), args)
-        if args[0] in (PROMPT_COMMAND, "chat", "resume"):  # others pass nothing to a backend
+        if args[0] in (
+            PROMPT_COMMAND,
+            "chat",
+            "repl",
+            "resume",
+        ):  # others pass nothing to a backend
             args, ctx.meta[PASSTHROUGH_KEY] = _split_at_dashes(args)
         return super().parse_args(ctx, args)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,17 @@ from clinvk.cmd.options import reading as opt
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.session_flags import check_flags, session_ref
+from clinvk.cmd.options.words import typed_line
 from clinvk.errors import UsageError
-from clinvk.model.session_ref import SessionById
+from clinvk.model.session_ref import LatestSession, SessionById
 
 if TYPE_CHECKING:
+    from clinvk.cmd.interactive.opened import OpenedPrompt
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.request import Request
     from clinvk.model.session import Session
+    from clinvk.model.session_ref import SessionRef
 
 MAX_COMMAND = 60  # characters that a mistyped command has at most
 
@@ -44,8 +48,9 @@ class Asked(Struct, frozen=True, kw_only=True):
     commands: tuple[str, ...] = ()  # those that the prompt may be meant as; none if one was given
 
 
-def ask(asked: Asked) -> int:
-    """Send the prompt and show the answer; return the exit code."""
+def ask(asked: Asked) -> int | OpenedPrompt:
+    """Send the prompt and show the answer; return the exit code. Without a prompt, on a terminal,
+    return what opens the interactive one."""
     flags, behind = asked.flags, asked.behind
     name = _session_name(asked.session, asked.auto_save)
     check_flags({
@@ -74,10 +79,50 @@ def ask(asked: Asked) -> int:
         request = opt.build_request(prompt, args, ref, flags)
         return run_request(until_end(Dispatcher(loaded)), request, flags)
 
+    if not (asked.words or asked.file is not None or behind or asked.edit) and is_interactive():
+        return _open_prompt(asked, loaded, ref)
     if asked.edit:
         is_sent = not (flags.dry_run or loaded.config.unified_flags.dry_run)
         return send_edited(asked.words, asked.file, behind, send, is_sent=is_sent)
     return send(*opt.read_prompt(asked.words, asked.file, behind))
+
+
+def is_interactive() -> bool:
+    """Whether a user is at a terminal, on which a prompt can be opened."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def _open_prompt(asked: Asked, loaded: Loaded, ref: SessionRef) -> OpenedPrompt:
+    # Only to open it.
+    from contextvars import copy_context
+
+    # Only to open it.
+    from clinvk.cmd.interactive.opened import OpenedPrompt, check_interactive
+
+    check_interactive(asked.flags, loaded)
+    if isinstance(ref, LatestSession):
+        ref = _find_last(loaded, ref, asked.flags)
+    return OpenedPrompt(
+        loaded=loaded, flags=asked.flags, ref=ref, template=asked.template, config=asked.config,
+        context=copy_context(), is_resumed=isinstance(ref, SessionById),
+    )  # fmt: skip
+
+
+def _find_last(loaded: Loaded, ref: LatestSession, flags: PromptFlags) -> SessionById:
+    """The session that -c continues; one of another directory only if the user agrees. Raises
+    `NoSessionHere`."""
+    # Only to open the prompt.
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.sessions.lookup import NoSessionHere
+
+    sessions = until_end(Dispatcher(loaded)).sessions
+    try:
+        found = sessions.find_last(flags.workdir, flags.backend, anywhere=ref.anywhere)
+    except NoSessionHere as error:
+        if error.elsewhere is None or not _confirm_elsewhere(error.message, error.elsewhere):
+            raise
+        found = error.elsewhere
+    return SessionById(found.id)
 
 
 def _ask_with_template(
@@ -163,6 +208,9 @@ def _run_request(
     loaded = dispatcher.config
     if flags.dry_run or loaded.config.unified_flags.dry_run:
         return single.print_dry_run(dispatcher, request, settings)
+    if (line := typed_line.get()) is not None:  # the interactive prompt sends it
+        line.asked = request
+        return 0
     _warn_of_open_home(loaded.home)
     try:
         return single.drive_prompt(dispatcher, request, settings)

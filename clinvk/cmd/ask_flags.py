@@ -95,10 +95,11 @@ def ask(
     no_wait: opt.NoWait = False,
     verbose: opt.Verbose = False,
     config: opt.Config = None,
-) -> int:
+) -> Any:
     """Send a prompt and stream the answer.
 
     The prompt is an argument, a file (--file), standard input, or written in an editor (--edit).
+    Without one, on a terminal, the interactive prompt is opened; see: clinvk help repl.
     `clinvk "PROMPT" -` appends standard input to the prompt. Arguments after -- are passed to the
     backend."""
     flags = PromptFlags(

@@ -11,7 +11,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from clinvk.cmd.options.holding import closing_all
-from clinvk.cmd.options.words import ASKED_WITHOUT_COMMAND, OutputClosed
+from clinvk.cmd.options.words import ASKED_WITHOUT_COMMAND, OutputClosed, typed_line
 from clinvk.errors import ClinvkError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "ask": ("ask_flags", "Send a prompt (the default command)."),
     "chat": ("ask_flags", "Send a prompt (the same as ask)."),
+    "repl": ("interactive.command", "Open the interactive prompt (so does clinvk alone)."),
     "resume": ("resume", "Resume a session."),
     "last": ("sessions.last", "Print the last answer of the newest session."),
     "compare": ("compare", "Send one prompt to several backends and compare the answers."),
@@ -77,6 +78,8 @@ def _run(argv: Sequence[str]) -> int:
     try:
         with closing_all():
             code = _run_command(argv)
+        if code is not None and not isinstance(code, int):
+            code = _open_prompt(code)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ClinvkError as error:
@@ -110,6 +113,17 @@ def _run(argv: Sequence[str]) -> int:
         )
 
 
+def _open_prompt(opened: Any) -> int:
+    """Open the interactive prompt, or leave that to the one at which the command was typed."""
+    if (line := typed_line.get()) is not None:
+        line.opened = opened
+        return 0
+    # Only to open it.
+    from clinvk.cmd.interactive import opening
+
+    return opening.open_prompt(opened, main, [*COMMANDS, *ALIASES], root)
+
+
 def _run_command(argv: Sequence[str]) -> Any:
     prompt = None
     if argv and argv[0] not in COMMANDS and argv[0] not in ALIASES:
@@ -126,7 +140,7 @@ def _run_command(argv: Sequence[str]) -> Any:
     from clinvk.cmd.ask import Asked, ask
     from clinvk.cmd.options.json_errors import with_json_errors
 
-    def run(**_: Any) -> int:
+    def run(**_: Any) -> Any:
         commands = (*COMMANDS, *ALIASES)
         asked = Asked(flags=prompt.flags, words=prompt.words, commands=commands, **prompt.choosing)
         return ask(asked)

@@ -21,9 +21,10 @@ from clinvk.model.session_ref import SessionById
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
+    from clinvk.cmd.interactive.opened import OpenedPrompt
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.model.session import Message, Session
+    from clinvk.model.session import Session
     from clinvk.sessions.lookup import SessionLookup
 
 app = new_app()
@@ -81,13 +82,19 @@ def resume(
     no_wait: opt.NoWait = False,
     verbose: opt.Verbose = False,
     config: opt.Config = None,
-) -> int:
+) -> int | OpenedPrompt:
     """Resume a session: by its id, the beginning of it, or the backend's own id.
 
-    Without PROMPT, you write it in the terminal. With --last there is no ID. With neither, you pick
-    a session from a list."""
+    Without PROMPT, the interactive prompt is opened on it. With --last there is no ID. With
+    neither, you pick a session from a list."""
     # Only once the session is known.
+    from contextvars import copy_context
+
+    # Only once the session is known.
+    from clinvk.cmd.ask import is_interactive
+    from clinvk.cmd.interactive.opened import OpenedPrompt, check_interactive
     from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.repl.restored import describe_restored
 
     flags = PromptFlags(
         backend=backend, to=to, replay=replay, workdir=workdir, output_format=output_format, raw=raw,
@@ -114,8 +121,16 @@ def resume(
         dispatcher.sessions, session_id.removeprefix(LITERAL_MARK) if session_id else None,
         last=last and not interactive, here=here, backend=backend, tag=with_tag,
     )  # fmt: skip
+    has_prompt = bool(words or file or opt.passthrough_args(ctx) or edit)
+    if not has_prompt and is_interactive():
+        check_interactive(flags, loaded)
+        return OpenedPrompt(
+            loaded=loaded, flags=flags, ref=SessionById(found.id), config=config,
+            context=copy_context(), is_resumed=True,
+        )  # fmt: skip
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
-        _announce_restored(found, dispatcher.store.messages(found.id))
+        told = describe_restored(found, dispatcher.store.messages(found.id))
+        printer.Printer.for_errors(printer.color.get()).notice(told)
     behind = opt.passthrough_args(ctx)
     opt.output_options(loaded, flags)  # report errors before the user writes a prompt
     if edit:
@@ -159,18 +174,6 @@ def _ask_for_prompt(session_id: str, loaded: Loaded, flags: PromptFlags) -> str 
     history = PromptHistory.of(loaded, dry_run=dry_run)
     color = printer.wants_color(sys.stderr, loaded.config.output.color)
     return editor.read_prompt(f"{session_id} >", history, color=color)
-
-
-def _announce_restored(session: Session, messages: list[Message]) -> None:
-    """Print what was restored of the session, for `clinvk sessions resume`."""
-    # Only to say what was restored.
-    from clinvk.text.sanitize import one_line
-
-    last = f"{messages[-1].role.value}: {one_line(messages[-1].content)[:60]}" if messages else "-"
-    context = sum(len(m.content.encode("utf-8", "replace")) for m in messages)
-    printer.Printer.for_errors(printer.color.get()).notice(
-        f"session {session.id}: {len(messages)} messages, {printer.format_size(context)} of text; last {last}"
-    )
 
 
 def _find_session(

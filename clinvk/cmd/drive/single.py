@@ -28,16 +28,25 @@ if TYPE_CHECKING:
     from clinvk.cmd.views.turn import TurnViewer
     from clinvk.dispatch.series.turn_series import TurnSeries
     from clinvk.dispatch.turn import Turn
+    from clinvk.model.result import Result
 
 VERSION = 1  # of the JSON of a dry run
 MODELLESS_BACKEND = "echo"  # it edits nothing
 FRAME_INTERVAL = 0.12  # seconds between two frames of the status line
+CANCELLED = 7  # the exit code
 SHOW_STATUS_AFTER = 0.6  # seconds of silence before there is one
 
 
 def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> int:
     """Run the request and show it; return the exit code. Raises `ClinvkError` before anything
     runs."""
+    result = drive_turn(dispatcher, request, output)
+    return result.exit_code if result is not None else CANCELLED
+
+
+def drive_turn(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> Result | None:
+    """Run the request and show it; return the result, or None if it was cancelled before anything
+    ran. Raises `ClinvkError` before anything runs."""
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -60,7 +69,7 @@ async def _drive_prompt(
     request: Request,
     output: OutputOptions,
     first: bool,
-) -> int:
+) -> Result | None:
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -103,8 +112,8 @@ async def _drive_prompt(
         tasks.cancel_scope.cancel()
     if held.turn is None:
         printer.error("cancelled")
-        return 7
-    return held.turn.result.exit_code
+        return None
+    return held.turn.result
 
 
 def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from typer import _completion_classes as typers
@@ -49,3 +50,11 @@ def _describe(item: Any) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def offers(root: Any, words: Sequence[str], incomplete: str) -> list[tuple[str, str]]:
+    """What can follow these words of a command line, each with its meaning."""
+    found = ZshCompletion(root, {}, "clinvk", "_CLINVK_COMPLETE").get_completions(
+        list(words), incomplete
+    )
+    return [(str(item.value), _one_line(item.help or "")) for item in found]

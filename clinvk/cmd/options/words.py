@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from typing import Any
+
 ASKED_WITHOUT_COMMAND = "clinvk.no_command"  # the prompt is the first word, with no `ask` before it
 LITERAL_MARK = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
 PASSTHROUGH_KEY = "clinvk.behind_dashes"  # the words after `--`, for the backend
+# The `opened.TypedLine` that is running, if the command line was typed at the interactive prompt.
+typed_line: ContextVar[Any] = ContextVar("typed_line", default=None)
 
 
 class OutputClosed(Exception):  # noqa: N818 - reads as what it says

@@ -1,0 +1,1 @@
+"""The interactive prompt on the command line."""

@@ -1,0 +1,140 @@
+"""Open the interactive prompt for a command, and run the command lines that are typed into it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+from clinvk.cmd.drive import single
+from clinvk.cmd.interactive.opened import OpenedPrompt, TypedLine
+from clinvk.cmd.interactive.typed import read_typed
+from clinvk.cmd.options import reading as opt
+from clinvk.cmd.options.words import typed_line
+from clinvk.config.schema import Loaded
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.model.request import Request
+from clinvk.model.result import Result
+from clinvk.model.session_ref import SessionById
+from clinvk.repl.command_lines import LineResult, Offer
+from clinvk.repl.conversation import Conversation
+from clinvk.repl.sitting import Sitting
+from clinvk.repl.slash import TABLE
+
+PLACEHOLDER = "-"  # for the prompt of a request that is not sent
+
+Run = Callable[[Sequence[str]], int]
+
+
+def open_prompt(
+    opened: OpenedPrompt, run: Run, commands: Collection[str], root: Callable[[], Any]
+) -> int:
+    """Open it; return the exit code. `run` runs a command line. Raises `ClinvkError` if there is no
+    backend or no such session."""
+    request = opt.build_request(PLACEHOLDER, list(opened.args), opened.ref, opened.flags)
+    with Dispatcher(opened.loaded) as dispatcher:
+        conversation = Conversation(dispatcher, request, opened.template)
+        lines = _CommandLines(opened, run, commands, root)
+        sitting = Sitting(conversation, lines, TABLE)
+        try:
+            session = conversation.open()
+            if session is None:
+                dispatcher.selector.select(request.backend)
+            if session is not None and opened.is_resumed:
+                sitting.restored = session
+            return _run(sitting, opened)
+        finally:
+            conversation.dispatcher.close()
+
+
+def _run(sitting: Sitting, opened: OpenedPrompt) -> int:
+    # Only with lines, as most are not typed on a screen.
+    from clinvk.repl.by_line import run_by_line
+
+    return run_by_line(sitting, opened.first)
+
+
+class _CommandLines:
+    """The command line, as the prompt needs it."""
+
+    def __init__(
+        self, opened: OpenedPrompt, run: Run, commands: Collection[str], root: Callable[[], Any]
+    ) -> None:
+        self._opened = opened
+        self._run = run
+        self._names = commands
+        self._make_root = root
+
+    def load(self) -> Loaded:
+        return self._opened.context.copy().run(opt.load_config, self._opened.config)
+
+    def read(self, text: str, is_session: Callable[[str], bool]) -> list[str] | None:
+        return read_typed(text, self._commands, is_session)
+
+    def run(self, argv: Sequence[str]) -> LineResult:
+        line = TypedLine()
+        before = typed_line.set(line)
+        try:
+            code = self._run(argv)
+        finally:
+            typed_line.reset(before)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        resumed = None
+        if line.opened is not None and isinstance(line.opened.ref, SessionById):
+            resumed = line.opened.ref.text
+        return LineResult(code, line.asked, resumed)
+
+    def complete(self, words: Sequence[str], incomplete: str) -> list[Offer]:
+        # Typer, 35 ms: only to complete.
+        from clinvk.cmd.options.shells import offers
+
+        return offers(self._root, words, incomplete)
+
+    def edit(self, text: str) -> str:
+        # Only to edit something.
+        from clinvk.cmd.options.editor import Draft
+
+        draft = Draft(text)
+        edited = draft.edit()
+        draft.discard()
+        return edited
+
+    def show(self, conversation: Conversation, request: Request) -> Result | None:
+        flags = self._opened.flags
+        output = opt.output_options(conversation.dispatcher.config, flags)
+        return single.drive_turn(conversation.dispatcher, request, output)
+
+    @cached_property
+    def _root(self) -> Any:
+        return self._make_root()
+
+    @cached_property
+    def _commands(self) -> dict[str, Collection[str]]:
+        """The commands with their subcommands."""
+        return _Lazily(dict.fromkeys(self._names), self._subcommands)
+
+    def _subcommands(self, name: str) -> Collection[str]:
+        found = self._root.get_command(None, name)
+        if not hasattr(found, "list_commands"):
+            return ()
+        # Typer, 35 ms: only if a line begins with a command.
+        from clinvk.cmd.app import SHORT_NAMES
+
+        names = found.list_commands(None)
+        return (*names, *(short for short, name in SHORT_NAMES.items() if name in names))
+
+
+class _Lazily(dict[str, Any]):
+    """A dictionary that computes a value when it is needed first."""
+
+    def __init__(self, names: dict[str, None], compute: Callable[[str], Any]) -> None:
+        super().__init__(names)
+        self._compute = compute
+
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        if found is None:
+            found = self[name] = self._compute(name)
+        return found

@@ -1,0 +1,46 @@
+"""What the prompt needs of the command line, which it does not know itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from clinvk.config.schema import Loaded
+from clinvk.model.request import Request
+from clinvk.model.result import Result
+from clinvk.repl.conversation import Conversation
+
+
+class LineResult(Struct, frozen=True):
+    """How a command line has ended."""
+
+    code: int = 0
+    asked: Request | None = None  # it was a message, which has not been sent yet
+    session: str | None = None  # it resumes this session
+
+
+Offer = tuple[str, str]  # a word that completes, and what it means
+
+
+class CommandLines(Protocol):
+    def load(self) -> Loaded:
+        """The configuration as it is now. Raises `ConfigError`."""
+
+    def read(self, text: str, is_session: Callable[[str], bool]) -> list[str] | None:
+        """The words of a command line; None if the text is a message. Raises `UsageError` for what
+        is almost a command line."""
+
+    def run(self, argv: Sequence[str]) -> LineResult:
+        """Run a command line as in a shell; errors are printed."""
+
+    def complete(self, words: Sequence[str], incomplete: str) -> list[Offer]:
+        """What can follow these words of a command line."""
+
+    def edit(self, text: str) -> str:
+        """The text after the user has changed it in an editor. Raises `UsageError`."""
+
+    def show(self, conversation: Conversation, request: Request) -> Result | None:
+        """Send the request and show the answer as `clinvk "PROMPT"` does. None if it was stopped
+        before anything ran."""

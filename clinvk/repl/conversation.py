@@ -1,0 +1,275 @@
+"""A conversation: where its next message goes, what it has said and used so far.
+
+It knows no terminal, and works on asyncio and trio."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import anyio
+
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.dispatch.off_loop import StoreCalls
+from clinvk.errors import ClinvkError, SessionNotFound
+from clinvk.model.events import Event, RateLimit
+from clinvk.model.request import Request
+from clinvk.model.result import Result
+from clinvk.model.session import Session
+from clinvk.model.session_ref import DefaultSession, LatestSession, NewSession, SessionById
+from clinvk.model.usage import Usage
+from clinvk.process.threads import in_thread
+
+if TYPE_CHECKING:
+    from clinvk.dispatch.series.turn_series import TurnSeries
+    from clinvk.dispatch.turn import Turn
+
+
+class Listener(Protocol):
+    """Shows a turn."""
+
+    def notify(self, message: str) -> None:
+        """Show a message before there are events."""
+
+    def begin(self, turn: Turn | TurnSeries) -> None:
+        """Its program has been started."""
+
+    async def show(self, event: Event) -> None:
+        """Show an event."""
+
+
+class Conversation:
+    def __init__(self, dispatcher: Dispatcher, base: Request, template: str | None = None) -> None:
+        """`base` is what all messages have in common; its prompt is not sent. Its session is the one
+        of the first message. `template` is that of a new session."""
+        self.dispatcher = dispatcher
+        self.session: Session | None = None
+        self.turn: Turn | TurnSeries | None = None  # the one that is running
+        self.last: Result | None = None
+        self.options: dict[str, Any] = dict(base.options)
+        self.used = Usage()  # by this conversation, since it was opened here
+        self.cost: float | None = None  # the same in US dollars, as reported
+        self.limited_until: datetime | None = None
+        self._base = base
+        self._ref = base.session_ref
+        self._backend = base.backend
+        self._to = base.to
+        self._template = template
+        self._scope: anyio.CancelScope | None = None
+
+    def open(self) -> Session | None:
+        """Find the session that the first message continues. Raises `SessionError`."""
+        found = self.dispatcher.sessions.find(self._base)
+        if found is not None:
+            self._take_session(found)
+        self._look_for_limit()
+        return found
+
+    # What the next message is sent to.
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that the next message is sent to."""
+        name = self._to or (self.session.backend if self.session else None) or self._backend
+        if name is None:
+            with suppress(ClinvkError):
+                return self.dispatcher.selector.select(None).manifest.name
+            name = self.dispatcher.config.config.default_backend
+        return name
+
+    @property
+    def model(self) -> str | None:
+        """The model of the next message, if it is known."""
+        if chosen := self.options.get("model"):
+            return str(chosen)
+        if self._to is None and self.session is not None:
+            if self.last is not None and self.last.model and self.last.backend == self.backend:
+                return self.last.model
+            return self.session.model
+        return None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has messages that another backend would have to be told."""
+        return self.session is not None and bool(
+            self.session.turns or self.session.native_ids or sum(self.session.counts.values())
+        )
+
+    @property
+    def tokens(self) -> int:
+        stored = self.session.usage.counted if self.session and self.session.usage else 0
+        return max(stored, self.used.counted)
+
+    @property
+    def dollars(self) -> float | None:
+        stored = self.session.cost if self.session else None
+        return self.cost if stored is None else stored
+
+    def switch_backend(self, name: str) -> bool:
+        """Send the next message to another backend; return whether the conversation is handed over
+        with it. The chosen model is forgotten: backends call theirs differently. Raises
+        `ClinvkError` if the backend is unknown, disabled or not installed."""
+        found = self.dispatcher.selector.select(name).manifest.name
+        if found == self.backend:
+            return False
+        self.options.pop("model", None)
+        if not self.has_begun:
+            if self.session is None:
+                self._backend = found
+            else:
+                self._to = found
+            return False
+        self._to = found if self.session and self.session.backend != found else None
+        self._look_for_limit()
+        return True
+
+    def set_model(self, model: str | None) -> None:
+        """The model of the next messages; None: what the backend or the configuration says."""
+        self.options.pop("model", None)
+        if model:
+            self.options["model"] = model
+
+    def resume(self, session: Session) -> None:
+        self._forget()
+        self._take_session(session)
+        self._look_for_limit()
+
+    def start_new(self, title: str | None = None) -> None:
+        """The next message starts a session, on the same backend."""
+        backend = self.backend
+        self._forget()
+        self._backend, self._ref = backend, NewSession()
+        self._base = self._base.replace(title=title)
+
+    def reload(self, dispatcher: Dispatcher) -> None:
+        """Use another configuration."""
+        self.dispatcher = dispatcher
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Read the session again, which a command may have changed. Return whether it is still
+        there; if not, the next message starts another one."""
+        if self.session is None:
+            return True
+        try:
+            self._take_session(self.dispatcher.store.get(self.session.id))
+        except SessionNotFound:
+            self.start_new()
+            return False
+        return True
+
+    def _forget(self) -> None:
+        self.session, self.last, self._to, self._template = None, None, None, None
+        self.used, self.cost, self.limited_until = Usage(), None, None
+
+    def _take_session(self, session: Session) -> None:
+        self.session = session
+        self._ref = SessionById(session.id)
+        if session.backend == self._to:
+            self._to = None
+        if session.backend:
+            self._backend = None
+
+    # Turns.
+
+    def request(self, prompt: str, given: Request | None = None) -> Request:
+        """The request of a message. `given` is that of a command line, which may say more, and which
+        session."""
+        base, ref = given or self._base, self._ref
+        options = {**self.options, **base.options}
+        if given is not None and not isinstance(given.session_ref, DefaultSession):
+            is_this = isinstance(given.session_ref, LatestSession) and self.session is not None
+            if not is_this:
+                return given.replace(prompt=prompt)
+        return base.replace(
+            prompt=prompt,
+            session=ref,
+            backend=(given and given.backend) or self._backend,
+            to=(given and given.to) or self._to,
+            options=options if given is not None else dict(self.options),
+        )
+
+    async def send(self, request: Request, listener: Listener) -> Result | None:
+        """Run a turn, whose events `listener` shows; its result, or None if it was stopped before
+        anything ran. Raises `ClinvkError` before anything runs."""
+        turn: Turn | TurnSeries | None = None
+        request, created = await in_thread(lambda: self.begin(request))
+        try:
+            with anyio.CancelScope() as self._scope:
+                async with self.dispatcher.stream(request, listener.notify) as turn:
+                    self.turn = turn
+                    listener.begin(turn)
+                    async for event in turn:
+                        if isinstance(event, RateLimit):
+                            self.limited_until = event.retry_at if event.reached else None
+                        await listener.show(event)
+        finally:
+            self.turn = self._scope = None
+            if turn is not None:
+                with anyio.CancelScope(shield=True):
+                    store = self.dispatcher.store
+                    await StoreCalls(store)(partial(self.account, turn.result))
+            else:
+                self.abandon(created)
+        return turn.result if turn is not None else None
+
+    def stop(self, reason: str = "cancelled", *, now: bool = False) -> bool:
+        """Stop the running turn and all that it started; `now` kills them. Return whether there was
+        one."""
+        if self.turn is not None:
+            self.turn.cancel(reason, now=now)
+        elif self._scope is not None:
+            self._scope.cancel()
+        else:
+            return False
+        return True
+
+    def account(self, result: Result) -> None:
+        """Take the result of a turn into account."""
+        self.last = result
+        if result.usage is not None:
+            self.used += result.usage
+        if result.cost is not None:
+            self.cost = (self.cost or 0.0) + result.cost
+        if result.session_id is not None:
+            self._template = None
+            with suppress(ClinvkError):
+                self._take_session(self.dispatcher.store.get(result.session_id))
+        self._look_for_limit()
+        if result.error is not None and result.error.retry_at is not None:
+            self.limited_until = result.error.retry_at
+
+    def _look_for_limit(self) -> None:
+        self.limited_until = None
+        with suppress(ClinvkError):
+            if found := self.dispatcher.find_limit(self.backend, {}, self.options.get("model")):
+                self.limited_until = found.retry_at
+
+    def is_limited(self) -> bool:
+        return self.limited_until is not None and self.limited_until > datetime.now(UTC)
+
+    def begin(self, request: Request) -> tuple[Request, str | None]:
+        """The request as it is sent, and the id of the session that was created for it from a
+        template; see `abandon`. Raises `ClinvkError`."""
+        if self._template is None or self.session is not None:
+            return request, None
+        # Only with --template.
+        from clinvk.api.sessions import SessionManager
+
+        manager = SessionManager(self.dispatcher.store, config=self.dispatcher.config)
+        created = manager.create_session(
+            request.title,
+            self._template,
+            name=request.name,
+            backend=request.backend,
+            tags=request.tags,
+        )
+        return request.replace(session=SessionById(created), title=None, tags=()), created
+
+    def abandon(self, created: str | None) -> None:
+        """Delete a session that was created for a message that could not be sent."""
+        if created is not None:
+            with suppress(ClinvkError):
+                self.dispatcher.store.delete(created)

@@ -1,0 +1,64 @@
+"""The slash commands: one table, which the help and the completion read."""
+
+from __future__ import annotations
+
+from clinvk.repl import slash_chat, slash_sessions
+from clinvk.repl.sitting import CommandTable, SlashCommand
+
+COMMANDS = (
+    SlashCommand(
+        "backend", "[NAME]", "Show the backends, or use another one from the next message on.",
+        slash_chat.backend, slash_chat.offer_backends,
+    ),
+    SlashCommand(
+        "model", "[NAME]", "Show the model, or use another one; `default` is the backend's own.",
+        slash_chat.model, slash_chat.offer_models,
+    ),
+    SlashCommand(
+        "to", "BACKEND [MESSAGE]", "Hand the conversation over to another backend.",
+        slash_chat.to, slash_chat.offer_backends,
+    ),
+    SlashCommand(
+        "new", "[TITLE]", "Start a new session with the next message.", slash_sessions.new
+    ),
+    SlashCommand(
+        "resume", "[ID]", "Resume another session; without ID, pick one.",
+        slash_sessions.resume, slash_sessions.offer_sessions,
+    ),
+    SlashCommand("sessions", "[OPTIONS]", "List the sessions.", slash_sessions.sessions),
+    SlashCommand(
+        "branch", "[TITLE]", "Copy the conversation, and continue in the copy.",
+        slash_sessions.branch,
+    ),
+    SlashCommand(
+        "compare", "[-b A,B] MESSAGE", "Send a message to several backends, outside of this session.",
+        slash_chat.compare,
+    ),
+    SlashCommand(
+        "export", "[FORMAT] [FILE]", "Write the conversation to a file, or to the screen.",
+        slash_sessions.export, slash_sessions.offer_formats,
+    ),
+    SlashCommand(
+        "copy", "[code]", "Copy the last answer, or its last block of code, to the clipboard.",
+        slash_chat.copy, lambda *_: [("code", "its last block of code")], at_once=True,
+    ),
+    SlashCommand("edit", "[TEXT]", "Write the message in an editor.", slash_chat.edit),
+    SlashCommand(
+        "options", "[OPTIONS]", "Show or store options, as `clinvk session` does.",
+        slash_chat.options,
+    ),
+    SlashCommand(
+        "cost", "", "Show the tokens and the cost of this session.", slash_chat.cost, at_once=True
+    ),
+    SlashCommand(
+        "thinking", "[on|off]", "Show what the model thinks, or only that it does.",
+        slash_chat.thinking,
+        lambda *_: [("on", "show it"), ("off", "show a line only")], at_once=True,
+    ),
+    SlashCommand("clear", "", "Clear the screen; the session stays.", slash_chat.clear, at_once=True),
+    SlashCommand("help", "[COMMAND]", "Show this.", slash_chat.help_, slash_chat.offer_help, at_once=True),
+    SlashCommand("exit", "", "Leave, as Ctrl-D does.", slash_chat.exit_),
+)  # fmt: skip
+ALIASES = {"quit": "exit", "q": "exit", "?": "help", "switch": "backend", "models": "model",
+           "backends": "backend"}  # fmt: skip
+TABLE = CommandTable(COMMANDS, ALIASES)
