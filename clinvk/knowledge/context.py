@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
+from clinvk.knowledge.fast import fast_context_part
 from clinvk.knowledge.memory import memory_part
 from clinvk.knowledge.part import Part, put_before
 
@@ -31,4 +33,10 @@ def find_context(wanted: Mapping[str, Any], home: Path, directory: str) -> Conte
     parts = []
     if wanted.get("memory"):
         parts.append(memory_part(home, directory))
+    # A function may name a single one.
+    paths = wanted.get("fast_context") or ()
+    parts += [
+        fast_context_part(os.path.join(directory, path), directory)
+        for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)
+    ]
     return Context(parts)
