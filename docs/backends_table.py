@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from clinvk.backend.catalog import Catalog
+from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.manifest import Manifest
 from clinvk.config.paths import built_in_manifests
 from clinvk.model.option_table import BY_NAME, CHOICES, FLAGS
@@ -69,7 +70,7 @@ def table() -> str:
 
 
 def _row(label: str, option: str, backends: list[Manifest]) -> list[str]:
-    return [label, *(_yes(option in b.options) for b in backends)]
+    return [label, *(_yes(explain_unsupported(b, option, True) is None) for b in backends)]
 
 
 def _yes(can: object) -> str:

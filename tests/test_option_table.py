@@ -75,8 +75,9 @@ def test_an_option_that_is_not_supported_is_named_as_it_was_typed(
     (home.work / "s.json").write_text("{}")
     values = {"file": "s.json", "directory": ".", None: "1"}
     value = option.choices[-1] if option.choices else values[option.path]
+    words = [] if option.type is bool else [value]
 
-    done = clinvk("-b", "bare", option.flag, value, "hello")
+    done = clinvk("-b", "bare", option.flag, *words, "hello")
 
     assert done.returncode == 1
     assert re.match(rf"clinvk: bare (does not support|cannot enforce) {option.flag}\b", done.stderr)

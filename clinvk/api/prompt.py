@@ -22,6 +22,9 @@ async def arun(
     to: str | None = None,
     replay: bool = False,
     history: int = 0,
+    planning: bool = False,
+    memory: bool = False,
+    fast_context: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
     model: str | None = None,
     cwd: str | os.PathLike[str] | None = None,
     approval: str | None = None,
@@ -45,13 +48,16 @@ async def arun(
     is a session that is created at its first use; without either a new one is created, unless
     `ephemeral`. `to` hands the session over to another backend, `replay` starts its native session
     over from the transcript, `history` adds that many earlier sessions of the directory before the
-    prompt. `timeout` is in seconds. At a rate limit, the turn continues on the next backend of
+    prompt. With `planning`, the backend makes a plan and changes nothing. `memory` adds the stored
+    notes of the directory before the prompt, and `fast_context` the files below these directories,
+    relative to the directory of the turn. `timeout` is in seconds. At a rate limit, the turn continues on the next backend of
     `fallback`; with `on_limit="wait"` it waits for the end, for `max_wait` seconds at most; a limit
     that is remembered is tried with `ignore_limit`. `options` are the manifest's other options (`max_turns=3`,
     `add_dir=["../lib"]`). The failure of a program is in the result (`result.ok`, `result.error`);
     errors before it starts raise `ClinvkError`."""
     named = {"model": model, "approval": approval, "sandbox": sandbox,
-             "system_prompt": system_prompt}  # fmt: skip
+             "system_prompt": system_prompt, "planning": planning or None,
+             "memory": memory or None, "fast_context": _paths(fast_context)}  # fmt: skip
     request = Request(
         prompt=prompt,
         backend=backend,
@@ -74,6 +80,15 @@ async def arun(
     )
     with own_unless(dispatcher) as where:
         return await where.run(request)
+
+
+def _paths(given: Any) -> list[str] | None:
+    """The names of one directory, or of several."""
+    if given is None:
+        return None
+    return [
+        os.fspath(path) for path in ([given] if isinstance(given, (str, os.PathLike)) else given)
+    ]
 
 
 def _names(fallback: str | Iterable[str] | None) -> tuple[str, ...] | None:

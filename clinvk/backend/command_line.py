@@ -12,12 +12,15 @@ from typing import Any
 from clinvk.backend.manifest import EphemeralSpec, Manifest, OptionEffect, PromptSpec
 from clinvk.backend.native import state_path
 from clinvk.backend.patterns import Patterns
+from clinvk.backend.permissions import PLANNING, planning_problem
 from clinvk.errors import ConfigError, SessionError, UsageError
 from clinvk.model.option_table import CHOICES, OPTIONS
 from clinvk.process.command import Command
 from clinvk.text.values import os_problem, sound
 
 EVERYWHERE = tuple(option.name for option in OPTIONS if option.everywhere or option.own)
+
+BESIDE = (*EVERYWHERE, PLANNING)  # options that a manifest may lack
 
 ARGUMENT_BYTES = 131_071  # Linux: MAX_ARG_STRLEN, 32 pages less the final NUL
 
@@ -180,6 +183,8 @@ def explain_unsupported(
         return f"{manifest.name} cannot enforce {what} (supported: {', '.join(can)})"
     if name in EVERYWHERE:
         return None
+    if name == PLANNING:
+        return planning_problem(manifest, spelled) if value else None
     if name not in manifest.options and name in manifest.missing:
         return f"{manifest.name} does not support {spelled or name}: {manifest.missing[name]}"
     if name not in manifest.options:
@@ -200,7 +205,7 @@ def _named_effects(
     manifest: Manifest, options: Mapping[str, Any]
 ) -> dict[str, tuple[OptionEffect, Any]]:
     given = {k: v for k, v in options.items() if v is not None and v not in ([], (), "default")}
-    given = {k: v for k, v in given.items() if k in manifest.options or k not in EVERYWHERE}
+    given = {k: v for k, v in given.items() if k in manifest.options or k not in BESIDE}
     for name, value in list(given.items()):
         effect = _effect(manifest, name, value)
         for implied, choice in effect.implies.items():

@@ -11,10 +11,11 @@ from msgspec import Struct
 
 from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.manifest import Manifest
+from clinvk.backend.permissions import PLANNING, REPLACED, has_plan_mode, planning_conflict
 from clinvk.config.schema import Loaded
 from clinvk.config.stored_options import read_options_file
 from clinvk.errors import UsageError
-from clinvk.model.option_table import CHOICES, FLAGS, OPTIONS, options_in
+from clinvk.model.option_table import CHOICES, FLAGS, OPTIONS, STRICT, options_in
 from clinvk.model.request import Request
 from clinvk.model.session import Session
 
@@ -101,7 +102,7 @@ def supported_settings(
             kept[name] = setting
             continue
         origin = f"(from the {_describe_origin(setting)})"
-        if name in CHOICES:
+        if name in STRICT:
             hint = _alternative_hint(manifest, name, setting.value)
             raise UsageError(f"{problem} {origin}", hint)
         if not lenient and setting.origin == "command line":
@@ -120,7 +121,35 @@ def _is_first_turn_only(manifest: Manifest, name: str) -> bool:
 
 def stored_options(settings: Mapping[str, Setting]) -> dict[str, Any]:
     """The settings that a new session stores."""
-    return {name: settings[name].value for name in STORED_OPTIONS if name in settings}
+    return {
+        name: settings[name].value
+        for name in STORED_OPTIONS
+        if name in settings and settings[name].origin != PLANNING
+    }
+
+
+def settle_planning(settings: dict[str, Setting], manifest: Manifest) -> bool:
+    """Whether the turn makes a plan. Then it permits nothing, whatever sessions and configuration
+    say. Raises `UsageError` if the command line says it, too."""
+    planning = settings.get(PLANNING)
+    if planning is None or not planning.value:
+        settings.pop(PLANNING, None)
+        return False
+    typed = {n: s.value for n, s in settings.items() if s.origin == "command line"}
+    if (other := planning_conflict({**typed, PLANNING: True})) is not None:
+        spelled = planning.spelled or PLANNING
+        raise UsageError(
+            f"{spelled} and {settings[other].spelled or other} {typed[other]} cannot be used "
+            "together: a plan changes nothing",
+            "leave out one of them",
+        )
+    for name in REPLACED:
+        settings.pop(name, None)
+    if not has_plan_mode(manifest):
+        settings["sandbox"] = Setting("read-only", PLANNING)
+    elif "sandbox" in settings and settings["sandbox"].value != "read-only":
+        del settings["sandbox"]
+    return True
 
 
 def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
@@ -140,6 +169,8 @@ def _configured(loaded: Loaded, backend: str) -> list[tuple[str, Setting]]:
 
 def _alternative_hint(manifest: Manifest, name: str, value: Any) -> str | None:
     """What to do about an approval or a sandbox that cannot be enforced."""
+    if name not in CHOICES:
+        return f"choose another backend with -b, or leave {FLAGS[name]} out"
     if value not in CHOICES[name]:
         return None
     return f"choose another {FLAGS[name]}, or another backend with -b; see: clinvk backends show {manifest.name}"
@@ -148,5 +179,5 @@ def _alternative_hint(manifest: Manifest, name: str, value: Any) -> str | None:
 def _describe_origin(setting: Setting) -> str:
     if setting.origin.startswith("$"):
         return f"environment, {setting.origin}"
-    named = ("command line", "session", STORED, "template", "skill set")
+    named = ("command line", "session", STORED, "template", "skill set", PLANNING)
     return setting.origin if setting.origin.startswith(named) else "config file"

@@ -1,5 +1,6 @@
-"""Options of a session that permit a model more than the user does: other users who can write a
-store must not decide what a model may do on this machine."""
+"""What options permit a model: those of a session that permit more than the user does, since other
+users who can write a store must not decide what it may do on this machine; and a turn that makes a
+plan, which permits nothing."""
 
 from __future__ import annotations
 
@@ -7,12 +8,24 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from clinvk.backend.manifest import Manifest
 from clinvk.model.option_table import FLAGS, OPTIONS
 
 # Values by what they permit, the least first. Unknown values permit the most.
 ORDER = {option.name: option.ranked for option in OPTIONS if option.ranked}
 LISTS = [option.name for option in OPTIONS if option.repeatable]  # each element permits more
 HARMLESS = [option.name for option in OPTIONS if option.harmless]
+
+PLANNING = "planning"
+# Of a turn that makes a plan: the values that contradict it, and the options that it replaces.
+PERMITTING = {"approval": ("auto", "none"), "sandbox": ("workspace", "full")}
+REPLACED = ("approval", "allowed_tools")
+
+INSTRUCTION = (
+    "Make a plan for the task below, and change nothing: create, edit and delete no files, and "
+    "run no commands that change anything. Your answer is the plan itself: the steps, the files "
+    "that each of them concerns, and how to check the result.\n\n"
+)
 
 
 def elevated(options: Mapping[str, Any], granted: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,6 +74,27 @@ def flags(more: Mapping[str, Any]) -> str:
             else:
                 words += ["--option", f"{name}={item}"]
     return shlex.join(words)
+
+
+def has_plan_mode(manifest: Manifest) -> bool:
+    return PLANNING in manifest.options
+
+
+def planning_problem(manifest: Manifest, spelled: str | None = None) -> str | None:
+    """Why the backend cannot be kept from changing something; None if it can."""
+    if has_plan_mode(manifest) or "read-only" in manifest.options.get("sandbox", ()):
+        return None
+    return (
+        f"{manifest.name} does not support {spelled or PLANNING}: it has no plan mode, and no "
+        "read-only sandbox"
+    )
+
+
+def planning_conflict(options: Mapping[str, Any]) -> str | None:
+    """The option that contradicts a plan that changes nothing."""
+    if not options.get(PLANNING):
+        return None
+    return next((n for n, values in PERMITTING.items() if options.get(n) in values), None)
 
 
 def _rank(name: str, value: Any) -> int:

@@ -20,7 +20,14 @@ from clinvk.backend.command_line import build_command, changed_env, expand_varia
 from clinvk.backend.files import tempfiles
 from clinvk.backend.inherited import adapt_environment, expand_homes
 from clinvk.backend.manifest import Manifest
-from clinvk.backend.options import Setting, resolve_settings, stored_options, supported_settings
+from clinvk.backend.options import (
+    Setting,
+    resolve_settings,
+    settle_planning,
+    stored_options,
+    supported_settings,
+)
+from clinvk.backend.permissions import INSTRUCTION, PLANNING
 from clinvk.backend.selection import BackendSelector
 from clinvk.backend.versions.installed import VersionNeeded, fitting_manifest
 from clinvk.config import loading
@@ -258,12 +265,13 @@ class Dispatcher(Closing):
         forks = parent.native_ids[manifest.name] if parent else None
         begins = self._begins_with(request, session, native_id or forks)
         wanted, permitted = self._wanted(
-            request, session, manifest.name, template_options(begins, self.config.home)
+            request, session, manifest, template_options(begins, self.config.home)
         )
         own = {name: wanted.pop(name) for name in OWN_OPTIONS if name in wanted}
         if context is None:
             context = self._find_context(request, session, own)
-        prompt = context.put_before(request.prompt) if context else request.prompt
+        prompt = f"{INSTRUCTION}{request.prompt}" if PLANNING in wanted else request.prompt
+        prompt = context.put_before(prompt) if context else prompt
         prompt, carried = self._build_prompt(
             request, prompt, session, manifest, native_id or forks, wanted
         )
@@ -381,12 +389,14 @@ class Dispatcher(Closing):
         self,
         request: Request,
         session: Session | None,
-        backend: str,
+        manifest: Manifest,
         of_template: Mapping[str, Any],
     ) -> tuple[dict[str, Setting], list[str]]:
         """The settings of a turn, with notices about those by which its session permits more than
         the user does: they are dropped if others can write the session's record."""
+        backend = manifest.name
         wanted = resolve_settings(request, session, self.config, backend, of_template)
+        settle_planning(wanted, manifest)
         if session is None:
             return wanted, []
         ours = self._created.get(session.id, {})

@@ -33,10 +33,8 @@ def find_context(wanted: Mapping[str, Any], home: Path, directory: str) -> Conte
     parts = []
     if wanted.get("memory"):
         parts.append(memory_part(home, directory))
-    # A function may name a single one.
-    paths = wanted.get("fast_context") or ()
     parts += [
         fast_context_part(os.path.join(directory, path), directory)
-        for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)
+        for path in wanted.get("fast_context") or ()
     ]
     return Context(parts)

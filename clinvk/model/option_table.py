@@ -46,6 +46,7 @@ class Option(Struct, frozen=True, kw_only=True):
     beside: str | None = None  # the parameter that it follows in --help
     ranked: tuple[str, ...] = ()  # the choices by what they permit, the least first
     harmless: bool = False  # no value permits a backend more than another
+    strict: bool = False  # never dropped: to run without it is never intended
     own: bool = False  # clinvk does it by itself: no manifest mentions it
     context: bool = False  # adds to the prompt: a turn that only corrects an answer has it already
 
@@ -91,6 +92,7 @@ OPTIONS = (
         key="approval_mode",
         config=("unified_flags", "backends"),
         stored=True,
+        strict=True,
         flag_of_runs=True,
         ranked=("always", "default", "auto", "none"),
     ),
@@ -104,6 +106,7 @@ OPTIONS = (
         key="sandbox_mode",
         config=("unified_flags", "backends"),
         stored=True,
+        strict=True,
         flag_of_runs=True,
         ranked=("read-only", "default", "workspace", "full"),
     ),
@@ -230,6 +233,16 @@ OPTIONS = (
         config=("unified_flags",),
         harmless=True,
         own=True,
+    ),
+    Option(
+        name="planning",
+        type=bool,
+        flag="--planning",
+        help="Ask for a plan and change nothing: in the CLI's plan mode, or read-only.",
+        group="Context",
+        flag_of_runs=True,
+        strict=True,
+        harmless=True,
     ),
     Option(
         name="memory",
@@ -431,6 +444,7 @@ BY_FLAG = {option.flag: option for option in ALL_OPTIONS if option.flag}
 OWN_OPTIONS = tuple(option.name for option in OPTIONS if option.own)
 CONTEXT_OPTIONS = tuple(option.name for option in OPTIONS if option.context)
 FLAGS = {option.name: option.flag for option in OPTIONS if option.flag}
+STRICT = tuple(option.name for option in OPTIONS if option.strict)
 CHOICES = {option.name: option.choices for option in OPTIONS if option.choices}
 
 

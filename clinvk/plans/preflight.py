@@ -11,9 +11,10 @@ from msgspec import Struct
 
 from clinvk.backend.command_line import KEEPS_HINT, check_arguments, explain_unsupported
 from clinvk.backend.manifest import EventRule, Manifest
+from clinvk.backend.permissions import PERMITTING, planning_conflict
 from clinvk.backend.selection import BackendSelector
 from clinvk.errors import ClinvkError, ConfigError
-from clinvk.model.option_table import CHOICES, FLAGS
+from clinvk.model.option_table import FLAGS, STRICT
 from clinvk.model.plan import Plan, Rules, Task
 from clinvk.text.redact import redact
 from clinvk.text.typed import quoted
@@ -189,11 +190,20 @@ class _Checker:
         """The requested options. Options that may be dropped are, if the backend lacks them; others
         are an error here, before anything else runs."""
         kept = {}
+        conflict = planning_conflict(task.options)
+        if conflict is not None and conflict not in task.droppable:
+            raise ConfigError(
+                f"planning and {conflict} {task.options[conflict]} contradict each other: a plan "
+                "changes nothing",
+                "leave out one of them",
+            )
         for name, value in task.options.items():
+            if conflict is not None and name in PERMITTING:
+                continue  # it is set for all tasks
             problem = explain_unsupported(manifest, name, value)
             if problem is None:
                 kept[name] = value
-            elif name not in CHOICES and (task.lenient or name in task.droppable):
+            elif name not in STRICT and (task.lenient or name in task.droppable):
                 flag = FLAGS.get(name)
                 typed = flag if flag and task.droppable.get(name) == flag else None
                 said = f"{explain_unsupported(manifest, name, value, typed)}; dropped"

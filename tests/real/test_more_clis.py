@@ -223,3 +223,15 @@ def test_a_signal_ends_it_and_the_conversation_continues(user: User, cli: Cli) -
         end(clinvk, signal.SIGINT)
     assert word in json.dumps(user.models.requests[0].body)
     assert len(user.sessions()) == 1
+
+
+def test_a_plan_changes_nothing(user: User, cli: Cli) -> None:
+    if not cli.write:
+        assert user.result("--planning", "hello")["content"].startswith("answer 1")
+        return
+    if cli.may[0] == "--approval":
+        user.run("config", "set", f"backends.{user.backend}.approval_mode", cli.may[1])
+
+    answer = user.result("--planning", writing(user, cli))
+
+    assert not (user.home.project / "made").exists(), answer

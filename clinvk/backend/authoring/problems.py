@@ -46,7 +46,7 @@ _IN_ARGV = {
     "fork": ("$options", "$native_id", "$new_id", "$prompt", "$scratch", "$state"),
     "ephemeral": ("$options", "$new_id", "$prompt", "$scratch", "$state"),
 }
-_FLAGGED = {option.name for option in OPTIONS if option.flag}
+_FLAGGED = {option.name for option in OPTIONS if option.flag and option.type is not bool}
 
 
 class Problem(Struct, frozen=True):

@@ -1,0 +1,53 @@
+"""What clinvk adds to a prompt reaches the model."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clinvk.backend.permissions import INSTRUCTION
+from tests.real.user import User, unique
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def made(user: User) -> Path:
+    """What the model is asked to make: a file of the project."""
+    return user.home.project / "made"
+
+
+def test_a_plan_changes_nothing_and_the_next_turn_may(user: User, made: Path) -> None:
+    user.run("config", "set", f"backends.{user.backend}.approval_mode", "auto")
+    if user.backend == "claude":  # what its user allows is not allowed to a plan
+        user.run("config", "set", "backends.claude.allowed_tools", "[Bash, Write]")
+        settings = user.home.project / ".claude" / "settings.json"
+        settings.parent.mkdir()
+        settings.write_text(json.dumps({"permissions": {"allow": ["Bash", "Write"]}}))
+
+    answer = user.result("--planning", user.write(made, "text"))
+    by_shell = user.result("--planning", user.shell(f"touch {made}"))
+
+    assert INSTRUCTION.strip() in user.asked[0].last
+    assert not made.exists(), (answer, by_shell)
+    user.result("-c", user.write(made, "text"))
+    assert made.read_text() == "text"
+    assert INSTRUCTION.strip() not in user.asked[-1].last
+
+
+def test_the_model_sees_notes_and_files(user: User) -> None:
+    note, text, secret = unique(), unique(), unique()
+    user.run("memory", "add", note)
+    (user.home.project / "src").mkdir()
+    (user.home.project / "src" / "a.py").write_text(f"# {text}\n")
+    (user.home.project / "src" / ".env").write_text(f"KEY={secret}\n")
+
+    user.result("--memory", "--fast-context", "src", "hello")
+    user.result("-c", "and now?")
+
+    first, second = user.asked[0], user.asked[-1]
+    assert note in first.last
+    assert f"# {text}" in first.last
+    assert secret not in json.dumps(first.body)
+    assert first.last.endswith("hello")
+    assert second.last == "and now?"
