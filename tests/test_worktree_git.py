@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from clinvk.backend.inherited import GIT_VARIABLES
 from clinvk.errors import NotInstalledError
 from clinvk.worktrees import git as gits
 from clinvk.worktrees.git import Git, GitError
@@ -13,7 +14,7 @@ from clinvk.worktrees.names import slugs
 
 def test_all_variables_that_git_calls_local_are_removed():
     said = subprocess.run(["git", "rev-parse", "--local-env-vars"], capture_output=True, check=True)
-    assert set(said.stdout.decode().split()) <= set(gits.LOCAL_VARIABLES)
+    assert set(said.stdout.decode().split()) <= set(GIT_VARIABLES)
     cleaned = gits.clean_environment(
         {"GIT_DIR": "/x", "GIT_CONFIG_KEY_0": "a", "GIT_SSH_COMMAND": "ssh", "HOME": "/h"}
     )

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from clinvk.api.sync import run_blocking
 from clinvk.api.tasks import Observe, Tasks, plan_of
 from clinvk.disk.closing import Closing
@@ -18,7 +20,7 @@ from clinvk.engine.resumed_run import ReplacingRun, ResumedRun, find_interrupted
 from clinvk.engine.run_context import local_context
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
-from clinvk.model.plan import Plan
+from clinvk.model.plan import Plan, Task
 from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
 from clinvk.runs.folder import RunFolder, RunNotFound, RunStore
 
@@ -225,7 +227,12 @@ class WorkflowManager(Closing):
 
 def _is_same_plan(plan: Plan, kept: Plan) -> bool:
     plan = Plan.from_json(plan.to_json())  # as it would be read from its file
-    return (plan.tasks, plan.rules) == (kept.tasks, kept.rules)
+    return (plan.tasks, plan.rules) == (tuple(map(_as_written, kept.tasks)), kept.rules)
+
+
+def _as_written(task: Task) -> Task:
+    """The task without what was recorded about its worktree when the run started."""
+    return replace(task, worktree=task.worktree.as_written) if task.worktree else task
 
 
 AgentFlowManager = WorkflowManager

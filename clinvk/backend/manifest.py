@@ -143,6 +143,24 @@ class NativeIdSource(Struct, frozen=True):
     match: str | None = None  # a pattern in that file; without it, all of its text
 
 
+class TrustSpec(Struct, frozen=True):
+    """Where the CLI notes the directories that the user trusts: a JSON object of paths and levels. In
+    a worktree of a trusted directory, it gets the variables of `env`."""
+
+    files: list[str]  # the first one of which all `${NAME}` are set
+    trusted: list[str]  # the levels that mean trust in a directory and all below it
+    trusted_parent: list[str] = []  # those that mean trust in the directory above
+    env: dict[str, str] = {}
+
+
+class WorktreeSpec(Struct, frozen=True):
+    """What the CLI needs in a git worktree. `copy` are patterns, as in .gitignore, of its settings:
+    files that git ignores are copied."""
+
+    copy: list[str] = []
+    trust: TrustSpec | None = None
+
+
 class Manifest(Struct, frozen=True):
     name: str
     command: str
@@ -173,6 +191,7 @@ class Manifest(Struct, frozen=True):
     events: list[EventRule] = []
     errors: list[ErrorRule] = []
     login: LoginSpec = field(default_factory=LoginSpec)
+    worktree: WorktreeSpec = field(default_factory=WorktreeSpec)
     notes: list[str] = []
     source: str = ""  # the file
     # Options that the installed version lacks, each with the reason; see `for_version`.

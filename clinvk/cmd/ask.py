@@ -245,7 +245,7 @@ def _confirm_elsewhere(problem: str, other: Session) -> bool:
     from clinvk.text.duration import format_age
 
     return confirm(
-        f"{problem}.\nThe last one is {other.id} in {other.cwd} ({format_age(other.updated_at)}): "
+        f"{problem}.\nThe last one is {other.id} in {other.directory} ({format_age(other.updated_at)}): "
         f"{other.label[:60]}\nContinue it?"
     )
 

@@ -260,6 +260,7 @@ class Dispatcher(Closing):
             request.to or request.backend or (session.backend if session else None)
         )
         manifest = choice.manifest
+        request, moved = _without_worktree(request, session)
         native_id = _native_id_to_resume(session, manifest, request)
         parent = None if native_id or request.replay else self._find_fork_source(session, manifest)
         forks = parent.native_ids[manifest.name] if parent else None
@@ -321,6 +322,11 @@ class Dispatcher(Closing):
             args=[*self.config.backend(manifest.name).extra_flags, *request.args],
         )
         given = {*self.config.backend(manifest.name).env, *request.env}
+        if started_in := _started_in(request, session, command.cwd):
+            # Only in a worktree.
+            from clinvk.backend.files.trust import inherit_trust
+
+            command = inherit_trust(manifest, command, started_in)
         command, adapted = adapt_environment(command, given)
         if command.state and not command.new_id:
             native.check_state(command.state)
@@ -329,6 +335,7 @@ class Dispatcher(Closing):
             timeout = self.config.config.unified_flags.command_timeout_secs
         said = (
             *choice.notices,
+            *moved,
             *permitted,
             *carried,
             *(context.notices if context else ()),
@@ -507,6 +514,7 @@ class Dispatcher(Closing):
             backend=plan.manifest.name,
             model=_setting_value(plan.settings, "model"),
             cwd=str(plan.command.cwd),
+            started_in=str(plan.request.started_in) if plan.request.started_in else None,
             title=redact_for_store(plan.request.title, settings) if plan.request.title else None,
             tags=tuple(dict.fromkeys([*settings.default_tags, *plan.request.tags])),
             options=redact_data_for_store(
@@ -731,6 +739,30 @@ def _working_directory(request: Request, session: Session | None) -> Path:
         whose = f"session {session.id} ran in it; " if session and request.cwd is None else ""
         raise UsageError(f"{path}: no such directory", f"{whose}choose another one with -w")
     return Path(path)
+
+
+def _without_worktree(request: Request, session: Session | None) -> tuple[Request, list[str]]:
+    """The request as it continues a session whose worktree no longer exists: from the transcript, in
+    the directory that it was started in."""
+    if session is None or session.started_in is None or request.cwd is not None:
+        return request, []
+    if not session.cwd or os.path.isdir(session.cwd):
+        return request, []
+    told = (
+        f"the worktree of session {session.id} no longer exists: the conversation continues in "
+        f"{session.started_in}, from its transcript"
+    )
+    cwd = Path(session.started_in)
+    return request.replace(cwd=cwd, replay=bool(session.native_ids)), [told]
+
+
+def _started_in(request: Request, session: Session | None, cwd: Path) -> str | None:
+    """The directory of the user that a worktree belongs to; None outside of worktrees."""
+    if request.started_in is not None:
+        return str(request.started_in)
+    if session is None or session.started_in is None or str(cwd) != session.cwd:
+        return None
+    return session.started_in
 
 
 def _lacking(settings: Mapping[str, Setting]) -> list[str]:

@@ -59,11 +59,11 @@ class DrivenRun:
         run is recorded, before a task is started. Raises `ClinvkError` if the plan cannot be
         started; nothing has happened then."""
         self.context = context
-        self.plan = plan
         self.executor = executor
         self.observe = observe
         self.notify = notify
         self.preflights = self._check(plan, context.selector)
+        self.plan = plan = self._with_worktrees(plan)
         self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=context.redact)
         self.folder: RunFolder | None = None
         self.outcomes = _initial_outcomes(plan, self.preflights.tasks)
@@ -85,7 +85,34 @@ class DrivenRun:
             tasks = tuple(map(self._without_secrets, self.plan.tasks))
             kept = replace(self.plan, tasks=tasks, cwd=_current_directory())
             self.folder = self.context.runs.create(kept)
+            self._record_worktrees(self.folder)
         return self.folder
+
+    def _with_worktrees(self, plan: Plan) -> Plan:
+        """The plan with what its worktrees begin with. Raises `ClinvkError` if they cannot be
+        created."""
+        if all(task.worktree is None or task.worktree.commit for task in plan.tasks):
+            return plan
+        # Only with worktrees.
+        from clinvk.worktrees.prepare import prepare_plan
+
+        return prepare_plan(plan, self.context.env, self.notify)
+
+    def _record_worktrees(self, folder: RunFolder) -> None:
+        """Keep in refs what the worktrees of a new run begin with. Raises `ClinvkError`; the run is
+        deleted then."""
+        if not any(task.worktree for task in self.plan.tasks):
+            return
+        # Only with worktrees.
+        from clinvk.worktrees.prepare import keep_starts
+
+        try:
+            keep_starts(self.plan, folder.id, self.context.env)
+        except BaseException:
+            self.folder = None
+            with suppress(SessionError):
+                folder.delete_locked()
+            raise
 
     async def run(self, on_ready: Callable[[], None] = lambda: None) -> RunResult:
         """The result. `on_ready` is called as soon as `outcomes` say which tasks are run. Raises

@@ -70,6 +70,22 @@ class LocalExecutor:
         return str((await self.dispatcher.aplan(request)).command)
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
+        if request.worktree is None:
+            return await self._run(request, reporter)
+        # Only with a worktree.
+        from clinvk.worktrees.attempt import AttemptInWorktree, with_worktree
+
+        wanted, dispatcher = request.worktree, self.dispatcher
+        manifest = dispatcher.selector.select(request.to or request.backend).manifest
+        inside = AttemptInWorktree(
+            dispatcher.config.home, wanted.run, wanted.wanted, wanted.attempt,
+            env=dispatcher.env, notify=reporter.on_notice, copied=tuple(manifest.worktree.copy),
+        )  # fmt: skip
+        await inside.begin()
+        there = request.replace(worktree=None, cwd=inside.cwd, started_in=inside.started_in)
+        return await with_worktree(await self._run(there, reporter), inside)
+
+    async def _run(self, request: Request, reporter: Reporter) -> Result:
         async with self.dispatcher.stream(request, reporter.on_notice) as turn:
             session = turn.plan.session
             running = RunningRequest(

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from clinvk.backend.options import BACKEND_SPECIFIC
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
-from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Plan, Task
+from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Plan, Task, TaskWorktree
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result, exit_code
 from clinvk.model.session_ref import NewSession, SessionById
@@ -72,7 +72,13 @@ class RequestBuilder:
             ignore_limit=rules.limits.at_start == "ignore",
             task=self.run_id,
             lenient=task.lenient or switched,
+            worktree=self._worktree(task, attempt),
         )
+
+    def _worktree(self, task: Task, attempt: int) -> TaskWorktree | None:
+        if task.worktree is None or self.run_id is None:
+            return None
+        return TaskWorktree(run=self.run_id, attempt=attempt, wanted=task.worktree)
 
     def check(self, i: int, request: Request) -> None:
         """Raise `UsageError` if the parts of the prompt leave it empty."""

@@ -158,7 +158,8 @@ class ReplacingRun(DrivenRun):
             same = _task_definition(self._without_secrets(task)) == _task_definition(
                 theirs.tasks[i]
             )
-            if not same or not all(self.outcomes[n].ok for n in task.needs):
+            # Its changes are in a worktree of the other run.
+            if task.worktree or not same or not all(self.outcomes[n].ok for n in task.needs):
                 continue
             said = await calls(partial(_outcome_if_ended, known, old, theirs, self))
             stands = requeue_if_unfinished(

@@ -45,6 +45,21 @@ class Worktree(Struct, frozen=True, kw_only=True, omit_defaults=True):
     directory: str = ""  # in ~/.clinvk/worktrees/RUN/DIRECTORY; steps of a chain share one
     size: int | None = None  # bytes of the files of that commit
 
+    @property
+    def as_written(self) -> Worktree:
+        """Without what was recorded."""
+        return Worktree(
+            base=self.base, dirty=self.dirty, copy=self.copy, setup=self.setup, keep=self.keep
+        )
+
+
+class TaskWorktree(Struct, frozen=True, kw_only=True):
+    """The worktree of an attempt at a task of a run."""
+
+    run: str
+    attempt: int
+    wanted: Worktree
+
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One prompt of a plan. `env` holds values as written: `${NAME}` is looked up before anything

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clinvk.model.session_ref import (
     LAST,
@@ -17,6 +17,9 @@ from clinvk.model.session_ref import (
     SessionRef,
     session_ref_from_words,
 )
+
+if TYPE_CHECKING:
+    from clinvk.model.plan import TaskWorktree
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 WORDS = {"session", "name", "anywhere", "history", "new"}  # that say which session
@@ -60,6 +63,8 @@ class Request:
     resends: bool  # its prompt is the last one of the session, which a rate limit has ended
     task: str | None  # the run that it is a task of
     stored_options: bool  # apply the options that the user has stored
+    worktree: TaskWorktree | None  # in which an executor runs it, in place of `cwd`
+    started_in: Path | None  # the directory of the user that a `cwd` in a worktree corresponds to
 
     def __init__(
         self,
@@ -95,6 +100,8 @@ class Request:
         resends: bool = False,
         task: str | None = None,
         stored_options: bool = False,
+        worktree: TaskWorktree | None = None,
+        started_in: Path | None = None,
     ) -> None:
         fields = dict(locals())
         for word in ("self", *WORDS):

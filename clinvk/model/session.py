@@ -90,6 +90,9 @@ class Session(Struct, frozen=True, kw_only=True):
     model: str | None = None
     status: str = "active"
     cwd: str | None = None  # real path
+    # Of a session in a worktree: the directory of the user that it belongs to. Left out of a record
+    # if there is none.
+    started_in: str | None = None
     title: str | None = None
     prompt: str | None = None  # the beginning of the first prompt
     native_ids: dict[str, str] = {}  # backend: its own id
@@ -121,6 +124,11 @@ class Session(Struct, frozen=True, kw_only=True):
         return self.native_ids.get(self.backend or "")
 
     @property
+    def directory(self) -> str | None:
+        """The directory that it belongs to, and is continued in by `-c`."""
+        return self.started_in or self.cwd
+
+    @property
     def resumable(self) -> bool:
         return self.status in RESUMABLE and bool(self.native_ids or sum(self.counts.values()))
 
@@ -146,6 +154,8 @@ class Session(Struct, frozen=True, kw_only=True):
             del record["options_trusted"]
         if not self.native_env:
             del record["native_env"]
+        if self.started_in is None:
+            del record["started_in"]
         if self.cwd is not None and (text := _as_text(self.cwd)) != self.cwd:
             record |= {"cwd": text, CWD_BYTES: os.fsencode(self.cwd).hex()}
         return self.extra | record

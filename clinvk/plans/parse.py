@@ -21,7 +21,7 @@ from clinvk.disk.reading import NOT_REGULAR, is_own_stream, read_file, read_name
 from clinvk.errors import ConfigError
 from clinvk.model.option_table import Option
 from clinvk.model.option_values import value_problem
-from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, with_keys
+from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, Worktree, with_keys
 from clinvk.plans import formats, halt, interpolate
 from clinvk.plans.formats import COLUMNS, HEADER, keys_hint
 from clinvk.plans.references import TaskError, TaskReferences, link
@@ -35,6 +35,7 @@ from clinvk.plans.schema import (
     TaskDefaults,
     TaskEntry,
     TaskFile,
+    WorktreeEntry,
     read_number,
 )
 from clinvk.text import duration, json_input, values, yaml
@@ -102,10 +103,12 @@ class _PlanParser:
         self.tasks: list[Task] = []
         self.entries: list[tuple[Place, Any]] = []  # the place and the data of each task
         self.of_all: Mapping[str, Any] = {}  # the file's keys for all tasks
+        self.has_worktree = False  # the file has the key for all tasks
 
     def plan(self, data: Any) -> Plan:
         whole, entries, where = self._split_file(data)
         self.of_all = whole.defaults
+        self.has_worktree = whole.worktree is not None
         said: list[TaskReferences] = []
         for number, entry in enumerate(entries):
             path = (where, number)
@@ -144,7 +147,9 @@ class _PlanParser:
             return None
         if key in self.task_defaults:
             return (self.defaults.flags.get(key, key),)
-        return ("defaults", key) if key in self.of_all else None
+        if key in self.of_all:
+            return ("defaults", key)
+        return (key,) if key == "worktree" and self.has_worktree else None
 
     def _shared_place_name(self, key: str) -> str:
         """The same, for messages."""
@@ -200,14 +205,15 @@ class _PlanParser:
                 (*path, "matrix", empty[0]), "the list is empty, so there are no tasks"
             )
         columns, header = entry.pop(COLUMNS, {}), entry.pop(HEADER, [])
-        merged = _merge(_drop_shared(whole.defaults), self.task_defaults, entry)
+        general = {} if whole.worktree is None else {"worktree": whole.worktree}
+        merged = _merge(general, _drop_shared(whole.defaults), self.task_defaults, entry)
         if "line" in columns:
             _shorten_line_name(merged)
         elif (name := _name_of_row(columns, header)) and not {"name", "id"} & set(merged):
             merged["name"] = name
         if header and not {"prompt", "prompt_file"} & set(merged):
             raise ShapeError(path, *formats.missing_prompt_message(header, columns))
-        general = [*(k for k in merged if k not in entry), *ALL_TASKS_ONLY]
+        inherited = [*(k for k in merged if k not in entry), *ALL_TASKS_ONLY]
         count = 1
         for choices in axes.values():
             count *= len(choices)
@@ -224,7 +230,7 @@ class _PlanParser:
                 filled = _convert_numbers(filled)
             said = build_struct(TaskEntry, filled, path)
             _check_values(filled, path)
-            yield said, variables, general
+            yield said, variables, inherited
 
     def _build_task(
         self,
@@ -256,6 +262,7 @@ class _PlanParser:
             retries=written.retries,
             template=template,
             idempotent=written.idempotent,
+            worktree=parse_worktree(written.worktree, (*path, "worktree")),
             tags=tuple(written.tags),
             title=written.title,
             meta=_to_json_data(written.meta, (*path, "meta")),
@@ -365,6 +372,27 @@ class _PlanParser:
             ephemeral=whole.ephemeral,
             output_dir=absolute_path(whole.output_dir) if whole.output_dir else None,
         )
+
+
+def parse_worktree(written: bool | Mapping[str, Any] | None, path: Place) -> Worktree | None:
+    """What `worktree: true`, or its keys, ask for. Raises `ShapeError`."""
+    if written is None or written is False:
+        return None
+    entry = build_struct(WorktreeEntry, {} if written is True else dict(written), path)
+    patterns = _to_list(entry.copy)
+    for i, pattern in enumerate(patterns):
+        if not pattern.strip() or ".." in Path(pattern).parts or pattern.startswith("~"):
+            raise ShapeError(
+                (*path, "copy", i), f"{pattern!r} is not a pattern of files in the repository"
+            )
+    if entry.setup is not None and not entry.setup.strip():
+        raise ShapeError((*path, "setup"), "the command is empty")
+    if entry.base is not None and not _to_text(entry.base).strip():
+        raise ShapeError((*path, "base"), "the revision is empty")
+    return Worktree(
+        base=None if entry.base is None else _to_text(entry.base), dirty=entry.dirty,
+        copy=tuple(patterns), setup=entry.setup, keep=entry.keep,
+    )  # fmt: skip
 
 
 def _as_step(whole: TaskFile, tasks: list[Task], i: int) -> Task:

@@ -9,7 +9,7 @@ from msgspec.structs import asdict, fields
 
 from clinvk.model import option_table
 from clinvk.model.option_table import Option
-from clinvk.model.plan import Budget
+from clinvk.model.plan import Budget, Dirty
 from clinvk.text.yaml.rules import JSON, PROSE, TEXT, Rules
 
 # The option that each key of a task sets.
@@ -42,6 +42,7 @@ WRITTEN_TASK: Rules = {
     "matrix": _MATRIX,
     "env": {"*": TEXT},
     "meta": JSON,
+    "worktree": {"base": TEXT, "copy": {"[]": TEXT}, "setup": PROSE},
     **_DURATIONS,
 }
 WRITTEN: Rules = {
@@ -52,6 +53,7 @@ WRITTEN: Rules = {
     "tasks": {"[]": WRITTEN_TASK},
     "steps": {"[]": WRITTEN_TASK},
     "matrix": _MATRIX,
+    "worktree": WRITTEN_TASK["worktree"],
     **dict.fromkeys(("retry_delay", "limit_wait", "max_wait", "stall_timeout"), TEXT),
 }
 SHARED = "x-"  # keys that begin with it hold parts that anchors share; they are ignored
@@ -100,6 +102,16 @@ _option_fields: Any = defstruct(
 )
 
 
+class WorktreeEntry(Struct, frozen=True, kw_only=True):
+    """The keys of `worktree`."""
+
+    base: Scalar | None = None
+    dirty: Dirty = "tell"
+    copy: str | list[str] = []
+    setup: str | None = None
+    keep: bool = False
+
+
 class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ignore[misc]
     """A task as written, with its matrix expanded."""
 
@@ -115,6 +127,7 @@ class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ign
     needs: str | list[str] = []
     env: dict[str, Scalar] = {}
     idempotent: bool = False
+    worktree: bool | dict[str, Any] | None = None
     meta: Any = None
     output_format: str | None = None  # of the published format; clinvk reads what a task prints
 
@@ -161,6 +174,7 @@ class TaskFile(Struct, frozen=True, kw_only=True):
     stall_timeout: Scalar | None = None
     ephemeral: bool = False
     output_dir: str | None = None
+    worktree: bool | dict[str, Any] | None = None  # a default of the tasks
     stop_on_failure: bool = True
     pass_working_dir: bool = False
     pass_session: bool = False

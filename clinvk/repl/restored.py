@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clinvk.model.session import Message, Session
-from clinvk.terminal.printer import format_size
+from clinvk.disk.sizes import format_size
 from clinvk.text.sanitize import one_line
 
 

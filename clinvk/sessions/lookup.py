@@ -132,7 +132,7 @@ class SessionLookup:
         task = self.find_task_session(Query(cwd=here, backend=backend))
         raise NoSessionHere(
             f"there is no {of}session to continue in {here}{TASKS_SKIPPED_HINT if task else ''}",
-            f"the last one is {other.id}, in {other.cwd}; resume it with: "
+            f"the last one is {other.id}, in {other.directory}; resume it with: "
             f'clinvk resume {other.id} "your prompt"   (or: clinvk -c --anywhere "your prompt")',
             other,
         )

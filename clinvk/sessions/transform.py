@@ -119,6 +119,7 @@ def _derive_session(
         backend=source.backend,
         model=source.model,
         cwd=source.cwd,
+        started_in=source.started_in,
         title=title or source.title,
         tags=source.tags,
         began_with=source.began_with,

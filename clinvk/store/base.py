@@ -25,7 +25,7 @@ class Query(Struct, frozen=True, kw_only=True):
 
     backend: str | None = None  # the sessions' backend, or one that they were handed over to
     status: str | None = None  # a stored status, or "damaged"
-    cwd: str | None = None  # real path
+    cwd: str | None = None  # real path of the directory that they belong to
     tag: str | None = None
     metadata: dict[str, str] = {}
     resumable: bool = False
@@ -38,7 +38,7 @@ class Query(Struct, frozen=True, kw_only=True):
         return (
             (self.backend is None or self.backend in (session.backend, *session.native_ids))
             and self.status in (None, session.status)
-            and self.cwd in (None, session.cwd)
+            and self.cwd in (None, session.directory)
             and (self.tag is None or self.tag in session.tags)
             and all(str(session.metadata.get(k, "")) == v for k, v in self.metadata.items())
             and (session.resumable or not self.resumable)

@@ -122,7 +122,7 @@ class Index(Closing):
             " SET backend=excluded.backend, status=excluded.status, cwd=excluded.cwd,"
             " task=excluded.task, resumable=excluded.resumable, used=excluded.used,"
             " record=excluded.record, problem=NULL, mtime=excluded.mtime, size=excluded.size",
-            (session_id, session_id.lower(), session.backend, session.status, _path(session.cwd), session.task,
+            (session_id, session_id.lower(), session.backend, session.status, _path(session.directory), session.task,
              int(session.resumable), _last_used(session), record, mtime, size),
         )  # fmt: skip
         self._put_facets(session)
@@ -132,7 +132,7 @@ class Index(Closing):
         rows = list(rows)
         self.db.executemany(
             "INSERT OR REPLACE INTO sessions VALUES (?,?,?,?,?,?,?,?,?,NULL,?,?,?)",
-            [(s.id, s.id.lower(), s.backend, s.status, _path(s.cwd), s.task, int(s.resumable), _last_used(s),
+            [(s.id, s.id.lower(), s.backend, s.status, _path(s.directory), s.task, int(s.resumable), _last_used(s),
               encode(s.to_json()).decode(), mtime, size, indexed)
              for s, mtime, size, indexed in rows],
         )  # fmt: skip

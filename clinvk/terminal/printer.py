@@ -368,16 +368,6 @@ def _wrap_value(text: str, room: int) -> list[str]:
     return wrap_message("", text, room)
 
 
-def format_size(count: int) -> str:
-    """A number of bytes in the unit that leaves few digits."""
-    value = float(count)
-    for unit in ("B", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
-
-
 def _stream_width(stream: TextIO) -> int | None:
     """The columns of the terminal; None if the stream is not a terminal."""
     try:

@@ -13,20 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from clinvk.backend.inherited import GIT_VARIABLES
 from clinvk.errors import ClinvkError, NotInstalledError
 
 MINIMUM = (2, 38)
 
-# What `git rev-parse --local-env-vars` lists: they point at another repository, its index or its
-# objects. A test compares the two.
-LOCAL_VARIABLES = (
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_COMMON_DIR", "GIT_CONFIG", "GIT_CONFIG_COUNT",
-    "GIT_CONFIG_PARAMETERS", "GIT_DIR", "GIT_GRAFT_FILE", "GIT_IMPLICIT_WORK_TREE",
-    "GIT_INDEX_FILE", "GIT_INTERNAL_SUPER_PREFIX", "GIT_NO_REPLACE_OBJECTS",
-    "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_REPLACE_REF_BASE", "GIT_SHALLOW_FILE",
-    "GIT_WORK_TREE",
-)  # fmt: skip
-OTHER_VARIABLES = ("GIT_EXTERNAL_DIFF", "GIT_NAMESPACE", "GIT_TRACE", "GIT_CEILING_DIRECTORIES")
+# They change what git does or prints.
+OTHER_VARIABLES = ("GIT_EXTERNAL_DIFF", "GIT_NAMESPACE", "GIT_TRACE", "GIT_DEFAULT_HASH")
 
 # No hooks of the user, no daemon that watches a directory which will be deleted, no cleaning up in
 # between, and no error for mixed line ends.
@@ -142,14 +135,9 @@ def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
                    "GIT_EDITOR": "false"}  # fmt: skip
 
 
-def without_local_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a program that is started in a worktree."""
-    return {k: v for k, v in env.items() if not is_local_variable(k)}
-
-
 def is_local_variable(name: str) -> bool:
     return (
-        name in LOCAL_VARIABLES
+        name in GIT_VARIABLES
         or name in OTHER_VARIABLES
         or re.fullmatch(r"GIT_CONFIG_(KEY|VALUE)_\d+", name) is not None
     )

@@ -3,6 +3,8 @@
     ~/.clinvk/worktrees/RUN/SLUG            the worktree; RUN/SLUG.json says how far it is
     refs/clinvk/RUN/SLUG/ATTEMPT            the result of an attempt, in the repository
     refs/clinvk/RUN/SLUG/0                  what was uncommitted when the run started (dirty: include)
+    refs/clinvk/RUN/SLUG/COMMIT             in a submodule: its part of a result
+    refs/clinvk-nested/RUN/SLUG/COMMIT      the commit of a repository that was inside the worktree
 
 A slug is the key of a task as git allows it in a ref. In a chain, all steps share the worktree
 `chain`, and each has the slug of its own key for its commits.
@@ -15,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 REFS = "refs/clinvk/"
+NESTED_REFS = "refs/clinvk-nested/"
 SHARED = "chain"  # the worktree of a chain
 
 

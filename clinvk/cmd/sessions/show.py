@@ -11,6 +11,7 @@ from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.sessions.common import VERSION, display_status, open_lookup, session_data
+from clinvk.disk.sizes import format_size
 from clinvk.model.session import Message, Session
 from clinvk.model.usage import format_count
 from clinvk.terminal import pager, printer
@@ -84,6 +85,7 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Created": printer.local_time(s.created_at),
         "Last Used": f"{printer.local_time(s.updated_at)} ({duration.format_age(s.updated_at)})",
         "Working Directory": printer.short_path(s.cwd or "-"),
+        **({"Started In": printer.short_path(s.started_in)} if s.started_in else {}),
         "Backend Session": ", ".join(f"{v} ({k})" for k, v in s.native_ids.items()) or "-",
         "Turns": s.turns,
         "Token Usage": tokens,
@@ -92,6 +94,6 @@ def _fields(s: Session, state: str, size: int) -> dict[str, Any]:
         "Title": s.label or "-",
         "Parents": ", ".join(s.parents) or "-",
         "Messages": f"{sum(counts.values())} (user {users}, assistant {agents})",
-        "Storage Size": printer.format_size(size),
+        "Storage Size": format_size(size),
         "Last Error": f"{s.error['kind']}: {s.error['message']}" if s.error else "-",
     }

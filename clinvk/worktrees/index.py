@@ -1,0 +1,66 @@
+"""All that is not ignored in a working tree, as a tree of git: in an index of its own, so that the
+user's or the agent's index stays as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from clinvk.worktrees.git import Git, GitError
+
+# A directory in which an agent has run `git init`, and nothing else.
+_UNBORN = re.compile(r"'(.+?)/?' does not have a commit checked out")
+MAX_UNBORN = 100
+PREFIX = "clinvk-index-"
+ABANDONED = 3600.0  # seconds after which such an index was left by a killed process
+
+
+@contextmanager
+def temporary_index(index: Path) -> Iterator[Path]:
+    """A copy of an index: what git knows of the files makes adding them again fast."""
+    _remove_old(index.parent)
+    copy = index.with_name(f"{PREFIX}{os.urandom(6).hex()}")
+    try:
+        with suppress(FileNotFoundError):  # nothing has been added yet
+            shutil.copyfile(index, copy)
+        yield copy
+    finally:
+        for path in (copy, copy.with_name(copy.name + ".lock")):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _remove_old(folder: Path) -> None:
+    for path in folder.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
+
+
+def add_all(git: Git, index: Path) -> list[str]:
+    """Add everything that is not ignored to this index. Returns the directories that were left out:
+    repositories without a commit. Raises `GitError`."""
+    left_out: list[str] = []
+    while True:
+        pathspecs = [".", *(f":(exclude,literal){path}" for path in left_out)]
+        try:
+            git.run("add", "--all", "--", *pathspecs, index=index)
+        except GitError as error:
+            found = _UNBORN.search(error.output)
+            if found is None or found.group(1) in left_out or len(left_out) >= MAX_UNBORN:
+                raise
+            left_out.append(found.group(1))
+            continue
+        return left_out
+
+
+def tree_of(git: Git, index: Path) -> str:
+    """The tree of all that is not ignored. Raises `GitError`."""
+    with temporary_index(index) as copy:
+        add_all(git, copy)
+        return git.text("write-tree", index=copy)

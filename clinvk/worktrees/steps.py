@@ -1,0 +1,35 @@
+"""The worktree that all steps of a chain share: each step begins with the result of the one before."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from clinvk.worktrees.create import Place
+from clinvk.worktrees.git import Git
+from clinvk.worktrees.names import SHARED
+from clinvk.worktrees.record import Record, write_record
+
+
+def begin_step(place: Place, record: Record) -> Record:
+    """The record, for the next step: what the step before has left is committed in the worktree, so
+    that the changes of each step can be told apart. Raises `ClinvkError`."""
+    if place.wanted.directory != SHARED:
+        return record
+    git = Git.of(record.admin, place.path, place.env)
+    if record.tip and git.run(
+        "merge-base", "--is-ancestor", "HEAD", record.tip, ok=(0, 1, 128)
+    ).returncode == 0:  # fmt: skip
+        git.run("update-ref", "--no-deref", "HEAD", record.tip)
+        git.run("read-tree", "HEAD")
+    if place.wanted.slug in record.bases:  # another attempt
+        return record
+    base = git.text("rev-parse", "HEAD")
+    record = replace(record, bases={**record.bases, place.wanted.slug: base})
+    write_record(place.path, record)
+    return record
+
+
+def end_step(place: Place, record: Record, commit: str) -> None:
+    """The next step begins with this commit. Raises `ClinvkError`."""
+    if place.wanted.directory == SHARED and record.tip != commit:
+        write_record(place.path, replace(record, tip=commit))
