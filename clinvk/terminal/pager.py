@@ -13,10 +13,11 @@ from clinvk.text.sanitize import sanitize
 from clinvk.text.width import display_width
 
 
-def show_lines(lines: Sequence[str]) -> None:
-    """Print the lines; through `$PAGER` if they do not fit on the terminal."""
+def show_lines(lines: Sequence[str], preferred: str | None = None) -> None:
+    """Print the lines; through the `preferred` pager, or `$PAGER`, if they do not fit on the
+    terminal."""
     text = "".join(f"{line}\n" for line in lines)
-    pager = _pager()
+    pager = _pager(preferred)
     if pager is None or _fits(lines):
         sys.stdout.write(without_commands(text, sys.stdout.fileno()))
         return
@@ -27,12 +28,12 @@ def show_lines(lines: Sequence[str]) -> None:
         sys.stdout.write(text)
 
 
-def _pager() -> str | None:
+def _pager(preferred: str | None) -> str | None:
     """The command of the pager; None without a pager or a terminal that it could use."""
     is_capable = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
     if not (is_capable and sys.stdout.isatty() and sys.stdin.isatty()):
         return None
-    chosen = os.environ.get("PAGER")
+    chosen = preferred or os.environ.get("PAGER")
     if chosen is None:
         return "less" if shutil.which("less") else None
     return None if chosen.strip() in ("", "cat") else chosen

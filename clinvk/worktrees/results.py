@@ -1,0 +1,177 @@
+"""The results of a run: which there are, where they are applied, and what became of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from clinvk.errors import SessionError, UsageError
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.plan import Plan, Worktree
+from clinvk.runs.folder import RunFolder
+from clinvk.text.suggest import did_you_mean
+from clinvk.worktrees.git import Git
+from clinvk.worktrees.merge import Source
+from clinvk.worktrees.taken import History, Taken, read_history
+from clinvk.worktrees.target import Target, find_target
+
+
+class TaskResult(Struct, frozen=True, kw_only=True):
+    """The result of a task that ran in a worktree."""
+
+    outcome: Outcome
+    worktree: Worktree  # as the plan has it
+    source: Source
+    ref: str
+    path: Path  # of the worktree, which may be gone
+    applied: Taken | None = None
+    dropped: Taken | None = None
+
+    @property
+    def name(self) -> str:
+        return self.outcome.name
+
+    @property
+    def index(self) -> int:
+        return self.outcome.index
+
+
+class Results(Struct, frozen=True, kw_only=True):
+    """A run with worktrees, read from its files."""
+
+    folder: RunFolder
+    plan: Plan
+    run: RunResult
+    history: History
+    tasks: tuple[TaskResult, ...]  # that have a result, in the order of the plan
+
+    def select(self, names: Sequence[str]) -> list[TaskResult]:
+        """The results of these tasks, in the order of the plan; all of them if none are named.
+        Raises `UsageError` for a name that no task has, or a task without a result."""
+        if not names:
+            return list(self.tasks)
+        wanted: set[int] = set()
+        for text in names:
+            found = self.plan.find_tasks(text)
+            if not found:
+                meant = did_you_mean(text, [task.name for task in self.plan.tasks])
+                raise UsageError(
+                    f"run {self.folder.id} has no task {text!r}{meant}",
+                    f"see its tasks: clinvk runs show {self.folder.id}",
+                )
+            wanted |= set(found)
+        chosen = [task for task in self.tasks if task.index in wanted]
+        for index in sorted(wanted - {task.index for task in chosen}):
+            raise UsageError(*self._why_no_result(index))
+        return chosen
+
+    def _why_no_result(self, index: int) -> tuple[str, str]:
+        task, state = self.plan.tasks[index], self.run.results[index].state
+        if task.worktree is None:
+            return (
+                f"task {task.name!r} did not run in a worktree: its changes are in {task.cwd or self.plan.cwd}",
+                "give it one with worktree: true, or --worktree",
+            )
+        return (
+            f"task {task.name!r} has no result yet: it is {state}",
+            f"see it with: clinvk runs show {self.folder.id}",
+        )
+
+
+def read_results(folder: RunFolder) -> Results:
+    """Raises `UsageError` if no task of the run has a worktree, `SessionError` if it is damaged."""
+    plan = folder.plan()
+    if not any(task.worktree for task in plan.tasks):
+        raise UsageError(
+            f"run {folder.id} has no worktrees: its tasks worked in {plan.cwd or 'their directories'}",
+            "run tasks with --worktree, or worktree: true, to look at their changes first",
+        )
+    run, history = folder.result(plan), read_history(folder)
+    return Results(
+        folder=folder, plan=plan, run=run, history=history,
+        tasks=tuple(_results(plan, run.results, history)),
+    )  # fmt: skip
+
+
+def _results(plan: Plan, outcomes: Iterable[Outcome], history: History) -> Iterable[TaskResult]:
+    for task, outcome in zip(plan.tasks, outcomes, strict=True):
+        found = outcome.worktree
+        if task.worktree is None or found is None:
+            continue
+        yield TaskResult(
+            outcome=outcome,
+            worktree=task.worktree,
+            source=Source(
+                index=outcome.index, name=task.name, base=found.base, commit=found.commit,
+                prompt=task.prompt,
+            ),
+            ref=found.ref,
+            path=Path(found.path),
+            applied=history.applied(outcome.index, found.commit),
+            dropped=history.dropped(outcome.index, found.commit),
+        )  # fmt: skip
+
+
+def check_one_repository(results: Sequence[TaskResult]) -> Worktree:
+    """What the plan says of the repository of these results. Raises `UsageError` if there are
+    several."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        found.setdefault(result.worktree.repository, []).append(result.name)
+    if len(found) > 1:
+        places = "; ".join(f"{where}: {', '.join(tasks)}" for where, tasks in found.items())
+        raise UsageError(
+            f"the tasks ran in several repositories ({places})", "name the tasks of one of them"
+        )
+    return results[0].worktree
+
+
+def find_repository(worktree: Worktree, commits: Sequence[str], here: Path, own: Path) -> Target:
+    """The working tree to apply to: the one that contains `here`, if it belongs to the repository
+    (also if that was moved), otherwise the one that the run was started in. `own` contains the
+    worktrees of clinvk. Raises `SessionError`."""
+    near = find_target(here)
+    if (
+        near is not None
+        and near.root is not None
+        and near.root.is_relative_to(os.path.realpath(own))
+    ):
+        near = None
+    if near is not None and _same(near.common_dir, worktree.repository):
+        return near
+    started_in = find_target(Path(worktree.root))
+    if started_in is not None and _same(started_in.common_dir, worktree.repository):
+        return started_in
+    if near is not None and all(near.git.commit_of(commit) for commit in commits):
+        return near
+    bare = find_target(Path(worktree.repository))
+    if bare is not None and bare.common_dir.is_dir():
+        return bare
+    raise SessionError(
+        f"the repository {worktree.root} was moved or deleted",
+        "if it was moved, run the same command in its new place",
+    )
+
+
+def _same(one: str | Path, two: str | Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(two)
+
+
+def check_objects(git: Git, results: Sequence[TaskResult]) -> None:
+    """Raise `SessionError` if git no longer has a result, or what it began with."""
+    for result in results:
+        name, source = result.name, result.source
+        if git.commit_of(source.commit) is None:
+            raise SessionError(
+                f"the result of task {name!r} is gone: there is no commit {source.commit[:12]}, "
+                f"nor {result.ref}",
+                "run the task again: clinvk runs retry",
+            )
+        if git.commit_of(source.base) is None:
+            raise SessionError(
+                f"the commit that task {name!r} began with is gone: {source.base[:12]}",
+                f"fetch it, or take the files as they are: git checkout {source.commit[:12]} -- PATH",
+            )

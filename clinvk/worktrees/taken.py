@@ -1,0 +1,129 @@
+"""What became of the results of a run: applied or dropped.
+
+runs/<id>/taken.jsonl    one line for each; appended to, never changed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct, to_builtins
+
+from clinvk.disk.atomic import append_file, file_error
+from clinvk.disk.jsonl import decode_lines, encode
+from clinvk.disk.reading import ANY, read_file
+from clinvk.model.conversion import convert
+from clinvk.model.usage import rfc3339
+from clinvk.runs.folder import RunFolder
+
+VERSION = 1
+NAME = "taken.jsonl"
+How = Literal["stage", "commit", "branch"]
+
+
+class Taken(Struct, frozen=True, kw_only=True):
+    """A result that was applied or dropped."""
+
+    task: int  # its place in the plan, from 0
+    event: Literal["applied", "dropped"]
+    result: str  # the commit that was applied, or dropped
+    at: str
+    how: How | None = None
+    commits: tuple[str, ...] = ()  # that were made
+    branch: str | None = None  # on which they are
+    root: str | None = None  # of the working tree that was changed
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = to_builtins(self)
+        del data["task"]
+        return data
+
+    @property
+    def description(self) -> str:
+        """`applied 2026-11-28 12:30 (staged)`."""
+        day = datetime.fromisoformat(self.at).astimezone().strftime("%Y-%m-%d %H:%M")
+        if self.event == "dropped":
+            return f"dropped {day} (was {self.result[:10]})"
+        where = {"stage": "staged", "commit": "as", "branch": f"on {self.branch} as"}[
+            self.how or "stage"
+        ]
+        ids = " ".join(commit[:10] for commit in self.commits)
+        return f"applied {day} ({where}{' ' if ids else ''}{ids})"
+
+
+class History(Struct, frozen=True):
+    """All that happened to the results of a run, oldest first."""
+
+    events: tuple[Taken, ...] = ()
+
+    def last(self, task: int) -> Taken | None:
+        """What happened to it last."""
+        return next((e for e in reversed(self.events) if e.task == task), None)
+
+    def applied(self, task: int, result: str) -> Taken | None:
+        """How this result of the task was applied last."""
+        mine = (e for e in reversed(self.events) if (e.task, e.event) == (task, "applied"))
+        return next((e for e in mine if e.result == result), None)
+
+    def dropped(self, task: int, result: str) -> Taken | None:
+        mine = (e for e in reversed(self.events) if (e.task, e.event) == (task, "dropped"))
+        return next((e for e in mine if e.result == result), None)
+
+    def applied_results(self) -> list[str]:
+        """The commits that were applied to the user's files or branch, oldest first."""
+        return [e.result for e in self.events if e.event == "applied" and e.how != "branch"]
+
+    def counts(self) -> dict[str, int]:
+        """The number of tasks that were applied, and dropped."""
+        last = {e.task: e.event for e in self.events}
+        words = list(last.values())
+        return {word: words.count(word) for word in ("applied", "dropped") if word in words}
+
+
+def read_history(folder: RunFolder) -> History:
+    """Raises `SessionError` if it cannot be read."""
+    path = folder.path / NAME
+    try:
+        lines = decode_lines(read_file(path, limit=ANY))
+    except FileNotFoundError:
+        return History()
+    except OSError as error:
+        raise file_error("read", path, error) from error
+    events = []
+    for line in lines:
+        with suppress(ValueError, TypeError):  # of a newer clinvk
+            known = {k: v for k, v in line.items() if k in Taken.__struct_fields__}
+            events.append(convert(known, Taken))
+    return History(tuple(events))
+
+
+def about(folder: RunFolder, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What to record when the results have been applied, for any process."""
+    return {"run": folder.id, "folder": str(folder.path), "events": [dict(e) for e in events]}
+
+
+def record(what: Mapping[str, Any]) -> None:
+    """Record what `about` has put together; once only for each token in it. It is on disk when this
+    returns. Raises `SessionError`."""
+    path, token = Path(what["folder"]) / NAME, str(what.get("token") or "")
+    at = rfc3339(datetime.now(UTC))
+    lines = [{"version": VERSION, "at": at, **event, "token": token} for event in what["events"]]
+    try:
+        if token and token.encode() in _content(path):
+            return
+        append_file(path, b"".join(encode(line) + b"\n" for line in lines))
+    except FileNotFoundError:  # the run was deleted meanwhile
+        return
+    except OSError as error:
+        raise file_error("write", path, error) from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_file(path, limit=ANY)
+    except FileNotFoundError:
+        return b""

@@ -1,0 +1,474 @@
+"""Results of tasks, applied to the files, the branch, or a new branch of a user."""
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clinvk.errors import ClinvkError
+from clinvk.runs.folder import RunFolder
+from clinvk.worktrees import apply as applying
+from clinvk.worktrees.commits import CommitError
+from clinvk.worktrees.merge import ConflictError
+from clinvk.worktrees.target import BlockedError
+from tests.applied_runs import Repository, make_run, write, write_all
+from tests.conftest import CommandLine, Home
+
+LINES = "".join(f"line {n}\n" for n in range(1, 21))
+FILES = {"a.txt": LINES, "b.txt": "b\n", "dir/c.txt": "c\n"}
+
+
+def line(number: int, text: str) -> Callable[[Path], Any]:
+    """Replace a line of a.txt."""
+
+    def edit(root: Path) -> None:
+        lines = (root / "a.txt").read_text().splitlines(keepends=True)
+        lines[number - 1] = f"{text}\n"
+        (root / "a.txt").write_text("".join(lines))
+
+    return edit
+
+
+def remove(name: str) -> Callable[[Path], Any]:
+    return lambda root: (root / name).unlink()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "repo", FILES)
+
+
+class Applying:
+    """Applies results as the command does."""
+
+    def __init__(self, home: Path, repository: Repository) -> None:
+        self.home = home
+        self.repository = repository
+        self.told: list[str] = []
+
+    def run(self, results: dict[str, str], **more: Any) -> RunFolder:
+        return make_run(self.home, self.repository, results, **more)
+
+    def __call__(self, folder: RunFolder, *tasks: str, **ask: Any) -> applying.Applied:
+        return self._do(applying.apply, folder, tasks, ask)
+
+    def preview(self, folder: RunFolder, *tasks: str, **ask: Any) -> applying.Applied:
+        return self._do(applying.preview, folder, tasks, ask)
+
+    def _do(self, do: Any, folder: RunFolder, tasks: Any, ask: Any) -> applying.Applied:
+        wanted = applying.Ask(**{"here": self.repository.root, "tasks": tasks, **ask})
+        env = os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null"}
+        return do(folder, wanted, env, own=self.home / "worktrees", notify=self.told.append)
+
+
+@pytest.fixture
+def apply(tmp_path: Path, repository: Repository) -> Applying:
+    return Applying(tmp_path / "clinvk", repository)
+
+
+def test_results_are_merged_in_the_order_of_the_plan_and_staged(
+    repository: Repository, apply: Applying
+) -> None:
+    folder = apply.run(
+        {
+            "one": repository.result(line(1, "one"), write("new/f", "f\n")),
+            "two": repository.result(line(20, "two"), remove("b.txt")),
+        }
+    )
+    repository.commit({"a.txt": LINES.replace("line 10\n", "mine\n")})
+    write_all(repository.root, {"dir/c.txt": "not committed\n", "untracked": "u\n"})
+    repository.git("add", "dir/c.txt")
+    before = repository.state()
+
+    assert [t.state for t in apply.preview(folder).tasks] == ["applied", "applied"]
+    assert repository.state() == before
+    done = apply(folder)
+
+    assert [(t.name, t.files, t.insertions, t.deletions) for t in done.tasks] == [
+        ("one", 2, 2, 1), ("two", 2, 1, 2),
+    ]  # fmt: skip
+    assert repository.status().splitlines() == [
+        "M  a.txt", "D  b.txt", "M  dir/c.txt", "A  new/f", "?? untracked",
+    ]  # fmt: skip
+    lines = (repository.root / "a.txt").read_text().splitlines()
+    assert (lines[0], lines[9], lines[19]) == ("one", "mine", "two")
+    assert repository.state()["refs"] == before["refs"]
+    assert [t.state for t in apply(folder).tasks] == ["already applied"] * 2
+
+
+def test_a_conflict_names_the_files_and_the_tasks_and_changes_nothing(
+    repository: Repository, apply: Applying
+) -> None:
+    folder = apply.run(
+        {
+            "one": repository.result(line(5, "one")),
+            "two": repository.result(line(5, "two"), write("x", "x")),
+        }
+    )
+    before = repository.state()
+    for do in (apply.preview, apply):
+        for how in ("stage", "commit", "branch"):
+            with pytest.raises(ConflictError, match=r"'two' conflicts with task 'one': a\.txt"):
+                do(folder, how=how, branch="new")
+    assert repository.state() == before
+    apply(folder, "two")
+    repository.git("commit", "--quiet", "-m", "two")
+    with pytest.raises(ConflictError, match="what has been committed since its base"):
+        apply(folder, "one")
+
+
+def test_own_commits_of_the_agent_are_kept_and_the_rest_is_a_commit_of_the_task(
+    repository: Repository, apply: Applying
+) -> None:
+    one = repository.result(
+        line(1, "first"), "First\n\nWhy.", line(1, "second"), "Second", line(3, "x")
+    )
+    two = repository.result(line(20, "y"))
+    folder = apply.run({"one": one, "two": two})
+    repository.commit({"mine": "mine\n"})
+    write_all(repository.root, {"b.txt": "staged\n"})
+    repository.git("add", "b.txt")
+
+    apply(folder, how="branch", branch="try/it")
+    log = "log", "--reverse", "--format=%an|%cn|%s"
+    expected = [
+        "Agent|Ada|First", "Agent|Ada|Second", "Ada|Ada|one: Please do one.", "Ada|Ada|two: Please do two.",
+    ]  # fmt: skip
+    assert repository.git(*log, "main..try/it").splitlines() == expected
+    assert repository.status() == "M  b.txt"
+
+    head = repository.head
+    done = apply(folder, how="commit", again=True)
+    assert repository.git(*log, f"{head}..main").splitlines() == expected
+    assert repository.git("diff", "main", "try/it") == ""
+    assert repository.status() == "M  b.txt"  # what was staged is still only staged
+    assert [len(t.commits) for t in done.tasks] == [3, 1]
+    assert "clinvk run" in repository.git("log", "-1", "--format=%B")
+    assert repository.git("log", "-1", "--format=%ai", done.tasks[0].commits[0]).startswith(
+        "2026-01-02 03:04:05 +0100"
+    )
+
+
+def test_the_steps_of_a_chain_are_applied_on_each_other(
+    repository: Repository, apply: Applying
+) -> None:
+    first = repository.result(line(5, "first"))
+    second = repository.result(line(5, "second"), base=first)
+    folder = apply.run({"one": first, "two": second}, kind="chain")
+    apply(folder, how="commit")
+    assert (repository.root / "a.txt").read_text().splitlines()[4] == "second"
+    assert len(repository.git("log", "--format=%s", f"{repository.base}..").splitlines()) == 2
+
+
+def test_a_later_attempt_is_built_on_what_was_applied_before(
+    repository: Repository, apply: Applying
+) -> None:
+    first = repository.result(line(5, "first"), write("x", "1\n"))
+    apply(apply.run({"one": first}), how="commit")
+    second = repository.result(line(5, "second"), base=first)
+    folder = apply.run({"one": first, "two": second})
+    apply(folder, "one", how="commit")  # it is there already
+    apply(folder, "two", how="commit")
+    assert (repository.root / "a.txt").read_text().splitlines()[4] == "second"
+
+
+def test_what_was_discarded_after_it_was_applied_is_applied_again(
+    repository: Repository, apply: Applying
+) -> None:
+    folder = apply.run({"one": repository.result(line(5, "x"))})
+    apply(folder)
+    repository.git("reset", "--quiet", "--hard")
+    assert apply(folder).tasks[0].state == "already applied"
+    assert repository.status() == ""
+    assert apply(folder, again=True).tasks[0].state == "applied"
+    assert repository.status() == "M  a.txt"
+
+
+def test_every_kind_of_change_is_transferred(repository: Repository, apply: Applying) -> None:
+    root = repository.root
+    write_all(root, {"tool.sh": "#!/bin/sh\n", "bin": b"\0\1\2", "crlf.txt": b"a\r\nb\r\n", "old name": LINES,
+                     "becomes-dir": "x", "was-dir/f": "f", "link-to-file": "x"})  # fmt: skip
+    (root / "link").symlink_to("a.txt")
+    (root / ".gitattributes").write_text("*.auto text eol=crlf\n")
+    repository.git("config", "core.quotePath", "true")
+    repository.git("add", "--all")
+    repository.git("commit", "--quiet", "-m", "kinds")
+    repository.base = repository.head
+
+    def edit(tree: Path) -> None:
+        (tree / "tool.sh").chmod(0o755)
+        (tree / "bin").write_bytes(bytes(range(256)))
+        (tree / "crlf.txt").write_bytes(b"a\r\nB\r\n")
+        (tree / "old name").rename(tree / "neuer Näme 名.txt")
+        (tree / "becomes-dir").unlink()
+        write_all(tree, {"becomes-dir/inner/f": "f"})
+        (tree / "was-dir/f").unlink()
+        (tree / "was-dir").rmdir()
+        (tree / "was-dir").write_text("file")
+        (tree / "link").unlink()
+        (tree / "link").symlink_to("b.txt")
+        (tree / "link-to-file").unlink()
+        (tree / "link-to-file").symlink_to("dir")
+        (tree / "dir/c.txt").unlink()
+        write_all(
+            tree, {"x.auto": "1\r\n2\r\n", "nfd-e\u0301": "1", "nfc-\u00e9": "2", "a\tb\nc": "odd"}
+        )
+        (tree / os.fsdecode(b"latin-\xe9")).write_text("bytes")
+
+    result = repository.result(edit)
+    folder = apply.run({"one": result})
+    for how in ("stage", "commit", "branch"):
+        apply(folder, how=how, branch="copy", again=True)
+        changed = {"stage": ("diff", "--cached", result), "commit": ("diff", "HEAD", result)}
+        assert repository.git(*changed.get(how, ("diff", "copy", result))) == ""
+        if how == "branch":
+            continue
+        assert repository.git("diff") == ""
+        assert repository.git("ls-files", "--others", "--exclude-standard") == ""
+        assert stat.S_IMODE((root / "tool.sh").stat().st_mode) & 0o111
+        assert (root / "x.auto").read_bytes() == b"1\r\n2\r\n"
+        assert os.readlink(root / "link") == "b.txt"
+        assert not (root / "dir").exists()
+        if how == "stage":
+            repository.git("reset", "--quiet", "--hard")
+    assert repository.git("fsck", "--strict") == ""
+
+
+def test_changes_of_the_user_in_touched_files_block_and_others_do_not(
+    repository: Repository, apply: Applying
+) -> None:
+    folder = apply.run(
+        {
+            "one": repository.result(
+                line(1, "x"), remove("b.txt"), write("dir/new", "n"), write("top/f", "f")
+            )
+        }
+    )
+    root = repository.root
+    (root / ".git/info/exclude").write_text("ignored*\ndir/new\n")
+    ways: dict[str, tuple[Callable[[], Any], str]] = {
+        "modified": (lambda: (root / "a.txt").write_text("mine"), "uncommitted changes in a.txt"),
+        "staged": (lambda: (write_all(root, {"a.txt": "mine"}), repository.git("add", "-A")), "a.txt"),
+        "deleted": (lambda: (root / "a.txt").unlink(), "a.txt"),
+        "mode": (lambda: (root / "a.txt").chmod(0o755), "a.txt"),
+        "hidden": (
+            lambda: (repository.git("update-index", "--assume-unchanged", "b.txt"), (root / "b.txt").write_text("m")),
+            "b.txt",
+        ),
+        "hidden as sparse": (
+            lambda: (repository.git("update-index", "--skip-worktree", "b.txt"), (root / "b.txt").write_text("m")),
+            "b.txt",
+        ),
+        "ignored": (lambda: (root / "dir/new").write_text("mine"), "untracked files in the way: dir/new"),
+        "parent": (lambda: (root / "top").write_text("mine"), "in the way: top"),
+        "linked parent": (lambda: (root / "top").symlink_to(root / "dir"), "in the way: top"),
+        "directory": (lambda: write_all(root, {"top/f/deep": "mine"}), "in the way: top/f/deep"),
+        "staged only": (
+            lambda: (write_all(root, {"top": "m"}), repository.git("add", "top"), (root / "top").unlink()), "top",
+        ),
+        "became a directory": (lambda: ((root / "b.txt").unlink(), write_all(root, {"b.txt/f": "x"})), "b.txt"),
+    }  # fmt: skip
+    for name, (change, message) in ways.items():
+        change()
+        before = repository.state()
+        for do in (apply.preview, apply):
+            with pytest.raises(BlockedError, match=message):
+                do(folder)
+        with pytest.raises(BlockedError):
+            apply(folder, how="commit")
+        assert repository.state() == before, name
+        for flag in ("--no-assume-unchanged", "--no-skip-worktree"):
+            repository.git("update-index", flag, "b.txt")
+        repository.git("clean", "-ffdxq")
+        repository.git("reset", "--quiet", "--hard")
+    write_all(root, {"dir/c.txt": "mine", "ignored": "x", "other": "y", "top/other": "z"})
+    apply(folder)
+    assert (root / "dir/c.txt").read_text() == "mine"
+
+
+def test_a_hook_that_fails_leaves_everything_as_it_was_and_its_output_is_shown(
+    repository: Repository, apply: Applying
+) -> None:
+    folder = apply.run(
+        {
+            "one": repository.result(line(1, "x"), write("n/f", "f")),
+            "two": repository.result(line(20, "y")),
+        }
+    )
+    hook = repository.root / ".git/hooks/pre-commit"
+    hook.write_text(
+        "#!/bin/sh\n[ $(git rev-list --count HEAD) = 1 ] && exit 0\necho 'no tests, no commit'; echo formatted > n/f; exit 3\n"
+    )
+    hook.chmod(0o755)
+    write_all(repository.root, {"dir/c.txt": "mine"})
+    before = repository.state()
+    with pytest.raises(CommitError, match="no tests, no commit") as caught:
+        apply(folder, how="commit")
+    assert "task 'two'" in str(caught.value)
+    assert repository.state() == before
+    hook.write_text("#!/bin/sh\necho formatted > n/f; git add n/f\n")
+    apply(folder, how="commit")
+    assert repository.git("show", "HEAD:n/f") == "formatted"
+    assert repository.status() == " M dir/c.txt"
+
+
+def test_commits_are_signed_as_the_user_has_configured(
+    repository: Repository, apply: Applying, tmp_path: Path
+) -> None:
+    folder = apply.run({"one": repository.result(line(1, "x"))})
+    repository.git("config", "commit.gpgSign", "true")
+    repository.git("config", "gpg.program", "/bin/false")
+    before = repository.state()
+    with pytest.raises(CommitError, match="failed to sign|gpg failed"):
+        apply(folder, how="commit")
+    assert repository.state() == before
+    apply(folder, how="branch", branch="unsigned")
+    assert repository.state()["files"] == before["files"]
+
+
+def in_the_middle(repository: Repository, name: str) -> None:
+    root = repository.root
+    match name:
+        case "a merge":
+            repository.git("checkout", "-qb", "other")
+            repository.commit({"b.txt": "other\n"})
+            repository.git("checkout", "-q", "main")
+            repository.commit({"b.txt": "main\n"})
+            with pytest.raises(AssertionError):
+                repository.git("merge", "other")
+        case "a bare repository":
+            repository.git("config", "core.bare", "true")
+        case "no commit yet":
+            repository.git("checkout", "--quiet", "--orphan", "new")
+        case "another git command":
+            (root / ".git/index.lock").touch()
+        case "moved or deleted":
+            root.rename(root.with_name("gone"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a merge", "a bare repository", "no commit yet", "another git command", "moved or deleted"],
+)
+def test_a_repository_in_the_middle_of_something_is_left_as_it_is(
+    repository: Repository, apply: Applying, name: str
+) -> None:
+    folder = apply.run({"one": repository.result(line(1, "x"))})
+    in_the_middle(repository, name)
+    with pytest.raises(ClinvkError, match=name):
+        apply(folder)
+    if name == "moved or deleted":  # it is found by the commits in it
+        repository.root = repository.root.with_name("gone")
+        apply(folder)
+    elif name != "no commit yet":
+        apply(folder, how="branch", branch="results")
+        assert repository.git("diff", "--stat", "main", "results").startswith(" a.txt")
+
+
+def test_a_result_or_base_that_is_gone_is_named(repository: Repository, apply: Applying) -> None:
+    folder = apply.run({"one": repository.result(line(1, "x"))})
+    lost = apply.run({"one": repository.base})
+    for run in (folder, lost):
+        journal = run.path / "journal.jsonl"
+        text = journal.read_text().replace(repository.base, "f" * 40)
+        journal.write_text(text)
+    with pytest.raises(ClinvkError, match="the commit that task 'one' began with is gone"):
+        apply(folder)
+    with pytest.raises(ClinvkError, match="the result of task 'one' is gone"):
+        apply(lost)
+
+
+def test_a_detached_head_and_a_linked_worktree_of_the_user_work(
+    repository: Repository, apply: Applying, tmp_path: Path
+) -> None:
+    folder = apply.run({"one": repository.result(line(1, "x"))})
+    repository.git("checkout", "--quiet", "--detach")
+    apply(folder, how="commit")
+    assert repository.git("log", "-1", "--format=%s") == "one: Please do one."
+    linked = tmp_path / "linked"
+    repository.git("worktree", "add", "--quiet", str(linked), "main")
+    apply(folder, here=linked, again=True)
+    assert repository.git("status", "--porcelain", cwd=linked) == "M  a.txt"
+    assert repository.status() == ""
+
+
+def test_files_outside_of_a_sparse_checkout_change_only_in_the_index(
+    repository: Repository, apply: Applying
+) -> None:
+    folder = apply.run(
+        {"one": repository.result(line(1, "x"), write("dir/c.txt", "new"), write("dir/n", "n"))}
+    )
+    repository.git("sparse-checkout", "set", "--cone", "other")
+    assert not (repository.root / "dir").exists()
+    apply(folder, how="commit")
+    assert repository.status() == ""
+    assert not (repository.root / "dir").exists()
+    assert repository.git("show", "HEAD:dir/c.txt") == "new"
+
+
+def test_the_pointer_of_a_submodule_is_transferred(
+    repository: Repository, apply: Applying, tmp_path: Path
+) -> None:
+    inner = Repository(tmp_path / "inner", {"i": "1"})
+    allow = ("-c", "protocol.file.allow=always")
+    repository.git(*allow, "submodule", "--quiet", "add", str(inner.root), "sub")
+    repository.git("commit", "--quiet", "-m", "with a submodule")
+    repository.base = repository.head
+    newer = inner.commit({"i": "2"})
+
+    def edit(tree: Path) -> None:
+        repository.git("update-index", "--cacheinfo", f"160000,{newer},sub", cwd=tree)
+        repository.git("commit", "--quiet", "-m", "newer", cwd=tree)
+
+    folder = apply.run({"one": repository.result(edit)})
+    done = apply(folder)
+    assert done.submodules == ("sub",)
+    assert repository.git("ls-files", "--stage", "sub").startswith(f"160000 {newer}")
+    assert (repository.root / "sub/i").read_text() == "1"
+
+
+def test_the_commands_show_apply_and_drop(clinvk: CommandLine, home: Home, tmp_path: Path) -> None:
+    repository = Repository(home.work, FILES)
+    folder = make_run(
+        home.path, repository,
+        {"one": repository.result(line(1, "\x1b[2Jx")), "two": repository.result(write("b.txt", b"\0")),
+         "bad": repository.result(write("c", "c"))},
+        states={"bad": "failed"},
+    )  # fmt: skip
+    shown = clinvk("runs", "diff", "last", "one")
+    assert shown.stdout.startswith("diff --git a/a.txt b/a.txt")
+    (tmp_path / "patch").write_text(shown.stdout)
+    repository.git("apply", "--check", str(tmp_path / "patch"))
+    assert (
+        clinvk("--color", "always", "runs", "diff", "last", "one").stdout.count("\x1b[31m-line 1")
+        == 1
+    )
+    assert "^[[2Jx" in clinvk("--color", "always", "runs", "diff").stdout
+    found = clinvk.json("runs", "diff", "--stat", "--json")["tasks"]
+    assert [(t["name"], t["files"][0]["path"], t["files"][0]["insertions"]) for t in found] == [
+        ("one", "a.txt", 1), ("two", "b.txt", None), ("bad", "c", 1),
+    ]  # fmt: skip
+
+    assert "task 'onee'; did you mean 'one'?" in clinvk("runs", "apply", "last", "onee").stderr
+    dry = clinvk("runs", "apply", "--dry-run")
+    assert "✓ one: 1 file, +1 -1" in dry.stdout
+    assert "– bad: skipped: it is failed" in dry.stdout
+    assert repository.status() == ""
+    done = clinvk.json("runs", "apply", "--json")
+    assert [(t["name"], t["state"]) for t in done["tasks"]] == [
+        ("one", "applied"), ("two", "applied"), ("bad", "skipped"),
+    ]  # fmt: skip
+    assert repository.status() == "M  a.txt\nM  b.txt"
+
+    assert clinvk("runs", "drop", "last", "bad").returncode == 1
+    dropped = clinvk("runs", "drop", "last", "bad", "--yes").stdout
+    commit = dropped.rstrip().rpartition(" ")[2]
+    assert "bad: 1 file, +1 -0, not applied; undo: git branch NAME" in dropped
+    assert repository.git("cat-file", "-t", commit) == "commit"
+    assert repository.git("for-each-ref", f"refs/clinvk/{folder.id}/bad") == ""
+    assert "dropped" in clinvk("runs", "apply", "last", "bad").stdout
+    assert json.loads(clinvk("runs", "diff", "last", "bad", "--json").stdout)["tasks"][0]["dropped"]
