@@ -13,8 +13,8 @@ from clinvk.store.codec import left_behind_error, running_error
 
 
 class TurnLocks(NamedLocks):
-    def acquire(self, session_id: str) -> HeldLock | None:
-        return super().acquire(check_id(session_id))
+    def acquire(self, session_id: str, *, create_folder: bool = True) -> HeldLock | None:
+        return super().acquire(check_id(session_id), create_folder=create_folder)
 
     @contextmanager
     def idle(self, session_id: str) -> Iterator[None]:
