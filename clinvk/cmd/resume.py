@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,6 @@ from clinvk.model.session_ref import SessionById
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.cmd.interactive.opened import OpenedPrompt
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.session import Session
@@ -82,7 +81,7 @@ def resume(
     no_wait: opt.NoWait = False,
     verbose: opt.Verbose = False,
     config: opt.Config = None,
-) -> int | OpenedPrompt:
+) -> Any:
     """Resume a session: by its id, the beginning of it, or the backend's own id.
 
     Without PROMPT, the interactive prompt is opened on it. With --last there is no ID. With

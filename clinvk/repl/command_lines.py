@@ -32,6 +32,9 @@ class CommandLines(Protocol):
         """The words of a command line; None if the text is a message. Raises `UsageError` for what
         is almost a command line."""
 
+    def names(self) -> Sequence[str]:
+        """The commands."""
+
     def run(self, argv: Sequence[str]) -> LineResult:
         """Run a command line as in a shell; errors are printed."""
 

@@ -1,14 +1,23 @@
-"""The wording of states and changes of tasks."""
+"""The wording of states, changes of tasks, and failures."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from clinvk.model.result import Result, describe_failure
+from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
+    from clinvk.dispatch.turn_plan import TurnPlan
+    from clinvk.model.events import Denied
     from clinvk.model.progress import Change
+
+ALLOW_HINT = (
+    "allow edits with --approval auto, one tool with --allowed-tools, or everything with "
+    "--approval none"
+)
 
 
 def describe_change(change: Change) -> str | None:
@@ -25,6 +34,34 @@ def describe_change(change: Change) -> str | None:
     if change.kind == "event" and o and change.event and change.event.type == "notice":
         return f"{one_line(o.name)}: {one_line(getattr(change.event, 'message', ''))[:200]}"
     return None
+
+
+def denial_hint(event: Denied, plan: TurnPlan) -> str | None:
+    """Why a tool was denied, or how to allow it, unless the failure at the end says so."""
+    if event.hint and not plan.request.fail_on_denied:
+        return event.hint
+    if "approval" in plan.settings or plan.request.fail_on_denied:
+        return event.reason
+    return ALLOW_HINT
+
+
+def print_failure(result: Result, printer: Printer, *, resumes: bool = True) -> None:
+    """Print the failure in a sentence, and how to continue; with `resumes`, the command for it."""
+    error = result.error
+    assert error is not None  # noqa: S101 - asked only then
+    hint = error.hint
+    if error.retry_at is not None:
+        when = error.retry_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        hint = f"the rate limit ends at {when}" + (f"; {hint}" if hint else "")
+    if (
+        resumes
+        and error.kind in ("timeout", "cancelled", "incomplete")
+        and result.session_id
+        and result.native_id
+    ):
+        go_on = f'resume with: clinvk resume {result.session_id} "..."'
+        hint = f"{hint}; {go_on}" if hint else go_on
+    printer.error(describe_failure(result.backend, error.message), hint)
 
 
 def _clock(moment: datetime) -> str:

@@ -21,6 +21,7 @@ from clinvk.repl.command_lines import LineResult, Offer
 from clinvk.repl.conversation import Conversation
 from clinvk.repl.sitting import Sitting
 from clinvk.repl.slash import TABLE
+from clinvk.terminal.keyboard import is_dumb
 
 PLACEHOLDER = "-"  # for the prompt of a request that is not sent
 
@@ -49,7 +50,12 @@ def open_prompt(
 
 
 def _run(sitting: Sitting, opened: OpenedPrompt) -> int:
-    # Only with lines, as most are not typed on a screen.
+    if sys.stdin.isatty() and sys.stdout.isatty() and not is_dumb():
+        # prompt_toolkit, 80 ms: only for a user who is about to type.
+        from clinvk.repl.screen import run_on_screen
+
+        return run_on_screen(sitting, opened.first)
+    # Only without a screen.
     from clinvk.repl.by_line import run_by_line
 
     return run_by_line(sitting, opened.first)
@@ -71,6 +77,9 @@ class _CommandLines:
 
     def read(self, text: str, is_session: Callable[[str], bool]) -> list[str] | None:
         return read_typed(text, self._commands, is_session)
+
+    def names(self) -> Sequence[str]:
+        return [*self._names]
 
     def run(self, argv: Sequence[str]) -> LineResult:
         line = TypedLine()

@@ -10,20 +10,17 @@ from typing import Any
 from clinvk.cmd.options.reading import OutputOptions
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thinking, Tool
-from clinvk.model.result import Result, describe_failure
+from clinvk.model.result import Result
 from clinvk.model.usage import format_count
 from clinvk.terminal import printer as show
 from clinvk.terminal.actions import inert_json, stop_token
 from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.terminal.stdout import PatientStdout
+from clinvk.terminal.wording import denial_hint, print_failure
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import StreamSanitizer, one_line, with_visible_order
 
 PIECE = 16_384  # characters that are cleaned before a signal can be handled: a few milliseconds
-ALLOW_HINT = (
-    "allow edits with --approval auto, one tool with --allowed-tools, or everything with "
-    "--approval none"
-)
 EXAMINED = 10_000  # characters of a value of which the beginning is shown
 
 
@@ -240,15 +237,6 @@ class StreamViewer(TurnViewer):
         self.out.write(inert_json(dumps({**line, **about})) + "\n")
 
 
-def denial_hint(event: Denied, plan: TurnPlan) -> str | None:
-    """Why a tool was denied, or how to allow it, unless the failure at the end says so."""
-    if event.hint and not plan.request.fail_on_denied:
-        return event.hint
-    if "approval" in plan.settings or plan.request.fail_on_denied:
-        return event.reason
-    return ALLOW_HINT
-
-
 def _final_text(result: Result) -> str:
     """The answer; of one that matches a schema, the JSON alone."""
     if not result.ok or result.structured_attempts is None:
@@ -258,24 +246,6 @@ def _final_text(result: Result) -> str:
     except ValueError:
         return dumps(result.structured, indent=2)
     return result.text
-
-
-def print_failure(result: Result, printer: Printer) -> None:
-    """Print the failure in a sentence, and how to continue."""
-    error = result.error
-    assert error is not None  # noqa: S101 - asked only then
-    hint = error.hint
-    if error.retry_at is not None:
-        when = error.retry_at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        hint = f"the rate limit ends at {when}" + (f"; {hint}" if hint else "")
-    if (
-        error.kind in ("timeout", "cancelled", "incomplete")
-        and result.session_id
-        and result.native_id
-    ):
-        go_on = f'resume with: clinvk resume {result.session_id} "..."'
-        hint = f"{hint}; {go_on}" if hint else go_on
-    printer.error(describe_failure(result.backend, error.message), hint)
 
 
 def _footer(result: Result, output: OutputOptions) -> str:

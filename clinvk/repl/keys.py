@@ -1,0 +1,99 @@
+"""What the keys do at the prompt."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.filters import Condition, is_searching
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
+
+from clinvk.repl.pastes import Pastes
+from clinvk.terminal.keyboard import is_waiting
+
+
+class Keyed(Protocol):
+    """What the keys act on."""
+
+    buffer: Buffer
+    pastes: Pastes
+
+    def interrupt(self) -> None: ...
+    def end_of_input(self) -> None: ...
+    def edit(self) -> None: ...
+    def toggle_thinking(self) -> None: ...
+    def clear_hint(self) -> None: ...
+
+
+def make_keys(screen: Keyed) -> KeyBindings:
+    keys = KeyBindings()
+    buffer = screen.buffer
+    typing = ~is_searching
+    is_empty = Condition(lambda: not buffer.text)
+
+    @keys.add("enter", filter=typing)
+    def _enter(event: KeyPressEvent) -> None:
+        screen.clear_hint()
+        if buffer.complete_state is not None and buffer.complete_state.current_completion:
+            buffer.complete_state = None
+        elif _is_paste(event):
+            buffer.insert_text("\n")
+        elif buffer.document.char_before_cursor == "\\" and not buffer.document.text_after_cursor:
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter", filter=typing)
+    @keys.add("escape", "c-j", filter=typing)
+    def _new_line(_event: KeyPressEvent) -> None:
+        buffer.insert_text("\n")
+
+    @keys.add(Keys.BracketedPaste, filter=typing)
+    def _paste(event: KeyPressEvent) -> None:
+        buffer.insert_text(screen.pastes.shorten(event.data))
+
+    @keys.add("backspace", filter=typing)
+    def _backspace(event: KeyPressEvent) -> None:
+        label = screen.pastes.label_before(buffer.document.text_before_cursor)
+        buffer.delete_before_cursor(max(len(label), event.arg))
+
+    @keys.add("tab", filter=typing)
+    def _tab(_event: KeyPressEvent) -> None:
+        if buffer.complete_state is not None:
+            buffer.complete_next()
+        else:
+            buffer.start_completion(insert_common_part=True)
+
+    @keys.add("c-c", filter=typing)
+    @keys.add("<sigint>")
+    def _interrupt(_event: Any) -> None:
+        screen.clear_hint()
+        screen.interrupt()
+
+    @keys.add("c-d", filter=typing & is_empty)
+    def _end(_event: KeyPressEvent) -> None:
+        screen.clear_hint()
+        screen.end_of_input()
+
+    @keys.add("c-x", "c-e", filter=typing)
+    def _edit(_event: KeyPressEvent) -> None:
+        screen.edit()
+
+    @keys.add("c-o", filter=typing)
+    def _thinking(_event: KeyPressEvent) -> None:
+        screen.toggle_thinking()
+
+    return keys
+
+
+def _is_paste(event: KeyPressEvent) -> bool:
+    """Whether more input follows this key at once: it was pasted into a terminal that does not mark
+    pastes, or before there was a prompt."""
+    queued = any(
+        press.key != Keys.CPRResponse and press.data != "_Flush"
+        for press in event.key_processor.input_queue
+    )
+    return queued or is_waiting(sys.stdin.fileno())
