@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clinvk.model.outcome import Outcome
+from clinvk.model.outcome import Outcome, outcome_summary
 from clinvk.model.plan import Plan, Task, Worktree, with_keys
 from clinvk.model.result import WorktreeResult
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
 from clinvk.worktrees import names
-from clinvk.worktrees.git import IDENTITY, without_local_variables
+from clinvk.worktrees.git import IDENTITY, is_local_variable
 
 USER = {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org",
         "GIT_COMMITTER_NAME": "Ada", "GIT_COMMITTER_EMAIL": "ada@example.org"}  # fmt: skip
@@ -36,7 +36,8 @@ class Repository:
     def git(
         self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> str:
-        clean = without_local_variables(os.environ) | {"GIT_CONFIG_GLOBAL": "/dev/null"}
+        clean = {k: v for k, v in os.environ.items() if not is_local_variable(k)}
+        clean["GIT_CONFIG_GLOBAL"] = "/dev/null"
         done = subprocess.run(
             ["git", *words], cwd=cwd or self.root, capture_output=True, check=False,
             env=clean | dict(env or {}),
@@ -147,8 +148,6 @@ def make_run(
                     base=repository.base, files=1,
                 ),
             )  # fmt: skip
-            from clinvk.model.outcome import outcome_summary
-
             journal.append("ended", task=index, **outcome_summary(outcome))
         journal.record_end(folder.result(plan, is_driver=True))
     return folder

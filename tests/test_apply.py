@@ -11,12 +11,12 @@ import pytest
 
 from clinvk.errors import ClinvkError
 from clinvk.runs.folder import RunFolder
-from clinvk.worktrees import apply as applying
-from clinvk.worktrees.commits import CommitError
-from clinvk.worktrees.merge import ConflictError
-from clinvk.worktrees.target import BlockedError
+from clinvk.worktrees.results import apply as applying
+from clinvk.worktrees.results.commits import CommitError
+from clinvk.worktrees.results.merge import ConflictError
+from clinvk.worktrees.results.target import BlockedError
 from tests.applied_runs import Repository, make_run, write, write_all
-from tests.conftest import CommandLine, Home
+from tests.conftest import END, READ, START, CommandLine, Home
 
 LINES = "".join(f"line {n}\n" for n in range(1, 21))
 FILES = {"a.txt": LINES, "b.txt": "b\n", "dir/c.txt": "c\n"}
@@ -62,7 +62,7 @@ class Applying:
     def _do(self, do: Any, folder: RunFolder, tasks: Any, ask: Any) -> applying.Applied:
         wanted = applying.Ask(**{"here": self.repository.root, "tasks": tasks, **ask})
         env = os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null"}
-        return do(folder, wanted, env, own=self.home / "worktrees", notify=self.told.append)
+        return do(folder, wanted, env, home=self.home, notify=self.told.append)
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_changes_of_the_user_in_touched_files_block_and_others_do_not(
     ways: dict[str, tuple[Callable[[], Any], str]] = {
         "modified": (lambda: (root / "a.txt").write_text("mine"), "uncommitted changes in a.txt"),
         "staged": (lambda: (write_all(root, {"a.txt": "mine"}), repository.git("add", "-A")), "a.txt"),
-        "deleted": (lambda: (root / "a.txt").unlink(), "a.txt"),
+        "deleted": ((root / "a.txt").unlink, "a.txt"),
         "mode": (lambda: (root / "a.txt").chmod(0o755), "a.txt"),
         "hidden": (
             lambda: (repository.git("update-index", "--assume-unchanged", "b.txt"), (root / "b.txt").write_text("m")),
@@ -323,7 +323,7 @@ def test_commits_are_signed_as_the_user_has_configured(
     repository.git("config", "commit.gpgSign", "true")
     repository.git("config", "gpg.program", "/bin/false")
     before = repository.state()
-    with pytest.raises(CommitError, match="failed to sign|gpg failed"):
+    with pytest.raises(CommitError, match=r"failed to sign|gpg failed"):
         apply(folder, how="commit")
     assert repository.state() == before
     apply(folder, how="branch", branch="unsigned")
@@ -472,3 +472,27 @@ def test_the_commands_show_apply_and_drop(clinvk: CommandLine, home: Home, tmp_p
     assert repository.git("for-each-ref", f"refs/clinvk/{folder.id}/bad") == ""
     assert "dropped" in clinvk("runs", "apply", "last", "bad").stdout
     assert json.loads(clinvk("runs", "diff", "last", "bad", "--json").stdout)["tasks"][0]["dropped"]
+
+
+def test_tasks_in_worktrees_are_applied_and_their_worktrees_removed(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+) -> None:
+    repository = Repository(home.work, FILES)
+    home.backend("maker", READ + "echo done >> \"$(basename $PWD).txt\"\n" + START + END)
+    (tmp_path / "tasks.yaml").write_text(
+        "defaults: {backend: maker, worktree: true}\n"
+        "tasks:\n- {name: one, prompt: x}\n- {name: two, prompt: y, worktree: {keep: true}}\n"
+        "- {name: three, prompt: z}\n"
+    )
+    assert clinvk("parallel", str(tmp_path / "tasks.yaml")).returncode == 0
+    run = clinvk.json("runs", "show", "--json")["id"]
+    worktrees = home.path / "worktrees" / run
+    write_all(worktrees / "three", {"later.txt": "by hand"})
+    done = clinvk("runs", "apply", "last", "one", "two", "three")
+    assert (done.returncode, repository.status()) == (0, "A  one.txt\nA  three.txt\nA  two.txt")
+    assert "had changes that are not part of its result; they are in refs/clinvk/" in done.stderr
+    assert sorted(p.name for p in worktrees.iterdir()) == ["two", "two.json"]
+    shown = clinvk("runs", "drop", "last", "--yes")
+    assert shown.stdout.count("applied before; undo: git branch NAME") == 3
+    assert repository.git("for-each-ref", "refs/clinvk") == ""
+    assert not worktrees.exists()

@@ -19,11 +19,10 @@ from clinvk.terminal import questions
 from clinvk.text.json_output import dumps
 
 if TYPE_CHECKING:
-    from clinvk.config.schema import Loaded
-    from clinvk.worktrees.apply import Applied, TaskApplied
-    from clinvk.worktrees.diff import Diffs
-    from clinvk.worktrees.drop import Dropped
-    from clinvk.worktrees.taken import How
+    from clinvk.worktrees.results.apply import Applied, TaskApplied
+    from clinvk.worktrees.results.diff import Diffs
+    from clinvk.worktrees.results.drop import Dropped
+    from clinvk.worktrees.results.taken import How
 
 app = CommandModule()
 
@@ -46,10 +45,6 @@ def _here() -> Path:
         raise UsageError("the current directory no longer exists", "cd to another one") from None
 
 
-def _own(loaded: Loaded) -> Path:
-    return loaded.home / "worktrees"
-
-
 @app.command("diff")
 def diff(
     run_id: LastRun = "last",
@@ -64,11 +59,11 @@ def diff(
 
     On a terminal in color and with the pager of git; otherwise as a patch for git apply."""
     # Only for this command.
-    from clinvk.worktrees.diff import VERSION, read_diffs
+    from clinvk.worktrees.results.diff import VERSION, read_diffs
 
     loaded = opt.load_config(config)
     folder = open_runs(loaded).find(run_id)
-    diffs = read_diffs(folder, tasks or (), os.environ, here=_here(), own=_own(loaded))
+    diffs = read_diffs(folder, tasks or (), os.environ, here=_here(), home=loaded.home)
     if as_json:
         found = [diffs.task(result, patch=not stat).to_json() for result in diffs.results]
         show.print_json({"version": VERSION, "run": folder.id, "tasks": found})
@@ -125,14 +120,14 @@ def apply(
     that the run was started in, or the one of the same repository that you are in. If that cannot
     be completed, for example because of a conflict, nothing is changed."""
     # Only for this command.
-    from clinvk.worktrees import apply as applying
+    from clinvk.worktrees.results import apply as applying
 
     how = _how(branch, commit=commit, stage=stage)
     loaded = opt.load_config(config)
     folder = open_runs(loaded).find(run_id)
     ask = applying.Ask(tuple(tasks or ()), how, branch, again, _here())
     do = applying.preview if dry_run else applying.apply
-    applied = do(folder, ask, os.environ, own=_own(loaded), notify=show.Printer.for_errors().notice)
+    applied = do(folder, ask, os.environ, home=loaded.home, notify=show.Printer.for_errors().notice)
     if as_json:
         show.print_json(applied.to_json())
     else:
@@ -194,11 +189,11 @@ def drop(
     Names what is lost, and asks first. Git keeps the commits for a while; how to get them back is
     printed."""
     # Only for this command.
-    from clinvk.worktrees.drop import VERSION, Drop
+    from clinvk.worktrees.results.drop import VERSION, Drop
 
     loaded = opt.load_config(config)
     folder = open_runs(loaded).find(run_id)
-    doomed = Drop(folder, tasks or (), os.environ, here=_here(), own=_own(loaded))
+    doomed = Drop(folder, tasks or (), os.environ, here=_here(), home=loaded.home)
     if not doomed.dropped:
         print(f"run {folder.id} has no results to drop", file=sys.stderr)
         return 0

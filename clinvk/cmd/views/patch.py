@@ -12,8 +12,8 @@ from clinvk.text.sanitize import with_visible_order
 from clinvk.text.width import display_width
 
 if TYPE_CHECKING:
-    from clinvk.worktrees.diff import Diffs
-    from clinvk.worktrees.results import TaskResult
+    from clinvk.worktrees.results.diff import Diffs
+    from clinvk.worktrees.results.reading import TaskResult
 
 BOLD, RED, GREEN, CYAN = "1", "31", "32", "36"
 HEADERS = ("diff --git ", "index ", "--- ", "+++ ", "old mode ", "new mode ", "new file ",

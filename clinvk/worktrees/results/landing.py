@@ -37,8 +37,8 @@ from clinvk.disk.sync import sync_files
 from clinvk.disk.waiting import WouldWait
 from clinvk.errors import SessionError, UsageError
 from clinvk.worktrees.git import Git, GitError
-from clinvk.worktrees.merge import GITLINK, Change, tree_of
-from clinvk.worktrees.target import Stat, Target, locked_error
+from clinvk.worktrees.results.merge import GITLINK, Change, tree_of
+from clinvk.worktrees.results.target import Stat, Target, locked_error
 
 VERSION = 1
 LOCK_TIMEOUT = 30.0  # seconds to wait for another apply

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from clinvk.errors import ClinvkError
 from clinvk.text.headline import headline
-from clinvk.worktrees.git import IDENTITY, Git, GitError, decode, without_local_variables
-from clinvk.worktrees.landing import Landing, moved_error
-from clinvk.worktrees.merge import Merged, Source, merge_trees, tree_of
+from clinvk.worktrees.git import IDENTITY, Git, GitError, decode, is_local_variable
+from clinvk.worktrees.results.landing import Landing, moved_error
+from clinvk.worktrees.results.merge import Merged, Source, merge_trees, tree_of
 
 MAX_PROMPT = 4_000  # characters of a prompt in a message
 MAX_SUBJECT = 72
@@ -135,7 +135,7 @@ class UserCommits:
     def __init__(self, landing: Landing, env: Mapping[str, str]) -> None:
         self.landing = landing
         self.git = landing.target.git
-        self.env = without_local_variables(env)
+        self.env = {k: v for k, v in env.items() if not is_local_variable(k)}
         self.index = landing.area / "commit-index"
 
     def make(self, planned: Sequence[Planned]) -> list[str]:

@@ -14,9 +14,9 @@ from clinvk.model.plan import Plan, Worktree
 from clinvk.runs.folder import RunFolder
 from clinvk.text.suggest import did_you_mean
 from clinvk.worktrees.git import Git
-from clinvk.worktrees.merge import Source
-from clinvk.worktrees.taken import History, Taken, read_history
-from clinvk.worktrees.target import Target, find_target
+from clinvk.worktrees.results.merge import Source
+from clinvk.worktrees.results.taken import History, Taken, read_history
+from clinvk.worktrees.results.target import Target, find_target
 
 
 class TaskResult(Struct, frozen=True, kw_only=True):

@@ -12,12 +12,18 @@ from msgspec import Struct, to_builtins
 
 from clinvk.errors import UsageError
 from clinvk.runs.folder import RunFolder
-from clinvk.worktrees import taken
-from clinvk.worktrees.commits import UserCommits, check_branch_name, commit_quietly, plan_commits
+from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, check_version
-from clinvk.worktrees.landing import Landing, hold
-from clinvk.worktrees.merge import Merged, Source, changes, merge_all, without_writing
-from clinvk.worktrees.results import (
+from clinvk.worktrees.results import taken
+from clinvk.worktrees.results.commits import (
+    UserCommits,
+    check_branch_name,
+    commit_quietly,
+    plan_commits,
+)
+from clinvk.worktrees.results.landing import Landing, hold
+from clinvk.worktrees.results.merge import Merged, Source, changes, merge_all, without_writing
+from clinvk.worktrees.results.reading import (
     Results,
     TaskResult,
     check_objects,
@@ -25,8 +31,9 @@ from clinvk.worktrees.results import (
     find_repository,
     read_results,
 )
-from clinvk.worktrees.taken import How
-from clinvk.worktrees.target import Target, check_free, check_ready
+from clinvk.worktrees.results.removal import remove_applied
+from clinvk.worktrees.results.taken import How
+from clinvk.worktrees.results.target import Target, check_free, check_ready
 
 State = Literal["applied", "already applied", "unchanged", "skipped", "check failed", "conflict"]
 Tell = Callable[[str], None]
@@ -83,7 +90,7 @@ class Ask(NamedTuple):
 
 
 def apply(
-    folder: RunFolder, ask: Ask, env: Mapping[str, str], *, own: Path, notify: Tell
+    folder: RunFolder, ask: Ask, env: Mapping[str, str], *, home: Path, notify: Tell
 ) -> Applied:
     """Apply all results, or none of them if one conflicts. Raises `ClinvkError`."""
     check_version(env)
@@ -91,14 +98,16 @@ def apply(
     chosen, others = _choose(results, ask)
     if not chosen:
         return _nothing(results, ask, others)
-    target = _target(chosen, ask, own)
+    target = _target(chosen, ask, home)
     with hold(target, taken.record) as landing:
         recover(landing, notify)
-        return _apply(landing, results, chosen, others, ask, env)
+        applied = _apply(landing, results, chosen, others, ask, env)
+    remove_applied(read_results(folder), [t.index for t in applied.tasks], home, env, notify)
+    return applied
 
 
 def preview(
-    folder: RunFolder, ask: Ask, env: Mapping[str, str], *, own: Path, notify: Tell
+    folder: RunFolder, ask: Ask, env: Mapping[str, str], *, home: Path, notify: Tell
 ) -> Applied:
     """What `apply` would do; nothing is changed, not even in the object store. Raises what that
     would raise."""
@@ -107,7 +116,7 @@ def preview(
     chosen, others = _choose(results, ask)
     if not chosen:
         return _nothing(results, ask, others, is_preview=True)
-    target = _target(chosen, ask, own)
+    target = _target(chosen, ask, home)
     if (target.git_dir / "clinvk" / "apply.json").exists():
         notify(f"applying results to {target.description} was interrupted; the next clinvk runs apply "
                "completes it or puts everything back")  # fmt: skip
@@ -158,10 +167,10 @@ def _passed_over(result: TaskResult, state: State, why: str) -> TaskApplied:
     return TaskApplied(index=result.index, name=result.name, state=state, why=why)
 
 
-def _target(chosen: Sequence[TaskResult], ask: Ask, own: Path) -> Target:
+def _target(chosen: Sequence[TaskResult], ask: Ask, home: Path) -> Target:
     worktree = check_one_repository(chosen)
     commits = [task.source.commit for task in chosen]
-    target = find_repository(worktree, commits, ask.here, own)
+    target = find_repository(worktree, commits, ask.here, names.folder_of(home))
     if ask.how == "branch":
         ref = check_branch_name(target.git, str(ask.branch))
         if target.git.commit_of(ref):

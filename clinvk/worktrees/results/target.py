@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from clinvk.errors import SessionError, UsageError
 from clinvk.worktrees.git import Git, GitError, decode
-from clinvk.worktrees.merge import GITLINK, Change, Entry, named
+from clinvk.worktrees.results.merge import GITLINK, Change, Entry, named
 
 # What git leaves in its directory while it is in the middle of something.
 UNFINISHED = {

@@ -9,14 +9,15 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from clinvk.runs.folder import RunFolder
+from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, check_version, decode
-from clinvk.worktrees.results import (
+from clinvk.worktrees.results.reading import (
     TaskResult,
     check_objects,
     find_repository,
     read_results,
 )
-from clinvk.worktrees.taken import Taken
+from clinvk.worktrees.results.taken import Taken
 
 VERSION = 1
 STATUS = {
@@ -67,9 +68,9 @@ class TaskDiff(Struct, frozen=True, kw_only=True):
 class Diffs:
     """The changes of some tasks of a run, read from the repository when they are asked for."""
 
-    def __init__(self, results: Sequence[TaskResult], here: Path, own: Path) -> None:
+    def __init__(self, results: Sequence[TaskResult], here: Path, home: Path) -> None:
         self.results = list(results)
-        self._here, self._own = here, own
+        self._here, self._home = here, home
         self._git: dict[str, Git] = {}
 
     def git(self, result: TaskResult) -> Git:
@@ -77,7 +78,9 @@ class Diffs:
         key = result.worktree.repository
         if key not in self._git:
             commits = [r.source.commit for r in self.results if r.worktree.repository == key]
-            self._git[key] = find_repository(result.worktree, commits, self._here, self._own).git
+            self._git[key] = find_repository(
+                result.worktree, commits, self._here, names.folder_of(self._home)
+            ).git
         git = self._git[key]
         check_objects(git, [result])
         return git
@@ -109,12 +112,12 @@ class Diffs:
 
 
 def read_diffs(
-    folder: RunFolder, tasks: Sequence[str], env: Mapping[str, str], *, here: Path, own: Path
+    folder: RunFolder, tasks: Sequence[str], env: Mapping[str, str], *, here: Path, home: Path
 ) -> Diffs:
     """The changes of these tasks; of all that have a result if none are named. Raises
     `UsageError`, `SessionError`."""
     check_version(env)
-    return Diffs(read_results(folder).select(tasks), here, own)
+    return Diffs(read_results(folder).select(tasks), here, home)
 
 
 def _files(names: Sequence[bytes], lines: Sequence[bytes]) -> Iterator[FileChange]:

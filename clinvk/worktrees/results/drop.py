@@ -1,0 +1,133 @@
+"""Drop results: remove their worktrees and refs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
+
+from clinvk.errors import ClinvkError, SessionError
+from clinvk.runs.folder import RunFolder
+from clinvk.worktrees import names
+from clinvk.worktrees.create import Place, discard_worktree
+from clinvk.worktrees.git import Git, check_version
+from clinvk.worktrees.record import read_record
+from clinvk.worktrees.remove import delete_refs
+from clinvk.worktrees.result import save_result
+from clinvk.worktrees.results import taken
+from clinvk.worktrees.results.apply import count_changes
+from clinvk.worktrees.results.reading import TaskResult, find_repository, read_results
+from clinvk.worktrees.results.removal import is_settled
+
+VERSION = 1
+
+
+class Dropped(Struct, frozen=True, kw_only=True):
+    """A result that was dropped, or that would be."""
+
+    index: int
+    name: str
+    commit: str  # with everything that was in the worktree
+    applied: bool  # so that nothing is lost
+    files: int | None  # that differ from the base; None: the repository is gone
+    insertions: int = 0
+    deletions: int = 0
+
+    @property
+    def undo(self) -> str:
+        """The command that brings the result back, until git removes it (after two weeks)."""
+        return f"git branch NAME {self.commit}"
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = to_builtins(self)
+        return data | {"undo": self.undo}
+
+
+class Drop:
+    """Results that will be dropped: look at `dropped`, then call `run`."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        tasks: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        here: Path,
+        home: Path,
+    ) -> None:
+        """Raises `UsageError`, `SessionError`."""
+        check_version(env)
+        self.folder = folder
+        self.results = read_results(folder)
+        self._here, self._home, self._env = here, home, env
+        self.chosen = [r for r in self.results.select(tasks) if tasks or not r.dropped]
+        self._git = {r.worktree.repository: self._find_git(r) for r in self.chosen}
+        self.dropped = [self._describe(result) for result in self.chosen]
+
+    def run(self) -> list[Dropped]:
+        """Drop them. Raises `SessionError` if the run is in progress, or has left something
+        running."""
+        turn = self.folder.lock()
+        if turn.leftover:
+            turn.abandon()
+            raise SessionError(
+                f"run {self.folder.id} was interrupted, and may have left something running",
+                f"stop that first: clinvk runs cancel {self.folder.id}",
+            )
+        try:
+            # Recorded first: a result that is half removed is not applied, but dropped again.
+            taken.record(taken.about(self.folder, [_event(r) for r in self.chosen]))
+            self.dropped = [
+                self._remove(result, about)
+                for result, about in zip(self.chosen, self.dropped, strict=True)
+            ]
+        finally:
+            turn.close()
+        return self.dropped
+
+    def _find_git(self, result: TaskResult) -> Git | None:
+        """Git in its repository; None if that is gone, and nothing can be removed there."""
+        try:
+            commits, own = [result.source.commit], names.folder_of(self._home)
+            return find_repository(result.worktree, commits, self._here, own).git
+        except SessionError:
+            return None
+
+    def _describe(self, result: TaskResult) -> Dropped:
+        git, source = self._git[result.worktree.repository], result.source
+        files, insertions, deletions = None, 0, 0
+        if git is not None and git.commit_of(source.commit) and git.commit_of(source.base):
+            files, insertions, deletions = count_changes(git, source.base, source.commit)
+        return Dropped(
+            index=result.index, name=result.name, commit=source.commit,
+            applied=result.applied is not None, files=files, insertions=insertions,
+            deletions=deletions,
+        )  # fmt: skip
+
+    def _remove(self, result: TaskResult, about: Dropped) -> Dropped:
+        git = self._git[result.worktree.repository]
+        place = Place(self._home, self.folder.id, result.worktree, self._env)
+        if git is not None:
+            place.repository = Path(
+                git.text("rev-parse", "--path-format=absolute", "--git-common-dir")
+            )
+        record = read_record(place.path)
+        dropping = {r.index for r in self.chosen}
+        if record is not None and is_settled(self.results, result.worktree.directory, dropping):
+            if record.state == "ready":
+                # What is in it now may be more than the result. Without it, the result is dropped
+                # all the same: the disk may be full.
+                with suppress(ClinvkError, OSError):
+                    about = replace(about, commit=save_result(place, record).result.commit)
+            discard_worktree(place, record)
+        if git is not None:
+            delete_refs(place, names.refs_of_task(place.run, place.wanted.slug))
+        return about
+
+
+def _event(result: TaskResult) -> dict[str, Any]:
+    return {"task": result.index, "event": "dropped", "result": result.source.commit}

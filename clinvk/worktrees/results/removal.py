@@ -1,0 +1,64 @@
+"""Remove the worktrees of results that need them no longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from clinvk.errors import ClinvkError
+from clinvk.model.outcome import ACTIVE_STATES
+from clinvk.worktrees.create import Place
+from clinvk.worktrees.remove import remove_worktree
+from clinvk.worktrees.results.reading import Results
+
+
+def place_of(results: Results, index: int, home: Path, env: Mapping[str, str]) -> Place | None:
+    """Where the worktree of a task is; None if it has none."""
+    wanted = results.plan.tasks[index].worktree
+    return Place(home, results.folder.id, wanted, env) if wanted is not None else None
+
+
+def remove_applied(
+    results: Results,
+    indexes: Collection[int],
+    home: Path,
+    env: Mapping[str, str],
+    notify: Callable[[str], None],
+) -> None:
+    """Remove the worktrees of these tasks if their results were applied, unless they are to be kept.
+    What is in them is in refs. A problem is only reported: the results are applied."""
+    done: set[Path] = set()
+    for index in indexes:
+        place = place_of(results, index, home, env)
+        if place is None or place.wanted.keep or place.path in done:
+            continue
+        if not is_settled(results, place.wanted.directory):
+            continue
+        done.add(place.path)
+        try:
+            removed = remove_worktree(place)
+        except (ClinvkError, OSError) as error:
+            notify(f"the worktree {place.path} was not removed: {error}")
+            continue
+        known = {task.source.commit for task in results.tasks}
+        if removed and removed.saved and removed.saved.result.commit not in known:
+            later = removed.saved.result
+            notify(f"the worktree of task {results.plan.tasks[index].name!r} had changes that are not "
+                   f"part of its result; they are in {later.ref}")  # fmt: skip
+
+
+def is_settled(results: Results, directory: str, dropping: Collection[int] = ()) -> bool:
+    """Whether all tasks in this worktree have ended, and their results were applied or dropped: the
+    steps of a chain share one."""
+    with_result = {task.index: task for task in results.tasks}
+    for index, (task, outcome) in enumerate(
+        zip(results.plan.tasks, results.run.results, strict=True)
+    ):
+        if task.worktree is None or task.worktree.directory != directory or index in dropping:
+            continue
+        found = with_result.get(index)
+        if outcome.state in ACTIVE_STATES or outcome.state == "indeterminate":
+            return False
+        if found is not None and not (found.applied or found.dropped):
+            return False
+    return True
