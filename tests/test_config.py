@@ -409,6 +409,8 @@ ELSEWHERE = {
     "output.render": "test_rendering.py",
     "unified_flags.exit_timeout_secs": "test_lingering.py",
     "unified_flags.schema_retries": "test_schema.py",
+    "unified_flags.rounds": "test_checks.py",
+    "unified_flags.check_timeout_secs": "test_checks.py",
     "unified_flags.on_limit": "test_remembered_limits.py",
     "unified_flags.max_wait_secs": "test_remembered_limits.py",
     "unified_flags.fallback": "test_remembered_limits.py",

@@ -91,7 +91,16 @@ def test_the_help_has_groups_examples_and_exit_codes(clinvk: CommandLine) -> Non
     page = clinvk("--help").stdout
 
     titles = re.findall(r"^(\w[\w ]*):$", page, re.MULTILINE)
-    wanted = ["Usage", "Prompts", "Many tasks", "Session", "Model and options", "Safety", "Limits"]
+    wanted = [
+        "Usage",
+        "Prompts",
+        "Many tasks",
+        "Session",
+        "Model and options",
+        "Safety",
+        "Checks",
+        "Limits",
+    ]
     assert titles == sorted(titles, key=titles.index)
     assert {*wanted, "Output", "Examples", "Exit codes", "Files"} <= {*titles}
     codes = re.findall(r"^  (\d+) ", page.split("Exit codes:")[1], re.MULTILINE)

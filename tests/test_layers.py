@@ -20,7 +20,7 @@ LAYERS = [
     ["process", "model"],
     ["disk"],
     ["config"],
-    ["html", "sessions.native"],
+    ["html", "sessions.native", "checks"],
     ["backend", "store", "runs"],
     ["plans", "sessions", "worktrees"],
     ["knowledge"],

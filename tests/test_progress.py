@@ -9,6 +9,7 @@ import pytest
 
 import clinvk
 from clinvk.model import events
+from clinvk.model.checks.check import Check
 from clinvk.model.events import EVENT_TYPES, Event, event_from_json
 from clinvk.model.outcome import Outcome
 from clinvk.model.progress import Change
@@ -32,6 +33,9 @@ EVENTS: dict[str, Event] = {
     "denied": events.Denied(id="1", name="Bash", input={}, reason="no"),
     "notice": events.Notice(message="a"),
     "rate_limit": events.RateLimit(retry_at=MOMENT, window="five_hour", model="m"),
+    "checking": events.Checking(round=1, command="make test", changed=False),
+    "checked": events.Checked(round=1, check=Check(state="failed", protected=("a (removed)",))),
+    "round": events.Round(round=2, rounds=3),
     "finished": events.Finished(text="a", usage=Usage(1, 2), cost=0.5, structured=[1]),
     "failed": events.Failed(kind="limit", message="a", hint="b", retry_at=MOMENT, status=429,
                             usage=Usage(1, 2), cost=0.5),

@@ -14,7 +14,7 @@ from clinvk.backend.native import state_path
 from clinvk.backend.patterns import Patterns
 from clinvk.backend.permissions import PLANNING, planning_problem
 from clinvk.errors import ConfigError, SessionError, UsageError
-from clinvk.model.option_table import CHOICES, OPTIONS
+from clinvk.model.option_table import CHOICES, OPTIONS, OWN_OPTIONS
 from clinvk.process.command import Command
 from clinvk.text.values import os_problem, sound
 
@@ -181,7 +181,7 @@ def explain_unsupported(
         if reason := manifest.missing.get(f"{name}.{value}") or manifest.missing.get(name):
             return f"{manifest.name} cannot enforce {what}: {reason}"
         return f"{manifest.name} cannot enforce {what} (supported: {', '.join(can)})"
-    if name in EVERYWHERE:
+    if name in EVERYWHERE or name in OWN_OPTIONS:
         return None
     if name == PLANNING:
         return planning_problem(manifest, spelled) if value else None

@@ -15,7 +15,14 @@ from clinvk.backend.permissions import PLANNING, REPLACED, has_plan_mode, planni
 from clinvk.config.schema import Loaded
 from clinvk.config.stored_options import read_options_file
 from clinvk.errors import UsageError
-from clinvk.model.option_table import CHOICES, FLAGS, OPTIONS, STRICT, options_in
+from clinvk.model.option_table import (
+    CHOICES,
+    FLAGS,
+    OPTIONS,
+    OWN_OPTIONS,
+    STRICT,
+    options_in,
+)
 from clinvk.model.request import Request
 from clinvk.model.session import Session
 
@@ -51,7 +58,7 @@ def resolve_settings(
         settings |= {
             k: Setting(v, "session")
             for k, v in session.options.items()
-            if own or k not in BACKEND_SPECIFIC
+            if (own or k not in BACKEND_SPECIFIC) and k not in OWN_OPTIONS
         }
     if request.stored_options:
         settings |= _stored(loaded.home, session, handed_over=request.to is not None)

@@ -182,7 +182,7 @@ def _build_plan(
     # Only once the flags are valid.
     from clinvk.plans import comparison
 
-    options = {k: v for k, v in options.items() if v is not None}
+    options = opt.read_options(options)
     return comparison.build_plan(
         prompt,
         backends,

@@ -70,6 +70,10 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
 
 
+# The options of a request by which its work is checked.
+CHECKING = ("check", "protect", "expect_change")
+BeforeTurn = Callable[[TurnPlan], Awaitable[None]]
+
 PATHS = [option.name for option in OPTIONS if option.path == "directory"]
 TEXT_OPTIONS = [
     option.name
@@ -130,47 +134,76 @@ class Dispatcher(Closing):
 
     @asynccontextmanager
     async def stream(
-        self, request: Request, notify: Callable[[str], None] = lambda _: None
+        self,
+        request: Request,
+        notify: Callable[[str], None] = lambda _: None,
+        may_continue: Callable[[Result], str | None] = lambda _: None,
     ) -> AsyncIterator[Turn | TurnSeries]:
         """The running turn: `async for event in run`, then `run.result`. Leaving the block early
         stops the program. `notify` gets messages before there are events, such as waiting. At a
         rate limit, it continues as the request says, on another backend or after a wait; an answer
-        that does not match the request's schema is followed by a turn that corrects it."""
+        that does not match the request's schema is followed by a turn that corrects it; work that
+        does not pass its check, by turns that fix it. `may_continue` is asked before each of those:
+        it returns why there may be none."""
         _check_request(request)
+        if not any(request.options.get(name) for name in CHECKING):
+            async with self._stream_matching(request, notify) as run:
+                yield run
+            return
+        # Only with a check.
+        from clinvk.dispatch.series.check_rounds import CheckedTurn
+
+        checked = CheckedTurn(
+            lambda before: partial(self._stream_matching, before=before), request, notify,
+            home=self.config.home, env=self.env, redacting=self.config.config.session.redact,
+            plan=self.aplan, may_continue=may_continue,
+        )  # fmt: skip
+        async with checked as series:
+            yield series
+
+    @asynccontextmanager
+    async def _stream_matching(
+        self, request: Request, notify: Callable[[str], None], before: BeforeTurn | None = None
+    ) -> AsyncIterator[Turn | TurnSeries]:
         if request.options.get("schema") is None:
-            async with self._stream_limited(request, notify) as run:
+            async with self._stream_limited(request, notify, before) as run:
                 yield run
             return
         # Only with a schema.
         from clinvk.dispatch.series.schema_repair import RepairedTurn
 
-        async with RepairedTurn(self._stream_limited, request, notify) as series:
+        stream = partial(self._stream_limited, before=before)
+        async with RepairedTurn(stream, request, notify) as series:
             yield series
 
     @asynccontextmanager
     async def _stream_limited(
-        self, request: Request, notify: Callable[[str], None]
+        self, request: Request, notify: Callable[[str], None], before: BeforeTurn | None = None
     ) -> AsyncIterator[Turn | TurnSeries]:
         if not needs_limit_policy(request, self.config.config.unified_flags):
-            async with self._stream(request, notify) as run:
+            async with self._stream(request, notify, before) as run:
                 yield run
             return
         # Only if a rate limit is not to end the turn.
         from clinvk.dispatch.series.limit_policy import LimitedTurn, policy_of
 
         policy = policy_of(request, self.config.config.unified_flags, self.catalog)
-        async with LimitedTurn(self._stream, request, policy, notify) as series:
+        stream = partial(self._stream, before=before)
+        async with LimitedTurn(stream, request, policy, notify) as series:
             yield series
 
     @asynccontextmanager
-    async def _stream(self, request: Request, notify: Callable[[str], None]) -> AsyncIterator[Turn]:
+    async def _stream(
+        self, request: Request, notify: Callable[[str], None], before: BeforeTurn | None = None
+    ) -> AsyncIterator[Turn]:
+        """`before` is called right before the program starts."""
         marker = new_marker(self.env)
         home = self.config.home
         if request.ephemeral:
             is_quick = not any(request.options.get(name) for name in CONTEXT_OPTIONS)
             plan = await self._plan_when_known(no_calls if is_quick else in_thread, request, None)
             check_limit(plan, home)
-            async with _start_turn(self, plan, marker, None) as run:
+            async with _start_turn(self, plan, marker, None, before) as run:
                 yield run
             return
         calls = StoreCalls(self.store)
@@ -195,7 +228,7 @@ class Dispatcher(Closing):
                     else await self._plan_when_known(calls, request, current, plan.context)
                 )
                 check_limit(plan, home)  # another process may have met one meanwhile
-                async with _start_turn(self, plan, marker, calls, new=new) as run:
+                async with _start_turn(self, plan, marker, calls, before, new=new) as run:
                     begun = True
                     yield run
             finally:
@@ -291,7 +324,9 @@ class Dispatcher(Closing):
         if "schema" in wanted:
             schema = _read_schema(wanted["schema"].value)
             wanted["schema"] = replace(wanted["schema"], value=schema.text)
-        _check_schema_retries(own, request, manifest)
+        for name in ("schema_retries", "rounds"):
+            _check_further_turns(name, own, request, manifest)
+        _check_rounds(own, request)
         if schema is not None and "schema" not in manifest.options:
             prompt = schema.add_to(prompt)
             own["schema"] = wanted.pop("schema")
@@ -569,6 +604,7 @@ async def _start_turn(
     plan: TurnPlan,
     marker: str,
     calls: StoreCalls | None,
+    before: BeforeTurn | None,
     *,
     new: bool = False,
 ) -> AsyncIterator[Turn]:
@@ -589,6 +625,8 @@ async def _start_turn(
         async with login_lock.login_lock(plan.manifest, plan.command.env, home) as begun:
             if recorder is not None and not new and not plan.request.resends:
                 await recorder.record_prompt(await prompt_messages(plan, recorder.settings))
+            if before is not None:
+                await before(plan)
             async with process.start(plan.command, marker, stop_signal=ask) as child:
                 # The child boots while this is imported: jmespath is not needed to start it.
                 from clinvk.dispatch.turn import Turn
@@ -680,15 +718,26 @@ def _read_schema(schema: Any) -> AnswerSchema:
     return AnswerSchema(schema if isinstance(schema, str) else json.dumps(schema))
 
 
-def _check_schema_retries(
-    settings: Mapping[str, Setting], request: Request, manifest: Manifest
+def _check_rounds(settings: Mapping[str, Setting], request: Request) -> None:
+    """Raise `UsageError` for rounds or a timeout of a check if there is none."""
+    for name in ("rounds", "check_timeout"):
+        setting = settings.get(name)
+        if setting is None or setting.origin != "command line" or request.options.get("check"):
+            continue
+        spelled = setting.spelled or name
+        check = "--check CMD" if setting.spelled else "check"
+        raise UsageError(f"{spelled} needs a check", f"add {check}, or leave out {spelled}")
+
+
+def _check_further_turns(
+    option: str, settings: Mapping[str, Setting], request: Request, manifest: Manifest
 ) -> None:
-    """Raise `UsageError` if it was asked to ask again where the conversation cannot be
+    """Raise `UsageError` if further turns were asked for where the conversation cannot be
     continued."""
-    setting = settings.get("schema_retries")
+    setting = settings.get(option)
     if setting is None or not setting.value or setting.origin != "command line":
         return
-    name = setting.spelled or "schema_retries"
+    name = setting.spelled or option
     if request.ephemeral:
         raise UsageError(
             f"{name} needs a session, and an ephemeral run has none",

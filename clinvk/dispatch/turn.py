@@ -88,6 +88,11 @@ class Turn:
         return self._result
 
     @property
+    def marker(self) -> str:
+        """The marker of all that it has started."""
+        return self._child.marker
+
+    @property
     def native_id(self) -> str | None:
         """The backend's own id of the session, once it is known."""
         return self._fold.native_id

@@ -9,7 +9,7 @@ import anyio
 
 from clinvk.engine import mishaps
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Event
+from clinvk.model.events import Checked, Checking, Event, Round
 from clinvk.model.outcome import Outcome
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -34,6 +34,19 @@ class Owner(Protocol):
         """The backend has sent an event; secrets are removed."""
 
     def on_notice(self, i: int, message: str) -> None: ...
+
+    def may_continue(self, result: Result) -> str | None:
+        """Why the attempt may have no further turn; None if it may."""
+
+    async def on_turn(self, i: int, turn: Checking, result: Result, events: int | None) -> None:
+        """A turn of the attempt has succeeded, and is checked now; secrets are removed. `events` is
+        its event log, open once more, which the owner has to close."""
+
+    async def on_check(self, i: int, event: Checked) -> None:
+        """The check has ended."""
+
+    async def on_round(self, i: int, event: Round) -> None:
+        """A further turn of the attempt begins."""
 
     async def on_result(self, i: int, result: Result, events: int | None) -> None:
         """The attempt has ended. `events` is its open event log, which the owner has to close."""
@@ -106,8 +119,28 @@ class Attempt:
     async def on_event(self, event: Event) -> None:
         if self._log is not None:
             await self._log.add(event)
+        if isinstance(event, Checking):
+            await self._on_turn(event)
+        elif isinstance(event, Checked):
+            await self.owner.on_check(self.i, event)
+        elif isinstance(event, Round):
+            await self.owner.on_round(self.i, event)
         if seen := event_without_secrets(event, self._secrets):
             self.owner.on_event(self.i, seen)
+
+    def may_continue(self, result: Result) -> str | None:
+        return self.owner.may_continue(result)
+
+    async def _on_turn(self, event: Checking) -> None:
+        """Record the turn before its check begins. Shielded, as its end is."""
+        if event.result is None:
+            return
+        result = result_without_secrets(event.result, self._secrets)
+        events = None
+        if self._log is not None:
+            events = await self._log.add_turn(result)
+        with anyio.CancelScope(shield=True):
+            await self.owner.on_turn(self.i, event, result, events)
 
     async def _try(self, ask: Ask, journal: Journal | None) -> Exception | None:
         """Run the request and pass its result on. Returns an error instead if there were too few

@@ -71,6 +71,13 @@ class BudgetTracker:
         """Whether a cap is reached."""
         return self.cost.is_reached or self.tokens.is_reached
 
+    def is_spent_with(self, result: Result) -> bool:
+        """Whether a cap is reached once this result of a running task is counted."""
+        cost, usage = result.cost or 0.0, result.usage.counted if result.usage else 0
+        return (self.cost.limit is not None and self.cost.taken + cost >= self.cost.limit) or (
+            self.tokens.limit is not None and self.tokens.taken + usage >= self.tokens.limit
+        )
+
     def would_exceed(self, more: int) -> bool:
         """Whether a cap is reached, or would be exceeded by so many more turns."""
         return self.is_spent() or self.cost.would_exceed(more) or self.tokens.would_exceed(more)

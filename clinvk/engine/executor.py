@@ -43,6 +43,9 @@ class Reporter(Protocol):
     async def on_event(self, event: Event) -> None:
         """The next event of the turn."""
 
+    def may_continue(self, result: Result) -> str | None:
+        """Why there may be no further turn after this result; None if there may."""
+
 
 class Executor(Protocol):
     """Runs requests, here or elsewhere. It decides the directory: the request's `cwd`, or one that
@@ -86,7 +89,9 @@ class LocalExecutor:
         return await with_worktree(await self._run(there, reporter), inside)
 
     async def _run(self, request: Request, reporter: Reporter) -> Result:
-        async with self.dispatcher.stream(request, reporter.on_notice) as turn:
+        async with self.dispatcher.stream(
+            request, reporter.on_notice, reporter.may_continue
+        ) as turn:
             session = turn.plan.session
             running = RunningRequest(
                 cancel=turn.cancel,

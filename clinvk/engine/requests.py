@@ -16,6 +16,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result, exit_code
 from clinvk.model.session_ref import NewSession, SessionById
 from clinvk.plans.preflight import Preflight
+from clinvk.runs.folder import RunFolder
 from clinvk.text import template
 
 
@@ -30,12 +31,14 @@ class RequestBuilder:
         outcomes: Sequence[Outcome],
         output_of: Callable[[int], str],
         run_id: str | None,
+        folder: RunFolder | None = None,
     ) -> None:
         self.plan = plan
         self.preflights = preflights
         self.outcomes = outcomes
         self.output_of = output_of
         self.run_id = run_id
+        self.folder = folder  # of the run
 
     def build(self, i: int, attempt: int, backend: str) -> Request:
         """The request of task `i`, for its own backend or the one that it was switched to."""
@@ -47,6 +50,9 @@ class RequestBuilder:
         session = None
         if task.continues is not None and not rules.ephemeral:
             session = self.outcomes[task.continues].session_id
+        progress = self.outcomes[i].check_progress if attempt > 1 else None
+        if progress is not None and progress.result is not None:
+            session = progress.result.session_id or session
         new_id = None
         if self.run_id is not None:
             new_id = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
@@ -73,6 +79,8 @@ class RequestBuilder:
             task=self.run_id,
             lenient=task.lenient or switched,
             worktree=self._worktree(task, attempt),
+            check_dir=self.folder.checks_path(i) if self.folder else None,
+            check_progress=progress,
         )
 
     def _worktree(self, task: Task, attempt: int) -> TaskWorktree | None:

@@ -8,15 +8,19 @@ from functools import partial
 from typing import Any
 
 from msgspec import to_builtins
+from msgspec.structs import replace
 
+from clinvk.dispatch.dispatcher import CHECKING
 from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.engine import backoff
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import INTERRUPTED_STATES, SelectTasks, requeue_if_unfinished, unfinished
 from clinvk.engine.run_context import RunContext
 from clinvk.errors import SessionError
+from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan, Task
+from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session
 from clinvk.plans import preflight
 from clinvk.runs.control import abandon_run, end_leftovers
@@ -176,17 +180,65 @@ def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: Driv
     """The outcome of a task of the `plan` in the directory, for a run that continues it. An
     interrupted task may have ended before its clinvk did: then the result after its events says so,
     or its session, which holds everything it said and not only the answer."""
+    store = run.context.open_store()
+    if (progress := _progress_of(outcome, folder, plan, store)) is not None:
+        outcome = replace(outcome, check_progress=progress)
     if outcome.state != "indeterminate":
-        return outcome
-    alone = plan.tasks[outcome.index].continues is None
+        return requeue(outcome) if _is_between_turns(outcome) else outcome
+    alone = _is_alone(outcome, plan)
     if (result := folder.result_of(outcome, alone=alone)) is not None:
         ended = outcome_from_result(outcome, result)
         if backoff.is_transient(ended.error) and ended.attempts <= run.plan.retries_of(ended.index):
             return requeue(ended)
         return outcome if ended.error and ended.error.kind == "cancelled" else ended
+    if _is_between_turns(outcome):
+        return requeue(outcome)
     # If it was to continue the session of an earlier step, that session is about that step.
-    found = _answer_in_session(outcome, run.context.open_store()) if alone else None
+    found = _answer_in_session(outcome, store) if alone and not progress else None
     return folder.outcome_from_session(outcome, *found) if found else outcome
+
+
+def _is_alone(outcome: Outcome, plan: Plan) -> bool:
+    """Whether its session has the turns of one attempt at this task only."""
+    progress = outcome.check_progress
+    is_continued = progress is not None and progress.result is not None and outcome.attempts > 1
+    return plan.tasks[outcome.index].continues is None and not is_continued
+
+
+def _is_between_turns(outcome: Outcome) -> bool:
+    """Whether an interrupted task can be continued without repeating a turn: its last turn had
+    succeeded, and was checked or about to be."""
+    progress = outcome.check_progress
+    interrupted = outcome.state in INTERRUPTED_STATES and outcome.attempts > 0
+    return interrupted and progress is not None and progress.is_between_turns
+
+
+def _progress_of(
+    outcome: Outcome, folder: RunFolder, plan: Plan, store: Store
+) -> CheckProgress | None:
+    """How far a task with a check has got, with the answer of its last turn; None for another task,
+    or if it has had no turn that succeeded."""
+    progress, options = outcome.check_progress, plan.tasks[outcome.index].options
+    if progress is None or not any(options.get(name) for name in CHECKING):
+        return None
+    if progress.result is not None:
+        turn = folder.last_turn(outcome.index)
+        result = replace(
+            progress.result, text=str(turn.get("content") or ""), structured=turn.get("structured")
+        )
+        return replace(progress, result=result)
+    alone = plan.tasks[outcome.index].continues is None and outcome.attempts == 1
+    found = _answer_in_session(outcome, store) if alone else None
+    if outcome.state != "indeterminate" or found is None:
+        return progress
+    session, answer = found
+    backend = session.backend or ""
+    result = Result(
+        ok=True, text=answer, backend=backend, exit_code=0, session_id=session.id,
+        native_id=session.native_ids.get(backend), model=session.model, usage=session.usage,
+        cost=session.cost,
+    )  # fmt: skip
+    return replace(progress, result=result, changed=True)
 
 
 def _answer_in_session(outcome: Outcome, store: Store) -> tuple[Session, str] | None:
@@ -221,14 +273,18 @@ def find_interrupted(folder: RunFolder, store: Store) -> list[Outcome]:
 
 
 def _has_ended(outcome: Outcome, folder: RunFolder, plan: Plan, store: Store) -> bool:
-    """Whether an interrupted task had ended before its clinvk did: see `_outcome_if_ended`."""
+    """Whether an interrupted task had ended before its clinvk did, or need not repeat a turn: see
+    `_outcome_if_ended`."""
+    progress = _progress_of(outcome, folder, plan, store)
+    if progress is not None and _is_between_turns(replace(outcome, check_progress=progress)):
+        return True
     if outcome.state != "indeterminate":
         return False
-    alone = plan.tasks[outcome.index].continues is None
+    alone = _is_alone(outcome, plan)
     if (result := folder.result_of(outcome, alone=alone)) is not None:
         error = outcome_from_result(outcome, result).error
         return error is None or error.kind != "cancelled"
-    return alone and _answer_in_session(outcome, store) is not None
+    return alone and progress is None and _answer_in_session(outcome, store) is not None
 
 
 def _task_definition(task: Task) -> dict[str, Any]:

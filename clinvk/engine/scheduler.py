@@ -24,7 +24,8 @@ from clinvk.engine.budget import BudgetTracker
 from clinvk.engine.graph import Step, TaskGraph
 from clinvk.engine.requests import RequestBuilder
 from clinvk.errors import ClinvkError
-from clinvk.model.events import Event
+from clinvk.model.checks.progress import CheckProgress
+from clinvk.model.events import Checked, Checking, Event, Round
 from clinvk.model.outcome import Outcome, add_usage
 from clinvk.model.plan import Plan
 from clinvk.model.progress import Change
@@ -34,6 +35,7 @@ from clinvk.plans import halt as halting
 from clinvk.plans.preflight import Preflight
 from clinvk.process import wall_clock
 from clinvk.process.groups import raise_first
+from clinvk.runs.replay import progress_after
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -89,7 +91,9 @@ class Scheduler:
             int, float
         ] = {}  # the same, for tasks whose attempt is not recorded yet
         self._backends = BackendPool(plan.rules, self.rng, clock)
-        self._requests = RequestBuilder(plan, preflights, outcomes, output_of, run_id)
+        self._requests = RequestBuilder(
+            plan, preflights, outcomes, output_of, run_id, journal.folder if journal else None
+        )
         self._budget = BudgetTracker(plan.rules.budget, outcomes)
         self._graph = TaskGraph(plan.tasks, [o.state for o in outcomes])
         self._retry_counts: dict[int, int] = {}  # how often a task failed in a way that may pass
@@ -218,6 +222,7 @@ class Scheduler:
         started = self.outcomes[i] = replace(
             outcome, state="running", backend=backend, attempts=number, error=None,
             session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None,
+            check_progress=outcome.check_progress or CheckProgress(),
         )  # fmt: skip
         if self.journal is not None:
             session = (asked.session or asked.chosen_id) if asked else None
@@ -248,6 +253,41 @@ class Scheduler:
     def on_notice(self, i: int, message: str) -> None:
         self.observe(Change(kind="notice", outcome=self.outcomes[i], message=message))
 
+    def may_continue(self, result: Result) -> str | None:
+        """Why a task may have no further turn: the run is stopping, or its budget is spent."""
+        if self.end_reason is not None:
+            return self.end_reason
+        if self._budget.is_spent_with(result):
+            return "the budget is spent"
+        return None
+
+    async def on_turn(self, i: int, turn: Checking, result: Result, events: int | None) -> None:
+        before = self.outcomes[i].check_progress or CheckProgress()
+        progress = replace(
+            before, round=turn.round, result=result, check=None, in_round=False,
+            changed=before.changed or turn.changed,
+        )  # fmt: skip
+        self.outcomes[i] = replace(
+            self.outcomes[i], check_progress=progress,
+            session_id=result.session_id or self.outcomes[i].session_id,
+        )  # fmt: skip
+        if self.journal is not None:
+            await self.journal.record_turn(i, turn.round, result, events, changed=turn.changed)
+
+    async def on_check(self, i: int, event: Checked) -> None:
+        before, check = self.outcomes[i].check_progress or CheckProgress(), event.check
+        failures = (*before.failures, event.failure) if event.failure else before.failures
+        progress = replace(before, check=check, failures=failures)
+        self.outcomes[i] = replace(self.outcomes[i], check=check, check_progress=progress)
+        if self.journal is not None and check is not None and not event.again:
+            await self.journal.record_check(i, event.round, check, event.failure)
+
+    async def on_round(self, i: int, event: Round) -> None:
+        before = self.outcomes[i].check_progress or CheckProgress()
+        self.outcomes[i] = replace(self.outcomes[i], check_progress=replace(before, in_round=True))
+        if self.journal is not None:
+            await self.journal.record_round(i, event.round)
+
     async def on_result(self, i: int, result: Result, events: int | None) -> None:
         before = self.outcomes[i]
         counts = not self.plan.tasks[i].dry_run
@@ -261,6 +301,7 @@ class Scheduler:
             output="" if self.journal else result.text,
             structured=None if self.journal else result.structured,
             error=self._scrub_failure(result.error),
+            check=result.check,
             seconds=result.seconds,
             exit_code=result.exit_code,
             ended_at=datetime.now(UTC),
@@ -285,6 +326,7 @@ class Scheduler:
         self, i: int, outcome: Outcome, events: int | None = None, wait: Change | None = None
     ) -> None:
         """Record the state of the task and what it waits for, and act on it."""
+        outcome = replace(outcome, check_progress=progress_after(outcome))
         self.outcomes[i] = outcome
         if self.journal:
             await self.journal.record_ended(outcome, events, wait.wait_to_json() if wait else None)

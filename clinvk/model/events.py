@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import UNSET, Struct, UnsetType
 
-from clinvk.model.result import VERSION, plain
+from clinvk.model.result import VERSION, Result, plain
 from clinvk.model.usage import Usage
 
+if TYPE_CHECKING:
+    from clinvk.model.checks.check import Check
+
 # Fields that say how events belong together: the result depends on them, and no reader of events.
-INTERNAL = ("raw", "message_id", "turns", "ended", "retrying")
+INTERNAL = ("raw", "message_id", "turns", "ended", "retrying", "result", "failure", "again")
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -107,6 +110,34 @@ class RateLimit(Event, frozen=True, kw_only=True):
     model: str | None = None  # the only model that it applies to
 
 
+class Checking(Event, frozen=True, kw_only=True):
+    """The turn has succeeded, and its work is checked now. The last event is still to come."""
+
+    type: ClassVar[str] = "checking"
+    round: int = 0  # 0 after the first turn
+    command: str = ""
+    changed: bool = True  # whether the turns so far have changed a file
+    result: Result | None = None  # of the turn; None if a check is done again after a crash
+
+
+class Checked(Event, frozen=True, kw_only=True):
+    """The result of a check. If it failed, a `Round` may follow."""
+
+    type: ClassVar[str] = "checked"
+    round: int = 0
+    check: Check | None = None
+    failure: str | None = None  # the same for two failures that are the same one
+    again: bool = False  # it was recorded by an earlier attempt
+
+
+class Round(Event, frozen=True, kw_only=True):
+    """A further turn of the session begins, to fix what the check has reported."""
+
+    type: ClassVar[str] = "round"
+    round: int = 1
+    rounds: int = 1  # how many there may be
+
+
 class Finished(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "finished"
     text: str | None = None
@@ -131,7 +162,8 @@ class Failed(Event, frozen=True, kw_only=True):
 EVENT_TYPES: dict[str, type[Event]] = {
     cls.type: cls
     for cls in (
-        Started, Delta, Text, Thinking, Tool, ToolResult, Denied, Notice, RateLimit, Finished, Failed,
+        Started, Delta, Text, Thinking, Tool, ToolResult, Denied, Notice, RateLimit,
+        Checking, Checked, Round, Finished, Failed,
     )
 }  # fmt: skip
 
@@ -144,6 +176,11 @@ def event_from_json(line: Mapping[str, Any]) -> Event | None:
     fields = {name: line[name] for name in cls.__struct_fields__ if name in line}
     if isinstance(fields.get("usage"), dict):
         fields["usage"] = Usage.from_json(fields["usage"])
+    if isinstance(fields.get("check"), dict):
+        # Only for a task with a check.
+        from clinvk.model.checks.check import check_from_json
+
+        fields["check"] = check_from_json(fields["check"])
     if isinstance(fields.get("retry_at"), str):
         fields["retry_at"] = datetime.fromisoformat(fields["retry_at"])
     return cls(**fields)

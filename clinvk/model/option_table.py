@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
-Group = Literal["Input", "Session", "Context", "Model and options", "Safety", "Limits", "Output"]
+Group = Literal[
+    "Input", "Session", "Context", "Model and options", "Safety", "Checks", "Limits", "Output"
+]
 Approval = Literal["default", "auto", "none", "always"]
 Sandbox = Literal["default", "read-only", "workspace", "full"]
 
@@ -267,6 +269,67 @@ OPTIONS = (
         harmless=True,
         own=True,
         context=True,
+    ),
+    Option(
+        name="check",
+        flag="--check",
+        metavar="CMD",
+        help="Run this shell command afterwards; if it fails, so does the prompt (repeatable).",
+        help_of_runs="Run this shell command after each task; if it fails, so does the task "
+        "(repeatable).",
+        group="Checks",
+        repeatable=True,
+        flag_of_runs=True,
+        own=True,
+    ),
+    Option(
+        name="rounds",
+        type=int,
+        flag="--rounds",
+        metavar="N",
+        help="Have the backend fix what the check reports, at most N times.",
+        group="Checks",
+        minimum=0,
+        flag_of_runs=True,
+        config=("unified_flags",),
+        harmless=True,
+        own=True,
+    ),
+    Option(
+        name="protect",
+        flag="--protect",
+        metavar="GLOB",
+        help="Fail if a matching file was changed, added or removed (repeatable).",
+        group="Checks",
+        repeatable=True,
+        flag_of_runs=True,
+        harmless=True,
+        own=True,
+    ),
+    Option(
+        name="check_timeout",
+        type=float,
+        flag="--check-timeout",
+        metavar="DURATION",
+        help="Stop the check after this long (default: 10m).",
+        group="Checks",
+        duration=True,
+        config_name="check_timeout_secs",
+        config=("unified_flags",),
+        flag_of_runs=True,
+        harmless=True,
+        own=True,
+    ),
+    Option(
+        name="expect_change",
+        type=bool,
+        flag="--expect-change",
+        off_flag="--no-expect-change",
+        help="Fail if no file was changed, or allow it (the default).",
+        group="Checks",
+        flag_of_runs=True,
+        harmless=True,
+        own=True,
     ),
     Option(
         name="stream",

@@ -10,6 +10,7 @@ from clinvk.model.option_table import BY_NAME, Option
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 MAX_STOP = 1_000  # characters
+MAX_DURATION = 1e9  # seconds
 
 
 def parse_value(name: str, text: str) -> Any:
@@ -31,9 +32,17 @@ def value_problem(name: str, value: Any) -> str | None:
     if option is None or value is None:
         return None
     if option.type in (int, float):
-        return _number_problem(option, value)
+        problem = _number_problem(option, value)
+        if problem is None and option.duration and not 0 < float(value) < MAX_DURATION:
+            return f"{value} is not a number of seconds greater than 0"
+        return problem
     if option.type is bool and not isinstance(value, bool):
         return f"{value!r} is not true or false"
+    if name in ("check", "protect"):
+        # Only with a check.
+        from clinvk.model.checks.check import check_problem
+
+        return check_problem(name, value)
     if name == "stop" and not (isinstance(value, str) and 0 < len(value) <= MAX_STOP):
         return f"it is not a text of 1 to {MAX_STOP:,} characters"
     return None

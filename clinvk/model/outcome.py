@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,6 +12,10 @@ from msgspec.structs import replace
 from clinvk.model.conversion import convert
 from clinvk.model.result import EXIT_CODES, Failure, WorktreeResult, plain
 from clinvk.model.usage import Usage, rfc3339
+
+if TYPE_CHECKING:
+    from clinvk.model.checks.check import Check
+    from clinvk.model.checks.progress import CheckProgress
 
 VERSION = 1  # of the JSON objects below
 
@@ -50,6 +54,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     meta: Any = None
     worktree: WorktreeResult | None = None  # of its last attempt, if it ran in one
+    check: Check | None = None  # of its work, after its last turn
+    check_progress: CheckProgress | None = None  # of a task that is not done yet
 
     @property
     def ok(self) -> bool:
@@ -68,6 +74,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
             "output": self.output,
             "structured": self.structured,
             "error": plain(self.error),
+            "check": plain(self.check),
             "duration_seconds": round(self.seconds, 3),
             "exit_code": self.exit_code,
             "usage": plain(self.usage),
@@ -122,8 +129,8 @@ class RunResult(Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """The exit code: 0 all succeeded, 1 any failed, 7 cancelled, 75 the rest waits for a rate
-        limit."""
+        """The exit code: 0 all succeeded, 1 any failed, 7 cancelled, 65 the only failures are failed
+        checks, 75 the rest waits for a rate limit."""
         return run_exit_code(self.state, self.results)
 
     def to_json(self) -> dict[str, Any]:
@@ -168,9 +175,26 @@ def run_exit_code(state: str, outcomes: Iterable[Outcome]) -> int:
     bad = [o for o in outcomes if not o.ok]
     if not bad:
         return 0
+    if all(_is_check_failure(o) or o.state == "skipped" for o in bad) and any(
+        map(_is_check_failure, bad)
+    ):
+        return EXIT_CODES["check"]
     limited = all(o.state == "waiting" or _is_limit_failure(o) or o.state == "skipped" for o in bad)
     waits = any(o.state == "waiting" or _is_limit_failure(o) for o in bad)
     return EXIT_CODES["limit"] if limited and waits else 1
+
+
+def _is_check_failure(outcome: Outcome) -> bool:
+    return outcome.state == "failed" and outcome.error is not None and outcome.error.kind == "check"
+
+
+def state_label(outcome: Outcome) -> str:
+    """The state for people: `failed check` for a task whose work did not pass its check."""
+    if _is_check_failure(outcome):
+        return "failed check"
+    if outcome.ok and outcome.check is not None and outcome.check.state == "unchanged":
+        return "done, unchanged"
+    return outcome.state
 
 
 def _is_limit_failure(outcome: Outcome) -> bool:
@@ -198,6 +222,7 @@ def outcome_from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
         model=line.get("model"),
         session_id=line.get("session_id"),
         error=convert(error, Failure) if error else None,
+        check=_read_check(line.get("check")),
         seconds=float(line.get("duration_seconds") or 0),
         exit_code=line.get("exit_code"),
         usage=Usage.from_json(line["usage"]) if line.get("usage") else None,
@@ -239,9 +264,19 @@ def outcome_from_result(before: Outcome, result: Mapping[str, Any]) -> Outcome:
     return replace(
         add_usage(before, said.usage, said.cost),
         state=said.state, model=said.model, error=said.error, exit_code=said.exit_code,
+        check=said.check,
         seconds=said.seconds, ended_at=before.started_at and before.started_at + seconds,
         worktree=said.worktree,
     )  # fmt: skip
+
+
+def _read_check(data: Any) -> Check | None:
+    if data is None:
+        return None
+    # Only for a task with a check.
+    from clinvk.model.checks.check import check_from_json
+
+    return check_from_json(data)
 
 
 def _parse_time(text: Any) -> datetime | None:

@@ -19,6 +19,7 @@ from clinvk.model.session_ref import (
 )
 
 if TYPE_CHECKING:
+    from clinvk.model.checks.progress import CheckProgress
     from clinvk.model.plan import TaskWorktree
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -65,6 +66,8 @@ class Request:
     stored_options: bool  # apply the options that the user has stored
     worktree: TaskWorktree | None  # in which an executor runs it, in place of `cwd`
     started_in: Path | None  # the directory of the user that a `cwd` in a worktree corresponds to
+    check_dir: Path | None  # where the output of checks is stored, and what is needed to continue
+    check_progress: CheckProgress | None  # how far an earlier attempt at this got
 
     def __init__(
         self,
@@ -102,6 +105,8 @@ class Request:
         stored_options: bool = False,
         worktree: TaskWorktree | None = None,
         started_in: Path | None = None,
+        check_dir: Path | None = None,
+        check_progress: CheckProgress | None = None,
     ) -> None:
         fields = dict(locals())
         for word in ("self", *WORDS):

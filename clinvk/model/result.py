@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, to_builtins
 
 from clinvk.errors import ClinvkError
 from clinvk.model.usage import Usage, rfc3339
+
+if TYPE_CHECKING:
+    from clinvk.model.checks.check import Check
 
 VERSION = 1  # of the JSON objects below
 
@@ -24,9 +27,11 @@ EXIT_CODES = {
     "session": 4,
     "timeout": 6,
     "cancelled": 7,
+    "check": 65,
     "limit": 75,
 }
 FIRST_PASSED_ON_CODE = 8  # a backend's own exit code is passed on from here
+RESERVED_CODES = (EXIT_CODES["check"], EXIT_CODES["limit"])  # but these, which are clinvk's
 
 
 class Denial(Struct, frozen=True):
@@ -104,6 +109,7 @@ class Result(Struct, frozen=True, kw_only=True):
     backend_exit_code: int | None = None
     unrecognized_lines: int = 0  # of the program's output, which the manifest does not describe
     worktree: WorktreeResult | None = None  # what was changed, if it ran in one
+    check: Check | None = None  # of its work; None if none was requested, or the turn failed first
 
     @property
     def has_answer(self) -> bool:
@@ -128,6 +134,7 @@ class Result(Struct, frozen=True, kw_only=True):
             "backend_exit_code": self.backend_exit_code,
             "unrecognized_lines": self.unrecognized_lines,
             "denied": [plain(d) for d in self.denied],
+            "check": plain(self.check),
             "error": plain(self.error),
             **({"worktree": self.worktree.to_json()} if self.worktree else {}),
         }
@@ -158,7 +165,7 @@ def exit_code(kind: str, backend_code: int | None) -> int:
     """The published exit code of a failure of this kind, of a program that ended with this code."""
     if kind in EXIT_CODES:
         return EXIT_CODES[kind]
-    if backend_code is None or backend_code == EXIT_CODES["limit"]:
+    if backend_code is None or backend_code in RESERVED_CODES:
         return 1
     if backend_code < 0:
         return 128 - backend_code

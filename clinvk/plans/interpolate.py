@@ -4,6 +4,7 @@ is read: of the matrix, and columns."""
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -57,7 +58,16 @@ def interpolate(
         is_template = bool(values) or _mentions_tasks(text, chain=chain)
         return template.fill_text(text, values) if is_template else text
 
-    put_in = {k: map_texts(v, fill_and_unescape) for k, v in entry.items() if k != "prompt"}
+    def fill_command(text: str) -> str:
+        # A value may be any text, such as the name of a file: in a command it is one word.
+        quoted = {name: shlex.quote(value) for name, value in values.items()}
+        return template.fill_text(text, quoted) if values else fill_and_unescape(text)
+
+    put_in = {
+        k: map_texts(v, fill_command if k == "check" else fill_and_unescape)
+        for k, v in entry.items()
+        if k != "prompt"
+    }
     if "prompt" in entry:
         put_in["prompt"] = entry["prompt"]
         if isinstance(entry["prompt"], str):

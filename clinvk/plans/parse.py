@@ -28,6 +28,7 @@ from clinvk.plans.references import TaskError, TaskReferences, link
 from clinvk.plans.schema import (
     ALL_TASKS_ONLY,
     ALTERNATIVES,
+    FILE_LEVEL,
     NUMBERS,
     OPTIONS,
     SHARED,
@@ -44,6 +45,7 @@ from clinvk.text.typed import ShapeError, build_struct, convert, format_path, no
 
 Place = tuple[str | int, ...]  # of an error in a file
 
+OF_CHECK = {"rounds", "check_timeout"}  # keys that mean nothing without a check
 MAX_TASKS = 100_000  # tasks that a matrix may create: more is a mistake
 
 
@@ -103,18 +105,19 @@ class _PlanParser:
         self.tasks: list[Task] = []
         self.entries: list[tuple[Place, Any]] = []  # the place and the data of each task
         self.of_all: Mapping[str, Any] = {}  # the file's keys for all tasks
-        self.has_worktree = False  # the file has the key for all tasks
+        self.of_file: Mapping[str, Any] = {}  # those of them that are not in `defaults`
 
     def plan(self, data: Any) -> Plan:
         whole, entries, where = self._split_file(data)
-        self.of_all = whole.defaults
-        self.has_worktree = whole.worktree is not None
+        self.of_file = {k: v for k in FILE_LEVEL if (v := getattr(whole, k)) is not None}
+        self.of_all = {**self.of_file, **whole.defaults}
         said: list[TaskReferences] = []
         for number, entry in enumerate(entries):
             path = (where, number)
             with self._relocate_errors(entry, path):
                 for written, variables, general in self._expand_entry(entry, whole, path):
                     task = self._build_task(written, variables, path, len(said))
+                    _check_needs_check(task, general, path)
                     droppable = {
                         OPTIONS[k].name: self._shared_place_name(k) for k in general if k in OPTIONS
                     }
@@ -122,11 +125,20 @@ class _PlanParser:
                     self.tasks.append(replace(task, droppable=droppable, soft=soft))
                     self.entries.append((path, entry))
                     said.append(TaskReferences(_to_list(written.needs), tuple(variables)))
+        self._check_flags_need_check()
         linked = link(self.tasks, said, chain=self.kind == "chain")
         if self.kind == "chain":
             linked = [_as_step(whole, linked, i) for i in range(len(linked))]
         rules = self.build_rules(whole)
         return with_keys(Plan(kind=self.kind, tasks=tuple(linked), rules=rules, source=self.source))
+
+    def _check_flags_need_check(self) -> None:
+        """Raise `ShapeError` for a flag about checks if no task has one."""
+        if any(task.options.get("check") for task in self.tasks):
+            return
+        for key in sorted(OF_CHECK & self.task_defaults.keys()):
+            place = (self.defaults.flags.get(key, key),)
+            raise ShapeError(place, "there is no check", "add --check CMD")
 
     @contextmanager
     def _relocate_errors(self, entry: Any, path: Place) -> Iterator[None]:
@@ -147,9 +159,9 @@ class _PlanParser:
             return None
         if key in self.task_defaults:
             return (self.defaults.flags.get(key, key),)
-        if key in self.of_all:
-            return ("defaults", key)
-        return (key,) if key == "worktree" and self.has_worktree else None
+        if key in self.of_file and self.of_all[key] is self.of_file[key]:
+            return (key,)
+        return ("defaults", key) if key in self.of_all else None
 
     def _shared_place_name(self, key: str) -> str:
         """The same, for messages."""
@@ -205,8 +217,7 @@ class _PlanParser:
                 (*path, "matrix", empty[0]), "the list is empty, so there are no tasks"
             )
         columns, header = entry.pop(COLUMNS, {}), entry.pop(HEADER, [])
-        general = {} if whole.worktree is None else {"worktree": whole.worktree}
-        merged = _merge(general, _drop_shared(whole.defaults), self.task_defaults, entry)
+        merged = _merge(_drop_shared(self.of_all), self.task_defaults, entry)
         if "line" in columns:
             _shorten_line_name(merged)
         elif (name := _name_of_row(columns, header)) and not {"name", "id"} & set(merged):
@@ -297,6 +308,8 @@ class _PlanParser:
 
     def _option(self, option: Option, value: Any, path: Place) -> Any:
         """The value of an option as a request has it. Raises `ShapeError`."""
+        if option.duration:
+            return _parse_seconds(value, path)
         if option.choices and value not in option.choices:
             raise ShapeError(path, not_one_of(value, option.choices))
         if option.type in (int, float) and (problem := value_problem(option.name, value)):
@@ -306,6 +319,8 @@ class _PlanParser:
         if not option.repeatable:
             return value
         values = _to_list(value)
+        if problem := value_problem(option.name, values):
+            raise ShapeError(path, problem)
         if option.path == "directory":
             return [self._absolute_folder(folder, path) for folder in values]
         return values
@@ -393,6 +408,17 @@ def parse_worktree(written: bool | Mapping[str, Any] | None, path: Place) -> Wor
         base=None if entry.base is None else _to_text(entry.base), dirty=entry.dirty,
         copy=tuple(patterns), setup=entry.setup, keep=entry.keep,
     )  # fmt: skip
+
+
+def _check_needs_check(task: Task, general: list[str], path: Place) -> None:
+    """Raise `ShapeError` for a key about a check in a task without one. One that is inherited is
+    for other tasks, and removed."""
+    if task.options.get("check"):
+        return
+    for key in OF_CHECK & task.options.keys():
+        if key not in general:
+            raise ShapeError((*path, key), "there is no check", "add: check: CMD")
+        del task.options[key]
 
 
 def _as_step(whole: TaskFile, tasks: list[Task], i: int) -> Task:

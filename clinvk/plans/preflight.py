@@ -16,6 +16,7 @@ from clinvk.backend.selection import BackendSelector
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.option_table import FLAGS, STRICT
 from clinvk.model.plan import Plan, Rules, Task
+from clinvk.plans.exclusive import check_directories
 from clinvk.text.redact import redact
 from clinvk.text.typed import quoted
 
@@ -139,6 +140,7 @@ class _Checker:
                 raise ConfigError(
                     f"max_parallel_per_backend: {name}: {count} is too small", "the minimum is 1"
                 )
+        check_directories(self.plan)
         if every_task:
             self._check_known_backends(rules)
             self._check_switch(rules)
@@ -211,8 +213,24 @@ class _Checker:
                     self.notices.append(said)
             else:
                 raise self._unsupported_error(problem, manifest, name, task.droppable.get(name))
+        self._check_rounds(task, manifest)
         check_arguments(manifest, kept)
         return kept
+
+    def _check_rounds(self, task: Task, manifest: Manifest) -> None:
+        """Raise `ConfigError` for rounds of a task whose session cannot be continued."""
+        if not task.options.get("rounds"):
+            return
+        if self.plan.rules.ephemeral:
+            raise ConfigError(
+                "rounds: an ephemeral run has no session to continue",
+                "leave out rounds, or ephemeral",
+            )
+        if not manifest.resumes:
+            raise ConfigError(
+                f"rounds: {manifest.name} cannot continue a conversation",
+                "leave out rounds, or choose another backend",
+            )
 
     def _unsupported_error(
         self, problem: str, manifest: Manifest, name: str, of_all: str | None

@@ -33,6 +33,7 @@ Scalar = str | int | float | bool
 _DURATIONS = {key: TEXT for key, option in OPTIONS.items() if option.duration}
 _DURATIONS |= {o.name: TEXT for o in option_table.TURN_OPTIONS if o.duration and o.task_key}
 _MATRIX = {"*": {"[]": TEXT}}
+_COMMANDS: Rules = {"check": {"[]": PROSE}, "protect": {"[]": PROSE}}
 WRITTEN_TASK: Rules = {
     **dict.fromkeys(("prompt", "system_prompt", "append_system_prompt", "title"), PROSE),
     "name": TEXT,
@@ -43,6 +44,7 @@ WRITTEN_TASK: Rules = {
     "env": {"*": TEXT},
     "meta": JSON,
     "worktree": {"base": TEXT, "copy": {"[]": TEXT}, "setup": PROSE},
+    **_COMMANDS,
     **_DURATIONS,
 }
 WRITTEN: Rules = {
@@ -54,8 +56,13 @@ WRITTEN: Rules = {
     "steps": {"[]": WRITTEN_TASK},
     "matrix": _MATRIX,
     "worktree": WRITTEN_TASK["worktree"],
-    **dict.fromkeys(("retry_delay", "limit_wait", "max_wait", "stall_timeout"), TEXT),
+    **dict.fromkeys(
+        ("retry_delay", "limit_wait", "max_wait", "stall_timeout", "check_timeout"), TEXT
+    ),
+    **_COMMANDS,
 }
+# Keys of a task that a file may set for all tasks, beside its `defaults`.
+FILE_LEVEL = ("check", "check_timeout", "rounds", "protect", "expect_change", "worktree")
 SHARED = "x-"  # keys that begin with it hold parts that anchors share; they are ignored
 
 
@@ -175,6 +182,11 @@ class TaskFile(Struct, frozen=True, kw_only=True):
     ephemeral: bool = False
     output_dir: str | None = None
     worktree: bool | dict[str, Any] | None = None  # a default of the tasks
+    check: str | list[str] | None = None
+    check_timeout: Scalar | None = None
+    rounds: int | None = None
+    protect: str | list[str] | None = None
+    expect_change: bool | None = None
     stop_on_failure: bool = True
     pass_working_dir: bool = False
     pass_session: bool = False

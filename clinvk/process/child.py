@@ -106,6 +106,14 @@ class Child:
                 return lines
         return None
 
+    async def read(self) -> bytes | None:
+        """The next piece of stdout as it is, in place of `lines`; None at the end."""
+        if self._stdout_ended:
+            return None
+        piece = await self._receive()
+        self._stdout_ended = piece is None
+        return piece
+
     async def wait(self) -> int:
         """Its exit code, or minus the signal that killed it. Its stderr is complete then, unless a
         process that it left behind keeps it open."""

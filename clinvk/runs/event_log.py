@@ -89,6 +89,14 @@ class EventLog(Closing):
         await self._buffer_line({"type": "result", **result.to_json()})
         self._flush(0)
 
+    async def add_turn(self, result: Result) -> int:
+        """Write the result of a turn that is not the last one; returns the file, open once more,
+        which the caller closes."""
+        await self._write_pieces()
+        await self._buffer_line({"type": "turn", **result.to_json()})
+        self._flush(0)
+        return os.dup(self._fd)
+
     async def _shortened(self, event: Tool | ToolResult | Denied) -> Event:
         """The event without attachments; with a notice before it, the first time that more than
         that is left out."""

@@ -261,6 +261,16 @@ class RunFolder:
     def events_path(self, index: int) -> Path:
         return self.path / "tasks" / f"{index + 1:04}.jsonl"
 
+    def checks_path(self, index: int) -> Path:
+        """The directory with the output of the checks of a task."""
+        return self.path / "checks" / f"{index + 1:04}"
+
+    def last_turn(self, index: int) -> dict[str, Any]:
+        """The object of `-o json` of the task's last turn whose work was checked; empty without
+        one."""
+        turns = [line for line in self.events(index) if line.get("type") == "turn"]
+        return turns[-1] if turns else {}
+
     def _lines(self, *, trusted: bool) -> list[dict[str, Any]]:
         try:
             return decode_lines(self._read("journal.jsonl", trusted=trusted))

@@ -23,13 +23,17 @@ from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
 from clinvk.disk.sync import holding_sync_threads, sync_folder, sync_together
 from clinvk.errors import SessionError
+from clinvk.model.checks.check import Check
 from clinvk.model.outcome import Outcome, RunResult, outcome_summary
 from clinvk.model.plan import Plan
-from clinvk.model.result import Failure, plain
+from clinvk.model.result import Failure, Result, plain
 from clinvk.model.usage import rfc3339
 from clinvk.process.threads import in_thread
 from clinvk.runs.folder import RunFolder
 from clinvk.runs.replay import VERSION
+
+# Of the result of a turn that is not the last one.
+TURN_FACTS = ("session_id", "native_id", "model", "backend", "usage", "cost", "duration_seconds")
 
 
 class Journal(Closing):
@@ -106,6 +110,28 @@ class Journal(Closing):
         if wait is not None:
             facts["wait"] = wait
         await self._commit_together(self._line("ended", facts), events, outcome.session_id)
+
+    async def record_turn(
+        self, index: int, number: int, result: Result, events: int | None, *, changed: bool
+    ) -> None:
+        """Record a turn of a task that succeeded, and whose check begins; on disk when this
+        returns, after its session and the events in the open file `events`, which is closed."""
+        said = result.to_json()
+        facts = {name: said[name] for name in TURN_FACTS}
+        line = self._line("turn", {"task": index, "round": number, "changed": changed, **facts})
+        await self._commit_together(line, events, result.session_id)
+
+    async def record_check(
+        self, index: int, number: int, check: Check, failure: str | None
+    ) -> None:
+        """Record the end of a check; on disk when this returns. `failure` is the key of a
+        failure."""
+        facts = {"task": index, "round": number, "check": plain(check), "failure": failure}
+        await self._commit_together(self._line("checked", facts))
+
+    async def record_round(self, index: int, number: int) -> None:
+        """Record that a further turn of a task begins; on disk when this returns."""
+        await self._commit_together(self._line("round", {"task": index, "round": number}))
 
     def close(self) -> None:
         self._held.close()

@@ -9,11 +9,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from clinvk.errors import ConfigError
+from clinvk.model.checks.check import check_from_json
+from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.conversion import convert
 from clinvk.model.outcome import STATES, Outcome, RunResult, outcome_from_summary
 from clinvk.model.plan import Plan
-from clinvk.model.result import Failure
-from clinvk.model.usage import rfc3339
+from clinvk.model.result import Failure, Result
+from clinvk.model.usage import Usage, rfc3339
 
 VERSION = 1  # of a journal's lines
 
@@ -65,7 +67,13 @@ class RunState:
             case "started":
                 self._start_task(line, at)
             case "ended":
-                self._change(line["task"], lambda o: outcome_from_summary(o, line))
+                self._change(line["task"], lambda o: _ended(o, line))
+            case "turn":
+                self._change(line["task"], lambda o: _with_turn(o, line))
+            case "checked":
+                self._change(line["task"], lambda o: _with_check(o, line))
+            case "round":
+                self._change(line["task"], _with_round)
             case "aside":
                 error = line.get("error")
                 failure = convert(error, Failure) if error else None
@@ -90,6 +98,7 @@ class RunState:
                 outcome, state="running", backend=line.get("backend"), attempts=outcome.attempts + 1,
                 session_id=line.get("session") or None, started_at=at, ended_at=None, error=None,
                 exit_code=None, seconds=0.0,
+                check_progress=outcome.check_progress or CheckProgress(),
             )  # fmt: skip
 
         self._change(line["task"], start)
@@ -127,6 +136,54 @@ class RunState:
     def _add_seconds(self) -> None:
         if self._began and self._last:
             self._seconds += (self._last - self._began).total_seconds()
+
+
+def _ended(outcome: Outcome, line: dict[str, Any]) -> Outcome:
+    ended = outcome_from_summary(outcome, line)
+    return replace(ended, check_progress=progress_after(ended))
+
+
+def progress_after(outcome: Outcome) -> CheckProgress | None:
+    """What a task whose attempt has ended can continue from: it waits, or was cancelled."""
+    return outcome.check_progress if outcome.state in ("queued", "waiting", "cancelled") else None
+
+
+def _with_turn(outcome: Outcome, line: dict[str, Any]) -> Outcome:
+    """A turn has succeeded. Until the attempt ends, its usage is only known from this line."""
+    before = outcome.check_progress or CheckProgress()
+    usage = Usage.from_json(line["usage"]) if line.get("usage") else None
+    cost = float(line["cost"]["usd"]) if line.get("cost") else None
+    result = Result(
+        ok=True, text="", backend=str(line.get("backend") or ""), exit_code=0,
+        session_id=line.get("session_id"), native_id=line.get("native_id"), model=line.get("model"),
+        usage=usage, cost=cost, seconds=float(line.get("duration_seconds") or 0),
+    )  # fmt: skip
+    known = [u for u in (outcome.usage, usage) if u is not None]
+    is_first = outcome.attempts <= 1 and before.result is None
+    paid = cost
+    if not is_first:
+        paid = None if outcome.cost is None or cost is None else outcome.cost + cost
+    progress = replace(
+        before, round=int(line["round"]), result=result, check=None, in_round=False,
+        changed=before.changed or bool(line.get("changed", True)),
+    )  # fmt: skip
+    return replace(
+        outcome, usage=sum(known[1:], known[0]) if known else None, cost=paid,
+        session_id=result.session_id or outcome.session_id, check_progress=progress,
+    )  # fmt: skip
+
+
+def _with_check(outcome: Outcome, line: dict[str, Any]) -> Outcome:
+    before = outcome.check_progress or CheckProgress()
+    check = check_from_json(line["check"])
+    failures = (*before.failures, line["failure"]) if line.get("failure") else before.failures
+    progress = replace(before, check=check, failures=failures)
+    return replace(outcome, check=check, check_progress=progress)
+
+
+def _with_round(outcome: Outcome) -> Outcome:
+    before = outcome.check_progress or CheckProgress()
+    return replace(outcome, check_progress=replace(before, in_round=True))
 
 
 def _until(outcome: Outcome, moment: datetime | None) -> Outcome:

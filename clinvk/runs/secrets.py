@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.model.events import Delta, Event
+from clinvk.model.events import Checked, Checking, Delta, Event
 from clinvk.model.result import Denial, Result
 from clinvk.text.redact import SHORT, everywhere, redact, replace_secrets
 
@@ -47,6 +47,8 @@ def event_without_secrets(event: Event, secrets: tuple[str, ...]) -> Event | Non
         return event
     if isinstance(event, Delta):
         return None
+    if isinstance(event, (Checking, Checked)):  # a check's output is without secrets
+        return event
     hide = create_hider(secrets)
     return replace(event, **{f: hide(getattr(event, f)) for f in event.__struct_fields__})
 
@@ -56,9 +58,13 @@ def result_without_secrets(result: Result, secrets: tuple[str, ...]) -> Result:
     if not secrets:
         return result
     hide, error = create_hider(secrets), result.error
+    check = result.check
+    if check is not None:
+        check = replace(check, message=hide(check.message), command=hide(check.command),
+                        output=hide(check.output))  # fmt: skip
     if error is not None:
         error = replace(error, message=hide(error.message), hint=hide(error.hint))
     return replace(
-        result, text=hide(result.text), structured=hide(result.structured), error=error,
+        result, text=hide(result.text), structured=hide(result.structured), error=error, check=check,
         denied=tuple(Denial(hide(d.name), hide(d.input), hide(d.reason)) for d in result.denied),
     )  # fmt: skip

@@ -202,6 +202,8 @@ def _read_option(option: option_table.Option, value: Any) -> Any:
         return _read_schema(value)
     if option.path == "directory":
         return [_absolute_path(path, option) for path in value]
+    if option.duration:
+        return parse_duration(option.name, value)
     if option.type is float and value != value:  # noqa: PLR0124 - not a number, which no range excludes
         raise UsageError(f"{option.flag}: {value} is not a number")
     return value

@@ -15,6 +15,7 @@ GROUPS = {
     "Context": "--history",
     "Model and options": "--backend --backends --all-backends --judge --option --lenient",
     "Safety": "--dry-run --fail-on-denied --rerun-indeterminate",
+    "Checks": "",
     "Limits": (
         "--max-parallel --sequential --fail-fast --halt --retries --on-limit --max-wait "
         "--budget-cost --budget-tokens"
@@ -31,7 +32,7 @@ USUAL = {
     *("--continue", "--session", "--backend", "--model", "--approval", "--file", "--edit"),
     *("--workdir", "--output-format", "--json", "--quiet", "--timeout", "--dry-run", "-h", "--help"),
     *("--last", "--to", "--max-parallel", "--fail-fast", "--judge", "--html", "--checkpoint"),
-    *("--resume", "--report", "--backends"),
+    *("--resume", "--report", "--backends", "--check", "--rounds"),
 }  # fmt: skip
 
 # Second names of commands, which lists leave out.
@@ -180,6 +181,7 @@ _PROMPT_CODES = [
     (4, "the session is missing, ambiguous, damaged or busy, or could not be saved"),
     (6, "timed out"),
     (7, "cancelled"),
+    (65, "the check failed, or a protected file was changed"),
     (75, "rate limit reached; try again later"),
 ]
 _OTHER_CODE = ("8–255", "the backend's own exit code")
@@ -192,6 +194,7 @@ _RUN_CODES = [
     (3, "the configuration or the file is invalid"),
     (4, "the run is missing, ambiguous, damaged or busy, or could not be saved"),
     (7, "cancelled"),
+    (65, "checks failed, and nothing else did"),
     (75, "all remaining tasks wait for a rate limit; resume the run later"),
 ]
 READ_TASKS = ("clinvk parallel", "clinvk chain")

@@ -37,6 +37,7 @@ FILE = {
     "max_parallel": "Number of tasks at once.",
     "max_parallel_per_backend": "The same for one backend: {codex: 2}.",
     "fail_fast, halt": "When failures stop the run.",
+    "check, check_timeout, rounds, protect, expect_change": "The same keys of tasks that do not set them.",
     "retries": "Retries of tasks that do not set them.",
     "retry_delay": "Time before the first retry; doubled each time.",
     "on_limit, limit_wait, max_wait": "What to do at a rate limit, and how long to wait.",

@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clinvk.cmd.options.reading import OutputOptions
 from clinvk.dispatch.turn_plan import TurnPlan
-from clinvk.model.events import Delta, Denied, Event, Failed, Notice, Text, Thinking, Tool
+from clinvk.model.events import (
+    Checked,
+    Checking,
+    Delta,
+    Denied,
+    Event,
+    Failed,
+    Notice,
+    Round,
+    Text,
+    Thinking,
+    Tool,
+)
 from clinvk.model.result import Result
 from clinvk.model.usage import format_count
 from clinvk.terminal import printer as show
@@ -20,7 +32,11 @@ from clinvk.terminal.wording import denial_hint, print_failure
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import StreamSanitizer, one_line, with_visible_order
 
+if TYPE_CHECKING:
+    from clinvk.model.checks.check import Check
+
 PIECE = 16_384  # characters that are cleaned before a signal can be handled: a few milliseconds
+SHOWN_OF_CHECK = 20  # lines of the output of a check that failed, the last ones
 EXAMINED = 10_000  # characters of a value of which the beginning is shown
 
 
@@ -80,6 +96,7 @@ class TextViewer(TurnViewer):
         )  # ends the part of a log in which commands are not obeyed
         self.at_line_start = True  # at the beginning of a line
         self.has_written = False
+        self.failed_check = ""  # the last one, in a line
 
     async def show(self, event: Event) -> None:
         self._end_message(event)
@@ -112,8 +129,38 @@ class TextViewer(TurnViewer):
                 self._end_line()
                 self._clear()
                 self.printer.notice(event.message)
+            case Checking():
+                self._newline()
+                self.status.label = f"checking: {one_line(event.command)}"
+            case Checked():
+                self._tell_check(event.check)
+            case Round():
+                self.status.label = f"{self.plan.manifest.name}: round {event.round}"
+                self._tell_round(event)
             case Failed():
                 self._newline()
+
+    def _tell_check(self, check: Check | None) -> None:
+        """What a check found; the last one that failed is told at the end."""
+        # Only with a check.
+        from clinvk.model.checks.check import describe_check
+
+        if check is None or (check.ok and check.command is None):
+            return
+        self._end_line()
+        self._clear()
+        if not check.ok:
+            for line in check.output.splitlines()[-SHOWN_OF_CHECK:]:
+                self.printer.line(f"  {line}", show.DIM)
+        if check.ok:
+            self.printer.notice(one_line(describe_check(check)))
+        else:
+            self.failed_check = describe_check(check)
+
+    def _tell_round(self, event: Round) -> None:
+        """Why a further turn begins."""
+        said = f"round {event.round} of at most {event.rounds}"
+        self.printer.notice(one_line(f"{self.failed_check}; {said}" if self.failed_check else said))
 
     def _end_message(self, event: Event) -> None:
         """End the last block, unless the event is another part of the same message."""

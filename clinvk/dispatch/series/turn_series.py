@@ -88,6 +88,10 @@ class TurnSeries:
         return self._result if self._result is not None else self._combine(self._current.result)
 
     @property
+    def marker(self) -> str:
+        return self._current.marker
+
+    @property
     def native_id(self) -> str | None:
         return self._current.native_id
 
@@ -159,7 +163,7 @@ class TurnSeries:
         self._scope = self._next = None
         failure = failure or Failure(self.kind, self.kind)
         code = EXIT_CODES.get(failure.kind, last.exit_code)
-        self._result = self._combine(replace(last, error=failure, exit_code=code))
+        self._result = self._combine(replace(last, ok=False, error=failure, exit_code=code))
         return Failed(
             kind=failure.kind, message=failure.message, hint=failure.hint,
             retry_at=failure.retry_at, usage=self._result.usage, cost=self._result.cost,
