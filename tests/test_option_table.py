@@ -13,7 +13,7 @@ from clinvk.plans.schema import TaskEntry
 from tests.conftest import PROJECT, CommandLine, Home
 
 FLAGGED = [option for option in OPTIONS if option.flag]
-TYPES = {str: "text", int: "number"}
+TYPES = {str: "text", int: "number", float: "number"}
 SECTIONS = {"unified_flags": UnifiedFlags, "backends": BackendConfig}
 KEYS = [(section, option) for section in SECTIONS for option in options_in(section)]
 
