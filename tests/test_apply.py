@@ -478,7 +478,7 @@ def test_tasks_in_worktrees_are_applied_and_their_worktrees_removed(
     clinvk: CommandLine, home: Home, tmp_path: Path
 ) -> None:
     repository = Repository(home.work, FILES)
-    home.backend("maker", READ + "echo done >> \"$(basename $PWD).txt\"\n" + START + END)
+    home.backend("maker", READ + 'echo done >> "$(basename $PWD).txt"\n' + START + END)
     (tmp_path / "tasks.yaml").write_text(
         "defaults: {backend: maker, worktree: true}\n"
         "tasks:\n- {name: one, prompt: x}\n- {name: two, prompt: y, worktree: {keep: true}}\n"

@@ -95,12 +95,18 @@ def apply(
     """Apply all results, or none of them if one conflicts. Raises `ClinvkError`."""
     check_version(env)
     results = read_results(folder)
-    chosen, others = _choose(results, ask)
-    if not chosen:
-        return _nothing(results, ask, others)
-    target = _target(chosen, ask, home)
-    with hold(target, taken.record) as landing:
-        recover(landing, notify)
+    found = _find_target(results, ask, home)
+    if found is None:
+        return _nothing(results, ask)
+    with hold(found, taken.record) as landing:
+        if recover(landing, notify):
+            results = read_results(folder)
+        # Only now: HEAD may have been moved back.
+        landing.target = target = found.again()
+        chosen, others = _choose(results, ask)
+        if not chosen:
+            return _nothing(results, ask, others)
+        _check_target(target, chosen, ask)
         applied = _apply(landing, results, chosen, others, ask, env)
     remove_applied(read_results(folder), [t.index for t in applied.tasks], home, env, notify)
     return applied
@@ -114,25 +120,29 @@ def preview(
     check_version(env)
     results = read_results(folder)
     chosen, others = _choose(results, ask)
-    if not chosen:
+    target = _find_target(results, ask, home) if chosen else None
+    if target is None:
         return _nothing(results, ask, others, is_preview=True)
-    target = _target(chosen, ask, home)
+    _check_target(target, chosen, ask)
     if (target.git_dir / "clinvk" / "apply.json").exists():
         notify(f"applying results to {target.description} was interrupted; the next clinvk runs apply "
                "completes it or puts everything back")  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="clinvk-") as scratch:
-        objects = Path(scratch) / "objects"
+    with scratch_folder() as scratch:
+        objects = scratch / "objects"
         objects.mkdir()
         without_writing(target.git, objects)
         merged = _merge(target, results, chosen)
-        _check(target, merged, ask, Path(scratch))
+        _check(target, merged, ask, scratch)
         return _applied(target, results, ask, merged, others, is_preview=True)
 
 
-def recover(landing: Landing, notify: Tell) -> None:
-    """Deal with what a killed process left in this place, and say what was done."""
-    if found := landing.recover():
+def recover(landing: Landing, notify: Tell) -> bool:
+    """Deal with what a killed process left in this place, and say what was done. Returns whether
+    there was something."""
+    found = landing.recover()
+    if found is not None:
         notify(found.message)
+    return found is not None
 
 
 def _choose(results: Results, ask: Ask) -> tuple[list[TaskResult], list[TaskApplied]]:
@@ -167,26 +177,31 @@ def _passed_over(result: TaskResult, state: State, why: str) -> TaskApplied:
     return TaskApplied(index=result.index, name=result.name, state=state, why=why)
 
 
-def _target(chosen: Sequence[TaskResult], ask: Ask, home: Path) -> Target:
-    worktree = check_one_repository(chosen)
-    commits = [task.source.commit for task in chosen]
-    target = find_repository(worktree, commits, ask.here, names.folder_of(home))
-    if ask.how == "branch":
-        ref = check_branch_name(target.git, str(ask.branch))
-        if target.git.commit_of(ref):
-            raise UsageError(
-                f"the branch {ask.branch} exists already in {target.description}",
-                "use another name, or delete it first: git branch -d",
-            )
-        if target.head is None:
-            raise UsageError(
-                f"the current branch in {target.description} has no commit to begin the new one with",
-                "switch to a branch with commits",
-            )
-    else:
+def _find_target(results: Results, ask: Ask, home: Path) -> Target | None:
+    """Where the results are applied; None if there are none."""
+    selected = results.select(ask.tasks)
+    if not selected:
+        return None
+    commits = [task.source.commit for task in selected]
+    worktree = check_one_repository(selected)
+    return find_repository(worktree, commits, ask.here, names.folder_of(home))
+
+
+def _check_target(target: Target, chosen: Sequence[TaskResult], ask: Ask) -> None:
+    """Raise `ClinvkError` if nothing can be applied there."""
+    if ask.how != "branch":
         check_ready(target)
+    elif target.git.commit_of(check_branch_name(target.git, str(ask.branch))):
+        raise UsageError(
+            f"the branch {ask.branch} exists already in {target.description}",
+            "use another name, or delete it first: git branch -d",
+        )
+    elif target.head is None:
+        raise UsageError(
+            f"the current branch in {target.description} has no commit to begin the new one with",
+            "switch to a branch with commits",
+        )
     check_objects(target.git, chosen)
-    return target
 
 
 def _merge(target: Target, results: Results, chosen: Sequence[TaskResult]) -> list[Merged]:
@@ -271,7 +286,7 @@ def _events(
 
 
 def _nothing(
-    results: Results, ask: Ask, others: Sequence[TaskApplied], *, is_preview: bool = False
+    results: Results, ask: Ask, others: Sequence[TaskApplied] = (), *, is_preview: bool = False
 ) -> Applied:
     root = results.tasks[0].worktree.root if results.tasks else ""
     return Applied(

@@ -158,12 +158,12 @@ class UserCommits:
         date = str(int(time.time()))
         landing.announce_commit(parent, date)
         code, output = self._run_commit(planned, date)
-        head = self.git.commit_of("HEAD")
-        if code or head is None or head == parent:
+        if code:
             raise CommitError(planned.source, code, output)
-        landing.note_commit(head)
-        if self.git.text("rev-parse", f"{head}^") != parent:
+        head = self.git.commit_of("HEAD")
+        if head is None or not landing.is_announced(head, (parent,)):
             raise moved_error(landing.target)
+        landing.note_commit(head)
         return head
 
     def _run_commit(self, planned: Planned, date: str) -> tuple[int, str]:

@@ -307,7 +307,7 @@ class Landing:
         now = git.commit_of(str(note.ref))
         if now is None or now == old:
             return
-        if now in commits or self._is_announced(git, now, (*commits, old)):
+        if now in commits or self.is_announced(now, (*commits, old)):
             message = f"clinvk: undo applying {note.about.get('run', '')}"
             git.run("update-ref", "-m", message, str(note.ref), old, now)
 
@@ -323,7 +323,7 @@ class Landing:
                 return False
             _move_away(path, keep / step.path)
         if step.before is None:
-            if step.after is not None:
+            if step.after is not None and now is not None:
                 path.unlink(missing_ok=True)
         elif is_placed:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -419,10 +419,11 @@ class Landing:
     def _commits(self) -> list[str]:
         return self._lines("commits")
 
-    def _is_announced(self, git: Git, commit: str, parents: Sequence[str]) -> bool:
-        """Whether it is the commit that was being made."""
+    def is_announced(self, commit: str, parents: Sequence[str]) -> bool:
+        """Whether it is the commit that was being made, on one of these parents. A hook may have
+        amended it."""
         announced = self._lines("announced")
-        said = git.text("show", "-s", "--format=%P %ct", commit)
+        said = self.target.git.text("show", "-s", "--format=%P %ct", commit)
         return bool(announced) and said == announced[-1] and said.split(" ")[0] in parents
 
     # Files of its own.
@@ -442,6 +443,10 @@ class Landing:
 
     def _discard(self) -> None:
         self.note_path.unlink(missing_ok=True)
+        for path in self.folder.glob(
+            f".{self.note_path.name}.*"
+        ):  # half written by a killed process
+            path.unlink(missing_ok=True)
         shutil.rmtree(self.area, ignore_errors=True)
 
 

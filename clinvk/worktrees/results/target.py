@@ -59,6 +59,13 @@ class Target(Struct, frozen=True, kw_only=True):
     def index(self) -> Path:
         return self.git_dir / "index"
 
+    def again(self) -> Target:
+        """The same place, as it is now. Raises `SessionError` if it is gone."""
+        found = find_target(self.root or self.git_dir)
+        if found is None:
+            raise SessionError(f"{self.description} was deleted meanwhile", "nothing was applied")
+        return found
+
     def files(self) -> Git:
         """Git in its root."""
         assert self.root is not None  # noqa: S101 - the caller has checked it
