@@ -80,3 +80,90 @@ def test_each_task_has_a_worktree_and_its_result_is_a_commit_in_a_ref(
     assert kept["tasks"][0]["worktree"]["commit"] == base
     session = shell.record(f"{run['id']}.t1")
     assert (session["cwd"], session["started_in"]) == (str(worktrees / "t1"), str(repo))
+
+
+def test_a_prompt_in_a_worktree_ends_by_saying_what_changed(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    done = clinvk("--worktree", "-b", "shell", "echo x >> a; pwd", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    (run,) = [p.name for p in (shell.path / "runs").iterdir()]
+    assert done.stdout.strip() == str(shell.path / "worktrees" / run / "prompt")
+    assert f"1 file changed (+1 -0) in a worktree; see what: clinvk runs diff {run}" in done.stderr
+    assert f"clinvk runs apply {run}" in done.stderr
+    assert f"clinvk runs drop {run}" in done.stderr
+    assert git(repo, "show", f"refs/clinvk/{run}/prompt/1:a") == "one\nx"
+    # The same directory continues it, in the worktree; what changes there is another attempt.
+    again = clinvk("-c", "--json", "cat a; echo y >> a", cwd=repo)
+    assert again.returncode == 0, again.stderr
+    found = json.loads(again.stdout)
+    assert found["content"] == "one x"
+    assert found["worktree"]["ref"] == f"refs/clinvk/{run}/prompt/2"
+    assert git(repo, "show", f"refs/clinvk/{run}/prompt/2:a") == "one\nx\ny"
+    assert git(repo, "status", "--short") == ""
+
+
+def test_all_steps_of_a_chain_share_a_worktree_and_each_has_its_own_changes(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    prompts = {"one": "echo 1 > new", "two": "cat new; git log --oneline | wc -l; echo 2 > a"}
+    steps = [{"name": n, "prompt": p, "backend": "shell"} for n, p in prompts.items()]
+    steps.append({"name": "three", "prompt": "true", "backend": "shell", "setup": None})
+    del steps[-1]["setup"]
+    done = clinvk("chain", "--worktree", "--json", cwd=repo, stdin=json.dumps({"steps": steps}))
+    assert done.returncode == 0, done.stderr
+    one, two, three = (task["worktree"] for task in json.loads(done.stdout)["results"])
+    assert one["path"] == two["path"]
+    assert Path(one["path"]).name == "chain"
+    assert json.loads(done.stdout)["results"][1]["output"].split() == ["1", "2"]
+    assert two["base"] == one["commit"]
+    assert (two["files"], three["files"]) == (1, 0)
+    assert three["commit"] == two["commit"]
+
+
+def test_a_judge_needs_no_worktree_but_each_compared_backend_has_one(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    args = ("--worktree", "--json", "-b", "shell:a,shell:b", "--judge", "echo", "echo x > a; pwd")
+    done = clinvk("compare", *args, cwd=repo)
+    found = json.loads(done.stdout)["results"]
+    assert [Path(task["output"].strip()).name for task in found[:2]] == ["shell-a", "shell-b"]
+    assert "worktree" not in found[2]
+
+
+def test_a_killed_run_continues_in_its_worktrees(
+    clinvk: CommandLine, shell: Home, repo: Path, tmp_path: Path
+):
+    script = f"cat a c 2>/dev/null; echo half >> c; test -e {tmp_path}/again || kill -9 $CLINVK"
+    shell.backend(
+        "shell",
+        f'CLINVK=$PPID; export CLINVK; p=$(cat)\n{START}said=$(sh -c "$p" 2>&1)\n'
+        'printf \'{"type":"end","text":"%s"}\\n\' "$(printf %s "$said" | tr \'\\n\' \' \')"\n',
+    )
+    started = clinvk.start("parallel", cwd=repo, stdin=subprocess.PIPE)
+    started.communicate(tasks(script))
+    assert started.returncode == -9
+    (run,) = [p.name for p in (shell.path / "runs").iterdir()]
+    git(repo, "gc", "--prune=now", "--quiet")
+    (tmp_path / "again").touch()
+    done = clinvk("runs", "resume", run, "--rerun-indeterminate", "--json", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    (task,) = json.loads(done.stdout)["results"]
+    assert task["output"].strip() == "one half"
+    assert task["worktree"]["ref"] == f"refs/clinvk/{run}/t1/2"
+    git(repo, "gc", "--prune=now", "--quiet")
+    assert git(repo, "show", f"refs/clinvk/{run}/t1/2:c") == "half\nhalf"
+
+
+def test_a_session_whose_worktree_is_gone_continues_from_its_transcript(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    clinvk("--worktree", "-b", "shell", "pwd", cwd=repo)
+    (run,) = [p.name for p in (shell.path / "runs").iterdir()]
+    git(repo, "worktree", "remove", "-f", "-f", str(shell.path / "worktrees" / run / "prompt"))
+    done = clinvk("-c", "--dry-run", "-o", "json", "pwd", cwd=repo)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["workdir"] == str(repo)
+    assert json.loads(done.stdout)["native_id"] is None
+    done = clinvk("-c", "true", cwd=repo)
+    assert f"no longer exists: the conversation continues in {repo}" in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ async def arun(
     on_limit: str | None = None,
     max_wait: float | None = None,
     ignore_limit: bool = False,
+    worktree: bool | Mapping[str, Any] | None = None,
     dispatcher: Dispatcher | None = None,
     **options: Any,
 ) -> Result:
@@ -52,7 +53,9 @@ async def arun(
     notes of the directory before the prompt, and `fast_context` the files below these directories,
     relative to the directory of the turn. `timeout` is in seconds. At a rate limit, the turn continues on the next backend of
     `fallback`; with `on_limit="wait"` it waits for the end, for `max_wait` seconds at most; a limit
-    that is remembered is tried with `ignore_limit`. `options` are the manifest's other options (`max_turns=3`,
+    that is remembered is tried with `ignore_limit`. With `worktree`, it works in a git worktree of its
+    own: True, or a mapping with the keys `base`, `dirty`, `copy`, `setup`, `keep`; `result.worktree`
+    says what has changed. `options` are the manifest's other options (`max_turns=3`,
     `add_dir=["../lib"]`). The failure of a program is in the result (`result.ok`, `result.error`);
     errors before it starts raise `ClinvkError`."""
     named = {"model": model, "approval": approval, "sandbox": sandbox,
@@ -79,7 +82,12 @@ async def arun(
         ignore_limit=ignore_limit,
     )
     with own_unless(dispatcher) as where:
-        return await where.run(request)
+        if not worktree:
+            return await where.run(request)
+        # Only in a worktree.
+        from clinvk.engine.prompt_run import run_in_worktree
+
+        return await run_in_worktree(where, request, worktree)
 
 
 def _paths(given: Any) -> list[str] | None:

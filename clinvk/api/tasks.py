@@ -104,6 +104,7 @@ async def acompare(
     ignore_limit: bool = False,
     budget: Mapping[str, float] | None = None,
     ephemeral: bool = False,
+    worktree: bool | Mapping[str, Any] | None = None,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -111,7 +112,7 @@ async def acompare(
 ) -> Comparison:
     """Send one prompt to several backends (`["claude", "codex:gpt-5"]`), and let a `judge` choose
     the best answer. `retries`, `on_limit`, `max_wait`, `fallback`, `ignore_limit` and `budget`
-    are as in `aparallel`; `options`
+    are as in `aparallel`; with `worktree`, each backend works in a git worktree of its own. `options`
     are those of a run (`approval="auto"`). Raises `ClinvkError`."""
     with own_unless(dispatcher) as where:
         of_judge = comparison.judge_options(judge, options, where.selector)
@@ -123,7 +124,7 @@ async def acompare(
         plan = comparison.build_plan(
             prompt, list(backends), judge=judge, options=options, judge_options=of_judge,
             cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
-            timeout=timeout, tags=tuple(tags),
+            timeout=timeout, tags=tuple(tags), worktree=parse.worktree_of(worktree),
             rules=parse.parse_rules(_to_file_data(rules), "compare", _parallel_defaults(where, sequential=sequential)),
             example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
         )  # fmt: skip

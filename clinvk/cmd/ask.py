@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clinvk.cmd.interactive.opened import OpenedPrompt
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.model.plan import Worktree
     from clinvk.model.request import Request
     from clinvk.model.session import Session
     from clinvk.model.session_ref import SessionRef
@@ -212,6 +213,16 @@ def _run_request(
         line.asked = request
         return 0
     _warn_of_open_home(loaded.home)
+    if flags.worktree or flags.base or flags.dirty or flags.setup:
+        wanted = _wanted_worktree(flags)
+        # Only in a worktree.
+        from clinvk.engine.prompt_run import in_own_worktree
+
+        if wanted is not None and not in_own_worktree(dispatcher, request):
+            # Only in a worktree.
+            from clinvk.cmd.drive.in_worktree import drive_in_worktree
+
+            return drive_in_worktree(dispatcher, request, settings, wanted)
     try:
         return single.drive_prompt(dispatcher, request, settings)
     except NoSessionHere as error:
@@ -219,6 +230,16 @@ def _run_request(
             raise
         there = request.with_session(SessionById(error.elsewhere.id))
         return single.drive_prompt(dispatcher, there, settings)
+
+
+def _wanted_worktree(flags: PromptFlags) -> Worktree | None:
+    """Raises `UsageError`."""
+    # Only in a worktree.
+    from clinvk.cmd.options.worktree import keys_of
+    from clinvk.plans.parse import worktree_of
+
+    keys = keys_of(worktree=flags.worktree, base=flags.base, dirty=flags.dirty, setup=flags.setup)
+    return worktree_of(keys)
 
 
 def _warn_of_open_home(home: Path) -> None:

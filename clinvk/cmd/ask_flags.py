@@ -9,6 +9,7 @@ import typer
 from clinvk.cmd import ask as asking
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options import worktree as trees
 from clinvk.cmd.options.json_errors import with_json_errors
 from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.cmd.options.storage import with_storage_options
@@ -70,6 +71,10 @@ def ask(
         ),
     ] = None,
     workdir: opt.Workdir = None,
+    worktree: trees.InWorktree = False,
+    base: trees.Base = None,
+    dirty: trees.DirtyFiles = None,
+    setup: trees.Setup = None,
     file: opt.File = None,
     edit: opt.Edit = False,
     output_format: opt.Format = None,
@@ -108,7 +113,7 @@ def ask(
         options=options, option=option, fail_on_denied=fail_on_denied, lenient=lenient,
         expand=expand, no_wait=no_wait, on_limit=on_limit, max_wait=max_wait, fallback=fallback,
         ignore_limit=ignore_limit, verbose=verbose, title=title, tag=tag, as_json=as_json,
-        quiet=quiet,
+        quiet=quiet, worktree=worktree, base=base, dirty=dirty, setup=setup,
     )  # fmt: skip
     root: Any = ctx.find_root().command
     asked = asking.Asked(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from clinvk.cmd.drive import many
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as common
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options import worktree as trees
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
@@ -78,6 +79,10 @@ def compare(
     ] = None,
     file: opt.File = None,
     workdir: opt.Workdir = None,
+    worktree: trees.InWorktree = False,
+    base: trees.Base = None,
+    dirty: trees.DirtyFiles = None,
+    setup: trees.Setup = None,
     options: TurnOptions = FROM_TABLE,
     timeout: opt.TaskTimeout = None,
     tag: opt.TaskTag = None,
@@ -128,6 +133,7 @@ def compare(
         selector, prompt, _select_backends(selector, backends or [], view, all_backends=all_backends),
         judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],
         options=options,
+        worktree=trees.keys_of(worktree=worktree, base=base, dirty=dirty, setup=setup),
         rules=Rules(
             max_parallel=1 if sequential else loaded.config.parallel.max_workers,
             max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,
@@ -177,10 +183,12 @@ def _build_plan(
     timeout: str | None,
     tags: list[str],
     options: TurnOptions,
+    worktree: bool | dict[str, Any] | None,
     rules: Rules,
 ) -> Plan:
     # Only once the flags are valid.
     from clinvk.plans import comparison
+    from clinvk.plans.parse import worktree_of
 
     options = opt.read_options(options)
     return comparison.build_plan(
@@ -192,6 +200,7 @@ def _build_plan(
         cwd=_absolute_workdir(workdir),
         timeout=opt.parse_duration("timeout", timeout),
         tags=tags,
+        worktree=worktree_of(worktree),
         rules=rules,
     )
 

@@ -10,6 +10,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options import worktree as trees
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_json_errors
 from clinvk.cmd.options.prompt_flags import PromptFlags
@@ -58,6 +59,10 @@ def resume(
     to: opt.To = None,
     replay: opt.Replay = False,
     workdir: opt.Workdir = None,
+    worktree: trees.InWorktree = False,
+    base: trees.Base = None,
+    dirty: trees.DirtyFiles = None,
+    setup: trees.Setup = None,
     file: opt.File = None,
     edit: opt.Edit = False,
     output_format: opt.Format = None,
@@ -101,6 +106,7 @@ def resume(
         options=options, option=option, fail_on_denied=fail_on_denied, lenient=lenient,
         expand=expand, no_wait=no_wait, on_limit=on_limit, max_wait=max_wait, fallback=fallback,
         ignore_limit=ignore_limit, verbose=verbose, as_json=as_json, quiet=quiet,
+        worktree=worktree, base=base, dirty=dirty, setup=setup,
     )  # fmt: skip
     if ephemeral:
         raise UsageError(

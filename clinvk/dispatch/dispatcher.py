@@ -52,7 +52,7 @@ from clinvk.model.option_values import value_problem
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session, check_id, new_id
-from clinvk.process.marker import new_marker
+from clinvk.process.marker import MARKER, new_marker
 from clinvk.sessions.instructions import begin_with, template_options
 from clinvk.sessions.lookup import NoSessionHere, SessionLookup, real_path
 from clinvk.sessions.masking import redact_data_for_store, redact_for_store
@@ -110,6 +110,11 @@ class Dispatcher(Closing):
         self._closed = True
         if self._opened is not None:
             self._opened.close()
+
+    def with_marker(self, marker: str) -> Dispatcher:
+        """The same for another environment: all programs that it starts carry the marker."""
+        env = {**self.env, MARKER: marker} if marker else self.env
+        return Dispatcher(self.config, store=self.store, catalog=self.catalog, env=env)
 
     @property
     def store(self) -> Store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -63,6 +64,9 @@ class Executor(Protocol):
         ...
 
 
+Finish = Callable[[Result], Awaitable[Result]]
+
+
 class LocalExecutor:
     """Runs requests on this machine."""
 
@@ -74,7 +78,7 @@ class LocalExecutor:
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         if request.worktree is None:
-            return await self._run(request, reporter)
+            return await self._run(request, reporter, _unchanged)
         # Only with a worktree.
         from clinvk.worktrees.attempt import AttemptInWorktree, with_worktree
 
@@ -86,9 +90,10 @@ class LocalExecutor:
         )  # fmt: skip
         await inside.begin()
         there = request.replace(worktree=None, cwd=inside.cwd, started_in=inside.started_in)
-        return await with_worktree(await self._run(there, reporter), inside)
+        return await self._run(there, reporter, lambda result: with_worktree(result, inside))
 
-    async def _run(self, request: Request, reporter: Reporter) -> Result:
+    async def _run(self, request: Request, reporter: Reporter, finish: Finish) -> Result:
+        """`finish` gets the result of the turn, and returns that of the request."""
         async with self.dispatcher.stream(
             request, reporter.on_notice, reporter.may_continue
         ) as turn:
@@ -101,4 +106,9 @@ class LocalExecutor:
             reporter.on_started(running)
             async for event in turn:
                 await reporter.on_event(event)
-        return turn.result
+            return await finish(turn.result)
+        raise AssertionError("unreachable: the stream raises what went wrong")
+
+
+async def _unchanged(result: Result) -> Result:
+    return result

@@ -10,7 +10,6 @@ from clinvk.backend.selection import BackendSelector
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.executor import Executor, LocalExecutor
 from clinvk.errors import LimitError
-from clinvk.process.marker import MARKER
 from clinvk.runs.folder import RunStore
 from clinvk.store.base import Store
 
@@ -38,9 +37,7 @@ def local_context(dispatcher: Dispatcher) -> RunContext:
     def create_executor(marker: str) -> Executor:
         if not marker:
             return LocalExecutor(dispatcher)
-        env = {**dispatcher.env, MARKER: marker}
-        marking = Dispatcher(config, store=dispatcher.store, catalog=dispatcher.catalog, env=env)
-        return LocalExecutor(marking)
+        return LocalExecutor(dispatcher.with_marker(marker))
 
     return RunContext(
         selector=dispatcher.selector,

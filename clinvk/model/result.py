@@ -81,6 +81,11 @@ class WorktreeResult(Struct, frozen=True, kw_only=True):
     deletions: int = 0
 
     @property
+    def run(self) -> str:
+        """The id of its run."""
+        return self.ref.split("/")[2]
+
+    @property
     def is_changed(self) -> bool:
         return self.files > 0 or self.commit != self.base
 

@@ -22,7 +22,7 @@ from clinvk.backend.selection import BackendSelector
 from clinvk.errors import UsageError
 from clinvk.model.fence import fence, random_word
 from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
-from clinvk.model.plan import Plan, Rules, Task, with_keys
+from clinvk.model.plan import Plan, Rules, Task, Worktree, with_keys
 from clinvk.text.sanitize import one_line
 
 MIN_BACKENDS = 2  # backends; one is not a comparison
@@ -106,17 +106,20 @@ def build_plan(
     cwd: str | None = None,
     timeout: float | None = None,
     tags: Sequence[str] = (),
+    worktree: Worktree | None = None,
     rules: Rules | None = None,
     example: str = "--backends claude,codex; without any AI CLI: --backends echo:a,echo:b",
 ) -> Plan:
     """A task for each backend, and two for the judge. A backend, and the judge too, may name its
-    model: `codex:gpt-5`. `options` are those of all answers, `judge_options` the judge's own,
+    model: `codex:gpt-5`. Each answer is given in a `worktree` of its own, if there is one. `options` are those of all answers, `judge_options` the judge's own,
     and `example` shows how backends are named, for a hint. Raises `UsageError`."""
     if not prompt.strip():
         raise UsageError("the prompt is empty", 'pass one: clinvk compare -b A,B "PROMPT"')
     check_backends(backends, example)
     common = {"cwd": cwd, "timeout": timeout, "tags": tuple(tags)}
-    tasks = [_task(name, name, prompt, options or {}, **common) for name in backends]
+    tasks = [
+        _task(name, name, prompt, options or {}, worktree=worktree, **common) for name in backends
+    ]
     if judge is not None:
         for number in range(1, ROUNDS + 1):
             order = list(range(len(backends)))

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from clinvk.disk.jsonl import replace_surrogates
 from clinvk.disk.reading import NOT_REGULAR, is_own_stream, read_file, read_named
-from clinvk.errors import ConfigError
+from clinvk.errors import ConfigError, UsageError
 from clinvk.model.option_table import Option
 from clinvk.model.option_values import value_problem
 from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, Worktree, with_keys
@@ -389,6 +389,14 @@ class _PlanParser:
         )
 
 
+def worktree_of(written: bool | Mapping[str, Any] | None) -> Worktree | None:
+    """The worktree that flags or arguments ask for. Raises `UsageError`."""
+    try:
+        return parse_worktree(written, ("worktree",))
+    except ShapeError as error:
+        raise UsageError(str(error), error.hint) from error
+
+
 def parse_worktree(written: bool | Mapping[str, Any] | None, path: Place) -> Worktree | None:
     """What `worktree: true`, or its keys, ask for. Raises `ShapeError`."""
     if written is None or written is False:
@@ -465,8 +473,20 @@ def _merge(*levels: Mapping[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for level in levels:
         others = [ALTERNATIVES[key] for key in level if key in ALTERNATIVES]
+        worktree = _merge_worktree(merged.get("worktree"), level.get("worktree"))
         merged = {k: v for k, v in merged.items() if k not in others} | dict(level)
+        if worktree is not None:
+            merged["worktree"] = worktree
     return merged
+
+
+def _merge_worktree(before: Any, own: Any) -> Any:
+    """The keys of a worktree are added to those of the level before; `true` changes none."""
+    if own is None:
+        return before
+    if not before or own is False or not (own is True or isinstance(own, Mapping)):
+        return own
+    return {**(before if isinstance(before, Mapping) else {}), **(own if own is not True else {})}
 
 
 def _drop_shared(data: Any) -> Any:

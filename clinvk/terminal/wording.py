@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from clinvk.model.result import Result, describe_failure
+from clinvk.model.result import Result, WorktreeResult, describe_failure
 from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line
 
@@ -43,6 +43,19 @@ def denial_hint(event: Denied, plan: TurnPlan) -> str | None:
     if "approval" in plan.settings or plan.request.fail_on_denied:
         return event.reason
     return ALLOW_HINT
+
+
+def describe_changes(found: WorktreeResult) -> str:
+    """What has changed in a worktree, and what can be done about it."""
+    if not found.is_changed:
+        return f"no file was changed in the worktree {found.path}"
+    files = f"{found.files} file{'s' * (found.files != 1)} changed"
+    counts = f"+{found.insertions:,} -{found.deletions:,}"
+    run = found.run
+    return (
+        f"{files} ({counts}) in a worktree; see what: clinvk runs diff {run}; "
+        f"apply it here: clinvk runs apply {run}; drop it: clinvk runs drop {run}"
+    )
 
 
 def print_failure(result: Result, printer: Printer, *, resumes: bool = True) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -12,8 +12,15 @@ from clinvk.errors import ClinvkError
 from clinvk.model.plan import Worktree
 from clinvk.model.result import Failure, Result, WorktreeResult
 from clinvk.process.threads import in_thread
-from clinvk.worktrees.create import Place, create_worktree, finish_worktree
-from clinvk.worktrees.record import Record
+from clinvk.runs.folder import RunStore
+from clinvk.worktrees import names
+from clinvk.worktrees.create import (
+    Place,
+    attach_worktree,
+    create_worktree,
+    finish_worktree,
+)
+from clinvk.worktrees.record import Record, read_record
 from clinvk.worktrees.result import save_result
 from clinvk.worktrees.setup import run_setup
 from clinvk.worktrees.steps import begin_step, end_step
@@ -87,17 +94,59 @@ class AttemptInWorktree:
 async def with_worktree(result: Result, inside: AttemptInWorktree) -> Result:
     """The result of the turn with that in the worktree. If the latter cannot be saved, the attempt has
     failed; nothing is lost, since the worktree stays."""
+    return await _with_changes(result, inside.end, inside.place.path, inside.notify)
+
+
+async def save_session_result(
+    result: Result, home: Path, cwd: Path, env: Mapping[str, str], notify: Tell
+) -> Result:
+    """The result of a further turn of a session in a worktree, in the directory `cwd`, with what has
+    changed there: as of another attempt at the task."""
+    place = find_place(home, cwd, env)
+    record = read_record(place.path) if place else None
+    if place is None or record is None or record.state != "ready":
+        return result
+    there, known = place, record
+
+    async def end() -> WorktreeResult:
+        def save() -> WorktreeResult:
+            found = attach_worktree(there, known)
+            saved = save_result(there, found)
+            end_step(there, found, saved.result.commit)
+            return saved.result
+
+        return await in_thread(save)
+
+    return await _with_changes(result, end, there.path, notify)
+
+
+async def _with_changes(
+    result: Result, end: Callable[[], Awaitable[WorktreeResult]], path: Path, notify: Tell
+) -> Result:
     # 45 ms, and needed only once something runs.
     import anyio
 
     with anyio.CancelScope(shield=True):
         try:
-            return replace(result, worktree=await inside.end())
+            return replace(result, worktree=await end())
         except ClinvkError as error:
-            message = f"the changes in {inside.place.path} were not committed: {error.message}"
+            message = f"the changes in {path} were not committed: {error.message}"
             if result.error is not None:
-                inside.notify(message)
+                notify(message)
                 return result
             failure = Failure("error", message, error.hint)
             return replace(result, ok=False, error=failure, exit_code=error.exit_code)
     raise AssertionError("unreachable: the scope is never cancelled")
+
+
+def find_place(home: Path, cwd: Path, env: Mapping[str, str]) -> Place | None:
+    """The worktree that a directory is in; None if it is in none of a known run."""
+    parts = Path(os.path.relpath(cwd, names.folder_of(home))).parts
+    if len(parts) < 2 or parts[0] == "..":
+        return None
+    try:
+        plan = RunStore(home).find(parts[0]).plan()
+    except ClinvkError:
+        return None
+    found = [t.worktree for t in plan.tasks if t.worktree and t.worktree.directory == parts[1]]
+    return Place(home, parts[0], found[-1], env) if found else None

@@ -23,12 +23,19 @@ from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from anyio import CancelScope
+    from anyio.abc import TaskGroup
 
     from clinvk.cmd.views.turn import TurnViewer
     from clinvk.dispatch.series.turn_series import TurnSeries
     from clinvk.dispatch.turn import Turn
+    from clinvk.model.events import Event
     from clinvk.model.result import Result
+
+    OnEvent = Callable[[Event], Awaitable[None]]
+    Finish = Callable[[Result], Awaitable[Result]]
 
 VERSION = 1  # of the JSON of a dry run
 MODELLESS_BACKEND = "echo"  # it edits nothing
@@ -75,45 +82,99 @@ async def _drive_prompt(
 
     printer = Printer.for_errors(output.color)
     printer.quiet = output.quiet
-    held = _Interruptible()
+    held = Interruptible()
     async with anyio.create_task_group() as tasks:
         held.scope = tasks.cancel_scope
         await tasks.start(watch_signals, held.on_signal)
-        async with dispatcher.stream(request, notify=printer.notice) as run:
-            # The program boots while this is imported.
-            from clinvk.cmd.views.viewers import create_turn_viewer
-            from clinvk.model.events import Delta, Text
-
-            ownership.prepare_for_stream()
-            _announce_session(request, run.plan, printer)
-            if first:
-                _explain_approval(run.plan, printer)
-            held.turn = run
-            held.viewer = viewer = create_turn_viewer(output, printer, run.plan)
-            viewer.has_unread_output = run.has_unread_output
-            if viewer.status.enabled:
-                tasks.start_soon(_animate, viewer.status)
-            tasks.start_soon(viewer.work)
-            try:
-                async for event in run:
-                    if not isinstance(event, (Delta, Text)):  # it may say something on stderr
-                        await viewer.flush(run.deadline)
-                    await viewer.show(event)
-                    if not run.pending:
-                        await viewer.flush(run.deadline)
-                await viewer.end(run.result)
-                await viewer.out.flush()
-                viewer.show_outcome(run.result)
-            except BrokenPipeError:
-                run.cancel("the reader of the output has closed it")
-                raise
-            finally:
-                viewer.status.clear()
+        async with dispatcher.stream(request, printer.notice) as run:
+            shown = ShownTurn(request, output, printer, held, tasks, first=first)
+            result = await shown.follow(run, None, _finish(dispatcher, run, printer))
         tasks.cancel_scope.cancel()
     if held.turn is None:
         printer.error("cancelled")
         return None
-    return held.turn.result
+    return result
+
+
+class ShownTurn:
+    """How a turn is shown."""
+
+    def __init__(
+        self,
+        request: Request,
+        output: OutputOptions,
+        printer: Printer,
+        held: Interruptible,
+        tasks: TaskGroup,
+        *,
+        first: bool = False,
+    ) -> None:
+        """`tasks` runs what goes on meanwhile; its owner cancels that afterwards. `first`: it is
+        the user's first prompt."""
+        self.request = request
+        self.output = output
+        self.printer = printer
+        self.held = held
+        self.tasks = tasks
+        self.first = first
+
+    async def follow(
+        self, run: Turn | TurnSeries, on_event: OnEvent | None, finish: Finish
+    ) -> Result:
+        """Show a turn to its end, and its result as `finish` returns it. `on_event` gets each
+        event."""
+        # The program boots while this is imported.
+        from clinvk.cmd.views.viewers import create_turn_viewer
+        from clinvk.model.events import Delta, Text
+
+        output, printer = self.output, self.printer
+        ownership.prepare_for_stream()
+        _announce_session(self.request, run.plan, printer)
+        if self.first:
+            _explain_approval(run.plan, printer)
+        self.held.turn = run
+        self.held.viewer = viewer = create_turn_viewer(output, printer, run.plan)
+        viewer.has_unread_output = run.has_unread_output
+        if viewer.status.enabled:
+            self.tasks.start_soon(_animate, viewer.status)
+        self.tasks.start_soon(viewer.work)
+        try:
+            async for event in run:
+                if on_event is not None:
+                    await on_event(event)
+                if not isinstance(event, (Delta, Text)):  # it may say something on stderr
+                    await viewer.flush(run.deadline)
+                await viewer.show(event)
+                if not run.pending:
+                    await viewer.flush(run.deadline)
+            result = await finish(run.result)
+            await viewer.end(result)
+            await viewer.out.flush()
+            viewer.show_outcome(result)
+        except BrokenPipeError:
+            run.cancel("the reader of the output has closed it")
+            raise
+        finally:
+            viewer.status.clear()
+        return result
+
+
+def _finish(dispatcher: Dispatcher, run: Turn | TurnSeries, printer: Printer) -> Finish:
+    """The result as it is; of a session in a worktree, with what has changed there."""
+
+    async def finish(result: Result) -> Result:
+        session = run.plan.session
+        if session is None or session.started_in is None:
+            return result
+        # Only in a worktree.
+        from clinvk.worktrees.attempt import save_session_result
+
+        cwd = run.plan.command.cwd
+        return await save_session_result(
+            result, dispatcher.config.home, cwd, dispatcher.env, printer.notice
+        )
+
+    return finish
 
 
 def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
@@ -136,7 +197,7 @@ def _explain_approval(plan: TurnPlan, printer: Printer) -> None:
     )
 
 
-class _Interruptible:
+class Interruptible:
     """What the signals stop: the run, or the wait for it. The first signal stops the run and
     all processes that it started; the second one kills them."""
 

@@ -43,3 +43,7 @@ class PromptFlags(Struct, frozen=True, kw_only=True):
     quiet: bool = False
     title: str | None = None
     tag: list[str] | None = None
+    worktree: bool = False
+    base: str | None = None  # a revision
+    dirty: str | None = None
+    setup: str | None = None  # a shell command

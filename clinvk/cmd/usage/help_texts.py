@@ -6,7 +6,9 @@ from __future__ import annotations
 # `model.option_table` name their group there; these are the others, by their flags.
 OTHER = "Other options"
 GROUPS = {
-    "Input": "--file --edit --prompt --format --null --workdir --expand",
+    "Input": (
+        "--file --edit --prompt --format --null --workdir --worktree --base --dirty --setup --expand"
+    ),
     "Session": (
         "--continue --anywhere --session --auto-save --to --replay --new --template "
         "--title --tag --ephemeral --no-wait --last --interactive --here --checkpoint --resume "
@@ -30,7 +32,7 @@ GROUPS = {
 # Of many options, `-h` shows these.
 USUAL = {
     *("--continue", "--session", "--backend", "--model", "--approval", "--file", "--edit"),
-    *("--workdir", "--output-format", "--json", "--quiet", "--timeout", "--dry-run", "-h", "--help"),
+    *("--workdir", "--worktree", "--output-format", "--json", "--quiet", "--timeout", "--dry-run", "-h", "--help"),
     *("--last", "--to", "--max-parallel", "--fail-fast", "--judge", "--html", "--checkpoint"),
     *("--resume", "--report", "--backends", "--check", "--rounds"),
 }  # fmt: skip

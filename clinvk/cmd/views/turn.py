@@ -28,7 +28,7 @@ from clinvk.terminal import printer as show
 from clinvk.terminal.actions import inert_json, stop_token
 from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.terminal.stdout import PatientStdout
-from clinvk.terminal.wording import denial_hint, print_failure
+from clinvk.terminal.wording import denial_hint, describe_changes, print_failure
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import StreamSanitizer, one_line, with_visible_order
 
@@ -79,6 +79,8 @@ class TurnViewer:
         self.status.enabled = False
         if result.error is not None:
             print_failure(result, self.printer)
+        if result.worktree is not None:
+            self.printer.notice(describe_changes(result.worktree))
 
 
 class TextViewer(TurnViewer):
