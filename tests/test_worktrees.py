@@ -57,7 +57,9 @@ def test_each_task_has_a_worktree_and_its_result_is_a_commit_in_a_ref(
     clinvk: CommandLine, shell: Home, repo: Path
 ):
     base = git(repo, "rev-parse", "HEAD")
-    script = tasks("echo 1 > a; pwd", "git rm -q b; echo new > c; git status --short | wc -l", "true")
+    script = tasks(
+        "echo 1 > a; pwd", "git rm -q b; echo new > c; git status --short | wc -l", "true"
+    )
     done = clinvk("parallel", "--json", cwd=repo, stdin=script)
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)

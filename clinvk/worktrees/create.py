@@ -149,8 +149,11 @@ def attach_worktree(place: Place, record: Record) -> Record:
         raise _repository_gone(place)
     if not Path(record.admin).is_dir():
         record = _updated(place, record, _register_again(place, record))
-    noted = _read_line(Path(record.admin) / "gitdir")
-    if noted != str(place.path / ".git") or linked is None:
+    file = place.path / ".git"
+    if linked is None and not file.is_dir():
+        file.unlink(missing_ok=True)
+        file.write_text(f"gitdir: {record.admin}\n", "utf-8", "surrogateescape")
+    if _read_line(Path(record.admin) / "gitdir") != str(file):
         with place.lock():
             place.git.run("worktree", "repair", str(place.path))
             for submodule in record.submodules:

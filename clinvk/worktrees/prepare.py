@@ -83,6 +83,8 @@ class _Finder:
         commit = _base_of(git, root, wanted.base)
         if wanted.dirty != "tell" or not self._is_told(root):
             commit = self._with_changes(Git.at(root, self.env), root, commit, wanted)
+        if not self._is_told(root):
+            self._tell_of_lfs(Git.at(root, self.env), root)
         workdir = os.path.relpath(os.path.realpath(folder), root)
         return Worktree(
             repository=os.path.realpath(repository), root=root, commit=commit,
@@ -91,6 +93,18 @@ class _Finder:
 
     def _is_told(self, root: str) -> bool:
         return any(found.root == root for found in self._found.values())
+
+    def _tell_of_lfs(self, git: Git, root: str) -> None:
+        listed = git.run("ls-files", "-z", "--", ":(attr:filter=lfs)").stdout
+        count = listed.count(b"\0")
+        if not count:
+            return
+        files = f"{count:,} file{'s' * (count != 1)} in Git LFS"
+        filters = ("config", "--get-regexp", r"^filter\.lfs\.(smudge|process)$")
+        if git.maybe(*filters):
+            self.notify(f"{root} has {files}: each worktree gets a copy of the contents")
+        else:
+            self.notify(f"{root} has {files}, and git-lfs is not set up: worktrees have pointers")
 
     def _with_changes(self, git: Git, root: str, commit: str, wanted: Worktree) -> str:
         """The commit that the worktree begins with, depending on what has not been committed."""

@@ -15,10 +15,10 @@ from msgspec import Struct
 
 from clinvk.model.result import WorktreeResult
 from clinvk.worktrees import names
-from clinvk.worktrees.create import Place
+from clinvk.worktrees.create import Place, attach_worktree
 from clinvk.worktrees.git import IDENTITY, Git, GitError
 from clinvk.worktrees.index import add_all, temporary_index
-from clinvk.worktrees.record import Record
+from clinvk.worktrees.record import Record, read_record
 from clinvk.worktrees.submodules import GITLINK, gitlinks
 
 _SHORTSTAT = re.compile(r"(\d+) (file|insertion|deletion)")
@@ -46,15 +46,17 @@ def save_result(place: Place, record: Record, attempt: int | None = None) -> Sav
     another result already, the next free number is used. Raises `GitError`."""
     git = Git.of(record.admin, place.path, place.env)
     head, head_tree = _head(git)
+    nested = _Nested(place, record)
+    if (place.path / ".git").is_dir():
+        nested.keep_replaced()
     last = _last(place)
-    notices: list[str] = []
     with temporary_index(Path(record.admin) / "index") as index:
         left_out = add_all(git, index)
-        _Nested(place, record, notices).save(git, index, place.path, left_out)
+        nested.save(git, index, place.path, left_out)
         tree = git.text("write-tree", index=index)
     same = last is not None and last.tree == tree and _contains(git, last.commit, head)
     if last is not None and same and (attempt is None or attempt <= last.number):
-        return Saved(_result(place, record, git, last.ref, last.commit), tuple(notices))
+        return Saved(_result(place, record, git, last.ref, last.commit), tuple(nested.notices))
     number = max(attempt or 1, last.number + 1 if last else 1)
     if last is not None and same:
         commit = last.commit
@@ -65,7 +67,22 @@ def save_result(place: Place, record: Record, attempt: int | None = None) -> Sav
         commit = git.text("commit-tree", tree, "-p", head, "-m", message, env=IDENTITY)
     ref = names.ref_of(place.run, place.wanted.slug, number)
     git.run("update-ref", ref, commit)
-    return Saved(_result(place, record, git, ref, commit), tuple(notices))
+    return Saved(_result(place, record, git, ref, commit), tuple(nested.notices))
+
+
+def current_result(place: Place) -> Saved | None:
+    """The newest result of a task, whatever the journal says: that of an attempt that was killed, and
+    that of a later turn of its session, too. What is in its worktree and in no ref yet is saved
+    first. None if there is neither a worktree nor a result. Call it only while no process drives the
+    run. Raises `ClinvkError`."""
+    record = read_record(place.path)
+    if record is not None and record.state == "ready" and place.path.is_dir():
+        return save_result(place, attach_worktree(place, record))
+    last = _last(place)
+    if last is None:
+        return None
+    known = record or Record(state="ready", path=str(place.path), repository=str(place.repository))
+    return Saved(_result(place, known, place.git, last.ref, last.commit))
 
 
 def _head(git: Git) -> tuple[str, str]:
@@ -118,9 +135,9 @@ class _Nested:
     has made or cloned. Each gets a commit of all that is in it, in a ref of its own repository; if
     that is inside the worktree, also in the worktree's."""
 
-    def __init__(self, place: Place, record: Record, notices: list[str]) -> None:
+    def __init__(self, place: Place, record: Record) -> None:
         self.place = place
-        self.notices = notices
+        self.notices: list[str] = []
         self._admin = Path(record.admin)
         self._known = {submodule.path: submodule.commit for submodule in record.submodules}
 
@@ -138,6 +155,13 @@ class _Nested:
                     f"{whole} is a repository of its own, so its files are not part of the result; "
                     f"its commit {commit[:12]} is kept in {self.place.repository}"
                 )
+
+    def keep_replaced(self) -> None:
+        """Keep the commits of a repository that the agent has made in place of the worktree's."""
+        own = self.place.path / ".git"
+        git = Git(("--git-dir", str(own)), self.place.env)
+        if (commit := git.commit_of("HEAD")) is not None:
+            self._keep(git, commit, own)
 
     def _save_one(self, inner: Path, begun: str | None) -> str:
         """The commit of all that is in a nested repository, which began with the commit `begun`."""
@@ -181,7 +205,7 @@ class _Nested:
 def _identity_at(git: Git, head: str | None) -> dict[str, str]:
     """The identity, at the time of HEAD: the same content has the same commit, so that saving twice
     changes nothing."""
-    at = git.text("log", "-1", "--format=%ct", head) if head else "0"
+    at = git.text("log", "-1", "--format=%ct", head) if head else "1000000000"
     return IDENTITY | {f"GIT_{role}_DATE": f"{at} +0000" for role in ("AUTHOR", "COMMITTER")}
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.driven_run import DrivenRun
-    from clinvk.model.plan import Plan, Rules
+    from clinvk.model.plan import Plan, Rules, Worktree
     from clinvk.reports import RequestedReport
     from clinvk.runs.folder import RunFolder
 
@@ -159,6 +159,7 @@ def _dry_run_task(plan: Plan, i: int, backend: str) -> dict[str, Any]:
         "options": task.options,
         "args": list(task.args),
         "workdir": task.cwd,
+        "worktree": _worktree_data(task.worktree),
         "env": dict.fromkeys(task.env, MASK),
         "needs": [plan.tasks[n].name for n in task.needs],
         "timeout": task.timeout,
@@ -173,9 +174,14 @@ def _dry_run_task(plan: Plan, i: int, backend: str) -> dict[str, Any]:
     }
 
 
+def _worktree_data(worktree: Worktree | None) -> bool | dict[str, Any] | None:
+    """The key as in a task file."""
+    return None if worktree is None else to_builtins(worktree.as_written) or True
+
+
 def _describe_task(task: dict[str, Any], rules: Rules) -> str:
     """The settings of this task alone: `model=m timeout=60 env=TOKEN`."""
-    names = ("args", "workdir", "timeout", "stall_timeout", "retries", "tags", "title", "meta",
+    names = ("args", "workdir", "worktree", "timeout", "stall_timeout", "retries", "tags", "title", "meta",
              "idempotent", "lenient", "dry_run")  # fmt: skip
     said = {**task["options"], **{name: task[name] for name in names}, "env": list(task["env"])}
     if said["retries"] == rules.retries:
