@@ -30,6 +30,7 @@ from clinvk.worktrees.submodules import (
 
 Tell = Callable[[str], None]
 SPARE = 1024 * 1024  # bytes that have to stay free besides the files
+MAKE_ROOM = "free some space, e.g. with: clinvk runs clean; or set CLINVK_HOME to a larger disk"
 
 
 class Place:
@@ -115,8 +116,11 @@ def _create(place: Place, start: str, tell: Tell, copied: tuple[str, ...]) -> Re
         copy_ignored(root, path, (*wanted.copy, *copied), place.env)
         (path / wanted.workdir).mkdir(parents=True, exist_ok=True)
     except BaseException as error:
+        is_full = isinstance(error, GitError) and shutil.disk_usage(path.parent).free < SPARE
         with suppress(ClinvkError, OSError):
             discard_worktree(place, record)
+        if is_full:  # which git does not always say
+            raise GitError(f"No space left in {path.parent}: {error}", MAKE_ROOM) from error
         if isinstance(error, OSError):
             raise file_error("write", path, error) from error
         raise
@@ -208,7 +212,7 @@ def _check_space(folder: Path, size: int | None) -> None:
     if free < needed:
         raise ClinvkError(
             f"a worktree needs {format_size(needed)}, and {folder} has {format_size(free)} left",
-            "free some space, e.g. with: clinvk runs clean; or set CLINVK_HOME to a larger disk",
+            MAKE_ROOM,
         )
 
 

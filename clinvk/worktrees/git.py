@@ -163,6 +163,10 @@ def _failure(words: Sequence[str], done: subprocess.CompletedProcess[bytes]) -> 
     # The first `fatal:` or `error:` says why; what follows is about the consequences.
     why = next((x for x in lines if x.startswith(("fatal:", "error:"))), lines[-1] if lines else "")
     why = re.sub(r"^(fatal|error): ", "", why) or f"it ended with code {done.returncode}"
-    hint = next((h for pattern, h in _HINTS if re.search(pattern, output)), GENERAL_HINT)
     command = next((word for word in words if not word.startswith("-")), "")
-    return GitError(f"git {command}: {why}", hint, output=output)
+    return GitError(f"git {command}: {why}", hint_of(output), output=output)
+
+
+def hint_of(output: str) -> str:
+    """What to do about an error with this text."""
+    return next((hint for pattern, hint in _HINTS if re.search(pattern, output)), GENERAL_HINT)

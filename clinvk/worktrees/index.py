@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from clinvk.worktrees.git import Git, GitError
+from clinvk.worktrees.git import Git, GitError, hint_of
 
 # A directory in which an agent has run `git init`, and nothing else.
 _UNBORN = re.compile(r"'(.+?)/?' does not have a commit checked out")
@@ -26,8 +26,12 @@ def temporary_index(index: Path) -> Iterator[Path]:
     _remove_old(index.parent)
     copy = index.with_name(f"{PREFIX}{os.urandom(6).hex()}")
     try:
-        with suppress(FileNotFoundError):  # nothing has been added yet
+        try:
             shutil.copyfile(index, copy)
+        except FileNotFoundError:  # nothing has been added yet
+            pass
+        except OSError as error:
+            raise GitError(f"cannot copy {index}: {error.strerror}", hint_of(str(error))) from error
         yield copy
     finally:
         for path in (copy, copy.with_name(copy.name + ".lock")):
