@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from clinvk.disk.lockfile import hold_lock
 from clinvk.errors import SessionError, SessionNotFound
 from clinvk.model.session import Message, MessageRole, Session
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store, TurnLock
+from clinvk.store.files import index_sync
 from clinvk.store.files.index_sync import IndexSync
 from clinvk.store.files.records import SessionFiles
 from clinvk.store.files.store import FileStore
@@ -281,6 +283,43 @@ def test_the_index_is_told_when_a_session_is_flushed(home: Path, store: FileStor
     end(store, "r1.a")
     store.deferred().flush(["r1.a"])
     assert not check(home), "r1.b is not flushed"
+    end(store, "r1.b")
+    store.deferred().flush(["r1.b"])
+    assert check(home)
+
+
+def test_many_are_added_to_the_index_at_a_time_while_others_are_written(
+    home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+):
+    added: list[int] = []
+    monkeypatch.setattr(
+        IndexSync, "_catch_up",
+        lambda sync, index, ids, add=IndexSync._catch_up: (added.append(len(ids)), add(sync, index, ids))[1],
+    )  # fmt: skip
+    monkeypatch.setattr(index_sync, "BATCH_SIZE", 3)
+    begin(store, "r1.slow")
+    added.clear()
+    for i in range(7):
+        begin(store, f"r1.{i}")
+        end(store, f"r1.{i}")
+        store.deferred().flush([f"r1.{i}"])
+    assert added == [3, 3]
+    end(store, "r1.slow")
+    store.deferred().flush(["r1.slow"])
+    assert added == [3, 3, 2]
+    assert check(home)
+
+
+def test_what_could_not_be_added_to_the_index_is_added_with_the_next(
+    home: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(index_sync, "FLUSH_TIMEOUT", 0)
+    begin(store, "r1.a")
+    end(store, "r1.a")
+    with hold_lock(home / "lock"):
+        store.deferred().flush(["r1.a"])
+    assert not check(home)
+    begin(store, "r1.b")
     end(store, "r1.b")
     store.deferred().flush(["r1.b"])
     assert check(home)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ANY_SESSION = "*"  # in `lock`: more sessions than fit
 MAX_MARK_SIZE = 4096  # bytes of the mark
 FLUSH_TIMEOUT = 2.0  # seconds to wait for another process before the index is left stale
+BATCH_SIZE = 1_000  # flushed sessions that are added to the index at a time, while more are written
 
 Progress = Callable[[int, int], None]
 IndexChange = Callable[["Index"], None]
@@ -49,6 +50,7 @@ class IndexSync:
         self._connections: Connections[Index] = Connections()
         # The state after leaving sessions unflushed: this process, the mark, the time.
         self._unflushed_state: tuple[int, str, int] | None = None
+        self._flushed: set[str] = set()  # of the unflushed ones, those that only the index lacks
         self._lock = -1
 
     # Reading.
@@ -162,10 +164,17 @@ class IndexSync:
                 self._unflushed_state = (os.getpid(), marked, self.files.modified_ns())
 
     def flush(self, session_ids: list[str]) -> None:
-        """Add these to the index, if this process left them unflushed. If another process holds the
-        lock, the index stays marked as stale, and is updated when it is needed."""
-        if self.files.unflushed.keys().isdisjoint(session_ids):
+        """Add these to the index, if this process left them unflushed. While it writes others, that
+        waits until there are many: the index is marked as stale anyway, and each addition holds up
+        the writers. If another process holds the lock, it stays so, and is updated when it is
+        needed."""
+        unflushed = self.files.unflushed
+        self._flushed |= unflushed.keys() & set(session_ids)
+        if not self._flushed or (
+            len(self._flushed) < BATCH_SIZE and not unflushed.keys() <= self._flushed
+        ):
             return
+        session_ids = list(self._flushed)
         with (
             suppress(WouldWait),
             self._connections.using(),
@@ -176,6 +185,7 @@ class IndexSync:
                     self._catch_up(index, session_ids)
             except sqlite3.Error:
                 self.delete_index()  # e.g. a full disk
+            self._flushed.difference_update(session_ids)
 
     def rebuild(self, progress: Progress) -> int:
         """Rebuild the index; return the number of sessions."""
