@@ -64,7 +64,7 @@ def sync_together(files: list[int], folders: list[str] | None = None) -> None:
         try:
             with holding_sync_threads():
                 threads = _sync_threads.pool()
-                list(threads.map(os.fsync, files))
+                list(threads.map(_sync_all, (files[i::SYNC_THREADS] for i in range(SYNC_THREADS))))
                 list(threads.map(sync_folder, folders or ()))
             return
         except RuntimeError:  # no thread can be started
@@ -73,6 +73,11 @@ def sync_together(files: list[int], folders: list[str] | None = None) -> None:
         os.fsync(fd)
     for folder in folders or ():
         sync_folder(folder)
+
+
+def _sync_all(files: list[int]) -> None:
+    for fd in files:
+        os.fsync(fd)
 
 
 @contextmanager
