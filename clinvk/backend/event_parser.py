@@ -15,7 +15,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from clinvk.backend.expression import Evaluate, compile_expression, is_truthy
-from clinvk.backend.manifest import ErrorRule, EventRule, Manifest
+from clinvk.backend.manifest import ErrorRule, EventRule, Manifest, Same
 from clinvk.backend.patterns import Patterns
 from clinvk.errors import ConfigError
 from clinvk.model import events as messages
@@ -76,7 +76,7 @@ class EventParser:
         self.recognized = 0  # objects that a rule applied to
         self.unrecognized = 0  # those that no rule could read
         self.ends_unrecognized = False  # the last one was among those
-        self._index = _index_of(_SameList(manifest.events))
+        self._index = _index_of(Same(manifest.events))
         self._lines: list[bytes] = []  # lines of an `output: json|text` backend
         self._size = 0  # their size in bytes
 
@@ -452,26 +452,11 @@ class _RuleIndex:
         return self._by_type.get(kind, self._others) if isinstance(kind, str) else self._others
 
 
-class _SameList:
-    """A list as a key: equal only to itself, and kept alive, so that its address is not reused."""
-
-    __slots__ = ("rules",)
-
-    def __init__(self, rules: list[EventRule]) -> None:
-        self.rules = rules
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SameList) and self.rules is other.rules
-
-    def __hash__(self) -> int:
-        return id(self.rules)
-
-
 @lru_cache(64)
-def _index_of(rules: _SameList) -> _RuleIndex:
+def _index_of(rules: Same) -> _RuleIndex:
     """The compiled rules, cached per manifest: a process may read thousands of runs. The cache has
     the size of the catalog's, so that a long-lived process does not grow."""
-    return _RuleIndex(rules.rules)
+    return _RuleIndex(rules.it)
 
 
 def _convert_values(cls: type[Event], values: Any) -> dict[str, Any]:

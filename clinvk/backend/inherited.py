@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Mapping
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -27,7 +26,7 @@ def adapt_environment(command: Command, given: Container[str]) -> tuple[Command,
     """The command with an environment that fits its directory, and notices. The variables that are
     `given`, by the user and for this CLI, are left as they are."""
     here = _current_directory()
-    if here == os.path.realpath(command.cwd):
+    if here == str(command.cwd) or here == os.path.realpath(command.cwd):
         return command, []
     changes: dict[str, str | None] = {
         name: None for name in GIT_VARIABLES if name in command.env and name not in given
@@ -72,6 +71,6 @@ def _absolute(env: Mapping[str, str], here: str) -> dict[str, str]:
 def _current_directory() -> str:
     """Empty if it no longer exists."""
     try:
-        return os.path.realpath(Path.cwd())
+        return os.getcwd()  # without links
     except FileNotFoundError:
         return ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -255,9 +256,7 @@ def for_change(
                 missing[name] = reason
             else:
                 options[name] = dict(_option_effects({name: value}, path))[name]
-        prompt = build_struct(
-            PromptSpec, {**to_builtins(manifest.prompt), **change.prompt}, (*path, "prompt")
-        )
+        prompt = prompt_after(manifest, change, (*path, "prompt"))
     except ShapeError as error:
         raise _manifest_error(manifest, str(error)) from error
     argv = {k: v for k, v in {**manifest.argv, **change.argv}.items() if v is not None}
@@ -274,6 +273,36 @@ def for_change(
     )  # fmt: skip
     _check(changed)
     return changed
+
+
+def prompt_after(
+    manifest: Manifest, change: VersionChange, path: tuple[str | int, ...] = ()
+) -> PromptSpec:
+    """How prompts are passed with this change. Raises `ShapeError`, which cannot happen for a
+    manifest that was read from a file."""
+    if not change.prompt:
+        return manifest.prompt
+    return _prompt_after(Same(manifest.prompt), Same(change), path)
+
+
+class Same:
+    """An object as a key: equal only to itself, and kept alive, so that its address is not reused."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: Any) -> None:
+        self.it = it
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.it is other.it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+
+@lru_cache(64)  # each prompt asks
+def _prompt_after(prompt: Same, change: Same, path: tuple[str | int, ...]) -> PromptSpec:
+    return build_struct(PromptSpec, {**to_builtins(prompt.it), **change.it.prompt}, path)
 
 
 def check_expressions(manifest: Manifest) -> None:

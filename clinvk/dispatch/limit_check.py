@@ -123,7 +123,7 @@ def _remember(plan: TurnPlan, home: Path, result: Result) -> list[str]:
 
 def _existing_store(backend: str, home: Path) -> LimitStore | None:
     """The store, if there may be limits of this backend."""
-    if not os.path.isdir(home / "limits"):
+    if not os.path.isdir(f"{home}/limits"):
         return None
     from clinvk.dispatch.remembered_limits import LimitStore  # only if a rate limit is remembered
 

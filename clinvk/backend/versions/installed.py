@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.backend.command_line import escape_prompt
-from clinvk.backend.manifest import Manifest, VersionChange, for_change, for_version
+from clinvk.backend.manifest import Manifest, VersionChange, for_change, for_version, prompt_after
 from clinvk.backend.versions.number import find_version, is_older
 from clinvk.disk.reading import read_file
 
@@ -126,7 +126,7 @@ def _concerns(
         return True
     if not change.prompt or expand:
         return False
-    spec = for_change(manifest, change).prompt
+    spec = prompt_after(manifest, change)
     if replace(spec, escape=[]) != replace(manifest.prompt, escape=[]):
         return True
     texts = [escape_prompt(s, prompt, manifest.source)[0] for s in (spec, manifest.prompt)]
