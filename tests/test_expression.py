@@ -26,7 +26,8 @@ data = st.recursive(
 atoms = st.sampled_from(
     ["type", "a", "b", "@", "item.type", "event.delta.text", "message.content", "a[0]", "b[-1]", "a.b[1].a",
      "'result'", "''", "`1`", "`0`", "`true`", "`false`", "`null`", "`[]`", "`{}`", "length(text)",
-     "not_null(a, b)", "content[].text", "content[?type=='text'].text", "usage.{a: a, b: b}", "a || b", "a && b"]
+     "not_null(a, b)", "content[].text", "max_by(content, &a)", "min_by(@, &b)",
+     "sort_by(@, &text)", "map(&a, @)", "content[?type=='text'].text", "usage.{a: a, b: b}", "a || b", "a && b"]
 )  # fmt: skip
 STEPS = [".a", ".text", "[0]", " | a", " | [0]", " | type(@)", " | not_null(@, 'd')", " | 'x'", " | !@", ".type(@)",
          ".[a, b]", ".{a: a}"]  # fmt: skip

@@ -197,6 +197,22 @@ def _first_value(arguments: tuple[Evaluate, ...]) -> Evaluate:
     return evaluate
 
 
+class _Expression:
+    """An expression as the argument of a function, as in `max_by(@, &size)`. Functions of jmespath
+    know it by the name of its class."""
+
+    def __init__(self, evaluate: Evaluate) -> None:
+        self.expression = evaluate
+
+    def visit(self, evaluate: Evaluate, value: Any) -> Any:
+        return evaluate(value)
+
+
+def _reference(_: Any, child: Evaluate) -> Evaluate:
+    expression = _Expression(child)
+    return lambda _: expression
+
+
 _MAKERS: dict[str, Callable[..., Evaluate | None]] = {
     "subexpression": _chain,
     "index_expression": _chain,
@@ -211,5 +227,6 @@ _MAKERS: dict[str, Callable[..., Evaluate | None]] = {
     "value_projection": _value_projection,
     "flatten": _flatten,
     "function_expression": _call,
+    "expref": _reference,
     "not_expression": lambda _, child: lambda data: not is_truthy(child(data)),
 }
