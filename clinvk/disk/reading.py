@@ -114,7 +114,7 @@ def _is_named_fifo(path: str | Path) -> bool:
         is_fifo = stat.S_ISFIFO(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
-    return is_fifo and not os.path.realpath(path).startswith(("/dev/", "/proc/"))
+    return is_fifo and not os.path.realpath(path).startswith(("/dev/fd/", "/proc/"))
 
 
 def _is_without_writer(fd: int) -> bool:
