@@ -1,5 +1,6 @@
 """What the tests of the core share: a home of its own, the real command line, and made-up CLIs."""
 
+import importlib
 import json
 import os
 import shlex
@@ -26,12 +27,13 @@ from tests.terminals import terminal  # noqa: F401 - a fixture
 # Who started us may be deaf to a hang-up, as under nohup, and what we start would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-FAKES = Path(__file__).parent / "fakes"
+TESTS = Path(__file__).parent
+FAKES = TESTS / "fakes"
 # Started in the background by a shell, we would be deaf to Ctrl-C, and so would all that we start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = TESTS.parent
 BASH = "/bin/bash"
 
 # What every made-up CLI speaks, unless its test says otherwise.
@@ -187,6 +189,34 @@ def home(tmp_path: Path) -> Home:
 @pytest.fixture
 def backend(home: Home) -> Callable[..., Path]:
     return home.backend
+
+
+# A file system in memory: clinvk has what it writes written to the disk at once, and the tests would
+# wait for that more than for anything else.
+MEMORY = Path("/dev/shm")
+ROOM = 2 << 30  # bytes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the directories of tests in memory, unless some other place was asked for."""
+    chosen = config.getoption("basetemp") or os.environ.get("TMPDIR")
+    if not chosen and MEMORY.is_dir() and os.access(MEMORY, os.W_OK):
+        state = os.statvfs(MEMORY)
+        if state.f_bavail * state.f_frsize >= ROOM and not state.f_flag & os.ST_NOEXEC:
+            os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Share the work of preparing the modules of the tests among the workers.
+
+    It is kept in `__pycache__`, so that a worker finds done what another has done already. Without
+    this, all workers would prepare all modules at the same time, in the same order.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker and not sys.dont_write_bytecode:
+        number = int(worker["workerid"].removeprefix("gw"))
+        for path in sorted(TESTS.rglob("test_*.py"))[number :: worker["workercount"]]:
+            importlib.import_module(".".join(path.relative_to(PROJECT).with_suffix("").parts))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
