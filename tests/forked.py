@@ -10,9 +10,11 @@ middle of it, variables that the interpreter reads at its start) is tested with 
 import array
 import contextlib
 import gc
+import importlib
 import io
 import json
 import os
+import pkgutil
 import selectors
 import signal
 import socket
@@ -22,44 +24,30 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import clinvk
+from clinvk.backend.manifest import parse_manifest
+from clinvk.config.loading import parse_config
+
 PROJECT = Path(__file__).parent.parent
-# What a command may need. Loading too much does no harm: a call sees the same modules either way.
-PRELOADED = [
-    "clinvk.__main__",
-    "clinvk.cmd.main",
-    "clinvk.cmd.ask",
-    "clinvk.cmd.parallel",
-    "clinvk.cmd.chain",
-    "clinvk.cmd.compare",
-    "clinvk.cmd.config",
-    "clinvk.cmd.backends",
-    "clinvk.cmd.runs.group",
-    "clinvk.cmd.sessions.group",
-    "clinvk.cmd.sessions.common",
-    "clinvk.cmd.drive.single",
-    "clinvk.cmd.views.turn",
-    "clinvk.dispatch.dispatcher",
-    "clinvk.dispatch.recovery",
-    "clinvk.engine.executor",
-    "clinvk.engine.driven_run",
-    "clinvk.plans.formats",
-    "clinvk.plans.parse",
-    "clinvk.plans.preflight",
-    "clinvk.runs.control",
-    "clinvk.runs.output_dir",
-    "clinvk.runs.replay",
-    "clinvk.store.files.store",
-    "clinvk.store.files.indexer",
-    "clinvk.terminal.keyboard",
-    "clinvk.text.redact",
+# What commands import beside the modules of clinvk, some of it late. Loading too much does no harm:
+# a call sees the same modules either way.
+OTHERS = [
     "anyio._backends._asyncio",
-    "sqlite3",
+    "csv",
+    "email.parser",
+    "encodings.utf_8_sig",
+    "html",
+    "importlib.metadata",
+    "importlib.resources",
     "jmespath",
+    "jsonschema",
+    "psutil",
+    "redis",
+    "resource",
+    "sqlite3",
+    "tabulate.version",
     "wcwidth",
     "yaml",
-    "html",
-    "csv",
-    "resource",
 ]
 _HEAD = 4  # bytes of a message's length
 
@@ -181,8 +169,14 @@ def _exchange(text: dict[int, bytearray], feed: int, data: bytes, deadline: floa
 
 
 def load() -> None:
-    for name in PRELOADED:
-        __import__(name)
+    for name in OTHERS:
+        importlib.import_module(name)
+    for module in pkgutil.walk_packages(clinvk.__path__, "clinvk."):
+        importlib.import_module(module.name)
+    # What is looked up once about types and patterns, and is the same in every process.
+    manifest = PROJECT / "backends" / "claude.yaml"
+    parse_manifest(manifest.read_bytes(), manifest)
+    parse_config("", manifest)
     gc.collect()
     gc.freeze()
 
