@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import functools
 import hashlib
 import json
 import re
@@ -50,8 +51,7 @@ def replay(case: Path, home: Path) -> dict[str, Any]:
     backend = case.parent.name
     code = int((case / "rc").read_text())
     last = f"exit {code}" if code >= 0 else f"kill -{-code} $$"
-    manifest = yaml.safe_load((built_in_manifests() / f"{backend}.yaml").read_text())
-    newest = manifest.get("versions", {}).get("newest", "")
+    manifest, newest = _manifest(backend)
     program = home / "program"
     program.write_text(
         f'#!/bin/sh\nif [ "$1" = --version ]; then echo {newest}; exit; fi\ncat >/dev/null\n'
@@ -60,7 +60,7 @@ def replay(case: Path, home: Path) -> dict[str, Any]:
     program.chmod(0o755)
     (home / "backends").mkdir()
     path = home / "backends" / f"{backend}.yaml"
-    path.write_text(yaml.safe_dump({**manifest, "command": str(program)}))
+    path.write_text(re.sub(r"(?m)^command:.*$", f"command: {program}", manifest))
     options = (
         {"schema": "{}", "schema_retries": 0} if "schema" in (case / "cmd.txt").read_text() else {}
     )
@@ -70,6 +70,13 @@ def replay(case: Path, home: Path) -> dict[str, Any]:
         # By clinvk, of a run that ended before the CLI named it: another one each time.
         replayed["kept"]["native_id"] = replayed["result"]["native_id"] = "chosen"
     return replayed
+
+
+@functools.cache
+def _manifest(backend: str) -> tuple[str, str]:
+    """The text of a built-in manifest, and the newest version that it was tried with."""
+    text = (built_in_manifests() / f"{backend}.yaml").read_text()
+    return text, yaml.safe_load(text).get("versions", {}).get("newest", "")
 
 
 async def _replay(

@@ -172,10 +172,17 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("args", [(), ("-v",), ("-o", "json"), ("parallel",)])
+SEQUENCE, KEY, TOKEN = "\x90a", "ghp_" + "aB3dE6gH9j" * 3 + "K2mN5p ", "token=aB3dE6gH9jK2 "
+
+
+# How long each text takes by itself is tested where it is searched and cleaned.
 @pytest.mark.parametrize(
-    "piece", ["\x90a", "ghp_" + "aB3dE6gH9j" * 3 + "K2mN5p ", "token=aB3dE6gH9jK2 "]
-)
+    ("args", "piece"),
+    [
+        ((), SEQUENCE), ((), KEY), (("-v",), TOKEN), (("-o", "json"), KEY), (("parallel",), SEQUENCE),
+        (("parallel",), TOKEN),
+    ],
+)  # fmt: skip
 def test_sigterm_is_heard_while_a_long_text_is_worked_on(
     clinvk: CommandLine, home: Home, args: tuple[str, ...], piece: str
 ):

@@ -519,30 +519,60 @@ def test_looking_at_a_session_does_not_take_its_turn(store: Store):
 
 # Many at once
 
-PROGRAM = """
-import sys
+# Processes of their own that share what was loaded before: loading takes longer than what they do.
+# They open the store themselves.
+PROCESSES = """
+import os, sys
 from pathlib import Path
+import redis
+from clinvk.errors import SessionError
 from clinvk.session import Message, Session
 from clinvk.store import open_store
-url, home, name, count = sys.argv[1:]
-store = open_store(url, Path(home))
-for i in range(int(count)):
-    store.append(
-        "s", [Message("user", f"{name}-{i}")],
-        lambda s: Session.from_json(s.to_json() | {"turns": s.turns + 1}),
-    )
+url, home, count = sys.argv[1:]
+def in_processes(work):
+    pids = []
+    for n in range(int(count)):
+        if not (pid := os.fork()):
+            status = 1
+            try:
+                work(open_store(url, Path(home)), f"w{n}")
+                status = 0
+            finally:
+                os._exit(status)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * len(pids)
 """
+WRITERS = """
+def write(store, name):
+    for i in range(%d):
+        store.append(
+            "s", [Message("user", f"{name}-{i}")],
+            lambda s: Session.from_json(s.to_json() | {"turns": s.turns + 1}),
+        )
+in_processes(write)
+"""
+CREATORS = """
+def create(store, name):
+    try:
+        store.create(Session(id="same", title=name), exact=True)
+        os.write(1, b"made\\n")
+    except SessionError:
+        os.write(1, b"taken\\n")
+in_processes(create)
+"""
+
+
+def processes(count: int, work: str, url: str, tmp_path: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", PROCESSES + work, url, str(tmp_path / "home"), str(count)],
+        cwd=PROJECT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def test_twenty_writers_at_once_lose_nothing(store: Store, url: str, tmp_path: Path):
     store.create(Session(id="s"))
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, url, str(tmp_path / "home"), f"w{n}", "10"], cwd=PROJECT
-        )
-        for n in range(20)
-    ]
-    assert [w.wait(60) for w in writers] == [0] * 20
+    with processes(20, WRITERS % 10, url, tmp_path) as writers:
+        assert writers.wait(60) == 0
     assert store.get("s").turns == 200
     found = [m.content for m in store.messages("s")]
     assert sorted(found) == sorted(f"w{n}-{i}" for n in range(20) for i in range(10))
@@ -552,17 +582,10 @@ def test_twenty_writers_at_once_lose_nothing(store: Store, url: str, tmp_path: P
 
 
 def test_two_creators_of_a_name_make_one_session(url: str, tmp_path: Path):
-    script = PROGRAM.split("for i in", maxsplit=1)[0] + (
-        "from clinvk.errors import SessionError\n"
-        "try: store.create(Session(id='same', title=name), exact=True); print('made')\n"
-        "except SessionError: print('taken')\n"
-    )
-    runs = [
-        subprocess.Popen([sys.executable, "-c", script, url, str(tmp_path / "home"), f"w{n}", "1"],
-                         cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-        for n in range(8)
-    ]  # fmt: skip
-    assert sorted(r.communicate(timeout=60)[0].strip() for r in runs) == ["made"] + 7 * ["taken"]
+    with processes(8, CREATORS, url, tmp_path) as creators:
+        out, _ = creators.communicate(timeout=60)
+    assert creators.returncode == 0
+    assert sorted(out.split()) == ["made"] + 7 * ["taken"]
 
 
 KILLER = """
@@ -621,9 +644,7 @@ def test_forty_kills_in_the_middle_of_writes_damage_nothing(store: Store, url: s
 
 def test_a_reader_never_sees_half_a_record(store: Store, url: str, tmp_path: Path):
     store.create(Session(id="s"))
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, url, str(tmp_path / "home"), "w", "300"], cwd=PROJECT
-    ) as writer:
+    with processes(1, WRITERS % 300, url, tmp_path) as writer:
         seen = 0
         while writer.poll() is None:
             session = store.get("s")

@@ -56,14 +56,19 @@ def test_what_follows_an_object_does_not_hide_it():
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(), x, max_size=3),
+    max_leaves=8,
 )
 
 
 @given(
     st.lists(
-        st.tuples(st.lists(st.sampled_from(SEQUENCES[:-1])), st.dictionaries(st.text(), JSON)),
+        st.tuples(
+            st.lists(st.sampled_from(SEQUENCES[:-1]), max_size=4),
+            st.dictionaries(st.text(), JSON, max_size=3),
+        ),
         min_size=1,
+        max_size=6,
     )
 )
 def test_any_objects_with_any_sequences_between_them_are_found(parts):
