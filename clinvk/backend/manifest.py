@@ -162,6 +162,15 @@ class WorktreeSpec(Struct, frozen=True):
     trust: TrustSpec | None = None
 
 
+class ScreenSpec(Struct, frozen=True):
+    """The CLI's own screen: the arguments that start it, and those that resume a session in it.
+    `options` replace those of the manifest; null removes one that the screen lacks."""
+
+    start: list[str] | None = None
+    resume: list[str] | None = None
+    options: dict[str, Any] = {}
+
+
 class Manifest(Struct, frozen=True):
     name: str
     command: str
@@ -176,6 +185,7 @@ class Manifest(Struct, frozen=True):
     prompt: PromptSpec = field(default_factory=PromptSpec)
     options: dict[str, Any] = {}
     ephemeral: EphemeralSpec | None = None
+    interactive: ScreenSpec | None = None
     output: Literal["events", "json", "text"] = "events"
     native_id: str | None = None  # a pattern; ids that do not match are never passed to the CLI
     native_id_in: NativeIdSource | None = None
@@ -241,21 +251,8 @@ def for_change(
     path = ("by_version", number)
     since = f"since {change.below}" if change.below else f"before {change.since}"
     reason = f"{manifest.name} has it {since}, and this is {version}"
-    options, missing = dict(manifest.options), dict(manifest.missing)
+    options, missing = _changed_options(manifest, change.options, reason, path)
     try:
-        for name, value in change.options.items():
-            if name in CHOICES and isinstance(value, Mapping):
-                mine = {k: v for k, v in value.items() if v is not None}
-                lost = [k for k, v in value.items() if v is None]
-                new = dict(_option_effects({name: mine}, path))[name]
-                kept = {k: v for k, v in options.get(name, {}).items() if k not in lost}
-                options[name] = kept | new
-                missing |= {f"{name}.{k}": reason for k in lost}
-            elif value is None:
-                options.pop(name, None)
-                missing[name] = reason
-            else:
-                options[name] = dict(_option_effects({name: value}, path))[name]
         prompt = prompt_after(manifest, change, (*path, "prompt"))
     except ShapeError as error:
         raise _manifest_error(manifest, str(error)) from error
@@ -305,8 +302,53 @@ def _prompt_after(prompt: Same, change: Same, path: tuple[str | int, ...]) -> Pr
     return build_struct(PromptSpec, {**to_builtins(prompt.it), **change.it.prompt}, path)
 
 
+def for_screen(manifest: Manifest) -> Manifest:
+    """The manifest as it applies to the CLI's own screen: `run` starts it, and `resume` opens it on
+    a session. Unchanged without `interactive`. Raises `ConfigError`."""
+    screen = manifest.interactive
+    if screen is None:
+        return manifest
+    options, missing = _changed_options(
+        manifest, screen.options, "its own screen lacks it", ("interactive",)
+    )
+    argv = {"run": screen.start or [], "resume": screen.resume}
+    return replace(
+        manifest, argv={k: v for k, v in argv.items() if v is not None}, options=options,
+        missing=missing, by_version=[replace(c, argv={}) for c in manifest.by_version],
+    )  # fmt: skip
+
+
+def _changed_options(
+    manifest: Manifest,
+    changes: Mapping[str, Any],
+    reason: str,
+    path: tuple[str | int, ...],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The options with these changes, and the ones that are then missing, each with the reason.
+    Raises `ConfigError`."""
+    options, missing = dict(manifest.options), dict(manifest.missing)
+    try:
+        for name, value in changes.items():
+            if name in CHOICES and isinstance(value, Mapping):
+                mine = {k: v for k, v in value.items() if v is not None}
+                lost = [k for k, v in value.items() if v is None]
+                new = dict(_option_effects({name: mine}, path))[name]
+                kept = {k: v for k, v in options.get(name, {}).items() if k not in lost}
+                options[name] = kept | new
+                missing |= {f"{name}.{k}": reason for k in lost}
+            elif value is None:
+                options.pop(name, None)
+                missing[name] = reason
+            else:
+                options[name] = dict(_option_effects({name: value}, path))[name]
+    except ShapeError as error:
+        raise _manifest_error(manifest, str(error)) from error
+    return options, missing
+
+
 def check_expressions(manifest: Manifest) -> None:
     """Compile every rule, so that an error is found here and not in the middle of a run."""
+    for_screen(manifest)
     for i, change in enumerate(manifest.by_version):
         for_change(manifest, change, i)
     from clinvk.backend.expression import (  # jmespath: see design note
@@ -364,7 +406,7 @@ def _check(manifest: Manifest) -> None:
         )
     if problem := _versions_problem(manifest):
         raise _manifest_error(manifest, problem)
-    if problem := _state_problem(manifest):
+    if problem := _state_problem(manifest) or _screen_problem(manifest):
         raise _manifest_error(manifest, problem)
     patterns = [("native_id", manifest.native_id), ("stderr_message", manifest.stderr_message)]
     if manifest.native_id_in:
@@ -420,6 +462,21 @@ def _state_problem(manifest: Manifest) -> str | None:
         return f"state: {manifest.state!r} is not the name of a file"
     if manifest.native_id is not None or where:
         return "state: the session is that file, so it has no native id to read"
+    return None
+
+
+def _screen_problem(manifest: Manifest) -> str | None:
+    """What is wrong with the command lines of its own screen."""
+    screen = manifest.interactive
+    if screen is None:
+        return None
+    if screen.start is None and screen.resume is None:
+        return "interactive: neither 'start' nor 'resume'"
+    for shape, words in (("start", screen.start), ("resume", screen.resume)):
+        if problem := _argv_problem(manifest, shape, words or []):
+            return f"interactive.{shape}{problem}"
+        if "$prompt" in " ".join(words or []):
+            return f"interactive.{shape}: $prompt is typed into the screen; leave it out"
     return None
 
 

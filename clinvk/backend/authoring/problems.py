@@ -23,6 +23,7 @@ from clinvk.backend.manifest import (
     OptionEffect,
     check_expressions,
     for_change,
+    for_screen,
     parse_manifest,
 )
 from clinvk.disk.reading import read_file
@@ -45,6 +46,10 @@ _IN_ARGV = {
     "resume": ("$options", "$native_id", "$prompt", "$scratch", "$state"),
     "fork": ("$options", "$native_id", "$new_id", "$prompt", "$scratch", "$state"),
     "ephemeral": ("$options", "$new_id", "$prompt", "$scratch", "$state"),
+}
+_IN_SCREEN = {
+    "start": ("$options", "$new_id", "$scratch", "$state"),
+    "resume": ("$options", "$native_id", "$scratch", "$state"),
 }
 _FLAGGED = {option.name for option in OPTIONS if option.flag and option.type is not bool}
 
@@ -84,6 +89,7 @@ def find_problems(manifest: Manifest, path: Path) -> Found:
         yield ("name",), f"{manifest.name!r} does not match the file's name, {path.name}"
     yield from _of_command_lines(manifest)
     yield from _of_ids(manifest)
+    yield from _of_screen(manifest)
     yield from _of_options(manifest)
     yield from _of_rules(manifest, manifest.events, ("events",))
     yield from _of_endings(manifest)
@@ -98,22 +104,7 @@ def find_problems(manifest: Manifest, path: Path) -> Found:
 
 def _of_command_lines(manifest: Manifest) -> Found:
     for shape, words in manifest.argv.items():
-        place: Place = ("argv", shape)
-        count = words.count("$options")
-        if count == 0:
-            yield (
-                place,
-                (
-                    "$options is missing, so options, extra_flags and the arguments after -- would be "
-                    "lost; put it where flags may be"
-                ),
-            )
-        elif count > 1:
-            yield place, "$options is there more than once"
-        for i, word in enumerate(words):
-            yield from _unknown(word, _IN_ARGV[shape], (*place, i))
-            if "$options" in word and word != "$options":
-                yield (*place, i), "$options can only be a word of its own"
+        yield from _of_words(words, _IN_ARGV[shape], ("argv", shape))
     for name, value in manifest.env.items():
         yield from _unknown(value or "", _IN_ENV, ("env", name), variables=True)
     ephemeral = manifest.ephemeral or EphemeralSpec()
@@ -123,6 +114,46 @@ def _of_command_lines(manifest: Manifest) -> Found:
         yield from _unknown(text, _IN_ENV, ("ephemeral", "env", name))
 
 
+def _of_words(words: list[str], known: Iterable[str], place: Place) -> Found:
+    """Problems of the arguments of a command line."""
+    count = words.count("$options")
+    if count == 0:
+        yield (
+            place,
+            (
+                "$options is missing, so options, extra_flags and the arguments after -- would be "
+                "lost; put it where flags may be"
+            ),
+        )
+    elif count > 1:
+        yield place, "$options is there more than once"
+    for i, word in enumerate(words):
+        yield from _unknown(word, known, (*place, i))
+        if "$options" in word and word != "$options":
+            yield (*place, i), "$options can only be a word of its own"
+
+
+def _of_screen(manifest: Manifest) -> Found:
+    """Problems of the CLI's own screen."""
+    screen = manifest.interactive
+    if screen is None:
+        return
+    for shape, words in (("start", screen.start), ("resume", screen.resume)):
+        if words is not None:
+            yield from _of_words(words, _IN_SCREEN[shape], ("interactive", shape))
+    if screen.resume is not None:
+        if not _has(screen.resume, "$native_id") and not manifest.state:
+            place: Place = ("interactive", "resume")
+            yield place, "$native_id is missing, so it cannot know which session"
+        if "resume" not in manifest.argv:
+            place = ("interactive", "resume")
+            yield place, "never used: without argv.resume, the native id of a session is not stored"
+    known = {place for place, _ in _of_options(manifest)}
+    for place, problem in _of_options(for_screen(manifest)):
+        if place not in known:
+            yield ("interactive", *place), problem
+
+
 def _of_ids(manifest: Manifest) -> Found:
     """Problems of resuming: the id has to be known, and passed."""
     for shape in ("resume", "fork"):
@@ -130,7 +161,13 @@ def _of_ids(manifest: Manifest) -> Found:
         if words is not None and not _has(words, "$native_id") and not manifest.state:
             yield ("argv", shape), "$native_id is missing, so it cannot know which session"
     chosen = any(_has(words, "$new_id") for words in manifest.argv.values())
-    if chosen and manifest.native_id and not _matches(manifest.native_id, new_native_id()):
+    screen = manifest.interactive
+    in_screen = screen is not None and _has(screen.start or [], "$new_id")
+    if (
+        (chosen or in_screen)
+        and manifest.native_id
+        and not _matches(manifest.native_id, new_native_id())
+    ):
         yield ("native_id",), "does not match the UUID that $new_id stands for"
     sources = (chosen, manifest.state, manifest.native_id_in)
     rules = list(manifest.all_rules())
