@@ -16,7 +16,6 @@ from tests.conftest import PROJECT, wait_for
 from tests.test_apply import Applying, apply, line, repository  # noqa: F401 - fixtures
 from tests.test_full_disk import disk, fill_bytes  # noqa: F401 - a fixture
 
-
 EARLIER = {"GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
 
 

@@ -44,6 +44,8 @@ class Asked(Struct, frozen=True, kw_only=True):
     template: str | None = None
     file: str | None = None
     edit: bool = False
+    native: bool = False
+    plain: bool = False
     config: Path | None = None
     behind: list[str] = []  # the words after `--`
     commands: tuple[str, ...] = ()  # those that the prompt may be meant as; none if one was given
@@ -61,6 +63,8 @@ def ask(asked: Asked) -> int | OpenedPrompt:
         "--template": asked.template,
     })  # fmt: skip
     loaded = opt.load_config(asked.config)
+    if asked.native:
+        return _open_native(asked, loaded, name)
     if asked.words and not behind:
         _check_words(asked, asked.words, new=not (asked.continue_ or name))
     opt.output_options(loaded, flags)  # report errors before the user writes a prompt
@@ -124,6 +128,21 @@ def _find_last(loaded: Loaded, ref: LatestSession, flags: PromptFlags) -> Sessio
             raise
         found = error.elsewhere
     return SessionById(found.id)
+
+
+def _open_native(asked: Asked, loaded: Loaded, name: str | None) -> int:
+    # Only with --native.
+    from clinvk.cmd.drive.screen import check_native, open_native
+
+    others = {
+        "--file": asked.file, "--edit": asked.edit, "--plain": asked.plain,
+        "--history": asked.history, "--template": asked.template,
+    }  # fmt: skip
+    check_native(asked.flags, others, asked.words)
+    ref = session_ref(
+        continue_=asked.continue_, anywhere=asked.anywhere, name=name, history=0, new=asked.new
+    )
+    return open_native(loaded, ref, asked.flags, asked.behind)
 
 
 def _ask_with_template(

@@ -46,6 +46,7 @@ def ask(
     auto_save: Annotated[
         str | None, typer.Option("--auto-save", metavar="NAME", help="Same as --session.")
     ] = None,
+    native: opt.Native = False,
     to: opt.To = None,
     replay: opt.Replay = False,
     history: Annotated[
@@ -119,7 +120,7 @@ def ask(
     asked = asking.Asked(
         flags=flags, words=words, continue_=continue_, anywhere=anywhere, session=session,
         auto_save=auto_save, history=history, new=new, template=template, file=file, edit=edit,
-        config=config, behind=opt.passthrough_args(ctx),
+        native=native, plain=plain, config=config, behind=opt.passthrough_args(ctx),
         commands=(*root.modules, *root.aliases) if ctx.meta.get(ASKED_WITHOUT_COMMAND) else (),
     )  # fmt: skip
     return asking.ask(asked)

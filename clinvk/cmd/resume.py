@@ -56,6 +56,7 @@ def resume(
             autocompletion=opt.complete_tags,
         ),
     ] = None,
+    native: opt.Native = False,
     to: opt.To = None,
     replay: opt.Replay = False,
     workdir: opt.Workdir = None,
@@ -113,6 +114,7 @@ def resume(
             "resume and --ephemeral cannot be used together: nothing is saved",
             "leave out --ephemeral",
         )
+    behind = opt.passthrough_args(ctx)
     loaded = opt.load_config(config)
     words = list(words or [])
     sentence = session_id is not None and (
@@ -121,12 +123,19 @@ def resume(
     if session_id is not None and (last or sentence or (interactive and not words)):
         words.insert(0, session_id)  # the first word is the prompt, since the session is known
         session_id = None
+    if native:
+        # Only with --native.
+        from clinvk.cmd.drive.screen import check_native, open_native
+
+        check_native(flags, {"--file": file, "--edit": edit, "--plain": plain}, words)
     dispatcher = until_end(Dispatcher(loaded))
     found = _find_session(
         dispatcher.sessions, session_id.removeprefix(LITERAL_MARK) if session_id else None,
         last=last and not interactive, here=here, backend=backend, tag=with_tag,
     )  # fmt: skip
-    has_prompt = bool(words or file or opt.passthrough_args(ctx) or edit)
+    if native:
+        return open_native(loaded, SessionById(found.id), flags, behind)
+    has_prompt = bool(words or file or behind or edit)
     if not has_prompt and is_interactive():
         check_interactive(flags, loaded)
         return OpenedPrompt(
@@ -136,7 +145,6 @@ def resume(
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
         told = describe_restored(found, dispatcher.store.messages(found.id))
         printer.Printer.for_errors(printer.color.get()).notice(told)
-    behind = opt.passthrough_args(ctx)
     opt.output_options(loaded, flags)  # report errors before the user writes a prompt
     if edit:
         # Only with --edit.

@@ -206,14 +206,14 @@ class Dispatcher(Closing):
         home = self.config.home
         if request.ephemeral:
             is_quick = not any(request.options.get(name) for name in CONTEXT_OPTIONS)
-            plan = await self._plan_when_known(no_calls if is_quick else in_thread, request, None)
+            plan = await self.plan_when_known(no_calls if is_quick else in_thread, request, None)
             check_limit(plan, home)
             async with _start_turn(self, plan, marker, None, before) as run:
                 yield run
             return
         calls = StoreCalls(self.store)
         session = await calls(lambda: self.sessions.find(request))
-        plan = await self._plan_when_known(calls, request, session)
+        plan = await self.plan_when_known(calls, request, session)
         check_limit(plan, home)
         new = session is None
         if session is None:
@@ -230,7 +230,7 @@ class Dispatcher(Closing):
                 plan = (
                     replace(plan, session=session)
                     if new
-                    else await self._plan_when_known(calls, request, current, plan.context)
+                    else await self.plan_when_known(calls, request, current, plan.context)
                 )
                 check_limit(plan, home)  # another process may have met one meanwhile
                 async with _start_turn(self, plan, marker, calls, before, new=new) as run:
@@ -240,7 +240,7 @@ class Dispatcher(Closing):
                 await release_turn(calls, turn.close)
         except BaseException:
             if new and not begun:  # nothing has started, so there is nothing to keep
-                await _delete_session(calls, session.id)
+                await delete_session(calls, session.id)
             raise
 
     def find_limit(
@@ -269,10 +269,11 @@ class Dispatcher(Closing):
         except VersionNeeded:  # assume the newest
             return self._plan(request, session, ask=False)
 
-    async def _plan_when_known(
+    async def plan_when_known(
         self, calls: Callable[[Callable[[], TurnPlan]], Awaitable[TurnPlan]], *args: Any
     ) -> TurnPlan:
-        """`_plan`; if it depends on the version of the CLI, that is asked first."""
+        """The plan of a turn of this session, or of a new one; if it depends on the version of the
+        CLI, that is asked first."""
         try:
             return await calls(partial(self._plan, *args))
         except VersionNeeded as needed:
@@ -546,10 +547,29 @@ class Dispatcher(Closing):
     async def _create_session(self, plan: TurnPlan, calls: StoreCalls) -> Session:
         """Create the record of a new session, before anything is paid for, so that a store that
         cannot be written fails now."""
-        settings, chosen_id = self.config.config.session, plan.request.chosen_id
-        messages = await prompt_messages(plan, settings)
-        name = chosen_id or plan.request.name
-        session = Session(
+        chosen_id, name = plan.request.chosen_id, plan.request.chosen_id or plan.request.name
+        messages = await prompt_messages(plan, self.config.config.session)
+        session = self.new_session(plan)
+        if messages:
+            session = with_prompt(session, messages[0].content)
+        # A named session must survive a power cut. Without a name, its id is not known to anyone
+        # before its answer is stored.
+        if chosen_id:
+            create = partial(self.store.deferred().create, session, messages)
+        else:
+            create = partial(
+                self.store.create, session, messages, exact=bool(name), durable=bool(name)
+            )
+        session = await calls(create, lambda made: self.store.delete(made.id))
+        if begun := permissions.only_permissions(stored_options(plan.settings)):
+            self._created[session.id] = begun
+        return session
+
+    def new_session(self, plan: TurnPlan) -> Session:
+        """The record of a new session, which is not stored yet. Raises `SessionError` for a name
+        that cannot be one."""
+        settings, name = self.config.config.session, plan.request.chosen_id or plan.request.name
+        return Session(
             id=check_id(name) if name else new_id(),
             backend=plan.manifest.name,
             model=_setting_value(plan.settings, "model"),
@@ -567,20 +587,6 @@ class Dispatcher(Closing):
             template=plan.template,
             metadata=redact_data_for_store(plan.metadata, settings),
         )
-        if messages:
-            session = with_prompt(session, messages[0].content)
-        # A named session must survive a power cut. Without a name, its id is not known to anyone
-        # before its answer is stored.
-        if chosen_id:
-            create = partial(self.store.deferred().create, session, messages)
-        else:
-            create = partial(
-                self.store.create, session, messages, exact=bool(name), durable=bool(name)
-            )
-        session = await calls(create, lambda made: self.store.delete(made.id))
-        if begun := permissions.only_permissions(stored_options(plan.settings)):
-            self._created[session.id] = begun
-        return session
 
 
 @contextmanager
@@ -593,7 +599,7 @@ def own_unless(dispatcher: Dispatcher | None) -> Iterator[Dispatcher]:
         yield own
 
 
-async def _delete_session(calls: StoreCalls, session_id: str) -> None:
+async def delete_session(calls: StoreCalls, session_id: str) -> None:
     """Delete a session in which nothing has started, unless that takes too long."""
     # Anyio, 45 ms: needed only once something runs.
     import anyio
@@ -626,7 +632,7 @@ async def _start_turn(
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
     home = dispatcher.config.home
-    with tempfiles.temp_files(plan.command, dispatcher.env), _state(plan, home):
+    with tempfiles.temp_files(plan.command, dispatcher.env), keep_state(plan, home):
         async with login_lock.login_lock(plan.manifest, plan.command.env, home) as begun:
             if recorder is not None and not new and not plan.request.resends:
                 await recorder.record_prompt(await prompt_messages(plan, recorder.settings))
@@ -646,7 +652,7 @@ async def _start_turn(
 
 
 @contextmanager
-def _state(plan: TurnPlan, home: Path) -> Iterator[None]:
+def keep_state(plan: TurnPlan, home: Path) -> Iterator[None]:
     """The conversation that clinvk keeps for the CLI: at the end, one that has not begun is
     deleted, otherwise the one that it replaces. Raises `ClinvkError`."""
     command, name = plan.command, plan.manifest.name

@@ -280,7 +280,7 @@ async def start(
 
     The prompt goes through stdin, which is then closed: some CLIs wait forever otherwise."""
     with ExitStack() as held:
-        with _translate_start_errors(command):
+        with translate_start_errors(command):
             ready = held.enter_context(selectors.DefaultSelector())
             pipes = held.enter_context(closing(Pipes(stdin=bool(command.stdin))))
             process = await _open_process(command, pipes, marker)
@@ -319,7 +319,7 @@ async def _open_process(command: Command, pipes: Pipes, marker: str) -> Process:
 
 
 @contextmanager
-def _translate_start_errors(command: Command) -> Iterator[None]:
+def translate_start_errors(command: Command) -> Iterator[None]:
     """Translate the system's errors at the start into clinvk's."""
     try:
         yield

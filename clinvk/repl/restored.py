@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from clinvk.model.session import Message, Session
 from clinvk.disk.sizes import format_size
+from clinvk.model.session import Message, Session
 from clinvk.text.sanitize import one_line
 
 

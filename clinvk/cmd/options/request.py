@@ -146,6 +146,10 @@ Replay = Annotated[
     bool,
     typer.Option("--replay", help="Start the backend's own session over, from the transcript."),
 ]
+Native = Annotated[
+    bool,
+    typer.Option("--native", help="Open the backend's own screen instead of sending a prompt."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 # These come from the option table; a type checker needs their types.
 if TYPE_CHECKING:

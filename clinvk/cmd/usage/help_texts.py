@@ -10,7 +10,7 @@ GROUPS = {
         "--file --edit --prompt --format --null --workdir --worktree --base --dirty --setup --expand"
     ),
     "Session": (
-        "--continue --anywhere --session --auto-save --to --replay --new --template "
+        "--continue --anywhere --session --auto-save --native --to --replay --new --template "
         "--title --tag --ephemeral --no-wait --last --interactive --here --checkpoint --resume "
         "--storage-backend --storage-path --skill-set --list --clear --reset"
     ),

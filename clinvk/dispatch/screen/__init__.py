@@ -1,0 +1,1 @@
+"""The turn of a session in the CLI's own screen."""
