@@ -254,10 +254,11 @@ def _run_request(
 def _wanted_worktree(flags: PromptFlags) -> Worktree | None:
     """Raises `UsageError`."""
     # Only in a worktree.
-    from clinvk.cmd.options.worktree import keys_of
     from clinvk.plans.parse import worktree_of
 
-    keys = keys_of(worktree=flags.worktree, base=flags.base, dirty=flags.dirty, setup=flags.setup)
+    keys = opt.worktree_keys(
+        worktree=flags.worktree, base=flags.base, dirty=flags.dirty, setup=flags.setup
+    )
     return worktree_of(keys)
 
 

@@ -11,7 +11,6 @@ from clinvk.cmd.drive import interrupted, many
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options import worktree as trees
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
@@ -52,10 +51,10 @@ def chain(
     rerun_indeterminate: interrupted.RerunIndeterminate = None,
     backend: opt.Backend = None,
     workdir: opt.Workdir = None,
-    worktree: trees.InWorktree = False,
-    base: trees.Base = None,
-    dirty: trees.DirtyFiles = None,
-    setup: trees.Setup = None,
+    worktree: opt.InWorktree = False,
+    base: opt.Base = None,
+    dirty: opt.DirtyFiles = None,
+    setup: opt.Setup = None,
     options: TurnOptions = FROM_TABLE,
     timeout: opt.TaskTimeout = None,
     tag: opt.TaskTag = None,
@@ -98,7 +97,7 @@ def chain(
     defaults = opts.build_defaults(
         loaded, options, backend=backend, workdir=str(workdir) if workdir else None,
         timeout=timeout, tags=tag or None,
-        worktree=trees.keys_of(worktree=worktree, base=base, dirty=dirty, setup=setup),
+        worktree=opt.worktree_keys(worktree=worktree, base=base, dirty=dirty, setup=setup),
     )  # fmt: skip
     rules = opts.RuleFlags(
         retries=retries, on_limit=on_limit, max_wait=max_wait,

@@ -13,7 +13,6 @@ from clinvk.cmd.drive import many
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as common
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options import worktree as trees
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
@@ -79,10 +78,10 @@ def compare(
     ] = None,
     file: opt.File = None,
     workdir: opt.Workdir = None,
-    worktree: trees.InWorktree = False,
-    base: trees.Base = None,
-    dirty: trees.DirtyFiles = None,
-    setup: trees.Setup = None,
+    worktree: opt.InWorktree = False,
+    base: opt.Base = None,
+    dirty: opt.DirtyFiles = None,
+    setup: opt.Setup = None,
     options: TurnOptions = FROM_TABLE,
     timeout: opt.TaskTimeout = None,
     tag: opt.TaskTag = None,
@@ -133,7 +132,7 @@ def compare(
         selector, prompt, _select_backends(selector, backends or [], view, all_backends=all_backends),
         judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],
         options=options,
-        worktree=trees.keys_of(worktree=worktree, base=base, dirty=dirty, setup=setup),
+        worktree=opt.worktree_keys(worktree=worktree, base=base, dirty=dirty, setup=setup),
         rules=Rules(
             max_parallel=1 if sequential else loaded.config.parallel.max_workers,
             max_parallel_per_backend=loaded.config.parallel.max_parallel_per_backend,

@@ -11,7 +11,6 @@ from clinvk.cmd.drive import many
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options import worktree as trees
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
@@ -53,10 +52,10 @@ def parallel(
     ] = None,
     backend: opt.Backend = None,
     workdir: opt.Workdir = None,
-    worktree: trees.InWorktree = False,
-    base: trees.Base = None,
-    dirty: trees.DirtyFiles = None,
-    setup: trees.Setup = None,
+    worktree: opt.InWorktree = False,
+    base: opt.Base = None,
+    dirty: opt.DirtyFiles = None,
+    setup: opt.Setup = None,
     options: TurnOptions = FROM_TABLE,
     timeout: opt.TaskTimeout = None,
     stall_timeout: opt.TaskStall = None,
@@ -95,7 +94,7 @@ def parallel(
     defaults = plan.build_defaults(
         loaded, options, prompt=prompt, backend=backend, workdir=str(workdir) if workdir else None,
         timeout=timeout, stall_timeout=stall_timeout, tags=tag or None,
-        worktree=trees.keys_of(worktree=worktree, base=base, dirty=dirty, setup=setup),
+        worktree=opt.worktree_keys(worktree=worktree, base=base, dirty=dirty, setup=setup),
     )  # fmt: skip
     source = plan.find_source(path, file, "parallel")
     made = plan.read_plan(source, form, "parallel", defaults, null=null)

@@ -10,7 +10,6 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options import worktree as trees
 from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_json_errors
 from clinvk.cmd.options.prompt_flags import PromptFlags
@@ -60,10 +59,10 @@ def resume(
     to: opt.To = None,
     replay: opt.Replay = False,
     workdir: opt.Workdir = None,
-    worktree: trees.InWorktree = False,
-    base: trees.Base = None,
-    dirty: trees.DirtyFiles = None,
-    setup: trees.Setup = None,
+    worktree: opt.InWorktree = False,
+    base: opt.Base = None,
+    dirty: opt.DirtyFiles = None,
+    setup: opt.Setup = None,
     file: opt.File = None,
     edit: opt.Edit = False,
     output_format: opt.Format = None,

@@ -34,6 +34,7 @@ STDIN = "-"
 # `output.format` of the configuration that the command has read; None: it has not read any.
 configured_format: ContextVar[str | None] = ContextVar("configured_format", default=None)
 FORMATS = ("text", "json", "stream-json")
+DIRTY = ("tell", "include", "refuse")  # what is done about uncommitted changes
 
 
 class OutputOptions(Struct, frozen=True):
@@ -286,3 +287,17 @@ def _decode(data: bytes, name: str) -> str:
             f"{name}: not UTF-8 text: {error.reason} at byte {error.start}",
             "a prompt is text; name the file in the prompt instead",
         ) from error
+
+
+def worktree_keys(
+    *, worktree: bool, base: str | None, dirty: str | None, setup: str | None
+) -> bool | dict[str, Any] | None:
+    """The key `worktree` of a task that the flags ask for; None without --worktree. Raises
+    `UsageError`."""
+    given = {"base": base, "dirty": dirty, "setup": setup}
+    found = {name: value for name, value in given.items() if value is not None}
+    if dirty is not None and dirty not in DIRTY:
+        raise UsageError(f"--dirty: {dirty!r} is not one of: {', '.join(DIRTY)}")
+    if found and not worktree:
+        raise UsageError(f"--{next(iter(found))} is about a worktree", "add --worktree")
+    return (found or True) if worktree else None

@@ -15,6 +15,7 @@ from clinvk.cmd.options.completions import (
     complete_words,
 )
 from clinvk.cmd.options.reading import (
+    DIRTY,
     FORMATS,
     STDIN,
     OutputOptions,
@@ -27,6 +28,7 @@ from clinvk.cmd.options.reading import (
     passthrough_args,
     read_options,
     read_prompt,
+    worktree_keys,
 )
 from clinvk.cmd.options.turn import flag_of
 from clinvk.config import loading
@@ -35,6 +37,7 @@ from clinvk.terminal import printer
 
 # For the commands, beside what is defined here.
 __all__ = [
+    "DIRTY",
     "FORMATS",
     "STDIN",
     "OutputOptions",
@@ -48,6 +51,7 @@ __all__ = [
     "passthrough_args",
     "read_options",
     "read_prompt",
+    "worktree_keys",
 ]
 
 
@@ -149,6 +153,31 @@ Replay = Annotated[
 Native = Annotated[
     bool,
     typer.Option("--native", help="Open the backend's own screen instead of sending a prompt."),
+]
+InWorktree = Annotated[
+    bool,
+    typer.Option("--worktree", help="Work in a git worktree; its result is a commit to apply."),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="REVISION", help="With --worktree: begin with this commit, not HEAD."
+    ),
+]
+DirtyFiles = Annotated[
+    str | None,
+    typer.Option(
+        "--dirty",
+        metavar="ACTION",
+        help="With --worktree: tell about uncommitted changes, include them, or refuse.",
+        autocompletion=complete_words(DIRTY),
+    ),
+]
+Setup = Annotated[
+    str | None,
+    typer.Option(
+        "--setup", metavar="COMMAND", help="With --worktree: run this first, such as 'npm ci'."
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 # These come from the option table; a type checker needs their types.
