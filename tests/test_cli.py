@@ -415,7 +415,8 @@ def test_a_session_is_found_by_id_prefix_and_native_id(clinvk: CommandLine, home
 
 RUN_KEYS = {
     "version", "backend", "session_id", "native_id", "model", "content", "structured",
-    "structured_attempts", "usage", "cost", "duration_seconds", "exit_code", "backend_exit_code", "unrecognized_lines", "denied", "error",
+    "structured_attempts", "usage", "cost", "duration_seconds", "exit_code", "backend_exit_code", "unrecognized_lines", "denied", "check",
+    "error",
 }  # fmt: skip
 
 
