@@ -18,6 +18,7 @@ from typing import Any
 
 from clinvk.cmd.app import PROMPT_COMMAND
 from clinvk.cmd.main import root
+from clinvk.cmd.usage.wording import value_of
 
 HELP = {"-h", "--help"}
 DOCS = Path(__file__).parent
@@ -113,6 +114,7 @@ def _options(command: Any, path: str) -> list[str]:
             record = param.get_help_record(context)
             if param.param_type_name == "option" and record and not HELP & {*param.opts}:
                 names, meaning = record
+                names = names.replace(f" {param.metavar}", value_of(param))
                 lines += [".TP", _bold(names), _escaped(" ".join(meaning.split()))]
     return lines
 

@@ -21,7 +21,7 @@ from msgspec.structs import fields
 from clinvk.cmd.main import root
 from clinvk.cmd.usage import help_texts
 from clinvk.cmd.usage.help_page import group_of, has_default_to_show
-from clinvk.cmd.usage.wording import metavar, usage_of
+from clinvk.cmd.usage.wording import metavar, usage_of, value_of
 from clinvk.config.key_help import KeyHelp, key_help
 from clinvk.config.schema import BackendConfig, Config
 
@@ -211,14 +211,13 @@ SHORT_TABLE = 12  # options that are in one table
 
 
 def _option(param: Any) -> tuple[str, str]:
-    value = "" if param.is_flag else f" {metavar(param)}"
     flags = ", ".join(f"`{flag}`" for flag in (*param.opts, *param.secondary_opts))
     text = param.help or ""
     if param.required:
         text += " Required."
     elif has_default_to_show(param):
         text += f" Default: `{param.default}`."
-    return flags[:-1] + value + "`", text
+    return flags[:-1] + value_of(param) + "`", text
 
 
 def _table(title: str, rows: Any) -> str:

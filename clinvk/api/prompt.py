@@ -25,6 +25,7 @@ async def arun(
     planning: bool = False,
     memory: bool = False,
     fast_context: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
+    knowledge: bool | str | os.PathLike[str] = False,
     model: str | None = None,
     cwd: str | os.PathLike[str] | None = None,
     approval: str | None = None,
@@ -51,7 +52,8 @@ async def arun(
     over from the transcript, `history` adds that many earlier sessions of the directory before the
     prompt. With `planning`, the backend makes a plan and changes nothing. `memory` adds the stored
     notes of the directory before the prompt, and `fast_context` the files below these directories,
-    relative to the directory of the turn. `timeout` is in seconds. At a rate limit, the turn continues on the next backend of
+    relative to the directory of the turn. `knowledge` adds passages that match the prompt: of the
+    documents below that directory, or, if it is True, of earlier sessions. `timeout` is in seconds. At a rate limit, the turn continues on the next backend of
     `fallback`; with `on_limit="wait"` it waits for the end, for `max_wait` seconds at most; a limit
     that is remembered is tried with `ignore_limit`. With `worktree`, it works in a git worktree of its
     own: True, or a mapping with the keys `base`, `dirty`, `copy`, `setup`, `keep`; `result.worktree`
@@ -60,7 +62,8 @@ async def arun(
     errors before it starts raise `ClinvkError`."""
     named = {"model": model, "approval": approval, "sandbox": sandbox,
              "system_prompt": system_prompt, "planning": planning or None,
-             "memory": memory or None, "fast_context": _paths(fast_context)}  # fmt: skip
+             "memory": memory or None, "fast_context": _paths(fast_context),
+             "knowledge": knowledge if knowledge is True else os.fspath(knowledge or "") or None}  # fmt: skip
     request = Request(
         prompt=prompt,
         backend=backend,

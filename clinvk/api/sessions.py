@@ -505,7 +505,7 @@ def delete_from_store(
             store.delete(session_id)
 
     with_their_state(store, home, lambda: [session_id], delete)
-    forget_sessions(home, [session_id])
+    _forget(home, [session_id])
 
 
 def clean_store(store: Store, home: Path, before: str, *, dry_run: bool) -> list[str]:
@@ -515,8 +515,18 @@ def clean_store(store: Store, home: Path, before: str, *, dry_run: bool) -> list
     gone = with_their_state(
         store, home, lambda: store.clean(before, dry_run=True), lambda: store.clean(before)
     )
-    forget_sessions(home, gone)
+    _forget(home, gone)
     return gone
+
+
+def _forget(home: Path, ids: list[str]) -> None:
+    """Forget what else is stored of sessions that were deleted."""
+    forget_sessions(home, ids)
+    if os.path.isdir(home / "knowledge"):
+        # SQLite: only if there is an index.
+        from clinvk.knowledge.conversations import forget_conversations
+
+        forget_conversations(home, ids)
 
 
 def _end_leftovers(store: Store, session_id: str) -> str | None:

@@ -22,6 +22,7 @@ from clinvk.cmd.options.words import (
     PASSTHROUGH_KEY,
     OutputClosed,
 )
+from clinvk.model.option_table import OPTIONAL_VALUE
 
 PROMPT_COMMAND = "ask"
 COLOR_CHOICES = ("auto", "always", "never")
@@ -108,6 +109,8 @@ def _with_context(parse: Callable[[Any, list[str]], Any], ctx: Any, args: list[s
 class Command(_Helpful, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[WORDS_KEY] = list(args)
+        if not ctx.resilient_parsing and not set(OPTIONAL_VALUE).isdisjoint(args):
+            args = _mark_without_value(self, args)
         takes_any, ctx.allow_extra_args = ctx.allow_extra_args, True
         rest: list[str] = _with_context(super().parse_args, ctx, args)
         if rest and not takes_any and not ctx.resilient_parsing:
@@ -337,12 +340,7 @@ def _mark_literal_prompts(found: Any, args: list[str]) -> list[str]:
 
     A word is a sentence if it contains white space and is neither the value of the option before
     it nor a known option with its value after `=`."""
-    takes_value = {
-        name: not (param.is_flag or param.count)
-        for param in found.get_params(None)
-        if param.param_type_name == "option"
-        for name in (*param.opts, *param.secondary_opts)
-    }
+    takes_value = _takes_value(found)
     marked: list[str] = []
     is_value = False
     for i, word in enumerate(args):
@@ -353,6 +351,30 @@ def _mark_literal_prompts(found: Any, args: list[str]) -> list[str]:
         marked.append(word)
         is_value = not is_value and takes_value.get(_option_awaiting_value(word), False)
     return marked
+
+
+def _mark_without_value(command: Any, args: list[str]) -> list[str]:
+    """Give an option that may stand alone a value that means so: the next word is not its value."""
+    takes_value = _takes_value(command)
+    marked: list[str] = []
+    is_value = False
+    for i, word in enumerate(args):
+        if word == "--" and not is_value:
+            return [*marked, *args[i:]]
+        is_alone = word in OPTIONAL_VALUE and not is_value
+        marked.append(f"{word}={LITERAL_MARK}" if is_alone else word)
+        is_value = not is_value and takes_value.get(_option_awaiting_value(word), False)
+    return marked
+
+
+def _takes_value(command: Any) -> dict[str, bool]:
+    """Whether the word after each option of the command is its value."""
+    return {
+        name: not (param.is_flag or param.count or name in OPTIONAL_VALUE)
+        for param in command.get_params(None)
+        if param.param_type_name == "option"
+        for name in (*param.opts, *param.secondary_opts)
+    }
 
 
 def _split_at_dashes(args: list[str]) -> tuple[list[str], list[str]]:

@@ -214,6 +214,11 @@ def run_request(dispatcher: Dispatcher, request: Request, flags: PromptFlags) ->
     from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 
     settings = opt.output_options(dispatcher.config, flags)
+    if flags.options.get("knowledge") is not None and not flags.quiet:
+        # Only for an index.
+        from clinvk.terminal.printer import ProgressBar
+
+        dispatcher.index_progress = ProgressBar("reading documents")
     with report_unread_stdin(settings.color, quiet=flags.quiet):
         return _run_request(dispatcher, request, flags, settings)
 

@@ -100,6 +100,8 @@ class Dispatcher(Closing):
         self.config = config or loading.load(self.env)
         self.catalog = catalog or Catalog(self.config.home)
         self.selector = BackendSelector(self.catalog, self.config, self.env)
+        # Called with (done, total) while documents are read, by the thread that does.
+        self.index_progress: Callable[[int, int], None] = lambda _done, _total: None
         self._store = store
         # By session: the permissions it was started with here, which its later turns may have too.
         self._created: dict[str, dict[str, Any]] = {}
@@ -265,9 +267,9 @@ class Dispatcher(Closing):
         _check_request(request)
         session = None if request.ephemeral else self.sessions.find(request)
         try:
-            return self._plan(request, session)
+            return self._plan(request, session, writes=False)
         except VersionNeeded:  # assume the newest
-            return self._plan(request, session, ask=False)
+            return self._plan(request, session, ask=False, writes=False)
 
     async def plan_when_known(
         self, calls: Callable[[Callable[[], TurnPlan]], Awaitable[TurnPlan]], *args: Any
@@ -291,8 +293,10 @@ class Dispatcher(Closing):
         context: Context | None = None,
         *,
         ask: bool = True,
+        writes: bool = True,
     ) -> TurnPlan:
-        """`context` is what an earlier plan of the same request has added to the prompt."""
+        """`context` is what an earlier plan of the same request has added to the prompt. It is
+        found without changing an index unless this `writes`."""
         if not request.prompt.strip():
             raise UsageError("the prompt is empty", 'try: clinvk "explain this directory"')
         choice = self.selector.select(
@@ -309,7 +313,7 @@ class Dispatcher(Closing):
         )
         own = {name: wanted.pop(name) for name in OWN_OPTIONS if name in wanted}
         if context is None:
-            context = self._find_context(request, session, own)
+            context = self._find_context(request, session, own, writes=writes)
         prompt = f"{INSTRUCTION}{request.prompt}" if PLANNING in wanted else request.prompt
         prompt = context.put_before(prompt) if context else prompt
         prompt, carried = self._build_prompt(
@@ -395,18 +399,31 @@ class Dispatcher(Closing):
         )  # fmt: skip
 
     def _find_context(
-        self, request: Request, session: Session | None, settings: Mapping[str, Setting]
+        self,
+        request: Request,
+        session: Session | None,
+        settings: Mapping[str, Setting],
+        *,
+        writes: bool,
     ) -> Context | None:
         """What the options add to the prompt; None without any of them."""
         wanted = {n: s.value for n, s in settings.items() if n in CONTEXT_OPTIONS and s.value}
         if not wanted:
             return None
         # Only with one of the options.
-        from clinvk.knowledge.context import find_context
+        from clinvk.knowledge.context import Place, find_context
 
         check_may_block()
-        directory = os.path.realpath(_working_directory(request, session))
-        return find_context(wanted, self.config.home, directory)
+        place = Place(
+            self.config.home,
+            os.path.realpath(_working_directory(request, session)),
+            lambda: self.store,
+            self.config.config.session.storage,
+            session.id if session else None,
+            self.index_progress,
+            writes,
+        )
+        return find_context(wanted, request.prompt, place)
 
     def _begins_with(
         self, request: Request, session: Session | None, native_id: str | None

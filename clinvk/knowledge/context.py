@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from clinvk.knowledge.fast import fast_context_part
 from clinvk.knowledge.memory import memory_part
 from clinvk.knowledge.part import Part, put_before
+from clinvk.store.base import Store
+
+if TYPE_CHECKING:
+    from clinvk.knowledge.index import Progress
 
 
 class Context(Struct, frozen=True):
@@ -28,13 +32,46 @@ class Context(Struct, frozen=True):
         return put_before(self.parts, prompt)
 
 
-def find_context(wanted: Mapping[str, Any], home: Path, directory: str) -> Context:
-    """What these options add to a prompt in this directory (a real path). Raises `ClinvkError`."""
-    parts = []
+class Place(Struct, frozen=True):
+    """Where the prompt is sent from."""
+
+    home: Path
+    directory: str  # real path
+    open_store: Callable[[], Store]
+    storage: str  # the address of the store
+    session_id: str | None
+    progress: Progress
+    writes: bool  # otherwise no index is changed
+
+
+def find_context(wanted: Mapping[str, Any], prompt: str, place: Place) -> Context:
+    """What these options add to the prompt. Raises `ClinvkError`."""
+    home, directory = place.home, place.directory
+    parts: list[Part] = []
     if wanted.get("memory"):
         parts.append(memory_part(home, directory))
     parts += [
         fast_context_part(os.path.join(directory, path), directory)
         for path in wanted.get("fast_context") or ()
     ]
+    match wanted.get("knowledge"):
+        case True:
+            # SQLite: only with the option.
+            from clinvk.knowledge.conversations import conversations_part
+
+            store = place.open_store()
+            parts.append(
+                conversations_part(
+                    home, store, place.storage, place.session_id, prompt, place.progress,
+                    writes=place.writes,
+                )
+            )  # fmt: skip
+        case str() as path:
+            # SQLite: only with the option.
+            from clinvk.knowledge.documents import documents_part
+
+            path = os.path.join(directory, path)
+            parts.append(
+                documents_part(home, path, directory, prompt, place.progress, writes=place.writes)
+            )
     return Context(parts)

@@ -33,6 +33,7 @@ class Option(Struct, frozen=True, kw_only=True):
     maximum: float | None = None
     off_flag: str | None = None  # that sets a bool to false; without both flags, it is unset
     repeatable: bool = False  # the value is a list
+    optional_value: bool = False  # without one, the value is True; one is given as --flag=VALUE
     path: Literal["directory", "file"] | None = None  # what it names; for a file, its text is used
     duration: bool = False  # of a number of seconds: `90s`, `5m` and `2h` are taken, too
     key: str | None = None  # another name in the configuration and task files
@@ -264,6 +265,19 @@ OPTIONS = (
         help="Add the files below this directory to the prompt (repeatable).",
         group="Context",
         repeatable=True,
+        path="directory",
+        flag_of_runs=True,
+        harmless=True,
+        own=True,
+        context=True,
+    ),
+    Option(
+        name="knowledge",
+        flag="--knowledge",
+        metavar="DIR",
+        help="Add passages that match the prompt: of the documents below DIR, or of earlier sessions.",
+        group="Context",
+        optional_value=True,
         path="directory",
         flag_of_runs=True,
         harmless=True,
@@ -506,6 +520,7 @@ BY_NAME = {option.name: option for option in ALL_OPTIONS}
 BY_FLAG = {option.flag: option for option in ALL_OPTIONS if option.flag}
 OWN_OPTIONS = tuple(option.name for option in OPTIONS if option.own)
 CONTEXT_OPTIONS = tuple(option.name for option in OPTIONS if option.context)
+OPTIONAL_VALUE = tuple(o.flag for o in OPTIONS if o.flag and o.optional_value)
 FLAGS = {option.name: option.flag for option in OPTIONS if option.flag}
 STRICT = tuple(option.name for option in OPTIONS if option.strict)
 CHOICES = {option.name: option.choices for option in OPTIONS if option.choices}

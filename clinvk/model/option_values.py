@@ -43,6 +43,8 @@ def value_problem(name: str, value: Any) -> str | None:
         from clinvk.model.checks.check import check_problem
 
         return check_problem(name, value)
+    if option.optional_value and not isinstance(value, (bool, str)):
+        return f"{value!r} is not a directory"
     if name == "stop" and not (isinstance(value, str) and 0 < len(value) <= MAX_STOP):
         return f"it is not a text of 1 to {MAX_STOP:,} characters"
     return None

@@ -314,6 +314,8 @@ class _PlanParser:
             raise ShapeError(path, not_one_of(value, option.choices))
         if option.type in (int, float) and (problem := value_problem(option.name, value)):
             raise ShapeError(path, problem)
+        if option.optional_value:
+            return value if isinstance(value, bool) else self._absolute_folder(value, path)
         if option.path == "file":
             return self._read_schema(value, path)
         if not option.repeatable:
@@ -339,7 +341,7 @@ class _PlanParser:
         folder = os.path.realpath(self.cwd / Path(name).expanduser())
         if not os.path.isdir(folder):
             raise ShapeError(
-                (*path, "workdir") if path[-1] != "add_dir" else path, f"{name}: no such directory"
+                path if path[-1] in OPTIONS else (*path, "workdir"), f"{name}: no such directory"
             )
         return folder
 

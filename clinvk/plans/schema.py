@@ -80,6 +80,8 @@ def read_number(key: str, text: str) -> float | str:
 def _option_type(option: Option) -> Any:
     """The type of the key in a task. A choice is checked later, when the place has a better
     name."""
+    if option.optional_value:
+        return bool | str | None
     if option.duration:
         return Scalar | None
     if option.choices:

@@ -35,19 +35,24 @@ def test_a_plan_changes_nothing_and_the_next_turn_may(user: User, made: Path) ->
     assert INSTRUCTION.strip() not in user.asked[-1].last
 
 
-def test_the_model_sees_notes_and_files(user: User) -> None:
-    note, text, secret = unique(), unique(), unique()
+def test_the_model_sees_what_is_added(user: User) -> None:
+    note, text, passage, secret = unique(), unique(), unique(), unique()
     user.run("memory", "add", note)
     (user.home.project / "src").mkdir()
     (user.home.project / "src" / "a.py").write_text(f"# {text}\n")
     (user.home.project / "src" / ".env").write_text(f"KEY={secret}\n")
+    (user.home.project / "docs").mkdir()
+    (user.home.project / "docs" / "garden.md").write_text(f"# The tulips\n\nThey are {passage}.\n")
 
-    user.result("--memory", "--fast-context", "src", "hello")
+    user.result("--memory", "--fast-context", "src", "--knowledge=docs", "water the tulips")
     user.result("-c", "and now?")
+    user.result("--knowledge", "what was to be done with tulips?")
 
-    first, second = user.asked[0], user.asked[-1]
-    assert note in first.last
-    assert f"# {text}" in first.last
+    first, second, third = user.asked
+    for word in (note, f"# {text}", f"They are {passage}."):
+        assert word in first.last
     assert secret not in json.dumps(first.body)
-    assert first.last.endswith("hello")
+    assert first.last.endswith("water the tulips")
     assert second.last == "and now?"
+    assert "from message 1 of the session" in third.last
+    assert "water the tulips" in third.last

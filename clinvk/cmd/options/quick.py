@@ -82,7 +82,7 @@ def read_quickly(argv: Sequence[str], commands: Container[str]) -> QuickPrompt |
         elif values.get(flag.name) is not None:  # given twice
             return None
         else:
-            values[flag.name] = Path(value) if flag.is_path else value
+            values[flag.name] = Path(value) if flag.is_path and flag.takes_value else value
     if len(words) != 1 or not words[0]:
         return None
     choosing = {name: found.pop(name) for name in CHOOSING if name in found}
@@ -102,9 +102,8 @@ def _flags_of_table() -> dict[str, _Flag]:
     ):
         if option.flag and _is_simple(option):
             name = "tag" if option.name == "tags" else option.name
-            flag = _Flag(
-                name, option.type is not bool, option.repeatable, option.path is not None, of_table
-            )
+            takes_value = not (option.type is bool or option.optional_value)
+            flag = _Flag(name, takes_value, option.repeatable, option.path is not None, of_table)
             found |= dict.fromkeys([option.flag, *([option.short] if option.short else [])], flag)
     return found
 

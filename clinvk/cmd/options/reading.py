@@ -201,6 +201,8 @@ def read_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def _read_option(option: option_table.Option, value: Any) -> Any:
     if option.path == "file":
         return _read_schema(value)
+    if option.optional_value:
+        return value if value is True else _absolute_path(value, option)
     if option.path == "directory":
         return [_absolute_path(path, option) for path in value]
     if option.duration:
@@ -212,7 +214,7 @@ def _read_option(option: option_table.Option, value: Any) -> Any:
 
 def _absolute_path(path: Path | str, option: option_table.Option) -> str:
     if not os.path.isdir(path):  # typer passes lists of paths as text
-        raise UsageError(f"{option.flag}: {path}: no such directory")
+        raise UsageError(f"{option.flag}: {os.fspath(path) or chr(39) * 2}: no such directory")
     return os.path.realpath(path)
 
 

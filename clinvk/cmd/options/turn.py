@@ -12,6 +12,7 @@ import typer
 from clinvk.cmd.options.completions import complete_models, complete_tags, complete_words
 from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
 from clinvk.cmd.options.prompt_flags import FROM_TABLE, TurnOptions
+from clinvk.cmd.options.words import LITERAL_MARK
 from clinvk.model.option_table import OPTIONS, Option
 
 __all__ = ["FROM_TABLE", "OF_ANY_BACKEND", "OF_RUNS", "TurnOptions", "flag_of", "with_turn_options"]
@@ -33,6 +34,9 @@ def with_turn_options(chosen: Iterable[Option] = OPTIONS) -> Callable[[F], F]:
         @wraps(command)
         def wrapper(**params: Any) -> Any:
             options = {option.name: params.pop(option.name, None) for option in flags}
+            for option in flags:
+                if option.optional_value and str(options[option.name]) == LITERAL_MARK:
+                    options[option.name] = True
             return command(options=options, **params)
 
         found = []
@@ -61,7 +65,9 @@ def flag_of(option: Option, *, of_runs: bool = False) -> Any:
     if option.type is bool:
         return Annotated[bool, typer.Option(*names, help=text)]
     hint: Any = Path if option.path else option.type
-    if option.choices or option.duration:  # a duration is parsed later, with a better message
+    if (
+        option.choices or option.duration or option.optional_value
+    ):  # checked later, with a better message
         hint = str
     if option.repeatable:
         hint = list[hint]

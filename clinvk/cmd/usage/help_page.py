@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import Any
 
 from clinvk.cmd.usage import help_texts as texts
-from clinvk.cmd.usage.wording import metavar, usage_of
+from clinvk.cmd.usage.wording import metavar, usage_of, value_of
 from clinvk.model.option_table import BY_FLAG
 from clinvk.terminal.printer import BOLD, Printer, terminal_width, wants_color
 
@@ -103,8 +103,7 @@ class Page:
         flags = ", ".join([*short, *long])
         if not short:
             flags = f"    {flags}"
-        if not (param.is_flag or param.count):
-            flags += f" {metavar(param)}"
+        flags += value_of(param)
         text = param.help or ""
         if param.required:
             text += " (required)"

@@ -9,8 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from clinvk.errors import UsageError
+from clinvk.model.option_table import OPTIONAL_VALUE
 from clinvk.text.suggest import similar
 
+OPTIONAL_VALUES = frozenset(OPTIONAL_VALUE)
 TASK_FILES = (".yaml", ".yml", ".json", ".jsonl", ".csv")
 # What other programs call it.
 OTHER_NAMES = {"--no-color": "--color never", "--nocolor": "--color never", "--no-colour": "--color never"}  # fmt: skip
@@ -85,6 +87,14 @@ def metavar(param: Any, *, usage: bool = False) -> str:
         name = f"[{name}]"
     is_list = param.nargs == -1 and "..." not in name and name.count("[") < 2
     return f"{name}..." if is_list else str(name)
+
+
+def value_of(param: Any) -> str:
+    """What follows the flag of an option in its help: nothing, " VALUE", or "[=VALUE]"."""
+    if param.is_flag or param.count:
+        return ""
+    is_optional = not OPTIONAL_VALUES.isdisjoint(param.opts)
+    return f"[={metavar(param)}]" if is_optional else f" {metavar(param)}"
 
 
 def _unknown_option(typed: str, ctx: Any) -> str:
