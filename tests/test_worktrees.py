@@ -169,3 +169,33 @@ def test_a_session_whose_worktree_is_gone_continues_from_its_transcript(
     assert json.loads(done.stdout)["native_id"] is None
     done = clinvk("-c", "true", cwd=repo)
     assert f"no longer exists: the conversation continues in {repo}" in done.stderr
+
+
+def test_clean_removes_worktrees_and_keeps_results_until_they_are_taken(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    script = tasks("echo x > a; mkdir sub", "true")
+    run = json.loads(clinvk("parallel", "--json", cwd=repo, stdin=script).stdout)["id"]
+    worktrees = shell.path / "worktrees" / run
+    (worktrees / "t2" / "later").write_text("by hand")
+    listed = json.loads(clinvk("runs", "list", "--wide", "--json").stdout)["runs"][0]
+    assert listed["worktrees"]["count"] == 2
+    assert listed["worktrees"]["bytes"] > 4096
+    assert "worktrees: 2 of 1 run, " in clinvk("doctor").stdout
+    assert "2 (" in clinvk("runs", "list", "--wide").stdout
+    would = clinvk("runs", "clean", "--dry-run")
+    assert "Would remove 2 worktree(s)." in would.stdout
+    assert worktrees.is_dir()
+    done = clinvk("runs", "clean", "--older-than", "0d")
+    assert "Removed 2 worktree(s)" in done.stdout
+    assert f"kept 1 run(s) with results that were neither applied nor dropped: {run}" in done.stderr
+    assert not worktrees.exists()
+    assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 1
+    assert git(repo, "show", f"refs/clinvk/{run}/t2/2:later") == "by hand"
+    refused = clinvk("runs", "delete", "--yes", run)
+    assert refused.returncode == 4
+    assert "results that were neither applied nor dropped: t1, t2" in refused.stderr
+    dropped = clinvk("runs", "drop", "--yes", run, cwd=repo)
+    assert dropped.returncode == 0, dropped.stderr
+    assert clinvk("runs", "delete", "--yes", run).returncode == 0
+    assert git(repo, "for-each-ref", "refs/clinvk") == ""

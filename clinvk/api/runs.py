@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from clinvk.api.sync import blocking, refuse_event_loop
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
@@ -22,6 +23,7 @@ from clinvk.runs import control, retention
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunStore
 from clinvk.runs.follow import RunChanges, RunFollower
+from clinvk.worktrees.cleaning import clean_worktrees, release_run
 
 
 async def acancel_run(
@@ -82,10 +84,11 @@ def clean_runs(
 ) -> list[str]:
     """Delete runs not written to for that long (a `timedelta`, days, or a text such as "12h" and
     "2w"); by default `session.retention_days` of the configuration, where 0 deletes nothing.
-    Returns their ids, newest first; with `dry_run`, those that would be deleted.
+    Returns their ids, newest first; with `dry_run`, those that would be deleted. The worktrees of all
+    runs that have finished are removed; their results stay.
 
-    Runs are kept that are running, that were interrupted and may have left something running, or
-    that a checkpoint names. `notify` gets a sentence about each checkpoint that cannot be read; all
+    Runs are kept that are running, that were interrupted and may have left something running, that
+    have results which were neither applied nor dropped, or that a checkpoint names. `notify` gets a sentence about each checkpoint that cannot be read; all
     chains are kept then. Raises `UsageError` for an invalid age, `SessionError` if runs cannot be
     read."""
 
@@ -97,20 +100,25 @@ def clean_runs(
     with own_unless(dispatcher) as where:
         loaded = where.config
         before = moment_of(older_than, loaded.config.session.retention_days)
+        runs, checkpoints = RunStore(loaded.home), Checkpoints(loaded.home)
+        clean_worktrees(runs, where.env, lambda e: notify(e.message), dry_run=dry_run)
         if before is None:
             return []
-        runs, checkpoints = RunStore(loaded.home), Checkpoints(loaded.home)
-        return retention.clean(runs, checkpoints, before, dry_run=dry_run, on_problem=tell)
+        release = partial(release_run, env=where.env, dry_run=dry_run)
+        return retention.clean(
+            runs, checkpoints, before, dry_run=dry_run, on_problem=tell, release=release
+        )
 
 
 def delete_run(run: str, *, dispatcher: Dispatcher | None = None) -> str:
     """Delete a run, also a damaged one; returns its id. The sessions of its tasks are kept. Raises
-    `SessionError` if there is no such run, if a checkpoint names it, if it is running, or if it was
-    interrupted and may have left something running: cancel it first."""
+    `SessionError` if there is no such run, if a checkpoint names it, if it is running, if it was
+    interrupted and may have left something running (cancel it first), or if a result of it was
+    neither applied nor dropped."""
     with own_unless(dispatcher) as where:
         home = where.config.home
         folder = RunStore(home).find(run)
-        retention.delete(folder, Checkpoints(home))
+        retention.delete(folder, Checkpoints(home), partial(release_run, env=where.env))
         return folder.id
 
 

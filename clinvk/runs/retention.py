@@ -9,6 +9,9 @@ from clinvk.errors import ClinvkError, SessionError
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunFolder, RunStore
 
+# Deletes what a run has elsewhere, or raises `SessionError` if the run must be kept.
+Release = Callable[[RunFolder], None]
+
 
 def check_deletable(folder: RunFolder, checkpoints: Checkpoints) -> None:
     """Raise `SessionError` if a checkpoint names the run, which could then no longer be resumed."""
@@ -20,11 +23,12 @@ def check_deletable(folder: RunFolder, checkpoints: Checkpoints) -> None:
         )
 
 
-def delete(folder: RunFolder, checkpoints: Checkpoints) -> None:
+def delete(folder: RunFolder, checkpoints: Checkpoints, release: Release = lambda _: None) -> None:
     """Delete a run: its journal and its events. The sessions of its tasks are kept. Raises
     `SessionError` if a checkpoint names it, if it is running, or if it was interrupted and may have
-    left something running."""
+    left something running. `release` deletes what it has elsewhere, or raises `SessionError`."""
     check_deletable(folder, checkpoints)
+    release(folder)
     folder.delete()
 
 
@@ -35,11 +39,13 @@ def clean(
     *,
     dry_run: bool = False,
     on_problem: Callable[[ClinvkError], None] = lambda _: None,
+    release: Release = lambda _: None,
 ) -> list[str]:
     """Delete runs not written to since `before`; return their ids, newest first. Runs are kept that
     are running, that were interrupted and may have left something running, or that a checkpoint
     names. If a checkpoint cannot be read, `on_problem` gets the error, and all chains are kept,
-    since it may name one of them. With `dry_run`, nothing is deleted. Raises `SessionError`."""
+    since it may name one of them. `release` deletes what a run has elsewhere, or raises an error for
+    one that has to be kept. With `dry_run`, nothing is deleted. Raises `SessionError`."""
     named, problems = checkpoints.names_by_run()
     for problem in problems:
         on_problem(problem)
@@ -50,6 +56,7 @@ def clean(
         if problems and _may_be_chain(folder):
             continue
         try:
+            release(folder)
             if not dry_run:
                 folder.delete()
             deleted.append(folder.id)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.disk.sizes import folder_size
-from clinvk.errors import ClinvkError
-from clinvk.model.plan import Plan
+from clinvk.model.plan import Plan, Worktree
 from clinvk.worktrees import names
 from clinvk.worktrees.create import Place, attach_worktree, discard_worktree
 from clinvk.worktrees.git import GitError
-from clinvk.worktrees.record import SUFFIX, Record, delete_record, read_record, write_record
+from clinvk.worktrees.record import Record, read_record, write_record
 from clinvk.worktrees.result import Saved, save_result
 
 
@@ -70,48 +68,9 @@ def delete_refs(place: Place, prefix: str) -> None:
         place.git.run("update-ref", "--stdin", data=listed.encode() + b"\n")
 
 
-def remove_all(
-    places: Iterable[Place], on_problem: Callable[[ClinvkError], None]
-) -> Iterator[Removed]:
-    """Remove worktrees; those that cannot be removed are reported. Steps of a chain share one."""
-    done: set[Path] = set()
-    for place in places:
-        if place.path in done:
-            continue
-        done.add(place.path)
-        try:
-            removed = remove_worktree(place)
-        except ClinvkError as error:
-            on_problem(type(error)(f"{place.path} was not removed: {error.message}", error.hint))
-            continue
-        if removed is not None:
-            yield removed
-
-
-def orphans(home: Path, runs: Iterable[str]) -> list[Path]:
-    """Worktrees whose run no longer exists."""
-    known = set(runs)
-    found = []
-    with suppress(OSError):
-        for folder in sorted(names.folder_of(home).iterdir()):
-            if folder.name.startswith(".") or folder.name in known or not folder.is_dir():
-                continue
-            found += [p.with_suffix("") for p in sorted(folder.glob(f"*{SUFFIX}"))]
-    return found
-
-
 def place_of_orphan(home: Path, path: Path, record: Record, env: Mapping[str, str]) -> Place:
     """Where a worktree is whose run no longer exists."""
-    # Only to clean up.
-    from clinvk.model.plan import Worktree
-
     wanted = Worktree(
         repository=record.repository, commit=record.commit, slug=path.name, directory=path.name
     )
     return Place(home, path.parent.name, wanted, env)
-
-
-def forget(path: Path) -> None:
-    """Delete the record of a worktree that no longer exists."""
-    if not path.exists():
-        delete_record(path)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +18,12 @@ from clinvk.disk.output_file import check_overwriting
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.age import parse_age, time_before
 from clinvk.terminal import printer, questions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from clinvk.runs.folder import RunFolder
+    from clinvk.worktrees.remove import Removed
 
 app = CommandModule()
 
@@ -66,10 +74,12 @@ def report(
 def delete(run_ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete runs. The sessions of their tasks are kept.
 
-    A run of a checkpoint is not deleted: the chain could not be resumed without it."""
+    A run of a checkpoint is not deleted: the chain could not be resumed without it. Nor is one with
+    results that were neither applied nor dropped."""
     # Only to delete something.
     from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
+    from clinvk.worktrees.cleaning import release_run
 
     loaded = opt.load_config(config)
     runs, checkpoints = open_runs(loaded), Checkpoints(loaded.home)
@@ -81,7 +91,7 @@ def delete(run_ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -
             if not yes and not questions.confirm_deletion(f"Delete run {folder.id}?"):
                 code = 4
                 continue
-            retention.delete(folder, checkpoints)
+            retention.delete(folder, checkpoints, partial(release_run, env=os.environ))
             print(f"Run {folder.id} deleted.")
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)
@@ -105,32 +115,73 @@ def clean(
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Delete old runs (session.retention_days; 0 deletes none).
+    """Delete old runs (session.retention_days; 0 deletes none), and worktrees.
 
-    Runs in progress, runs of a checkpoint, and interrupted runs that may have left a process
-    running are kept."""
+    Worktrees of all runs that have finished are removed; their results stay. Runs in progress, runs
+    of a checkpoint, runs with results that were neither applied nor dropped, and interrupted runs
+    that may have left a process running are kept."""
     # Only to delete something.
     from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
+    from clinvk.worktrees.cleaning import clean_worktrees, release_run
 
     def warn(problem: ClinvkError) -> None:
         text = f"{problem.message}; runs of chains are kept, since one of them may belong to it"
         printer.Printer.for_errors().warning(text, problem.hint)
 
+    kept: list[str] = []
+
+    def release(folder: RunFolder) -> None:
+        try:
+            release_run(folder, os.environ, dry_run=dry_run)
+        except ClinvkError:
+            kept.append(folder.id)
+            raise
+
     loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
+    runs = open_runs(loaded)
+    err = printer.Printer.for_errors()
+    removed = clean_worktrees(
+        runs, os.environ, lambda problem: err.warning(problem.message, problem.hint),
+        dry_run=dry_run,
+    )  # fmt: skip
     gone: list[str] = []
     if age is not None:
         gone = retention.clean(
-            open_runs(loaded), Checkpoints(loaded.home), time_before(age),
-            dry_run=dry_run, on_problem=warn,
+            runs, Checkpoints(loaded.home), time_before(age),
+            dry_run=dry_run, on_problem=warn, release=release,
         )  # fmt: skip
     if as_json:
-        printer.print_json({"version": VERSION, "dry_run": dry_run, "deleted": gone})
-    elif not gone:
-        print("no runs to clean", file=sys.stderr)
-    else:
+        freed = sum(found.size for found in removed)
+        printer.print_json({
+            "version": VERSION, "dry_run": dry_run, "deleted": gone, "kept": kept,
+            "worktrees": [str(found.path) for found in removed], "freed_bytes": freed,
+        })  # fmt: skip
+        return
+    _print_removed(removed, dry_run=dry_run)
+    if kept:
+        err.notice(
+            f"kept {len(kept)} run(s) with results that were neither applied nor dropped: "
+            f"{', '.join(kept)}; see: clinvk runs diff ID"
+        )
+    if gone:
         for run_id in gone if dry_run else []:
             print(run_id)
         verb = "Would delete" if dry_run else "Deleted"
         print(f"{verb} {len(gone)} run(s) older than {words}.")
+    elif not (removed or kept):
+        print("no runs to clean", file=sys.stderr)
+
+
+def _print_removed(removed: Sequence[Removed], *, dry_run: bool) -> None:
+    # Only to delete something.
+    from clinvk.disk.sizes import format_size
+
+    for found in removed if dry_run else []:
+        print(found.path)
+    if not removed:
+        return
+    size = format_size(sum(found.size for found in removed))
+    count = f"{len(removed)} worktree(s)"
+    print(f"Would remove {count}." if dry_run else f"Removed {count} ({size}).")

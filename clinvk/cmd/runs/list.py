@@ -25,6 +25,8 @@ from clinvk.text.sanitize import one_line
 from clinvk.text.suggest import did_you_mean
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clinvk.model.outcome import Outcome
     from clinvk.model.plan import Plan
     from clinvk.runs.folder import RunFolder
@@ -49,6 +51,7 @@ def list_(
         int | None, typer.Option("--limit", "-n", min=1, metavar="N", help="Show at most N.")
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Show all, on a terminal too.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Also show the size of worktrees.")] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
@@ -60,6 +63,8 @@ def list_(
     matches = (about for about in summaries if state in (None, about["state"]))
     on_screen = sys.stdout.isatty() and not (all_ or as_json)
     found = list(islice(matches, show.LISTED if on_screen and limit is None else limit))
+    if wide:
+        _add_sizes(found, runs.folder.parent)
     if as_json:
         show.print_json({"version": VERSION, "runs": found})
         return
@@ -71,7 +76,11 @@ def list_(
         return
     headers = ["ID", "KIND", "STATE", "STARTED", "TOOK", "TASKS", "FROM"]
     spared = ["KIND", "TOOK", "FROM", "STARTED", "TASKS"]
-    show.print_table(headers, map(_run_row, found), shrinks=["FROM"], spared=spared, state="STATE")
+    rows = map(_run_row, found)
+    if wide:
+        headers.insert(-1, "WORKTREES")
+        rows = map(_wide_row, found)
+    show.print_table(headers, rows, shrinks=["FROM"], spared=spared, state="STATE")
     if limit is None and (more := sum(1 for _ in matches)):
         print(f"… and {more:,} more (--all)")
 
@@ -82,6 +91,25 @@ def _run_summary(folder: RunFolder) -> dict[str, Any]:
     except ClinvkError as error:
         show.Printer.for_errors().warning(error.message, error.hint)
         return {"id": folder.id, "state": "damaged", "problem": error.message}
+
+
+def _add_sizes(found: list[dict[str, Any]], home: Path) -> None:
+    # Only with --wide.
+    from clinvk.worktrees.cleaning import sizes
+
+    known = sizes(home)
+    for about in found:
+        count, size = known.get(about["id"], (0, 0))
+        about["worktrees"] = {"count": count, "bytes": size}
+
+
+def _wide_row(about: dict[str, Any]) -> list[str]:
+    # Only with --wide.
+    from clinvk.disk.sizes import format_size
+
+    *cells, source = _run_row(about)
+    count, size = about["worktrees"]["count"], about["worktrees"]["bytes"]
+    return [*cells, f"{count} ({format_size(size)})" if count else "-", source]
 
 
 def _run_row(about: dict[str, Any]) -> list[str]:

@@ -15,11 +15,13 @@ from clinvk.backend.probe import BackendStatus, probe_backends
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
 from clinvk.config.paths import home_problem, private_hint
+from clinvk.disk.sizes import format_size
 from clinvk.dispatch.limit_check import format_time
 from clinvk.dispatch.remembered_limits import LimitStore, list_limits
 from clinvk.errors import NotInstalledError, SessionError
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
+from clinvk.worktrees.cleaning import sizes
 
 app = new_app()
 
@@ -37,11 +39,14 @@ def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
     findings = anyio.run(probe_backends, catalog, catalog.names(), loaded, os.environ)
     limits = list_limits(LimitStore(loaded.home))
     problem = _find_store_problem(loaded.home)
+    worktrees = _worktrees(loaded.home)
     if as_json:
-        printer.print_json({**_report_json(findings, loaded, problem), "limits": limits})
+        report = _report_json(findings, loaded, problem)
+        printer.print_json({**report, "limits": limits, "worktrees": worktrees})
     else:
         _print_report(findings, loaded, problem)
         _print_limits(limits)
+        _print_worktrees(worktrees)
     if problem is not None:
         return SessionError.exit_code
     return 0 if _has_model(findings) else NotInstalledError.exit_code
@@ -114,6 +119,25 @@ def _print_limits(limits: list[dict[str, Any]]) -> None:
         until = format_time(datetime.fromisoformat(limit["until"]))
         name = one_line(f"{limit['backend']} ({which})" if which else limit["backend"])
         print(f"rate limit: {name} until {until}; see: clinvk limits")
+
+
+def _worktrees(home: Path) -> dict[str, int]:
+    """How many worktrees there are, of how many runs, and the bytes that they take."""
+    found = sizes(home)
+    return {
+        "runs": len(found),
+        "count": sum(count for count, _ in found.values()),
+        "bytes": sum(size for _, size in found.values()),
+    }
+
+
+def _print_worktrees(about: dict[str, int]) -> None:
+    if about["count"]:
+        count, runs = about["count"], about["runs"]
+        print(
+            f"worktrees: {count} of {runs} run{'s' * (runs != 1)}, {format_size(about['bytes'])}; "
+            "see: clinvk runs list --wide; to remove those of finished runs: clinvk runs clean"
+        )
 
 
 def _report_json(findings: list[BackendStatus], loaded: Any, problem: str | None) -> dict[str, Any]:
