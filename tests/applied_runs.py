@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from clinvk.model.outcome import Outcome, outcome_summary
 from clinvk.model.plan import Plan, Task, Worktree, with_keys
 from clinvk.model.result import WorktreeResult
@@ -13,10 +15,11 @@ from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
 from clinvk.worktrees import names
 from clinvk.worktrees.git import IDENTITY, is_local_variable
+from clinvk.worktrees.results import apply as applying
 
-USER = {"GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org",
-        "GIT_COMMITTER_NAME": "Ada", "GIT_COMMITTER_EMAIL": "ada@example.org"}  # fmt: skip
 Edit = Callable[[Path], Any]
+LINES = "".join(f"line {n}\n" for n in range(1, 21))
+FILES = {"a.txt": LINES, "b.txt": "b\n", "dir/c.txt": "c\n"}
 
 
 class Repository:
@@ -153,4 +156,49 @@ def make_run(
     return folder
 
 
-__all__ = ["AGENT", "USER", "Repository", "make_run", "write", "write_all"]
+def line(number: int, text: str) -> Callable[[Path], Any]:
+    """Replace a line of a.txt."""
+
+    def edit(root: Path) -> None:
+        lines = (root / "a.txt").read_text().splitlines(keepends=True)
+        lines[number - 1] = f"{text}\n"
+        (root / "a.txt").write_text("".join(lines))
+
+    return edit
+
+
+def remove(name: str) -> Callable[[Path], Any]:
+    return lambda root: (root / name).unlink()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "repo", FILES)
+
+
+class Applying:
+    """Applies results as the command does."""
+
+    def __init__(self, home: Path, repository: Repository) -> None:
+        self.home = home
+        self.repository = repository
+        self.told: list[str] = []
+
+    def run(self, results: dict[str, str], **more: Any) -> RunFolder:
+        return make_run(self.home, self.repository, results, **more)
+
+    def __call__(self, folder: RunFolder, *tasks: str, **ask: Any) -> applying.Applied:
+        return self._do(applying.apply, folder, tasks, ask)
+
+    def preview(self, folder: RunFolder, *tasks: str, **ask: Any) -> applying.Applied:
+        return self._do(applying.preview, folder, tasks, ask)
+
+    def _do(self, do: Any, folder: RunFolder, tasks: Any, ask: Any) -> applying.Applied:
+        wanted = applying.Ask(**{"here": self.repository.root, "tasks": tasks, **ask})
+        env = os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null"}
+        return do(folder, wanted, env, home=self.home, notify=self.told.append)
+
+
+@pytest.fixture
+def apply(tmp_path: Path, repository: Repository) -> Applying:
+    return Applying(tmp_path / "clinvk", repository)

@@ -95,7 +95,7 @@ class Faults:
                 here=self.folder / "repo",
             )
             applying.apply(folder, ask, os.environ, home=self.folder / "home", notify=said.append)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - reported by the parent
             said.append(f"{type(error).__name__}: {error}")
         os.write(pipe, "\n".join(said).encode())
         os._exit(0)

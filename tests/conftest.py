@@ -20,7 +20,9 @@ import pytest
 import yaml
 
 from tests import needs
+from tests.applied_runs import apply, repository  # noqa: F401 - fixtures
 from tests.forked import Server
+from tests.small_disk import disk  # noqa: F401 - a fixture
 from tests.stores import close_all, own_server, redis_server, redis_url  # noqa: F401 - fixtures
 from tests.terminals import terminal  # noqa: F401 - a fixture
 

@@ -10,64 +10,21 @@ from typing import Any
 import pytest
 
 from clinvk.errors import ClinvkError
-from clinvk.runs.folder import RunFolder
-from clinvk.worktrees.results import apply as applying
 from clinvk.worktrees.results.commits import CommitError
 from clinvk.worktrees.results.merge import ConflictError
 from clinvk.worktrees.results.target import BlockedError
-from tests.applied_runs import Repository, make_run, write, write_all
+from tests.applied_runs import (
+    FILES,
+    LINES,
+    Applying,
+    Repository,
+    line,
+    make_run,
+    remove,
+    write,
+    write_all,
+)
 from tests.conftest import END, READ, START, CommandLine, Home
-
-LINES = "".join(f"line {n}\n" for n in range(1, 21))
-FILES = {"a.txt": LINES, "b.txt": "b\n", "dir/c.txt": "c\n"}
-
-
-def line(number: int, text: str) -> Callable[[Path], Any]:
-    """Replace a line of a.txt."""
-
-    def edit(root: Path) -> None:
-        lines = (root / "a.txt").read_text().splitlines(keepends=True)
-        lines[number - 1] = f"{text}\n"
-        (root / "a.txt").write_text("".join(lines))
-
-    return edit
-
-
-def remove(name: str) -> Callable[[Path], Any]:
-    return lambda root: (root / name).unlink()
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return Repository(tmp_path / "repo", FILES)
-
-
-class Applying:
-    """Applies results as the command does."""
-
-    def __init__(self, home: Path, repository: Repository) -> None:
-        self.home = home
-        self.repository = repository
-        self.told: list[str] = []
-
-    def run(self, results: dict[str, str], **more: Any) -> RunFolder:
-        return make_run(self.home, self.repository, results, **more)
-
-    def __call__(self, folder: RunFolder, *tasks: str, **ask: Any) -> applying.Applied:
-        return self._do(applying.apply, folder, tasks, ask)
-
-    def preview(self, folder: RunFolder, *tasks: str, **ask: Any) -> applying.Applied:
-        return self._do(applying.preview, folder, tasks, ask)
-
-    def _do(self, do: Any, folder: RunFolder, tasks: Any, ask: Any) -> applying.Applied:
-        wanted = applying.Ask(**{"here": self.repository.root, "tasks": tasks, **ask})
-        env = os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null"}
-        return do(folder, wanted, env, home=self.home, notify=self.told.append)
-
-
-@pytest.fixture
-def apply(tmp_path: Path, repository: Repository) -> Applying:
-    return Applying(tmp_path / "clinvk", repository)
 
 
 def test_results_are_merged_in_the_order_of_the_plan_and_staged(

@@ -11,10 +11,9 @@ import pytest
 
 from clinvk.errors import ClinvkError
 from clinvk.worktrees.results import landing as landings
-from tests.applied_runs import Repository, write, write_all
+from tests.applied_runs import Applying, Repository, line, write, write_all
 from tests.conftest import PROJECT, wait_for
-from tests.test_apply import Applying, apply, line, repository  # noqa: F401 - fixtures
-from tests.test_full_disk import disk, fill_bytes  # noqa: F401 - a fixture
+from tests.small_disk import fill_bytes
 
 EARLIER = {"GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
 
@@ -48,8 +47,8 @@ def test_an_apply_that_is_killed_at_any_point_is_undone_or_completed_by_the_next
 
 
 def test_a_commit_whose_clinvk_was_killed_is_waited_for_and_then_undone(
-    apply: Applying,  # noqa: F811
-    repository: Repository,  # noqa: F811
+    apply: Applying,
+    repository: Repository,
     tmp_path: Path,
 ) -> None:
     folder = apply.run({"one": repository.result(line(1, "x"))})
@@ -79,8 +78,8 @@ def test_a_commit_whose_clinvk_was_killed_is_waited_for_and_then_undone(
 
 
 def test_what_a_user_has_written_since_the_crash_is_left_alone(
-    apply: Applying,  # noqa: F811
-    repository: Repository,  # noqa: F811
+    apply: Applying,
+    repository: Repository,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = apply.run(
@@ -105,8 +104,8 @@ def test_what_a_user_has_written_since_the_crash_is_left_alone(
 
 
 def test_two_applies_at_once_wait_for_each_other(
-    apply: Applying,  # noqa: F811
-    repository: Repository,  # noqa: F811
+    apply: Applying,
+    repository: Repository,
 ) -> None:
     folder = apply.run({f"t{n}": repository.result(write(f"file{n}", f"{n}\n")) for n in range(4)})
     threads = [threading.Thread(target=apply, args=(folder, f"t{n}")) for n in range(4)]
@@ -119,8 +118,8 @@ def test_two_applies_at_once_wait_for_each_other(
 
 
 def test_a_branch_that_moves_meanwhile_is_not_overwritten(
-    apply: Applying,  # noqa: F811
-    repository: Repository,  # noqa: F811
+    apply: Applying,
+    repository: Repository,
 ) -> None:
     folder = apply.run({"one": repository.result(line(1, "x"), "First", line(2, "y"), "Second")})
     other = repository.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "other", env=EARLIER)
@@ -134,10 +133,10 @@ def test_a_branch_that_moves_meanwhile_is_not_overwritten(
 
 def test_a_full_disk_changes_nothing(
     tmp_path: Path,
-    disk: Path,  # noqa: F811
+    disk: Path,
 ) -> None:
-    repository = Repository(disk / "repo", {"a.txt": "a\n" * 10, "b.txt": "b\n"})  # noqa: F811
-    apply = Applying(tmp_path / "clinvk", repository)  # noqa: F811
+    repository = Repository(disk / "repo", {"a.txt": "a\n" * 10, "b.txt": "b\n"})
+    apply = Applying(tmp_path / "clinvk", repository)
     folder = apply.run({"one": repository.result(write("a.txt", "A\n" * 20_000), write("c", "c"))})
     before = repository.state()
     fill_bytes(disk)
@@ -153,10 +152,10 @@ def test_a_full_disk_changes_nothing(
 
 def test_an_apply_that_cannot_be_recorded_is_recorded_by_the_next_one(
     tmp_path: Path,
-    disk: Path,  # noqa: F811
-    repository: Repository,  # noqa: F811
+    disk: Path,
+    repository: Repository,
 ) -> None:
-    apply = Applying(disk / "clinvk", repository)  # noqa: F811
+    apply = Applying(disk / "clinvk", repository)
     folder = apply.run({"one": repository.result(line(1, "x"))})
     fill_bytes(disk)
     with pytest.raises(ClinvkError, match="No space left on device"):

@@ -1,8 +1,6 @@
 """What is deleted when there is no room: on the disk, for a file, or in the memory of a server."""
 
 import errno
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -23,36 +21,12 @@ from clinvk.store.base import Query, Store
 from clinvk.store.redis.store import RedisStore
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk
-from tests.needs import lack, need
+from tests.needs import need
+from tests.small_disk import fill_bytes
 from tests.stores import RedisServer, keep
 
 OLD = datetime.now(UTC) - timedelta(days=90)
 LATER = rfc3339(datetime.now(UTC) + timedelta(days=1))
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of four megabytes, with room for 400 files and folders."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    options = "size=4m,nr_inodes=400,mode=700"
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "clinvk-test", str(folder)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if mounted.returncode:
-        lack(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill_bytes(disk: Path) -> None:
-    with open(disk / "filler", "ab", buffering=0) as file:
-        for size in (65_536, 4096, 1):
-            with suppress(OSError):
-                while file.write(b"x" * size):
-                    pass
-    assert os.statvfs(disk).f_bavail == 0
 
 
 def fill_inodes(disk: Path) -> None:
