@@ -17,6 +17,7 @@ from bench.measure import CLINVK, backend, claude_stub, home
 
 TASKS, AT_A_TIME = 1_000, 32
 QUEUED = 10_000
+BARE_LOOP = Path(__file__).with_name("bare.py")
 STUB = "read -r line\nprintf $LINES"
 
 
@@ -37,6 +38,8 @@ def main(rounds: int = 5) -> None:
         commands = {
             # It gives the program its line as arguments, and /dev/null as its stdin.
             "xargs": ["xargs", "-P", str(AT_A_TIME), "-L1", str(program)],
+            # What Python with anyio takes for the programs alone: nothing below it can be reached.
+            "anyio alone": [sys.executable, str(BARE_LOOP), str(program), str(AT_A_TIME)],
             "--ephemeral": [*CLINVK, *words, "--ephemeral"],
             "with records and journal": [*CLINVK, *words],
         }
