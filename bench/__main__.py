@@ -5,7 +5,21 @@ from __future__ import annotations
 
 import sys
 
-from bench import board, crashes, faults, fuzz, many, real, render, start, stream, tasks, text, turn
+from bench import (
+    board,
+    crashes,
+    faults,
+    fuzz,
+    many,
+    prompt,
+    real,
+    render,
+    start,
+    stream,
+    tasks,
+    text,
+    turn,
+)
 
 PARTS = {
     "start": start,
@@ -18,6 +32,7 @@ PARTS = {
     "many": many,
     "tasks": tasks,
     "board": board,
+    "prompt": prompt,
     "faults": faults,
     "crashes": crashes,
 }

@@ -25,6 +25,7 @@ from tests.forked import Server
 from tests.small_disk import disk  # noqa: F401 - a fixture
 from tests.stores import close_all, own_server, redis_server, redis_url  # noqa: F401 - fixtures
 from tests.terminals import terminal  # noqa: F401 - a fixture
+from tests.tmux import tmux  # noqa: F401 - a fixture
 
 # Who started us may be deaf to a hang-up, as under nohup, and what we start would inherit that.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

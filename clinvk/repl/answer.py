@@ -32,20 +32,17 @@ class AnswerText:
         self.waiting = 0  # characters of the items
         self.is_plain = plain
         self._tail = ""  # a line of plain text without its end
-        self._last = ""  # what was printed last: text, aside, or nothing yet
+        self._last = "prompt"  # what was printed last: that, text, or an aside
         self._in_part = False  # there is text that no `end_part` has ended
+        self.has_text = False  # some of the answer has come
         self._needs_gap = False  # the next block is the first of another part
-
-    @property
-    def has_text(self) -> bool:
-        return bool(self._last == "text" or self._items or self._in_part)
 
     def feed(self, text: str) -> None:
         """Take a piece of the answer."""
         text = with_visible_order(self._sanitizer.feed(text))
         if not text:
             return
-        self._in_part = True
+        self._in_part = self.has_text = True
         if self.is_plain:
             self._feed_plain(text)
             return
@@ -83,7 +80,7 @@ class AnswerText:
         first = self._items[0]
         if isinstance(first, tuple):
             self._items.popleft()
-            gap = "\n" if self._last == "text" else ""
+            gap = "\n" if self._last != "aside" else ""
             self._last = "aside"
             return gap + "".join(f"{line}\n" for line in first)
         if isinstance(first, str):
@@ -106,8 +103,7 @@ class AnswerText:
             return [clip(self._tail, columns - 1)] if self._tail else []
         blocks = self._splitter.open_blocks()
         lines = self._render(blocks)
-        gap = self._needs_gap or self._last == "aside"
-        if lines and self._last and (gap or blocks[0].has_gap):
+        if lines and (self._needs_gap or self._last != "text" or blocks[0].has_gap):
             lines.insert(0, Line(""))
         shown: list[str] = []
         for line in reversed(lines):
@@ -148,7 +144,7 @@ class AnswerText:
             parts.append(item)
             size += len(item)
         self.waiting -= size
-        gap = "\n" if self._last == "aside" else ""
+        gap = "\n" if self._last != "text" else ""
         self._last = "text"
         return gap + "".join(parts)
 
@@ -156,7 +152,7 @@ class AnswerText:
         lines = self._render(blocks)
         if not lines:
             return ""
-        if self._last and (self._last == "aside" or blocks[0].has_gap):
+        if self._last != "text" or blocks[0].has_gap:
             lines.insert(0, Line(""))
         self._last = "text"
         return "".join(f"{line.text}\n" for line in lines)

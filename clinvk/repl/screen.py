@@ -14,9 +14,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import anyio.to_thread
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import ThreadedCompleter
@@ -46,7 +47,6 @@ from clinvk.repl.keys import make_keys
 from clinvk.repl.pastes import Pastes
 from clinvk.repl.sitting import Sitting
 from clinvk.repl.status import PLAIN, Status, status_pieces
-from clinvk.repl.turn_view import TurnView
 from clinvk.terminal import printer as show
 from clinvk.terminal.keyboard import restored_if_ended
 from clinvk.terminal.live import BEGIN_UPDATE, END_UPDATE
@@ -54,6 +54,9 @@ from clinvk.terminal.printer import Printer, StatusLine, safe
 from clinvk.terminal.prompt_history import PromptHistory
 from clinvk.text.sanitize import one_line
 from clinvk.text.width import clip, truncate
+
+if TYPE_CHECKING:
+    from clinvk.repl.turn_view import TurnView
 
 MARK = "› "
 FRAME_INTERVAL = 0.12  # seconds between two frames of the line that says what is being done
@@ -139,6 +142,7 @@ class Screen:
         self.view: TurnView | None = None  # of the turn that is running
         self.code = 0
         self._plain = show.plain.get() or not loaded.config.output.render
+        self._is_loaded = False
         self._stops = 0  # how often the running turn was asked to stop
         self._hint = ""
         self._has_work = anyio.Event()
@@ -213,8 +217,7 @@ class Screen:
         if view is None:
             return []
         lines = view.answer.open_lines(max(3, self.rows - KEPT_ROWS))
-        gap = [""] if view.answer.has_text else []
-        return ANSI("\n".join([*lines, *gap, self._working_line(view)]))
+        return ANSI("\n".join([*lines, "", self._working_line(view)]))
 
     def _working_line(self, view: TurnView) -> str:
         seconds = time.monotonic() - view.began
@@ -410,10 +413,11 @@ class Screen:
                 tasks.start_soon(self._work)
                 tasks.start_soon(self._animate)
                 tasks.start_soon(self._watch_signals)
+                if not self._is_loaded:
+                    self._is_loaded = True
+                    tasks.start_soon(self._preload)
                 try:
-                    return await self.app.run_async(
-                        set_exception_handler=False, pre_run=self._on_ready
-                    )
+                    return await self.app.run_async(set_exception_handler=False)
                 except EOFError:  # the terminal was closed
                     return Exit()
                 finally:
@@ -423,7 +427,9 @@ class Screen:
             self.app.input.flush_keys()
         raise AssertionError("unreachable")
 
-    def _on_ready(self) -> None:
+    async def _preload(self) -> None:
+        """Load what the first message needs, while the user types it."""
+        await anyio.to_thread.run_sync(_load_for_messages, abandon_on_cancel=True)
         ownership.prepare_for_stream()
 
     async def _finish_turn(self) -> None:
@@ -463,13 +469,16 @@ class Screen:
         return True
 
     async def _send(self, action: Send) -> None:
+        # 0.1 s, which `_preload` spends before the first message.
+        from clinvk.repl.turn_view import TurnView
+
         conversation = self.sitting.conversation
         self.view = view = TurnView(
             self, self.printer, plain=self._plain,
             shows_thinking=lambda: self.sitting.shows_thinking,
         )  # fmt: skip
         self._stops, self._idle = 0, anyio.Event()
-        self.print_now("\n")
+        self.redraw()
         result = None
         try:
             async with anyio.create_task_group() as tasks:
@@ -535,6 +544,16 @@ def run_on_screen(sitting: Sitting, first: str | None = None) -> int:
                     action = None
             case _:
                 action = None
+
+
+def _load_for_messages() -> None:
+    # All of these are needed by the first message, and none to type it.
+    import clinvk.dispatch.turn
+    import clinvk.dispatch.turn_lock
+    import clinvk.process.child
+    import clinvk.repl.turn_view
+    import clinvk.terminal.rendering.code
+    import clinvk.terminal.wording  # noqa: F401
 
 
 def _greet(screen: Screen) -> None:

@@ -87,7 +87,8 @@ class TurnView:
         self._changed = anyio.Event()
         self._has_room = anyio.Event()
         self._is_ending = False
-        self._ending = anyio.Event()
+        self._hurry = anyio.Event()  # there is something that should not wait
+        self._has_answered = False
         self._done = anyio.Event()
 
     # Events.
@@ -106,6 +107,9 @@ class TurnView:
     async def show(self, event: Event) -> None:
         self._take(event)
         self._changed.set()
+        if self.answer.has_text and not self._has_answered:
+            self._has_answered = True
+            self._hurry.set()
         while self.answer.waiting > MAX_HELD and not self._is_ending:
             self._has_room = anyio.Event()
             await self._has_room.wait()
@@ -237,7 +241,9 @@ class TurnView:
                 self.paper.redraw()
                 spent = time.monotonic() - began
                 with anyio.move_on_after(max(INTERVAL, SHARE * spent)):
-                    await self._ending.wait()
+                    await self._hurry.wait()
+                    if not self._is_ending:
+                        self._hurry = anyio.Event()
         finally:
             self._done.set()
 
@@ -271,7 +277,7 @@ class TurnView:
 
     async def _end(self) -> None:
         self._is_ending = True
-        self._ending.set()
+        self._hurry.set()
         self._changed.set()
         self._has_room.set()
         await self._done.wait()
