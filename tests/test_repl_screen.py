@@ -181,7 +181,7 @@ def test_a_session_is_resumed_with_what_was_said(tmux: Tmux, home: Home):
     tmux.close()
     tmux.start("resume", "parser", columns=60)
     tmux.shows("session parser: 4 messages")
-    assert "\nAssistant (talker): turn 2 on talker\n" in tmux.history()
+    assert "\nAssistant (talker): turn 2 on talker" in tmux.history()
     tmux.type("and once more")
     tmux.shows("turn 3 on talker")
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from clinvk.dispatch.turn import Turn
 
 
+_NOTHING = Request(prompt="")  # what a request says if nothing is asked for
+
+
 class Listener(Protocol):
     """Shows a turn."""
 
@@ -177,19 +180,27 @@ class Conversation:
     def request(self, prompt: str, given: Request | None = None) -> Request:
         """The request of a message. `given` is that of a command line, which may say more, and which
         session."""
-        base, ref = given or self._base, self._ref
-        options = {**self.options, **base.options}
-        if given is not None and not isinstance(given.session_ref, DefaultSession):
-            is_this = isinstance(given.session_ref, LatestSession) and self.session is not None
-            if not is_this:
-                return given.replace(prompt=prompt)
-        return base.replace(
-            prompt=prompt,
-            session=ref,
-            backend=(given and given.backend) or self._backend,
-            to=(given and given.to) or self._to,
-            options=options if given is not None else dict(self.options),
+        request = self._base.replace(
+            session=self._ref,
+            backend=self._backend,
+            to=self._to,
+            options=dict(self.options),
         )
+        if given is not None:
+            said = {
+                name: value
+                for name, value in vars(given).items()
+                if name not in ("session_ref", "options") and value != vars(_NOTHING)[name]
+            }
+            request = request.replace(
+                **said,
+                options={**self.options, **given.options},
+                spelled={**self._base.spelled, **given.spelled},
+            )
+            is_this = isinstance(given.session_ref, LatestSession) and self.session is not None
+            if not is_this and not isinstance(given.session_ref, DefaultSession):
+                request = request.replace(session=given.session_ref, to=given.to)
+        return request.replace(prompt=prompt)
 
     async def send(self, request: Request, listener: Listener) -> Result | None:
         """Run a turn, whose events `listener` shows; its result, or None if it was stopped before

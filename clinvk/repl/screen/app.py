@@ -24,6 +24,7 @@ from prompt_toolkit.completion import ThreadedCompleter
 from prompt_toolkit.filters import Condition, has_completions
 from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples
 from prompt_toolkit.input import create_input
+from prompt_toolkit.key_binding.key_processor import KeyProcessor
 from prompt_toolkit.layout import (
     BufferControl,
     CompletionsMenu,
@@ -42,11 +43,11 @@ from prompt_toolkit.widgets import SearchToolbar
 from clinvk.errors import ClinvkError
 from clinvk.process import ownership
 from clinvk.repl.actions import Action, Exit, Fill, OnTerminal, Send
-from clinvk.repl.completion import PromptCompleter
-from clinvk.repl.keys import make_keys
-from clinvk.repl.pastes import Pastes
+from clinvk.repl.screen.completion import PromptCompleter
+from clinvk.repl.screen.keys import make_keys
+from clinvk.repl.screen.pastes import Pastes
+from clinvk.repl.screen.status import PLAIN, Status, status_pieces
 from clinvk.repl.sitting import Sitting
-from clinvk.repl.status import PLAIN, Status, status_pieces
 from clinvk.terminal import printer as show
 from clinvk.terminal.keyboard import restored_if_ended
 from clinvk.terminal.live import BEGIN_UPDATE, END_UPDATE
@@ -56,7 +57,7 @@ from clinvk.text.sanitize import one_line
 from clinvk.text.width import clip, truncate
 
 if TYPE_CHECKING:
-    from clinvk.repl.turn_view import TurnView
+    from clinvk.repl.screen.turn_view import TurnView
 
 MARK = "› "
 FRAME_INTERVAL = 0.12  # seconds between two frames of the line that says what is being done
@@ -161,7 +162,10 @@ class Screen:
             accept_handler=self._accept,
             name="input",
         )
+        self._key_watchers: list[Callable[[KeyProcessor], None]] = []
         self.app: Application[Action] = self._application()
+        for call in self._key_watchers:
+            self.app.key_processor.after_key_press += call
 
     # The application.
 
@@ -298,6 +302,10 @@ class Screen:
         self.app.renderer.clear()
 
     # Keys.
+
+    def on_key(self, call: Callable[[KeyProcessor], None]) -> None:
+        """Call this after each key."""
+        self._key_watchers.append(call)
 
     def hint(self, text: str) -> None:
         """Show a hint in place of the status line, until the next key."""
@@ -470,7 +478,7 @@ class Screen:
 
     async def _send(self, action: Send) -> None:
         # 0.1 s, which `_preload` spends before the first message.
-        from clinvk.repl.turn_view import TurnView
+        from clinvk.repl.screen.turn_view import TurnView
 
         conversation = self.sitting.conversation
         self.view = view = TurnView(
@@ -551,7 +559,7 @@ def _load_for_messages() -> None:
     import clinvk.dispatch.turn
     import clinvk.dispatch.turn_lock
     import clinvk.process.child
-    import clinvk.repl.turn_view
+    import clinvk.repl.screen.turn_view
     import clinvk.terminal.rendering.code
     import clinvk.terminal.wording  # noqa: F401
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding.key_processor import KeyProcessor
 from prompt_toolkit.keys import Keys
 
-from clinvk.repl.pastes import Pastes
-from clinvk.terminal.keyboard import is_waiting
+from clinvk.repl.screen.pastes import Pastes
+from clinvk.terminal.keyboard import PASTE_SETTLE, is_waiting
+
+PASTED = 4  # characters that no one types at once
 
 
 class Keyed(Protocol):
@@ -25,10 +30,12 @@ class Keyed(Protocol):
     def edit(self) -> None: ...
     def toggle_thinking(self) -> None: ...
     def clear_hint(self) -> None: ...
+    def on_key(self, call: Callable[[KeyProcessor], None]) -> None: ...
 
 
 def make_keys(screen: Keyed) -> KeyBindings:
     keys = KeyBindings()
+    pace = _Pace()
     buffer = screen.buffer
     typing = ~is_searching
     is_empty = Condition(lambda: not buffer.text)
@@ -38,7 +45,7 @@ def make_keys(screen: Keyed) -> KeyBindings:
         screen.clear_hint()
         if buffer.complete_state is not None and buffer.complete_state.current_completion:
             buffer.complete_state = None
-        elif _is_paste(event):
+        elif pace.is_paste(event):
             buffer.insert_text("\n")
         elif buffer.document.char_before_cursor == "\\" and not buffer.document.text_after_cursor:
             buffer.delete_before_cursor()
@@ -86,14 +93,33 @@ def make_keys(screen: Keyed) -> KeyBindings:
     def _thinking(_event: KeyPressEvent) -> None:
         screen.toggle_thinking()
 
+    screen.on_key(pace.count)
     return keys
 
 
-def _is_paste(event: KeyPressEvent) -> bool:
-    """Whether more input follows this key at once: it was pasted into a terminal that does not mark
-    pastes, or before there was a prompt."""
-    queued = any(
-        press.key != Keys.CPRResponse and press.data != "_Flush"
-        for press in event.key_processor.input_queue
+class _Pace:
+    """Tells a paste into a terminal that does not mark pastes from keys that were typed while the
+    screen was busy: of a paste, the text before a line end has come together with it."""
+
+    def __init__(self) -> None:
+        self._together = 0  # keys that came in one piece with the next one, before it
+        self._is_pasting_until = 0.0
+
+    def count(self, processor: KeyProcessor) -> None:
+        """Called after each key."""
+        self._together = self._together + 1 if _waiting_keys(processor) else 0
+
+    def is_paste(self, event: KeyPressEvent) -> bool:
+        """Whether the line end that was just read is part of a paste."""
+        now = time.monotonic()
+        more = _waiting_keys(event.key_processor) or is_waiting(sys.stdin.fileno())
+        if now < self._is_pasting_until or (more and self._together >= PASTED):
+            self._is_pasting_until = now + PASTE_SETTLE
+            return True
+        return False
+
+
+def _waiting_keys(processor: KeyProcessor) -> bool:
+    return any(
+        press.key != Keys.CPRResponse and press.data != "_Flush" for press in processor.input_queue
     )
-    return queued or is_waiting(sys.stdin.fileno())

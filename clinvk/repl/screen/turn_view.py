@@ -23,8 +23,8 @@ from clinvk.model.events import (
     ToolResult,
 )
 from clinvk.model.result import Result
-from clinvk.repl.answer import AnswerText
-from clinvk.repl.tools import ToolLine, describe_input, describe_output
+from clinvk.repl.screen.answer import AnswerText
+from clinvk.repl.screen.tools import ToolLine, describe_input, describe_output
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer, safe
 from clinvk.terminal.wording import denial_hint, print_failure
