@@ -30,13 +30,15 @@ def run_by_line(sitting: Sitting, first: str | None = None) -> int:
     pipe that of the last failure; there, Ctrl-C ends it."""
     sitting.front = LineFront(sitting.config.config.output.color)
     on_terminal = sys.stdin.isatty()
+    if on_terminal and sitting.restored is not None:
+        sitting.announce()
     ownership.prepare_for_many()
     action: Action | None = Send(first) if first else None
     while True:
         try:
             while action is not None:
                 if isinstance(action, Exit):
-                    return 0 if on_terminal else sitting.code
+                    return _leave(sitting, on_terminal=on_terminal)
                 action = _perform(sitting, action)
             if not on_terminal and sitting.code == CANCELLED:
                 return CANCELLED
@@ -46,9 +48,16 @@ def run_by_line(sitting: Sitting, first: str | None = None) -> int:
                 raise
             continue
         if line is None:
-            return 0 if on_terminal else sitting.code
+            return _leave(sitting, on_terminal=on_terminal)
         action = sitting.handle(line)
         sys.stdout.flush()
+
+
+def _leave(sitting: Sitting, *, on_terminal: bool) -> int:
+    if not on_terminal:
+        return sitting.code
+    sitting.say_goodbye()
+    return 0
 
 
 def _ask(sitting: Sitting) -> str | None:

@@ -220,6 +220,12 @@ class Sitting:
             cut = last if len(last) <= LAST_SHOWN else f"{last[:LAST_SHOWN]}…"
             self.say(f"{messages[-1].speaker}: {cut}", show.DIM)
 
+    def say_goodbye(self) -> None:
+        """Say how to come back."""
+        session = self.conversation.session
+        if session is not None and self.conversation.has_begun:
+            self.say(f"resume with: clinvk resume {session.id}", show.DIM)
+
     def ended(self, result: Result) -> None:
         """Take the result of a turn into account."""
         if result.has_answer:

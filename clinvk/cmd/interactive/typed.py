@@ -62,7 +62,7 @@ def _is_command(
     if subcommands := commands[first]:
         if rest[0] in subcommands:
             return True
-        if len(rest) <= 2 and (near := similar(rest[0], subcommands, most=1)):
+        if len(rest) <= 2 and _is_word(rest[0]) and (near := similar(rest[0], subcommands, most=1)):
             raise _refusal(f"{first} {rest[0]}", f"{first} {near[0]}")
         return False
     if first in PROMPTS:
@@ -83,12 +83,18 @@ def _is_quoted(behind: str, word: str) -> bool:
 def _check_slip(word: str, rest: list[str], commands: Mapping[str, Collection[str]]) -> None:
     """Raise `UsageError` for a misspelled command, alone or with a subcommand or an option."""
     names = [name for name in commands if len(name) >= SHORTEST]
-    near = similar(word, names, most=1) if len(word) >= SHORTEST - 1 and len(rest) <= 2 else []
+    if not (_is_word(word) and len(word) >= SHORTEST - 1 and len(rest) <= 2):
+        return
+    near = similar(word, names, most=1)
     if not near or near[0][0] != word[0]:
         return
     subcommands = commands[near[0]]
     if not rest or rest[0] in subcommands or rest[0].startswith("--"):
         raise _refusal(word, near[0])
+
+
+def _is_word(text: str) -> bool:
+    return text.replace("-", "_").isidentifier()
 
 
 def _refusal(said: str, meant: str) -> UsageError:

@@ -27,7 +27,7 @@ GUESSES = {
     **dict.fromkeys(("rm", "remove", "del"), "clinvk sessions delete ID"),
     **dict.fromkeys(("continue", "cont"), 'clinvk -c "PROMPT"'),
     "previous": "clinvk last",
-    **dict.fromkeys(("repl", "interactive", "shell"), "clinvk resume ID"),
+    **dict.fromkeys(("interactive", "shell"), "clinvk repl"),
     **dict.fromkeys(("prune", "purge", "gc"), "clinvk sessions clean"),
     "mv": "clinvk sessions rename ID TITLE",
     "about": "clinvk version",

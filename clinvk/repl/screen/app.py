@@ -24,6 +24,7 @@ from prompt_toolkit.completion import ThreadedCompleter
 from prompt_toolkit.filters import Condition, has_completions
 from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples
 from prompt_toolkit.input import create_input
+from prompt_toolkit.input.typeahead import clear_typeahead
 from prompt_toolkit.key_binding.key_processor import KeyProcessor
 from prompt_toolkit.layout import (
     BufferControl,
@@ -49,7 +50,7 @@ from clinvk.repl.screen.pastes import Pastes
 from clinvk.repl.screen.status import PLAIN, Status, status_pieces
 from clinvk.repl.sitting import Sitting
 from clinvk.terminal import printer as show
-from clinvk.terminal.keyboard import restored_if_ended
+from clinvk.terminal.keyboard import discard_waiting, restored_if_ended
 from clinvk.terminal.live import BEGIN_UPDATE, END_UPDATE
 from clinvk.terminal.printer import Printer, StatusLine, safe
 from clinvk.terminal.prompt_history import PromptHistory
@@ -543,7 +544,10 @@ def run_on_screen(sitting: Sitting, first: str | None = None) -> int:
                 action = anyio.run(screen.run)
         match action:
             case Exit():
-                _say_goodbye(screen)
+                if not screen.output.is_gone:
+                    sitting.say_goodbye()
+                clear_typeahead(screen.app.input)
+                discard_waiting(fd)
                 return screen.code
             case OnTerminal(run=run):
                 action = sitting.attempt(run)
@@ -573,12 +577,6 @@ def _greet(screen: Screen) -> None:
             f"clinvk, on {sitting.conversation.backend}. /help lists the commands, Ctrl-D exits.",
             show.DIM,
         )
-
-
-def _say_goodbye(screen: Screen) -> None:
-    session = screen.sitting.conversation.session
-    if session is not None and screen.sitting.conversation.has_begun and not screen.output.is_gone:
-        screen.sitting.say(f"resume with: clinvk resume {session.id}", show.DIM)
 
 
 def _lines(text: Callable[[], Any], condition: Condition) -> ConditionalContainer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -43,11 +44,11 @@ def status_pieces(status: Status, width: int) -> list[Piece]:
         "cost": f"${status.dollars:.2f}" if status.dollars else "",
     }
     shown = {name: text for name, text in pieces.items() if text}
-    for name, cut in (("session", truncate), ("directory", truncate_start)):
-        if (over := _width(shown) - width) > 0 and name in shown:
-            room = max(SHORTEST, display_width(shown[name]) - over)
-            shown[name] = cut(shown[name], room)
-    for name in ("directory", "cost", "tokens", "model", "session", "backend"):
+    _shorten(shown, "directory", truncate_start, width)
+    if _width(shown) > width:
+        shown.pop("directory", None)
+        _shorten(shown, "session", truncate, width)
+    for name in ("cost", "tokens", "model", "session", "backend"):
         if _width(shown) <= width:
             break
         shown.pop(name, None)
@@ -57,6 +58,12 @@ def status_pieces(status: Status, width: int) -> list[Piece]:
             found.append((BETWEEN, PLAIN))
         found.append((text, WARNING if name == "limit" else PLAIN))
     return found
+
+
+def _shorten(shown: dict[str, str], name: str, cut: Callable[[str, int], str], width: int) -> None:
+    """Shorten a piece as far as needed and sensible."""
+    if name in shown and (over := _width(shown) - width) > 0:
+        shown[name] = cut(shown[name], max(SHORTEST, display_width(shown[name]) - over))
 
 
 def _width(shown: dict[str, str]) -> int:
