@@ -188,6 +188,7 @@ FLAGS = {name: False if "bool" in str(kind) else None for name, kind in PromptFl
         ({"as_json": True}, {}, None, "--json and --native"),
         ({"output_format": "json"}, {}, [], "--output-format and --native"),
         ({"ephemeral": True}, {}, None, "--ephemeral and --native"),
+        ({"worktree": True}, {}, None, "--worktree and --native"),
         ({"to": "codex"}, {}, None, "--to and --native"),
         ({}, {"--file": "x", "--edit": False}, None, "--file and --native"),
         ({}, {}, None, "--native needs a terminal"),
@@ -204,8 +205,10 @@ def test_an_option_that_the_screen_lacks_is_rejected_by_name(claude: Home, clinv
     (claude.work / "any.json").write_text("{}")
     for words, said in [
         (["claude", "--max-turns", "3"], "claude does not support --max-turns: its own screen"),
-        (["claude", "--schema", "any.json"], "claude does not support --schema"),
-        (["claude", "--schema-retries", "3"], "claude does not support --schema-retries"),
+        (["claude", "--schema", "any.json"], "--schema and --native cannot"),
+        (["claude", "--schema-retries", "3"], "--schema-retries and --native cannot"),
+        (["claude", "--memory"], "--memory and --native cannot"),
+        (["claude", "--planning"], "--permission-mode plan"),
         (["echo"], "echo: its manifest does not say how its own screen is opened"),
         (["claude", "--option", "effort=low", "--", "--bare"], "--effort low --bare"),
     ]:

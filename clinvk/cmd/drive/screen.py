@@ -12,6 +12,7 @@ from msgspec.structs import asdict
 from clinvk.cmd.options import reading as opt
 from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.errors import UsageError
+from clinvk.model.option_table import OWN_OPTIONS
 from clinvk.model.session_ref import SessionRef
 from clinvk.terminal.printer import Printer
 
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from clinvk.dispatch.screen.record import Added
     from clinvk.model.request import Request
 
-# The flags that only mean something for a prompt, or for an answer that clinvk shows.
-OF_PROMPTS = (
-    "to", "replay", "output_format", "raw", "ephemeral", "timeout", "stall_timeout",
-    "fail_on_denied", "expand", "on_limit", "max_wait", "fallback", "ignore_limit", "as_json",
-    "quiet", "verbose",
-)  # fmt: skip
+# The flags that also mean something in the screen; the others are about a prompt, or about an answer
+# that clinvk shows.
+OF_SCREENS = {"backend", "workdir", "dry_run", "options", "option", "lenient", "no_wait", "title", "tag"}  # fmt: skip
 SPELLED = {"as_json": "--json"}
 
 
@@ -39,7 +37,11 @@ def check_native(flags: PromptFlags, others: Mapping[str, object], words: list[s
             "--native takes no prompt: it is typed in the screen of the backend",
             "leave out the prompt, or --native",
         )
-    given = [SPELLED.get(n) or flag_name(n) for n in OF_PROMPTS if asdict(flags)[n]]
+    given = [
+        SPELLED.get(name) or flag_name(name)
+        for name, value in asdict(flags).items()
+        if value and name not in OF_SCREENS
+    ]
     given += [flag for flag, value in others.items() if value]
     if given:
         raise UsageError(
@@ -87,6 +89,11 @@ async def _open(dispatcher: Dispatcher, request: Request, flags: PromptFlags) ->
     async with hold_screen(dispatcher, request, printer.notice) as screen:
         for notice in screen.plan.notices:
             printer.notice(notice)
+        for name in OWN_OPTIONS:
+            if name in screen.plan.settings and screen.plan.settings[name].value:
+                printer.notice(
+                    f"{name.replace('_', ' ')} does not apply in the screen of the backend"
+                )
         code = run_on_terminal(screen.plan.command, screen.marker)
         added = screen.record.add()
         with suppress(OSError):  # the terminal may be gone

@@ -11,12 +11,14 @@ from msgspec import Struct
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.files import tempfiles
 from clinvk.backend.manifest import Manifest, ScreenSpec, for_screen
+from clinvk.backend.permissions import INSTRUCTION, has_plan_mode
 from clinvk.dispatch.dispatcher import Dispatcher, delete_session, keep_state
 from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.dispatch.screen.record import ScreenRecord
 from clinvk.dispatch.turn_lock import acquire_turn, release_turn
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import SessionError, UsageError
+from clinvk.knowledge.context import Context
 from clinvk.model.option_table import OWN_OPTIONS
 from clinvk.model.request import Request
 from clinvk.model.session import Session
@@ -87,11 +89,14 @@ async def plan_screen(
     backend = request.backend or (session.backend if session else None)
     manifest = dispatcher.selector.select(backend).manifest
     _check_screen(manifest, session, request)
-    plan = await dispatcher.plan_when_known(calls, request.replace(expand=True), session)
-    if plan.command.stdin != request.prompt.encode():
+    plan = await dispatcher.plan_when_known(
+        calls, request.replace(expand=True), session, Context([])
+    )
+    plain = [request.prompt, f"{INSTRUCTION}{request.prompt}" if has_plan_mode(manifest) else ""]
+    if plan.command.stdin.decode() not in plain:
         raise UsageError(
-            f"the instructions of a stored template or skill cannot be passed to the screen of "
-            f"{manifest.name}, which has no option for a system prompt",
+            f"{manifest.name} would be told in the prompt what a stored template, a stored skill or "
+            "--planning asks of it, and clinvk does not see the prompts in its screen",
             "leave out --native, or see: clinvk sessions options",
         )
     return plan
@@ -102,9 +107,9 @@ def _check_screen(manifest: Manifest, session: Session | None, request: Request)
     for name in (*OWN_OPTIONS, "schema"):
         if request.options.get(name) is not None:
             raise UsageError(
-                f"{manifest.name} does not support {request.spelled.get(name, name)}: "
-                "clinvk does not see the answers in its own screen",
-                "leave it out",
+                f"{request.spelled.get(name, name)} and --native cannot be used together: clinvk sees "
+                "neither the prompts nor the answers in the screen",
+                f"leave out {request.spelled.get(name, name)}",
             )
     screen = manifest.interactive
     if screen is None:
