@@ -53,7 +53,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session, check_id, new_id
 from clinvk.process.marker import MARKER, new_marker
-from clinvk.sessions.instructions import begin_with, template_options
+from clinvk.sessions.instructions import AskedSkills, asked_skills, begin_with, template_options
 from clinvk.sessions.lookup import NoSessionHere, SessionLookup, real_path
 from clinvk.sessions.masking import redact_data_for_store, redact_for_store
 from clinvk.store import open_store
@@ -315,6 +315,8 @@ class Dispatcher(Closing):
         if context is None:
             context = self._find_context(request, session, own, writes=writes)
         prompt = f"{INSTRUCTION}{request.prompt}" if PLANNING in wanted else request.prompt
+        skills = self._find_skills(request, session, own, wanted, manifest)
+        prompt = f"{skills.text}{prompt}"
         prompt = context.put_before(prompt) if context else prompt
         prompt, carried = self._build_prompt(
             request, prompt, session, manifest, native_id or forks, wanted
@@ -355,7 +357,7 @@ class Dispatcher(Closing):
             manifest,
             choice.program,
             prompt=prompt,
-            options={k: s.value for k, s in settings.items()},
+            options={k: s.value for k, s in settings.items()} | skills.options,
             cwd=_working_directory(request, session),
             env=env,
             temp_dir=tempfiles.temp_dir_path(self.env),
@@ -383,6 +385,7 @@ class Dispatcher(Closing):
             *moved,
             *permitted,
             *carried,
+            *skills.notices,
             *(context.notices if context else ()),
             *dropped,
             *_lacking(settings),
@@ -398,6 +401,25 @@ class Dispatcher(Closing):
             begins.template, metadata, context,
         )  # fmt: skip
 
+    def _find_skills(
+        self,
+        request: Request,
+        session: Session | None,
+        own: Mapping[str, Setting],
+        settings: Mapping[str, Setting],
+        manifest: Manifest,
+    ) -> AskedSkills:
+        """The skills that were asked for with the prompt. In a read-only sandbox, a CLI gets their
+        text: a skill of its own may run commands when it is read."""
+        asked = own.get("skill_set")
+        if asked is None or not asked.value:
+            return AskedSkills()
+        names = [asked.value] if isinstance(asked.value, str) else asked.value
+        sandbox = settings.get("sandbox")
+        is_free = PLANNING not in settings and (sandbox is None or sandbox.value != "read-only")
+        directory = os.path.realpath(_working_directory(request, session))
+        return asked_skills(names, manifest, self.config.home, directory, native=is_free)
+
     def _find_context(
         self,
         request: Request,
@@ -407,7 +429,8 @@ class Dispatcher(Closing):
         writes: bool,
     ) -> Context | None:
         """What the options add to the prompt; None without any of them."""
-        wanted = {n: s.value for n, s in settings.items() if n in CONTEXT_OPTIONS and s.value}
+        names = [name for name in CONTEXT_OPTIONS if name != "skill_set"]
+        wanted = {n: settings[n].value for n in names if n in settings and settings[n].value}
         if not wanted:
             return None
         # Only with one of the options.
@@ -434,8 +457,9 @@ class Dispatcher(Closing):
         known = read_options_file(self.config.home)
         of_session = known.of(session.id) if session else NOTHING_STORED
         is_free = session is None or session.template is None
+        asked = request.options.get("skill_set")
         return StoredOptions(
-            skills=of_session.skills or known.user.skills,
+            skills=() if asked else of_session.skills or known.user.skills,
             template=(of_session.template or known.user.template) if is_free else None,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from clinvk.backend.options import stored_options
 from clinvk.config.schema import SessionConfig
 from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.dispatch.turn_plan import TurnPlan
@@ -16,7 +17,7 @@ from clinvk.errors import ClinvkError
 from clinvk.model.result import Result
 from clinvk.model.session import Message, MessageRole, Session, after_turn, prompt_excerpt
 from clinvk.process.threads import for_long
-from clinvk.sessions.masking import redact_for_store
+from clinvk.sessions.masking import redact_data_for_store, redact_for_store
 from clinvk.store.base import Damaged, Query
 
 _STEP = timedelta(milliseconds=1)  # the precision of stored times
@@ -50,9 +51,14 @@ class Recorder:
         # Written in any case: a session deleted meanwhile is noticed now, not at the end.
         title = self.plan.request.title and redact_for_store(self.plan.request.title, self.settings)
         tags, new_id = self.plan.request.tags, self.plan.command.new_id
+        options = redact_data_for_store(
+            stored_options(self.plan.settings), self.settings, self.plan.request.secrets
+        )
 
         def change(session: Session) -> Session:
             session = _session_with_prompt(session, messages, title, tags)
+            if _is_first_turn(session):
+                session = replace(session, options=session.options | options)
             return _with_native_id(session, self.plan, new_id, None) if new_id else session
 
         await self.calls(lambda: self.store.append(self.session_id, messages, change))
@@ -201,6 +207,11 @@ def _session_with_prompt(
         session = with_prompt(session, messages[0].content)
     tags = tuple(dict.fromkeys([*session.tags, *tags]))
     return replace(session, title=title or session.title, tags=tags)
+
+
+def _is_first_turn(session: Session) -> bool:
+    """Whether the session was created without a turn, so that its options are those of this one."""
+    return not (session.turns or session.native_ids or session.parents)
 
 
 def with_prompt(session: Session, prompt: str) -> Session:

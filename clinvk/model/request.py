@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from clinvk.model.option_table import CONTEXT_OPTIONS
 from clinvk.model.session_ref import (
     LAST,
     LatestSession,
@@ -148,6 +149,12 @@ class Request:
     def chosen_id(self) -> str | None:
         """The id of a new session, if the caller has chosen it."""
         return self.session_ref.id if isinstance(self.session_ref, NewSession) else None
+
+    @property
+    def options_of_follow_up(self) -> dict[str, Any]:
+        """The options of a turn that clinvk adds to this one: the conversation has the context
+        already."""
+        return {k: v for k, v in self.options.items() if k not in CONTEXT_OPTIONS}
 
     def with_session(self, session: SessionRef) -> Request:
         """The same for another session."""

@@ -25,6 +25,7 @@ class Template(Struct, frozen=True):
     suggested_parameters: dict[str, Any] = {}  # the session's options: model, sandbox, …
 
 
+PLACEHOLDER = "Say here what the backend is to do in every session."
 _WRITTEN: Rules = {
     "description": PROSE,
     "system_message": PROSE,
@@ -113,20 +114,24 @@ def save_template(home: Path, name: str, data: Mapping[str, Any]) -> Template:
 
 def _read_template(path: Path) -> Template:
     try:
-        data = yamls.load(read_file(path), _WRITTEN)
+        text = read_file(path)
+        data = yamls.load(text, _WRITTEN)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}", "fix or delete that file") from error
-    return _parse_template({} if data is None else data, path.stem, str(path))
+    return _parse_template(
+        {} if data is None else data, path.stem, str(path), text.decode("utf-8", "replace")
+    )
 
 
-def _parse_template(data: Any, name: str, where: str) -> Template:
-    """`name` may be in the data, too, since templates are passed around as files."""
+def _parse_template(data: Any, name: str, where: str, text: str = "") -> Template:
+    """`name` may be in the data, too, since templates are passed around as files. Errors have the
+    line of the `text`, if there is one."""
     if isinstance(data, dict) and "name" in data:
         if data["name"] != name:
             raise ConfigError(
-                f"{where}: name: {str(data['name'])[:100]!r} is not its name",
+                f"{where}{_line(text, ('name',))}: name: {str(data['name'])[:100]!r} is not its name",
                 f"use {name}, or leave it out",
             )
         data = {key: value for key, value in data.items() if key != "name"}
@@ -134,4 +139,28 @@ def _parse_template(data: Any, name: str, where: str) -> Template:
         return build_struct(Template, data)
     except ShapeError as error:
         known = ", ".join(Template.__struct_fields__)
-        raise ConfigError(f"{where}: {error}", f"a template has: {known}; and its name") from error
+        raise ConfigError(
+            f"{where}{_line(text, error.path)}: {error}", f"a template has: {known}; and its name"
+        ) from error
+
+
+def _line(text: str, path: tuple[str | int, ...]) -> str:
+    line = yamls.line_of(text, path) if text else None
+    return f": line {line}" if line else ""
+
+
+def new_template(home: Path, name: str, source: str | None, description: str) -> Path:
+    """Write a template to be filled in, or a copy of the one that is named `source`; return its
+    path. Raises `ConfigError`, and `SessionError` for a name that is not valid as a file name."""
+    begun = load_template(home, source) if source else Template(system_message=PLACEHOLDER)
+    path = template_directory(home) / f"{check_id(name)}.yaml"
+    if os.path.lexists(path):
+        raise ConfigError(f"{path} already exists", "edit that file, or choose another name")
+    data = {
+        "description": description or begun.description or "What it is for.",
+        "system_message": begun.system_message or PLACEHOLDER,
+        "default_metadata": dict(begun.default_metadata),
+        "suggested_parameters": dict(begun.suggested_parameters),
+    }
+    save_template(home, name, data)
+    return path

@@ -56,3 +56,24 @@ def test_the_model_sees_what_is_added(user: User) -> None:
     assert second.last == "and now?"
     assert "from message 1 of the session" in third.last
     assert "water the tulips" in third.last
+
+
+def test_a_skill_is_used_for_one_prompt(user: User) -> None:
+    words, other = unique(), unique()
+    for name, text in (("review", words), ("other", other)):
+        path = user.home.path / ".clinvk" / "skills" / name / "SKILL.md"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"---\nname: {name}\ndescription: What {name} is for.\n---\n{text}\n")
+    tool = '<<tool Skill {"skill": "review:review"}>>'  # only claude has it
+
+    user.result("--skill-set", "review", tool if user.backend == "claude" else "hello")
+    seen = json.dumps([asked.body for asked in user.asked])
+    user.result("-c", "and now?")
+
+    assert words in seen
+    assert other not in seen
+    if user.backend == "claude":
+        assert "review:review: What review is for." in seen
+        assert words not in user.asked[0].last
+    assert user.asked[-1].last == "and now?"
+    assert not (user.home.project / ".claude").exists()

@@ -181,3 +181,12 @@ def _describe(session: Session) -> str:
     from clinvk.text.sanitize import one_line
 
     return one_line(session.label)[:60] or session.backend or "-"
+
+
+def complete_skills(incomplete: str) -> list[str]:
+    # Only a shell that completes needs it.
+    from clinvk.config import loading
+    from clinvk.sessions.skills import skill_names, skill_places
+
+    places = skill_places(loading.find_home(os.environ), os.getcwd())
+    return [name for name in skill_names(places) if name.startswith(incomplete)]

@@ -11,6 +11,7 @@ import typer
 from clinvk.cmd.options.completions import (
     complete_option_pairs,
     complete_sessions,
+    complete_skills,
     complete_tags,
     complete_words,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "STDIN",
     "OutputOptions",
     "build_request",
+    "complete_skills",
     "complete_tags",
     "load_config",
     "output_options",
@@ -69,13 +71,6 @@ def complete_templates(incomplete: str) -> list[str]:
 
     names = template_names(loading.find_home(os.environ))
     return [name for name in names if name.startswith(incomplete)]
-
-
-def complete_skills(incomplete: str) -> list[str]:
-    # Only a shell that completes needs it.
-    from clinvk.sessions.skills import skill_names
-
-    return [n for n in skill_names(loading.find_home(os.environ)) if n.startswith(incomplete)]
 
 
 Prompt = Annotated[

@@ -9,7 +9,12 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from clinvk.cmd.options.completions import complete_models, complete_tags, complete_words
+from clinvk.cmd.options.completions import (
+    complete_models,
+    complete_skills,
+    complete_tags,
+    complete_words,
+)
 from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
 from clinvk.cmd.options.prompt_flags import FROM_TABLE, TurnOptions
 from clinvk.cmd.options.words import LITERAL_MARK
@@ -19,7 +24,11 @@ __all__ = ["FROM_TABLE", "OF_ANY_BACKEND", "OF_RUNS", "TurnOptions", "flag_of", 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COMPLETIONS: Mapping[str, Any] = {"model": complete_models, "tags": complete_tags}
+COMPLETIONS: Mapping[str, Any] = {
+    "model": complete_models,
+    "tags": complete_tags,
+    "skill_set": complete_skills,
+}
 
 OF_RUNS = [option for option in OPTIONS if option.flag_of_runs]
 OF_ANY_BACKEND = [option for option in OF_RUNS if not option.backend_specific]

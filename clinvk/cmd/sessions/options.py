@@ -144,7 +144,9 @@ def _store(
     for name, value in options.items():
         check_option(name, value, catalog)
     for name in given.skills:
-        skills.load_skill(home, name)
+        notice = skills.load_skill([skills.skills_directory(home)], name).notice
+        if notice:
+            printer.Printer.for_errors().notice(notice)
     if given.template is not None:
         templates.load_template(home, given.template)
     change_stored_options(

@@ -125,8 +125,9 @@ class CheckedTurn(TurnSeries):
             await super()._start()
             return
         request = self._first.replace(
-            session=SessionById(done.session_id or ""), backend=None, to=None, title=None, tags=()
-        )
+            session=SessionById(done.session_id or ""), backend=None, to=None, title=None, tags=(),
+            options=self._first.options_of_follow_up,
+        )  # fmt: skip
         self._early_plan = plan = await self._make_plan(request)
         self._prepare(plan)
         self._protected = await in_thread(self._load_protected)
@@ -358,7 +359,7 @@ class CheckedTurn(TurnSeries):
         request = self._first.replace(
             prompt=self._round_prompt(check), session=SessionById(result.session_id or ""),
             backend=None, to=None, replay=False, title=None, tags=(), check_progress=None,
-            resends=False,
+            resends=False, options=self._first.options_of_follow_up,
         )  # fmt: skip
         self._next = NextTurn(request, "")
         self._events.append(Round(round=self._round, rounds=self._settings.rounds))

@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from clinvk.dispatch.series.turn_series import NextTurn, TurnSeries
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Failed
-from clinvk.model.option_table import CONTEXT_OPTIONS
 from clinvk.model.result import Failure, Result
 from clinvk.model.session_ref import SessionById
 
@@ -31,11 +30,7 @@ class RepairedTurn(TurnSeries):
             prompt=plan.schema.repair_prompt(event.message),
             session=SessionById(result.session_id or ""),
             backend=None, to=None, replay=False, title=None, tags=(),
-            options={
-                name: value
-                for name, value in self._request.options.items()
-                if name not in CONTEXT_OPTIONS
-            },
+            options=self._request.options_of_follow_up,
         )  # fmt: skip
         return NextTurn(request, "asking again")
 
