@@ -74,7 +74,7 @@ class ResumedRun(DrivenRun):
         try:
             rerun = [o.index for o in self.outcomes if o.state == "queued"]
             pairs = zip(self.outcomes, before.results, strict=True)
-            found = [o for o, stood in pairs if o != stood and o.state != "queued"]
+            found = [o for o, stood in pairs if _differs(o, stood) and o.state != "queued"]
             if not (rerun or any(o.ok for o in found)) and before.state != "interrupted":
                 return self._finish_unchanged(before)
             return await self._run_with_journal(
@@ -196,6 +196,11 @@ def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: Driv
     # If it was to continue the session of an earlier step, that session is about that step.
     found = _answer_in_session(outcome, store) if alone and not progress else None
     return folder.outcome_from_session(outcome, *found) if found else outcome
+
+
+def _differs(outcome: Outcome, before: Outcome) -> bool:
+    """Whether something about it is not in the journal yet."""
+    return replace(outcome, check_progress=None) != replace(before, check_progress=None)
 
 
 def _is_alone(outcome: Outcome, plan: Plan) -> bool:

@@ -136,6 +136,7 @@ class Round(Event, frozen=True, kw_only=True):
     type: ClassVar[str] = "round"
     round: int = 1
     rounds: int = 1  # how many there may be
+    message: str = ""  # what the check has reported
 
 
 class Finished(Event, frozen=True, kw_only=True):

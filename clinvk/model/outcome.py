@@ -189,11 +189,11 @@ def _is_check_failure(outcome: Outcome) -> bool:
 
 
 def state_label(outcome: Outcome) -> str:
-    """The state for people: `failed check` for a task whose work did not pass its check."""
+    """The state for people: `failed check` if only its check failed."""
     if _is_check_failure(outcome):
         return "failed check"
     if outcome.ok and outcome.check is not None and outcome.check.state == "unchanged":
-        return "done, unchanged"
+        return "done (unchanged)"
     return outcome.state
 
 

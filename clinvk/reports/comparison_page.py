@@ -11,7 +11,7 @@ from html import escape
 
 from clinvk.html import page
 from clinvk.model import figures
-from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.outcome import Outcome, RunResult, state_label
 from clinvk.plans import comparison
 from clinvk.plans.comparison import Round, Verdict
 from clinvk.text.sanitize import one_line, sanitize_without_bidi
@@ -107,7 +107,7 @@ def _problem_text(outcome: Outcome) -> str:
     if outcome.ok:
         return "" if outcome.output.strip() else '<p class="soft">An empty answer.</p>'
     why = f": {outcome.error.message}" if outcome.error else ""
-    return f'<p class="problem">✗ {escape(one_line(outcome.state + why))}</p>'
+    return f'<p class="problem">✗ {escape(one_line(state_label(outcome) + why))}</p>'
 
 
 def _table(result: RunResult) -> Iterator[str]:
@@ -128,7 +128,7 @@ def _row(o: Outcome) -> str:
     return (
         f'<tr><th scope="row">{escape(one_line(comparison.label(o)))}</th>'
         f"<td>{escape(one_line(o.model or figures.NOTHING))}</td>"
-        f'<td><span class="is {escape(o.state)}">{escape(o.state)}</span></td>'
+        f'<td><span class="is {escape(o.state)}">{escape(state_label(o))}</span></td>'
         f'<td class="num">{figures.time_taken(o)}</td>'
         f'<td class="num">{figures.tokens(o)}</td>'
         f'<td class="num">{figures.cost(o)}</td>'

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TextIO
 
 from clinvk.errors import UsageError
-from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.outcome import Outcome, RunResult, state_label
 from clinvk.reports import words
 from clinvk.text.sanitize import one_line, sanitize
 
 MAX_ANNOTATIONS = 10  # annotations of a kind that GitHub shows for a step
+MAX_CHECK_OUTPUT = 2_000  # characters of the output of a check that failed, the last ones
 MAX_SUMMARY_SIZE = 1024 * 1024  # bytes of a step's summary; of a larger one, GitHub shows nothing
 SUMMARY_RESERVE = 1024
 MIN_SUMMARY_SIZE = 16 * 1024
@@ -54,12 +55,13 @@ def _more_note(left: list[Outcome], result: RunResult) -> str:
 
 def _title(outcome: Outcome) -> str:
     on = f" on {one_line(outcome.backend)}" if outcome.backend and outcome.attempts else ""
-    return f"{words.name(outcome)}: {outcome.state}{on}"
+    return f"{words.name(outcome)}: {state_label(outcome)}{on}"
 
 
 def _message(outcome: Outcome) -> str:
     why = words.failure(outcome)
-    return sanitize(f"{why.message}\n{why.hint}" if why.hint else why.message)
+    output = words.check_output(outcome)[-MAX_CHECK_OUTPUT:]
+    return sanitize("\n".join(filter(None, (why.message, why.hint, output))))
 
 
 def _command(level: str, title: str, message: str) -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from clinvk.html import page
 from clinvk.model import figures
-from clinvk.model.outcome import MARKS, Outcome, RunResult
+from clinvk.model.outcome import MARKS, Outcome, RunResult, state_label
 from clinvk.model.plan import Plan
 from clinvk.reports import timeline, words
 from clinvk.text.sanitize import one_line, sanitize
@@ -125,7 +125,7 @@ def _row(outcome: Outcome) -> str:
 def _state(outcome: Outcome) -> str:
     mark = MARKS[outcome.state]
     again = f" <small>{outcome.attempts} attempts</small>" if outcome.attempts > 1 else ""
-    return f'<span class="is {outcome.state}">{mark} {outcome.state}</span>{again}'
+    return f'<span class="is {outcome.state}">{mark} {state_label(outcome)}</span>{again}'
 
 
 def _backend(outcome: Outcome) -> str:
@@ -149,6 +149,8 @@ def _problems(result: RunResult) -> Iterator[str]:
         )
         if why.hint:
             yield f"<p>Next: {escape(sanitize(why.hint))}</p>"
+        if output := words.check_output(problem.tasks[0]):
+            yield _render_unformatted(output)
         yield "</div>"
     yield "</section>"
 

@@ -75,6 +75,8 @@ def _add_problem(case: ET.Element, outcome: Outcome) -> None:
         },
     )
     lines = [failure.message, *([f"hint: {failure.hint}"] if failure.hint else [])]
+    if output := words.check_output(outcome):
+        lines += ["", output]
     element.text = _replace_forbidden(sanitize("\n".join(lines)))
 
 
@@ -98,6 +100,8 @@ def _task_properties(outcome: Outcome, plan: Plan) -> dict[str, Any]:
         "session": words.session(outcome),
         "model": outcome.model,
         "attempts": outcome.attempts,
+        "check": outcome.check.state if outcome.check else None,
+        "rounds": outcome.check.rounds if outcome.check else None,
         "tokens": usage.total if usage else None,
         "input_tokens": usage.input if usage else None,
         "output_tokens": usage.output if usage else None,

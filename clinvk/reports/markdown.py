@@ -8,7 +8,7 @@ from html import escape
 from itertools import accumulate
 
 from clinvk.model import figures
-from clinvk.model.outcome import MARKS, Outcome, RunResult
+from clinvk.model.outcome import MARKS, Outcome, RunResult, state_label
 from clinvk.reports import words
 from clinvk.text.sanitize import one_line
 
@@ -60,7 +60,7 @@ def _row(outcome: Outcome) -> str:
     cells = [
         escape_markdown(words.name(outcome)),
         escape_markdown(outcome.backend or figures.NOTHING),
-        f"{MARKS[outcome.state]} {outcome.state}" + _attempts(outcome),
+        f"{MARKS[outcome.state]} {state_label(outcome)}" + _attempts(outcome),
         figures.time_taken(outcome),
         figures.tokens(outcome),
         escape_markdown(figures.cost(outcome)),
@@ -91,7 +91,15 @@ def _problem(problem: words.Problem) -> str:
     item = (
         f"- {names}: {problem.state}{kind}: {escape_markdown(why.message[:_MAX_MESSAGE_LENGTH])}\n"
     )
-    return item + (f"  <br>Next: {escape_markdown(why.hint)}\n" if why.hint else "")
+    item += f"  <br>Next: {escape_markdown(why.hint)}\n" if why.hint else ""
+    output = words.check_output(problem.tasks[0])[-_MAX_MESSAGE_LENGTH:]
+    return item + (f"\n{_indented(output)}\n" if output else "")
+
+
+def _indented(text: str) -> str:
+    """In a fence that the text cannot close, as a part of an item of a list."""
+    fence = "`" * _fence_length(text)
+    return "\n".join(f"  {line}".rstrip() for line in [f"{fence}text", *text.splitlines(), fence])
 
 
 def _answers(result: RunResult, room: int | None) -> str:

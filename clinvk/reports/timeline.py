@@ -15,7 +15,7 @@ from itertools import takewhile
 from msgspec import Struct
 
 from clinvk.model import figures
-from clinvk.model.outcome import MARKS, Outcome, RunResult
+from clinvk.model.outcome import MARKS, Outcome, RunResult, state_label
 from clinvk.model.plan import Plan
 from clinvk.reports import words
 from clinvk.text import duration
@@ -238,7 +238,7 @@ class _TimelinePicture:
 
     def _tooltip(self, outcome: Outcome) -> str:
         parts = [
-            f"{words.name(outcome)}: {outcome.state}",
+            f"{words.name(outcome)}: {state_label(outcome)}",
             _backend(outcome),
             figures.time_taken(outcome),
         ]

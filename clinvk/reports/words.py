@@ -54,13 +54,19 @@ def failure(outcome: Outcome) -> Failure:
     return outcome.error or Failure(outcome.state, f"no reason was given: {outcome.state}")
 
 
+def check_output(outcome: Outcome) -> str:
+    """The end of the output of its check, if that failed."""
+    check = outcome.check
+    return "" if check is None or check.ok else sanitize(check.output).strip("\n")
+
+
 def problems(result: RunResult) -> list[Problem]:
     """The unfinished tasks and why, failures first; without tasks still running."""
-    found: dict[tuple[str, str, str, str | None], list[Outcome]] = {}
+    found: dict[tuple[str, str, str, str | None, str], list[Outcome]] = {}
     for outcome in result.results:
         if outcome.state not in ("done", "queued", "running"):
             why = failure(outcome)
-            key = (outcome.state, why.kind, why.message, why.hint)
+            key = (outcome.state, why.kind, why.message, why.hint, check_output(outcome))
             found.setdefault(key, []).append(outcome)
     made = [Problem(key[0], failure(same[0]), tuple(same)) for key, same in found.items()]
     return sorted(made, key=lambda p: p.state != "failed")

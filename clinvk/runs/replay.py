@@ -17,6 +17,8 @@ from clinvk.model.plan import Plan
 from clinvk.model.result import Failure, Result
 from clinvk.model.usage import Usage, rfc3339
 
+# Of a task whose attempt has ended, but which a later one continues.
+RESUMABLE_STATES = ("queued", "waiting", "cancelled", "indeterminate")
 VERSION = 1  # of a journal's lines
 
 
@@ -145,7 +147,7 @@ def _ended(outcome: Outcome, line: dict[str, Any]) -> Outcome:
 
 def progress_after(outcome: Outcome) -> CheckProgress | None:
     """What a task whose attempt has ended can continue from: it waits, or was cancelled."""
-    return outcome.check_progress if outcome.state in ("queued", "waiting", "cancelled") else None
+    return outcome.check_progress if outcome.state in RESUMABLE_STATES else None
 
 
 def _with_turn(outcome: Outcome, line: dict[str, Any]) -> Outcome:

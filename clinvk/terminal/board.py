@@ -118,7 +118,7 @@ class Board:
                     if not (self._has_deltas or row.activity.startswith("tool ")):
                         row.activity = "running"
             self._changed = True
-            if event.type != "notice":
+            if event.type not in ("notice", "round"):
                 return
         self._handle_change(change)
 

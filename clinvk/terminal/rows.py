@@ -23,6 +23,8 @@ ACTIVITIES = {
     "tool_result": "thinking",
     "denied": "thinking",
     "text": "answering",
+    "checking": "checking",
+    "round": "fixing",
     "finished": "ending",
     "failed": "ending",
 }

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from clinvk.model.events import Denied, Round
 from clinvk.model.result import Result, WorktreeResult, describe_failure
 from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from clinvk.dispatch.turn_plan import TurnPlan
-    from clinvk.model.events import Denied
     from clinvk.model.progress import Change
 
 ALLOW_HINT = (
@@ -33,7 +33,15 @@ def describe_change(change: Change) -> str | None:
         return f"{one_line(o.name)}: {one_line(change.message)}"
     if change.kind == "event" and o and change.event and change.event.type == "notice":
         return f"{one_line(o.name)}: {one_line(getattr(change.event, 'message', ''))[:200]}"
+    if change.kind == "event" and o and isinstance(change.event, Round):
+        return f"{one_line(o.name)}: {one_line(describe_round(change.event))[:200]}"
     return None
+
+
+def describe_round(event: Round) -> str:
+    """Why a further turn begins, and which one."""
+    said = f"round {event.round} of at most {event.rounds}"
+    return f"{event.message}; {said}" if event.message else said
 
 
 def denial_hint(event: Denied, plan: TurnPlan) -> str | None:

@@ -17,11 +17,11 @@ from clinvk.cmd.runs.common import VERSION, LastRun, open_runs
 from clinvk.cmd.views import summary
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model import figures
-from clinvk.model.outcome import format_counts
+from clinvk.model.outcome import format_counts, state_label
 from clinvk.terminal import printer as show
 from clinvk.text import duration
 from clinvk.text.json_output import dumps
-from clinvk.text.sanitize import one_line
+from clinvk.text.sanitize import one_line, sanitize
 from clinvk.text.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
     task = plan.tasks[outcome.index]
     fields: dict[str, Any] = {
         "Task": f"{outcome.name} ({outcome.index + 1} of {len(plan.tasks)} in run {folder.id})",
-        "State": outcome.state,
+        "State": state_label(outcome),
         "Backend": outcome.backend or "-",
         "Model": outcome.model or "-",
         "Session": outcome.session_id or "-",
@@ -212,9 +212,18 @@ def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
         "Directory": show.short_path(str(task.cwd or plan.cwd or "-")),
         "Prompt": one_line(task.prompt)[:300],
     }
+    if outcome.check is not None:
+        # Only for a task with a check.
+        from clinvk.model.checks.check import describe_check
+
+        fields["Check"] = one_line(describe_check(outcome.check))
     if outcome.error is not None:
         fields["Error"] = f"{outcome.error.kind}: {outcome.error.message}"
     show.print_fields(fields, state="State")
     if outcome.output.strip():
         print()
         show.print_markdown(outcome.output)
+    if outcome.check is not None and not outcome.check.ok and outcome.check.output:
+        print()
+        print(show.for_output().paint("── output of the check ──", show.BOLD))
+        print(sanitize(outcome.check.output))

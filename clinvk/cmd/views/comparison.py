@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from clinvk.cmd.views import run, summary
-from clinvk.model.outcome import MARKS
+from clinvk.model.outcome import MARKS, state_label
 from clinvk.plans import comparison
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
@@ -83,7 +83,7 @@ def _answer_text(outcome: Outcome) -> str:
         return said or "(an empty answer)"
     why = f": {one_line(outcome.error.message)}" if outcome.error else ""
     mark = MARKS.get(outcome.state, "·")
-    return f"{mark} {outcome.state}{why}" + (f"\n\n{said}" if said else "")
+    return f"{mark} {state_label(outcome)}{why}" + (f"\n\n{said}" if said else "")
 
 
 def print_table(result: RunResult) -> None:

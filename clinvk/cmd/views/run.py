@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.cmd.views import summary
-from clinvk.model.outcome import ACTIVE_STATES, MARKS, VERSION, Outcome
+from clinvk.model.outcome import ACTIVE_STATES, MARKS, VERSION, Outcome, state_label
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.wording import describe_change
@@ -283,7 +283,7 @@ def _to_json_line(line: dict[str, Any]) -> str:
 def describe_outcome(outcome: Outcome, printer: Printer) -> str:
     """How a task ended, on one line."""
     color = {"done": "32", "failed": show.RED}.get(outcome.state, show.YELLOW)
-    mark = printer.paint(f"{MARKS.get(outcome.state, '·')} {outcome.state}", color)
+    mark = printer.paint(f"{MARKS.get(outcome.state, '·')} {state_label(outcome)}", color)
     parts = [f"{one_line(outcome.name)}: {mark}"]
     if outcome.attempts:
         parts.append(f"in {duration.format_duration(outcome.seconds)} on {outcome.backend}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from clinvk.model import figures
-from clinvk.model.outcome import MARKS, Outcome, RunResult
+from clinvk.model.outcome import MARKS, Outcome, RunResult, state_label
 from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
@@ -124,7 +124,7 @@ def outcome_row(outcome: Outcome) -> list[str]:
     return [
         one_line(outcome.name),
         outcome.backend or "-",
-        outcome.state + tries,
+        state_label(outcome) + tries,
         figures.time_taken(outcome, "-"),
         figures.tokens(outcome, "-"),
         figures.cost(outcome, "-"),

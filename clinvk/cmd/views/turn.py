@@ -28,7 +28,12 @@ from clinvk.terminal import printer as show
 from clinvk.terminal.actions import inert_json, stop_token
 from clinvk.terminal.printer import Printer, StatusLine
 from clinvk.terminal.stdout import PatientStdout
-from clinvk.terminal.wording import denial_hint, describe_changes, print_failure
+from clinvk.terminal.wording import (
+    denial_hint,
+    describe_changes,
+    describe_round,
+    print_failure,
+)
 from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import StreamSanitizer, one_line, with_visible_order
 
@@ -98,7 +103,6 @@ class TextViewer(TurnViewer):
         )  # ends the part of a log in which commands are not obeyed
         self.at_line_start = True  # at the beginning of a line
         self.has_written = False
-        self.failed_check = ""  # the last one, in a line
 
     async def show(self, event: Event) -> None:
         self._end_message(event)
@@ -138,7 +142,7 @@ class TextViewer(TurnViewer):
                 self._tell_check(event.check)
             case Round():
                 self.status.label = f"{self.plan.manifest.name}: round {event.round}"
-                self._tell_round(event)
+                self.printer.notice(one_line(describe_round(event)))
             case Failed():
                 self._newline()
 
@@ -156,13 +160,6 @@ class TextViewer(TurnViewer):
                 self.printer.line(f"  {line}", show.DIM)
         if check.ok:
             self.printer.notice(one_line(describe_check(check)))
-        else:
-            self.failed_check = describe_check(check)
-
-    def _tell_round(self, event: Round) -> None:
-        """Why a further turn begins."""
-        said = f"round {event.round} of at most {event.rounds}"
-        self.printer.notice(one_line(f"{self.failed_check}; {said}" if self.failed_check else said))
 
     def _end_message(self, event: Event) -> None:
         """End the last block, unless the event is another part of the same message."""

@@ -362,7 +362,9 @@ class CheckedTurn(TurnSeries):
             resends=False, options=self._first.options_of_follow_up,
         )  # fmt: skip
         self._next = NextTurn(request, "")
-        self._events.append(Round(round=self._round, rounds=self._settings.rounds))
+        self._events.append(
+            Round(round=self._round, rounds=self._settings.rounds, message=check.message or "")
+        )
 
     def _round_prompt(self, check: Check) -> str:
         output = check.output[-MAX_PROMPT_OUTPUT:]
