@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clinvk.api.chat_objects import ChatCompletion, ChatCompletionChunk
     from clinvk.api.client import AsyncClient, Client
     from clinvk.api.prompt import arun, run
+    from clinvk.api.results import aapply_run, apply_run, drop_run, run_diff
     from clinvk.api.runs import (
         acancel_run,
         afollow_run,
@@ -91,6 +92,12 @@ if TYPE_CHECKING:
     from clinvk.model.session import Message, MessageRole, Session
     from clinvk.model.usage import Usage
     from clinvk.plans.comparison import Verdict
+    from clinvk.worktrees.results.apply import Applied, TaskApplied
+    from clinvk.worktrees.results.commits import CommitError
+    from clinvk.worktrees.results.diff import FileChange, TaskDiff
+    from clinvk.worktrees.results.drop import Dropped
+    from clinvk.worktrees.results.merge import ConflictError
+    from clinvk.worktrees.results.target import BlockedError
 
 _WHERE = {
     "api.agent": ("Agent", "MemoryConfig"),
@@ -98,6 +105,7 @@ _WHERE = {
     "api.chat_objects": ("ChatCompletion", "ChatCompletionChunk"),
     "api.client": ("AsyncClient", "Client"),
     "api.prompt": ("arun", "run"),
+    "api.results": ("aapply_run", "apply_run", "drop_run", "run_diff"),
     "api.runs": (
         "acancel_run", "afollow_run", "cancel_run", "clean_runs", "delete_run", "follow_run",
     ),
@@ -130,22 +138,28 @@ _WHERE = {
     "model.session": ("Message", "MessageRole", "Session"),
     "model.usage": ("Usage",),
     "api.workflow": ("AgentFlowManager", "WorkflowManager"),
+    "worktrees.results.apply": ("Applied", "TaskApplied"),
+    "worktrees.results.commits": ("CommitError",),
+    "worktrees.results.diff": ("FileChange", "TaskDiff"),
+    "worktrees.results.drop": ("Dropped",),
+    "worktrees.results.merge": ("ConflictError",),
+    "worktrees.results.target": ("BlockedError",),
 }  # fmt: skip
 _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "Agent", "AgentFlowManager", "AsyncClient", "BackendStatus", "Catalog", "Change",
-    "ChatCompletion", "ChatCompletionChunk", "Check", "Client", "ClinvkError", "Comparison", "ConfigError",
-    "Delta", "Denial", "Denied", "Dispatcher", "Event", "Failed", "Failure", "Finished",
+    "Agent", "AgentFlowManager", "Applied", "AsyncClient", "BackendStatus", "BlockedError", "Catalog", "Change",
+    "ChatCompletion", "ChatCompletionChunk", "Check", "Client", "ClinvkError", "CommitError", "Comparison", "ConfigError", "ConflictError",
+    "Delta", "Denial", "Denied", "Dispatcher", "Dropped", "Event", "Failed", "Failure", "FileChange", "Finished",
     "LimitError", "Loaded", "ManifestCheck", "MemoryConfig", "Message", "MessageRole",
     "NotInstalledError", "Notice", "Outcome", "Plan",
     "PlanRun", "RateLimit", "Request", "Result", "Run", "RunResult", "Session", "SessionError",
-    "SessionManager", "SessionNotFound", "Started", "Task", "Text", "Thinking", "Tool", "ToolResult", "Trial", "TurnError",
-    "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "acancel_run", "achain",
-    "acompare", "afollow_run", "aparallel", "aprobe_backends", "aresume", "aretry_run", "arun",
+    "SessionManager", "SessionNotFound", "Started", "Task", "TaskApplied", "TaskDiff", "Text", "Thinking", "Tool", "ToolResult", "Trial", "TurnError",
+    "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "aapply_run", "acancel_run", "achain",
+    "acompare", "afollow_run", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun",
     "atry_backend",
-    "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "follow_run", "load", "parallel",
-    "plan_of", "probe_backends", "resume_run", "retry_run", "run", "try_backend",
+    "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "drop_run", "follow_run", "load", "parallel",
+    "plan_of", "probe_backends", "resume_run", "retry_run", "run", "run_diff", "try_backend",
 ]  # fmt: skip
 
 

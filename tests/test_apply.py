@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import clinvk as clinvk_package
 from clinvk.errors import ClinvkError
 from clinvk.worktrees.results.commits import CommitError
 from clinvk.worktrees.results.merge import ConflictError
@@ -420,6 +421,11 @@ def test_the_commands_show_apply_and_drop(clinvk: CommandLine, home: Home, tmp_p
         ("one", "applied"), ("two", "applied"), ("bad", "skipped"),
     ]  # fmt: skip
     assert repository.status() == "M  a.txt\nM  b.txt"
+    shown = clinvk("runs", "show")
+    assert "one: applied 20" in shown.stdout
+    assert "1 result is not applied" in shown.stderr
+    assert clinvk.json("runs", "show", "--json")["results"][0]["applied"]["how"] == "stage"
+    assert "2 done, 1 failed, 2 applied" in clinvk("runs", "list").stdout
 
     assert clinvk("runs", "drop", "last", "bad").returncode == 1
     dropped = clinvk("runs", "drop", "last", "bad", "--yes").stdout
@@ -453,3 +459,33 @@ def test_tasks_in_worktrees_are_applied_and_their_worktrees_removed(
     assert shown.stdout.count("applied before; undo: git branch NAME") == 3
     assert repository.git("for-each-ref", "refs/clinvk") == ""
     assert not worktrees.exists()
+
+
+@pytest.mark.anyio
+async def test_results_are_shown_applied_and_dropped_from_python(
+    repository: Repository, home: Home
+) -> None:
+    two = repository.result(write("b.txt", b"\0\1"), remove("dir/c.txt"))
+    folder = make_run(home.path, repository, {"one": repository.result(line(1, "x")), "two": two})
+    dispatcher = clinvk_package.Dispatcher(clinvk_package.load({"CLINVK_HOME": str(home.path)}))
+    more: dict[str, Any] = {"dispatcher": dispatcher, "directory": repository.root}
+    one, two_diff = clinvk_package.run_diff(folder.id, **more)
+    assert (one.name, one.insertions, one.deletions, one.applied) == ("one", 1, 1, None)
+    assert "-line 1\n+x\n" in one.patch
+    assert [(f.path, f.status, f.insertions) for f in two_diff.files] == [
+        ("b.txt", "modified", None), ("dir/c.txt", "deleted", 0),
+    ]  # fmt: skip
+    with pytest.raises(clinvk_package.UsageError, match="an event loop is running"):
+        clinvk_package.apply_run(folder.id, **more)
+    plan = await clinvk_package.aapply_run(folder.id, dry_run=True, **more)
+    assert (plan.is_preview, repository.status()) == (True, "")
+    done = await clinvk_package.aapply_run(folder.id, "one", branch="one", **more)
+    assert done.how == "branch"
+    assert repository.git("show", "one:a.txt").startswith("x\n")
+    assert clinvk_package.run_diff(folder.id, "one", **more)[0].applied
+    repository.git("switch", "--quiet", "one")
+    other = make_run(home.path, repository, {"z": repository.result(line(1, "z"))})
+    with pytest.raises(clinvk_package.ConflictError):
+        await clinvk_package.aapply_run(other.id, **more)
+    dropped = clinvk_package.drop_run(folder.id, "two", **more)
+    assert [d.commit for d in dropped] == [two]

@@ -14,7 +14,7 @@ from clinvk.cmd.drive import many
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
 from clinvk.cmd.runs.common import VERSION, LastRun, open_runs
-from clinvk.cmd.views import summary
+from clinvk.cmd.views import summary, taken
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model import figures
 from clinvk.model.outcome import format_counts, state_label
@@ -87,7 +87,7 @@ def list_(
 
 def _run_summary(folder: RunFolder) -> dict[str, Any]:
     try:
-        return folder.summary()
+        return {**folder.summary(), **taken.describe_counts(folder)}
     except ClinvkError as error:
         show.Printer.for_errors().warning(error.message, error.hint)
         return {"id": folder.id, "state": "damaged", "problem": error.message}
@@ -122,7 +122,7 @@ def _run_row(about: dict[str, Any]) -> list[str]:
         about["state"],
         duration.format_age(started) if started else "-",
         duration.format_duration(about["total_duration_seconds"]) if started else "-",
-        format_counts(about["counts"]),
+        format_counts({**about["counts"], **{k: about[k] for k in taken.EVENTS if k in about}}),
         show.short_path(about["source"] or "-"),
     ]
 
@@ -169,7 +169,8 @@ def show_(
             "--events is about one task", f"name it: clinvk runs show {folder.id} TASK --events"
         )
     if as_json:
-        show.print_json(many.result_data(folder.with_outputs(result)))
+        data = many.result_data(folder.with_outputs(result))
+        show.print_json(taken.add_to_run(folder, data))
         return
     with summary.without_workflow_commands():
         for outcome in result.results if answers else ():
@@ -184,6 +185,7 @@ def show_(
         from clinvk.cmd.views import comparison  # not needed for other runs
 
         comparison.print_verdict(folder.with_outputs(result))
+    taken.print_taken(folder, result)
     if hint := summary.next_step(result):
         printer.notice(hint)
 

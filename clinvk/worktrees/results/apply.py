@@ -103,12 +103,14 @@ def apply(
             results = read_results(folder)
         # Only now: HEAD may have been moved back.
         landing.target = target = found.again()
+        results = results.latest(target.git)
         chosen, others = _choose(results, ask)
         if not chosen:
             return _nothing(results, ask, others)
         _check_target(target, chosen, ask)
         applied = _apply(landing, results, chosen, others, ask, env)
-    remove_applied(read_results(folder), [t.index for t in applied.tasks], home, env, notify)
+    results = read_results(folder).latest(target.git)
+    remove_applied(results, [t.index for t in applied.tasks], home, env, notify)
     return applied
 
 
@@ -119,9 +121,12 @@ def preview(
     would raise."""
     check_version(env)
     results = read_results(folder)
-    chosen, others = _choose(results, ask)
-    target = _find_target(results, ask, home) if chosen else None
+    target = _find_target(results, ask, home)
     if target is None:
+        return _nothing(results, ask, is_preview=True)
+    results = results.latest(target.git)
+    chosen, others = _choose(results, ask)
+    if not chosen:
         return _nothing(results, ask, others, is_preview=True)
     _check_target(target, chosen, ask)
     if (target.git_dir / "clinvk" / "apply.json").exists():

@@ -68,20 +68,14 @@ class TaskDiff(Struct, frozen=True, kw_only=True):
 class Diffs:
     """The changes of some tasks of a run, read from the repository when they are asked for."""
 
-    def __init__(self, results: Sequence[TaskResult], here: Path, home: Path) -> None:
+    def __init__(self, results: Sequence[TaskResult], places: Mapping[str, Git]) -> None:
+        """`places`: git in each of their repositories."""
         self.results = list(results)
-        self._here, self._home = here, home
-        self._git: dict[str, Git] = {}
+        self._places = places
 
     def git(self, result: TaskResult) -> Git:
-        """Git in the repository of a result. Raises `SessionError` if that is gone."""
-        key = result.worktree.repository
-        if key not in self._git:
-            commits = [r.source.commit for r in self.results if r.worktree.repository == key]
-            self._git[key] = find_repository(
-                result.worktree, commits, self._here, names.folder_of(self._home)
-            ).git
-        git = self._git[key]
+        """Git in the repository of a result. Raises `SessionError` if that no longer has it."""
+        git = self._places[result.worktree.repository]
         check_objects(git, [result])
         return git
 
@@ -117,7 +111,16 @@ def read_diffs(
     """The changes of these tasks; of all that have a result if none are named. Raises
     `UsageError`, `SessionError`."""
     check_version(env)
-    return Diffs(read_results(folder).select(tasks), here, home)
+    results = read_results(folder)
+    places: dict[str, Git] = {}
+    for result in results.select(tasks):
+        repository = result.worktree.repository
+        if repository not in places:
+            commits, own = [result.source.commit], names.folder_of(home)
+            git = find_repository(result.worktree, commits, here, own).git
+            places[repository] = git
+            results = results.latest(git)
+    return Diffs(results.select(tasks), places)
 
 
 def _files(names: Sequence[bytes], lines: Sequence[bytes]) -> Iterator[FileChange]:

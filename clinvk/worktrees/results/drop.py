@@ -64,8 +64,10 @@ class Drop:
         self.folder = folder
         self.results = read_results(folder)
         self._here, self._home, self._env = here, home, env
+        self._git = {r.worktree.repository: self._find_git(r) for r in self.results.select(tasks)}
+        for git in filter(None, self._git.values()):
+            self.results = self.results.latest(git)
         self.chosen = [r for r in self.results.select(tasks) if tasks or not r.dropped]
-        self._git = {r.worktree.repository: self._find_git(r) for r in self.chosen}
         self.dropped = [self._describe(result) for result in self.chosen]
 
     def run(self) -> list[Dropped]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan, Worktree
 from clinvk.runs.folder import RunFolder
 from clinvk.text.suggest import did_you_mean
+from clinvk.worktrees import names
 from clinvk.worktrees.git import Git
 from clinvk.worktrees.results.merge import Source
 from clinvk.worktrees.results.taken import History, Taken, read_history
@@ -67,6 +69,31 @@ class Results(Struct, frozen=True, kw_only=True):
         for index in sorted(wanted - {task.index for task in chosen}):
             raise UsageError(*self._why_no_result(index))
         return chosen
+
+    def latest(self, git: Git) -> Results:
+        """The same, with the last commit of each task: its session may have been resumed in its
+        worktree after the run. The refs of other repositories are not looked at."""
+        words = ("for-each-ref", "--format=%(refname) %(objectname)")
+        last: dict[str, tuple[int, str]] = {}
+        for line in git.text(*words, names.refs_of_run(self.folder.id)).splitlines():
+            ref, commit = line.split(" ")
+            prefix, _, number = ref.rpartition("/")
+            if number.isdigit() and int(number) > last.get(prefix, (0, ""))[0]:
+                last[prefix] = int(number), commit
+        return replace(self, tasks=tuple(self._later(task, last) for task in self.tasks))
+
+    def _later(self, task: TaskResult, last: Mapping[str, tuple[int, str]]) -> TaskResult:
+        prefix, _, number = task.ref.rpartition("/")
+        later, commit = last.get(prefix, (0, ""))
+        if not number.isdigit() or later <= int(number):
+            return task
+        return replace(
+            task,
+            source=replace(task.source, commit=commit),
+            ref=f"{prefix}/{later}",
+            applied=self.history.applied(task.index, commit),
+            dropped=self.history.dropped(task.index, commit),
+        )
 
     def _why_no_result(self, index: int) -> tuple[str, str]:
         task, state = self.plan.tasks[index], self.run.results[index].state

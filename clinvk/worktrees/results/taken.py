@@ -64,6 +64,11 @@ class History(Struct, frozen=True):
         """What happened to it last."""
         return next((e for e in reversed(self.events) if e.task == task), None)
 
+    def last_of(self, task: int, event: str) -> Taken | None:
+        """How it was applied or dropped last."""
+        mine = (e for e in reversed(self.events) if (e.task, e.event) == (task, event))
+        return next(mine, None)
+
     def applied(self, task: int, result: str) -> Taken | None:
         """How this result of the task was applied last."""
         mine = (e for e in reversed(self.events) if (e.task, e.event) == (task, "applied"))

@@ -1,0 +1,122 @@
+"""Results of tasks that ran in worktrees, from Python: look at them, apply them, drop them.
+
+    for task in clinvk.run_diff("last"):
+        print(task.name, task.insertions, task.deletions)
+    applied = clinvk.apply_run("last", "fix-tests", how="commit")
+    clinvk.drop_run("last", "other")
+
+`run` is the id of a run, a unique prefix of one, or "last" for the newest; `tasks` are names or
+numbers. `directory` chooses the working tree: the one of the run's repository that contains it,
+otherwise the one that the run was started in. It is the current directory by default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from clinvk.api.sync import refuse_event_loop
+from clinvk.dispatch.dispatcher import Dispatcher, own_unless
+from clinvk.errors import UsageError
+from clinvk.process.threads import in_thread
+from clinvk.runs.folder import RunStore
+from clinvk.worktrees.results import apply as applying
+from clinvk.worktrees.results.apply import Applied
+from clinvk.worktrees.results.diff import TaskDiff, read_diffs
+from clinvk.worktrees.results.drop import Drop, Dropped
+from clinvk.worktrees.results.taken import How
+
+Tell = Callable[[str], None]
+
+
+def run_diff(
+    run: str = "last",
+    *tasks: str,
+    patch: bool = True,
+    directory: str | os.PathLike[str] | None = None,
+    dispatcher: Dispatcher | None = None,
+) -> tuple[TaskDiff, ...]:
+    """What tasks changed in their worktrees; all tasks with a result if none are named. Without
+    `patch`, only which files. Raises `UsageError` if the run has no worktrees or no such task,
+    `SessionError` if there is no such run, or if the repository or a commit is gone."""
+    with own_unless(dispatcher) as where:
+        home = where.config.home
+    folder = RunStore(home).find(run)
+    diffs = read_diffs(folder, tasks, os.environ, here=_directory(directory), home=home)
+    return tuple(diffs.task(result, patch=patch) for result in diffs.results)
+
+
+def apply_run(
+    run: str = "last",
+    *tasks: str,
+    how: How = "stage",
+    branch: str | None = None,
+    dry_run: bool = False,
+    again: bool = False,
+    directory: str | os.PathLike[str] | None = None,
+    notify: Tell = lambda _: None,
+    dispatcher: Dispatcher | None = None,
+) -> Applied:
+    """Apply the results of tasks; of all that are done if none are named. `how` is "stage" (files
+    and index), "commit" (also commits, with the user's hooks and signature) or, with `branch`,
+    "branch": a new one, which leaves the files as they are. With `dry_run`, nothing is changed.
+    `notify` gets sentences, for example about an earlier apply that was killed.
+
+    All of it is applied, or nothing: raises `ConflictError` if a result cannot be merged,
+    `BlockedError` if uncommitted work is in the way, `CommitError` if git commit fails, all of them
+    a `ClinvkError`; and the errors of `run_diff`. What was applied before is skipped, unless
+    `again`."""
+    refuse_event_loop("clinvk.aapply_run(...)")
+    if (branch is not None) != (how == "branch"):
+        if how != "stage":
+            raise UsageError(
+                "how='branch' needs a branch, and only that has one", "pass branch=NAME"
+            )
+        how = "branch"
+    with own_unless(dispatcher) as where:
+        home = where.config.home
+    folder = RunStore(home).find(run)
+    ask = applying.Ask(tasks, how, branch, again, _directory(directory))
+    do = applying.preview if dry_run else applying.apply
+    return do(folder, ask, os.environ, home=home, notify=notify)
+
+
+async def aapply_run(
+    run: str = "last",
+    *tasks: str,
+    how: How = "stage",
+    branch: str | None = None,
+    dry_run: bool = False,
+    again: bool = False,
+    directory: str | os.PathLike[str] | None = None,
+    notify: Tell = lambda _: None,
+    dispatcher: Dispatcher | None = None,
+) -> Applied:
+    """`apply_run` for code with an event loop. It is not cancelled half way."""
+    here = _directory(directory)
+    return await in_thread(
+        lambda: apply_run(
+            run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, directory=here,
+            notify=notify, dispatcher=dispatcher,
+        )
+    )  # fmt: skip
+
+
+def drop_run(
+    run: str = "last",
+    *tasks: str,
+    directory: str | os.PathLike[str] | None = None,
+    dispatcher: Dispatcher | None = None,
+) -> tuple[Dropped, ...]:
+    """Drop the results of tasks, without a question: their worktrees and refs are removed. Git keeps
+    the commits for about two weeks; `Dropped.undo` is the command that brings one back. Raises
+    `SessionError` if the run is in progress, and the errors of `run_diff`."""
+    with own_unless(dispatcher) as where:
+        home = where.config.home
+    folder = RunStore(home).find(run)
+    return tuple(Drop(folder, tasks, os.environ, here=_directory(directory), home=home).run())
+
+
+def _directory(named: str | os.PathLike[str] | None) -> Path:
+    return Path(named) if named is not None else Path.cwd()

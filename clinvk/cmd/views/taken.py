@@ -1,0 +1,55 @@
+"""What became of the results of tasks in worktrees, in `runs show` and `runs list`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clinvk.errors import ClinvkError
+from clinvk.terminal import printer
+
+if TYPE_CHECKING:
+    from clinvk.model.outcome import RunResult
+    from clinvk.runs.folder import RunFolder
+    from clinvk.worktrees.results.taken import History
+
+EVENTS = ("applied", "dropped")
+
+
+def add_to_run(folder: RunFolder, data: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a run, with `applied` and `dropped` for each task that was."""
+    history = _history(folder)
+    for task in data.get("results") or []:
+        for event in EVENTS:
+            if found := history.last_of(int(task["index"]), event):
+                task[event] = found.to_json()
+    return data
+
+
+def print_taken(folder: RunFolder, result: RunResult) -> None:
+    """Say which results were applied or dropped, and how to look at the others."""
+    history = _history(folder)
+    changed = [o for o in result.results if o.worktree is not None and o.worktree.is_changed]
+    fresh = [o for o in changed if history.last(o.index) is None]
+    for outcome in result.results:
+        if found := history.last(outcome.index):
+            printer.print_wrapped(f"{outcome.name}: {found.description}")
+    if fresh and result.state != "running":
+        count = "1 result is" if len(fresh) == 1 else f"{len(fresh)} results are"
+        printer.Printer.for_errors().notice(
+            f"{count} not applied; see: clinvk runs diff {folder.id}; then: clinvk runs apply {folder.id}"
+        )
+
+
+def describe_counts(folder: RunFolder) -> dict[str, int]:
+    """How many results of a run were applied, and dropped; empty if it cannot be read."""
+    try:
+        return _history(folder).counts()
+    except ClinvkError:  # a list shows the rest of it
+        return {}
+
+
+def _history(folder: RunFolder) -> History:
+    # Only for runs.
+    from clinvk.worktrees.results.taken import read_history
+
+    return read_history(folder)
