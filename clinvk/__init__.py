@@ -92,7 +92,7 @@ if TYPE_CHECKING:
     from clinvk.model.session import Message, MessageRole, Session
     from clinvk.model.usage import Usage
     from clinvk.plans.comparison import Verdict
-    from clinvk.worktrees.results.apply import Applied, TaskApplied
+    from clinvk.worktrees.results.applied import Applied, TaskApplied
     from clinvk.worktrees.results.commits import CommitError
     from clinvk.worktrees.results.diff import FileChange, TaskDiff
     from clinvk.worktrees.results.drop import Dropped
@@ -138,7 +138,7 @@ _WHERE = {
     "model.session": ("Message", "MessageRole", "Session"),
     "model.usage": ("Usage",),
     "api.workflow": ("AgentFlowManager", "WorkflowManager"),
-    "worktrees.results.apply": ("Applied", "TaskApplied"),
+    "worktrees.results.applied": ("Applied", "TaskApplied"),
     "worktrees.results.commits": ("CommitError",),
     "worktrees.results.diff": ("FileChange", "TaskDiff"),
     "worktrees.results.drop": ("Dropped",),

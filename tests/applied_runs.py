@@ -16,6 +16,7 @@ from clinvk.runs.journal import Journal
 from clinvk.worktrees import names
 from clinvk.worktrees.git import IDENTITY, is_local_variable
 from clinvk.worktrees.results import apply as applying
+from clinvk.worktrees.results.applied import Applied, Ask
 
 Edit = Callable[[Path], Any]
 LINES = "".join(f"line {n}\n" for n in range(1, 21))
@@ -187,14 +188,14 @@ class Applying:
     def run(self, results: dict[str, str], **more: Any) -> RunFolder:
         return make_run(self.home, self.repository, results, **more)
 
-    def __call__(self, folder: RunFolder, *tasks: str, **ask: Any) -> applying.Applied:
+    def __call__(self, folder: RunFolder, *tasks: str, **ask: Any) -> Applied:
         return self._do(applying.apply, folder, tasks, ask)
 
-    def preview(self, folder: RunFolder, *tasks: str, **ask: Any) -> applying.Applied:
+    def preview(self, folder: RunFolder, *tasks: str, **ask: Any) -> Applied:
         return self._do(applying.preview, folder, tasks, ask)
 
-    def _do(self, do: Any, folder: RunFolder, tasks: Any, ask: Any) -> applying.Applied:
-        wanted = applying.Ask(**{"here": self.repository.root, "tasks": tasks, **ask})
+    def _do(self, do: Any, folder: RunFolder, tasks: Any, ask: Any) -> Applied:
+        wanted = Ask(**{"here": self.repository.root, "tasks": tasks, **ask})
         env = os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null"}
         return do(folder, wanted, env, home=self.home, notify=self.told.append)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from clinvk.runs.folder import RunStore
 from clinvk.worktrees.results import apply as applying
+from clinvk.worktrees.results.applied import Ask
 from tests.applied_runs import Repository, make_run, write_all
 
 EVENTS = ("subprocess.Popen", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "open")
@@ -89,7 +90,7 @@ class Faults:
             if point is not None:
                 sys.addaudithook(killer(point, pipe, str(self.folder)))
             folder = RunStore(self.folder / "home").find("last")
-            ask = applying.Ask(
+            ask = Ask(
                 how=self.how,
                 branch="new" if self.how == "branch" else None,
                 here=self.folder / "repo",

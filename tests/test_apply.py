@@ -384,7 +384,7 @@ def test_the_pointer_of_a_submodule_is_transferred(
 
     folder = apply.run({"one": repository.result(edit)})
     done = apply(folder)
-    assert done.submodules == ("sub",)
+    assert done.tasks[0].submodules == ("sub",)
     assert repository.git("ls-files", "--stage", "sub").startswith(f"160000 {newer}")
     assert (repository.root / "sub/i").read_text() == "1"
 
@@ -489,3 +489,53 @@ async def test_results_are_shown_applied_and_dropped_from_python(
         await clinvk_package.aapply_run(other.id, **more)
     dropped = clinvk_package.drop_run(folder.id, "two", **more)
     assert [d.commit for d in dropped] == [two]
+
+
+@pytest.mark.parametrize("how", ["stage", "commit", "branch"])
+def test_results_are_applied_one_by_one_with_a_check_in_between(
+    clinvk: CommandLine, home: Home, how: str
+) -> None:
+    repository = Repository(home.work, FILES)
+    bad = repository.result(write("new/bad", "bad\n"), line(3, "bad"), remove("b.txt"))
+    results = {
+        "one": repository.result(line(1, "one")),
+        "bad": bad,
+        "two": repository.result(line(20, "two")),
+        "conflicting": repository.result(line(1, "uno")),
+        "after-bad": repository.result(write("x", "x"), base=bad),
+    }
+    make_run(home.path, repository, results)
+    words = ["--branch", "new"] if how == "branch" else [f"--{how}"]
+    check = "echo checking $CLINVK_TASK; test ! -e new/bad"
+    assert (
+        clinvk("runs", "apply", *words, "--check", check, "--dry-run").returncode == 1
+    )  # a conflict
+    assert repository.status() == ""
+    done = clinvk("runs", "apply", *words, "--check", check)
+    assert done.returncode == 1, done
+    found = [text.partition(": ")[::2] for text in done.stdout.splitlines() if text[0] in "✓✗–"]
+    assert [(name, text.partition(":")[0]) for name, text in found] == [
+        ("✓ one", "1 file, +1 -1" + text_of(found, "✓ one")),
+        ("✗ bad", "check failed"),
+        ("✓ two", "1 file, +1 -1" + text_of(found, "✓ two")),
+        ("✗ conflicting", "conflict"),
+        ("– after-bad", "skipped"),
+    ]
+    assert "  │ checking bad" in done.stdout
+    lines = {
+        "stage": lambda: (repository.root / "a.txt").read_text(),
+        "commit": lambda: repository.git("show", "main:a.txt"),
+        "branch": lambda: repository.git("show", "new:a.txt"),
+    }[how]().splitlines()
+    assert (lines[0], lines[2], lines[19]) == ("one", "line 3", "two")
+    assert repository.status() == ("M  a.txt" if how == "stage" else "")
+    assert (repository.root / "b.txt").exists()
+    if how != "stage":
+        branch = "new" if how == "branch" else "main"
+        assert repository.git("log", "--format=%s", f"{repository.base}..{branch}").count("\n") == 1
+    assert repository.git("worktree", "list").count("\n") == 0
+
+
+def text_of(found: list[tuple[str, str]], name: str) -> str:
+    """The ids of commits after the figures."""
+    return dict(found)[name].removeprefix("1 file, +1 -1")

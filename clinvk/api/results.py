@@ -13,16 +13,22 @@ otherwise the one that the run was started in. It is the current directory by de
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clinvk.api.sync import refuse_event_loop
+from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
+from clinvk.checks.output import CheckOutput
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.errors import UsageError
+from clinvk.model.checks.check import Check, check_problem, commands_of
+from clinvk.process.marker import new_marker
 from clinvk.process.threads import in_thread
-from clinvk.runs.folder import RunStore
+from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.secrets import create_scrubber
+from clinvk.worktrees.git import is_local_variable
 from clinvk.worktrees.results import apply as applying
-from clinvk.worktrees.results.apply import Applied
+from clinvk.worktrees.results.applied import Applied, Ask, CheckFailure
 from clinvk.worktrees.results.diff import TaskDiff, read_diffs
 from clinvk.worktrees.results.drop import Drop, Dropped
 from clinvk.worktrees.results.taken import How
@@ -54,6 +60,8 @@ def apply_run(
     branch: str | None = None,
     dry_run: bool = False,
     again: bool = False,
+    check: str | Sequence[str] | None = None,
+    check_timeout: float = DEFAULT_TIMEOUT,
     directory: str | os.PathLike[str] | None = None,
     notify: Tell = lambda _: None,
     dispatcher: Dispatcher | None = None,
@@ -63,7 +71,9 @@ def apply_run(
     "branch": a new one, which leaves the files as they are. With `dry_run`, nothing is changed.
     `notify` gets sentences, for example about an earlier apply that was killed.
 
-    All of it is applied, or nothing: raises `ConflictError` if a result cannot be merged,
+    With `check`, one or several shell commands, each result is applied by itself, and taken back if
+    a command fails (or takes longer than `check_timeout` seconds) or if it conflicts; the others
+    continue. Without it, all of it is applied, or nothing: this raises `ConflictError` if a result cannot be merged,
     `BlockedError` if uncommitted work is in the way, `CommitError` if git commit fails, all of them
     a `ClinvkError`; and the errors of `run_diff`. What was applied before is skipped, unless
     `again`."""
@@ -77,7 +87,8 @@ def apply_run(
     with own_unless(dispatcher) as where:
         home = where.config.home
     folder = RunStore(home).find(run)
-    ask = applying.Ask(tasks, how, branch, again, _directory(directory))
+    runner = Checks(folder, commands_of(check), check_timeout) if check else None
+    ask = Ask(tasks, how, branch, again, _directory(directory), runner)
     do = applying.preview if dry_run else applying.apply
     return do(folder, ask, os.environ, home=home, notify=notify)
 
@@ -89,6 +100,8 @@ async def aapply_run(
     branch: str | None = None,
     dry_run: bool = False,
     again: bool = False,
+    check: str | Sequence[str] | None = None,
+    check_timeout: float = DEFAULT_TIMEOUT,
     directory: str | os.PathLike[str] | None = None,
     notify: Tell = lambda _: None,
     dispatcher: Dispatcher | None = None,
@@ -97,8 +110,8 @@ async def aapply_run(
     here = _directory(directory)
     return await in_thread(
         lambda: apply_run(
-            run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, directory=here,
-            notify=notify, dispatcher=dispatcher,
+            run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, check=check,
+            check_timeout=check_timeout, directory=here, notify=notify, dispatcher=dispatcher,
         )
     )  # fmt: skip
 
@@ -116,6 +129,33 @@ def drop_run(
         home = where.config.home
     folder = RunStore(home).find(run)
     return tuple(Drop(folder, tasks, os.environ, here=_directory(directory), home=home).run())
+
+
+class Checks:
+    """Runs a check in the directory of a result that was applied."""
+
+    def __init__(self, folder: RunFolder, commands: tuple[str, ...], timeout: float) -> None:
+        """Raises `UsageError` for an invalid command."""
+        if problem := check_problem("check", commands):
+            raise UsageError(f"invalid check: {problem}", "use a shell command, e.g. make test")
+        self.commands = commands
+        self.timeout = timeout
+        self._folder = folder.path / "applied"
+
+    def __call__(self, directory: Path, task: str) -> CheckFailure | None:
+        # 45 ms, and needed only once something runs.
+        import anyio
+
+        check = anyio.run(self._run, directory, task)
+        return None if check.ok else CheckFailure(check.message or "check failed", check.output)
+
+    async def _run(self, directory: Path, task: str) -> Check:
+        scrub = create_scrubber([], redacting=True)
+        name = f"{os.urandom(4).hex()}.log"
+        env = {k: v for k, v in os.environ.items() if not is_local_variable(k)}
+        env["CLINVK_TASK"] = task
+        run = CheckRun(self.commands, directory, env, new_marker(env), self.timeout)
+        return await run.run(CheckOutput(self._folder / name, scrub))
 
 
 def _directory(named: str | os.PathLike[str] | None) -> Path:

@@ -19,7 +19,7 @@ from clinvk.terminal import questions
 from clinvk.text.json_output import dumps
 
 if TYPE_CHECKING:
-    from clinvk.worktrees.results.apply import Applied, TaskApplied
+    from clinvk.worktrees.results.applied import Applied, TaskApplied
     from clinvk.worktrees.results.diff import Diffs
     from clinvk.worktrees.results.drop import Dropped
     from clinvk.worktrees.results.taken import How
@@ -34,8 +34,7 @@ SomeTasks = Annotated[
         autocompletion=complete_tasks,
     ),
 ]
-MARKS = {"applied": "✓", "already applied": "✓", "unchanged": "=", "skipped": "–",
-         "check failed": "✗", "conflict": "✗"}  # fmt: skip
+MARKS = {"applied": "✓", "already applied": "✓", "unchanged": "=", "skipped": "–"}  # otherwise ✗
 
 
 def _here() -> Path:
@@ -105,6 +104,14 @@ def apply(
     stage: Annotated[
         bool, typer.Option("--stage", help="Change files and the index; do not commit (default).")
     ] = False,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--check",
+            metavar="COMMAND",
+            help="Apply one by one; take back what fails this command (repeatable).",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be applied; change nothing.")
     ] = False,
@@ -118,14 +125,21 @@ def apply(
 
     Merges the results of all tasks that are done, in the order of the plan, into the working tree
     that the run was started in, or the one of the same repository that you are in. If that cannot
-    be completed, for example because of a conflict, nothing is changed."""
+    be completed, for example because of a conflict, nothing is changed.
+
+    With --check, each result is applied by itself: one that conflicts, or fails the command, is
+    taken back and reported, and the others continue."""
     # Only for this command.
+    from clinvk.api.results import Checks
+    from clinvk.checks.check import DEFAULT_TIMEOUT
     from clinvk.worktrees.results import apply as applying
+    from clinvk.worktrees.results.applied import Ask
 
     how = _how(branch, commit=commit, stage=stage)
     loaded = opt.load_config(config)
     folder = open_runs(loaded).find(run_id)
-    ask = applying.Ask(tuple(tasks or ()), how, branch, again, _here())
+    checks = Checks(folder, tuple(check), DEFAULT_TIMEOUT) if check else None
+    ask = Ask(tuple(tasks or ()), how, branch, again, _here(), checks)
     do = applying.preview if dry_run else applying.apply
     applied = do(folder, ask, os.environ, home=loaded.home, notify=show.Printer.for_errors().notice)
     if as_json:
@@ -143,7 +157,9 @@ def _how(branch: str | None, *, commit: bool, stage: bool) -> How:
 
 def _print_applied(applied: Applied) -> None:
     for task in applied.tasks:
-        show.print_wrapped(f"{MARKS[task.state]} {task.name}: {_describe(task)}")
+        show.print_wrapped(f"{MARKS.get(task.state, '✗')} {task.name}: {_describe(task)}")
+        if task.output:
+            show.print_wrapped(task.output, "  │ ")
     done = applied.applied
     if not done:
         print("Nothing to apply.")
@@ -158,7 +174,7 @@ def _print_applied(applied: Applied) -> None:
               f"{would} {files} to {where}, and committed.")  # fmt: skip
     else:
         print(f"{would} {files} to {where}; not committed.")
-    for path in applied.submodules:
+    for path in dict.fromkeys(path for task in done for path in task.submodules):
         show.Printer.for_errors().notice(
             f"the submodule {path} is at another commit; check it out: git submodule update {path}"
         )

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-from msgspec import Struct, to_builtins
 
 from clinvk.errors import UsageError
 from clinvk.runs.folder import RunFolder
 from clinvk.worktrees import names
-from clinvk.worktrees.git import Git, check_version
+from clinvk.worktrees.git import check_version
 from clinvk.worktrees.results import taken
-from clinvk.worktrees.results.commits import (
-    UserCommits,
-    check_branch_name,
-    commit_quietly,
-    plan_commits,
+from clinvk.worktrees.results.applied import Applied, Ask, State, TaskApplied, Tell, task_applied
+from clinvk.worktrees.results.commits import check_branch_name
+from clinvk.worktrees.results.execute import (
+    change_files,
+    check_preview,
+    create_branch,
+    scratch_folder,
 )
 from clinvk.worktrees.results.landing import Landing, hold
-from clinvk.worktrees.results.merge import Merged, Source, changes, merge_all, without_writing
+from clinvk.worktrees.results.merge import Merged, merge_all, without_writing
+from clinvk.worktrees.results.one_by_one import OneByOne
 from clinvk.worktrees.results.reading import (
     Results,
     TaskResult,
@@ -32,61 +30,7 @@ from clinvk.worktrees.results.reading import (
     read_results,
 )
 from clinvk.worktrees.results.removal import remove_applied
-from clinvk.worktrees.results.taken import How
-from clinvk.worktrees.results.target import Target, check_free, check_ready
-
-State = Literal["applied", "already applied", "unchanged", "skipped", "check failed", "conflict"]
-Tell = Callable[[str], None]
-VERSION = 1
-
-
-class TaskApplied(Struct, frozen=True, kw_only=True):
-    """What became of the result of a task."""
-
-    index: int
-    name: str
-    state: State
-    why: str | None = None  # it was not applied
-    files: int = 0
-    insertions: int = 0
-    deletions: int = 0
-    commits: tuple[str, ...] = ()  # that were made of it
-    output: str | None = None  # of its check
-
-
-class Applied(Struct, frozen=True, kw_only=True):
-    """What `apply` did, or would do if it `is_preview`."""
-
-    run: str
-    how: How
-    is_preview: bool
-    root: str  # the working tree or bare repository
-    branch: str | None
-    tasks: tuple[TaskApplied, ...]
-    submodules: tuple[str, ...] = ()  # whose commit was changed; they are not checked out
-
-    @property
-    def ok(self) -> bool:
-        """Whether every result is applied now."""
-        return not any(t.state in ("check failed", "conflict") for t in self.tasks)
-
-    @property
-    def applied(self) -> tuple[TaskApplied, ...]:
-        return tuple(t for t in self.tasks if t.state == "applied")
-
-    def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = to_builtins(self)
-        return {"version": VERSION, "ok": self.ok, **data}
-
-
-class Ask(NamedTuple):
-    """What to apply, and how."""
-
-    tasks: Sequence[str] = ()  # names or numbers; empty: all that are done
-    how: How = "stage"
-    branch: str | None = None
-    again: bool = False  # also what was applied already
-    here: Path = Path()  # the current directory
+from clinvk.worktrees.results.target import Target, check_ready
 
 
 def apply(
@@ -136,9 +80,13 @@ def preview(
         objects = scratch / "objects"
         objects.mkdir()
         without_writing(target.git, objects)
+        if ask.check is not None:
+            done = OneByOne(Landing(target, taken.record), results, ask, env).preview(chosen)
+            return _applied(target, results, ask, [*done, *others], is_preview=True)
         merged = _merge(target, results, chosen)
-        _check(target, merged, ask, scratch)
-        return _applied(target, results, ask, merged, others, is_preview=True)
+        check_preview(target, ask, merged, scratch)
+        done = [task_applied(target.git, m, ()) for m in merged]
+        return _applied(target, results, ask, [*done, *others], is_preview=True)
 
 
 def recover(landing: Landing, notify: Tell) -> bool:
@@ -216,13 +164,6 @@ def _merge(target: Target, results: Results, chosen: Sequence[TaskResult]) -> li
     )  # fmt: skip
 
 
-def _check(target: Target, merged: Sequence[Merged], ask: Ask, scratch: Path) -> dict[str, Any]:
-    """Each file that will be changed, as it is now. Raises `BlockedError`."""
-    if ask.how == "branch":
-        return {}
-    return check_free(target, changes(target.git, str(target.head), merged[-1].tree), scratch)
-
-
 def _apply(
     landing: Landing,
     results: Results,
@@ -232,62 +173,16 @@ def _apply(
     env: Mapping[str, str],
 ) -> Applied:
     target = landing.target
+    if ask.check is not None:
+        done = OneByOne(landing, results, ask, env).apply(chosen)
+        return _applied(target, results, ask, [*done, *others])
     merged = _merge(target, results, chosen)
-    made: dict[int, list[str]] = {}
-    run = results.folder.id
     if ask.how == "branch":
-        planned = plan_commits(target.git, merged, run)
-        commits = commit_quietly(target.git, str(target.head), planned)
-        made = _by_task([p.source for p in planned], commits)
-        ref = check_branch_name(target.git, str(ask.branch))
-        about = taken.about(results.folder, _events(target, merged, ask, made))
-        landing.create_branch(ref, commits[-1] if commits else str(target.head), about)
-        return _applied(target, results, ask, merged, others, made=made)
-    with scratch_folder() as scratch:
-        before = _check(target, merged, ask, scratch)
-    differ = changes(target.git, str(target.head), merged[-1].tree)
-    about = taken.about(results.folder, _events(target, merged, ask, made))
-    if not differ:
-        taken.record(about)
-        return _applied(target, results, ask, merged, others)
-    planned = plan_commits(target.git, merged, run) if ask.how == "commit" else []
-
-    def make_commits() -> str | None:
-        if not planned:
-            return None
-        commits = UserCommits(landing, env).make(planned)
-        made.update(_by_task([p.source for p in planned], commits))
-        landing.change_about(taken.about(results.folder, _events(target, merged, ask, made)))
-        return commits[-1]
-
-    landing.land(merged[-1].tree, differ, before, about, make_commits)
-    return _applied(target, results, ask, merged, others, made=made)
-
-
-@contextmanager
-def scratch_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="clinvk-") as scratch:
-        yield Path(scratch)
-
-
-def _by_task(sources: Sequence[Source], commits: Sequence[str]) -> dict[int, list[str]]:
-    made: dict[int, list[str]] = {}
-    for source, commit in zip(sources, commits, strict=True):
-        made.setdefault(source.index, []).append(commit)
-    return made
-
-
-def _events(
-    target: Target, merged: Sequence[Merged], ask: Ask, made: Mapping[int, Sequence[str]]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "task": m.source.index, "event": "applied", "result": m.source.commit, "how": ask.how,
-            "commits": list(made.get(m.source.index, ())), "branch": ask.branch,
-            "root": target.description,
-        }
-        for m in merged
-    ]  # fmt: skip
+        made = create_branch(landing, results.folder, ask, merged)
+    else:
+        made = change_files(landing, results.folder, ask, merged, env)
+    done = [task_applied(target.git, m, made.get(m.source.index, ())) for m in merged]
+    return _applied(target, results, ask, [*done, *others])
 
 
 def _nothing(
@@ -304,37 +199,11 @@ def _applied(
     target: Target,
     results: Results,
     ask: Ask,
-    merged: Sequence[Merged],
-    others: Sequence[TaskApplied],
+    tasks: Sequence[TaskApplied],
     *,
-    made: Mapping[int, Sequence[str]] | None = None,
     is_preview: bool = False,
 ) -> Applied:
-    done = [_task_applied(target.git, m, (made or {}).get(m.source.index, ())) for m in merged]
-    differ = changes(target.git, str(target.head), merged[-1].tree)
     return Applied(
         run=results.folder.id, how=ask.how, is_preview=is_preview, root=target.description,
-        branch=ask.branch, tasks=tuple(sorted([*done, *others], key=lambda t: t.index)),
-        submodules=tuple(c.path for c in differ if c.new and c.new.mode == "160000"),
+        branch=ask.branch, tasks=tuple(sorted(tasks, key=lambda task: task.index)),
     )  # fmt: skip
-
-
-def _task_applied(git: Git, merged: Merged, commits: Sequence[str]) -> TaskApplied:
-    source = merged.source
-    if merged.is_empty:
-        why = "what it changed is there already"
-        return TaskApplied(index=source.index, name=source.name, state="unchanged", why=why)
-    files, insertions, deletions = count_changes(git, merged.before, merged.tree)
-    return TaskApplied(
-        index=source.index, name=source.name, state="applied", files=files,
-        insertions=insertions, deletions=deletions, commits=tuple(commits),
-    )  # fmt: skip
-
-
-def count_changes(git: Git, old: str, new: str) -> tuple[int, int, int]:
-    """The files that differ, and the lines that were added and removed; binary files have none."""
-    words = ("diff-tree", "-r", "-z", "--numstat", "--no-renames", old, new)
-    lines = [x for x in git.run(*words).stdout.split(b"\0") if x]
-    counts = [line.split(b"\t", 2)[:2] for line in lines]
-    added, removed = (sum(int(c[i]) for c in counts if c[i].isdigit()) for i in (0, 1))
-    return len(lines), added, removed

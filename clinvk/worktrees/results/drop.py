@@ -19,7 +19,7 @@ from clinvk.worktrees.record import read_record
 from clinvk.worktrees.remove import delete_refs
 from clinvk.worktrees.result import save_result
 from clinvk.worktrees.results import taken
-from clinvk.worktrees.results.apply import count_changes
+from clinvk.worktrees.results.applied import count_changes
 from clinvk.worktrees.results.reading import TaskResult, find_repository, read_results
 from clinvk.worktrees.results.removal import is_settled
 

@@ -39,6 +39,7 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.worktrees.git import Git, GitError
 from clinvk.worktrees.results.merge import GITLINK, Change, tree_of
 from clinvk.worktrees.results.target import Stat, Target, locked_error
+from clinvk.worktrees.submodules import drop_worktree
 
 VERSION = 1
 LOCK_TIMEOUT = 30.0  # seconds to wait for another apply
@@ -99,6 +100,7 @@ class Landing:
         self.area = self.folder / "apply"
         self.note_path = self.folder / "apply.json"
         self.child_lock = self.folder / "child.lock"
+        self.checkout = self.folder / "checkout"  # for checks of a new branch
         self._copied: Stat | None = None  # the index that was copied
         self._about: dict[str, Any] | None = None
 
@@ -106,17 +108,19 @@ class Landing:
 
     def land(
         self,
+        start: str,
         tree: str,
         changes: Sequence[Change],
         before: dict[str, Stat | None],
         about: dict[str, Any],
         then: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Change the files and the index from the tree of HEAD to `tree`. Once the files are
+        """Change the files and the index from the tree `start` to `tree`. Once the files are
         changed, `then` is called, and may move the branch: it returns the commit that HEAD is then.
         If anything raises, everything is as before."""
+        self.change_about(None)
         try:
-            self._write_new_files(tree)
+            self._write_new_files(start, tree)
             note = self._note(changes, before, about)
             self._write_note(note)
         except BaseException as error:
@@ -144,7 +148,7 @@ class Landing:
             raise
         self._finish(note)
 
-    def change_about(self, about: dict[str, Any]) -> None:
+    def change_about(self, about: dict[str, Any] | None) -> None:
         """Change what will be recorded, if that is known only after the commits were made."""
         self._about = about
 
@@ -169,7 +173,7 @@ class Landing:
             raise
         self._finish(note)
 
-    def _write_new_files(self, tree: str) -> None:
+    def _write_new_files(self, start: str, tree: str) -> None:
         """Let git write the new index, and the files that change into an empty directory. It also
         follows the rules of a sparse checkout."""
         new = self.area / "new"
@@ -180,7 +184,7 @@ class Landing:
         with suppress(FileNotFoundError):
             shutil.copy2(self.target.index, self.area / "index")
         git = Git.of(self.target.git_dir, new)
-        words = ("read-tree", "-m", "-u", "--no-recurse-submodules", str(self.target.head), tree)
+        words = ("read-tree", "-m", "-u", "--no-recurse-submodules", start, tree)
         git.run(*words, index=self.area / "index")
 
     def _note(
@@ -341,6 +345,8 @@ class Landing:
     def recover(self) -> Recovered | None:
         """Complete or undo what a killed process left; None if there was nothing. The caller holds
         the lock. Raises `SessionError` if a command that it started is still running."""
+        if self.checkout.exists():
+            drop_worktree(self.target.git, self.checkout)
         note = self.unfinished()
         if note is None:
             self._discard()

@@ -1,0 +1,107 @@
+"""What to apply, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from msgspec import Struct, to_builtins
+
+from clinvk.worktrees.git import Git
+from clinvk.worktrees.results.merge import GITLINK, Merged, changes
+from clinvk.worktrees.results.taken import How
+
+State = Literal[
+    "applied", "already applied", "unchanged", "skipped", "conflict", "blocked", "check failed",
+    "commit failed",
+]  # fmt: skip
+FAILED = ("conflict", "blocked", "check failed", "commit failed")
+VERSION = 1
+Tell = Callable[[str], None]
+
+
+class TaskApplied(Struct, frozen=True, kw_only=True):
+    """What became of the result of a task."""
+
+    index: int
+    name: str
+    state: State
+    why: str | None = None  # it was not applied
+    files: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    commits: tuple[str, ...] = ()  # that were made of it
+    submodules: tuple[str, ...] = ()  # that are at another commit now; they are not checked out
+    output: str | None = None  # of its check
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """What `apply` did, or would do if it `is_preview`."""
+
+    run: str
+    how: How
+    is_preview: bool
+    root: str  # the working tree or bare repository
+    branch: str | None
+    tasks: tuple[TaskApplied, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every result is applied now."""
+        return not any(t.state in FAILED for t in self.tasks)
+
+    @property
+    def applied(self) -> tuple[TaskApplied, ...]:
+        return tuple(t for t in self.tasks if t.state == "applied")
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = to_builtins(self)
+        return {"version": VERSION, "ok": self.ok, **data}
+
+
+class CheckFailure(NamedTuple):
+    """A check that did not pass."""
+
+    message: str
+    output: str  # the end of it
+
+
+Check = Callable[
+    [Path, str], CheckFailure | None
+]  # runs in this directory, for the task of this name
+
+
+class Ask(NamedTuple):
+    """What to apply, and how."""
+
+    tasks: Sequence[str] = ()  # names or numbers; empty: all that are done
+    how: How = "stage"
+    branch: str | None = None
+    again: bool = False  # also what was applied already
+    here: Path = Path()  # the current directory
+    check: Check | None = None  # each result is applied by itself, and taken back if it fails
+
+
+def task_applied(git: Git, merged: Merged, commits: Sequence[str]) -> TaskApplied:
+    """A result that was applied."""
+    source = merged.source
+    if merged.is_empty:
+        why = "what it changed is there already"
+        return TaskApplied(index=source.index, name=source.name, state="unchanged", why=why)
+    files, insertions, deletions = count_changes(git, merged.before, merged.tree)
+    return TaskApplied(
+        index=source.index, name=source.name, state="applied", files=files,
+        insertions=insertions, deletions=deletions, commits=tuple(commits),
+        submodules=tuple(c.path for c in changes(git, merged.before, merged.tree)
+                         if c.new and c.new.mode == GITLINK),
+    )  # fmt: skip
+
+
+def count_changes(git: Git, old: str, new: str) -> tuple[int, int, int]:
+    """The files that differ, and the lines that were added and removed; binary files have none."""
+    words = ("diff-tree", "-r", "-z", "--numstat", "--no-renames", old, new)
+    lines = [x for x in git.run(*words).stdout.split(b"\0") if x]
+    counts = [line.split(b"\t", 2)[:2] for line in lines]
+    added, removed = (sum(int(c[i]) for c in counts if c[i].isdigit()) for i in (0, 1))
+    return len(lines), added, removed
