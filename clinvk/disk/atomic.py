@@ -17,6 +17,8 @@ from clinvk.errors import SessionError
 
 LINKS = 40  # links in a row, as in Linux
 NAME = 200  # bytes of a file's name in the name of its temporary file: file systems allow 255
+CACHE_SECONDS = 1.0  # seconds for which a directory is known not to be behind a planted link
+MOST_EXAMINED = 64  # directories
 ABANDONED = 3600.0  # seconds after which a temporary file is no longer being written
 
 # `.NAME.<random>.tmp`; and `.NAME.PID` of clinvk 0.1, of what a store writes most.
@@ -26,6 +28,9 @@ MAKE_ROOM = (
     "nothing stored before is lost"
 )
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+_examined: dict[str, float] = {}  # directory: when the way to it was last examined
 
 
 class NoSpace(SessionError):  # noqa: N818 - reads as what it says
@@ -277,13 +282,20 @@ def write_all(fd: int, data: bytes) -> None:
 
 def make_folder(path: str | Path) -> None:
     """Create the directory and its parents, all private. Raises `OSError`, also for a link that
-    another user has planted on the way in a world-writable directory."""
+    another user has planted on the way in a world-writable directory; a directory in which none was
+    found a moment ago is not examined again, since a thousand tasks write to the same ones."""
+    name, now = os.path.abspath(path), time.monotonic()
+    if now - _examined.get(name, float("-inf")) < CACHE_SECONDS and os.path.isdir(name):
+        return
     _target(os.fspath(path))
     if not os.path.isdir(path):
         path = Path(path)
         if not path.parent.exists():
             make_folder(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
+    if len(_examined) >= MOST_EXAMINED:
+        _examined.clear()
+    _examined[name] = now
 
 
 def file_error(verb: str, path: str | Path, error: OSError) -> SessionError:
