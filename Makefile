@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 2)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-core test-latest test-older lint types docs bench picture generated lock clean FORCE
+.PHONY: help install demo test test-core test-other test-latest test-older lint types docs bench picture generated lock clean FORCE
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -44,6 +44,9 @@ test: $(VENV)/.test $(VENV)/.docs ## Run all tests, with the real CLIs where npm
 
 test-core: $(VENV)/.test $(VENV)/.docs ## Run the tests that do not start the real CLIs
 	$(PYTEST) -m 'not real'
+
+test-other: $(VENV)/.test $(VENV)/.docs ## Run the tests that a second Python may change (PYTHON=… VENV=…)
+	$(PYTEST) -m 'not real and not once'
 
 test-latest: VENV = .venv-latest
 test-latest: ## Run all tests with the newest packages that pyproject.toml allows

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 
+import pytest
+
 from clinvk import reports
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan, Task
@@ -14,6 +16,8 @@ from clinvk.model.session import Message, Session
 from clinvk.reports import comparison_page
 from clinvk.sessions import export
 from tests.browsers import dom, need_chromium, served
+
+pytestmark = pytest.mark.once
 
 WHEN = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 RUN = "document.title='RAN';new Image().src='/leak/NUMBER'"

@@ -215,6 +215,7 @@ def test_what_is_generated_is_up_to_date(script: str) -> None:
 WITH_CONSOLE = [page for page in PAGES if blocks(page, "console")]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", WITH_CONSOLE, ids=lambda page: page.stem)
 def test_every_command_in_the_documentation_prints_what_is_shown(page: Path) -> None:
     done = run_script("consoles.py", str(page))
@@ -222,6 +223,7 @@ def test_every_command_in_the_documentation_prints_what_is_shown(page: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.once
 def test_output_that_is_wrong_is_noticed_and_can_be_corrected(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

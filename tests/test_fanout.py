@@ -386,6 +386,7 @@ clinvk.resume_run("last", retry_failed="yes")  # wrong
 """
 
 
+@pytest.mark.once
 def test_who_uses_it_is_checked_by_mypy(tmp_path: Path):
     (tmp_path / "consumer.py").write_text(CONSUMER)
     done = subprocess.run(

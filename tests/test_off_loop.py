@@ -19,6 +19,8 @@ from msgspec.structs import replace
 from clinvk import Dispatcher, Request
 from clinvk.config import loading
 from clinvk.disk.waiting import WouldWait
+from clinvk.dispatch import dispatcher as dispatcher_module
+from clinvk.dispatch import off_loop, turn
 from clinvk.dispatch.off_loop import StoreCalls, StoreGaveUp
 from clinvk.errors import SessionError
 from clinvk.model.session import Session
@@ -153,6 +155,14 @@ async def test_while_one_task_waits_for_the_store_others_go_on(held: Held, dispa
     assert store.count(Query()) == 4
 
 
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that does not answer is given up sooner than for users."""
+    for module in (off_loop, turn, dispatcher_module):
+        monkeypatch.setattr(module, "ENDED_TIMEOUT", 0.6)
+
+
+@pytest.mark.usefixtures("brief")
 async def test_a_prompt_that_waits_for_the_store_can_be_cancelled(
     held: Held, dispatcher: Dispatcher
 ):
@@ -167,6 +177,7 @@ async def test_a_prompt_that_waits_for_the_store_can_be_cancelled(
     assert len(dispatcher.store.messages("known")) == 4
 
 
+@pytest.mark.usefixtures("brief")
 async def test_a_turn_that_is_cancelled_ends_though_it_cannot_be_recorded(
     held: Held, dispatcher: Dispatcher
 ):

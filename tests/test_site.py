@@ -18,6 +18,8 @@ from tests.browsers import browser, need_chromium
 from tests.conftest import PROJECT
 from tests.needs import lack
 
+pytestmark = pytest.mark.once
+
 WIDTHS = (1280, 400)
 # What sticks out of the window, unless something around it scrolls by itself.
 STICKING_OUT = """(() => {

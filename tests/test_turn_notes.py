@@ -121,8 +121,8 @@ def test_a_note_that_is_no_json_object_ends_nothing_and_is_told(apart):
     assert all("is invalid (not a JSON object" in told["told"] for told in found["ran"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", EVERYWHERE)
+# That each of them is invalid is tested above; here, that each store and each command asks.
+@pytest.mark.parametrize(("kind", "name"), [*zip(KINDS, EVERYWHERE, strict=True)])
 def test_an_invalid_note_ends_nothing_in_any_store(
     apart, kind: str, name: str, tmp_path: Path, request: pytest.FixtureRequest
 ):
@@ -145,8 +145,9 @@ def test_a_note_that_is_no_json_object_blocks_nothing(apart, of: str):
     assert "is invalid" in found["ran"][0]["err"]
 
 
-@pytest.mark.parametrize("how", ["resume", "retry", "cancel"])
-@pytest.mark.parametrize("name", EVERYWHERE)
+@pytest.mark.parametrize(
+    ("how", "name"), [*zip(["resume", "retry", "cancel"], EVERYWHERE, strict=True)]
+)
 def test_an_invalid_note_of_a_run_ends_nothing_and_blocks_nothing(apart, name: str, how: str):
     changes, why = INVALID[name]
     found = apart(of="run", how=how, note=changes)
