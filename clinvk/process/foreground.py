@@ -33,13 +33,13 @@ def run_in_foreground(
     The keys that interrupt and quit are for the program, as in a shell. Raises `OSError` if it cannot be
     started."""
     source = stdin if text is None else subprocess.PIPE
-    with _without_interrupts(), subprocess.Popen(command, stdin=source, env=env) as program:
+    with without_interrupts(), subprocess.Popen(command, stdin=source, env=env) as program:
         program.communicate(text)
     return program.returncode
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """Nothing happens here at a signal from the keyboard.
 
     The signals are caught and not ignored: a program that is started inherits what is ignored, but
@@ -65,7 +65,7 @@ def run_on_terminal(command: Command, marker: str) -> int:
     # Only for a program of this kind: it needs anyio, 45 ms.
     from clinvk.process.child import translate_start_errors
 
-    with _without_interrupts(), _restored_terminal() as restore:
+    with without_interrupts(), _restored_terminal() as restore:
         with translate_start_errors(command):
             program = subprocess.Popen(
                 command.argv, cwd=command.cwd, env={**command.env, MARKER: marker}

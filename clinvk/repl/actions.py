@@ -25,9 +25,11 @@ class OnTerminal(Struct, frozen=True):
 
 
 class Fill(Struct, frozen=True):
-    """Put a text into the input line, where the user can change it."""
+    """Put a text into the input line, where the user can change it. Without an input line, it is
+    sent, unless it is only `offered`."""
 
     text: str
+    offered: bool = False
 
 
 class Exit(Struct, frozen=True):

@@ -83,7 +83,7 @@ def _perform(sitting: Sitting, action: Action) -> Action | None:
             return sitting.attempt(lambda: _send(sitting, action))
         case OnTerminal(run=run):
             return sitting.attempt(run)
-        case Fill(text=text):  # there is no input line: what was edited is sent
+        case Fill(text=text, offered=False):  # there is no input line: what was edited is sent
             return Send(text) if text.strip() else None
     return None
 

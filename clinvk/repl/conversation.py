@@ -21,6 +21,8 @@ from clinvk.model.session import Session
 from clinvk.model.session_ref import DefaultSession, LatestSession, NewSession, SessionById
 from clinvk.model.usage import Usage
 from clinvk.process.threads import in_thread
+from clinvk.repl.project.changes import TurnChanges
+from clinvk.sessions.lookup import real_path
 
 if TYPE_CHECKING:
     from clinvk.dispatch.series.turn_series import TurnSeries
@@ -55,6 +57,8 @@ class Conversation:
         self.used = Usage()  # by this conversation, since it was opened here
         self.cost: float | None = None  # the same in US dollars, as reported
         self.limited_until: datetime | None = None
+        self.attached: str | None = None  # what goes before the next message
+        self.changes = TurnChanges(dispatcher.env)
         self._base = base
         self._ref = base.session_ref
         self._backend = base.backend
@@ -92,6 +96,13 @@ class Conversation:
                 return self.last.model
             return self.session.model
         return None
+
+    @property
+    def directory(self) -> str:
+        """The directory of the next message."""
+        if self.session is not None and self.session.cwd and self._base.cwd is None:
+            return self.session.cwd
+        return real_path(self._base.cwd)
 
     @property
     def has_begun(self) -> bool:
@@ -180,6 +191,8 @@ class Conversation:
     def request(self, prompt: str, given: Request | None = None) -> Request:
         """The request of a message. `given` is that of a command line, which may say more, and which
         session."""
+        if self.attached is not None:
+            prompt = f"{self.attached}\n\n{prompt}"
         request = self._base.replace(
             session=self._ref,
             backend=self._backend,
@@ -239,7 +252,8 @@ class Conversation:
 
     def account(self, result: Result) -> None:
         """Take the result of a turn into account."""
-        self.last = result
+        self.changes.end()
+        self.last, self.attached = result, None
         if result.usage is not None:
             self.used += result.usage
         if result.cost is not None:
@@ -264,6 +278,7 @@ class Conversation:
     def begin(self, request: Request) -> tuple[Request, str | None]:
         """The request as it is sent, and the id of the session that was created for it from a
         template; see `abandon`. Raises `ClinvkError`."""
+        self.changes.begin(real_path(request.cwd) if request.cwd else self.directory)
         if self._template is None or self.session is not None:
             return request, None
         # Only with --template.
@@ -281,6 +296,7 @@ class Conversation:
 
     def abandon(self, created: str | None) -> None:
         """Delete a session that was created for a message that could not be sent."""
+        self.changes.end()
         if created is not None:
             with suppress(ClinvkError):
                 self.dispatcher.store.delete(created)

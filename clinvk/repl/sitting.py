@@ -19,6 +19,7 @@ from clinvk.model.session import MessageRole, Session
 from clinvk.repl.actions import Action, OnTerminal, Send
 from clinvk.repl.command_lines import CommandLines, Offer
 from clinvk.repl.conversation import Conversation
+from clinvk.repl.project.output import Output
 from clinvk.repl.restored import describe_restored
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
@@ -89,6 +90,7 @@ class Sitting:
         self.shows_thinking = False
         self.thoughts = ""  # of the last turn
         self.answer = ""  # the last one
+        self.shell_output: Output | None = None  # of the last command
         self.restored: Session | None = None  # a session that is to be announced
         self.code = 0  # how the last failure would have ended a command
         # What handles lines that begin with this character.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clinvk.repl import slash_chat, slash_sessions
+from clinvk.repl.project import slash as project
 from clinvk.repl.sitting import CommandTable, SlashCommand
 
 COMMANDS = (
@@ -29,6 +30,21 @@ COMMANDS = (
     SlashCommand(
         "branch", "[TITLE]", "Copy the conversation, and continue in the copy.",
         slash_sessions.branch,
+    ),
+    SlashCommand(
+        "diff", "[--stat] [PATH…]", "Show what the last turn changed in the directory, from git.",
+        project.diff, project.offer_changed,
+    ),
+    SlashCommand(
+        "undo", "", "Continue from before the last turn, in a copy; files are only listed.",
+        project.undo,
+    ),
+    SlashCommand(
+        "native", "", "Open the screen of the backend's own CLI on this session.", project.native
+    ),
+    SlashCommand(
+        "memory", "[add TEXT|forget ID|on|off]", "Show or change the notes of this directory.",
+        project.memory, project.offer_memory,
     ),
     SlashCommand(
         "compare", "[-b A,B] MESSAGE", "Send a message to several backends, outside of this session.",

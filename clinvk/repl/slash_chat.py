@@ -208,6 +208,7 @@ KEYS = (
     ("Up, Ctrl-R", "earlier messages, search them"),
     ("Ctrl-C", "stop the answer, twice: at once; or clear the line"),
     ("Ctrl-D", "leave; the session stays"),
+    ("!COMMAND", "run it in the shell; !! sends its output with the next message"),
 )
 
 

@@ -19,6 +19,7 @@ from clinvk.model.result import Result
 from clinvk.model.session_ref import SessionById
 from clinvk.repl.command_lines import LineResult, Offer
 from clinvk.repl.conversation import Conversation
+from clinvk.repl.project.shell import run_shell
 from clinvk.repl.sitting import Sitting
 from clinvk.repl.slash import TABLE
 from clinvk.terminal.keyboard import is_dumb
@@ -38,6 +39,7 @@ def open_prompt(
         conversation = Conversation(dispatcher, request, opened.template)
         lines = _CommandLines(opened, run, commands, root)
         sitting = Sitting(conversation, lines, TABLE)
+        sitting.prefixes["!"] = run_shell
         try:
             session = conversation.open()
             if session is None:
@@ -46,6 +48,7 @@ def open_prompt(
                 sitting.restored = session
             return _run(sitting, opened)
         finally:
+            conversation.changes.close()
             conversation.dispatcher.close()
 
 

@@ -1,0 +1,40 @@
+"""`!COMMAND`: a command of the shell, whose output can go with the next message."""
+
+from __future__ import annotations
+
+from clinvk.errors import UsageError
+from clinvk.repl.actions import Action, OnTerminal
+from clinvk.repl.project.output import run_command
+from clinvk.repl.sitting import Sitting
+
+
+def run_shell(sitting: Sitting, command: str) -> Action | None:
+    """What `!COMMAND` does; `!!` adds the output of the last one to the next message, or takes it
+    away again."""
+    if command == "!":
+        _attach(sitting)
+        return None
+    if not command:
+        raise UsageError("! needs a command", "use e.g. !git status")
+
+    def run() -> None:
+        output = run_command(command, sitting.conversation.directory)
+        sitting.shell_output = output
+        failed = f"exit code {output.code}" if output.code else ""
+        hint = f"{output.size}; !! sends them with the next message" if output.text else ""
+        if told := "; ".join(filter(None, (failed, hint))):
+            sitting.printer.notice(told)
+
+    return OnTerminal(run, f"!{command}")
+
+
+def _attach(sitting: Sitting) -> None:
+    output, conversation = sitting.shell_output, sitting.conversation
+    if output is None or not output.text:
+        raise UsageError("there is no output to send yet", "run a command first: !git status")
+    if conversation.attached is not None:
+        conversation.attached = None
+        sitting.say(f"{output.title} is not sent")
+        return
+    conversation.attached = output.for_prompt()
+    sitting.say(f"{output.title} ({output.size}) goes with the next message; !! takes it away")

@@ -1,0 +1,153 @@
+"""What the interactive prompt does with the directory: /diff, /undo, !COMMAND, /memory, /native."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import END, START, CommandLine, Home
+from tests.needs import need
+
+EDITS = """\
+prompt=$(cat)
+sleep 0.4   # as a model would take
+case "$prompt" in
+  *edit*) echo new > known.txt; echo x > "a file.txt"; rm -f gone.txt;;
+esac
+printf '%s' "$prompt" >> ../prompts; echo >> ../prompts
+"""
+
+
+@pytest.fixture
+def repository(home: Home) -> Path:
+    need("git")
+    home.backend("fake", EDITS + START + END)
+    git(home.work, "init", "-q")
+    for name in ("known.txt", "gone.txt", "staged.txt"):
+        (home.work / name).write_text("old\n")
+    (home.work / ".gitignore").write_text("ignored*\n")
+    git(home.work, "add", "known.txt", "gone.txt", ".gitignore")
+    git(home.work, "-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "first")
+    git(home.work, "add", "staged.txt")
+    (home.work / "untracked.txt").write_text("of the user\n")
+    (home.work / "ignored.txt").write_text("a secret\n")
+    return home.work
+
+
+def git(directory: Path, *words: str) -> str:
+    argv = ["git", "-C", str(directory), *words]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def typed(clinvk: CommandLine, *lines: str, **more: object) -> str:
+    """What the prompt prints for these lines."""
+    done = clinvk("repl", "-b", "fake", stdin="".join(f"{line}\n" for line in lines), **more)
+    return done.stdout + done.stderr
+
+
+def test_diff_shows_what_the_last_turn_changed(repository: Path, clinvk: CommandLine):
+    before = git(repository, "status", "--porcelain"), git(repository, "count-objects", "-v")
+    shown = typed(
+        clinvk, "/diff", "edit it", "/diff", "/diff --stat", "/diff known.txt", "ok", "/diff"
+    )
+    assert "no turn was run at this prompt yet" in shown
+    assert "-old\n+new\n" in shown
+    assert "b/a file.txt" in shown
+    assert "deleted file mode" in shown
+    assert "3 files changed" in shown
+    assert "the last turn changed no files" in shown
+    assert "of the user" not in shown
+    assert "secret" not in shown
+    git(repository, "checkout", "known.txt", "gone.txt")
+    (repository / "a file.txt").unlink()
+    assert before == (
+        git(repository, "status", "--porcelain"),
+        git(repository, "count-objects", "-v"),
+    )
+
+
+def test_diff_says_that_there_is_no_repository(home: Home, clinvk: CommandLine):
+    home.backend("fake", EDITS + START + END)
+    shown = typed(clinvk, "edit", "/diff", "/diff --weird", "/diff 'x")
+    assert "is not in a git repository, so what a turn changes is not recorded" in shown
+    assert "/diff: unknown option --weird" in shown
+    assert "No closing quotation" in shown
+    assert (home.work / "known.txt").read_text() == "new\n"
+
+
+def test_undo_continues_in_a_copy_from_before_the_last_turn(
+    home: Home, repository: Path, clinvk: CommandLine
+):
+    shown = typed(clinvk, "/undo", "hello", "please edit", "/undo", "/exit")
+    assert "there is no turn to undo yet" in shown
+    assert "now in" in shown
+    assert "the turn changed these files, which stay as they are:" in shown
+    for line in ("M  known.txt", "D  gone.txt", "A  a file.txt"):
+        assert line in shown
+    assert (repository / "known.txt").read_text() == "new\n"
+    first, copy = sorted(home.ids(), key=lambda i: home.record(i)["created_at"])
+    asked = [
+        [m["content"] for m in home.transcript(i) if m["role"] == "user"] for i in (first, copy)
+    ]
+    assert asked[0] == ["hello", "please edit"]
+    assert asked[1] == ["hello"]
+
+
+def test_undoing_the_first_turn_starts_a_session(home: Home, repository: Path, clinvk: CommandLine):
+    shown = typed(clinvk, "hello", "/undo")
+    assert "the next message starts a new session" in shown
+    assert "/diff" not in shown
+
+
+def test_the_output_of_a_command_goes_with_the_next_message(
+    home: Home, repository: Path, clinvk: CommandLine
+):
+    noise = "\\033[31mred\\033[0m"
+    lines = [
+        "!!", "!", f"!printf '{noise}\\n'; exit 3", "!!", "look at this", "and this",
+        "!echo again", "!!", "!!", "last", "!sleep 60 & echo quick", "!cat", "!seq 100000", "!!", "long",
+    ]  # fmt: skip
+    shown = typed(clinvk, *lines)
+    assert "there is no output to send yet" in shown
+    assert "! needs a command" in shown
+    assert "exit code 3; 1 line; !! sends them with the next message" in shown
+    assert "goes with the next message; !! takes it away" in shown
+    assert "is not sent" in shown
+    assert "quick" in shown
+    prompts = (home.work.parent / "prompts").read_text()
+    assert "red\n===" in prompts
+    assert "exit code 3, begins" in prompts
+    assert "again" not in prompts
+    assert prompts.count("look at this") == 1
+    assert "bytes left out" in prompts
+    assert "\n1\n2\n" in prompts
+    assert "\n99999\n100000\n" in prompts
+
+
+def test_a_command_runs_in_the_directory_of_the_session(
+    home: Home, repository: Path, clinvk: CommandLine, tmp_path: Path
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    clinvk("-b", "fake", "--session", "talk", "hello")
+    shown = typed(clinvk, "/resume talk", "!pwd", cwd=elsewhere)
+    assert str(repository) in shown
+
+
+def test_notes_are_managed_and_added_from_the_prompt(
+    home: Home, repository: Path, clinvk: CommandLine
+):
+    shown = typed(
+        clinvk, "/memory add we use tabs", "/memory", "/memory on", "hello", "/memory off", "later"
+    )
+    assert "we use tabs" in shown
+    first, later = (home.work.parent / "prompts").read_text().split("hello")
+    assert "we use tabs" in first
+    assert "we use tabs" not in later
+
+
+def test_the_screen_of_the_backend_is_opened_from_the_prompt(
+    home: Home, repository: Path, clinvk: CommandLine
+):
+    shown = typed(clinvk, "/native", "hello", "/native")
+    assert shown.count("--native needs a terminal") == 2
