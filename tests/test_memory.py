@@ -10,6 +10,7 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.knowledge.memory import MAX_BYTES, memory_part
 from clinvk.knowledge.notes import LONGEST, Notes
 from tests.conftest import END, START, CommandLine, Home
+from tests.terminals import on_terminal
 
 KEEPS = "cat >prompt\n" + START + END
 
@@ -56,6 +57,11 @@ def test_the_notes_of_another_turn_are_added_again(clinvk: CommandLine, home: Ho
 
     assert "1 note added" in clinvk("-c", "--memory", "and now?").stderr
     assert "note" not in clinvk("-c", "and now?").stderr
+
+
+def test_notes_are_listed_on_a_terminal(clinvk: CommandLine, home: Home) -> None:
+    clinvk("memory", "add", "we use tabs")
+    assert "we use tabs" in on_terminal(home, "memory", "list")[0]
 
 
 def test_without_notes_it_says_so(clinvk: CommandLine) -> None:

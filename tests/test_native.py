@@ -113,6 +113,20 @@ def test_a_screen_in_which_nothing_was_said_leaves_no_session(claude: Home, term
     assert claude.ids() == []
 
 
+def test_a_cli_that_cannot_be_started_leaves_no_session(claude: Home, terminal: Terminal):
+    program = claude.path.parent / "bin" / "claude"
+    write_program(program, "#!/nonexistent/interpreter\n")
+    shown, code = ending(terminal("--native", "-b", "claude"))
+    assert (code, "'/nonexistent/interpreter', the interpreter" in " ".join(shown.split())) == (
+        2,
+        True,
+    )
+    program.unlink()  # as if it had been uninstalled
+    shown, code = ending(terminal("--native", "-b", "claude"))
+    assert (code, "is not installed" in shown) == (2, True)
+    assert claude.ids() == []
+
+
 def test_a_conversation_that_was_started_over_in_a_new_screen_is_the_session(
     claude: Home, terminal: Terminal
 ):

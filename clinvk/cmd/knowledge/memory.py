@@ -125,4 +125,5 @@ def _print_table(found: list[Note], *, everywhere: bool) -> None:
         [n.id, duration.format_age(n.created_at), *([n.directory] if everywhere else []), n.text]
         for n in found
     ]
-    printer.print_table(headers, rows, shrinks=["NOTE", "DIRECTORY"], spared=["ID", "AGE"])
+    shrinks = ["NOTE", *(["DIRECTORY"] if everywhere else [])]
+    printer.print_table(headers, rows, shrinks=shrinks, spared=["ID", "AGE"])

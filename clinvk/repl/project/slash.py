@@ -99,13 +99,21 @@ def _changed_files(sitting: Sitting) -> list[str]:
 
 
 def native(sitting: Sitting, argument: str) -> Action | None:
-    session = sitting.conversation.session
-    words = _words("/native", argument)
-    if session is not None and sitting.conversation.has_begun:
-        return sitting.command_line(["resume", session.id, "--native", *words], "/native")
-    return sitting.command_line(
-        ["chat", "--native", "-b", sitting.conversation.backend, *words], "/native"
-    )
+    conversation = sitting.conversation
+    session, changes = conversation.session, conversation.changes
+    argv = ["chat", "--native", "-b", conversation.backend]
+    if session is not None and conversation.has_begun:
+        argv = ["resume", session.id, "--native"]
+    command = sitting.command_line([*argv, *_words("/native", argument)])
+
+    def run() -> Action | None:
+        changes.begin(conversation.directory)
+        try:
+            return command.run()
+        finally:
+            changes.end()
+
+    return OnTerminal(run, f"/native {argument}".strip())
 
 
 def memory(sitting: Sitting, argument: str) -> Action | None:
