@@ -19,6 +19,7 @@ from bench import (
     tasks,
     text,
     turn,
+    worktrees,
 )
 
 PARTS = {
@@ -35,6 +36,7 @@ PARTS = {
     "prompt": prompt,
     "faults": faults,
     "crashes": crashes,
+    "worktrees": worktrees,
 }
 
 

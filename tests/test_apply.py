@@ -523,7 +523,7 @@ def test_results_are_applied_one_by_one_with_a_check_in_between(
     ]
     assert "  │ checking bad" in done.stdout
     lines = {
-        "stage": lambda: (repository.root / "a.txt").read_text(),
+        "stage": (repository.root / "a.txt").read_text,
         "commit": lambda: repository.git("show", "main:a.txt"),
         "branch": lambda: repository.git("show", "new:a.txt"),
     }[how]().splitlines()

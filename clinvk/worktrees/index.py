@@ -27,7 +27,11 @@ def temporary_index(index: Path) -> Iterator[Path]:
     copy = index.with_name(f"{PREFIX}{os.urandom(6).hex()}")
     try:
         try:
+            found = index.stat()
             shutil.copyfile(index, copy)
+            # Git compares the times of files with that of the index: of one that was changed right
+            # after it was checked out, the time alone does not tell.
+            os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))
         except FileNotFoundError:  # nothing has been added yet
             pass
         except OSError as error:
