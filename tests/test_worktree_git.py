@@ -1,11 +1,14 @@
 """Git as clinvk runs it: environment, errors, names."""
 
+import json
 import os
 import subprocess
 
 import pytest
 
+from clinvk.backend.files.trust import is_trusted
 from clinvk.backend.inherited import GIT_VARIABLES
+from clinvk.backend.manifest import TrustSpec
 from clinvk.errors import NotInstalledError
 from clinvk.worktrees import git as gits
 from clinvk.worktrees.git import Git, GitError
@@ -49,3 +52,37 @@ def test_a_slug_is_valid_in_a_ref_and_unique():
     assert len({slug.lower() for slug in found}) == len(keys)
     for slug in found:
         subprocess.run(["git", "check-ref-format", f"refs/clinvk/r1/{slug}/1"], check=True)
+
+
+def test_a_worktree_is_trusted_as_the_longest_path_in_the_notes_of_the_cli_says(tmp_path):
+    spec = TrustSpec(
+        files=["${OTHER}", "~/.cli/trusted.json"], trusted=["YES"], trusted_parent=["ABOVE"]
+    )
+    notes = tmp_path / ".cli" / "trusted.json"
+    notes.parent.mkdir()
+    project = tmp_path / "project"
+    (project / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(project)
+    env = {"HOME": str(tmp_path)}
+    for levels, expected in [
+        ({project: "YES"}, True),
+        ({project: "NO"}, False),
+        ({tmp_path: "YES"}, True),
+        ({tmp_path: "YES", project: "NO"}, False),
+        ({tmp_path: "NO", project: "YES"}, True),
+        ({project / "inner": "YES"}, False),
+        ({project / "inner": "ABOVE"}, True),
+        ({tmp_path / "link": "YES"}, True),
+        ({f"{project}-2": "YES"}, False),
+        ({project: 1}, False),
+        ({}, False),
+    ]:
+        notes.write_text(json.dumps({str(path): level for path, level in levels.items()}))
+        assert is_trusted(spec, str(project), env) is expected, levels
+    for broken in ("", "[]", "{", '{"a": {}}'):
+        notes.write_text(broken)
+        assert not is_trusted(spec, str(project), env)
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({str(project): "YES"}))
+    assert is_trusted(spec, str(project), env | {"OTHER": str(other)})
+    assert not is_trusted(spec, str(project), env | {"OTHER": str(tmp_path / "none")})
