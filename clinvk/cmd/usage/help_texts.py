@@ -52,6 +52,7 @@ USAGE = {
     "clinvk": ['clinvk [OPTIONS] "PROMPT" [-] [-- BACKEND ARGS]', "clinvk COMMAND [OPTIONS] ..."],
     "clinvk ask": ['clinvk ask [OPTIONS] "PROMPT" [-] [-- BACKEND ARGS]'],
     "clinvk chat": ['clinvk chat [OPTIONS] "PROMPT" [-] [-- BACKEND ARGS]'],
+    "clinvk repl": ['clinvk repl [OPTIONS] ["PROMPT"] [-- BACKEND ARGS]'],
     "clinvk resume": [
         'clinvk resume [OPTIONS] ID ["PROMPT"] [-] [-- BACKEND ARGS]',
         'clinvk resume [OPTIONS] --last ["PROMPT"]',
@@ -61,7 +62,7 @@ USAGE = {
 
 COMMAND_GROUPS = {
     "clinvk": {
-        "Prompts": ("ask", "resume", "last", "compare"),
+        "Prompts": ("ask", "repl", "resume", "last", "compare"),
         "Many tasks": ("parallel", "chain", "runs", "checkpoints"),
         "Conversations": ("sessions", "memory", "templates", "skills"),
         "Setup": ("init", "doctor", "backends", "config", "completion"),
@@ -92,6 +93,11 @@ EXAMPLES = {
         ("Run many tasks, and resume them after a crash", "clinvk parallel tasks.yaml"),
     ],
     "clinvk ask": [(text, command.replace("clinvk ", "clinvk ask ", 1)) for text, command in _ASK],
+    "clinvk repl": [
+        ("Have a conversation at a prompt", "clinvk repl -b codex"),
+        ("Continue the last one in this directory", "clinvk repl -c"),
+        ("Send each line of a file", "clinvk repl < questions.txt"),
+    ],
     "clinvk resume": [
         ("Resume a session by its id", 'clinvk resume 0f75bc8f "and the tests?"'),
         ("Pick a session from a list", "clinvk resume"),
