@@ -19,7 +19,7 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.request import Request
 from clinvk.session import SessionManager
-from tests.conftest import CommandLine, Home
+from tests.conftest import ANSWER, CommandLine, Home
 
 # Everything that this backend is told is in the command line that a dry run shows.
 TOLD: dict[str, Any] = {
@@ -296,3 +296,23 @@ def test_python_stores_the_same_options(home: Home, clinvk: CommandLine) -> None
         manager.store_options({"max_tokens": 5}, session_id)
         assert manager.stored_options(session_id) == {"max_tokens": 5}
     assert clinvk.json("session", "--json")["options"] == {"temperature": 0.5, "stream": False}
+
+
+def test_a_task_file_may_ask_for_them(home: Home, clinvk: CommandLine) -> None:
+    home.backend("told", "printf '%s ' \"$@\" >>args; echo >>args\n" + ANSWER, **TOLD)
+    clinvk("session", "--model", "large", "--temperature", "0.5")
+    tasks = "[{name: a, prompt: x}, {name: b, prompt: x, stored_options: false}, {name: c, prompt: x, model: small}]"
+    (home.work / "t.yaml").write_text(
+        f"max_parallel: 1\ndefaults: {{backend: told, stored_options: true}}\ntasks: {tasks}\n"
+    )
+    (home.work / "plain.yaml").write_text("tasks: [{backend: told, prompt: x}]\n")
+
+    assert clinvk("parallel", "t.yaml").returncode == 0
+    assert clinvk("parallel", "plain.yaml").returncode == 0
+
+    assert (home.work / "args").read_text().splitlines() == [
+        "run --model large --temperature 0.5 ",
+        "run ",
+        "run --model small --temperature 0.5 ",
+        "run ",
+    ]

@@ -78,6 +78,7 @@ class RequestBuilder:
             ignore_limit=rules.limits.at_start == "ignore",
             task=self.run_id,
             lenient=task.lenient or switched,
+            stored_options=task.stored_options and not switched,  # they were stored for the other
             worktree=self._worktree(task, attempt),
             check_dir=self.folder.checks_path(i) if self.folder else None,
             check_progress=progress,

@@ -89,6 +89,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     previous: int | None = None  # the step before it
     known: dict[str, int] = {}  # names in its prompt: positions in the plan
     lenient: bool = False
+    stored_options: bool = False  # apply the options that the user has stored
     dry_run: bool = False
     worktree: Worktree | None = None  # in which it runs; None: in `cwd` itself
     redacted: bool = False  # it contained a secret, and was stored without it

@@ -191,7 +191,7 @@ def _parse_rows(rows: csv.DictReader[str]) -> list[dict[str, Any]]:
     return entries
 
 
-_SWITCHES = ("idempotent", "lenient", "dry_run", "verbose")
+_SWITCHES = ("idempotent", "lenient", "dry_run", "verbose", "stored_options")
 
 
 def _parse_row(row: dict[str, str]) -> dict[str, Any]:

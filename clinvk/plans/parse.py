@@ -278,6 +278,7 @@ class _PlanParser:
             title=written.title,
             meta=_to_json_data(written.meta, (*path, "meta")),
             lenient=written.lenient,
+            stored_options=written.stored_options,
             dry_run=written.dry_run,
             place=place,
         )

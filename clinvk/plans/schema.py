@@ -136,6 +136,7 @@ class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ign
     needs: str | list[str] = []
     env: dict[str, Scalar] = {}
     idempotent: bool = False
+    stored_options: bool = False
     worktree: bool | dict[str, Any] | None = None
     meta: Any = None
     output_format: str | None = None  # of the published format; clinvk reads what a task prints

@@ -76,7 +76,7 @@ def options_(
 
     `clinvk session --temperature 0.7` is the same as `clinvk sessions options --temperature 0.7`. A
     value on the command line of a prompt overrides a stored one for that prompt. Tasks of `parallel`,
-    `chain` and `compare` do not use them."""
+    `chain` and `compare` do not use them, unless their file says so: `defaults: {stored_options: true}`."""
     loaded = opt.load_config(config)
     home = loaded.home
     found = _find_session(session_id, session, loaded)

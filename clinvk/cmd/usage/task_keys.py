@@ -27,6 +27,7 @@ TASK = {
     "tags": "Tags of its session.",
     "title": "Title of its session.",
     "meta": "Returned unchanged.",
+    "stored_options": "Apply the options that are stored for later prompts.",
     "lenient": "Drop options that the backend does not support.",
     "dry_run": "Answer with the command line; run nothing.",
 }
