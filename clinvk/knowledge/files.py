@@ -20,7 +20,7 @@ from clinvk.text.redact import redact
 
 MAX_ENTRIES = 200_000  # of directories that are looked at
 PROBE = 8192  # bytes, in which a binary file has a NUL
-PSEUDO = ("/proc", "/sys", "/dev", "/run")  # their files have no end, or are not files
+PSEUDO = ("/proc", "/sys")  # their files have no end, or are not files
 VERSION_CONTROL = frozenset({".git", ".hg", ".svn", ".jj"})
 GENERATED = frozenset({"node_modules", "__pycache__"})  # also if no rule ignores them
 MARKERS = ("CACHEDIR.TAG", "pyvenv.cfg")  # in a directory that programs have made
