@@ -455,6 +455,9 @@ def test_tasks_in_worktrees_are_applied_and_their_worktrees_removed(
     assert (done.returncode, repository.status()) == (0, "A  one.txt\nA  three.txt\nA  two.txt")
     assert "had changes that are not part of its result; they are in refs/clinvk/" in done.stderr
     assert sorted(p.name for p in worktrees.iterdir()) == ["two", "two.json"]
+    repository.git("commit", "--quiet", "-m", "applied")
+    assert "✓ three: 1 file, +1 -0" in clinvk("runs", "apply").stdout  # only what was added later
+    assert repository.status() == "A  later.txt"
     shown = clinvk("runs", "drop", "last", "--yes")
     assert shown.stdout.count("applied before; undo: git branch NAME") == 3
     assert repository.git("for-each-ref", "refs/clinvk") == ""
@@ -522,11 +525,8 @@ def test_results_are_applied_one_by_one_with_a_check_in_between(
         ("– after-bad", "skipped"),
     ]
     assert "  │ checking bad" in done.stdout
-    lines = {
-        "stage": (repository.root / "a.txt").read_text,
-        "commit": lambda: repository.git("show", "main:a.txt"),
-        "branch": lambda: repository.git("show", "new:a.txt"),
-    }[how]().splitlines()
+    revision = {"stage": "", "commit": "main", "branch": "new"}[how]
+    lines = repository.git("show", f"{revision}:a.txt").splitlines()
     assert (lines[0], lines[2], lines[19]) == ("one", "line 3", "two")
     assert repository.status() == ("M  a.txt" if how == "stage" else "")
     assert (repository.root / "b.txt").exists()
@@ -539,3 +539,48 @@ def test_results_are_applied_one_by_one_with_a_check_in_between(
 def text_of(found: list[tuple[str, str]], name: str) -> str:
     """The ids of commits after the figures."""
     return dict(found)[name].removeprefix("1 file, +1 -1")
+
+
+MERGER = """#!/usr/bin/env -S python3 -SE
+import json, pathlib, sys
+prompt = sys.stdin.read()
+assert "- a.txt" in prompt and "CONFLICT (content)" in prompt and "Please do two." in prompt
+path = pathlib.Path("a.txt")
+text = path.read_text()
+assert "<<<<<<< " in text and text.count("one") and text.count("two")
+if "keep" not in sys.argv[0]:
+    lines = [x for x in text.splitlines() if x[:7] not in ("<" * 7, "=" * 7, ">" * 7)]
+    path.write_text("\\n".join(lines) + "\\n")
+print(json.dumps({"type": "start", "id": "native-1"}))
+print(json.dumps({"type": "end", "text": "Merged."}))
+"""
+
+
+def test_a_backend_resolves_a_conflict_in_a_worktree_of_its_own(
+    clinvk: CommandLine, home: Home
+) -> None:
+    repository = Repository(home.work, FILES)
+    results = {"one": repository.result(line(5, "one")), "two": repository.result(line(5, "two"))}
+    folder = make_run(home.path, repository, results)
+    home.backend("merger", MERGER)
+    home.backend("keeper", MERGER)
+    left = clinvk("runs", "apply", folder.id, "--resolve", "keeper")
+    assert "keeper left conflict markers of task 'two' in a.txt" in left.stderr
+    failed = clinvk(
+        "runs", "apply", folder.id, "--resolve", "merger", "--check", "test ! -e README"
+    )
+    assert (failed.returncode, repository.status()) == (0, "M  a.txt"), failed
+    assert (repository.root / "a.txt").read_text().splitlines()[4:6] == ["one", "two"]
+    assert "conflicts with what has been committed since its base" in failed.stderr
+    repository.git("reset", "--quiet", "--hard")
+    refused = clinvk(
+        "runs", "apply", folder.id, "--again", "--resolve", "merger", "--check", "false"
+    )
+    assert (refused.returncode, repository.status()) == (1, "")
+    done = clinvk("runs", "apply", folder.id, "--again", "--resolve", "merger", "--commit")
+    assert (done.returncode, repository.status()) == (0, ""), done
+    assert repository.git("log", "--format=%s", "-2").splitlines() == [
+        "two: Please do two.", "one: Please do one.",
+    ]  # fmt: skip
+    assert "resolving it with merger" in done.stderr
+    assert clinvk("runs", "apply", "--resolve", "mergr").returncode == 2

@@ -60,6 +60,7 @@ def apply_run(
     branch: str | None = None,
     dry_run: bool = False,
     again: bool = False,
+    resolve: str | None = None,
     check: str | Sequence[str] | None = None,
     check_timeout: float = DEFAULT_TIMEOUT,
     directory: str | os.PathLike[str] | None = None,
@@ -71,7 +72,8 @@ def apply_run(
     "branch": a new one, which leaves the files as they are. With `dry_run`, nothing is changed.
     `notify` gets sentences, for example about an earlier apply that was killed.
 
-    With `check`, one or several shell commands, each result is applied by itself, and taken back if
+    `resolve` is a backend that resolves conflicts, each in a worktree of its own; then the check of
+    the task runs again. With `check`, one or several shell commands, each result is applied by itself, and taken back if
     a command fails (or takes longer than `check_timeout` seconds) or if it conflicts; the others
     continue. Without it, all of it is applied, or nothing: this raises `ConflictError` if a result cannot be merged,
     `BlockedError` if uncommitted work is in the way, `CommitError` if git commit fails, all of them
@@ -84,13 +86,41 @@ def apply_run(
                 "how='branch' needs a branch, and only that has one", "pass branch=NAME"
             )
         how = "branch"
+    ask = Ask(tasks, how, branch, again, _directory(directory))
     with own_unless(dispatcher) as where:
-        home = where.config.home
+        return apply_as_asked(
+            where, run, ask, dry_run=dry_run, resolve=resolve, commands=commands_of(check),
+            timeout=check_timeout, notify=notify,
+        )  # fmt: skip
+
+
+def apply_as_asked(
+    dispatcher: Dispatcher,
+    run: str,
+    ask: Ask,
+    *,
+    dry_run: bool,
+    resolve: str | None,
+    commands: tuple[str, ...],
+    timeout: float,
+    notify: Tell,
+) -> Applied:
+    """Apply the results of a run, with the check and the resolver that are named."""
+    home, env = dispatcher.config.home, dispatcher.env
     folder = RunStore(home).find(run)
-    runner = Checks(folder, commands_of(check), check_timeout) if check else None
-    ask = Ask(tasks, how, branch, again, _directory(directory), runner)
+    checks = Checks(folder, commands, timeout) if commands else None
+    resolver = None
+    if resolve is not None:
+        # Only for conflicts.
+        from clinvk.api.resolve import Resolver
+
+        resolver = Resolver(folder, resolve, commands, dispatcher=dispatcher, notify=notify)
     do = applying.preview if dry_run else applying.apply
-    return do(folder, ask, os.environ, home=home, notify=notify)
+    ask = ask._replace(check=checks, resolve=resolver)
+    applied = do(folder, ask, env, home=home, notify=notify)
+    if resolver is not None:
+        resolver.finish()
+    return applied
 
 
 async def aapply_run(
@@ -100,6 +130,7 @@ async def aapply_run(
     branch: str | None = None,
     dry_run: bool = False,
     again: bool = False,
+    resolve: str | None = None,
     check: str | Sequence[str] | None = None,
     check_timeout: float = DEFAULT_TIMEOUT,
     directory: str | os.PathLike[str] | None = None,
@@ -110,8 +141,8 @@ async def aapply_run(
     here = _directory(directory)
     return await in_thread(
         lambda: apply_run(
-            run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, check=check,
-            check_timeout=check_timeout, directory=here, notify=notify, dispatcher=dispatcher,
+            run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, resolve=resolve,
+            check=check, check_timeout=check_timeout, directory=here, notify=notify, dispatcher=dispatcher,
         )
     )  # fmt: skip
 

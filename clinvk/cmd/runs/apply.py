@@ -104,6 +104,15 @@ def apply(
     stage: Annotated[
         bool, typer.Option("--stage", help="Change files and the index; do not commit (default).")
     ] = False,
+    resolve: Annotated[
+        str | None,
+        typer.Option(
+            "--resolve",
+            metavar="BACKEND",
+            help="Let this backend resolve conflicts, in a worktree.",
+            autocompletion=opt.complete_backends,
+        ),
+    ] = None,
     check: Annotated[
         list[str] | None,
         typer.Option(
@@ -127,21 +136,26 @@ def apply(
     that the run was started in, or the one of the same repository that you are in. If that cannot
     be completed, for example because of a conflict, nothing is changed.
 
+    With --resolve, a backend resolves a conflict in a worktree of its own, and the check of the
+    task runs again.
+
     With --check, each result is applied by itself: one that conflicts, or fails the command, is
     taken back and reported, and the others continue."""
     # Only for this command.
-    from clinvk.api.results import Checks
+    from clinvk.api.results import apply_as_asked
     from clinvk.checks.check import DEFAULT_TIMEOUT
-    from clinvk.worktrees.results import apply as applying
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.process import ownership
     from clinvk.worktrees.results.applied import Ask
 
     how = _how(branch, commit=commit, stage=stage)
-    loaded = opt.load_config(config)
-    folder = open_runs(loaded).find(run_id)
-    checks = Checks(folder, tuple(check), DEFAULT_TIMEOUT) if check else None
-    ask = Ask(tuple(tasks or ()), how, branch, again, _here(), checks)
-    do = applying.preview if dry_run else applying.apply
-    applied = do(folder, ask, os.environ, home=loaded.home, notify=show.Printer.for_errors().notice)
+    ask = Ask(tuple(tasks or ()), how, branch, again, _here())
+    ownership.prepare_for_turn()
+    with Dispatcher(opt.load_config(config)) as dispatcher:
+        applied = apply_as_asked(
+            dispatcher, run_id, ask, dry_run=dry_run, resolve=resolve, commands=tuple(check or ()),
+            timeout=DEFAULT_TIMEOUT, notify=show.Printer.for_errors().notice,
+        )  # fmt: skip
     if as_json:
         show.print_json(applied.to_json())
     else:

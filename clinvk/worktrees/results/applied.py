@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct, to_builtins
 
 from clinvk.worktrees.git import Git
-from clinvk.worktrees.results.merge import GITLINK, Merged, changes
+from clinvk.worktrees.results.merge import GITLINK, ConflictError, Merged, Resolve, changes
 from clinvk.worktrees.results.taken import How
+from clinvk.worktrees.results.target import Target
 
 State = Literal[
     "applied", "already applied", "unchanged", "skipped", "conflict", "blocked", "check failed",
@@ -80,7 +81,13 @@ class Ask(NamedTuple):
     branch: str | None = None
     again: bool = False  # also what was applied already
     here: Path = Path()  # the current directory
+    resolve: Callable[[Target, ConflictError], str] | None = None  # returns the tree without it
     check: Check | None = None  # each result is applied by itself, and taken back if it fails
+
+    def resolver(self, target: Target) -> Resolve | None:
+        """Resolves conflicts there."""
+        resolve = self.resolve
+        return None if resolve is None else lambda conflict: resolve(target, conflict)
 
 
 def task_applied(git: Git, merged: Merged, commits: Sequence[str]) -> TaskApplied:

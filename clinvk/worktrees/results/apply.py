@@ -83,7 +83,7 @@ def preview(
         if ask.check is not None:
             done = OneByOne(Landing(target, taken.record), results, ask, env).preview(chosen)
             return _applied(target, results, ask, [*done, *others], is_preview=True)
-        merged = _merge(target, results, chosen)
+        merged = _merge(target, results, chosen, ask._replace(resolve=None))
         check_preview(target, ask, merged, scratch)
         done = [task_applied(target.git, m, ()) for m in merged]
         return _applied(target, results, ask, [*done, *others], is_preview=True)
@@ -157,10 +157,12 @@ def _check_target(target: Target, chosen: Sequence[TaskResult], ask: Ask) -> Non
     check_objects(target.git, chosen)
 
 
-def _merge(target: Target, results: Results, chosen: Sequence[TaskResult]) -> list[Merged]:
+def _merge(
+    target: Target, results: Results, chosen: Sequence[TaskResult], ask: Ask
+) -> list[Merged]:
     return merge_all(
         target.git, str(target.head), [task.source for task in chosen],
-        taken=results.history.applied_results(),
+        taken=results.history.applied_results(), resolve=ask.resolver(target),
     )  # fmt: skip
 
 
@@ -176,7 +178,7 @@ def _apply(
     if ask.check is not None:
         done = OneByOne(landing, results, ask, env).apply(chosen)
         return _applied(target, results, ask, [*done, *others])
-    merged = _merge(target, results, chosen)
+    merged = _merge(target, results, chosen, ask)
     if ask.how == "branch":
         made = create_branch(landing, results.folder, ask, merged)
     else:

@@ -76,9 +76,10 @@ def _own_commits(git: Git, merged: Merged, run: str) -> list[Planned]:
         if parents != [previous]:
             return []
         trees = (tree_of(git, previous), tree, tree_of(git, commit))
-        after, conflicts = merge_trees(git, *trees)
-        if conflicts:
+        found = merge_trees(git, *trees)
+        if found.conflicts:
             return []
+        after = found.tree
         if after != tree:
             planned.append(_copy_of(git, source, commit, after, run))
         tree, previous = after, commit

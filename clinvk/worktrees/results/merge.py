@@ -4,7 +4,7 @@ is touched."""
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,25 +58,34 @@ class Merged(NamedTuple):
         return self.before == self.tree
 
 
+class TreeMerge(NamedTuple):
+    """A merged tree, and the files in it that conflict."""
+
+    tree: str
+    conflicts: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+
+
 class ConflictError(ClinvkError):
-    """A result cannot be merged. `tree` has the files with conflict markers."""
+    """A result cannot be merged. `tree` has the files with conflict markers, merged into the tree
+    `ours`; `messages` are those of git."""
 
     kind = "conflict"
 
     def __init__(
         self,
         source: Source,
-        paths: Sequence[str],
+        merge: TreeMerge,
         others: Sequence[Source],
         *,
-        tree: str,
-        base: str,
+        ours: str,
     ) -> None:
         self.source = source
-        self.paths = tuple(paths)
+        self.paths = merge.conflicts
+        self.messages = merge.messages
+        self.tree = merge.tree
+        self.ours = ours
         self.others = tuple(others)
-        self.tree = tree
-        self.base = base
         against = " and ".join(f"task {other.name!r}" for other in others)
         where = against or "what has been committed since its base"
         super().__init__(
@@ -84,6 +93,15 @@ class ConflictError(ClinvkError):
             "nothing was changed; apply the other tasks by name, "
             "or let a backend resolve it: --resolve BACKEND",
         )
+
+
+class UnresolvedError(ClinvkError):
+    """A backend has not resolved a conflict."""
+
+    kind = "conflict"
+
+
+Resolve = Callable[[ConflictError], str]
 
 
 def named(paths: Sequence[str]) -> str:
@@ -120,17 +138,28 @@ def is_ancestor(git: Git, older: str, newer: str) -> bool:
 
 
 def merge_all(
-    git: Git, head: str, sources: Sequence[Source], *, taken: Sequence[str] = ()
+    git: Git,
+    head: str,
+    sources: Sequence[Source],
+    *,
+    taken: Sequence[str] = (),
+    resolve: Resolve | None = None,
 ) -> list[Merged]:
     """Merge the results one after another into the tree of `head`. `taken` are results that were
-    applied before. Raises `ConflictError`, `GitError`."""
+    applied before; `resolve` gets a conflict and returns the tree without it. Raises
+    `ConflictError`, `GitError`."""
     tree = tree_of(git, head)
     merged: list[Merged] = []
     chosen = {source.commit for source in sources}
     contained = [c for c in taken if c not in chosen and git.commit_of(c)]
     for source in sources:
         base = best_base(git, source, contained, tree)
-        after = merge(git, base, tree, source, merged)
+        try:
+            after = merge(git, base, tree, source, merged)
+        except ConflictError as conflict:
+            if resolve is None:
+                raise
+            after = resolve(conflict)
         merged.append(Merged(source, base, tree, after))
         contained.append(source.commit)
         tree = after
@@ -147,37 +176,69 @@ def best_base(git: Git, source: Source, contained: Sequence[str], tree: str) -> 
         # It may have been discarded since it was applied: merging it again changes nothing only if
         # it is still there.
         trees = (tree_of(git, source.base), tree, tree_of(git, commit))
-        if merge_trees(git, *trees) == (tree, []):
+        if merge_trees(git, *trees) == TreeMerge(tree):
             return commit
     return source.base
 
 
 def merge(git: Git, base: str, ours: str, source: Source, before: Sequence[Merged] = ()) -> str:
     """The tree `ours` with what changed from `base` to the result. Raises `ConflictError`."""
-    tree, paths = merge_trees(git, *(tree_of(git, x) for x in (base, ours, source.commit)))
-    if not paths:
-        return tree
-    touched = set(paths)
+    found = merge_trees(git, tree_of(git, base), ours, tree_of(git, source.commit))
+    if not found.conflicts:
+        return found.tree
+    touched = set(found.conflicts)
     others = [
         m.source for m in before if touched & {c.path for c in changes(git, m.before, m.tree)}
     ]
-    raise ConflictError(source, paths, others, tree=tree, base=base)
+    raise ConflictError(source, found, others, ours=ours)
 
 
-def merge_trees(git: Git, base: str, ours: str, theirs: str) -> tuple[str, list[str]]:
-    """The merged tree, and the paths with conflicts."""
+def merge_trees(git: Git, base: str, ours: str, theirs: str) -> TreeMerge:
+    """The three-way merge of these trees."""
     if ours in (base, theirs):
-        return theirs, []
+        return TreeMerge(theirs)
     if theirs == base:
-        return ours, []
+        return TreeMerge(ours)
     # Git finds the base of a merge in the history: so there is one for these three trees. An
     # option that names the base came with git 2.40.
     root = commit_tree(git, base)
     one, two = (commit_tree(git, tree, root) for tree in (ours, theirs))
-    words = ("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", one, two)
-    done = git.run(*words, ok=(0, 1))
-    tree, *paths = done.stdout.rstrip(b"\0").split(b"\0")
-    return tree.decode(), sorted({decode(path) for path in paths})
+    done = git.run("merge-tree", "--write-tree", "-z", "--name-only", one, two, ok=(0, 1))
+    tree, *parts = done.stdout.split(b"\0")
+    if done.returncode == 0:
+        return TreeMerge(tree.decode())
+    end = parts.index(b"")
+    return TreeMerge(
+        tree.decode(),
+        tuple(sorted({decode(path) for path in parts[:end]})),
+        tuple(_messages(parts[end + 1 :])),
+    )
+
+
+def _messages(parts: list[bytes]) -> Iterator[str]:
+    """What git says: each message after the number of its paths, these, and its kind."""
+    rest = iter(parts)
+    for count in rest:
+        if not count.strip().isdigit():
+            return
+        for _ in range(int(count) + 1):
+            next(rest, None)
+        text = next(rest, b"").decode("utf-8", "replace").strip()
+        if text.startswith("CONFLICT"):
+            yield text
+
+
+def conflict_commit(git: Git, head: str, conflict: ConflictError) -> str:
+    """A commit of the files with conflict markers, on top of what they are merged into."""
+    ours = head if tree_of(git, head) == conflict.ours else commit_tree(git, conflict.ours, head)
+    return commit_tree(git, conflict.tree, ours, conflict.source.commit)
+
+
+def has_markers(git: Git, tree: str, paths: Sequence[str]) -> bool:
+    """Whether a conflict marker is left in one of these files."""
+    words = ("grep", "-q", "-I", "-E", r"^(<{7}|>{7}) ", tree, "--", *paths)
+    done = git.run(*words, ok=(0, 1), env={"GIT_LITERAL_PATHSPECS": "1"})
+    return done.returncode == 0
 
 
 def commit_tree(git: Git, tree: str, *parents: str) -> str:

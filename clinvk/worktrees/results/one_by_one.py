@@ -19,13 +19,21 @@ from clinvk.worktrees.results.execute import (
     scratch_folder,
 )
 from clinvk.worktrees.results.landing import Landing
-from clinvk.worktrees.results.merge import ConflictError, Merged, is_ancestor, merge_all, tree_of
+from clinvk.worktrees.results.merge import (
+    ConflictError,
+    Merged,
+    UnresolvedError,
+    is_ancestor,
+    merge_all,
+    tree_of,
+)
 from clinvk.worktrees.results.reading import Results, TaskResult
 from clinvk.worktrees.results.target import BlockedError
 from clinvk.worktrees.submodules import add_worktree, drop_worktree, fill_worktree
 
 STATES: dict[type[ClinvkError], State] = {
-    ConflictError: "conflict", BlockedError: "blocked", CommitError: "commit failed",
+    ConflictError: "conflict", UnresolvedError: "conflict", BlockedError: "blocked",
+    CommitError: "commit failed",
 }  # fmt: skip
 Put = Callable[[Merged, Callable[[Path], None]], str]  # the tree that is there afterwards
 
@@ -65,6 +73,7 @@ class OneByOne:
 
     def preview(self, chosen: Sequence[TaskResult]) -> list[TaskApplied]:
         """What `apply` would do if all checks pass; nothing is changed. Raises `BlockedError`."""
+        self.ask = self.ask._replace(resolve=None)
 
         def put(merged: Merged, _: Callable[[Path], None]) -> str:
             with scratch_folder() as scratch:
@@ -79,11 +88,14 @@ class OneByOne:
             why = f"it is built on task {found.name!r}, which was not applied"
             return self._refuse(result, "skipped", why)
         try:
-            (merged,) = merge_all(git, self._tree, [result.source], taken=self._contained)
+            (merged,) = merge_all(
+                git, self._tree, [result.source], taken=self._contained,
+                resolve=self.ask.resolver(self.landing.target),
+            )  # fmt: skip
             self._tree = put(merged, lambda directory: self._check(directory, result))
         except CheckFailed as failed:
             return self._refuse(result, "check failed", *failed.failure)
-        except (ConflictError, BlockedError, CommitError) as error:
+        except (ConflictError, UnresolvedError, BlockedError, CommitError) as error:
             return self._refuse(result, STATES[type(error)], error.message)
         self._contained.append(result.source.commit)
         return task_applied(git, merged, self._made.get(result.index, ()))

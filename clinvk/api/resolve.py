@@ -1,0 +1,117 @@
+"""Let a backend resolve the conflict of a result, in a worktree of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from clinvk.api.prompt import arun
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.model.fence import fence, random_word
+from clinvk.model.result import Result
+from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.worktrees import names
+from clinvk.worktrees.results import taken
+from clinvk.worktrees.results.merge import (
+    ConflictError,
+    UnresolvedError,
+    conflict_commit,
+    has_markers,
+    named,
+    tree_of,
+)
+from clinvk.worktrees.results.reading import read_results
+from clinvk.worktrees.results.removal import remove_applied
+from clinvk.worktrees.results.target import Target
+
+PROMPT = """\
+Two changes of this repository were merged, and conflict in these files:
+
+{paths}
+
+{messages}
+
+Between <<<<<<< and ======= is what the branch has now, between ======= and >>>>>>> what is to be \
+merged into it. That was made for this task:
+
+{prompt}
+
+Resolve the conflicts: keep what both changes intend, and leave no marker. Change nothing else, and \
+do not commit."""
+CHECK_KEYS = ("check", "check_timeout", "rounds", "protect")
+
+
+class Resolver:
+    """Resolves conflicts with this backend. The check of the task runs after it, and `checks`."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        backend: str,
+        checks: Sequence[str] = (),
+        *,
+        dispatcher: Dispatcher,
+        notify: Callable[[str], None],
+    ) -> None:
+        dispatcher.selector.select(backend)  # an unknown one is reported before anything runs
+        self.folder = folder
+        self.backend = backend
+        self.checks = checks
+        self.dispatcher = dispatcher
+        self.notify = notify
+        self._runs: list[tuple[str, str]] = []  # and the commit of each
+
+    def __call__(self, target: Target, conflict: ConflictError) -> str:
+        """The tree without the conflict. Raises `UnresolvedError` if it was not resolved."""
+        # 45 ms, and needed only once something runs.
+        import anyio
+
+        start = conflict_commit(target.git, str(target.head), conflict)
+        self.notify(f"{conflict.message}; resolving it with {self.backend}")
+        result = anyio.run(partial(self._run, target, conflict, start))
+        made = result.worktree
+        if not result.ok or made is None:
+            why = result.error.message if result.error else "it has no result"
+            raise UnresolvedError(
+                f"{self.backend} did not resolve the conflict of task {conflict.source.name!r}: {why}",
+                "nothing was changed; see what it did with: clinvk runs diff",
+            )
+        if has_markers(target.git, made.commit, conflict.paths):
+            raise UnresolvedError(
+                f"{self.backend} left conflict markers of task {conflict.source.name!r} in "
+                f"{named(conflict.paths)}",
+                "nothing was changed; see what it did with: clinvk runs diff",
+            )
+        self._runs.append((made.ref.removeprefix(names.REFS).partition("/")[0], made.commit))
+        return tree_of(target.git, made.commit)
+
+    def finish(self) -> None:
+        """Remove the worktrees in which conflicts were resolved, once the results are applied."""
+        home = self.folder.path.parent.parent
+        for run, commit in self._runs:
+            folder = RunStore(home).find(run)
+            event = {"task": 0, "event": "applied", "result": commit, "how": "stage"}
+            taken.record(taken.about(folder, [event]))
+            remove_applied(read_results(folder), [0], home, self.dispatcher.env, self.notify)
+
+    async def _run(self, target: Target, conflict: ConflictError, start: str) -> Result:
+        task = self.folder.plan().tasks[conflict.source.index]
+        options = {k: v for k, v in task.options.items() if k in CHECK_KEYS}
+        if self.checks:
+            own = options.get("check") or ()
+            options["check"] = [*([own] if isinstance(own, str) else own), *self.checks]
+        prompt = PROMPT.format(
+            paths="\n".join(f"- {path}" for path in conflict.paths),
+            messages="\n".join(conflict.messages),
+            prompt=fence("task", task.prompt, random_word()),
+        )
+        return await arun(
+            prompt, backend=self.backend, cwd=_directory(target), worktree={"base": start},
+            title=f"Resolve the conflict of task {task.name}", dispatcher=self.dispatcher,
+            **{"approval": "auto", **options},
+        )  # fmt: skip
+
+
+def _directory(target: Target) -> Path:
+    return target.root or target.git_dir
