@@ -7,6 +7,7 @@ import sys
 
 from bench import (
     board,
+    checks,
     crashes,
     faults,
     fuzz,
@@ -25,6 +26,7 @@ from bench import (
 PARTS = {
     "start": start,
     "turn": turn,
+    "checks": checks,
     "stream": stream,
     "fuzz": fuzz,
     "text": text,

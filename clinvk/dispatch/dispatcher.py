@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
@@ -72,14 +72,22 @@ __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
 
 # The options of a request by which its work is checked.
 CHECKING = ("check", "protect", "expect_change")
-BeforeTurn = Callable[[TurnPlan], Awaitable[None]]
-
 PATHS = [option.name for option in OPTIONS if option.path == "directory"]
 TEXT_OPTIONS = [
     option.name
     for option in OPTIONS
     if not option.repeatable and not option.path and option.type not in (int, float, bool)
 ]
+
+
+class BeforeTurn(Protocol):
+    """What is to be done before a turn."""
+
+    async def start(self, plan: TurnPlan) -> None:
+        """Called before the program is started."""
+
+    async def prompt(self) -> None:
+        """Called before it gets its prompt, if that is on stdin."""
 
 
 class Dispatcher(Closing):
@@ -203,7 +211,6 @@ class Dispatcher(Closing):
     async def _stream(
         self, request: Request, notify: Callable[[str], None], before: BeforeTurn | None = None
     ) -> AsyncIterator[Turn]:
-        """`before` is called right before the program starts."""
         marker = new_marker(self.env)
         home = self.config.home
         if request.ephemeral:
@@ -678,8 +685,13 @@ async def _start_turn(
             if recorder is not None and not new and not plan.request.resends:
                 await recorder.record_prompt(await prompt_messages(plan, recorder.settings))
             if before is not None:
-                await before(plan)
-            async with process.start(plan.command, marker, stop_signal=ask) as child:
+                await before.start(plan)
+            async with process.start(
+                plan.command, marker, stop_signal=ask, holds_prompt=before is not None
+            ) as child:
+                if before is not None:  # it boots meanwhile
+                    await before.prompt()
+                    child.send_prompt()
                 # The child boots while this is imported: jmespath is not needed to start it.
                 from clinvk.dispatch.turn import Turn
 

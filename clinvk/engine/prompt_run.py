@@ -170,14 +170,20 @@ class _PromptExecutor(LocalExecutor):
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         try:
-            return await super().run(self.request.replace(worktree=request.worktree), reporter)
+            own = self.request.replace(
+                worktree=request.worktree, check_dir=request.check_dir,
+                check_progress=request.check_progress,
+            )  # fmt: skip
+            return await super().run(own, reporter)
         except Exception as error:
             if self.result is None:
                 self.error = error
             raise
 
     async def _run(self, request: Request, reporter: Reporter, finish: Finish) -> Result:
-        async with self.dispatcher.stream(request, reporter.on_notice) as turn:
+        async with self.dispatcher.stream(
+            request, reporter.on_notice, reporter.may_continue
+        ) as turn:
             session = turn.plan.session
             reporter.on_started(
                 RunningRequest(

@@ -53,6 +53,8 @@ class Child:
         prompt: bytes,
         marker: str,
         stop_timeout: float,
+        *,
+        holds_prompt: bool,
     ) -> None:
         self.pid = process.pid
         self.marker = marker
@@ -72,6 +74,8 @@ class Child:
         self._prompt = memoryview(prompt)
         self._pidfd = _open_pidfd(process.pid)
         self._register_pipes()
+        if not holds_prompt:
+            self.send_prompt()
 
     @property
     def has_exited(self) -> bool:
@@ -194,6 +198,9 @@ class Child:
         self._selector.register(self._pipes.stderr, selectors.EVENT_READ, self._read_stderr)
         if self._pidfd is not None:
             self._selector.register(self._pidfd, selectors.EVENT_READ, self._check_exited)
+
+    def send_prompt(self) -> None:
+        """Write the prompt to stdin, if there is one, and close that."""
         stdin = self._pipes.stdin
         if stdin is None:
             return
@@ -273,12 +280,18 @@ class Child:
 
 @asynccontextmanager
 async def start(
-    command: Command, marker: str, *, stop_signal: signal.Signals, stop_timeout: float = PATIENCE
+    command: Command,
+    marker: str,
+    *,
+    stop_signal: signal.Signals,
+    stop_timeout: float = PATIENCE,
+    holds_prompt: bool = False,
 ) -> AsyncIterator[Child]:
     """The running program of `command`; stopped with all that it started if the block is left
     before it exits. Raises `ClinvkError` if it cannot be started.
 
-    The prompt goes through stdin, which is then closed: some CLIs wait forever otherwise."""
+    The prompt goes through stdin, which is then closed: some CLIs wait forever otherwise. With
+    `holds_prompt`, the caller does that: `Child.send_prompt`."""
     with ExitStack() as held:
         with translate_start_errors(command):
             ready = held.enter_context(selectors.DefaultSelector())
@@ -287,7 +300,17 @@ async def start(
         pipes.close_child_ends()
         leaders.add(process.pid)
         child = held.enter_context(
-            closing(Child(process, pipes, ready, command.stdin, marker, stop_timeout))
+            closing(
+                Child(
+                    process,
+                    pipes,
+                    ready,
+                    command.stdin,
+                    marker,
+                    stop_timeout,
+                    holds_prompt=holds_prompt,
+                )
+            )
         )
         try:
             yield child

@@ -47,6 +47,20 @@ Your work was checked, and the check failed: {why}
 Fix the cause, and end your turn when it is fixed: the same check is run again then. Do not change \
 the check itself, and do not remove or weaken tests to make it pass.{protected}"""
 
+
+class _Look:
+    """Looks at the files before a turn of the series."""
+
+    def __init__(self, series: CheckedTurn) -> None:
+        self._series = series
+
+    async def start(self, plan: TurnPlan) -> None:
+        await self._series.look_before_start(plan)
+
+    async def prompt(self) -> None:
+        await self._series.look_before_prompt()
+
+
 MayContinue = Callable[
     [Result], "str | None"
 ]  # why there may be no further turn; None if there may
@@ -81,7 +95,7 @@ class CheckedTurn(TurnSeries):
 
     def __init__(
         self,
-        open_turn: Callable[[Callable[[TurnPlan], Any]], Open],
+        open_turn: Callable[[_Look], Open],
         request: Request,
         notify: Callable[[str], None],
         *,
@@ -91,9 +105,9 @@ class CheckedTurn(TurnSeries):
         plan: Callable[[Request], Any],
         may_continue: MayContinue = lambda _: None,
     ) -> None:
-        """`open_turn` gets what is to be done right before a turn starts. `plan` plans a request,
+        """`open_turn` gets what is to be done before a turn. `plan` plans a request,
         for checks that are done before any turn."""
-        super().__init__(open_turn(self._before_turn), request, notify)
+        super().__init__(open_turn(_Look(self)), request, notify)
         self._first = request
         self._home = home
         self._env = env
@@ -135,11 +149,10 @@ class CheckedTurn(TurnSeries):
         done = replace(done, usage=None, cost=None, seconds=0.0)
         self._answered = (Finished(text=done.text), done)
 
-    async def _before_turn(self, plan: TurnPlan) -> None:
-        """Look at the files, right before the program starts."""
+    async def look_before_start(self, plan: TurnPlan) -> None:
+        """Look at the files before the program starts."""
         if self._has_begun_turn:  # the same turn on another backend, or a correction of its answer
             return
-        self._has_begun_turn = True
         self._prepare(plan)
         settings = self._settings
         if settings.protect and self._protected is None:
@@ -150,7 +163,14 @@ class CheckedTurn(TurnSeries):
                 await in_thread(self._store_protected)
                 for pattern in protected.unmatched(self._protected, settings.protect):
                     self._notify(f"--protect: {pattern!r} matches no file")
-        if self._detector is not None:
+        if not plan.command.stdin:
+            await self.look_before_prompt()
+
+    async def look_before_prompt(self) -> None:
+        """Look at the directory before the program can change it. A CLI that reads its prompt from
+        stdin boots meanwhile."""
+        if self._detector is not None and not self._has_begun_turn:
+            self._has_begun_turn = True
             self._state_before = await self._detector.state()
 
     def _prepare(self, plan: TurnPlan) -> None:
