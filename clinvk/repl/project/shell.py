@@ -21,7 +21,7 @@ def run_shell(sitting: Sitting, command: str) -> Action | None:
         output = run_command(command, sitting.conversation.directory)
         sitting.shell_output = output
         failed = f"exit code {output.code}" if output.code else ""
-        hint = f"{output.size}; !! sends them with the next message" if output.text else ""
+        hint = f"{output.size}; !! sends the output with the next message" if output.text else ""
         if told := "; ".join(filter(None, (failed, hint))):
             sitting.printer.notice(told)
 
