@@ -48,8 +48,8 @@ class Skill(Struct, frozen=True):
         if self.has_front_matter:
             return None
         return (
-            f"{self.path}: line 1: there is no front matter with a name and a description, so the "
-            "CLI gets the text, not the skill"
+            f"{self.path}: line 1: there is no front matter, so the CLI gets the text, not the "
+            "skill"
         )
 
 
@@ -106,7 +106,7 @@ def load_skill(places: list[Path], name: str) -> Skill:
     title, description = (
         " ".join(str(data.get(key) or "").split()) for key in ("name", "description")
     )
-    return Skill(name, body, description, path, bool(title and description), title)
+    return Skill(name, body, description, path, found is not None, title or name)
 
 
 def _files(place: Path) -> list[Path]:
