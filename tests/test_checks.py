@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from clinvk.checks.changes import ChangeDetector
 from clinvk.checks.check import CheckRun
 from clinvk.checks.output import MAX_LOG, CheckOutput, as_text
 from clinvk.checks.same_failure import is_same_failure
+from clinvk.config import loading
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.model.checks.check import OUTPUT_KEPT, Check
+from clinvk.model.request import Request
 from clinvk.process.leftovers import find_leftovers
 from tests.conftest import READ, START, CommandLine, Home, is_alive, pid_in, say
 
@@ -330,13 +334,13 @@ async def run_check(
 @pytest.mark.anyio
 async def test_a_huge_output_is_bounded_in_memory_and_on_disk(tmp_path: Path):
     log = tmp_path / "logs" / "check"
-    command = "head -c 300000000 /dev/zero | tr '\\0' 'x'; echo; echo the end; exit 1"
+    command = "head -c 40000000 /dev/zero | tr '\\0' 'x'; echo; echo the end; exit 1"
     check, _ = await run_check(command, tmp_path, log=log)
     assert check.output.endswith("x\nthe end")
     assert len(check.output) <= OUTPUT_KEPT
     assert MAX_LOG < log.stat().st_size < MAX_LOG + 4 * OUTPUT_KEPT + 1_000_000
     assert log.read_text().startswith("$ head")
-    assert "300,000,009 bytes in all" in log.read_text()
+    assert "40,000,009 bytes in all" in log.read_text()
     assert log.read_text().endswith("the end\n")
 
 
@@ -430,3 +434,79 @@ async def test_every_change_of_a_file_is_noticed(home: Home, is_repository: bool
         before = await detector.state()
         (work / "ignored").write_text("")
         assert await detector.state() == before
+
+
+# Signals.
+
+
+def in_check(clinvk: CommandLine, home: Home, check: str) -> subprocess.Popen[str]:
+    """A prompt whose check runs, which has written its process id to `pid`."""
+    process = clinvk.start("-b", "fake", "--check", f"echo $$ > pid; {check}", "x")
+    pid_in(home.work / "pid")
+    return process
+
+
+def test_ctrl_c_ends_a_check_with_all_that_it_started(clinvk: CommandLine, home: Home):
+    home.backend("fake", worker("touch a"))
+    process = in_check(clinvk, home, "trap '' INT; sleep 300")
+    process.send_signal(signal.SIGINT)
+    said, told = process.communicate(timeout=20)
+    assert (process.returncode, said) == (7, "Done.\n")
+    assert "cancelled" in told
+    assert not is_alive(pid_in(home.work / "pid"))
+    assert home.record()["turns"] == 1
+
+
+def test_a_second_ctrl_c_kills_a_check_that_ignores_the_first(clinvk: CommandLine, home: Home):
+    home.backend("fake", worker("touch a"))
+    process = in_check(clinvk, home, "trap '' INT TERM; while :; do sleep 0.1; done")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 7
+    assert not is_alive(pid_in(home.work / "pid"))
+
+
+def test_what_a_killed_clinvk_left_of_a_check_is_ended_by_the_next_turn(
+    clinvk: CommandLine, home: Home
+):
+    home.backend("fake", worker("touch a", "touch b"))
+    process = in_check(clinvk, home, "sleep 300")
+    process.kill()
+    process.communicate(timeout=20)
+    assert is_alive(pid_in(home.work / "pid"))
+    done = clinvk("-c", "--check", "test -e b", "-o", "json", "next")
+    assert "was interrupted" in done.stderr
+    assert json.loads(done.stdout)["check"]["state"] == "passed"
+    assert not is_alive(pid_in(home.work / "pid"))
+
+
+@pytest.mark.anyio
+async def test_python_may_cancel_a_turn_in_its_check(home: Home):
+    home.backend("fake", worker("touch a"))
+    with Dispatcher(loading.load(home.env), env=home.env) as dispatcher:
+        request = Request(
+            prompt="x", backend="fake", cwd=home.work,
+            options={"check": ["echo $$ > pid; sleep 300"], "rounds": 2},
+        )  # fmt: skip
+        async with dispatcher.stream(request) as turn:
+            types = []
+            async for event in turn:
+                types.append(event.type)
+                if event.type == "checking":
+                    async with anyio.create_task_group() as tasks:
+
+                        async def cancel() -> None:
+                            while not (home.work / "pid").exists():  # noqa: ASYNC110
+                                await anyio.sleep(0.01)
+                            turn.cancel("enough")
+
+                        tasks.start_soon(cancel)
+                        types.append((await turn.__anext__()).type)
+        assert types[-2:] == ["checking", "failed"]
+        error = turn.result.error
+        assert error is not None
+        assert (error.kind, error.message, turn.result.exit_code) == ("cancelled", "enough", 7)
+        assert (turn.result.text, turn.result.check) == ("Done.", None)
+        assert turn.result.usage is not None
+    assert not is_alive(pid_in(home.work / "pid"))
