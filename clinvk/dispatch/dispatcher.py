@@ -64,7 +64,7 @@ from clinvk.text.typed import format_path
 if TYPE_CHECKING:
     from clinvk.dispatch.answer_schema import AnswerSchema
     from clinvk.dispatch.series.turn_series import TurnSeries
-    from clinvk.dispatch.turn import Turn
+    from clinvk.dispatch.turn import Save, Turn
     from clinvk.knowledge.context import Context
 
 __all__ = ["Dispatcher", "NoSessionHere", "TurnPlan"]
@@ -697,11 +697,25 @@ async def _start_turn(
 
                 started_at = datetime.now(UTC)
                 remember = partial(remember_result, plan, home, started_at=started_at)
-                run = Turn(plan, child, recorder, began, begun, remember)
+                save = _save_changes(dispatcher, plan)
+                run = Turn(plan, child, recorder, began, begun, remember, save)
                 try:
                     yield run
                 finally:
                     await run.close()
+
+
+def _save_changes(dispatcher: Dispatcher, plan: TurnPlan) -> Save | None:
+    """Commits what a further turn of a session in a worktree has changed; None for others. For a task
+    in a new worktree, its executor does that."""
+    session = plan.session
+    if session is None or session.started_in is None or plan.request.started_in is not None:
+        return None
+    # Only in a worktree.
+    from clinvk.worktrees.attempt import save_session_result
+
+    home, cwd = dispatcher.config.home, plan.command.cwd
+    return partial(save_session_result, home=home, cwd=cwd, env=dispatcher.env)
 
 
 @contextmanager

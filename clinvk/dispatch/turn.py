@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from clinvk.dispatch.recorder import Recorder
     from clinvk.dispatch.turn_plan import TurnPlan
 
+# Returns the result with what has changed; the function gets notices.
+Save = Callable[[Result, Callable[[str], None]], Awaitable[Result]]
+
 VERSION_KINDS = ("backend", "config", "incomplete", "schema")  # failures that a version can explain
 
 REFUSED_KINDS = (
@@ -52,6 +55,7 @@ class Turn:
         started_at: float,
         on_begun: Callable[[], None] = lambda: None,
         remember: Callable[[Result], list[str]] = lambda _: [],
+        save: Save | None = None,
     ) -> None:
         self.plan = plan
         self._fold = TurnFold(plan)
@@ -59,6 +63,7 @@ class Turn:
         self._recorder = recorder
         self._started_at = started_at
         self._remember = remember  # stores or forgets rate limits, and returns notices
+        self._save = save  # commits what has changed in the worktree of its session
         self._on_begun = on_begun  # called once it has a session, since others may wait for that
         self._events: deque[Event] = deque(Notice(message=text) for text in plan.notices)
         self._parser = EventParser(
@@ -362,6 +367,10 @@ class Turn:
             used = f" ({result.usage.counted:,} tokens)" if result.usage else ""
             self._add_notices([f"{result.backend} reported success without an answer{used}"])
         self._add_notices(self._remember(result))
+        if self._save is not None:
+            told: list[str] = []
+            result = await self._save(result, told.append)
+            self._add_notices(told)
         if notice := self._fold.format_notice(end, result):
             self._add_notices([notice])
         result = await self._record(result, self._fold.transcript or result.text)

@@ -121,15 +121,7 @@ async def run_in_worktree(
     wanted = worktree_of(keys)
     if wanted is not None and not in_own_worktree(dispatcher, request):
         return await PromptRun(dispatcher, request, wanted).run()
-    # Only in a worktree.
-    from clinvk.worktrees.attempt import save_session_result
-
-    async with dispatcher.stream(request) as turn:
-        async for _ in turn:
-            pass
-        home, cwd = dispatcher.config.home, turn.plan.command.cwd
-        return await save_session_result(turn.result, home, cwd, dispatcher.env, lambda _: None)
-    raise AssertionError("unreachable: the stream raises what went wrong")
+    return await dispatcher.run(request)
 
 
 def in_own_worktree(dispatcher: Dispatcher, request: Request) -> bool:

@@ -98,7 +98,7 @@ async def with_worktree(result: Result, inside: AttemptInWorktree) -> Result:
 
 
 async def save_session_result(
-    result: Result, home: Path, cwd: Path, env: Mapping[str, str], notify: Tell
+    result: Result, notify: Tell, *, home: Path, cwd: Path, env: Mapping[str, str]
 ) -> Result:
     """The result of a further turn of a session in a worktree, in the directory `cwd`, with what has
     changed there: as of another attempt at the task."""

@@ -88,7 +88,7 @@ async def _drive_prompt(
         await tasks.start(watch_signals, held.on_signal)
         async with dispatcher.stream(request, printer.notice) as run:
             shown = ShownTurn(request, output, printer, held, tasks, first=first)
-            result = await shown.follow(run, None, _finish(dispatcher, run, printer))
+            result = await shown.follow(run, None, _as_it_is)
         tasks.cancel_scope.cancel()
     if held.turn is None:
         printer.error("cancelled")
@@ -159,22 +159,8 @@ class ShownTurn:
         return result
 
 
-def _finish(dispatcher: Dispatcher, run: Turn | TurnSeries, printer: Printer) -> Finish:
-    """The result as it is; of a session in a worktree, with what has changed there."""
-
-    async def finish(result: Result) -> Result:
-        session = run.plan.session
-        if session is None or session.started_in is None:
-            return result
-        # Only in a worktree.
-        from clinvk.worktrees.attempt import save_session_result
-
-        cwd = run.plan.command.cwd
-        return await save_session_result(
-            result, dispatcher.config.home, cwd, dispatcher.env, printer.notice
-        )
-
-    return finish
+async def _as_it_is(result: Result) -> Result:
+    return result
 
 
 def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> None:
