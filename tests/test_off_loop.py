@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -18,13 +18,15 @@ from msgspec.structs import replace
 
 from clinvk import Dispatcher, Request
 from clinvk.config import loading
+from clinvk.disk.lockfile import hold_lock
 from clinvk.disk.waiting import WouldWait
 from clinvk.dispatch import dispatcher as dispatcher_module
 from clinvk.dispatch import off_loop, turn
 from clinvk.dispatch.off_loop import StoreCalls, StoreGaveUp
 from clinvk.errors import SessionError
 from clinvk.model.session import Session
-from clinvk.store.base import Query
+from clinvk.store.base import Query, Store
+from clinvk.store.files.store import FileStore
 from clinvk.store.sqlite.store import SqliteStore
 from tests.conftest import END, READ, START, CommandLine, Home
 from tests.stores import KINDS, RedisServer, keep
@@ -298,6 +300,38 @@ async def test_a_call_that_takes_a_moment_needs_no_thread(held: Held, dispatcher
         lambda: store.deferred().append("r1.a", [], retitled("thrice")),
     ):
         assert await calls(lambda call=call: (call().id, get_ident())) == ("r1.a", here)  # type: ignore[misc]
+
+
+async def test_the_first_write_needs_no_thread_if_the_index_is_current(home: Home):
+    with closing(FileStore(home.path)) as before:
+        before.create(Session(id="s"))
+    store = keep(FileStore(home.path))
+    store.deferred().create(Session(id="r1.a"))
+    await StoreCalls(store)(lambda: write_here(store, get_ident()))
+    assert store.get("r1.a").title == "here"
+
+
+def write_here(store: Store, thread: int) -> None:
+    store.deferred().update("r1.a", retitled("here" if get_ident() == thread else "in a thread"))
+
+
+async def test_a_call_needs_no_thread_while_a_lock_is_held_for_a_moment(home: Home):
+    """Threads that wait for it would slow down the one that holds it, so that more calls wait."""
+    store = keep(FileStore(home.path))
+    store.create(Session(id="r1.a"))
+    done = []
+
+    async def write() -> None:
+        await StoreCalls(store)(lambda: write_here(store, here))
+        done.append(get_ident())
+
+    here = get_ident()
+    async with anyio.create_task_group() as tasks:
+        with hold_lock(home.path / "lock"):
+            tasks.start_soon(write)
+            await anyio.sleep(0.01)
+            assert not done
+    assert store.get("r1.a").title == "here"
 
 
 async def test_writes_leave_the_event_loop_while_the_disk_is_slow(

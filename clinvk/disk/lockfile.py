@@ -155,7 +155,8 @@ def _wait_for_lock(fd: int, path: str | Path, timeout: float | None) -> None:
                     SessionError(
                         f"another process holds the lock on {path}",
                         "stop that process, or wait until it exits",
-                    )
+                    ),
+                    is_held=True,
                 ) from None
             time.sleep(POLL_INTERVAL)
         else:

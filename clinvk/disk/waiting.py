@@ -25,12 +25,16 @@ _patience: ContextVar[Patience] = ContextVar("patience", default=Patience.FULL)
 class WouldWait(Exception):  # noqa: N818 - reads as what it says
     """The call would block longer than it may. Nothing has been changed.
 
-    `error` is what to raise if repeating the call for `timeout` seconds did not help."""
+    `error` is what to raise if repeating the call for `timeout` seconds did not help. With
+    `is_held`, a lock is held, mostly for less than a hundredth of a second."""
 
-    def __init__(self, error: SessionError, timeout: float = float("inf")) -> None:
+    def __init__(
+        self, error: SessionError, timeout: float = float("inf"), *, is_held: bool = False
+    ) -> None:
         super().__init__(error.message)
         self.error = error
         self.timeout = timeout
+        self.is_held = is_held
 
 
 @contextmanager

@@ -28,6 +28,9 @@ T = TypeVar("T")
 
 CALLS = 32  # calls of one store in threads at a time, unless the store says otherwise
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.05  # seconds between attempts
+# Seconds between attempts on the loop while a lock is held. Threads that wait for it would slow down
+# the one that holds it, so that more calls would have to wait.
+HELD_PAUSES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 SLOW_AFTER = 0.25  # seconds after which a call is watched, so that its caller can be cancelled
 POLL_INTERVAL = 0.05  # seconds between looks at a call that is being watched
 ENDED_TIMEOUT = 2.0  # seconds for each call, once the turn has been cancelled
@@ -55,11 +58,18 @@ class StoreCalls:
         thread; only its last store call may change anything. `undo` is called with the value if it
         is there only after the caller was cancelled. Raises what `function` raises, and
         `StoreGaveUp`."""
-        try:
-            with limit_patience(Patience.NONE):
-                return function()
-        except WouldWait:
-            return await self._call_off_loop(function, undo)
+        for pause in (*HELD_PAUSES, None):
+            try:
+                with limit_patience(Patience.NONE):
+                    return function()
+            except WouldWait as wait:
+                if pause is None or not wait.is_held:
+                    break
+            import anyio  # 45 ms: needed only once something runs
+
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(pause)
+        return await self._call_off_loop(function, undo)
 
     def limit_wait(self, seconds: float) -> None:
         """Wait at most this many seconds for each call from now on, and for the one in progress."""

@@ -62,7 +62,7 @@ class DeferredFiles:
                 )
         except OSError as error:
             raise file_error("write", self.home, error) from error
-        self._index_sync.flush(session_ids)
+        self._index_sync.flush(session_ids, are_more_begun=bool(self._begun))
 
     # Queries of the store about new sessions.
 

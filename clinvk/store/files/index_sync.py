@@ -146,10 +146,12 @@ class IndexSync:
             marked = self._read_mark()
             known = self._knows_difference(marked)
             if not known:
-                check_may_block()
-                self.files.unflushed.clear()
                 # What others leave unflushed is repaired once, not each time.
-                if not marked or self._unflushed_state is None:
+                is_due = not marked or self._unflushed_state is None
+                if is_due and self.fresh_index_or_none() is None:
+                    check_may_block()
+                self.files.unflushed.clear()
+                if is_due:
                     known = self._ensure_fresh() is not None
                     marked = self._read_mark()
             run, dot, _ = session_id.partition(".")
@@ -163,15 +165,16 @@ class IndexSync:
             if known:
                 self._unflushed_state = (os.getpid(), marked, self.files.modified_ns())
 
-    def flush(self, session_ids: list[str]) -> None:
-        """Add these to the index, if this process left them unflushed. While it writes others, that
-        waits until there are many: the index is marked as stale anyway, and each addition holds up
-        the writers. If another process holds the lock, it stays so, and is updated when it is
+    def flush(self, session_ids: list[str], *, are_more_begun: bool = False) -> None:
+        """Add these to the index, if this process left them unflushed. While it writes others, or
+        has begun some, that waits until there are many: the index is marked as stale anyway, and
+        each addition holds up the writers. If another process holds the lock, it stays so, and is updated when it is
         needed."""
         unflushed = self.files.unflushed
         self._flushed |= unflushed.keys() & set(session_ids)
         if not self._flushed or (
-            len(self._flushed) < BATCH_SIZE and not unflushed.keys() <= self._flushed
+            len(self._flushed) < BATCH_SIZE
+            and (are_more_begun or not unflushed.keys() <= self._flushed)
         ):
             return
         session_ids = list(self._flushed)
