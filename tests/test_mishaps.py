@@ -236,7 +236,10 @@ def test_a_task_that_finds_too_few_files_waits_for_another_to_end(
     unbounded.__class__ = type(
         "Unbounded", (CommandLine,), {"program": [clinvk.program[0], str(program)]}
     )
-    done = limited("-n 60", unbounded, "parallel", tasks_of(fake, 60), "-j", "30", "--json")
+    # Without sessions: that an answer is saved is not tried again.
+    fake.backend("fake", ANSWER, ephemeral={})
+    args = (tasks_of(fake, 60), "-j", "30", "--ephemeral", "--json")
+    done = limited("-n 60", unbounded, "parallel", *args)
     assert done.returncode == 0, done.stderr
     assert {r["state"] for r in json.loads(done.stdout)["results"]} == {"done"}
 
