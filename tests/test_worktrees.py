@@ -2,13 +2,20 @@
 
 import json
 import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import START, CommandLine, Home
+import clinvk as api
+from clinvk.errors import ConfigError, UsageError
+from clinvk.model.plan import Worktree
+from clinvk.plans.parse import Defaults, parse_plan
+from clinvk.plans.schema import TaskDefaults
+from tests.conftest import END, START, CommandLine, Home
 from tests.needs import need
 
 need("git")
@@ -199,3 +206,91 @@ def test_clean_removes_worktrees_and_keeps_results_until_they_are_taken(
     assert dropped.returncode == 0, dropped.stderr
     assert clinvk("runs", "delete", "--yes", run).returncode == 0
     assert git(repo, "for-each-ref", "refs/clinvk") == ""
+
+
+def test_setup_runs_first_and_its_failure_starts_nothing(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    args = ("--worktree", "-b", "shell", "cat made", "--setup")
+    done = clinvk(*args, "pwd; echo yes > made", cwd=repo)
+    assert done.stdout == "yes\n", done.stderr
+    failed = clinvk(*args, "echo no network; exit 3", cwd=repo)
+    assert failed.returncode == 1
+    assert "the setup of the worktree failed (exit code 3): no network" in failed.stderr
+    assert len(list((shell.path / "runs").iterdir())) == 1  # nothing is left of the other
+    assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 2
+    refused = clinvk("--setup", "x", "-b", "shell", "true", cwd=repo)
+    assert "--setup is about a worktree" in refused.stderr
+    # In a run, only the task fails.
+    script = tasks("true", worktree={"setup": "exit 9"})
+    task = json.loads(clinvk("parallel", "--json", cwd=repo, stdin=script).stdout)["results"][0]
+    assert task["error"]["message"].startswith("the setup of the worktree failed (exit code 9)")
+
+
+def test_flags_and_tasks_add_to_the_worktree_of_all_tasks():
+    whole = {"base": "main", "setup": "npm ci"}
+    flags = Defaults(task=TaskDefaults(worktree={"base": "v1"}), flags={"worktree": "--worktree"})
+    entries = [
+        ("a", Worktree(base="v1", setup="npm ci")),
+        ({"prompt": "b", "worktree": True}, Worktree(base="v1", setup="npm ci")),
+        ({"prompt": "c", "worktree": {"base": 123, "copy": ".env"}},
+         Worktree(base="123", setup="npm ci", copy=(".env",))),
+        ({"prompt": "d", "worktree": False}, None),
+    ]  # fmt: skip
+    data = {"tasks": [entry for entry, _ in entries], "worktree": whole}
+    plan = parse_plan(data, "t.yaml", "parallel", flags)
+    assert [task.worktree for task in plan.tasks] == [wanted for _, wanted in entries]
+    for bad, message in [
+        ({"dirty": "maybe"}, "t.yaml: worktree.dirty: "),
+        ({"copy": ["../x"]}, "worktree.copy[0]: '../x' is not a pattern"),
+        ({"copy": [""]}, "worktree.copy[0]: '' is not a pattern"),
+        ({"setup": " "}, "worktree.setup: the command is empty"),
+        ({"bas": "x"}, "unknown key 'bas'; did you mean 'base'?"),
+        ("yes", "worktree"),
+    ]:
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            parse_plan({"tasks": ["a"], "worktree": bad}, "t.yaml", "parallel", Defaults())
+
+
+def test_a_session_of_another_directory_continues_in_a_new_worktree(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    shell.backend("shell", f'p=$(tail -n 1)\n{START}sh -c "$p"\n{END}')  # after the transcript
+    first = json.loads(clinvk("-b", "shell", "--json", "echo x > c", cwd=repo).stdout)
+    session = first["session_id"]
+    again = clinvk("resume", session, "--worktree", "--json", "echo y > a", cwd=repo)
+    found = json.loads(again.stdout)
+    assert found["session_id"] == session
+    assert found["worktree"]["files"] == 1
+    assert f"session {session} continues in a worktree, from its transcript" in again.stderr
+    assert "repo has 1 uncommitted change (c), which the worktrees do not have" in again.stderr
+    assert (repo / "a").read_text() == "one\n"
+    later = json.loads(clinvk("-c", "--json", "echo z > b", cwd=repo).stdout)
+    assert later["worktree"]["ref"] == found["worktree"]["ref"].replace("/1", "/2")
+
+
+def test_a_prompt_in_a_worktree_from_python(
+    shell: Home, repo: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CLINVK_HOME", str(shell.path))
+    done = api.run("echo x > a", backend="shell", cwd=repo, worktree={"base": "HEAD"})
+    assert done.worktree is not None
+    assert done.worktree.files == 1
+    more = api.run("echo y > b", session=done.session_id, cwd=None)
+    assert more.worktree is not None
+    assert more.worktree.ref.endswith("/prompt/2")
+    run = api.parallel(["true"], backend="shell", workdir=str(repo), worktree=True)
+    assert run.results[0].worktree is not None
+    assert not run.results[0].worktree.is_changed
+    with pytest.raises(UsageError, match=r"worktree\.x: unknown key"):
+        api.run("p", backend="shell", cwd=repo, worktree={"x": 1})
+
+
+def test_tasks_without_worktrees_load_nothing_of_them(clinvk: CommandLine, shell: Home):
+    argv = [sys.executable, "-X", "importtime", "-m", "clinvk", "parallel", "-b", "shell", "-q",
+            "--format", "lines", "-"]  # fmt: skip
+    done = subprocess.run(
+        argv, input=b"true\n", env=shell.env, cwd=shell.work, capture_output=True, check=True
+    )
+    assert b"clinvk.engine" in done.stderr
+    assert b"clinvk.worktrees" not in done.stderr

@@ -57,6 +57,7 @@ class Recorder:
 
         def change(session: Session) -> Session:
             session = _session_with_prompt(session, messages, title, tags)
+            session = _session_in_worktree(session, self.plan)
             if _is_first_turn(session):
                 session = replace(session, options=session.options | options)
             return _with_native_id(session, self.plan, new_id, None) if new_id else session
@@ -212,6 +213,13 @@ def _session_with_prompt(
 def _is_first_turn(session: Session) -> bool:
     """Whether the session was created without a turn, so that its options are those of this one."""
     return not (session.turns or session.native_ids or session.parents)
+
+
+def _session_in_worktree(session: Session, plan: TurnPlan) -> Session:
+    """The session; if it continues in a new worktree, its directory is that from now on."""
+    if plan.request.started_in is None:
+        return session
+    return replace(session, cwd=str(plan.command.cwd), started_in=str(plan.request.started_in))
 
 
 def with_prompt(session: Session, prompt: str) -> Session:
