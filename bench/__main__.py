@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 
 from bench import (
+    apply_faults,
     board,
     checks,
     crashes,
@@ -39,6 +40,7 @@ PARTS = {
     "faults": faults,
     "crashes": crashes,
     "worktrees": worktrees,
+    "apply_faults": apply_faults,
 }
 
 
