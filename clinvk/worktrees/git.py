@@ -10,9 +10,8 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from clinvk.backend.inherited import GIT_VARIABLES
 from clinvk.errors import ClinvkError, NotInstalledError
@@ -95,7 +94,9 @@ class Git:
         child_env.update(env or {})
         argv = ("git", *OPTIONS, *extra, *self.where, *words)
         try:
-            done = run_program(argv, data=data or b"", env=child_env)
+            done = subprocess.run(
+                argv, input=data or b"", capture_output=True, env=child_env, check=False
+            )
         except FileNotFoundError as error:
             raise NotInstalledError(
                 "git is not installed", "install it; it is needed for worktrees"
@@ -124,26 +125,6 @@ class Git:
         return self.maybe(
             "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
         )
-
-
-def run_program(
-    argv: Sequence[str], *, data: bytes | None = None, **options: Any
-) -> subprocess.CompletedProcess[bytes]:
-    """Run a program to its end; `options` are those of `anyio.run_process`. It gets an event loop of
-    its own: git is called from threads, and from commands that have no event loop."""
-    # 45 ms, and needed only once something runs.
-    import anyio
-
-    async def run() -> subprocess.CompletedProcess[bytes]:
-        return await anyio.run_process(argv, input=data, check=False, **options)
-
-    try:
-        anyio.current_time()
-    except RuntimeError:
-        return anyio.run(run)
-    # An event loop runs in this thread: a short call before anything is started.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(anyio.run, run).result()
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:

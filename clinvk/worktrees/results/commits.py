@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from clinvk.errors import ClinvkError
 from clinvk.text.headline import headline
-from clinvk.worktrees.git import IDENTITY, Git, GitError, decode, is_local_variable, run_program
+from clinvk.worktrees.git import IDENTITY, Git, GitError, decode, is_local_variable
 from clinvk.worktrees.results.landing import Landing, moved_error
 from clinvk.worktrees.results.merge import Merged, Source, merge_trees, tree_of
 
@@ -182,9 +182,9 @@ class UserCommits:
         env |= _author_variables(planned.author)
         # Its output goes to a file: what a hook leaves running in the background may hold a pipe open.
         with self.landing.child_locked() as lock, output.open("wb") as out:
-            done = run_program(
+            done = subprocess.run(
                 argv, cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=out,
-                stderr=subprocess.STDOUT, pass_fds=(lock,),
+                stderr=subprocess.STDOUT, pass_fds=(lock,), check=False,
             )  # fmt: skip
         return done.returncode, _end_of(output)
 
