@@ -16,12 +16,12 @@ from clinvk.worktrees.remove import remove_worktree
 from clinvk.worktrees.result import current_result
 from tests.conftest import write_program
 from tests.needs import need
-from tests.test_full_disk import disk, fill_bytes, make_room
+from tests.small_disk import fill_bytes
+from tests.test_full_disk import make_room
 from tests.test_worktree_input import ENV, Job
 from tests.test_worktrees import git, new_repository
 
 need("git")
-__all__ = ["disk"]  # the fixture
 
 # What a task does: create its worktree, work in it, commit it, remove it. It can be repeated.
 WORK = """

@@ -102,7 +102,7 @@ async def save_session_result(
 ) -> Result:
     """The result of a further turn of a session in a worktree, in the directory `cwd`, with what has
     changed there: as of another attempt at the task."""
-    place = find_place(home, cwd, env)
+    place = await in_thread(lambda: find_place(home, cwd, env))
     record = read_record(place.path) if place else None
     if place is None or record is None or record.state != "ready":
         return result
