@@ -154,6 +154,10 @@ def test_a_killed_run_continues_in_its_worktrees(
     assert started.returncode == -9
     (run,) = [p.name for p in (shell.path / "runs").iterdir()]
     git(repo, "gc", "--prune=now", "--quiet")
+    clinvk("runs", "cancel", run)
+    (half,) = clinvk.json("runs", "diff", run, "--json", cwd=repo)["tasks"]
+    assert (half["state"], half["ref"]) == ("indeterminate", f"refs/clinvk/{run}/t1/1")
+    assert "no runs to clean" in clinvk("runs", "clean").stderr  # it may be resumed
     (tmp_path / "again").touch()
     done = clinvk("runs", "resume", run, "--rerun-indeterminate", "--json", cwd=repo)
     assert done.returncode == 0, done.stderr

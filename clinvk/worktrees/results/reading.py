@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.errors import SessionError, UsageError
+from clinvk.errors import ClinvkError, SessionError, UsageError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan, Worktree
+from clinvk.model.result import WorktreeResult
 from clinvk.runs.folder import RunFolder
 from clinvk.text.suggest import did_you_mean
 from clinvk.worktrees import names
+from clinvk.worktrees.create import Place
 from clinvk.worktrees.git import Git
+from clinvk.worktrees.result import current_result
 from clinvk.worktrees.results.merge import Source
 from clinvk.worktrees.results.taken import History, Taken, read_history
 from clinvk.worktrees.results.target import Target, find_target
@@ -119,13 +123,17 @@ def read_results(folder: RunFolder) -> Results:
     run, history = folder.result(plan), read_history(folder)
     return Results(
         folder=folder, plan=plan, run=run, history=history,
-        tasks=tuple(_results(plan, run.results, history)),
+        tasks=tuple(_results(folder, plan, run.results, history)),
     )  # fmt: skip
 
 
-def _results(plan: Plan, outcomes: Iterable[Outcome], history: History) -> Iterable[TaskResult]:
+def _results(
+    folder: RunFolder, plan: Plan, outcomes: Iterable[Outcome], history: History
+) -> Iterable[TaskResult]:
     for task, outcome in zip(plan.tasks, outcomes, strict=True):
         found = outcome.worktree
+        if found is None and task.worktree is not None and outcome.state == "indeterminate":
+            found = _interrupted_result(folder, task.worktree)
         if task.worktree is None or found is None:
             continue
         yield TaskResult(
@@ -140,6 +148,15 @@ def _results(plan: Plan, outcomes: Iterable[Outcome], history: History) -> Itera
             applied=history.applied(outcome.index, found.commit),
             dropped=history.dropped(outcome.index, found.commit),
         )  # fmt: skip
+
+
+def _interrupted_result(folder: RunFolder, worktree: Worktree) -> WorktreeResult | None:
+    """What a task had changed when it was interrupted; None if nothing, or if it cannot be saved."""
+    home = folder.path.parent.parent
+    with suppress(ClinvkError, OSError):
+        saved = current_result(Place(home, folder.id, worktree, os.environ))
+        return saved.result if saved is not None and saved.result.is_changed else None
+    return None
 
 
 def check_one_repository(results: Sequence[TaskResult]) -> Worktree:
