@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import clinvk as api
@@ -15,7 +18,7 @@ from clinvk.errors import ConfigError, UsageError
 from clinvk.model.plan import Worktree
 from clinvk.plans.parse import Defaults, parse_plan
 from clinvk.plans.schema import TaskDefaults
-from tests.conftest import END, START, CommandLine, Home
+from tests.conftest import END, START, CommandLine, Home, wait_for
 from tests.needs import need
 
 need("git")
@@ -298,3 +301,31 @@ def test_tasks_without_worktrees_load_nothing_of_them(clinvk: CommandLine, shell
     )
     assert b"clinvk.engine" in done.stderr
     assert b"clinvk.worktrees" not in done.stderr
+
+
+def test_a_git_command_that_hangs_can_be_cancelled(clinvk: CommandLine, shell: Home, repo: Path):
+    """A filter, such as that of Git LFS, may wait for a server."""
+    (repo / ".gitattributes").write_text("a filter=slow\n")
+    git(repo, "add", ".gitattributes")
+    git(repo, "commit", "-qm", "filter")
+    git(repo, "config", "filter.slow.smudge", f"touch {repo.parent}/waiting; sleep 600")
+    process = clinvk.start("--worktree", "-b", "shell", "true", cwd=repo)
+    wait_for((repo.parent / "waiting").exists)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 7, stderr
+    assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 1
+    left = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "600"]]
+    assert not [p for p in left if p.environ().get("CLINVK_HOME") == str(shell.path)]
+
+
+def test_a_worktree_is_never_part_of_the_files_that_it_was_made_from(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    inside = {"CLINVK_HOME": str(repo / "home")}
+    shutil.copytree(shell.path, repo / "home")
+    done = clinvk("--worktree", "-b", "shell", "pwd", cwd=repo, env=inside)
+    assert "would be inside the working tree" in done.stderr
+    (repo / ".gitignore").write_text("/home/\n")
+    done = clinvk("--worktree", "-b", "shell", "pwd", cwd=repo, env=inside)
+    assert done.stdout.startswith(f"{repo}/home/worktrees/"), done.stderr

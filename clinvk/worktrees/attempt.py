@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from subprocess import Popen
 
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from clinvk.worktrees.create import (
     create_worktree,
     finish_worktree,
 )
+from clinvk.worktrees.git import kill, running
 from clinvk.worktrees.record import Record, read_record
 from clinvk.worktrees.result import save_result
 from clinvk.worktrees.setup import run_setup
@@ -64,7 +66,7 @@ class AttemptInWorktree:
     async def begin(self) -> None:
         """Create the worktree, or find that of an earlier attempt. Raises `ClinvkError`."""
         told: list[str] = []
-        record = await in_thread(
+        record = await _stoppable(
             lambda: create_worktree(self.place, told.append, copied=self._copied)
         )
         for message in told:
@@ -89,6 +91,39 @@ class AttemptInWorktree:
         for message in notices:
             self.notify(message)
         return result
+
+
+async def _stoppable(work: Callable[[], Record]) -> Record:
+    """`work()` in a thread; cancelling this kills the git command that it is waiting for."""
+    # 45 ms, and needed only once something runs.
+    import anyio
+    from anyio.lowlevel import checkpoint
+
+    held: set[Popen[bytes]] = set()
+    token = running.set(held)
+
+    async def kill_if_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            for process in list(held):
+                kill(process)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kill_if_cancelled)
+            try:
+                return await in_thread(work)
+            except ClinvkError:
+                await checkpoint()  # it was killed by the cancellation, which is raised here
+                raise
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    finally:
+        running.reset(token)
+    raise AssertionError("unreachable: the block returns or raises")
 
 
 async def with_worktree(result: Result, inside: AttemptInWorktree) -> Result:

@@ -97,6 +97,7 @@ def _create(place: Place, start: str, tell: Tell, copied: tuple[str, ...]) -> Re
             f"the commit {start[:12]}, with which the worktree begins, is no longer in {place.repository}",
             "fetch it again, or start a new run",
         )
+    _check_outside(place)
     try:
         make_folder(path.parent)
     except OSError as error:
@@ -202,6 +203,20 @@ def discard_worktree(place: Place, record: Record | None) -> None:
         elif place.path.exists():
             remove_tree(place.path)
         delete_record(place.path)
+
+
+def _check_outside(place: Place) -> None:
+    """Raise `ClinvkError` if the worktree would be part of the user's own files."""
+    if not place.path.is_relative_to(place.wanted.root):
+        return
+    ignored = Git.at(place.wanted.root, place.env).run(
+        "check-ignore", "--quiet", str(place.path), ok=(0, 1)
+    )
+    if ignored.returncode:
+        raise ClinvkError(
+            f"the worktree {place.path} would be inside the working tree {place.wanted.root}",
+            "set CLINVK_HOME to another directory, or add it to .gitignore",
+        )
 
 
 def _check_space(folder: Path, size: int | None) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Self
 
@@ -47,6 +50,10 @@ _HINTS = (
     (r"smudge|filter|process-filter", "install the program that filters these files, such as git-lfs"),
 )  # fmt: skip
 GENERAL_HINT = "try the same git command by hand"
+
+
+# The commands that are running in this context, if someone may want to stop them.
+running: ContextVar[set[subprocess.Popen[bytes]] | None] = ContextVar("running", default=None)
 
 
 class GitError(ClinvkError):
@@ -94,9 +101,7 @@ class Git:
         child_env.update(env or {})
         argv = ("git", *OPTIONS, *extra, *self.where, *words)
         try:
-            done = subprocess.run(
-                argv, input=data or b"", capture_output=True, env=child_env, check=False
-            )
+            done = _run(argv, child_env, data or b"")
         except FileNotFoundError as error:
             raise NotInstalledError(
                 "git is not installed", "install it; it is needed for worktrees"
@@ -125,6 +130,36 @@ class Git:
         return self.maybe(
             "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
         )
+
+
+def _run(
+    argv: Sequence[str], env: Mapping[str, str], data: bytes
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in a session of its own, which Ctrl-C in the terminal does not reach. Raises
+    `OSError`."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=True
+    ) as process:
+        held = running.get()
+        if held is not None:
+            held.add(process)
+        try:
+            out, err = process.communicate(data)
+        except BaseException:
+            kill(process)
+            raise
+        finally:
+            if held is not None:
+                held.discard(process)
+    return subprocess.CompletedProcess(argv, process.returncode, out, err)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a git command and the filters that it has started."""
+    with suppress(ProcessLookupError, PermissionError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def clean_environment(env: Mapping[str, str]) -> dict[str, str]:
