@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,12 @@ WAIT = 30.0  # seconds
 
 
 class Tmux:
-    def __init__(self, home: Home, socket: Path) -> None:
-        self.home, self.socket = home, socket
+    def __init__(self, env: Mapping[str, str], cwd: Path, socket: Path) -> None:
+        self.env, self.cwd, self.socket = env, cwd, socket
 
     def start(self, *args: str, columns: int = 80, rows: int = 24, **env: str) -> None:
         """Start clinvk; its exit code is the last thing on the screen."""
-        said = {**self.home.env, "TERM": "tmux-256color", **env}
+        said = {**self.env, "TERM": "tmux-256color", **env}
         settings = " ".join(f"{k}={shlex.quote(v)}" for k, v in said.items())
         line = (
             f"env {settings} {sys.executable} -m clinvk {shlex.join(args)}; echo exit $?; sleep 60"
@@ -37,7 +37,7 @@ class Tmux:
             f".{time.monotonic_ns()}"
         )  # the last server may be ending
         size = ["-x", str(columns), "-y", str(rows)]
-        self.tmux("new-session", "-d", *size, "-c", str(self.home.work), line)
+        self.tmux("new-session", "-d", *size, "-c", str(self.cwd), line)
 
     def tmux(self, *args: str, stdin: str | None = None) -> str:
         argv = ["tmux", "-S", str(self.socket), "-f", "/dev/null", *args]
@@ -89,7 +89,7 @@ class Tmux:
 @pytest.fixture
 def tmux(home: Home, tmp_path: Path) -> Iterator[Tmux]:
     need("tmux")
-    found = Tmux(home, tmp_path / "tmux")
+    found = Tmux(home.env, home.work, tmp_path / "tmux")
     yield found
     if os.path.exists(found.socket):
         subprocess.run(

@@ -260,6 +260,8 @@ class Conversation:
             self.cost = (self.cost or 0.0) + result.cost
         if result.session_id is not None:
             self._template = None
+            self._base = self._base.replace(replay=False)
+            self.options.pop("fast_context", None)  # the conversation has these files now
             with suppress(ClinvkError):
                 self._take_session(self.dispatcher.store.get(result.session_id))
         self._look_for_limit()

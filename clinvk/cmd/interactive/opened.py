@@ -25,7 +25,6 @@ class OpenedPrompt(Struct, frozen=True, kw_only=True):
     context: Context  # that of the command, for reading the configuration again
     first: str | None = None  # message
     args: tuple[str, ...] = ()  # for the backend
-    by_line: bool = False  # even if there is a terminal
     is_resumed: bool = False  # say what was restored
 
 
@@ -44,6 +43,7 @@ def check_interactive(flags: PromptFlags, loaded: Loaded) -> None:
         "--json": flags.as_json,
         "-o": flags.output_format not in (None, "text"),
         "--raw": flags.raw,
+        "--worktree": flags.worktree or flags.base or flags.dirty or flags.setup,
     }
     if flag := next((name for name, value in given.items() if value), None):
         raise UsageError(f"{flag} needs a prompt", f'use e.g. clinvk {flag} "your prompt"')
