@@ -219,7 +219,10 @@ class Conversation:
         """Run a turn, whose events `listener` shows; its result, or None if it was stopped before
         anything ran. Raises `ClinvkError` before anything runs."""
         turn: Turn | TurnSeries | None = None
-        request, created = await in_thread(lambda: self.begin(request))
+        if self._template is None:
+            request, created = self.begin(request)
+        else:  # a session is created
+            request, created = await in_thread(lambda: self.begin(request))
         try:
             with anyio.CancelScope() as self._scope:
                 async with self.dispatcher.stream(request, listener.notify) as turn:

@@ -14,7 +14,7 @@ from clinvk.text.width import clip
 
 STEP = 1000  # characters of blocks that are rendered together, in some 5 ms
 MAX_WAITING = 262_144  # characters that may wait to be rendered; beyond that, the rest is plain
-PLAIN_STEP = 16_384  # characters of plain text that are printed together
+PLAIN_STEP = 8_192  # characters of plain text that are printed together
 PLAIN_NOTICE = "the answer arrives faster than it can be rendered; the rest is plain text"
 
 Aside = tuple[str, ...]  # lines that are no part of the answer

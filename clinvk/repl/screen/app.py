@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.to_thread
+from anyio.lowlevel import checkpoint
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import ThreadedCompleter
@@ -66,6 +67,7 @@ INPUT_ROWS = 10  # of a long input, which scrolls
 KEPT_ROWS = 8  # for the lines below an answer that streams
 PIECE = 4096  # characters that a terminal takes without blocking once it is writable
 CANCELLED = 7
+SWITCH_INTERVAL = 0.001  # seconds that a thread may run before others get their turn
 PATIENCE = 5.0  # seconds that a stopped turn has, on the way out
 
 
@@ -279,6 +281,7 @@ class Screen:
             await self._until_writable()
             self.print_now(text[at:end])
             at = end
+            await checkpoint()  # a key may have been pressed
 
     async def _until_writable(self) -> None:
         fd = sys.stdout.fileno()
@@ -533,6 +536,8 @@ class Screen:
 def run_on_screen(sitting: Sitting, first: str | None = None) -> int:
     """Open the prompt on the terminal; return the exit code, which is 0 unless a signal ended it."""
     ownership.prepare_for_turn()
+    # Threads search long answers for secrets meanwhile: a key must not wait for them 5 ms each time.
+    sys.setswitchinterval(SWITCH_INTERVAL)
     screen = Screen(sitting, first)
     sitting.front = screen
     fd = sys.stdin.fileno()

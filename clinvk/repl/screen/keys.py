@@ -93,6 +93,10 @@ def make_keys(screen: Keyed) -> KeyBindings:
     def _thinking(_event: KeyPressEvent) -> None:
         screen.toggle_thinking()
 
+    @keys.add("c-z", filter=typing)
+    def _suspend(event: KeyPressEvent) -> None:
+        event.app.suspend_to_background()
+
     screen.on_key(pace.count)
     return keys
 

@@ -8,7 +8,6 @@ from io import StringIO
 from typing import TYPE_CHECKING, Protocol
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from clinvk.errors import ClinvkError
 from clinvk.model.events import (
@@ -252,7 +251,6 @@ class TurnView:
             await self.paper.print_above(text)
             if self.answer.waiting <= MAX_HELD:
                 self._has_room.set()
-            await checkpoint()
 
     async def end(self, result: Result | None) -> None:
         """Show the end of the turn, after its last event."""
