@@ -21,7 +21,7 @@ from clinvk.repl.screen.status import Status, status_pieces
 from clinvk.repl.screen.tools import ToolLine, describe_input, describe_output
 from clinvk.repl.slash import TABLE
 from tests.conftest import FAKES, CommandLine, Home, python
-from tests.terminals import Terminal
+from tests.terminals import Terminal, past
 
 TALKER = python((FAKES / "talker.py").read_text())
 EVENTS = [
@@ -357,10 +357,9 @@ def test_a_dumb_terminal_has_a_prompt_without_sequences(
     assert child.exitstatus == 0
 
 
-def test_a_pipe_that_ends_in_the_middle_of_a_turn_is_one_prompt_for_chat(
+def test_on_a_pipe_all_of_it_is_one_prompt_of_clinvk_and_chat(
     talkers: None, clinvk: CommandLine, home: Home
 ):
-    """`clinvk` and `clinvk chat` on a pipe: all of it is one prompt, as before."""
     for args in ([], ["chat"]):
         done = clinvk(*args, stdin="one\ntwo\n")
         assert done.stdout == "turn 1 on talker\n"
@@ -388,3 +387,93 @@ def test_what_is_typed_is_kept_only_for_its_user(home: Home, talkers: None, term
     child.send("\r")
     child.expect("turn 1 on talker")
     child.send("\x04")
+
+
+# Documented command lines of other tools, for which `clinvk session` stands.
+DOCUMENTED = r"""
+session
+session --list
+session --model gpt-4-turbo
+session --temperature 0.5 --max-tokens 1024 --top-p 0.9 --frequency-penalty 0.3
+session --stream
+session --option presence_penalty=0.6 --option stop="['END']"
+session --clear --model
+session --clear --option presence_penalty
+session --reset
+chat "This command uses the defaults"
+clinvk chat --temperature 0.9 --dry-run -b talker --lenient "This command is only shown"
+sessions list --backend claude --status active --limit 5
+sessions clean --older-than 30d
+session create --title "Bug Investigation" --metadata '{"project": "webapp", "priority": "high"}'
+session start my-project
+ask "What's the next step?" --session my-project
+session show my-project
+session export my-project --format markdown --output chat.md
+session export my-project --format json --include-metadata --include-tokens --output all.json
+session search "next step" --limit 10
+session stats my-project
+session help
+session resume my-project "and then?"
+session delete my-project --yes
+session list --storage-backend sqlite --storage-path sessions.db
+help
+version
+backends list
+config get default_backend
+"""
+
+
+def test_documented_command_lines_work_at_the_prompt(
+    talkers: None, clinvk: CommandLine, home: Home
+):
+    done = clinvk("repl", stdin=DOCUMENTED)
+    assert done.returncode == 0, done.stderr
+    assert "this is only shown" not in done.stdout.lower()
+    assert done.stdout.count("turn 1 on talker") >= 2
+    assert "turn 2 on talker" in done.stdout
+    assert {"chat.md", "all.json"} <= {p.name for p in home.work.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("/co", ["/compare", "/copy", "/cost"]), ("/to t", ["talker"]), ("/copy ", ["code"]),
+        ("/resume par", ["parser"]), ("/thinking o", ["on", "off"]), ("/nope x", []),
+        ("see @n", ["@nested/", "@notes.md"]), ("see @nested/", ["@nested/deep.py"]),
+        ("@.", ["@.hidden"]), ("sess", ["sessions", "session"]), ("sessions sh", ["show"]),
+        ("plain words", []), (" sessions sh", []),
+    ],
+)  # fmt: skip
+def test_what_can_follow_is_offered(
+    talkers: None, home: Home, monkeypatch: pytest.MonkeyPatch, typed: str, offered: list[str]
+):
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+
+    from clinvk.repl.screen.completion import PromptCompleter
+    from clinvk.repl.sitting import Sitting
+
+    for name, value in home.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(home.work)
+    (home.work / "nested").mkdir()
+    for name in ("notes.md", "nested/deep.py", ".hidden"):
+        (home.work / name).touch()
+    past(home, "parser")
+    with Dispatcher(loading.load(home.env), env=home.env) as dispatcher:
+        talk = Conversation(dispatcher, Request(prompt="-"))
+        sitting = Sitting(talk, Lines(), TABLE)  # type: ignore[arg-type]
+        found = PromptCompleter(sitting).get_completions(
+            Document(typed), CompleteEvent(completion_requested=True)
+        )
+        assert [c.text for c in found] == offered
+
+
+class Lines:
+    """As much of a command line as completion needs."""
+
+    def names(self) -> list[str]:
+        return ["sessions", "session", "config"]
+
+    def complete(self, words: list[str], _incomplete: str) -> list[tuple[str, str]]:
+        return [("show", ""), ("list", "")] if words == ["sessions"] else []

@@ -109,7 +109,7 @@ def _open_prompt(asked: Asked, loaded: Loaded, ref: SessionRef) -> OpenedPrompt:
         ref = _find_last(loaded, ref, asked.flags)
     return OpenedPrompt(
         loaded=loaded, flags=asked.flags, ref=ref, template=asked.template, config=asked.config,
-        context=copy_context(), is_resumed=isinstance(ref, SessionById),
+        context=copy_context(),
     )  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def resume(
         check_interactive(flags, loaded)
         return OpenedPrompt(
             loaded=loaded, flags=flags, ref=SessionById(found.id), config=config,
-            context=copy_context(), is_resumed=True,
+            context=copy_context(),
         )  # fmt: skip
     if ctx.parent and ctx.parent.info_name in ("sessions", "session"):
         told = describe_restored(found, dispatcher.store.messages(found.id))

@@ -27,7 +27,7 @@ from clinvk.text.sanitize import one_line
 from clinvk.text.suggest import similar
 
 # `/etc/hosts` and `/* code */` are no commands.
-_COMMAND = re.compile(r"/([a-z?][\w-]*)(?:\s+|$)", re.IGNORECASE)
+_COMMAND = re.compile(r"/([a-z?][\w-]*|(?=$))(?:\s+|$)", re.IGNORECASE)
 LAST_SHOWN = 600  # characters of the last message that are shown when a session is resumed
 
 
@@ -67,7 +67,7 @@ class CommandTable:
 
     def find(self, name: str) -> SlashCommand:
         """The command of this name. Raises `UsageError`, which suggests one."""
-        name = name.lower()
+        name = name.lower() or "help"
         found = self._by_name.get(self._aliases.get(name, name))
         if found is None:
             near = similar(name, self._by_name, most=1)

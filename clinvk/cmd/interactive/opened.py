@@ -25,7 +25,6 @@ class OpenedPrompt(Struct, frozen=True, kw_only=True):
     context: Context  # that of the command, for reading the configuration again
     first: str | None = None  # message
     args: tuple[str, ...] = ()  # for the backend
-    is_resumed: bool = False  # say what was restored
 
 
 class TypedLine(Struct):

@@ -44,8 +44,7 @@ def open_prompt(
             session = conversation.open()
             if session is None:
                 dispatcher.selector.select(request.backend)
-            if session is not None and opened.is_resumed:
-                sitting.restored = session
+            sitting.restored = session
             return _run(sitting, opened)
         finally:
             conversation.changes.close()

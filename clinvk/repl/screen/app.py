@@ -44,6 +44,7 @@ from prompt_toolkit.widgets import SearchToolbar
 
 from clinvk.errors import ClinvkError
 from clinvk.process import ownership
+from clinvk.process.groups import unwrap_single_exception
 from clinvk.repl.actions import Action, Exit, Fill, OnTerminal, Send
 from clinvk.repl.screen.completion import PromptCompleter
 from clinvk.repl.screen.keys import make_keys
@@ -142,7 +143,8 @@ class Screen:
         self.printer = self.out = Printer(stream, color=self.color)
         self.history = PromptHistory.of(loaded)
         self.pastes = Pastes()
-        self.queue: deque[str | Action] = deque([Send(first)] if first else [])
+        self.queue: deque[str | Action] = deque()
+        self._first = first
         self.view: TurnView | None = None  # of the turn that is running
         self.code = 0
         self._plain = show.plain.get() or not loaded.config.output.render
@@ -175,7 +177,10 @@ class Screen:
     def _application(self) -> Application[Action]:
         search = SearchToolbar()
         control = BufferControl(
-            self.buffer, search_buffer_control=search.control, focus_on_click=False
+            self.buffer,
+            search_buffer_control=search.control,
+            preview_search=True,
+            focus_on_click=False,
         )
         entry = Window(
             control,
@@ -188,7 +193,7 @@ class Screen:
             [
                 ConditionalContainer(Window(height=1), Condition(lambda: self.view is None)),
                 _lines(self._open_text, Condition(lambda: self.view is not None)),
-                _lines(self._queued_text, Condition(lambda: bool(self.queue))),
+                _lines(self._queued_text, Condition(self._has_queued)),
                 entry,
                 ConditionalContainer(
                     CompletionsMenu(max_height=8, scroll_offset=1), has_completions
@@ -235,11 +240,12 @@ class Screen:
         line = truncate(what, max(10, self.columns - 1 - len(end))) + end
         return self.printer.paint(clip(line, self.columns - 1), show.DIM)
 
+    def _has_queued(self) -> bool:
+        return any(isinstance(item, str) for item in self.queue)
+
     def _queued_text(self) -> StyleAndTextTuples:
-        lines = []
-        for item in self.queue:
-            text = item if isinstance(item, str) else getattr(item, "prompt", "")
-            lines.append(truncate(f"queued: {one_line(text[:500])}", self.columns - 1))
+        texts = [item for item in self.queue if isinstance(item, str)]
+        lines = [truncate(f"queued: {one_line(text[:500])}", self.columns - 1) for text in texts]
         shown = lines[:3] + ([f"and {len(lines) - 3} more"] if len(lines) > 3 else [])
         return [("class:dim", "\n".join(shown))]
 
@@ -248,12 +254,11 @@ class Screen:
             return [("class:dim", clip(self._hint, self.columns - 1))]
         conversation = self.sitting.conversation
         session = conversation.session
-        directory = session.cwd if session and session.cwd else os.getcwd()
         status = Status(
             backend=conversation.backend,
             model=conversation.model,
             session=(session.label or session.id) if session else None,
-            directory=directory,
+            directory=conversation.directory,
             tokens=conversation.tokens,
             dollars=conversation.dollars,
             limited_until=conversation.limited_until,
@@ -454,6 +459,10 @@ class Screen:
             await self._idle.wait()
 
     async def _work(self) -> None:
+        if self._first:
+            first, self._first = self._first, None
+            self._echo(first)
+            await self._perform(Send(first))
         while True:
             await self._has_work.wait()
             self._has_work = anyio.Event()
@@ -545,7 +554,7 @@ def run_on_screen(sitting: Sitting, first: str | None = None) -> int:
     action: Action | None = None
     while True:
         if action is None:
-            with restored_if_ended(fd):
+            with restored_if_ended(fd), unwrap_single_exception():
                 action = anyio.run(screen.run)
         match action:
             case Exit():

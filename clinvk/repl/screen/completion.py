@@ -56,7 +56,7 @@ class PromptCompleter(Completer):
 def _starting(offers: Iterable[Offer], word: str) -> Iterable[tuple[str, str, int]]:
     count = 0
     for value, meaning in offers:
-        if value.startswith(word) and count < MOST:
+        if value.startswith(word) and value != word and count < MOST:
             count += 1
             yield value, meaning, len(word)
 

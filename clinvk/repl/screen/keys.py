@@ -69,7 +69,10 @@ def make_keys(screen: Keyed) -> KeyBindings:
 
     @keys.add("tab", filter=typing)
     def _tab(_event: KeyPressEvent) -> None:
-        if buffer.complete_state is not None:
+        offered = buffer.complete_state
+        if offered is not None and len(offered.completions) == 1:
+            buffer.apply_completion(offered.completions[0])
+        elif offered is not None:
             buffer.complete_next()
         else:
             buffer.start_completion(insert_common_part=True)
