@@ -91,6 +91,7 @@ def _perform(sitting: Sitting, action: Action) -> Action | None:
 def _send(sitting: Sitting, action: Send) -> None:
     conversation = sitting.conversation
     request, created = conversation.begin(conversation.request(action.prompt, action.given))
+    conversation.watch(request)
     result = None
     try:
         result = sitting.lines.show(conversation, request)

@@ -228,6 +228,7 @@ class Conversation:
                 async with self.dispatcher.stream(request, listener.notify) as turn:
                     self.turn = turn
                     listener.begin(turn)
+                    self.watch(request)  # not before: the program takes longer to change anything
                     async for event in turn:
                         if isinstance(event, RateLimit):
                             self.limited_until = event.retry_at if event.reached else None
@@ -241,6 +242,10 @@ class Conversation:
             else:
                 self.abandon(created)
         return turn.result if turn is not None else None
+
+    def watch(self, request: Request) -> None:
+        """A turn has begun: its changes are those from now on."""
+        self.changes.begin(real_path(request.cwd) if request.cwd else self.directory)
 
     def stop(self, reason: str = "cancelled", *, now: bool = False) -> bool:
         """Stop the running turn and all that it started; `now` kills them. Return whether there was
@@ -283,7 +288,6 @@ class Conversation:
     def begin(self, request: Request) -> tuple[Request, str | None]:
         """The request as it is sent, and the id of the session that was created for it from a
         template; see `abandon`. Raises `ClinvkError`."""
-        self.changes.begin(real_path(request.cwd) if request.cwd else self.directory)
         if self._template is None or self.session is not None:
             return request, None
         # Only with --template.
