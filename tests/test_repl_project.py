@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import END, START, CommandLine, Home
 from tests.needs import need
+from tests.tmux import Tmux
 
 EDITS = """\
 prompt=$(cat)
@@ -151,3 +152,31 @@ def test_the_screen_of_the_backend_is_opened_from_the_prompt(
 ):
     shown = typed(clinvk, "/native", "hello", "/native")
     assert shown.count("--native needs a terminal") == 2
+
+
+def test_the_screen_shows_a_diff_runs_commands_and_offers_an_undone_message(
+    repository: Path, tmux: Tmux
+):
+    tmux.start("-b", "fake", PAGER="sed s/^/paged:/", LINES="18", rows=18)
+    tmux.shows("new session")
+    tmux.type("please edit")
+    tmux.shows("It is done.")
+    tmux.type("/diff known.txt")
+    tmux.shows("+new")
+    assert "paged:" not in tmux.screen()  # it fits
+    tmux.type("/diff")
+    tmux.shows("paged:deleted file mode")
+    tmux.type("!echo wh''at; read word; echo got $word")
+    tmux.shows("what")
+    tmux.tmux("send-keys", "typed", "Enter")
+    tmux.shows("got typed")
+    tmux.type("!echo sl''eeps; sleep 99")
+    tmux.shows("sleeps")
+    tmux.keys("C-c")
+    tmux.shows("exit code 130")
+    tmux.type("/undo")
+    tmux.shows("files, which stay as they are")
+    tmux.shows("› please edit")
+    tmux.keys("C-u")
+    tmux.keys("C-d")
+    tmux.shows("exit 0")
