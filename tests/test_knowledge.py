@@ -12,13 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.errors import SessionError
+from clinvk.api.prompt import arun
+from clinvk.backend.permissions import INSTRUCTION
+from clinvk.config import loading
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.errors import SessionError, UsageError
 from clinvk.knowledge.documents import documents_part, index_path
 from clinvk.knowledge.found import MAX_BYTES, MAX_PASSAGES
 from clinvk.knowledge.index import Document, open_index
+from clinvk.knowledge.notes import Notes
 from clinvk.knowledge.passages import LONGEST, Passage, split_passages
 from clinvk.knowledge.query import MAX_TERMS, index_text, match_of
-from tests.conftest import CommandLine, Home
+from tests.conftest import END, START, CommandLine, Home
+from tests.stores import keep
 from tests.terminals import on_terminal
 
 MARKDOWN = """\
@@ -374,6 +380,42 @@ def test_what_finds_nothing_is_explained(
     (home.work / "docs").mkdir()
 
     assert problem in clinvk("-b", "echo", *words).stderr
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("ephemeral", [True, False])
+async def test_python_has_the_same(home: Home, ephemeral: bool) -> None:
+    dispatcher = keep(Dispatcher(loading.load(home.env), env=home.env))
+    write(home.work, {"src/a.py": "# a file\n"} | {f"docs/{k}": v for k, v in DOCS.items()})
+    home.backend("keeps", "cat >prompt\n" + START + END, ephemeral={"argv": ["--no-session"]})
+    Notes(home.path).add(os.path.realpath(home.work), "a note")
+
+    result = await arun(
+        "rate limits",
+        backend="keeps",
+        planning=True,
+        memory=True,
+        fast_context="src",
+        knowledge=Path("docs"),
+        cwd=home.work,
+        ephemeral=ephemeral,
+        dispatcher=dispatcher,
+    )
+
+    assert result.ok, result.error
+    prompt = (home.work / "prompt").read_text()
+    for text in ("a note", "# a file", "A remembered limit ends", INSTRUCTION):
+        assert text in prompt
+    assert prompt.endswith("rate limits")
+    for wrong in (
+        {"knowledge": 3},
+        {"memory": "yes"},
+        {"fast_context": "no-such"},
+        {"knowledge": ""},
+        {"fast_context": [""]},
+    ):
+        with pytest.raises(UsageError):
+            await arun("x", backend="echo", cwd=home.work, dispatcher=dispatcher, **wrong)
 
 
 def test_ten_thousand_files_show_progress_on_a_terminal(home: Home) -> None:

@@ -152,3 +152,21 @@ def test_a_file_of_notes_that_cannot_be_read_is_reported(home: Home) -> None:
 
     with pytest.raises(SessionError, match="cannot read"):
         notes.of("/x")
+
+
+def test_a_turn_that_only_corrects_or_fixes_does_not_get_the_notes_again(
+    clinvk: CommandLine, home: Home
+) -> None:
+    home.backend("wrong", "cat >>prompts; echo >>prompts\n" + START + END)
+    (home.work / "s.json").write_text('{"type": "object"}')
+    clinvk("memory", "add", "tests need redis")
+
+    clinvk("-b", "wrong", "--memory", "--planning", "--schema", "s.json", "fix it")
+    corrected = (home.work / "prompts").read_text()
+    (home.work / "prompts").unlink()
+    clinvk("-b", "wrong", "--memory", "--check", "echo $RANDOM; false", "--rounds", "1", "fix it")
+    fixed = (home.work / "prompts").read_text()
+
+    assert corrected.count("tests need redis") == 1
+    assert corrected.count("change nothing: create, edit and delete no files") == 2
+    assert fixed.count("tests need redis") == 1

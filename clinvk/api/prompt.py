@@ -63,7 +63,7 @@ async def arun(
     named = {"model": model, "approval": approval, "sandbox": sandbox,
              "system_prompt": system_prompt, "planning": planning or None,
              "memory": memory or None, "fast_context": _paths(fast_context),
-             "knowledge": knowledge if knowledge is True else os.fspath(knowledge or "") or None}  # fmt: skip
+             "knowledge": _knowledge(knowledge)}  # fmt: skip
     request = Request(
         prompt=prompt,
         backend=backend,
@@ -100,6 +100,12 @@ def _paths(given: Any) -> list[str] | None:
     return [
         os.fspath(path) for path in ([given] if isinstance(given, (str, os.PathLike)) else given)
     ]
+
+
+def _knowledge(given: Any) -> Any:
+    if given is None or given is False:
+        return None
+    return os.fspath(given) if isinstance(given, os.PathLike) else given
 
 
 def _names(fallback: str | Iterable[str] | None) -> tuple[str, ...] | None:

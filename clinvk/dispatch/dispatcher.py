@@ -444,9 +444,11 @@ class Dispatcher(Closing):
         from clinvk.knowledge.context import Place, find_context
 
         check_may_block()
+        directory = _working_directory(request, session)
         place = Place(
             self.config.home,
-            os.path.realpath(_working_directory(request, session)),
+            os.path.realpath(directory),
+            os.path.realpath(_started_in(request, session, directory) or directory),
             lambda: self.store,
             self.config.config.session.storage,
             session.id if session else None,

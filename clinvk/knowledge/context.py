@@ -37,6 +37,7 @@ class Place(Struct, frozen=True):
 
     home: Path
     directory: str  # real path
+    users_directory: str  # the same, outside of a worktree: that of the user which it belongs to
     open_store: Callable[[], Store]
     storage: str  # the address of the store
     session_id: str | None
@@ -49,7 +50,7 @@ def find_context(wanted: Mapping[str, Any], prompt: str, place: Place) -> Contex
     home, directory = place.home, place.directory
     parts: list[Part] = []
     if wanted.get("memory"):
-        parts.append(memory_part(home, directory))
+        parts.append(memory_part(home, place.users_directory))
     parts += [
         fast_context_part(os.path.join(directory, path), directory)
         for path in wanted.get("fast_context") or ()

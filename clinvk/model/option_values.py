@@ -45,6 +45,9 @@ def value_problem(name: str, value: Any) -> str | None:
         return check_problem(name, value)
     if option.optional_value and not isinstance(value, (bool, str)):
         return f"{value!r} is not a directory"
+    if option.context and option.path:
+        paths = value if isinstance(value, list) else [value]
+        return "the name of a directory is empty" if "" in paths else None
     if name == "stop" and not (isinstance(value, str) and 0 < len(value) <= MAX_STOP):
         return f"it is not a text of 1 to {MAX_STOP:,} characters"
     return None
