@@ -70,7 +70,10 @@ if TYPE_CHECKING:
         SessionNotFound,
         UsageError,
     )
+    from clinvk.model.checks.check import CheckResult
     from clinvk.model.events import (
+        Checked,
+        Checking,
         Delta,
         Denied,
         Event,
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
         Finished,
         Notice,
         RateLimit,
+        Round,
         Started,
         Text,
         Thinking,
@@ -120,9 +124,10 @@ _WHERE = {
         "ClinvkError", "ConfigError", "LimitError", "NotInstalledError", "SessionError",
         "SessionNotFound", "UsageError",
     ),
+    "model.checks.check": ("CheckResult",),
     "model.events": (
-        "Delta", "Denied", "Event", "Failed", "Finished", "Notice", "RateLimit", "Started", "Text",
-        "Thinking", "Tool", "ToolResult",
+        "Checked", "Checking", "Delta", "Denied", "Event", "Failed", "Finished", "Notice",
+        "RateLimit", "Round", "Started", "Text", "Thinking", "Tool", "ToolResult",
     ),
     "model.request": ("Request",),
     "model.result": ("Denial", "Failure", "Result", "TurnError"),
@@ -149,11 +154,11 @@ _MODULES = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "Agent", "AgentFlowManager", "Applied", "AsyncClient", "BackendStatus", "BlockedError", "Catalog", "Change",
-    "ChatCompletion", "ChatCompletionChunk", "Check", "Client", "ClinvkError", "CommitError", "Comparison", "ConfigError", "ConflictError",
+    "ChatCompletion", "ChatCompletionChunk", "Check", "CheckResult", "Checked", "Checking", "Client", "ClinvkError", "CommitError", "Comparison", "ConfigError", "ConflictError",
     "Delta", "Denial", "Denied", "Dispatcher", "Dropped", "Event", "Failed", "Failure", "FileChange", "Finished",
     "LimitError", "Loaded", "ManifestCheck", "MemoryConfig", "Message", "MessageRole",
     "NotInstalledError", "Notice", "Outcome", "Plan",
-    "PlanRun", "RateLimit", "Request", "Result", "Run", "RunResult", "Session", "SessionError",
+    "PlanRun", "RateLimit", "Request", "Result", "Round", "Run", "RunResult", "Session", "SessionError",
     "SessionManager", "SessionNotFound", "Started", "Task", "TaskApplied", "TaskDiff", "Text", "Thinking", "Tool", "ToolResult", "Trial", "TurnError",
     "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "aapply_run", "acancel_run", "achain",
     "acompare", "afollow_run", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun",

@@ -17,7 +17,7 @@ from clinvk.checks.output import MAX_LOG, CheckOutput, as_text
 from clinvk.checks.same_failure import is_same_failure
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
-from clinvk.model.checks.check import OUTPUT_KEPT, Check
+from clinvk.model.checks.check import OUTPUT_KEPT, CheckResult
 from clinvk.model.request import Request
 from clinvk.process.leftovers import find_leftovers
 from tests.conftest import READ, START, CommandLine, Home, is_alive, pid_in, say
@@ -316,9 +316,9 @@ def test_links_and_odd_names_are_protected(tmp_path: Path):
     ],
 )
 def test_two_outputs_are_the_same_failure(one: str, other: str, same: bool):
-    first, second = (Check(state="failed", exit_code=1, output=o) for o in (one, other))
+    first, second = (CheckResult(state="failed", exit_code=1, output=o) for o in (one, other))
     assert is_same_failure(first, second) == same
-    assert not is_same_failure(first, Check(state="failed", exit_code=2, output=one))
+    assert not is_same_failure(first, CheckResult(state="failed", exit_code=2, output=one))
 
 
 # Running a check.
@@ -326,7 +326,7 @@ def test_two_outputs_are_the_same_failure(one: str, other: str, same: bool):
 
 async def run_check(
     command: str, folder: Path, *, seconds: float = 20, log: Path | None = None
-) -> tuple[Check, CheckRun]:
+) -> tuple[CheckResult, CheckRun]:
     run = CheckRun((command,), folder, dict(os.environ), "", seconds)
     return await run.run(CheckOutput(log, str)), run
 

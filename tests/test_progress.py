@@ -9,7 +9,7 @@ import pytest
 
 import clinvk
 from clinvk.model import events
-from clinvk.model.checks.check import Check
+from clinvk.model.checks.check import CheckResult
 from clinvk.model.events import EVENT_TYPES, Event, event_from_json
 from clinvk.model.outcome import Outcome
 from clinvk.model.progress import Change
@@ -34,7 +34,7 @@ EVENTS: dict[str, Event] = {
     "notice": events.Notice(message="a"),
     "rate_limit": events.RateLimit(retry_at=MOMENT, window="five_hour", model="m"),
     "checking": events.Checking(round=1, command="make test", changed=False),
-    "checked": events.Checked(round=1, check=Check(state="failed", protected=("a (removed)",))),
+    "checked": events.Checked(round=1, check=CheckResult(state="failed", protected=("a (removed)",))),
     "round": events.Round(round=2, rounds=3),
     "finished": events.Finished(text="a", usage=Usage(1, 2), cost=0.5, structured=[1]),
     "failed": events.Failed(kind="limit", message="a", hint="b", retry_at=MOMENT, status=429,

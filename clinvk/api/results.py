@@ -21,7 +21,7 @@ from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
 from clinvk.checks.output import CheckOutput
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.errors import UsageError
-from clinvk.model.checks.check import Check, check_problem, commands_of
+from clinvk.model.checks.check import CheckResult, check_problem, commands_of
 from clinvk.process.marker import new_marker
 from clinvk.process.threads import in_thread
 from clinvk.runs.folder import RunFolder, RunStore
@@ -180,7 +180,7 @@ class Checks:
         check = anyio.run(self._run, directory, task)
         return None if check.ok else CheckFailure(check.message or "check failed", check.output)
 
-    async def _run(self, directory: Path, task: str) -> Check:
+    async def _run(self, directory: Path, task: str) -> CheckResult:
         scrub = create_scrubber([], redacting=True)
         name = f"{os.urandom(4).hex()}.log"
         env = {k: v for k, v in os.environ.items() if not is_local_variable(k)}

@@ -15,7 +15,7 @@ from clinvk.process.threads import in_thread
 
 MAX_FILES = 200_000  # outside of a repository; with more, every turn counts as one with changes
 # Variables by which a hook of git names its own repository.
-_OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY",
+OF_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY",
            "GIT_COMMON_DIR", "GIT_ALTERNATE_OBJECT_DIRECTORIES")  # fmt: skip
 STATUS = ("status", "--porcelain=v2", "--branch", "--untracked-files=all", "-z")
 
@@ -26,7 +26,7 @@ class ChangeDetector:
     def __init__(self, folder: Path, env: Mapping[str, str], without: Path | None = None) -> None:
         """`without` is a directory whose files do not count: clinvk's own, unless it is in there."""
         self.folder = folder
-        self._env = {k: v for k, v in env.items() if k not in _OF_GIT}
+        self._env = {k: v for k, v in env.items() if k not in OF_GIT}
         self._env |= {"GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
         own = os.path.realpath(without) if without else None
         self._without = None if own and _is_below(os.path.realpath(folder), own) else own

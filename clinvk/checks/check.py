@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from clinvk.checks.output import CheckOutput
 from clinvk.errors import ClinvkError
-from clinvk.model.checks.check import NOT_RUN_CODES, Check
+from clinvk.model.checks.check import NOT_RUN_CODES, CheckResult
 from clinvk.process.child import Child, start
 from clinvk.process.command import Command
 from clinvk.process.leftovers import find_leftovers
@@ -45,11 +45,11 @@ class CheckRun:
         self.marker = new_marker({MARKER: marker})
         self._child: Child | None = None
 
-    async def run(self, output: CheckOutput) -> Check:
+    async def run(self, output: CheckOutput) -> CheckResult:
         """The result: `passed`, `failed` or `could_not_run`. Cancelling it ends its programs."""
         began = time.monotonic()
         deadline = anyio.current_time() + self.timeout
-        check = Check(state="passed", exit_code=0)
+        check = CheckResult(state="passed", exit_code=0)
         try:
             for command in self.commands:
                 output.begin(command)
@@ -60,7 +60,7 @@ class CheckRun:
         finally:
             output.close()
         if check.ok:
-            check = Check(state="passed", command=" && ".join(self.commands), exit_code=0)
+            check = CheckResult(state="passed", command=" && ".join(self.commands), exit_code=0)
         return replace(check, seconds=time.monotonic() - began, output=text)
 
     def kill_now(self) -> None:
@@ -68,7 +68,7 @@ class CheckRun:
         if self._child is not None:
             self._child.kill_now()
 
-    async def _run_command(self, text: str, output: CheckOutput, deadline: float) -> Check:
+    async def _run_command(self, text: str, output: CheckOutput, deadline: float) -> CheckResult:
         command = Command((*ARGV, text), self._env, self.cwd, b"", {})
         began = time.time()
         code: int | None = None
@@ -84,13 +84,13 @@ class CheckRun:
                         await output.add(line + b"\n")
                 await self._end_leftovers(child, began)
         except ClinvkError as error:
-            return Check(
+            return CheckResult(
                 state="could_not_run", command=text, message=f"check could not run: {error.message}"
             )
         if code is None:
             took = format_duration(self.timeout)
             message = f"check did not end within {took}: {text}"
-            return Check(state="failed", command=text, message=message)
+            return CheckResult(state="failed", command=text, message=message)
         return _of_exit_code(text, code)
 
     async def _end_leftovers(self, child: Child, began: float) -> None:
@@ -106,21 +106,21 @@ class CheckRun:
             await family.terminate_then_kill()
 
 
-def _of_exit_code(command: str, code: int) -> Check:
+def _of_exit_code(command: str, code: int) -> CheckResult:
     """The result of a command that ended by itself, or by a signal."""
     if code == 0:
-        return Check(state="passed", command=command, exit_code=0)
+        return CheckResult(state="passed", command=command, exit_code=0)
     if code in NOT_RUN_CODES:
         why = {126: "it is not executable", 127: "it was not found"}[code]
         message = f"check could not run: {command}: {why} (exit code {code})"
-        return Check(state="could_not_run", command=command, exit_code=code, message=message)
+        return CheckResult(state="could_not_run", command=command, exit_code=code, message=message)
     if code < 0:
         message = f"check was ended by {_signal_name(-code)}: {command}"
-        return Check(state="failed", command=command, message=message)
+        return CheckResult(state="failed", command=command, message=message)
     name = _signal_name(code - SIGNALLED) if code > SIGNALLED else None
     by = f", {name}" if name else ""
     message = f"check failed: {command} (exit code {code}{by})"
-    return Check(state="failed", command=command, exit_code=code, message=message)
+    return CheckResult(state="failed", command=command, exit_code=code, message=message)
 
 
 def _signal_name(number: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from clinvk.model.checks.check import Check
+from clinvk.model.checks.check import CheckResult
 
 # In this order: a time is made of numbers, and a path may end in some.
 _VARYING = re.compile(
@@ -20,13 +20,13 @@ _VARYING = re.compile(
 )
 
 
-def failure_key(check: Check) -> str:
+def failure_key(check: CheckResult) -> str:
     """The same for two failures if they are the same one."""
     about = f"{check.command}\n{check.exit_code}\n{_unvarying(check.output)}"
     return hashlib.blake2b(about.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
-def is_same_failure(one: Check, other: Check) -> bool:
+def is_same_failure(one: CheckResult, other: CheckResult) -> bool:
     return failure_key(one) == failure_key(other)
 
 

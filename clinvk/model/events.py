@@ -12,7 +12,7 @@ from clinvk.model.result import VERSION, Result, plain
 from clinvk.model.usage import Usage
 
 if TYPE_CHECKING:
-    from clinvk.model.checks.check import Check
+    from clinvk.model.checks.check import CheckResult
 
 # Fields that say how events belong together: the result depends on them, and no reader of events.
 INTERNAL = ("raw", "message_id", "turns", "ended", "retrying", "result", "failure", "again")
@@ -125,7 +125,7 @@ class Checked(Event, frozen=True, kw_only=True):
 
     type: ClassVar[str] = "checked"
     round: int = 0
-    check: Check | None = None
+    check: CheckResult | None = None
     failure: str | None = None  # the same for two failures that are the same one
     again: bool = False  # it was recorded by an earlier attempt
 

@@ -14,7 +14,7 @@ from clinvk.model.result import EXIT_CODES, Failure, WorktreeResult, plain
 from clinvk.model.usage import Usage, rfc3339
 
 if TYPE_CHECKING:
-    from clinvk.model.checks.check import Check
+    from clinvk.model.checks.check import CheckResult
     from clinvk.model.checks.progress import CheckProgress
 
 VERSION = 1  # of the JSON objects below
@@ -54,7 +54,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     tags: tuple[str, ...] = ()
     meta: Any = None
     worktree: WorktreeResult | None = None  # of its last attempt, if it ran in one
-    check: Check | None = None  # of its work, after its last turn
+    check: CheckResult | None = None  # of its work, after its last turn
     check_progress: CheckProgress | None = None  # of a task that is not done yet
 
     @property
@@ -270,7 +270,7 @@ def outcome_from_result(before: Outcome, result: Mapping[str, Any]) -> Outcome:
     )  # fmt: skip
 
 
-def _read_check(data: Any) -> Check | None:
+def _read_check(data: Any) -> CheckResult | None:
     if data is None:
         return None
     # Only for a task with a check.

@@ -11,7 +11,7 @@ from clinvk.errors import ClinvkError
 from clinvk.model.usage import Usage, rfc3339
 
 if TYPE_CHECKING:
-    from clinvk.model.checks.check import Check
+    from clinvk.model.checks.check import CheckResult
 
 VERSION = 1  # of the JSON objects below
 
@@ -114,7 +114,9 @@ class Result(Struct, frozen=True, kw_only=True):
     backend_exit_code: int | None = None
     unrecognized_lines: int = 0  # of the program's output, which the manifest does not describe
     worktree: WorktreeResult | None = None  # what was changed, if it ran in one
-    check: Check | None = None  # of its work; None if none was requested, or the turn failed first
+    check: CheckResult | None = (
+        None  # of its work; None if none was requested, or the turn failed first
+    )
 
     @property
     def has_answer(self) -> bool:

@@ -23,7 +23,7 @@ from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
 from clinvk.disk.sync import holding_sync_threads, sync_folder, sync_together
 from clinvk.errors import SessionError
-from clinvk.model.checks.check import Check
+from clinvk.model.checks.check import CheckResult
 from clinvk.model.outcome import Outcome, RunResult, outcome_summary
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure, Result, plain
@@ -122,7 +122,7 @@ class Journal(Closing):
         await self._commit_together(line, events, result.session_id)
 
     async def record_check(
-        self, index: int, number: int, check: Check, failure: str | None
+        self, index: int, number: int, check: CheckResult, failure: str | None
     ) -> None:
         """Record the end of a check; on disk when this returns. `failure` is the key of a
         failure."""

@@ -38,7 +38,7 @@ from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import StreamSanitizer, one_line, with_visible_order
 
 if TYPE_CHECKING:
-    from clinvk.model.checks.check import Check
+    from clinvk.model.checks.check import CheckResult
 
 PIECE = 16_384  # characters that are cleaned before a signal can be handled: a few milliseconds
 SHOWN_OF_CHECK = 20  # lines of the output of a check that failed, the last ones
@@ -146,7 +146,7 @@ class TextViewer(TurnViewer):
             case Failed():
                 self._newline()
 
-    def _tell_check(self, check: Check | None) -> None:
+    def _tell_check(self, check: CheckResult | None) -> None:
         """What a check found; the last one that failed is told at the end."""
         # Only with a check.
         from clinvk.model.checks.check import describe_check
@@ -258,6 +258,8 @@ class JsonViewer(TurnViewer):
     async def show(self, event: Event) -> None:
         if isinstance(event, Notice):
             self.printer.notice(event.message)
+        elif isinstance(event, Round):
+            self.printer.notice(one_line(describe_round(event)))
         elif isinstance(event, Denied):
             self.printer.warning(f"{event.name} was denied", denial_hint(event, self.plan))
 

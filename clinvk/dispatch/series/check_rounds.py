@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.checks import protected
-from clinvk.checks.changes import ChangeDetector
+from clinvk.checks.changes import OF_GIT, ChangeDetector
 from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
 from clinvk.checks.directory_lock import hold_directory
 from clinvk.checks.output import CheckOutput
@@ -22,7 +22,7 @@ from clinvk.checks.same_failure import failure_key
 from clinvk.disk.atomic import make_folder, replace_own
 from clinvk.dispatch.series.turn_series import NextTurn, Open, TurnSeries
 from clinvk.errors import ClinvkError
-from clinvk.model.checks.check import Check, commands_of
+from clinvk.model.checks.check import CheckResult, commands_of
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.events import Checked, Checking, Event, Failed, Finished, Round
 from clinvk.model.fence import fence, random_word
@@ -192,7 +192,14 @@ class CheckedTurn(TurnSeries):
 
     @property
     def pending(self) -> bool:
-        return bool(self._events) or super().pending
+        return bool(self._events) or (self._turn is not None and super().pending)
+
+    @property
+    def deadline(self) -> float:
+        return float("inf") if self._turn is None else super().deadline
+
+    def has_unread_output(self) -> bool:
+        return self._turn is not None and super().has_unread_output()
 
     @property
     def native_id(self) -> str | None:
@@ -288,14 +295,14 @@ class CheckedTurn(TurnSeries):
         else:
             self._end(result, self._failure_of(check))
 
-    def _is_passed(self, check: Check) -> bool:
+    def _is_passed(self, check: CheckResult) -> bool:
         return check.ok and not (check.state == "unchanged" and self._settings.expect_change)
 
-    def _may_fix(self, check: Check) -> bool:
+    def _may_fix(self, check: CheckResult) -> bool:
         """Whether another turn could make it pass."""
         return check.state == "failed" and not check.protected and self._settings.rounds > 0
 
-    def _why_no_round(self, check: Check, result: Result, *, is_known: bool) -> str | None:
+    def _why_no_round(self, check: CheckResult, result: Result, *, is_known: bool) -> str | None:
         """Why no further turn is tried; None if one is, or there is no reason for one."""
         if not self._may_fix(check):
             return None
@@ -312,11 +319,13 @@ class CheckedTurn(TurnSeries):
             return f"{count} round{'s' * (count != 1)} did not fix it"
         return self._may_continue(self._combine(result))
 
-    async def _run_check(self) -> Check:
+    async def _run_check(self) -> CheckResult:
         settings, plan = self._settings, self.plan
         if not settings.commands:
-            return Check(state="none")
+            return CheckResult(state="none")
         env = {**self._env, **self._first.env}
+        if self._first.started_in is not None:  # a worktree, which a hook of git does not know
+            env = {k: v for k, v in env.items() if k not in OF_GIT}
         run = CheckRun(settings.commands, plan.command.cwd, env, self._marker, settings.timeout)
         self._check_run = run
         output = CheckOutput(self._log_path(), self._scrub)
@@ -329,7 +338,7 @@ class CheckedTurn(TurnSeries):
             command=check.command and self._scrub(check.command),
         )  # fmt: skip
 
-    async def _with_files(self, check: Check) -> Check:
+    async def _with_files(self, check: CheckResult) -> CheckResult:
         """The result, with what is to be said about the files."""
         if self._protected is not None:
             before, after = self._protected, await in_thread(self._take_protected)
@@ -344,17 +353,19 @@ class CheckedTurn(TurnSeries):
                 return replace(check, state="unchanged", message="no file was changed")
         return check
 
-    def _failure_of(self, check: Check) -> Failure:
+    def _failure_of(self, check: CheckResult) -> Failure:
         hint = None
         if check.stopped:
             hint = f"no further round: {check.stopped}"
         elif check.state == "unchanged":
             hint = "allow it by leaving out --expect-change"
-        elif self._may_fix(replace(check, state="failed")) or check.protected:
-            hint = None
-        elif check.state == "failed":
+        elif check.state == "failed" and not check.protected and self._is_continuable:
             hint = "have it fixed with --rounds N"
         return Failure("check", check.message or "check failed", hint)
+
+    @property
+    def _is_continuable(self) -> bool:
+        return self.plan.session is not None and self.plan.manifest.resumes
 
     def _end(self, result: Result, failure: Failure) -> None:
         """End with this failure; the turns themselves have succeeded."""
@@ -373,7 +384,7 @@ class CheckedTurn(TurnSeries):
 
     # Rounds.
 
-    async def _begin_round(self, check: Check, result: Result) -> None:
+    async def _begin_round(self, check: CheckResult, result: Result) -> None:
         self._round += 1
         self._ended.append(result)
         request = self._first.replace(
@@ -386,7 +397,7 @@ class CheckedTurn(TurnSeries):
             Round(round=self._round, rounds=self._settings.rounds, message=check.message or "")
         )
 
-    def _round_prompt(self, check: Check) -> str:
+    def _round_prompt(self, check: CheckResult) -> str:
         output = check.output[-MAX_PROMPT_OUTPUT:]
         said = fence("its output", output, random_word()) if output else "It printed nothing."
         names = ", ".join(self._settings.protect)

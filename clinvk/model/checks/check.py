@@ -17,7 +17,7 @@ NOT_RUN_CODES = (126, 127)  # of a shell: not executable, not found
 OUTPUT_KEPT = 16 * 1024  # bytes of a check's output in its result, the last ones
 
 
-class Check(Struct, frozen=True, kw_only=True):
+class CheckResult(Struct, frozen=True, kw_only=True):
     """The last check of a turn's work. `message` says why it is not `passed`."""
 
     state: str
@@ -48,12 +48,12 @@ class Check(Struct, frozen=True, kw_only=True):
         }
 
 
-def check_from_json(data: Any) -> Check | None:
+def check_from_json(data: Any) -> CheckResult | None:
     """The check that `to_json` wrote; None for None. Raises `ValueError`."""
-    return convert(data, Check) if isinstance(data, Mapping) else None
+    return convert(data, CheckResult) if isinstance(data, Mapping) else None
 
 
-def describe_check(check: Check) -> str:
+def describe_check(check: CheckResult) -> str:
     """One line: `check passed: make test (1.2 s)`."""
     took = f" ({check.seconds:.1f} s)" if check.command else ""
     what = f": {check.command}" if check.command else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from clinvk.model.checks.check import Check
+from clinvk.model.checks.check import CheckResult
 from clinvk.model.result import Result
 
 
@@ -14,7 +14,7 @@ class CheckProgress(Struct, frozen=True, kw_only=True):
 
     round: int = 0  # of that turn
     result: Result | None = None  # of that turn
-    check: Check | None = None  # None: it has not ended
+    check: CheckResult | None = None  # None: it has not ended
     failures: tuple[str, ...] = ()  # the keys of all failures so far
     changed: bool = False  # whether any turn changed a file
     in_round: bool = False  # the turn after that check has begun
