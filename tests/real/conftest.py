@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,14 @@ class Home:
     path: Path
     project: Path  # an empty git repository
     env: dict[str, str]  # all that a program of this user needs; nothing else comes through
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory on the disk: in its sandbox codex has a /dev of its own, and the directories in
+    memory are below /dev."""
+    with tempfile.TemporaryDirectory(prefix="clinvk-real-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -34,17 +34,19 @@ def test_a_run_answers_and_leaves_a_session(user: User) -> None:
     assert session["usage"] == answer["usage"]
     assert session["usage"]["input"] == INPUT
 
+    # It is not continued from another directory.
+    user.models.requests.clear()
+    done = user.ask("-c", "and now?", cwd=user.home.path)
+    assert done.returncode == 4
+    assert "clinvk resume" in done.stderr
+    assert user.models.requests == []
 
-def test_the_model_that_was_used_is_recorded(user: User) -> None:
+
+def test_the_model_is_recorded_and_a_session_keeps_it_unless_told_otherwise(user: User) -> None:
     answer = user.result("hello", "--model", "made-up-model")
 
-    assert user.asked[0].model == "made-up-model"
     assert answer["model"] == "made-up-model"
     assert user.sessions()[0]["model"] == "made-up-model"
-
-
-def test_a_session_keeps_its_model_unless_told_otherwise(user: User) -> None:
-    user.result("hello", "--model", "made-up-model")
 
     user.result("-c", "and now?")
     user.result("-c", "and then?", "--model", "another-model")
@@ -84,10 +86,18 @@ def test_events_tell_of_the_pieces(user: User) -> None:
     assert events[-1]["content"] == "".join(pieces)
 
 
-def test_a_conversation_goes_on_in_its_folder_by_whatever_it_is_called(user: User) -> None:
+def test_a_conversation_continues_in_its_directory_by_any_name_and_its_usage_adds_up(
+    user: User,
+) -> None:
     first = user.result("my name is Ada")
     elsewhere = user.home.path / "elsewhere"
     elsewhere.mkdir()
+    (user.home.project / "here").write_text("the right folder")
+    reads = {  # with what each may do unasked
+        "claude": f"<<tool Read {json.dumps({'file_path': str(user.home.project / 'here')})}>>",
+        "codex": user.shell("cat here"),
+        "gemini": f"<<tool read_file {json.dumps({'file_path': 'here'})}>>",
+    }
 
     continued = user.result("-c", "second")
     by_id = user.resumed(first["session_id"], "third", cwd=elsewhere)
@@ -105,46 +115,20 @@ def test_a_conversation_goes_on_in_its_folder_by_whatever_it_is_called(user: Use
     assert session["native_id"] == first["native_id"]
     assert session["cwd"] == str(user.home.project)
 
-
-def test_a_session_runs_in_its_own_folder(user: User) -> None:
-    id_ = user.result("hello")["session_id"]
-    reads = {  # with what each may do unasked
-        "claude": f"<<tool Read {json.dumps({'file_path': str(user.home.project / 'here')})}>>",
-        "codex": user.shell("cat here"),
-        "gemini": f"<<tool read_file {json.dumps({'file_path': 'here'})}>>",
-    }
-    (user.home.project / "here").write_text("the right folder")
-
-    answer = user.resumed(id_, reads[user.backend], cwd=user.home.path)
-
-    assert "the right folder" in answer["content"]
-
-
-def test_continue_does_not_leave_its_folder(user: User) -> None:
-    user.result("hello")
-    user.models.requests.clear()
-
-    done = user.ask("-c", "and now?", cwd=user.home.path)
-
-    assert done.returncode == 4
-    assert "clinvk resume" in done.stderr
-    assert user.models.requests == []
-
-
-def test_usage_and_cost_are_of_each_turn_and_add_up(user: User) -> None:
-    turns = [user.result("first"), user.result("-c", "second"), user.result("-c", "third")]
-
+    turns = [first, continued, by_id, by_native_id]
     spent = [turn["usage"] for turn in turns]
-    assert [usage["input"] for usage in spent] == [INPUT] * 3
-    assert [usage["output"] for usage in spent] == [OUTPUT] * 3
-    session = user.show(turns[0]["session_id"])
-    assert session["turns"] == 3
-    assert session["usage"]["input"] == 3 * INPUT
-    assert session["usage"]["output"] == 3 * OUTPUT
+    assert [usage["input"] for usage in spent] == [INPUT] * 4
+    assert [usage["output"] for usage in spent] == [OUTPUT] * 4
+    shown = user.show(first["session_id"])
+    assert shown["usage"]["input"] == 4 * INPUT
+    assert shown["usage"]["output"] == 4 * OUTPUT
     if user.backend == "claude":
-        cost = turns[0]["cost"]["usd"]
-        assert [turn["cost"]["usd"] for turn in turns] == [pytest.approx(cost)] * 3
-        assert session["cost"] == pytest.approx(3 * cost)
+        cost = first["cost"]["usd"]
+        assert [turn["cost"]["usd"] for turn in turns] == [pytest.approx(cost)] * 4
+        assert shown["cost"] == pytest.approx(4 * cost)
+
+    read = user.resumed(first["session_id"], reads[user.backend], cwd=elsewhere)
+    assert "the right folder" in read["content"]
 
 
 def test_two_turns_of_one_session_wait_for_each_other(user: User) -> None:
@@ -192,17 +176,11 @@ def test_a_session_that_the_cli_has_lost_says_so(user: User) -> None:
     assert user.show(id_)["turns"] >= 1  # what we know of it is not lost
 
 
-def test_it_works_outside_of_git(user: User) -> None:
+def test_sessions_side_by_side_do_not_mix_also_outside_of_git(user: User) -> None:
     folder = user.home.path / "plain"
     folder.mkdir()
-
-    assert user.result("hello", cwd=folder)["content"].startswith("answer 1")
-    assert user.result("-c", "and now?", cwd=folder)["content"].startswith("answer 2")
-
-
-def test_sessions_side_by_side_do_not_mix(user: User) -> None:
     words = [unique(), unique()]
-    ids = [user.result(word)["session_id"] for word in words]
+    ids = [user.result(word, cwd=folder)["session_id"] for word in words]
 
     answers = [user.resumed(id_, "and now?")["content"] for id_ in ids]
 
