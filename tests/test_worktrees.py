@@ -7,9 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import psutil
 import pytest
 
@@ -329,3 +332,21 @@ def test_a_worktree_is_never_part_of_the_files_that_it_was_made_from(
     (repo / ".gitignore").write_text("/home/\n")
     done = clinvk("--worktree", "-b", "shell", "pwd", cwd=repo, env=inside)
     assert done.stdout.startswith(f"{repo}/home/worktrees/"), done.stderr
+
+
+@pytest.mark.anyio
+async def test_a_setup_can_be_cancelled_on_any_event_loop(
+    shell: Home, repo: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CLINVK_HOME", str(shell.path))
+    started = repo.parent / "started"
+    wanted = {"setup": f"touch {started}; exec sleep 600"}
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(api.arun, "true", backend="shell", cwd=repo, worktree=wanted))
+            await anyio.to_thread.run_sync(wait_for, started.exists)
+            scope.cancel()
+    assert scope.cancelled_caught
+    done = await api.arun("pwd", backend="shell", cwd=repo, worktree=True)
+    assert done.worktree is not None
+    assert done.text.strip() == done.worktree.path
