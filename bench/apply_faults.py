@@ -26,6 +26,7 @@ events:
 PROGRAM = """\
 #!/bin/sh
 n=$(cat)
+[ -n "$n" ] || exit 1  # clinvk was killed before it had written the prompt
 sleep 0.1
 echo "made by $n" > "made-$n.txt"
 sed -i "s/^part $n$/part $n, changed/" shared.txt
@@ -127,7 +128,12 @@ class World:
             done = self.clinvk("runs", "apply", "--json")
         if done.returncode:
             problems.append(f"apply failed: {done.stderr}")
-        problems += self.check(before, how, words)
+        found = self.check(before, how, words)
+        if found:
+            show = json.loads(self.clinvk("runs", "show", "--json").stdout)
+            found.append(f"{done.stdout} {done.stderr}")
+            found += [f"{t['name']}: {t['state']} {t['error']}" for t in show["results"]]
+        problems += found
         self.clinvk("runs", "clean", "--older-than", "0")
         problems += self.stale()
         self.known = self.run_ids()

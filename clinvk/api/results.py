@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from clinvk.api.ranking import find_ranking
 from clinvk.api.sync import refuse_event_loop
 from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
 from clinvk.checks.output import CheckOutput
@@ -108,6 +109,9 @@ def apply_as_asked(
     """Apply the results of a run, with the check and the resolver that are named."""
     home, env = dispatcher.config.home, dispatcher.env
     folder = RunStore(home).find(run)
+    if not ask.tasks and (ranking := find_ranking(folder)) and ranking.best:
+        notify(ranking.summary)
+        ask = ask._replace(tasks=(ranking.best,))
     checks = Checks(folder, commands, timeout) if commands else None
     resolver = None
     if resolve is not None:
@@ -121,6 +125,18 @@ def apply_as_asked(
     if resolver is not None:
         resolver.finish()
     return applied
+
+
+def apply_best(
+    dispatcher: Dispatcher, folder: RunFolder, *, how: How = "stage", notify: Tell
+) -> Applied | None:
+    """Apply the best candidate of a comparison; None if there is none. Raises as `apply_run`."""
+    ranking = find_ranking(folder)
+    if ranking is None or ranking.best is None:
+        return None
+    ask = Ask((ranking.best,), how, here=Path.cwd())
+    home, env = dispatcher.config.home, dispatcher.env
+    return applying.apply(folder, ask, env, home=home, notify=notify)
 
 
 async def aapply_run(

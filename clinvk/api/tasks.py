@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from clinvk.api.ranking import check_score, score_candidates
 from clinvk.api.sync import blocking
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
@@ -25,16 +26,19 @@ from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import select_to_resume, select_to_retry
 from clinvk.engine.resumed_run import ResumedRun
 from clinvk.engine.run_context import local_context
-from clinvk.errors import ConfigError
+from clinvk.errors import ConfigError, UsageError
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Kind, Plan
 from clinvk.plans import comparison, formats, halt, parse, schema
 from clinvk.plans.comparison import Verdict
+from clinvk.plans.ranking import Ranking, rank
+from clinvk.process.threads import in_thread
 from clinvk.runs.folder import RunStore
 
 if TYPE_CHECKING:
     from clinvk.engine.executor import Executor
     from clinvk.model.progress import Change
+    from clinvk.worktrees.results.applied import Applied
 
 Tasks = str | os.PathLike[str] | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
 Observe = Callable[["Change"], None]
@@ -81,6 +85,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
     result: RunResult
     verdict: Verdict | None = None
+    ranking: Ranking | None = None  # of what was done in worktrees
+    applied: Applied | None = None
 
     @property
     def answers(self) -> dict[str, str]:
@@ -105,6 +111,9 @@ async def acompare(
     budget: Mapping[str, float] | None = None,
     ephemeral: bool = False,
     worktree: bool | Mapping[str, Any] | None = None,
+    score: str | None = None,
+    lowest: bool = False,
+    apply: bool = False,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -112,8 +121,14 @@ async def acompare(
 ) -> Comparison:
     """Send one prompt to several backends (`["claude", "codex:gpt-5"]`), and let a `judge` choose
     the best answer. `retries`, `on_limit`, `max_wait`, `fallback`, `ignore_limit` and `budget`
-    are as in `aparallel`; with `worktree`, each backend works in a git worktree of its own. `options`
-    are those of a run (`approval="auto"`). Raises `ClinvkError`."""
+    are as in `aparallel`; with `worktree`, each backend works in a git worktree of its own.
+    Then `ranking` says which result is best: by its `check`, by the last number that the command
+    `score` prints (the `lowest` or the highest), by how few lines it changed, by the judge; with
+    `apply`, that one is applied to the files. `options` are those of a run (`approval="auto"`).
+    Raises `ClinvkError`."""
+    check_score(score)
+    if (score is not None or apply) and not worktree:
+        raise UsageError("score and apply are about results in worktrees", "pass worktree=True")
     with own_unless(dispatcher) as where:
         of_judge = comparison.judge_options(judge, options, where.selector)
         rules = {
@@ -128,8 +143,25 @@ async def acompare(
             rules=parse.parse_rules(_to_file_data(rules), "compare", _parallel_defaults(where, sequential=sequential)),
             example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
         )  # fmt: skip
-        result = await _run_plan(where, plan, observe, executor)
-        return Comparison(result=result, verdict=comparison.find_verdict(result))
+        run = DrivenRun(local_context(where), plan, observe=observe, executor=executor)
+        result = await run.run()
+        if score is not None and run.folder is not None:
+            await score_candidates(run.folder, score, lowest_wins=lowest, env=where.env)
+        result = run.with_outputs(result)
+        return Comparison(
+            result=result, verdict=comparison.find_verdict(result), ranking=rank(result),
+            applied=await _apply_best(where, run) if apply else None,
+        )  # fmt: skip
+
+
+async def _apply_best(dispatcher: Dispatcher, run: DrivenRun) -> Applied | None:
+    # Only to apply.
+    from clinvk.api.results import apply_best
+
+    folder = run.folder
+    if folder is None:
+        return None
+    return await in_thread(lambda: apply_best(dispatcher, folder, notify=lambda _: None))
 
 
 async def aresume(

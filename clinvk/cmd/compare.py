@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -30,9 +31,11 @@ from clinvk.terminal.printer import Printer
 if TYPE_CHECKING:
     from clinvk.backend.selection import BackendSelector
     from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.engine.driven_run import DrivenRun
     from clinvk.model.outcome import RunResult
     from clinvk.model.plan import Plan, Rules
     from clinvk.reports import RequestedReport
+    from clinvk.runs.folder import RunFolder
 
 app = new_app()
 
@@ -70,6 +73,20 @@ def compare(
             autocompletion=opt.complete_backends,
         ),
     ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            "--score",
+            metavar="COMMAND",
+            help="Rank by the last number that this prints in each worktree.",
+        ),
+    ] = None,
+    lowest: Annotated[
+        bool, typer.Option("--lowest", help="With --score: the lowest number is best.")
+    ] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Apply the best result to your files, as runs apply.")
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -115,12 +132,16 @@ def compare(
     """Send one prompt to several backends and compare the answers.
 
     Each answer is a session of its own, which can be resumed. A judge is asked twice, the second
-    time with the answers in reverse order, and is not told which backend gave which."""
+    time with the answers in reverse order, and is not told which backend gave which.
+
+    With --worktree, what each changed is ranked: by its --check, then by --score, then by how few
+    lines it changed, then by the judge."""
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.plan import Rules
     from clinvk.plans.halt import configured_limits
 
+    choice = _choice(score, lowest=lowest, apply=apply, worktree=worktree)
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     # Answers are compared when all are there.
@@ -151,7 +172,29 @@ def compare(
     wanted = common.requested_reports(junit, report, force=force)
     _check_page(html, force=force)
     with report_unread_stdin(view.color):
-        return _execute(dispatcher, made, view, wanted, html)
+        return _execute(dispatcher, made, view, wanted, html, choice)
+
+
+class Choice(NamedTuple):
+    """How to choose between what was done in worktrees."""
+
+    score: str | None = None
+    lowest: bool = False
+    apply: bool = False
+
+
+def _choice(score: str | None, *, lowest: bool, apply: bool, worktree: bool) -> Choice:
+    given = {"--score": score is not None, "--lowest": lowest, "--apply": apply}
+    if not worktree and (name := next((n for n, is_given in given.items() if is_given), None)):
+        raise UsageError(f"{name} is about results in worktrees", "add --worktree")
+    if lowest and score is None:
+        raise UsageError("--lowest is about a score", "add --score COMMAND")
+    if score is not None:
+        # Only with a score.
+        from clinvk.api.ranking import check_score
+
+        check_score(score)
+    return Choice(score, lowest, apply)
 
 
 def _select_backends(
@@ -222,6 +265,7 @@ def _execute(
     view: watching.RunView,
     reports: list[RequestedReport],
     html: Path | None,
+    choice: Choice,
 ) -> int:
     """Run the plan, show it, and write its page; return the exit code."""
     # Only once the flags are valid.
@@ -233,6 +277,8 @@ def _execute(
         local_context(dispatcher), plan, observe=viewer.observe, notify=viewer.show_notice
     )
     result = many.drive_run(run, view, viewer)
+    if choice.score is not None and run.folder is not None:
+        _score(run, choice, dispatcher)
     code = many.finish_run(run, result, view, reports)
     if html is not None:
         try:
@@ -240,7 +286,45 @@ def _execute(
         except UsageError as error:  # the run itself is complete
             Printer.for_errors(view.color).error(error.message, error.hint)
             code = code or error.exit_code
+    if choice.apply and run.folder is not None:
+        return _apply_best(dispatcher, run.folder, view, code)
     return code
+
+
+def _score(run: DrivenRun, choice: Choice, dispatcher: Dispatcher) -> None:
+    # 45 ms, and needed only once something runs.
+    import anyio
+
+    # Only with a score.
+    from clinvk.api.ranking import score_candidates
+
+    folder, command = run.folder, choice.score
+    assert folder is not None  # noqa: S101 - the caller has checked it
+    assert command is not None  # noqa: S101 - the caller has checked it
+    anyio.run(
+        partial(score_candidates, folder, command, lowest_wins=choice.lowest, env=dispatcher.env)
+    )
+
+
+def _apply_best(
+    dispatcher: Dispatcher, folder: RunFolder, view: watching.RunView, code: int
+) -> int:
+    """Apply the best result; 0 if that is done, though others may have failed."""
+    # Only with --apply.
+    from clinvk.api.results import apply_best
+
+    printer = Printer.for_errors(view.color)
+    applied = apply_best(dispatcher, folder, notify=printer.notice)
+    if applied is None:
+        printer.error("nothing was applied: no candidate succeeded and changed something")
+        return code or 1
+    done = applied.tasks[0]
+    printer.notice(
+        f"{done.name} applied to {applied.root}: {done.files} file{'s' * (done.files != 1)} "
+        f"(+{done.insertions} -{done.deletions}), not committed; the others are kept: "
+        f"clinvk runs diff {folder.id}"
+    )
+    return 0
 
 
 def _check_page(html: Path | None, *, force: bool) -> None:

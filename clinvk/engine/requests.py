@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -128,6 +129,16 @@ class RequestBuilder:
             return task.prompt
         return template.render(task.prompt, lambda name: self._value(task, name))
 
+    def _diff_of(self, i: int) -> str:
+        """What a task changed in its worktree."""
+        # Only for tasks in worktrees.
+        from clinvk.worktrees.results.prompt_text import diff_text
+
+        wanted, result = self.plan.tasks[i].worktree, self.outcomes[i].worktree
+        if wanted is None or result is None:
+            return ""
+        return diff_text(wanted.repository, result, os.environ)
+
     def _value(self, task: Task, name: str) -> str:
         what = _field_of(name)
         position = task.known[name]
@@ -139,10 +150,12 @@ class RequestBuilder:
                 return outcome.session_id or ""
             case "error":
                 return outcome.error.message if outcome.error else ""
+            case "diff":
+                return self._diff_of(position)
         return outcome.backend or ""
 
 
 def _field_of(name: str) -> str:
-    """What a name in a prompt refers to: `output`, `session`, `error` or `backend`."""
+    """What a name in a prompt refers to: `output`, `session`, `error`, `backend` or `diff`."""
     found = REFERENCE.fullmatch(name)
     return PREVIOUS_FIELDS[name] if found is None else found.group(2)

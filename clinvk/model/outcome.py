@@ -101,6 +101,10 @@ class RunResult(Struct, frozen=True, kw_only=True):
     source: str = ""
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    # Of the candidates of a comparison, by their position: what `--score` has printed for them. Set
+    # as `output` is.
+    scores: Mapping[int, float] = {}
+    lowest_wins: bool = False
 
     @property
     def ok(self) -> bool:

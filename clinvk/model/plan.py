@@ -18,7 +18,7 @@ VERSION = 2  # of a plan as it is kept
 MAX_NAME_LENGTH = 60  # characters of a task's name in the name of its session
 
 # How a prompt refers to an earlier task: `{{tasks.NAME.output}}`; `steps` is the same word.
-REFERENCE = re.compile(r"(?:tasks|steps)\.(.+)\.(output|session|error|backend)")
+REFERENCE = re.compile(r"(?:tasks|steps)\.(.+)\.(output|session|error|backend|diff)")
 PREVIOUS_FIELDS = {"previous": "output", "session": "session"}  # `{{previous}}`, `{{session}}`
 
 # A prompt is a run of one task only in a worktree.

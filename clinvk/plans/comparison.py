@@ -51,6 +51,15 @@ Weigh the answers in a few sentences. Then end with a single line of JSON, and n
 N is the number of the best answer ({numbers}), or 0 if none is better than the others."""
 
 
+# The braces of a template, doubled for `str.format`.
+ANSWER_WITH_DIFF = """\
+{{{{tasks.{name}.output}}}}
+
+What it changed:
+
+{{{{tasks.{name}.diff}}}}"""
+
+
 class Round(Struct, frozen=True, kw_only=True):
     """One reply of the judge. `order` names the answers as they were shown to it."""
 
@@ -126,11 +135,14 @@ def build_plan(
             if number % 2 == 0:
                 order.reverse()
             word = random_word()
-            asked = judge_prompt(prompt, [backends[i] for i in order], word)
+            asked = judge_prompt(
+                prompt, [backends[i] for i in order], word, with_diffs=worktree is not None
+            )
             made = _task(
                 f"{JUDGE}-{number}", judge, asked, judge_options or {},
                 needs=tuple(range(len(backends))), template=True,
-                known={f"tasks.{name}.output": i for i, name in enumerate(backends)},
+                known={f"tasks.{name}.{what}": i for i, name in enumerate(backends)
+                       for what in (("output", "diff") if worktree else ("output",))},
                 meta={JUDGE: judge, "order": order}, **common,
             )  # fmt: skip
             tasks.append(made)
@@ -182,12 +194,17 @@ def judge_options(
     return {k: v for k, v in options.items() if k == "sandbox"}
 
 
-def judge_prompt(prompt: str, names: Sequence[str], word: str) -> str:
-    """The prompt of the judge, as a template that takes the answers in the order of the names.
+def judge_prompt(prompt: str, names: Sequence[str], word: str, *, with_diffs: bool = False) -> str:
+    """The prompt of the judge, as a template that takes the answers in the order of the names, each
+    with what it changed in its worktree.
     `word` is unknown to the backends that answer, so that no answer can end its own fence."""
     parts = [fence("the request", prompt.replace("{{", "\\{{"), word)]
     parts += [
-        fence(f"Answer {number}", f"{{{{tasks.{name}.output}}}}", word)
+        fence(
+            f"Answer {number}",
+            ANSWER_WITH_DIFF.format(name=name) if with_diffs else f"{{{{tasks.{name}.output}}}}",
+            word,
+        )
         for number, name in enumerate(names, 1)
     ]
     numbers = ", ".join(map(str, range(1, len(names) + 1)))
@@ -225,12 +242,6 @@ def note_of_substitute(outcome: Outcome) -> str:
     """A note if another backend has answered, during a rate limit; otherwise empty."""
     is_own = outcome.backend in (None, outcome.name.partition(":")[0])
     return "" if is_own or not outcome.attempts else f"answered by {one_line(str(outcome.backend))}"
-
-
-def to_json(result: RunResult) -> dict[str, Any]:
-    """The JSON object of `parallel`, with the verdict. `result` includes the outputs."""
-    found = find_verdict(result)
-    return {**result.to_json(), "verdict": found.to_json() if found else None}
 
 
 def find_verdict(result: RunResult) -> Verdict | None:

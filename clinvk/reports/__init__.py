@@ -127,9 +127,9 @@ def _json(result: RunResult, plan: Plan) -> str:  # noqa: ARG001 - as the other 
     data = result.to_json()
     if result.kind == "compare":
         # Only comparisons need it.
-        from clinvk.plans import comparison
+        from clinvk.plans import ranking
 
-        data = comparison.to_json(result)
+        data = ranking.to_json(result)
     return dumps(data, indent=2, default=str) + "\n"
 
 

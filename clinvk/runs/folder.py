@@ -200,8 +200,14 @@ class RunFolder:
         return replace(result, seconds=result.seconds + more, ended_at=last, results=outcomes)
 
     def with_outputs(self, result: RunResult) -> RunResult:
-        """The same, with the answers of its tasks."""
-        return replace(result, results=tuple(map(self.with_output, result.results)))
+        """The same, with the answers of its tasks, and the scores of a comparison."""
+        result = replace(result, results=tuple(map(self.with_output, result.results)))
+        if result.kind != "compare":
+            return result
+        # Only for comparisons.
+        from clinvk.runs.scores import with_scores
+
+        return with_scores(result, self.path)
 
     def with_output(self, outcome: Outcome) -> Outcome:
         if outcome.attempts == 0:

@@ -338,6 +338,6 @@ def result_data(result: RunResult) -> dict[str, Any]:
     if result.kind != "compare":
         return result.to_json()
     # Only comparisons need it.
-    from clinvk.plans import comparison
+    from clinvk.plans import ranking
 
-    return comparison.to_json(result)
+    return ranking.to_json(result)

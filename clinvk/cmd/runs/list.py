@@ -184,7 +184,9 @@ def show_(
     if result.kind == "compare":
         from clinvk.cmd.views import comparison  # not needed for other runs
 
-        comparison.print_verdict(folder.with_outputs(result))
+        whole = folder.with_outputs(result)
+        comparison.print_verdict(whole)
+        comparison.print_ranking(whole)
     taken.print_taken(folder, result)
     if hint := summary.next_step(result):
         printer.notice(hint)

@@ -17,7 +17,7 @@ GROUPS = {
     "Context": "--history",
     "Model and options": "--backend --backends --all-backends --judge --option --lenient",
     "Safety": "--dry-run --fail-on-denied --rerun-indeterminate",
-    "Checks": "",
+    "Checks": "--score --lowest --apply",
     "Limits": (
         "--max-parallel --sequential --fail-fast --halt --retries --on-limit --max-wait "
         "--budget-cost --budget-tokens"

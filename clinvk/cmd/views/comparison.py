@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from clinvk.cmd.views import run, summary
 from clinvk.model.outcome import MARKS, state_label
-from clinvk.plans import comparison
+from clinvk.plans import comparison, ranking
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line, sanitize
@@ -18,6 +18,7 @@ from clinvk.text.width import pad
 if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome, RunResult
     from clinvk.plans.comparison import Round
+    from clinvk.plans.ranking import Candidate
 
 MIN_COLUMN_WIDTH = 50  # cells that a column needs to be easy to read
 
@@ -31,6 +32,7 @@ def print_comparison(result: RunResult, view: run.RunView) -> None:
     print()
     show.print_wrapped(summary.summary_line(result))
     print_verdict(result, quiet=view.quiet)
+    print_ranking(result)
     summary.print_next_steps(result, view.color)
 
 
@@ -123,6 +125,29 @@ def print_verdict(result: RunResult, *, quiet: bool = False) -> None:
             head = f"── {one_line(found.judge)}, shown {order} ──"
             print(f"\n{printer.paint(head, show.BOLD)}")
             show.print_markdown(said.output)
+
+
+def print_ranking(result: RunResult) -> None:
+    """Print which candidate is best, and by what, if they worked in worktrees. `result` includes the
+    outputs and the scores."""
+    found = ranking.rank(result)
+    if found is None:
+        return
+    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
+    print()
+    show.print_wrapped(one_line(found.summary), f"{printer.paint('Ranking:', show.BOLD)} ")
+    for number, candidate in enumerate(found.candidates, 1):
+        show.print_wrapped(f"{number}. {one_line(candidate.name)}: {_describe(candidate)}", "  ")
+
+
+def _describe(candidate: Candidate) -> str:
+    if candidate.problem is not None:
+        return one_line(candidate.problem)
+    lines = f"{candidate.lines:,} line{'s' * (candidate.lines != 1)}"
+    files = f"{candidate.files:,} file{'s' * (candidate.files != 1)}"
+    parts = [f"check {candidate.check}"] if candidate.check else []
+    parts += [f"score {candidate.score:g}"] if candidate.score is not None else []
+    return ", ".join([*parts, f"{lines} in {files}"])
 
 
 def _describe_round(said: Round) -> str:

@@ -1,0 +1,66 @@
+"""Choose between the candidates of a comparison in worktrees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
+from clinvk.checks.output import CheckOutput
+from clinvk.errors import UsageError
+from clinvk.model.checks.check import check_problem
+from clinvk.model.outcome import Outcome
+from clinvk.model.plan import Task
+from clinvk.plans.ranking import Ranking, last_number, rank
+from clinvk.process.marker import new_marker
+from clinvk.runs.folder import RunFolder
+from clinvk.runs.scores import Scored, Scores, write_scores
+from clinvk.runs.secrets import create_scrubber
+from clinvk.worktrees.git import is_local_variable
+
+SHOWN = 500  # characters of the output of a score that are stored
+
+
+def check_score(score: str | None) -> None:
+    """Raise `UsageError` for an invalid command."""
+    if score is not None and (problem := check_problem("check", score)):
+        raise UsageError(f"--score: {problem}", "use a shell command that prints a number")
+
+
+async def score_candidates(
+    folder: RunFolder, command: str, *, lowest_wins: bool, env: Mapping[str, str]
+) -> None:
+    """Run the command in the worktree of each candidate that succeeded, one after another, and record
+    the last number that it prints. Raises `SessionError`."""
+    plan = folder.plan()
+    tasks: dict[int, Scored] = {}
+    for outcome in folder.result(plan).results:
+        task = plan.tasks[outcome.index]
+        if outcome.ok and outcome.worktree is not None and outcome.worktree.is_changed:
+            tasks[outcome.index] = await _score(folder, task, outcome, command, env)
+    write_scores(folder.path, Scores(command=command, lowest_wins=lowest_wins, tasks=tasks))
+
+
+async def _score(
+    folder: RunFolder, task: Task, outcome: Outcome, command: str, env: Mapping[str, str]
+) -> Scored:
+    made = outcome.worktree
+    assert made is not None  # noqa: S101 - the caller has checked it
+    cwd = Path(made.path, task.worktree.workdir if task.worktree else "")
+    if not os.path.isdir(cwd):  # noqa: ASYNC240 - once, and on a local disk
+        return Scored(made.commit, None, "its worktree no longer exists")
+    clean = {k: v for k, v in env.items() if not is_local_variable(k)}
+    run = CheckRun((command,), cwd, clean, new_marker(env), DEFAULT_TIMEOUT)
+    log = folder.path / "scores" / f"{outcome.index + 1:04}.log"
+    done = await run.run(CheckOutput(log, create_scrubber([], redacting=True)))
+    score = last_number(done.output) if done.ok else None
+    return Scored(made.commit, score, done.output[-SHOWN:])
+
+
+def find_ranking(folder: RunFolder) -> Ranking | None:
+    """The ranking of the candidates of a recorded comparison; None if there is none."""
+    plan = folder.plan()
+    if plan.kind != "compare":
+        return None
+    return rank(folder.with_outputs(folder.result(plan)))

@@ -1,0 +1,137 @@
+"""Which candidate for one prompt is best: by its check, then by its score, then by how little it
+changed, then by the judge."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct, to_builtins
+
+from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
+from clinvk.plans.comparison import answer_outcomes, find_verdict
+
+CRITERIA = ("check", "score", "diff", "judge")
+_NUMBER = re.compile(r"[-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """A candidate, and what it is judged by."""
+
+    index: int
+    name: str
+    problem: str | None = None  # why it cannot win
+    check: str | None = None  # the state of its check; None without one
+    score: float | None = None
+    files: int = 0
+    lines: int = 0  # added and removed
+
+
+class Ranking(Struct, frozen=True, kw_only=True):
+    """The candidates, best first. `decided_by` is the criterion by which the first one is better than
+    the second: check, score, diff or judge; None if nothing distinguishes them, or none can win."""
+
+    candidates: tuple[Candidate, ...]
+    best: str | None = None
+    decided_by: str | None = None
+    summary: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = to_builtins(self)
+        return data
+
+
+def to_json(result: RunResult) -> dict[str, Any]:
+    """The JSON object of `parallel`, with the verdict, and the ranking of what was done in worktrees.
+    `result` includes the outputs and the scores."""
+    found, ranking = find_verdict(result), rank(result)
+    data = {**result.to_json(), "verdict": found.to_json() if found else None}
+    return data | ({"ranking": ranking.to_json()} if ranking else {})
+
+
+def rank(result: RunResult) -> Ranking | None:
+    """The ranking of a comparison in worktrees; None if it was not in worktrees, or has not ended.
+    `result` includes the outputs and the scores."""
+    if not any(o.worktree for o in answer_outcomes(result)):
+        return None
+    if any(o.state in ACTIVE_STATES for o in answer_outcomes(result)):
+        return None
+    found = find_verdict(result)
+    chosen = found.best if found is not None else None
+    candidates = [_candidate(o, result.scores.get(o.index)) for o in answer_outcomes(result)]
+
+    def key(candidate: Candidate) -> tuple[float, ...]:
+        score = float("inf")
+        if candidate.score is not None:
+            score = candidate.score if result.lowest_wins else -candidate.score
+        return (candidate.problem is not None, score, candidate.lines, candidate.name != chosen)
+
+    candidates.sort(key=key)  # stable: as they were named
+    return _ranking(candidates, key)
+
+
+def _candidate(outcome: Outcome, score: float | None) -> Candidate:
+    made = outcome.worktree
+    problem = None
+    if not outcome.ok:
+        problem = outcome.error.message if outcome.error else outcome.state
+    elif made is None or not made.is_changed:
+        problem = "it changed nothing"
+    return Candidate(
+        index=outcome.index, name=outcome.name, problem=problem,
+        check=outcome.check.state if outcome.check else None, score=score,
+        files=made.files if made else 0, lines=made.insertions + made.deletions if made else 0,
+    )  # fmt: skip
+
+
+def _ranking(
+    candidates: Sequence[Candidate], key: Callable[[Candidate], tuple[float, ...]]
+) -> Ranking:
+    able = [c for c in candidates if c.problem is None]
+    ordered = tuple(candidates)
+    if not able:
+        return Ranking(candidates=ordered, summary="no candidate can be applied")
+    best = able[0]
+    if len(able) == 1:
+        return Ranking(
+            candidates=ordered, best=best.name, decided_by="check",
+            summary=f"{best.name} is the only one that succeeded",
+        )  # fmt: skip
+    second = able[1]
+    differ = [i for i, (a, b) in enumerate(zip(key(best), key(second), strict=True)) if a != b]
+    if not differ:
+        return Ranking(
+            candidates=ordered, best=best.name,
+            summary=f"{best.name} is the first of several that are equally good",
+        )  # fmt: skip
+    criterion = CRITERIA[differ[0]]
+    return Ranking(
+        candidates=ordered, best=best.name, decided_by=criterion,
+        summary=f"{best.name} is best: {_reason(criterion, best, second)}",
+    )  # fmt: skip
+
+
+def _reason(criterion: str, best: Candidate, second: Candidate) -> str:
+    match criterion:
+        case "score":
+            other = "none" if second.score is None else f"{second.score:g}"
+            return f"its score is {best.score:g} ({second.name}: {other})"
+        case "diff":
+            return f"it changed {best.lines:,} lines ({second.name}: {second.lines:,})"
+        case "judge":
+            return "the judge chose it"
+    return "its check passed"
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a text: of `12.5 % of 1,024 ms`, 1024."""
+    found = None
+    for match in _NUMBER.finditer(text):
+        found = match
+    if found is None:
+        return None
+    try:
+        return float(found.group().replace(",", "").replace("_", ""))
+    except ValueError:
+        return None
