@@ -57,13 +57,13 @@ def drive_turn(dispatcher: Dispatcher, request: Request, output: OutputOptions) 
     # 45 ms, and needed only once something runs.
     import anyio
 
-    first = _is_first_prompt(dispatcher, request, output)
+    first = is_first_prompt(dispatcher, request, output)
     ownership.prepare_for_turn()
     with unwrap_single_exception():
         return anyio.run(_drive_prompt, dispatcher, request, output, first)
 
 
-def _is_first_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> bool:
+def is_first_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> bool:
     """Whether the user, on a terminal, has neither a configuration nor a session yet."""
     for_people = output.format == "text" and sys.stderr.isatty() and not request.ephemeral
     if not for_people or dispatcher.config.path.exists():
@@ -131,7 +131,7 @@ class ShownTurn:
         ownership.prepare_for_stream()
         _announce_session(self.request, run.plan, printer)
         if self.first:
-            _explain_approval(run.plan, printer)
+            explain_approval(run.plan, printer)
         self.held.turn = run
         self.held.viewer = viewer = create_turn_viewer(output, printer, run.plan)
         viewer.has_unread_output = run.has_unread_output
@@ -171,7 +171,7 @@ def _announce_session(request: Request, plan: TurnPlan, printer: Printer) -> Non
         printer.stream.write(f"📂 Session: {session.id} ({count} messages)\n")
 
 
-def _explain_approval(plan: TurnPlan, printer: Printer) -> None:
+def explain_approval(plan: TurnPlan, printer: Printer) -> None:
     """Say once that nothing can be edited by default: the first prompt is often to fix a bug."""
     may_decide = plan.manifest.options.get("approval") or {}
     chosen = {"approval", "sandbox", "allowed_tools"} & plan.settings.keys()

@@ -23,6 +23,7 @@ from clinvk.repl.project.shell import run_shell
 from clinvk.repl.sitting import Sitting
 from clinvk.repl.slash import TABLE
 from clinvk.terminal.keyboard import is_dumb
+from clinvk.terminal.printer import Printer
 
 PLACEHOLDER = "-"  # for the prompt of a request that is not sent
 
@@ -45,10 +46,18 @@ def open_prompt(
             if session is None:
                 dispatcher.selector.select(request.backend)
             sitting.restored = session
+            _explain_approval(dispatcher, request, opened)
             return _run(sitting, opened)
         finally:
             conversation.changes.close()
             conversation.dispatcher.close()
+
+
+def _explain_approval(dispatcher: Dispatcher, request: Request, opened: OpenedPrompt) -> None:
+    """Tell a new user that nothing can be edited by default, as before a first single prompt."""
+    output = opt.output_options(opened.loaded, opened.flags)
+    if single.is_first_prompt(dispatcher, request, output):
+        single.explain_approval(dispatcher.plan(request), Printer.for_errors(output.color))
 
 
 def _run(sitting: Sitting, opened: OpenedPrompt) -> int:

@@ -21,10 +21,14 @@ class PromptCompleter(Completer):
     def __init__(self, sitting: Sitting) -> None:
         self._sitting = sitting
 
-    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+    def get_completions(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> Iterable[Completion]:
         before = document.text_before_cursor
         with suppress(ClinvkError, OSError):
-            for value, meaning, length in self._offers(before, asked=event.completion_requested):
+            for value, meaning, length in self._offers(
+                before, asked=complete_event.completion_requested
+            ):
                 yield Completion(value, -length, display_meta=meaning)
 
     def _offers(self, before: str, *, asked: bool) -> Iterable[tuple[str, str, int]]:
