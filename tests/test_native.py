@@ -14,9 +14,9 @@ from clinvk.cmd.drive.screen import check_native
 from clinvk.cmd.options.prompt_flags import PromptFlags
 from clinvk.errors import UsageError
 from clinvk.model.session import Message, MessageRole
-from clinvk.sessions.native import NativeSession
+from clinvk.sessions.native import KNOWN, READERS, NativeSession, reader_for
 from clinvk.sessions.native.since import new_messages
-from tests.conftest import BASH, FAKES, CommandLine, Home, wait_for, write_program
+from tests.conftest import BASH, FAKES, PROJECT, CommandLine, Home, wait_for, write_program
 from tests.terminals import WAIT, Terminal, ending
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -238,6 +238,25 @@ def test_a_session_that_the_cli_has_not_seen_is_not_opened(claude: Home, termina
     shown, code = ending(child)
     assert code == 4
     assert "has no session of claude yet" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("backend", sorted({*KNOWN} - {*READERS}))
+def test_a_session_of_a_newer_cli_is_read(backend: str):
+    user = PROJECT / "tests" / "recordings" / "native" / backend
+    reader = reader_for(backend)
+    (path,) = reader.find_files({"HOME": str(user)})
+    native = reader.read_session(path)
+    assert native is not None
+    assert native.native_id == reader.find_native_id(path)
+    assert (native.cwd, native.model) == ("/home/somebody/project", "made-up")
+    assert [(m.role.value, m.content.strip()) for m in native.messages] == [
+        ("user", "hello there"),
+        ("assistant", "answer 1 to: hello there | began with: hello there"),
+        ("user", "and now?"),
+        ("assistant", "answer 2 to: and now? | began with: hello there"),
+    ]
+    assert native.created < native.updated
+    assert native.problems == ()
 
 
 U, A = MessageRole.USER, MessageRole.ASSISTANT

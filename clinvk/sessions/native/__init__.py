@@ -19,7 +19,8 @@ from clinvk.errors import UsageError
 from clinvk.model.session import Message
 from clinvk.model.usage import Usage
 
-READERS = ("claude", "codex", "gemini")
+READERS = ("claude", "codex", "gemini")  # of all their sessions, for `sessions import`
+KNOWN = (*READERS, "qwen", "pi")  # also of what was said in a screen that clinvk has opened
 
 
 class NativeSession(Struct, kw_only=True):
@@ -65,7 +66,7 @@ class NativeReader(Protocol):
 
 def reader_for(backend: str) -> NativeReader:
     """The reader for a backend. Raises `UsageError` if there is none."""
-    if backend not in READERS:
+    if backend not in KNOWN:
         raise UsageError(
             f"the sessions of {backend!r} cannot be imported", f"known: {', '.join(READERS)}"
         )

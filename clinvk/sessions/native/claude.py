@@ -17,6 +17,7 @@ from clinvk.sessions.native.lines import (
     cli_home,
     modified_at,
     parse_time,
+    path_from_root,
     real_path,
     text_parts,
 )
@@ -70,7 +71,7 @@ def read_session(path: Path) -> NativeSession | None:
             said[last] = message
             model = message.metadata.get("model") or model
     messages: list[Message] = []
-    for uuid in _path_from_root(last, parents):
+    for uuid in path_from_root(last, parents):
         if uuid in said:
             append_message(messages, said[uuid])
     if not any(m.role is MessageRole.USER for m in messages):
@@ -84,17 +85,6 @@ def read_session(path: Path) -> NativeSession | None:
         messages=messages,
         problems=lines.problems,
     )
-
-
-def _path_from_root(leaf: str | None, parents: dict[str, str | None]) -> list[str]:
-    """The messages from the root to the leaf, without undone ones. All, if the path is broken."""
-    way: dict[str, None] = {}
-    while leaf is not None and leaf not in way:
-        if leaf not in parents:
-            return list(parents)
-        way[leaf] = None
-        leaf = parents[leaf]
-    return list(reversed(way))
 
 
 def _to_message(line: Line, path: Path) -> Message | None:

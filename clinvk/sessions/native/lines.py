@@ -104,6 +104,17 @@ def real_path(folder: Any) -> str | None:
     return os.path.realpath(folder) if isinstance(folder, str) and folder else None
 
 
+def path_from_root(leaf: str | None, parents: dict[str, str | None]) -> list[str]:
+    """The messages from the root to the leaf, without undone ones. All, if the path is broken."""
+    way: dict[str, None] = {}
+    while leaf is not None and leaf not in way:
+        if leaf not in parents:
+            return list(parents)
+        way[leaf] = None
+        leaf = parents[leaf]
+    return list(reversed(way))
+
+
 def append_message(messages: list[Message], message: Message) -> None:
     """Append a message; the text between two tool calls is one answer."""
     last = messages[-1] if messages else None

@@ -11,14 +11,14 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from clinvk.model.session import Message, MessageRole
-from clinvk.sessions.native import READERS, NativeSession, reader_for
+from clinvk.sessions.native import KNOWN, NativeSession, reader_for
 
 CLOCK_TOLERANCE = timedelta(seconds=2)  # a file system may store times in whole seconds
 
 
 def can_read(backend: str) -> bool:
     """Whether the sessions of this backend can be read."""
-    return backend in READERS
+    return backend in KNOWN
 
 
 def find_native(backend: str, env: Mapping[str, str], native_id: str) -> NativeSession | None:
