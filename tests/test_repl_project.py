@@ -67,6 +67,15 @@ def test_diff_shows_what_the_last_turn_changed(repository: Path, clinvk: Command
     )
 
 
+def test_paths_of_a_diff_are_those_of_the_directory(repository: Path, clinvk: CommandLine):
+    below = repository / "below"
+    below.mkdir()
+    shown = typed(clinvk, "edit", "/diff new", "/diff known.txt", "/diff ../known.txt", cwd=below)
+    assert "the last turn changed no files in new" in shown
+    assert "changed no files in ../known.txt" in shown
+    assert "b/below/known.txt" in shown
+
+
 def test_diff_says_that_there_is_no_repository(home: Home, clinvk: CommandLine):
     home.backend("fake", EDITS + START + END)
     shown = typed(clinvk, "edit", "/diff", "/diff --weird", "/diff 'x")

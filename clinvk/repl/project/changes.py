@@ -48,6 +48,12 @@ class TurnChanges:
         assert self._trees is not None  # noqa: S101 - they have made the two
         return self._trees.diff(before, after, *options, paths=paths)
 
+    def files(self) -> list[str]:
+        """The changed files, as seen from the directory. Raises `ClinvkError`."""
+        names = self.diff("--name-only", "-z").split("\0")
+        trees = self._trees
+        return [trees.seen_from_directory(name) for name in names if name] if trees else []
+
     def close(self) -> None:
         if self._trees is not None:
             self._trees.close()

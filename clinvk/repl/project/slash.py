@@ -51,11 +51,9 @@ def _plain(text: str, _code: str) -> str:
 
 def offer_changed(sitting: Sitting, _words: list[str]) -> Iterable[Offer]:
     try:
-        found = sitting.conversation.changes.diff("--name-only", "-z")
+        return [(name, "") for name in sitting.conversation.changes.files()]
     except ClinvkError:
-        return
-    for name in filter(None, found.split("\0")):
-        yield name, ""
+        return []
 
 
 def undo(sitting: Sitting, argument: str) -> Action | None:

@@ -34,7 +34,7 @@ class Trees:
                 f"{directory} is not in a git repository, so what a turn changes is not recorded",
                 "to record it: git init",
             ) from error
-        self._git = Git.at(self.top, env)
+        self._git, self._directory = Git.at(self.top, env), directory
         self._place = tempfile.TemporaryDirectory(
             prefix="clinvk-trees-", ignore_cleanup_errors=True
         )
@@ -53,9 +53,16 @@ class Trees:
         return decode(self._run("write-tree")).strip()
 
     def diff(self, before: str, after: str, *options: str, paths: tuple[str, ...] = ()) -> str:
-        """What `git diff` prints about two trees. Raises `ClinvkError`."""
-        words = ("--no-ext-diff", "--find-renames", *options, before, after, "--", *paths)
+        """What `git diff` prints about two trees; `paths` are as seen from the directory. Raises
+        `ClinvkError`."""
+        within = (os.path.relpath(os.path.join(self._directory, path), self.top) for path in paths)
+        specs = (f":(top,literal){path}" for path in within)
+        words = ("--no-ext-diff", "--find-renames", *options, before, after, "--", *specs)
         return self._run("diff", *words).decode("utf-8", "replace")
+
+    def seen_from_directory(self, path: str) -> str:
+        """A path of the repository, as seen from the directory."""
+        return os.path.relpath(os.path.join(self.top, path), self._directory)
 
     def close(self) -> None:
         self._place.cleanup()
