@@ -48,9 +48,15 @@ def test_tasks_and_functions_have_it(clinvk: CommandLine, home: Home) -> None:
         "defaults: {backend: echo, fast_context: src}\ntasks: [one]\n"
     )
 
+    (home.work / "plain.yaml").write_text("tasks: [{backend: echo, prompt: one}]\n")
+
     result = clinvk.json("parallel", "tasks.yaml", "--json")
+    by_flag = clinvk.json("parallel", "plain.yaml", "--json", "--fast-context", "src")
+    refused = clinvk("parallel", "plain.yaml", "--fast-context", "no-such")
 
     assert "def parse(): pass" in result["results"][0]["output"]
+    assert "def parse(): pass" in by_flag["results"][0]["output"]
+    assert "--fast-context: no-such: no such directory" in refused.stderr
 
 
 RULES = {

@@ -418,9 +418,9 @@ async def test_python_has_the_same(home: Home, ephemeral: bool) -> None:
             await arun("x", backend="echo", cwd=home.work, dispatcher=dispatcher, **wrong)
 
 
-def test_ten_thousand_files_show_progress_on_a_terminal(home: Home) -> None:
+def test_thousands_of_files_show_progress_on_a_terminal(home: Home) -> None:
     docs = home.work / "docs"
-    for folder in map(str, range(100)):
+    for folder in map(str, range(30)):
         (docs / folder).mkdir(parents=True)
         for n in range(100):
             (docs / folder / f"{n}.md").write_text(
@@ -433,8 +433,8 @@ def test_ten_thousand_files_show_progress_on_a_terminal(home: Home) -> None:
     again, _ = on_terminal(home, *words, columns=100)
 
     assert "reading documents ███" in written
-    assert "/10,000" in written
+    assert "/3,000" in written
     assert "░" not in "\n".join(screen.lines)
-    assert "searched 10,000 documents" in " ".join(again.split())
+    assert "searched 3,000 documents" in " ".join(again.split())
     assert "1 of them new or changed" in " ".join(again.split())
-    assert "/10,000" not in again
+    assert "/3,000" not in again

@@ -70,7 +70,13 @@ def test_a_backend_that_can_do_neither_is_refused(
 
 
 @pytest.mark.parametrize(
-    "more", [["--approval", "auto"], ["--approval", "none"], ["--sandbox", "workspace"]]
+    "more",
+    [
+        ["--approval", "auto"],
+        ["--approval", "none"],
+        ["--sandbox", "workspace"],
+        ["--allowed-tools", "Bash"],
+    ],
 )
 def test_what_permits_a_change_contradicts_it(clinvk: CommandLine, more: list[str]) -> None:
     done = clinvk("-b", "echo", "--planning", *more, "build it")
@@ -85,8 +91,16 @@ def test_what_permits_a_change_contradicts_it(clinvk: CommandLine, more: list[st
     ("text", "problem"),
     [
         ("tasks: [{backend: reads, prompt: x, planning: true, approval: auto}]", "approval auto"),
+        (
+            "tasks: [{backend: reads, prompt: x, planning: true, allowed_tools: [a, b]}]",
+            "allowed_tools a b",
+        ),
         ("tasks: [{backend: bold, prompt: x, planning: true, lenient: true}]", "no plan mode"),
         ("tasks: [{backend: reads, prompt: x, planning: maybe}]", "planning"),
+        (
+            "defaults: {approval: auto, planning: true}\ntasks: [{backend: reads, prompt: x}]",
+            "approval",
+        ),
         ("defaults: {approval: auto}\ntasks: [{backend: reads, prompt: x, planning: true}]", None),
     ],
 )
@@ -103,3 +117,21 @@ def test_a_task_is_checked_before_anything_runs(
     assert problem is None or problem in done.stderr
     if problem is None:
         assert (home.work / "args").read_text() == "run --ro "
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [(["--planning"], 0), (["--planning", "--approval", "auto"], 3)],
+)
+def test_flags_for_all_tasks_override_the_file(
+    clinvk: CommandLine, home: Home, flags: list[str], code: int
+) -> None:
+    home.backend("reads", "printf '%s ' \"$@\" >args\n" + ANSWER)
+    (home.work / "t.yaml").write_text(
+        "defaults: {approval: auto}\ntasks: [{backend: reads, prompt: x}]\n"
+    )
+
+    done = clinvk("parallel", "t.yaml", *flags)
+
+    assert done.returncode == code
+    assert (home.work / "args").exists() is (code == 0)

@@ -11,7 +11,13 @@ from msgspec import Struct
 
 from clinvk.backend.command_line import explain_unsupported
 from clinvk.backend.manifest import Manifest
-from clinvk.backend.permissions import PLANNING, REPLACED, has_plan_mode, planning_conflict
+from clinvk.backend.permissions import (
+    PLANNING,
+    REPLACED,
+    has_plan_mode,
+    planning_conflict,
+    spell_value,
+)
 from clinvk.config.schema import Loaded
 from clinvk.config.stored_options import read_options_file
 from clinvk.errors import UsageError
@@ -146,8 +152,8 @@ def settle_planning(settings: dict[str, Setting], manifest: Manifest) -> bool:
     if (other := planning_conflict({**typed, PLANNING: True})) is not None:
         spelled = planning.spelled or PLANNING
         raise UsageError(
-            f"{spelled} and {settings[other].spelled or other} {typed[other]} cannot be used "
-            "together: a plan changes nothing",
+            f"{spelled} and {settings[other].spelled or other} {spell_value(typed[other])} cannot be "
+            "used together: a plan changes nothing",
             "leave out one of them",
         )
     for name in REPLACED:

@@ -61,7 +61,7 @@ def without(name: str, value: Any, more: Mapping[str, Any]) -> Any:
 
 def describe(more: Mapping[str, Any]) -> str:
     """Such as "approval none, sandbox full, add_dir /etc"."""
-    return ", ".join(f"{name} {' '.join(map(str, _items(v)))}" for name, v in more.items())
+    return ", ".join(f"{name} {spell_value(v)}" for name, v in more.items())
 
 
 def flags(more: Mapping[str, Any]) -> str:
@@ -94,7 +94,15 @@ def planning_conflict(options: Mapping[str, Any]) -> str | None:
     """The option that contradicts a plan that changes nothing."""
     if not options.get(PLANNING):
         return None
-    return next((n for n, values in PERMITTING.items() if options.get(n) in values), None)
+    for name, values in PERMITTING.items():
+        if options.get(name) in values:
+            return name
+    return "allowed_tools" if options.get("allowed_tools") else None
+
+
+def spell_value(value: Any) -> str:
+    """The value of an option in a message."""
+    return " ".join(map(str, _items(value)))
 
 
 def _rank(name: str, value: Any) -> int:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from clinvk.backend.command_line import KEEPS_HINT, check_arguments, explain_unsupported
 from clinvk.backend.manifest import EventRule, Manifest
-from clinvk.backend.permissions import PERMITTING, planning_conflict
+from clinvk.backend.permissions import PERMITTING, REPLACED, planning_conflict, spell_value
 from clinvk.backend.selection import BackendSelector
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.option_table import FLAGS, STRICT
@@ -193,14 +193,14 @@ class _Checker:
         are an error here, before anything else runs."""
         kept = {}
         conflict = planning_conflict(task.options)
-        if conflict is not None and conflict not in task.droppable:
+        if conflict is not None and not _is_overridden(task, conflict):
             raise ConfigError(
-                f"planning and {conflict} {task.options[conflict]} contradict each other: a plan "
-                "changes nothing",
+                f"planning and {conflict} {spell_value(task.options[conflict])} contradict each other: a "
+                "plan changes nothing",
                 "leave out one of them",
             )
         for name, value in task.options.items():
-            if conflict is not None and name in PERMITTING:
+            if conflict is not None and name in (*PERMITTING, *REPLACED):
                 continue  # it is set for all tasks
             problem = explain_unsupported(manifest, name, value)
             if problem is None:
@@ -265,6 +265,14 @@ class _Checker:
                     secrets.append(found)
             env[key] = VARIABLE.sub(lambda m: self.chooser.env[m.group(1)], value)
         return env, tuple(secrets)
+
+
+def _is_overridden(task: Task, conflict: str) -> bool:
+    """Whether this option was set for all tasks, and planning closer to the task."""
+    of_all, planning = task.droppable.get(conflict), task.droppable.get("planning")
+    if of_all is None or planning is None:
+        return of_all is not None
+    return planning.startswith("--") and not of_all.startswith("--")
 
 
 def _rules(manifest: Manifest) -> Iterator[EventRule]:

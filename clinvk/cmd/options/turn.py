@@ -74,9 +74,8 @@ def flag_of(option: Option, *, of_runs: bool = False) -> Any:
     if option.type is bool:
         return Annotated[bool, typer.Option(*names, help=text)]
     hint: Any = Path if option.path else option.type
-    if (
-        option.choices or option.duration or option.optional_value
-    ):  # checked later, with a better message
+    # These are checked later, with a better message; a task has paths as text.
+    if option.choices or option.duration or option.optional_value or option.context:
         hint = str
     if option.repeatable:
         hint = list[hint]
