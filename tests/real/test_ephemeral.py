@@ -20,14 +20,15 @@ def saved(user: User, word: str) -> set[str]:
     return {file.removesuffix("-wal") for file in user.files_with(word)}
 
 
-def test_an_answer_leaves_no_trace(user: User) -> None:
-    word = unique()
+def test_an_answer_and_a_system_prompt_leave_no_trace(user: User) -> None:
+    word, rules = unique(), unique()
 
-    answer = user.result("--ephemeral", word)
+    answer = user.result("--ephemeral", "--system-prompt", rules, word)
 
     assert word in answer["content"]
+    assert rules in user.asked[-1].system
     assert answer["session_id"] is None
-    assert traces(user, word) == []
+    assert traces(user, word) == traces(user, rules) == []
 
 
 def test_a_failure_leaves_no_trace(user: User) -> None:
@@ -47,16 +48,12 @@ def test_a_tool_call_leaves_no_trace(user: User) -> None:
     assert traces(user, word) == []
 
 
-def test_a_system_prompt_leaves_no_trace(user: User) -> None:
-    word = unique()
-
-    user.result("--ephemeral", "--system-prompt", word, "hello")
-
-    assert word in user.asked[-1].system
-    assert traces(user, word) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+# That both signals end each CLI is tested in test_endings.py.
+@pytest.mark.parametrize(
+    ("backend", "number"),
+    [("claude", signal.SIGINT), ("codex", signal.SIGTERM), ("gemini", signal.SIGINT)],
+    indirect=["backend"],
+)
 def test_a_run_that_is_ended_leaves_no_trace(number: signal.Signals, user: User) -> None:
     word = unique()
     with user.running("-b", user.backend, "--ephemeral", f"{word} <<pause 60>>") as clinvk:

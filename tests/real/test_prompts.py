@@ -41,7 +41,7 @@ def sent(user: User) -> str:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["-fix what is broken", "--help me", "/help", "  /foo bar", "! ls"],
+    ["-fix what is broken", "/help", "  /foo bar", "! ls"],
 )
 def test_it_is_not_taken_for_something_else(prompt: str, traps: User) -> None:
     answer = traps.result(prompt)
@@ -51,11 +51,10 @@ def test_it_is_not_taken_for_something_else(prompt: str, traps: User) -> None:
     assert EXPANDED not in sent(traps)
 
 
-@pytest.mark.parametrize("word", ["resume", "-x"])
-def test_nor_is_a_single_word(word: str, traps: User) -> None:
-    traps.run("ask", "-b", traps.backend, "--", word)
+def test_nor_is_a_single_word(traps: User) -> None:
+    traps.run("ask", "-b", traps.backend, "--", "-x")
 
-    assert traps.asked[0].users == [word]
+    assert traps.asked[0].users == ["-x"]
 
 
 def test_each_stays_in_the_conversation(traps: User) -> None:

@@ -7,7 +7,15 @@ from clinvk import Delta, Dispatcher, Event, Finished, Request, Result, Started,
 from tests.real.user import User, wait_for
 from tests.stores import keep
 
-pytestmark = [pytest.mark.real, pytest.mark.parametrize("loop", ["asyncio", "trio"])]
+# Both event loops with one CLI: test_dispatcher.py has everything on both.
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.parametrize(
+        ("backend", "loop"),
+        [("claude", "asyncio"), ("codex", "asyncio"), ("codex", "trio"), ("gemini", "asyncio")],
+        indirect=["backend"],
+    ),
+]
 
 
 def stream(user: User, loop: str, request: Request) -> tuple[list[Event], Result]:
