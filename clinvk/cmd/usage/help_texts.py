@@ -65,7 +65,7 @@ COMMAND_GROUPS = {
         "Prompts": ("ask", "repl", "resume", "last", "compare"),
         "Many tasks": ("parallel", "chain", "runs", "checkpoints"),
         "Conversations": ("sessions", "memory", "templates", "skills"),
-        "Setup": ("init", "doctor", "backends", "config", "completion"),
+        "Setup": ("init", "doctor", "backends", "limits", "config", "completion"),
         "Information": ("help", "version"),
     },
     "clinvk sessions": {
