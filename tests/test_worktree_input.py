@@ -358,7 +358,7 @@ def test_submodules_are_checked_out_and_their_commits_are_kept(
     removed = remove_worktree(task.place)
     assert removed is not None
     assert removed.saved is not None
-    assert removed.saved.result == saved.result
+    assert removed.saved.result.commit == saved.result.commit
     assert not task.place.path.exists()
     # Everything is still there, in refs, after a clean-up.
     modules = repo / ".git" / "modules"

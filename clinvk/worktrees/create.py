@@ -145,10 +145,8 @@ def attach_worktree(place: Place, record: Record) -> Record:
     linked = _linked_admin(place.path)
     if linked is not None and linked.is_dir():
         # A repository that was moved, and repaired with git, is found here.
-        common = Git.of(linked, place.path, place.env).text(
-            "rev-parse", "--path-format=absolute", "--git-common-dir"
-        )
-        place.repository = Path(os.path.realpath(common))
+        common = _read_line(linked / "commondir") or ""
+        place.repository = Path(os.path.realpath(linked / common))
         record = _updated(place, record, str(linked))
     elif not place.repository.is_dir():
         raise _repository_gone(place)

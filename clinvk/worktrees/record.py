@@ -54,11 +54,12 @@ def read_record(worktree: Path) -> Record | None:
 
 
 def write_record(worktree: Path, record: Record) -> None:
-    """On disk when this returns. Raises `SessionError`."""
+    """On disk when this returns, unless it says that the worktree contains nothing yet. Raises
+    `SessionError`."""
     path = record_path(worktree)
     try:
         make_folder(path.parent)
-        replace_own(path, msgspec.json.encode(record) + b"\n", durable=True)
+        replace_own(path, msgspec.json.encode(record) + b"\n", durable=record.state != "creating")
     except OSError as error:
         raise file_error("write", path, error) from error
 

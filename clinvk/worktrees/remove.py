@@ -45,7 +45,7 @@ def remove_worktree(place: Place) -> Removed | None:
         )
     if record.state == "ready" and place.path.exists():
         record = attach_worktree(place, record)
-        saved = save_result(place, record)
+        saved = save_result(place, record, counts=False)
         record = replace(record, state="removing")
         write_record(place.path, record)
     discard_worktree(place, record)

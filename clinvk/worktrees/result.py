@@ -38,12 +38,16 @@ class _Last(Struct, frozen=True):
     ref: str
     commit: str
     tree: str
+    parents: tuple[str, ...]
 
 
-def save_result(place: Place, record: Record, attempt: int | None = None) -> Saved:
+def save_result(
+    place: Place, record: Record, attempt: int | None = None, *, counts: bool = True
+) -> Saved:
     """The commit of everything that is in the worktree now; in a ref when this returns. If nothing
     has changed since the last result, that is it. `attempt` is the number of a new attempt; if it has
-    another result already, the next free number is used. Raises `GitError`."""
+    another result already, the next free number is used. Without `counts`, the changes are not counted.
+    Raises `GitError`."""
     git = Git.of(record.admin, place.path, place.env)
     head, head_tree = _head(git)
     nested = _Nested(place, record)
@@ -54,9 +58,11 @@ def save_result(place: Place, record: Record, attempt: int | None = None) -> Sav
         left_out = add_all(git, index)
         nested.save(git, index, place.path, left_out)
         tree = git.text("write-tree", index=index)
-    same = last is not None and last.tree == tree and _contains(git, last.commit, head)
+    same = last is not None and last.tree == tree and _contains(git, last, head)
     if last is not None and same and (attempt is None or attempt <= last.number):
-        return Saved(_result(place, record, git, last.ref, last.commit), tuple(nested.notices))
+        return Saved(
+            _result(place, record, git, last.ref, last.commit, counts), tuple(nested.notices)
+        )
     number = max(attempt or 1, last.number + 1 if last else 1)
     if last is not None and same:
         commit = last.commit
@@ -67,7 +73,7 @@ def save_result(place: Place, record: Record, attempt: int | None = None) -> Sav
         commit = git.text("commit-tree", tree, "-p", head, "-m", message, env=IDENTITY)
     ref = names.ref_of(place.run, place.wanted.slug, number)
     git.run("update-ref", ref, commit)
-    return Saved(_result(place, record, git, ref, commit), tuple(nested.notices))
+    return Saved(_result(place, record, git, ref, commit, counts), tuple(nested.notices))
 
 
 def current_result(place: Place) -> Saved | None:
@@ -100,27 +106,33 @@ def _head(git: Git) -> tuple[str, str]:
 
 def _last(place: Place) -> _Last | None:
     prefix = names.refs_of_task(place.run, place.wanted.slug)
-    listed = place.git.text("for-each-ref", "--format=%(refname) %(objectname) %(tree)", prefix)
+    listed = place.git.text(
+        "for-each-ref", "--format=%(refname) %(objectname) %(tree) %(parent)", prefix
+    )
     found = []
     for line in listed.splitlines():
-        ref, commit, *tree = line.split()
+        ref, commit, *rest = line.split()
         number = ref.rpartition("/")[2]
         if number.isdigit() and int(number):
-            found.append(_Last(int(number), ref, commit, tree[0] if tree else ""))
+            tree, parents = "".join(rest[:1]), tuple(rest[1:])
+            found.append(_Last(int(number), ref, commit, tree, parents))
     return max(found, key=lambda last: last.number, default=None)
 
 
-def _contains(git: Git, commit: str, ancestor: str) -> bool:
-    if commit == ancestor:
+def _contains(git: Git, last: _Last, head: str) -> bool:
+    """Whether the commits up to HEAD are part of the last result."""
+    if head in (last.commit, *last.parents):
         return True
-    done = git.run("merge-base", "--is-ancestor", ancestor, commit, ok=(0, 1, 128))
-    return done.returncode == 0
+    words = ("merge-base", "--is-ancestor", head, last.commit)
+    return git.run(*words, ok=(0, 1, 128)).returncode == 0
 
 
-def _result(place: Place, record: Record, git: Git, ref: str, commit: str) -> WorktreeResult:
+def _result(
+    place: Place, record: Record, git: Git, ref: str, commit: str, is_counted: bool = True
+) -> WorktreeResult:
     base = record.bases.get(place.wanted.slug, place.wanted.commit)
     counts = {"file": 0, "insertion": 0, "deletion": 0}
-    if commit != base:
+    if commit != base and is_counted:
         words = ("diff-tree", "-r", "--shortstat", "--no-renames", "--ignore-submodules=none")
         for count, what in _SHORTSTAT.findall(git.text(*words, base, commit)):
             counts[what] = int(count)
