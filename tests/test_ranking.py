@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import clinvk as clinvk_package
-from clinvk.model.checks.check import Check
+from clinvk.model.checks.check import CheckResult
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.result import Failure, WorktreeResult
 from clinvk.plans.ranking import last_number, rank
@@ -27,7 +27,7 @@ def candidate(
     return Outcome(
         index=index, name=f"c{index}", state=state, worktree=made,
         error=None if state == "done" else Failure("check", "the check failed", None),
-        check=Check(state=check) if check else None,
+        check=CheckResult(state=check) if check else None,
     )  # fmt: skip
 
 
