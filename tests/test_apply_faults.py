@@ -23,7 +23,7 @@ def trees(state: dict) -> dict:
     return {**state, "commits": [commit.split()[1] for commit in state["commits"]]}
 
 
-@pytest.mark.parametrize(("how", "step"), [("commit", 6), ("branch", 1)])
+@pytest.mark.parametrize(("how", "step"), [("commit", 9), ("branch", 2)])
 def test_an_apply_that_is_killed_at_any_point_is_undone_or_completed_by_the_next_one(
     how: str, step: int
 ) -> None:

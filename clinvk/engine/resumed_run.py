@@ -16,13 +16,14 @@ from clinvk.engine import backoff
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import INTERRUPTED_STATES, SelectTasks, requeue_if_unfinished, unfinished
 from clinvk.engine.run_context import RunContext
-from clinvk.errors import SessionError
+from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
 from clinvk.model.plan import Plan, Task
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session
 from clinvk.plans import preflight
+from clinvk.process.threads import in_thread
 from clinvk.runs.control import abandon_run, end_leftovers
 from clinvk.runs.folder import RunFolder
 from clinvk.runs.replay import requeue
@@ -65,6 +66,7 @@ class ResumedRun(DrivenRun):
                 await calls(partial(_outcome_if_ended, o, folder, self.plan, self))
                 for o in before.results
             ]
+            told = [await self._with_worktree(o, folder) for o in told]
             self.outcomes = self._select(told)
             self._check_not_redacted()
             self._check_queued_tasks()
@@ -82,6 +84,25 @@ class ResumedRun(DrivenRun):
             )
         finally:
             lock.close()
+
+    async def _with_worktree(self, outcome: Outcome, folder: RunFolder) -> Outcome:
+        """The outcome with what has changed in its worktree, if that was not recorded."""
+        wanted = self.plan.tasks[outcome.index].worktree
+        if (
+            wanted is None
+            or outcome.worktree is not None
+            or outcome.state not in ("done", "failed")
+        ):
+            return outcome
+        # Only with worktrees.
+        from clinvk.worktrees.results.unsaved import with_saved_result
+
+        home, env = folder.path.parent.parent, self.context.env
+        try:
+            return await in_thread(lambda: with_saved_result(outcome, wanted, folder.id, home, env))
+        except ClinvkError as error:
+            self.notify(f"what task {outcome.name!r} changed was not committed: {error.message}")
+            return outcome
 
     def _finish_unchanged(self, before: RunResult) -> RunResult:
         self.outcomes = list(before.results)
