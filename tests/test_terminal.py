@@ -4,8 +4,10 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
+import pexpect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,11 +55,14 @@ def test_resume_lets_one_be_picked_with_the_arrows(terminal: Terminal, home: Hom
     child.send(DOWN)
     child.expect("clinvk resume one")
     child.send("\r")
-    child.expect("one > ")
-    child.sendline("go on")
-    text, code = ending(child)
-    assert code == 0
-    assert "turn 2: go on" in text
+    child.expect("session one: 0 messages")
+    child.expect("The first · ")
+    child.send("go on")
+    child.expect("go on")
+    child.send("\r")
+    child.expect("turn 2: go on")
+    child.send("\x04")
+    assert ending(child)[1] == 0
 
 
 def test_typing_narrows_the_picker(terminal: Terminal, home: Home):
@@ -101,8 +106,10 @@ def test_on_a_dumb_terminal_one_is_picked_by_its_number(terminal: Terminal, home
     child.sendline("7")  # there is no such number
     child.expect(r"Session number")
     child.sendline("2")
-    child.expect("one > ")
+    child.expect("fake> ")
     child.sendline("go on")
+    child.expect("turn 2: go on")
+    child.sendeof()
     assert ending(child)[1] == 0
     assert home.record("one")["turns"] == 1
 
@@ -252,17 +259,28 @@ def test_an_answer_is_shown_once_on_a_terminal(terminal: Terminal, home: Home):
     assert (text.replace("\x1b[K", "").replace("\r", ""), code) == ("It is done.\n", 0)
 
 
-def test_a_bare_clinvk_without_a_prompt_does_not_wait_for_ever(terminal: Terminal):
-    text, code = ending(terminal("ask"))
+@pytest.mark.parametrize("args", [[], ["ask"], ["chat"], ["--color", "never"], ["-m", "x"]])
+def test_without_a_prompt_the_interactive_one_is_opened(terminal: Terminal, args: list[str]):
+    child = terminal(*args, TERM="dumb")
+    child.expect("fake> ")
+    child.sendeof()
+    assert ending(child)[1] == 0
+
+
+@pytest.mark.parametrize("flag", ["--json", "--dry-run", "--ephemeral", "--worktree"])
+def test_what_is_for_one_prompt_needs_one(terminal: Terminal, flag: str):
+    text, code = ending(terminal(flag, TERM="dumb"))
     assert code == 1
-    assert "no prompt" in text
+    assert f"{flag} needs a prompt" in text
 
 
-def test_clinvk_alone_shows_its_short_help(terminal: Terminal, clinvk: CommandLine):
-    short = clinvk("-h").stdout
-    for args in ([], ["--color", "never"]):
-        text, code = ending(terminal(*args, NO_COLOR="1"))
-        assert (text.replace("\r\n", "\n"), code) == (short, 0)
+def test_without_a_place_to_type_a_prompt_clinvk_shows_its_short_help(
+    home: Home, clinvk: CommandLine
+):
+    line = f"{sys.executable} -m clinvk >help"
+    child = pexpect.spawn("/bin/sh", ["-c", line], cwd=str(home.work), env={**home.env, "TERM": "xterm"})  # fmt: skip
+    assert ending(child)[1] == 0
+    assert (home.work / "help").read_text() == clinvk("-h").stdout
     done = clinvk()  # nothing is in the pipe
     assert (done.returncode, done.stdout) == (1, "")
     assert "the prompt is empty" in done.stderr
