@@ -1,7 +1,9 @@
 """`--native`: the CLI's own screen, on a session of clinvk."""
 
+import re
 import shlex
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,7 +36,7 @@ def claude(home: Home) -> Home:
 
 
 @pytest.fixture
-def shell(claude: Home) -> pexpect.spawn:
+def shell(claude: Home) -> Iterator[pexpect.spawn]:
     """bash, which controls jobs."""
     env = {**claude.env, "TERM": "xterm", "PS1": "$ "}
     settings: dict[str, Any] = {"encoding": "utf-8", "dimensions": (30, 100), "timeout": WAIT}
@@ -57,6 +59,7 @@ def test_what_was_said_in_the_screen_of_a_cli_is_added_to_the_session(
     child = terminal("--native", "-b", "claude", "--model", "opus", width=97)
     child.expect("screen of 97 columns, 0 known")
     child.expect(r"'--session-id', '([0-9a-f-]{36})', '--model', 'opus'")
+    assert isinstance(child.match, re.Match)
     native_id = child.match[1]
     for line in ("hello", "and more", "quit 3"):
         child.expect(READY)

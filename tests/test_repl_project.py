@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def git(directory: Path, *words: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def typed(clinvk: CommandLine, *lines: str, **more: object) -> str:
+def typed(clinvk: CommandLine, *lines: str, **more: Any) -> str:
     """What the prompt prints for these lines."""
     done = clinvk("repl", "-b", "fake", stdin="".join(f"{line}\n" for line in lines), **more)
     return done.stdout + done.stderr
