@@ -18,7 +18,16 @@ from clinvk.errors import UsageError
 from clinvk.model.session import Message, MessageRole
 from clinvk.sessions.native import KNOWN, READERS, NativeSession, reader_for
 from clinvk.sessions.native.since import new_messages
-from tests.conftest import BASH, FAKES, PROJECT, CommandLine, Home, wait_for, write_program
+from tests.conftest import (
+    BASH,
+    FAKES,
+    PROJECT,
+    CommandLine,
+    Home,
+    is_alive,
+    wait_for,
+    write_program,
+)
 from tests.terminals import WAIT, Terminal, ending
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -192,6 +201,30 @@ def test_a_terminal_that_closes_ends_the_screen_and_loses_nothing(
     wait_for(lambda: not any(p.is_running() for p in started))
     assert contents(claude) == ["hello", "answer to hello"]
     assert clinvk("sessions", "delete", "--yes", *claude.ids()).returncode == 0  # none runs
+
+
+def test_a_screen_whose_clinvk_was_killed_is_ended_by_the_next_turn(
+    claude: Home, shell: pexpect.spawn
+):
+    shell.sendline("clinvk --native -b claude")
+    shell.expect(READY)
+    shell.sendline("hello")
+    shell.expect("answer to hello")
+    (ours,) = psutil.Process(shell.pid).children()
+    (screen,) = ours.children()
+    ours.kill()
+    shell.expect("Killed")
+    shell.sendline("stop")  # the next line may still go to the screen
+    shell.sendline("clinvk resume --last --native")
+    shell.expect("was interrupted")
+    shell.expect("2 known")
+    assert not is_alive(screen.pid)
+    shell.expect(READY)
+    shell.sendline("again")
+    shell.expect("answer to again")
+    shell.sendline("quit")
+    shell.expect("2 messages added")
+    assert contents(claude) == ["again", "answer to again"]
 
 
 FLAGS = {name: False if "bool" in str(kind) else None for name, kind in PromptFlags.__annotations__.items()}  # fmt: skip
