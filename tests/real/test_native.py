@@ -14,7 +14,7 @@ from tests.real.conftest import Home
 from tests.real.user import User
 
 pytestmark = pytest.mark.real
-WAIT = 40  # seconds
+WAIT = 60  # seconds
 READY = {"claude": "❯", "codex": "Ask Codex", "gemini": "Type your message"}
 QUIT = {"claude": "/exit", "codex": "/quit", "gemini": "/quit"}
 

@@ -6,6 +6,7 @@ from clinvk.errors import UsageError
 from clinvk.repl.actions import Action, OnTerminal
 from clinvk.repl.project.output import run_command
 from clinvk.repl.sitting import Sitting
+from clinvk.text.values import os_problem
 
 
 def run_shell(sitting: Sitting, command: str) -> Action | None:
@@ -16,6 +17,8 @@ def run_shell(sitting: Sitting, command: str) -> Action | None:
         return None
     if not command:
         raise UsageError("! needs a command", "use e.g. !git status")
+    if problem := os_problem(command):
+        raise UsageError(f"the command has {problem}", "remove it")
 
     def run() -> None:
         output = run_command(command, sitting.conversation.directory)
