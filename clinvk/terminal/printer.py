@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
+from importlib import import_module
 from typing import Any, TextIO
 
+from clinvk.process import ownership
 from clinvk.terminal.actions import is_log_obeyed, literal
 from clinvk.text.addresses import without_passwords
 from clinvk.text.json_output import dumps
@@ -33,7 +35,7 @@ MAX_RENDERED = 262_144  # characters of a text that is rendered; more would take
 LISTED = 20  # rows of a list on a terminal, unless all are asked for
 MIN_COLUMN_WIDTH = 14  # cells that a column of a table keeps, however narrow the terminal
 MIN_VALUE_WIDTH = 20  # cells; a value with less room is left to the terminal to wrap
-COLUMN_GAP = 2  # cells between columns, and behind a header
+COLUMN_GAP = 2  # cells between columns; tabulate leaves as many behind a header
 
 
 class Printer:
@@ -248,23 +250,38 @@ def print_table(
     if sys.stdout.isatty():
         table = _fit_table(table, terminal_width(), list(shrinks), list(spared), list(ends), least)
     out = for_output()
-    widths = _column_widths(table)
-    right = right if table[1:] else ()
-    for number, row in enumerate(table):
-        cells = [
-            _align(cell, width, out if number and name == state else None, right=name in right)
-            for name, cell, width in zip(table[0], row, widths, strict=True)
-        ]
-        line = (" " * COLUMN_GAP).join(cells).rstrip()
-        print(line if number else out.paint(line, BOLD))
+    if state in table[0]:
+        at = table[0].index(state)
+        for row in table[1:]:
+            row[at] = out.paint_state(row[at], row[at])
+    align = ["right" if name in right else "left" for name in table[0]] if table[1:] else None
+    text = _load_tabulate(table).tabulate(
+        table[1:], headers=table[0], tablefmt="plain", colalign=align, disable_numparse=True
+    )
+    for i, line in enumerate(text.splitlines()):
+        print(line.rstrip() if i else out.paint(line.rstrip(), BOLD))
     return {*headers} - {*table[0]}
 
 
-def _align(text: str, width: int, painter: Printer | None, *, right: bool) -> str:
-    """The cell of a table, in the color of its state if there is a painter."""
-    space = " " * (width - display_width(text))
-    shown = painter.paint_state(text, text) if painter else text
-    return f"{space}{shown}" if right else f"{shown}{space}"
+def _load_tabulate(table: list[list[str]]) -> Any:
+    """tabulate; with wcwidth, two thirds of its import time, only if a cell is not ASCII."""
+    ascii_only = all(cell.isascii() for row in table for cell in row)
+    # In a program of another, other threads may import wcwidth at this moment.
+    hidden = (
+        ascii_only and ownership.is_owned() and not {"wcwidth", "tabulate"} & sys.modules.keys()
+    )
+    if hidden:
+        sys.modules["wcwidth"] = None  # type: ignore[assignment]  # tabulate does without it
+    try:
+        tabulate: Any = import_module("tabulate")
+    finally:
+        if hidden:
+            del sys.modules["wcwidth"]
+    if not ascii_only and tabulate.wcwidth is None:  # loaded for an earlier table
+        import wcwidth  # only for text that is not ASCII
+
+        tabulate.wcwidth = wcwidth
+    return tabulate
 
 
 def _column_widths(table: list[list[str]]) -> list[int]:
