@@ -227,6 +227,8 @@ class Conversation:
             with anyio.CancelScope() as self._scope:
                 async with self.dispatcher.stream(request, listener.notify) as turn:
                     self.turn = turn
+                    if self.session is None and turn.plan.session is not None:
+                        self._take_session(turn.plan.session)
                     listener.begin(turn)
                     self.watch(request)  # not before: the program takes longer to change anything
                     async for event in turn:
