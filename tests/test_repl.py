@@ -310,6 +310,20 @@ def test_on_a_pipe_each_line_is_a_message_of_one_session(
     assert clinvk("repl", "-c", "first", stdin="then").stdout.count("turn") == 2
 
 
+def test_commands_at_the_prompt_use_its_store_and_its_configuration(
+    talkers: None, clinvk: CommandLine, home: Home
+):
+    config = home.work / "other.yaml"
+    config.write_text("default_backend: other\n")
+    lines = "hello\nsessions list\nconfig get default_backend\n"
+    done = clinvk("repl", "--storage-backend", "sqlite", "--config", str(config), stdin=lines)
+    said = done.stdout.splitlines()
+    assert said[0] == "turn 1 on other"
+    assert said[2].endswith("hello")
+    assert said[3] == "other"
+    assert home.ids() == []
+
+
 def test_a_line_that_is_not_text_is_reported_and_the_others_are_sent(talkers: None, home: Home):
     import subprocess
     import sys

@@ -64,6 +64,7 @@ class Conversation:
         self._backend = base.backend
         self._to = base.to
         self._template = template
+        self._default: str | None = None  # the backend if none is chosen
         self._scope: anyio.CancelScope | None = None
 
     def open(self) -> Session | None:
@@ -80,11 +81,14 @@ class Conversation:
     def backend(self) -> str:
         """The name of the backend that the next message is sent to."""
         name = self._to or (self.session.backend if self.session else None) or self._backend
-        if name is None:
+        return name or self._default_backend()
+
+    def _default_backend(self) -> str:
+        if self._default is None:  # asked for with each key
+            self._default = self.dispatcher.config.config.default_backend
             with suppress(ClinvkError):
-                return self.dispatcher.selector.select(None).manifest.name
-            name = self.dispatcher.config.config.default_backend
-        return name
+                self._default = self.dispatcher.selector.select(None).manifest.name
+        return self._default
 
     @property
     def model(self) -> str | None:
@@ -159,7 +163,7 @@ class Conversation:
 
     def reload(self, dispatcher: Dispatcher) -> None:
         """Use another configuration."""
-        self.dispatcher = dispatcher
+        self.dispatcher, self._default = dispatcher, None
         self.refresh()
 
     def refresh(self) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from clinvk.cmd.drive import single
@@ -72,6 +75,23 @@ def _run(sitting: Sitting, opened: OpenedPrompt) -> int:
     return run_by_line(sitting, opened.first)
 
 
+@contextmanager
+def _config_file(path: Path | None) -> Iterator[None]:
+    """Let commands that name no configuration file use this one."""
+    before = os.environ.get("CLINVK_CONFIG")
+    if path is None:
+        yield
+        return
+    os.environ["CLINVK_CONFIG"] = str(path.absolute())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CLINVK_CONFIG"]
+        else:
+            os.environ["CLINVK_CONFIG"] = before
+
+
 class _CommandLines:
     """The command line, as the prompt needs it."""
 
@@ -94,17 +114,19 @@ class _CommandLines:
 
     def run(self, argv: Sequence[str]) -> LineResult:
         line = TypedLine()
-        before = typed_line.set(line)
-        try:
-            code = self._run(argv)
-        finally:
-            typed_line.reset(before)
+        with _config_file(self._opened.config):
+            # As of the command that opened the prompt: the store that it named.
+            code = self._opened.context.copy().run(self._run_typed, line, argv)
         sys.stdout.flush()
         sys.stderr.flush()
         resumed = None
         if line.opened is not None and isinstance(line.opened.ref, SessionById):
             resumed = line.opened.ref.text
         return LineResult(code, line.asked, resumed)
+
+    def _run_typed(self, line: TypedLine, argv: Sequence[str]) -> int:
+        typed_line.set(line)
+        return self._run(argv)
 
     def complete(self, words: Sequence[str], incomplete: str) -> list[Offer]:
         # Typer, 35 ms: only to complete.

@@ -51,6 +51,8 @@ def with_storage_options(command: F) -> F:
     @wraps(command)
     def wrapper(*args: Any, **params: Any) -> Any:
         backend, path = (params.pop(name, None) for name in ("storage_backend", "storage_path"))
+        if backend is None and path is None:  # as of the prompt at which it was typed
+            return command(*args, **params)
         before = _storage_options.set((backend, path))
         try:
             return command(*args, **params)
