@@ -1,6 +1,6 @@
 """What `clinvk templates` and `clinvk skills` have in common: list, show, new."""
 
-# No postponed annotations: those of the commands depend on the kind.
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -81,8 +81,7 @@ def new_group(kind: Kind, help_: str) -> App:
             printer.Printer.for_errors().notice(kind.empty(home))
         return code
 
-    @app.command("show", help=f"Show what a {kind.word} says.")
-    def show_(name: name_argument, as_json: opt.Json = False, config: opt.Config = None) -> None:
+    def show_(name: str, as_json: opt.Json = False, config: opt.Config = None) -> None:
         found = kind.load(opt.load_config(config).home, name)
         if found.notice:
             printer.Printer.for_errors().notice(found.notice)
@@ -95,6 +94,8 @@ def new_group(kind: Kind, help_: str) -> App:
         if found.text:
             print(f"\n{printer.safe(found.text).rstrip()}")
 
+    show_.__annotations__["name"] = name_argument
+    app.command("show", help=f"Show what a {kind.word} says.")(show_)
     return app
 
 
