@@ -354,14 +354,14 @@ class CheckedTurn(TurnSeries):
         return check
 
     def _failure_of(self, check: CheckResult) -> Failure:
-        hint = None
+        message, hint = check.message or "check failed", None
         if check.stopped:
-            hint = f"no further round: {check.stopped}"
+            message = f"{message}; no further round: {check.stopped}"
         elif check.state == "unchanged":
             hint = "allow it by leaving out --expect-change"
         elif check.state == "failed" and not check.protected and self._is_continuable:
             hint = "have it fixed with --rounds N"
-        return Failure("check", check.message or "check failed", hint)
+        return Failure("check", message, hint)
 
     @property
     def _is_continuable(self) -> bool:
