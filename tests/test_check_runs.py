@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,24 @@ def test_a_check_that_is_cancelled_continues_when_the_run_is_resumed(
     (home.work / "resumed").write_text("")
     assert resume(clinvk)["check"]["state"] == "passed"
     assert len(prompts(home)) == 1
+
+
+def test_a_killed_round_in_a_worktree_continues_there(clinvk: CommandLine, home: Home):
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "1"]):
+        argv = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
+        subprocess.run(argv, cwd=home.work, check=True, env=home.env)
+    here = home.path.parent / "here"
+    turn = f"if [ ! -e {here}.gone ]; then touch {here}; sleep 60; fi; touch fixed"
+    home.backend("fake", worker("touch a", turn, turn))
+    killed_run(clinvk, home, here, tasks=[{
+        "prompt": "x", "backend": "fake", "check": "ls; test -e fixed", "rounds": 1,
+        "worktree": {"dirty": "tell"}, "protect": "tests", "idempotent": True}])  # fmt: skip
+    here.with_name("here.gone").touch()
+    task = resume(clinvk)
+    assert (task["state"], task["check"]["state"], task["check"]["rounds"]) == ("done", "passed", 1)
+    assert task["check"]["output"] == "a\nfixed"
+    assert task["worktree"]["files"] == 2
+    assert not (home.work / "fixed").exists()
 
 
 # What is shown.
