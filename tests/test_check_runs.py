@@ -11,7 +11,9 @@ import pytest
 
 import clinvk as api
 from tests.conftest import CommandLine, Home, wait_for
+from tests.needs import need_root
 from tests.test_checks import CHECK_FAILED, prompts, worker
+from tests.test_store_file import mount
 
 
 def write_plan(home: Home, **data: Any) -> str:
@@ -376,3 +378,36 @@ async def test_python_has_checks_too(home: Home, monkeypatch: pytest.MonkeyPatch
         "x", ["fake", "echo"], cwd=home.work, sequential=True, check="true", check_timeout=5
     )
     assert [o.check and o.check.state for o in compared.result.results] == ["unchanged"] * 2
+
+
+# A full disk.
+
+
+def test_a_check_that_fills_the_disk_is_recorded_when_there_is_room_again(
+    clinvk: CommandLine, home: Home
+):
+    need_root()
+    home.path.mkdir()
+    mount("-t", "tmpfs", "-o", "size=800k,mode=700", "tmpfs", str(home.path))
+    try:
+        home.backend("fake", worker("touch a"))
+        ballast = home.path / "ballast"
+        check = f"echo once >> count; test -e resumed || cat /dev/zero > {ballast}; seq 4000"
+        done = clinvk("parallel", write_plan(home, tasks=[
+            {"prompt": "x", "backend": "fake", "check": check}]))  # fmt: skip
+        assert done.returncode == 4, done
+        assert "No space left on device" in done.stderr
+        assert "clinvk runs resume" in done.stderr
+        assert "unexpected" not in done.stderr
+        ballast.unlink()
+        (home.work / "resumed").touch()
+        task = resume(clinvk)
+        assert (task["state"], task["check"]["state"], task["output"]) == (
+            "done",
+            "passed",
+            "Done.",
+        )
+        assert task["check"]["output"].endswith("4000")
+        assert len(prompts(home)) == 1
+    finally:
+        subprocess.run(["umount", "-l", str(home.path)], check=True)
