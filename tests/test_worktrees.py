@@ -229,6 +229,8 @@ def test_setup_runs_first_and_its_failure_starts_nothing(
     assert "the setup of the worktree failed (exit code 3): no network" in failed.stderr
     assert len(list((shell.path / "runs").iterdir())) == 1  # nothing is left of the other
     assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 2
+    dry = clinvk("--worktree", "--base", "main", "--dry-run", "-b", "shell", "true", cwd=repo)
+    assert "# worktree: begins with main  (command line)" in dry.stdout
     refused = clinvk("--setup", "x", "-b", "shell", "true", cwd=repo)
     assert "--setup is about a worktree" in refused.stderr
     # In a run, only the task fails.

@@ -231,18 +231,26 @@ def _run_request(
     from clinvk.sessions.lookup import NoSessionHere
 
     loaded = dispatcher.config
+    wanted = _wanted_worktree(flags)
     if flags.dry_run or loaded.config.unified_flags.dry_run:
-        return single.print_dry_run(dispatcher, request, settings)
+        code = single.print_dry_run(dispatcher, request, settings)
+        if wanted is not None and settings.format == "text":
+            print(f"# worktree: begins with {wanted.base or 'HEAD'}  (command line)")
+        return code
     if (line := typed_line.get()) is not None:  # the interactive prompt sends it
+        if wanted is not None:
+            raise UsageError(
+                "--worktree cannot be used at the interactive prompt",
+                'run it by itself: clinvk --worktree "PROMPT"',
+            )
         line.asked = request
         return 0
     _warn_of_open_home(loaded.home)
-    if flags.worktree or flags.base or flags.dirty or flags.setup:
-        wanted = _wanted_worktree(flags)
+    if wanted is not None:
         # Only in a worktree.
         from clinvk.engine.prompt_run import in_own_worktree
 
-        if wanted is not None and not in_own_worktree(dispatcher, request):
+        if not in_own_worktree(dispatcher, request):
             # Only in a worktree.
             from clinvk.cmd.drive.in_worktree import drive_in_worktree
 
@@ -257,7 +265,9 @@ def _run_request(
 
 
 def _wanted_worktree(flags: PromptFlags) -> Worktree | None:
-    """Raises `UsageError`."""
+    """The worktree that the flags ask for, if they do. Raises `UsageError`."""
+    if not (flags.worktree or flags.base or flags.dirty or flags.setup):
+        return None
     # Only in a worktree.
     from clinvk.plans.parse import worktree_of
 
