@@ -26,6 +26,7 @@ from tests.applied_runs import (
     write_all,
 )
 from tests.conftest import END, READ, START, CommandLine, Home
+from tests.terminals import Terminal, ending
 
 
 def test_results_are_merged_in_the_order_of_the_plan_and_staged(
@@ -608,3 +609,18 @@ def test_a_task_that_had_ended_when_clinvk_was_killed_has_its_changes_after_a_re
     assert clinvk.json("runs", "show", "--json")["results"][0]["attempts"] == 1
     assert "✓ one: 1 file, +1 -0" in clinvk("runs", "apply").stdout
     assert repository.status() == "A  made.txt"
+
+
+def test_a_diff_on_a_terminal_is_in_color_and_goes_through_the_pager_of_git(
+    home: Home, terminal: Terminal
+) -> None:
+    repository = Repository(home.work, FILES)
+    long = "".join(f"changed {n}\n" for n in range(40))
+    make_run(home.path, repository, {"one": repository.result(write("a.txt", long))})
+    shown, code = ending(terminal("runs", "diff", GIT_PAGER="sed s/^/PAGED:/"))
+    assert code == 0
+    assert "PAGED:\x1b[31m-line 1\x1b[0m" in shown
+    assert "PAGED:\x1b[32m+changed 39\x1b[0m" in shown
+    plain, _ = ending(terminal("runs", "diff", "--stat", NO_COLOR="1", GIT_PAGER="cat"))
+    assert "a.txt | 60 +++" in plain
+    assert "\x1b" not in plain

@@ -134,7 +134,8 @@ def _files(names: Sequence[bytes], lines: Sequence[bytes]) -> Iterator[FileChang
         path = next(status)
         added, removed, rest = next(counts).split(b"\t", 2)
         if not rest:  # the two paths follow
-            next(counts), next(counts)
+            next(counts)
+            next(counts)
         yield FileChange(
             path=decode(path), status=STATUS.get(kind, kind), old_path=None if old is None else decode(old),
             insertions=int(added) if added.isdigit() else None,
