@@ -412,7 +412,7 @@ def test_the_commands_show_apply_and_drop(clinvk: CommandLine, home: Home, tmp_p
     assert "task 'onee'; did you mean 'one'?" in clinvk("runs", "apply", "last", "onee").stderr
     dry = clinvk("runs", "apply", "--dry-run")
     assert "✓ one: 1 file, +1 -1" in dry.stdout
-    assert "– bad: skipped: it is failed" in dry.stdout
+    assert "– bad: skipped: its state is failed" in dry.stdout
     assert repository.status() == ""
     done = clinvk.json("runs", "apply", "--json")
     assert [(t["name"], t["state"]) for t in done["tasks"]] == [

@@ -122,7 +122,7 @@ def _why_not(result: TaskResult, ask: Ask) -> tuple[State, str] | None:
     if result.applied and not ask.again:
         return "already applied", f"{result.applied.description}; apply it once more with --again"
     if not ask.tasks and not result.outcome.ok:
-        return "skipped", f"it is {result.outcome.state}; name it to apply what it changed"
+        return "skipped", f"its state is {result.outcome.state}; name it to apply what it changed"
     return None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, UsageError
 from clinvk.text.headline import headline
 from clinvk.worktrees.git import IDENTITY, Git, GitError, decode, is_local_variable
 from clinvk.worktrees.results.landing import Landing, moved_error
@@ -201,11 +201,11 @@ def _end_of(path: Path) -> str:
 
 
 def check_branch_name(git: Git, name: str) -> str:
-    """The full name of a new branch. Raises `UsageError` through `GitError` if it is invalid."""
+    """The full name of a new branch. Raises `UsageError` if it is invalid."""
     try:
         return "refs/heads/" + git.text("check-ref-format", "--branch", name)
     except GitError:
-        raise ClinvkError(
+        raise UsageError(
             f"--branch: {name!r} is not a valid name of a branch",
             "use letters, digits, - and /, e.g. clinvk/fix-tests",
         ) from None

@@ -439,7 +439,7 @@ class Landing:
             self.folder.mkdir(exist_ok=True)
             replace_own(self.note_path, msgspec.json.encode(note), durable=True)
         except OSError as error:
-            raise file_error("write", self.note_path, error) from error
+            raise _disk_error(self.target, error) from error
 
     def _unlock_index(self, note: Note) -> None:
         lock = _index_lock(self.target)
@@ -464,7 +464,7 @@ def hold(target: Target, record: Callable[[dict[str, Any]], None]) -> Iterator[L
     try:
         landing.folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise file_error("write", landing.folder, error) from error
+        raise _disk_error(target, error) from error
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(hold_lock(landing.folder / "apply.lock", timeout=LOCK_TIMEOUT))
