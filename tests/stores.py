@@ -32,7 +32,8 @@ def keep(opened: H) -> H:
 
 
 @pytest.fixture(autouse=True)
-def close_all() -> Iterator[None]:
+def close_all(tmp_path: Path) -> Iterator[None]:
+    """Closes what was kept, as long as its directory is there."""
     yield
     _opened.close()
 
