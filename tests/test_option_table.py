@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from clinvk.cmd.main import root
+from clinvk.cmd.options.words import OPTIONAL_VALUE
 from clinvk.cmd.usage import task_keys
 from clinvk.config.schema import BackendConfig, UnifiedFlags
 from clinvk.model.option_table import FLAGS, OPTIONS, Option, options_in
@@ -23,6 +24,10 @@ command: cat
 argv: {run: []}
 output: text
 """
+
+
+def test_the_command_line_knows_which_values_may_be_left_out():
+    assert {o.flag for o in OPTIONS if o.optional_value} == OPTIONAL_VALUE
 
 
 def params(*names: str) -> dict[str, Any]:

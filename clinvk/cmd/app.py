@@ -19,10 +19,10 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from clinvk.cmd.options.words import (
     ASKED_WITHOUT_COMMAND,
     LITERAL_MARK,
+    OPTIONAL_VALUE,
     PASSTHROUGH_KEY,
     OutputClosed,
 )
-from clinvk.model.option_table import OPTIONAL_VALUE
 
 PROMPT_COMMAND = "ask"
 COLOR_CHOICES = ("auto", "always", "never")
@@ -109,7 +109,7 @@ def _with_context(parse: Callable[[Any, list[str]], Any], ctx: Any, args: list[s
 class Command(_Helpful, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[WORDS_KEY] = list(args)
-        if not ctx.resilient_parsing and not set(OPTIONAL_VALUE).isdisjoint(args):
+        if not ctx.resilient_parsing and not OPTIONAL_VALUE.isdisjoint(args):
             args = _mark_without_value(self, args)
         takes_any, ctx.allow_extra_args = ctx.allow_extra_args, True
         rest: list[str] = _with_context(super().parse_args, ctx, args)

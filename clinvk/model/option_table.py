@@ -533,7 +533,6 @@ BY_NAME = {option.name: option for option in ALL_OPTIONS}
 BY_FLAG = {option.flag: option for option in ALL_OPTIONS if option.flag}
 OWN_OPTIONS = tuple(option.name for option in OPTIONS if option.own)
 CONTEXT_OPTIONS = tuple(option.name for option in OPTIONS if option.context)
-OPTIONAL_VALUE = tuple(o.flag for o in OPTIONS if o.flag and o.optional_value)
 FLAGS = {option.name: option.flag for option in OPTIONS if option.flag}
 STRICT = tuple(option.name for option in OPTIONS if option.strict)
 CHOICES = {option.name: option.choices for option in OPTIONS if option.choices}

@@ -8,11 +8,10 @@ import shlex
 from contextlib import suppress
 from typing import Any
 
+from clinvk.cmd.options.words import OPTIONAL_VALUE
 from clinvk.errors import UsageError
-from clinvk.model.option_table import OPTIONAL_VALUE
 from clinvk.text.suggest import similar
 
-OPTIONAL_VALUES = frozenset(OPTIONAL_VALUE)
 TASK_FILES = (".yaml", ".yml", ".json", ".jsonl", ".csv")
 # What other programs call it.
 OTHER_NAMES = {"--no-color": "--color never", "--nocolor": "--color never", "--no-colour": "--color never"}  # fmt: skip
@@ -93,7 +92,7 @@ def value_of(param: Any) -> str:
     """What follows the flag of an option in its help: nothing, " VALUE", or "[=VALUE]"."""
     if param.is_flag or param.count:
         return ""
-    is_optional = not OPTIONAL_VALUES.isdisjoint(param.opts)
+    is_optional = not OPTIONAL_VALUE.isdisjoint(param.opts)
     return f"[={metavar(param)}]" if is_optional else f" {metavar(param)}"
 
 
