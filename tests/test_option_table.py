@@ -49,6 +49,10 @@ def test_a_prompt_has_a_flag_for_each_option(option: Option, command: str) -> No
     assert getattr(param.type, "min", None) == option.minimum
 
 
+def test_the_command_line_knows_which_options_may_stand_alone() -> None:
+    assert {option.flag for option in FLAGGED if option.optional_value} == {*OPTIONAL_VALUE}
+
+
 @pytest.mark.parametrize("command", ["parallel", "chain"])
 def test_many_tasks_have_the_flags_that_are_for_them(command: str) -> None:
     wanted = {option.name for option in OPTIONS if option.flag_of_runs}
