@@ -132,9 +132,9 @@ def _change(info: bytes, path: bytes) -> Change:
     )
 
 
-def is_ancestor(git: Git, older: str, newer: str) -> bool:
-    done = git.run("merge-base", "--is-ancestor", older, newer, ok=(0, 1))
-    return done.returncode == 0
+def commits_of(git: Git, source: Source) -> frozenset[str]:
+    """The commits of a result, since its base."""
+    return frozenset(git.text("rev-list", f"{source.base}..{source.commit}").split())
 
 
 def merge_all(
@@ -151,7 +151,7 @@ def merge_all(
     tree = tree_of(git, head)
     merged: list[Merged] = []
     chosen = {source.commit for source in sources}
-    contained = [c for c in taken if c not in chosen and git.commit_of(c)]
+    contained = [commit for commit in taken if commit not in chosen]
     for source in sources:
         base = best_base(git, source, contained, tree)
         try:
@@ -170,8 +170,9 @@ def best_base(git: Git, source: Source, contained: Sequence[str], tree: str) -> 
     """What the result is compared with: its base, or the last result that it was built on, if the
     tree still contains that. The steps of a chain are built on each other, and so are the attempts
     of a task."""
+    own = commits_of(git, source)
     for commit in reversed(contained):
-        if commit == source.base or not is_ancestor(git, commit, source.commit):
+        if commit not in own:
             continue
         # It may have been discarded since it was applied: merging it again changes nothing only if
         # it is still there.

@@ -23,7 +23,7 @@ from clinvk.worktrees.results.merge import (
     ConflictError,
     Merged,
     UnresolvedError,
-    is_ancestor,
+    commits_of,
     merge_all,
     tree_of,
 )
@@ -109,8 +109,8 @@ class OneByOne:
         )
 
     def _built_on_refused(self, git: Git, result: TaskResult) -> TaskResult | None:
-        commit = result.source.commit
-        return next((r for r in self._refused if is_ancestor(git, r.source.commit, commit)), None)
+        own = commits_of(git, result.source) if self._refused else ()
+        return next((r for r in self._refused if r.source.commit in own), None)
 
     def _check(self, directory: Path, result: TaskResult) -> None:
         workdir = directory / result.worktree.workdir
