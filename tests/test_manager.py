@@ -612,7 +612,7 @@ def test_a_template_may_contain_its_own_name_and_no_other(sessions: SessionManag
     with pytest.raises(ConfigError, match="is not its name"):
         sessions.register_template("search", template)
     (sessions.home / "templates" / "other.yaml").write_text("name: research\n")
-    with pytest.raises(ConfigError, match=r"other\.yaml: name: 'research' is not its name"):
+    with pytest.raises(ConfigError, match=r"other\.yaml: line 1: name: 'research' is not its name"):
         sessions.create_session(template="other")
 
 
