@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from tests import needs
 from tests.applied_runs import apply, repository  # noqa: F401 - fixtures
@@ -37,6 +38,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = TESTS.parent
+# Other tests run at the same time, so that the time that an example takes says nothing.
+settings.register_profile(
+    "busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy")
 BASH = "/bin/bash"
 
 # What every made-up CLI speaks, unless its test says otherwise.
