@@ -29,7 +29,7 @@ FOREVER = "while :; do sleep 0.1; done\n"
 FIELDS = {
     "index", "name", "key", "state", "backend", "model", "session_id", "output", "structured", "error",
     "duration_seconds", "exit_code", "usage", "cost", "attempts", "started_at", "ended_at", "tags",
-    "meta",
+    "meta", "check",
 }  # fmt: skip
 
 
