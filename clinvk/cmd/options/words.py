@@ -7,7 +7,6 @@ from typing import Any
 
 ASKED_WITHOUT_COMMAND = "clinvk.no_command"  # the prompt is the first word, with no `ask` before it
 LITERAL_MARK = "\0"  # marks a prompt that looks like a flag; no argument can hold it by itself
-OPTIONAL_VALUE = ("--knowledge",)  # as in the option table, which is slow to load
 PASSTHROUGH_KEY = "clinvk.behind_dashes"  # the words after `--`, for the backend
 # Flags whose value may be left out, as in the option table, which takes a third of the time of
 # `clinvk version` to load.
