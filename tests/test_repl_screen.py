@@ -190,7 +190,7 @@ def test_command_lines_run_as_in_a_shell(tmux: Tmux, home: Home):
     tmux.start("-b", "talker", "--title", "mine")
     tmux.shows("new session")
     tmux.type("session --temperature 0.7")
-    tmux.shows("temperature")
+    tmux.shows(re.compile(r"it applies to llm\n\n›"))
     tmux.type("session --list")
     tmux.shows(re.compile(r"temperature +0\.7"))
     tmux.type('chat "list it"')

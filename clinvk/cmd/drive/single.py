@@ -83,6 +83,7 @@ async def _drive_prompt(
     printer = Printer.for_errors(output.color)
     printer.quiet = output.quiet
     held = Interruptible()
+    result: Result | None = None
     async with anyio.create_task_group() as tasks:
         held.scope = tasks.cancel_scope
         await tasks.start(watch_signals, held.on_signal)
