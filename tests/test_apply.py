@@ -514,7 +514,11 @@ def test_results_are_applied_one_by_one_with_a_check_in_between(
     assert repository.status() == ""
     done = clinvk("runs", "apply", *words, "--check", check)
     assert done.returncode == 1, done
-    found = [text.partition(": ")[::2] for text in done.stdout.splitlines() if text[0] in "✓✗–"]
+    found = [
+        (text.partition(": ")[0], text.partition(": ")[2])
+        for text in done.stdout.splitlines()
+        if text[0] in "✓✗–"
+    ]
     assert [(name, text.partition(":")[0]) for name, text in found] == [
         ("✓ one", "1 file, +1 -1" + text_of(found, "✓ one")),
         ("✗ bad", "check failed"),
