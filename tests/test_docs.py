@@ -193,7 +193,8 @@ def test_every_kind_of_failure_is_documented_with_its_exit_code() -> None:
 
 def test_every_event_is_documented() -> None:
     shown = {name for name in EVENT_TYPES if name != "nothing"}
-    assert shown == {name for name in shown if f"\n| `{name}` |" in OUTPUT}
+    rows = re.findall(r"^\| (`.*?) \|", OUTPUT, re.MULTILINE)
+    assert shown <= {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
 def run_script(name: str, *args: str) -> "subprocess.CompletedProcess[str]":
