@@ -26,10 +26,6 @@ output: text
 """
 
 
-def test_the_command_line_knows_which_values_may_be_left_out():
-    assert {o.flag for o in OPTIONS if o.optional_value} == OPTIONAL_VALUE
-
-
 def params(*names: str) -> dict[str, Any]:
     command: Any = root()
     context = command.make_context("clinvk", ["version"])

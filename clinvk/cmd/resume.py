@@ -124,7 +124,7 @@ def resume(
         session_id = None
     if native:
         # Only with --native.
-        from clinvk.cmd.drive.screen import check_native, open_native
+        from clinvk.cmd.drive.screen import check_native
 
         check_native(flags, {"--file": file, "--edit": edit, "--plain": plain}, words)
     dispatcher = until_end(Dispatcher(loaded))
@@ -133,6 +133,9 @@ def resume(
         last=last and not interactive, here=here, backend=backend, tag=with_tag,
     )  # fmt: skip
     if native:
+        # Only with --native.
+        from clinvk.cmd.drive.screen import open_native
+
         return open_native(loaded, SessionById(found.id), flags, behind)
     has_prompt = bool(words or file or behind or edit)
     if not has_prompt and is_interactive():

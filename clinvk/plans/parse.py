@@ -137,7 +137,7 @@ class _PlanParser:
         if any(task.options.get("check") for task in self.tasks):
             return
         for key in sorted(OF_CHECK & self.task_defaults.keys()):
-            place: Place = (self.defaults.flags.get(key, key),)
+            place: Place = (self.defaults.flags.get(key) or key,)
             raise ShapeError(place, "there is no check", "add --check CMD")
 
     @contextmanager
