@@ -15,8 +15,17 @@ from clinvk.model.plan import Budget, Halt, Plan, Rules
 
 # What is read by itself: the prompt, which session, and what is in force.
 PROMPT = {"words", "file", "edit", "plain", "config"}
-ASK = PROMPT | {"continue_", "anywhere", "session", "auto_save", "history", "new", "template"}
-RESUME = PROMPT | {"session_id", "last", "interactive", "here", "with_tag"}
+ASK = PROMPT | {
+    "continue_",
+    "anywhere",
+    "session",
+    "auto_save",
+    "history",
+    "new",
+    "template",
+    "native",
+}
+RESUME = PROMPT | {"session_id", "last", "interactive", "here", "with_tag", "native"}
 
 
 def params(name: str) -> set[str]:
