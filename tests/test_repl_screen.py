@@ -104,6 +104,20 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_session(tmux: Tmux, home: Home):
     tmux.shows("exit 0")
 
 
+def test_what_is_typed_while_a_command_fills_the_input_line_stays(tmux: Tmux, home: Home):
+    tmux.start()
+    tmux.shows("new session")
+    tmux.type("list them")
+    tmux.shows("Ctrl-C stops")
+    tmux.type("/undo")
+    tmux.shows("queued: /undo")
+    tmux.tmux("send-keys", "and more")
+    tmux.shows("the next message starts a new session")
+    tmux.waits(lambda: "› list them\n  and more" in tmux.screen(), "both in the input line")
+    tmux.keys("C-c", "C-d")
+    tmux.shows("exit 0")
+
+
 def test_a_closed_terminal_ends_the_cli_and_saves_the_session(tmux: Tmux, home: Home):
     tmux.start()
     tmux.shows("new session")

@@ -57,11 +57,16 @@ def offer_changed(sitting: Sitting, _words: list[str]) -> Iterable[Offer]:
 
 
 def undo(sitting: Sitting, argument: str) -> Action | None:
+    if argument:
+        raise UsageError(f"/undo: unexpected {argument!r}", "it undoes the last turn")
+    # It waits for git, which takes long in a large repository.
+    return OnTerminal(lambda: _undo(sitting), "/undo")
+
+
+def _undo(sitting: Sitting) -> Action:
     # Only to branch.
     from clinvk.api.sessions import SessionManager
 
-    if argument:
-        raise UsageError(f"/undo: unexpected {argument!r}", "it undoes the last turn")
     conversation = sitting.conversation
     session, store = conversation.session, conversation.dispatcher.store
     messages = store.messages(session.id) if session else []

@@ -372,10 +372,7 @@ class Screen:
         waiting = [item for item in self.queue if isinstance(item, str)]
         self.queue.clear()
         if waiting:
-            text = "\n".join(
-                [*map(self._shortened, waiting), *([self.buffer.text] if self.buffer.text else [])]
-            )
-            self._fill(text)
+            self._fill_before("\n".join(map(self._shortened, waiting)))
 
     def end_of_input(self) -> None:
         """Ctrl-D on an empty line: leave, after the answer that streams; a second time, at once."""
@@ -408,6 +405,10 @@ class Screen:
 
     def toggle_thinking(self) -> None:
         self.sitting.handle("/thinking")
+
+    def _fill_before(self, text: str) -> None:
+        """Put the text before what was typed meanwhile."""
+        self._fill("\n".join(filter(None, (text, self.buffer.text))))
 
     def _fill(self, text: str) -> None:
         self.buffer.text = text
@@ -482,7 +483,7 @@ class Screen:
             case Send():
                 await self._send(action)
             case Fill(text=text):
-                self._fill(text)
+                self._fill_before(text)
                 self.redraw()
             case OnTerminal() | Exit():
                 self._exit(action)
