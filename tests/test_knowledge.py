@@ -19,7 +19,7 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import SessionError, UsageError
 from clinvk.knowledge.documents import documents_part, index_path
 from clinvk.knowledge.found import MAX_BYTES, MAX_PASSAGES
-from clinvk.knowledge.index import Document, open_index
+from clinvk.knowledge.index import Document, no_progress, open_index
 from clinvk.knowledge.notes import Notes
 from clinvk.knowledge.passages import LONGEST, Passage, split_passages
 from clinvk.knowledge.query import MAX_TERMS, index_text, match_of
@@ -250,6 +250,25 @@ def test_an_index_that_is_damaged_or_deleted_is_rebuilt(home: Home, damage, writ
 
     assert names == before
     assert "new or changed" not in notice  # all of them
+
+
+@pytest.mark.parametrize("writes", [True, False])
+def test_damage_that_only_a_search_meets_is_repaired(tmp_path: Path, writes: bool) -> None:
+    path = tmp_path / "index.db"
+    documents = [Document(f"document {i}", "1") for i in range(50)]
+
+    def read(document: Document) -> list[Passage]:
+        return [Passage(1, "heading", f"limit of {document.name}")]
+
+    with open_index(path) as index:
+        index.update(documents, read, no_progress)
+        before = index.search('"limit"', 5)
+    whole = path.read_bytes()
+    for start in range(4096, len(whole), 4096):
+        path.write_bytes(whole[:start] + b"\xff" * 4096 + whole[start + 4096 :])
+        with open_index(path, writes=writes) as index:
+            index.update(documents, read, no_progress)
+            assert index.search('"limit"', 5) == before
 
 
 def test_an_index_that_cannot_be_written_is_reported(home: Home) -> None:

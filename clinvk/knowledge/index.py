@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -50,6 +51,7 @@ class Document(Struct, frozen=True):
 
 Read = Callable[[Document], Iterable[Passage]]
 Progress = Callable[[int, int], None]
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -79,6 +81,7 @@ class PassageIndex(Closing):
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
         self.writes = writes
+        self._refill: Callable[[], int] | None = None  # the last update, once more
         self._db = self._open()
 
     def close(self) -> None:
@@ -88,25 +91,32 @@ class PassageIndex(Closing):
         """Make the index hold exactly these documents, and return how many of them were read: only
         those that are new or have changed. `progress` is called with (done, total)."""
         wanted = list(documents)
-        with _errors(self.path):
-            try:
-                return self._update(wanted, read, progress)
-            except sqlite3.OperationalError:
-                raise  # such as a full disk
-            except sqlite3.DatabaseError:
-                self._start_over()
-            return self._update(wanted, read, progress)
+        self._refill = lambda: self._update(wanted, read, progress)
+        return self._repairing(self._refill)
 
     def search(self, match: str, limit: int, *, without: str | None = None) -> list[Match]:
-        """The passages that match, best first, but those of the document `without`."""
-        with _errors(self.path):
-            return self._search(match, limit, without)
+        """The passages that match, best first, but those of the document `without`. An index that
+        turns out to be damaged is filled again with the documents of the last update."""
+        return self._repairing(lambda: self._search(match, limit, without))
 
     def forget(self, names: Iterable[str]) -> None:
         """Remove documents."""
         with _errors(self.path), self._transaction():
             for name in names:
                 self._remove(name)
+
+    def _repairing(self, run: Callable[[], Result]) -> Result:
+        """What `run` returns; if the file is damaged, it is rebuilt, and `run` called again."""
+        with _errors(self.path):
+            try:
+                return run()
+            except sqlite3.DatabaseError as error:
+                if self._refill is None or not _is_damage(error):
+                    raise
+            self._start_over()
+            if run is not self._refill:
+                self._refill()
+            return run()
 
     def _update(self, documents: list[Document], read: Read, progress: Progress) -> int:
         known = dict(self._db.execute("SELECT name, stamp FROM documents"))
@@ -235,6 +245,13 @@ def _prepared(db: sqlite3.Connection) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file itself is the problem, and not, for example, a full disk."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    return error.sqlite_errorcode == sqlite3.SQLITE_ERROR  # such as a table that cannot be opened
 
 
 def delete_index(path: Path) -> None:
