@@ -98,6 +98,31 @@ def test_a_misspelled_command_line_reaches_no_model(text: str, meant: str | None
         read_typed(text, COMMANDS)
 
 
+def test_the_name_of_the_program_alone_reaches_no_model():
+    with pytest.raises(UsageError, match="this is the prompt of clinvk"):
+        read_typed(" clinvk ", COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("why?", ["why?"]),
+        ("-b a,b why?", ["-b", "a,b", "why?"]),
+        ('-b a,b print("x")\n    it\'s', ["-b", "a,b", 'print("x")\n    it\'s']),
+        ("--judge 'a b' --sequential \"why is it so?\"", ["--judge", "a b", "--sequential", "why is it so?"]),
+        ('-b a,b "one" and  "two"', ["-b", "a,b", '"one" and  "two"']),
+        ("-b a,b -- -x", ["-b", "a,b", "--", "-x"]),
+        ("-b", ["-b"]),
+    ],
+)  # fmt: skip
+def test_a_message_to_several_backends_is_sent_as_it_was_typed(argument: str, words: list[str]):
+    class Recorder:
+        def command_line(self, argv: list[str], _text: str) -> None:
+            assert argv == ["compare", *words]
+
+    TABLE.find("compare").run(Recorder(), argument)  # type: ignore[arg-type]
+
+
 def test_every_slash_command_is_complete_and_a_misspelled_one_is_named():
     for command in TABLE.commands:
         assert command.help.endswith(".")
@@ -343,7 +368,7 @@ def test_a_line_that_is_not_text_is_reported_and_the_others_are_sent(talkers: No
         (["repl", "--session", "a", "-c"], "x", "-c and --session cannot be used together"),
         (["repl", "-b", "nope"], "x", "unknown backend 'nope'"),
         (["repl", "one", "two"], "x", "put the first message in quotes"),
-        (["repl", "--template", "nope"], "hello", "nope"),
+        (["repl", "--template", "nope"], "", "nope"),
     ],
 )
 def test_what_cannot_be_opened_is_an_error(
@@ -469,13 +494,13 @@ def test_what_can_follow_is_offered(
 
     for name, value in home.env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.chdir(home.work)
+    monkeypatch.chdir("/")  # files are those of the conversation's directory
     (home.work / "nested").mkdir()
     for name in ("notes.md", "nested/deep.py", ".hidden"):
         (home.work / name).touch()
     past(home, "parser")
     with Dispatcher(loading.load(home.env), env=home.env) as dispatcher:
-        talk = Conversation(dispatcher, Request(prompt="-"))
+        talk = Conversation(dispatcher, Request(prompt="-", cwd=home.work))
         sitting = Sitting(talk, Lines(), TABLE)  # type: ignore[arg-type]
         found = PromptCompleter(sitting).get_completions(
             Document(typed), CompleteEvent(completion_requested=True)

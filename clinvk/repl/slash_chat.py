@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.session import Session
@@ -18,6 +19,8 @@ from clinvk.terminal import printer as show
 _CODE = re.compile(
     r"^( {0,3})(`{3,}|~{3,})[^\n]*\n(.*?)^ {0,3}\2[`~]*\s*$", re.MULTILINE | re.DOTALL
 )
+_WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|\S)+""")  # it may contain quoted spaces
+WITH_VALUE = ("-b", "--backends", "-m", "--model", "--judge", "-w", "--workdir", "--timeout")
 DEFAULT = "default"  # the model that the backend chooses
 
 
@@ -90,31 +93,40 @@ def compare(sitting: Sitting, argument: str) -> Action | None:
         raise UsageError("/compare needs a message", 'use e.g. /compare -b claude,codex "why?"')
     if not argument.startswith("-"):
         return sitting.command_line(["compare", argument], f"/compare {argument}")
-    options, rest = _split_options(argument)
-    return sitting.command_line(["compare", *options, *rest], f"/compare {argument}")
+    options, message = _split_options(argument)
+    words = [*options, message] if message else options
+    return sitting.command_line(["compare", *words], f"/compare {argument}")
 
 
-def _split_options(argument: str) -> tuple[list[str], list[str]]:
-    """The options with their values, and the message, which needs no quotes."""
-    try:
-        words = shlex.split(argument)
-    except ValueError:
-        words = argument.split()
+def _split_options(argument: str) -> tuple[list[str], str]:
+    """The options with their values, and the message as it was typed, which needs no quotes."""
     options: list[str] = []
-    while words and words[0].startswith("-"):
-        takes_value = words[0] in (
-            "-b",
-            "--backends",
-            "-m",
-            "--model",
-            "--judge",
-            "-w",
-            "--timeout",
-        )
-        count = 2 if takes_value and len(words) > 1 else 1
-        options += words[:count]
-        words = words[count:]
-    return options, [" ".join(words)] if words else []
+    rest = argument
+    while rest.startswith("-"):
+        option, rest = _take_word(rest)
+        options.append(option)
+        if option in WITH_VALUE and rest:
+            value, rest = _take_word(rest)
+            options.append(value)
+        if option == "--":
+            break
+    return options, _unquoted(rest)
+
+
+def _take_word(text: str) -> tuple[str, str]:
+    """The first word, without its quotes, and the rest."""
+    found = _WORD.match(text)
+    assert found is not None  # noqa: S101 - there is one
+    return _unquoted(found.group()), text[found.end() :].lstrip()
+
+
+def _unquoted(text: str) -> str:
+    """The text, without quotes if it is one word of a shell."""
+    with suppress(ValueError):
+        words = shlex.split(text)
+        if len(words) == 1:
+            return words[0]
+    return text
 
 
 def copy(sitting: Sitting, argument: str) -> Action | None:

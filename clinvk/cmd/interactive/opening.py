@@ -46,6 +46,8 @@ def open_prompt(
         sitting.prefixes["!"] = run_shell
         try:
             session = conversation.open()
+            if opened.template is not None:
+                _check_template(opened.loaded, opened.template)
             if session is None:
                 dispatcher.selector.select(request.backend)
             sitting.restored = session
@@ -54,6 +56,14 @@ def open_prompt(
         finally:
             conversation.changes.close()
             conversation.dispatcher.close()
+
+
+def _check_template(loaded: Loaded, name: str) -> None:
+    """Raise `ConfigError` before a message is typed that could not be sent."""
+    # Only with --template.
+    from clinvk.sessions.templates import load_template
+
+    load_template(loaded.home, name)
 
 
 def _explain_approval(dispatcher: Dispatcher, request: Request, opened: OpenedPrompt) -> None:

@@ -37,7 +37,9 @@ def read_typed(
         return None
     if not words:
         return None
-    if words[0] == PROGRAM and len(words) > 1:
+    if words == [PROGRAM]:
+        raise UsageError("this is the prompt of clinvk", "/help lists what can be typed here")
+    if words[0] == PROGRAM:
         rest = line.removeprefix(PROGRAM).lstrip()
         if words[1] in commands or rest[:1] in "-\"'":
             return words[1:]

@@ -35,7 +35,8 @@ class PromptCompleter(Completer):
         """Words that complete the text, what they mean, and how much of the text they replace."""
         *words, last = before.split(" ")
         if last.startswith("@"):
-            for path in complete_path(last[1:]):
+            directory = self._sitting.conversation.directory
+            for path in complete_path(last[1:], directory):
                 yield f"@{path}", "", len(last)
             return
         if "\n" in before:
@@ -65,12 +66,12 @@ def _starting(offers: Iterable[Offer], word: str) -> Iterable[tuple[str, str, in
             yield value, meaning, len(word)
 
 
-def complete_path(beginning: str) -> list[str]:
-    """The files and directories that begin so, directories with a slash; hidden ones only if that
-    is typed."""
+def complete_path(beginning: str, directory: str) -> list[str]:
+    """The files and directories that begin so, as seen from the directory, directories with a
+    slash; hidden ones only if that is typed."""
     folder, name = os.path.split(beginning)
     found = []
-    with os.scandir(os.path.expanduser(folder) or ".") as entries:
+    with os.scandir(os.path.join(directory, os.path.expanduser(folder))) as entries:
         for entry in entries:
             if not entry.name.startswith(name) or entry.name in SKIPPED:
                 continue
