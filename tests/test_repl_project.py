@@ -130,6 +130,7 @@ def test_the_output_of_a_command_goes_with_the_next_message(
     assert "exit code 3, begins" in prompts
     assert "again" not in prompts
     assert prompts.count("look at this") == 1
+    assert home.record()["prompt"].startswith("look at this")
     assert "bytes left out" in prompts
     assert "\n1\n2\n" in prompts
     assert "\n99999\n100000\n" in prompts

@@ -57,7 +57,7 @@ class Conversation:
         self.used = Usage()  # by this conversation, since it was opened here
         self.cost: float | None = None  # the same in US dollars, as reported
         self.limited_until: datetime | None = None
-        self.attached: str | None = None  # what goes before the next message
+        self.attached: str | None = None  # what goes after the next message
         self.changes = TurnChanges(dispatcher.env)
         self._base = base
         self._ref = base.session_ref
@@ -196,7 +196,7 @@ class Conversation:
         """The request of a message. `given` is that of a command line, which may say more, and which
         session."""
         if self.attached is not None:
-            prompt = f"{self.attached}\n\n{prompt}"
+            prompt = f"{prompt}\n\n{self.attached}"  # the session is listed with its beginning
         request = self._base.replace(
             session=self._ref,
             backend=self._backend,
