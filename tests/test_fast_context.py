@@ -201,3 +201,15 @@ def test_a_name_cannot_end_a_line_of_the_prompt(tmp_path: Path) -> None:
 
     assert [piece.what for piece in part.pieces] == ["file a b", "file \ufffd"]
     assert fast.MAX_NAMES < MAX_FILE
+
+
+@pytest.mark.parametrize("flag", ["--fast-context=file", "--knowledge=file"])
+def test_a_file_in_place_of_a_directory_is_called_one(
+    clinvk: CommandLine, home: Home, flag
+) -> None:
+    (home.work / "file").touch()
+
+    refused = clinvk("-b", "echo", flag, "a prompt")
+
+    assert refused.returncode == 1
+    assert f"{flag.partition('=')[0]}: file: not a directory" in refused.stderr

@@ -214,7 +214,10 @@ def _read_option(option: option_table.Option, value: Any) -> Any:
 
 def _absolute_path(path: Path | str, option: option_table.Option) -> str:
     if not os.path.isdir(path):  # typer passes lists of paths as text
-        raise UsageError(f"{option.flag}: {os.fspath(path) or chr(39) * 2}: no such directory")
+        problem = "not a directory" if os.path.lexists(path) else "no such directory"
+        raise UsageError(
+            f"{option.flag}: {os.fspath(path) or chr(39) * 2}: {problem}", "name a directory"
+        )
     return os.path.realpath(path)
 
 
