@@ -5,13 +5,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from clinvk.cmd.interactive.typed import read_typed
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, UsageError
-from clinvk.model.events import Delta, Event
+from clinvk.model.events import Delta, Event, Thinking
 from clinvk.model.request import Request
 from clinvk.repl.conversation import Conversation
 from clinvk.repl.screen import answer as answers
@@ -19,7 +20,9 @@ from clinvk.repl.screen.answer import PLAIN_NOTICE, AnswerText
 from clinvk.repl.screen.pastes import Pastes
 from clinvk.repl.screen.status import Status, status_pieces
 from clinvk.repl.screen.tools import ToolLine, describe_input, describe_output
+from clinvk.repl.screen.turn_view import THOUGHT_KEPT, TurnView
 from clinvk.repl.slash import TABLE
+from clinvk.terminal.printer import Printer
 from tests.conftest import FAKES, CommandLine, Home, python
 from tests.terminals import Terminal, past
 
@@ -171,6 +174,23 @@ def test_a_long_paste_has_a_label_that_stands_for_it():
     assert pastes.expand(f"see {label} and [pasted 7 lines]") == f"see {long} and [pasted 7 lines]"
     assert pastes.label_before(f"see {label}") == label
     assert pastes.label_before("see [pasted 3,120 line]") == ""
+
+
+def test_of_very_long_thinking_the_beginning_is_kept():
+    class Page:
+        columns = 80
+
+        def redraw(self) -> None: ...
+
+    view = TurnView(Page(), Printer.for_errors("never"))  # type: ignore[arg-type]
+
+    async def think() -> None:
+        for number in range(60_000):
+            await view.show(Thinking(text=f"{number:5} "))
+
+    anyio.run(think)
+    assert "".join(view.thoughts).startswith("    0     1 ")
+    assert THOUGHT_KEPT <= len("".join(view.thoughts)) < THOUGHT_KEPT + 10
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ class TurnView:
         self.doing = "starting"
         self.began = time.monotonic()
         self.thoughts: list[str] = []
+        self._thought = 0  # characters of them
         self._shows_thinking = shows_thinking
         self._thought_since: float | None = None
         self._turn: Turn | TurnSeries | None = None
@@ -157,8 +158,9 @@ class TurnView:
         if self._thought_since is None:
             self._thought_since = time.monotonic()
             self.doing = "thinking"
-        if sum(map(len, self.thoughts)) < THOUGHT_KEPT:
+        if self._thought < THOUGHT_KEPT:  # counted: there may be many thousands of pieces
             self.thoughts.append(text)
+            self._thought += len(text)
 
     def _end_thinking(self) -> None:
         if self._thought_since is None:
