@@ -56,7 +56,9 @@ def test_a_template_is_created_from_another(clinvk: CommandLine, home: Home) -> 
     assert own["description"] == "For me."
     assert clinvk("templates", "new", "mine").returncode == 3
     assert clinvk("templates", "new", "x", "--from", "no-such").returncode == 3
-    assert clinvk("templates", "new", "../x").returncode == 4
+    invalid = clinvk("templates", "new", "../x")
+    assert invalid.returncode == 3
+    assert "invalid name '../x'" in invalid.stderr
     assert clinvk("skills", "new", "../x").returncode == 3
 
 

@@ -25,6 +25,7 @@ from clinvk.cmd.options.turn import (
 )
 from clinvk.cmd.views import run as watching
 from clinvk.disk.output_file import check_overwriting
+from clinvk.disk.reading import directory_problem
 from clinvk.errors import UsageError
 from clinvk.terminal.printer import Printer
 
@@ -250,8 +251,8 @@ def _build_plan(
 def _absolute_workdir(workdir: Path | None) -> str:
     """The directory as an absolute path, wherever the run is resumed from."""
     found = os.path.realpath(workdir or os.curdir)
-    if not os.path.isdir(found):
-        raise UsageError(f"--workdir: {workdir}: no such directory")
+    if problem := directory_problem(found):
+        raise UsageError(f"--workdir: {workdir}: {problem}", "name a directory")
     return found
 
 

@@ -16,6 +16,13 @@ NOT_REGULAR = "not a regular file"
 _OWN_STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 
 
+def directory_problem(path: str | Path) -> str | None:
+    """Why the path cannot be used as a directory; None if it is one."""
+    if os.path.isdir(path):
+        return None
+    return "not a directory" if os.path.lexists(path) else "no such directory"
+
+
 def open_regular(path: str | Path, *, follow: bool = True) -> BinaryIO:
     """The open file. Raises `OSError` for anything but a regular file, without waiting for it;
     for a symbolic link too, unless `follow`."""

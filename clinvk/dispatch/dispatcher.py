@@ -34,6 +34,7 @@ from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.config.stored_options import NOTHING_STORED, StoredOptions, read_options_file
 from clinvk.disk.closing import Closing
+from clinvk.disk.reading import directory_problem
 from clinvk.disk.waiting import check_may_block
 from clinvk.dispatch.limit_check import (
     check_limit,
@@ -864,9 +865,9 @@ def _working_directory(request: Request, session: Session | None) -> Path:
         path = session.cwd
     else:
         path = real_path(request.cwd)
-    if not os.path.isdir(path):
+    if problem := directory_problem(path):
         whose = f"session {session.id} ran in it; " if session and request.cwd is None else ""
-        raise UsageError(f"{path}: no such directory", f"{whose}choose another one with -w")
+        raise UsageError(f"{path}: {problem}", f"{whose}choose another one with -w")
     return Path(path)
 
 

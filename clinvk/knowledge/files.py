@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from clinvk.disk.reading import open_regular
+from clinvk.disk.reading import directory_problem, open_regular
 from clinvk.errors import UsageError
 from clinvk.knowledge.ignored import IgnoreRules
 from clinvk.knowledge.part import plural
@@ -55,9 +55,8 @@ class Skipped:
 def check_root(path: str, flag: str) -> str:
     """The real path of a directory that may be read as a whole. Raises `UsageError`."""
     real = os.path.realpath(path)
-    if not os.path.isdir(real):
-        what = "not a directory" if os.path.lexists(path) else "no such directory"
-        raise UsageError(f"{flag}: {path}: {what}", "name a directory")
+    if problem := directory_problem(path):
+        raise UsageError(f"{flag}: {path}: {problem}", "name a directory")
     if real == "/" or f"{real}/".startswith(tuple(f"{name}/" for name in PSEUDO)):
         raise UsageError(
             f"{flag}: {path}: it holds the files of the whole system"

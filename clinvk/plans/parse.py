@@ -17,7 +17,7 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from clinvk.disk.jsonl import replace_surrogates
-from clinvk.disk.reading import NOT_REGULAR, is_own_stream, read_file, read_named
+from clinvk.disk.reading import NOT_REGULAR, directory_problem, is_own_stream, read_file, read_named
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.option_table import Option
 from clinvk.model.option_values import value_problem
@@ -340,10 +340,9 @@ class _PlanParser:
         if name is None:
             return None
         folder = os.path.realpath(self.cwd / Path(name).expanduser())
-        if not os.path.isdir(folder):
-            raise ShapeError(
-                path if path[-1] in OPTIONS else (*path, "workdir"), f"{name}: no such directory"
-            )
+        if problem := directory_problem(folder):
+            where = path if path[-1] in OPTIONS else (*path, "workdir")
+            raise ShapeError(where, f"{name}: {problem}")
         return folder
 
     def _read_file(self, name: str, path: Place) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.disk.reading import read_file
-from clinvk.errors import ConfigError
+from clinvk.errors import ConfigError, SessionError
 from clinvk.model.session import check_id
 from clinvk.text import yaml as yamls
 from clinvk.text.typed import ShapeError, build_struct
@@ -151,9 +151,13 @@ def _line(text: str, path: tuple[str | int, ...]) -> str:
 
 def new_template(home: Path, name: str, source: str | None, description: str) -> Path:
     """Write a template to be filled in, or a copy of the one that is named `source`; return its
-    path. Raises `ConfigError`, and `SessionError` for a name that is not valid as a file name."""
+    path. Raises `ConfigError`."""
+    try:
+        check_id(name)
+    except SessionError as error:
+        raise ConfigError(f"invalid name {name[:100]!r}", error.hint) from error
     begun = load_template(home, source) if source else Template(system_message=PLACEHOLDER)
-    path = template_directory(home) / f"{check_id(name)}.yaml"
+    path = template_directory(home) / f"{name}.yaml"
     if os.path.lexists(path):
         raise ConfigError(f"{path} already exists", "edit that file, or choose another name")
     data = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
+from clinvk.disk.reading import directory_problem
 from clinvk.errors import UsageError
 from clinvk.knowledge.notes import Note, Notes
 from clinvk.sessions.lookup import real_path
@@ -114,8 +114,8 @@ def forget(
 
 
 def _directory(workdir: Path | None) -> str:
-    if workdir is not None and not os.path.isdir(workdir):
-        raise UsageError(f"{workdir}: no such directory")
+    if workdir is not None and (problem := directory_problem(workdir)):
+        raise UsageError(f"--workdir: {workdir}: {problem}", "name a directory")
     return real_path(workdir)
 
 

@@ -18,7 +18,7 @@ from clinvk.cmd.options.storage import apply_storage_options
 from clinvk.cmd.options.words import LITERAL_MARK, PASSTHROUGH_KEY
 from clinvk.config import loading
 from clinvk.config import schema as configs
-from clinvk.disk.reading import read_named, read_stream
+from clinvk.disk.reading import directory_problem, read_named, read_stream
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model import option_table
 from clinvk.model.option_table import BY_NAME, FLAGS
@@ -213,8 +213,7 @@ def _read_option(option: option_table.Option, value: Any) -> Any:
 
 
 def _absolute_path(path: Path | str, option: option_table.Option) -> str:
-    if not os.path.isdir(path):  # typer passes lists of paths as text
-        problem = "not a directory" if os.path.lexists(path) else "no such directory"
+    if problem := directory_problem(path):  # typer passes lists of paths as text
         raise UsageError(
             f"{option.flag}: {os.fspath(path) or chr(39) * 2}: {problem}", "name a directory"
         )
