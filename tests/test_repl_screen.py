@@ -153,6 +153,20 @@ def test_a_signal_stops_the_turn_and_leaves_the_terminal_usable(
     assert home.record()["error"]["kind"] == "cancelled"
 
 
+def test_a_signal_during_a_command_of_the_shell_ends_both(tmux: Tmux):
+    tmux.start()
+    tmux.shows("new session")
+    clinvk = next(
+        p for p in psutil.Process(tmux.pid()).children(recursive=True) if "clinvk" in p.cmdline()
+    )
+    tmux.type("!(sleep 97; true); echo sl''eeps; sleep 98; true")
+    wait_for(lambda: any("97" in p.cmdline() for p in clinvk.children(recursive=True)), "sleep", 10)
+    started = clinvk.children(recursive=True)
+    os.kill(clinvk.pid, signal.SIGTERM)
+    tmux.shows("exit 7")
+    wait_for(lambda: not any(is_running(p.pid) for p in started), "the end of the command", 10)
+
+
 def test_a_large_paste_is_shown_as_one_label_and_sent_as_it_is(tmux: Tmux, home: Home):
     tmux.start()
     tmux.shows("new session")

@@ -70,7 +70,7 @@ def run_on_terminal(command: Command, marker: str) -> int:
             program = subprocess.Popen(
                 command.argv, cwd=command.cwd, env={**command.env, MARKER: marker}
             )
-        with _passing_on(program, marker):
+        with passing_on(program, marker):
             while _wait_for_change(program) == "stopped":
                 _suspend()
                 with suppress(ProcessLookupError):
@@ -105,11 +105,18 @@ def _suspend() -> None:
 
 
 @contextmanager
-def _passing_on(program: subprocess.Popen[bytes], marker: str) -> Iterator[None]:
-    """Pass on the signals that ask this process to end."""
+def passing_on(
+    program: subprocess.Popen[bytes], marker: str, *, to_all: bool = False
+) -> Iterator[list[int]]:
+    """Pass on the signals that ask this process to end, to the program or `to_all` that it has
+    started; it is killed if it does not end. The list has those that came."""
     before = {}
+    received: list[int] = []
 
     def pass_on(number: int, _frame: object) -> None:
+        received.append(number)
+        if to_all:
+            _send_to_all(program, marker, signal.Signals(number))
         with suppress(ProcessLookupError):
             program.send_signal(number)
         killer = threading.Timer(PATIENCE, _kill, [program, marker])
@@ -122,7 +129,7 @@ def _passing_on(program: subprocess.Popen[bytes], marker: str) -> Iterator[None]
             if handler not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, pass_on)
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -130,11 +137,15 @@ def _passing_on(program: subprocess.Popen[bytes], marker: str) -> Iterator[None]
 
 def _kill(program: subprocess.Popen[bytes], marker: str) -> None:
     """Kill the program and all that it has started, unless it has ended."""
+    _send_to_all(program, marker, signal.SIGKILL)
+
+
+def _send_to_all(program: subprocess.Popen[bytes], marker: str, number: signal.Signals) -> None:
     # psutil, 10 ms, and only needed to stop a program.
     from clinvk.process.tree import ProcessTree
 
     if program.returncode is None:
-        ProcessTree.of_program(program.pid, marker).send_signal(signal.SIGKILL)
+        ProcessTree.of_program(program.pid, marker).send_signal(number)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from msgspec import Struct
 
 from clinvk.model.request import Request
 
+CANCELLED = 7
+
 
 class Send(Struct, frozen=True):
     """Send a message. `given` is the request of a command line, for this message only."""
@@ -33,7 +35,9 @@ class Fill(Struct, frozen=True):
 
 
 class Exit(Struct, frozen=True):
-    """End the sitting."""
+    """End the sitting, with this exit code if it is not 0."""
+
+    code: int = 0
 
 
 Action = Send | OnTerminal | Fill | Exit

@@ -7,13 +7,11 @@ import sys
 
 from clinvk.errors import UsageError
 from clinvk.process import ownership
-from clinvk.repl.actions import Action, Exit, Fill, OnTerminal, Send
+from clinvk.repl.actions import CANCELLED, Action, Exit, Fill, OnTerminal, Send
 from clinvk.repl.sitting import Sitting
 from clinvk.terminal import keyboard
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
-
-CANCELLED = 7
 
 
 class LineFront:
@@ -38,7 +36,7 @@ def run_by_line(sitting: Sitting, first: str | None = None) -> int:
         try:
             while action is not None:
                 if isinstance(action, Exit):
-                    return _leave(sitting, on_terminal=on_terminal)
+                    return action.code or _leave(sitting, on_terminal=on_terminal)
                 action = _perform(sitting, action)
             if not on_terminal and sitting.code == CANCELLED:
                 return CANCELLED

@@ -13,7 +13,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from clinvk.model.fence import fence, random_word
-from clinvk.process.foreground import without_interrupts
+from clinvk.process.foreground import passing_on, without_interrupts
+from clinvk.process.marker import MARKER, new_marker
 from clinvk.text.sanitize import one_line, sanitize
 
 KEPT = 64 * 1024  # bytes of an output that can go with a message: half from each end
@@ -28,6 +29,7 @@ class Output(Struct, frozen=True):
     code: int
     text: str
     lines: int
+    is_ended: bool = False  # by a signal that was for the prompt
 
     @property
     def title(self) -> str:
@@ -46,7 +48,7 @@ def run_command(command: str, directory: str) -> Output:
     """Run it in the user's shell, and show what it prints. Ctrl-C is for the command."""
     shell = os.environ.get("SHELL") or "/bin/sh"
     shell = shell if os.access(shell, os.X_OK) else "/bin/sh"
-    kept = _Kept()
+    kept, marker = _Kept(), new_marker(os.environ)
     sys.stdout.flush()
     with (
         without_interrupts(),
@@ -58,7 +60,9 @@ def run_command(command: str, directory: str) -> Output:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=directory if Path(directory).is_dir() else None,
+            env={**os.environ, MARKER: marker},
         ) as program,
+        passing_on(program, marker, to_all=True) as signals,
     ):
         assert program.stdout is not None  # noqa: S101 - a pipe
         fd = program.stdout.fileno()
@@ -75,7 +79,8 @@ def run_command(command: str, directory: str) -> Output:
             _write(piece)
         program.stdout.close()
         code = program.wait()
-    return Output(command, code if code >= 0 else 128 - code, kept.text(), kept.lines)
+    code = code if code >= 0 else 128 - code
+    return Output(command, code, kept.text(), kept.lines, is_ended=bool(signals))
 
 
 def _write(piece: bytes) -> None:

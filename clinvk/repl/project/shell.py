@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clinvk.errors import UsageError
-from clinvk.repl.actions import Action, OnTerminal
+from clinvk.repl.actions import CANCELLED, Action, Exit, OnTerminal
 from clinvk.repl.project.output import run_command
 from clinvk.repl.sitting import Sitting
 from clinvk.text.values import os_problem
@@ -20,13 +20,16 @@ def run_shell(sitting: Sitting, command: str) -> Action | None:
     if problem := os_problem(command):
         raise UsageError(f"the command has {problem}", "remove it")
 
-    def run() -> None:
+    def run() -> Action | None:
         output = run_command(command, sitting.conversation.directory)
+        if output.is_ended:
+            return Exit(CANCELLED)
         sitting.shell_output = output
         failed = f"exit code {output.code}" if output.code else ""
         hint = f"{output.size}; !! sends the output with the next message" if output.text else ""
         if told := "; ".join(filter(None, (failed, hint))):
             sitting.printer.notice(told)
+        return None
 
     return OnTerminal(run, f"!{command}")
 

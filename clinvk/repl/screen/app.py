@@ -45,7 +45,7 @@ from prompt_toolkit.widgets import SearchToolbar
 from clinvk.errors import ClinvkError
 from clinvk.process import ownership
 from clinvk.process.groups import unwrap_single_exception
-from clinvk.repl.actions import Action, Exit, Fill, OnTerminal, Send
+from clinvk.repl.actions import CANCELLED, Action, Exit, Fill, OnTerminal, Send
 from clinvk.repl.screen.completion import PromptCompleter
 from clinvk.repl.screen.keys import make_keys
 from clinvk.repl.screen.pastes import Pastes
@@ -67,7 +67,6 @@ FRAME_INTERVAL = 0.12  # seconds between two frames of the line that says what i
 INPUT_ROWS = 10  # of a long input, which scrolls
 KEPT_ROWS = 8  # for the lines below an answer that streams
 PIECE = 4096  # characters that a terminal takes without blocking once it is writable
-CANCELLED = 7
 SWITCH_INTERVAL = 0.001  # seconds that a thread may run before others get their turn
 PATIENCE = 5.0  # seconds that a stopped turn has, on the way out
 
@@ -558,12 +557,12 @@ def run_on_screen(sitting: Sitting, first: str | None = None) -> int:
             with restored_if_ended(fd), unwrap_single_exception():
                 action = anyio.run(screen.run)
         match action:
-            case Exit():
-                if not screen.output.is_gone:
+            case Exit(code=code):
+                if not screen.output.is_gone and not code:
                     sitting.say_goodbye()
                 clear_typeahead(screen.app.input)
                 discard_waiting(fd)
-                return screen.code
+                return code or screen.code
             case OnTerminal(run=run):
                 action = sitting.attempt(run)
                 if isinstance(action, (Send, Fill)):
