@@ -97,6 +97,30 @@ def test_each_task_has_a_worktree_and_its_result_is_a_commit_in_a_ref(
     assert (session["cwd"], session["started_in"]) == (str(worktrees / "t1"), str(repo))
 
 
+def test_a_worktree_stays_while_a_turn_of_its_session_runs_in_it(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    clinvk("--worktree", "-b", "shell", "echo x >> a", cwd=repo)
+    (run,) = (shell.path / "worktrees").glob("r*")
+    worktree, go = run / "prompt", repo.parent / "go"
+    script = f"echo 1 > c; while [ ! -e {go} ]; do sleep 0.05; done; echo 2 > d"
+    later = clinvk.start("-c", script, cwd=repo)
+    wait_for((worktree / "c").exists)
+    dropped = clinvk("runs", "drop", "--yes", cwd=repo)
+    assert dropped.returncode == 4
+    assert "a turn of a session is running in the worktree" in dropped.stderr
+    applied = clinvk("runs", "apply", cwd=repo)
+    assert applied.returncode == 0, applied.stderr
+    assert f"the worktree {worktree} was not removed: a turn" in applied.stderr
+    assert f"{worktree} was kept: a turn" in clinvk("runs", "clean", cwd=repo).stderr
+    go.touch()
+    later.communicate(timeout=30)
+    assert later.returncode == 0
+    assert {"c", "d"} <= set(git(repo, "ls-tree", "--name-only", f"refs/clinvk/{run.name}/prompt/2").split())  # fmt: skip
+    clinvk("runs", "clean", cwd=repo)
+    assert not run.exists()
+
+
 def test_a_prompt_in_a_worktree_ends_by_saying_what_changed(
     clinvk: CommandLine, shell: Home, repo: Path
 ):

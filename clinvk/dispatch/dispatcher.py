@@ -6,7 +6,13 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -683,7 +689,11 @@ async def _start_turn(
     began = time.monotonic()
     ask = signal.Signals[plan.manifest.stop]
     home = dispatcher.config.home
-    with tempfiles.temp_files(plan.command, dispatcher.env), keep_state(plan, home):
+    with (
+        tempfiles.temp_files(plan.command, dispatcher.env),
+        keep_state(plan, home),
+        _keep_worktree(plan, home),
+    ):
         async with login_lock.login_lock(plan.manifest, plan.command.env, home) as begun:
             if recorder is not None and not new and not plan.request.resends:
                 await recorder.record_prompt(await prompt_messages(plan, recorder.settings))
@@ -711,14 +721,28 @@ async def _start_turn(
 def _save_changes(dispatcher: Dispatcher, plan: TurnPlan) -> Save | None:
     """Commits what a further turn of a session in a worktree has changed; None for others. For a task
     in a new worktree, its executor does that."""
-    session = plan.session
-    if session is None or session.started_in is None or plan.request.started_in is not None:
+    if not _is_further_turn_in_worktree(plan):
         return None
     # Only in a worktree.
     from clinvk.worktrees.attempt import save_session_result
 
     home, cwd = dispatcher.config.home, plan.command.cwd
     return partial(save_session_result, home=home, cwd=cwd, env=dispatcher.env)
+
+
+def _is_further_turn_in_worktree(plan: TurnPlan) -> bool:
+    session = plan.session
+    return bool(session and session.started_in) and plan.request.started_in is None
+
+
+def _keep_worktree(plan: TurnPlan, home: Path) -> AbstractContextManager[None]:
+    """Nothing removes the worktree during a further turn in it; a run keeps those of its tasks."""
+    if not _is_further_turn_in_worktree(plan):
+        return nullcontext()
+    # Only in a worktree.
+    from clinvk.worktrees.in_use import keep_worktree
+
+    return keep_worktree(home, plan.command.cwd)
 
 
 @contextmanager

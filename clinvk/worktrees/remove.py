@@ -13,6 +13,7 @@ from clinvk.model.plan import Plan, Worktree
 from clinvk.worktrees import names
 from clinvk.worktrees.create import Place, attach_worktree, discard_worktree
 from clinvk.worktrees.git import GitError
+from clinvk.worktrees.in_use import hold_unused
 from clinvk.worktrees.record import Record, read_record, write_record
 from clinvk.worktrees.result import Saved, save_result
 
@@ -32,7 +33,8 @@ def places_of(home: Path, run: str, plan: Plan, env: Mapping[str, str]) -> list[
 
 def remove_worktree(place: Place) -> Removed | None:
     """Remove a worktree, after its contents are saved in refs; None if there is none. Files that git
-    ignores are deleted. Raises `ClinvkError` if it cannot be saved, and nothing is removed then."""
+    ignores are deleted. Raises `ClinvkError` if it cannot be saved or is in use, and nothing is removed
+    then."""
     record = read_record(place.path)
     if record is None and not place.path.exists():
         return None
@@ -43,12 +45,13 @@ def remove_worktree(place: Place) -> Removed | None:
             f"{place.path} is not a worktree that clinvk knows",
             "look at it, and delete it by hand",
         )
-    if record.state == "ready" and place.path.exists():
-        record = attach_worktree(place, record)
-        saved = save_result(place, record, counts=False)
-        record = replace(record, state="removing")
-        write_record(place.path, record)
-    discard_worktree(place, record)
+    with hold_unused(place.path):
+        if record.state == "ready" and place.path.exists():
+            record = attach_worktree(place, record)
+            saved = save_result(place, record, counts=False)
+            record = replace(record, state="removing")
+            write_record(place.path, record)
+        discard_worktree(place, record)
     return Removed(place.path, size, saved)
 
 

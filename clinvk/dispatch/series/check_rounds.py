@@ -32,6 +32,7 @@ from clinvk.model.session_ref import SessionById
 from clinvk.process.marker import MARKER
 from clinvk.process.threads import in_thread
 from clinvk.runs.secrets import create_scrubber
+from clinvk.worktrees.in_use import keep_worktree
 
 if TYPE_CHECKING:
     from clinvk.dispatch.turn_plan import TurnPlan
@@ -330,7 +331,8 @@ class CheckedTurn(TurnSeries):
         self._check_run = run
         output = CheckOutput(self._log_path(), self._scrub)
         async with hold_directory(self._home, plan.command.cwd, run.marker, self._notify):
-            check = await run.run(output)
+            with keep_worktree(self._home, plan.command.cwd):
+                check = await run.run(output)
         if output.problem:
             self._notify(output.problem)
         return replace(

@@ -15,6 +15,7 @@ from clinvk.runs.folder import RunFolder
 from clinvk.worktrees import names
 from clinvk.worktrees.create import Place, discard_worktree
 from clinvk.worktrees.git import Git, check_version
+from clinvk.worktrees.in_use import check_unused, hold_unused
 from clinvk.worktrees.record import read_record
 from clinvk.worktrees.remove import delete_refs
 from clinvk.worktrees.result import save_result
@@ -71,8 +72,8 @@ class Drop:
         self.dropped = [self._describe(result) for result in self.chosen]
 
     def run(self) -> list[Dropped]:
-        """Drop them. Raises `SessionError` if the run is in progress, or has left something
-        running."""
+        """Drop them. Raises `SessionError` if the run is in progress or has left something running,
+        or if a turn of a session runs in one of the worktrees."""
         turn = self.folder.lock()
         if turn.leftover:
             turn.abandon()
@@ -81,6 +82,9 @@ class Drop:
                 f"stop that first: clinvk runs cancel {self.folder.id}",
             )
         try:
+            for result in self.chosen:
+                wanted = result.worktree
+                check_unused(names.path_of(self._home, self.folder.id, wanted.directory))
             # Recorded first: a result that is half removed is not applied, but dropped again.
             taken.record(taken.about(self.folder, [_event(r) for r in self.chosen]))
             self.dropped = [
@@ -120,12 +124,13 @@ class Drop:
         record = read_record(place.path)
         dropping = {r.index for r in self.chosen}
         if record is not None and is_settled(self.results, result.worktree.directory, dropping):
-            if record.state == "ready":
-                # What is in it now may be more than the result. Without it, the result is dropped
-                # all the same: the disk may be full.
-                with suppress(ClinvkError, OSError):
-                    about = replace(about, commit=save_result(place, record).result.commit)
-            discard_worktree(place, record)
+            with hold_unused(place.path):
+                if record.state == "ready":
+                    # What is in it now may be more than the result. Without it, the result is
+                    # dropped all the same: the disk may be full.
+                    with suppress(ClinvkError, OSError):
+                        about = replace(about, commit=save_result(place, record).result.commit)
+                discard_worktree(place, record)
         if git is not None:
             delete_refs(place, names.refs_of_task(place.run, place.wanted.slug))
         return about
