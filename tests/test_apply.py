@@ -412,7 +412,8 @@ def test_the_commands_show_apply_and_drop(clinvk: CommandLine, home: Home, tmp_p
     assert "task 'onee'; did you mean 'one'?" in clinvk("runs", "apply", "last", "onee").stderr
     dry = clinvk("runs", "apply", "--dry-run")
     assert "✓ one: 1 file, +1 -1" in dry.stdout
-    assert "– bad: skipped: its state is failed" in dry.stdout
+    why = f"its state is failed; to apply it anyway: clinvk runs apply {folder.id} bad"
+    assert f"– bad: skipped: {why}" in " ".join(dry.stdout.split())
     assert repository.status() == ""
     done = clinvk.json("runs", "apply", "--json")
     assert [(t["name"], t["state"]) for t in done["tasks"]] == [
@@ -526,6 +527,8 @@ def test_results_are_applied_one_by_one_with_a_check_in_between(
         ("✗ conflicting", "conflict"),
         ("– after-bad", "skipped"),
     ]
+    assert dict(found)["✗ bad"] == f"check failed: {check} (exit code 1)"
+    assert "conflicts with task 'one' and task 'two': a.txt" in " ".join(done.stdout.split())
     assert "  │ checking bad" in done.stdout
     revision = {"stage": "", "commit": "main", "branch": "new"}[how]
     lines = repository.git("show", f"{revision}:a.txt").splitlines()
@@ -573,7 +576,7 @@ def test_a_backend_resolves_a_conflict_in_a_worktree_of_its_own(
     )
     assert (failed.returncode, repository.status()) == (0, "M  a.txt"), failed
     assert (repository.root / "a.txt").read_text().splitlines()[4:6] == ["one", "two"]
-    assert "conflicts with what has been committed since its base" in failed.stderr
+    assert "task 'two' conflicts with task 'one': a.txt" in failed.stderr
     repository.git("reset", "--quiet", "--hard")
     refused = clinvk(
         "runs", "apply", folder.id, "--again", "--resolve", "merger", "--check", "false"

@@ -97,6 +97,17 @@ def test_each_task_has_a_worktree_and_its_result_is_a_commit_in_a_ref(
     assert (session["cwd"], session["started_in"]) == (str(worktrees / "t1"), str(repo))
 
 
+def test_the_command_that_applies_what_a_failed_prompt_has_changed_is_named(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    failed = clinvk("--worktree", "--check", "false", "-b", "shell", "echo x >> a", cwd=repo)
+    assert failed.returncode == 65
+    found = re.search(r"apply it here: clinvk (runs apply \S+ prompt);", failed.stderr)
+    assert found, failed.stderr
+    assert clinvk(*found[1].split(), cwd=repo).returncode == 0
+    assert git(repo, "status", "--short") == "M  a"
+
+
 def test_a_worktree_stays_while_a_turn_of_its_session_runs_in_it(
     clinvk: CommandLine, shell: Home, repo: Path
 ):

@@ -86,6 +86,11 @@ class WorktreeResult(Struct, frozen=True, kw_only=True):
         return self.ref.split("/")[2]
 
     @property
+    def slug(self) -> str:
+        """The name of its task, as git allows it in a ref."""
+        return self.ref.split("/")[3]
+
+    @property
     def is_changed(self) -> bool:
         return self.files > 0 or self.commit != self.base
 

@@ -53,16 +53,18 @@ def denial_hint(event: Denied, plan: TurnPlan) -> str | None:
     return ALLOW_HINT
 
 
-def describe_changes(found: WorktreeResult) -> str:
-    """What has changed in a worktree, and what can be done about it."""
+def describe_changes(found: WorktreeResult, *, ok: bool = True) -> str:
+    """What has changed in a worktree, and what can be done about it. Without `ok`, the task has
+    failed: it has to be named to be applied."""
     if not found.is_changed:
         return f"no file was changed in the worktree {found.path}"
     files = f"{found.files} file{'s' * (found.files != 1)} changed"
     counts = f"+{found.insertions:,} -{found.deletions:,}"
     run = found.run
+    task = "" if ok else f" {found.slug}"
     return (
         f"{files} ({counts}) in a worktree; see what: clinvk runs diff {run}; "
-        f"apply it here: clinvk runs apply {run}; drop it: clinvk runs drop {run}"
+        f"apply it here: clinvk runs apply {run}{task}; drop it: clinvk runs drop {run}"
     )
 
 

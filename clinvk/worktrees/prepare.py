@@ -116,7 +116,10 @@ class _Finder:
         shown = ", ".join(changed[:SHOWN]) + (", …" if len(changed) > SHOWN else "")
         what = f"{root} has {count} ({shown})"
         if wanted.dirty == "refuse":
-            raise UsageError(what, "commit or stash them; or change dirty: to tell or include")
+            raise UsageError(
+                what,
+                "commit or stash them; or use --dirty tell or --dirty include (dirty: in a task file)",
+            )
         if wanted.dirty == "tell":
             self.notify(
                 f"{what}, which the worktrees do not have; to include them: --dirty include, or "

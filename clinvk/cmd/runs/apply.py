@@ -195,6 +195,8 @@ def _print_applied(applied: Applied) -> None:
 
 
 def _describe(task: TaskApplied) -> str:
+    if task.state == "check failed" and task.why:
+        return task.why  # it says so
     if task.state != "applied":
         return f"{task.state}: {task.why}" if task.why else task.state
     text = f"{format_changes(task.files, task.insertions, task.deletions)}"

@@ -85,7 +85,7 @@ class TurnViewer:
         if result.error is not None:
             print_failure(result, self.printer)
         if result.worktree is not None:
-            self.printer.notice(describe_changes(result.worktree))
+            self.printer.notice(describe_changes(result.worktree, ok=result.ok))
 
 
 class TextViewer(TurnViewer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -109,20 +110,21 @@ def _choose(results: Results, ask: Ask) -> tuple[list[TaskResult], list[TaskAppl
         )
     chosen, others = [], []
     for result in selected:
-        if why := _why_not(result, ask):
+        if why := _why_not(result, ask, results.folder.id):
             others.append(_passed_over(result, *why))
         else:
             chosen.append(result)
     return chosen, others
 
 
-def _why_not(result: TaskResult, ask: Ask) -> tuple[State, str] | None:
+def _why_not(result: TaskResult, ask: Ask, run: str) -> tuple[State, str] | None:
     if result.dropped and (result.applied is None or result.dropped.at > result.applied.at):
         return "skipped", result.dropped.description
     if result.applied and not ask.again:
         return "already applied", f"{result.applied.description}; apply it once more with --again"
     if not ask.tasks and not result.outcome.ok:
-        return "skipped", f"its state is {result.outcome.state}; name it to apply what it changed"
+        anyway = f"clinvk runs apply {run} {shlex.quote(result.name)}"
+        return "skipped", f"its state is {result.outcome.state}; to apply it anyway: {anyway}"
     return None
 
 
@@ -147,7 +149,7 @@ def _check_target(target: Target, chosen: Sequence[TaskResult], ask: Ask) -> Non
     elif target.git.commit_of(check_branch_name(target.git, str(ask.branch))):
         raise UsageError(
             f"the branch {ask.branch} exists already in {target.description}",
-            "use another name, or delete it first: git branch -d",
+            f"use another name, or delete it first: git branch -D {ask.branch}",
         )
     elif target.head is None:
         raise UsageError(

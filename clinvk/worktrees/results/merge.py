@@ -143,11 +143,12 @@ def merge_all(
     sources: Sequence[Source],
     *,
     taken: Sequence[str] = (),
+    before: Sequence[Merged] = (),
     resolve: Resolve | None = None,
 ) -> list[Merged]:
     """Merge the results one after another into the tree of `head`. `taken` are results that were
-    applied before; `resolve` gets a conflict and returns the tree without it. Raises
-    `ConflictError`, `GitError`."""
+    applied before; those in `before`, just now, may be named in a conflict. `resolve` gets a
+    conflict and returns the tree without it. Raises `ConflictError`, `GitError`."""
     tree = tree_of(git, head)
     merged: list[Merged] = []
     chosen = {source.commit for source in sources}
@@ -155,7 +156,7 @@ def merge_all(
     for source in sources:
         base = best_base(git, source, contained, tree)
         try:
-            after = merge(git, base, tree, source, merged)
+            after = merge(git, base, tree, source, [*before, *merged])
         except ConflictError as conflict:
             if resolve is None:
                 raise

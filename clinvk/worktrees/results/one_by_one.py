@@ -57,7 +57,7 @@ class OneByOne:
         self._tree = tree_of(landing.target.git, str(landing.target.head))
         self._contained = results.history.applied_results()
         self._refused: list[TaskResult] = []
-        self._merged: list[Merged] = []  # that will be on the new branch
+        self._merged: list[Merged] = []  # that passed; they will be on the new branch
         self._made: Made = {}
 
     def apply(self, chosen: Sequence[TaskResult]) -> list[TaskApplied]:
@@ -90,7 +90,7 @@ class OneByOne:
         try:
             (merged,) = merge_all(
                 git, self._tree, [result.source], taken=self._contained,
-                resolve=self.ask.resolver(self.landing.target),
+                before=self._merged, resolve=self.ask.resolver(self.landing.target),
             )  # fmt: skip
             self._tree = put(merged, lambda directory: self._check(directory, result))
         except CheckFailed as failed:
@@ -98,6 +98,7 @@ class OneByOne:
         except (ConflictError, UnresolvedError, BlockedError, CommitError) as error:
             return self._refuse(result, STATES[type(error)], error.message)
         self._contained.append(result.source.commit)
+        self._merged.append(merged)
         return task_applied(git, merged, self._made.get(result.index, ()))
 
     def _refuse(
@@ -149,7 +150,6 @@ class OneByOne:
                 except CheckFailed:
                     checkout.run("read-tree", "--reset", "-u", merged.before)
                     raise
-                self._merged.append(merged)
                 return merged.tree
 
             yield put
