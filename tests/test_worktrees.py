@@ -97,6 +97,16 @@ def test_each_task_has_a_worktree_and_its_result_is_a_commit_in_a_ref(
     assert (session["cwd"], session["started_in"]) == (str(worktrees / "t1"), str(repo))
 
 
+def test_a_run_of_many_tasks_ends_by_saying_how_to_look_at_the_results(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    done = clinvk("parallel", cwd=repo, stdin=tasks("echo x >> a", "echo y >> b", "true"))
+    assert done.returncode == 0, done.stderr
+    (run,) = [p.name for p in (shell.path / "runs").iterdir()]
+    end = f"2 results are not applied; see: clinvk runs diff {run}; then: clinvk runs apply {run}"
+    assert done.stderr.splitlines()[-1] == f"clinvk: {end}"
+
+
 def test_the_command_that_applies_what_a_failed_prompt_has_changed_is_named(
     clinvk: CommandLine, shell: Home, repo: Path
 ):

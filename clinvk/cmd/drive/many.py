@@ -331,6 +331,14 @@ def print_result(
                     summary.print_answer(run.with_output(outcome))
         summary.print_summary(result, new)
     summary.print_next_steps(result, view.color, checkpoint)
+    if any(outcome.worktree is not None for outcome in result.results):
+        # Only with worktrees.
+        from clinvk.cmd.views import taken
+        from clinvk.runs.folder import RunFolder
+
+        folder = run if isinstance(run, RunFolder) else run.folder
+        if folder is not None:
+            taken.print_how_to_apply(folder, result, view.color)
 
 
 def result_data(result: RunResult) -> dict[str, Any]:

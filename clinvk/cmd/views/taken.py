@@ -28,14 +28,21 @@ def add_to_run(folder: RunFolder, data: dict[str, Any]) -> dict[str, Any]:
 def print_taken(folder: RunFolder, result: RunResult) -> None:
     """Say which results were applied or dropped, and how to look at the others."""
     history = _history(folder)
-    changed = [o for o in result.results if o.worktree is not None and o.worktree.is_changed]
-    fresh = [o for o in changed if history.last(o.index) is None]
     for outcome in result.results:
         if found := history.last(outcome.index):
             printer.print_wrapped(f"{outcome.name}: {found.description}")
-    if fresh and result.state != "running":
+    print_how_to_apply(folder, result)
+
+
+def print_how_to_apply(folder: RunFolder, result: RunResult, color: str | None = None) -> None:
+    """Say on stderr how to look at the results that were neither applied nor dropped, if any."""
+    changed = [o for o in result.results if o.worktree is not None and o.worktree.is_changed]
+    if not changed or result.state == "running":
+        return
+    history = _history(folder)
+    if fresh := [o for o in changed if history.last(o.index) is None]:
         count = "1 result is" if len(fresh) == 1 else f"{len(fresh)} results are"
-        printer.Printer.for_errors().notice(
+        printer.Printer.for_errors(color).notice(
             f"{count} not applied; see: clinvk runs diff {folder.id}; then: clinvk runs apply {folder.id}"
         )
 
