@@ -493,6 +493,19 @@ async def test_results_are_shown_applied_and_dropped_from_python(
     assert [d.commit for d in dropped] == [two]
 
 
+def test_a_file_that_is_edited_during_a_check_that_fails_is_kept_and_named(
+    clinvk: CommandLine, home: Home
+) -> None:
+    repository = Repository(home.work, FILES)
+    make_run(home.path, repository, {"one": repository.result(line(1, "one"))})
+    done = clinvk("runs", "apply", "--check", "echo mine > a.txt; false")
+    assert (done.returncode, repository.status()) == (1, ""), done
+    said = " ".join(done.stderr.split())
+    assert "changed while results were being applied, and put back: a.txt" in said
+    kept = Path(said.partition("the changed files are in ")[2])
+    assert (kept / "a.txt").read_text() == "mine\n"
+
+
 @pytest.mark.parametrize("how", ["stage", "commit", "branch"])
 def test_results_are_applied_one_by_one_with_a_check_in_between(
     clinvk: CommandLine, home: Home, how: str

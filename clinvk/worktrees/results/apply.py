@@ -20,7 +20,7 @@ from clinvk.worktrees.results.execute import (
     scratch_folder,
 )
 from clinvk.worktrees.results.landing import Landing, hold
-from clinvk.worktrees.results.merge import Merged, merge_all, without_writing
+from clinvk.worktrees.results.merge import Merged, merge_all, named, without_writing
 from clinvk.worktrees.results.one_by_one import OneByOne
 from clinvk.worktrees.results.reading import (
     Results,
@@ -53,7 +53,14 @@ def apply(
         if not chosen:
             return _nothing(results, ask, others)
         _check_target(target, chosen, ask)
-        applied = _apply(landing, results, chosen, others, ask, env)
+        try:
+            applied = _apply(landing, results, chosen, others, ask, env)
+        finally:
+            for kept, paths in landing.moved.items():
+                notify(
+                    f"changed while results were being applied, and put back: {named(sorted(paths))}; "
+                    f"the changed files are in {kept}"
+                )
     results = read_results(folder).latest(target.git)
     remove_applied(results, [t.index for t in applied.tasks], home, env, notify)
     return applied

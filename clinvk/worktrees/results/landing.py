@@ -103,6 +103,7 @@ class Landing:
         self.checkout = self.folder / "checkout"  # for checks of a new branch
         self._copied: Stat | None = None  # the index that was copied
         self._about: dict[str, Any] | None = None
+        self.moved: dict[Path, list[str]] = {}  # files that were changed meanwhile: where they are
 
     # Changing files and the index.
 
@@ -326,6 +327,7 @@ class Landing:
             if keep is None or step.after is None:
                 return False
             _move_away(path, keep / step.path)
+            self.moved.setdefault(keep, []).append(step.path)
         if step.before is None:
             if step.after is not None and now is not None:
                 path.unlink(missing_ok=True)
