@@ -867,13 +867,13 @@ def test_clean_takes_what_ended_long_ago_and_says_which(desk: Desk):
     age(desk, old, 8)
     age(desk, older, 50)
     would = desk.clinvk("runs", "clean", "--older-than", "7d", "--dry-run").stdout
-    assert would.splitlines() == [older, old, "Would delete 2 run(s) older than 7 days."]
+    assert would.splitlines() == [older, old, "Would delete 2 runs older than 7 days."]
     data = desk.clinvk.json("runs", "clean", "--older-than", "7", "--dry-run", "--json")
     assert (data["dry_run"], data["deleted"]) == (True, [older, old])
     assert len(RunStore(desk.home.path).ids()) == 3
     data = desk.clinvk.json("runs", "clean", "--older-than", "6w", "--json")
     assert (data["dry_run"], data["deleted"]) == (False, [older])
-    assert desk.clinvk("runs", "clean", "--older-than", "1w").stdout.startswith("Deleted 1 run(s)")
+    assert desk.clinvk("runs", "clean", "--older-than", "1w").stdout.startswith("Deleted 1 run older")
     assert RunStore(desk.home.path).ids() == [new]
     nothing = desk.clinvk("runs", "clean", "--older-than", "1h")
     assert (nothing.returncode, nothing.stdout, "no runs" in nothing.stderr) == (0, "", True)

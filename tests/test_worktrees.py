@@ -246,11 +246,11 @@ def test_clean_removes_worktrees_and_keeps_results_until_they_are_taken(
     assert "worktrees: 2 of 1 run, " in clinvk("doctor").stdout
     assert "2 (" in clinvk("runs", "list", "--wide").stdout
     would = clinvk("runs", "clean", "--dry-run")
-    assert "Would remove 2 worktree(s)." in would.stdout
+    assert "Would remove 2 worktrees." in would.stdout
     assert worktrees.is_dir()
     done = clinvk("runs", "clean", "--older-than", "0d")
-    assert "Removed 2 worktree(s)" in done.stdout
-    assert f"kept 1 run(s) with results that were neither applied nor dropped: {run}" in done.stderr
+    assert "Removed 2 worktrees (" in done.stdout
+    assert f"kept 1 run with results that were neither applied nor dropped: {run}" in done.stderr
     assert not worktrees.exists()
     assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 1
     assert git(repo, "show", f"refs/clinvk/{run}/t2/2:later") == "by hand"
@@ -277,7 +277,7 @@ def test_setup_runs_first_and_its_failure_starts_nothing(
     dry = clinvk("--worktree", "--base", "main", "--dry-run", "-b", "shell", "true", cwd=repo)
     assert "# worktree: begins with main  (command line)" in dry.stdout
     refused = clinvk("--setup", "x", "-b", "shell", "true", cwd=repo)
-    assert "--setup is about a worktree" in refused.stderr
+    assert "--setup needs a worktree" in refused.stderr
     # In a run, only the task fails.
     script = tasks("true", worktree={"setup": "exit 9"})
     task = json.loads(clinvk("parallel", "--json", cwd=repo, stdin=script).stdout)["results"][0]

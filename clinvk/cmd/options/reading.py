@@ -303,5 +303,6 @@ def worktree_keys(
     if dirty is not None and dirty not in DIRTY:
         raise UsageError(f"--dirty: {dirty!r} is not one of: {', '.join(DIRTY)}")
     if found and not worktree:
-        raise UsageError(f"--{next(iter(found))} is about a worktree", "add --worktree")
+        flag = f"--{next(iter(found))}"
+        raise UsageError(f"{flag} needs a worktree", f"add --worktree, or leave out {flag}")
     return (found or True) if worktree else None

@@ -162,14 +162,14 @@ def clean(
     _print_removed(removed, dry_run=dry_run)
     if kept:
         err.notice(
-            f"kept {len(kept)} run(s) with results that were neither applied nor dropped: "
+            f"kept {len(kept)} run{'s' * (len(kept) != 1)} with results that were neither applied nor dropped: "
             f"{', '.join(kept)}; see: clinvk runs diff ID"
         )
     if gone:
         for run_id in gone if dry_run else []:
             print(run_id)
         verb = "Would delete" if dry_run else "Deleted"
-        print(f"{verb} {len(gone)} run(s) older than {words}.")
+        print(f"{verb} {len(gone)} run{'s' * (len(gone) != 1)} older than {words}.")
     elif not (removed or kept):
         print("no runs to clean", file=sys.stderr)
 
@@ -183,5 +183,5 @@ def _print_removed(removed: Sequence[Removed], *, dry_run: bool) -> None:
     if not removed:
         return
     size = format_size(sum(found.size for found in removed))
-    count = f"{len(removed)} worktree(s)"
+    count = f"{len(removed)} worktree{'s' * (len(removed) != 1)}"
     print(f"Would remove {count}." if dry_run else f"Removed {count} ({size}).")
