@@ -128,6 +128,8 @@ OPTIONS = {
     ("claude", "approval", "default"): [],
     ("claude", "sandbox", "read-only"): ["--tools", "Read,Grep,Glob", "--strict-mcp-config"],
     ("claude", "sandbox", "full"): [],
+    ("claude", "planning", True): ["--permission-mode", "plan"],
+    ("claude", "skill_set", ("/skills/a",)): ["--plugin-dir", "/skills/a"],
     ("claude", "max_turns", 3): ["--max-turns", "3"],
     ("claude", "max_tokens", 500): [],  # a variable, see below
     ("claude", "add_dir", ("/a", "/b c")): ["--add-dir", "/a", "--add-dir", "/b c"],
@@ -148,6 +150,7 @@ OPTIONS = {
     ("codex", "profile", "work"): ["-p", "work"],
     ("codex", "system_prompt", 'say "no"\nalways'): ["-c", 'developer_instructions="say \\"no\\"\\nalways"'],
     ("gemini", "model", "flash"): ["--model", "flash"],
+    ("gemini", "planning", True): ["--approval-mode", "plan"],
     ("gemini", "approval", "auto"): ["--approval-mode", "auto_edit"],
     ("gemini", "approval", "none"): ["--approval-mode", "yolo"],
     ("gemini", "approval", "always"): ["--approval-mode", "default"],

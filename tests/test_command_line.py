@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from clinvk.cmd.main import ALIASES, COMMANDS, click_exception
+from clinvk.cmd.options.words import OPTIONAL_VALUE
 from clinvk.cmd.sessions import group
 from clinvk.cmd.usage.guesses import GUESSES, check_words
 from clinvk.cmd.usage.wording import describe
@@ -53,6 +54,8 @@ def test_a_flag_without_its_value_says_what_it_needs() -> None:
     for context in ALL[1:]:
         for param in context.command.get_params(context):
             if param.param_type_name != "option" or param.is_flag:
+                continue
+            if not OPTIONAL_VALUE.isdisjoint(param.opts):
                 continue
             with pytest.raises(click_exception()) as caught:
                 context.command.make_context(

@@ -276,7 +276,7 @@ async def test_the_result_says_what_the_json_says(desk: Desk):
     assert set(ENDED_STATES[1:]) <= set(data)
     assert data["total_duration_seconds"] == round(result.seconds, 3)
     wanted = {"index", "name", "key", "state", "backend", "model", "session_id", "output", "structured",
-              "error", "duration_seconds", "exit_code", "usage", "cost", "attempts", "started_at",
+              "error", "duration_seconds", "exit_code", "usage", "cost", "attempts", "started_at", "check",
               "ended_at", "tags", "meta"}  # fmt: skip
     for outcome, said in zip(result.results, data["results"], strict=True):
         assert set(said) == wanted

@@ -873,7 +873,9 @@ def test_clean_takes_what_ended_long_ago_and_says_which(desk: Desk):
     assert len(RunStore(desk.home.path).ids()) == 3
     data = desk.clinvk.json("runs", "clean", "--older-than", "6w", "--json")
     assert (data["dry_run"], data["deleted"]) == (False, [older])
-    assert desk.clinvk("runs", "clean", "--older-than", "1w").stdout.startswith("Deleted 1 run older")
+    assert desk.clinvk("runs", "clean", "--older-than", "1w").stdout.startswith(
+        "Deleted 1 run older"
+    )
     assert RunStore(desk.home.path).ids() == [new]
     nothing = desk.clinvk("runs", "clean", "--older-than", "1h")
     assert (nothing.returncode, nothing.stdout, "no runs" in nothing.stderr) == (0, "", True)
