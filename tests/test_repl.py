@@ -114,6 +114,8 @@ def test_the_name_of_the_program_alone_reaches_no_model():
         ('-b a,b print("x")\n    it\'s', ["-b", "a,b", 'print("x")\n    it\'s']),
         ("--judge 'a b' --sequential \"why is it so?\"", ["--judge", "a b", "--sequential", "why is it so?"]),
         ('-b a,b "one" and  "two"', ["-b", "a,b", '"one" and  "two"']),
+        ("--approval auto --memory -m opus fix it", ["--approval", "auto", "--memory", "-m", "opus", "fix it"]),
+        ("--approval=auto --timeout 5m fix it", ["--approval=auto", "--timeout", "5m", "fix it"]),
         ("-b a,b -- -x", ["-b", "a,b", "--", "-x"]),
         ("-b", ["-b"]),
     ],

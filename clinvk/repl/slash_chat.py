@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from clinvk.errors import ClinvkError, UsageError
+from clinvk.model.option_table import ALL_OPTIONS
 from clinvk.model.session import Session
 from clinvk.model.usage import format_count
 from clinvk.repl.actions import Action, Exit, Fill, OnTerminal, Send
@@ -20,7 +21,9 @@ _CODE = re.compile(
     r"^( {0,3})(`{3,}|~{3,})[^\n]*\n(.*?)^ {0,3}\2[`~]*\s*$", re.MULTILINE | re.DOTALL
 )
 _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|\S)+""")  # it may contain quoted spaces
-WITH_VALUE = ("-b", "--backends", "-m", "--model", "--judge", "-w", "--workdir", "--timeout")
+# Options of `compare` alone that have a value.
+WITH_VALUE = ("-b", "--backends", "--judge", "--score", "--html", "-w", "--workdir", "--option",
+              "--tag", "--title", "--base")  # fmt: skip
 DEFAULT = "default"  # the model that the backend chooses
 
 
@@ -105,12 +108,20 @@ def _split_options(argument: str) -> tuple[list[str], str]:
     while rest.startswith("-"):
         option, rest = _take_word(rest)
         options.append(option)
-        if option in WITH_VALUE and rest:
+        if _takes_value(option) and rest:
             value, rest = _take_word(rest)
             options.append(value)
         if option == "--":
             break
     return options, _unquoted(rest)
+
+
+def _takes_value(option: str) -> bool:
+    """Whether the next word is its value."""
+    known = next((one for one in ALL_OPTIONS if option in (one.flag, one.short)), None)
+    if known is None:
+        return option in WITH_VALUE
+    return known.type is not bool and not known.optional_value
 
 
 def _take_word(text: str) -> tuple[str, str]:
