@@ -168,8 +168,7 @@ def test_all_steps_of_a_chain_share_a_worktree_and_each_has_its_own_changes(
 ):
     prompts = {"one": "echo 1 > new", "two": "cat new; git log --oneline | wc -l; echo 2 > a"}
     steps = [{"name": n, "prompt": p, "backend": "shell"} for n, p in prompts.items()]
-    steps.append({"name": "three", "prompt": "true", "backend": "shell", "setup": None})
-    del steps[-1]["setup"]
+    steps.append({"name": "three", "prompt": "true", "backend": "shell"})
     done = clinvk("chain", "--worktree", "--json", cwd=repo, stdin=json.dumps({"steps": steps}))
     assert done.returncode == 0, done.stderr
     one, two, three = (task["worktree"] for task in json.loads(done.stdout)["results"])
