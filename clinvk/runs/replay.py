@@ -213,7 +213,7 @@ def mark_indeterminate(outcome: Outcome) -> Outcome:
         state="indeterminate",
         error=Failure(
             "indeterminate",
-            "interrupted while running; its work may be partly done",
+            "interrupted while running; the work may be partly done",
             "check what it did; run it again with --rerun-indeterminate",
         ),
     )
