@@ -25,7 +25,7 @@ from tests.applied_runs import (
     write,
     write_all,
 )
-from tests.conftest import END, READ, START, CommandLine, Home
+from tests.conftest import END, READ, START, CommandLine, Home, is_alive, wait_for
 from tests.terminals import Terminal, ending
 
 
@@ -504,6 +504,30 @@ def test_a_file_that_is_edited_during_a_check_that_fails_is_kept_and_named(
     assert "changed while results were being applied, and put back: a.txt" in said
     kept = Path(said.partition("the changed files are in ")[2])
     assert (kept / "a.txt").read_text() == "mine\n"
+
+
+def test_the_next_apply_ends_the_check_that_a_killed_one_left(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+) -> None:
+    repository = Repository(home.work, FILES)
+    make_run(home.path, repository, {"one": repository.result(line(1, "one"))})
+    running = tmp_path / "running"
+    killed = clinvk.start(
+        "runs", "apply", "--check", f"echo $$ > {running}; sleep 300; echo no > a.txt"
+    )
+    wait_for(lambda: running.exists() and running.read_text().strip() != "", "the check")
+    killed.kill()
+    killed.communicate()
+    pid = int(running.read_text())
+    assert is_alive(pid)
+    done = clinvk("runs", "apply", "--check", "true")
+    assert done.returncode == 0, done
+    assert not is_alive(pid)
+    said = " ".join(done.stderr.split())
+    assert "the check of an apply was interrupted" in said
+    assert "its changes were undone" in said
+    assert repository.status() == "M  a.txt"
+    assert not list((repository.root / ".git/clinvk").glob("check.json"))
 
 
 @pytest.mark.parametrize("how", ["stage", "commit", "branch"])

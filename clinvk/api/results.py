@@ -20,10 +20,13 @@ from clinvk.api.ranking import find_ranking
 from clinvk.api.sync import refuse_event_loop
 from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
 from clinvk.checks.output import CheckOutput
+from clinvk.disk.atomic import replace_own
+from clinvk.disk.jsonl import encode
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.errors import UsageError
-from clinvk.model.checks.check import CheckResult, check_problem, commands_of
+from clinvk.model.checks.check import check_problem, commands_of
 from clinvk.process.marker import new_marker
+from clinvk.process.note import make as make_note
 from clinvk.process.threads import in_thread
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.secrets import create_scrubber
@@ -189,20 +192,23 @@ class Checks:
         self.timeout = timeout
         self._folder = folder.path / "applied"
 
-    def __call__(self, directory: Path, task: str) -> CheckFailure | None:
+    def __call__(self, directory: Path, task: str, note: Path) -> CheckFailure | None:
         # 45 ms, and needed only once something runs.
         import anyio
 
-        check = anyio.run(self._run, directory, task)
-        return None if check.ok else CheckFailure(check.message or "check failed", check.output)
-
-    async def _run(self, directory: Path, task: str) -> CheckResult:
-        scrub = create_scrubber([], redacting=True)
-        name = f"{os.urandom(4).hex()}.log"
         env = {k: v for k, v in os.environ.items() if not is_local_variable(k)}
         env["CLINVK_TASK"] = task
-        run = CheckRun(self.commands, directory, env, new_marker(env), self.timeout)
-        return await run.run(CheckOutput(self._folder / name, scrub))
+        marker = new_marker(env)
+        run = CheckRun(self.commands, directory, env, marker, self.timeout)
+        output = CheckOutput(
+            self._folder / f"{os.urandom(4).hex()}.log", create_scrubber([], redacting=True)
+        )
+        replace_own(note, encode(make_note(marker, "apply")), durable=False)
+        try:
+            check = anyio.run(run.run, output)
+        finally:
+            note.unlink(missing_ok=True)
+        return None if check.ok else CheckFailure(check.message or "check failed", check.output)
 
 
 def _directory(named: str | os.PathLike[str] | None) -> Path:

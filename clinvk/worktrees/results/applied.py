@@ -68,9 +68,9 @@ class CheckFailure(NamedTuple):
     output: str  # the end of it
 
 
-Check = Callable[
-    [Path, str], CheckFailure | None
-]  # runs in this directory, for the task of this name
+# Runs in this directory, for the task of this name. The file says what is running, as long as it
+# does: what a killed clinvk left is ended by the next one.
+Check = Callable[[Path, str, Path], CheckFailure | None]
 
 
 class Ask(NamedTuple):

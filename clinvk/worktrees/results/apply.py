@@ -5,7 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from clinvk.disk.atomic import file_error
+from clinvk.disk.reading import ANY, read_file
 from clinvk.errors import UsageError
 from clinvk.runs.folder import RunFolder
 from clinvk.worktrees import names
@@ -100,10 +103,38 @@ def preview(
 def recover(landing: Landing, notify: Tell) -> bool:
     """Deal with what a killed process left in this place, and say what was done. Returns whether
     there was something."""
+    _end_check(landing, notify)
     found = landing.recover()
     if found is not None:
         notify(found.message)
     return found is not None
+
+
+def _end_check(landing: Landing, notify: Tell) -> None:
+    """End the check of an apply that was killed: it may still change the files. Raises `SessionError`
+    if it was started on another machine."""
+    try:
+        left = read_file(landing.check_note, limit=ANY)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise file_error("read", landing.check_note, error) from error
+    # 45 ms, and only after a kill.
+    import anyio
+
+    # Only after a kill.
+    from clinvk.process import note, recovery
+
+    async def others() -> list[dict[str, Any] | None]:
+        return []  # the lock of the place is held
+
+    found = note.decode(left)
+    if found is not None:
+        kept_in = f"the file {landing.check_note}"
+        notify(
+            anyio.run(recovery.end_noted, found, "the check of an apply", "apply", kept_in, others)
+        )
+    landing.check_note.unlink(missing_ok=True)
 
 
 def _choose(results: Results, ask: Ask) -> tuple[list[TaskResult], list[TaskApplied]]:

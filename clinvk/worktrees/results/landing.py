@@ -100,6 +100,7 @@ class Landing:
         self.area = self.folder / "apply"
         self.note_path = self.folder / "apply.json"
         self.child_lock = self.folder / "child.lock"
+        self.check_note = self.folder / "check.json"  # the check that is running
         self.checkout = self.folder / "checkout"  # for checks of a new branch
         self._copied: Stat | None = None  # the index that was copied
         self._about: dict[str, Any] | None = None

@@ -116,7 +116,9 @@ class OneByOne:
     def _check(self, directory: Path, result: TaskResult) -> None:
         workdir = directory / result.worktree.workdir
         assert self.ask.check is not None  # noqa: S101 - that is why they are applied one by one
-        failure = self.ask.check(workdir if workdir.is_dir() else directory, result.name)
+        failure = self.ask.check(
+            workdir if workdir.is_dir() else directory, result.name, self.landing.check_note
+        )
         if failure is not None:
             raise CheckFailed(failure)
 
