@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -528,6 +529,24 @@ def test_the_next_apply_ends_the_check_that_a_killed_one_left(
     assert "its changes were undone" in said
     assert repository.status() == "M  a.txt"
     assert not list((repository.root / ".git/clinvk").glob("check.json"))
+
+
+def test_ctrl_c_in_a_check_says_what_is_applied_already(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+) -> None:
+    repository = Repository(home.work, FILES)
+    results = {name: repository.result(line(n, name)) for n, name in ((1, "one"), (20, "two"))}
+    make_run(home.path, repository, results)
+    check = f"test $CLINVK_TASK = one || {{ echo $$ > {tmp_path}/pid; sleep 300; }}"
+    process = clinvk.start("runs", "apply", "--check", check)
+    wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the check")
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 7
+    assert "applied before that, and still there: one" in said
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+    assert repository.status() == "M  a.txt"
+    assert (repository.root / "a.txt").read_text().splitlines()[19] == "line 20"
 
 
 @pytest.mark.parametrize("how", ["stage", "commit", "branch"])

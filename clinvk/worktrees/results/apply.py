@@ -57,7 +57,7 @@ def apply(
             return _nothing(results, ask, others)
         _check_target(target, chosen, ask)
         try:
-            applied = _apply(landing, results, chosen, others, ask, env)
+            applied = _apply(landing, results, chosen, others, ask, env, notify)
         finally:
             for kept, paths in landing.moved.items():
                 notify(
@@ -213,10 +213,17 @@ def _apply(
     others: Sequence[TaskApplied],
     ask: Ask,
     env: Mapping[str, str],
+    notify: Tell,
 ) -> Applied:
     target = landing.target
     if ask.check is not None:
-        done = OneByOne(landing, results, ask, env).apply(chosen)
+        single = OneByOne(landing, results, ask, env)
+        try:
+            done = single.apply(chosen)
+        except BaseException:
+            if single.landed:
+                notify(f"applied before that, and still there: {', '.join(single.landed)}")
+            raise
         return _applied(target, results, ask, [*done, *others])
     merged = _merge(target, results, chosen, ask)
     if ask.how == "branch":

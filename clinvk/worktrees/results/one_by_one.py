@@ -60,6 +60,11 @@ class OneByOne:
         self._merged: list[Merged] = []  # that passed; they will be on the new branch
         self._made: Made = {}
 
+    @property
+    def landed(self) -> list[str]:
+        """The names of the tasks whose results are in the user's files already."""
+        return [] if self.ask.how == "branch" else [m.source.name for m in self._merged]
+
     def apply(self, chosen: Sequence[TaskResult]) -> list[TaskApplied]:
         """Apply those that merge and pass the check; what became of each. Raises `ClinvkError` for
         what is wrong with all of them."""
