@@ -1,7 +1,6 @@
 """A reader of our output that has stopped, and programs that stop talking before they end."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -36,9 +35,11 @@ def test_a_run_whose_reader_has_stopped_can_be_ended(home: Home, number: signal.
 
 
 @pytest.mark.anyio
-async def test_a_program_that_has_closed_its_stdout_can_still_time_out(home: Home):
+async def test_a_program_that_has_closed_its_stdout_can_still_time_out(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+):
     home.backend("fake", "cat >/dev/null\n" + START + "exec 1>&-\nsleep 60\n")
-    os.chdir(home.work)
+    monkeypatch.chdir(home.work)
     dispatcher = keep(Dispatcher(env=home.env))
     with anyio.fail_after(8):
         result = await dispatcher.run(Request(prompt="x", backend="fake", timeout=1))

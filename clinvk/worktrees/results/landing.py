@@ -350,7 +350,7 @@ class Landing:
         the lock. Raises `SessionError` if a command that it started is still running."""
         if self.checkout.exists():
             drop_worktree(self.target.git, self.checkout)
-        note = self.unfinished()
+        note = self.interrupted()
         if note is None:
             self._discard()
             return None
@@ -361,7 +361,7 @@ class Landing:
         left = self._undo(note)
         return Recovered(note.about, is_complete=False, left=tuple(left))
 
-    def unfinished(self) -> Note | None:
+    def interrupted(self) -> Note | None:
         """The note of an apply that has not ended."""
         try:
             data = read_file(self.note_path, limit=ANY)
