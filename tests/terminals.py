@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +35,11 @@ def terminal(home: Home) -> Iterator[Terminal]:
         settings = {"encoding": "utf-8", "dimensions": (24, width), "timeout": WAIT}
         env = {**home.env, "TERM": "xterm", **env}
         argv = ["-m", "clinvk", *args]
-        child = pexpect.spawn(sys.executable, argv, cwd=str(cwd or home.work), env=env, **settings)
+        child = pexpect.spawn(
+            sys.executable, argv, cwd=str(cwd or home.work), env=env,
+            # A shell ignores it for what it runs in the background, such as these tests.
+            preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_DFL), **settings,
+        )  # fmt: skip
         running.append(child)
         return child
 
