@@ -5,6 +5,7 @@ import sqlite3
 import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_the_query_of_a_long_prompt_is_bounded() -> None:
 
 @given(st.text(max_size=200), st.text(max_size=60))
 def test_any_text_can_be_indexed_and_any_prompt_is_valid(text: str, prompt: str) -> None:
-    with sqlite3.connect(":memory:") as db:
+    with closing(sqlite3.connect(":memory:")) as db:
         db.execute("CREATE VIRTUAL TABLE t USING fts5 (x, tokenize='porter unicode61')")
         db.execute(
             "INSERT INTO t VALUES (?)", (index_text(text).encode("utf-8", "replace").decode(),)
@@ -230,6 +231,11 @@ def test_the_index_is_private_and_holds_no_secret(home: Home) -> None:
     assert part.notice.endswith("skipped: 1 possible secret")
 
 
+def set_version(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA user_version=9")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -237,7 +243,7 @@ def test_the_index_is_private_and_holds_no_secret(home: Home) -> None:
         lambda path: path.write_bytes(path.read_bytes()[:5000] + b"\xff" * 9000),
         lambda path: path.write_bytes(b""),
         lambda path: path.unlink(),
-        lambda path: sqlite3.connect(path, isolation_level=None).execute("PRAGMA user_version=9"),
+        set_version,
     ],
 )
 @pytest.mark.parametrize("writes", [True, False])

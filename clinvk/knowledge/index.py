@@ -219,6 +219,7 @@ class PassageIndex(Closing):
                     file.backup(copy)
                 return _prepared(copy)
             except sqlite3.DatabaseError:
+                copy.close()
                 copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         return _prepared(copy)
 
