@@ -62,7 +62,7 @@ async def test_a_task_or_a_run_that_does_not_exist_is_not_retried(desk: Desk):
     with pytest.raises(UsageError, match="no task 'nope'"):
         await aretry_run("last", ["nope"], dispatcher=desk.dispatcher())
     with pytest.raises(RunNotFound):
-        await aretry_run("r1", dispatcher=desk.dispatcher())
+        await aretry_run("rnone", dispatcher=desk.dispatcher())
     desk.begin("hold a", until="hold a")
     with pytest.raises(SessionError, match="is running"):
         await aretry_run(dispatcher=desk.dispatcher())
