@@ -27,6 +27,7 @@ from tests.applied_runs import (
     write_all,
 )
 from tests.conftest import END, READ, START, CommandLine, Home, is_alive, wait_for
+from tests.stores import keep
 from tests.terminals import Terminal, ending
 
 
@@ -470,7 +471,9 @@ async def test_results_are_shown_applied_and_dropped_from_python(
 ) -> None:
     two = repository.result(write("b.txt", b"\0\1"), remove("dir/c.txt"))
     folder = make_run(home.path, repository, {"one": repository.result(line(1, "x")), "two": two})
-    dispatcher = clinvk_package.Dispatcher(clinvk_package.load({"CLINVK_HOME": str(home.path)}))
+    dispatcher = keep(
+        clinvk_package.Dispatcher(clinvk_package.load({"CLINVK_HOME": str(home.path)}))
+    )
     more: dict[str, Any] = {"dispatcher": dispatcher, "directory": repository.root}
     one, two_diff = clinvk_package.run_diff(folder.id, **more)
     assert (one.name, one.insertions, one.deletions, one.applied) == ("one", 1, 1, None)

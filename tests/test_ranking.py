@@ -13,6 +13,7 @@ from clinvk.model.result import Failure, WorktreeResult
 from clinvk.plans.ranking import last_number, rank
 from tests.applied_runs import FILES, Repository
 from tests.conftest import CommandLine, Home
+from tests.stores import keep
 
 
 def candidate(
@@ -140,7 +141,9 @@ async def test_the_best_result_is_applied_from_python(
     repository = Repository(home.work, FILES)
     write_backends(home)
     monkeypatch.chdir(home.work)
-    dispatcher = clinvk_package.Dispatcher(clinvk_package.load({"CLINVK_HOME": str(home.path)}))
+    dispatcher = keep(
+        clinvk_package.Dispatcher(clinvk_package.load({"CLINVK_HOME": str(home.path)}))
+    )
     done = await clinvk_package.acompare(
         "make it", ["long", "short"], worktree=True, apply=True, dispatcher=dispatcher
     )
