@@ -122,7 +122,7 @@ def test_the_output_of_a_command_goes_with_the_next_message(
     assert "there is no output to send yet" in shown
     assert "! needs a command" in shown
     assert "exit code 3; 1 line; !! sends the output with the next message" in shown
-    assert "goes with the next message; !! takes it away" in shown
+    assert "will be sent with the next message; !! removes it" in shown
     assert "is not sent" in shown
     assert "quick" in shown
     prompts = (home.work.parent / "prompts").read_text()

@@ -20,7 +20,7 @@ from clinvk.store.base import Query, Store
 from clinvk.text.redact import redact
 from clinvk.text.sanitize import one_line
 
-PATIENCE = 5.0  # seconds to wait for another process before a deletion goes on without it
+PATIENCE = 5.0  # seconds to wait for another process before a deletion skips the index
 SPOKEN = (MessageRole.USER, MessageRole.ASSISTANT)
 
 

@@ -95,7 +95,7 @@ class _Task:
             self._others = None
         try:
             self._value = self._function()
-        except Exception as error:  # noqa: BLE001 - whoever asks for the result gets it
+        except Exception as error:  # noqa: BLE001 - raised where the result is read
             self._error = error
 
     def result(self) -> str:

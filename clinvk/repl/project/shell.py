@@ -43,4 +43,4 @@ def _attach(sitting: Sitting) -> None:
         sitting.say(f"{output.title} is not sent")
         return
     conversation.attached = output.for_prompt()
-    sitting.say(f"{output.title} ({output.size}) goes with the next message; !! takes it away")
+    sitting.say(f"{output.title} ({output.size}) will be sent with the next message; !! removes it")
