@@ -12,12 +12,11 @@ from msgspec import Struct
 from clinvk.model.session import Message, MessageRole
 from clinvk.sessions.native import NativeSession
 from clinvk.sessions.native.lines import (
+    EntryTree,
     JsonLines,
-    append_message,
     cli_home,
     modified_at,
     parse_time,
-    path_from_root,
     real_path,
     text_parts,
 )
@@ -57,23 +56,18 @@ def find_native_id(path: Path) -> str | None:
 
 def read_session(path: Path) -> NativeSession | None:
     lines = JsonLines(path)
-    parents: dict[str, str | None] = {}
-    said: dict[str, Message] = {}
-    last: str | None = None
+    tree = EntryTree()
     cwd = model = custom = generated = None
     for line in lines.read(Line):
         custom, generated = line.customTitle or custom, line.aiTitle or generated
         if line.isSidechain or not isinstance(line.uuid, str):
             continue
-        last, cwd = line.uuid, cwd or line.cwd
-        parents[last] = line.parentUuid or line.logicalParentUuid
-        if message := _to_message(line, path):
-            said[last] = message
+        cwd = cwd or line.cwd
+        message = _to_message(line, path)
+        tree.add(line.uuid, line.parentUuid or line.logicalParentUuid, message)
+        if message:
             model = message.metadata.get("model") or model
-    messages: list[Message] = []
-    for uuid in path_from_root(last, parents):
-        if uuid in said:
-            append_message(messages, said[uuid])
+    messages = tree.current_messages()
     if not any(m.role is MessageRole.USER for m in messages):
         return None
     return NativeSession(

@@ -104,15 +104,39 @@ def real_path(folder: Any) -> str | None:
     return os.path.realpath(folder) if isinstance(folder, str) and folder else None
 
 
-def path_from_root(leaf: str | None, parents: dict[str, str | None]) -> list[str]:
-    """The messages from the root to the leaf, without undone ones. All, if the path is broken."""
-    way: dict[str, None] = {}
-    while leaf is not None and leaf not in way:
-        if leaf not in parents:
-            return list(parents)
-        way[leaf] = None
-        leaf = parents[leaf]
-    return list(reversed(way))
+class EntryTree:
+    """The entries of a transcript that is a tree; the entry added last is the current one."""
+
+    def __init__(self) -> None:
+        self._parents: dict[str, str | None] = {}
+        self._messages: dict[str, Message] = {}
+        self._last: str | None = None
+
+    def add(self, entry: str, parent: str | None, message: Message | None) -> None:
+        """Add an entry, with its message if it has one."""
+        self._last = entry
+        self._parents[entry] = parent
+        if message is not None:
+            self._messages[entry] = message
+
+    def current_messages(self) -> list[Message]:
+        """The messages from the root to the current entry, without undone ones; all messages if the
+        path is broken. The text between two tool calls is one answer."""
+        messages: list[Message] = []
+        for entry in self._path():
+            if entry in self._messages:
+                append_message(messages, self._messages[entry])
+        return messages
+
+    def _path(self) -> list[str]:
+        way: dict[str, None] = {}
+        entry = self._last
+        while entry is not None and entry not in way:
+            if entry not in self._parents:
+                return list(self._parents)
+            way[entry] = None
+            entry = self._parents[entry]
+        return list(reversed(way))
 
 
 def append_message(messages: list[Message], message: Message) -> None:

@@ -12,12 +12,11 @@ from msgspec import Struct
 from clinvk.model.session import Message, MessageRole
 from clinvk.sessions.native import NativeSession
 from clinvk.sessions.native.lines import (
+    EntryTree,
     JsonLines,
-    append_message,
     cli_home,
     modified_at,
     parse_time,
-    path_from_root,
     real_path,
     text_parts,
 )
@@ -46,22 +45,14 @@ def find_native_id(path: Path) -> str | None:
 
 def read_session(path: Path) -> NativeSession | None:
     lines = JsonLines(path)
-    parents: dict[str, str | None] = {}
-    said: dict[str, Message] = {}
-    last: str | None = None
+    tree = EntryTree()
     cwd = None
     for line in lines.read(Line):
         if line.type == "session":
             cwd = line.cwd
         elif isinstance(line.id, str):
-            last = line.id
-            parents[last] = line.parentId
-            if message := _to_message(line, path):
-                said[last] = message
-    messages: list[Message] = []
-    for entry in path_from_root(last, parents):
-        if entry in said:
-            append_message(messages, said[entry])
+            tree.add(line.id, line.parentId, _to_message(line, path))
+    messages = tree.current_messages()
     native_id = find_native_id(path)
     if native_id is None or not any(m.role is MessageRole.USER for m in messages):
         return None

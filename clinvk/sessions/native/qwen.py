@@ -12,12 +12,11 @@ from msgspec import Struct
 from clinvk.model.session import Message, MessageRole
 from clinvk.sessions.native import NativeSession
 from clinvk.sessions.native.lines import (
+    EntryTree,
     JsonLines,
-    append_message,
     cli_home,
     modified_at,
     parse_time,
-    path_from_root,
     real_path,
     text_parts,
 )
@@ -48,21 +47,14 @@ def find_native_id(path: Path) -> str | None:
 
 def read_session(path: Path) -> NativeSession | None:
     lines = JsonLines(path)
-    parents: dict[str, str | None] = {}
-    said: dict[str, Message] = {}
-    last: str | None = None
+    tree = EntryTree()
     cwd = model = None
     for line in lines.read(Line):
         if not isinstance(line.uuid, str):
             continue
-        last, cwd, model = line.uuid, cwd or line.cwd, line.model or model
-        parents[last] = line.parentUuid
-        if message := _to_message(line, path):
-            said[last] = message
-    messages: list[Message] = []
-    for uuid in path_from_root(last, parents):
-        if uuid in said:
-            append_message(messages, said[uuid])
+        cwd, model = cwd or line.cwd, line.model or model
+        tree.add(line.uuid, line.parentUuid, _to_message(line, path))
+    messages = tree.current_messages()
     if not any(m.role is MessageRole.USER for m in messages):
         return None
     return NativeSession(
