@@ -43,6 +43,17 @@ def test_each_answer_names_the_backend_that_gave_it(clinvk: CommandLine, home: H
     assert "Assistant (gemini)" not in third
 
 
+def test_the_model_of_one_backend_is_not_said_to_be_that_of_another(
+    clinvk: CommandLine, home: Home, prompts: Path
+):
+    home.backend("codex", KEEPS_PROMPT + say(type="start", id="codex-1") + END)
+    clinvk("-b", "claude", "--session", "talk", "one")
+    assert clinvk.json("sessions", "show", "talk", "--json")["model"] == "made-up-1"
+    clinvk("--session", "talk", "--to", "codex", "two")
+    found = clinvk.json("sessions", "show", "talk", "--json")
+    assert (found["backend"], found["model"]) == ("codex", None)
+
+
 @pytest.mark.parametrize("recorded", [{}, {"backend": 7}, {"backend": "a\n## User"}])
 def test_an_answer_without_a_usable_backend_is_the_assistants(recorded: dict[str, object]):
     assert Message("assistant", "hello", metadata=recorded).speaker == "Assistant"

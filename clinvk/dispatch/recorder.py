@@ -156,6 +156,7 @@ class Recorder:
         lost: bool,
     ) -> Session:
         keep = self.settings.store_token_usage
+        model = _model_on(session, self.backend, result.model)
         session = after_turn(
             session,
             status="active" if result.ok else "error",
@@ -170,7 +171,7 @@ class Recorder:
         if result.native_id:
             natives[self.backend] = result.native_id
             env = with_native_env(session.native_env, self.plan)  # of a turn that ended at once
-            session = replace(session, backend=self.backend, native_env=env)
+            session = replace(session, backend=self.backend, native_env=env, model=model)
             if totals:
                 session = replace(session, totals=session.totals | {result.native_id: totals})
         elif (new_id := self.plan.command.new_id) and natives.get(self.backend) == new_id:
@@ -249,8 +250,13 @@ def _with_native_id(session: Session, plan: TurnPlan, native_id: str, model: str
         backend=backend,
         native_ids=session.native_ids | {backend: native_id},
         native_env=with_native_env(session.native_env, plan),
-        model=model or session.model,
+        model=_model_on(session, backend, model),
     )
+
+
+def _model_on(session: Session, backend: str, reported: str | None) -> str | None:
+    """The model of the session on this backend: that of another one is not its model."""
+    return reported or (session.model if session.backend == backend else None)
 
 
 def with_native_env(before: dict[str, dict[str, str]], plan: TurnPlan) -> dict[str, dict[str, str]]:
