@@ -99,13 +99,16 @@ class BackendPool:
 
     def record_limit(self, backend: str, failure: Failure) -> backoff.Pause:
         """Pause the backend for a while, or close it; returns the pause."""
-        limits, now = self.limits, self.clock.since_boot()
+        limits = self.limits
+        # In this order: what passes between the two makes the pause longer, never shorter than the
+        # end that is announced.
+        wall, now = self.clock.now(), self.clock.since_boot()
         known = self._pauses.get(backend)
         has_ended = known is not None and self._left(known) <= 0
         if known is None or has_ended or failure.retry_at is not None:
             count = known.count if known and has_ended else 0
             pause = backoff.pause_after_limit(
-                failure, count, limits.first_wait, now, self.rng, wall=self.clock.now()
+                failure, count, limits.first_wait, now, self.rng, wall=wall
             )
             if known is None or pause.until > known.until:  # of two limits the longer one counts
                 self._pauses[backend] = known = pause
@@ -120,10 +123,10 @@ class BackendPool:
         not waited for."""
         for backend, until in limits.items():
             failure = Failure("limit", "", None, until)
+            wall = self.clock.now()
             self._pauses[backend] = backoff.pause_after_limit(
-                failure, 0, self.limits.first_wait, self.clock.since_boot(), self.rng,
-                wall=self.clock.now(),
-            )  # fmt: skip
+                failure, 0, self.limits.first_wait, self.clock.since_boot(), self.rng, wall=wall
+            )
         refused = self.limits.action == "fail" or self.limits.at_start == "refuse"
         for backend in limits:
             if refused and not any(name not in limits for name in self._others(backend)):
