@@ -11,7 +11,7 @@ import pytest
 
 from clinvk.backend.inherited import GIT_VARIABLES, adapt_environment
 from clinvk.backend.manifest import Manifest
-from clinvk.dispatch.native_env import env_to_store, stored_env
+from clinvk.dispatch.planning.native_env import env_to_store, stored_env
 from clinvk.model.session import Session
 from clinvk.process.command import Command
 from clinvk.store.files.store import FileStore

@@ -12,9 +12,11 @@ from clinvk.backend.catalog import Catalog
 from clinvk.backend.files import tempfiles
 from clinvk.backend.manifest import Manifest, ScreenSpec, for_screen
 from clinvk.backend.permissions import INSTRUCTION, has_plan_mode
-from clinvk.dispatch.dispatcher import Dispatcher, delete_session, keep_state
+from clinvk.dispatch.dispatcher import Dispatcher, delete_session
 from clinvk.dispatch.off_loop import StoreCalls
+from clinvk.dispatch.planning.new_session import new_session
 from clinvk.dispatch.screen.record import ScreenRecord
+from clinvk.dispatch.start_turn import keep_state
 from clinvk.dispatch.turn_lock import acquire_turn, release_turn
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import SessionError, UsageError
@@ -54,7 +56,7 @@ async def hold_screen(
     calls, marker = StoreCalls(dispatcher.store), new_marker(dispatcher.env)
     plan = await plan_screen(dispatcher, request, calls)
     new = plan.session is None
-    session = plan.session or dispatcher.new_session(plan)
+    session = plan.session or new_session(plan, dispatcher.config.config.session)
     if new:
         exact = request.name is not None
         session = await calls(partial(dispatcher.store.create, session, exact=exact))
@@ -89,7 +91,7 @@ async def plan_screen(
     backend = request.backend or (session.backend if session else None)
     manifest = dispatcher.selector.select(backend).manifest
     _check_screen(manifest, session, request)
-    plan = await dispatcher.plan_when_known(
+    plan = await dispatcher.planner.when_known(
         calls, request.replace(expand=True), session, Context([])
     )
     plain = [request.prompt, f"{INSTRUCTION}{request.prompt}" if has_plan_mode(manifest) else ""]
