@@ -26,6 +26,7 @@ LAYERS = [
     ["knowledge"],
     ["dispatch", "reports"],
     ["engine"],
+    ["cluster"],
     ["api", "terminal"],
     ["repl"],
     ["cmd"],
