@@ -20,9 +20,9 @@ import jmespath
 from msgspec.structs import replace
 
 from clinvk.backend.catalog import read_manifest
-from clinvk.backend.event_parser import EventParser
 from clinvk.backend.manifest import EventRule, Manifest
 from clinvk.backend.options import Setting
+from clinvk.backend.output.event_parser import EventParser
 from clinvk.config.paths import built_in_manifests
 from clinvk.dispatch.answer_schema import AnswerSchema
 from clinvk.dispatch.fold import Exit, TurnFold
@@ -349,7 +349,7 @@ def read_stream(stream: Stream) -> Reading:
     add(parser.finish(stream.code))
     end = Exit(
         code=stream.code, stderr=stream.stderr, noise=tuple(parser.noise), native_id=parser.native_id,
-        model=parser.model, steps_usage=parser.steps.usage, steps_costs=tuple(parser.steps.costs),
+        model=parser.model, steps_usage=parser.sums.steps.usage, steps_costs=tuple(parser.sums.steps.costs),
         unfinished=parser.unfinished, recognized=parser.recognized, unrecognized=parser.unrecognized,
         ends_unrecognized=parser.ends_unrecognized,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.event_parser import EventParser
+from clinvk.backend.output.event_parser import EventParser
 from clinvk.dispatch.fold import Exit, TurnFold
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.request import Request

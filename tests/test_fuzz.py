@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clinvk.backend.catalog import read_manifest
-from clinvk.backend.event_parser import classify_failure
 from clinvk.backend.expression import compile_expression
 from clinvk.backend.manifest import Manifest
+from clinvk.backend.output.failures import classify_failure
 from clinvk.config.paths import built_in_manifests
 from clinvk.model.usage import Usage
 from clinvk.text.json_answer import NoJson, last_value

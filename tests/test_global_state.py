@@ -17,7 +17,7 @@ import anyio
 import clinvk
 from clinvk.cmd.main import main
 from clinvk.process import leftovers, marker
-from clinvk.backend import event_parser
+from clinvk.backend.output import event_parser
 from clinvk.terminal import printer, prompt
 
 COUNT = 20

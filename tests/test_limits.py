@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clinvk.backend.retry_after import find_zone, parse_retry_at
+from clinvk.backend.output.retry_after import find_zone, parse_retry_at
 from clinvk.text.duration import parse_duration, span, span_seconds
 
 NOW = datetime(2026, 11, 21, 5, 12, 28, tzinfo=UTC)  # a Saturday

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.event_parser import EventParser
+from clinvk.backend.output.event_parser import EventParser
 from clinvk.process.pipes import LineSplitter
 from tests.recordings_expected import RECORDINGS, cases, replay
 

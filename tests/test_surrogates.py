@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from clinvk.backend.event_parser import EventParser
+from clinvk.backend.output.event_parser import EventParser
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.scheduler import Scheduler

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clinvk.backend.catalog import Catalog
-from clinvk.backend.event_parser import EventParser
+from clinvk.backend.output.event_parser import EventParser
 from clinvk.text.json_input import split_objects
 from tests.conftest import END, READ, START, CommandLine, Home, say
 from tests.recordings_expected import RECORDINGS

@@ -10,8 +10,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.backend.event_parser import classify_failure, find_reason, without_noise
 from clinvk.backend.manifest import Manifest
+from clinvk.backend.output.failures import classify_failure, find_reason, without_noise
 from clinvk.backend.patterns import Patterns
 from clinvk.dispatch.answer_blocks import AnswerBlocks
 from clinvk.dispatch.turn_plan import TurnPlan

@@ -10,9 +10,9 @@ from msgspec import Struct
 
 from clinvk.backend.authoring.coverage import Coverage
 from clinvk.backend.command_line import uses
-from clinvk.backend.event_parser import EventParser
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.native import find_native_id
+from clinvk.backend.output.event_parser import EventParser
 from clinvk.disk.reading import read_file, read_named
 from clinvk.dispatch.fold import Exit, TurnFold
 from clinvk.dispatch.turn_plan import TurnPlan
@@ -113,8 +113,8 @@ def replay(manifest: Manifest, recording: Recording) -> Replay:
     native_id = parser.native_id or find_native_id(manifest, recording.stderr, None)
     end = Exit(
         code=code, stderr=recording.stderr, noise=tuple(parser.noise), native_id=native_id,
-        model=parser.model, steps_usage=parser.steps.usage,
-        steps_costs=tuple(parser.steps.costs), unfinished=parser.unfinished,
+        model=parser.model, steps_usage=parser.sums.steps.usage,
+        steps_costs=tuple(parser.sums.steps.costs), unfinished=parser.unfinished,
     )  # fmt: skip
     result = fold.finish(end)
     events.append(fold.last_event(result))

@@ -13,9 +13,9 @@ import anyio
 from msgspec.structs import replace
 
 from clinvk.backend.command_line import matches_native_id
-from clinvk.backend.event_parser import EventParser
 from clinvk.backend.manifest import all_rules
 from clinvk.backend.native import find_native_id, has_state
+from clinvk.backend.output.event_parser import EventParser
 from clinvk.dispatch.fold import Exit, TurnFold
 from clinvk.dispatch.off_loop import ENDED_TIMEOUT, HURRIED_TIMEOUT, StoreGaveUp
 from clinvk.errors import ClinvkError
@@ -349,8 +349,8 @@ class Turn:
             noise=tuple(self._parser.noise),
             native_id=self._parser.native_id or self._found_id or self._begun_id(code),
             model=self._parser.model,
-            steps_usage=self._parser.steps.usage,
-            steps_costs=tuple(self._parser.steps.costs),
+            steps_usage=self._parser.sums.steps.usage,
+            steps_costs=tuple(self._parser.sums.steps.costs),
             unfinished=self._parser.unfinished,
             skipped_lines=bool(self._child.skipped),
             recognized=self._parser.recognized,
@@ -449,7 +449,7 @@ class Turn:
         except GaveUp:  # the second signal: there is no time to search a long answer for secrets
             kept = NOT_EXAMINED
         try:
-            totals = {} if self._fold.is_elsewhere else self._parser.totals
+            totals = {} if self._fold.is_elsewhere else self._parser.sums.totals
             await self._recorder.record_result(result, kept, totals, lost=lost)
         except ClinvkError as error:
             if isinstance(error, StoreGaveUp) and result.error is not None:

@@ -15,7 +15,6 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from clinvk.backend.command_line import new_native_id
-from clinvk.backend.event_parser import rule_fields
 from clinvk.backend.manifest import (
     EphemeralSpec,
     EventRule,
@@ -26,6 +25,7 @@ from clinvk.backend.manifest import (
     for_screen,
     parse_manifest,
 )
+from clinvk.backend.output.rules import rule_fields
 from clinvk.disk.reading import read_file
 from clinvk.errors import ConfigError
 from clinvk.model.events import Denied

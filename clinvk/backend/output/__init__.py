@@ -1,0 +1,1 @@
+"""What a CLI prints, read by the rules of its manifest."""
