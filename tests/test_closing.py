@@ -388,11 +388,11 @@ def test_what_is_kept_of_a_run_is_closed_more_than_once(tmp_path: Path):
         folder = RunStore(tmp_path).create(
             Plan(kind="parallel", tasks=(Task(name="a", prompt="x"),))
         )
-        journal, log = Journal(folder, same), EventLog(folder.events_path(0), same)
+        journal, log = Journal(folder, same), EventLog(folder.open_events(0), same)
         for opened in (journal, log):
             opened.close()
             opened.close()
-        with Journal(folder, same), EventLog(folder.events_path(0), same), folder.lock() as turn:
+        with Journal(folder, same), EventLog(folder.open_events(0), same), folder.lock() as turn:
             pass
         turn.close()
 

@@ -12,7 +12,7 @@ import pytest
 import clinvk as package
 from clinvk import acancel_run, cancel_run
 from clinvk.errors import SessionError, UsageError
-from clinvk.runs.folder import RunNotFound
+from clinvk.runs.log import RunNotFound
 from tests.conftest import CommandLine, Home, is_alive
 from tests.desk import Desk, ends
 

@@ -17,7 +17,8 @@ from clinvk.errors import ClinvkError, ConfigError, SessionError, UsageError
 from clinvk.model.outcome import ENDED_STATES
 from clinvk.model.progress import Change
 from clinvk.model.usage import Usage
-from clinvk.runs.folder import RunNotFound, RunStore
+from clinvk.runs.folder import RunStore
+from clinvk.runs.log import RunNotFound
 from tests.conftest import PROJECT, CommandLine, Home, is_alive
 from tests.desk import Desk
 

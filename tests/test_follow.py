@@ -12,7 +12,7 @@ import pytest
 
 from clinvk import Change, PlanRun, afollow_run, aresume, follow_run, plan_of
 from clinvk.errors import SessionError, UsageError
-from clinvk.runs.folder import RunNotFound
+from clinvk.runs.log import RunNotFound
 from tests.conftest import END, READ, START, CommandLine, Home, say
 from tests.desk import Desk, ends, kill
 

@@ -22,8 +22,9 @@ from clinvk.model.result import Failure, Result
 from clinvk.model.usage import Usage
 from clinvk.runs.control import abandon_run
 from clinvk.runs.event_log import EventLog
-from clinvk.runs.folder import RunFolder, RunNotFound, RunStore
+from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
+from clinvk.runs.log import RunNotFound
 from clinvk.runs.replay import replay
 from tests.conftest import END, START, CommandLine, Home, is_alive, pid_in
 
@@ -360,7 +361,7 @@ def test_thousands_that_were_set_aside_take_one_way_to_the_disk(
 async def test_an_answer_behind_a_torn_line_is_found(folder: RunFolder):
     path = folder.events_path(0)
     path.write_bytes(b'{"type": "text", "te')
-    with EventLog(path, same) as log:
+    with EventLog(folder.open_events(0), same) as log:
         await log.end(Result(ok=True, text="the answer", backend="fake", exit_code=0))
     assert folder.answer(0)["content"] == "the answer"
     assert [e["type"] for e in folder.events(0)] == ["result"]
@@ -372,7 +373,7 @@ async def test_a_secret_that_is_said_in_two_pieces_is_not_kept(folder: RunFolder
         return json.loads(json.dumps(data).replace("hunter2", "[redacted]"))
 
     path = folder.events_path(0)
-    with EventLog(path, scrub) as log:
+    with EventLog(folder.open_events(0), scrub) as log:
         for piece in ("it is hun", "ter", "2, so"):
             await log.add(Delta(text=piece))
         await log.end(Result(ok=True, text="it is hunter2, so", backend="fake", exit_code=0))

@@ -16,7 +16,8 @@ from clinvk.config import loading
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.age import Age
 from clinvk.runs.checkpoints import Checkpoints
-from clinvk.runs.folder import RunNotFound, RunStore
+from clinvk.runs.folder import RunStore
+from clinvk.runs.log import RunNotFound
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk
 

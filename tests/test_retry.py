@@ -9,7 +9,7 @@ import clinvk as package
 from clinvk import Change, RunResult, aretry_run, retry_run
 from clinvk.engine import rerun
 from clinvk.errors import SessionError, UsageError
-from clinvk.runs.folder import RunNotFound
+from clinvk.runs.log import RunNotFound
 from tests.conftest import CommandLine, Home
 from tests.desk import Desk, ends
 

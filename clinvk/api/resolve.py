@@ -88,7 +88,7 @@ class Resolver:
 
     def finish(self) -> None:
         """Remove the worktrees in which conflicts were resolved, once the results are applied."""
-        home = self.folder.path.parent.parent
+        home = self.folder.home
         for run, commit in self._runs:
             folder = RunStore(home).find(run)
             event = {"task": 0, "event": "applied", "result": commit, "how": "stage"}

@@ -145,8 +145,8 @@ async def acompare(
         )  # fmt: skip
         run = DrivenRun(local_context(where), plan, observe=observe, executor=executor)
         result = await run.run()
-        if score is not None and run.folder is not None:
-            await score_candidates(run.folder, score, lowest_wins=lowest, env=where.env)
+        if score is not None and run.directory is not None:
+            await score_candidates(run.directory, score, lowest_wins=lowest, env=where.env)
         result = run.with_outputs(result)
         return Comparison(
             result=result, verdict=comparison.find_verdict(result), ranking=rank(result),
@@ -158,7 +158,7 @@ async def _apply_best(dispatcher: Dispatcher, run: DrivenRun) -> Applied | None:
     # Only to apply.
     from clinvk.api.results import apply_best
 
-    folder = run.folder
+    folder = run.directory
     if folder is None:
         return None
     return await in_thread(lambda: apply_best(dispatcher, folder, notify=lambda _: None))

@@ -22,7 +22,8 @@ from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan, Task
 from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
-from clinvk.runs.folder import RunFolder, RunNotFound, RunStore
+from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.log import RunNotFound
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

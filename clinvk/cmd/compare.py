@@ -278,7 +278,7 @@ def _execute(
         local_context(dispatcher), plan, observe=viewer.observe, notify=viewer.show_notice
     )
     result = many.drive_run(run, view, viewer)
-    if choice.score is not None and run.folder is not None:
+    if choice.score is not None and run.directory is not None:
         _score(run, choice, dispatcher)
     code = many.finish_run(run, result, view, reports)
     if html is not None:
@@ -287,8 +287,8 @@ def _execute(
         except UsageError as error:  # the run itself is complete
             Printer.for_errors(view.color).error(error.message, error.hint)
             code = code or error.exit_code
-    if choice.apply and run.folder is not None:
-        return _apply_best(dispatcher, run.folder, view, code)
+    if choice.apply and run.directory is not None:
+        return _apply_best(dispatcher, run.directory, view, code)
     return code
 
 
@@ -299,7 +299,7 @@ def _score(run: DrivenRun, choice: Choice, dispatcher: Dispatcher) -> None:
     # Only with a score.
     from clinvk.api.ranking import score_candidates
 
-    folder, command = run.folder, choice.score
+    folder, command = run.directory, choice.score
     assert folder is not None  # noqa: S101 - the caller has checked it
     assert command is not None  # noqa: S101 - the caller has checked it
     anyio.run(

@@ -153,7 +153,7 @@ class Attempt:
             return None
         try:
             opened = EventLog(
-                journal.folder.events_path(self.i), journal.scrub, lambda: self.is_urgent
+                journal.folder.open_events(self.i), journal.scrub, lambda: self.is_urgent
             )
         except ClinvkError as error:
             if mishaps.shortage(error) is None:

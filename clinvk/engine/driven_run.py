@@ -28,10 +28,10 @@ from clinvk.runs import secrets
 from clinvk.runs.control import run_facts
 from clinvk.runs.folder import RunFolder
 from clinvk.runs.journal import Journal
+from clinvk.runs.log import RunLock, RunLog
 from clinvk.runs.output_dir import OutputDirectory
 
 if TYPE_CHECKING:
-    from clinvk.disk.lockfile import HeldLock
     from clinvk.engine.scheduler import Scheduler
     from clinvk.model.progress import Change
 
@@ -65,7 +65,7 @@ class DrivenRun:
         self.preflights = self._check(plan, context.selector)
         self.plan = plan = self._with_worktrees(plan)
         self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=context.redact)
-        self.folder: RunFolder | None = None
+        self.folder: RunLog | None = None
         self.outcomes = _initial_outcomes(plan, self.preflights.tasks)
         self.scheduler: Scheduler | None = None
         self.outputs = (
@@ -79,14 +79,19 @@ class DrivenRun:
         for text in self.preflights.notices:
             notify(text)
 
-    def create_folder(self) -> RunFolder | None:
-        """Create the directory of the run; None for an ephemeral one."""
+    def create_folder(self) -> RunLog | None:
+        """Create the records of the run; None for an ephemeral one."""
         if not self.plan.rules.ephemeral:
             tasks = tuple(map(self._without_secrets, self.plan.tasks))
             kept = replace(self.plan, tasks=tasks, cwd=_current_directory())
             self.folder = self.context.runs.create(kept)
             self._record_worktrees(self.folder)
         return self.folder
+
+    @property
+    def directory(self) -> RunFolder | None:
+        """The directory of the run, if it has one."""
+        return self.folder if isinstance(self.folder, RunFolder) else None
 
     def _with_worktrees(self, plan: Plan) -> Plan:
         """The plan with what its worktrees begin with. Raises `ClinvkError` if they cannot be
@@ -98,7 +103,7 @@ class DrivenRun:
 
         return prepare_plan(plan, self.context.env, self.notify)
 
-    def _record_worktrees(self, folder: RunFolder) -> None:
+    def _record_worktrees(self, folder: RunLog) -> None:
         """Keep in refs what the worktrees of a new run begin with. Raises `ClinvkError`; the run is
         deleted then."""
         if not any(task.worktree for task in self.plan.tasks):
@@ -128,7 +133,7 @@ class DrivenRun:
             return await self._run_with_journal(folder, lock, rerun=[])
 
     @contextmanager
-    def _lock_new(self, folder: RunFolder) -> Iterator[HeldLock]:
+    def _lock_new(self, folder: RunLog) -> Iterator[RunLock]:
         """The lock of a new run, which leaves nothing behind if it cannot start, for example on a
         full disk. A run that another clinvk process has locked already is left alone."""
         try:
@@ -157,8 +162,8 @@ class DrivenRun:
 
     async def _run_with_journal(
         self,
-        folder: RunFolder,
-        lock: HeldLock,
+        folder: RunLog,
+        lock: RunLock,
         *,
         rerun: list[int],
         already_ended: Iterable[Outcome] = (),
@@ -313,7 +318,7 @@ class DrivenRun:
         return replace(task, **kept, **told, redacted=not whole)
 
 
-async def _run_until_ended(scheduler: Scheduler, folder: RunFolder | None) -> None:
+async def _run_until_ended(scheduler: Scheduler, folder: RunLog | None) -> None:
     """Run it to its end. Cancelling this stops the run as Ctrl-C does, before it returns."""
     # 45 ms, and needed only once something runs.
     import anyio

@@ -107,7 +107,7 @@ class PromptRun:
         folder = self.driven.folder
         if folder is None:
             return
-        home, env = folder.path.parent.parent, self.driven.context.env
+        home, env = folder.home, self.driven.context.env
         for place in places_of(home, folder.id, self.driven.plan, env):
             drop_results(place)
         folder.delete()

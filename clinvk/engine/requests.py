@@ -17,7 +17,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result, exit_code
 from clinvk.model.session_ref import NewSession, SessionById
 from clinvk.plans.preflight import Preflight
-from clinvk.runs.folder import RunFolder
+from clinvk.runs.log import RunLog
 from clinvk.text import template
 
 
@@ -32,7 +32,7 @@ class RequestBuilder:
         outcomes: Sequence[Outcome],
         output_of: Callable[[int], str],
         run_id: str | None,
-        folder: RunFolder | None = None,
+        folder: RunLog | None = None,
     ) -> None:
         self.plan = plan
         self.preflights = preflights

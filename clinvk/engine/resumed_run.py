@@ -25,7 +25,7 @@ from clinvk.model.session import MessageRole, Session
 from clinvk.plans import preflight
 from clinvk.process.threads import in_thread
 from clinvk.runs.control import abandon_run, end_leftovers
-from clinvk.runs.folder import RunFolder
+from clinvk.runs.log import RunLog
 from clinvk.runs.replay import requeue
 from clinvk.store.base import Store
 
@@ -39,7 +39,7 @@ class ResumedRun(DrivenRun):
     def __init__(
         self,
         context: RunContext,
-        folder: RunFolder,
+        folder: RunLog,
         select: Callable[[Plan], SelectTasks] = unfinished,
         *,
         rules: Callable[[Plan], Plan] = lambda plan: plan,
@@ -85,7 +85,7 @@ class ResumedRun(DrivenRun):
         finally:
             lock.close()
 
-    async def _with_worktree(self, outcome: Outcome, folder: RunFolder) -> Outcome:
+    async def _with_worktree(self, outcome: Outcome, folder: RunLog) -> Outcome:
         """The outcome with what has changed in its worktree, if that was not recorded."""
         wanted = self.plan.tasks[outcome.index].worktree
         if (
@@ -97,7 +97,7 @@ class ResumedRun(DrivenRun):
         # Only with worktrees.
         from clinvk.worktrees.results.unsaved import with_saved_result
 
-        home, env = folder.path.parent.parent, self.context.env
+        home, env = folder.home, self.context.env
         try:
             return await in_thread(lambda: with_saved_result(outcome, wanted, folder.id, home, env))
         except ClinvkError as error:
@@ -149,7 +149,7 @@ class ReplacingRun(DrivenRun):
         self,
         context: RunContext,
         plan: Plan,
-        old_folder: RunFolder,
+        old_folder: RunLog,
         *,
         rerun_indeterminate: bool = False,
         **watch: Any,
@@ -173,7 +173,7 @@ class ReplacingRun(DrivenRun):
     def new_outcomes(self, result: RunResult) -> set[int]:
         return super().new_outcomes(result) - self._reused
 
-    async def _reuse_outcomes(self, folder: RunFolder) -> list[Outcome]:
+    async def _reuse_outcomes(self, folder: RunLog) -> list[Outcome]:
         """Copy the outcomes of unchanged tasks that need nothing that is run again: of those that
         succeeded, and of those that may not be run again."""
         old, reused = self.old_folder, []
@@ -197,7 +197,7 @@ class ReplacingRun(DrivenRun):
         return reused
 
 
-def _outcome_if_ended(outcome: Outcome, folder: RunFolder, plan: Plan, run: DrivenRun) -> Outcome:
+def _outcome_if_ended(outcome: Outcome, folder: RunLog, plan: Plan, run: DrivenRun) -> Outcome:
     """The outcome of a task of the `plan` in the directory, for a run that continues it. An
     interrupted task may have ended before its clinvk did: then the result after its events says so,
     or its session, which holds everything it said and not only the answer."""
@@ -240,7 +240,7 @@ def _is_between_turns(outcome: Outcome) -> bool:
 
 
 def _progress_of(
-    outcome: Outcome, folder: RunFolder, plan: Plan, store: Store
+    outcome: Outcome, folder: RunLog, plan: Plan, store: Store
 ) -> CheckProgress | None:
     """How far a task with a check has got, with the answer of its last turn; None for another task,
     or if it has had no turn that succeeded."""
@@ -282,7 +282,7 @@ def _answer_in_session(outcome: Outcome, store: Store) -> tuple[Session, str] | 
     return session, messages[-1].content
 
 
-def find_interrupted(folder: RunFolder, store: Store) -> list[Outcome]:
+def find_interrupted(folder: RunLog, store: Store) -> list[Outcome]:
     """The interrupted tasks of a run, which are run again only on request. Changes nothing; empty
     while a process drives the run. Raises `SessionError`."""
     if folder.find_driver() is not None:
@@ -298,7 +298,7 @@ def find_interrupted(folder: RunFolder, store: Store) -> list[Outcome]:
     return found
 
 
-def _has_ended(outcome: Outcome, folder: RunFolder, plan: Plan, store: Store) -> bool:
+def _has_ended(outcome: Outcome, folder: RunLog, plan: Plan, store: Store) -> bool:
     """Whether an interrupted task had ended before its clinvk did, or need not repeat a turn: see
     `_outcome_if_ended`."""
     progress = _progress_of(outcome, folder, plan, store)

@@ -11,6 +11,7 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.executor import Executor, LocalExecutor
 from clinvk.errors import LimitError
 from clinvk.runs.folder import RunStore
+from clinvk.runs.log import Runs
 from clinvk.store.base import Store
 
 FindLimit = Callable[[str, Mapping[str, str], str | None], LimitError | None]
@@ -20,7 +21,7 @@ class RunContext(Struct, frozen=True, kw_only=True):
     """What a run of a plan needs from outside."""
 
     selector: BackendSelector  # chooses the backend of each task
-    runs: RunStore  # where the run is recorded
+    runs: Runs  # where the run is recorded
     redact: bool  # whether secrets in the answers are recorded without their values
     env: Mapping[str, str]  # of this process
     open_store: Callable[[], Store]  # the sessions of the tasks; an ephemeral run has none

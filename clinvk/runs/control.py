@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -15,13 +13,9 @@ from clinvk.model.outcome import format_counts
 from clinvk.model.result import Failure
 from clinvk.process import note as turn_note
 from clinvk.process.recovery import end_noted
-from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.driver import owner
 from clinvk.runs.journal import Journal
-
-if TYPE_CHECKING:
-    import psutil
-
-    from clinvk.disk.lockfile import HeldLock
+from clinvk.runs.log import RunLock, RunLog
 
 CANCEL_TIMEOUT = 15.0  # seconds that a run may take to stop all that it started
 DRIVER_TIMEOUT = 1.0  # seconds that a run may take to write the note of its driver
@@ -29,7 +23,7 @@ POLL_INTERVAL = 0.05  # seconds
 
 
 async def cancel(
-    folder: RunFolder, *, now: bool = False, notify: Callable[[str], None] = lambda _: None
+    folder: RunLog, *, now: bool = False, notify: Callable[[str], None] = lambda _: None
 ) -> None:
     """Cancel a run that another process drives, or stop what an interrupted one left running; the
     run is cancelled when this returns. With `now`, programs are killed without time to exit.
@@ -48,7 +42,7 @@ async def cancel(
         notify(told)
 
 
-async def abandon_run(folder: RunFolder) -> str | None:
+async def abandon_run(folder: RunLog) -> str | None:
     """Cancel a run that no process drives: stop what it left running, and cancel tasks that had not
     started. Returns a sentence about what was left, if there was anything. Raises
     `SessionError`."""
@@ -80,28 +74,23 @@ async def abandon_run(folder: RunFolder) -> str | None:
     return told
 
 
-def run_facts(marker: str, folder: RunFolder) -> dict[str, Any]:
+def run_facts(marker: str, folder: RunLog) -> dict[str, Any]:
     """The note of a run that this process drives."""
-    return turn_note.make(marker, _owner(folder))
+    return turn_note.make(marker, owner(folder.id))
 
 
-async def end_leftovers(folder: RunFolder, lock: HeldLock) -> str:
+async def end_leftovers(folder: RunLog, lock: RunLock) -> str:
     """Stop what an interrupted run left running; return a sentence about it. The caller holds
     `lock`. Raises `SessionError` if it was started on another machine or in another container."""
 
     async def others() -> Iterable[dict[str, Any] | None]:
-        runs = RunStore(folder.path.parent.parent)
-        return (RunFolder(runs.folder / i).find_driver() for i in runs.ids() if i != folder.id)
+        return folder.other_drivers()
 
-    what = _owner(folder)
+    what = owner(folder.id)
     return await end_noted(lock.leftover or {}, what, what, lock.location, others)
 
 
-def _owner(folder: RunFolder) -> str:
-    return f"run {folder.id}"
-
-
-def _check_unfinished(folder: RunFolder) -> None:
+def _check_unfinished(folder: RunLog) -> None:
     """Raise `UsageError` if there is nothing to cancel."""
     if not folder.is_idle():
         return
@@ -114,7 +103,7 @@ def _check_unfinished(folder: RunFolder) -> None:
         )
 
 
-async def _find_driver(folder: RunFolder) -> dict[str, Any] | None:
+async def _find_driver(folder: RunLog) -> dict[str, Any] | None:
     """The note of the process that drives the run. It may not have been written yet; the note of a
     killed process stays until what it left running has been stopped."""
     # 45 ms, and needed only once something runs.
@@ -136,21 +125,19 @@ def _note_timeout(facts: dict[str, Any]) -> float:
         return DRIVER_TIMEOUT
 
 
-async def _stop_driver(folder: RunFolder, facts: dict[str, Any], *, now: bool) -> None:
+async def _stop_driver(folder: RunLog, facts: dict[str, Any], *, now: bool) -> None:
     """Ask the process that drives the run to stop it, and wait until it has. Raises `SessionError`
     if that process cannot be identified with certainty: a note alone is not enough for a signal."""
     # 45 ms, and needed only once something runs.
     import anyio
 
-    driver = _identify_driver(folder, facts)
-    if driver is None:
+    if not folder.ask_to_stop(facts):
         return
     deadline = time.monotonic() + CANCEL_TIMEOUT
-    _send_stop(driver)
     if now:
         await anyio.sleep(POLL_INTERVAL)
         if folder.find_driver() == facts:
-            _send_stop(driver)
+            folder.ask_to_stop(facts)
     while folder.find_driver() is not None:
         if time.monotonic() > deadline:
             raise SessionError(
@@ -158,43 +145,3 @@ async def _stop_driver(folder: RunFolder, facts: dict[str, Any], *, now: bool) -
                 f"stop it immediately: clinvk runs cancel {folder.id} --now",
             )
         await anyio.sleep(POLL_INTERVAL)
-
-
-def _identify_driver(folder: RunFolder, facts: dict[str, Any]) -> psutil.Process | None:
-    """The process that drives the run; None if it has exited meanwhile. Raises `SessionError`."""
-    lock = folder.lock_path
-    try:
-        note = turn_note.parse(facts, _owner(folder))
-    except turn_note.InvalidNote as error:
-        raise SessionError(
-            f"run {folder.id} is running, but its note in {lock} is invalid ({error})",
-            f"find the process that has this file open (fuser {lock}) and stop it",
-        ) from None
-    if not (note.process.is_local and note.process.is_of_this_boot):
-        raise SessionError(
-            f"run {folder.id} is driven on {note.process.place}",
-            "cancel it there",
-        )
-    if turn_note.is_gone(note.process):
-        return None
-    driver = turn_note.driver(note.process, lock)
-    if driver is None:
-        if folder.find_driver() != facts:  # it has just exited
-            return None
-        raise SessionError(
-            f"run {folder.id} is running, but not by process {note.process.pid}, as {lock} says",
-            f"find the process that has this file open (fuser {lock}) and stop it",
-        )
-    if driver.pid == os.getpid():  # the signal would stop the calling program
-        raise SessionError(
-            f"run {folder.id} is driven by this process",
-            "cancel the task that awaits it, or call `stop()` of its `PlanRun`",
-        )
-    return driver
-
-
-def _send_stop(driver: psutil.Process) -> None:
-    from clinvk.process import tree  # psutil, 10 ms: only to cancel
-
-    # SIGTERM, since a shell starts background jobs with SIGINT ignored.
-    tree.send(driver, signal.SIGTERM)

@@ -1,18 +1,15 @@
-"""Write the events of one attempt to a file."""
+"""Write the events of one attempt."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import file_error, open_to_append, write_all
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.events import (
     Delta,
     Denied,
@@ -27,47 +24,40 @@ from clinvk.model.events import (
 from clinvk.model.result import Result
 from clinvk.process.threads import for_long
 from clinvk.runs.attachments import MAX_OUTPUT_LENGTH, shorten_output
+from clinvk.runs.log import EventSink
 from clinvk.text.redact import GaveUp, without_long_texts
 
 BUFFER_SIZE = 64 * 1024  # bytes
 
 
 class EventLog(Closing):
-    """Writes events to a file, without raw lines and attachments; pieces of an answer are joined, so that a secret
+    """Writes events, without raw lines and attachments; pieces of an answer are joined, so that a secret
     split across two of them is still found."""
 
     def __init__(
         self,
-        path: Path,
+        sink: EventSink,
         scrub: Callable[[Any], Any],
         is_urgent: Callable[[], bool] = lambda: False,
     ) -> None:
         """Once `is_urgent`, long texts are left out, since searching them for secrets takes long.
-        Raises `SessionError` if the file cannot be written, as all methods do."""
-        self.path = path
+        Methods raise `SessionError` if the events cannot be written."""
         self.scrub = scrub
         self._is_urgent = is_urgent
+        self._sink = sink
         self.problem: ClinvkError | None = None  # the error that was raised
         self._told_of_cut = False
         self._pieces: list[str] = []
-        self._buffer = bytearray()
-        self._fd = -1
-        try:
-            self._fd = open_to_append(
-                path
-            )  # the torn last line of a killed attempt must not spoil this one
-        except OSError as error:
-            self.close()
-            raise file_error("write", path, error) from error
+        self._lines: list[bytes] = []  # to be written
+        self._size = 0  # bytes in them
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self.detach())
+        self._sink.close()
 
-    def detach(self) -> int:
-        """The open file, which the caller closes."""
-        fd, self._fd = self._fd, -1
-        return fd
+    def detach(self) -> int | None:
+        """The file that has to be flushed before the end is recorded, if any; the caller closes
+        it."""
+        return self._sink.detach()
 
     async def add(self, event: Event) -> None:
         if isinstance(event, Delta):
@@ -81,21 +71,21 @@ class EventLog(Closing):
         if isinstance(event, (Tool, ToolResult, Denied)):
             event = await self._shortened(event)
         await self._buffer_line(event.to_json())
-        self._flush(BUFFER_SIZE if event.type in ("text", "thinking") else 0)
+        await self._flush(BUFFER_SIZE if event.type in ("text", "thinking") else 0)
 
     async def end(self, result: Result) -> None:
         """Write the last line: the result, as in `-o json`."""
         await self._write_pieces()
         await self._buffer_line({"type": "result", **result.to_json()})
-        self._flush(0)
+        await self._flush(0)
 
-    async def add_turn(self, result: Result) -> int:
-        """Write the result of a turn that is not the last one; returns the file, open once more,
-        which the caller closes."""
+    async def add_turn(self, result: Result) -> int | None:
+        """Write the result of a turn that is not the last one; returns the file that has to be
+        flushed before the turn is recorded, if any; the caller closes it."""
         await self._write_pieces()
         await self._buffer_line({"type": "turn", **result.to_json()})
-        self._flush(0)
-        return os.dup(self._fd)
+        await self._flush(0)
+        return self._sink.duplicate()
 
     async def _shortened(self, event: Tool | ToolResult | Denied) -> Event:
         """The event without attachments; with a notice before it, the first time that more than
@@ -119,14 +109,15 @@ class EventLog(Closing):
             line = await for_long(line, self.scrub, self._is_urgent)
         except GaveUp:
             line = self.scrub(without_long_texts(line))
-        self._buffer += encode(line) + b"\n"
+        self._lines.append(encode(line) + b"\n")
+        self._size += len(self._lines[-1])
 
-    def _flush(self, most: int) -> None:
-        if len(self._buffer) <= most:
+    async def _flush(self, most: int) -> None:
+        if self._size <= most:
             return
+        lines, self._lines, self._size = self._lines, [], 0
         try:
-            write_all(self._fd, bytes(self._buffer))
-        except OSError as error:
-            self.problem = file_error("write", self.path, error)
-            raise self.problem from error
-        self._buffer = bytearray()
+            await self._sink.write(lines)
+        except SessionError as error:
+            self.problem = error
+            raise

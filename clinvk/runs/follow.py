@@ -1,4 +1,4 @@
-"""The changes of a run that another process drives, read from its files: each once, in the order of
+"""The changes of a run that another process drives, read from its records: each once, in the order of
 the journal.
 
 A position records how far a run was followed: the number of lines of the journal, the number of
@@ -12,25 +12,20 @@ import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Any, Self
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import file_error
-from clinvk.disk.jsonl import decode_line, decode_lines
-from clinvk.disk.reading import open_regular
 from clinvk.errors import UsageError
 from clinvk.model.events import Event, event_from_json
 from clinvk.model.outcome import ACTIVE_STATES, Outcome
 from clinvk.model.progress import Change, Kind
-from clinvk.runs.folder import DAMAGE, RunFolder
+from clinvk.runs.log import DAMAGE, RunLog
 from clinvk.runs.replay import RunState, mark_indeterminate
 
 POLL_INTERVAL = 0.25  # seconds between checks
-BEGIN_TIMEOUT = 2.0  # seconds from the creation of a run until a process drives it
 START = ""  # the position before anything happened
 NOW = "now"  # the position after everything so far, except the events of running tasks
 
@@ -41,7 +36,7 @@ _TASK = re.compile(r"(\d+):(\d+)(!?)")
 class _Reading(Struct):
     """How far the events of a task have been read."""
 
-    offset: int = 0  # bytes
+    offset: int = 0
     is_begun: bool = False  # some of the running attempt was read
     skips: int = 0  # results of earlier attempts that are still to be skipped
     result: dict[str, Any] | None = None  # of the running attempt; empty if it was read before
@@ -50,13 +45,13 @@ class _Reading(Struct):
 class RunFollower:
     """The changes of a run since a position. Keeps no file open."""
 
-    def __init__(self, folder: RunFolder, position: str = START) -> None:
+    def __init__(self, folder: RunLog, position: str = START) -> None:
         """Raises `UsageError` if the position is invalid, `SessionError` if the run is damaged."""
         self.folder = folder
         self.plan = folder.plan()
         self.ended = False
         self._state = RunState(self.plan, folder.id)
-        self._journal_offset = 0  # bytes of the journal that were read
+        self._reader = folder.reader()
         self._unread: deque[dict[str, Any]] = deque()  # lines that were read and not reported yet
         self._lines = 0  # lines that are reported completely
         self._told = 0  # reported changes of the next line
@@ -90,21 +85,10 @@ class RunFollower:
         changes = list(self._tell_lines())
         for index in sorted(self._running):
             changes += self._tell_events(self._state.outcomes[index])
-        if not (is_driven or self._may_begin()):
+        if not (is_driven or self.folder.awaits_driver(has_begun=self._reader.has_begun)):
             changes += self._tell_interrupted()
             self.ended = True
         return changes
-
-    def _may_begin(self) -> bool:
-        """Whether the run was created a moment ago, and the process that did so is about to drive
-        it."""
-        if self._journal_offset:
-            return False
-        try:
-            created = self.folder.modified_at()
-        except FileNotFoundError:  # it was deleted
-            return False
-        return (datetime.now(UTC) - created).total_seconds() < BEGIN_TIMEOUT
 
     def changes(self) -> Iterator[Change]:
         """All changes until the run ends; blocks between them. Raises `SessionError`."""
@@ -117,9 +101,7 @@ class RunFollower:
 
     def _load(self) -> None:
         """Read the new complete lines of the journal."""
-        data = _read_whole_lines(self.folder.journal_path, self._journal_offset)
-        self._journal_offset += len(data)
-        self._unread += decode_lines(data)
+        self._unread += self._reader.journal()
 
     def _tell_lines(self) -> Iterator[Change]:
         while self._unread:
@@ -215,10 +197,8 @@ class RunFollower:
         reading = self._reading(outcome.index)
         if reading.result is not None:  # what follows belongs to the next attempt
             return
-        data = _read_whole_lines(self.folder.events_path(outcome.index), reading.offset)
-        for line in data.split(b"\n")[:-1]:
-            reading.offset += len(line) + 1
-            told = decode_line(line) or {}
+        for offset, told in self._reader.events(outcome.index, reading.offset):
+            reading.offset = offset
             if reading.skips:
                 reading.skips -= told.get("type") == "result"
                 continue
@@ -320,16 +300,3 @@ async def _run_in_thread(function: Callable[[], None]) -> None:
 
 def _is_not_started(outcome: Outcome) -> bool:
     return outcome.error is not None and outcome.error.kind == "not_started"
-
-
-def _read_whole_lines(path: Path, offset: int) -> bytes:
-    """The content of a file from there to its last complete line. Raises `SessionError`."""
-    try:
-        with open_regular(path) as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:  # nothing was written yet
-        return b""
-    except OSError as error:
-        raise file_error("read", path, error) from error
-    return data[: data.rfind(b"\n") + 1]

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
-from clinvk.disk.atomic import file_error, open_to_append, write_all
+from clinvk.disk.atomic import file_error
 from clinvk.disk.closing import Closing
 from clinvk.disk.jsonl import encode
-from clinvk.disk.sync import holding_sync_threads, sync_folder, sync_together
 from clinvk.errors import SessionError
 from clinvk.model.checks.check import CheckResult
 from clinvk.model.outcome import Outcome, RunResult, outcome_summary
@@ -29,7 +27,7 @@ from clinvk.model.plan import Plan
 from clinvk.model.result import Failure, Result, plain
 from clinvk.model.usage import rfc3339
 from clinvk.process.threads import in_thread
-from clinvk.runs.folder import RunFolder
+from clinvk.runs.log import RunLog
 from clinvk.runs.replay import VERSION
 
 # Of the result of a turn that is not the last one.
@@ -42,7 +40,7 @@ class Journal(Closing):
 
     def __init__(
         self,
-        folder: RunFolder,
+        folder: RunLog,
         scrub: Callable[[Any], Any],
         flush: Callable[[list[str]], None] = lambda _: None,
     ) -> None:
@@ -51,16 +49,7 @@ class Journal(Closing):
         self.folder = folder
         self.scrub = scrub  # removes secrets from what is written
         self._flush = flush  # flushes sessions to disk
-        self.path = folder.path / "journal.jsonl"
-        self._held = ExitStack()
-        self._held.enter_context(holding_sync_threads())  # needed for each batch
-        self._fd = -1
-        try:
-            self._fd = open_to_append(self.path)
-            sync_folder(folder.path)
-        except OSError as error:
-            self.close()
-            raise file_error("write", self.path, error) from error
+        self._sink = folder.open_journal()
         self._batch: CommitBatch | None = None  # being put together
         self._commit_lock = anyio.Lock()  # batches are written one after another
 
@@ -134,36 +123,25 @@ class Journal(Closing):
         await self._commit_together(self._line("round", {"task": index, "round": number}))
 
     def close(self) -> None:
-        self._held.close()
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        self._sink.close()
 
     def _commit(self, lines: list[bytes]) -> None:
         """Append all of the lines to disk, or none of them."""
-        try:
-            end = os.lseek(self._fd, 0, os.SEEK_END)
-            try:
-                write_all(self._fd, b"".join(lines))
-                os.fsync(self._fd)
-            except OSError:
-                os.ftruncate(self._fd, end)
-                raise
-        except OSError as error:
-            raise file_error("write", self.path, error) from error
+        self._sink.commit(lines)
 
     def _commit_batch(self, batch: CommitBatch) -> None:
         """Write the lines of a batch after the files that they report; runs in a thread."""
         try:
             if batch.sessions:
                 self._flush(batch.sessions)
-            sync_together(batch.files)
+            self._sink.commit(batch.lines, batch.files)
         except OSError as error:
-            raise file_error("write", self.folder.path, error) from error
+            if isinstance(error, SessionError):
+                raise
+            raise file_error("write", self.folder.place_of(), error) from error
         finally:
             for file in batch.files:
                 os.close(file)
-        self._commit(batch.lines)
 
     def _line(self, event: str, facts: dict[str, Any]) -> bytes:
         at = rfc3339(datetime.now(UTC))
@@ -196,7 +174,7 @@ class Journal(Closing):
                     except SessionError as error:
                         batch.error = error
                     except BaseException as error:
-                        batch.error = SessionError(f"{self.path} was not written: {error!r}")
+                        batch.error = SessionError(f"{self._sink.name} was not written: {error!r}")
                         raise
                     finally:
                         batch.done.set()

@@ -7,13 +7,13 @@ from datetime import datetime
 
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.runs.checkpoints import Checkpoints
-from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.log import RunLog, Runs
 
 # Deletes what a run has elsewhere, or raises `SessionError` if the run must be kept.
-Release = Callable[[RunFolder], None]
+Release = Callable[[RunLog], None]
 
 
-def check_deletable(folder: RunFolder, checkpoints: Checkpoints) -> None:
+def check_deletable(folder: RunLog, checkpoints: Checkpoints) -> None:
     """Raise `SessionError` if a checkpoint names the run, which could then no longer be resumed."""
     named, _ = checkpoints.names_by_run()
     if name := named.get(folder.id):
@@ -23,7 +23,7 @@ def check_deletable(folder: RunFolder, checkpoints: Checkpoints) -> None:
         )
 
 
-def delete(folder: RunFolder, checkpoints: Checkpoints, release: Release = lambda _: None) -> None:
+def delete(folder: RunLog, checkpoints: Checkpoints, release: Release = lambda _: None) -> None:
     """Delete a run: its journal and its events. The sessions of its tasks are kept. Raises
     `SessionError` if a checkpoint names it, if it is running, or if it was interrupted and may have
     left something running. `release` deletes what it has elsewhere, or raises `SessionError`."""
@@ -33,7 +33,7 @@ def delete(folder: RunFolder, checkpoints: Checkpoints, release: Release = lambd
 
 
 def clean(
-    runs: RunStore,
+    runs: Runs,
     checkpoints: Checkpoints,
     before: datetime,
     *,
@@ -67,14 +67,14 @@ def clean(
     return deleted
 
 
-def _is_old(folder: RunFolder, before: datetime) -> bool:
+def _is_old(folder: RunLog, before: datetime) -> bool:
     try:
         return folder.modified_at() < before and folder.is_idle()
     except FileNotFoundError:  # it was deleted meanwhile
         return False
 
 
-def _may_be_chain(folder: RunFolder) -> bool:
+def _may_be_chain(folder: RunLog) -> bool:
     try:
         return folder.plan().kind == "chain"
     except SessionError:

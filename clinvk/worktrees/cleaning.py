@@ -11,6 +11,7 @@ from clinvk.disk.sizes import folder_size
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.plan import Plan
 from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.log import RunLog
 from clinvk.worktrees import names
 from clinvk.worktrees.create import Place
 from clinvk.worktrees.record import SUFFIX, read_record
@@ -29,10 +30,10 @@ FINISHED = ("done", "failed", "cancelled")  # states of a run that is not to be 
 Report = Callable[[ClinvkError], None]
 
 
-def release_run(folder: RunFolder, env: Mapping[str, str], *, dry_run: bool = False) -> None:
+def release_run(folder: RunLog, env: Mapping[str, str], *, dry_run: bool = False) -> None:
     """Remove the worktrees and refs of a run that is to be deleted; with `dry_run`, only look.
     Raises `SessionError` if a result of it was neither applied nor dropped, or if it is running."""
-    home = folder.path.parent.parent
+    home = folder.home
     try:
         plan = folder.plan()
     except SessionError:
@@ -100,7 +101,7 @@ def _clean_run(
             o.state in ("waiting", "indeterminate") for o in result.results
         ):
             return []
-        places = places_of(folder.path.parent.parent, folder.id, plan, env)
+        places = places_of(folder.home, folder.id, plan, env)
         wanted = [place for place in _distinct(places) if not place.wanted.keep]
         return _remove(wanted, on_problem, dry_run=dry_run)
 
@@ -119,9 +120,9 @@ def _remove(places: list[Place], on_problem: Report, *, dry_run: bool) -> list[R
     return found
 
 
-def _untaken(folder: RunFolder, plan: Plan, env: Mapping[str, str]) -> Iterator[str]:
+def _untaken(folder: RunLog, plan: Plan, env: Mapping[str, str]) -> Iterator[str]:
     """The tasks with a result that was neither applied nor dropped."""
-    history, home = read_history(folder), folder.path.parent.parent
+    history, home = read_history(folder), folder.home
     for index, task in enumerate(plan.tasks):
         if task.worktree is None:
             continue
@@ -156,7 +157,7 @@ def _orphan(home: Path, path: Path, env: Mapping[str, str]) -> Place | None:
 
 
 @contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
+def _locked(folder: RunLog) -> Iterator[None]:
     """Nothing else drives the run meanwhile. Raises `SessionError`."""
     lock = folder.lock()
     if lock.leftover:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from clinvk.engine.driven_run import DrivenRun
     from clinvk.model.plan import Plan, Rules, Worktree
     from clinvk.reports import RequestedReport
-    from clinvk.runs.folder import RunFolder
+    from clinvk.runs.log import RunLog
 
 VERSION = 1  # of the JSON of a dry run
 
@@ -60,7 +60,7 @@ def drive_run(run: DrivenRun, view: RunView, viewer: RunViewer) -> RunResult:
         raise BrokenRun(error, run.folder) from error
 
 
-def _report_broken_run(folder: RunFolder, error: ClinvkError, view: RunView) -> None:
+def _report_broken_run(folder: RunLog, error: ClinvkError, view: RunView) -> None:
     """How far a run came that could not continue, and how to resume it."""
     later = f"then continue with: clinvk runs resume {folder.id}"
     error.hint = f"{error.hint}; {later}" if error.hint else later
@@ -299,7 +299,7 @@ def _has_output_problem(run: DrivenRun) -> bool:
 
 
 def print_result(
-    run: DrivenRun | RunFolder,
+    run: DrivenRun | RunLog,
     result: RunResult,
     view: RunView,
     checkpoint: str | None = None,
@@ -334,9 +334,9 @@ def print_result(
     if any(outcome.worktree is not None for outcome in result.results):
         # Only with worktrees.
         from clinvk.cmd.views import taken
-        from clinvk.runs.folder import RunFolder
+        from clinvk.engine.driven_run import DrivenRun
 
-        folder = run if isinstance(run, RunFolder) else run.folder
+        folder = run.folder if isinstance(run, DrivenRun) else run
         if folder is not None:
             taken.print_how_to_apply(folder, result, view.color)
 

@@ -13,7 +13,7 @@ from clinvk.cmd.options.reading import configured_format
 from clinvk.errors import ClinvkError
 
 if TYPE_CHECKING:
-    from clinvk.runs.folder import RunFolder
+    from clinvk.runs.log import RunLog
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +23,7 @@ JSON = ("json", "stream-json")
 class BrokenRun(Exception):  # noqa: N818 - reads as what it says
     """A run of many tasks that was stopped by an error; `folder` holds what is known about it."""
 
-    def __init__(self, error: ClinvkError, folder: RunFolder | None) -> None:
+    def __init__(self, error: ClinvkError, folder: RunLog | None) -> None:
         super().__init__(error.message)
         self.error = error
         self.folder = folder
@@ -79,7 +79,7 @@ def _print_broken_run(
     error: ClinvkError,
     output_format: str,
     _params: Mapping[str, Any],
-    folder: RunFolder | None = None,
+    folder: RunLog | None = None,
 ) -> None:
     # Only for an error in JSON.
     from clinvk.model.outcome import VERSION

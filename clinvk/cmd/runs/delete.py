@@ -22,7 +22,7 @@ from clinvk.terminal import printer, questions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clinvk.runs.folder import RunFolder
+    from clinvk.runs.log import RunLog
     from clinvk.worktrees.remove import Removed
 
 app = CommandModule()
@@ -131,7 +131,7 @@ def clean(
 
     kept: list[str] = []
 
-    def release(folder: RunFolder) -> None:
+    def release(folder: RunLog) -> None:
         try:
             release_run(folder, os.environ, dry_run=dry_run)
         except ClinvkError:

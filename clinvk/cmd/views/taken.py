@@ -9,13 +9,13 @@ from clinvk.terminal import printer
 
 if TYPE_CHECKING:
     from clinvk.model.outcome import RunResult
-    from clinvk.runs.folder import RunFolder
+    from clinvk.runs.log import RunLog
     from clinvk.worktrees.results.taken import History
 
 EVENTS = ("applied", "dropped")
 
 
-def add_to_run(folder: RunFolder, data: dict[str, Any]) -> dict[str, Any]:
+def add_to_run(folder: RunLog, data: dict[str, Any]) -> dict[str, Any]:
     """The JSON of a run, with `applied` and `dropped` for each task that was."""
     history = _history(folder)
     for task in data.get("results") or []:
@@ -25,7 +25,7 @@ def add_to_run(folder: RunFolder, data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def print_taken(folder: RunFolder, result: RunResult) -> None:
+def print_taken(folder: RunLog, result: RunResult) -> None:
     """Say which results were applied or dropped, and how to look at the others."""
     history = _history(folder)
     for outcome in result.results:
@@ -34,7 +34,7 @@ def print_taken(folder: RunFolder, result: RunResult) -> None:
     print_how_to_apply(folder, result)
 
 
-def print_how_to_apply(folder: RunFolder, result: RunResult, color: str | None = None) -> None:
+def print_how_to_apply(folder: RunLog, result: RunResult, color: str | None = None) -> None:
     """Say on stderr how to look at the results that were neither applied nor dropped, if any."""
     changed = [o for o in result.results if o.worktree is not None and o.worktree.is_changed]
     if not changed or result.state == "running":
@@ -47,7 +47,7 @@ def print_how_to_apply(folder: RunFolder, result: RunResult, color: str | None =
         )
 
 
-def describe_counts(folder: RunFolder) -> dict[str, int]:
+def describe_counts(folder: RunLog) -> dict[str, int]:
     """How many results of a run were applied, and dropped; empty if it cannot be read."""
     try:
         return _history(folder).counts()
@@ -55,7 +55,7 @@ def describe_counts(folder: RunFolder) -> dict[str, int]:
         return {}
 
 
-def _history(folder: RunFolder) -> History:
+def _history(folder: RunLog) -> History:
     # Only for runs.
     from clinvk.worktrees.results.taken import read_history
 

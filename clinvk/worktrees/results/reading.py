@@ -152,7 +152,7 @@ def _results(
 
 def _interrupted_result(folder: RunFolder, worktree: Worktree) -> WorktreeResult | None:
     """What a task had changed when it was interrupted; None if nothing, or if it cannot be saved."""
-    home = folder.path.parent.parent
+    home = folder.home
     with suppress(ClinvkError, OSError):
         saved = current_result(Place(home, folder.id, worktree, os.environ))
         return saved.result if saved is not None and saved.result.is_changed else None

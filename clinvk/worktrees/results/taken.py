@@ -19,6 +19,7 @@ from clinvk.disk.reading import ANY, read_file
 from clinvk.model.conversion import convert
 from clinvk.model.usage import rfc3339
 from clinvk.runs.folder import RunFolder
+from clinvk.runs.log import RunLog
 
 VERSION = 1
 NAME = "taken.jsonl"
@@ -89,8 +90,10 @@ class History(Struct, frozen=True):
         return {word: words.count(word) for word in ("applied", "dropped") if word in words}
 
 
-def read_history(folder: RunFolder) -> History:
+def read_history(folder: RunLog) -> History:
     """Raises `SessionError` if it cannot be read."""
+    if not isinstance(folder, RunFolder):
+        return History()
     path = folder.path / NAME
     try:
         lines = decode_lines(read_file(path, limit=ANY))
