@@ -172,7 +172,7 @@ def browser(profile: Path) -> Iterator[Tab]:
         os.close(from_us)  # the browser ends when nobody can tell it anything
         os.close(to_us)
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             process.wait()

@@ -250,7 +250,7 @@ class CommandLine:
         stdin: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        timeout: float = 30,
+        timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         env = {**self.home.env, **(env or {})}
         cwd = cwd or self.home.work
@@ -319,7 +319,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def wait_for(condition: Callable[[], Any], what: str = "it", seconds: float = 10) -> Any:
+def wait_for(condition: Callable[[], Any], what: str = "it", seconds: float = 60) -> Any:
     """What `condition` gives as soon as that is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -97,7 +97,7 @@ class Desk:
         return id_
 
     def wait_for(self, prompt: str, times: int = 1) -> None:
-        wait_for(lambda: self.starts().count(prompt) >= times, f"the start of {prompt!r}", 20)
+        wait_for(lambda: self.starts().count(prompt) >= times, f"the start of {prompt!r}", 60)
 
     def starts(self) -> list[str]:
         return self._lines("log")

@@ -544,7 +544,7 @@ def test_ctrl_c_in_a_check_says_what_is_applied_already(
     process = clinvk.start("runs", "apply", "--check", check)
     wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), "the check")
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == 7
     assert "applied before that, and still there: one" in said
     assert not is_alive(int((tmp_path / "pid").read_text()))

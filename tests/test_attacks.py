@@ -351,7 +351,7 @@ def test_a_clinvk_that_is_stopped_continues_and_loses_nothing(clinvk: CommandLin
     wait_for(lambda: "T" in Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1][:3])
     time.sleep(0.3)
     process.send_signal(signal.SIGCONT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out.count("seven")) == (0, 1), err
     assert home.record()["turns"] == 1
 

@@ -437,7 +437,7 @@ def start(home: Home, tasks: str) -> Iterator[Start]:
         argv = ["-m", "clinvk", "parallel", tasks, "-j", "4"]
         child = pexpect.spawn(
             sys.executable, argv, cwd=str(home.work), env={**home.env, "TERM": "xterm"},
-            encoding="utf-8", dimensions=(rows, columns), timeout=20,
+            encoding="utf-8", dimensions=(rows, columns), timeout=60,
         )  # fmt: skip
         child.logfile_read = io.StringIO()
         children.append(child)

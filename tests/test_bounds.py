@@ -215,9 +215,9 @@ def test_a_signal_is_heard_though_a_pattern_never_ends(clinvk: CommandLine, home
     errors = [{"kind": "limit", "match": SLOW}] * 30
     home.backend("slow", READ + START + say(type="end", error=TEMPTING) + "exit 1\n", errors=errors)
     with clinvk.start("-b", "slow", "hi") as running:
-        wait_for(home.ids, "a session", 20)
+        wait_for(home.ids, "a session", 60)
         running.terminate()
-        running.communicate(timeout=20)
+        running.communicate(timeout=60)
     assert running.returncode in (1, 7)
 
 

@@ -364,7 +364,7 @@ def cut_off(desk: Desk, steps: list[Any]) -> str:
     """A chain named `mine` whose clinvk was killed when the step `hold …` had begun; its run."""
     path = desk.file({"steps": steps}, "chain.yaml")
     driver = desk.start("chain", path, "--checkpoint", "mine", "-q")
-    wait_for(lambda: any(s.startswith("hold") for s in desk.starts()), "the start", 20)
+    wait_for(lambda: any(s.startswith("hold") for s in desk.starts()), "the start", 60)
     kill(driver)
     return RunStore(desk.home.path).find("last").id
 
@@ -429,7 +429,7 @@ def test_ctrl_c_keeps_what_is_done_and_leaves_nothing_running(desk: Desk, tree: 
     desk.home.backend("stubborn", stubborn(tree))
     path = desk.file({"steps": ["a", {"prompt": "b", "backend": "stubborn"}, "c"]}, "chain.yaml")
     driver = desk.start("chain", path, "--checkpoint", "mine", "-q")
-    wait_for((tree / "self").exists, "the start", 20)
+    wait_for((tree / "self").exists, "the start", 60)
     driver.send_signal(signal.SIGINT)
     driver.send_signal(signal.SIGTERM)
     assert ends(driver)[0] == 7

@@ -218,7 +218,7 @@ def test_the_journal_has_each_turn_and_each_check(clinvk: CommandLine, home: Hom
 def killed_run(clinvk: CommandLine, home: Home, wait: Path, **data: Any) -> None:
     """Start a run, kill its clinvk once the file is there, and remove the file."""
     process = clinvk.start("parallel", write_plan(home, **data))
-    wait_for(wait.exists, f"{wait.name}: {process.poll()}", 20)
+    wait_for(wait.exists, f"{wait.name}: {process.poll()}", 60)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout and process.stdout.close()
@@ -302,7 +302,7 @@ def test_a_check_that_is_cancelled_continues_when_the_run_is_resumed(
     process = clinvk.start("parallel", write_plan(home, check=slow, tasks=["x"]), "-b", "fake")
     wait_for((home.work / "here").exists, "the check")
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 7, said
     (home.work / "resumed").write_text("")
     assert resume(clinvk)["check"]["state"] == "passed"

@@ -450,7 +450,7 @@ def test_ctrl_c_ends_a_check_with_all_that_it_started(clinvk: CommandLine, home:
     home.backend("fake", worker("touch a"))
     process = in_check(clinvk, home, "trap '' INT; sleep 300")
     process.send_signal(signal.SIGINT)
-    said, told = process.communicate(timeout=20)
+    said, told = process.communicate(timeout=60)
     assert (process.returncode, said) == (7, "Done.\n")
     assert "cancelled" in told
     assert not is_alive(pid_in(home.work / "pid"))
@@ -462,7 +462,7 @@ def test_a_second_ctrl_c_kills_a_check_that_ignores_the_first(clinvk: CommandLin
     process = in_check(clinvk, home, "trap '' INT TERM; while :; do sleep 0.1; done")
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 7
     assert not is_alive(pid_in(home.work / "pid"))
 
@@ -473,7 +473,7 @@ def test_what_a_killed_clinvk_left_of_a_check_is_ended_by_the_next_turn(
     home.backend("fake", worker("touch a", "touch b"))
     process = in_check(clinvk, home, "sleep 300")
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert is_alive(pid_in(home.work / "pid"))
     done = clinvk("-c", "--check", "test -e b", "-o", "json", "next")
     assert "was interrupted" in done.stderr

@@ -171,13 +171,13 @@ def test_a_store_is_closed_from_another_thread(reopen: Callable[[], Store]):
         def stay() -> None:
             use(store)
             done.set()
-            end.wait(10)
+            end.wait(60)
             with pytest.raises(SessionError, match="the store is closed"):
                 store.select(Query())
 
         thread = threading.Thread(target=stay)
         thread.start()
-        assert done.wait(30)
+        assert done.wait(60)
         store.select(Query())
         store.close()
         end.set()

@@ -580,7 +580,7 @@ def on_terminal(home: Home, width: int, *args: str) -> list[str]:
         cwd=str(home.work),
         encoding="utf-8",
         dimensions=(50, width),
-        timeout=20,
+        timeout=60,
     )
     child.expect(pexpect.EOF)
     child.close()

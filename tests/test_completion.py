@@ -170,7 +170,7 @@ def test_zsh_itself_completes_with_titles_the_newest_first_and_executes_none(
     )
     child = pexpect.spawn(
         "zsh", ["-f", "-i"], cwd=str(home.work), env={**shell_env, "TERM": "dumb"},
-        encoding="utf-8", dimensions=(24, 80), timeout=30,
+        encoding="utf-8", dimensions=(24, 80), timeout=60,
     )  # fmt: skip
     try:
         child.sendline(

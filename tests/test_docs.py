@@ -118,7 +118,7 @@ def test_python_in_the_documentation_runs(text: str, home: Home) -> None:
         cwd=home.work,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 

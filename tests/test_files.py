@@ -356,7 +356,7 @@ def test_a_link_or_a_fifo_in_the_store_is_refused_at_once(
         path.symlink_to(victim)
     else:
         os.mkfifo(path)
-    done = clinvk("resume", "r", "x", timeout=20)
+    done = clinvk("resume", "r", "x", timeout=60)
     assert done.returncode == 4, done
     assert str(path) in done.stderr
     assert victim.read_text() == "mine"
@@ -365,12 +365,12 @@ def test_a_link_or_a_fifo_in_the_store_is_refused_at_once(
 def test_a_fifo_in_place_of_a_record_is_damage_and_hangs_nothing(clinvk: CommandLine, home: Home):
     assert clinvk("-b", "echo", "hi").returncode == 0
     os.mkfifo(home.path / "sessions" / "r.json")
-    done = clinvk("sessions", "list", "--json", timeout=20)
+    done = clinvk("sessions", "list", "--json", timeout=60)
     assert done.returncode == 0
     assert len(json.loads(done.stdout)["sessions"]) >= 1
-    assert clinvk("sessions", "show", "r", timeout=20).returncode == 4
-    assert clinvk("sessions", "delete", "r", "--yes", timeout=20).returncode == 0
-    assert clinvk("sessions", "list", timeout=20).returncode == 0
+    assert clinvk("sessions", "show", "r", timeout=60).returncode == 4
+    assert clinvk("sessions", "delete", "r", "--yes", timeout=60).returncode == 0
+    assert clinvk("sessions", "list", timeout=60).returncode == 0
 
 
 def test_a_fifo_in_place_of_a_database_is_refused_at_once(tmp_path: Path):

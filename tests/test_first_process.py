@@ -66,7 +66,7 @@ def test_signals_reach_clinvk(
     alone = clinvk.start("-b", "slow", "hi")
     wait_for((tmp_path / "began").exists)
     alone.send_signal(number)
-    alone.communicate(timeout=30)
+    alone.communicate(timeout=60)
     run = subprocess.run(
         [*NAMESPACE, *clinvk.program, "-b", "kills", "hi"],
         env=home.env, cwd=home.work, text=True, capture_output=True, check=False, timeout=60,

@@ -197,7 +197,7 @@ def listening(tmp_path: Path) -> Iterator[Callable[[Callable[[socket.socket], No
             one.shutdown(socket.SHUT_RDWR)
         one.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
 
 
 def refused(url: str) -> tuple[str, float]:

@@ -103,7 +103,7 @@ def test_on_a_terminal_it_asks(
     user: Path, clinvk: CommandLine, home: Home, answer: str, count: int
 ):
     child = pexpect.spawn(clinvk.program[0], [*clinvk.program[1:], "sessions", "import"],
-                          env=home.env, cwd=str(home.work), timeout=20)  # fmt: skip
+                          env=home.env, cwd=str(home.work), timeout=60)  # fmt: skip
     child.expect(r"Import 3 session\(s\)\?")
     child.sendline(answer)
     child.expect(pexpect.EOF)

@@ -203,7 +203,7 @@ def test_last_prints_the_last_answer(clinvk: CommandLine, home: Home):
 
 def test_less_shows_colors_and_is_left_with_q(home: Home):
     conversation(home, 30)
-    child = pexpect.spawn(sys.executable, ["-m", "clinvk", "sessions", "show", "talk"], timeout=30,
+    child = pexpect.spawn(sys.executable, ["-m", "clinvk", "sessions", "show", "talk"], timeout=60,
                           cwd=str(home.work), env={**home.env, "TERM": "xterm", "PAGER": "less"},
                           encoding="utf-8", dimensions=(24, 80))  # fmt: skip
     child.expect("Question 0")

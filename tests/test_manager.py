@@ -549,7 +549,7 @@ def test_what_a_killed_turn_left_is_ended_before_its_session_is_deleted(sessions
     turn.note(note)
     turn.abandon()
     sessions.delete_session(id_)
-    assert left.wait(10)
+    assert left.wait(60)
     with pytest.raises(SessionNotFound):
         sessions.get_session(id_)
 

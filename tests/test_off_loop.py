@@ -214,7 +214,7 @@ def test_a_second_signal_ends_a_prompt_that_waits_for_the_store(
             command.send_signal(signal.SIGINT)
             time.sleep(0.3)
             command.send_signal(signal.SIGINT)
-            command.communicate(timeout=20)  # a server is waited for 30 s, a lock for ever
+            command.communicate(timeout=60)  # a server is waited for 30 s, a lock for ever
     assert command.returncode == 7
 
 

@@ -73,7 +73,7 @@ def run(home: Home, path: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """clinvk from that place, and from nowhere else."""
     env = {**home.env, "PYTHONPATH": str(path)}
     return subprocess.run([sys.executable, "-m", "clinvk", *args], env=env, cwd=home.work, text=True,
-                          capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)  # fmt: skip
+                          capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False)  # fmt: skip
 
 
 def test_the_unpacked_wheel_runs(wheel: Path, home: Home, tmp_path: Path):

@@ -288,7 +288,7 @@ def test_a_task_that_is_a_dry_run_starts_nothing(clinvk: CommandLine, home: Home
 
 def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
     try:
-        return process.communicate(timeout=15)
+        return process.communicate(timeout=60)
     finally:
         process.kill()
 
@@ -343,7 +343,7 @@ def test_ctrl_c_before_anything_has_begun_leaves_nothing_half_begun(
     (fake.work / "t.json").write_text(tasks("one", "two"))
     done = subprocess.run(
         [sys.executable, "-c", EARLY, module, "parallel", "t.json"],
-        capture_output=True, text=True, env=fake.env, cwd=fake.work, timeout=30, check=False,
+        capture_output=True, text=True, env=fake.env, cwd=fake.work, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 7, done.stderr
     assert "clinvk: cancelled" in done.stderr
@@ -394,7 +394,7 @@ def test_a_reader_that_goes_away_ends_the_run(clinvk: CommandLine, home: Home, t
     pids = [pid_in(tmp_path / name) for name in ("one", "two")]
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(15) == 7
+    assert process.wait(60) == 7
     wait_for(lambda: not any(map(is_alive, pids)), "their end")
     assert process.stderr
     assert "Traceback" not in process.stderr.read()
@@ -453,7 +453,7 @@ def test_the_configuration_may_ask_for_each_answer_at_once(clinvk: CommandLine, 
     (home.work / "go").touch()
     out = process.stdout.read()
     process.stdout.close()
-    assert process.wait(15) == 0
+    assert process.wait(60) == 0
     assert out.count("It is done.") == 2
     assert out.index("── slow") < out.index("TASK ")
 

@@ -41,7 +41,7 @@ def prompts(home: Home) -> list[str]:
 
 def asked(home: Home, *args: str, **env: str) -> pexpect.spawn:
     line = f"exec {sys.executable} -m clinvk resume one {' '.join(args)} >answer"
-    child = pexpect.spawn("/bin/sh", ["-c", line], cwd=str(home.work), encoding="utf-8", timeout=30,
+    child = pexpect.spawn("/bin/sh", ["-c", line], cwd=str(home.work), encoding="utf-8", timeout=60,
                           env={**home.env, "TERM": "xterm", **env})  # fmt: skip
     child.expect("one > ")
     return child
@@ -177,7 +177,7 @@ def test_the_prompt_is_on_the_terminal_and_the_answer_alone_on_stdout(
     home: Home, redirected: str, term: str
 ):
     line = f"{sys.executable} -m clinvk resume one {redirected}"
-    child = pexpect.spawn("/bin/sh", ["-c", line], cwd=str(home.work), encoding="utf-8", timeout=15,
+    child = pexpect.spawn("/bin/sh", ["-c", line], cwd=str(home.work), encoding="utf-8", timeout=60,
                           env={**home.env, "TERM": term})  # fmt: skip
     child.expect("one > ")
     child.send("to a file\r")
@@ -303,14 +303,14 @@ class Shell:
         self.tmux("send-keys", "Enter")
 
     def shows(self, text: str) -> None:
-        wait_for(lambda: text in self.screen(), f"{text!r} on the screen", 20)
+        wait_for(lambda: text in self.screen(), f"{text!r} on the screen", 60)
 
     def screen(self) -> str:
         return self.tmux("capture-pane", "-p")
 
     def ends(self) -> None:
         """The command has ended, and the shell executes what comes next and nothing else."""
-        wait_for(lambda: re.search(r"(?m)^ended \d+$", self.screen()), "the end", 20)
+        wait_for(lambda: re.search(r"(?m)^ended \d+$", self.screen()), "the end", 60)
         self.type("echo rea''dy")
         self.shows("\nready\n")
         assert not (self.home.work / "executed").exists(), self.screen()

@@ -369,7 +369,7 @@ def test_an_answer_that_comes_too_fast_is_not_rendered_to_its_end(answer: Answer
 
 def test_ctrl_c_keeps_what_was_shown(answer: Answer, home: Home):
     answer("A **first** part. " * 3, piece=60, between="time.sleep(60)")
-    child = pexpect.spawn(sys.executable, ["-m", "clinvk", "x"], cwd=str(home.work), timeout=30,
+    child = pexpect.spawn(sys.executable, ["-m", "clinvk", "x"], cwd=str(home.work), timeout=60,
                           env={**home.env, "TERM": "xterm"}, encoding="utf-8", echo=False)  # fmt: skip
     child.expect("first.*first.*first")
     child.sendintr()

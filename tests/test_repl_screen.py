@@ -59,7 +59,7 @@ def test_a_conversation_from_its_first_message_to_its_last(tmux: Tmux, home: Hom
     tmux.type("and this")  # while the answer streams
     tmux.shows("queued: and this")
     tmux.shows("turn 3 on talker")
-    wait_for(lambda: asked(home) == ["tools", "list them", "and this"], "the messages", 10)
+    wait_for(lambda: asked(home) == ["tools", "list them", "and this"], "the messages", 60)
     assert "• item 20" in tmux.history()
     assert tmux.history().index("• item 20") < tmux.history().index("› and this")
 
@@ -129,9 +129,9 @@ def test_a_closed_terminal_ends_the_cli_and_saves_the_session(tmux: Tmux, home: 
     tree = [clinvk, *clinvk.children(recursive=True)]
     tool = int((home.path.parent / "fakes" / "tool").read_text())
     tmux.close()
-    psutil.wait_procs(tree, timeout=10)
+    psutil.wait_procs(tree, timeout=60)
     assert not [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-    wait_for(lambda: not is_running(tool), "the end of the tool", 10)
+    wait_for(lambda: not is_running(tool), "the end of the tool", 60)
     assert asked(home) == ["wait here"]
     assert home.record()["error"]["kind"] == "cancelled"
     assert "I am waiting" in [m["content"] for m in home.transcript()][-1]
@@ -160,11 +160,11 @@ def test_a_signal_during_a_command_of_the_shell_ends_both(tmux: Tmux):
         p for p in psutil.Process(tmux.pid()).children(recursive=True) if "clinvk" in p.cmdline()
     )
     tmux.type("!(sleep 97; true); echo sl''eeps; sleep 98; true")
-    wait_for(lambda: any("97" in p.cmdline() for p in clinvk.children(recursive=True)), "sleep", 10)
+    wait_for(lambda: any("97" in p.cmdline() for p in clinvk.children(recursive=True)), "sleep", 60)
     started = clinvk.children(recursive=True)
     os.kill(clinvk.pid, signal.SIGTERM)
     tmux.shows("exit 7")
-    wait_for(lambda: not any(is_running(p.pid) for p in started), "the end of the command", 10)
+    wait_for(lambda: not any(is_running(p.pid) for p in started), "the end of the command", 60)
 
 
 def test_a_large_paste_is_shown_as_one_label_and_sent_as_it_is(tmux: Tmux, home: Home):

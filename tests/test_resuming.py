@@ -109,7 +109,7 @@ def test_half_an_answer_is_marked(desk: Desk, home: Home):
                  'touch "$0.said"; while :; do sleep 0.05; done\n')  # fmt: skip
     path = desk.file({"tasks": [{"prompt": "x", "backend": "slow"}]})
     driver = desk.start("parallel", path)
-    wait_for((home.path.parent / "fakes" / "slow.said").exists, "half an answer", 20)
+    wait_for((home.path.parent / "fakes" / "slow.said").exists, "half an answer", 60)
     driver.send_signal(signal.SIGINT)
     code, out, _ = ends(driver)
     assert code == 7

@@ -347,10 +347,10 @@ class Watcher:
         )
         with open(self.out, "w") as out, open(self.err, "w") as err:
             self.process = desk.start("runs", "watch", *args, stdout=out, stderr=err)
-        wait_for(lambda: self.out.read_text() or self.err.read_text(), "a word of it", 20)
+        wait_for(lambda: self.out.read_text() or self.err.read_text(), "a word of it", 60)
 
     def ends(self) -> tuple[int, str, str]:
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         return code, self.out.read_text(), self.err.read_text()
 
 
@@ -640,7 +640,7 @@ def test_a_run_that_is_running_is_not_carried_on_by_another(desk: Desk):
 def test_of_two_who_carry_on_at_once_one_is_refused(desk: Desk):
     id_ = desk.cut_off("a", {"prompt": "hold b", "idempotent": True}, "c", until="hold b")
     both = [desk.start("runs", "resume", id_, "-q") for _ in range(2)]
-    wait_for(lambda: any(d.poll() is not None for d in both), "the refusal", 20)
+    wait_for(lambda: any(d.poll() is not None for d in both), "the refusal", 60)
     desk.wait_for("hold b", 2)
     desk.let_go()
     assert sorted(ends(d)[0] for d in both) == [0, 4]
@@ -746,7 +746,7 @@ def test_cancel_ends_a_run_that_a_program_drives(desk: Desk):
         desk.drivers.append(driver)  # type: ignore[arg-type]
         desk.wait_for("hold b")
         data = desk.clinvk.json("runs", "cancel", "last", "--json")
-        driver.wait(10)
+        driver.wait(60)
     assert data["state"] == "cancelled"
     assert data["counts"] == {"done": 1, "indeterminate": 1, "cancelled": 1}
     assert not is_alive(desk.pid("hold"))
@@ -755,7 +755,7 @@ def test_cancel_ends_a_run_that_a_program_drives(desk: Desk):
 def test_cancel_now_asks_nobody_twice(desk: Desk, tree: Path):
     desk.home.backend("fake", stubborn(tree))
     driver = desk.start("parallel", desk.file({"tasks": ["a"]}), "-q")
-    wait_for((tree / "self").exists, "the start", 20)
+    wait_for((tree / "self").exists, "the start", 60)
     began = time.monotonic()
     assert desk.clinvk("runs", "cancel", "last", "--now").returncode == 0
     assert time.monotonic() - began < 10
@@ -819,7 +819,7 @@ def test_deleting_asks_first(desk: Desk):
     assert (unasked.returncode, "pass --yes" in unasked.stderr) == (1, True)
     for answer, code in (("n", 4), ("y", 0)):
         child = pexpect.spawn(
-            sys.executable, ["-m", "clinvk", "runs", "delete", id_], encoding="utf-8", timeout=15,
+            sys.executable, ["-m", "clinvk", "runs", "delete", id_], encoding="utf-8", timeout=60,
             cwd=str(desk.home.work), env={**desk.home.env, "TERM": "xterm"},
         )  # fmt: skip
         child.expect(f"Delete run {id_}")

@@ -898,7 +898,7 @@ def test_ctrl_c_ends_the_run_of_a_program_and_all_that_it_started(
     )  # fmt: skip
     pid_in(tree / "self")
     program.send_signal(signal.SIGINT)
-    out, _ = program.communicate(timeout=20)
+    out, _ = program.communicate(timeout=60)
     assert out == "interrupted\n"
     assert living(tree) == []
     assert RunStore(home.path).find("last").result().state == "cancelled"

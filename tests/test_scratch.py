@@ -38,7 +38,7 @@ def test_what_a_killed_turn_left_goes_with_the_next_turn_and_what_is_in_use_stay
     assert not paths["killed"].parent.exists()
     assert paths["living"].read_text() == "secret of living"
     turns["living"].terminate()
-    turns["living"].communicate(timeout=20)
+    turns["living"].communicate(timeout=60)
     assert folders(home) == []
     home.backend("killed")
     clinvk("resume", "--last", "-b", "killed", "x")  # which ends what was left running

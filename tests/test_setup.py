@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests import clis
-from tests.conftest import PROJECT, Home, write_program
+from tests.conftest import PROJECT, CommandLine, Home, write_program
 from tests.needs import need
 
 # Locks
@@ -252,6 +252,21 @@ def test_in_ci_a_missing_program_is_a_failure(home: Home):
     assert "no-such-server is not installed, and in CI no test is skipped for that" in done.stdout
 
 
+# The process that has loaded clinvk
+
+
+def test_a_call_that_takes_too_long_does_not_disturb_the_next(
+    clinvk: CommandLine, home: Home, ended: Callable[[str], Path]
+):
+    pid = ended("pid")
+    home.backend("slow", f"echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 300\n")
+    for _ in range(2):
+        with pytest.raises(subprocess.TimeoutExpired):
+            clinvk("-b", "slow", "x", timeout=2)
+        assert clinvk("-b", "nobody", "x").returncode != 0
+        assert clinvk("version").returncode == 0
+
+
 # npm, and networks
 
 
@@ -322,7 +337,7 @@ while [ $# -gt 0 ]; do [ "$1" = --prefix ] && folder=$2; shift; done
 
 @pytest.fixture
 def npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(clis, "STALLED", 1)
+    monkeypatch.setattr(clis, "STALLED", 3)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     write_program(tmp_path / "bin" / "node", "#!/bin/sh\necho v99.0.0\n")
     return tmp_path / "bin" / "npm"
@@ -343,7 +358,5 @@ def test_an_npm_that_is_slow_but_busy_is_waited_for(
     npm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(clis, "_install_llm", lambda folder: None)  # pip has its own network
-    write_program(
-        npm, NPM % "for i in 1 2 3 4 5 6 7 8; do sleep 0.4; echo more >>$folder/big; done"
-    )
+    write_program(npm, NPM % "for i in 1 2 3 4; do sleep 1; echo more >>$folder/big; done")
     assert set(clis.install(tmp_path / "clis")) == {*clis.PACKAGES, "llm"}

@@ -30,7 +30,7 @@ def test_a_run_whose_reader_has_stopped_can_be_ended(home: Home, number: signal.
     process.stdout.read(10)  # the answer has begun, and nobody reads on
     time.sleep(0.5)
     process.send_signal(number)
-    assert process.wait(20) == 7
+    assert process.wait(60) == 7
     process.communicate()
 
 
@@ -78,5 +78,5 @@ def test_many_tasks_whose_reader_has_stopped_go_on_and_can_be_ended(
     process.stdout.read(10)  # and nobody reads on
     wait_for(ended.exists, "the end of the one that talks")
     process.send_signal(number)
-    assert process.wait(20) == 7
+    assert process.wait(60) == 7
     process.communicate()

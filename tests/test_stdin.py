@@ -68,7 +68,7 @@ def test_it_is_said_before_the_cli_has_answered(clinvk: CommandLine, home: Home)
         process = clinvk.start("-b", "fake", "hello", stdin=read)
         assert process.stderr.readline() == NOT_READ
         program.with_name("fake.go").touch()
-        _, rest = process.communicate(timeout=30)
+        _, rest = process.communicate(timeout=60)
         assert (process.returncode, rest) == (0, "")
         assert os.read(read, 100) == b"a diff\n"  # it is still there for another reader
 
@@ -79,10 +79,10 @@ def test_a_writer_that_is_slower_than_the_start_is_reported_at_the_end(
     program = home.backend("fake", WAITS)
     with pipe() as (read, write):
         process = clinvk.start("-b", "fake", "hello", stdin=read)
-        wait_for(program.with_name("fake.runs").exists, "the start", 30)
+        wait_for(program.with_name("fake.runs").exists, "the start", 60)
         os.write(write, b"a diff\n")
         program.with_name("fake.go").touch()
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (out, err) == ("It is done.\n", NOT_READ)
 
 
@@ -91,13 +91,13 @@ def test_a_file_and_a_socket_are_noticed_too(clinvk: CommandLine, home: Home):
     file.write_text("a diff\n")
     with file.open() as stdin:
         process = clinvk.start("-b", "echo", "hello", stdin=stdin)
-        assert process.communicate(timeout=30)[1] == NOT_READ
+        assert process.communicate(timeout=60)[1] == NOT_READ
         assert stdin.read() == "a diff\n"
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.send(b"a diff\n")
         process = clinvk.start("-b", "echo", "hello", stdin=theirs)
-        assert process.communicate(timeout=30)[1] == NOT_READ
+        assert process.communicate(timeout=60)[1] == NOT_READ
 
 
 def test_a_shell_loop_keeps_its_list(clinvk: CommandLine, home: Home, prompt: Callable):

@@ -323,7 +323,7 @@ def test_many_at_once_make_one_good_index(clinvk: CommandLine, home: Home, store
     spoil(home.path / "index.db", "gone")
     running = [clinvk.start("sessions", "list", "--json") for _ in range(8)]
     for process in running:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert len(json.loads(out)["sessions"]) == 50
 

@@ -122,7 +122,7 @@ def test_a_run_that_breaks_tells_in_json_what_is_known_of_its_tasks(desk: Desk):
     # A journal that cannot grow: a folder in its place would be met at the start.
     subprocess.run(["prlimit", f"--pid={driver.pid}", "--fsize=1"], check=True)
     desk.let_go()
-    out, err = driver.communicate(timeout=20)
+    out, err = driver.communicate(timeout=60)
     told = json.loads(out)
     assert (driver.returncode, told["id"], told["exit_code"]) == (4, folder.id, 4)
     assert told["error"]["message"] in err
@@ -212,7 +212,7 @@ def test_a_reader_of_the_stream_that_goes_ends_the_run_and_the_journal_knows(des
     desk.wait_for("hold two")
     driver.stdout.close()
     desk.let_go()
-    assert driver.wait(20) == 7
+    assert driver.wait(60) == 7
     driver.stderr.close()
     result = RunStore(desk.home.path).find("last").result()
     assert result.state == "cancelled"
@@ -265,7 +265,7 @@ def test_a_folder_for_answers_that_breaks_later_ends_nothing(desk: Desk):
     folder.rmdir()
     folder.write_text("in the way")
     desk.let_go()
-    out, err = driver.communicate(timeout=20)
+    out, err = driver.communicate(timeout=60)
     assert (driver.returncode, "2 tasks: 2 done" in out) == (1, True)
     assert "the run itself is complete" in err
 
@@ -293,7 +293,7 @@ def test_a_limit_is_told_of_though_all_else_is_quiet(desk: Desk):
     )
     assert "usage limit" in shown
     driver.send_signal(signal.SIGINT)
-    _, err = driver.communicate(timeout=20)
+    _, err = driver.communicate(timeout=60)
     assert "rate limit reached; no tasks will start on it until" in err
 
 

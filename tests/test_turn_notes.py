@@ -236,7 +236,7 @@ def test_a_running_turn_is_not_ended_by_the_note_of_another_session(
     assert is_alive(int(pid.read_text()))
     assert "something else that is running" in done.stderr
     running.terminate()
-    running.communicate(timeout=20)
+    running.communicate(timeout=60)
 
 
 def test_a_turn_that_holds_another_lock_is_known_by_its_note_too(clinvk: CommandLine, home: Home):

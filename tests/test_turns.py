@@ -44,8 +44,8 @@ def test_two_turns_of_a_session_wait_for_each_other(clinvk: CommandLine, home: H
     second = clinvk.start("resume", id_, "two")
     assert "waiting for it to stop" in second.stderr.readline()
     gate.touch()
-    assert "turn 2: one" in first.communicate(timeout=20)[0]
-    assert "turn 3: two" in second.communicate(timeout=20)[0]
+    assert "turn 2: one" in first.communicate(timeout=60)[0]
+    assert "turn 3: two" in second.communicate(timeout=60)[0]
     said = [m["content"] for m in home.transcript()]
     assert said == ["zero", "turn 1: zero", "one", "turn 2: one", "two", "turn 3: two"]
 
@@ -55,9 +55,9 @@ def test_no_wait_exits_with_4_where_the_session_runs(clinvk: CommandLine, home: 
     first = clinvk.start("-b", "fake", "one")
     wait_for(lambda: Path(f"{gate}.reached").exists())
     (id_,) = home.ids()
-    done = clinvk("resume", id_, "two", "--no-wait", timeout=10)
+    done = clinvk("resume", id_, "two", "--no-wait", timeout=60)
     gate.touch()
-    first.communicate(timeout=20)
+    first.communicate(timeout=60)
     assert done.returncode == 4
     assert "is running" in done.stderr
 
@@ -70,7 +70,7 @@ def test_a_clinvk_in_a_turn_of_the_same_session_does_not_wait_for_itself(
         '>"$0.out" 2>"$0.err" </dev/null; echo $? >"$0.code"\n'
     )
     program = home.backend("fake", READ + START + nested + END)
-    done = clinvk("-b", "fake", "outer", timeout=15)
+    done = clinvk("-b", "fake", "outer", timeout=60)
     assert done.returncode == 0, done
     assert program.with_name("fake.code").read_text() == "4\n"
     assert "wait for itself" in program.with_name("fake.err").read_text()
@@ -79,7 +79,7 @@ def test_a_clinvk_in_a_turn_of_the_same_session_does_not_wait_for_itself(
 def test_a_clinvk_in_a_turn_can_use_another_session(clinvk: CommandLine, home: Home):
     nested = f'{sys.executable} -m clinvk -b echo inner >"$0.out" </dev/null\n'
     program = home.backend("fake", READ + START + nested + END)
-    assert clinvk("-b", "fake", "outer", timeout=15).returncode == 0
+    assert clinvk("-b", "fake", "outer", timeout=60).returncode == 0
     assert "inner" in program.with_name("fake.out").read_text()
     assert len(home.ids()) == 2
 
@@ -95,7 +95,7 @@ def test_a_killed_run_can_be_resumed_and_what_it_left_is_ended(
     assert living(tree) == list(TREE)
     assert home.record()["native_ids"] == {"fake": "native-1"}
     program.write_text("#!/bin/bash\n" + READ + START + END)
-    done = clinvk("resume", home.ids()[0], "two", timeout=15)
+    done = clinvk("resume", home.ids()[0], "two", timeout=60)
     running.communicate()
     assert done.returncode == 0, done
     assert "was killed" in done.stderr

@@ -135,7 +135,7 @@ def test_a_worktree_stays_while_a_turn_of_its_session_runs_in_it(
     assert f"the worktree {worktree} was not removed: a turn" in applied.stderr
     assert f"{worktree} was kept: a turn" in clinvk("runs", "clean", cwd=repo).stderr
     go.touch()
-    later.communicate(timeout=30)
+    later.communicate(timeout=60)
     assert later.returncode == 0
     assert {"c", "d"} <= set(git(repo, "ls-tree", "--name-only", f"refs/clinvk/{run.name}/prompt/2").split())  # fmt: skip
     clinvk("runs", "clean", cwd=repo)
@@ -361,7 +361,7 @@ def test_a_git_command_that_hangs_can_be_cancelled(clinvk: CommandLine, shell: H
     process = clinvk.start("--worktree", "-b", "shell", "true", cwd=repo)
     wait_for((repo.parent / "waiting").exists)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 7, stderr
     assert git(repo, "worktree", "list", "--porcelain").count("worktree ") == 1
     left = [p for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "600"]]

@@ -109,7 +109,7 @@ def test_a_reader_that_goes_away_ends_the_run(user: User) -> None:
         assert clinvk.stdout.read(10)
         clinvk.stdout.close()
 
-        assert clinvk.wait(timeout=20) == 7
+        assert clinvk.wait(timeout=60) == 7
 
     assert user.processes() == []
 

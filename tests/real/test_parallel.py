@@ -195,7 +195,7 @@ def streamed(user: User, *words: str) -> tuple[int, list[Line]]:
     with offline.running(*words, "-o", "stream-json") as clinvk:
         assert clinvk.stdout
         lines = [(time.time(), json.loads(line)) for line in clinvk.stdout]
-        return clinvk.wait(timeout=20), lines
+        return clinvk.wait(timeout=60), lines
 
 
 def check_ends(user: User, result: dict[str, Any]) -> None:
@@ -314,7 +314,7 @@ def test_a_killed_run_is_carried_on_and_nothing_is_lost_or_done_twice(
     user: User, halfway: list[Task]
 ) -> None:
     with user.running("parallel", written(user, halfway, max_parallel=4)) as clinvk:
-        wait_for(lambda: is_halfway(user), 30)
+        wait_for(lambda: is_halfway(user), 60)
         os.kill(clinvk.pid, signal.SIGKILL)
         clinvk.wait()
     assert len(user.processes()) >= 4  # the CLIs have outlived it
@@ -352,11 +352,11 @@ def test_a_killed_run_is_carried_on_and_nothing_is_lost_or_done_twice(
 
 def test_ctrl_c_ends_all_at_once_and_the_rest_is_run_later(user: User, halfway: list[Task]) -> None:
     with user.running("parallel", written(user, halfway, max_parallel=4)) as clinvk:
-        wait_for(lambda: is_halfway(user), 30)
+        wait_for(lambda: is_halfway(user), 60)
 
         os.kill(clinvk.pid, signal.SIGINT)
         began = time.monotonic()
-        stdout, stderr = clinvk.communicate(timeout=20)
+        stdout, stderr = clinvk.communicate(timeout=60)
 
         assert clinvk.returncode == 7
         assert time.monotonic() - began < 5

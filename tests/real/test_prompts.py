@@ -157,7 +157,7 @@ def test_a_long_answer_comes_back_whole_though_we_are_slow_to_read_it(user: User
         os.kill(clinvk.pid, signal.SIGSTOP)
         time.sleep(3)
         os.kill(clinvk.pid, signal.SIGCONT)
-        stdout, stderr = clinvk.communicate(timeout=30)
+        stdout, stderr = clinvk.communicate(timeout=60)
 
     assert clinvk.returncode == 0, stderr
     assert len(json.loads(stdout)["content"]) == 2_000_000

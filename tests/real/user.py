@@ -177,5 +177,5 @@ def end(process: subprocess.Popen[str], number: signal.Signals) -> tuple[int, fl
     """Its exit code, the seconds that its end took, and its last words."""
     began = time.monotonic()
     os.kill(process.pid, number)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate(timeout=60)
     return process.returncode, time.monotonic() - began, stderr
