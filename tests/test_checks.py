@@ -325,7 +325,7 @@ def test_two_outputs_are_the_same_failure(one: str, other: str, same: bool):
 
 
 async def run_check(
-    command: str, folder: Path, *, seconds: float = 20, log: Path | None = None
+    command: str, folder: Path, *, seconds: float = 120, log: Path | None = None
 ) -> tuple[CheckResult, CheckRun]:
     run = CheckRun((command,), folder, dict(os.environ), "", seconds)
     return await run.run(CheckOutput(log, str)), run
@@ -347,9 +347,12 @@ async def test_a_huge_output_is_bounded_in_memory_and_on_disk(tmp_path: Path):
 @pytest.mark.anyio
 async def test_a_check_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path):
     command = "sleep 300 & echo $! > one; setsid sleep 300 & echo $! > two; echo begun; wait"
-    check, run = await run_check(command, tmp_path, seconds=0.5)
+    for seconds in (0.5, 5, 40):  # a busy machine takes long to begin
+        check, run = await run_check(command, tmp_path, seconds=seconds)
+        if check.output:
+            break
     assert (check.state, check.exit_code, check.output) == ("failed", None, "begun")
-    assert "did not end within 0.5 s" in str(check.message)
+    assert f"did not end within {seconds:g} s" in str(check.message)
     for name in ("one", "two"):
         assert not is_alive(pid_in(tmp_path / name))
     assert find_leftovers(-1, run.marker) == []
@@ -364,9 +367,12 @@ async def test_a_daemon_of_a_check_does_not_outlive_it(tmp_path: Path):
 
 @pytest.mark.anyio
 async def test_a_cancelled_check_leaves_nothing_running(tmp_path: Path):
-    with anyio.move_on_after(0.4) as scope:
-        await run_check("sleep 300 & echo $! > child; wait", tmp_path)
-    assert scope.cancelled_caught
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_check, "sleep 300 & echo $! > pid; mv pid child; wait", tmp_path)
+        with anyio.fail_after(60):
+            while not (tmp_path / "child").exists():  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        tasks.cancel_scope.cancel()
     assert not is_alive(pid_in(tmp_path / "child"))
 
 

@@ -599,7 +599,7 @@ async def test_a_program_that_answers_from_another_session_is_ended(
     first = await ask("one")
     pid = tmp_path / "pid"
     program.write_text(f"#!/bin/bash\necho $$ >{pid}\n{READ}{START}{FOREVER}")
-    with anyio.fail_after(6):
+    with anyio.fail_after(60):
         second = await ask("two", session=first.session_id)
     assert (second.ok, second.error.kind, second.exit_code) == (False, "session", 4)
     assert first.native_id in second.error.message
@@ -729,24 +729,27 @@ async def test_an_empty_prompt_is_refused(ask: Asks, home: Home, text: str):
 
 async def test_a_timeout_ends_the_tree_and_says_so(ask: Asks, home: Home, tree: Path):
     home.backend("fake", stubborn(tree))
-    with anyio.fail_after(8):
-        result = await ask(timeout=1.0)
-    assert (result.error.kind, result.exit_code) == ("timeout", 6)
+    for seconds in (1, 8, 60):  # a busy machine takes long to begin
+        with anyio.fail_after(120):
+            result = await ask(timeout=seconds)
+        assert (result.error.kind, result.exit_code) == ("timeout", 6)
+        if home.record(result.session_id)["native_ids"]:
+            break
     assert living(tree) == []
-    assert home.record()["error"]["kind"] == "timeout"
-    assert home.record()["native_ids"] == {"fake": "native-1"}
+    assert home.record(result.session_id)["error"]["kind"] == "timeout"
+    assert home.record(result.session_id)["native_ids"] == {"fake": "native-1"}
 
 
 async def test_the_timeout_of_the_configuration_holds(ask: Asks, home: Home):
     home.backend("fake", READ + START + FOREVER)
     home.config("unified_flags: {command_timeout_secs: 0.5}")
-    with anyio.fail_after(6):
+    with anyio.fail_after(60):
         assert (await ask()).exit_code == 6
 
 
 async def test_a_timeout_holds_while_the_program_talks_without_pause(ask: Asks, home: Home):
     home.backend("fake", READ + START + 'yes \'{"type": "delta", "text": "x"}\'\n')
-    with anyio.fail_after(8):
+    with anyio.fail_after(60):
         async with ask.dispatcher().stream(ask.request(timeout=0.5)) as run:
             async for _ in run:
                 pass
@@ -756,7 +759,7 @@ async def test_a_timeout_holds_while_the_program_talks_without_pause(ask: Asks, 
 async def test_a_cancelled_run_ends_its_tree_and_says_so(ask: Asks, home: Home, tree: Path):
     home.backend("fake", stubborn(tree))
     events = []
-    with anyio.fail_after(8):
+    with anyio.fail_after(60):
         async with ask.dispatcher().stream(ask.request()) as run:
             async for event in run:
                 events.append(event.type)
@@ -783,9 +786,12 @@ async def test_cancellation_from_outside_ends_the_run_and_the_record_says_so(
     ask: Asks, home: Home, tree: Path
 ):
     home.backend("fake", stubborn(tree))
-    with anyio.move_on_after(1.5) as scope:
-        await ask()
-    assert scope.cancelled_caught
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        with anyio.fail_after(60):
+            while not (home.ids() and home.record()["native_ids"]):  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        tasks.cancel_scope.cancel()
     assert living(tree) == []
     assert home.record()["error"]["kind"] == "cancelled"
 
@@ -823,7 +829,7 @@ async def test_a_daemon_that_holds_the_pipes_does_not_hold_the_answer(
 ):
     daemon = ended("daemon")
     home.backend("fake", READ + f"sleep 300 & echo $! >{daemon}\n" + START + END)
-    with anyio.fail_after(6):
+    with anyio.fail_after(60):
         result = await ask()
     assert (result.ok, result.text) == (True, "It is done.")
 

@@ -204,7 +204,7 @@ async def test_following_a_run_that_never_began_ends(desk: Desk):
     plan = plan_of(["a"], "parallel", where, {"workdir": desk.home.work})
     folder = PlanRun(where, plan).create_folder()
     assert folder
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         assert await rest(desk, folder.id, "") == []
 
 

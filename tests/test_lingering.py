@@ -10,11 +10,20 @@ from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.model.events import Notice
 from clinvk.model.request import Request
-from tests.conftest import END, READ, START, CommandLine, Home, is_alive, pid_in, say
+from tests.conftest import (
+    END,
+    READ,
+    START,
+    CommandLine,
+    Home,
+    at_some_pace,
+    is_alive,
+    pid_in,
+    say,
+)
 from tests.stores import keep
 
 SOON = "unified_flags: {exit_timeout_secs: 0.3}"
-LINGER = "sleep 300 &\necho $! > {pid}\nsleep 300\n"
 FAILURE = say(type="end", error="slow down", status=429, usage={"input": 3, "output": 1})
 TOOLS = [
     {"when": "type == 'tool'", "emit": "tool", "set": {"id": "id", "name": "name", "ended": "ended"}},
@@ -35,35 +44,37 @@ def pid(tmp_path: Path) -> Path:
     return tmp_path / "pid"
 
 
-def lingering(pid: Path, *said: str) -> str:
-    return READ + START + "".join(said) + LINGER.format(pid=pid)
+def lingering(pid: Path, *said: str, begin: str = READ + START) -> str:
+    """A program that says this, and then does not exit, nor does what it has started."""
+    return f"sleep 300 >/dev/null &\necho $! > {pid}\n{begin}{''.join(said)}sleep 300\n"
 
 
-@pytest.mark.parametrize("flags", [(), ("--timeout", "1.5"), ("--stall-timeout", "0.2")])
+@pytest.mark.parametrize("limit", ["", "--timeout", "--stall-timeout"])
 def test_a_result_counts_although_the_program_does_not_exit(
-    flags: tuple[str, ...], home: Home, clinvk: CommandLine, pid: Path
+    limit: str, home: Home, clinvk: CommandLine, pid: Path
 ) -> None:
     home.backend("fake", lingering(pid, END))
-    home.config(SOON if flags[:1] != ("--timeout",) else "")
+    home.config(SOON if not limit else "")
 
-    done = clinvk("-b", "fake", "-o", "json", *flags, "hello")
+    def check(seconds: float) -> None:
+        flags = [limit, str(seconds)] if limit else []
+        done = clinvk("-b", "fake", "-o", "json", *flags, "hello")
+        assert done.returncode == 0
+        answer = json.loads(done.stdout)
+        assert (answer["content"], answer["error"]) == ("It is done.", None)
+        assert answer["usage"]["total"] == 15
+        assert "fake had reported its result but did not exit" in done.stderr
+        assert not is_alive(pid_in(pid))
+        assert home.record(answer["session_id"])["status"] == "active"
+        assert home.transcript(answer["session_id"])[-1]["content"] == "It is done."
 
-    assert done.returncode == 0
-    answer = json.loads(done.stdout)
-    assert (answer["content"], answer["error"]) == ("It is done.", None)
-    assert answer["usage"]["total"] == 15
-    assert "fake had reported its result but did not exit" in done.stderr
-    assert not is_alive(pid_in(pid))
-    assert home.record()["status"] == "active"
-    assert home.transcript()[-1]["content"] == "It is done."
+    at_some_pace(check, *([1.5, 6, 40] if limit else [0]))
 
 
 def test_a_key_says_how_long_it_may_take_to_exit(home: Home, clinvk: CommandLine) -> None:
-    home.backend(
-        "fake", READ + START + END + "sleep 0.9\necho late >&2\nexit 3\n", exit_timeout=0.3
-    )
+    home.backend("fake", READ + START + END + "sleep 3\necho late >&2\nexit 3\n", exit_timeout=0.3)
     assert clinvk("-b", "fake", "hello").returncode == 0
-    home.config("unified_flags: {exit_timeout_secs: 20}")
+    home.config("unified_flags: {exit_timeout_secs: 60}")
     assert clinvk("-b", "fake", "hello").returncode == 1
     home.config("unified_flags: {exit_timeout_secs: 0}")
     assert "exit_timeout_secs: 0.0 is not greater than 0" in clinvk("-b", "fake", "hello").stderr
@@ -108,9 +119,8 @@ def test_a_closed_stdout_is_no_exit(home: Home, clinvk: CommandLine, pid: Path) 
 def test_one_json_value_is_a_result_without_an_exit(
     closed: str, home: Home, clinvk: CommandLine, pid: Path
 ) -> None:
-    home.backend(
-        "fake", READ + END + closed + LINGER.format(pid=pid), output="json", exit_timeout=0.3
-    )
+    script = lingering(pid, END + closed, begin=READ)
+    home.backend("fake", script, output="json", exit_timeout=0.3)
 
     done = clinvk("-b", "fake", "hello")
 
@@ -127,17 +137,22 @@ def test_half_a_json_value_is_waited_for(home: Home, clinvk: CommandLine) -> Non
 def test_a_program_that_goes_on_is_not_ended(home: Home, clinvk: CommandLine) -> None:
     """Events of its own, a further turn, and tasks in the background are reasons to wait."""
     more = say(type="end", text="And more.", usage={"input": 1, "output": 1})
-    for reason in (
-        f"sleep 0.4\n{say(type='text', text='x')}sleep 0.4\n",
-        f"{START}sleep 0.9\n",
-        f"{say(type='tasks', n=1)}sleep 0.9\n",
-        f"{say(type='tasks', n=1)}sleep 0.9\n{say(type='tasks', n=0)}sleep 0.3\n",
-    ):
-        home.backend(
-            "fake", READ + START + END + reason + more, events=with_tools(), exit_timeout=0.6
-        )
-        answer = clinvk.json("-b", "fake", "-o", "json", "hello")
-        assert (answer["content"], answer["usage"]["total"]) == ("It is done.\n\nAnd more.", 17)
+
+    def check(pace: float) -> None:
+        less, longer = f"sleep {0.6 * pace}\n", f"sleep {1.2 * pace}\n"
+        for reason in (
+            f"{less}{say(type='text', text='x')}{less}",
+            f"{START}{longer}",
+            f"{say(type='tasks', n=1)}{longer}",
+            f"{say(type='tasks', n=1)}{longer}{say(type='tasks', n=0)}sleep 0.3\n",
+        ):
+            script = READ + START + END + reason + more
+            home.backend("fake", script, events=with_tools(), exit_timeout=pace)
+            answer = clinvk.json("-b", "fake", "-o", "json", "hello")
+            said = (answer["content"], answer["usage"]["total"])
+            assert said == ("It is done.\n\nAnd more.", 17), reason
+
+    at_some_pace(check, 0.7, 4, 20)
 
 
 def test_signs_of_life_without_a_meaning_are_not(
@@ -155,10 +170,14 @@ def test_work_in_the_background_ends_at_the_timeout_and_its_result_counts(
 ) -> None:
     home.backend("fake", lingering(pid, say(type="tasks", n=1), END), events=with_tools())
     home.config(SOON)
-    done = clinvk("-b", "fake", "--timeout", "1", "hello")
-    assert (done.returncode, done.stdout) == (0, "It is done.\n")
-    assert "still worked in the background" in done.stderr
-    assert not is_alive(pid_in(pid))
+
+    def check(seconds: float) -> None:
+        done = clinvk("-b", "fake", "--timeout", str(seconds), "hello")
+        assert (done.returncode, done.stdout) == (0, "It is done.\n")
+        assert "still worked in the background" in done.stderr
+        assert not is_alive(pid_in(pid))
+
+    at_some_pace(check, 1, 6, 40)
 
 
 def test_without_a_result_a_timeout_is_one(home: Home, clinvk: CommandLine, pid: Path) -> None:
@@ -202,22 +221,27 @@ DONE = say(type="result", id="t1")
 
 
 @pytest.mark.parametrize(("script", "code"), [
-    (TOOL + "sleep 0.9\n" + DONE + END, 0),
-    (TOOL + say(type="tool", id="t2", name="x") + DONE + "sleep 0.9\n" + END, 0),
-    (TOOL + DONE + "sleep 30\n", 6),
-    (say(type="tool", id="t1", name="edit", ended=True) + "sleep 30\n", 6),
-    (TOOL + say(type="retry") + "sleep 30\n", 6),
-    (TOOL + say(type="retry") + DONE + TOOL + "sleep 0.9\n" + END, 0),
+    (TOOL + "sleep LONGER\n" + DONE + END, 0),
+    (TOOL + say(type="tool", id="t2", name="x") + DONE + "sleep LONGER\n" + END, 0),
+    (TOOL + DONE + "sleep 300\n", 6),
+    (say(type="tool", id="t1", name="edit", ended=True) + "sleep 300\n", 6),
+    (TOOL + say(type="retry") + "sleep 300\n", 6),
+    (TOOL + say(type="retry") + DONE + TOOL + "sleep LONGER\n" + END, 0),
 ])  # fmt: skip
 def test_silence_does_not_count_while_a_tool_is_running(
     script: str, code: int, home: Home, clinvk: CommandLine
 ) -> None:
-    home.backend("fake", READ + START + script, events=with_tools())
-    assert clinvk("-b", "fake", "--stall-timeout", "0.4", "hello").returncode == code
+    def check(pace: float) -> None:
+        last = READ + START + script.replace("LONGER", str(2 * pace))
+        home.backend("fake", last, events=with_tools())
+        done = clinvk("-b", "fake", "--stall-timeout", str(pace), "hello")
+        assert done.returncode == code, done.stderr
+
+    at_some_pace(check, 0.4, 3, 20)
 
 
 def test_tools_whose_end_is_unknown_do_not_make_silence_count_less(
     home: Home, clinvk: CommandLine
 ) -> None:
-    home.backend("fake", READ + START + TOOL + "sleep 30\n")
+    home.backend("fake", READ + START + TOOL + "sleep 300\n")
     assert clinvk("-b", "fake", "--stall-timeout", "0.4", "hello").returncode == 6

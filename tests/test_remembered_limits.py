@@ -396,7 +396,7 @@ async def test_a_wait_for_a_limit_can_be_cancelled(dispatcher: Dispatcher, limit
     request = Request(prompt="hit it", backend="claude", on_limit="wait")
     kinds: list[str] = []
     waiting = anyio.Event()
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with dispatcher.stream(request) as turn, anyio.create_task_group() as tasks:
 
             async def cancel() -> None:
@@ -428,7 +428,7 @@ async def test_a_wait_ends_on_time_on_a_machine_that_was_suspended(
     )
     request = Request(prompt="hit it", backend="claude", ignore_limit=True)
     policy = LimitPolicy(waits=True)
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with LimitedTurn(dispatcher._stream, request, policy, lambda _: None, clock) as turn:
             async for event in turn:
                 if event.type == "notice":

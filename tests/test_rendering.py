@@ -436,7 +436,7 @@ def viewer_on(terminal: Terminal) -> RenderedViewer:
 @pytest.mark.anyio
 async def test_a_backend_does_not_wait_for_a_terminal_that_is_gone():
     viewer = viewer_on(Terminal(OSError(5, "Input/output error")))
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
 
             async def tell() -> None:

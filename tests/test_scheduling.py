@@ -56,7 +56,7 @@ class Run:
         )  # fmt: skip
 
     async def __call__(self) -> "Run":
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             await self.scheduler.run()
         return self
 

@@ -41,7 +41,7 @@ async def test_a_program_that_has_closed_its_stdout_can_still_time_out(
     home.backend("fake", "cat >/dev/null\n" + START + "exec 1>&-\nsleep 60\n")
     monkeypatch.chdir(home.work)
     dispatcher = keep(Dispatcher(env=home.env))
-    with anyio.fail_after(8):
+    with anyio.fail_after(60):
         result = await dispatcher.run(Request(prompt="x", backend="fake", timeout=1))
     assert result.error is not None
     assert (result.error.kind, result.exit_code) == ("timeout", 6)
