@@ -164,6 +164,16 @@ class Home:
         return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
+def patient(home: Home, *args: str) -> subprocess.Popen[str]:
+    """`clinvk ARGS`, which waits a long time for a program that it has asked to end."""
+    program = "from clinvk.process import marker; marker.PATIENCE = 200; from clinvk.__main__ import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *args], env=home.env, cwd=home.work, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+
+
 def write_program(path: Path, script: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     first = "" if script.startswith("#!") else f"#!{BASH}\n"

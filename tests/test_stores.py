@@ -26,7 +26,7 @@ from clinvk.store.base import Damaged, Query, Store
 from clinvk.store.redis.store import RedisStore
 from clinvk.store.sqlite.store import SqliteStore
 from clinvk.text.addresses import mask_password
-from tests.conftest import PROJECT, CommandLine
+from tests.conftest import PROJECT, CommandLine, at_some_pace
 from tests.needs import need, need_root
 from tests.stores import KINDS, RedisServer, keep, store_url
 
@@ -336,7 +336,7 @@ def test_a_server_that_is_gone_is_said_to_be_gone(own_server: RedisServer):
     began = time.monotonic()
     with pytest.raises(SessionError, match=r"redis at 127.0.0.1:\d+: it cannot be reached") as told:
         keep(RedisStore(url)).select(Query())
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert "secret" not in str(told.value) + str(told.value.hint)
     assert "start it" in str(told.value.hint)
 
@@ -372,14 +372,17 @@ def test_a_server_without_memory_refuses_and_keeps_what_it_has(tmp_path: Path):
 
 
 def test_a_turn_lasts_longer_than_its_lease(redis_url: str):
-    store, other = keep(RedisStore(redis_url, lease=0.3)), keep(RedisStore(redis_url, lease=0.3))
-    store.create(Session(id="s"))
-    turn = store.acquire_turn("s")
-    time.sleep(1)
-    assert other.acquire_turn("s") is None
-    assert other.running_ids() == ["s"]
-    turn.close()
-    other.acquire_turn("s").close()
+    def check(lease: float) -> None:
+        store, other = (keep(RedisStore(redis_url, lease=lease)) for _ in range(2))
+        turn = store.acquire_turn(id_)
+        time.sleep(3 * lease)
+        assert other.acquire_turn(id_) is None
+        assert other.running_ids() == [id_]
+        turn.close()
+        other.acquire_turn(id_).close()
+
+    id_ = keep(RedisStore(redis_url)).create(Session(id="s")).id
+    at_some_pace(check, 0.3, 3, 20)
 
 
 def asleep(store: RedisStore, id_: str) -> Any:
@@ -390,11 +393,11 @@ def asleep(store: RedisStore, id_: str) -> Any:
 
 
 def test_a_turn_that_was_taken_by_another_cannot_write(redis_url: str):
-    store, other = keep(RedisStore(redis_url, lease=0.1)), keep(RedisStore(redis_url))
+    store, other = keep(RedisStore(redis_url, lease=1)), keep(RedisStore(redis_url))
     store.create(Session(id="s"))
     turn = asleep(store, "s")
     turn.note({"run": "x"})
-    time.sleep(0.3)
+    time.sleep(1.3)
     second = other.acquire_turn("s")
     assert second.leftover == {"run": "x"}
     for act in (
@@ -429,13 +432,13 @@ def test_a_turn_that_slept_goes_on_where_nobody_took_it(redis_url: str):
 def test_a_dead_turn_of_another_machine_is_had_until_its_time_is_over(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    store, other = keep(RedisStore(redis_url, lease=0.5)), keep(RedisStore(redis_url))
+    store, other = keep(RedisStore(redis_url, lease=2)), keep(RedisStore(redis_url))
     store.create(Session(id="s"))
     with monkeypatch.context() as patch:
         patch.setattr(host, "this_process", lambda: {"clinvk": 1, "host": "elsewhere"})
         asleep(store, "s").note({"run": "x", "host": "elsewhere"})
     assert other.acquire_turn("s") is None
-    time.sleep(0.7)
+    time.sleep(2.3)
     turn = other.acquire_turn("s")
     assert turn.leftover == {"run": "x", "host": "elsewhere"}
     assert "clinvk:turn:s" in turn.location
