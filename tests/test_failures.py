@@ -10,7 +10,8 @@ import pytest
 
 from clinvk.backend.catalog import Catalog
 from clinvk.backend.output.event_parser import EventParser
-from clinvk.dispatch.fold import Exit, TurnFold
+from clinvk.dispatch.folding.fold import TurnFold
+from clinvk.dispatch.folding.turn_failure import Exit
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.request import Request
 from clinvk.model.result import Result

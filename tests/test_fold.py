@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting
 from clinvk.dispatch.answer_schema import AnswerSchema
-from clinvk.dispatch.fold import MAX_STDERR_LENGTH, Exit, TurnFold
+from clinvk.dispatch.folding.fold import TurnFold
+from clinvk.dispatch.folding.turn_failure import MAX_STDERR_LENGTH, Exit
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import (
     Delta,

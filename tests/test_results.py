@@ -12,7 +12,8 @@ from clinvk.backend.options import Setting
 from clinvk.backend.output.event_parser import EventParser
 from clinvk.config.paths import built_in_manifests
 from clinvk.dispatch.answer_schema import AnswerSchema
-from clinvk.dispatch.fold import Exit, TurnFold
+from clinvk.dispatch.folding.fold import TurnFold
+from clinvk.dispatch.folding.turn_failure import Exit
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.model.events import Notice
 from clinvk.model.request import Request

@@ -14,7 +14,8 @@ from clinvk.backend.manifest import Manifest
 from clinvk.backend.native import find_native_id
 from clinvk.backend.output.event_parser import EventParser
 from clinvk.disk.reading import read_file, read_named
-from clinvk.dispatch.fold import Exit, TurnFold
+from clinvk.dispatch.folding.fold import TurnFold
+from clinvk.dispatch.folding.turn_failure import Exit
 from clinvk.dispatch.turn_plan import TurnPlan
 from clinvk.errors import ConfigError
 from clinvk.model.events import Event, Started

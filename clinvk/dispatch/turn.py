@@ -16,7 +16,8 @@ from clinvk.backend.command_line import matches_native_id
 from clinvk.backend.manifest import all_rules
 from clinvk.backend.native import find_native_id, has_state
 from clinvk.backend.output.event_parser import EventParser
-from clinvk.dispatch.fold import Exit, TurnFold
+from clinvk.dispatch.folding.fold import TurnFold
+from clinvk.dispatch.folding.turn_failure import Exit
 from clinvk.dispatch.off_loop import ENDED_TIMEOUT, HURRIED_TIMEOUT, StoreGaveUp
 from clinvk.errors import ClinvkError
 from clinvk.model.events import Event, Failed, Finished, Notice, Started

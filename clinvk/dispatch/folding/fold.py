@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import signal
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.backend.manifest import Manifest
-from clinvk.backend.output.failures import classify_failure, find_reason, without_noise
-from clinvk.backend.patterns import Patterns
-from clinvk.dispatch.answer_blocks import AnswerBlocks
+from clinvk.dispatch.folding.answer_blocks import AnswerBlocks
+from clinvk.dispatch.folding.turn_failure import (
+    Exit,
+    Reported,
+    find_failure,
+    format_message,
+    is_format_unknown,
+    wrong_session_failure,
+)
 from clinvk.dispatch.turn_plan import TurnPlan
-from clinvk.errors import ConfigError
 from clinvk.model.events import (
     Delta,
     Denied,
@@ -32,31 +32,6 @@ from clinvk.model.events import (
 )
 from clinvk.model.result import Denial, Failure, Result, exit_code
 from clinvk.model.usage import Usage, sum_costs
-from clinvk.process.pipes import LONGEST
-from clinvk.text.sanitize import sanitize
-
-SIGNALS = (1, 2, 3, 6, 9, 11, 15)  # that a program may report as an exit code above 128
-MAX_STDERR_LENGTH = 600  # characters of stderr in a message
-
-
-class Exit(Struct, frozen=True, kw_only=True):
-    """How the program exited, and its output other than events."""
-
-    code: int  # below 0: the signal that killed it
-    stderr: str = ""  # the end of it
-    noise: tuple[str, ...] = ()  # lines of stdout that were not JSON, a few of them
-    recognized: int = 0  # objects on stdout that the manifest's rules could read
-    unrecognized: int = 0  # those that they could not
-    ends_unrecognized: bool = False  # the last one was among those
-    release: str | None = None  # of the program, if it was asked for
-    native_id: str | None = None  # the last one that any line named
-    model: str | None = None  # the last one that a line named other than at the start
-    # Of the steps after the last event that reported success or failure.
-    steps_usage: Usage = Usage()
-    steps_costs: tuple[float | None, ...] = ()
-    unfinished: str | None = None  # why the CLI cannot have finished, though it exited
-    skipped_lines: bool = False  # some were too long to read
-    seconds: float = 0.0
 
 
 class TurnFold:
@@ -164,7 +139,7 @@ class TurnFold:
         self._blocks.close()
         if self.stop_reason is None and self._is_other_session(end.native_id):
             self.is_elsewhere = True
-            self.stop(self._wrong_session_failure(end.native_id or ""))
+            self.stop(wrong_session_failure(self.plan, end.native_id or ""))
         if self.native_id is None or self._is_renewed:
             self.native_id = end.native_id or self.native_id
         terminal = self.terminal
@@ -174,7 +149,7 @@ class TurnFold:
         schema, structured, mismatch = self.plan.schema, None, None
         if schema is not None and isinstance(terminal, Finished):
             structured, mismatch = schema.read(terminal.structured, answers)
-        failure = self._find_failure(end, mismatch)
+        failure = self.stop_reason or find_failure(self.plan, self._reported(mismatch), end)
         answer = "\n\n".join(answers)
         if failure is not None and not self._is_answer_stated:
             answer = self.transcript or answer
@@ -199,12 +174,16 @@ class TurnFold:
             unrecognized_lines=end.unrecognized,
         )
 
+    def _reported(self, mismatch: str | None) -> Reported:
+        return Reported(
+            terminal=self.terminal, is_settled=self.is_settled, exit_excused=self._exit_excused,
+            limit=self.limit, last_notice=self._last_notice, has_begun=self.has_begun,
+            denied=tuple(self.denied), mismatch=mismatch,
+        )  # fmt: skip
+
     def is_format_unknown(self, end: Exit) -> bool:
-        """Whether the output has another format than the manifest describes, rather than being
-        incomplete: no rule could read it, or not the line that ended it."""
-        if self.terminal is not None or self.stop_reason is not None or end.code < 0:
-            return False
-        return end.unrecognized > 0 and (end.recognized == 0 or end.ends_unrecognized)
+        """Whether the output has another format than the manifest describes."""
+        return self.stop_reason is None and is_format_unknown(self.terminal, end)
 
     def last_event(self, result: Result) -> Event:
         """The event that ends the turn: `Finished` or `Failed`, as the result says."""
@@ -280,7 +259,7 @@ class TurnFold:
             return
         if self._is_other_session(event.native_id):
             self.is_elsewhere = True
-            self.stop(self._wrong_session_failure(event.native_id))
+            self.stop(wrong_session_failure(self.plan, event.native_id))
             return
         if self.native_id != event.native_id or self.model:
             self.unrecorded_id = event.native_id
@@ -296,132 +275,11 @@ class TurnFold:
         self._is_renewed = self.plan.manifest.new_id_on_resume
         return not self._is_renewed
 
-    def _wrong_session_failure(self, native_id: str) -> Failure:
-        return Failure(
-            "session",
-            f"asked {self.plan.manifest.name} to resume {self.plan.resumes}, "
-            f"and it answered from {native_id}",
-            "the CLI has lost its session, or its release gives a new id to each resumed one (see "
-            "clinvk doctor); update it, or start over from the transcript with --replay",
-        )
-
-    def _find_failure(self, end: Exit, mismatch: str | None) -> Failure | None:
-        """Why it failed; None if the stream reported success and the exit code agrees."""
-        if self.stop_reason is not None:
-            return self.stop_reason
-        terminal, manifest, code = self.terminal, self.plan.manifest, end.code
-        stderr = without_noise(manifest, end.stderr)
-        noise = without_noise(manifest, "\n".join(end.noise))
-        if self.is_settled:
-            code = 0  # its exit code is that of the signal that ended it
-        classify = partial(
-            classify_failure, manifest, limit=self.limit, zone=self.plan.command.env.get("TZ")
-        )
-        if isinstance(terminal, Failed):
-            message = sanitize(terminal.message) or self._last_notice
-            return classify(
-                message or f"{manifest.name} failed", stderr="" if message else stderr,
-                status=terminal.status, code=code, retry_at=terminal.retry_at,
-            )  # fmt: skip
-        said = self._message_on_stderr(stderr) or _shorten_output(noise)
-        if isinstance(terminal, Finished) and end.unfinished is not None:
-            return self._unfinished_failure(end.unfinished)
-        if isinstance(terminal, Finished):
-            if terminal.incomplete:
-                return self._unfinished_failure(terminal.incomplete)
-            if code == 0 or (code > 0 and self._exit_excused):
-                return self._denial_failure() or self._schema_failure(mismatch)
-            message = f"{manifest.name} reported success but {_describe_exit(code)}"
-            failure = classify_failure(manifest, message, stderr=stderr, code=code)
-            reason = self._find_reason(failure, stderr) or said
-            message = _append_detail(message, reason)
-            return replace(
-                failure, message=message, hint=failure.hint or _memory_hint(code, stderr)
-            )
-        if code == 0 and end.unfinished is not None:
-            return self._unfinished_failure(end.unfinished)
-        if code == 0 and self.is_format_unknown(end):
-            return Failure("backend", self._format_message(end), _format_hint(manifest))
-        if code == 0:
-            message = f"{manifest.name} exited without reporting success or failure"
-            if end.skipped_lines:
-                message += f"; a line of more than {LONGEST:,} bytes was skipped"
-            if self.limit is not None:
-                return classify(message)
-            return Failure(
-                "incomplete",
-                _append_detail(message, said),
-                "its answer may be incomplete; try again",
-            )
-        failure = classify("", stderr=stderr or noise, code=code)
-        if self.is_format_unknown(end):
-            message = _append_detail(self._format_message(end), said)
-            return replace(failure, message=message, hint=failure.hint or _format_hint(manifest))
-        message = f"{manifest.name} {_describe_exit(code)}"
-        if reason := self._find_reason(failure, stderr or noise):
-            message = reason
-        elif _signal_of(code):
-            message = _append_detail(message, said)
-        elif said:
-            message = said
-        elif not self.has_begun:
-            message += " without output"
-        hint = failure.hint or _memory_hint(code, stderr or noise)
-        return replace(failure, message=message, hint=hint)
-
-    def _find_reason(self, failure: Failure, text: str) -> str:
-        """The line that a rule has found on stderr, unless the manifest says where the message is."""
-        if self.plan.manifest.stderr_message:
-            return ""
-        return _shorten_output(find_reason(self.plan.manifest, failure, sanitize(text)) or "")
-
-    def _message_on_stderr(self, stderr: str) -> str:
-        """The error message on stderr, if the manifest says where it is; otherwise all of it,
-        shortened."""
-        manifest, found = self.plan.manifest, None
-        if manifest.stderr_message and stderr:
-            with suppress(ConfigError):  # the pattern takes too long
-                found = Patterns(manifest.source).find(manifest.stderr_message, sanitize(stderr))
-        return _shorten_output(found or "") or _shorten_output(stderr)
-
-    def _unfinished_failure(self, why: str) -> Failure:
-        return Failure(
-            "incomplete",
-            f"{self.plan.manifest.name} stopped before it was done: {sanitize(why)}",
-        )
-
     def format_notice(self, end: Exit, result: Result) -> str | None:
         """A notice if an answer is empty although there was output that was not recognized."""
         if not result.ok or result.text.strip() or not end.unrecognized:
             return None
-        return f"the answer is empty: {self._format_message(end)}"
-
-    def _format_message(self, end: Exit) -> str:
-        """How much of the output the manifest does not recognize, and which versions it is for."""
-        name = self.plan.manifest.name
-        lines = f"{end.unrecognized:,} line{'s' * (end.unrecognized > 1)}"
-        if end.recognized:
-            lines = f"{end.unrecognized:,} of {end.unrecognized + end.recognized:,} lines"
-        tested = _describe_versions(self.plan.manifest, end.release)
-        return f"{name} printed {lines} that its manifest does not recognize{tested}"
-
-    def _denial_failure(self) -> Failure | None:
-        if not (self.plan.request.fail_on_denied and self.denied):
-            return None
-        names = ", ".join(dict.fromkeys(d.name for d in self.denied))
-        general = (
-            "allow edits with --approval auto, these tools with --allowed-tools, or everything "
-            "with --approval none"
-        )
-        hints = dict.fromkeys(denied.hint or general for denied in self.denied)
-        return Failure("denied", f"tools were denied: {names}", "; ".join(hints))
-
-    def _schema_failure(self, mismatch: str | None) -> Failure | None:
-        """The failure of an answer that does not match the schema, whatever the CLI reports."""
-        if mismatch is None:
-            return None
-        message = f"the answer does not match the schema: {sanitize(mismatch)}"
-        return Failure("schema", message, "try again, or use another model")
+        return f"the answer is empty: {format_message(self.plan.manifest, end)}"
 
     @property
     def _requested_model(self) -> str | None:
@@ -453,56 +311,3 @@ def _either(a: Any, b: Any) -> Any:
 def _add(a: Any, b: Any) -> Any:
     """The sum of two figures; if one is unknown, the other."""
     return _either(a, b) if a is None or b is None else a + b
-
-
-def _describe_versions(manifest: Manifest, version: str | None) -> str:
-    """` (tested with 0.169.0 to 0.171.0, this is 0.144.0)`, as far as that is known."""
-    tested = dict.fromkeys(filter(None, (manifest.versions.oldest, manifest.versions.newest)))
-    parts = [f"tested with {' to '.join(tested)}"] if tested else []
-    if version:
-        parts.append(f"this is {version}")
-    return f" ({', '.join(parts)})" if parts else ""
-
-
-def _format_hint(manifest: Manifest) -> str:
-    """What to do about a CLI whose output has another format."""
-    install = f"{manifest.install}; or " if manifest.install else ""
-    return (
-        f"install a release that it was tested with: {install}update clinvk, or describe the new "
-        f"format in ~/.clinvk/backends/{manifest.name}.yaml (see: clinvk backends show {manifest.name})"
-    )
-
-
-def _describe_exit(code: int) -> str:
-    number = _signal_of(code)
-    return f"was terminated by signal {number}" if number else f"exited with code {code}"
-
-
-def _signal_of(code: int) -> int:
-    """The signal that ended a program; 0 if there was none. Some catch it, and exit as a shell
-    reports it."""
-    if code < 0:
-        return -code
-    return code - 128 if code - 128 in SIGNALS else 0
-
-
-def _memory_hint(code: int, stderr: str) -> str | None:
-    """What to do if memory is the likely reason: the system ends a program by SIGKILL then, and
-    node reports it."""
-    if _signal_of(code) != signal.SIGKILL and "heap out of memory" not in stderr:
-        return None
-    return "there may not be enough memory: run fewer tasks at once (-j), or allow more memory"
-
-
-def _append_detail(message: str, said: str) -> str:
-    return f"{message}: {said}" if said else message
-
-
-def _shorten_output(text: str) -> str:
-    """The first line and the end of stderr, as much as fits in a message: the reason is in one of
-    them, and a page of usage may be between them."""
-    text = "\n".join(line for line in sanitize(text).splitlines() if line.strip())
-    if len(text) <= MAX_STDERR_LENGTH:
-        return text
-    first = text.split("\n", 1)[0][: MAX_STDERR_LENGTH // 2]
-    return f"{first}\n…{text[len(first) - MAX_STDERR_LENGTH :]}"
