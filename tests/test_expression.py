@@ -62,7 +62,8 @@ def from_manifests() -> list[str]:
 def by_jmespath(text: str, value: Any) -> Any:
     try:
         return jmespath.search(text, value)
-    except JMESPathError:
+    # `'text' < `1`` is an error of Python, not of JMESPath.
+    except (JMESPathError, TypeError, ArithmeticError):
         return None
 
 
@@ -102,3 +103,8 @@ def test_what_is_true_is_what_jmespath_takes_for_true(value: Any):
 def test_what_is_no_expression_is_refused(text: str):
     with pytest.raises(ExpressionError):
         compile_expression(text)
+
+
+def test_a_text_that_is_compared_with_a_number_has_no_value():
+    assert compile_expression("'result' < `1`")(None) is None
+    assert by_jmespath("'result' < `1`", None) is None
