@@ -64,6 +64,7 @@ def apply_run(
     branch: str | None = None,
     dry_run: bool = False,
     again: bool = False,
+    keep: bool = False,
     resolve: str | None = None,
     check: str | Sequence[str] | None = None,
     check_timeout: float = DEFAULT_TIMEOUT,
@@ -82,7 +83,7 @@ def apply_run(
     continue. Without it, all of it is applied, or nothing: this raises `ConflictError` if a result cannot be merged,
     `BlockedError` if uncommitted work is in the way, `CommitError` if git commit fails, all of them
     a `ClinvkError`; and the errors of `run_diff`. What was applied before is skipped, unless
-    `again`."""
+    `again`. The worktrees are removed after that, unless `keep`."""
     refuse_event_loop("clinvk.aapply_run(...)")
     if (branch is not None) != (how == "branch"):
         if how != "stage":
@@ -90,7 +91,7 @@ def apply_run(
                 "how='branch' needs a branch, and only that has one", "pass branch=NAME"
             )
         how = "branch"
-    ask = Ask(tasks, how, branch, again, _directory(directory))
+    ask = Ask(tasks, how, branch, again, _directory(directory), keep=keep)
     with own_unless(dispatcher) as where:
         return apply_as_asked(
             where, run, ask, dry_run=dry_run, resolve=resolve, commands=commands_of(check),
@@ -149,6 +150,7 @@ async def aapply_run(
     branch: str | None = None,
     dry_run: bool = False,
     again: bool = False,
+    keep: bool = False,
     resolve: str | None = None,
     check: str | Sequence[str] | None = None,
     check_timeout: float = DEFAULT_TIMEOUT,
@@ -160,8 +162,8 @@ async def aapply_run(
     here = _directory(directory)
     return await in_thread(
         lambda: apply_run(
-            run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, resolve=resolve,
-            check=check, check_timeout=check_timeout, directory=here, notify=notify, dispatcher=dispatcher,
+            run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, keep=keep,
+            resolve=resolve, check=check, check_timeout=check_timeout, directory=here, notify=notify, dispatcher=dispatcher,
         )
     )  # fmt: skip
 

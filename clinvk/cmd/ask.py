@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from clinvk.cmd.interactive.opened import OpenedPrompt
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
-    from clinvk.model.plan import Worktree
     from clinvk.model.request import Request
     from clinvk.model.session import Session
     from clinvk.model.session_ref import SessionRef
@@ -231,7 +230,7 @@ def _run_request(
     from clinvk.sessions.lookup import NoSessionHere
 
     loaded = dispatcher.config
-    wanted = _wanted_worktree(flags)
+    wanted = opt.wanted_worktree(flags)
     if flags.dry_run or loaded.config.unified_flags.dry_run:
         code = single.print_dry_run(dispatcher, request, settings)
         if wanted is not None and settings.format == "text":
@@ -240,8 +239,8 @@ def _run_request(
     if (line := typed_line.get()) is not None:  # the interactive prompt sends it
         if wanted is not None:
             raise UsageError(
-                "--worktree cannot be used at the interactive prompt",
-                'run it by itself: clinvk --worktree "PROMPT"',
+                "--worktree cannot be used for one message of a conversation",
+                'open the prompt with it: clinvk --worktree; or run it by itself: clinvk --worktree "PROMPT"',
             )
         line.asked = request
         return 0
@@ -262,19 +261,6 @@ def _run_request(
             raise
         there = request.with_session(SessionById(error.elsewhere.id))
         return single.drive_prompt(dispatcher, there, settings)
-
-
-def _wanted_worktree(flags: PromptFlags) -> Worktree | None:
-    """The worktree that the flags ask for, if they do. Raises `UsageError`."""
-    if not (flags.worktree or flags.base or flags.dirty or flags.setup):
-        return None
-    # Only in a worktree.
-    from clinvk.plans.parse import worktree_of
-
-    keys = opt.worktree_keys(
-        worktree=flags.worktree, base=flags.base, dirty=flags.dirty, setup=flags.setup
-    )
-    return worktree_of(keys)
 
 
 def _warn_of_open_home(home: Path) -> None:

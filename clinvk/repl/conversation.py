@@ -4,6 +4,7 @@ It knows no terminal, and works on asyncio and trio."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -22,12 +23,17 @@ from clinvk.model.session_ref import DefaultSession, LatestSession, NewSession, 
 from clinvk.model.usage import Usage
 from clinvk.process.threads import in_thread
 from clinvk.repl.project.changes import TurnChanges
+from clinvk.repl.project.worktree import ConversationWorktree
 from clinvk.sessions.lookup import real_path
 
 if TYPE_CHECKING:
     from clinvk.dispatch.series.turn_series import TurnSeries
     from clinvk.dispatch.turn import Turn
+    from clinvk.engine.prompt_run import PromptRun
+    from clinvk.model.plan import Worktree
 
+
+OnEvent = Callable[[Event], Awaitable[None]]
 
 _NOTHING = Request(prompt="")  # what a request says if nothing is asked for
 
@@ -46,9 +52,16 @@ class Listener(Protocol):
 
 
 class Conversation:
-    def __init__(self, dispatcher: Dispatcher, base: Request, template: str | None = None) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        base: Request,
+        template: str | None = None,
+        worktree: Worktree | None = None,
+    ) -> None:
         """`base` is what all messages have in common; its prompt is not sent. Its session is the one
-        of the first message. `template` is that of a new session."""
+        of the first message. `template` is that of a new session. With `worktree`, it works in a git
+        worktree like that."""
         self.dispatcher = dispatcher
         self.session: Session | None = None
         self.turn: Turn | TurnSeries | None = None  # the one that is running
@@ -59,6 +72,9 @@ class Conversation:
         self.limited_until: datetime | None = None
         self.attached: str | None = None  # what goes after the next message
         self.changes = TurnChanges(dispatcher.env)
+        self.worktree = ConversationWorktree(dispatcher.config.home, dispatcher.env, worktree)
+        self.done: str | None = None  # what the last turn has changed in the worktree
+        self._run: PromptRun | None = None  # by which a worktree is being created
         self._base = base
         self._ref = base.session_ref
         self._backend = base.backend
@@ -104,9 +120,20 @@ class Conversation:
     @property
     def directory(self) -> str:
         """The directory of the next message."""
-        if self.session is not None and self.session.cwd and self._base.cwd is None:
-            return self.session.cwd
+        session, in_worktree = self.session, self.worktree.exists
+        if session is not None and session.cwd and (in_worktree or self._base.cwd is None):
+            is_gone = session.started_in is not None and not in_worktree
+            return session.directory if is_gone and session.directory else session.cwd
         return real_path(self._base.cwd)
+
+    @property
+    def shown_directory(self) -> str:
+        """The same for people: of a worktree, the directory that it was made from."""
+        if self.worktree.wanted is None:
+            return self.directory
+        session = self.session
+        own = session.directory if session is not None and self.worktree.exists else None
+        return f"{own or self.directory} (worktree)"
 
     @property
     def has_begun(self) -> bool:
@@ -160,6 +187,7 @@ class Conversation:
         self._forget()
         self._backend, self._ref = backend, NewSession()
         self._base = self._base.replace(title=title)
+        self.worktree.follow(None)
 
     def reload(self, dispatcher: Dispatcher) -> None:
         """Use another configuration."""
@@ -185,10 +213,16 @@ class Conversation:
     def _take_session(self, session: Session) -> None:
         self.session = session
         self._ref = SessionById(session.id)
+        self.worktree.follow(session)
         if session.backend == self._to:
             self._to = None
         if session.backend:
             self._backend = None
+
+    def close(self) -> None:
+        """Release what it holds."""
+        self.worktree.release()
+        self.changes.close()
 
     # Turns.
 
@@ -202,6 +236,7 @@ class Conversation:
             backend=self._backend,
             to=self._to,
             options=dict(self.options),
+            cwd=None if self.worktree.exists else self._base.cwd,
         )
         if given is not None:
             said = {
@@ -222,32 +257,88 @@ class Conversation:
     async def send(self, request: Request, listener: Listener) -> Result | None:
         """Run a turn, whose events `listener` shows; its result, or None if it was stopped before
         anything ran. Raises `ClinvkError` before anything runs."""
-        turn: Turn | TurnSeries | None = None
+        result: Result | None = None
         if self._template is None:
             request, created = self.begin(request)
         else:  # a session is created
             request, created = await in_thread(lambda: self.begin(request))
         try:
             with anyio.CancelScope() as self._scope:
-                async with self.dispatcher.stream(request, listener.notify) as turn:
-                    self.turn = turn
-                    if self.session is None and turn.plan.session is not None:
-                        self._take_session(turn.plan.session)
-                    listener.begin(turn)
-                    self.watch(request)  # not before: the program takes longer to change anything
-                    async for event in turn:
-                        if isinstance(event, RateLimit):
-                            self.limited_until = event.retry_at if event.reached else None
-                        await listener.show(event)
+                result = await self._send(request, listener)
         finally:
-            self.turn = self._scope = None
-            if turn is not None:
+            turn, self.turn, self._scope, self._run = self.turn, None, None, None
+            if result is None and turn is not None:
+                result = turn.result
+            if result is not None:
                 with anyio.CancelScope(shield=True):
                     store = self.dispatcher.store
-                    await StoreCalls(store)(partial(self.account, turn.result))
+                    await StoreCalls(store)(partial(self.account, result))
             else:
                 self.abandon(created)
-        return turn.result if turn is not None else None
+        return result
+
+    async def _send(self, request: Request, listener: Listener) -> Result | None:
+        if self.worktree.wanted is not None:
+            self._run = await self._create_run(request, self.worktree.wanted, listener)
+        if self._run is not None:
+            result = await self._run.run()
+            return result if self.turn is not None else None  # it was stopped before
+        async with self.dispatcher.stream(request, listener.notify) as turn:
+            await self._show(turn, listener)
+        return turn.result
+
+    async def _create_run(
+        self, request: Request, wanted: Worktree, listener: Listener
+    ) -> PromptRun | None:
+        """The run that sends the request in a new worktree; None if its session has one. Raises
+        `ClinvkError` if there can be none."""
+        # Only with a worktree.
+        from clinvk.engine.prompt_run import PromptRun, in_own_worktree
+
+        async def follow(
+            turn: Turn | TurnSeries,
+            on_event: OnEvent,
+            finish: Callable[[Result], Awaitable[Result]],
+        ) -> Result:
+            await self._show(turn, listener, on_event)
+            return await finish(turn.result)
+
+        told: list[str] = []
+        is_begun = False
+
+        def notify(message: str) -> None:
+            if is_begun:
+                listener.notify(message)
+            else:  # in another thread
+                told.append(message)
+
+        def create() -> PromptRun | None:
+            if in_own_worktree(self.dispatcher, request):
+                return None
+            return PromptRun(self.dispatcher, request, wanted, notify=notify, follow=follow)
+
+        run = await in_thread(create)  # git looks at all files
+        is_begun = True
+        for message in told:
+            listener.notify(message)
+        return run
+
+    async def _show(
+        self, turn: Turn | TurnSeries, listener: Listener, on_event: OnEvent | None = None
+    ) -> None:
+        """Show a turn to its end. `on_event` gets each event before that."""
+        self.turn = turn
+        if self.session is None and turn.plan.session is not None:
+            self._take_session(turn.plan.session)
+        listener.begin(turn)
+        # Not before: the program takes longer to change anything.
+        self.changes.begin(str(turn.plan.command.cwd))
+        async for event in turn:
+            if on_event is not None:
+                await on_event(event)
+            if isinstance(event, RateLimit):
+                self.limited_until = event.retry_at if event.reached else None
+            await listener.show(event)
 
     def watch(self, request: Request) -> None:
         """A turn has begun: its changes are those from now on."""
@@ -258,6 +349,8 @@ class Conversation:
         one."""
         if self.turn is not None:
             self.turn.cancel(reason, now=now)
+        elif self._run is not None:
+            self._run.stop(reason, now=now)
         elif self._scope is not None:
             self._scope.cancel()
         else:
@@ -278,6 +371,7 @@ class Conversation:
             self.options.pop("fast_context", None)  # the conversation has these files now
             with suppress(ClinvkError):
                 self._take_session(self.dispatcher.store.get(result.session_id))
+        self.done = self.worktree.describe(result)
         self._look_for_limit()
         if result.error is not None and result.error.retry_at is not None:
             self.limited_until = result.error.retry_at

@@ -227,6 +227,8 @@ class Sitting:
         session = self.conversation.session
         if session is not None and self.conversation.has_begun:
             self.say(f"resume with: clinvk resume {session.id}", show.DIM)
+            if unapplied := self.conversation.worktree.describe_unapplied():
+                self.say(unapplied, show.DIM)
 
     def ended(self, result: Result) -> None:
         """Take the result of a turn into account."""

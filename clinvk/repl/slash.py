@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clinvk.repl import slash_chat, slash_sessions
 from clinvk.repl.project import slash as project
+from clinvk.repl.project import slash_worktree
 from clinvk.repl.sitting import CommandTable, SlashCommand
 
 COMMANDS = (
@@ -32,8 +33,18 @@ COMMANDS = (
         slash_sessions.branch,
     ),
     SlashCommand(
-        "diff", "[--stat] [PATH…]", "Show what the last turn changed in the directory, from git.",
+        "diff", "[--stat] [PATH…]",
+        "Show what the last turn changed, from git; in a worktree, all that was changed there.",
         project.diff, project.offer_changed,
+    ),
+    SlashCommand(
+        "apply", "[--check] [OPTIONS]",
+        "Apply the changes in the worktree to your files; --check only says what would happen.",
+        slash_worktree.apply, slash_worktree.offer_apply,
+    ),
+    SlashCommand(
+        "drop", "[--yes]", "Remove the worktree with its changes, after a question.",
+        slash_worktree.drop, lambda *_: [("--yes", "without the question")],
     ),
     SlashCommand(
         "undo", "", "Continue from before the last turn, in a copy; files are only listed.",

@@ -1,4 +1,4 @@
-"""A worktree is not removed while a turn of a session runs in it."""
+"""A worktree is not removed while a turn of a session runs in it, or a prompt is open on it."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def hold_unused(path: Path) -> Iterator[None]:
     try:
         if not _lock(fd, fcntl.LOCK_EX):
             raise SessionError(
-                f"a turn of a session is running in the worktree {path}",
-                "wait until it has ended, then try again",
+                f"a turn of a session is running in the worktree {path}, or a prompt is open on it",
+                "wait until that has ended, then try again; at the prompt: /drop",
             )
         yield
     finally:

@@ -25,6 +25,14 @@ def drive_in_worktree(
 ) -> int:
     """Run the request in a new worktree and show it; return the exit code. Raises `ClinvkError`
     before anything runs."""
+    return run_in_worktree(dispatcher, request, output, wanted).exit_code
+
+
+def run_in_worktree(
+    dispatcher: Dispatcher, request: Request, output: OutputOptions, wanted: Worktree
+) -> Result:
+    """Run the request in a new worktree and show it; return the result. Raises `ClinvkError` before
+    anything runs."""
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -32,8 +40,7 @@ def drive_in_worktree(
     printer.quiet = output.quiet
     ownership.prepare_for_turn()
     with unwrap_single_exception():
-        result = anyio.run(_drive, dispatcher, request, output, wanted, printer)
-    return result.exit_code
+        return anyio.run(_drive, dispatcher, request, output, wanted, printer)
 
 
 async def _drive(

@@ -67,6 +67,10 @@ def repl(
     ] = None,
     to: opt.To = None,
     workdir: opt.Workdir = None,
+    worktree: opt.InWorktree = False,
+    base: opt.Base = None,
+    dirty: opt.DirtyFiles = None,
+    setup: opt.Setup = None,
     plain: opt.Plain = False,
     timeout: opt.Timeout = None,
     stall_timeout: opt.StallTimeout = None,
@@ -95,7 +99,8 @@ def repl(
         dry_run=False, ephemeral=False, timeout=timeout, stall_timeout=stall_timeout,
         options=options, option=option, fail_on_denied=False, lenient=lenient, expand=expand,
         no_wait=False, on_limit=on_limit, max_wait=max_wait, fallback=fallback,
-        ignore_limit=ignore_limit, verbose=verbose, title=title, tag=tag,
+        ignore_limit=ignore_limit, verbose=verbose, title=title, tag=tag, worktree=worktree,
+        base=base, dirty=dirty, setup=setup,
     )  # fmt: skip
     check_flags({
         "-c": continue_, "--anywhere": anywhere, "--session": session, "--history": history,

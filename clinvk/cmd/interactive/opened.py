@@ -8,6 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from clinvk.cmd.options.prompt_flags import PromptFlags
+from clinvk.cmd.options.reading import worktree_keys
 from clinvk.config.schema import Loaded
 from clinvk.errors import UsageError
 from clinvk.model.request import Request
@@ -42,10 +43,13 @@ def check_interactive(flags: PromptFlags, loaded: Loaded) -> None:
         "--json": flags.as_json,
         "-o": flags.output_format not in (None, "text"),
         "--raw": flags.raw,
-        "--worktree": flags.worktree or flags.base or flags.dirty or flags.setup,
     }
     if flag := next((name for name, value in given.items() if value), None):
-        raise UsageError(f"{flag} needs a prompt", f'use e.g. clinvk {flag} "your prompt"')
+        why = ": a conversation is continued from its session" * (flag == "--ephemeral")
+        raise UsageError(f"{flag} needs a prompt{why}", f'use e.g. clinvk {flag} "your prompt"')
+    worktree_keys(
+        worktree=flags.worktree, base=flags.base, dirty=flags.dirty, setup=flags.setup
+    )  # fmt: skip
     if loaded.config.unified_flags.dry_run:
         raise UsageError(
             "unified_flags.dry_run is on, so that nothing would be sent",

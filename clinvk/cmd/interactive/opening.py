@@ -17,6 +17,7 @@ from clinvk.cmd.options import reading as opt
 from clinvk.cmd.options.words import typed_line
 from clinvk.config.schema import Loaded
 from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.model.plan import Worktree
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session_ref import SessionById
@@ -40,7 +41,8 @@ def open_prompt(
     backend or no such session."""
     request = opt.build_request(PLACEHOLDER, list(opened.args), opened.ref, opened.flags)
     with Dispatcher(opened.loaded) as dispatcher:
-        conversation = Conversation(dispatcher, request, opened.template)
+        wanted = opt.wanted_worktree(opened.flags)
+        conversation = Conversation(dispatcher, request, opened.template, wanted)
         lines = _CommandLines(opened, run, commands, root)
         sitting = Sitting(conversation, lines, TABLE)
         sitting.prefixes["!"] = run_shell
@@ -51,10 +53,12 @@ def open_prompt(
             if session is None:
                 dispatcher.selector.select(request.backend)
             sitting.restored = session
+            if wanted is not None and not conversation.worktree.exists:
+                _check_worktree(conversation, wanted)
             _explain_approval(dispatcher, request, opened)
             return _run(sitting, opened)
         finally:
-            conversation.changes.close()
+            conversation.close()
             conversation.dispatcher.close()
 
 
@@ -64,6 +68,16 @@ def _check_template(loaded: Loaded, name: str) -> None:
     from clinvk.sessions.templates import load_template
 
     load_template(loaded.home, name)
+
+
+def _check_worktree(conversation: Conversation, wanted: Worktree) -> None:
+    """Raise `ClinvkError` before a message is typed that could not be sent."""
+    # Only with --worktree.
+    from clinvk.repl.project.worktree import check_possible
+
+    session, dispatcher = conversation.session, conversation.dispatcher
+    directory = session.directory if session is not None else None
+    check_possible(wanted, directory or conversation.directory, dispatcher.env)
 
 
 def _explain_approval(dispatcher: Dispatcher, request: Request, opened: OpenedPrompt) -> None:
@@ -154,9 +168,18 @@ class _CommandLines:
         return edited
 
     def show(self, conversation: Conversation, request: Request) -> Result | None:
-        flags = self._opened.flags
-        output = opt.output_options(conversation.dispatcher.config, flags)
-        return single.drive_turn(conversation.dispatcher, request, output)
+        dispatcher, wanted = conversation.dispatcher, conversation.worktree.wanted
+        output = opt.output_options(dispatcher.config, self._opened.flags)
+        if wanted is not None:
+            # Only in a worktree.
+            from clinvk.engine.prompt_run import in_own_worktree
+
+            if not in_own_worktree(dispatcher, request):
+                # Only in a worktree.
+                from clinvk.cmd.drive.in_worktree import run_in_worktree
+
+                return run_in_worktree(dispatcher, request, output, wanted)
+        return single.drive_turn(dispatcher, request, output)
 
     @cached_property
     def _root(self) -> Any:

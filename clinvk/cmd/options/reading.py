@@ -26,6 +26,7 @@ from clinvk.terminal import printer
 from clinvk.text import duration
 
 if TYPE_CHECKING:
+    from clinvk.model.plan import Worktree
     from clinvk.model.request import Request
     from clinvk.model.session_ref import SessionRef
 
@@ -306,3 +307,16 @@ def worktree_keys(
         flag = f"--{next(iter(found))}"
         raise UsageError(f"{flag} needs a worktree", f"add --worktree, or leave out {flag}")
     return (found or True) if worktree else None
+
+
+def wanted_worktree(flags: PromptFlags) -> Worktree | None:
+    """The worktree that the flags ask for, if they do. Raises `UsageError`."""
+    if not (flags.worktree or flags.base or flags.dirty or flags.setup):
+        return None
+    # Only in a worktree.
+    from clinvk.plans.parse import worktree_of
+
+    keys = worktree_keys(
+        worktree=flags.worktree, base=flags.base, dirty=flags.dirty, setup=flags.setup
+    )
+    return worktree_of(keys)

@@ -127,6 +127,9 @@ def apply(
     again: Annotated[
         bool, typer.Option("--again", help="Also apply what was applied before.")
     ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the worktrees, to continue in them.")
+    ] = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> int:
@@ -149,7 +152,7 @@ def apply(
     from clinvk.worktrees.results.applied import Ask
 
     how = _how(branch, commit=commit, stage=stage)
-    ask = Ask(tuple(tasks or ()), how, branch, again, _here())
+    ask = Ask(tuple(tasks or ()), how, branch, again, _here(), keep=keep)
     ownership.prepare_for_turn()
     with Dispatcher(opt.load_config(config)) as dispatcher:
         applied = apply_as_asked(

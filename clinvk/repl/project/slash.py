@@ -16,20 +16,30 @@ LISTED = 20  # files
 
 
 def diff(sitting: Sitting, argument: str) -> Action | None:
-    words = _words("/diff", argument)
+    words = split_words("/diff", argument)
     options = [word for word in words if word.startswith("-")]
     if unknown := [word for word in options if word != "--stat"]:
         raise UsageError(f"/diff: unknown option {unknown[0]}", "use /diff [--stat] [PATH…]")
     paths = tuple(word for word in words if word not in options)
+    conversation = sitting.conversation
+    # In a worktree, what was changed there is what counts: all of it can be applied or dropped.
+    in_worktree = (
+        conversation.worktree.wanted is not None or conversation.worktree.place is not None
+    )
+    changes, subject = (
+        (conversation.worktree, "no files were changed in the worktree")
+        if in_worktree
+        else (conversation.changes, "the last turn changed no files")
+    )
 
     def run() -> None:
         # Only to show it.
         from clinvk.terminal.pager import show_lines
 
-        text = sitting.conversation.changes.diff(*options, paths=paths)
+        text = changes.diff(*options, paths=paths)
         if not text:
             where = f" in {' '.join(paths)}" if paths else ""
-            sitting.say(f"the last turn changed no files{where}")
+            sitting.say(f"{subject}{where}")
             return
         paint = sitting.front.out.paint if sitting.front else _plain
         show_lines([_colored(show.safe(line), paint) for line in text.split("\n")[:-1]])
@@ -50,8 +60,11 @@ def _plain(text: str, _code: str) -> str:
 
 
 def offer_changed(sitting: Sitting, _words: list[str]) -> Iterable[Offer]:
+    conversation = sitting.conversation
+    in_worktree = conversation.worktree.place is not None
     try:
-        return [(name, "") for name in sitting.conversation.changes.files()]
+        files = (conversation.worktree if in_worktree else conversation.changes).files()
+        return [(name, "") for name in files]
     except ClinvkError:
         return []
 
@@ -107,7 +120,7 @@ def native(sitting: Sitting, argument: str) -> Action | None:
     argv = ["chat", "--native", "-b", conversation.backend]
     if session is not None and conversation.has_begun:
         argv = ["resume", session.id, "--native"]
-    command = sitting.command_line([*argv, *_words("/native", argument)])
+    command = sitting.command_line([*argv, *split_words("/native", argument)])
 
     def run() -> Action | None:
         changes.begin(conversation.directory)
@@ -132,10 +145,10 @@ def memory(sitting: Sitting, argument: str) -> Action | None:
         argv = [
             "memory",
             "add",
-            *(_words("/memory", text) if text[0] in "'\"-" else [text.strip()]),
+            *(split_words("/memory", text) if text[0] in "'\"-" else [text.strip()]),
         ]
     else:
-        argv = ["memory", *(_words("/memory", argument) or ["list"])]
+        argv = ["memory", *(split_words("/memory", argument) or ["list"])]
     return sitting.command_line(argv, f"/memory {argument}".strip())
 
 
@@ -148,7 +161,7 @@ def offer_memory(_sitting: Sitting, words: list[str]) -> Iterable[Offer]:
     ]  # fmt: skip
 
 
-def _words(command: str, text: str) -> list[str]:
+def split_words(command: str, text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:

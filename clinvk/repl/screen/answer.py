@@ -70,7 +70,8 @@ class AnswerText:
         """Take lines between the pieces, which may have styles."""
         if self._in_part:
             self.end_part()
-        self._items.append(lines)
+        if lines:
+            self._items.append(lines)
 
     def take(self) -> str:
         """The next text to print above the input line, with line ends; empty if there is none. A

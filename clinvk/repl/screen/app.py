@@ -257,7 +257,7 @@ class Screen:
             backend=conversation.backend,
             model=conversation.model,
             session=(session.label or session.id) if session else None,
-            directory=conversation.directory,
+            directory=conversation.shown_directory,
             tokens=conversation.tokens,
             dollars=conversation.dollars,
             limited_until=conversation.limited_until,
@@ -511,7 +511,7 @@ class Screen:
                     await view.fail(error)
                     self.sitting.code = error.exit_code
                 else:
-                    await view.end(result)
+                    await view.end(result, conversation.done)
         finally:
             self.view = None
             self._idle.set()

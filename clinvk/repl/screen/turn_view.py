@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Protocol
 import anyio
 
 from clinvk.errors import ClinvkError
+from clinvk.model.checks.check import CheckResult, describe_check
 from clinvk.model.events import (
+    Checked,
+    Checking,
     Delta,
     Denied,
     Event,
     Failed,
     Notice,
+    Round,
     Text,
     Thinking,
     Tool,
@@ -26,7 +30,8 @@ from clinvk.repl.screen.answer import AnswerText
 from clinvk.repl.screen.tools import ToolLine, describe_input, describe_output
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer, safe
-from clinvk.terminal.wording import denial_hint, print_failure
+from clinvk.terminal.wording import denial_hint, describe_round, print_failure
+from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from clinvk.dispatch.series.turn_series import TurnSeries
@@ -35,6 +40,7 @@ if TYPE_CHECKING:
 MAX_HELD = 2_000_000  # characters that may wait; beyond that, the backend has to wait
 INTERVAL = 0.03  # minimum seconds between two changes of the screen
 SHARE = 2  # pause before the next change, as a multiple of the time the last one took
+SHOWN_OF_CHECK = 20  # lines of the output of a check that failed, the last ones
 THOUGHT_KEPT = 200_000  # characters of thinking that can still be shown
 
 
@@ -144,6 +150,16 @@ class TurnView:
                 self._deny(event)
             case Notice():
                 self._aside(lambda: self.printer.notice(event.message))
+            case Checking():
+                if not self.answer.has_text and event.result is not None:
+                    self.answer.feed(event.result.text)  # it arrived all at once
+                self.answer.end_part()
+                self.doing = f"checking: {event.command}"
+            case Checked():
+                self._tell_check(event.check)
+            case Round():
+                self.doing = f"round {event.round}"
+                self._aside(lambda: self.printer.notice(one_line(describe_round(event))))
             case Failed():
                 self._end_tools()
 
@@ -204,6 +220,16 @@ class TurnView:
         mark, rest = text[:1], text[1:]
         self.answer.aside(self.printer.paint(mark, color) + self.printer.paint(rest, show.DIM))
 
+    def _tell_check(self, check: CheckResult | None) -> None:
+        """What a check found; the last one that failed is told at the end."""
+        if check is None or (check.ok and check.command is None):
+            return
+        if check.ok:
+            self._aside(lambda: self.printer.notice(one_line(describe_check(check))))
+            return
+        lines = check.output.splitlines()[-SHOWN_OF_CHECK:]
+        self._dim(*(f"  {safe(line, self.printer.stream)}" for line in lines))
+
     def _deny(self, event: Denied) -> None:
         self._tools.pop(event.id or "", None)
         plan = self._turn.plan if self._turn is not None else None
@@ -254,8 +280,8 @@ class TurnView:
             if self.answer.waiting <= MAX_HELD:
                 self._has_room.set()
 
-    async def end(self, result: Result | None) -> None:
-        """Show the end of the turn, after its last event."""
+    async def end(self, result: Result | None, done: str | None = None) -> None:
+        """Show the end of the turn, after its last event; `done` is what it has changed."""
         self._end_thinking()
         self._end_tools()
         is_failed = result is not None and result.error is not None
@@ -268,6 +294,8 @@ class TurnView:
             self._dim(f"• {result.error.message}; the session is kept")
         elif result.error is not None:
             self._aside(lambda: print_failure(result, self.printer, resumes=False))
+        if done is not None:
+            self._aside(lambda: self.printer.notice(done))
         await self._end()
 
     async def fail(self, error: ClinvkError) -> None:

@@ -83,6 +83,7 @@ class Ask(NamedTuple):
     here: Path = Path()  # the current directory
     resolve: Callable[[Target, ConflictError], str] | None = None  # returns the tree without it
     check: Check | None = None  # each result is applied by itself, and taken back if it fails
+    keep: bool = False  # the worktrees
 
     def resolver(self, target: Target) -> Resolve | None:
         """Resolves conflicts there."""

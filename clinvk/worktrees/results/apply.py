@@ -64,8 +64,9 @@ def apply(
                     f"changed while results were being applied, and put back: {named(sorted(paths))}; "
                     f"the changed files are in {kept}"
                 )
-    results = read_results(folder).latest(target.git)
-    remove_applied(results, [t.index for t in applied.tasks], home, env, notify)
+    if not ask.keep:
+        results = read_results(folder).latest(target.git)
+        remove_applied(results, [t.index for t in applied.tasks], home, env, notify)
     return applied
 
 

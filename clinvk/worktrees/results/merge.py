@@ -43,6 +43,7 @@ class Source(Struct, frozen=True, kw_only=True):
     base: str
     commit: str
     prompt: str = ""
+    applied: tuple[str, ...] = ()  # earlier results of the task that were applied, oldest first
 
 
 class Merged(NamedTuple):
@@ -170,10 +171,10 @@ def merge_all(
 def best_base(git: Git, source: Source, contained: Sequence[str], tree: str) -> str:
     """What the result is compared with: its base, or the last result that it was built on, if the
     tree still contains that. The steps of a chain are built on each other, and so are the attempts
-    of a task."""
+    of a task: each continues with the files that the last one has left."""
     own = commits_of(git, source)
     for commit in reversed(contained):
-        if commit not in own:
+        if commit not in own and commit not in source.applied:
             continue
         # It may have been discarded since it was applied: merging it again changes nothing only if
         # it is still there.

@@ -55,7 +55,7 @@ class OneByOne:
         self.ask = ask
         self.env = env
         self._tree = tree_of(landing.target.git, str(landing.target.head))
-        self._contained = results.history.applied_results()
+        self._contained = list(results.history.applied_results())
         self._refused: list[TaskResult] = []
         self._merged: list[Merged] = []  # that passed; they will be on the new branch
         self._made: Made = {}

@@ -142,6 +142,7 @@ def _results(
             source=Source(
                 index=outcome.index, name=task.name, base=found.base, commit=found.commit,
                 prompt=task.prompt,
+                applied=history.applied_results(outcome.index),
             ),
             ref=found.ref,
             path=Path(found.path),

@@ -79,9 +79,14 @@ class History(Struct, frozen=True):
         mine = (e for e in reversed(self.events) if (e.task, e.event) == (task, "dropped"))
         return next((e for e in mine if e.result == result), None)
 
-    def applied_results(self) -> list[str]:
-        """The commits that were applied to the user's files or branch, oldest first."""
-        return [e.result for e in self.events if e.event == "applied" and e.how != "branch"]
+    def applied_results(self, task: int | None = None) -> tuple[str, ...]:
+        """The commits that were applied to the user's files or branch, oldest first; with `task`,
+        only its own."""
+        return tuple(
+            e.result
+            for e in self.events
+            if e.event == "applied" and e.how != "branch" and task in (None, e.task)
+        )
 
     def counts(self) -> dict[str, int]:
         """The number of tasks that were applied, and dropped."""
