@@ -284,33 +284,42 @@ def test_the_screen_says_what_was_changed_and_asks_before_it_is_dropped(
     tmux: Tmux, home: Home, repo: Path
 ):
     tmux.cwd = repo
+
+    def enter(text: str) -> None:
+        tmux.waits(lambda: tmux.screen().endswith("(worktree)"), "the prompt")
+        tmux.type(text)
+
+    def answer(key: str) -> None:
+        tmux.waits(lambda: tmux.screen().endswith("[y/N]"), "the question")
+        tmux.keys(key, "Enter")
+
     tmux.start("--worktree", "--check", "test -e fixed", "--rounds", "1", columns=100)
-    tmux.shows(" (worktree)")
-    tmux.type("echo 1 > a; touch fixed")
+    enter("echo 1 > a; touch fixed")
     tmux.shows("check passed: test -e fixed")
     tmux.shows("in the worktree so far: 2 files changed (+1 -1), the check passed;")
-    tmux.type("/diff a")
-    tmux.shows("+1")
-    tmux.type("/apply --check")
+    enter("/diff a")
+    tmux.shows("+++ b/a")
+    enter("/apply --check")
     tmux.shows("Would apply 1 task")
     assert git(repo, "status", "--short") == ""
-    tmux.type("/apply")
+    enter("/apply")
     tmux.shows("Applied 1 task")
-    tmux.type("rm -f fixed")
+    enter("rm -f fixed")
     tmux.shows("round 1 of at most 1")
     tmux.shows("the check failed;")
-    tmux.type("/drop")
-    tmux.shows("Drop 1 result")
-    tmux.keys("n", "Enter")
-    tmux.shows(" (worktree)")
-    assert place_of(home, runs_of(home)[0]).exists()
-    tmux.type("/drop")
-    tmux.keys("y", "Enter")
+    enter("/drop")
+    answer("n")
+    enter("/drop")
+    (run,) = runs_of(home)
+    assert place_of(home, run).exists()
+    answer("y")
     tmux.shows("the next message begins with a new worktree")
-    assert not place_of(home, runs_of(home)[0]).exists()
-    tmux.type("echo 2 > b; touch fixed")
-    wait_for(lambda: len(runs_of(home)) == 2, "another run", 30)
-    tmux.shows("in the worktree so far: 2 files changed")
+    assert not place_of(home, run).exists()
+    enter("echo 2 > b; touch fixed")
+    wait_for(lambda: len(runs_of(home)) == 2, "another run", 60)
+    tmux.waits(
+        lambda: "so far: 2 files changed" in tmux.history().rpartition("begins with")[2], "it"
+    )
     tmux.keys("C-d")
     tmux.shows("exit 0")
     assert "not applied; to apply: clinvk runs apply" in tmux.screen().replace("\n", "")
