@@ -495,6 +495,22 @@ def test_documented_command_lines_work_at_the_prompt(
     assert {"chat.md", "all.json"} <= {p.name for p in home.work.iterdir()}
 
 
+def test_a_notice_of_each_turn_is_told_once_for_a_session(home: Home, clinvk: CommandLine):
+    home.config("default_backend: echo\n")
+    clinvk("session", "--temperature", "0.5")
+    done = clinvk("repl", stdin="one\ntwo\n/new\nthree\n")
+    assert done.stdout.count("(echo, no model)") == 3
+    assert done.stderr.count("'temperature'; dropped (from the stored options)") == 2
+
+
+def test_the_cost_of_a_copy_names_the_turns_before_it(
+    talkers: None, home: Home, clinvk: CommandLine
+):
+    done = clinvk("repl", stdin="tools\nagain\n/undo\n/cost\nonce more\n/cost\n")
+    assert ": 1 turn, 1 of them copied; since then" in done.stdout
+    assert ": 2 turns, 1 of them copied; since then 1,000 tokens in" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [

@@ -153,6 +153,28 @@ def test_a_signal_stops_the_turn_and_leaves_the_terminal_usable(
     assert home.record()["error"]["kind"] == "cancelled"
 
 
+@pytest.mark.parametrize(
+    ("term", "typed"),
+    [("tmux-256color", 'compare -b talker,other "wait here"'), ("dumb", "wait here"),
+     ("dumb", 'compare -b talker,other "wait here"')],
+)  # fmt: skip
+def test_a_signal_during_a_command_that_was_typed_ends_the_prompt(
+    tmux: Tmux, home: Home, term: str, typed: str
+):
+    tmux.start("repl", TERM=term)
+    tmux.shows("talker>" if term == "dumb" else "new session")
+    clinvk = next(
+        p for p in psutil.Process(tmux.pid()).children(recursive=True) if "clinvk" in p.cmdline()
+    )
+    tmux.type(typed)
+    tool = home.path.parent / "fakes" / "tool"
+    wait_for(lambda: tool.exists() and tool.read_text(), "the tool", 60)
+    os.kill(clinvk.pid, signal.SIGTERM)
+    tmux.shows("exit 7")
+    wait_for(lambda: not is_running(int(tool.read_text())), "the end of the tool", 60)
+    assert tmux.screen().count("talker>") == (1 if term == "dumb" else 0)
+
+
 def test_a_signal_during_a_command_of_the_shell_ends_both(tmux: Tmux):
     tmux.start()
     tmux.shows("new session")

@@ -38,7 +38,7 @@ def run_by_line(sitting: Sitting, first: str | None = None) -> int:
                 if isinstance(action, Exit):
                     return action.code or _leave(sitting, on_terminal=on_terminal)
                 action = _perform(sitting, action)
-            if not on_terminal and sitting.code == CANCELLED:
+            if sitting.lines.is_ended or (not on_terminal and sitting.code == CANCELLED):
                 return CANCELLED
             line = _ask(sitting) if on_terminal else _read(sitting)
         except KeyboardInterrupt:

@@ -25,6 +25,8 @@ Offer = tuple[str, str]  # a word that completes, and what it means
 
 
 class CommandLines(Protocol):
+    is_ended: bool  # a signal that ends the prompt has ended what was run or shown last
+
     def load(self) -> Loaded:
         """The configuration as it is now. Raises `ConfigError`."""
         raise NotImplementedError

@@ -4,7 +4,7 @@ It knows no terminal, and works on asyncio and trio."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +15,7 @@ import anyio
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.errors import ClinvkError, SessionNotFound
-from clinvk.model.events import Event, RateLimit
+from clinvk.model.events import Event, Notice, RateLimit
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import Session
@@ -74,6 +74,7 @@ class Conversation:
         self.changes = TurnChanges(dispatcher.env)
         self.worktree = ConversationWorktree(dispatcher.config.home, dispatcher.env, worktree)
         self.done: str | None = None  # what the last turn has changed in the worktree
+        self._told: set[str] = set()  # notices of earlier turns
         self._run: PromptRun | None = None  # by which a worktree is being created
         self._base = base
         self._ref = base.session_ref
@@ -209,6 +210,7 @@ class Conversation:
     def _forget(self) -> None:
         self.session, self.last, self._to, self._template = None, None, None, None
         self.used, self.cost, self.limited_until = Usage(), None, None
+        self._told.clear()
 
     def _take_session(self, session: Session) -> None:
         self.session = session
@@ -338,7 +340,17 @@ class Conversation:
                 await on_event(event)
             if isinstance(event, RateLimit):
                 self.limited_until = event.retry_at if event.reached else None
-            await listener.show(event)
+            if not self.is_told(event, turn.plan.notices):
+                await listener.show(event)
+
+    def is_told(self, event: Event, notices: Collection[str]) -> bool:
+        """Whether the event is one of the notices that a turn begins with, and an earlier turn of the
+        session has begun with it, too."""
+        if not isinstance(event, Notice) or event.message not in notices:
+            return False
+        known = event.message in self._told
+        self._told.add(event.message)
+        return known
 
     def watch(self, request: Request) -> None:
         """A turn has begun: its changes are those from now on."""

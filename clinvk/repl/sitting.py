@@ -16,7 +16,7 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session
-from clinvk.repl.actions import Action, OnTerminal, Send
+from clinvk.repl.actions import CANCELLED, Action, Exit, OnTerminal, Send
 from clinvk.repl.command_lines import CommandLines, Offer
 from clinvk.repl.conversation import Conversation
 from clinvk.repl.project.output import Output
@@ -170,6 +170,8 @@ class Sitting:
         ended = self.lines.run(argv)
         if ended.code:
             self.code = ended.code
+        if self.lines.is_ended:
+            return Exit(CANCELLED)
         self._notice_changes()
         if ended.session is not None:
             self.resume(ended.session)

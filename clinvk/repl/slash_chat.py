@@ -190,15 +190,22 @@ def cost(sitting: Sitting, _argument: str) -> Action | None:
         sitting.say("nothing was used yet")
         return None
     used = session.usage or conversation.used
-    turns = f"{session.turns} turn{'s' * (session.turns != 1)}"
     sitting.say(
-        f"session {session.id}: {turns}, {format_count(used.input, '?')} tokens in "
+        f"session {session.id}: {_describe_turns(session)}{format_count(used.input, '?')} tokens in "
         f"({format_count(used.cached, '?')} cached), {format_count(used.output, '?')} out"
     )
     dollars = conversation.dollars
     known = f"${dollars:.4f} as reported" if dollars is not None else "not reported"
     sitting.say(f"cost: {known}")
     return None
+
+
+def _describe_turns(session: Session) -> str:
+    """`2 turns, `; of a copy, those before it were paid for in another session."""
+    copied = session.counts.get("user", 0) - session.turns if session.parents else 0
+    count = session.turns + max(0, copied)
+    turns = f"{count} turn{'s' * (count != 1)}"
+    return f"{turns}, {copied} of them copied; since then " if copied > 0 else f"{turns}, "
 
 
 def thinking(sitting: Sitting, argument: str) -> Action | None:

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# The signals that were to end the program, if what has run may not end it itself.
+_noted: ContextVar[list[signal.Signals] | None] = ContextVar("_noted", default=None)
+
+
+@contextmanager
+def noting_end_signals() -> Iterator[list[signal.Signals]]:
+    """The signals other than Ctrl-C that arrive while something runs: they are for the prompt that it
+    was typed into, too."""
+    found: list[signal.Signals] = []
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
 
 
 async def watch_signals(
@@ -28,6 +45,8 @@ async def watch_signals(
         count = 0
         async for number in signals:
             count += 1
+            if (noted := _noted.get()) is not None and number != signal.SIGINT:
+                noted.append(number)
             on_signal(number, count)
 
 

@@ -23,7 +23,7 @@ from clinvk.text.json_output import dumps
 from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Collection
 
     from anyio import CancelScope
     from anyio.abc import TaskGroup
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from clinvk.model.result import Result
 
     OnEvent = Callable[[Event], Awaitable[None]]
+    IsTold = Callable[[Event, Collection[str]], bool]  # gets the notices of the turn, too
     Finish = Callable[[Result], Awaitable[Result]]
 
 VERSION = 1  # of the JSON of a dry run
@@ -51,16 +52,18 @@ def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions
     return result.exit_code if result is not None else CANCELLED
 
 
-def drive_turn(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> Result | None:
-    """Run the request and show it; return the result, or None if it was cancelled before anything
-    ran. Raises `ClinvkError` before anything runs."""
+def drive_turn(
+    dispatcher: Dispatcher, request: Request, output: OutputOptions, is_told: IsTold | None = None
+) -> Result | None:
+    """Run the request and show it, except for events that are told already; return the result, or
+    None if it was cancelled before anything ran. Raises `ClinvkError` before anything runs."""
     # 45 ms, and needed only once something runs.
     import anyio
 
     first = is_first_prompt(dispatcher, request, output)
     ownership.prepare_for_turn()
     with unwrap_single_exception():
-        return anyio.run(_drive_prompt, dispatcher, request, output, first)
+        return anyio.run(_drive_prompt, dispatcher, request, output, first, is_told)
 
 
 def is_first_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions) -> bool:
@@ -76,6 +79,7 @@ async def _drive_prompt(
     request: Request,
     output: OutputOptions,
     first: bool,
+    is_told: IsTold | None,
 ) -> Result | None:
     # 45 ms, and needed only once something runs.
     import anyio
@@ -88,7 +92,7 @@ async def _drive_prompt(
         held.scope = tasks.cancel_scope
         await tasks.start(watch_signals, held.on_signal)
         async with dispatcher.stream(request, printer.notice) as run:
-            shown = ShownTurn(request, output, printer, held, tasks, first=first)
+            shown = ShownTurn(request, output, printer, held, tasks, first=first, is_told=is_told)
             result = await shown.follow(run, None, _as_it_is)
         tasks.cancel_scope.cancel()
     if held.turn is None:
@@ -109,6 +113,7 @@ class ShownTurn:
         tasks: TaskGroup,
         *,
         first: bool = False,
+        is_told: IsTold | None = None,
     ) -> None:
         """`tasks` runs what goes on meanwhile; its owner cancels that afterwards. `first`: it is
         the user's first prompt."""
@@ -118,6 +123,7 @@ class ShownTurn:
         self.held = held
         self.tasks = tasks
         self.first = first
+        self.is_told = is_told
 
     async def follow(
         self, run: Turn | TurnSeries, on_event: OnEvent | None, finish: Finish
@@ -145,7 +151,8 @@ class ShownTurn:
                     await on_event(event)
                 if not isinstance(event, (Delta, Text)):  # it may say something on stderr
                     await viewer.flush(run.deadline)
-                await viewer.show(event)
+                if self.is_told is None or not self.is_told(event, run.plan.notices):
+                    await viewer.show(event)
                 if not run.pending:
                     await viewer.flush(run.deadline)
             result = await finish(run.result)

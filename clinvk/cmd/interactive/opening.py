@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clinvk.cmd.drive import single
+from clinvk.cmd.drive.signals import noting_end_signals
 from clinvk.cmd.interactive.opened import OpenedPrompt, TypedLine
 from clinvk.cmd.interactive.typed import read_typed
 from clinvk.cmd.options import reading as opt
@@ -126,6 +127,7 @@ class _CommandLines:
         self._run = run
         self._names = commands
         self._make_root = root
+        self.is_ended = False
 
     def load(self) -> Loaded:
         return self._opened.context.copy().run(opt.load_config, self._opened.config)
@@ -150,7 +152,11 @@ class _CommandLines:
 
     def _run_typed(self, line: TypedLine, argv: Sequence[str]) -> int:
         typed_line.set(line)
-        return self._run(argv)
+        with noting_end_signals() as signals:
+            try:
+                return self._run(argv)
+            finally:
+                self.is_ended = bool(signals)
 
     def complete(self, words: Sequence[str], incomplete: str) -> list[Offer]:
         # Typer, 35 ms: only to complete.
@@ -168,6 +174,13 @@ class _CommandLines:
         return edited
 
     def show(self, conversation: Conversation, request: Request) -> Result | None:
+        with noting_end_signals() as signals:
+            try:
+                return self._show(conversation, request)
+            finally:
+                self.is_ended = bool(signals)
+
+    def _show(self, conversation: Conversation, request: Request) -> Result | None:
         dispatcher, wanted = conversation.dispatcher, conversation.worktree.wanted
         output = opt.output_options(dispatcher.config, self._opened.flags)
         if wanted is not None:
@@ -179,7 +192,7 @@ class _CommandLines:
                 from clinvk.cmd.drive.in_worktree import run_in_worktree
 
                 return run_in_worktree(dispatcher, request, output, wanted)
-        return single.drive_turn(dispatcher, request, output)
+        return single.drive_turn(dispatcher, request, output, conversation.is_told)
 
     @cached_property
     def _root(self) -> Any:
