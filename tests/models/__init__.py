@@ -15,6 +15,7 @@ What else shall happen is written into the prompt; only the last text of the use
     <<status 429 after 30>>   the same, with a Retry-After header, and a message that says so too
     <<first 2>>               the directives beside it hold for the first 2 requests with this text
     <<wait 5>>                be silent for 5 s before the headers
+    <<until /a/file>>         the same, until that file exists
     <<pause 5>>               send the first piece of the text, and the rest 5 s later
     <<cut>>                   send the first piece and close the socket
     <<broken>>                send the first piece and then an error event

@@ -23,7 +23,7 @@ NOISE = re.compile(
 )
 # Of claude too, and of copilot, alone or inside a text that somebody did write.
 REMINDER = re.compile(r"<(system-reminder|current_datetime)>.*?</\1>", re.DOTALL)
-WORDS = re.compile(r"<<(\w+)((?: [\w.]+)*)>>")
+WORDS = re.compile(r"<<(\w+)((?: [\w./-]+)*)>>")
 CALL = re.compile(r"<<(tool|loop) ([\w.-]+) (?=\{)")
 
 ODD = (

@@ -1,6 +1,7 @@
 """The HTTP around the wire formats."""
 
 import json
+import os
 import socket
 import sys
 import threading
@@ -152,6 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, wire: Wire, shown: Conversation, send: Send) -> None:
         answer = plan(shown, self._times(shown.last), self.server.script(shown))
         self._sleep(answer.number("wait"))
+        for file in answer.words.get("until", ()):
+            while not os.path.exists(file) and not self.server.closing.is_set():
+                self._sleep(0.02)
         if "status" in answer:
             status, *after = answer.words["status"]
             headers = {"Retry-After": after[1]} if after else {}
