@@ -21,7 +21,9 @@ from tests.test_worktrees import git, new_repository
 
 need("git")
 
-ENV = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": "/dev/null"}
+# Debian's git-lfs changes the configuration of the whole machine.
+ENV = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "GIT_CONFIG_GLOBAL": "/dev/null",
+       "GIT_CONFIG_SYSTEM": "/dev/null"}  # fmt: skip
 
 
 class Job:

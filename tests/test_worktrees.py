@@ -29,7 +29,7 @@ need("git")
 
 def git(folder: Path, *words: str, **more: Any) -> str:
     env = {**os.environ, "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a",
-           "GIT_COMMITTER_EMAIL": "a@b", "GIT_CONFIG_GLOBAL": "/dev/null"}  # fmt: skip
+           "GIT_COMMITTER_EMAIL": "a@b", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}  # fmt: skip
     argv = ["git", "-C", str(folder), "-c", "protocol.file.allow=always", *words]
     done = subprocess.run(argv, capture_output=True, env=env, text=True, check=True, **more)
     return done.stdout.strip()

@@ -47,8 +47,15 @@ _HINTS = (
     (r"bad object|not a valid object|unable to read|missing (?:blob|tree|commit)|invalid reference",
      "an object is missing: check the repository with git fsck, or fetch it again"),
     (r"Permission denied|Read-only file system", "check the permissions of the file that git names"),
+    (r"Smudge error|Error downloading object",
+     "its content is in Git LFS, and not here: git lfs fetch gets that of a branch, if you can reach it"),
     (r"smudge|filter|process-filter", "install the program that filters these files, such as git-lfs"),
 )  # fmt: skip
+# What these lines say is the reason of what git says after them.
+_FILTER_FAILED = re.compile(
+    r"(Error downloading object: .+?)(?:: Smudge error.*)?|error: (external filter .+ failed)"
+    r"|fatal: (.+ filter .+ failed)"
+)
 GENERAL_HINT = "try the same git command by hand"
 
 
@@ -198,6 +205,9 @@ def _failure(words: Sequence[str], done: subprocess.CompletedProcess[bytes]) -> 
     # The first `fatal:` or `error:` says why; what follows is about the consequences.
     why = next((x for x in lines if x.startswith(("fatal:", "error:"))), lines[-1] if lines else "")
     why = re.sub(r"^(fatal|error): ", "", why) or f"it ended with code {done.returncode}"
+    filters = (match for match in map(_FILTER_FAILED.fullmatch, lines) if match)
+    if found := next(filters, None):
+        why = next(filter(None, found.groups()))
     command = next((word for word in words if not word.startswith("-")), "")
     return GitError(f"git {command}: {why}", hint_of(output), output=output)
 
