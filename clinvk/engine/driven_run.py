@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from clinvk.engine.scheduler import Scheduler
     from clinvk.model.progress import Change
 
-ALIVE_INTERVAL = 1.0  # seconds between updates of the file that shows when a killed run ended
-
 Observe = Callable[["Change"], None]
 
 
@@ -305,6 +303,10 @@ class DrivenRun:
             self._observer_error = self._observer_error or error
             self.stop("stopped, because its observer failed")
 
+    def contains_secret(self, task: Task) -> bool:
+        """Whether a task cannot be run from what is stored of it."""
+        return self._without_secrets(task).redacted
+
     def _without_secrets(self, task: Task) -> Task:
         """The task as it may be stored. If its prompt contained a key, it cannot be run from
         that."""
@@ -331,9 +333,12 @@ async def _run_until_ended(scheduler: Scheduler, folder: RunLog | None) -> None:
         ended.set()
 
     async def note_alive() -> None:
+        stopped = 0  # how often it was asked to stop
         while folder is not None and not ended.is_set():
-            folder.note_alive()
-            with anyio.move_on_after(ALIVE_INTERVAL):
+            if (asked := folder.note_alive()) > stopped:
+                scheduler.stop(now=asked > 1)
+                stopped = asked
+            with anyio.move_on_after(folder.alive_interval):
                 await ended.wait()
 
     with unwrap_single_exception():

@@ -94,6 +94,8 @@ class RunStore(Runs):
 class RunFolder(RunLog):
     """One run on disk."""
 
+    alive_interval = 1.0
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = path.name
@@ -120,11 +122,12 @@ class RunFolder(RunLog):
             )
         return data
 
-    def note_alive(self) -> None:
+    def note_alive(self) -> int:
         with suppress(OSError):  # a full disk is no reason to stop it
             path = self.path / ALIVE_NAME
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             os.utime(path)
+        return 0  # a signal says so
 
     def last_sign(self, tasks: Iterable[int]) -> datetime | None:
         times = []

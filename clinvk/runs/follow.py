@@ -29,7 +29,7 @@ POLL_INTERVAL = 0.25  # seconds between checks
 START = ""  # the position before anything happened
 NOW = "now"  # the position after everything so far, except the events of running tasks
 
-_POSITION = re.compile(r"(\d{1,9})\.(\d{1,9})((?:-\d{1,9}:\d{1,18}!?)*)(?:x(\d{1,9}))?")
+_POSITION = re.compile(r"(\d{1,9})\.(\d{1,9})((?:-\d{1,9}:\d{1,20}!?)*)(?:x(\d{1,9}))?")
 _TASK = re.compile(r"(\d+):(\d+)(!?)")
 
 

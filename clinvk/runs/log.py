@@ -99,6 +99,7 @@ class RunLog(Protocol):
     """The records of one run."""
 
     id: str
+    alive_interval: float  # seconds between calls of `note_alive`
 
     @property
     def home(self) -> Path:
@@ -163,8 +164,10 @@ class RunLog(Protocol):
         another process holds it, `RunNotFound` if it has been deleted meanwhile."""
         ...
 
-    def note_alive(self) -> None:
-        """Record that the run is being driven now."""
+    def note_alive(self) -> int:
+        """Record that the run is being driven now, and return how often this process was asked to
+        stop it, other than by a signal; twice means at once."""
+        ...
 
     def other_drivers(self) -> Iterable[dict[str, Any] | None]:
         """The notes of the processes that drive other runs."""
@@ -183,6 +186,9 @@ class RunLog(Protocol):
         """The same, for a caller that holds its lock."""
 
     # What follows from it.
+
+    def is_driven(self) -> bool:
+        return self.find_driver() is not None
 
     def plan(self, *, trusted: bool = False) -> Plan:
         """The stored plan. Raises `SessionError`; with `trusted`, also if other users may have
@@ -218,7 +224,7 @@ class RunLog(Protocol):
         self, plan: Plan, *, is_driver: bool = False, trusted: bool = False
     ) -> tuple[RunResult, list[Line]]:
         """The same, with the lines of the journal."""
-        running = not is_driver and self.find_driver() is not None
+        running = not is_driver and self.is_driven()
         lines = self.read_journal(trusted=trusted)
         try:
             return self._with_last_sign(replay(plan, lines, self.id, running=running)), lines

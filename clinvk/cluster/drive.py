@@ -1,0 +1,97 @@
+"""Detached runs: submit one, and drive it from any machine. Taking over a run whose driver has died is
+resuming it, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from clinvk.cluster.log.run import RedisRun
+from clinvk.cluster.log.runs import RedisRuns
+from clinvk.engine.driven_run import DrivenRun, Observe
+from clinvk.engine.executor import Executor
+from clinvk.engine.rerun import SelectTasks, unfinished
+from clinvk.engine.resumed_run import ResumedRun
+from clinvk.engine.run_context import RunContext
+from clinvk.errors import UsageError
+from clinvk.model.outcome import Outcome, RunResult
+from clinvk.model.plan import Plan
+from clinvk.runs.log import RunNotFound
+
+if TYPE_CHECKING:
+    Notify = Callable[[str], None]
+
+
+def submit(
+    context: RunContext, plan: Plan, runs: RedisRuns, *, notify: Notify = lambda _: None
+) -> RedisRun:
+    """Record a run that a worker is to drive; nothing is started here. `runs` creates detached ones.
+    Raises `ClinvkError` if the plan cannot be run so."""
+    check_detachable(plan)
+    run = DrivenRun(replace(context, runs=runs), plan, notify=notify)
+    for task in run.plan.tasks:
+        if run.contains_secret(task):
+            raise UsageError(
+                f"task {task.name!r} contains a secret, which is not stored, so no worker could run it",
+                "put it into an environment variable of the workers, or run it without --detach",
+            )
+    made = run.create_folder()
+    assert isinstance(made, RedisRun)  # noqa: S101 - `runs` has made it
+    return made
+
+
+def check_detachable(plan: Plan) -> None:
+    """Raise `UsageError` for what a run without its own process cannot do."""
+    if plan.rules.ephemeral:
+        raise UsageError(
+            "an ephemeral run is not recorded, so it cannot be detached",
+            "leave out --ephemeral, or --detach",
+        )
+    if plan.rules.output_dir is not None:
+        raise UsageError(
+            "a detached run writes no files on this machine",
+            "leave out --output-dir; later, get the answers with: clinvk runs show ID --answers",
+        )
+    if any(task.worktree for task in plan.tasks):
+        raise UsageError(
+            "a detached run cannot work in worktrees of this machine",
+            "leave out --worktree, or --detach",
+        )
+
+
+async def drive(
+    context: RunContext,
+    run: RedisRun,
+    *,
+    executor: Executor | None = None,
+    observe: Observe = lambda _: None,
+    notify: Notify = lambda _: None,
+) -> RunResult | None:
+    """Drive a detached run to its end; None if it has ended or was deleted. Raises `SessionError` if
+    another process drives it, `ClinvkError` if it cannot go on."""
+    if not run.awaits_driver(has_begun=True):
+        return None
+    try:
+        driven = ResumedRun(
+            replace(context), run, _unless_ended(run), observe=observe, notify=notify,
+            executor=executor,
+        )  # fmt: skip
+        return await driven.run()
+    except RunNotFound:
+        return None
+
+
+def _unless_ended(run: RedisRun) -> Callable[[Plan], SelectTasks]:
+    """The unfinished tasks; none if the run has ended before this process had its lease."""
+
+    def select_of(plan: Plan) -> SelectTasks:
+        chosen = unfinished(plan)
+
+        def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
+            return chosen(outcomes) if run.awaits_driver(has_begun=True) else list(outcomes)
+
+        return select
+
+    return select_of

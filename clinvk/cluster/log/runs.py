@@ -1,0 +1,103 @@
+"""The runs that are recorded on a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from clinvk.cluster.log import scripts
+from clinvk.cluster.log.lease import LEASE
+from clinvk.cluster.log.run import RedisRun, about_data, plan_data
+from clinvk.cluster.log.server import LogServer, open_server
+from clinvk.disk.closing import Closing
+from clinvk.errors import UsageError
+from clinvk.model.plan import Plan
+from clinvk.runs.log import Runs, find_id
+
+ID_BYTES = 4
+MAX_PLAN = 64 * 1024 * 1024  # bytes
+FIRST_DRIVER = 10.0  # seconds in which a worker is expected to take a run that was submitted
+WHERE = " --cluster URL"
+
+
+class RedisRuns(Closing, Runs):
+    """The runs of a cluster. Closes its server."""
+
+    def __init__(
+        self, server: LogServer, home: Path, *, seconds: float = LEASE, detached: bool = False
+    ) -> None:
+        """`home` is that of this clinvk. A run that is created here is driven by a worker if it is
+        `detached`, and otherwise by this process. A process that has died drives a run for so many
+        `seconds` more."""
+        self.server = server
+        self.home = home
+        self.seconds = seconds
+        self.detached = detached
+
+    def close(self) -> None:
+        self.server.close()
+
+    def create(self, plan: Plan) -> RedisRun:
+        data = plan_data(plan)
+        if len(data) > MAX_PLAN:
+            raise UsageError(
+                f"the tasks are too large for the cluster: {len(data):,} bytes",
+                f"at most {MAX_PLAN:,}; put long texts into files, or split the tasks into several runs",
+            )
+        keys, answer, run_id = self.server.keys, "taken", ""
+        missed = round(FIRST_DRIVER * 1000) if self.detached else ""
+        while answer == "taken":
+            run_id = "r" + os.urandom(ID_BYTES).hex()
+            answer = self.server.run(
+                scripts.CREATE, [keys.run_log(run_id), keys.runs(), keys.due()],
+                [run_id, data, about_data(plan), missed],
+            )  # fmt: skip
+        return self._run(run_id)
+
+    def ids(self) -> list[str]:
+        """Newest first."""
+        with self.server.errors():
+            found = cast(
+                "list[bytes]", self.server.client.zrevrange(self.server.keys.runs(), 0, -1)
+            )
+        return [i.decode("utf-8", "replace") for i in found]
+
+    def find(self, text: str) -> RedisRun:
+        ids = self.ids()
+        return self._run(find_id(text, ids, lambda: ids[0], WHERE))
+
+    def newest_first(self) -> Iterator[RedisRun]:
+        return map(self._run, self.ids())
+
+    def remove_remains(self) -> None:
+        """Does nothing: a run is deleted in one step."""
+
+    def take_due(self, most: int = 100, wait: float = 30.0, restarts: int = 20) -> list[str]:
+        """The detached runs that need a driver now: none has taken them, or theirs has died. They
+        are returned again after `wait` seconds, if they still have none then, and no more after so
+        many `restarts` in which nothing was recorded."""
+        found: Any = self.server.run(
+            scripts.DUE, [self.server.keys.due()],
+            [most, round(wait * 1000), restarts, self.server.keys.run_logs()],
+        )  # fmt: skip
+        return [i.decode() for i in found]
+
+    def _run(self, run_id: str) -> RedisRun:
+        return RedisRun(self.server, run_id, self.home, seconds=self.seconds)
+
+
+def open_runs(
+    url: str,
+    home: Path,
+    *,
+    ca: Path | None = None,
+    insecure: bool = False,
+    detached: bool = False,
+    seconds: float = LEASE,
+) -> RedisRuns:
+    """The runs of the cluster with this address. Raises `ConfigError`, and `SessionError` if its
+    server does not answer."""
+    server = open_server(url, ca=ca, insecure=insecure)
+    return RedisRuns(server, home, detached=detached, seconds=seconds)
