@@ -41,7 +41,7 @@ class Repository:
         self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> str:
         clean = {k: v for k, v in os.environ.items() if not is_local_variable(k)}
-        clean["GIT_CONFIG_GLOBAL"] = "/dev/null"
+        clean |= {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
         done = subprocess.run(
             ["git", *words], cwd=cwd or self.root, capture_output=True, check=False,
             env=clean | dict(env or {}),
@@ -196,7 +196,7 @@ class Applying:
 
     def _do(self, do: Any, folder: RunFolder, tasks: Any, ask: Any) -> Applied:
         wanted = Ask(**{"here": self.repository.root, "tasks": tasks, **ask})
-        env = os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null"}
+        env = os.environ | {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
         return do(folder, wanted, env, home=self.home, notify=self.told.append)
 
 

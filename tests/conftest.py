@@ -201,6 +201,7 @@ def home(tmp_path: Path) -> Home:
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(PROJECT),
         "TERM": "dumb",
+        "GIT_CONFIG_NOSYSTEM": "1",
     }
     return Home(path, work, env)
 

@@ -236,8 +236,11 @@ def test_a_rate_limit_that_is_over_does_not_count() -> None:
 
 def test_a_time_without_a_zone_is_in_that_of_the_cli() -> None:
     for env, zone in [({"TZ": "Asia/Kolkata"}, timedelta(hours=5.5)), ({"TZ": "UTC"}, timedelta())]:
-        error = result_of("claude", claude("limit reached · resets 3pm"), env=env).error
+        later = (
+            datetime.now(UTC) + zone + timedelta(hours=5)
+        )  # what has just passed is tried again soon
+        error = result_of("claude", claude(f"limit reached · resets {later:%I%p}"), env=env).error
         assert error is not None
         assert error.retry_at is not None
         local = error.retry_at + zone
-        assert (local.hour, local.minute) == (15, 0)
+        assert (local.hour, local.minute) == (later.hour, 0)

