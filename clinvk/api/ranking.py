@@ -9,10 +9,11 @@ from pathlib import Path
 from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
 from clinvk.checks.output import CheckOutput
 from clinvk.errors import UsageError
+from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.checks.check import check_problem
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Task
-from clinvk.plans.ranking import Ranking, last_number, rank
+from clinvk.plans.ranking import last_number, rank
 from clinvk.process.marker import new_marker
 from clinvk.runs.folder import RunFolder
 from clinvk.runs.scores import Scored, Scores, write_scores

@@ -27,11 +27,12 @@ from clinvk.engine.rerun import select_to_resume, select_to_retry
 from clinvk.engine.resumed_run import ResumedRun
 from clinvk.engine.run_context import local_context
 from clinvk.errors import ConfigError, UsageError
+from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.outcome import RunResult
 from clinvk.model.plan import Kind, Plan
 from clinvk.plans import comparison, formats, halt, parse, schema
 from clinvk.plans.comparison import Verdict
-from clinvk.plans.ranking import Ranking, rank
+from clinvk.plans.ranking import rank
 from clinvk.process.threads import in_thread
 from clinvk.runs.folder import RunStore
 

@@ -64,7 +64,7 @@ def show_(name: Name, as_json: opt.Json = False, config: opt.Config = None) -> N
     if as_json:
         printer.print_json({**result.to_json(), "checkpoint": name})
         return
-    for outcome in result.results:
+    for outcome in result.answers:
         summary.print_answer(outcome)
     summary.print_summary(result)
     if result.state != "done":

@@ -23,7 +23,7 @@ from clinvk.model.plan import Plan, Task
 from clinvk.model.result import EXIT_CODES
 from clinvk.plans import preflight
 from clinvk.process.groups import unwrap_single_exception
-from clinvk.process.marker import new_marker
+from clinvk.process.marker import MARKER, new_marker
 from clinvk.runs import secrets
 from clinvk.runs.control import run_facts
 from clinvk.runs.folder import RunFolder
@@ -187,9 +187,11 @@ class DrivenRun:
 
         began, clock = datetime.now(UTC), time.monotonic()
         run_id = self.folder.id if self.folder else None
+        executor = self.executor or self.context.create_executor(marker)
         self.scheduler = scheduler = Scheduler(
-            self.executor or self.context.create_executor(marker), self.plan, self.preflights.tasks, self.outcomes,
-            run_id=run_id, journal=journal, output_of=self.task_output, observe=self._forward_change,
+            executor, self.plan, self.preflights.tasks, self.outcomes, run_id=run_id, journal=journal,
+            output_of=self.task_output, observe=self._forward_change,
+            decider_of=self._decider_of(executor, marker),
             most=self._room(),
         )  # fmt: skip
         self._begin_with_limits(scheduler)
@@ -209,6 +211,18 @@ class DrivenRun:
             if self.outputs.problem:
                 self.notify(f"{self.outputs.problem}; the run itself is complete")
         return result
+
+    def _decider_of(self, executor: Executor, marker: str) -> Callable[[int], Executor] | None:
+        """What chooses between the candidates of a task; None if no task has any."""
+        if not any(task.decides for task in self.plan.tasks):
+            return None
+        # Only for tasks with candidates.
+        from clinvk.engine.decisions.decider import Decider
+
+        return lambda i: Decider(
+            self.plan, i, self.outcomes, executor, with_output=self.with_output,
+            env={**self.context.env, **({MARKER: marker} if marker else {})}, log=self.folder,
+        )  # fmt: skip
 
     def _begin_with_limits(self, scheduler: Scheduler) -> None:
         """Tell the scheduler and the user about rate limits that were remembered."""
@@ -354,7 +368,15 @@ async def _run_until_ended(scheduler: Scheduler, folder: RunLog | None) -> None:
 
 def _initial_outcomes(plan: Plan, asks: list[preflight.Preflight]) -> list[Outcome]:
     return [
-        Outcome(index=i, name=t.name, key=t.key, backend=asks[i].backend, tags=t.tags, meta=t.meta)
+        Outcome(
+            index=i,
+            name=t.name,
+            key=t.key,
+            tags=t.tags,
+            meta=t.meta,
+            backend=None if t.decides else asks[i].backend,
+            candidate_of=plan.name_of(t.candidate_of),
+        )
         for i, t in enumerate(plan.tasks)
     ]
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 from clinvk.model.plan import Task
 
 OPEN = ("queued", "running")  # a need in these states may still be met
+UNKNOWN = ("cancelled", "indeterminate")  # how far such a task got; it may be run again
 FINAL = ("done", "failed", "skipped")  # others, such as "waiting", may still succeed in a later run
 
 
@@ -77,7 +78,11 @@ class TaskGraph:
         if self._tasks[i].soft and self._unfinished.get(i):
             return None
         met = (*OPEN, "done")
-        return next((n for n in self._tasks[i].required_needs if self._states[n] not in met), None)
+        task = self._tasks[i]
+        unmet = next((n for n in task.required_needs if self._states[n] not in met), None)
+        if unmet is None:
+            unmet = next((n for n in task.candidates if self._states[n] in UNKNOWN), None)
+        return unmet
 
     def _skip_if_hopeless(
         self, first: int, ready: list[int], skipped: list[tuple[int, int]]

@@ -59,7 +59,7 @@ class RequestBuilder:
             new_id = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
         cwd = task.cwd or (None if session else self.plan.cwd)
         return Request(
-            prompt=self._prompt(task),
+            prompt=self._prompt(self.plan.tasks[task.candidates[0]] if task.candidates else task),
             session=SessionById(session) if session else NewSession(new_id),
             backend=None if session else backend,
             to=backend if session else None,
@@ -88,7 +88,21 @@ class RequestBuilder:
     def _worktree(self, task: Task, attempt: int) -> TaskWorktree | None:
         if task.worktree is None or self.run_id is None:
             return None
-        return TaskWorktree(run=self.run_id, attempt=attempt, wanted=task.worktree)
+        return TaskWorktree(
+            run=self.run_id, attempt=attempt, wanted=task.worktree, start=self._start(task)
+        )
+
+    def _start(self, task: Task) -> str | None:
+        """The commit with the results of the steps before it, for a step that does not share the
+        worktree of those: a candidate, or the first one after a choice."""
+        if self.plan.kind != "chain" or not any(t.decides for t in self.plan.tasks):
+            return None
+        position = task.previous
+        while position is not None:
+            if (made := self.outcomes[position].worktree) is not None:
+                return made.commit
+            position = self.plan.tasks[position].previous
+        return None
 
     def check(self, i: int, request: Request) -> None:
         """Raise `UsageError` if the parts of the prompt leave it empty."""
@@ -134,7 +148,8 @@ class RequestBuilder:
         # Only for tasks in worktrees.
         from clinvk.worktrees.results.prompt_text import diff_text
 
-        wanted, result = self.plan.tasks[i].worktree, self.outcomes[i].worktree
+        result = self.outcomes[i].worktree
+        wanted = self.plan.worktree_of(i, self.outcomes[i].decision)
         if wanted is None or result is None:
             return ""
         return diff_text(wanted.repository, result, os.environ)

@@ -55,9 +55,14 @@ def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
 
     def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
         before = list(outcomes)
+        settled = _settled_candidates(plan, before)
         chosen = [
-            requeue_if_unfinished(o, plan, rerun_indeterminate=rerun_indeterminate) for o in before
+            o
+            if o.index in settled
+            else requeue_if_unfinished(o, plan, rerun_indeterminate=rerun_indeterminate)
+            for o in before
         ]
+        chosen = _with_decisions(plan, chosen)
         hopeless = TaskGraph(plan.tasks, [o.state for o in chosen]).begin().skipped
         for i, _ in hopeless:
             if before[i].state == "skipped":
@@ -78,16 +83,39 @@ def failed_or_named(
             raise UsageError(
                 f"the run has no task {name!r}", f"see its tasks: clinvk runs show {run_id}"
             )
-        named.update(found)
+        for i in found:
+            named.update((i, *plan.tasks[i].candidates))
 
     def should_rerun(outcome: Outcome) -> bool:
         has_failed = failed and (outcome.state == "failed" or _has_not_started(outcome))
-        return outcome.index in named or has_failed or outcome.state in NOT_STARTED_STATES
+        return has_failed or outcome.state in NOT_STARTED_STATES
 
     def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
-        return [requeue(o) if should_rerun(o) else o for o in outcomes]
+        before = list(outcomes)
+        settled = _settled_candidates(plan, before)
+        chosen = [
+            requeue(o) if o.index in named or (o.index not in settled and should_rerun(o)) else o
+            for o in before
+        ]
+        return _with_decisions(plan, chosen)
 
     return select
+
+
+def _settled_candidates(plan: Plan, outcomes: Iterable[Outcome]) -> set[int]:
+    """The candidates of tasks that have chosen one of them: the choice stands, though others have
+    failed."""
+    return {i for o in outcomes if o.ok for i in plan.tasks[o.index].candidates}
+
+
+def _with_decisions(plan: Plan, outcomes: list[Outcome]) -> list[Outcome]:
+    """A task chooses again if one of its candidates is run again."""
+    return [
+        requeue(o)
+        if any(outcomes[i].state == "queued" for i in plan.tasks[o.index].candidates)
+        else o
+        for o in outcomes
+    ]
 
 
 def with_dependents(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -32,7 +32,7 @@ from clinvk.model.progress import Change
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.plans import halt as halting
-from clinvk.plans.preflight import Preflight
+from clinvk.plans.preflight import NO_BACKEND, Preflight
 from clinvk.process import wall_clock
 from clinvk.process.groups import raise_first
 from clinvk.runs.replay import progress_after
@@ -66,12 +66,14 @@ class Scheduler:
         run_id: str | None,
         journal: Journal | None,
         output_of: Callable[[int], str],
+        decider_of: Callable[[int], Executor] | None = None,
         observe: Callable[[Change], None] = lambda _: None,
         rng: random.Random | None = None,
         most: int | None = None,
         clock: wall_clock.Clock = wall_clock.SYSTEM,
     ) -> None:
-        """`most` is how many tasks this machine can run at a time, if that is known."""
+        """`most` is how many tasks this machine can run at a time, if that is known. `decider_of`
+        returns what runs a task that chooses between candidates."""
         self.executor = executor
         self.plan = plan
         self.rules = plan.rules
@@ -79,6 +81,7 @@ class Scheduler:
         self.outcomes = outcomes
         self.journal = journal
         self.observe = observe
+        self._decider_of = decider_of
         self._most = min(plan.rules.max_parallel, most or plan.rules.max_parallel)
         self.rng = rng or random.Random()  # noqa: S311 - nobody gains by guessing it
         self.end_reason: str | None = None  # why it stops early
@@ -220,20 +223,27 @@ class Scheduler:
         request = self._request(i, number, backend)
         asked = request if isinstance(request, Request) else None
         started = self.outcomes[i] = replace(
-            outcome, state="running", backend=backend, attempts=number, error=None,
+            outcome, state="running", backend=None if backend == NO_BACKEND else backend,
+            attempts=number, error=None,
             session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None,
             check_progress=outcome.check_progress or CheckProgress(),
         )  # fmt: skip
         if self.journal is not None:
-            session = (asked.session or asked.chosen_id) if asked else None
-            await self.journal.record_started(i, number, backend=backend, session=session)
+            is_turn = asked is not None and self.plan.tasks[i].decides is None
+            session = (asked.session or asked.chosen_id) if asked and is_turn else None
+            await self.journal.record_started(i, number, backend=started.backend, session=session)
         self.observe(Change(kind="started", outcome=started))
         await attempt.run(
-            self.executor, request, self._room, self.journal,
+            self._executor_of(i), request, self._room, self.journal,
             check=partial(self._requests.check, i),
             check_answer=partial(self._requests.check_answer, i),
             is_dry_run=self.plan.tasks[i].dry_run,
         )  # fmt: skip
+
+    def _executor_of(self, i: int) -> Executor:
+        if self.plan.tasks[i].decides is None or self._decider_of is None:
+            return self.executor
+        return self._decider_of(i)
 
     def _request(self, i: int, number: int, backend: str) -> Request | Exception:
         """The request of a task, or why it has none."""
@@ -307,6 +317,11 @@ class Scheduler:
             ended_at=datetime.now(UTC),
             worktree=result.worktree or before.worktree,
         )
+        if result.decision is not None:
+            outcome = replace(
+                outcome, decision=result.decision, backend=result.backend or None,
+                session_id=result.session_id, worktree=result.worktree,
+            )  # fmt: skip
         kind = result.error.kind if result.error else None
         wait: Change | None = None
         if kind == "cancelled":
@@ -335,7 +350,7 @@ class Scheduler:
             self._apply_rules()  # its usage counts
             return
         self.observe(Change(kind="ended", outcome=outcome))
-        if outcome.state in ("done", "failed"):
+        if outcome.state in ("done", "failed") and outcome.candidate_of is None:
             self._ended_count += 1
             self._failed_count += outcome.state == "failed"
         self._follow(self._graph.finish(i, outcome.state))

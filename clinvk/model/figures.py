@@ -11,7 +11,7 @@ NOTHING = "–"  # for unknown values, unless another text is requested
 
 def count_line(result: RunResult) -> str:
     """`5 tasks: 3 done, 2 failed`"""
-    total = len(result.results)
+    total = len(result.tasks)
     counts = format_counts(result.counts)
     return f"{total:,} task{'s' * (total != 1)}" + (f": {counts}" if counts else "")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.conversion import convert
 from clinvk.model.result import EXIT_CODES, Failure, WorktreeResult, plain
 from clinvk.model.usage import Usage, rfc3339
@@ -56,10 +57,17 @@ class Outcome(Struct, frozen=True, kw_only=True):
     worktree: WorktreeResult | None = None  # of its last attempt, if it ran in one
     check: CheckResult | None = None  # of its work, after its last turn
     check_progress: CheckProgress | None = None  # of a task that is not done yet
+    candidate_of: str | None = None  # the name of the task that chooses between it and others
+    decision: Ranking | None = None  # of its candidates, if it has chosen between them
 
     @property
     def ok(self) -> bool:
         return self.state == "done"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it chose between candidates without asking a judge."""
+        return self.decision is not None and self.usage is None and self.cost is None
 
     def to_json(self) -> dict[str, Any]:
         cost = None if self.cost is None else {"usd": self.cost, "source": "reported"}
@@ -85,6 +93,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
             "tags": list(self.tags),
             "meta": self.meta,
             **({"worktree": self.worktree.to_json()} if self.worktree else {}),
+            **({"candidate_of": self.candidate_of} if self.candidate_of is not None else {}),
+            **({"decision": self.decision.to_json()} if self.decision else {}),
         }
 
 
@@ -111,9 +121,29 @@ class RunResult(Struct, frozen=True, kw_only=True):
         return self.exit_code == 0
 
     @property
+    def tasks(self) -> tuple[Outcome, ...]:
+        """The results without those of candidates: the task that chooses between them counts."""
+        return without_candidates(self.results)
+
+    @property
+    def settled_candidates(self) -> frozenset[int]:
+        """The positions of candidates whose task has chosen one of them."""
+        return frozenset(
+            c.index for o in self.results if o.ok and o.decision for c in o.decision.candidates
+        )
+
+    @property
+    def answers(self) -> tuple[Outcome, ...]:
+        """The results without those of candidates whose task has chosen one of them: it has the same
+        answer."""
+        settled = self.settled_candidates
+        return tuple(o for o in self.results if o.index not in settled)
+
+    @property
     def counts(self) -> dict[str, int]:
-        """The number of tasks in each state, without states that have none."""
-        return count_states(outcome.state for outcome in self.results)
+        """The number of tasks in each state, without states that have none, and without
+        candidates."""
+        return count_states(outcome.state for outcome in self.tasks)
 
     @property
     def usage(self) -> Usage | None:
@@ -129,7 +159,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
     @property
     def is_cost_whole(self) -> bool:
         """Whether each task that was started reported its cost."""
-        return all(o.cost is not None for o in self.results if o.attempts)
+        return all(o.cost is not None for o in self.results if o.attempts and not o.is_free)
 
     @property
     def exit_code(self) -> int:
@@ -148,7 +178,7 @@ class RunResult(Struct, frozen=True, kw_only=True):
             "source": self.source,
             "started_at": rfc3339(self.started_at) if self.started_at else None,
             "ended_at": rfc3339(self.ended_at) if self.ended_at else None,
-            "total_tasks": len(self.results),
+            "total_tasks": len(self.tasks),
             "completed": counts.get("done", 0),
             **{state: counts.get(state, 0) for state in ENDED_STATES[1:]},
             "total_duration_seconds": round(self.seconds, 3),
@@ -159,6 +189,10 @@ class RunResult(Struct, frozen=True, kw_only=True):
             "exit_code": self.exit_code,
             "results": [outcome.to_json() for outcome in self.results],
         }
+
+
+def without_candidates(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
+    return tuple(o for o in outcomes if o.candidate_of is None)
 
 
 def count_states(states: Iterable[str]) -> dict[str, int]:
@@ -176,7 +210,7 @@ def format_counts(counts: Mapping[str, int]) -> str:
 def run_exit_code(state: str, outcomes: Iterable[Outcome]) -> int:
     if state == "cancelled":
         return EXIT_CODES["cancelled"]
-    bad = [o for o in outcomes if not o.ok]
+    bad = [o for o in without_candidates(outcomes) if not o.ok]
     if not bad:
         return 0
     if all(_is_check_failure(o) or o.state == "skipped" for o in bad) and any(
@@ -210,6 +244,7 @@ def outcome_summary(outcome: Outcome) -> dict[str, Any]:
     line = outcome.to_json()
     for name in ("index", "name", "key", "tags", "meta", "output", "structured"):
         del line[name]
+    line.pop("candidate_of", None)  # the plan says that
     if outcome.error is not None:
         line["error"]["status"] = outcome.error.status
     return line
@@ -235,6 +270,7 @@ def outcome_from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
         started_at=_parse_time(line.get("started_at")),
         ended_at=_parse_time(line.get("ended_at")),
         worktree=convert(line["worktree"], WorktreeResult) if line.get("worktree") else None,
+        decision=convert(line["decision"], Ranking) if line.get("decision") else None,
     )
 
 
@@ -244,6 +280,7 @@ def outcome_from_json(line: Mapping[str, Any]) -> Outcome:
         index=int(line["index"]), name=str(line["name"]), key=str(line.get("key") or ""),
         output=str(line.get("output") or ""), structured=line.get("structured"),
         tags=tuple(line.get("tags") or ()), meta=line.get("meta"),
+        candidate_of=line.get("candidate_of"),
     )  # fmt: skip
     return outcome_from_summary(base, line)
 
@@ -270,7 +307,9 @@ def outcome_from_result(before: Outcome, result: Mapping[str, Any]) -> Outcome:
         state=said.state, model=said.model, error=said.error, exit_code=said.exit_code,
         check=said.check,
         seconds=said.seconds, ended_at=before.started_at and before.started_at + seconds,
-        worktree=said.worktree,
+        worktree=said.worktree, decision=said.decision,
+        backend=said.backend if said.decision else before.backend,
+        session_id=said.session_id if said.decision else before.session_id,
     )  # fmt: skip
 
 

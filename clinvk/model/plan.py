@@ -11,10 +11,12 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from clinvk.errors import ConfigError
+from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.conversion import convert
 from clinvk.text.redact import redact
 
-VERSION = 2  # of a plan as it is kept
+VERSION = 3  # of a plan as it is kept
+WITHOUT_DECISIONS = 2  # the version of one that older programs can run, too
 MAX_NAME_LENGTH = 60  # characters of a task's name in the name of its session
 
 # How a prompt refers to an earlier task: `{{tasks.NAME.output}}`; `steps` is the same word.
@@ -59,6 +61,16 @@ class TaskWorktree(Struct, frozen=True, kw_only=True):
     run: str
     attempt: int
     wanted: Worktree
+    start: str | None = None  # the commit that it begins with, if not that of `wanted`
+
+
+class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a task chooses between its candidates, which are tasks of the plan, too."""
+
+    candidates: tuple[int, ...]  # positions in the plan
+    score: str | None = None  # a shell command; the last number that it prints in their worktrees
+    lowest_wins: bool = False
+    judge: str | None = None  # a backend, maybe with a model: asked between equally good ones
 
 
 class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,6 +104,8 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     stored_options: bool = False  # apply the options that the user has stored
     dry_run: bool = False
     worktree: Worktree | None = None  # in which it runs; None: in `cwd` itself
+    candidate_of: int | None = None  # the task that chooses between it and others
+    decides: Decision | None = None  # it sends no prompt, but chooses between its candidates
     redacted: bool = False  # it contained a secret, and was stored without it
     place: str = ""  # in the file, for messages
 
@@ -103,6 +117,11 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
         name = redact(self.name)
         short = name if len(name) <= MAX_NAME_LENGTH else name[:MAX_NAME_LENGTH] + "…"
         return f"{self.place} {short!r}"
+
+    @property
+    def candidates(self) -> tuple[int, ...]:
+        """The tasks that it chooses between; empty for others."""
+        return self.decides.candidates if self.decides is not None else ()
 
     @property
     def required_needs(self) -> tuple[int, ...]:
@@ -165,7 +184,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     cwd: str | None = None  # where it was started: the directory of tasks without one
 
     def to_json(self) -> dict[str, Any]:
-        return {"version": VERSION, **to_builtins(self)}
+        has_decisions = any(task.decides for task in self.tasks)
+        version = VERSION if has_decisions else WITHOUT_DECISIONS
+        return {"version": version, **to_builtins(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Plan:
@@ -179,6 +200,16 @@ class Plan(Struct, frozen=True, kw_only=True):
         """The maximum number of retries of a task."""
         own = self.tasks[i].retries
         return self.rules.retries if own is None else own
+
+    def name_of(self, i: int | None) -> str | None:
+        """The name of the task at this position, if there is one."""
+        return None if i is None else self.tasks[i].name
+
+    def worktree_of(self, i: int, ranking: Ranking | None) -> Worktree | None:
+        """The worktree with the result of a task: its own; if it has chosen between candidates, that
+        of the best one."""
+        winner = ranking.winner if ranking is not None else None
+        return self.tasks[i if winner is None else winner].worktree
 
     def find_tasks(self, text: str) -> list[int]:
         """Positions of the tasks with this name or key; of the one with this number, from 1, where

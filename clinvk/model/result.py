@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, to_builtins
 
 from clinvk.errors import ClinvkError
+from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.usage import Usage, rfc3339
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Result(Struct, frozen=True, kw_only=True):
     check: CheckResult | None = (
         None  # of its work; None if none was requested, or the turn failed first
     )
+    decision: Ranking | None = None  # of several candidates, if it is the result of the best one
 
     @property
     def has_answer(self) -> bool:
@@ -149,6 +151,7 @@ class Result(Struct, frozen=True, kw_only=True):
             "check": plain(self.check),
             "error": plain(self.error),
             **({"worktree": self.worktree.to_json()} if self.worktree else {}),
+            **({"decision": self.decision.to_json()} if self.decision else {}),
         }
 
 

@@ -42,7 +42,7 @@ def _reason(plan: Plan, task: Task) -> str | None:
 
 def _folder(plan: Plan, task: Task) -> str | None:
     """The directory of a task, which others could run in; None if it is its own."""
-    if task.worktree is not None:
+    if task.worktree is not None or task.decides is not None:
         return None
     return os.path.realpath(task.cwd or plan.cwd or os.curdir)
 

@@ -15,6 +15,7 @@ from clinvk.text.redact import map_texts
 from clinvk.text.typed import ShapeError
 
 TASK_PREFIXES = ("tasks.", "steps.")  # prefixes of names about another task
+COMMANDS = ("check", "score")
 NAMES = ("name", "id")  # some programs use the prompt as the name
 
 Path = tuple[str | int, ...]
@@ -64,7 +65,7 @@ def interpolate(
         return template.fill_text(text, quoted) if values else fill_and_unescape(text)
 
     put_in = {
-        k: map_texts(v, fill_command if k == "check" else fill_and_unescape)
+        k: map_texts(v, fill_command if k in COMMANDS else fill_and_unescape)
         for k, v in entry.items()
         if k != "prompt"
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from clinvk.model.option_table import Option
 from clinvk.model.option_values import value_problem
 from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, Worktree, with_keys
 from clinvk.plans import formats, halt, interpolate
+from clinvk.plans.candidates import Choice, Choices, expand, parse_choices, parse_decision
 from clinvk.plans.formats import COLUMNS, HEADER, keys_hint
 from clinvk.plans.references import TaskError, TaskReferences, link
 from clinvk.plans.schema import (
@@ -106,6 +107,7 @@ class _PlanParser:
         self.entries: list[tuple[Place, Any]] = []  # the place and the data of each task
         self.of_all: Mapping[str, Any] = {}  # the file's keys for all tasks
         self.of_file: Mapping[str, Any] = {}  # those of them that are not in `defaults`
+        self.choices: list[Choices | None] = []  # the candidates of each task
 
     def plan(self, data: Any) -> Plan:
         whole, entries, where = self._split_file(data)
@@ -118,19 +120,47 @@ class _PlanParser:
                 for written, variables, general in self._expand_entry(entry, whole, path):
                     task = self._build_task(written, variables, path, len(said))
                     _check_needs_check(task, general, path)
-                    droppable = {
-                        OPTIONS[k].name: self._shared_place_name(k) for k in general if k in OPTIONS
-                    }
+                    droppable = self._droppable(general)
+                    self.choices.append(self._choices(written, variables, path, general))
                     soft = self.kind == "chain" and not whole.stop_on_failure and bool(said)
                     self.tasks.append(replace(task, droppable=droppable, soft=soft))
                     self.entries.append((path, entry))
                     said.append(TaskReferences(_to_list(written.needs), tuple(variables)))
         self._check_flags_need_check()
+        if whole.pass_session and any(self.choices):
+            raise ShapeError(
+                ("pass_session",), "several candidates cannot continue one session",
+                "leave it out, or the candidates; a prompt can contain {{previous}}",
+            )  # fmt: skip
         linked = link(self.tasks, said, chain=self.kind == "chain")
         if self.kind == "chain":
             linked = [_as_step(whole, linked, i) for i in range(len(linked))]
+        linked = expand(linked, self.choices, chain=self.kind == "chain")
         rules = self.build_rules(whole)
         return with_keys(Plan(kind=self.kind, tasks=tuple(linked), rules=rules, source=self.source))
+
+    def _droppable(self, general: Iterable[str]) -> dict[str, str]:
+        """The options among these keys, which are set for all tasks, and where."""
+        return {OPTIONS[k].name: self._shared_place_name(k) for k in general if k in OPTIONS}
+
+    def _choices(
+        self, written: TaskEntry, variables: Mapping[str, str], path: Place, general: list[str]
+    ) -> Choices | None:
+        """The candidates of a task; None if it has none."""
+        choices = parse_choices(written, path, general)
+        if not choices:
+            return None
+        decision = parse_decision(written, path)
+        made = []
+        for choice in choices:
+            others = {ALTERNATIVES[k]: None for k in choice.keys if k in ALTERNATIVES}
+            entry = replace(written, **{**others, **choice.keys})
+            with _at_choice(choice, path):
+                task = self._build_task(entry, variables, path, len(self.tasks))
+            _check_needs_check(task, general, path)
+            own = self._droppable(k for k in general if k not in choice.keys)
+            made.append((choice.label, replace(task, droppable=own)))
+        return Choices(tasks=tuple(made), decision=decision)
 
     def _check_flags_need_check(self) -> None:
         """Raise `ShapeError` for a flag about checks if no task has one."""
@@ -357,6 +387,13 @@ class _PlanParser:
                 raise ShapeError(path, f"{name}: {why}") from error
         return self.files[name]
 
+    def _max_parallel(self, whole: TaskFile) -> int:
+        """The steps of a chain run one after another, whatever the configuration allows; only
+        candidates for the same step run at the same time."""
+        if self.kind == "chain" and not any(self.choices):
+            return 1
+        return whole.max_parallel or self.defaults.max_parallel
+
     def build_rules(self, whole: TaskFile) -> Rules:
         d = self.defaults
         for key in ("max_parallel", "retries"):
@@ -374,8 +411,7 @@ class _PlanParser:
         if fail_fast is None:  # a chain uses `stop_on_failure`
             fail_fast = d.fail_fast and self.kind != "chain"
         return Rules(
-            # The steps of a chain run one after another, whatever the configuration allows.
-            max_parallel=1 if self.kind == "chain" else whole.max_parallel or d.max_parallel,
+            max_parallel=self._max_parallel(whole),
             max_parallel_per_backend={
                 **d.max_parallel_per_backend,
                 **whole.max_parallel_per_backend,
@@ -389,6 +425,18 @@ class _PlanParser:
             ephemeral=whole.ephemeral,
             output_dir=absolute_path(whole.output_dir) if whole.output_dir else None,
         )
+
+
+@contextmanager
+def _at_choice(choice: Choice, path: Place) -> Iterator[None]:
+    """Report an error in a key that a candidate sets at the place of that."""
+    try:
+        yield
+    except ShapeError as error:
+        rest = error.path[len(path) :]
+        if not rest or rest[0] not in choice.keys:
+            raise
+        raise ShapeError((*choice.path, *rest), error.problem, error.hint) from error
 
 
 def worktree_of(written: bool | Mapping[str, Any] | None) -> Worktree | None:

@@ -23,6 +23,7 @@ from clinvk.text.typed import quoted
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 # For each cap of a budget, what a manifest's rules set if the CLI reports it.
 FIGURES = {"cost": ("cost", "cost_total", "cost_first"), "tokens": ("usage", "usage_total")}
+NO_BACKEND = "-"  # of a task that needs none, or whose backend cannot be used
 MIN_SECRET_LENGTH = 6  # characters of a variable that counts as a secret, unlike "1" and "true"
 
 
@@ -85,7 +86,7 @@ def survey_plan(plan: Plan, chooser: BackendSelector) -> PreflightReport:
             )
             kind = ConfigError if isinstance(error, _SharedOptionError) else type(error)
             problems[i] = kind(f"{where}{error.message}", error.hint)
-            asks.append(Preflight(backend=task.backend or "-"))
+            asks.append(Preflight(backend=task.backend or NO_BACKEND))
     checker.check_rules(every_task=not problems)
     return PreflightReport(asks, checker.notices, problems)
 
@@ -103,6 +104,8 @@ class _Checker:
         self._checked_tasks: dict[Any, Preflight] = {}  # tasks with the same needs share one
 
     def check_task(self, task: Task) -> Preflight:
+        if task.decides is not None:
+            return self._check_decision(task)
         if task.continues is not None and self.plan.rules.ephemeral:
             raise ConfigError(
                 "an ephemeral run has no session to pass on",
@@ -124,6 +127,18 @@ class _Checker:
                 options=self._options(task, manifest),
             )
         return self._checked_tasks[key]
+
+    def _check_decision(self, task: Task) -> Preflight:
+        """A task that chooses between candidates needs no backend, unless a judge helps."""
+        env, secrets = self._resolve_env(task.env)
+        if task.backend is None:
+            return Preflight(backend=NO_BACKEND, env=env, secrets=secrets)
+        manifest = self._manifest(task.backend)
+        options = self._options(task, manifest)
+        # It reads untrusted text, and has nothing to change.
+        if explain_unsupported(manifest, "sandbox", "read-only") is None:
+            options["sandbox"] = "read-only"
+        return Preflight(backend=manifest.name, env=env, secrets=secrets, options=options)
 
     def check_rules(self, *, every_task: bool) -> None:
         """Raise `ConfigError` for a rule that cannot be enforced; unless `every_task` can run, only

@@ -4,42 +4,15 @@ changed, then by the judge."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct, to_builtins
-
+from clinvk.model.candidates.ranking import Candidate, Ranking
 from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
 from clinvk.plans.comparison import answer_outcomes, find_verdict
 
 CRITERIA = ("check", "score", "diff", "judge")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-
-
-class Candidate(Struct, frozen=True, kw_only=True):
-    """A candidate, and what it is judged by."""
-
-    index: int
-    name: str
-    problem: str | None = None  # why it cannot win
-    check: str | None = None  # the state of its check; None without one
-    score: float | None = None
-    files: int = 0
-    lines: int = 0  # added and removed
-
-
-class Ranking(Struct, frozen=True, kw_only=True):
-    """The candidates, best first. `decided_by` is the criterion by which the first one is better than
-    the second: check, score, diff or judge; None if nothing distinguishes them, or none can win."""
-
-    candidates: tuple[Candidate, ...]
-    best: str | None = None
-    decided_by: str | None = None
-    summary: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        data: dict[str, Any] = to_builtins(self)
-        return data
 
 
 def to_json(result: RunResult) -> dict[str, Any]:
@@ -58,25 +31,49 @@ def rank(result: RunResult) -> Ranking | None:
     if any(o.state in ACTIVE_STATES for o in answer_outcomes(result)):
         return None
     found = find_verdict(result)
-    chosen = found.best if found is not None else None
-    candidates = [_candidate(o, result.scores.get(o.index)) for o in answer_outcomes(result)]
+    return rank_candidates(
+        answer_outcomes(result), result.scores, lowest_wins=result.lowest_wins,
+        chosen=found.best if found is not None else None,
+    )  # fmt: skip
+
+
+def rank_candidates(
+    outcomes: Iterable[Outcome],
+    scores: Mapping[int, float],
+    *,
+    lowest_wins: bool = False,
+    chosen: str | None = None,
+    may_be_unchanged: bool = False,
+) -> Ranking:
+    """The ranking of these outcomes. `scores` are by their positions in the plan; `chosen` is the name
+    of the one that the judge prefers. One that changed nothing cannot win, unless it
+    `may_be_unchanged`."""
+    candidates = [
+        _candidate(o, scores.get(o.index), may_be_unchanged=may_be_unchanged) for o in outcomes
+    ]
 
     def key(candidate: Candidate) -> tuple[float, ...]:
         score = float("inf")
         if candidate.score is not None:
-            score = candidate.score if result.lowest_wins else -candidate.score
+            score = candidate.score if lowest_wins else -candidate.score
         return (candidate.problem is not None, score, candidate.lines, candidate.name != chosen)
 
     candidates.sort(key=key)  # stable: as they were named
     return _ranking(candidates, key)
 
 
-def _candidate(outcome: Outcome, score: float | None) -> Candidate:
+def equally_good(ranking: Ranking) -> tuple[Candidate, ...]:
+    """The best candidate, and those that only a judge can tell from it."""
+    able = [c for c in ranking.candidates if c.problem is None]
+    return tuple(c for c in able if (c.score, c.lines) == (able[0].score, able[0].lines))
+
+
+def _candidate(outcome: Outcome, score: float | None, *, may_be_unchanged: bool) -> Candidate:
     made = outcome.worktree
     problem = None
     if not outcome.ok:
         problem = outcome.error.message if outcome.error else outcome.state
-    elif made is None or not made.is_changed:
+    elif not may_be_unchanged and (made is None or not made.is_changed):
         problem = "it changed nothing"
     return Candidate(
         index=outcome.index, name=outcome.name, problem=problem,

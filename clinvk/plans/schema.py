@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, defstruct
 from msgspec.structs import asdict, fields
@@ -34,6 +34,7 @@ _DURATIONS = {key: TEXT for key, option in OPTIONS.items() if option.duration}
 _DURATIONS |= {o.name: TEXT for o in option_table.TURN_OPTIONS if o.duration and o.task_key}
 _MATRIX = {"*": {"[]": TEXT}}
 _COMMANDS: Rules = {"check": {"[]": PROSE}, "protect": {"[]": PROSE}}
+OF_CANDIDATES = ("score", "score_order", "judge")  # keys that mean nothing without candidates
 WRITTEN_TASK: Rules = {
     **dict.fromkeys(("prompt", "system_prompt", "append_system_prompt", "title"), PROSE),
     "name": TEXT,
@@ -43,6 +44,7 @@ WRITTEN_TASK: Rules = {
     "matrix": _MATRIX,
     "env": {"*": TEXT},
     "meta": JSON,
+    "score": PROSE,
     "worktree": {"base": TEXT, "copy": {"[]": TEXT}, "setup": PROSE},
     **_COMMANDS,
     **_DURATIONS,
@@ -138,6 +140,10 @@ class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ign
     idempotent: bool = False
     stored_options: bool = False
     worktree: bool | dict[str, Any] | None = None
+    candidates: int | str | list[Any] | None = None
+    score: str | None = None
+    score_order: Literal["higher", "lower"] | None = None
+    judge: str | None = None
     meta: Any = None
     output_format: str | None = None  # of the published format; clinvk reads what a task prints
 

@@ -24,6 +24,7 @@ def render(result: RunResult, plan: Plan) -> str:
     parts = [
         *_timeline(result, plan),
         *_table(result),
+        *_decisions(result),
         *_problems(result),
         *_answers(result, plan, rendered),
     ]
@@ -55,11 +56,11 @@ def _header(result: RunResult, plan: Plan) -> Iterator[str]:
 
 
 def _cost_note(result: RunResult) -> str:
-    unknown = sum(o.cost is None for o in result.results if o.attempts)
+    asked = [o for o in result.results if o.attempts and not o.is_free]
+    unknown = sum(o.cost is None for o in asked)
     if result.cost is None or not unknown:
         return ""
-    among = sum(o.attempts > 0 for o in result.results)
-    return f"{figures.total_cost(result)}: {unknown:,} of {among:,} tasks did not report it"
+    return f"{figures.total_cost(result)}: {unknown:,} of {len(asked):,} tasks did not report it"
 
 
 def _timeline(result: RunResult, plan: Plan) -> Iterator[str]:
@@ -101,13 +102,13 @@ def _table(result: RunResult) -> Iterator[str]:
         "</tr></thead><tbody>"
     )
     for outcome in result.results:
-        yield _row(outcome)
+        yield _row(outcome, has_link=outcome.index not in result.settled_candidates)
     yield "</tbody></table></section>"
 
 
-def _row(outcome: Outcome) -> str:
+def _row(outcome: Outcome, *, has_link: bool) -> str:
     name = escape(words.name(outcome))
-    if words.answer(outcome):
+    if has_link and words.answer(outcome):
         name = f'<a href="#task-{outcome.index + 1}">{name}</a>'
     session = words.session(outcome)
     return (
@@ -130,6 +131,22 @@ def _state(outcome: Outcome) -> str:
 
 def _backend(outcome: Outcome) -> str:
     return escape(one_line(outcome.backend or "")) or figures.NOTHING
+
+
+def _decisions(result: RunResult) -> Iterator[str]:
+    """Which candidates were chosen, and why."""
+    found = words.decisions(result)
+    if not found:
+        return
+    yield '<section><h2 id="candidates">Candidates</h2>'
+    for name, ranking in found:
+        items = "".join(
+            f"<li>{escape(one_line(c.name))}: {escape(c.description)}</li>"
+            for c in ranking.candidates
+        )
+        yield f"<p><strong>{escape(name)}</strong>: {escape(one_line(ranking.summary))}</p>"
+        yield f"<ol>{items}</ol>"
+    yield "</section>"
 
 
 def _problems(result: RunResult) -> Iterator[str]:
@@ -156,7 +173,7 @@ def _problems(result: RunResult) -> Iterator[str]:
 
 
 def _answers(result: RunResult, plan: Plan, rendered: Callable[[str], str]) -> Iterator[str]:
-    answered = [(o, text) for o in result.results if (text := words.answer(o))]
+    answered = [(o, text) for o in result.answers if (text := words.answer(o))]
     yield '<section><h2 id="answers">Answers</h2>'
     if not answered:
         yield '<p class="empty">No answers.</p>'

@@ -44,25 +44,26 @@ def _cases(result: RunResult, plan: Plan) -> Iterable[ET.Element]:
             taken[base] += 1
             name = f"{base} ({taken[base]})"
         taken[name] = 1
-        yield _case(outcome, plan, name)
+        yield _case(outcome, plan, name, is_passed_over=outcome.index in result.settled_candidates)
 
 
-def _case(outcome: Outcome, plan: Plan, name: str) -> ET.Element:
+def _case(outcome: Outcome, plan: Plan, name: str, *, is_passed_over: bool) -> ET.Element:
+    """`is_passed_over`: its task has chosen another candidate, so that its failure is none."""
     backend = _replace_forbidden(one_line(outcome.backend or "")) or "none"
     seconds = f"{outcome.seconds:.3f}"
     case = ET.Element("testcase", {"name": name, "classname": backend, "time": seconds})
     _add_properties(case, _task_properties(outcome, plan))
     if not outcome.ok:
-        _add_problem(case, outcome)
+        _add_problem(case, outcome, is_skipped=is_passed_over)
     if answer := words.answer(outcome):
         ET.SubElement(case, "system-out").text = _replace_forbidden(answer)
     return case
 
 
-def _add_problem(case: ET.Element, outcome: Outcome) -> None:
+def _add_problem(case: ET.Element, outcome: Outcome, *, is_skipped: bool) -> None:
     failure = words.failure(outcome)
     message = one_line(failure.message)
-    if outcome.state not in _ELEMENTS:
+    if is_skipped or outcome.state not in _ELEMENTS:
         text = f"{outcome.state}: {message}" if outcome.error else outcome.state
         ET.SubElement(case, "skipped", {"message": _replace_forbidden(text)})
         return
@@ -102,6 +103,8 @@ def _task_properties(outcome: Outcome, plan: Plan) -> dict[str, Any]:
         "attempts": outcome.attempts,
         "check": outcome.check.state if outcome.check else None,
         "rounds": outcome.check.rounds if outcome.check else None,
+        "candidate_of": outcome.candidate_of,
+        "decision": outcome.decision.summary if outcome.decision else None,
         "tokens": usage.total if usage else None,
         "input_tokens": usage.input if usage else None,
         "output_tokens": usage.output if usage else None,

@@ -25,6 +25,7 @@ def render(result: RunResult, room: int | None = None) -> str:
         head.append(f"> Stopped early: {escape_markdown(result.why[:_MAX_MESSAGE_LENGTH])}")
     text = _join(head)
     text += _table(result, None if room is None else (room - _size(text)) // 2)
+    text += _decisions(result, None if room is None else (room - _size(text)) // 2)
     text += _problems(result, None if room is None else (room - _size(text)) // 2)
     return text + _answers(result, None if room is None else room - _size(text))
 
@@ -73,6 +74,24 @@ def _attempts(outcome: Outcome) -> str:
     return f" ({outcome.attempts} attempts)" if outcome.attempts > 1 else ""
 
 
+def _decisions(result: RunResult, room: int | None) -> str:
+    """Which candidates were chosen, and why."""
+    items = [
+        f"- **{escape_markdown(name)}**: {escape_markdown(ranking.summary)}\n"
+        + "".join(
+            f"  {n}. {escape_markdown(c.name)}: {escape_markdown(c.description[:_MAX_MESSAGE_LENGTH])}\n"
+            for n, c in enumerate(ranking.candidates, 1)
+        )
+        for name, ranking in words.decisions(result)
+    ]
+    if not items:
+        return ""
+    kept = _lines_that_fit(items, None if room is None else room - 100)
+    left = len(items) - len(kept)
+    note = f"- *{left:,} more are not listed, since the report is limited in size.*\n"
+    return "## Candidates\n\n" + "".join(kept) + (note if left else "") + "\n"
+
+
 def _problems(result: RunResult, room: int | None) -> str:
     items = [_problem(problem) for problem in words.problems(result)]
     if not items:
@@ -104,7 +123,7 @@ def _indented(text: str) -> str:
 
 def _answers(result: RunResult, room: int | None) -> str:
     """The answers, collapsed. If they do not all fit, the long ones are cut to the same size."""
-    answered = [(o, text) for o in result.results if (text := words.answer(o))]
+    answered = [(o, text) for o in result.answers if (text := words.answer(o))]
     if not answered:
         return ""
     head = "## Answers\n\n"

@@ -6,6 +6,7 @@ import json
 
 from msgspec import Struct
 
+from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.model.result import Failure
@@ -61,15 +62,21 @@ def check_output(outcome: Outcome) -> str:
 
 
 def problems(result: RunResult) -> list[Problem]:
-    """The unfinished tasks and why, failures first; without tasks still running."""
+    """The unfinished tasks and why, failures first; without tasks still running, and without
+    candidates whose task has chosen another one."""
     found: dict[tuple[str, str, str, str | None, str], list[Outcome]] = {}
-    for outcome in result.results:
+    for outcome in result.answers:
         if outcome.state not in ("done", "queued", "running"):
             why = failure(outcome)
             key = (outcome.state, why.kind, why.message, why.hint, check_output(outcome))
             found.setdefault(key, []).append(outcome)
     made = [Problem(key[0], failure(same[0]), tuple(same)) for key, same in found.items()]
     return sorted(made, key=lambda p: p.state != "failed")
+
+
+def decisions(result: RunResult) -> list[tuple[str, Ranking]]:
+    """The tasks that have chosen between candidates, and how."""
+    return [(name(o), o.decision) for o in result.results if o.ok and o.decision is not None]
 
 
 def needed_names(outcome: Outcome, plan: Plan) -> list[str]:

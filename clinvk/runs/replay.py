@@ -45,6 +45,7 @@ class RunState:
                 backend=task.backend,
                 tags=task.tags,
                 meta=task.meta,
+                candidate_of=plan.name_of(task.candidate_of),
             )
             for i, task in enumerate(plan.tasks)
         ]

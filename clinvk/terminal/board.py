@@ -149,7 +149,7 @@ class Board:
     def _row(self, outcome: Outcome, began: float) -> Row:
         return Row(
             name=normalize_width(outcome.name), backend=normalize_width(outcome.backend or "-"), started_at=began,
-            last_event_at=self.clock(), activity="starting" if self._has_deltas else "running",
+            last_event_at=self.clock(), activity=("starting" if self._has_deltas else "running") if outcome.backend else "choosing",
             tokens=outcome.usage.counted if outcome.usage else 0,
         )  # fmt: skip
 

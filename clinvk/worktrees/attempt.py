@@ -43,14 +43,17 @@ class AttemptInWorktree:
         env: Mapping[str, str],
         notify: Tell,
         copied: tuple[str, ...] = (),
+        start: str | None = None,
     ) -> None:
         """`env` is that of the programs that are started; `copied` are the ignored files of the
-        backend, below the root and the task's directory."""
+        backend, below the root and the task's directory. `start` is the commit that the worktree
+        begins with; None: the one that was recorded when the run started."""
         self.place = Place(home, run, wanted, env)
         self.attempt = attempt
         self.notify = notify
         folders = dict.fromkeys(["", wanted.workdir and f"{wanted.workdir}/"])
         self._copied = tuple(f"/{folder}{pattern}" for folder in folders for pattern in copied)
+        self._start = start
         self._record: Record | None = None
 
     @property
@@ -67,7 +70,7 @@ class AttemptInWorktree:
         """Create the worktree, or find that of an earlier attempt. Raises `ClinvkError`."""
         told: list[str] = []
         record = await _stoppable(
-            lambda: create_worktree(self.place, told.append, copied=self._copied)
+            lambda: create_worktree(self.place, told.append, copied=self._copied, start=self._start)
         )
         for message in told:
             self.notify(message)
@@ -75,7 +78,7 @@ class AttemptInWorktree:
             if self.place.wanted.setup:
                 await run_setup(self.place.wanted.setup, self.cwd, self.place.env)
             record = await in_thread(lambda: finish_worktree(self.place, record))
-        self._record = await in_thread(lambda: begin_step(self.place, record))
+        self._record = await in_thread(lambda: begin_step(self.place, record, self._start))
 
     async def end(self) -> WorktreeResult:
         """The result of the attempt; it is in a ref when this returns. Raises `ClinvkError`."""

@@ -23,6 +23,7 @@ from clinvk.worktrees.remove import (
     remove_worktree,
 )
 from clinvk.worktrees.result import current_result
+from clinvk.worktrees.results.reading import same_result
 from clinvk.worktrees.results.taken import read_history
 
 FINISHED = ("done", "failed", "cancelled")  # states of a run that is not to be resumed
@@ -123,8 +124,11 @@ def _remove(places: list[Place], on_problem: Report, *, dry_run: bool) -> list[R
 def _untaken(folder: RunLog, plan: Plan, env: Mapping[str, str]) -> Iterator[str]:
     """The tasks with a result that was neither applied nor dropped."""
     history, home = read_history(folder), folder.home
+    run = folder.result(plan, is_driver=True) if any(t.decides for t in plan.tasks) else None
     for index, task in enumerate(plan.tasks):
-        if task.worktree is None:
+        same = same_result(plan, run.results, index) if run else (index,)
+        is_loser = run is not None and index in run.settled_candidates and same == (index,)
+        if task.worktree is None or is_loser:
             continue
         place = Place(home, folder.id, task.worktree, env)
         if not place.repository.is_dir() and not place.path.exists():
@@ -133,8 +137,8 @@ def _untaken(folder: RunLog, plan: Plan, env: Mapping[str, str]) -> Iterator[str
         if saved is None or not saved.result.is_changed:
             continue
         commit = saved.result.commit
-        if not (history.applied(index, commit) or history.dropped(index, commit)):
-            yield task.name
+        if not (history.applied(same, commit) or history.dropped(same, commit)):
+            yield plan.tasks[same[-1]].name
 
 
 def _distinct(places: list[Place]) -> list[Place]:

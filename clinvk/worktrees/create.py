@@ -64,14 +64,17 @@ def lock_repository(home: Path, repository: Path) -> Iterator[None]:
         yield
 
 
-def create_worktree(place: Place, tell: Tell, *, copied: tuple[str, ...] = ()) -> Record:
+def create_worktree(
+    place: Place, tell: Tell, *, copied: tuple[str, ...] = (), start: str | None = None
+) -> Record:
     """The worktree of a task, created now unless an earlier attempt has left it. A new one is still
     `creating`: call `finish_worktree` once it is set up. `copied` are more patterns of ignored files
-    that it gets. Raises `ClinvkError`; nothing is left behind then."""
+    that it gets. It begins with the commit `start`; None: with the recorded one. Raises `ClinvkError`;
+    nothing is left behind then."""
     found = read_record(place.path)
     if found is not None and found.state == "ready" and place.path.is_dir():
         return attach_worktree(place, found)
-    start = place.wanted.commit
+    start = start or place.wanted.commit
     if found is not None and found.state == "ready":
         start = last_commit(place) or start
         tell(f"its worktree {place.path} no longer exists; a new one begins with its last result")

@@ -7,7 +7,8 @@
     refs/clinvk-nested/RUN/SLUG/COMMIT      the commit of a repository that was inside the worktree
 
 A slug is the key of a task as git allows it in a ref. In a chain, all steps share the worktree
-`chain`, and each has the slug of its own key for its commits.
+`chain`, and each has the slug of its own key for its commits. The steps after one with candidates
+share `chain.2`, which begins with what was chosen, and so on; no slug ends like that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,15 @@ from pathlib import Path
 REFS = "refs/clinvk/"
 NESTED_REFS = "refs/clinvk-nested/"
 SHARED = "chain"  # the worktree of a chain
+
+
+def shared_directory(part: int) -> str:
+    """The worktree of the steps after the `part`th one with candidates, from 0."""
+    return f"{SHARED}.{part + 1}" if part else SHARED
+
+
+def is_shared(directory: str) -> bool:
+    return directory == SHARED or directory.startswith(f"{SHARED}.")
 
 
 def slugs(keys: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from clinvk.worktrees.index import tree_of
 
 Tell = Callable[[str], None]
 SHOWN = 3  # files of a list in a message
+LEAVE_OUT = "leave out the worktree"
 
 
 def prepare_plan(plan: Plan, env: Mapping[str, str], notify: Tell) -> Plan:
@@ -25,19 +26,28 @@ def prepare_plan(plan: Plan, env: Mapping[str, str], notify: Tell) -> Plan:
     if plan.rules.ephemeral:
         raise ConfigError(
             "an ephemeral run has no worktrees, since its results would be lost",
-            "leave out --ephemeral, or the worktree",
+            f"leave out --ephemeral, or the {_reason(plan.tasks)}",
         )
     slugs = names.slugs(task.key for task in plan.tasks)
     finder = _Finder(env, notify)
-    tasks = []
+    tasks: list[Task] = []
+    part = 0  # of a chain
     for task, slug in zip(plan.tasks, slugs, strict=True):
         if task.worktree is not None:
-            directory = names.SHARED if plan.kind == "chain" else slug
+            shared = plan.kind == "chain" and task.candidate_of is None
+            directory = names.shared_directory(part) if shared else slug
             task = finder.prepare(task, plan.cwd, slug, directory)  # noqa: PLW2901
         tasks.append(task)
+        part += task.decides is not None
     if plan.kind == "chain":
         _check_shared([task for task in tasks if task.worktree])
     return replace(plan, tasks=tuple(tasks))
+
+
+def _reason(tasks: Iterable[Task]) -> str:
+    """What these tasks need a worktree for."""
+    is_only = all(task.candidate_of is not None for task in tasks if task.worktree)
+    return "candidates" if is_only else "worktree"
 
 
 def keep_starts(plan: Plan, run: str, env: Mapping[str, str]) -> None:
@@ -68,7 +78,10 @@ class _Finder:
                 self._found[key] = self._find(folder, wanted)
             except UsageError as error:
                 where = f"{task.description}: " if task.place else ""
-                raise type(error)(f"{where}{error.message}", error.hint) from error
+                hint = error.hint and error.hint.replace(
+                    LEAVE_OUT, f"leave out the {_reason([task])}"
+                )
+                raise type(error)(f"{where}{error.message}", hint) from error
         found = self._found[key]
         made = replace(
             wanted, repository=found.repository, root=found.root, workdir=found.workdir,
@@ -155,7 +168,7 @@ def _sum_sizes(git: Git, commit: str) -> int:
 
 def _root_of(git: Git, folder: str) -> str:
     """The root of the working tree. Raises `UsageError` if there is none."""
-    hint = "run it in a git repository, or leave out the worktree"
+    hint = f"run it in a git repository, or {LEAVE_OUT}"
     said = git.run("rev-parse", "--is-bare-repository", "--is-inside-work-tree", ok=(0, 128))
     if said.returncode:
         why = said.stderr.decode("utf-8", "replace")
@@ -193,8 +206,9 @@ def _check_shared(tasks: list[Task]) -> None:
         if first is None or own is None:
             continue
         same = replace(
-            own, slug=first.slug, workdir=first.workdir, setup=first.setup, copy=first.copy
-        )
+            own, slug=first.slug, workdir=first.workdir, setup=first.setup, copy=first.copy,
+            directory=first.directory,
+        )  # fmt: skip
         if same != first:
             raise ConfigError(
                 f"{task.description or task.name}: all steps of a chain share one worktree, so they "

@@ -6,15 +6,15 @@ from msgspec.structs import replace
 
 from clinvk.worktrees.create import Place
 from clinvk.worktrees.git import Git
-from clinvk.worktrees.names import SHARED
+from clinvk.worktrees.names import is_shared
 from clinvk.worktrees.record import Record, write_record
 
 
-def begin_step(place: Place, record: Record) -> Record:
+def begin_step(place: Place, record: Record, start: str | None = None) -> Record:
     """The record, for the next step: what the step before has left is committed in the worktree, so
     that the changes of each step can be told apart. Raises `ClinvkError`."""
-    if place.wanted.directory != SHARED:
-        return record
+    if not is_shared(place.wanted.directory):
+        return _begin_candidate(place, record, start)
     git = Git.of(record.admin, place.path, place.env)
     if record.tip and git.run(
         "merge-base", "--is-ancestor", "HEAD", record.tip, ok=(0, 1, 128)
@@ -29,7 +29,17 @@ def begin_step(place: Place, record: Record) -> Record:
     return record
 
 
+def _begin_candidate(place: Place, record: Record, start: str | None) -> Record:
+    """The record, for a candidate in a worktree of its own: what the steps before it have changed is
+    no part of its result."""
+    if start is None or place.wanted.slug in record.bases:
+        return record
+    record = replace(record, bases={**record.bases, place.wanted.slug: start})
+    write_record(place.path, record)
+    return record
+
+
 def end_step(place: Place, record: Record, commit: str) -> None:
     """The next step begins with this commit. Raises `ClinvkError`."""
-    if place.wanted.directory == SHARED and record.tip != commit:
+    if is_shared(place.wanted.directory) and record.tip != commit:
         write_record(place.path, replace(record, tip=commit))

@@ -24,7 +24,8 @@ What else shall happen is written into the prompt; only the last text of the use
     <<empty>>                 no text at all
     <<think>>                 some reasoning first
     <<full>>                  say that the answer ended at its token limit (claude's model)
-    <<tool NAME {json}>>      one call of that tool, then a text that has its result in it
+    <<tool NAME {json}>>      one call of that tool, then a text that has its result in it; of several
+                              the first whose tool the CLI has
     <<loop NAME {json}>>      a call of that tool every time
 
 Where the prompt is not for the test to choose, as that of a judge, `models.saying(script)` says what

@@ -115,7 +115,9 @@ def plan(shown: Conversation, times: int = 1, said: str | None = None) -> Answer
 
 
 def _tool(shown: Conversation) -> Tool | None:
-    found = CALL.search(shown.last)
+    calls = list(CALL.finditer(shown.last))
+    # One text may be for several CLIs, whose tools differ.
+    found = next((c for c in calls if c[2] in shown.tools), calls[0] if calls else None)
     if not found or (found[1] == "tool" and shown.result is not None):
         return None
     # Not by the regular expression: the JSON may well contain `>>`.

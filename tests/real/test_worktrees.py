@@ -70,6 +70,50 @@ def test_each_cli_edits_a_file_in_a_worktree_of_its_own(user: User, repo: Path, 
     assert not list(repo.glob("by-*"))
 
 
+def each(lines: dict[str, int]) -> str:
+    """A prompt that makes the model of each CLI write so many lines into a file."""
+    return " ".join(
+        f"<<tool {name} {json.dumps({argument: f'seq {lines[backend]} > made'})}>>"
+        for backend, (name, argument) in SHELLS.items()
+    )
+
+
+@ALL_AT_ONCE
+def test_the_best_of_three_clis_is_applied(user: User, repo: Path, tmp_path: Path):
+    plan = {
+        "max_parallel": 3,
+        "defaults": {
+            "candidates": [{"backend": name, "approval": "none"} for name in BACKENDS],
+            "check": "test -s made",
+        },
+        "tasks": [
+            {"name": "most", "prompt": each({"claude": 2, "codex": 1, "gemini": 3}), "score": "tail -1 made"},
+            {"name": "least", "prompt": each({"claude": 2, "codex": 1, "gemini": 0})},
+            {"name": "same", "prompt": each({"claude": 0, "codex": 1, "gemini": 1}), "judge": "claude"},
+        ],
+    }  # fmt: skip
+    file = tmp_path / "tasks.json"
+    file.write_text(json.dumps(plan))
+    as_root = {"IS_SANDBOX": "1"}  # otherwise claude refuses that approval to root
+    found = result(user.run("parallel", str(file), "--json", env=as_root))
+    tasks = {task["name"]: task for task in found["results"]}
+    chosen = {name: tasks[name]["decision"] for name in ("most", "least", "same")}
+    assert {name: (d["best"], d["decided_by"]) for name, d in chosen.items()} == {
+        "most": ("most[gemini]", "score"),
+        "least": ("least[codex]", "diff"),
+        "same": ("same[codex]", None),
+    }, json.dumps(chosen)
+    assert [c["score"] for c in chosen["most"]["candidates"]] == [3, 2, 1]
+    assert "check failed" in chosen["least"]["candidates"][2]["problem"]
+    assert chosen["same"]["summary"].endswith("; the judge gave no verdict")
+    assert tasks["same"]["usage"]["output"] > 0  # of the judge
+    assert (found["exit_code"], found["completed"]) == (0, 3)
+    assert tasks["most"]["session_id"] == tasks["most[gemini]"]["session_id"]
+    assert user.show(tasks["most"]["session_id"])["backend"] == "gemini"
+    user.run("runs", "apply", found["id"], "most")
+    assert (repo / "made").read_text() == "1\n2\n3\n"
+
+
 @CODEX
 def test_codex_resumes_in_its_worktree_whose_sandbox_allows_no_commit(user: User, repo: Path):
     commit = "echo x > b && git add b && git -c user.name=a -c user.email=a@b commit -qm mine; echo rc $?"

@@ -130,7 +130,7 @@ def print_plan(selector: BackendSelector, plan: Plan, view: RunView) -> int:
         [
             t["name"],
             t["backend"],
-            ", ".join(t["needs"]) or "-",
+            ", ".join(t.get("candidates") or t["needs"]) or "-",
             _describe_task(t, plan.rules) or "-",
             t["prompt"],
         ]
@@ -168,9 +168,26 @@ def _dry_run_task(plan: Plan, i: int, backend: str) -> dict[str, Any]:
         "tags": list(task.tags),
         "title": task.title,
         "meta": task.meta,
-        "idempotent": task.idempotent,
+        "idempotent": task.idempotent and task.decides is None,
         "lenient": task.lenient,
         "dry_run": task.dry_run,
+        **_candidates_data(plan, i),
+    }
+
+
+def _candidates_data(plan: Plan, i: int) -> dict[str, Any]:
+    """The task that chooses a candidate, or what a task chooses between."""
+    task = plan.tasks[i]
+    if task.candidate_of is not None:
+        return {"candidate_of": plan.name_of(task.candidate_of)}
+    if task.decides is None:
+        return {}
+    order = "lower" if task.decides.lowest_wins else "higher"
+    return {
+        "candidates": [plan.tasks[n].name for n in task.candidates],
+        "score": task.decides.score,
+        "score_order": order if task.decides.score else None,
+        "judge": task.decides.judge,
     }
 
 
@@ -182,8 +199,10 @@ def _worktree_data(worktree: Worktree | None) -> bool | dict[str, Any] | None:
 def _describe_task(task: dict[str, Any], rules: Rules) -> str:
     """The settings of this task alone: `model=m timeout=60 env=TOKEN`."""
     names = ("args", "workdir", "worktree", "timeout", "stall_timeout", "retries", "tags", "title", "meta",
-             "idempotent", "lenient", "dry_run")  # fmt: skip
-    said = {**task["options"], **{name: task[name] for name in names}, "env": list(task["env"])}
+             "idempotent", "lenient", "dry_run", "score", "score_order", "judge")  # fmt: skip
+    said = {
+        **task["options"], **{name: task.get(name) for name in names}, "env": list(task["env"]),
+    }  # fmt: skip
     if said["retries"] == rules.retries:
         del said["retries"]
     return _format_pairs(said)
@@ -204,7 +223,7 @@ def _describe_plan(plan: Plan) -> str:
     if "action" in limits:
         said["on_limit"] = ":".join([limits["action"], *limits.get("to", ())])
     said |= {"limit_wait": limits.get("first_wait"), "max_wait": limits.get("max_wait")}
-    count = len(plan.tasks)
+    count = sum(task.candidate_of is None for task in plan.tasks)
     words = f"{count} task{'s' * (count != 1)}, {plan.rules.max_parallel} at a time"
     return f"{words}; {told}" if (told := _format_pairs(said)) else words
 
@@ -326,7 +345,7 @@ def print_result(
         return
     with summary.without_workflow_commands():
         if view.answers and not view.quiet and not view.answers_at_once:
-            for outcome in result.results:
+            for outcome in result.answers:
                 if new is None or outcome.index in new:
                     summary.print_answer(run.with_output(outcome))
         summary.print_summary(result, new)

@@ -173,7 +173,7 @@ def show_(
         show.print_json(taken.add_to_run(folder, data))
         return
     with summary.without_workflow_commands():
-        for outcome in result.results if answers else ():
+        for outcome in result.answers if answers else ():
             summary.print_answer(folder.with_output(outcome))
         summary.print_summary(result)
     printer = show.Printer.for_errors()
@@ -221,9 +221,16 @@ def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
         from clinvk.model.checks.check import describe_check
 
         fields["Check"] = one_line(describe_check(outcome.check))
+    if outcome.candidate_of is not None:
+        fields["Candidate of"] = one_line(outcome.candidate_of)
     if outcome.error is not None:
         fields["Error"] = f"{outcome.error.kind}: {outcome.error.message}"
     show.print_fields(fields, state="State")
+    if outcome.decision is not None:
+        # Only for a task with candidates.
+        from clinvk.cmd.views import decisions
+
+        decisions.print_ranking(outcome.decision)
     if outcome.output.strip():
         print()
         show.print_markdown(outcome.output)

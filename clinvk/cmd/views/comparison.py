@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from clinvk.cmd.views import run, summary
+from clinvk.cmd.views import decisions, run, summary
 from clinvk.model.outcome import MARKS, state_label
 from clinvk.plans import comparison, ranking
 from clinvk.terminal import printer as show
@@ -18,7 +18,6 @@ from clinvk.text.width import pad
 if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome, RunResult
     from clinvk.plans.comparison import Round
-    from clinvk.plans.ranking import Candidate
 
 MIN_COLUMN_WIDTH = 50  # cells that a column needs to be easy to read
 
@@ -133,21 +132,7 @@ def print_ranking(result: RunResult) -> None:
     found = ranking.rank(result)
     if found is None:
         return
-    printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
-    print()
-    show.print_wrapped(one_line(found.summary), f"{printer.paint('Ranking:', show.BOLD)} ")
-    for number, candidate in enumerate(found.candidates, 1):
-        show.print_wrapped(f"{number}. {one_line(candidate.name)}: {_describe(candidate)}", "  ")
-
-
-def _describe(candidate: Candidate) -> str:
-    if candidate.problem is not None:
-        return one_line(candidate.problem)
-    lines = f"{candidate.lines:,} line{'s' * (candidate.lines != 1)}"
-    files = f"{candidate.files:,} file{'s' * (candidate.files != 1)}"
-    parts = [f"check {candidate.check}"] if candidate.check else []
-    parts += [f"score {candidate.score:g}"] if candidate.score is not None else []
-    return ", ".join([*parts, f"{lines} in {files}"])
+    decisions.print_ranking(found)
 
 
 def _describe_round(said: Round) -> str:

@@ -175,7 +175,8 @@ class LogViewer(SilentViewer):
         again = f" (attempt {o.attempts})" if o.attempts > 1 else ""
         age = duration.format_age(o.started_at) if o.started_at else "just now"
         when = "" if age == "just now" else f" {age}"
-        self.printer.notice(f"{one_line(o.name)}: started on {o.backend}{again}{when}")
+        on = f"started on {o.backend}" if o.backend else "choosing between its candidates"
+        self.printer.notice(f"{one_line(o.name)}: {on}{again}{when}")
 
 
 class AnswersViewer(LogViewer):
@@ -189,7 +190,8 @@ class AnswersViewer(LogViewer):
 
     def observe(self, change: Change) -> None:
         super().observe(change)
-        if change.kind == "ended" and change.outcome and self.run:
+        is_candidate = change.outcome is not None and change.outcome.candidate_of is not None
+        if change.kind == "ended" and change.outcome and self.run and not is_candidate:
             with summary.without_workflow_commands():
                 summary.print_answer(self.run.with_output(change.outcome))
             sys.stdout.flush()
@@ -286,9 +288,12 @@ def describe_outcome(outcome: Outcome, printer: Printer) -> str:
     mark = printer.paint(f"{MARKS.get(outcome.state, '·')} {state_label(outcome)}", color)
     parts = [f"{one_line(outcome.name)}: {mark}"]
     if outcome.attempts:
-        parts.append(f"in {duration.format_duration(outcome.seconds)} on {outcome.backend}")
+        on = f" on {outcome.backend}" if outcome.backend else ""
+        parts.append(f"in {duration.format_duration(outcome.seconds)}{on}")
     if outcome.attempts > 1:
         parts.append(f"after {outcome.attempts} attempts")
+    if outcome.ok and outcome.decision is not None:
+        parts.append(f"- {one_line(outcome.decision.summary)[:200]}")
     if outcome.error is not None and outcome.state != "done":
         parts.append(f"- {one_line(outcome.error.message)[:200]}")
     return " ".join(parts)

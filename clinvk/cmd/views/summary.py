@@ -83,6 +83,11 @@ def print_summary(result: RunResult, new: set[int] | None = None) -> None:
             f"… and {len(known)} done before; see all with: clinvk runs show {result.id}"
         )
     _print_reasons(result)
+    if any(outcome.decision for outcome in result.results):
+        # Only for tasks with candidates.
+        from clinvk.cmd.views import decisions
+
+        decisions.print_decisions(result)
     print()
     show.print_wrapped(summary_line(result))
 
@@ -146,7 +151,7 @@ def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
         resume = f"clinvk chain --resume {checkpoint}"
     states = result.counts
     limited = states.get("waiting") or result.exit_code == EXIT_CODES["limit"]
-    unsure = states.get("indeterminate", 0) + sum(
+    unsure = sum(o.state == "indeterminate" for o in result.results) + sum(
         o.state == "cancelled" and o.error is not None and o.error.kind != "not_started"
         for o in result.results
     )

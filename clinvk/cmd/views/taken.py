@@ -36,7 +36,7 @@ def print_taken(folder: RunLog, result: RunResult) -> None:
 
 def print_how_to_apply(folder: RunLog, result: RunResult, color: str | None = None) -> None:
     """Say on stderr how to look at the results that were neither applied nor dropped, if any."""
-    changed = [o for o in result.results if o.worktree is not None and o.worktree.is_changed]
+    changed = [o for o in result.tasks if o.worktree is not None and o.worktree.is_changed]
     if not changed or result.state == "running":
         return
     history = _history(folder)

@@ -65,11 +65,18 @@ class Drop:
         self.folder = folder
         self.results = read_results(folder)
         self._here, self._home, self._env = here, home, env
-        self._git = {r.worktree.repository: self._find_git(r) for r in self.results.select(tasks)}
+        chosen = self._select(tasks)
+        self._git = {r.worktree.repository: self._find_git(r) for r in chosen}
         for git in filter(None, self._git.values()):
             self.results = self.results.latest(git)
-        self.chosen = [r for r in self.results.select(tasks) if tasks or not r.dropped]
+        self.chosen = [r for r in self._select(tasks) if tasks or not r.dropped]
         self.dropped = [self._describe(result) for result in self.chosen]
+
+    def _select(self, names: Sequence[str]) -> list[TaskResult]:
+        """The results of these tasks; if none are named, all of them, each once."""
+        if names:
+            return self.results.select(names)
+        return [r for r in self.results.tasks if not self.results.plan.tasks[r.index].decides]
 
     def run(self) -> list[Dropped]:
         """Drop them. Raises `SessionError` if the run is in progress or has left something running,
@@ -122,7 +129,7 @@ class Drop:
                 git.text("rev-parse", "--path-format=absolute", "--git-common-dir")
             )
         record = read_record(place.path)
-        dropping = {r.index for r in self.chosen}
+        dropping = {i for r in self.chosen for i in r.tasks}
         if record is not None and is_settled(self.results, result.worktree.directory, dropping):
             with hold_unused(place.path):
                 if record.state == "ready":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,9 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     source: Source
     ref: str
     path: Path  # of the worktree, which may be gone
+    tasks: tuple[
+        int, ...
+    ]  # with the same result: itself, and a candidate or the task that chose it
     applied: Taken | None = None
     dropped: Taken | None = None
 
@@ -55,10 +59,11 @@ class Results(Struct, frozen=True, kw_only=True):
     tasks: tuple[TaskResult, ...]  # that have a result, in the order of the plan
 
     def select(self, names: Sequence[str]) -> list[TaskResult]:
-        """The results of these tasks, in the order of the plan; all of them if none are named.
-        Raises `UsageError` for a name that no task has, or a task without a result."""
+        """The results of these tasks, in the order of the plan; if none are named, all of them but
+        those of candidates. Raises `UsageError` for a name that no task has, or a task without a
+        result."""
         if not names:
-            return list(self.tasks)
+            return [t for t in self.tasks if self.plan.tasks[t.index].candidate_of is None]
         wanted: set[int] = set()
         for text in names:
             found = self.plan.find_tasks(text)
@@ -95,12 +100,18 @@ class Results(Struct, frozen=True, kw_only=True):
             task,
             source=replace(task.source, commit=commit),
             ref=f"{prefix}/{later}",
-            applied=self.history.applied(task.index, commit),
-            dropped=self.history.dropped(task.index, commit),
+            applied=self.history.applied(task.tasks, commit),
+            dropped=self.history.dropped(task.tasks, commit),
         )
 
     def _why_no_result(self, index: int) -> tuple[str, str]:
         task, state = self.plan.tasks[index], self.run.results[index].state
+        if task.decides is not None:
+            some = shlex.quote(self.plan.tasks[task.candidates[0]].name)
+            return (
+                f"task {task.name!r} has chosen none of its candidates: it is {state}",
+                f"name a candidate, e.g. {some}; see them: clinvk runs show {self.folder.id}",
+            )
         if task.worktree is None:
             return (
                 f"task {task.name!r} did not run in a worktree: its changes are in {task.cwd or self.plan.cwd}",
@@ -130,15 +141,17 @@ def read_results(folder: RunFolder) -> Results:
 def _results(
     folder: RunFolder, plan: Plan, outcomes: Iterable[Outcome], history: History
 ) -> Iterable[TaskResult]:
+    outcomes = tuple(outcomes)
     for task, outcome in zip(plan.tasks, outcomes, strict=True):
-        found = outcome.worktree
+        found, worktree = outcome.worktree, plan.worktree_of(outcome.index, outcome.decision)
         if found is None and task.worktree is not None and outcome.state == "indeterminate":
             found = _interrupted_result(folder, task.worktree)
-        if task.worktree is None or found is None:
+        if worktree is None or found is None:
             continue
+        same = same_result(plan, outcomes, outcome.index)
         yield TaskResult(
             outcome=outcome,
-            worktree=task.worktree,
+            worktree=worktree,
             source=Source(
                 index=outcome.index, name=task.name, base=found.base, commit=found.commit,
                 prompt=task.prompt,
@@ -146,9 +159,22 @@ def _results(
             ),
             ref=found.ref,
             path=Path(found.path),
-            applied=history.applied(outcome.index, found.commit),
-            dropped=history.dropped(outcome.index, found.commit),
+            tasks=same,
+            applied=history.applied(same, found.commit),
+            dropped=history.dropped(same, found.commit),
         )  # fmt: skip
+
+
+def same_result(plan: Plan, outcomes: Sequence[Outcome], index: int) -> tuple[int, ...]:
+    """The positions of the tasks that have the result of this one: itself; and the candidate that it
+    has chosen, or the task that has chosen it."""
+    decision, of = outcomes[index].decision, plan.tasks[index].candidate_of
+    if decision is not None and decision.winner is not None:
+        return (index, decision.winner)
+    chosen = outcomes[of].decision if of is not None else None
+    if of is not None and chosen is not None and chosen.winner == index:
+        return (index, of)
+    return (index,)
 
 
 def _interrupted_result(folder: RunFolder, worktree: Worktree) -> WorktreeResult | None:

@@ -14,7 +14,7 @@ from clinvk.worktrees.results.reading import Results
 
 def place_of(results: Results, index: int, home: Path, env: Mapping[str, str]) -> Place | None:
     """Where the worktree of a task is; None if it has none."""
-    wanted = results.plan.tasks[index].worktree
+    wanted = results.plan.worktree_of(index, results.run.results[index].decision)
     return Place(home, results.folder.id, wanted, env) if wanted is not None else None
 
 

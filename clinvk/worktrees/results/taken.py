@@ -5,7 +5,7 @@ runs/<id>/taken.jsonl    one line for each; appended to, never changed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,13 +70,15 @@ class History(Struct, frozen=True):
         mine = (e for e in reversed(self.events) if (e.task, e.event) == (task, event))
         return next(mine, None)
 
-    def applied(self, task: int, result: str) -> Taken | None:
-        """How this result of the task was applied last."""
-        mine = (e for e in reversed(self.events) if (e.task, e.event) == (task, "applied"))
-        return next((e for e in mine if e.result == result), None)
+    def applied(self, tasks: Collection[int], result: str) -> Taken | None:
+        """How this result of one of the tasks was applied last."""
+        return self._last_of_result(tasks, "applied", result)
 
-    def dropped(self, task: int, result: str) -> Taken | None:
-        mine = (e for e in reversed(self.events) if (e.task, e.event) == (task, "dropped"))
+    def dropped(self, tasks: Collection[int], result: str) -> Taken | None:
+        return self._last_of_result(tasks, "dropped", result)
+
+    def _last_of_result(self, tasks: Collection[int], event: str, result: str) -> Taken | None:
+        mine = (e for e in reversed(self.events) if e.task in tasks and e.event == event)
         return next((e for e in mine if e.result == result), None)
 
     def applied_results(self, task: int | None = None) -> tuple[str, ...]:

@@ -1,0 +1,27 @@
+"""The score of a candidate: the last number that a command prints in its worktree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
+from clinvk.checks.output import CheckOutput
+from clinvk.plans.ranking import last_number
+from clinvk.process.marker import MARKER
+from clinvk.runs.secrets import create_scrubber
+from clinvk.worktrees.git import is_local_variable
+
+
+async def score_in(
+    cwd: Path, command: str, env: Mapping[str, str], log: Path | None
+) -> float | None:
+    """The score; None if the command fails or prints no number, or if the directory is gone. Its
+    output is in the file `log`."""
+    if not os.path.isdir(cwd):  # noqa: ASYNC240 - once, and on a local disk
+        return None
+    clean = {k: v for k, v in env.items() if not is_local_variable(k)}
+    run = CheckRun((command,), cwd, clean, env.get(MARKER, ""), DEFAULT_TIMEOUT)
+    done = await run.run(CheckOutput(log, create_scrubber([], redacting=True)))
+    return last_number(done.output) if done.ok else None
