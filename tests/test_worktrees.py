@@ -1,5 +1,6 @@
 """Tasks in git worktrees of their own: created, committed to refs, found again, removed."""
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,8 @@ from clinvk.errors import ConfigError, UsageError
 from clinvk.model.plan import Worktree
 from clinvk.plans.parse import Defaults, parse_plan
 from clinvk.plans.schema import TaskDefaults
+from clinvk.process.leftovers import find_working_in
+from clinvk.runs.folder import RunStore
 from tests.conftest import END, START, CommandLine, Home, wait_for
 from tests.needs import need
 
@@ -396,3 +399,44 @@ async def test_a_setup_can_be_cancelled_on_any_event_loop(
     done = await api.arun("pwd", backend="shell", cwd=repo, worktree=True)
     assert done.worktree is not None
     assert done.text.strip() == done.worktree.path
+
+
+def test_a_worktree_stays_while_what_a_killed_clinvk_left_works_in_it(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    clinvk("--worktree", "-b", "shell", "echo x >> a", cwd=repo)
+    (run,) = (shell.path / "worktrees").glob("r*")
+    worktree = run / "prompt"
+    later = clinvk.start("-c", "touch begun; exec sleep 600", cwd=repo)
+    wait_for((worktree / "begun").exists, "its beginning", 60)
+    later.kill()
+    later.communicate()
+    try:
+        why = f", which a turn has started, works in the worktree {worktree}"
+        assert why in clinvk("runs", "clean", cwd=repo).stderr
+        dropped = clinvk("runs", "drop", "--yes", cwd=repo)
+        assert (dropped.returncode, why in dropped.stderr) == (4, True)
+        applied = clinvk("runs", "apply", cwd=repo)
+        assert (applied.returncode, why in applied.stderr) == (0, True)
+        assert worktree.exists()
+    finally:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.cwd() == str(worktree):
+                    process.kill()
+        wait_for(lambda: find_working_in(str(worktree)) is None, "the end of it", 60)
+    clinvk("runs", "clean", cwd=repo)
+    assert not worktree.exists()
+
+
+def test_a_worktree_is_not_removed_under_a_run_that_another_process_drives(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    clinvk("--worktree", "-b", "shell", "echo x >> a", cwd=repo)
+    (run,) = (shell.path / "worktrees").glob("r*")
+    with RunStore(shell.path).find(run.name).lock():  # as `runs retry` does before it says so
+        applied = clinvk("runs", "apply", cwd=repo)
+    assert applied.returncode == 0, applied.stderr
+    assert (run / "prompt").exists()
+    clinvk("runs", "clean", cwd=repo)
+    assert not run.exists()

@@ -21,7 +21,6 @@ from clinvk.worktrees.results.merge import (
     named,
     tree_of,
 )
-from clinvk.worktrees.results.reading import read_results
 from clinvk.worktrees.results.removal import remove_applied
 from clinvk.worktrees.results.target import Target
 
@@ -93,7 +92,7 @@ class Resolver:
             folder = RunStore(home).find(run)
             event = {"task": 0, "event": "applied", "result": commit, "how": "stage"}
             taken.record(taken.about(folder, [event]))
-            remove_applied(read_results(folder), [0], home, self.dispatcher.env, self.notify)
+            remove_applied(folder, None, [0], home, self.dispatcher.env, self.notify)
 
     async def _run(self, target: Target, conflict: ConflictError, start: str) -> Result:
         task = self.folder.plan().tasks[conflict.source.index]

@@ -1,4 +1,5 @@
-"""Find processes left from a run that has ended, by the group of its program and by its marker."""
+"""Find processes left from a run that has ended, by the group of its program and by its marker, or
+by the directory that they work in."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 
-from clinvk.process.marker import NO_GROUP, NO_ID, leaders, own_id
+from clinvk.process.marker import MARKER, NO_GROUP, NO_ID, leaders, own_id
 
 CACHE_SECONDS = 1.0  # seconds for which information about other processes is cached
 CHUNK_SIZE = 64 * 1024  # bytes
@@ -30,6 +31,35 @@ def find_leftovers(group: int, marker: str, gone: float = float("inf")) -> list[
         for pid, its_group, chain in others
         if (its_group == group or own in chain) and _is_leftover(pid, group, own)
     ]
+
+
+def find_working_in(folder: str) -> int | None:
+    """A process whose current directory is in the folder and that a turn has started, whether or not
+    its clinvk is still alive; None if there is none, or if the system does not say."""
+    place = os.path.realpath(folder)
+    try:
+        pids = _processes_from(0)
+    except OSError:  # no such thing on macOS
+        return _find_working_elsewhere(place)
+    for pid in pids:
+        with suppress(OSError):
+            if _is_within(os.readlink(f"/proc/{pid}/cwd"), place) and _markers_in(_environ(pid)):
+                return pid
+    return None
+
+
+def _find_working_elsewhere(place: str) -> int | None:
+    import psutil  # 10 ms, and only where there is no /proc
+
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if _is_within(process.cwd(), place) and MARKER in process.environ():
+                return process.pid
+    return None
+
+
+def _is_within(path: str, place: str) -> bool:
+    return path == place or path.startswith(f"{place}/")
 
 
 class _ProcessSnapshot:

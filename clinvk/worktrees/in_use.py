@@ -10,6 +10,7 @@ from pathlib import Path
 
 from clinvk.disk.lockfile import open_lock
 from clinvk.errors import SessionError
+from clinvk.process.leftovers import find_working_in
 from clinvk.worktrees import names
 
 SUFFIX = ".lock"  # of a file beside the worktree; no slug ends in it
@@ -42,7 +43,8 @@ def keep_worktree(home: Path, cwd: Path) -> Iterator[None]:
 
 @contextmanager
 def hold_unused(path: Path) -> Iterator[None]:
-    """Keep turns from a worktree while it is removed. Raises `SessionError` if one runs there."""
+    """Keep turns from a worktree while it is removed. Raises `SessionError` if one runs there, or if
+    something works there that a turn has started: a killed clinvk may leave its agent running."""
     fd = open_lock(_lock_path(path))
     try:
         if not _lock(fd, fcntl.LOCK_EX):
@@ -50,6 +52,7 @@ def hold_unused(path: Path) -> Iterator[None]:
                 f"a turn of a session is running in the worktree {path}, or a prompt is open on it",
                 "wait until that has ended, then try again; at the prompt: /drop",
             )
+        _check_not_worked_in(path)
         yield
     finally:
         if not path.exists():
@@ -65,6 +68,15 @@ def check_unused(path: Path) -> None:
     if path.exists():
         with hold_unused(path):
             pass
+
+
+def _check_not_worked_in(path: Path) -> None:
+    pid = find_working_in(os.fspath(path))
+    if pid is not None:
+        raise SessionError(
+            f"process {pid}, which a turn has started, works in the worktree {path}",
+            f"see what it is: ps {pid}; end it, or wait until it has ended, then try again",
+        )
 
 
 def _lock_path(path: Path) -> Path:

@@ -65,8 +65,7 @@ def apply(
                     f"the changed files are in {kept}"
                 )
     if not ask.keep:
-        results = read_results(folder).latest(target.git)
-        remove_applied(results, [t.index for t in applied.tasks], home, env, notify)
+        remove_applied(folder, target.git, [t.index for t in applied.tasks], home, env, notify)
     return applied
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.outcome import ACTIVE_STATES
+from clinvk.runs.folder import RunFolder
 from clinvk.worktrees.create import Place
+from clinvk.worktrees.git import Git
 from clinvk.worktrees.remove import remove_worktree
-from clinvk.worktrees.results.reading import Results
+from clinvk.worktrees.results.reading import Results, read_results
 
 
 def place_of(results: Results, index: int, home: Path, env: Mapping[str, str]) -> Place | None:
@@ -19,14 +21,40 @@ def place_of(results: Results, index: int, home: Path, env: Mapping[str, str]) -
 
 
 def remove_applied(
-    results: Results,
+    folder: RunFolder,
+    git: Git | None,
     indexes: Collection[int],
     home: Path,
     env: Mapping[str, str],
     notify: Callable[[str], None],
 ) -> None:
     """Remove the worktrees of these tasks if their results were applied, unless they are to be kept.
-    What is in them is in refs. A problem is only reported: the results are applied."""
+    What is in them is in refs. A problem is only reported: the results are applied. While another
+    process drives the run, nothing is removed: it may be about to run a task again. `git` finds later
+    results than that of the run."""
+    try:
+        lock = folder.lock()
+    except SessionError:
+        return
+    if lock.leftover:
+        lock.abandon()
+        return
+    try:
+        # Only now is it known how the tasks have ended.
+        results = read_results(folder)
+        results = results.latest(git) if git is not None else results
+        _remove_applied(results, indexes, home, env, notify)
+    finally:
+        lock.close()
+
+
+def _remove_applied(
+    results: Results,
+    indexes: Collection[int],
+    home: Path,
+    env: Mapping[str, str],
+    notify: Callable[[str], None],
+) -> None:
     done: set[Path] = set()
     for index in indexes:
         place = place_of(results, index, home, env)
