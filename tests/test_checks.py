@@ -298,6 +298,39 @@ def test_links_and_odd_names_are_protected(tmp_path: Path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("pattern", ["link/**", "link", "link/", "./link", "link/*.txt"])
+def test_a_link_to_a_directory_stands_for_what_is_in_it(tmp_path: Path, pattern: str):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "a.txt").write_text("1")
+    (tmp_path / "real" / "up").symlink_to("..")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "loop").symlink_to(".")
+    before = protected.take_snapshot(tmp_path, [pattern])
+    assert protected.unmatched(before, [pattern]) == []
+    (tmp_path / "real" / "a.txt").write_text("2")
+    after = protected.take_snapshot(tmp_path, [pattern])
+    assert protected.changed_files(before, after) == ["link/a.txt (changed)"]
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "a.txt").write_text("1")
+    replaced = protected.take_snapshot(tmp_path, [pattern])
+    assert "link (removed)" in protected.changed_files(before, replaced)
+    assert protected.take_snapshot(tmp_path, ["loop/**", "loop"]).keys() == {"loop"}
+
+
+def test_a_protected_link_that_leaves_the_repository_is_refused(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+):
+    (tmp_path / "outside").mkdir()
+    (home.work / "link").symlink_to(tmp_path / "outside")
+    git(home, "init", "-q")
+    home.backend("fake", worker("true"))
+    refused = clinvk("-b", "fake", "--check", "true", "--protect", "link/**", "hello")
+    assert refused.returncode == 1
+    assert "--protect: 'link' is a link to" in refused.stderr
+    assert prompts(home) == []
+
+
 # The same failure.
 
 

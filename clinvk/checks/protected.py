@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,10 +18,14 @@ SHOWN = 10  # files in a message
 Snapshot = Mapping[str, str]  # of a path below the directory: what the file is
 
 
-def take_snapshot(folder: Path, patterns: Sequence[str]) -> dict[str, str]:
-    """What the files are that match any of the patterns, by their paths below the directory."""
+def take_snapshot(
+    folder: Path, patterns: Sequence[str], *, refuse: Callable[[str, str], None] = lambda *_: None
+) -> dict[str, str]:
+    """What the files are that match any of the patterns, by their paths below the directory. A link to
+    a directory that a pattern names stands for what is in that, if it is in the same repository;
+    otherwise `refuse` is called with the link and what it points to."""
     found: dict[str, str] = {}
-    for path in _matching_files(os.fspath(folder), patterns):
+    for path in _matching_files(os.fspath(folder), patterns, refuse):
         found[path] = _state_of(os.path.join(folder, path))
     return found
 
@@ -56,19 +60,26 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def _matching_files(folder: str, patterns: Sequence[str]) -> Iterator[str]:
+def _matching_files(
+    folder: str, patterns: Sequence[str], refuse: Callable[[str, str], None]
+) -> Iterator[str]:
     matches = [_expression(pattern).match for pattern in patterns]
     starts = _starting_points(patterns)
     pending = [start for start in starts if os.path.lexists(os.path.join(folder, start))]
+    names = {pattern.strip("/") for pattern in patterns} | set(
+        starts
+    )  # those of links that are named
     seen: set[str] = set()
     while pending:
         at = pending.pop()
         where = os.path.join(folder, at) if at else folder
         if at and not _is_real_folder(where):
-            if at not in seen and any(match(at) for match in matches):
+            is_followed = _is_followed(folder, at, names, refuse)
+            if at not in seen and (is_followed or any(match(at) for match in matches)):
                 seen.add(at)
                 yield at
-            continue
+            if not is_followed:
+                continue
         try:
             entries = list(os.scandir(where))
         except OSError:
@@ -78,9 +89,40 @@ def _matching_files(folder: str, patterns: Sequence[str]) -> Iterator[str]:
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != ".git" or _may_be_in_git(patterns):
                     pending.append(path)
+            elif entry.name in names and entry.is_symlink() and entry.is_dir():
+                pending.append(path)
             elif path not in seen and any(match(path) for match in matches):
                 seen.add(path)
                 yield path
+
+
+def _is_followed(
+    folder: str, path: str, names: Collection[str], refuse: Callable[[str, str], None]
+) -> bool:
+    """Whether it is a link that a pattern names, to a directory of the same repository: one that does
+    not contain the link itself."""
+    link = os.path.join(folder, path)
+    if not (path in names or os.path.basename(path) in names) or not os.path.isdir(link):
+        return False
+    target, place = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+    if not _is_within(target, _root_of(folder)):
+        refuse(path, target)
+        return False
+    return not _is_within(place, target)
+
+
+def _root_of(folder: str) -> str:
+    """The root of the repository that contains a directory; the directory itself if there is none."""
+    start = at = os.path.realpath(folder)
+    while not os.path.lexists(os.path.join(at, ".git")):
+        if at == os.path.dirname(at):
+            return start
+        at = os.path.dirname(at)
+    return at
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def _starting_points(patterns: Iterable[str]) -> list[str]:

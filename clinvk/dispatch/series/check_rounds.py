@@ -21,7 +21,7 @@ from clinvk.checks.output import CheckOutput
 from clinvk.checks.same_failure import failure_key
 from clinvk.disk.atomic import make_folder, replace_own
 from clinvk.dispatch.series.turn_series import NextTurn, Open, TurnSeries
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.checks.check import CheckResult, commands_of
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.events import Checked, Checking, Event, Failed, Finished, Round
@@ -160,7 +160,7 @@ class CheckedTurn(TurnSeries):
             if self._first.check_progress is not None:
                 self._protected = await in_thread(self._load_protected)
             if self._protected is None:
-                self._protected = await in_thread(self._take_protected)
+                self._protected = await in_thread(lambda: self._take_protected(_refuse_link))
                 await in_thread(self._store_protected)
                 for pattern in protected.unmatched(self._protected, settings.protect):
                     self._notify(f"--protect: {pattern!r} matches no file")
@@ -425,9 +425,12 @@ class CheckedTurn(TurnSeries):
         folder = self._first.check_dir
         return folder and folder / f"round-{self._round}.log"
 
-    def _take_protected(self) -> dict[str, str]:
+    def _take_protected(
+        self, refuse: Callable[[str, str], None] = lambda *_: None
+    ) -> dict[str, str]:
         assert self._detector is not None  # noqa: S101 - a turn has begun
-        return protected.take_snapshot(self._detector.folder, self._settings.protect)
+        folder = self._detector.folder
+        return protected.take_snapshot(folder, self._settings.protect, refuse=refuse)
 
     def _store_protected(self) -> None:
         """Store what the files were, for a later attempt; if that fails, it looks again."""
@@ -447,3 +450,11 @@ class CheckedTurn(TurnSeries):
             if isinstance(data, dict):
                 return data
         return None
+
+
+def _refuse_link(link: str, target: str) -> None:
+    raise UsageError(
+        f"--protect: {protected.shown(link)!r} is a link to {protected.shown(target)}, which is not in "
+        "the repository of the task, so it cannot be protected",
+        "protect files of the repository; what others use outside of it may change at any time",
+    )
