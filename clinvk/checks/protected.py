@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -66,15 +66,18 @@ def _matching_files(
     matches = [_expression(pattern).match for pattern in patterns]
     starts = _starting_points(patterns)
     pending = [start for start in starts if os.path.lexists(os.path.join(folder, start))]
-    names = {pattern.strip("/") for pattern in patterns} | set(
-        starts
-    )  # those of links that are named
+    paths = {"/".join(_parts(pattern)) for pattern in patterns} | set(starts)
+    names = {pattern.rstrip("/") for pattern in patterns if "/" not in pattern.rstrip("/")}
+
+    def is_named(path: str) -> bool:
+        return path in paths or os.path.basename(path) in names
+
     seen: set[str] = set()
     while pending:
         at = pending.pop()
         where = os.path.join(folder, at) if at else folder
         if at and not _is_real_folder(where):
-            is_followed = _is_followed(folder, at, names, refuse)
+            is_followed = is_named(at) and _is_followed(folder, at, refuse)
             if at not in seen and (is_followed or any(match(at) for match in matches)):
                 seen.add(at)
                 yield at
@@ -89,20 +92,17 @@ def _matching_files(
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != ".git" or _may_be_in_git(patterns):
                     pending.append(path)
-            elif entry.name in names and entry.is_symlink() and entry.is_dir():
+            elif is_named(path) and entry.is_symlink() and entry.is_dir():
                 pending.append(path)
             elif path not in seen and any(match(path) for match in matches):
                 seen.add(path)
                 yield path
 
 
-def _is_followed(
-    folder: str, path: str, names: Collection[str], refuse: Callable[[str, str], None]
-) -> bool:
-    """Whether it is a link that a pattern names, to a directory of the same repository: one that does
-    not contain the link itself."""
+def _is_followed(folder: str, path: str, refuse: Callable[[str, str], None]) -> bool:
+    """Whether it is a link to a directory of the same repository, which does not contain the link."""
     link = os.path.join(folder, path)
-    if not (path in names or os.path.basename(path) in names) or not os.path.isdir(link):
+    if not os.path.isdir(link):
         return False
     target, place = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
     if not _is_within(target, _root_of(folder)):
