@@ -5,20 +5,24 @@
     result = clinvk.cancel_run("last")
     print(result.state, result.counts)
 
-`run` is the id of a run, a unique prefix of one, or "last" for the newest.
+`run` is the id of a run, a unique prefix of one, or "last" for the newest. `cluster` is the address of
+the cluster that has the run, if it is a detached one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 
+from clinvk.api.recorded import open_runs, recorded
 from clinvk.api.sync import blocking, refuse_event_loop
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.errors import ClinvkError
 from clinvk.model.age import Age, moment_of
 from clinvk.model.outcome import RunResult
 from clinvk.model.progress import Change
+from clinvk.process.threads import in_thread
 from clinvk.runs import control, retention
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunStore
@@ -31,6 +35,7 @@ async def acancel_run(
     *,
     now: bool = False,
     notify: Callable[[str], None] = lambda _: None,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
 ) -> RunResult:
     """Cancel a run that another process drives, or that was interrupted and left something running;
@@ -40,14 +45,38 @@ async def acancel_run(
     Raises `UsageError` if the run has ended already; `SessionError` if there is no such run, if
     this process drives it, if it cannot be stopped from here, or does not stop within 15
     seconds."""
+    if cluster is not None:
+        return await in_thread(lambda: _cancel_detached(run, cluster, notify, dispatcher, now=now))
     with own_unless(dispatcher) as where:
         folder = RunStore(where.config.home).find(run)
         await control.cancel(folder, now=now, notify=notify)
         return folder.with_outputs(folder.result())
 
 
+def _cancel_detached(
+    run: str,
+    cluster: str,
+    notify: Callable[[str], None],
+    dispatcher: Dispatcher | None,
+    *,
+    now: bool,
+) -> RunResult:
+    """In a thread, since all calls of a server block."""
+    # Only with a cluster.
+    from clinvk.cluster.control import cancel
+
+    with recorded(dispatcher, cluster) as (_, runs):
+        found = runs.find(run)
+        cancel(found, now=now, notify=notify)
+        return found.with_outputs(found.result())
+
+
 def follow_run(
-    run: str = "last", *, after: str = "", dispatcher: Dispatcher | None = None
+    run: str = "last",
+    *,
+    after: str = "",
+    cluster: str | None = None,
+    dispatcher: Dispatcher | None = None,
 ) -> Iterator[Change]:
     """Each `Change` of a run that another process drives, or that has ended, from its start to its
     end. Blocks between changes; does not affect the run.
@@ -56,23 +85,30 @@ def follow_run(
     new ones. Raises `UsageError` for an invalid position, `SessionError` if
     there is no such run, or if it is damaged."""
     refuse_event_loop("clinvk.afollow_run(...)", "async for change in")
-    with own_unless(dispatcher) as where:
-        home = where.config.home
-    yield from RunFollower(RunStore(home).find(run), after).changes()
+    with recorded(dispatcher, cluster) as (_, runs):
+        yield from RunFollower(runs.find(run), after).changes()
 
 
 def afollow_run(
-    run: str = "last", *, after: str = "", dispatcher: Dispatcher | None = None
+    run: str = "last",
+    *,
+    after: str = "",
+    cluster: str | None = None,
+    dispatcher: Dispatcher | None = None,
 ) -> RunChanges:
     """The same for an event loop, asyncio or trio: `async for change in clinvk.afollow_run(run)`.
-    Other tasks continue meanwhile. The loop may be left at any time; nothing stays open."""
+    Other tasks continue meanwhile. The loop may be left at any time; nothing stays open, except the
+    connection to a cluster: leave it with `aclosing`."""
+    opened = ExitStack()
 
     def follow() -> RunFollower:
         with own_unless(dispatcher) as where:
             home = where.config.home
-        return RunFollower(RunStore(home).find(run), after)
+        runs, close = open_runs(home, cluster)
+        opened.callback(close)
+        return RunFollower(runs.find(run), after)
 
-    return RunChanges(follow)
+    return RunChanges(follow, opened.close)
 
 
 def clean_runs(
@@ -80,6 +116,7 @@ def clean_runs(
     *,
     dry_run: bool = False,
     notify: Callable[[str], None] = lambda _: None,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
 ) -> list[str]:
     """Delete runs not written to for that long (a `timedelta`, days, or a text such as "12h" and
@@ -97,11 +134,12 @@ def clean_runs(
             f"{problem.message}; runs of chains are kept, since the checkpoint may name one of them"
         )
 
-    with own_unless(dispatcher) as where:
+    with recorded(dispatcher, cluster) as (where, runs):
         loaded = where.config
         before = moment_of(older_than, loaded.config.session.retention_days)
-        runs, checkpoints = RunStore(loaded.home), Checkpoints(loaded.home)
-        clean_worktrees(runs, where.env, lambda e: notify(e.message), dry_run=dry_run)
+        checkpoints = Checkpoints(loaded.home)
+        if isinstance(runs, RunStore):
+            clean_worktrees(runs, where.env, lambda e: notify(e.message), dry_run=dry_run)
         if before is None:
             return []
         release = partial(release_run, env=where.env, dry_run=dry_run)
@@ -110,15 +148,16 @@ def clean_runs(
         )
 
 
-def delete_run(run: str, *, dispatcher: Dispatcher | None = None) -> str:
+def delete_run(
+    run: str, *, cluster: str | None = None, dispatcher: Dispatcher | None = None
+) -> str:
     """Delete a run, also a damaged one; returns its id. The sessions of its tasks are kept. Raises
     `SessionError` if there is no such run, if a checkpoint names it, if it is running, if it was
     interrupted and may have left something running (cancel it first), or if a result of it was
     neither applied nor dropped."""
-    with own_unless(dispatcher) as where:
-        home = where.config.home
-        folder = RunStore(home).find(run)
-        retention.delete(folder, Checkpoints(home), partial(release_run, env=where.env))
+    with recorded(dispatcher, cluster) as (where, runs):
+        folder, checkpoints = runs.find(run), Checkpoints(where.config.home)
+        retention.delete(folder, checkpoints, partial(release_run, env=where.env))
         return folder.id
 
 

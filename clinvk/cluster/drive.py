@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
 from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.log.runs import RedisRuns
 from clinvk.engine.driven_run import DrivenRun, Observe
@@ -30,16 +28,14 @@ def submit(
     """Record a run that a worker is to drive; nothing is started here. `runs` creates detached ones.
     Raises `ClinvkError` if the plan cannot be run so."""
     check_detachable(plan)
-    run = DrivenRun(replace(context, runs=runs), plan, notify=notify)
-    for task in run.plan.tasks:
-        if run.contains_secret(task):
+    stored = DrivenRun(context, plan, notify=notify).stored_plan()
+    for task in stored.tasks:
+        if task.redacted:
             raise UsageError(
                 f"task {task.name!r} contains a secret, which is not stored, so no worker could run it",
                 "put it into an environment variable of the workers, or run it without --detach",
             )
-    made = run.create_folder()
-    assert isinstance(made, RedisRun)  # noqa: S101 - `runs` has made it
-    return made
+    return runs.create(stored)
 
 
 def check_detachable(plan: Plan) -> None:
@@ -75,7 +71,7 @@ async def drive(
         return None
     try:
         driven = ResumedRun(
-            replace(context), run, _unless_ended(run), observe=observe, notify=notify,
+            context, run, _unless_ended(run), observe=observe, notify=notify,
             executor=executor,
         )  # fmt: skip
         return await driven.run()

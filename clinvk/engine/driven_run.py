@@ -80,11 +80,14 @@ class DrivenRun:
     def create_folder(self) -> RunLog | None:
         """Create the records of the run; None for an ephemeral one."""
         if not self.plan.rules.ephemeral:
-            tasks = tuple(map(self._without_secrets, self.plan.tasks))
-            kept = replace(self.plan, tasks=tasks, cwd=_current_directory())
-            self.folder = self.context.runs.create(kept)
+            self.folder = self.context.runs.create(self.stored_plan())
             self._record_worktrees(self.folder)
         return self.folder
+
+    def stored_plan(self) -> Plan:
+        """The plan as it may be stored. A task that contained a secret is `redacted` there."""
+        tasks = tuple(map(self._without_secrets, self.plan.tasks))
+        return replace(self.plan, tasks=tasks, cwd=_current_directory())
 
     @property
     def directory(self) -> RunFolder | None:
@@ -316,10 +319,6 @@ class DrivenRun:
             # An error of the observer must not lose what is known about the tasks.
             self._observer_error = self._observer_error or error
             self.stop("stopped, because its observer failed")
-
-    def contains_secret(self, task: Task) -> bool:
-        """Whether a task cannot be run from what is stored of it."""
-        return self._without_secrets(task).redacted
 
     def _without_secrets(self, task: Task) -> Task:
         """The task as it may be stored. If its prompt contained a key, it cannot be run from

@@ -199,6 +199,9 @@ class RunFolder(RunLog):
                 }
         return super().summary()
 
+    def created_at(self) -> datetime:
+        return datetime.fromtimestamp(_created_at(self.path) / 1e9, UTC)
+
     def modified_at(self) -> datetime:
         for name in (JOURNAL, PLAN):
             with suppress(OSError):

@@ -256,9 +256,13 @@ class RunChanges(AsyncIterator[Change]):
     """The same for an event loop, asyncio or trio: `async for change in RunChanges(...)`. Files are
     read in threads, so other tasks continue. No change is lost if waiting for it is cancelled."""
 
-    def __init__(self, follow: Callable[[], RunFollower]) -> None:
-        """`follow` is called in a thread, when the first change is asked for."""
+    def __init__(
+        self, follow: Callable[[], RunFollower], close: Callable[[], None] = lambda: None
+    ) -> None:
+        """`follow` is called in a thread, when the first change is asked for. `close` closes what it
+        has opened."""
         self._follow = follow
+        self._close = close
         self._follower: RunFollower | None = None
         self._changes: deque[Change] = deque()
         self._next_look = float("-inf")  # on the clock of the event loop
@@ -272,6 +276,7 @@ class RunChanges(AsyncIterator[Change]):
 
         while not self._changes:
             if self._follower is not None and self._follower.ended:
+                self._close()
                 raise StopAsyncIteration
             # Until a fixed time, since a caller may wait for less than the interval, repeatedly.
             await anyio.sleep_until(self._next_look)
@@ -280,7 +285,8 @@ class RunChanges(AsyncIterator[Change]):
         return self._changes.popleft()
 
     async def aclose(self) -> None:
-        """Does nothing, since nothing stays open between two changes; allows `aclosing`."""
+        """Close the connection to a cluster; files do not stay open between two changes."""
+        self._close()
 
     def _look(self) -> None:
         if self._follower is None:

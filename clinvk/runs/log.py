@@ -134,6 +134,10 @@ class RunLog(Protocol):
 
     def reader(self) -> RunReader: ...
 
+    def created_at(self) -> datetime:
+        """When the run was created; long ago if that is unknown."""
+        ...
+
     def modified_at(self) -> datetime:
         """When the run was last written to. Raises `FileNotFoundError` if it was deleted."""
         ...

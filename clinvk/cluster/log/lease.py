@@ -27,13 +27,19 @@ class RunLease(Closing):
     # What a killed driver left running belongs to the workers, each of which has its own lease.
     leftover: dict[str, Any] | None = None
 
-    def __init__(self, server: LogServer, run: str, seconds: float = LEASE) -> None:
-        """Raises `SessionError` if another process has it, `RunNotFound` if the run was deleted."""
+    def __init__(
+        self,
+        server: LogServer,
+        run: str,
+        seconds: float = LEASE,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_lost` is called, in any thread, once another process drives the run. Raises `SessionError` if another process has it, `RunNotFound` if the run was deleted."""
         keys = server.keys
         self.location = f"the key {keys.driver(run)} of the redis at {server.place}"
         self.token = os.urandom(16).hex()
         self.asked = 0
-        self.is_lost = False  # another process drives the run
+        self._on_lost = on_lost
         self._server = server
         self._run = run
         self._keys = [keys.run_log(run), keys.driver(run), keys.due()]
@@ -74,7 +80,7 @@ class RunLease(Closing):
     def check(self, answer: Any) -> None:
         """Raise `SessionError` if a script has refused to write."""
         if answer == "lost":
-            self.is_lost = True
+            self._on_lost()
             raise SessionError(
                 f"run {self._run} is driven by another process now, or was deleted",
                 f"see it with: clinvk runs watch {self._run}",
@@ -87,9 +93,6 @@ class RunLease(Closing):
                     scripts.RENEW, self._keys, [self.token, self._lasts, self._run]
                 )
                 if answer == "lost":
-                    self.is_lost = True
+                    self._on_lost()
                     return
                 self.asked = int(answer)
-
-
-Find = Callable[[], RunLease | None]  # the lease that this process has

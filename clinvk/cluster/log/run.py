@@ -11,7 +11,7 @@ The journal has a stream of its own, so that the state of a run can be read with
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class RedisRun(RunLog):
         self._home = home
         self._seconds = seconds
         self._lease: RunLease | None = None  # while this process drives it
+        self.on_lost: Callable[[], None] = lambda: None  # another process drives it now
         keys = server.keys
         self._log, self._journal = keys.run_log(run), keys.journal(run)
         self._events, self._index = keys.events(run), keys.event_index(run)
@@ -122,6 +123,9 @@ class RedisRun(RunLog):
             found = pipe.execute()
         first, last = (decode_line(e[0][1][b"line"]) if e else None for e in found)
         return first or {}, last or {}
+
+    def created_at(self) -> datetime:
+        return self._moment("created") or datetime.fromtimestamp(0, UTC)
 
     def modified_at(self) -> datetime:
         if (moment := self._moment("modified")) is None:
@@ -237,7 +241,7 @@ class RedisRun(RunLog):
         return not self.is_driven()
 
     def lock(self) -> RunLease:
-        self._lease = RunLease(self.server, self.id, self._seconds)
+        self._lease = RunLease(self.server, self.id, self._seconds, self.on_lost)
         return self._lease
 
     def note_alive(self) -> int:
