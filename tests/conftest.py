@@ -1,5 +1,6 @@
 """What the tests of the core share: a home of its own, the real command line, and made-up CLIs."""
 
+import gc
 import importlib
 import json
 import os
@@ -237,6 +238,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         number = int(worker["workerid"].removeprefix("gw"))
         for path in sorted(TESTS.rglob("test_*.py"))[number :: worker["workercount"]]:
             importlib.import_module(".".join(path.relative_to(PROJECT).with_suffix("").parts))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave out of later garbage collections what lasts as long as the tests: all modules, 6,000 tests.
+
+    Looking through that takes longer than many a test, and is done hundreds of times.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
