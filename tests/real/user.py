@@ -30,6 +30,8 @@ SHELLS = {  # the tool that runs a command, and its argument
 WRITERS = {"claude": "Write", "gemini": "write_file"}  # codex writes by its shell
 NO_LIMITS = ("--approval", "none")
 
+SOON = 40  # seconds; less than the pauses that are ended, on a machine that is busy
+
 Done = subprocess.CompletedProcess[str]
 
 
@@ -50,7 +52,7 @@ class User:
             input_=None,
             env=self.environment(env),
             cwd=cwd or self.home.project,
-            timeout=60,
+            timeout=150,
         )
 
     def ask(self, *words: str, **where: Any) -> Done:
@@ -160,7 +162,7 @@ def result(done: Done, code: int = 0) -> dict[str, Any]:
     return found
 
 
-def wait_for(true: Callable[[], Any], seconds: float = 60) -> None:
+def wait_for(true: Callable[[], Any], seconds: float = 120) -> None:
     """A machine with other work may take long to start a CLI."""
     deadline = time.monotonic() + seconds
     while not true():
