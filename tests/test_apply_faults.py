@@ -15,6 +15,8 @@ from tests.applied_runs import Applying, Repository, line, write, write_all
 from tests.conftest import PROJECT, wait_for
 from tests.small_disk import fill_bytes
 
+pytestmark = pytest.mark.once
+
 EARLIER = {"GIT_COMMITTER_DATE": "2026-01-01T00:00:00Z"}
 
 

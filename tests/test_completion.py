@@ -14,6 +14,8 @@ from tests.conftest import PROJECT, CommandLine, Home, write_program
 from tests.needs import need
 from tests.stores import keep
 
+pytestmark = pytest.mark.once
+
 Complete = Callable[..., list[str]]
 
 

@@ -85,6 +85,7 @@ def test_there_are_commands_to_look_at() -> None:
     assert len(SHELL) > 50
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("words", SHELL)
 def test_a_command_in_the_documentation_can_be_typed(words: list[str]) -> None:
     # Those that show what is refused are well-formed, too.

@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import CommandLine, Home
 
+pytestmark = pytest.mark.once
+
 # ID is the session used last.
 PROMPTS = """\
 0 chat "This command uses the defaults"

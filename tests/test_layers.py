@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 PACKAGE = Path(__file__).parent.parent / "clinvk"
 
 # A package imports only from those in lines above its own; those in one line do not know each other.

@@ -22,6 +22,8 @@ from tests import clis
 from tests.conftest import PROJECT, CommandLine, Home, write_program
 from tests.needs import need
 
+pytestmark = pytest.mark.once
+
 # Locks
 
 LOCKS = {"base": [], "test": ["test"], "dev": ["dev"], "docs": ["docs"]}

@@ -106,6 +106,7 @@ def ended_nothing(found: dict[str, Any]) -> None:
     assert found["marked"], found
 
 
+@pytest.mark.once
 def test_an_invalid_note_ends_nothing_and_is_told(apart):
     notes = [changes for changes, _ in INVALID.values()]
     found = apart(of="sessions", store="file", notes=notes)
@@ -115,6 +116,7 @@ def test_an_invalid_note_ends_nothing_and_is_told(apart):
             assert part in told["told"], name
 
 
+@pytest.mark.once
 def test_a_note_that_is_no_json_object_ends_nothing_and_is_told(apart):
     found = apart(of="sessions", store="file", notes=TEXTS)
     ended_nothing(found)
@@ -123,6 +125,7 @@ def test_a_note_that_is_no_json_object_ends_nothing_and_is_told(apart):
 
 # That each of them is invalid is tested above; here, that each store and each command asks.
 @pytest.mark.parametrize(("kind", "name"), [*zip(KINDS, EVERYWHERE, strict=True)])
+@pytest.mark.once
 def test_an_invalid_note_ends_nothing_in_any_store(
     apart, kind: str, name: str, tmp_path: Path, request: pytest.FixtureRequest
 ):
@@ -138,6 +141,7 @@ def test_an_invalid_note_ends_nothing_in_any_store(
 
 
 @pytest.mark.parametrize("of", ["session", "run"])
+@pytest.mark.once
 def test_a_note_that_is_no_json_object_blocks_nothing(apart, of: str):
     found = apart(of=of, store="file", how="resume", text="{")
     ended_nothing(found)
@@ -148,6 +152,7 @@ def test_a_note_that_is_no_json_object_blocks_nothing(apart, of: str):
 @pytest.mark.parametrize(
     ("how", "name"), [*zip(["resume", "retry", "cancel"], EVERYWHERE, strict=True)]
 )
+@pytest.mark.once
 def test_an_invalid_note_of_a_run_ends_nothing_and_blocks_nothing(apart, name: str, how: str):
     changes, why = INVALID[name]
     found = apart(of="run", how=how, note=changes)
@@ -158,6 +163,7 @@ def test_an_invalid_note_of_a_run_ends_nothing_and_blocks_nothing(apart, name: s
         assert part in first["err"]
 
 
+@pytest.mark.once
 def test_a_session_with_an_invalid_note_can_be_deleted(apart):
     found = apart(of="session", store="file", note={"run": ""}, delete=True)
     ended_nothing(found)
@@ -167,6 +173,7 @@ def test_a_session_with_an_invalid_note_can_be_deleted(apart):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("old", [False, True])
+@pytest.mark.once
 def test_what_a_valid_note_names_is_ended_and_nothing_else(
     apart, kind: str, old: bool, tmp_path: Path, request: pytest.FixtureRequest
 ):
@@ -178,12 +185,14 @@ def test_what_a_valid_note_names_is_ended_and_nothing_else(
     assert "1 process that it left running was stopped" in found["ran"][0]["err"]
 
 
+@pytest.mark.once
 def test_what_a_valid_note_of_a_run_names_is_ended_and_nothing_else(apart):
     found = apart(of="run", how="cancel", note={"run": "d" * 32})
     assert (found["unmarked"], found["marked"]) == (True, False), found
 
 
 @pytest.mark.parametrize("of", ["session", "run"])
+@pytest.mark.once
 def test_where_the_clinvk_that_a_note_names_is_alive_nothing_is_ended(apart, of: str):
     found = apart(of=of, store="file", how="resume", note={"run": "d" * 32, "clinvk": "PID"})
     ended_nothing(found)
@@ -194,6 +203,7 @@ def test_where_the_clinvk_that_a_note_names_is_alive_nothing_is_ended(apart, of:
 @pytest.mark.parametrize("note", [
     {"clinvk": "PID"}, {"clinvk": -1}, {"clinvk": "PID", **OLD}, {"of": "run r9", "clinvk": "PID"},
 ], ids=str)  # fmt: skip
+@pytest.mark.once
 def test_cancel_signals_no_process_that_does_not_hold_the_lock(apart, note: dict[str, Any]):
     found = apart(of="held", note=note)
     ended_nothing(found)
@@ -201,6 +211,7 @@ def test_cancel_signals_no_process_that_does_not_hold_the_lock(apart, note: dict
     assert "rabc123/lock" in found["ran"][0]["err"]
 
 
+@pytest.mark.once
 def test_cancel_of_a_held_lock_that_says_nothing_readable_signals_nobody(apart):
     found = apart(of="held", text="{")
     ended_nothing(found)

@@ -21,6 +21,8 @@ from tests.test_full_disk import make_room
 from tests.test_worktree_input import ENV, Job
 from tests.test_worktrees import git, new_repository
 
+pytestmark = pytest.mark.once
+
 need("git")
 
 # What a task does: create its worktree, work in it, commit it, remove it. It can be repeated.

@@ -19,6 +19,8 @@ from clinvk.worktrees.result import Saved, current_result, save_result
 from tests.needs import need
 from tests.test_worktrees import git, new_repository
 
+pytestmark = pytest.mark.once
+
 need("git")
 
 # Debian's git-lfs changes the configuration of the whole machine.
