@@ -21,8 +21,8 @@ BASE_PYTHON = $(shell $(PYTHON) -c 'import sys; print(sys._base_executable)')
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # pytest keeps what it prepares of each module, and would have to do it again in every worker.
 unexport PYTHONDONTWRITEBYTECODE
-# More than half of the tests' time is waiting for programs, so four of them run on two cores.
-WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 2)')
+# Almost two thirds of the tests' time is waiting for programs, so six of them run on two cores.
+WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help install demo test test-core test-other test-latest test-older lint types docs bench picture generated lock clean FORCE
