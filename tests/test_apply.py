@@ -650,6 +650,37 @@ def test_a_backend_resolves_a_conflict_in_a_worktree_of_its_own(
     assert clinvk("runs", "apply", "--resolve", "mergr").returncode == 2
 
 
+def test_what_stands_in_the_way_is_said_before_a_backend_resolves_anything(
+    clinvk: CommandLine, home: Home
+) -> None:
+    repository = Repository(home.work, FILES)
+    results = {
+        "one": repository.result(line(5, "one"), write("b.txt", "B\n")),
+        "two": repository.result(line(5, "two")),
+    }
+    make_run(home.path, repository, results)
+    home.backend("merger", MERGER)
+    apply = ("runs", "apply", "--resolve", "merger")
+    write_all(repository.root, {"b.txt": "mine\n"})
+    for more in ([], ["--commit"]):
+        done = clinvk(*apply, *more)
+        assert done.returncode == 1
+        assert "uncommitted changes in b.txt" in done.stdout + done.stderr
+    write_all(repository.root, {"b.txt": "b\n", "a.txt": f"{LINES}mine\n"})
+    blocked = clinvk(*apply)
+    assert (blocked.returncode, "uncommitted changes in a.txt" in blocked.stderr) == (1, True)
+    repository.git("checkout", "--quiet", ".")
+    for key in ("name", "email"):
+        repository.git("config", "--unset", f"user.{key}")
+    repository.git("config", "user.useConfigOnly", "true")
+    nameless = clinvk(*apply, "--commit")
+    assert nameless.returncode != 0
+    assert "git does not know in whose name to commit; nothing was changed" in nameless.stderr
+    assert "user.email" in nameless.stderr
+    assert clinvk.json("runs", "list", "--json")["runs"][1:] == []  # nothing has run
+    assert (clinvk(*apply).returncode, repository.status()) == (0, "M  a.txt\nM  b.txt")
+
+
 @pytest.mark.parametrize("said", ["in its events", "only in its session"])
 def test_a_task_that_had_ended_when_clinvk_was_killed_has_its_changes_after_a_resume(
     clinvk: CommandLine, home: Home, tmp_path: Path, said: str

@@ -114,6 +114,44 @@ def test_the_best_of_three_clis_is_applied(user: User, repo: Path, tmp_path: Pat
     assert (repo / "made").read_text() == "1\n2\n3\n"
 
 
+def test_a_conflict_is_resolved_by_the_cli_in_a_worktree_of_its_own(user: User, repo: Path):
+    """What each CLI may do unasked is what the user has allowed it."""
+    keep = user.home.path / "keep"
+    # Where there are conflict markers, it removes them, and keeps both sides.
+    keep.write_text("#!/bin/sh\nexec sed -i -e '/^[<=>]/d' -e \"s/^top$/$1/\" a\n")
+    keep.chmod(0o755)
+    settings = user.home.path / ".gemini" / "settings.json"
+    allowed = {"tools": {"allowed": [f"run_shell_command({keep})"]}}
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | allowed))
+    allowed = {"permissions": {"allow": [f"Bash({keep}:*)"]}}
+    (repo / ".claude" / "settings.local.json").write_text(json.dumps(allowed))
+    git(user, "config", "user.name", "user")
+    git(user, "config", "user.email", "user@localhost")
+    (repo / "a").write_text("above\n\ntop\n\nbelow\n")
+    git(user, "commit", "-qam", "more")
+    (repo / "mine").write_text("not committed")
+    tasks = [{"name": word, "prompt": user.shell(f"{keep} {word}")} for word in ("left", "right")]
+    file = user.home.path / "tasks.json"
+    rules = {"backend": user.backend, "approval_mode": "auto", "worktree": True}
+    file.write_text(json.dumps({"tasks": tasks, "defaults": rules}))
+    untrusted = {"GEMINI_CLI_TRUST_WORKSPACE": ""}
+    assert user.run("parallel", str(file), env=untrusted).returncode == 0
+    refused = user.run("runs", "apply")
+    assert refused.returncode == 1
+    assert "task 'right' conflicts with task 'left': a" in refused.stderr
+    assert git(user, "status", "--short") == "?? mine"
+
+    done = user.run("runs", "apply", "--commit", "--resolve", user.backend, env=untrusted)
+
+    assert done.returncode == 0, done.stderr
+    assert git(user, "show", "HEAD:a").split() == ["above", "left", "right", "below"]
+    subjects = git(user, "log", "--format=%s", "-3").splitlines()
+    assert [subject.partition(":")[0] for subject in subjects] == ["right", "left", "more"]
+    assert git(user, "status", "--short") == "?? mine"
+    assert git(user, "worktree", "list", "--porcelain").count("worktree ") == 1
+    assert user.processes() == []
+
+
 @CODEX
 def test_codex_resumes_in_its_worktree_whose_sandbox_allows_no_commit(user: User, repo: Path):
     commit = "echo x > b && git add b && git -c user.name=a -c user.email=a@b commit -qm mine; echo rc $?"

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from msgspec import Struct, to_builtins
 
 from clinvk.worktrees.git import Git
-from clinvk.worktrees.results.merge import GITLINK, ConflictError, Merged, Resolve, changes
+from clinvk.worktrees.results.merge import GITLINK, ConflictError, Merged, changes
 from clinvk.worktrees.results.taken import How
 from clinvk.worktrees.results.target import Target
 
@@ -84,11 +84,6 @@ class Ask(NamedTuple):
     resolve: Callable[[Target, ConflictError], str] | None = None  # returns the tree without it
     check: Check | None = None  # each result is applied by itself, and taken back if it fails
     keep: bool = False  # the worktrees
-
-    def resolver(self, target: Target) -> Resolve | None:
-        """Resolves conflicts there."""
-        resolve = self.resolve
-        return None if resolve is None else lambda conflict: resolve(target, conflict)
 
 
 def task_applied(git: Git, merged: Merged, commits: Sequence[str]) -> TaskApplied:

@@ -15,11 +15,12 @@ from clinvk.worktrees import names
 from clinvk.worktrees.git import check_version
 from clinvk.worktrees.results import taken
 from clinvk.worktrees.results.applied import Applied, Ask, State, TaskApplied, Tell, task_applied
-from clinvk.worktrees.results.commits import check_branch_name
+from clinvk.worktrees.results.commits import check_branch_name, check_identity
 from clinvk.worktrees.results.execute import (
     change_files,
     check_preview,
     create_branch,
+    resolver,
     scratch_folder,
 )
 from clinvk.worktrees.results.landing import Landing, hold
@@ -55,7 +56,7 @@ def apply(
         chosen, others = _choose(results, ask)
         if not chosen:
             return _nothing(results, ask, others)
-        _check_target(target, chosen, ask)
+        _check_target(target, chosen, ask, env)
         try:
             applied = _apply(landing, results, chosen, others, ask, env, notify)
         finally:
@@ -83,7 +84,7 @@ def preview(
     chosen, others = _choose(results, ask)
     if not chosen:
         return _nothing(results, ask, others, is_preview=True)
-    _check_target(target, chosen, ask)
+    _check_target(target, chosen, ask, env)
     if (target.git_dir / "clinvk" / "apply.json").exists():
         notify(f"applying results to {target.description} was interrupted; the next clinvk runs apply "
                "completes it or puts everything back")  # fmt: skip
@@ -180,10 +181,14 @@ def _find_target(results: Results, ask: Ask, home: Path) -> Target | None:
     return find_repository(worktree, commits, ask.here, names.folder_of(home))
 
 
-def _check_target(target: Target, chosen: Sequence[TaskResult], ask: Ask) -> None:
+def _check_target(
+    target: Target, chosen: Sequence[TaskResult], ask: Ask, env: Mapping[str, str]
+) -> None:
     """Raise `ClinvkError` if nothing can be applied there."""
     if ask.how != "branch":
         check_ready(target)
+        if ask.how == "commit":
+            check_identity(target.git, env)
     elif target.git.commit_of(check_branch_name(target.git, str(ask.branch))):
         raise UsageError(
             f"the branch {ask.branch} exists already in {target.description}",
@@ -202,7 +207,7 @@ def _merge(
 ) -> list[Merged]:
     return merge_all(
         target.git, str(target.head), [task.source for task in chosen],
-        taken=results.history.applied_results(), resolve=ask.resolver(target),
+        taken=results.history.applied_results(), resolve=resolver(target, ask, str(target.head)),
     )  # fmt: skip
 
 

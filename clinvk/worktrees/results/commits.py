@@ -123,6 +123,17 @@ def _identity(git: Git) -> dict[str, str]:
     return {} if git.maybe("var", "GIT_COMMITTER_IDENT") else dict(IDENTITY)
 
 
+def check_identity(git: Git, env: Mapping[str, str]) -> None:
+    """Raise `UsageError` if git does not know in whose name to commit."""
+    try:
+        Git(git.where, env).run("var", "GIT_COMMITTER_IDENT")
+    except GitError as error:
+        raise UsageError(
+            f"git does not know in whose name to commit; nothing was changed:\n{error.output}",
+            "do what it says, or leave out --commit to stage the changes without a commit",
+        ) from None
+
+
 def _author_variables(author: Author | None) -> dict[str, str]:
     if author is None:
         return {}

@@ -18,7 +18,7 @@ from clinvk.worktrees.results.commits import (
     plan_commits,
 )
 from clinvk.worktrees.results.landing import Landing
-from clinvk.worktrees.results.merge import Merged, Source, changes
+from clinvk.worktrees.results.merge import ConflictError, Merged, Resolve, Source, changes
 from clinvk.worktrees.results.target import Target, check_free
 
 Made = dict[int, list[str]]  # the commits of each task
@@ -80,6 +80,22 @@ def check_preview(target: Target, ask: Ask, merged: Sequence[Merged], scratch: P
     if ask.how != "branch":
         differ = changes(target.git, merged[0].before, merged[-1].tree)
         check_free(target, differ, scratch)
+
+
+def resolver(target: Target, ask: Ask, start: str) -> Resolve | None:
+    """Resolves the conflicts of what is merged into the tree `start`, as it was asked. That takes
+    long and costs money: before, it raises `BlockedError` if uncommitted work is in the way."""
+    resolve = ask.resolve
+    if resolve is None:
+        return None
+
+    def checked(conflict: ConflictError) -> str:
+        if ask.how != "branch":
+            with scratch_folder() as scratch:
+                check_free(target, changes(target.git, start, conflict.tree), scratch)
+        return resolve(target, conflict)
+
+    return checked
 
 
 @contextmanager

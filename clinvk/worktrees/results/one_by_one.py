@@ -16,6 +16,7 @@ from clinvk.worktrees.results.execute import (
     change_files,
     check_preview,
     create_branch,
+    resolver,
     scratch_folder,
 )
 from clinvk.worktrees.results.landing import Landing
@@ -95,7 +96,7 @@ class OneByOne:
         try:
             (merged,) = merge_all(
                 git, self._tree, [result.source], taken=self._contained,
-                before=self._merged, resolve=self.ask.resolver(self.landing.target),
+                before=self._merged, resolve=resolver(self.landing.target, self.ask, self._tree),
             )  # fmt: skip
             self._tree = put(merged, lambda directory: self._check(directory, result))
         except CheckFailed as failed:
