@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import clinvk as api
@@ -101,7 +102,7 @@ def test_a_decision_is_shown_in_the_table_and_in_the_progress(
     plan = write_plan(home, tasks=[FIX | {"candidates": ["long", "short", "bad"]}])
     done = clinvk("parallel", plan)
     assert done.returncode == 0, done
-    assert "fix: fix[short] is best: it changed 1 lines (fix[long]: 9)" in done.stdout
+    assert "fix: fix[short] is best: it changed 1 line (fix[long]: 9)" in done.stdout
     assert "1 task: 1 done" in done.stdout
     assert done.stdout.count("done by short") == 1
     assert "done by long" not in done.stdout
@@ -429,13 +430,15 @@ def test_a_run_that_is_killed_while_it_chooses_runs_no_candidate_twice(
 ):
     calls, here, resumed = tmp_path / "calls", tmp_path / "here", tmp_path / "resumed"
     telling(home, calls)
-    score = f"test -e {resumed} || {{ touch {here}; sleep 60; }}; grep -c . made.txt"
+    score = f"test -e {resumed} || {{ echo $$ > {here}; sleep 60; }}; grep -c . made.txt"
     kill_at(
         clinvk, write_plan(home, tasks=[FIX | {"candidates": ["one", "two"], "score": score}]), here
     )
     assert states(clinvk.json("runs", "show", "--json"))["fix"] == "indeterminate"
     resumed.touch()
     done = clinvk("runs", "resume", "--json")
+    left = int(here.read_text())
+    wait_for(lambda: not psutil.pid_exists(left), "the end of the score that was left running", 60)
     found = json.loads(done.stdout)
     assert (done.returncode, by_name(found)["fix"]["decision"]["best"]) == (0, "fix[two]")
     assert sorted(calls.read_text().split()) == ["one", "two"]
@@ -528,6 +531,19 @@ def test_a_budget_counts_candidates(clinvk: CommandLine, home: Home, repository:
     assert (done.returncode, set(states(json.loads(done.stdout)).values())) == (0, {"done"})
 
 
+def test_a_choice_is_made_though_the_last_candidate_has_spent_the_budget(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    tasks = [
+        {"name": "a", "prompt": "x", "candidates": 2, "backend": "echo"},
+        {"name": "b", "prompt": "x", "needs": ["a"], "backend": "echo"},
+    ]
+    usage = run(clinvk, home, max_parallel=1, tasks=tasks[:1])["usage"]
+    budget = {"tokens": usage["input"] + usage["output"]}
+    found = run(clinvk, home, max_parallel=1, budget=budget, tasks=tasks)
+    assert states(found) == {"a[1]": "done", "a[2]": "done", "a": "done", "b": "cancelled"}
+
+
 def test_a_candidate_that_waits_for_a_rate_limit_is_waited_for(
     clinvk: CommandLine, home: Home, repository: Repository, tmp_path: Path
 ):
@@ -544,6 +560,101 @@ echo '{{"type": "end", "text": "late"}}'
     found = run(clinvk, home, limit_wait="0.1s", tasks=[FIX | {"candidates": ["long", "limited"]}])
     assert found["exit_code"] == 0, found
     assert by_name(found)["fix"]["output"] == "late"
+
+
+LIMITED = """#!/bin/bash
+cat > /dev/null
+echo '{"type": "end", "error": "usage limit", "status": 429}'
+exit 1
+"""
+
+
+def test_a_rate_limit_that_is_not_waited_for_is_a_failure_of_the_candidate(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    home.backend("limited", LIMITED)
+    found = run(clinvk, home, on_limit="fail", tasks=[FIX | {"candidates": ["limited", "short"]}])
+    assert (found["exit_code"], by_name(found)["fix"]["decision"]["best"]) == (0, "fix[short]")
+    again = json.loads(clinvk("runs", "resume", "--json").stdout)
+    assert [t["attempts"] for t in again["results"]] == [1, 1, 1]
+    found = run(
+        clinvk, home, "--ignore-limit", on_limit="fail", tasks=[FIX | {"candidates": ["limited"]}]
+    )
+    assert (found["exit_code"], by_name(found)["fix"]["error"]["kind"]) == (75, "limit")
+
+
+def test_a_rate_limit_of_the_judge_is_waited_for_and_nothing_else_is_repeated(
+    clinvk: CommandLine, home: Home, repository: Repository, tmp_path: Path
+):
+    calls = tmp_path / "calls"
+    telling(home, calls)
+    home.backend("one", TELLING.format(name="one", lines=2, calls=calls))
+    judge = LIMITED.replace(
+        "cat", f"[ -e {tmp_path}/over ] && exec {tmp_path}/judge; touch {tmp_path}/over; cat"
+    )
+    home.backend("judge", judge)
+    (tmp_path / "judge").write_text(
+        """#!/bin/bash
+cat > /dev/null
+echo '{"type": "end", "text": "{\\"best\\": 0}"}'
+"""
+    )
+    (tmp_path / "judge").chmod(0o755)
+    found = run(
+        clinvk, home, limit_wait="0.1s",
+        tasks=[FIX | {"candidates": ["one", "two"], "judge": "judge"}],
+    )  # fmt: skip
+    fix = by_name(found)["fix"]
+    assert (found["exit_code"], fix["attempts"]) == (0, 2), found
+    assert fix["decision"]["summary"].endswith("equally good; so says the judge")
+    assert sorted(calls.read_text().split()) == ["one", "two"]
+    (tmp_path / "over").unlink()
+    found = run(
+        clinvk, home, "--ignore-limit", on_limit="fail",
+        tasks=[FIX | {"candidates": ["one", "two"], "judge": "judge"}],
+    )  # fmt: skip
+    assert (found["exit_code"], by_name(found)["fix"]["attempts"]) == (0, 1)
+    assert "; the judge did not answer: " in by_name(found)["fix"]["decision"]["summary"]
+
+
+def test_a_run_that_is_cancelled_while_it_chooses_can_be_resumed(
+    clinvk: CommandLine, home: Home, repository: Repository, tmp_path: Path
+):
+    calls, here, resumed = tmp_path / "calls", tmp_path / "here", tmp_path / "resumed"
+    telling(home, calls)
+    score = f"test -e {resumed} || {{ touch {here}; sleep 60; }}; grep -c . made.txt"
+    plan = write_plan(home, tasks=[FIX | {"candidates": ["one", "two"], "score": score}])
+    process = clinvk.start("parallel", plan)
+    wait_for(here.exists, "the score", 60)
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 7
+    resumed.touch()
+    done = clinvk("runs", "resume", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, by_name(found)["fix"]["decision"]["best"]) == (0, "fix[two]")
+    assert sorted(calls.read_text().split()) == ["one", "two"]
+
+
+def test_a_chain_continues_from_its_checkpoint_without_choosing_again(
+    clinvk: CommandLine, home: Home, repository: Repository, tmp_path: Path
+):
+    calls = tmp_path / "calls"
+    telling(home, calls)
+    home.backend(
+        "last", f"test -e {tmp_path}/fixed || exit 9\n{WORK.format(name='last', lines=1, file='b')}"
+    )
+    plan = write_plan(home, steps=[
+        FIX | {"candidates": ["one", "two", "bad"]},
+        {"name": "last", "prompt": "{{previous}}", "backend": "last"},
+    ])  # fmt: skip
+    assert clinvk("chain", plan, "--checkpoint", "c").returncode == 1
+    (tmp_path / "fixed").touch()
+    done = clinvk("chain", plan, "--resume", "c", "--json")
+    found = json.loads(done.stdout)
+    assert (done.returncode, by_name(found)["fix"]["attempts"]) == (0, 1)
+    assert sorted(calls.read_text().split()) == ["one", "two"]
+    assert "fix: fix[one] is best" in clinvk("checkpoints", "show", "c").stdout
 
 
 # From Python.

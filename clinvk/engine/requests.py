@@ -95,7 +95,7 @@ class RequestBuilder:
     def _start(self, task: Task) -> str | None:
         """The commit with the results of the steps before it, for a step that does not share the
         worktree of those: a candidate, or the first one after a choice."""
-        if self.plan.kind != "chain" or not any(t.decides for t in self.plan.tasks):
+        if self.plan.kind != "chain" or not self._has_candidates:
             return None
         position = task.previous
         while position is not None:
@@ -103,6 +103,10 @@ class RequestBuilder:
                 return made.commit
             position = self.plan.tasks[position].previous
         return None
+
+    @cached_property
+    def _has_candidates(self) -> bool:
+        return any(task.decides for task in self.plan.tasks)
 
     def check(self, i: int, request: Request) -> None:
         """Raise `UsageError` if the parts of the prompt leave it empty."""

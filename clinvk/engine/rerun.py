@@ -119,10 +119,13 @@ def _with_decisions(plan: Plan, outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def with_dependents(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """For steps in order: a step whose prompt uses a queued step is queued, too."""
+    """For steps in order: a step whose prompt uses a queued step is queued, too, and one that chooses
+    between queued candidates."""
     chosen = list(outcomes)
     for i, task in enumerate(plan.tasks):
-        if chosen[i].ok and any(chosen[n].state == "queued" for n in task.known.values()):
+        if chosen[i].ok and any(
+            chosen[n].state == "queued" for n in (*task.known.values(), *task.candidates)
+        ):
             chosen[i] = requeue(chosen[i])
     return chosen
 

@@ -86,6 +86,7 @@ class Scheduler:
         self.rng = rng or random.Random()  # noqa: S311 - nobody gains by guessing it
         self.end_reason: str | None = None  # why it stops early
         self.cancelled = False
+        self._is_budget_spent = False  # that is why it stops early
         self.attempts: dict[int, Attempt] = {}  # running
         self._room = WaitingRoom(self.attempts.values(), self.on_notice)
         self._queues: dict[str, list[int]] = {}  # backend: tasks that are ready to start
@@ -163,10 +164,12 @@ class Scheduler:
 
     def _next_task(self) -> tuple[int, str] | None:
         """The first task, in the order of the plan, with a free backend, and that backend."""
-        if self.end_reason is not None or len(self.attempts) >= self._most:
+        if len(self.attempts) >= self._most or self._room.is_occupied:
+            return None  # in the latter case, there is no room for those that are running
+        if (choice := self._next_choice()) is not None:
+            return choice, NO_BACKEND
+        if self.end_reason is not None:
             return None
-        if self._room.is_occupied:
-            return None  # no room for those that are running
         best: tuple[int, str, str] | None = None
         for name, queue in self._queues.items():
             if not queue or (best is not None and queue[0] > best[0]):
@@ -177,10 +180,19 @@ class Scheduler:
             return None
         if self._budget.would_exceed(len(self.attempts) + 1):
             if not self.attempts:
-                self._halt(self._budget.end_reason())
+                self._halt_for_budget()
             return None
         heapq.heappop(self._queues[best[1]])
         return best[0], best[2]
+
+    def _next_choice(self) -> int | None:
+        """The first task that only chooses between candidates, which have been paid for: also once
+        the budget is spent."""
+        queue = self._queues.get(NO_BACKEND)
+        is_stopped = self.end_reason is not None and not self._is_budget_spent
+        if not queue or is_stopped or self.cancelled:
+            return None
+        return heapq.heappop(queue)
 
     def _next_wake_time(self) -> float | None:
         """The next time at which a task can start even if no other one ends."""
@@ -442,16 +454,22 @@ class Scheduler:
             if halt.when == "now":
                 self._cancel_all("stopped, because others failed", now=False)
         elif self._budget.is_spent():
-            self._halt(self._budget.end_reason())
-            self._cancel_all("stopped, because the budget is spent", now=False)
+            self._halt_for_budget()
+            self._cancel_all("stopped, because the budget is spent", now=False, is_free=False)
+
+    def _halt_for_budget(self) -> None:
+        self._is_budget_spent = True
+        self._halt(self._budget.end_reason())
 
     def _halt(self, why: str) -> None:
         self.end_reason = self.end_reason or why
         self._wake.set()
 
-    def _cancel_all(self, why: str, *, now: bool) -> None:
+    def _cancel_all(self, why: str, *, now: bool, is_free: bool = True) -> None:
+        """Cancel what runs; without `is_free`, not what costs nothing."""
         for attempt in list(self.attempts.values()):
-            attempt.cancel(why, now=now)
+            if is_free or attempt.backend != NO_BACKEND:
+                attempt.cancel(why, now=now)
 
     def _close_not_started(self) -> None:
         """Report why each task that did not start was not started."""

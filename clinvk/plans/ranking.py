@@ -115,7 +115,8 @@ def _reason(criterion: str, best: Candidate, second: Candidate) -> str:
             other = "none" if second.score is None else f"{second.score:g}"
             return f"its score is {best.score:g} ({second.name}: {other})"
         case "diff":
-            return f"it changed {best.lines:,} lines ({second.name}: {second.lines:,})"
+            lines = f"{best.lines:,} line{'s' * (best.lines != 1)}"
+            return f"it changed {lines} ({second.name}: {second.lines:,})"
         case "judge":
             return "the judge chose it"
     return "its check passed"

@@ -101,8 +101,9 @@ def _table(result: RunResult) -> Iterator[str]:
         '<th scope="col" class="num">Cost</th><th scope="col" class="rarely">Session</th>'
         "</tr></thead><tbody>"
     )
+    settled = result.settled_candidates
     for outcome in result.results:
-        yield _row(outcome, has_link=outcome.index not in result.settled_candidates)
+        yield _row(outcome, has_link=outcome.index not in settled)
     yield "</tbody></table></section>"
 
 

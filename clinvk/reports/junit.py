@@ -37,6 +37,7 @@ def render(result: RunResult, plan: Plan) -> str:
 def _cases(result: RunResult, plan: Plan) -> Iterable[ET.Element]:
     """A unique name per task: readers treat two tests of the same name as one."""
     taken: dict[str, int] = {}
+    settled = result.settled_candidates
     for outcome in result.results:
         base = _replace_forbidden(words.name(outcome))
         name = base
@@ -44,7 +45,7 @@ def _cases(result: RunResult, plan: Plan) -> Iterable[ET.Element]:
             taken[base] += 1
             name = f"{base} ({taken[base]})"
         taken[name] = 1
-        yield _case(outcome, plan, name, is_passed_over=outcome.index in result.settled_candidates)
+        yield _case(outcome, plan, name, is_passed_over=outcome.index in settled)
 
 
 def _case(outcome: Outcome, plan: Plan, name: str, *, is_passed_over: bool) -> ET.Element:

@@ -125,10 +125,10 @@ def _untaken(folder: RunLog, plan: Plan, env: Mapping[str, str]) -> Iterator[str
     """The tasks with a result that was neither applied nor dropped."""
     history, home = read_history(folder), folder.home
     run = folder.result(plan, is_driver=True) if any(t.decides for t in plan.tasks) else None
+    settled = run.settled_candidates if run else ()
     for index, task in enumerate(plan.tasks):
         same = same_result(plan, run.results, index) if run else (index,)
-        is_loser = run is not None and index in run.settled_candidates and same == (index,)
-        if task.worktree is None or is_loser:
+        if task.worktree is None or (index in settled and same == (index,)):
             continue
         place = Place(home, folder.id, task.worktree, env)
         if not place.repository.is_dir() and not place.path.exists():

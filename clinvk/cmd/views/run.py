@@ -11,7 +11,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.cmd.views import summary
-from clinvk.model.outcome import ACTIVE_STATES, MARKS, VERSION, Outcome, state_label
+from clinvk.model.outcome import (
+    ACTIVE_STATES,
+    MARKS,
+    VERSION,
+    Outcome,
+    state_label,
+    without_candidates,
+)
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.wording import describe_change
@@ -215,7 +222,9 @@ class JsonLinesViewer(SilentViewer):
         self, total: int, run_id: str | None = None, outcomes: Iterable[Outcome] = (), **_: Any
     ) -> None:
         self.run_id = run_id
-        left = sum(o.state in ACTIVE_STATES for o in outcomes)
+        if tasks := without_candidates(outcomes):
+            total = len(tasks)
+        left = sum(o.state in ACTIVE_STATES for o in tasks)
         self.print({"type": "begin", "run": run_id, "total_tasks": total, "left": left})
 
     def observe(self, change: Change) -> None:

@@ -64,14 +64,15 @@ class Decider:
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         began = time.monotonic()
-        scores = await self._scores(request.env or {})
+        scores = await self._scores(request)
         ranking = self._rank(scores)
         if ranking.winner is None:
             return self._failed(ranking, time.monotonic() - began)
         asked = None
         alike = equally_good(ranking)
         if self.decision.judge is not None and len(alike) > 1:
-            judge = Judge(self.executor, request, reporter)
+            waits = self.plan.rules.limits.action != "fail"
+            judge = Judge(self.executor, request, reporter, waits=waits)
             asked = await judge.ask([self._answer(c.index) for c in alike])
             if asked.stopped is not None:
                 return asked.stopped
@@ -89,7 +90,7 @@ class Decider:
             may_be_unchanged=not changed,
         )  # fmt: skip
 
-    async def _scores(self, env: Mapping[str, str]) -> dict[int, float]:
+    async def _scores(self, request: Request) -> dict[int, float]:
         """The number that the score prints for each candidate that succeeded, one after another."""
         scores: dict[int, float] = {}
         for outcome in self.candidates if self.decision.score else ():
@@ -99,7 +100,8 @@ class Decider:
             cwd = Path(made.path, wanted.workdir)
             folder = self.log.checks_path(self.i) if self.log else None
             log = folder / f"score-{outcome.index + 1}.log" if folder else None
-            score = await score_in(cwd, str(self.decision.score), {**self.env, **env}, log)
+            env = {**self.env, **(request.env or {})}
+            score = await score_in(cwd, str(self.decision.score), env, log, request.secrets)
             if score is not None:
                 scores[outcome.index] = score
         return scores

@@ -19,9 +19,6 @@ from clinvk.plans.comparison import NO_VERDICT, ROUNDS, judge_prompt, parse_verd
 from clinvk.text import template
 from clinvk.text.sanitize import one_line
 
-# After these, the run decides what follows: it waits, or stops.
-STOPPING = ("cancelled", "limit")
-
 
 class Judgment(Struct, frozen=True, kw_only=True):
     """What the judge said. `best` is the position of its choice, if it chose the same one twice;
@@ -38,10 +35,14 @@ class Judgment(Struct, frozen=True, kw_only=True):
 class Judge:
     """Asks with the executor; `request` is what it is asked with, apart from the prompt."""
 
-    def __init__(self, executor: Executor, request: Request, reporter: Reporter) -> None:
+    def __init__(
+        self, executor: Executor, request: Request, reporter: Reporter, *, waits: bool
+    ) -> None:
+        """`waits`: at a rate limit, the run decides what follows."""
         self.executor = executor
         self.request = request
         self.reporter = _Reports(reporter)
+        self._stopping = ("cancelled", "limit") if waits else ("cancelled",)
 
     async def ask(self, answers: Sequence[tuple[str, str]]) -> Judgment:
         """Choose between these answers, each with its patch."""
@@ -52,7 +53,7 @@ class Judge:
             result = await self.executor.run(self._request(number, order, answers), self.reporter)
             results.append(result)
             judged = _sum(results)
-            if result.error is not None and result.error.kind in STOPPING:
+            if result.error is not None and result.error.kind in self._stopping:
                 return replace(
                     judged, stopped=replace(result, usage=judged.usage, cost=judged.cost)
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
@@ -15,13 +15,17 @@ from clinvk.worktrees.git import is_local_variable
 
 
 async def score_in(
-    cwd: Path, command: str, env: Mapping[str, str], log: Path | None
+    cwd: Path,
+    command: str,
+    env: Mapping[str, str],
+    log: Path | None,
+    secrets: Sequence[str] = (),
 ) -> float | None:
     """The score; None if the command fails or prints no number, or if the directory is gone. Its
-    output is in the file `log`."""
+    output is in the file `log`, without the `secrets`."""
     if not os.path.isdir(cwd):  # noqa: ASYNC240 - once, and on a local disk
         return None
     clean = {k: v for k, v in env.items() if not is_local_variable(k)}
     run = CheckRun((command,), cwd, clean, env.get(MARKER, ""), DEFAULT_TIMEOUT)
-    done = await run.run(CheckOutput(log, create_scrubber([], redacting=True)))
+    done = await run.run(CheckOutput(log, create_scrubber(secrets, redacting=True)))
     return last_number(done.output) if done.ok else None
