@@ -195,6 +195,25 @@ def test_only_the_best_candidates_are_applied(
     assert (home.work / "made.txt").read_text().count("of long") == 9
 
 
+def test_a_resolved_conflict_of_the_best_candidate_is_checked_again(
+    clinvk: CommandLine, home: Home, repository: Repository, tmp_path: Path
+):
+    home.backend("fixer", """#!/bin/bash
+cat > /dev/null
+echo resolved > made.txt
+echo '{"type": "end", "text": "resolved"}'
+""")  # fmt: skip
+    check = f"cat made.txt >> {tmp_path}/checked"
+    run(clinvk, home, tasks=[FIX | {"candidates": ["long", "short"], "check": check}])
+    (tmp_path / "checked").unlink()
+    repository.commit({"made.txt": "mine\n"})
+    assert "conflicts with" in clinvk("runs", "apply").stderr
+    done = clinvk("runs", "apply", "--resolve", "fixer")
+    assert done.returncode == 0, done
+    assert (tmp_path / "checked").read_text() == "resolved\n"
+    assert (home.work / "made.txt").read_text() == "resolved\n"
+
+
 def test_losers_do_not_keep_a_run_whose_best_result_was_taken(
     clinvk: CommandLine, home: Home, repository: Repository
 ):

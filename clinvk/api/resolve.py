@@ -95,8 +95,10 @@ class Resolver:
             remove_applied(folder, None, [0], home, self.dispatcher.env, self.notify)
 
     async def _run(self, target: Target, conflict: ConflictError, start: str) -> Result:
-        task = self.folder.plan().tasks[conflict.source.index]
-        options = {k: v for k, v in task.options.items() if k in CHECK_KEYS}
+        plan = self.folder.plan()
+        task = plan.tasks[conflict.source.index]
+        checked = plan.tasks[task.candidates[0]] if task.candidates else task
+        options = {k: v for k, v in checked.options.items() if k in CHECK_KEYS}
         if self.checks:
             own = options.get("check") or ()
             options["check"] = [*([own] if isinstance(own, str) else own), *self.checks]
