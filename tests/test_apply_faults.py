@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,8 +12,8 @@ import pytest
 
 from clinvk.errors import ClinvkError
 from clinvk.worktrees.results import landing as landings
-from tests.applied_runs import Applying, Repository, line, write, write_all
-from tests.conftest import PROJECT, wait_for
+from tests.applied_runs import Applying, Repository, line, make_run, write, write_all
+from tests.conftest import PROJECT, CommandLine, Home, wait_for
 from tests.small_disk import fill_bytes
 
 pytestmark = pytest.mark.once
@@ -167,3 +168,39 @@ def test_an_apply_that_cannot_be_recorded_is_recorded_by_the_next_one(
     assert apply(folder).tasks[0].state == "already applied"
     assert "it was complete" in apply.told[-1]
     wait_for(lambda: not (repository.root / ".git/clinvk/apply.json").exists())
+
+
+def test_an_apply_that_was_killed_is_named_with_the_command_that_recovers(
+    clinvk: CommandLine, home: Home, tmp_path: Path
+) -> None:
+    repository = Repository(tmp_path / "repository", {"a.txt": "1\n"})
+    folder = make_run(home.path, repository, {"one": repository.result(line(1, "x"))})
+    hook = repository.root / ".git/hooks/pre-commit"
+    hook.write_text("#!/bin/sh\nkill -9 $(ps -o ppid= $PPID)\n")
+    hook.chmod(0o755)
+    identity = {f"GIT_{role}_{what}": "a@b" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}  # fmt: skip
+    killed = subprocess.run(
+        [sys.executable, "-m", "clinvk", "runs", "apply", "--commit"],
+        cwd=repository.root, env=home.env | identity, capture_output=True, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed
+    hook.unlink()
+    told = f"cd {repository.root} && clinvk runs apply {folder.id}"
+    wait_for(lambda: told in unwrapped(clinvk("runs", "show").stderr), "the end of git", 60)
+    assert told in unwrapped(clinvk("runs", "list").stderr)
+    assert told in unwrapped(clinvk("doctor").stdout)
+    (about,) = json.loads(clinvk("runs", "list", "--json").stdout)["runs"]
+    assert about["apply_interrupted"] == str(repository.root)
+    assert json.loads(clinvk("runs", "show", "--json").stdout)["apply_interrupted"] == str(repository.root)  # fmt: skip
+    applies = json.loads(clinvk("doctor", "--json").stdout)["interrupted_applies"]
+    assert applies == [{"run": folder.id, "root": str(repository.root)}]
+
+    again = clinvk("runs", "apply", cwd=repository.root)
+    assert again.returncode == 0, again.stderr
+    assert "its changes were undone" in again.stderr
+    assert told not in unwrapped(clinvk("runs", "show").stderr + clinvk("doctor").stdout)
+    assert not (folder.path / "applying.json").exists()
+
+
+def unwrapped(text: str) -> str:
+    return " ".join(text.split())

@@ -65,7 +65,11 @@ def list_(
     found = list(islice(matches, show.LISTED if on_screen and limit is None else limit))
     if wide:
         _add_sizes(found, runs.folder.parent)
+    cut_off = taken.interrupted_applies(runs.folder, [about["id"] for about in found])
     if as_json:
+        for about in found:
+            if root := cut_off.get(about["id"]):
+                about["apply_interrupted"] = root
         show.print_json({"version": VERSION, "runs": found})
         return
     if not found and state is not None and runs.ids():
@@ -83,6 +87,7 @@ def list_(
     show.print_table(headers, rows, shrinks=["FROM"], spared=spared, state="STATE")
     if limit is None and (more := sum(1 for _ in matches)):
         print(f"… and {more:,} more (--all)")
+    taken.warn_of_interrupted(cut_off)
 
 
 def _run_summary(folder: RunFolder) -> dict[str, Any]:
@@ -170,6 +175,8 @@ def show_(
         )
     if as_json:
         data = many.result_data(folder.with_outputs(result))
+        if root := taken.interrupted_applies(folder.path.parent, [folder.id]).get(folder.id):
+            data["apply_interrupted"] = root
         show.print_json(taken.add_to_run(folder, data))
         return
     with summary.without_workflow_commands():
@@ -188,6 +195,7 @@ def show_(
         comparison.print_verdict(whole)
         comparison.print_ranking(whole)
     taken.print_taken(folder, result)
+    taken.warn_of_interrupted(taken.interrupted_applies(folder.path.parent, [folder.id]))
     if hint := summary.next_step(result):
         printer.notice(hint)
 

@@ -14,14 +14,17 @@ from clinvk.backend.catalog import Catalog
 from clinvk.backend.probe import BackendStatus, probe_backends
 from clinvk.cmd.app import new_app
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.views.taken import interrupted_applies
 from clinvk.config.paths import home_problem, private_hint
 from clinvk.disk.sizes import format_size
 from clinvk.dispatch.limit_check import format_time
 from clinvk.dispatch.remembered_limits import LimitStore, list_limits
 from clinvk.errors import NotInstalledError, SessionError
+from clinvk.runs.folder import RunStore
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 from clinvk.worktrees.cleaning import sizes
+from clinvk.worktrees.results.taken import describe_interrupted
 
 app = new_app()
 
@@ -40,13 +43,19 @@ def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
     limits = list_limits(LimitStore(loaded.home))
     problem = _find_store_problem(loaded.home)
     worktrees = _worktrees(loaded.home)
+    runs = RunStore(loaded.home)
+    cut_off = interrupted_applies(runs.folder, sorted(runs.ids()))
     if as_json:
         report = _report_json(findings, loaded, problem)
-        printer.print_json({**report, "limits": limits, "worktrees": worktrees})
+        applies = [{"run": run, "root": root} for run, root in cut_off.items()]
+        about = {"limits": limits, "worktrees": worktrees, "interrupted_applies": applies}
+        printer.print_json({**report, **about})
     else:
         _print_report(findings, loaded, problem)
         _print_limits(limits)
         _print_worktrees(worktrees)
+        for run, root in cut_off.items():
+            printer.print_wrapped(f"warning: {describe_interrupted(run, root)}")
     if problem is not None:
         return SessionError.exit_code
     return 0 if _has_model(findings) else NotInstalledError.exit_code

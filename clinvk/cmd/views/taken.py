@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinvk.errors import ClinvkError
@@ -23,6 +25,25 @@ def add_to_run(folder: RunLog, data: dict[str, Any]) -> dict[str, Any]:
             if found := history.last_of(int(task["index"]), event):
                 task[event] = found.to_json()
     return data
+
+
+def warn_of_interrupted(found: Mapping[str, str]) -> None:
+    """Say on stderr to which working trees results of runs, by their ids, were being applied when that
+    was killed."""
+    # Only after a kill.
+    from clinvk.worktrees.results.taken import describe_interrupted
+
+    for run, root in found.items():
+        printer.Printer.for_errors().warning(describe_interrupted(run, root))
+
+
+def interrupted_applies(runs: Path, ids: Iterable[str]) -> dict[str, str]:
+    """The working trees to which results of these runs, in the directory of all runs, were being
+    applied when that was killed, by the ids of the runs."""
+    # Only for runs.
+    from clinvk.worktrees.results.taken import find_interrupted
+
+    return {run: root for run in ids if (root := find_interrupted(runs / run)) is not None}
 
 
 def print_taken(folder: RunLog, result: RunResult) -> None:

@@ -37,6 +37,7 @@ from clinvk.disk.sync import sync_files
 from clinvk.disk.waiting import WouldWait
 from clinvk.errors import SessionError, UsageError
 from clinvk.worktrees.git import Git, GitError
+from clinvk.worktrees.results import taken
 from clinvk.worktrees.results.merge import GITLINK, Change, tree_of
 from clinvk.worktrees.results.target import Stat, Target, locked_error
 from clinvk.worktrees.submodules import drop_worktree
@@ -172,6 +173,7 @@ class Landing:
             )
         except BaseException:
             self.note_path.unlink(missing_ok=True)
+            taken.mark_ended(about)
             raise
         self._finish(note)
 
@@ -291,6 +293,7 @@ class Landing:
         self._unlock_index(note)
         self.record(note.about | {"token": note.token})
         self._discard()
+        taken.mark_ended(note.about)
 
     def _undo(self, note: Note, *, keep: Path | None = None) -> list[str]:
         """Put everything back; return the files that were changed meanwhile. They are left as they
@@ -304,6 +307,7 @@ class Landing:
                 left.append(step.path)
         self._unlock_index(note)
         self._discard()
+        taken.mark_ended(note.about)
         return sorted(left)
 
     def _move_branch_back(self, note: Note) -> None:
@@ -438,6 +442,7 @@ class Landing:
     # Files of its own.
 
     def _write_note(self, note: Note) -> None:
+        taken.mark_begun(note.about, self.target.description, self.note_path)
         try:
             self.folder.mkdir(exist_ok=True)
             replace_own(self.note_path, msgspec.json.encode(note), durable=True)
@@ -470,7 +475,7 @@ def hold(target: Target, record: Callable[[dict[str, Any]], None]) -> Iterator[L
         raise _disk_error(target, error) from error
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(hold_lock(landing.folder / "apply.lock", timeout=LOCK_TIMEOUT))
+            stack.enter_context(hold_lock(landing.folder / taken.LOCK, timeout=LOCK_TIMEOUT))
         except WouldWait:
             raise SessionError(
                 f"results are being applied to {target.description} by another process",

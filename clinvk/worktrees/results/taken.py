@@ -1,10 +1,15 @@
 """What became of the results of a run: applied or dropped.
 
-runs/<id>/taken.jsonl    one line for each; appended to, never changed
+runs/<id>/taken.jsonl      one line for each; appended to, never changed
+runs/<id>/applying.json    while results are being applied: where, and the note about that
 """
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -13,7 +18,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, to_builtins
 
-from clinvk.disk.atomic import append_file, file_error
+from clinvk.disk.atomic import append_file, file_error, replace_own
 from clinvk.disk.jsonl import decode_lines, encode
 from clinvk.disk.reading import ANY, read_file
 from clinvk.model.conversion import convert
@@ -22,7 +27,9 @@ from clinvk.runs.folder import RunFolder
 from clinvk.runs.log import RunLog
 
 VERSION = 1
+LOCK = "apply.lock"  # beside the note about an apply
 NAME = "taken.jsonl"
+MARK = "applying.json"
 How = Literal["stage", "commit", "branch"]
 
 
@@ -135,6 +142,49 @@ def record(what: Mapping[str, Any]) -> None:
         return
     except OSError as error:
         raise file_error("write", path, error) from error
+
+
+def mark_begun(what: Mapping[str, Any], root: str, note: Path) -> None:
+    """Let people find an apply of `what` to `root`, if it is killed, from the run. `note` says there how
+    far it is, beside the lock of the process that applies."""
+    path = Path(what["folder"]) / MARK
+    with suppress(OSError):  # only commands about the run would use it
+        replace_own(path, encode({"root": root, "note": os.fspath(note)}), durable=False)
+
+
+def mark_ended(what: Mapping[str, Any]) -> None:
+    with suppress(OSError):
+        (Path(what["folder"]) / MARK).unlink(missing_ok=True)
+
+
+def find_interrupted(folder: Path) -> str | None:
+    """The working tree to which results of the run in this directory were being applied when that was killed; None if
+    none was, or if another apply has dealt with it."""
+    try:
+        mark = json.loads(read_file(folder / MARK))
+        note = Path(mark["note"])
+        about = json.loads(read_file(note, limit=ANY))["about"]
+        return None if about["run"] != folder.name or _is_held(note) else str(mark["root"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def describe_interrupted(run: str, root: str) -> str:
+    """A sentence about an apply that was killed, with the command that recovers."""
+    return (
+        f"applying results of run {run} to {root} was interrupted; to put everything back, or complete "
+        f"it, and apply what is left: cd {shlex.quote(root)} && clinvk runs apply {run}"
+    )
+
+
+def _is_held(note: Path) -> bool:
+    """Whether a process is applying there now."""
+    with (note.parent / LOCK).open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _content(path: Path) -> bytes:
