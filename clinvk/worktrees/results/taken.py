@@ -158,8 +158,8 @@ def mark_ended(what: Mapping[str, Any]) -> None:
 
 
 def find_interrupted(folder: Path) -> str | None:
-    """The working tree to which results of the run in this directory were being applied when that was killed; None if
-    none was, or if another apply has dealt with it."""
+    """The working tree to which results of the run in this directory were being applied when that was
+    killed; None if none was, or if another apply has dealt with it."""
     try:
         mark = json.loads(read_file(folder / MARK))
         note = Path(mark["note"])
