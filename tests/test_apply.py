@@ -136,6 +136,35 @@ def test_a_later_attempt_is_built_on_what_was_applied_before(
     assert (repository.root / "a.txt").read_text().splitlines()[4] == "second"
 
 
+def test_an_attempt_in_the_same_worktree_is_merged_from_what_was_applied_before(
+    clinvk: CommandLine, home: Home
+) -> None:
+    repository = Repository(home.work, FILES)
+    home.backend("shell", f'p=$(cat)\n{START}eval "$p"\n{END}')
+    clinvk("-b", "shell", "--worktree", "echo 1 > new; echo 2 > a.txt")
+    (run,) = (home.path / "worktrees").glob("r*")
+    assert clinvk("runs", "apply", "--keep").returncode == 0
+    assert (run / "prompt").is_dir()
+    repository.git("commit", "-q", "-m", "taken")
+    clinvk("-b", "shell", "-c", "echo 2 >> new; git checkout -q a.txt")
+    again = clinvk("runs", "apply")
+    assert again.returncode == 0, again.stderr
+    assert (repository.root / "new").read_text() == "1\n2\n"
+    assert repository.status() == "M  a.txt\nM  new"  # the first change of it was taken back
+    assert not run.exists()
+
+
+def test_nothing_to_apply_is_said(clinvk: CommandLine, home: Home) -> None:
+    repository = Repository(home.work, FILES)
+    folder = make_run(home.path, repository, {"one": repository.base})
+    done = clinvk("runs", "apply", folder.id)
+    assert (done.returncode, done.stdout) == (
+        0, "= one: unchanged: it changed no file\nNothing to apply.\n",
+    )  # fmt: skip
+    again = clinvk("runs", "apply", folder.id)
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "Nothing to apply.")
+
+
 def test_what_was_discarded_after_it_was_applied_is_applied_again(
     repository: Repository, apply: Applying
 ) -> None:

@@ -179,7 +179,8 @@ def _print_applied(applied: Applied) -> None:
             show.print_wrapped(task.output, "  │ ")
     done = applied.applied
     if not done:
-        print("Nothing to apply.")
+        why = "" if applied.tasks else f": run {applied.run} has no results"
+        print(f"Nothing to apply{why}.")
         return
     files = f"{len(done)} task{'s' * (len(done) != 1)}"
     would = "Would apply" if applied.is_preview else "Applied"

@@ -90,7 +90,8 @@ def task_applied(git: Git, merged: Merged, commits: Sequence[str]) -> TaskApplie
     """A result that was applied."""
     source = merged.source
     if merged.is_empty:
-        why = "what it changed is there already"
+        is_empty = not changes(git, source.base, source.commit)
+        why = "it changed no file" if is_empty else "what it changed is there already"
         return TaskApplied(index=source.index, name=source.name, state="unchanged", why=why)
     files, insertions, deletions = count_changes(git, merged.before, merged.tree)
     return TaskApplied(
