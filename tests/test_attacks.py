@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -364,12 +365,20 @@ def test_a_server_that_forgets_its_scripts_and_its_clients_loses_no_turn(
 ):
     home.config(f"session: {{storage: '{own_server.url}'}}\ndefault_backend: echo\n")
     stop = threading.Event()
+    harassed: list[int] = []
+
+    def asked() -> int:
+        found = re.search(rb"total_commands_processed:(\d+)", own_server.say("INFO", "stats"))
+        return int(found[1]) if found else 0
 
     def harass() -> None:
-        # Not more often: a client that is cut off again at each of its retries gives up, rightly.
-        while not stop.wait(0.4):
-            own_server.say("SCRIPT", "FLUSH")
-            own_server.say("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        # A client that is cut off again at each of its retries gives up, rightly.
+        before = 0
+        while not stop.wait(0.3):
+            if asked() - before > 30:
+                own_server.say("SCRIPT", "FLUSH")
+                own_server.say("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                harassed.append(before := asked())
 
     thread = threading.Thread(target=harass)
     thread.start()
@@ -380,9 +389,10 @@ def test_a_server_that_forgets_its_scripts_and_its_clients_loses_no_turn(
     finally:
         stop.set()
         thread.join()
+    assert harassed
     assert [t.returncode for t in turns] == [0, 0, 0], [t.stderr for t in turns]
     assert run.returncode == 0, run.stderr
     store = keep(open_store(own_server.url, home.path))
-    asked = [m.content for m in store.messages("s") if m.role == "user"]
-    assert asked == ["turn 0", "turn 1", "turn 2"]
+    prompts = [m.content for m in store.messages("s") if m.role == "user"]
+    assert prompts == ["turn 0", "turn 1", "turn 2"]
     assert store.get("s").turns == 3

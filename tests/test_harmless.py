@@ -204,7 +204,7 @@ def test_sigterm_is_heard_while_a_long_text_is_worked_on(
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     # 0.2 s on a machine that does nothing else; where it is not heard, 20 s and more.
-    assert float(path.read_text()) - sent < 8
+    assert float(path.read_text()) - sent < 15
     assert process.returncode == 7
 
 

@@ -57,7 +57,7 @@ class Crowd:
         self.folder, self.env, self.manifest = folder / "clinvk", env, manifest
         self.beginning, self.most, self.log = 0, 0, list[str]()
 
-    async def come(self, runs: int = 5, *, takes: float = 0.1, fails: bool = False) -> None:
+    async def come(self, runs: int = 5, *, takes: float = 0.5, fails: bool = False) -> None:
         async with anyio.create_task_group() as group:
             for _ in range(runs):
                 group.start_soon(self._run, takes, fails)
@@ -93,7 +93,7 @@ async def test_a_first_one_that_takes_too_long_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(login_locks, "BEGIN_TIMEOUT", 0.2)
     crowd = Crowd(tmp_path, old_login(tmp_path), manifest())
-    await crowd.come(takes=0.6)
+    await crowd.come(takes=2)
     assert crowd.log[:5] == ["begins"] * 5
 
 

@@ -327,8 +327,8 @@ def shell(home: Home, tmp_path: Path) -> Iterator[Shell]:
     shell.tmux("kill-server")
 
 
-# A turn of a second and a half, which says when it has begun.
-SLOW = """touch "$(dirname "$0")/began"; sleep 1.5
+# A turn that says when it has begun, and goes on a moment after all was typed.
+SLOW = """cd "$(dirname "$0")"; touch began; until [ -e typed ]; do sleep 0.05; done; sleep 1
 """ + (FAKES / "turns.sh").read_text()
 
 # How a terminal pastes: marked as a paste, or as keys, with either line end.
@@ -363,6 +363,7 @@ def test_lines_that_come_slowly_are_discarded_with_a_notice(
     for _ in range(4):
         time.sleep(gap)
         shell.type("echo EXECUTED >executed")
+    (home.path.parent / "fakes" / "typed").touch()
     shell.ends()
     lines = prompts(home)[0].splitlines()
     assert lines[0] == "the prompt"
@@ -377,6 +378,7 @@ def test_a_half_line_typed_during_the_turn_is_discarded(shell: Shell, home: Home
     shell.type("the prompt")
     wait_for((home.path.parent / "fakes" / "began").exists, "the turn")
     shell.tmux("send-keys", "-l", "echo EXECUTED >executed;")
+    (home.path.parent / "fakes" / "typed").touch()
     shell.ends()
     assert "was discarded" in shell.screen()
 

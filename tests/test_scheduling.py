@@ -431,6 +431,9 @@ async def test_a_limit_that_ended_while_the_machine_was_suspended_is_over(
     )  # fmt: skip
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(found)
+        with anyio.fail_after(60):
+            while not any(change.kind == "limit" for change in found.changes):  # noqa: ASYNC110
+                await anyio.sleep(0.02)
         await anyio.sleep(0.1)
         assert found.states == ["queued"]
         machine.asleep = 4 * 3600
