@@ -175,6 +175,19 @@ def patient(home: Home, *args: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def signal_to_the_end(process: subprocess.Popen[Any], number: signal.Signals) -> None:
+    """Send a second signal, and again if it has arrived together with the first."""
+    for seconds in (5, 5, 60):
+        process.send_signal(number)
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            if seconds == 60:
+                raise
+        else:
+            return
+
+
 def write_program(path: Path, script: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     first = "" if script.startswith("#!") else f"#!{BASH}\n"

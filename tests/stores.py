@@ -54,7 +54,7 @@ class RedisServer:
              "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", "", *self.args],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.answers():
             assert time.monotonic() < deadline, "redis-server does not start"
             assert self.process.poll() is None, "redis-server ended at once"
@@ -69,7 +69,7 @@ class RedisServer:
 
     def say(self, *words: str) -> bytes:
         """The beginning of the answer to one command."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(" ".join(words).encode() + b"\r\n")
             return connection.recv(4096)
 

@@ -95,7 +95,7 @@ before = state()
     "many": lambda: sequentially(many),
 }[way]()
 sys.stdout.flush()
-wait = time.monotonic() + 20  # idle threads end a moment after their event loop; trio's in seconds
+wait = time.monotonic() + 60  # idle threads end a moment after their event loop; trio's in seconds
 while True:
     after = state()
     # asyncio makes its usual watcher of children when it first needs one; that is judged below.

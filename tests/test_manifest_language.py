@@ -120,7 +120,7 @@ def test_a_new_id_is_recorded_before_the_start_so_that_a_crash_loses_nothing(
 ):
     home.backend("mine", 'echo "$@"; cat >/dev/null; [ "$1" = --session-id ] && sleep 60', **CHOSEN)
     running = clinvk.start("-b", "mine", "hello")
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not home.ids() and time.monotonic() < until:
         time.sleep(0.02)
     (chosen,) = home.record()["native_ids"].values()

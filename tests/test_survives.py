@@ -289,7 +289,7 @@ def test_a_limit_is_told_of_though_all_else_is_quiet(desk: Desk):
     shown = wait_for(
         lambda: said if "waiting for a rate limit until" in (said := _shown(desk)) else None,
         "it",
-        20,
+        60,
     )
     assert "usage limit" in shown
     driver.send_signal(signal.SIGINT)

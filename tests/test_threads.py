@@ -11,7 +11,7 @@ import pytest
 
 from clinvk.process.threads import LONG, for_long, in_thread
 from clinvk.text.redact import NOT_EXAMINED, GaveUp, is_given_up, redact
-from tests.conftest import CommandLine, Home, wait_for
+from tests.conftest import CommandLine, Home, signal_to_the_end, wait_for
 
 WITHOUT_THREADS = """
 import sys
@@ -79,8 +79,7 @@ def test_a_second_signal_ends_the_search_of_a_long_answer(
     wait_for(ready.exists, seconds=60)
     os.kill(process.pid, signal.SIGTERM)
     time.sleep(0.3)
-    os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=60)
+    signal_to_the_end(process, signal.SIGTERM)
     assert process.returncode != 0
     [transcript] = (home.path / "transcripts").iterdir()
     last = json.loads(transcript.read_text().splitlines()[-1])
