@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from clinvk.api.chat_objects import ChatCompletion, ChatCompletionChunk
     from clinvk.api.client import AsyncClient, Client
     from clinvk.api.prompt import arun, run
-    from clinvk.api.results import aapply_run, apply_run, drop_run, run_diff
+    from clinvk.api.results import aapply_run, adrop_run, apply_run, arun_diff, drop_run, run_diff
     from clinvk.api.runs import (
         acancel_run,
         afollow_run,
@@ -109,7 +109,9 @@ _WHERE = {
     "api.chat_objects": ("ChatCompletion", "ChatCompletionChunk"),
     "api.client": ("AsyncClient", "Client"),
     "api.prompt": ("arun", "run"),
-    "api.results": ("aapply_run", "apply_run", "drop_run", "run_diff"),
+    "api.results": (
+        "aapply_run", "adrop_run", "apply_run", "arun_diff", "drop_run", "run_diff",
+    ),
     "api.runs": (
         "acancel_run", "afollow_run", "cancel_run", "clean_runs", "delete_run", "follow_run",
     ),
@@ -161,7 +163,7 @@ __all__ = [
     "PlanRun", "RateLimit", "Request", "Result", "Round", "Run", "RunResult", "Session", "SessionError",
     "SessionManager", "SessionNotFound", "Started", "Task", "TaskApplied", "TaskDiff", "Text", "Thinking", "Tool", "ToolResult", "Trial", "TurnError",
     "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "aapply_run", "acancel_run", "achain",
-    "acompare", "afollow_run", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun",
+    "acompare", "adrop_run", "afollow_run", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun", "arun_diff",
     "atry_backend",
     "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "drop_run", "follow_run", "load", "parallel",
     "plan_of", "probe_backends", "resume_run", "retry_run", "run", "run_diff", "try_backend",

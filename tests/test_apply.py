@@ -5,9 +5,12 @@ import os
 import signal
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
 import clinvk as clinvk_package
@@ -504,7 +507,8 @@ async def test_results_are_shown_applied_and_dropped_from_python(
         clinvk_package.Dispatcher(clinvk_package.load({"CLINVK_HOME": str(home.path)}))
     )
     more: dict[str, Any] = {"dispatcher": dispatcher, "directory": repository.root}
-    one, two_diff = clinvk_package.run_diff(folder.id, **more)
+    one, two_diff = await clinvk_package.arun_diff(folder.id, **more)
+    assert (one, two_diff) == clinvk_package.run_diff(folder.id, **more)
     assert (one.name, one.insertions, one.deletions, one.applied) == ("one", 1, 1, None)
     assert "-line 1\n+x\n" in one.patch
     assert [(f.path, f.status, f.insertions) for f in two_diff.files] == [
@@ -522,8 +526,44 @@ async def test_results_are_shown_applied_and_dropped_from_python(
     other = make_run(home.path, repository, {"z": repository.result(line(1, "z"))})
     with pytest.raises(clinvk_package.ConflictError):
         await clinvk_package.aapply_run(other.id, **more)
-    dropped = clinvk_package.drop_run(folder.id, "two", **more)
+    dropped = await clinvk_package.adrop_run(folder.id, "two", **more)
     assert [d.commit for d in dropped] == [two]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("what", ["check", "resolve", "filter"])
+async def test_an_apply_that_is_cancelled_puts_back_what_is_not_complete(
+    repository: Repository, home: Home, what: str
+) -> None:
+    begun = home.work / "begun"
+    slow = f"touch {begun}; exec sleep 600"
+    home.backend("slow", slow)
+    dispatcher = keep(clinvk_package.Dispatcher(clinvk_package.load(home.env), env=home.env))
+    results = {"one": repository.result(line(1, "x")), "two": repository.result(line(1, "y"))}
+    chosen = ("one", "two") if what == "resolve" else ("one",)
+    if what == "filter":
+        repository.git("config", "filter.slow.smudge", slow)
+        (repository.root / ".git/info/attributes").write_text("a.txt filter=slow\n")
+    folder = make_run(home.path, repository, results)
+    more: dict[str, Any] = {"check": slow} if what == "check" else {}
+    more |= {"resolve": "slow"} if what == "resolve" else {}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(
+            partial(
+                clinvk_package.aapply_run, folder.id, *chosen, dispatcher=dispatcher,
+                directory=repository.root, **more,
+            )
+        )  # fmt: skip
+        await anyio.to_thread.run_sync(lambda: wait_for(begun.exists, "its beginning", 60))
+        tasks.cancel_scope.cancel()
+    assert repository.status() == ""
+    assert list((repository.root / ".git/clinvk").glob("*.json")) == []
+    assert not (repository.root / ".git/index.lock").exists()
+    (repository.root / ".git/info/attributes").unlink(missing_ok=True)
+    done = await clinvk_package.aapply_run(
+        folder.id, "one", dispatcher=dispatcher, directory=repository.root
+    )
+    assert [task.state for task in done.tasks] == ["applied"]
 
 
 def test_a_file_that_is_edited_during_a_check_that_fails_is_kept_and_named(

@@ -117,8 +117,14 @@ def test_the_command_that_applies_what_a_failed_prompt_has_changed_is_named(
     assert failed.returncode == 65
     found = re.search(r"apply it here: clinvk (runs apply \S+ prompt);", failed.stderr)
     assert found, failed.stderr
-    assert clinvk(*found[1].split(), cwd=repo).returncode == 0
+    assert clinvk(*found[1].split(), "--keep", cwd=repo).returncode == 0
     assert git(repo, "status", "--short") == "M  a"
+    git(repo, "commit", "-q", "-m", "applied")
+    later = clinvk("-c", "echo y >> b", cwd=repo)  # the task has failed all the same
+    found = re.search(r"apply it here: clinvk (runs apply \S+ prompt);", later.stderr)
+    assert found, later.stderr
+    assert clinvk(*found[1].split(), cwd=repo).returncode == 0
+    assert git(repo, "status", "--short") == "M  b"
 
 
 def test_a_worktree_stays_while_a_turn_of_its_session_runs_in_it(

@@ -10,6 +10,7 @@ from clinvk.api.prompt import arun
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.model.fence import fence, random_word
 from clinvk.model.result import Result
+from clinvk.process.threads import run_stoppable
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.worktrees import names
 from clinvk.worktrees.results import taken
@@ -63,12 +64,9 @@ class Resolver:
 
     def __call__(self, target: Target, conflict: ConflictError) -> str:
         """The tree without the conflict. Raises `UnresolvedError` if it was not resolved."""
-        # 45 ms, and needed only once something runs.
-        import anyio
-
         start = conflict_commit(target.git, str(target.head), conflict)
         self.notify(f"{conflict.message}; resolving it with {self.backend}")
-        result = anyio.run(partial(self._run, target, conflict, start))
+        result = run_stoppable(partial(self._run, target, conflict, start))
         made = result.worktree
         if not result.ok or made is None:
             why = result.error.message if result.error else "it has no result"

@@ -27,10 +27,10 @@ from clinvk.errors import UsageError
 from clinvk.model.checks.check import check_problem, commands_of
 from clinvk.process.marker import new_marker
 from clinvk.process.note import make as make_note
-from clinvk.process.threads import in_thread
+from clinvk.process.threads import in_thread, run_stoppable
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.secrets import create_scrubber
-from clinvk.worktrees.git import is_local_variable
+from clinvk.worktrees.git import is_local_variable, stopping_git
 from clinvk.worktrees.results import apply as applying
 from clinvk.worktrees.results.applied import Applied, Ask, CheckFailure
 from clinvk.worktrees.results.diff import TaskDiff, read_diffs
@@ -55,6 +55,20 @@ def run_diff(
     folder = RunStore(home).find(run)
     diffs = read_diffs(folder, tasks, os.environ, here=_directory(directory), home=home)
     return tuple(diffs.task(result, patch=patch) for result in diffs.results)
+
+
+async def arun_diff(
+    run: str = "last",
+    *tasks: str,
+    patch: bool = True,
+    directory: str | os.PathLike[str] | None = None,
+    dispatcher: Dispatcher | None = None,
+) -> tuple[TaskDiff, ...]:
+    """`run_diff` for code with an event loop."""
+    here = _directory(directory)
+    return await stopping_git(
+        lambda: run_diff(run, *tasks, patch=patch, directory=here, dispatcher=dispatcher)
+    )
 
 
 def apply_run(
@@ -158,9 +172,11 @@ async def aapply_run(
     notify: Tell = lambda _: None,
     dispatcher: Dispatcher | None = None,
 ) -> Applied:
-    """`apply_run` for code with an event loop. It is not cancelled half way."""
+    """`apply_run` for code with an event loop. If it is cancelled, checks, git commands and the backend
+    that resolves a conflict are stopped, and what is not complete is put back; what was applied before
+    that stays. A hook of `git commit` is waited for."""
     here = _directory(directory)
-    return await in_thread(
+    return await stopping_git(
         lambda: apply_run(
             run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, keep=keep,
             resolve=resolve, check=check, check_timeout=check_timeout, directory=here, notify=notify, dispatcher=dispatcher,
@@ -183,6 +199,17 @@ def drop_run(
     return tuple(Drop(folder, tasks, os.environ, here=_directory(directory), home=home).run())
 
 
+async def adrop_run(
+    run: str = "last",
+    *tasks: str,
+    directory: str | os.PathLike[str] | None = None,
+    dispatcher: Dispatcher | None = None,
+) -> tuple[Dropped, ...]:
+    """`drop_run` for code with an event loop. It is not cancelled half way."""
+    here = _directory(directory)
+    return await in_thread(lambda: drop_run(run, *tasks, directory=here, dispatcher=dispatcher))
+
+
 class Checks:
     """Runs a check in the directory of a result that was applied."""
 
@@ -195,9 +222,6 @@ class Checks:
         self._folder = folder.path / "applied"
 
     def __call__(self, directory: Path, task: str, note: Path) -> CheckFailure | None:
-        # 45 ms, and needed only once something runs.
-        import anyio
-
         env = {k: v for k, v in os.environ.items() if not is_local_variable(k)}
         env["CLINVK_TASK"] = task
         marker = new_marker(env)
@@ -207,7 +231,7 @@ class Checks:
         )
         replace_own(note, encode(make_note(marker, "apply")), durable=False)
         try:
-            check = anyio.run(run.run, output)
+            check = run_stoppable(lambda: run.run(output))
         finally:
             note.unlink(missing_ok=True)
         return None if check.ok else CheckFailure(check.message or "check failed", check.output)

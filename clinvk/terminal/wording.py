@@ -54,14 +54,14 @@ def denial_hint(event: Denied, plan: TurnPlan) -> str | None:
 
 
 def describe_changes(found: WorktreeResult, *, ok: bool = True) -> str:
-    """What has changed in a worktree, and what can be done about it. Without `ok`, the task has
-    failed: it has to be named to be applied."""
+    """What has changed in a worktree, and what can be done about it. A task that has failed has to be
+    named to be applied; without `ok`, it has, and before a further turn it may have."""
     if not found.is_changed:
         return f"no file was changed in the worktree {found.path}"
     files = f"{found.files} file{'s' * (found.files != 1)} changed"
     counts = f"+{found.insertions:,} -{found.deletions:,}"
     run = found.run
-    task = "" if ok else f" {found.slug}"
+    task = "" if ok and found.ref.endswith("/1") else f" {found.slug}"
     return (
         f"{files} ({counts}) in a worktree; see what: clinvk runs diff {run}; "
         f"apply it here: clinvk runs apply {run}{task}; drop it: clinvk runs drop {run}"
