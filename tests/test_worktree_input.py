@@ -429,6 +429,18 @@ def test_large_files_in_lfs_are_filtered_as_the_repository_says(
     assert task.save().result.files == 0
 
 
+def test_large_files_are_not_read_again_each_time(job: Callable[..., Job], tmp_path: Path):
+    """Git reads a file again if it was written in the same second as the index."""
+    repo = new_repository(tmp_path / "repo", a="1", large="x" * 1000)
+    task = job(repo)
+    task.place.wanted = replace(task.place.wanted, size=10**8)
+    there = task.begin()
+    index = Path(task.record.admin, "index")
+    assert int(index.stat().st_mtime) > int((there / "large").stat().st_mtime)
+    (there / "large").write_text("y" * 1000)  # at once, and of the same size
+    assert git(repo, "show", f"{task.save().result.ref}:large") == "y" * 1000
+
+
 def test_a_variable_that_points_at_another_repository_is_ignored(
     job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -19,6 +19,7 @@ from clinvk.model.plan import Worktree
 from clinvk.worktrees import names
 from clinvk.worktrees.copying import copy_ignored
 from clinvk.worktrees.git import Git, GitError
+from clinvk.worktrees.index import make_index_newer
 from clinvk.worktrees.record import Record, delete_record, read_record, write_record
 from clinvk.worktrees.submodules import (
     add_worktree,
@@ -29,6 +30,7 @@ from clinvk.worktrees.submodules import (
 )
 
 Tell = Callable[[str], None]
+LARGE = 100_000_000  # bytes of files that are worth a second
 SPARE = 1024 * 1024  # bytes that have to stay free besides the files
 MAKE_ROOM = "free some space, e.g. with: clinvk runs clean; or set CLINVK_HOME to a larger disk"
 
@@ -115,6 +117,8 @@ def _create(place: Place, start: str, tell: Tell, copied: tuple[str, ...]) -> Re
             add_worktree(place.git, path, start)
         admin = str(_linked_admin(path))
         fill_worktree(path, place.env)
+        if (wanted.size or 0) >= LARGE:
+            make_index_newer(Path(admin, "index"))
         root = Path(wanted.root)
         submodules = checkout_submodules(path, root, place.repository, place.env, tell)
         copy_ignored(root, path, (*wanted.copy, *copied), place.env)

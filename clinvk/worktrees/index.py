@@ -3,6 +3,7 @@ user's or the agent's index stays as it is."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from clinvk.worktrees.git import Git, GitError, hint_of
 _UNBORN = re.compile(r"'(.+?)/?' does not have a commit checked out")
 MAX_UNBORN = 100
 PREFIX = "clinvk-index-"
+TICK = 0.05  # seconds by which the clock of a file system may be behind
 ABANDONED = 3600.0  # seconds after which such an index was left by a killed process
 
 
@@ -41,6 +43,15 @@ def temporary_index(index: Path) -> Iterator[Path]:
         for path in (copy, copy.with_name(copy.name + ".lock")):
             with suppress(OSError):
                 path.unlink()
+
+
+def make_index_newer(index: Path) -> None:
+    """Make an index newer than the files that were just checked out, before anything may have changed
+    them. Git, which compares whole seconds, would read those of the last second each time: large files
+    take minutes."""
+    next_second = math.floor(index.stat().st_mtime) + 1
+    time.sleep(max(0.0, min(1.0, next_second - time.time())) + TICK)
+    os.utime(index)
 
 
 def _remove_old(folder: Path) -> None:
