@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-core test-other test-latest test-older lint types docs bench picture generated lock clean FORCE
+.PHONY: help install demo test test-core test-other test-latest test-older lint types mypy pyright docs bench picture generated lock clean FORCE
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -65,8 +65,12 @@ lint: $(VENV)/.dev ## Check with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev ## Check types with mypy and pyright
+types: mypy pyright ## Check types with mypy and pyright
+
+mypy: $(VENV)/.dev ## Check types with mypy
 	$(BIN)/mypy
+
+pyright: $(VENV)/.dev ## Check types with pyright
 	$(BIN)/pyright
 
 # Not with --clean, which would also delete the CLIs that the tests keep in .cache.
