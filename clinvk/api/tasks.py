@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from clinvk.api.place import placed
 from clinvk.api.ranking import check_score, score_candidates
 from clinvk.api.sync import blocking
 from clinvk.disk.reading import read_named
-from clinvk.dispatch.dispatcher import Dispatcher, own_unless
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import select_to_resume, select_to_retry
 from clinvk.engine.resumed_run import ResumedRun
-from clinvk.engine.run_context import local_context
+from clinvk.engine.run_context import RunContext, local_context
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.outcome import RunResult
@@ -48,6 +49,7 @@ Observe = Callable[["Change"], None]
 async def aparallel(
     tasks: Tasks,
     *,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -59,15 +61,16 @@ async def aparallel(
     the data of one. `rules` are the other keys of such a file (`max_parallel=4`, `fail_fast=True`,
     `retries=2`, `on_limit="wait"`, `fallback=["codex"]`, `budget={"tokens": 100_000}`,
     `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) apply to all tasks. `observe` is called
-    with each `Change`. `executor` runs the tasks in place of this machine: see `clinvk.testing`.
-    Raises `ClinvkError`."""
-    with own_unless(dispatcher) as where:
-        return await _run_plan(where, plan_of(tasks, "parallel", where, rules), observe, executor)
+    with each `Change`. `executor` runs the tasks in place of this machine: see `clinvk.testing`;
+    with `cluster`, the workers of the cluster at that address do. Raises `ClinvkError`."""
+    async with placed(dispatcher, cluster) as (where, context):
+        return await _run_plan(context, plan_of(tasks, "parallel", where, rules), observe, executor)
 
 
 async def achain(
     steps: Tasks,
     *,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -76,8 +79,8 @@ async def achain(
     """Run steps one after another; a prompt may refer to earlier steps
     (`{{previous}}`, `{{session}}`, `{{steps.NAME.output}}`). Arguments as in `aparallel`, and
     `stop_on_failure`, `pass_working_dir`, `pass_session`."""
-    with own_unless(dispatcher) as where:
-        return await _run_plan(where, plan_of(steps, "chain", where, rules), observe, executor)
+    async with placed(dispatcher, cluster) as (where, context):
+        return await _run_plan(context, plan_of(steps, "chain", where, rules), observe, executor)
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -115,6 +118,7 @@ async def acompare(
     score: str | None = None,
     lowest: bool = False,
     apply: bool = False,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -130,7 +134,7 @@ async def acompare(
     check_score(score)
     if (score is not None or apply) and not worktree:
         raise UsageError("score and apply are about results in worktrees", "pass worktree=True")
-    with own_unless(dispatcher) as where:
+    async with placed(dispatcher, cluster) as (where, context):
         of_judge = comparison.judge_options(judge, options, where.selector)
         rules = {
             "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
@@ -144,7 +148,7 @@ async def acompare(
             rules=parse.parse_rules(_to_file_data(rules), "compare", _parallel_defaults(where, sequential=sequential)),
             example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
         )  # fmt: skip
-        run = DrivenRun(local_context(where), plan, observe=observe, executor=executor)
+        run = DrivenRun(context, plan, observe=observe, executor=executor)
         result = await run.run()
         if score is not None and run.directory is not None:
             await score_candidates(run.directory, score, lowest_wins=lowest, env=where.env)
@@ -170,6 +174,7 @@ async def aresume(
     *,
     rerun_indeterminate: bool = False,
     retry_failed: bool = False,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -179,11 +184,9 @@ async def aresume(
     select = partial(
         select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
     )
-    with own_unless(dispatcher) as where:
+    async with placed(dispatcher, cluster) as (where, context):
         folder = RunStore(where.config.home).find(run)
-        resumed = ResumedRun(
-            local_context(where), folder, select, observe=observe, executor=executor
-        )
+        resumed = ResumedRun(context, folder, select, observe=observe, executor=executor)
         return resumed.with_outputs(await resumed.run())
 
 
@@ -192,6 +195,7 @@ async def aretry_run(
     tasks: str | Iterable[str] = (),
     *,
     failed: bool = False,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -201,11 +205,9 @@ async def aretry_run(
     task is named by its name, its key or its number. Raises `UsageError` for an unknown task,
     `SessionError` if there is no such run, or if it is running."""
     select = partial(select_to_retry, names=tasks, failed=failed)
-    with own_unless(dispatcher) as where:
+    async with placed(dispatcher, cluster) as (where, context):
         folder = RunStore(where.config.home).find(run)
-        retried = ResumedRun(
-            local_context(where), folder, select, observe=observe, executor=executor
-        )
+        retried = ResumedRun(context, folder, select, observe=observe, executor=executor)
         return retried.with_outputs(await retried.run())
 
 
@@ -262,9 +264,9 @@ def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Def
 
 
 async def _run_plan(
-    dispatcher: Dispatcher, plan: Plan, observe: Observe, executor: Executor | None
+    context: RunContext, plan: Plan, observe: Observe, executor: Executor | None
 ) -> RunResult:
-    run = DrivenRun(local_context(dispatcher), plan, observe=observe, executor=executor)
+    run = DrivenRun(context, plan, observe=observe, executor=executor)
     return run.with_outputs(await run.run())
 
 

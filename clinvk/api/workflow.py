@@ -17,7 +17,7 @@ from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import select_to_resume
 from clinvk.engine.resumed_run import ReplacingRun, ResumedRun, find_interrupted
-from clinvk.engine.run_context import local_context
+from clinvk.engine.run_context import RunContext, local_context
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan, Task
@@ -34,8 +34,12 @@ class WorkflowManager(Closing):
 
     `close`, or the end of a `with` block, closes the dispatcher, unless it was passed in."""
 
-    def __init__(self, dispatcher: Dispatcher | None = None) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher | None = None, *, context: RunContext | None = None
+    ) -> None:
+        """`context` says where the steps run, if not on this machine."""
         self.dispatcher = dispatcher or Dispatcher()
+        self._context = context
         self._is_own = dispatcher is None
         self.home = self.dispatcher.config.home
         self.checkpoints = Checkpoints(self.home)
@@ -107,7 +111,7 @@ class WorkflowManager(Closing):
     ) -> DrivenRun:
         """The run of the plan, ready to be driven, under its checkpoint name; without a plan, the
         run that `resume` names, as it was started. Raises `ClinvkError`."""
-        context = local_context(self.dispatcher)
+        context = self._context or local_context(self.dispatcher)
         name = checkpoint or resume
         if name is not None and plan is not None and plan.rules.ephemeral:
             raise ConfigError("an ephemeral run is not saved, so it has no checkpoint",

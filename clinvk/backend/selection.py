@@ -28,6 +28,8 @@ class SelectedBackend(Struct, frozen=True):
 
 
 class BackendSelector:
+    is_remote = False  # whether the backends and the variables are those of other machines
+
     def __init__(self, catalog: Catalog, config: Loaded, env: Mapping[str, str]) -> None:
         self.catalog = catalog
         self.config = config

@@ -7,6 +7,23 @@ from msgspec import Struct
 DEFAULT_NAME = "default"  # of a cluster whose URL names none
 
 
+class AttemptId(Struct, frozen=True):
+    """An attempt at a task: its run, the position of the task in its plan, and its number, from
+    1."""
+
+    run: str
+    task: int
+    number: int
+
+    @property
+    def member(self) -> str:
+        """Its name in its run."""
+        return f"{self.task}.{self.number}"
+
+    def __str__(self) -> str:
+        return f"{self.run}.{self.member}"
+
+
 class Keys(Struct, frozen=True):
     """The keys below a prefix."""
 
@@ -48,3 +65,46 @@ class Keys(Struct, frozen=True):
     def event_index(self, run: str) -> str:
         """Where the events of each task of a run are."""
         return f"{self.prefix}index:{run}"
+
+    # Attempts.
+
+    def run(self, run: str) -> str:
+        """Facts about a run, as long as the server has not lost them."""
+        return f"{self.prefix}run:{run}"
+
+    def task(self, attempt: AttemptId) -> str:
+        """The number of the newest attempt at a task."""
+        return f"{self.prefix}task:{attempt.run}:{attempt.task}"
+
+    def attempt(self, attempt: AttemptId) -> str:
+        return f"{self.attempts(attempt.run)}{attempt.member}"
+
+    def attempts(self, run: str) -> str:
+        """What the keys of all attempts of a run begin with."""
+        return f"{self.prefix}attempt:{run}:"
+
+    def leases(self, run: str) -> str:
+        """The running attempts of a run, by the end of their lease."""
+        return f"{self.prefix}leases:{run}"
+
+    def news(self, run: str) -> str:
+        """The stream of what happens to the attempts of a run."""
+        return f"{self.prefix}news:{run}"
+
+    def home(self, session: str) -> str:
+        """The node whose CLI has the native session of a session."""
+        return f"{self.prefix}home:{session}"
+
+    def live(self, backend: str) -> str:
+        """The nodes that run a backend, by the time until which they count as alive."""
+        return f"{self.prefix}live:{backend}"
+
+    def waiting(self, queue: str) -> str:
+        """The messages of a queue that no worker has taken yet."""
+        return f"{self.prefix}{queue}"
+
+
+
+def queue_of(backend: str, node: str | None = None) -> str:
+    """The Celery queue of a backend; with a node, the one that only this node takes from."""
+    return f"tasks.{backend}" if node is None else f"tasks.{backend}@{node}"

@@ -8,10 +8,10 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import interrupted, many
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, OF_RUNS, TurnOptions, with_turn_options
@@ -75,6 +75,8 @@ def chain(
     junit: opts.Junit = None,
     report: opts.Report = None,
     force: opts.Force = False,
+    cluster: ClusterUrl = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Run steps one after another, each using the answers before it.
@@ -83,7 +85,6 @@ def chain(
     chain with a checkpoint can be resumed, even after a crash, with --resume NAME."""
     # Only with a checkpoint.
     from clinvk.api.workflow import WorkflowManager
-    from clinvk.dispatch.dispatcher import Dispatcher
 
     if checkpoint and resume and checkpoint != resume:
         raise UsageError(
@@ -114,10 +115,10 @@ def chain(
             "without a file, --resume runs the steps as they were started",
             "name the file as well: clinvk chain FILE --resume NAME",
         )
-    dispatcher = until_end(Dispatcher(loaded))
-    manager = WorkflowManager(dispatcher)
+    dispatcher, context = open_place(loaded, cluster, insecure=insecure)
+    manager = WorkflowManager(dispatcher, context=context)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.print_plan(dispatcher.selector, plan or manager.plan(str(resume)), view)
+        return many.print_plan(context.selector, plan or manager.plan(str(resume)), view)
     reports = opts.requested_reports(junit, report, force=force)
     if resume and rerun_indeterminate is None:
         cut_off = manager.find_interrupted(resume)

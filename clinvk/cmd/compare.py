@@ -11,10 +11,10 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as common
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import (
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from clinvk.backend.selection import BackendSelector
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.driven_run import DrivenRun
+    from clinvk.engine.run_context import RunContext
     from clinvk.model.outcome import RunResult
     from clinvk.model.plan import Plan, Rules
     from clinvk.reports import RequestedReport
@@ -128,6 +129,8 @@ def compare(
     junit: common.Junit = None,
     report: common.Report = None,
     force: common.Force = False,
+    cluster: ClusterUrl = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Send one prompt to several backends and compare the answers.
@@ -138,18 +141,17 @@ def compare(
     With --worktree, what each changed is ranked: by its --check, then by --score, then by how few
     lines it changed, then by the judge."""
     # Only once the flags are valid: it is a third of the start.
-    from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.model.plan import Rules
     from clinvk.plans.halt import configured_limits
 
     choice = _choice(score, lowest=lowest, apply=apply, worktree=worktree)
-    loaded = opt.load_config(config)
+    loaded = adapt(opt.load_config(config), cluster)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     # Answers are compared when all are there.
     view = watching.RunView(format=view.format, quiet=view.quiet, color=view.color)
     prompt, _ = opt.read_prompt(words, file, [])
-    dispatcher = until_end(Dispatcher(loaded))
-    selector = dispatcher.selector
+    dispatcher, context = open_place(loaded, cluster, insecure=insecure)
+    selector = context.selector
     made = _build_plan(
         selector, prompt, _select_backends(selector, backends or [], view, all_backends=all_backends),
         judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],
@@ -173,7 +175,7 @@ def compare(
     wanted = common.requested_reports(junit, report, force=force)
     _check_page(html, force=force)
     with report_unread_stdin(view.color):
-        return _execute(dispatcher, made, view, wanted, html, choice)
+        return _execute(dispatcher, context, made, view, wanted, html, choice)
 
 
 class Choice(NamedTuple):
@@ -262,6 +264,7 @@ def _absolute_or_none(folder: Path | None) -> str | None:
 
 def _execute(
     dispatcher: Dispatcher,
+    context: RunContext,
     plan: Plan,
     view: watching.RunView,
     reports: list[RequestedReport],
@@ -271,12 +274,9 @@ def _execute(
     """Run the plan, show it, and write its page; return the exit code."""
     # Only once the flags are valid.
     from clinvk.engine.driven_run import DrivenRun
-    from clinvk.engine.run_context import local_context
 
     viewer = watching.create_run_viewer(view)
-    run = DrivenRun(
-        local_context(dispatcher), plan, observe=viewer.observe, notify=viewer.show_notice
-    )
+    run = DrivenRun(context, plan, observe=viewer.observe, notify=viewer.show_notice)
     result = many.drive_run(run, view, viewer)
     if choice.score is not None and run.directory is not None:
         _score(run, choice, dispatcher)

@@ -8,10 +8,10 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, OF_RUNS, TurnOptions, with_turn_options
@@ -80,16 +80,15 @@ def parallel(
     junit: plan.Junit = None,
     report: plan.Report = None,
     force: plan.Force = False,
+    cluster: ClusterUrl = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Run the tasks of a file in parallel.
 
     Tasks are read from a file or standard input, and each is a session. To resume a run that was
     interrupted, by Ctrl-C or a crash: clinvk runs resume."""
-    # Only once the flags are valid: it is a third of the start.
-    from clinvk.dispatch.dispatcher import Dispatcher
-
-    loaded = opt.load_config(config)
+    loaded = adapt(opt.load_config(config), cluster)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     defaults = plan.build_defaults(
         loaded, options, prompt=prompt, backend=backend, workdir=str(workdir) if workdir else None,
@@ -105,9 +104,9 @@ def parallel(
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
     made = plan.override_rules(made, rules)
-    dispatcher = until_end(Dispatcher(loaded))
+    _, context = open_place(loaded, cluster, insecure=insecure)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.print_plan(dispatcher.selector, made, view)
+        return many.print_plan(context.selector, made, view)
     reports = plan.requested_reports(junit, report, force=force)
     with report_unread_stdin(view.color, f"the tasks are in {source}"):
-        return many.run_plan(dispatcher, made, view, reports)
+        return many.run_plan(context, made, view, reports)

@@ -67,6 +67,20 @@ class ParallelConfig(Struct, frozen=True):
     aggregate_output: bool = True
 
 
+class ClusterConfig(Struct, frozen=True):
+    url: str | None = None
+    shared: list[str] = []
+
+
+class WorkerAllow(Struct, frozen=True):
+    backends: list[str] = []
+    directories: list[str] = []
+
+
+class WorkerConfig(Struct, frozen=True):
+    allow: WorkerAllow = field(default_factory=WorkerAllow)
+
+
 class Config(Struct, frozen=True):
     default_backend: str = "claude"
     unified_flags: UnifiedFlags = field(default_factory=UnifiedFlags)
@@ -74,6 +88,8 @@ class Config(Struct, frozen=True):
     session: SessionConfig = field(default_factory=SessionConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    worker: WorkerConfig = field(default_factory=WorkerConfig)
 
 
 class Loaded(Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +60,9 @@ class DrivenRun:
         self.executor = executor
         self.observe = observe
         self.notify = notify
+        if context.cluster is not None:
+            plan = replace(plan, cluster=context.cluster.address)
+            context.cluster.check(plan)
         self.preflights = self._check(plan, context.selector)
         self.plan = plan = self._with_worktrees(plan)
         self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=context.redact)
@@ -169,13 +172,14 @@ class DrivenRun:
         rerun: list[int],
         already_ended: Iterable[Outcome] = (),
         seconds: float = 0.0,
+        joined: Sequence[int] = (),
     ) -> RunResult:
         """Drive it, with a journal. `already_ended` are outcomes that the journal does not have
-        yet; it was driven for `seconds` before."""
+        yet; it was driven for `seconds` before. The last attempts at the tasks `joined` go on."""
         marker = new_marker(self.context.env)
         lock.note(run_facts(marker, folder))
         with Journal(folder, self.scrub, self.context.open_store().deferred().flush) as journal:
-            journal.record_begin(self.plan, rerun=rerun, seconds=seconds)
+            journal.record_begin(self.plan, rerun=rerun, seconds=seconds, joined=joined)
             for outcome in already_ended:
                 await journal.record_ended(outcome)
             self._on_begun(self)
@@ -190,7 +194,7 @@ class DrivenRun:
 
         began, clock = datetime.now(UTC), time.monotonic()
         run_id = self.folder.id if self.folder else None
-        executor = self.executor or self.context.create_executor(marker)
+        executor = self._executor(run_id, marker)
         self.scheduler = scheduler = Scheduler(
             executor, self.plan, self.preflights.tasks, self.outcomes, run_id=run_id, journal=journal,
             output_of=self.task_output, observe=self._forward_change,
@@ -226,6 +230,13 @@ class DrivenRun:
             self.plan, i, self.outcomes, executor, with_output=self.with_output,
             env={**self.context.env, **({MARKER: marker} if marker else {})}, log=self.folder,
         )  # fmt: skip
+
+    def _executor(self, run_id: str | None, marker: str) -> Executor:
+        if self.executor is not None:
+            return self.executor
+        if self.context.cluster is not None:
+            return self.context.cluster.create_executor(run_id)
+        return self.context.create_executor(marker)
 
     def _begin_with_limits(self, scheduler: Scheduler) -> None:
         """Tell the scheduler and the user about rate limits that were remembered."""
@@ -281,6 +292,8 @@ class DrivenRun:
 
     def _room(self) -> int | None:
         """How many tasks can run at a time here; reports it if that is fewer than requested."""
+        if self.context.cluster is not None:
+            return None
         queued = sum(o.state == "queued" for o in self.outcomes)
         found = capacity.room() if min(queued, self.plan.rules.max_parallel) > 1 else None
         if found is None:

@@ -83,6 +83,7 @@ class RequestBuilder:
             worktree=self._worktree(task, attempt),
             check_dir=self.folder.checks_path(i) if self.folder else None,
             check_progress=progress,
+            attempt=(i, attempt),
         )
 
     def _worktree(self, task: Task, attempt: int) -> TaskWorktree | None:

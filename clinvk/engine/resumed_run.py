@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -26,8 +26,10 @@ from clinvk.plans import preflight
 from clinvk.process.threads import in_thread
 from clinvk.runs.control import abandon_run, end_leftovers
 from clinvk.runs.log import RunLog
-from clinvk.runs.replay import requeue
+from clinvk.runs.replay import requeue, requeue_same_attempt
 from clinvk.store.base import Store
+
+UNKNOWN_ENDS = ("cancelled", "indeterminate")  # how far an attempt that ended so got is unknown
 
 
 class ResumedRun(DrivenRun):
@@ -62,8 +64,11 @@ class ResumedRun(DrivenRun):
             before = folder.result(self.plan, is_driver=True, trusted=True)
             self._previous_result = before
             calls = StoreCalls(self.context.open_store())
+            joined = await in_thread(lambda: self._join(before.results, folder))
             told = [
-                await calls(partial(_outcome_if_ended, o, folder, self.plan, self))
+                requeue_same_attempt(o)
+                if o.index in joined
+                else await calls(partial(_outcome_if_ended, o, folder, self.plan, self))
                 for o in before.results
             ]
             told = [await self._with_worktree(o, folder) for o in told]
@@ -80,10 +85,28 @@ class ResumedRun(DrivenRun):
             if not (rerun or any(o.ok for o in found)) and before.state != "interrupted":
                 return self._finish_unchanged(before)
             return await self._run_with_journal(
-                folder, lock, rerun=rerun, already_ended=found, seconds=before.seconds
-            )
+                folder, lock, rerun=[i for i in rerun if i not in joined], already_ended=found,
+                seconds=before.seconds, joined=sorted(joined),
+            )  # fmt: skip
         finally:
             lock.close()
+
+    def _join(self, outcomes: Iterable[Outcome], folder: RunLog) -> set[int]:
+        """The positions of the interrupted tasks whose last attempt the workers of a cluster still
+        run, have ended, or were never sent: their results are fetched, not worked for again."""
+        cluster = self.context.cluster
+        cut_off = [o for o in outcomes if o.state == "indeterminate" and o.attempts]
+        if cluster is None or not cut_off:
+            return set()
+        asked = [
+            (o.index, o.attempts)
+            for o in cut_off
+            if folder.result_of(o, alone=_is_alone(o, self.plan)) is None
+        ]
+        joined = cluster.joinable(folder.id, asked)
+        for i in joined:
+            folder.drop_unfinished_events(i)
+        return joined
 
     async def _with_worktree(self, outcome: Outcome, folder: RunLog) -> Outcome:
         """The outcome with what has changed in its worktree, if that was not recorded."""
@@ -211,7 +234,7 @@ def _outcome_if_ended(outcome: Outcome, folder: RunLog, plan: Plan, run: DrivenR
         ended = outcome_from_result(outcome, result)
         if backoff.is_transient(ended.error) and ended.attempts <= run.plan.retries_of(ended.index):
             return requeue(ended)
-        return outcome if ended.error and ended.error.kind == "cancelled" else ended
+        return outcome if ended.error and ended.error.kind in UNKNOWN_ENDS else ended
     if _is_between_turns(outcome):
         return requeue(outcome)
     # If it was to continue the session of an earlier step, that session is about that step.
@@ -309,7 +332,7 @@ def _has_ended(outcome: Outcome, folder: RunLog, plan: Plan, store: Store) -> bo
     alone = _is_alone(outcome, plan)
     if (result := folder.result_of(outcome, alone=alone)) is not None:
         error = outcome_from_result(outcome, result).error
-        return error is None or error.kind != "cancelled"
+        return error is None or error.kind not in UNKNOWN_ENDS
     return alone and progress is None and _answer_in_session(outcome, store) is not None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -10,11 +11,32 @@ from clinvk.backend.selection import BackendSelector
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.executor import Executor, LocalExecutor
 from clinvk.errors import LimitError
+from clinvk.model.plan import Plan
 from clinvk.runs.folder import RunStore
 from clinvk.runs.log import Runs
 from clinvk.store.base import Store
 
 FindLimit = Callable[[str, Mapping[str, str], str | None], LimitError | None]
+
+
+class ClusterRuns(Protocol):
+    """What a run needs to know about the cluster that runs its tasks."""
+
+    address: str  # without its password
+
+    def check(self, plan: Plan) -> None:
+        """Raise `ClinvkError` if a task of the plan could not run there."""
+        ...
+
+    def create_executor(self, run: str | None) -> Executor:
+        """Runs the tasks of the run of this id; None: of an ephemeral one."""
+        ...
+
+    def joinable(self, run: str, attempts: Sequence[tuple[int, int]]) -> set[int]:
+        """The positions of the tasks whose last attempt is running there, has ended, or was never
+        sent: running it again with the same number only gets its result. `attempts` are positions
+        and numbers."""
+        ...
 
 
 class RunContext(Struct, frozen=True, kw_only=True):
@@ -29,6 +51,7 @@ class RunContext(Struct, frozen=True, kw_only=True):
     create_executor: Callable[[str], Executor]
     # The rate limit of a backend, with these variables and this model, that was remembered.
     find_limit: FindLimit = lambda _backend, _env, _model: None
+    cluster: ClusterRuns | None = None  # the tasks run on its workers
 
 
 def local_context(dispatcher: Dispatcher) -> RunContext:

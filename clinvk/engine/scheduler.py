@@ -53,6 +53,9 @@ _UNMET = {
 }
 
 
+MAX_INTERRUPTIONS = 3  # of one task in a run
+
+
 class Scheduler:
     """One run of a plan. `outcomes` holds the state of each task; queued ones are run."""
 
@@ -101,6 +104,7 @@ class Scheduler:
         self._budget = BudgetTracker(plan.rules.budget, outcomes)
         self._graph = TaskGraph(plan.tasks, [o.state for o in outcomes])
         self._retry_counts: dict[int, int] = {}  # how often a task failed in a way that may pass
+        self._interruptions: dict[int, int] = {}  # how often the worker of a task was lost
         self._failed_count = 0  # in this process: a resumed run does not count earlier failures
         self._ended_count = 0
         self.not_started: list[int] = []  # tasks that ended without being started
@@ -338,6 +342,8 @@ class Scheduler:
         wait: Change | None = None
         if kind == "cancelled":
             outcome = replace(outcome, state="cancelled")
+        elif kind == "indeterminate":
+            outcome = self._interrupted_outcome(outcome)
         elif kind == "limit" and outcome.error and self.end_reason is None:
             wait = self._handle_limit(outcome, outcome.error)
         elif backoff.is_transient(result.error) and self.end_reason is None and self._may_retry(i):
@@ -381,6 +387,17 @@ class Scheduler:
             heapq.heappush(self._delayed, (self._retry_times.pop(i), i))
         else:
             self._enqueue(i)
+
+    def _interrupted_outcome(self, outcome: Outcome) -> Outcome:
+        """The outcome of a task whose worker was lost: it is run again if it may be, but not for
+        ever, since it may be what ends the workers."""
+        i = outcome.index
+        self._interruptions[i] = count = self._interruptions.get(i, 0) + 1
+        again = self.plan.tasks[i].idempotent and count < MAX_INTERRUPTIONS
+        if again and self.end_reason is None:
+            self.on_notice(i, f"{outcome.error.message if outcome.error else ''}; running it again")
+            return replace(outcome, state="queued")
+        return replace(outcome, state="indeterminate")
 
     def _may_retry(self, i: int) -> bool:
         return self._retry_counts.get(i, 0) < self.plan.retries_of(i)

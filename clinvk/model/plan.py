@@ -182,6 +182,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     source: str = ""
     checkpoint: str | None = None
     cwd: str | None = None  # where it was started: the directory of tasks without one
+    cluster: str | None = None  # the address whose workers run it, without its password
 
     def to_json(self) -> dict[str, Any]:
         has_decisions = any(task.decides for task in self.tasks)

@@ -69,6 +69,7 @@ class Request:
     started_in: Path | None  # the directory of the user that a `cwd` in a worktree corresponds to
     check_dir: Path | None  # where the output of checks is stored, and what is needed to continue
     check_progress: CheckProgress | None  # how far an earlier attempt at this got
+    attempt: tuple[int, int] | None  # of a run: the position of its task, and which attempt it is
 
     def __init__(
         self,
@@ -108,6 +109,7 @@ class Request:
         started_in: Path | None = None,
         check_dir: Path | None = None,
         check_progress: CheckProgress | None = None,
+        attempt: tuple[int, int] | None = None,
     ) -> None:
         fields = dict(locals())
         for word in ("self", *WORDS):

@@ -272,13 +272,19 @@ class _Checker:
                 )
             for name in VARIABLE.findall(value):
                 found = self.chooser.env.get(name)
+                if found is None and self.chooser.is_remote:
+                    continue
                 if found is None:
                     raise ConfigError(
                         f"env.{key}: ${name} is not set", f"set it first: export {name}=…"
                     )
                 if len(found) >= MIN_SECRET_LENGTH:
                     secrets.append(found)
-            env[key] = VARIABLE.sub(lambda m: self.chooser.env[m.group(1)], value)
+            env[key] = (
+                value  # looked up there
+                if self.chooser.is_remote
+                else VARIABLE.sub(lambda m: self.chooser.env[m.group(1)], value)
+            )
         return env, tuple(secrets)
 
 

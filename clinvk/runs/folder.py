@@ -166,6 +166,16 @@ class RunFolder(RunLog):
         except OSError as error:
             raise file_error("write", path, error) from error
 
+    def drop_unfinished_events(self, index: int) -> None:
+        lines = self.events(index)
+        ends = [i for i, line in enumerate(lines) if line.get("type") == "result"]
+        kept = lines[: ends[-1] + 1] if ends else []
+        path = self.events_path(index)
+        try:
+            replace_own(path, b"".join(encode(line) + b"\n" for line in kept), durable=True)
+        except OSError as error:
+            raise file_error("write", path, error) from error
+
     def reader(self) -> FileReader:
         return FileReader(self.journal_path, self.path / "tasks")
 

@@ -13,7 +13,7 @@ written at about the same time are flushed together: a disk takes as long for th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,11 +53,14 @@ class Journal(Closing):
         self._batch: CommitBatch | None = None  # being put together
         self._commit_lock = anyio.Lock()  # batches are written one after another
 
-    def record_begin(self, plan: Plan, *, rerun: list[int], seconds: float = 0.0) -> None:
+    def record_begin(
+        self, plan: Plan, *, rerun: list[int], seconds: float = 0.0, joined: Sequence[int] = ()
+    ) -> None:
         """Record that a process drives the run now, and that these tasks start again; it was driven
-        for `seconds` before."""
+        for `seconds` before. The last attempts at the tasks `joined` go on."""
         about = {"kind": plan.kind, "source": plan.source, "total": len(plan.tasks)}
-        self.append("begin", rerun=rerun, seconds=round(seconds, 3), **about)
+        more = {"joined": list(joined)} if joined else {}
+        self.append("begin", rerun=rerun, seconds=round(seconds, 3), **about, **more)
 
     def record_not_started(self, outcomes: Iterable[Outcome]) -> None:
         """Record tasks that ended without being started, those with the same reason on one line."""

@@ -128,6 +128,10 @@ class RunLog(Protocol):
     def copy_events(self, other: RunLog, index: int) -> None:
         """Copy the events of the same task of another run. Raises `SessionError`."""
 
+    def drop_unfinished_events(self, index: int) -> None:
+        """Delete the events of an attempt that has no result: they will be written again. Raises
+        `SessionError`."""
+
     def last_sign(self, tasks: Iterable[int]) -> datetime | None:
         """When a process was last known to drive the run, or to write events of these tasks."""
         ...

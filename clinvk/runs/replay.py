@@ -94,6 +94,8 @@ class RunState:
         self._began, self._state, self._why = at, "interrupted", None
         for i in line.get("rerun", ()):
             self._change(i, requeue)
+        for i in line.get("joined", ()):
+            self._change(i, requeue_same_attempt)
 
     def _start_task(self, line: dict[str, Any], at: datetime) -> None:
         def start(outcome: Outcome) -> Outcome:
@@ -205,6 +207,12 @@ def _check_state(outcome: Outcome) -> Outcome:
 def requeue(outcome: Outcome) -> Outcome:
     """A task that will be run, again or for the first time."""
     return replace(outcome, state="queued", error=None, exit_code=None, ended_at=None)
+
+
+def requeue_same_attempt(outcome: Outcome) -> Outcome:
+    """A task whose last attempt goes on: it is started once more, with the same number."""
+    before = replace(requeue(outcome), attempts=max(0, outcome.attempts - 1), check_progress=None)
+    return before if before.attempts else replace(before, usage=None, cost=None, check=None)
 
 
 def mark_indeterminate(outcome: Outcome) -> Outcome:

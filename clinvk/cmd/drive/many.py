@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from clinvk.api.workflow import WorkflowManager
     from clinvk.backend.selection import BackendSelector
     from clinvk.config.schema import Loaded
-    from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.driven_run import DrivenRun
+    from clinvk.engine.run_context import RunContext
     from clinvk.model.plan import Plan, Rules, Worktree
     from clinvk.reports import RequestedReport
     from clinvk.runs.log import RunLog
@@ -251,18 +251,13 @@ def _format_value(value: Any) -> str:
     return one_line(str(value))
 
 
-def run_plan(
-    dispatcher: Dispatcher, plan: Plan, view: RunView, reports: list[RequestedReport]
-) -> int:
+def run_plan(context: RunContext, plan: Plan, view: RunView, reports: list[RequestedReport]) -> int:
     """Run the plan and show it; return the exit code."""
     # Only once something is to run: 10 ms.
     from clinvk.engine.driven_run import DrivenRun
-    from clinvk.engine.run_context import local_context
 
     viewer = create_run_viewer(view)
-    run = DrivenRun(
-        local_context(dispatcher), plan, observe=viewer.observe, notify=viewer.show_notice
-    )
+    run = DrivenRun(context, plan, observe=viewer.observe, notify=viewer.show_notice)
     return finish_run(run, drive_run(run, view, viewer), view, reports)
 
 

@@ -13,10 +13,10 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import interrupted, many
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place_of
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
-from clinvk.cmd.options.holding import until_end
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.runs.common import VERSION, LastRun, OneRun, open_runs
@@ -27,8 +27,8 @@ from clinvk.terminal import printer
 
 if TYPE_CHECKING:
     from clinvk.config.schema import Loaded
-    from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.rerun import SelectTasks
+    from clinvk.engine.run_context import RunContext
     from clinvk.model.plan import Plan
     from clinvk.reports import RequestedReport
     from clinvk.runs.folder import RunFolder
@@ -63,6 +63,8 @@ def resume(
     junit: plan.Junit = None,
     report: plan.Report = None,
     force: plan.Force = False,
+    cluster: ClusterUrl = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Run the rest of a run that was interrupted.
@@ -84,13 +86,14 @@ def resume(
     )  # fmt: skip
     reports = plan.requested_reports(junit, report, force=force)
     folder = open_runs(loaded).find(run_id)
-    dispatcher = _open_dispatcher(loaded)
-    if rerun_indeterminate is None:
+    begun_on = folder.plan().cluster
+    dispatcher, context = open_place_of(loaded, begun_on, cluster, insecure=insecure)
+    if rerun_indeterminate is None and context.cluster is None:
         cut_off = find_interrupted(folder, dispatcher.store)
         rerun_indeterminate = interrupted.should_rerun(cut_off, view)
-    select = partial(select_to_resume, rerun_indeterminate=rerun_indeterminate)
+    select = partial(select_to_resume, rerun_indeterminate=bool(rerun_indeterminate))
     older = partial(_report_older, loaded, "resume") if run_id == LAST else None
-    return _resume_run(dispatcher, folder, select, view, reports, rules, older)
+    return _resume_run(context, folder, select, view, reports, rules, older)
 
 
 @app.command("retry")
@@ -117,6 +120,8 @@ def retry(
     junit: plan.Junit = None,
     report: plan.Report = None,
     force: plan.Force = False,
+    cluster: ClusterUrl = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Run failed tasks again, and the tasks that were skipped because of them."""
@@ -129,19 +134,13 @@ def retry(
     folder = open_runs(loaded).find(run_id)
     select = partial(select_to_retry, names=tasks or (), failed=failed, run_id=folder.id)
     older = partial(_report_older, loaded, "retry") if run_id == LAST and not tasks else None
-    dispatcher = _open_dispatcher(loaded)
-    return _resume_run(dispatcher, folder, select, view, reports, plan.RuleFlags(), older)
-
-
-def _open_dispatcher(loaded: Loaded) -> Dispatcher:
-    # Only once the flags are valid: it is a third of the start.
-    from clinvk.dispatch.dispatcher import Dispatcher
-
-    return until_end(Dispatcher(loaded))
+    begun_on = folder.plan().cluster
+    _, context = open_place_of(loaded, begun_on, cluster, insecure=insecure)
+    return _resume_run(context, folder, select, view, reports, plan.RuleFlags(), older)
 
 
 def _resume_run(
-    dispatcher: Dispatcher,
+    context: RunContext,
     folder: RunFolder,
     select: Callable[[Plan], SelectTasks],
     view: watching.RunView,
@@ -151,11 +150,10 @@ def _resume_run(
 ) -> int:
     # Only once the flags are valid: it is a third of the start.
     from clinvk.engine.resumed_run import ResumedRun
-    from clinvk.engine.run_context import local_context
 
     viewer = watching.create_run_viewer(view)
     run = ResumedRun(
-        local_context(dispatcher), folder, select, observe=viewer.observe, notify=viewer.show_notice,
+        context, folder, select, observe=viewer.observe, notify=viewer.show_notice,
         rules=lambda kept: plan.override_rules(kept, rules),
     )  # fmt: skip
     result = many.drive_run(run, view, viewer)

@@ -22,6 +22,7 @@ GROUPS = {
         "--max-parallel --sequential --fail-fast --halt --retries --on-limit --max-wait "
         "--budget-cost --budget-tokens"
     ),
+    "Cluster": "--cluster --insecure --name --label --drain-timeout --lease",
     "Output": (
         "--output-format --json --raw --plain --quiet --verbose --color --output-dir --junit --report "
         "--html --force"
@@ -63,7 +64,7 @@ USAGE = {
 COMMAND_GROUPS = {
     "clinvk": {
         "Prompts": ("ask", "repl", "resume", "last", "compare"),
-        "Many tasks": ("parallel", "chain", "runs", "checkpoints"),
+        "Many tasks": ("parallel", "chain", "runs", "checkpoints", "worker"),
         "Conversations": ("sessions", "memory", "templates", "skills"),
         "Setup": ("init", "doctor", "backends", "limits", "config", "completion"),
         "Information": ("help", "version"),

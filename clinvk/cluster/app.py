@@ -1,0 +1,92 @@
+"""The Celery app of a cluster: it delivers attempts to workers, at least once and in any order. The
+ledger decides which of them are run.
+
+`celery -A clinvk.cluster.app …` uses the address in `CLINVK_CLUSTER_URL`, or `cluster.url` of the
+configuration.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+
+from clinvk.cluster import address as addresses
+from clinvk.cluster.address import Address
+from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.config import loading
+
+URL_VARIABLE = "CLINVK_CLUSTER_URL"
+TASK = "clinvk.attempt"
+REDELIVERED_AFTER = 24 * 3600  # seconds; the ledger makes sure that nothing runs twice even then
+IDLE_POLL = 1  # seconds for which an idle worker waits for a message at a time
+
+# Runs an attempt in a process of a worker; the worker sets it before it starts.
+Handler = Callable[[AttemptId], None]
+_handler: list[Handler] = []
+
+
+def set_handler(handler: Handler) -> None:
+    _handler[:] = [handler]
+
+
+def create_app(address: Address | None) -> Celery:
+    """The app of the cluster at this address."""
+    made = Celery("clinvk", set_as_current=False, fixups=[])
+    made.conf.update(
+        task_serializer="json", result_serializer="json", event_serializer="json",
+        accept_content=["json"], task_ignore_result=True, task_store_errors_even_if_ignored=False,
+        # An attempt that a killed worker had is never run again by itself.
+        task_acks_late=False, task_reject_on_worker_lost=False,
+        task_default_queue="tasks", task_create_missing_queues=True,
+        worker_prefetch_multiplier=1, worker_disable_prefetch=True,
+        worker_hijack_root_logger=False, worker_redirect_stdouts=False,
+        worker_send_task_events=False, worker_enable_remote_control=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True, broker_connection_max_retries=None,
+        enable_utc=True,
+    )  # fmt: skip
+    if address is not None:
+        made.conf.update(
+            broker_url=address.url,
+            broker_transport_options={
+                "visibility_timeout": REDELIVERED_AFTER,
+                "global_keyprefix": Keys.of(address.name).prefix,
+                "polling_interval": IDLE_POLL,
+                "socket_keepalive": True,
+                "retry_on_timeout": True,
+            },
+        )
+    made.task(_attempt, name=TASK, ignore_result=True)
+    return made
+
+
+def _attempt(run: str, task: int, number: int) -> None:
+    """The Celery task: its arguments are all that is in the message."""
+    if not isinstance(run, str) or not isinstance(task, int) or not isinstance(number, int):
+        raise TypeError("not an attempt of clinvk")
+    for handler in _handler:
+        handler(AttemptId(run, task, number))
+
+
+def send(made: Celery, attempt: AttemptId, queue: str) -> None:
+    """Have the attempt delivered to a worker of the queue."""
+    made.send_task(TASK, (attempt.run, attempt.task, attempt.number), queue=queue, retry=True)
+
+
+def _configured() -> Address | None:
+    url = os.environ.get(URL_VARIABLE)
+    if not url:
+        cluster: Any = getattr(loading.load(os.environ).config, "cluster", None)
+        url = cluster.url if cluster is not None else None
+    return addresses.parse(url, insecure=True) if url else None
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, for the `celery` command: only that reads the configuration."""
+    if name != "app":
+        raise AttributeError(name)
+    made = globals()["app"] = create_app(_configured())
+    return made

@@ -1,0 +1,121 @@
+"""What a run needs so that its tasks run on the workers of a cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from clinvk.backend.selection import BackendSelector, SelectedBackend
+from clinvk.cluster.address import Address, connect_to, open_client
+from clinvk.cluster.executor import ClusterExecutor
+from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.ledger.ledger import Ledger
+from clinvk.cluster.shared import is_below
+from clinvk.disk.closing import Closing
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.engine.run_context import RunContext, local_context
+from clinvk.errors import ConfigError, NotInstalledError
+from clinvk.text.addresses import mask_password
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from clinvk.model.plan import Plan
+
+ANSWER_TIMEOUT = 5.0  # seconds for the server to answer while a run waits for news
+
+
+class RemoteSelector(BackendSelector):
+    """Chooses backends that are installed elsewhere."""
+
+    is_remote = True
+
+    def _select(self, name: str | None) -> SelectedBackend:
+        chosen = name or self.config.config.default_backend
+        try:
+            return super()._select(chosen)
+        except NotInstalledError:
+            if self.catalog.find(chosen) is None:
+                raise
+            return SelectedBackend(self.catalog.load(chosen), "")
+
+
+class Cluster(Closing):
+    """The cluster of a run, with its connections. Close it after the run."""
+
+    def __init__(self, dispatcher: Dispatcher, address: Address) -> None:
+        """Raises `ClinvkError` if the server cannot be used."""
+        self.dispatcher = dispatcher
+        self.address = mask_password(dispatcher_url(address))
+        self._client = connect_to(address)
+        # Whoever waits for news tries again by itself, and can be stopped in between.
+        self._news_client = open_client(address, None)
+        self._news_client.connection_pool.connection_kwargs["socket_timeout"] = ANSWER_TIMEOUT
+        self._keys = Keys.of(address.name)
+        self._app: Celery | None = None
+        self._target = address
+
+    def close(self) -> None:
+        self._client.close()
+        self._news_client.close()
+        if self._app is not None:
+            self._app.close()
+
+    def check(self, plan: Plan) -> None:
+        """Raise `ConfigError` for a task whose directory the workers do not have."""
+        shared = self.dispatcher.config.config.cluster.shared
+        for task in plan.tasks:
+            folder = task.cwd or plan.cwd or os.getcwd()
+            if is_below(folder, shared):
+                continue
+            where = f"{task.description}: " if task.description else ""
+            raise ConfigError(
+                f"{where}the workers of the cluster do not have {folder}",
+                "if all machines have it under the same path, say so in the configuration of each: "
+                f"cluster.shared: [{folder}]",
+            )
+
+    def create_executor(self, run: str | None) -> ClusterExecutor:
+        # Celery, 0.4 s.
+        from clinvk.cluster.app import create_app
+
+        if self._app is None:
+            self._app = create_app(self._target)
+        news = Ledger(self._news_client, self._keys)
+        return ClusterExecutor(self._ledger, news, self._app, self.dispatcher, run)
+
+    def joinable(self, run: str, attempts: Sequence[tuple[int, int]]) -> set[int]:
+        if not self._ledger.knows(run):
+            return set()  # the server has lost its data, or has forgotten the run
+        states = {i: self._ledger.state(AttemptId(run, i, number)) for i, number in attempts}
+        return {i for i, state in states.items() if state in (None, "queued", "running", "ended")}
+
+    @property
+    def _ledger(self) -> Ledger:
+        return Ledger(self._client, self._keys)
+
+
+def dispatcher_url(address: Address) -> str:
+    """The address as a user writes it."""
+    mark = "&" if "?" in address.url else "?"
+    return address.url if address.name == "default" else f"{address.url}{mark}name={address.name}"
+
+
+def with_cluster_store(dispatcher: Dispatcher, address: Address) -> Dispatcher:
+    """The same, with the sessions of the cluster: those of its tasks are there."""
+    config = dispatcher.config
+    session = replace(config.config.session, storage=address.url)
+    loaded = replace(config, config=replace(config.config, session=session))
+    return Dispatcher(loaded, catalog=dispatcher.catalog, env=dispatcher.env)
+
+
+def cluster_context(dispatcher: Dispatcher, cluster: Cluster) -> RunContext:
+    """The context of a run whose tasks run on the workers."""
+    local = local_context(dispatcher)
+    selector = RemoteSelector(dispatcher.catalog, dispatcher.config, dispatcher.env)
+    return replace(
+        local, selector=selector, cluster=cluster, find_limit=lambda _backend, _env, _model: None
+    )

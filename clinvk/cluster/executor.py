@@ -1,0 +1,300 @@
+"""Runs the attempts of a run on the workers of a cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+from clinvk import __version__
+from clinvk.cluster import payload
+from clinvk.cluster.feed import Feed, Listener
+from clinvk.cluster.keys import AttemptId, queue_of
+from clinvk.cluster.ledger.ledger import Ledger, News
+from clinvk.engine.executor import LocalExecutor, Reporter, RunningRequest
+from clinvk.errors import SessionError
+from clinvk.model.request import Request
+from clinvk.model.result import Failure, Result
+from clinvk.model.session_ref import SessionById
+from clinvk.process.threads import in_thread
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from clinvk.dispatch.dispatcher import Dispatcher
+
+RESEND_AFTER = 3.0  # seconds in which nobody has taken an attempt though its queue is empty
+RESEND_ANYWAY = 300.0  # seconds in which nobody has taken it
+NOBODY_AFTER = 5.0  # seconds without a worker for a backend, after which that is reported
+
+
+class Sent:
+    """An attempt that is waiting for a worker."""
+
+    def __init__(self, attempt: AttemptId, backend: str, queue: str) -> None:
+        self.attempt = attempt
+        self.backend = backend
+        self.queue = queue
+        self.at = self.since = time.monotonic()
+        self.is_told = False  # that nobody runs its backend
+        self.refusals: dict[str, str] = {}  # by node
+
+
+class ClusterExecutor:
+    """Runs requests on the workers. An attempt that is known already, from a process that was
+    killed, is joined, not started again."""
+
+    def __init__(
+        self, ledger: Ledger, news: Ledger, app: Celery, dispatcher: Dispatcher, run: str | None
+    ) -> None:
+        """`news` is the same ledger on a connection that gives up early. `run` is the id of the run;
+        None if it is ephemeral."""
+        self.ledger = ledger
+        self.app = app
+        self.dispatcher = dispatcher
+        self.run_id = run or f"e{os.urandom(8).hex()}"
+        self.feed = Feed(news, self.run_id)
+        self.feed.chore = self._look_after_waiting
+        self.feed.after_read = self._pass_notices_on
+        self._waiting: dict[str, tuple[Sent, Reporter]] = {}
+        self._notices: list[tuple[Reporter, str]] = []
+        self._count = 0
+        self._submitting: anyio.CapacityLimiter | None = None
+
+    async def describe(self, request: Request) -> str:
+        return await LocalExecutor(self.dispatcher).describe(request)
+
+    async def run(self, request: Request, reporter: Reporter) -> Result:
+        attempt = self._attempt_of(request)
+        listener = self.feed.listen(attempt.member)
+        try:
+            following = await self._submit(attempt, request, reporter, listener)
+            try:
+                return await following.result()
+            except anyio.get_cancelled_exc_class():
+                with anyio.CancelScope(shield=True):
+                    await following.withdraw()
+                raise
+        finally:
+            self._waiting.pop(attempt.member, None)
+            self.feed.leave(listener)
+
+    def _attempt_of(self, request: Request) -> AttemptId:
+        """Which attempt a request is: it says so, unless the run is ephemeral."""
+        if request.attempt is not None:
+            return AttemptId(self.run_id, *request.attempt)
+        self._count += 1
+        return AttemptId(self.run_id, self._count, 1)
+
+    async def _submit(
+        self, attempt: AttemptId, request: Request, reporter: Reporter, listener: Listener
+    ) -> Following:
+        """Put it into the ledger and the queue, or join it."""
+        if request.cwd is None and not isinstance(request.session_ref, SessionById):
+            request = request.replace(cwd=Path.cwd())
+        data = payload.request_to_json(request)
+        backend = request.to or request.backend or ""
+        position = self.feed.position
+
+        def submit() -> tuple[str, str, list[News]]:
+            said = self.ledger.submit(attempt, data, payload.PROTOCOL, __version__)
+            node = None
+            if isinstance(request.session_ref, SessionById):
+                node = self.ledger.home_of(request.session_ref.text)
+            queue = queue_of(backend, node)
+            if said in ("new", "queued"):
+                self._send(attempt, queue)
+            first = None if said == "new" else self.ledger.first_news(attempt)
+            if first is None or _order(first) > _order(position):
+                return said, queue, []
+            return (
+                said,
+                queue,
+                self.ledger.news_between(self.run_id, first, position, attempt.member),
+            )
+
+        with anyio.CancelScope(shield=True):
+            said, queue, earlier = await self._in_turn(submit)
+        if said == "busy":
+            raise SessionError(
+                "an earlier attempt at this task may still be running on a worker",
+                "wait until it has ended, or its lease has expired",
+            )
+        if said in ("stale", "withdrawn"):
+            raise SessionError(f"this attempt cannot be run: it is {said} in the cluster")
+        self.feed.is_begun = True
+        listener.news.extendleft(reversed(earlier))
+        sent = Sent(attempt, backend, queue)
+        if said in ("new", "queued"):
+            self._waiting[attempt.member] = sent, reporter
+        return Following(self, sent, reporter, listener)
+
+    async def _in_turn(self, call: Callable[[], Any]) -> Any:
+        """The value of a call, made in a thread, with few others at a time: they compete for one
+        interpreter."""
+        if self._submitting is None:
+            self._submitting = anyio.CapacityLimiter(4)
+        async with self._submitting:
+            return await in_thread(call)
+
+    def _send(self, attempt: AttemptId, queue: str) -> None:
+        # Celery, 0.4 s.
+        from clinvk.cluster.app import send
+
+        send(self.app, attempt, queue)
+
+    def took(self, sent: Sent) -> None:
+        """A worker has taken it."""
+        self._waiting.pop(sent.attempt.member, None)
+
+    async def elsewhere(self, sent: Sent, reporter: Reporter) -> bool:
+        """Send an attempt that nodes have refused to one that has not; False if there is none."""
+
+        def resend() -> bool:
+            others = [n for n in self.ledger.live_nodes(sent.backend) if n not in sent.refusals]
+            if others:
+                sent.queue = queue_of(sent.backend, others[0])
+                sent.at = time.monotonic()
+                self._send(sent.attempt, sent.queue)
+            return bool(others)
+
+        self._waiting[sent.attempt.member] = sent, reporter
+        return bool(await self._in_turn(resend))
+
+    def _pass_notices_on(self) -> None:
+        """Pass on what was noticed in a thread."""
+        while self._notices:
+            reporter, text = self._notices.pop()
+            reporter.on_notice(text)
+
+    def _look_after_waiting(self) -> None:
+        """In a thread: send attempts again whose message was lost with a worker that was killed; the
+        ledger lets only one of two messages count. Notice backends that nobody runs."""
+        now = time.monotonic()
+        late = [pair for pair in list(self._waiting.values()) if now - pair[0].at > RESEND_AFTER]
+        for queue in {sent.queue for sent, _ in late}:
+            is_empty = not self.ledger.waiting(queue)
+            for sent, _ in late:
+                if sent.queue == queue and (is_empty or now - sent.at > RESEND_ANYWAY):
+                    sent.at = now
+                    self._send(sent.attempt, sent.queue)
+        for sent, reporter in late:
+            if not sent.is_told and now - sent.since > NOBODY_AFTER:
+                sent.is_told = True
+                if not self.ledger.live_nodes(sent.backend):
+                    self._notices.append(
+                        (reporter, f"no worker runs {sent.backend}; waiting for one")
+                    )
+
+
+class Following:
+    """An attempt of a worker, as the submitter sees it."""
+
+    def __init__(
+        self, executor: ClusterExecutor, sent: Sent, reporter: Reporter, listener: Listener
+    ) -> None:
+        self.executor = executor
+        self.sent = sent
+        self.reporter = reporter
+        self.listener = listener
+        self.node = ""
+        self._started = False
+        self._result: Result | None = None
+
+    async def result(self) -> Result:
+        """Its result, once it has ended."""
+        while self._result is None:
+            news = await self.listener.next()
+            if news is None:
+                return self._out_of_sight()
+            await self._follow(news)
+        return self._result
+
+    async def withdraw(self) -> None:
+        """Cancel it; returns once it has ended, if it has started."""
+        ledger, attempt = self.executor.ledger, self.sent.attempt
+        state = await in_thread(partial(ledger.cancel, attempt, "cancelled", now=False))
+        if state != "running":
+            return
+        while self._result is None and (news := await self.listener.next()) is not None:
+            if news.kind in ("started", "ended", "lost"):
+                await self._follow(news)
+
+    async def _follow(self, news: News) -> None:
+        match news.kind:
+            case "claimed":
+                self.node = news.data.decode()
+                self.executor.took(self.sent)
+            case "started":
+                self._start(msgspec.json.decode(news.data))
+            case "event":
+                event = payload.event_from_json_line(news.data)
+                if event is not None:
+                    await self.reporter.on_event(event)
+            case "notice":
+                self.reporter.on_notice(str(msgspec.json.decode(news.data)))
+            case "refused":
+                await self._on_refusal(msgspec.json.decode(news.data))
+            case "ended":
+                self._result = payload.result_from_json(news.data)
+            case "lost":
+                node = news.data.decode()
+                self._result = self._lost(f"the worker {node} was lost while it ran")
+
+    def _start(self, said: dict[str, Any]) -> None:
+        if self._started:
+            return
+        self._started = True
+        cwd = said.get("cwd")
+        self.reporter.on_started(
+            RunningRequest(
+                cancel=self._cancel, session_id=said.get("session"), cwd=Path(cwd) if cwd else None
+            )
+        )
+
+    def _cancel(self, reason: str = "cancelled", *, now: bool = False) -> None:
+        ledger, attempt = self.executor.ledger, self.sent.attempt
+        self.executor.feed.request(partial(ledger.cancel, attempt, reason, now=now))
+
+    async def _on_refusal(self, said: dict[str, Any]) -> None:
+        node, reason = str(said.get("node")), str(said.get("reason"))
+        self.sent.refusals[node] = reason
+        self.reporter.on_notice(f"not on {node}: {reason}")
+        if await self.executor.elsewhere(self.sent, self.reporter):
+            return
+        ledger, attempt = self.executor.ledger, self.sent.attempt
+        state = await in_thread(partial(ledger.cancel, attempt, "cancelled", now=False))
+        if state == "withdrawn":
+            reasons = "; ".join(f"{n}: {why}" for n, why in self.sent.refusals.items())
+            failure = Failure("not_started", f"no worker can run it: {reasons}")
+            self._result = Result(
+                ok=False, text="", backend=self.sent.backend, exit_code=1, error=failure
+            )
+
+    def _out_of_sight(self) -> Result:
+        """The result if the server can no longer say it."""
+        if not self.listener.is_forgotten:
+            return self._lost("Redis cannot be reached any more, while it may be running")
+        if self.node:
+            return self._lost("Redis has lost its data, so the worker has stopped it")
+        failure = Failure("not_started", "Redis has lost its data before a worker took it")
+        return Result(ok=False, text="", backend=self.sent.backend, exit_code=1, error=failure)
+
+    def _lost(self, what: str) -> Result:
+        failure = Failure(
+            "indeterminate", f"{what}; the work may be partly done",
+            "check what it did; run it again with --rerun-indeterminate",
+        )  # fmt: skip
+        return Result(ok=False, text="", backend=self.sent.backend, exit_code=1, error=failure)
+
+
+def _order(place: str) -> tuple[int, int]:
+    """A place in a stream, to be compared."""
+    milliseconds, _, number = place.partition("-")
+    return int(milliseconds), int(number or 0)

@@ -1,0 +1,146 @@
+"""The news about the attempts of a run, for those who wait for them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from clinvk.cluster.ledger.ledger import News
+from clinvk.process.threads import in_thread
+
+if TYPE_CHECKING:
+    from clinvk.cluster.ledger.ledger import Ledger
+
+BLOCK = 0.2  # seconds for which the server is asked to wait for news: a request waits that long
+EXPIRE_INTERVAL = 1.0  # seconds between looks for leases that have expired
+START = "0-0"  # of a stream
+MAX_SILENCE = 300.0  # seconds without the server, after which its attempts count as interrupted
+RETRY_PAUSE = 0.5  # seconds
+
+Request = Callable[[], object]
+
+
+class Listener:
+    """Waits for the news about one attempt."""
+
+    def __init__(self, feed: Feed, member: str) -> None:
+        self.member = member
+        self.news: deque[News] = deque()
+        self.is_forgotten = False  # the server has lost its data
+        self.wake: anyio.Event | None = None  # while it waits
+        self._feed = feed
+
+    async def next(self) -> News | None:
+        """The next news; None if the server has not answered for long, or has lost its data. May be
+        cancelled."""
+        while not self.news:
+            if self._feed.is_silent or self.is_forgotten:
+                return None
+            await self._feed.wait(self)
+        return self.news.popleft()
+
+    def tell(self, news: News) -> None:
+        self.news.append(news)
+        self.stir()
+
+    def stir(self) -> None:
+        if self.wake is not None:
+            self.wake.set()
+
+
+class Feed:
+    """The stream of one run. One of those who wait reads it for all of them, in a thread."""
+
+    def __init__(self, ledger: Ledger, run: str) -> None:
+        self.ledger = ledger
+        self.run = run
+        self.position = START  # the last news that was passed on
+        self.is_silent = False
+        self.is_begun = False  # something was submitted
+        self.chore: Callable[[], None] = lambda: None  # called in a thread, now and then
+        self.after_read: Callable[[], None] = lambda: None  # called on the event loop
+        self._is_wiped = False
+        self._listeners: dict[str, Listener] = {}
+        self._requests: deque[Request] = deque()
+        self._is_reading = False
+        self._answered_at = time.monotonic()
+        self._expired_at = 0.0
+
+    def listen(self, member: str) -> Listener:
+        """Get the news about an attempt from now on. The reverse is `leave`."""
+        made = self._listeners[member] = Listener(self, member)
+        return made
+
+    def leave(self, listener: Listener) -> None:
+        if self._listeners.get(listener.member) is listener:
+            del self._listeners[listener.member]
+
+    def request(self, call: Request) -> None:
+        """Have something sent to the server soon, in order; it is repeated until it succeeds."""
+        self._requests.append(call)
+
+    async def wait(self, listener: Listener) -> None:
+        """Wait until there may be news for this listener."""
+        if self._is_reading:
+            listener.wake = anyio.Event()
+            try:
+                await listener.wake.wait()
+            finally:
+                listener.wake = None
+            return
+        self._is_reading = True
+        try:
+            self._pass_on(await in_thread(self._read))
+        finally:
+            self._is_reading = False
+            self._appoint_next(listener)
+
+    def _appoint_next(self, last: Listener) -> None:
+        """Somebody else reads on, since the last one may be about to leave."""
+        for each in self._listeners.values():
+            if each is not last and each.wake is not None and not each.wake.is_set():
+                each.wake.set()
+                return
+
+    def _pass_on(self, found: list[News]) -> None:
+        self.after_read()
+        if self._is_wiped:
+            self._is_wiped, self.is_begun, self.position = False, False, START
+            for each in self._listeners.values():
+                each.is_forgotten = True
+        for news in found:
+            self.position = news.id
+            if listener := self._listeners.get(news.member):
+                listener.tell(news)
+        for each in self._listeners.values():
+            if self.is_silent or each.is_forgotten:
+                each.stir()
+
+    def _read(self) -> list[News]:
+        """In a thread: do what was asked for, and wait for news."""
+        try:
+            while self._requests:
+                self._requests[0]()
+                self._requests.popleft()
+            now = time.monotonic()
+            if now - self._expired_at >= EXPIRE_INTERVAL:
+                self._expired_at = now
+                self.ledger.expire(self.run)
+                self.chore()
+                if self.is_begun and not self.ledger.knows(self.run):
+                    self._is_wiped = True
+                    return []
+            found = self.ledger.read_news(self.run, self.position, wait=BLOCK)
+        except Exception:  # noqa: BLE001 - the server is asked again
+            if time.monotonic() - self._answered_at < MAX_SILENCE:
+                time.sleep(RETRY_PAUSE)
+                return []
+            self.is_silent = True
+            return []
+        self._answered_at = time.monotonic()
+        self.is_silent = False
+        return found

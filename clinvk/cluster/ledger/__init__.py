@@ -1,0 +1,1 @@
+"""Who runs which attempt: kept in Redis, and decided there."""

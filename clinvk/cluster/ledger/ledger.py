@@ -1,0 +1,223 @@
+"""The ledger of a cluster, with types. Everything blocks: call it in a thread, or in a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from msgspec import Struct
+
+from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.ledger import scripts
+
+if TYPE_CHECKING:
+    import redis
+
+KEEP = 7 * 24 * 3600.0  # seconds for which what is in Redis about a run is kept
+GRACE = 5.0  # seconds after the end of a lease until its attempt is given up
+LEASE = 20.0  # seconds
+
+State = Literal["queued", "running", "ended", "lost", "withdrawn"]
+
+
+class Claim(Struct, frozen=True):
+    """The answer to a claim: `status` is "run", or why it was refused: a state, "stale" (there is a
+    later attempt), "missing", or "version", with the other version as `detail`."""
+
+    status: str
+    payload: bytes = b""
+    detail: str = ""
+
+
+class Beat(Struct, frozen=True):
+    """The answer to a renewal: "ok", "fenced" (it belongs to nobody or to another worker now) or
+    "missing" (the server has lost it); and what was asked of it: "", "cancel" or "now"."""
+
+    status: str
+    asked: str = ""
+    reason: str = ""
+
+
+class News(Struct, frozen=True):
+    """Something that happened to an attempt: claimed, started, event, notice, refused, ended, lost."""
+
+    id: str  # its place in the stream
+    member: str  # the attempt
+    kind: str
+    data: bytes
+
+
+class Owner(Struct, frozen=True):
+    """Who runs an attempt: `token` is a text that nobody else has."""
+
+    attempt: AttemptId
+    token: str
+    node: str
+
+
+class Ledger:
+    """Raises the errors of redis-py."""
+
+    def __init__(
+        self, client: redis.Redis, keys: Keys, *, lease: float = LEASE, grace: float = GRACE
+    ) -> None:
+        self.client = client
+        self.keys = keys
+        self.lease = lease
+        self.grace = grace
+        self._scripts: dict[str, Any] = {}
+
+    # Of the submitter.
+
+    def submit(self, attempt: AttemptId, payload: bytes, protocol: int, version: str) -> str:
+        """Put an attempt into the ledger; returns "new", the state that it has already, "busy"
+        while an earlier attempt at its task may be running, or "stale" if there was a later one."""
+        keys = self.keys
+        return self._text(
+            scripts.SUBMIT,
+            [keys.run(attempt.run), keys.task(attempt), keys.attempt(attempt),
+             keys.leases(attempt.run), keys.news(attempt.run)],
+            [attempt.number, attempt.member, payload, protocol, version, _ms(self.grace), _ms(KEEP),
+             keys.attempts(attempt.run), attempt.task],
+        )  # fmt: skip
+
+    def cancel(self, attempt: AttemptId, reason: str, *, now: bool) -> str:
+        """Cancel an attempt; returns its state: "withdrawn" if it will never be started."""
+        mode = "now" if now else "cancel"
+        return self._text(scripts.CANCEL, [self.keys.attempt(attempt)], [mode, reason])
+
+    def expire(self, run: str) -> int:
+        """Give up the attempts of a run whose lease has expired; returns how many."""
+        keys = self.keys
+        values = [_ms(self.grace), keys.attempts(run)]
+        return int(self._run(scripts.EXPIRE, [keys.leases(run), keys.news(run)], values))
+
+    def state(self, attempt: AttemptId) -> State | None:
+        """None if the server does not know it."""
+        found = cast("bytes | None", self.client.hget(self.keys.attempt(attempt), "state"))
+        return cast("State", found.decode()) if found else None
+
+    def knows(self, run: str) -> bool:
+        """Whether an attempt of the run was ever submitted, and the server has not lost that."""
+        return bool(self.client.exists(self.keys.run(run)))
+
+    def first_news(self, attempt: AttemptId) -> str | None:
+        """The place of the first news about an attempt; None if it was never taken."""
+        found = cast("bytes | None", self.client.hget(self.keys.attempt(attempt), "first"))
+        return found.decode() if found else None
+
+    def result(self, attempt: AttemptId) -> bytes | None:
+        return cast("bytes | None", self.client.hget(self.keys.attempt(attempt), "result"))
+
+    def read_news(self, run: str, after: str, *, wait: float, count: int = 1000) -> list[News]:
+        """The next news about a run; empty if there are none for so many seconds."""
+        answer = cast(
+            "list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]] | None",
+            self.client.xread({self.keys.news(run): after}, count=count, block=max(1, _ms(wait))),
+        )
+        return [_news(i, fields) for _, found in answer or [] for i, fields in found]
+
+    def news_between(self, run: str, first: str, last: str, member: str) -> list[News]:
+        """The news about one attempt from `first` up to `last`, both included."""
+        found = cast(
+            "list[tuple[bytes, dict[bytes, bytes]]]",
+            self.client.xrange(self.keys.news(run), first, last),
+        )
+        return [news for i, fields in found if (news := _news(i, fields)).member == member]
+
+    def home_of(self, session: str) -> str | None:
+        """The node that has the native session of a session."""
+        found = cast("bytes | None", self.client.get(self.keys.home(session)))
+        return found.decode() if found else None
+
+    def waiting(self, queue: str) -> int:
+        """The number of messages that no worker has taken from a Celery queue."""
+        return self.client.llen(self.keys.waiting(queue))
+
+    def live_nodes(self, backend: str) -> list[str]:
+        """The nodes that run this backend."""
+        key = self.keys.live(backend)
+        found = cast("list[bytes]", self.client.zrangebyscore(key, self._now(), "+inf"))
+        return [name.decode() for name in found]
+
+    # Of a worker.
+
+    def say_alive(self, node: str, backends: Iterable[str], seconds: float) -> None:
+        """Count as alive for so long."""
+        now = self._now()
+        for backend in backends:
+            self.client.zadd(self.keys.live(backend), {node: now + _ms(seconds)})
+            self.client.zremrangebyscore(self.keys.live(backend), "-inf", now - _ms(KEEP))
+
+    def say_gone(self, node: str, backends: Iterable[str]) -> None:
+        for backend in backends:
+            self.client.zrem(self.keys.live(backend), node)
+
+    def claim(self, owner: Owner, protocol: int) -> Claim:
+        """Take an attempt."""
+        attempt, keys = owner.attempt, self.keys
+        status, detail = self._run(
+            scripts.CLAIM,
+            [keys.task(attempt), keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run)],
+            [attempt.number, attempt.member, owner.token, owner.node, protocol, _ms(self.lease), _ms(KEEP)],
+        )  # fmt: skip
+        if status == b"run":
+            return Claim("run", payload=detail)
+        return Claim(status.decode(), detail=detail.decode())
+
+    def beat(self, owner: Owner, reported: int, events: Sequence[tuple[str, bytes]]) -> Beat:
+        """Renew the lease, and report events; `reported` is how many were reported before."""
+        attempt, keys = owner.attempt, self.keys
+        flat = [part for event in events for part in event]
+        answer = self._run(
+            scripts.BEAT,
+            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run)],
+            [attempt.member, owner.token, _ms(self.lease), reported, *flat],
+        )
+        return Beat(*(part.decode() for part in answer))
+
+    def finish(self, owner: Owner, result: bytes, session: str | None) -> str:
+        """Record the end of an attempt: "ok", or "fenced" or "missing" if that changed nothing. This
+        node has the native session of `session`."""
+        attempt, keys = owner.attempt, self.keys
+        return self._text(
+            scripts.FINISH,
+            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run), keys.home(session or "")],
+            [attempt.member, owner.token, result, owner.node if session else "", _ms(KEEP)],
+        )  # fmt: skip
+
+    def refuse(self, owner: Owner, why: bytes) -> str:
+        """Return an attempt that nothing was started for."""
+        attempt, keys = owner.attempt, self.keys
+        return self._text(
+            scripts.REFUSE,
+            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run)],
+            [attempt.member, owner.token, why],
+        )
+
+    def decline(self, attempt: AttemptId, why: bytes) -> None:
+        """Report why this node cannot take an attempt."""
+        keys = [self.keys.attempt(attempt), self.keys.news(attempt.run)]
+        self._run(scripts.DECLINE, keys, [attempt.member, why])
+
+    def _now(self) -> int:
+        seconds, micro = self.client.time()
+        return seconds * 1000 + micro // 1000
+
+    def _text(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> str:
+        answer: bytes = self._run(script, keys, values)
+        return answer.decode()
+
+    def _run(self, script: str, keys: Sequence[str], values: Sequence[Any]) -> Any:
+        known = self._scripts.get(script)
+        if known is None:
+            known = self._scripts[script] = self.client.register_script(script)
+        return known(keys=keys, args=values)
+
+
+def _news(place: bytes, fields: dict[bytes, bytes]) -> News:
+    return News(place.decode(), fields[b"a"].decode(), fields[b"k"].decode(), fields[b"d"])
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,188 @@
+"""Scripts, which the Redis server runs atomically. Only its clock counts.
+
+The hash of an attempt has a `state`: queued, running, ended, lost (its lease expired), or withdrawn
+(cancelled before it was started). The last three are final. Whoever runs it has an `owner`, a text
+that nobody else has; all that it writes names that, so a worker whose lease has been given up
+changes nothing any more. Each script can be sent again if its answer was lost.
+"""
+
+from __future__ import annotations
+
+_BASE = """
+local function now()
+    local t = redis.call('TIME')
+    return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local function lose(attempt, leases, news, member)
+    redis.call('HSET', attempt, 'state', 'lost')
+    redis.call('HDEL', attempt, 'payload')
+    redis.call('ZREM', leases, member)
+    redis.call('XADD', news, '*', 'a', member, 'k', 'lost', 'd', redis.call('HGET', attempt, 'node') or '')
+end
+"""
+
+# Put an attempt into the ledger; "new", the state that it has already, "busy" while an earlier
+# attempt at the task may be running, or "stale" if there was a later one.
+#
+# KEYS: run, task, attempt, leases, news
+# ARGV: 1 number, 2 member, 3 payload, 4 protocol, 5 version, 6 grace (ms), 7 how long to keep it (ms),
+#       8 prefix of attempts, 9 position of the task
+SUBMIT = (
+    _BASE
+    + """
+local run, task, attempt, leases, news = unpack(KEYS)
+local number, before = tonumber(ARGV[1]), tonumber(redis.call('GET', task) or '0')
+if before == number then return redis.call('HGET', attempt, 'state') or 'stale' end
+if before > number then return 'stale' end
+if before > 0 then
+    local member = ARGV[9] .. '.' .. before
+    local old = ARGV[8] .. member
+    local state = redis.call('HGET', old, 'state')
+    if state == 'running' then
+        if tonumber(redis.call('HGET', old, 'lease')) + tonumber(ARGV[6]) > now() then return 'busy' end
+        lose(old, leases, news, member)
+    elseif state == 'queued' then
+        redis.call('HSET', old, 'state', 'withdrawn')
+        redis.call('HDEL', old, 'payload')
+    end
+end
+redis.call('HSETNX', run, 'since', now())
+redis.call('SET', task, ARGV[1])
+redis.call('HSET', attempt, 'state', 'queued', 'payload', ARGV[3], 'protocol', ARGV[4], 'version', ARGV[5])
+for _, key in ipairs({run, task, attempt}) do redis.call('PEXPIRE', key, ARGV[7]) end
+return 'new'
+"""
+)
+
+# Take an attempt: {"run", payload}; or {why not, a detail}. Only the newest attempt at a task can be
+# taken, and only once.
+#
+# KEYS: task, attempt, leases, news
+# ARGV: 1 number, 2 member, 3 owner, 4 node, 5 protocol, 6 lease (ms), 7 how long to keep it (ms)
+CLAIM = (
+    _BASE
+    + """
+local task, attempt, leases, news = unpack(KEYS)
+local known = redis.call('HMGET', attempt, 'state', 'payload', 'protocol', 'version', 'owner', 'cancel')
+if not known[1] then return {'missing', ''} end
+if redis.call('GET', task) ~= ARGV[1] then return {'stale', ''} end
+if known[1] == 'running' and known[5] == ARGV[3] then return {'run', known[2]} end
+if known[1] ~= 'queued' then return {known[1], ''} end
+if known[3] ~= ARGV[5] then return {'version', known[4]} end
+local lease = now() + tonumber(ARGV[6])
+redis.call('HSET', attempt, 'state', 'running', 'owner', ARGV[3], 'node', ARGV[4], 'lease', lease)
+redis.call('ZADD', leases, lease, ARGV[2])
+local id = redis.call('XADD', news, '*', 'a', ARGV[2], 'k', 'claimed', 'd', ARGV[4])
+redis.call('HSETNX', attempt, 'first', id)
+for _, key in ipairs({leases, news}) do redis.call('PEXPIRE', key, ARGV[7]) end
+return {'run', known[2]}
+"""
+)
+
+# Renew the lease and report events: {"ok", what was asked of it, why}; {"fenced"} if the attempt is
+# not the owner's any more, {"missing"} if the server has lost it. Events that a lost answer was about
+# are not added twice.
+#
+# KEYS: attempt, leases, news
+# ARGV: 1 member, 2 owner, 3 lease (ms), 4 number of events reported before these, 5… kind, data, …
+BEAT = (
+    _BASE
+    + """
+local attempt, leases, news = unpack(KEYS)
+local known = redis.call('HMGET', attempt, 'state', 'owner', 'events', 'cancel', 'reason')
+if not known[1] then return {'missing', '', ''} end
+if known[1] ~= 'running' or known[2] ~= ARGV[2] then return {'fenced', '', ''} end
+local lease = now() + tonumber(ARGV[3])
+local count = (#ARGV - 4) / 2
+local seen = tonumber(known[3] or '0') - tonumber(ARGV[4])
+for i = seen + 1, count do
+    redis.call('XADD', news, '*', 'a', ARGV[1], 'k', ARGV[3 + 2 * i], 'd', ARGV[4 + 2 * i])
+end
+redis.call('HSET', attempt, 'lease', lease, 'events', tonumber(ARGV[4]) + count)
+redis.call('ZADD', leases, lease, ARGV[1])
+return {'ok', known[4] or '', known[5] or ''}
+"""
+)
+
+# Record the end of an attempt: "ok", "fenced" or "missing", as above.
+#
+# KEYS: attempt, leases, news, home
+# ARGV: 1 member, 2 owner, 3 result, 4 node ("" if it has no native session), 5 how long to keep it (ms)
+FINISH = """
+local attempt, leases, news, home = unpack(KEYS)
+local known = redis.call('HMGET', attempt, 'state', 'owner')
+if not known[1] then return 'missing' end
+if known[2] ~= ARGV[2] then return 'fenced' end
+if known[1] == 'ended' then return 'ok' end
+if known[1] ~= 'running' then return 'fenced' end
+redis.call('HSET', attempt, 'state', 'ended', 'result', ARGV[3])
+redis.call('HDEL', attempt, 'payload')
+redis.call('ZREM', leases, ARGV[1])
+redis.call('XADD', news, '*', 'a', ARGV[1], 'k', 'ended', 'd', ARGV[3])
+redis.call('PEXPIRE', attempt, ARGV[5])
+redis.call('PEXPIRE', news, ARGV[5])
+if ARGV[4] ~= '' then redis.call('SET', home, ARGV[4], 'PX', ARGV[5]) end
+return 'ok'
+"""
+
+# Return an attempt that nothing was started for: another node may take it.
+#
+# KEYS: attempt, leases, news. ARGV: 1 member, 2 owner, 3 node and reason, as JSON
+REFUSE = """
+local attempt, leases, news = unpack(KEYS)
+local known = redis.call('HMGET', attempt, 'state', 'owner')
+if not known[1] then return 'missing' end
+if known[1] ~= 'running' or known[2] ~= ARGV[2] then return 'fenced' end
+redis.call('HSET', attempt, 'state', 'queued')
+redis.call('HDEL', attempt, 'owner', 'lease')
+redis.call('ZREM', leases, ARGV[1])
+redis.call('XADD', news, '*', 'a', ARGV[1], 'k', 'refused', 'd', ARGV[3])
+return 'ok'
+"""
+
+# Report that a node of another version cannot take an attempt.
+#
+# KEYS: attempt, news. ARGV: 1 member, 2 node and reason, as JSON
+DECLINE = """
+if redis.call('HGET', KEYS[1], 'state') == 'queued' then
+    redis.call('XADD', KEYS[2], '*', 'a', ARGV[1], 'k', 'refused', 'd', ARGV[2])
+end
+return 'ok'
+"""
+
+# Cancel an attempt. It is withdrawn if nobody has taken it; the worker of a running one will see it.
+# Returns its state then; "missing" if the server has lost it.
+#
+# KEYS: attempt. ARGV: 1 "cancel" or "now", 2 reason
+CANCEL = """
+local state = redis.call('HGET', KEYS[1], 'state')
+if not state then return 'missing' end
+if state == 'queued' then
+    redis.call('HSET', KEYS[1], 'state', 'withdrawn')
+    redis.call('HDEL', KEYS[1], 'payload')
+    return 'withdrawn'
+end
+if state == 'running' and redis.call('HGET', KEYS[1], 'cancel') ~= 'now' then
+    redis.call('HSET', KEYS[1], 'cancel', ARGV[1], 'reason', ARGV[2])
+end
+return state
+"""
+
+# Give up the attempts whose lease has expired; returns how many.
+#
+# KEYS: leases, news. ARGV: 1 grace (ms), 2 prefix of attempts
+EXPIRE = (
+    _BASE
+    + """
+local leases, news = unpack(KEYS)
+local late = redis.call('ZRANGEBYSCORE', leases, '-inf', now() - tonumber(ARGV[1]), 'LIMIT', 0, 100)
+for _, member in ipairs(late) do
+    if redis.call('HGET', ARGV[2] .. member, 'state') == 'running' then
+        lose(ARGV[2] .. member, leases, news, member)
+    else
+        redis.call('ZREM', leases, member)
+    end
+end
+return #late
+"""
+)

@@ -1,0 +1,316 @@
+"""Run one attempt, in a process of a worker."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+from msgspec.structs import replace
+
+from clinvk import __version__
+from clinvk.cluster import payload
+from clinvk.cluster.address import open_client
+from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.ledger.ledger import Ledger, Owner
+from clinvk.cluster.shared import Files, SharedDirectories
+from clinvk.cluster.worker.lease import Lease
+from clinvk.cluster.worker.settings import RUN, Orders, WorkerSettings
+from clinvk.cluster.worker.supervisor import Guard, boot_clock
+from clinvk.disk.jsonl import encode
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.engine.attempt import failed_result
+from clinvk.engine.executor import LocalExecutor, RunningRequest
+from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.model.events import Checking, Event
+from clinvk.model.request import Request
+from clinvk.model.result import Failure, Result
+from clinvk.plans.preflight import MIN_SECRET_LENGTH, VARIABLE
+from clinvk.process.marker import new_marker
+from clinvk.process.threads import in_thread
+from clinvk.runs.secrets import event_without_secrets, result_without_secrets
+from clinvk.store import open_store
+
+if TYPE_CHECKING:
+    from clinvk.store.base import Store
+
+MAX_FINISH_WAIT = 600.0  # seconds for which a result is kept that Redis does not take
+
+
+class Node:
+    """What an attempt needs, in a process of a worker: made once in each process."""
+
+    def __init__(self, settings: WorkerSettings, orders: Orders, guard: Guard) -> None:
+        self.settings = settings
+        self.orders = orders
+        self.guard = guard
+        allow = settings.config.config.worker.allow
+        self.files: Files = SharedDirectories(
+            settings.config.config.cluster.shared, allow.directories
+        )
+        self._ledger: Ledger | None = None
+        self._store: Store | None = None
+
+    def run(self, attempt: AttemptId) -> None:
+        """Run the attempt, unless somebody else does, or this node cannot."""
+        settings, ledger = self.settings, self._open_ledger()
+        owner = Owner(
+            attempt, f"{settings.name}.{os.getpid()}.{os.urandom(8).hex()}", settings.name
+        )
+        claimed_at = boot_clock()
+        claim = _patiently(lambda: ledger.claim(owner, payload.PROTOCOL))
+        if claim.status == "version":
+            why = f"it has clinvk {__version__}, and the task is of clinvk {claim.detail}"
+            ledger.decline(attempt, self._refusal(why))
+            self._say(attempt, f"not taken: {why}")
+        if claim.status != "run":
+            return
+        try:
+            request = payload.request_from_json(claim.payload)
+        except (ValueError, TypeError) as error:
+            result = failed_result("-", ClinvkError(f"invalid task in Redis: {error}"))
+            ledger.finish(owner, payload.result_to_json(result), None)
+            self._say(attempt, f"failed: invalid task in Redis: {error}")
+            return
+        try:
+            request = self._localized(request)
+        except ClinvkError as error:
+            refusal = self._refusal(error.message)
+            _patiently(lambda: ledger.refuse(owner, refusal))
+            self._say(attempt, f"refused: {error.message}")
+            return
+        async def run() -> None:
+            await RunningAttempt(self, owner, request, ledger, claimed_at).run()
+
+        try:
+            anyio.run(run)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not look like a lost worker
+            result = failed_result(request.to or request.backend or "", error)
+            _patiently(lambda: ledger.finish(owner, payload.result_to_json(result), None))
+            self._say(attempt, f"failed: {error!r}")
+
+    @property
+    def store(self) -> Store:
+        """The sessions of the cluster."""
+        if self._store is None:
+            self._store = open_store(self.settings.address.url, self.settings.config.home)
+        return self._store
+
+    def _open_ledger(self) -> Ledger:
+        if self._ledger is None:
+            settings = self.settings
+            client = open_client(settings.address, settings.ca)
+            # Its answer is of no use once the lease is over.
+            kwargs = client.connection_pool.connection_kwargs
+            kwargs["socket_timeout"] = kwargs["socket_connect_timeout"] = settings.lease / 4
+            self._ledger = Ledger(
+                client, Keys.of(settings.address.name), lease=settings.lease, grace=settings.grace
+            )
+        return self._ledger
+
+    def _localized(self, request: Request) -> Request:
+        """The request with what is from this node: variables and directories. Raises `ClinvkError`
+        if this node may not or cannot run it."""
+        backend = request.to or request.backend or ""
+        allow = self.settings.config.config.worker.allow
+        if backend not in self.settings.slots or (allow.backends and backend not in allow.backends):
+            raise ClinvkError(f"it does not run {backend}")
+        self._selector().select(backend)
+        if request.cwd is None and request.session is not None:
+            began_in = self.store.get(request.session).cwd
+            request = request.replace(cwd=Path(began_in) if began_in else None)
+        if problem := self.files.problem(request):
+            raise ClinvkError(problem)
+        env, secrets = _resolve(request.env, self.settings.env)
+        checks = self.settings.config.home / "cluster" / "checks" / str(request.task or "ephemeral")
+        return request.replace(
+            env=env, secrets=secrets,
+            check_dir=checks / os.urandom(4).hex() if request.check_dir is not None else None,
+        )  # fmt: skip
+
+    def _selector(self) -> Any:
+        return self.dispatcher("").selector
+
+    def dispatcher(self, marker: str) -> Dispatcher:
+        made = Dispatcher(self.settings.config, store=self.store, env=self.settings.env)
+        return made.with_marker(marker)
+
+    def _refusal(self, why: str) -> bytes:
+        return encode({"node": self.settings.name, "reason": why})
+
+    def _say(self, attempt: AttemptId, text: str) -> None:
+        print(f"{attempt}: {text}", file=sys.stderr, flush=True)
+
+
+class RunningAttempt:
+    """An attempt that runs: the reporter of its request."""
+
+    def __init__(
+        self, node: Node, owner: Owner, request: Request, ledger: Ledger, claimed_at: float
+    ) -> None:
+        self.node = node
+        self.owner = owner
+        self.request = request
+        self.ledger = ledger
+        self.claimed_at = claimed_at
+        self.name = str(owner.attempt)
+        self.scope = anyio.CancelScope()
+        self.running: RunningRequest | None = None
+        self.lease: Lease | None = None
+
+    async def run(self) -> None:
+        """Run it to its end, and report that."""
+        marker = new_marker(self.node.settings.env)
+        self.lease = lease = Lease(
+            self.ledger, self.owner, self.node.orders, self.stop, self.node.guard, marker,
+            time.time(), self.claimed_at, self.name,
+        )  # fmt: skip
+        began = time.monotonic()
+        result: Result | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lease.keep)
+                tasks.start_soon(lease.watch)
+                with self.scope:
+                    result = await self._result(marker)
+                lease.end()
+                if lease.lost is None:
+                    await self._finish(lease, result)
+                tasks.cancel_scope.cancel()
+        finally:
+            lease.end()
+        if result is not None and lease.lost is None:
+            state = (
+                "done" if result.ok else f"failed: {result.error.message if result.error else ''}"
+            )
+            print(
+                f"{self.name}: {state} ({time.monotonic() - began:.1f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    async def _result(self, marker: str) -> Result | None:
+        """The result; None if nothing has started, and another node should try."""
+        backend = self.request.to or self.request.backend or ""
+        try:
+            request = await self.node.files.prepare(self.request)
+            executor = LocalExecutor(self.node.dispatcher(marker))
+            result = await executor.run(request, self)
+            result = await self.node.files.deliver(request, result)
+        except NotInstalledError as error:
+            if self.running is not None:
+                return failed_result(backend, error)
+            await self._refuse(error.message)
+            return None
+        except Exception as error:  # noqa: BLE001 - it is about this attempt alone
+            result = failed_result(backend, error)
+        return result_without_secrets(result, self.request.secrets)
+
+    async def _finish(self, lease: Lease, result: Result | None) -> None:
+        if lease.order != RUN and self.running is None:
+            await self._refuse("it was shut down")
+            return
+        if result is None:
+            if self.running is None and not self.scope.cancelled_caught:
+                return  # it was refused
+            result = Result(
+                ok=False, text="", backend=self.request.backend or "", exit_code=7,
+                error=Failure("cancelled", lease.asked or "cancelled"),
+            )  # fmt: skip
+        if lease.order != RUN and lease.asked is None and not result.ok:
+            result = replace(result, error=interrupted(self.owner.node), exit_code=1)
+        await lease.flush()
+        data = payload.result_to_json(result)
+        session = result.session_id if result.native_id else None
+        await self._patiently(lambda: self.ledger.finish(self.owner, data, session))
+
+    async def _refuse(self, why: str) -> None:
+        data = encode({"node": self.owner.node, "reason": why})
+        await self._patiently(lambda: self.ledger.refuse(self.owner, data))
+        print(f"{self.name}: refused: {why}", file=sys.stderr, flush=True)
+
+    async def _patiently(self, call: Any) -> None:
+        """Repeat the call until the server answers. The lease is renewed meanwhile."""
+        deadline = time.monotonic() + MAX_FINISH_WAIT
+        while True:
+            try:
+                await in_thread(call)
+                return
+            except Exception as error:  # noqa: BLE001 - the server is asked again
+                if time.monotonic() > deadline or (self.lease and self.lease.lost):
+                    print(f"{self.name}: its end could not be reported: {error}", file=sys.stderr)
+                    return
+            await anyio.sleep(0.5)
+
+    def stop(self, why: str, now: bool) -> None:
+        if self.running is not None:
+            self.running.cancel(why, now=now)
+        else:
+            self.scope.cancel()
+
+    # Reports of the executor.
+
+    def on_notice(self, message: str) -> None:
+        if self.lease is not None:
+            self.lease.add_nowait("notice", encode(message))
+
+    def on_started(self, running: RunningRequest) -> None:
+        self.running = running
+        if self.lease is not None:
+            said = {"session": running.session_id, "cwd": str(running.cwd or "")}
+            self.lease.add_nowait("started", encode(said))
+
+    async def on_event(self, event: Event) -> None:
+        secrets = self.request.secrets
+        shown = event_without_secrets(event, secrets)
+        if isinstance(shown, Checking) and shown.result is not None:
+            shown = replace(shown, result=result_without_secrets(shown.result, secrets))
+        if shown is not None and self.lease is not None:
+            await self.lease.add("event", payload.event_to_json(shown))
+
+    def may_continue(self, result: Result) -> str | None:  # noqa: ARG002 - the protocol
+        return self.lease.asked if self.lease is not None else None
+
+
+def interrupted(node: str) -> Failure:
+    """The failure of an attempt that a worker did not finish."""
+    return Failure(
+        "indeterminate",
+        f"the worker {node} was shut down while it ran; the work may be partly done",
+        "check what it did; run it again with --rerun-indeterminate",
+    )
+
+
+def _resolve(
+    written: Mapping[str, str], env: Mapping[str, str]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The variables with `${NAME}` replaced by the values here, and those values. Raises
+    `ClinvkError` for one that is not set."""
+    found, secrets = {}, []
+    for key, value in written.items():
+        for name in VARIABLE.findall(value):
+            if name not in env:
+                raise ClinvkError(f"${name} is not set there, which env.{key} needs")
+            if len(env[name]) >= MIN_SECRET_LENGTH:
+                secrets.append(env[name])
+        found[key] = VARIABLE.sub(lambda m: env[m.group(1)], value)
+    return found, tuple(secrets)
+
+
+def _patiently(call: Any) -> Any:
+    """The value of the call, repeated for a while if the server does not answer."""
+    for pause in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
+        with suppress(OSError, _redis_error()):
+            return call()
+        time.sleep(pause)
+    return call()
+
+
+def _redis_error() -> type[Exception]:
+    import redis  # an extra, which only workers of a cluster have
+
+    return redis.RedisError

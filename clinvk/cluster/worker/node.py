@@ -1,0 +1,201 @@
+"""`clinvk worker`: a node, with a Celery worker for each of its backends, and the supervisor that
+outlives them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from clinvk.cluster import app as apps
+from clinvk.cluster.address import connect_to
+from clinvk.cluster.keys import Keys
+from clinvk.cluster.ledger.ledger import Ledger
+from clinvk.cluster.worker.attempt import Node
+from clinvk.cluster.worker.pool import fork_pool, kill_pool, send_signal
+from clinvk.cluster.worker.settings import STOP, STOP_NOW, Orders, WorkerSettings
+from clinvk.cluster.worker.supervisor import Guard
+from clinvk.errors import ClinvkError, UsageError
+
+if TYPE_CHECKING:
+    import redis
+    from celery import Celery
+
+ALIVE_INTERVAL = 2.0  # seconds between reports that the node is alive
+ALIVE_FOR = 10.0  # seconds for which such a report counts
+POLL_INTERVAL = 0.2  # seconds
+STOP_PATIENCE = 10.0  # seconds for running attempts to be stopped and reported
+MAX_FAILURES = 3  # of a Celery worker in a row, before the node gives up
+FAILED_EARLY = 30.0  # seconds: one that ends sooner has failed
+
+
+class WorkerNode:
+    """The process that a user starts and stops. The first SIGTERM (or Ctrl-C) lets running attempts
+    finish, the second one stops them."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self.settings = settings
+        self.orders = Orders()
+        self.signals = 0
+        self._pools: dict[int, tuple[str, float]] = {}  # by process: the backend, and since when
+        self._failures: dict[str, int] = {}
+        self._failed: str | None = None
+        self._phase = "running"  # then draining, stopping, killing
+        self._deadline = float("inf")  # of the phase
+
+    def run(self) -> int:
+        """Run until it is stopped; returns the exit code. Raises `ClinvkError` if it cannot start."""
+        settings = self.settings
+        client = connect_to(settings.address, ca=settings.ca)
+        ledger = Ledger(client, Keys.of(settings.address.name))
+        self._check_name(ledger)
+        read, write = os.pipe()
+        supervisor = _start_supervisor(read)
+        os.close(read)
+        made = apps.create_app(settings.address)
+        node = Node(settings, self.orders, Guard(write))
+        try:
+            with self._watching_signals():
+                client.connection_pool.disconnect()
+                for backend in settings.slots:
+                    self._start(made, backend, node)
+                self._say(_describe(settings))
+                return self._serve(ledger, made, node, supervisor)
+        finally:
+            for pid in self._pools:
+                kill_pool(pid)
+            with suppress(Exception):
+                ledger.say_gone(settings.name, settings.slots)
+            client.close()
+            os.close(write)
+            supervisor.wait()
+
+    def _check_name(self, ledger: Ledger) -> None:
+        name = self.settings.name
+        if any(name in ledger.live_nodes(backend) for backend in self.settings.slots):
+            raise UsageError(
+                f"there is a worker named {name!r} already, or it was killed a moment ago",
+                "choose another name: --name NAME",
+            )
+
+    def _serve(
+        self, ledger: Ledger, made: Celery, node: Node, supervisor: subprocess.Popen[bytes]
+    ) -> int:
+        next_report = 0.0
+        while self._pools:
+            now = time.monotonic()
+            if now >= next_report and self._phase == "running":
+                self._report(ledger)
+                next_report = now + ALIVE_INTERVAL
+            if supervisor.poll() is not None and self._phase == "running":
+                self._fail("its supervisor was killed, so nothing could be cleaned up any more")
+            self._follow_signals(now)
+            self._reap(made, node)
+            time.sleep(POLL_INTERVAL)
+        return 1 if self._failed else 0
+
+    def _follow_signals(self, now: float) -> None:
+        if self.signals and self._phase == "running":
+            self._drain(now)
+        if self._phase == "draining" and (self.signals > 1 or now >= self._deadline):
+            self._stop(now)
+        elif self._phase == "stopping" and now >= self._deadline:
+            self._phase, self._deadline = "killing", float("inf")
+            for pid in self._pools:
+                kill_pool(pid)
+
+    def _drain(self, now: float) -> None:
+        """Take no more attempts, and let those that run end."""
+        limit = self.settings.drain_timeout
+        self._phase, self._deadline = "draining", float("inf") if limit is None else now + limit
+        for pid in self._pools:
+            send_signal(pid, signal.SIGTERM)
+        if self.signals == 1:
+            within = "" if limit is None else f", or {limit:g} s have passed"
+            self._say(
+                f"taking no more tasks, and ending once those that run have ended{within}; "
+                "to stop them, send the signal again"
+            )
+
+    def _stop(self, now: float) -> None:
+        """Stop the attempts that run."""
+        self._phase, self._deadline = "stopping", now + STOP_PATIENCE
+        self._say("stopping what is running")
+        self.orders.give(STOP_NOW if self.signals > 1 else STOP)
+
+    def _report(self, ledger: Ledger) -> None:
+        try:
+            ledger.say_alive(self.settings.name, self.settings.slots, ALIVE_FOR)
+        except _redis_errors() as error:
+            self._say(f"Redis does not answer: {error}")
+
+    def _start(self, made: Celery, backend: str, node: Node) -> None:
+        self._pools[fork_pool(made, backend, node)] = backend, time.monotonic()
+
+    def _reap(self, made: Celery, node: Node) -> None:
+        """Start the Celery worker of a backend again if it was killed."""
+        for pid, (backend, since) in list(self._pools.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if not done:
+                continue
+            del self._pools[pid]
+            kill_pool(pid)
+            if self._phase != "running":
+                continue
+            early = time.monotonic() - since < FAILED_EARLY
+            self._failures[backend] = self._failures.get(backend, 0) + 1 if early else 1
+            code = os.waitstatus_to_exitcode(status)
+            if self._failures[backend] > MAX_FAILURES:
+                self._fail(f"the Celery worker of {backend} keeps ending (exit code {code})")
+                continue
+            self._say(
+                f"the Celery worker of {backend} has ended (exit code {code}); starting it again"
+            )
+            self._start(made, backend, node)
+
+    def _fail(self, why: str) -> None:
+        self._say(why)
+        self._failed = why
+        self.signals = max(self.signals, 2)
+
+    @contextmanager
+    def _watching_signals(self) -> Iterator[None]:
+        def count(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the protocol
+            self.signals += 1
+
+        before = {n: signal.signal(n, count) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _say(self, text: str) -> None:
+        print(f"clinvk worker {self.settings.name}: {text}", file=sys.stderr, flush=True)
+
+
+def _start_supervisor(pipe: int) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "clinvk.cluster.worker.supervisor", str(pipe)],
+            pass_fds=[pipe], start_new_session=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except OSError as error:
+        raise ClinvkError(f"the supervisor cannot be started: {error}") from error
+
+
+def _describe(settings: WorkerSettings) -> str:
+    slots = ", ".join(f"{count} {backend}" for backend, count in settings.slots.items())
+    return f"ready for {slots} at a time; cluster {settings.address.name!r} on {settings.address.place}"
+
+
+def _redis_errors() -> type[redis.RedisError]:
+    import redis  # an extra
+
+    return redis.RedisError

@@ -1,0 +1,86 @@
+"""The Celery worker of one backend of a node, in a process of its own: so each backend has its own
+slots, and `celery inspect` sees them."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import sys
+import warnings
+from contextlib import suppress
+
+from celery import Celery
+from celery.exceptions import SecurityWarning
+
+from clinvk.cluster import app as apps
+from clinvk.cluster.keys import queue_of
+from clinvk.cluster.worker.attempt import Node
+from clinvk.cluster.worker.settings import WorkerSettings
+
+PR_SET_PDEATHSIG = 1  # of Linux
+LOG_FORMAT = "%(asctime)s celery: %(message)s"
+
+
+def fork_pool(made: Celery, backend: str, node: Node) -> int:
+    """Start the Celery worker of a backend; returns the id of its process."""
+    parent = os.getpid()
+    sys.stderr.flush()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        _prepare(parent)
+        code = _serve(made, backend, node)
+    except BaseException as error:  # noqa: BLE001 - this process ends here, whatever it is
+        print(
+            f"clinvk worker: the Celery worker of {backend} has failed: {error!r}", file=sys.stderr
+        )
+    finally:
+        with suppress(Exception):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _prepare(parent: int) -> None:
+    """A session of its own, so that Ctrl-C reaches the node only; and no life after it."""
+    os.setsid()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _serve(made: Celery, backend: str, node: Node) -> int:
+    settings: WorkerSettings = node.settings
+    # The messages are JSON, and are not more dangerous for root than for anybody else.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
+    logging.basicConfig(level=logging.ERROR, format=LOG_FORMAT)
+    apps.set_handler(node.run)
+    queues = [queue_of(backend), queue_of(backend, settings.name)]
+    worker = made.Worker(
+        hostname=f"{backend}@{settings.name}", pool="prefork", concurrency=settings.slots[backend],
+        queues=queues, loglevel="ERROR", without_mingle=True, without_gossip=True,
+        without_heartbeat=True, quiet=True,
+    )  # fmt: skip
+    gc.freeze()  # its children share these pages
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def send_signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def kill_pool(pid: int) -> None:
+    """Kill a Celery worker with its processes; what they ran is ended by the supervisor."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

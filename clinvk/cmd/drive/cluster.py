@@ -1,0 +1,121 @@
+"""`--cluster`: where tasks run, from the command line, the environment or the configuration."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from msgspec.structs import replace
+
+from clinvk.cmd.options.holding import until_end
+from clinvk.config.extras import require_extra
+from clinvk.errors import UsageError
+from clinvk.text.addresses import mask_password
+
+if TYPE_CHECKING:
+    from clinvk.cluster.address import Address
+    from clinvk.config.schema import Loaded
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.engine.run_context import RunContext
+
+URL_VARIABLE = "CLINVK_CLUSTER_URL"
+HERE = "none"  # in place of an address: on this machine, whatever the configuration says
+MAX_PARALLEL = (
+    100  # tasks that are sent to a cluster at a time, unless something else was asked for
+)
+
+ClusterUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="URL", help="Run the tasks on the workers of a cluster: redis://HOST."
+    ),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Allow a cluster on another machine without a password."),
+]
+
+
+def cluster_url(given: str | None, loaded: Loaded) -> str | None:
+    """The address of the cluster to use; None: none."""
+    if given == HERE:
+        return None
+    return given or os.environ.get(URL_VARIABLE) or loaded.config.cluster.url or None
+
+
+def find_address(given: str | None, loaded: Loaded, *, insecure: bool) -> Address:
+    """The address of the cluster. Raises `UsageError` without one, `ConfigError` for an invalid
+    one."""
+    url = cluster_url(given, loaded)
+    if url is None:
+        raise UsageError(
+            "the address of the cluster is missing",
+            "pass --cluster redis://HOST:6379/0, or set it: clinvk config set cluster.url URL",
+        )
+    # Only with a cluster.
+    from clinvk.cluster.address import parse
+
+    return parse(url, insecure=insecure)
+
+
+def adapt(loaded: Loaded, given: str | None) -> Loaded:
+    """The configuration for where the tasks run: a cluster has room for more of them."""
+    key = "parallel.max_workers"
+    if cluster_url(given, loaded) is None or loaded.origin(key) != "default":
+        return loaded
+    parallel = replace(loaded.config.parallel, max_workers=MAX_PARALLEL)
+    return replace(loaded, config=replace(loaded.config, parallel=parallel))
+
+
+def open_place(
+    loaded: Loaded, given: str | None, *, insecure: bool
+) -> tuple[Dispatcher, RunContext]:
+    """Where the tasks of a new run are run. Raises `ClinvkError`."""
+    if cluster_url(given, loaded) is None:
+        return _here(loaded)
+    return _on_cluster(loaded, find_address(given, loaded, insecure=insecure))
+
+
+def open_place_of(
+    loaded: Loaded, begun_on: str | None, given: str | None, *, insecure: bool
+) -> tuple[Dispatcher, RunContext]:
+    """Where the tasks of an existing run are run: where it was begun (on the cluster of this address,
+    without its password), unless the command line says something else. Raises `ClinvkError`."""
+    if given is not None:
+        return open_place(loaded, given, insecure=insecure)
+    if begun_on is None:
+        return _here(loaded)
+    known = cluster_url(None, loaded)
+    if known is not None and mask_password(known) == begun_on:
+        return open_place(loaded, known, insecure=insecure)
+    if "…" in begun_on:
+        raise UsageError(
+            f"the run is on the cluster {begun_on}, and its password is not known here",
+            "pass --cluster URL, or set it: clinvk config set cluster.url URL",
+        )
+    return open_place(loaded, begun_on, insecure=insecure)
+
+
+def _here(loaded: Loaded) -> tuple[Dispatcher, RunContext]:
+    # Only once the flags are valid: it is a third of the start.
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.engine.run_context import local_context
+
+    dispatcher = until_end(Dispatcher(loaded))
+    return dispatcher, local_context(dispatcher)
+
+
+def _on_cluster(loaded: Loaded, address: Address) -> tuple[Dispatcher, RunContext]:
+    # Only with a cluster.
+    from clinvk.dispatch.dispatcher import Dispatcher
+
+    with require_extra("cluster", "a cluster"):
+        # Slow, and extras.
+        import celery  # noqa: F401
+        import redis  # noqa: F401
+
+    from clinvk.cluster.context import Cluster, cluster_context, with_cluster_store
+
+    dispatcher = until_end(with_cluster_store(Dispatcher(loaded), address))
+    return dispatcher, cluster_context(dispatcher, until_end(Cluster(dispatcher, address)))
