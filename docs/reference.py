@@ -37,6 +37,8 @@ SECTION_COMMENTS = {
     "session": "",
     "output": "",
     "parallel": "of `clinvk parallel`, unless its file or its flags say otherwise",
+    "cluster": "",
+    "worker": "",
 }
 HEADER = """\
 # Every key of clinvk's configuration, with its default. Copy what you change to
@@ -78,8 +80,18 @@ def sections() -> dict[str, type[msgspec.Struct]]:
         if field.name == "backends":
             found["backends.NAME"] = BackendConfig
         elif isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            found[field.name] = field.type
+            found |= _sections_of(field.name, field.type)
     return found
+
+
+def _sections_of(name: str, struct: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
+    """The section, or those below it if it has no keys of its own."""
+    below = {
+        f"{name}.{f.name}": f.type
+        for f in fields(struct)
+        if isinstance(f.type, type) and issubclass(f.type, msgspec.Struct)
+    }
+    return below or {name: struct}
 
 
 def example() -> str:
@@ -96,6 +108,9 @@ def example() -> str:
             parts[-1] += _line(
                 "  claude", None, "the same keys for codex, gemini, echo and your own"
             )
+            indent = "    "
+        elif "." in prefix:
+            parts[-1] += _line(f"  {prefix.partition('.')[2]}", None, "")
             indent = "    "
         for key, value in msgspec.to_builtins(struct()).items():
             parts[-1] += _line(f"{indent}{key}", _yaml(value), helps[f"{prefix}.{key}"].comment)

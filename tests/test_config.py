@@ -420,6 +420,10 @@ ELSEWHERE = {
     "parallel.max_parallel_per_backend": "test_parallel.py",
     "parallel.fail_fast": "test_parallel.py",
     "parallel.aggregate_output": "test_parallel.py",
+    "cluster.url": "test_cluster.py",
+    "cluster.shared": "test_cluster.py",
+    "worker.allow.backends": "test_cluster.py",
+    "worker.allow.directories": "test_cluster.py",
 }
 
 

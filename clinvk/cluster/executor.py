@@ -136,10 +136,10 @@ class ClusterExecutor:
         return Following(self, sent, reporter, listener)
 
     async def _in_turn(self, call: Callable[[], Any]) -> Any:
-        """The value of a call, made in a thread, with few others at a time: they compete for one
-        interpreter."""
+        """The value of a call, made in a thread, after those before it: workers get attempts in the
+        order of the plan."""
         if self._submitting is None:
-            self._submitting = anyio.CapacityLimiter(4)
+            self._submitting = anyio.CapacityLimiter(1)
         async with self._submitting:
             return await in_thread(call)
 

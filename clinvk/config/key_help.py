@@ -98,6 +98,26 @@ _KEYS = {
         "is complete",
         "false: show each answer as soon as it is complete",
     ),
+    "cluster.url": KeyHelp(
+        "run the tasks of `parallel`, `chain` and `compare` on the workers of this cluster, "
+        "`redis://:PASSWORD@HOST:6379/0`; as `--cluster`. [Clusters](cluster.md)",
+        "run tasks on the workers of this cluster; as --cluster",
+        type="address",
+    ),
+    "cluster.shared": KeyHelp(
+        "directories that all machines of the cluster have under the same path. Only there can its "
+        "tasks run",
+        "directories that all machines of a cluster share",
+    ),
+    "worker.allow.backends": KeyHelp(
+        "the only backends that `clinvk worker` runs here; empty: all",
+        "the only backends that a worker runs here",
+    ),
+    "worker.allow.directories": KeyHelp(
+        "the only directories, of those in `cluster.shared`, in which `clinvk worker` runs tasks; "
+        "empty: all",
+        "the only directories in which a worker runs tasks",
+    ),
 }
 
 # For the options of a turn, the comments of the example in addition to the flag.

@@ -30,7 +30,7 @@ class Claim(Struct, frozen=True):
 
 
 class Beat(Struct, frozen=True):
-    """The answer to a renewal: "ok", "fenced" (it belongs to nobody or to another worker now) or
+    """The answer to a renewal: "ok", "ended" (its end has been recorded), "fenced" (it belongs to nobody or to another worker now) or
     "missing" (the server has lost it); and what was asked of it: "", "cancel" or "now"."""
 
     status: str

@@ -79,8 +79,8 @@ return {'run', known[2]}
 """
 )
 
-# Renew the lease and report events: {"ok", what was asked of it, why}; {"fenced"} if the attempt is
-# not the owner's any more, {"missing"} if the server has lost it. Events that a lost answer was about
+# Renew the lease and report events: {"ok", what was asked of it, why}; {"ended"} if its end is known,
+# {"fenced"} if the attempt is not the owner's any more, {"missing"} if the server has lost it. Events that a lost answer was about
 # are not added twice.
 #
 # KEYS: attempt, leases, news
@@ -91,6 +91,7 @@ BEAT = (
 local attempt, leases, news = unpack(KEYS)
 local known = redis.call('HMGET', attempt, 'state', 'owner', 'events', 'cancel', 'reason')
 if not known[1] then return {'missing', '', ''} end
+if known[2] == ARGV[2] and known[1] == 'ended' then return {'ended', '', ''} end
 if known[1] ~= 'running' or known[2] ~= ARGV[2] then return {'fenced', '', ''} end
 local lease = now() + tonumber(ARGV[3])
 local count = (#ARGV - 4) / 2

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -16,7 +18,7 @@ from clinvk import __version__
 from clinvk.cluster import payload
 from clinvk.cluster.address import open_client
 from clinvk.cluster.keys import AttemptId, Keys
-from clinvk.cluster.ledger.ledger import Ledger, Owner
+from clinvk.cluster.ledger.ledger import Claim, Ledger, Owner
 from clinvk.cluster.shared import Files, SharedDirectories
 from clinvk.cluster.worker.lease import Lease
 from clinvk.cluster.worker.settings import RUN, Orders, WorkerSettings
@@ -70,6 +72,13 @@ class Node:
         if claim.status != "run":
             return
         try:
+            self._run_claimed(owner, claim, claimed_at)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not look like a lost worker
+            self._report_mistake(owner, error)
+
+    def _run_claimed(self, owner: Owner, claim: Claim, claimed_at: float) -> None:
+        attempt, ledger = owner.attempt, self._open_ledger()
+        try:
             request = payload.request_from_json(claim.payload)
         except (ValueError, TypeError) as error:
             result = failed_result("-", ClinvkError(f"invalid task in Redis: {error}"))
@@ -83,15 +92,16 @@ class Node:
             _patiently(lambda: ledger.refuse(owner, refusal))
             self._say(attempt, f"refused: {error.message}")
             return
+
         async def run() -> None:
             await RunningAttempt(self, owner, request, ledger, claimed_at).run()
 
-        try:
-            anyio.run(run)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours must not look like a lost worker
-            result = failed_result(request.to or request.backend or "", error)
-            _patiently(lambda: ledger.finish(owner, payload.result_to_json(result), None))
-            self._say(attempt, f"failed: {error!r}")
+        anyio.run(run)
+
+    def _report_mistake(self, owner: Owner, error: Exception) -> None:
+        traceback.print_exception(error)
+        result = payload.result_to_json(failed_result("", error))
+        _patiently(lambda: self._open_ledger().finish(owner, result, None))
 
     @property
     def store(self) -> Store:

@@ -128,6 +128,8 @@ class Lease:
             self._drained.set()
             self._drained = anyio.Event()
             self._obey(answer)
+        elif answer.status == "ended":
+            self._pending.clear()
         elif answer.status == "missing":
             self._lose("Redis has lost its data, and with it the claim of this task")
         else:

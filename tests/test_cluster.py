@@ -1,0 +1,416 @@
+"""Runs whose tasks run on the workers of a cluster: real workers, a real Redis server."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import clinvk
+from clinvk.cluster import app as apps
+from clinvk.cluster.address import parse
+from clinvk.cluster.keys import AttemptId, queue_of
+from clinvk.cluster.payload import PROTOCOL
+from clinvk.config import loading
+from clinvk.dispatch.dispatcher import Dispatcher
+from tests.clusters import SECONDS, Cluster
+from tests.conftest import CommandLine, Home, is_alive, wait_for
+from tests.desk import ends, kill
+from tests.stores import RedisServer, keep
+
+QUICK = "--lease=2s"
+
+
+@pytest.fixture
+def cluster(
+    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
+) -> Iterator[Cluster]:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    made = Cluster(home, clinvk, folder, own_server)
+    yield made
+    made.close()
+
+
+def states(done: subprocess.CompletedProcess[str]) -> list[str]:
+    try:
+        return [task["state"] for task in json.loads(done.stdout)["results"]]
+    except ValueError:
+        raise AssertionError(f"no JSON: {done}") from None
+
+
+def comparable(data: Any) -> Any:
+    """The JSON of a run without what is different each time."""
+    if isinstance(data, dict):
+        return {
+            k: comparable(v)
+            for k, v in data.items()
+            if k not in ("id", "session_id", "native_id", "started_at", "ended_at")
+            and not k.endswith("seconds")
+        }
+    return [comparable(v) for v in data] if isinstance(data, list) else data
+
+
+def test_a_run_on_a_cluster_is_as_one_on_this_machine(cluster: Cluster):
+    cluster.worker("w1")
+    tasks = cluster.file(
+        {"tasks": ["a", {"prompt": "bad b", "retries": 1}, {"prompt": "c", "needs": "1"}]}
+    )
+    steps = cluster.file(
+        {"steps": ["first", {"prompt": "then {{previous}}"}], "pass_session": True}, "s.yaml"
+    )
+    for args in (
+        ["parallel", tasks, "--json"], ["chain", steps, "--json"],
+        ["compare", "-b", "fake,other", "x", "--json"], ["parallel", tasks, "-q", "--ephemeral"],
+    ):  # fmt: skip
+        if "compare" in args:
+            cluster.worker("w2", slots="other")
+        here, there = cluster.clinvk(*args), cluster.go(*args)
+        assert here.returncode == there.returncode, there
+        if "--json" in args:
+            assert comparable(json.loads(here.stdout)) == comparable(json.loads(there.stdout))
+    assert cluster.modes().count("resume native-0") == 0
+    assert [m.split()[0] for m in cluster.modes()].count("resume") == 2  # of both chains
+
+
+def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_may(cluster: Cluster):
+    worker = cluster.worker("w1", QUICK)
+    path = cluster.file({"tasks": ["hold a", {"prompt": "hold b", "idempotent": True}]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    cluster.wait_for("hold b")
+    programs = [cluster.pid("hold")]
+    family = worker.family()
+    worker.kill()
+    wait_for(lambda: not any(map(is_alive, programs)), "the end of its programs", SECONDS)
+    wait_for(lambda: not any(p.is_running() for p in family), "the end of its processes", SECONDS)
+    cluster.worker("w2")
+    cluster.wait_for("hold b", 2)
+    cluster.let_go()
+    code, out, err = ends(run, SECONDS)
+    assert states(subprocess.CompletedProcess([], code, out, err)) == ["indeterminate", "done"]
+    assert code == 1
+    assert "the worker w1 was lost" in out
+    assert cluster.starts().count("hold a") == 1
+    again = cluster.clinvk("runs", "resume", "--rerun-indeterminate", "--json", timeout=SECONDS)
+    assert states(again) == ["done", "done"]
+    assert cluster.starts().count("hold a") == 2
+    assert cluster.starts().count("hold b") == 2
+
+
+def test_a_killed_process_of_a_worker_takes_its_program_along(cluster: Cluster):
+    worker = cluster.worker("w1", "--lease=6s", slots="fake")
+    path = cluster.file({"tasks": ["hold a", "b"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    program = cluster.pid("hold")
+    (slot,) = worker.slots()
+    slot.kill()
+    wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
+    code, out, err = ends(run, SECONDS)
+    assert states(subprocess.CompletedProcess([], code, out, err)) == ["indeterminate", "done"]
+
+
+def test_a_killed_submitter_is_resumed_and_nothing_runs_twice(cluster: Cluster):
+    cluster.worker("w1")
+    path = cluster.file({"tasks": ["a", "hold b", "hold c", "d"], "max_parallel": 3})
+    run = cluster.start("parallel", path, "-q", "--cluster", cluster.url)
+    cluster.wait_for("hold b")
+    cluster.wait_for("hold c")
+    kill(run)
+    cluster.let_go()
+    done = cluster.clinvk("runs", "resume", "--json", timeout=SECONDS)
+    assert states(done) == ["done"] * 4, done
+    assert done.returncode == 0
+    assert sorted(cluster.starts()) == ["a", "d", "hold b", "hold c"]
+    id_ = json.loads(done.stdout)["id"]
+    assert cluster.states(id_) == ["done"] * 4
+    for task in json.loads(done.stdout)["results"]:
+        assert task["attempts"] == 1
+        assert task["output"] in ("<a>", "<hold b>", "<hold c>", "<d>")
+        kinds = [line["type"] for line in cluster.at(id_).events(task["index"])]
+        assert kinds == ["started", "tool", "result"], "each event is there once"
+
+
+def test_ctrl_c_stops_the_programs_on_the_workers(cluster: Cluster):
+    cluster.worker("w1", slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "hold b"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    program = cluster.pid("hold")
+    run.send_signal(signal.SIGINT)
+    code, out, err = ends(run, SECONDS)
+    assert code == 7, err
+    assert states(subprocess.CompletedProcess([], code, out, err)) == ["cancelled", "cancelled"]
+    assert not is_alive(program)
+    assert cluster.starts() == ["hold a"]
+    cluster.let_go()
+    done = cluster.clinvk("runs", "resume", "--json", timeout=SECONDS)
+    assert states(done) == ["indeterminate", "done"], "the first may have done part of its work"
+
+
+@pytest.mark.parametrize("how", ["finish", "timeout", "twice"])
+def test_sigterm_drains_a_worker(cluster: Cluster, how: str):
+    worker = cluster.worker(
+        "w1", *(["--drain-timeout", "0.2s"] if how == "timeout" else []), slots="fake=1"
+    )
+    path = cluster.file({"tasks": ["hold a", "b"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    worker.signal(signal.SIGTERM)
+    wait_for(lambda: "taking no more tasks" in worker.said, "that it says so", SECONDS)
+    if how == "finish":
+        cluster.let_go()
+    if how == "twice":
+        worker.signal(signal.SIGTERM)
+    assert worker.ends() == 0, worker.said
+    assert cluster.starts() == ["hold a"], "it has taken nothing more"
+    cluster.worker("w2")
+    code, out, err = ends(run, SECONDS)
+    first = "done" if how == "finish" else "indeterminate"
+    assert states(subprocess.CompletedProcess([], code, out, err)) == [first, "done"]
+    if how != "finish":
+        assert "the worker w1 was shut down" in out
+
+
+def test_a_worker_without_redis_stops_its_programs_before_its_lease_ends(cluster: Cluster):
+    worker = cluster.worker("w1", QUICK)
+    path = cluster.file({"tasks": ["hold a"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    program = cluster.pid("hold")
+    assert cluster.server.process
+    cluster.server.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
+    finally:
+        cluster.server.process.send_signal(signal.SIGCONT)
+    code, out, err = ends(run, SECONDS)
+    assert states(subprocess.CompletedProcess([], code, out, err)) == ["indeterminate"]
+    wait_for(lambda: "Redis did not answer" in worker.said, "that it says so", SECONDS)
+
+
+def test_a_redis_that_restarts_loses_nothing(cluster: Cluster):
+    cluster.worker("w1", "--lease=60s")
+    path = cluster.file({"tasks": ["hold a", "b", "hold c", "d"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    cluster.server.kill()
+    cluster.server.start()
+    cluster.let_go()
+    code, out, err = ends(run, SECONDS)
+    assert states(subprocess.CompletedProcess([], code, out, err)) == ["done"] * 4, err
+    assert sorted(cluster.starts()) == ["b", "d", "hold a", "hold c"]
+
+
+def test_a_redis_that_has_lost_its_data_ends_what_runs(cluster: Cluster):
+    worker = cluster.worker("w1")
+    path = cluster.file({"tasks": ["hold a"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    program = cluster.pid("hold")
+    assert cluster.server.say("FLUSHALL").startswith(b"+OK")
+    wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
+    code, out, err = ends(run, SECONDS)
+    assert states(subprocess.CompletedProcess([], code, out, err)) == ["indeterminate"]
+    assert "Redis has lost its data" in out
+    wait_for(lambda: "Redis has lost its data" in worker.said, "that it says so", SECONDS)
+
+
+def test_secrets_never_enter_redis(cluster: Cluster):
+    """Their values come from the environment of the worker, and are in nothing that it reports."""
+    cluster.home.backend(
+        "teller",
+        "cat >/dev/null\nprintf '{\"type\":\"start\",\"id\":\"n\"}\\n{\"type\":\"text\",\"text\":\"%s\"}\\n"
+        "{\"type\":\"end\",\"text\":\"it is %s\"}\\n' \"$MINE\" \"$MINE\"\n",
+    )  # fmt: skip
+    poor = cluster.worker("poor", slots="teller")
+    path = cluster.file(
+        {"tasks": [{"prompt": "x", "env": {"MINE": "${TOKEN}"}, "backend": "teller"}]}
+    )
+    # Without the variable no worker can run it; where it is submitted, it is not needed.
+    done = cluster.go("parallel", path, "--json", TOKEN="not-this-value")
+    assert states(done) == ["failed"]
+    assert "poor: $TOKEN is not set there, which env.MINE needs" in done.stdout
+    assert "refused" in poor.said
+    cluster.worker("rich", slots="teller", env={"TOKEN": "hush-hush-hush"})
+    monitor = cluster.ledger().client.monitor()
+    with monitor:
+        done = cluster.go("parallel", path, "--json")
+        assert states(done) == ["done"]
+        cluster.ledger().client.echo("the end")
+        for command in monitor.listen():
+            assert "hush-hush-hush" not in command["command"]
+            if "the end" in command["command"]:
+                break
+    assert "it is [redacted" in done.stdout or "it is …" in done.stdout or "hush" not in done.stdout
+
+
+def test_the_worker_decides_what_it_runs(cluster: Cluster):
+    own = cluster.folder / "own"
+    cluster.configure(
+        f"worker: {{allow: {{backends: [fake], directories: [{cluster.home.work}/in]}}}}\n", own
+    )
+    (cluster.home.work / "in").mkdir()
+    env = {"CLINVK_HOME": str(own)}
+    refused = cluster.start_worker("w0", env=env, slots="other")
+    assert refused.ends() == 1
+    assert "worker.allow.backends does not have other" in refused.said
+    cluster.worker("w1", env=env)
+    path = cluster.file({"tasks": [{"prompt": "a"}, {"prompt": "b", "workdir": "in"}]})
+    done = cluster.go("parallel", path, "--json")
+    assert states(done) == ["failed", "done"]
+    assert "is not in a directory of worker.allow.directories" in done.stdout
+
+
+def test_a_directory_that_is_not_shared_is_refused_before_anything_runs(cluster: Cluster):
+    (cluster.folder / "elsewhere").mkdir()
+    path = cluster.file(
+        {"tasks": ["a", {"prompt": "b", "workdir": str(cluster.folder / "elsewhere")}]}
+    )
+    done = cluster.go("parallel", path)
+    assert done.returncode == 3
+    assert "the workers of the cluster do not have" in done.stderr
+    assert "cluster.shared" in done.stderr
+    assert not (cluster.home.path / "runs").exists()
+
+
+def test_a_forged_task_does_no_harm(cluster: Cluster):
+    worker = cluster.worker("w1")
+    ledger, app = cluster.ledger(), apps.create_app(parse(cluster.url))
+    for number, data in enumerate(
+        [b"no json", b"{}", b'{"version":1,"prompt":"x","evil":1}', b"[1]"], 1
+    ):
+        attempt = AttemptId("forged", number, 1)
+        ledger.submit(attempt, data, PROTOCOL, "1")
+        apps.send(app, attempt, queue_of("fake"))
+        wait_for(lambda a=attempt: ledger.state(a) == "ended", "its end", SECONDS)
+        assert b"invalid task in Redis" in (ledger.result(attempt) or b"")
+    outside = AttemptId("forged", 9, 1)
+    ledger.submit(
+        outside, b'{"version":1,"prompt":"x","backend":"fake","cwd":"/etc"}', PROTOCOL, "1"
+    )
+    apps.send(app, outside, queue_of("fake"))
+    wait_for(
+        lambda: "/etc is not in a directory of cluster.shared" in worker.said, "a refusal", SECONDS
+    )
+    app.send_task(apps.TASK, ({"not": "an attempt"}, "x", []), queue=queue_of("fake"))
+    path = cluster.file({"tasks": ["a"]})
+    assert states(cluster.go("parallel", path, "--json")) == ["done"]
+    assert cluster.starts() == ["a"]
+    app.close()
+
+
+def test_a_worker_of_another_version_says_so(cluster: Cluster):
+    worker = cluster.worker("w1")
+    ledger, app = cluster.ledger(), apps.create_app(parse(cluster.url))
+    attempt = AttemptId("newer", 0, 1)
+    ledger.submit(attempt, b"{}", PROTOCOL + 1, "99.0")
+    apps.send(app, attempt, queue_of("fake"))
+    wait_for(lambda: "the task is of clinvk 99.0" in worker.said, "a refusal", SECONDS)
+    assert ledger.state(attempt) == "queued"
+    (news,) = ledger.read_news("newer", "0", wait=1)
+    assert json.loads(news.data)["node"] == "w1"
+    app.close()
+
+
+def test_a_backend_that_nobody_runs_is_reported(cluster: Cluster):
+    run = cluster.start(
+        "parallel",
+        cluster.file({"tasks": ["a"]}),
+        "--cluster",
+        cluster.url,
+        stderr=subprocess.STDOUT,
+    )
+    assert run.stdout
+    for line in run.stdout:
+        if "no worker runs fake" in line:
+            break
+    else:
+        pytest.fail("it says nothing")
+    cluster.worker("w1")
+    assert ends(run, SECONDS)[0] == 0
+    assert cluster.starts() == ["a"]
+
+
+def test_two_workers_have_two_names(cluster: Cluster):
+    first = cluster.worker("w1")
+    wait_for(lambda: cluster.ledger().live_nodes("fake"), "that it is known", SECONDS)
+    second = cluster.start_worker("w1")
+    assert second.ends() == 1
+    assert "there is a worker named 'w1' already" in second.said
+    assert first.process.poll() is None
+
+
+def test_celery_sees_the_worker(cluster: Cluster):
+    cluster.worker("w1")
+    env = {**cluster.home.env, "CLINVK_CLUSTER_URL": cluster.url}
+    done = wait_for(lambda: _inspect(cluster, env), "an answer of Celery", SECONDS)
+    assert set(done) == {"fake@w1"}
+
+
+def _inspect(cluster: Cluster, env: dict[str, str]) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "clinvk.cluster.app", "inspect", "ping", "--json"],
+        env=env, cwd=cluster.home.work, capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+async def test_python_runs_tasks_on_a_cluster(cluster: Cluster, anyio_backend: str, monkeypatch):
+    cluster.worker("w1", slots="fake=2,other=1")
+    monkeypatch.chdir(cluster.home.work)
+    seen: list[str] = []
+    dispatcher = keep(Dispatcher(loading.load(cluster.home.env), env=cluster.home.env))
+    with anyio.fail_after(SECONDS * 2):
+        result = await clinvk.aparallel(
+            ["a", "b"],
+            cluster=cluster.url,
+            dispatcher=dispatcher,
+            observe=lambda change: seen.append(change.event.type if change.event else change.kind),
+        )
+        assert [task.output for task in result.results] == ["<a>", "<b>"]
+        chain = await clinvk.achain(
+            ["c", "{{previous}} d"], cluster=cluster.url, dispatcher=dispatcher
+        )
+        assert chain.results[1].output == "<<c> d>"
+        both = await clinvk.acompare(
+            "e", ["fake", "other"], cluster=cluster.url, dispatcher=dispatcher
+        )
+        assert both.answers == {"fake": "<e>", "other": "<e>"}
+    assert seen.count("tool") == 2
+
+
+def test_the_address_can_be_configured(cluster: Cluster):
+    cluster.worker("w1")
+    cluster.home.config(
+        f"default_backend: fake\ncluster: {{url: '{cluster.url}', shared: [{cluster.home.work}]}}\n"
+    )
+    path = cluster.file({"tasks": ["a"]})
+    done = cluster.clinvk.json("parallel", path, "--json", timeout=SECONDS)
+    assert cluster.at(done["id"]).plan().cluster == cluster.url
+    assert "a.1" not in cluster.home.ids()
+    here = cluster.clinvk.json("parallel", path, "--json", "--cluster", "none")
+    assert cluster.at(here["id"]).plan().cluster is None
+
+
+def test_nothing_of_a_cluster_is_imported_without_one(cluster: Cluster):
+    text = (
+        "import sys\nfrom clinvk.cmd.main import main\nmain(['parallel', 'tasks.yaml', '-q'])\n"
+        "print('modules:', *sys.modules)\n"
+    )
+    cluster.file({"tasks": ["a"]})
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=cluster.home.env, cwd=cluster.home.work,
+        capture_output=True, text=True, check=True, timeout=SECONDS,
+    )  # fmt: skip
+    found = done.stdout.rpartition("modules:")[2].split()
+    assert "clinvk.engine.scheduler" in found
+    slow = ("celery", "kombu", "billiard", "redis", "clinvk.cluster")
+    assert [name for name in found if name.startswith(slow)] == []
+    assert cluster.starts() == ["a"]
