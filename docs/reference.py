@@ -37,8 +37,8 @@ SECTION_COMMENTS = {
     "session": "",
     "output": "",
     "parallel": "of `clinvk parallel`, unless its file or its flags say otherwise",
-    "cluster": "",
-    "worker": "",
+    "cluster": "tasks on other machines",
+    "worker": "of `clinvk worker`, on this machine",
 }
 HEADER = """\
 # Every key of clinvk's configuration, with its default. Copy what you change to
@@ -110,7 +110,7 @@ def example() -> str:
             )
             indent = "    "
         elif "." in prefix:
-            parts[-1] += _line(f"  {prefix.partition('.')[2]}", None, "")
+            parts[-1] += _line(f"  {prefix.partition('.')[2]}", None, "what it may run")
             indent = "    "
         for key, value in msgspec.to_builtins(struct()).items():
             parts[-1] += _line(f"{indent}{key}", _yaml(value), helps[f"{prefix}.{key}"].comment)

@@ -115,6 +115,9 @@ def test_cancelling(ledger: Ledger):
     submit(ledger)
     assert ledger.cancel(ATTEMPT, "cancelled", now=False) == "withdrawn"
     assert ledger.claim(owner(), PROTOCOL).status == "withdrawn"
+    assert submit(ledger) == "new"  # it was never started
+    assert ledger.claim(owner(token="b"), PROTOCOL).status == "run"
+    ledger.finish(owner(token="b"), b"done", None)
     submit(ledger, SECOND)
     ledger.claim(owner(SECOND), PROTOCOL)
     assert ledger.cancel(SECOND, "SIGTERM", now=False) == "running"

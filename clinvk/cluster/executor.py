@@ -126,8 +126,10 @@ class ClusterExecutor:
                 "an earlier attempt at this task may still be running on a worker",
                 "wait until it has ended, or its lease has expired",
             )
-        if said in ("stale", "withdrawn"):
-            raise SessionError(f"this attempt cannot be run: it is {said} in the cluster")
+        if said == "stale":
+            raise SessionError(
+                "a later attempt at this task was started", "another process may drive the run"
+            )
         self.feed.is_begun = True
         listener.news.extendleft(reversed(earlier))
         sent = Sent(attempt, backend, queue)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 from clinvk.cluster.ledger.ledger import News
 from clinvk.process.threads import in_thread
@@ -86,11 +87,18 @@ class Feed:
     async def wait(self, listener: Listener) -> None:
         """Wait until there may be news for this listener."""
         if self._is_reading:
-            listener.wake = anyio.Event()
+            listener.wake = wake = anyio.Event()
             try:
-                await listener.wake.wait()
+                await wake.wait()
+            except BaseException:
+                if wake.is_set() and not self._is_reading:  # it was to read on, but is cancelled
+                    self._appoint_next(listener)
+                raise
             finally:
                 listener.wake = None
+            return
+        await anyio.lowlevel.checkpoint_if_cancelled()  # reading itself cannot be cancelled
+        if self._is_reading:
             return
         self._is_reading = True
         try:

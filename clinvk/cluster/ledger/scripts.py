@@ -32,9 +32,11 @@ SUBMIT = (
     + """
 local run, task, attempt, leases, news = unpack(KEYS)
 local number, before = tonumber(ARGV[1]), tonumber(redis.call('GET', task) or '0')
-if before == number then return redis.call('HGET', attempt, 'state') or 'stale' end
 if before > number then return 'stale' end
-if before > 0 then
+if before == number then
+    local state = redis.call('HGET', attempt, 'state')
+    if state ~= 'withdrawn' then return state or 'stale' end  -- that one was never started
+elseif before > 0 then
     local member = ARGV[9] .. '.' .. before
     local old = ARGV[8] .. member
     local state = redis.call('HGET', old, 'state')
@@ -46,6 +48,7 @@ if before > 0 then
         redis.call('HDEL', old, 'payload')
     end
 end
+redis.call('DEL', attempt)
 redis.call('HSETNX', run, 'since', now())
 redis.call('SET', task, ARGV[1])
 redis.call('HSET', attempt, 'state', 'queued', 'payload', ARGV[3], 'protocol', ARGV[4], 'version', ARGV[5])

@@ -31,7 +31,7 @@ def worker(
     backends: Annotated[
         list[str] | None,
         typer.Option(
-            "--backends", "-b", metavar="NAME=N,…",
+            "--backends", "-b", metavar="NAME=N",
             help="Backends to run, and how many tasks of each at a time (default: one of each that "
             "is installed).",
             autocompletion=opt.complete_backends,

@@ -115,6 +115,7 @@ def _on_cluster(loaded: Loaded, address: Address) -> tuple[Dispatcher, RunContex
         import celery  # noqa: F401
         import redis  # noqa: F401
 
+    # Only with a cluster.
     from clinvk.cluster.context import Cluster, cluster_context, with_cluster_store
 
     dispatcher = until_end(with_cluster_store(Dispatcher(loaded), address))
