@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import pytest
 
+SERVERS = "/usr/local/sbin:/usr/sbin:/sbin"
 PROGRAM_IS_MISSING = re.compile(r"^(\S+) is not installed$")
 
 
@@ -21,7 +22,8 @@ def missing(program: str) -> str:
 
 def need(program: str) -> str:
     """The path of a program that the test starts."""
-    return shutil.which(program) or lack(missing(program))
+    # Servers are in directories that may not be on a user's PATH.
+    return shutil.which(program) or shutil.which(program, path=SERVERS) or lack(missing(program))
 
 
 def need_root() -> None:

@@ -104,7 +104,6 @@ class Keys(Struct, frozen=True):
         return f"{self.prefix}{queue}"
 
 
-
 def queue_of(backend: str, node: str | None = None) -> str:
     """The Celery queue of a backend; with a node, the one that only this node takes from."""
     return f"tasks.{backend}" if node is None else f"tasks.{backend}@{node}"

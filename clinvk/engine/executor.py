@@ -87,7 +87,7 @@ class LocalExecutor:
         inside = AttemptInWorktree(
             dispatcher.config.home, wanted.run, wanted.wanted, wanted.attempt,
             env=dispatcher.env, notify=reporter.on_notice, copied=tuple(manifest.worktree.copy),
-            start=wanted.start,
+            start=wanted.start, tip=wanted.tip,
         )  # fmt: skip
         await inside.begin()
         there = request.replace(worktree=None, cwd=inside.cwd, started_in=inside.started_in)

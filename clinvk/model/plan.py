@@ -46,6 +46,7 @@ class Worktree(Struct, frozen=True, kw_only=True, omit_defaults=True):
     slug: str = ""  # in refs/clinvk/RUN/SLUG/ATTEMPT
     directory: str = ""  # in ~/.clinvk/worktrees/RUN/DIRECTORY; steps of a chain share one
     size: int | None = None  # bytes of the files of that commit
+    remote: str = ""  # in a cluster: where git takes the files from, and brings the results to
 
     @property
     def as_written(self) -> Worktree:
@@ -62,6 +63,7 @@ class TaskWorktree(Struct, frozen=True, kw_only=True):
     attempt: int
     wanted: Worktree
     start: str | None = None  # the commit that it begins with, if not that of `wanted`
+    tip: str | None = None  # in a cluster: the result so far, which a new worktree continues
 
 
 class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from subprocess import Popen
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -28,6 +29,7 @@ from clinvk.worktrees.setup import run_setup
 from clinvk.worktrees.steps import begin_step, end_step
 
 Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 class AttemptInWorktree:
@@ -44,16 +46,19 @@ class AttemptInWorktree:
         notify: Tell,
         copied: tuple[str, ...] = (),
         start: str | None = None,
+        tip: str | None = None,
     ) -> None:
         """`env` is that of the programs that are started; `copied` are the ignored files of the
         backend, below the root and the task's directory. `start` is the commit that the worktree
-        begins with; None: the one that was recorded when the run started."""
+        begins with; None: the one that was recorded when the run started. `tip` is the result so far,
+        if that is from another machine."""
         self.place = Place(home, run, wanted, env)
         self.attempt = attempt
         self.notify = notify
         folders = dict.fromkeys(["", wanted.workdir and f"{wanted.workdir}/"])
         self._copied = tuple(f"/{folder}{pattern}" for folder in folders for pattern in copied)
         self._start = start
+        self._tip = tip
         self._record: Record | None = None
 
     @property
@@ -69,8 +74,9 @@ class AttemptInWorktree:
     async def begin(self) -> None:
         """Create the worktree, or find that of an earlier attempt. Raises `ClinvkError`."""
         told: list[str] = []
-        record = await _stoppable(
-            lambda: create_worktree(self.place, told.append, copied=self._copied, start=self._start)
+        start = self._tip or self._start
+        record = await stoppable(
+            lambda: create_worktree(self.place, told.append, copied=self._copied, start=start)
         )
         for message in told:
             self.notify(message)
@@ -96,7 +102,7 @@ class AttemptInWorktree:
         return result
 
 
-async def _stoppable(work: Callable[[], Record]) -> Record:
+async def stoppable(work: Callable[[], T]) -> T:
     """`work()` in a thread; cancelling this kills the git command that it is waiting for."""
     # 45 ms, and needed only once something runs.
     import anyio

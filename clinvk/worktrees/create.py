@@ -119,9 +119,10 @@ def _create(place: Place, start: str, tell: Tell, copied: tuple[str, ...]) -> Re
         fill_worktree(path, place.env)
         if (wanted.size or 0) >= LARGE:
             make_index_newer(Path(admin, "index"))
-        root = Path(wanted.root)
+        root = None if wanted.remote else Path(wanted.root)
         submodules = checkout_submodules(path, root, place.repository, place.env, tell)
-        copy_ignored(root, path, (*wanted.copy, *copied), place.env)
+        if root is not None:
+            copy_ignored(root, path, (*wanted.copy, *copied), place.env)
         (path / wanted.workdir).mkdir(parents=True, exist_ok=True)
     except BaseException as error:
         is_full = isinstance(error, GitError) and shutil.disk_usage(path.parent).free < SPARE
@@ -212,7 +213,7 @@ def discard_worktree(place: Place, record: Record | None) -> None:
 
 def _check_outside(place: Place) -> None:
     """Raise `ClinvkError` if the worktree would be part of the user's own files."""
-    if not place.path.is_relative_to(place.wanted.root):
+    if place.wanted.remote or not place.path.is_relative_to(place.wanted.root):
         return
     ignored = Git.at(place.wanted.root, place.env).run(
         "check-ignore", "--quiet", str(place.path), ok=(0, 1)
@@ -224,11 +225,16 @@ def _check_outside(place: Place) -> None:
         )
 
 
+def needed_space(size: int) -> int:
+    """The bytes that have to be free for a worktree with files of this size."""
+    return size + size // 20 + SPARE
+
+
 def _check_space(folder: Path, size: int | None) -> None:
     if size is None:
         return
     free = shutil.disk_usage(folder).free
-    needed = size + size // 20 + SPARE
+    needed = needed_space(size)
     if free < needed:
         raise ClinvkError(
             f"a worktree needs {format_size(needed)}, and {folder} has {format_size(free)} left",

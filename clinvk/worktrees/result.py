@@ -81,7 +81,8 @@ def current_result(place: Place) -> Saved | None:
     that of a later turn of its session, too. What is in its worktree and in no ref yet is saved
     first. None if there is neither a worktree nor a result. Call it only while no process drives the
     run. Raises `ClinvkError`."""
-    record = read_record(place.path)
+    # The worktree of a cluster is on another machine, or that of a worker on this one.
+    record = None if place.wanted.remote else read_record(place.path)
     if record is not None and record.state == "ready" and place.path.is_dir():
         return save_result(place, attach_worktree(place, record))
     last = _last(place)

@@ -20,22 +20,36 @@ Tell = Callable[[str], None]
 
 
 def checkout_submodules(
-    worktree: Path, root: Path, repository: Path, env: Mapping[str, str], tell: Tell
+    worktree: Path, root: Path | None, repository: Path, env: Mapping[str, str], tell: Tell
 ) -> tuple[Submodule, ...]:
     """Check out the submodules of a worktree, nested ones too; `root` is the user's checkout of the
-    same repository. One that the user has not checked out stays empty, which is reported."""
+    same repository, if it is on this machine. One that the user has not checked out stays empty,
+    which is reported."""
     if not (worktree / ".gitmodules").is_file():
         return ()
     return tuple(_checkout(worktree, root, repository, "", env, tell))
 
 
 def _checkout(
-    worktree: Path, root: Path, repository: Path, above: str, env: Mapping[str, str], tell: Tell
+    worktree: Path,
+    root: Path | None,
+    repository: Path,
+    above: str,
+    env: Mapping[str, str],
+    tell: Tell,
 ) -> Iterator[Submodule]:
     names = _names_by_path(worktree, env)
     for path, commit in gitlinks(Git.at(worktree, env)):
         whole = f"{above}{path}"
-        found = _repository_of(names.get(path, path), root / path, repository, env)
+        checkout = root / path if root else None
+        found = repository_of_submodule(names.get(path, path), checkout, repository, env)
+        if root is None and (found is None or Git.at(found, env).commit_of(commit) is None):
+            tell(
+                f"the submodule {whole} is missing in the worktree, since its commit {commit[:12]} was "
+                "not available where the run was started; to have it in later runs, there: "
+                f"git submodule update --init {path}"
+            )
+            continue
         if found is None:
             tell(
                 f"the submodule {whole} is missing in the worktree, as it is in {root}; to have it "
@@ -54,7 +68,7 @@ def _checkout(
         fill_worktree(target, env)
         yield Submodule(path=whole, repository=str(found), commit=commit)
         if (target / ".gitmodules").is_file():
-            yield from _checkout(target, root / path, found, f"{whole}/", env, tell)
+            yield from _checkout(target, checkout, found, f"{whole}/", env, tell)
 
 
 def add_worktree(git: Git, path: Path, commit: str) -> None:
@@ -122,12 +136,14 @@ def _names_by_path(worktree: Path, env: Mapping[str, str]) -> dict[str, str]:
     return {path: key.removeprefix("submodule.").removesuffix(".path") for key, path in pairs}
 
 
-def _repository_of(name: str, checkout: Path, above: Path, env: Mapping[str, str]) -> Path | None:
+def repository_of_submodule(
+    name: str, checkout: Path | None, above: Path, env: Mapping[str, str]
+) -> Path | None:
     """The git directory of a submodule of the user's; None if it is not checked out."""
     place = above / "modules" / name
     if ".." not in Path(name).parts and (place / "HEAD").is_file():
         return place
-    if (checkout / ".git").exists():  # of an old git, or added by hand
+    if checkout is not None and (checkout / ".git").exists():  # of an old git, or added by hand
         found = Git.at(checkout, env).maybe(
             "rev-parse", "--path-format=absolute", "--git-common-dir"
         )

@@ -21,7 +21,7 @@ def with_saved_result(
     """The outcome of a task that has ended, with what is in its worktree, in a ref when this returns.
     Raises `ClinvkError`."""
     place = Place(home, run, wanted, env)
-    record = read_record(place.path)
+    record = None if wanted.remote else read_record(place.path)
     if record is None or record.state != "ready" or not place.path.is_dir():
         return outcome
     record = attach_worktree(place, record)

@@ -1,0 +1,1 @@
+"""Files of tasks on other machines: by git, or in a directory that all machines share."""

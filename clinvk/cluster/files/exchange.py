@@ -1,0 +1,138 @@
+"""The side of the user's repository: bases are pushed to the remote, results are fetched from it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from clinvk.cluster.files.cache import Cache
+from clinvk.cluster.files.remote import BASE, Remote, base_ref, nested_ref
+from clinvk.cluster.files.submodules import checked_out, links_of
+from clinvk.model.plan import TaskWorktree, Worktree
+from clinvk.model.result import WorktreeResult
+from clinvk.worktrees import names
+from clinvk.worktrees.git import Git, GitError
+from clinvk.worktrees.submodules import repository_of_submodule
+
+
+class Exchange:
+    """Of one run. Its methods block, and may be called in several threads at once."""
+
+    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+        self.home = home
+        self.env = env
+        self._published: set[tuple[str, str, str]] = set()
+        self._lock = threading.Lock()  # pushes and fetches of one repository one after the other
+
+    def publish(self, task: TaskWorktree) -> TaskWorktree:
+        """The worktree for a worker, when all that it begins with is in the remote. Raises
+        `GitError`."""
+        wanted = task.wanted
+        with self._lock:
+            remote = self._remote(task)
+            key = (wanted.remote, wanted.repository, wanted.commit)
+            if key not in self._published:
+                if Path(wanted.repository).is_dir():
+                    self._push(remote, task.run, wanted)
+                self._published.add(key)
+            tip = _tip(remote.git, task)
+        return replace(task, tip=tip)
+
+    def collect(self, task: TaskWorktree, result: WorktreeResult) -> WorktreeResult:
+        """The result of a worker, when it is in the repository. Raises `GitError`."""
+        with self._lock:
+            remote = self._remote(task)
+            fetch_result(remote, task.run, task.wanted, result, self.env)
+        return result
+
+    def _remote(self, task: TaskWorktree) -> Remote:
+        """The remote, seen from the user's repository; where that is not on this machine, from the
+        cache of a worker."""
+        wanted = task.wanted
+        if Path(wanted.repository).is_dir():
+            return Remote(wanted.remote, Git.at(wanted.repository, self.env))
+        cache = Cache(self.home, wanted.remote, self.env)
+        cache.fetch_run(task.run)
+        return Remote(wanted.remote, cache.git)
+
+    def _push(self, remote: Remote, run: str, wanted: Worktree) -> None:
+        remote.push(wanted.commit, base_ref(run, wanted.commit))
+        root, repository = Path(wanted.root), Path(wanted.repository)
+        for inner, commit in checked_out(remote.git, wanted.commit, root, repository, self.env):
+            Remote(remote.url, inner).push(commit, nested_ref(run, BASE, commit))
+
+
+def _tip(git: Git, task: TaskWorktree) -> str | None:
+    """The result so far, with which a new worktree begins: of the task itself, or of the steps before
+    it. None if there is none."""
+    last = _last_results(git, task.run)
+    own = last.pop(names.refs_of_task(task.run, task.wanted.slug), None)
+    if not names.is_shared(task.wanted.directory):
+        return own
+    # Of a chain: the result of the step before, which all earlier ones are ancestors of. An attempt at
+    # the same step is not part of it, since its changes could not be told apart.
+    if task.start is not None or not last:
+        return task.start
+    return git.text("rev-list", "--topo-order", "--max-count=1", *last.values())
+
+
+def _last_results(git: Git, run: str) -> dict[str, str]:
+    """The commit of the last attempt at each task, by the beginning of its refs."""
+    words = ("for-each-ref", "--format=%(refname) %(objectname)", names.refs_of_run(run))
+    last: dict[str, tuple[int, str]] = {}
+    for ref, commit in map(str.split, git.text(*words).splitlines()):
+        prefix, slash, number = ref.rpartition("/")
+        if number.isdigit() and int(number) > last.get(prefix + slash, (0, ""))[0]:
+            last[prefix + slash] = int(number), commit
+    return {prefix: commit for prefix, (_, commit) in last.items()}
+
+
+def fetch_result(
+    remote: Remote, run: str, wanted: Worktree, result: WorktreeResult, env: Mapping[str, str]
+) -> None:
+    """Fetch a result, and what it has of submodules and of other repositories inside. Raises
+    `GitError`."""
+    ref, git = result.ref, remote.git
+    nested = f"{names.NESTED_REFS}{run}/{wanted.slug}/*"
+    try:
+        remote.fetch([f"{ref}:{ref}", f"+{nested}:{nested}"])
+    except GitError as error:
+        raise GitError(
+            f"the result of {wanted.slug} was not fetched: {error.message}",
+            f"it is safe in the remote; once that can be reached: git fetch {remote.url} {ref}:{ref}",
+            output=error.output,
+        ) from error
+    if not Path(wanted.root).is_dir():
+        return
+    known = {link.path: link.commit for link in links_of(git, result.base)}
+    for link in links_of(git, result.commit):
+        if known.get(link.path) in (None, link.commit):
+            continue
+        root, repository = Path(wanted.root), Path(wanted.repository)
+        found = repository_of_submodule(link.name, root / link.path, repository, env)
+        if found is not None:
+            _pass_on(git, Git.at(found, env), run, wanted.slug, link.commit)
+
+
+def _pass_on(git: Git, inner: Git, run: str, slug: str, commit: str) -> None:
+    """Put the commit of a submodule into the repository of the submodule."""
+    source = nested_ref(run, slug, commit)
+    if git.commit_of(source) is None or inner.commit_of(commit) is not None:
+        return
+    target = f"{names.refs_of_task(run, slug)}{commit}"
+    words = ("fetch", "--quiet", "--no-tags", "--no-write-fetch-head")
+    with suppress(GitError):  # then git says that the commit is missing when the result is applied
+        common = git.text("rev-parse", "--path-format=absolute", "--git-common-dir")
+        inner.run(*words, common, f"+{source}:{target}", extra=("-c", "protocol.file.allow=always"))
+
+
+def forget_run(remote: Remote, run: str) -> int:
+    """Delete all refs of a run from the remote; their number. Raises `GitError`."""
+    refs = list(remote.refs_of_run(run))
+    if refs:
+        remote.delete(refs)
+    return len(refs)
