@@ -16,7 +16,8 @@ from clinvk.cluster.files.exchange import Exchange, forget_run
 from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.files.remote import Remote, check_url
 from clinvk.cluster.files.sources import RejectedError, Settings, place_tasks
-from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.cluster.shared import SharedDirectories
+from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.plan import Plan, Task, TaskWorktree, Worktree, with_keys
 from clinvk.model.request import Request
 from clinvk.model.result import Result, WorktreeResult
@@ -59,7 +60,8 @@ class Cluster:
         return prepare_plan(placed, self.env, self.notices.append)
 
     def worker(self, name: str = "worker") -> WorkerFiles:
-        return WorkerFiles(self.folder / name, self.env, node=name)
+        shared = SharedDirectories([])
+        return WorkerFiles(self.folder / name, self.env, shared=shared, node=name)
 
     @asynccontextmanager
     async def running(
@@ -369,7 +371,7 @@ async def test_a_worker_without_access_says_so(
     assert wanted is not None
     sent = cluster.exchange.publish(TaskWorktree(run=RUN, attempt=1, wanted=wanted))
     env = {**cluster.env, "GIT_SSH_COMMAND": ssh_server.command("stranger")}
-    files = WorkerFiles(tmp_path / "worker", env)
+    files = WorkerFiles(tmp_path / "worker", env, shared=SharedDirectories([]))
     with pytest.raises(ClinvkError, match="this machine cannot read ssh://") as error:
         async with files.attempt(Request(prompt="x", worktree=sent), cluster.notices.append):
             pass
@@ -486,13 +488,13 @@ def test_a_task_whose_files_come_from_nowhere_is_rejected_before_anything_runs(
         found = Settings(**settings)  # type: ignore[arg-type]
         return place_tasks(plan, found, cluster.env, cluster.notices.append).tasks[0]
 
-    with pytest.raises(RejectedError, match="nor in a git repository") as error:
+    with pytest.raises(RejectedError, match="it is not in a git repository") as error:
         place(plain, git=cluster.url)
     assert "task 't'" in error.value.message
     with pytest.raises(RejectedError, match=r"cluster\.git is not set") as error:
         place(repo)
     assert "cluster.shared" in str(error.value.hint)
-    with pytest.raises(RejectedError, match=r"not below cluster\.shared"):
+    with pytest.raises(RejectedError, match="nor below a directory of"):
         place(plain, shared=(str(shared),))
     with pytest.raises(RejectedError, match="has no git remote 'origin'"):
         place(repo, git="origin")
@@ -543,19 +545,16 @@ def test_the_url_of_a_remote_is_refused(url: str):
     assert "hunter2" not in str(error.value)
 
 
-async def test_a_worker_only_works_in_directories_that_it_shares(tmp_path: Path):
+def test_a_worker_only_works_in_directories_that_it_shares(tmp_path: Path):
     shared = tmp_path / "shared"
     shared.mkdir()
-    files = WorkerFiles(tmp_path / "home", os.environ, shared=(str(shared),), node="north")
-
-    async def check(request: Request) -> Request:
-        async with files.attempt(request, print) as here:
-            return here
-
+    files = WorkerFiles(tmp_path / "home", os.environ, shared=SharedDirectories([str(shared)]))
     request = Request(prompt="x", cwd=shared)
-    assert await check(request) is request
+    assert files.problem(request) is None
     for folder in (tmp_path, shared / ".." / "other", Path("/")):
-        with pytest.raises(ConfigError, match="north does not share the directory"):
-            await check(Request(prompt="x", cwd=folder))
-    with pytest.raises(UsageError, match="north does not have the directory"):
-        await check(Request(prompt="x", cwd=shared / "gone"))
+        said = files.problem(request.replace(cwd=folder))
+        assert said == f"{folder} is not in a directory of cluster.shared"
+    assert "does not exist" in str(files.problem(request.replace(cwd=shared / "gone")))
+    inside = Worktree(slug="t", directory="t", commit="0" * 40, root=str(shared), repository="/etc")
+    task = TaskWorktree(run=RUN, attempt=1, wanted=inside)
+    assert "/etc is not in" in str(files.problem(request.replace(worktree=task)))

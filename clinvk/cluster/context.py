@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -13,11 +12,10 @@ from clinvk.cluster.address import Address, connect_to, open_client
 from clinvk.cluster.executor import ClusterExecutor
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger
-from clinvk.cluster.shared import is_below
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.run_context import RunContext, local_context
-from clinvk.errors import ConfigError, NotInstalledError
+from clinvk.errors import NotInstalledError
 from clinvk.text.addresses import mask_password
 
 if TYPE_CHECKING:
@@ -64,19 +62,13 @@ class Cluster(Closing):
         if self._app is not None:
             self._app.close()
 
-    def check(self, plan: Plan) -> None:
-        """Raise `ConfigError` for a task whose directory the workers do not have."""
-        shared = self.dispatcher.config.config.cluster.shared
-        for task in plan.tasks:
-            folder = task.cwd or plan.cwd or os.getcwd()
-            if is_below(folder, shared):
-                continue
-            where = f"{task.description}: " if task.description else ""
-            raise ConfigError(
-                f"{where}the workers of the cluster do not have {folder}",
-                "if all machines have it under the same path, say so in the configuration of each: "
-                f"cluster.shared: [{folder}]",
-            )
+    def place(self, plan: Plan, notify: Callable[[str], None]) -> Plan:
+        # Git, which a run without files does not need.
+        from clinvk.cluster.files.sources import Settings, place_tasks
+
+        config = self.dispatcher.config.config.cluster
+        settings = Settings(git=config.git, shared=tuple(config.shared))
+        return place_tasks(plan, settings, self.dispatcher.env, notify)
 
     def create_executor(self, run: str | None) -> ClusterExecutor:
         # Celery, 0.4 s.

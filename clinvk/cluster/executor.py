@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from clinvk import __version__
 from clinvk.cluster import payload
 from clinvk.cluster.feed import Feed, Listener
+from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, News
 from clinvk.engine.executor import LocalExecutor, Reporter, RunningRequest
-from clinvk.errors import SessionError
+from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.model.session_ref import SessionById
 from clinvk.process.threads import in_thread
+from clinvk.worktrees.attempt import stoppable
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -65,6 +68,7 @@ class ClusterExecutor:
         self._waiting: dict[str, tuple[Sent, Reporter]] = {}
         self._notices: list[tuple[Reporter, str]] = []
         self._count = 0
+        self._exchange: Exchange | None = None
         self._submitting: anyio.CapacityLimiter | None = None
 
     async def describe(self, request: Request) -> str:
@@ -72,11 +76,12 @@ class ClusterExecutor:
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         attempt = self._attempt_of(request)
+        request = await self._publish(request)
         listener = self.feed.listen(attempt.member)
         try:
             following = await self._submit(attempt, request, reporter, listener)
             try:
-                return await following.result()
+                return await self._collect(request, await following.result(), reporter)
             except anyio.get_cancelled_exc_class():
                 with anyio.CancelScope(shield=True):
                     await following.withdraw()
@@ -84,6 +89,39 @@ class ClusterExecutor:
         finally:
             self._waiting.pop(attempt.member, None)
             self.feed.leave(listener)
+
+    async def _publish(self, request: Request) -> Request:
+        """The request, whose files are in the remote if they come by git. Raises `ClinvkError`."""
+        task = request.worktree
+        if task is None or not task.wanted.remote:
+            return request
+        exchange = self._git()
+        return request.replace(worktree=await stoppable(lambda: exchange.publish(task)))
+
+    async def _collect(self, request: Request, result: Result, reporter: Reporter) -> Result:
+        """The result, whose changes are in the user's repository. If they cannot be fetched, the task
+        has failed, and the message says where they are."""
+        task, saved = request.worktree, result.worktree
+        if task is None or saved is None or not task.wanted.remote:
+            return result
+        exchange = self._git()
+        with anyio.CancelScope(shield=True):
+            try:
+                await in_thread(lambda: exchange.collect(task, saved))
+            except ClinvkError as error:
+                if result.error is not None:
+                    reporter.on_notice(error.message)
+                    return replace(result, worktree=None)
+                failure = Failure("error", error.message, error.hint)
+                return replace(
+                    result, ok=False, error=failure, exit_code=error.exit_code, worktree=None
+                )
+        return result
+
+    def _git(self) -> Exchange:
+        if self._exchange is None:
+            self._exchange = Exchange(self.dispatcher.config.home, self.dispatcher.env)
+        return self._exchange
 
     def _attempt_of(self, request: Request) -> AttemptId:
         """Which attempt a request is: it says so, unless the run is ephemeral."""

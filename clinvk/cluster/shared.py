@@ -5,26 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from clinvk.model.request import Request
-from clinvk.model.result import Result
-
-
-class Files(Protocol):
-    """The files of an attempt on the node that runs it."""
-
-    def problem(self, request: Request) -> str | None:
-        """Why this node cannot have the files of the request; None if it can."""
-        ...
-
-    async def prepare(self, request: Request) -> Request:
-        """The request for this node. Raises `ClinvkError`; nothing has started then."""
-        ...
-
-    async def deliver(self, request: Request, result: Result) -> Result:
-        """The result, after its files have reached the submitter."""
-        ...
 
 
 class SharedDirectories:
@@ -36,21 +18,23 @@ class SharedDirectories:
         self.allowed = allowed
 
     def problem(self, request: Request) -> str | None:
+        """Why this node cannot run the request in its directory; None if it can."""
         if request.cwd is None:
             return "it has no directory"
-        if not is_below(request.cwd, self.shared):
-            return f"{request.cwd} is not in a directory of cluster.shared"
+        folders = [request.cwd]
+        if request.worktree is not None:
+            folders += [
+                Path(request.worktree.wanted.root),
+                Path(request.worktree.wanted.repository),
+            ]
+        for folder in folders:
+            if not is_below(folder, self.shared):
+                return f"{folder} is not in a directory of cluster.shared"
+            if not folder.is_dir():
+                return f"{folder} does not exist"
         if self.allowed and not is_below(request.cwd, self.allowed):
             return f"{request.cwd} is not in a directory of worker.allow.directories"
-        if not request.cwd.is_dir():
-            return f"{request.cwd} does not exist"
         return None
-
-    async def prepare(self, request: Request) -> Request:
-        return request
-
-    async def deliver(self, request: Request, result: Result) -> Result:  # noqa: ARG002 - the protocol
-        return result
 
 
 def is_below(path: Path | str, directories: Sequence[str]) -> bool:

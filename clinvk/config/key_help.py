@@ -104,10 +104,22 @@ _KEYS = {
         "run tasks on the workers of this cluster; as --cluster",
         type="address",
     ),
+    "cluster.git": KeyHelp(
+        "a git remote that all machines reach, a URL or the name of a remote of each repository. The "
+        "files of tasks in git repositories go to the workers through it, and their results come back. "
+        "[Files](cluster.md#files)",
+        "a git remote that all machines of a cluster reach: a URL, or a name such as origin",
+        default="none",
+    ),
     "cluster.shared": KeyHelp(
         "directories that all machines of the cluster have under the same path. Only there can its "
         "tasks run",
         "directories that all machines of a cluster share",
+    ),
+    "worker.cache_gb": KeyHelp(
+        "what `clinvk worker` keeps of git repositories and of worktrees whose tasks have ended, in "
+        "gigabytes; the oldest are deleted first",
+        "gigabytes of git repositories and worktrees that a worker keeps",
     ),
     "worker.allow.backends": KeyHelp(
         "the only backends that `clinvk worker` runs here; empty: all",

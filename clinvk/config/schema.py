@@ -70,6 +70,7 @@ class ParallelConfig(Struct, frozen=True):
 class ClusterConfig(Struct, frozen=True):
     url: str | None = None
     shared: list[str] = []
+    git: str | None = None
 
 
 class WorkerAllow(Struct, frozen=True):
@@ -79,6 +80,7 @@ class WorkerAllow(Struct, frozen=True):
 
 class WorkerConfig(Struct, frozen=True):
     allow: WorkerAllow = field(default_factory=WorkerAllow)
+    cache_gb: int = 20
 
 
 class Config(Struct, frozen=True):

@@ -61,8 +61,7 @@ class DrivenRun:
         self.observe = observe
         self.notify = notify
         if context.cluster is not None:
-            plan = replace(plan, cluster=context.cluster.address)
-            context.cluster.check(plan)
+            plan = context.cluster.place(replace(plan, cluster=context.cluster.address), notify)
         self.preflights = self._check(plan, context.selector)
         self.plan = plan = self._with_worktrees(plan)
         self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=context.redact)

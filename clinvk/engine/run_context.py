@@ -24,8 +24,9 @@ class ClusterRuns(Protocol):
 
     address: str  # without its password
 
-    def check(self, plan: Plan) -> None:
-        """Raise `ClinvkError` if a task of the plan could not run there."""
+    def place(self, plan: Plan, notify: Callable[[str], None]) -> Plan:
+        """The plan in which each task says where workers get its files from. Raises `ClinvkError` if
+        a task of it could not run there."""
         ...
 
     def create_executor(self, run: str | None) -> Executor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import threading
@@ -17,7 +16,8 @@ from clinvk.cluster.files.cache import Cache, beginning_of
 from clinvk.cluster.files.in_use import keep_in_use, name_of_worktree
 from clinvk.cluster.files.remote import nested_ref
 from clinvk.cluster.files.room import make_room
-from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.cluster.shared import SharedDirectories
+from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.plan import TaskWorktree
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result, WorktreeResult
@@ -42,25 +42,36 @@ class WorkerFiles:
         home: Path,
         env: Mapping[str, str],
         *,
-        shared: tuple[str, ...] = (),
+        shared: SharedDirectories,
         limit: int = DEFAULT_LIMIT,
         node: str = "this worker",
     ) -> None:
         self.home = home
         self.env = env
-        self.shared = [Path(os.path.realpath(os.path.expanduser(path))) for path in shared]
+        self.shared = shared
         self.limit = limit
         self.node = node
         self._checked = 0.0
         self._lock = threading.Lock()
 
+    def problem(self, request: Request) -> str | None:
+        """Why this node cannot have the files of the request; None if it may be able to."""
+        task = request.worktree
+        if task is not None:
+            try:
+                check_names(task)
+            except UsageError as error:
+                return error.message
+        if task is not None and task.wanted.remote:
+            return None
+        return self.shared.problem(request)
+
     @asynccontextmanager
     async def attempt(self, request: Request, tell: Tell) -> AsyncIterator[Request]:
         """The request as it is run here, with its files in place as long as the block runs. Raises
-        `ClinvkError` if they cannot be had; nothing has run then."""
+        `ClinvkError` if they cannot be had; nothing has run then. Ask for `problem` first."""
         task = request.worktree
         if task is None or not task.wanted.remote:
-            self._check_shared(request)
             yield request
             return
         check_names(task)
@@ -139,30 +150,6 @@ class WorkerFiles:
                 return
             self._checked = time.monotonic()
         make_room(self.home, self.limit, self.env)
-
-    def _check_shared(self, request: Request) -> None:
-        """Raise `ClinvkError` if a directory is not one that this node shares."""
-        folders = [] if request.cwd is None else [request.cwd]
-        if request.worktree is not None:
-            check_names(request.worktree)
-            wanted = request.worktree.wanted
-            folders += [Path(wanted.root), Path(wanted.repository)]
-        for folder in folders:
-            self._check_folder(folder)
-
-    def _check_folder(self, folder: Path) -> None:
-        real = Path(os.path.realpath(folder))
-        if not any(real.is_relative_to(shared) for shared in self.shared):
-            known = ", ".join(map(str, self.shared)) or "none"
-            raise ConfigError(
-                f"{self.node} does not share the directory {folder}",
-                f"set cluster.shared in the configuration there; it has: {known}",
-            )
-        if not real.is_dir():
-            raise UsageError(
-                f"{self.node} does not have the directory {folder}",
-                "mount it there; the directories in cluster.shared are the same on all machines",
-            )
 
 
 def check_names(task: TaskWorktree) -> None:

@@ -11,15 +11,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.cluster.files.remote import remote_url
-from clinvk.errors import ClinvkError, ConfigError, UsageError
+from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.plan import Plan, Task, Worktree
 from clinvk.worktrees.git import Git
 
 Tell = Callable[[str], None]
 SHOWN = 5  # rejected tasks of a message
 ADVICE = (
-    "commit them to a git repository and set cluster.git to a remote that all workers can reach; or set "
-    "cluster.shared to directories that all workers have"
+    "set cluster.git to a git remote that all machines reach; or, if all have the directory under the "
+    "same path, cluster.shared in the configuration of each"
 )
 
 
@@ -37,7 +37,7 @@ class Source(NamedTuple):
     remote: str = ""  # a URL
 
 
-class RejectedError(UsageError):
+class RejectedError(ConfigError):
     """A task that no worker could get the files of."""
 
 
@@ -47,6 +47,9 @@ def place_tasks(plan: Plan, settings: Settings, env: Mapping[str, str], tell: Te
     finder = _Finder(settings, env)
     tasks, rejected = [], []
     for task in plan.tasks:
+        if _has_remote(task):  # of a run that is resumed
+            tasks.append(task)
+            continue
         try:
             tasks.append(_placed(task, finder.source_of(task, plan.cwd)))
         except ClinvkError as error:
@@ -81,7 +84,7 @@ def _rejection(rejected: list[tuple[Task, ClinvkError]]) -> RejectedError:
         for task, error in rejected[:SHOWN]
     ]
     if len(rejected) > SHOWN:
-        shown.append(f"and {len(rejected) - SHOWN} more tasks")
+        shown.append(f"and {len(rejected) - SHOWN} more")
     return RejectedError("\n".join(shown), rejected[0][1].hint)
 
 
@@ -115,15 +118,16 @@ class _Finder:
             if wants_worktree and root is not None:
                 self._check_shared_repository(git, root)
             return Source("shared")
+        if root is None and is_shared:
+            return Source("shared")
+        missing = f"the workers of the cluster do not have {folder}"
         if root is None:
-            if is_shared:
-                return Source("shared")
             raise ConfigError(
-                f"its directory {folder} is {self._not_shared()}, nor in a git repository", ADVICE
+                f"{missing}: it is not in a git repository, nor below {self._known()}", ADVICE
             )
         if self.git is None:
             raise ConfigError(
-                f"its directory {folder} is in a git repository, and cluster.git is not set", ADVICE
+                f"{missing}: it is in a git repository, and cluster.git is not set", ADVICE
             )
         return Source("git", remote_url(self.git, git, root))
 
@@ -140,7 +144,6 @@ class _Finder:
         real = Path(os.path.realpath(folder))
         return any(real.is_relative_to(shared) for shared in self.shared)
 
-    def _not_shared(self) -> str:
-        if not self.shared:
-            return "not shared (cluster.shared is not set)"
-        return f"not below cluster.shared ({', '.join(map(str, self.shared))})"
+    def _known(self) -> str:
+        known = f" ({', '.join(map(str, self.shared))})" if self.shared else ", which is not set"
+        return f"a directory of cluster.shared{known}"

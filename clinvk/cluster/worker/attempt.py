@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +17,10 @@ from msgspec.structs import replace
 from clinvk import __version__
 from clinvk.cluster import payload
 from clinvk.cluster.address import open_client
+from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Claim, Ledger, Owner
-from clinvk.cluster.shared import Files, SharedDirectories
+from clinvk.cluster.shared import SharedDirectories
 from clinvk.cluster.worker.lease import Lease
 from clinvk.cluster.worker.settings import RUN, Orders, WorkerSettings
 from clinvk.cluster.worker.supervisor import Guard, boot_clock
@@ -51,8 +52,12 @@ class Node:
         self.orders = orders
         self.guard = guard
         allow = settings.config.config.worker.allow
-        self.files: Files = SharedDirectories(
-            settings.config.config.cluster.shared, allow.directories
+        self.files = WorkerFiles(
+            settings.config.home,
+            settings.env,
+            shared=SharedDirectories(settings.config.config.cluster.shared, allow.directories),
+            limit=settings.config.config.worker.cache_gb * 1000**3,
+            node=settings.name,
         )
         self._ledger: Ledger | None = None
         self._store: Store | None = None
@@ -207,10 +212,18 @@ class RunningAttempt:
         """The result; None if nothing has started, and another node should try."""
         backend = self.request.to or self.request.backend or ""
         try:
-            request = await self.node.files.prepare(self.request)
-            executor = LocalExecutor(self.node.dispatcher(marker))
-            result = await executor.run(request, self)
-            result = await self.node.files.deliver(request, result)
+            async with AsyncExitStack() as stack:
+                files = self.node.files
+                try:
+                    request = await stack.enter_async_context(
+                        files.attempt(self.request, self.on_notice)
+                    )
+                except ClinvkError as error:  # another node may have access to them, or more room
+                    await self._refuse(error.message)
+                    return None
+                executor = LocalExecutor(self.node.dispatcher(marker))
+                result = await executor.run(request, self)
+                result = await files.deliver(request, result, self.on_notice)
         except NotInstalledError as error:
             if self.running is not None:
                 return failed_result(backend, error)

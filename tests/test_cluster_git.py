@@ -1,0 +1,162 @@
+"""Runs on a cluster whose files come by git: real workers with homes of their own, and real git."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clusters import Cluster
+from tests.conftest import START, CommandLine, Home
+from tests.needs import need
+from tests.ssh import SshServer, ssh_server
+from tests.stores import RedisServer
+from tests.test_worktrees import git, new_repository, tasks
+
+__all__ = ["ssh_server"]
+
+need("git")
+
+
+class GitCluster(Cluster):
+    """A cluster without shared directories, and a remote between its machines."""
+
+    def __init__(
+        self, home: Home, clinvk: CommandLine, folder: Path, server: RedisServer, remote: Path
+    ) -> None:
+        self.remote = remote
+        self.env: dict[str, str] = {}
+        super().__init__(home, clinvk, folder, server)
+        home.backend(
+            "shell",
+            f'p=$(cat)\n{START}said=$(sh -c "$p" 2>&1)\n'
+            'printf \'{"type":"end","text":"%s"}\\n\' "$(printf %s "$said" | tr \'\\n\' \' \')"\n',
+        )
+        self.configure_git(f"file://{remote}")
+
+    def configure_git(self, url: str, more: str = "") -> None:
+        self.home.config(f"default_backend: shell\ncluster: {{git: '{url}'}}\n{more}")
+
+    def node(self, name: str, config: str = "", **env: str) -> Path:
+        """Start a worker on a machine of its own; returns its home."""
+        home = self.folder / f"home-{name}"
+        (home / "backends").mkdir(parents=True)
+        (home / "config.yaml").write_text(f"default_backend: shell\n{config}")
+        for manifest in (self.home.path / "backends").iterdir():
+            (home / "backends" / manifest.name).write_text(manifest.read_text())
+        self.worker(name, env={**self.env, "CLINVK_HOME": str(home), **env}, slots="shell=2")
+        return home
+
+    def run_in(self, repo: Path, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        words = [*args, "--cluster", self.url]
+        return self.clinvk(*words, cwd=repo, stdin=stdin, env=self.env, timeout=120)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return new_repository(tmp_path / "repo", a="one\n", b="two\n")
+
+
+@pytest.fixture
+def cluster(
+    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
+) -> Iterator[GitCluster]:
+    git(tmp_path, "init", "-q", "--bare", "remote.git")
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    made = GitCluster(home, clinvk, folder, own_server, tmp_path / "remote.git")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("way", ["file", "ssh"])
+def test_results_of_workers_are_shown_and_applied_as_those_of_this_machine(
+    cluster: GitCluster, repo: Path, way: str, request: pytest.FixtureRequest
+):
+    if way == "ssh":
+        server: SshServer = request.getfixturevalue("ssh_server")
+        cluster.env = {"GIT_SSH_COMMAND": server.command()}
+        cluster.configure_git(server.url(cluster.remote))
+    homes = [cluster.node("north"), cluster.node("south")]
+    script = tasks("echo 1 > a", "git rm -q b; echo new > c", "pwd", worktree=None)
+    done = cluster.run_in(repo, "parallel", "--json", stdin=script)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)
+    assert [r["state"] for r in run["results"]] == ["done"] * 3
+    assert any(run["results"][2]["output"].startswith(str(home)) for home in homes)
+    diff = cluster.clinvk("runs", "diff", run["id"], "--stat", cwd=repo)
+    assert "a " in diff.stdout, diff
+    assert git(repo, "status", "--porcelain") == ""
+    applied = cluster.clinvk("runs", "apply", run["id"], cwd=repo)
+    assert applied.returncode == 0, applied.stderr
+    assert git(repo, "status", "--porcelain").splitlines() == ["M  a", "D  b", "A  c"]
+    shown = cluster.clinvk("runs", "show", run["id"])
+    assert shown.returncode == 0
+
+
+def test_a_chain_goes_from_node_to_node(cluster: GitCluster, repo: Path):
+    cluster.node("north")
+    cluster.node("south")
+    steps = [
+        {"prompt": "echo 1 >> a; echo x > x"}, {"prompt": "cat x; echo 2 >> a"}, {"prompt": "cat a"},
+    ]  # fmt: skip
+    script = json.dumps({"steps": steps, "defaults": {"backend": "shell", "worktree": True}})
+    done = cluster.run_in(repo, "chain", "-f", "-", "--json", stdin=script)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)
+    assert run["results"][2]["output"].split() == ["one", "1", "2"]
+    applied = cluster.clinvk("runs", "apply", run["id"], cwd=repo)
+    assert applied.returncode == 0, applied.stderr
+    assert (repo / "a").read_text() == "one\n1\n2\n"
+
+
+def test_a_worker_without_access_passes_the_task_on(
+    cluster: GitCluster, repo: Path, ssh_server: SshServer
+):
+    cluster.env = {"GIT_SSH_COMMAND": ssh_server.command()}
+    cluster.configure_git(ssh_server.url(cluster.remote))
+    cluster.node("stranger", GIT_SSH_COMMAND=ssh_server.command("stranger"))
+    script = tasks("echo 1 > a", worktree=None)
+    alone = cluster.run_in(repo, "parallel", "--json", stdin=script)
+    assert alone.returncode != 0
+    (failed,) = json.loads(alone.stdout)["results"]
+    assert "stranger: this machine cannot read ssh://" in failed["error"]["message"]
+    assert "Permission denied" in failed["error"]["message"]
+    cluster.node("friend")
+    again = cluster.run_in(repo, "runs", "resume", json.loads(alone.stdout)["id"], "--json")
+    assert again.returncode == 0, again.stderr
+    assert [r["state"] for r in json.loads(again.stdout)["results"]] == ["done"]
+
+
+def test_a_worker_keeps_no_more_of_ended_tasks_than_it_may(cluster: GitCluster, repo: Path):
+    home = cluster.node("north")
+    script = tasks("echo 1 > a", worktree=None)
+    first = json.loads(cluster.run_in(repo, "parallel", "--json", stdin=script).stdout)
+    assert (home / "worktrees" / first["id"] / "t1").is_dir()
+    (worker,) = cluster.workers
+    worker.signal(signal.SIGTERM)
+    assert worker.ends() == 0, worker.said
+    (home / "config.yaml").write_text("worker: {cache_gb: 0}\n")
+    cluster.worker("again", env={"CLINVK_HOME": str(home)}, slots="shell=1")
+    second = json.loads(cluster.run_in(repo, "parallel", "--json", stdin=script).stdout)
+    assert second["results"][0]["state"] == "done"
+    assert not (home / "worktrees" / first["id"]).exists()
+    assert git(repo, "show", f"{first['results'][0]['worktree']['commit']}:a") == "1"
+
+
+def test_a_task_whose_files_cannot_travel_is_refused_before_anything_runs(
+    cluster: GitCluster, repo: Path, tmp_path: Path
+):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    done = cluster.run_in(plain, "parallel", stdin=tasks("true", worktree=None))
+    assert done.returncode == 3
+    assert f"the workers of the cluster do not have {plain}" in done.stderr
+    assert "it is not in a git repository" in done.stderr
+    cluster.configure_git("origin")
+    done = cluster.run_in(repo, "parallel", stdin=tasks("true", worktree=None))
+    assert done.returncode == 3
+    assert "has no git remote 'origin'" in done.stderr
+    assert cluster.clinvk.json("runs", "list", "--json")["runs"] == []
