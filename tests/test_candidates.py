@@ -164,6 +164,18 @@ def test_a_task_fails_if_all_of_its_candidates_do(
         0, {"fix[1]": "done", "fix[2]": "done", "fix": "done"})  # fmt: skip
 
 
+def test_a_candidate_without_a_score_comes_after_those_with_one(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    home.backend("two", WORK.format(name="two", lines=1, file="made.txt"))
+    score = "case $(cat made.txt) in *long*) echo 0;; *two*) echo none;; *) exit 3;; esac"
+    plan = write_plan(home, tasks=[FIX | {"candidates": ["short", "two", "long"], "score": score}])
+    done = clinvk("parallel", plan)
+    assert "fix: fix[long] is best: its score is 0 (fix[short]: none)" in done.stdout
+    assert f"fix: fix[short] has no score: the command failed: {score} (exit code 3)" in done.stderr
+    assert "fix: fix[two] has no score: the command printed no number" in done.stderr
+
+
 def test_a_failed_candidate_does_not_stop_a_run(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
@@ -332,6 +344,30 @@ def test_candidates_are_set_for_all_tasks_and_can_be_left_out(
     found = clinvk.json("parallel", plan, "-b", "echo", "--dry-run", "--json")
     assert [t["name"] for t in found["tasks"]] == ["a[long]", "a[short]", "a", "b"]
     assert found["tasks"][2]["score"] == "cat short"
+
+
+def test_flags_give_candidates_to_all_tasks(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    words = ("parallel", "--prompt", "do {{line}}", "-b", "echo", "--candidates", "long,short")
+    done = clinvk(
+        *words, "--score", "grep -c . made.txt", "--lowest", "--check", "test -e made.txt", "--json",
+        stdin="one\n",
+    )  # fmt: skip
+    decision = by_name(json.loads(done.stdout))["one"]["decision"]
+    assert (decision["best"], decision["decided_by"]) == ("one[short]", "score")
+    chain = write_plan(home, steps=["x"])
+    found = clinvk.json("chain", chain, "-b", "echo", "--candidates", "2", "--judge", "echo:m",
+                        "--dry-run", "--json")  # fmt: skip
+    assert [t["name"] for t in found["tasks"]] == ["1[1]", "1[2]", "1"]
+    assert found["tasks"][2]["judge"] == "echo:m"
+    for flags, message in (
+        (("--candidates", "0"), "--candidates: 0 is not a number of candidates"),
+        (("--candidates", "2", "--lowest"), "--lowest: there is no score"),
+        (("--judge", "echo"), "--judge: there are no candidates"),
+    ):
+        done = clinvk("parallel", "--format", "lines", "-b", "echo", *flags, stdin="one\n")
+        assert message in done.stderr, (flags, done)
 
 
 def test_unchanged_candidates_lose_and_answers_alone_can_win(

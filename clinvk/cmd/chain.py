@@ -55,6 +55,10 @@ def chain(
     base: opt.Base = None,
     dirty: opt.DirtyFiles = None,
     setup: opt.Setup = None,
+    candidates: opts.Candidates = None,
+    score: opts.Score = None,
+    lowest: opts.Lowest = False,
+    judge: opts.CandidateJudge = None,
     options: TurnOptions = FROM_TABLE,
     timeout: opt.TaskTimeout = None,
     tag: opt.TaskTag = None,
@@ -99,6 +103,7 @@ def chain(
         loaded, options, backend=backend, workdir=str(workdir) if workdir else None,
         timeout=timeout, tags=tag or None,
         worktree=opt.worktree_keys(worktree=worktree, base=base, dirty=dirty, setup=setup),
+        **opts.candidate_keys(candidates, score, judge, lowest=lowest),
     )  # fmt: skip
     rules = opts.RuleFlags(
         retries=retries, on_limit=on_limit, max_wait=max_wait,

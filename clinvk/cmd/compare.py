@@ -75,17 +75,8 @@ def compare(
             autocompletion=opt.complete_backends,
         ),
     ] = None,
-    score: Annotated[
-        str | None,
-        typer.Option(
-            "--score",
-            metavar="COMMAND",
-            help="Rank by the last number that this prints in each worktree.",
-        ),
-    ] = None,
-    lowest: Annotated[
-        bool, typer.Option("--lowest", help="With --score: the lowest number is best.")
-    ] = False,
+    score: common.Score = None,
+    lowest: common.Lowest = False,
     apply: Annotated[
         bool, typer.Option("--apply", help="Apply the best result to your files, as runs apply.")
     ] = False,

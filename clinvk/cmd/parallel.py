@@ -56,6 +56,10 @@ def parallel(
     base: opt.Base = None,
     dirty: opt.DirtyFiles = None,
     setup: opt.Setup = None,
+    candidates: plan.Candidates = None,
+    score: plan.Score = None,
+    lowest: plan.Lowest = False,
+    judge: plan.CandidateJudge = None,
     options: TurnOptions = FROM_TABLE,
     timeout: opt.TaskTimeout = None,
     stall_timeout: opt.TaskStall = None,
@@ -94,6 +98,7 @@ def parallel(
         loaded, options, prompt=prompt, backend=backend, workdir=str(workdir) if workdir else None,
         timeout=timeout, stall_timeout=stall_timeout, tags=tag or None,
         worktree=opt.worktree_keys(worktree=worktree, base=base, dirty=dirty, setup=setup),
+        **plan.candidate_keys(candidates, score, judge, lowest=lowest),
     )  # fmt: skip
     source = plan.find_source(path, file, "parallel")
     made = plan.read_plan(source, form, "parallel", defaults, null=null)

@@ -31,6 +31,7 @@ from clinvk.plans.schema import (
     ALTERNATIVES,
     FILE_LEVEL,
     NUMBERS,
+    OF_CANDIDATES,
     OPTIONS,
     SHARED,
     Scalar,
@@ -127,6 +128,7 @@ class _PlanParser:
                     self.entries.append((path, entry))
                     said.append(TaskReferences(_to_list(written.needs), tuple(variables)))
         self._check_flags_need_check()
+        self._check_flags_need_candidates()
         if whole.pass_session and any(self.choices):
             raise ShapeError(
                 ("pass_session",), "several candidates cannot continue one session",
@@ -169,6 +171,13 @@ class _PlanParser:
         for key in sorted(OF_CHECK & self.task_defaults.keys()):
             place: Place = (self.defaults.flags.get(key) or key,)
             raise ShapeError(place, "there is no check", "add --check CMD")
+
+    def _check_flags_need_candidates(self) -> None:
+        """Raise `ShapeError` for a flag about candidates if no task has any."""
+        for key in OF_CANDIDATES if not any(self.choices) else ():
+            if key in self.task_defaults:
+                place: Place = (self.defaults.flags.get(key) or key,)
+                raise ShapeError(place, "there are no candidates", "add e.g.: --candidates 3")
 
     @contextmanager
     def _relocate_errors(self, entry: Any, path: Place) -> Iterator[None]:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.cmd.options.completions import complete_limit_actions
+from clinvk.cmd.options.request import complete_backends
 from clinvk.disk.output_file import check_overwriting
 from clinvk.disk.reading import read_named, read_stream
 from clinvk.errors import ClinvkError, ConfigError, UsageError
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+# The flags that set a key of another name.
+FLAGS_OF_KEYS = {"tags": "--tag", "score_order": "--lowest"}
 
 
 def complete_checkpoints(incomplete: str) -> list[str]:
@@ -91,6 +95,33 @@ BudgetCost = Annotated[
 BudgetTokens = Annotated[
     int | None,
     typer.Option("--budget-tokens", min=1, metavar="N", help="Stop the run at this many tokens."),
+]
+Candidates = Annotated[
+    str | None,
+    typer.Option(
+        "--candidates",
+        metavar="A,B|N",
+        help="Let each backend try each task, or one N times; the best result counts.",
+        autocompletion=complete_backends,
+    ),
+]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        "--score",
+        metavar="COMMAND",
+        help="Rank by the last number that this prints in each worktree.",
+    ),
+]
+Lowest = Annotated[bool, typer.Option("--lowest", help="With --score: the lowest number is best.")]
+CandidateJudge = Annotated[
+    str | None,
+    typer.Option(
+        "--judge",
+        metavar="BACKEND[:MODEL]",
+        help="Have this backend choose between candidates that are equally good.",
+        autocompletion=complete_backends,
+    ),
 ]
 Quiet = Annotated[
     bool,
@@ -183,10 +214,18 @@ def build_defaults(loaded: Loaded, options: TurnOptions, **keys: Any) -> Default
     )
 
 
+def candidate_keys(
+    candidates: str | None, score: str | None, judge: str | None, *, lowest: bool
+) -> dict[str, str | None]:
+    """The keys of tasks that these flags set."""
+    order = "lower" if lowest else None
+    return {"candidates": candidates, "score": score, "score_order": order, "judge": judge}
+
+
 def _flag_of_key(key: str) -> str:
     """The flag that sets this key of all tasks."""
-    if key == "tags":
-        return "--tag"
+    if key in FLAGS_OF_KEYS:
+        return FLAGS_OF_KEYS[key]
     return FLAGS.get(key) or f"--{key.replace('_', '-')}"
 
 

@@ -17,7 +17,7 @@ GROUPS = {
     "Context": "--history",
     "Model and options": "--backend --backends --all-backends --judge --option --lenient",
     "Safety": "--dry-run --fail-on-denied --rerun-indeterminate",
-    "Checks": "--score --lowest --apply",
+    "Checks": "--candidates --score --lowest --apply",
     "Limits": (
         "--max-parallel --sequential --fail-fast --halt --retries --on-limit --max-wait "
         "--budget-cost --budget-tokens"

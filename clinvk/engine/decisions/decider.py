@@ -64,7 +64,7 @@ class Decider:
 
     async def run(self, request: Request, reporter: Reporter) -> Result:
         began = time.monotonic()
-        scores = await self._scores(request)
+        scores = await self._scores(request, reporter)
         ranking = self._rank(scores)
         if ranking.winner is None:
             return self._failed(ranking, time.monotonic() - began)
@@ -90,7 +90,7 @@ class Decider:
             may_be_unchanged=not changed,
         )  # fmt: skip
 
-    async def _scores(self, request: Request) -> dict[int, float]:
+    async def _scores(self, request: Request, reporter: Reporter) -> dict[int, float]:
         """The number that the score prints for each candidate that succeeded, one after another."""
         scores: dict[int, float] = {}
         for outcome in self.candidates if self.decision.score else ():
@@ -102,8 +102,10 @@ class Decider:
             log = folder / f"score-{outcome.index + 1}.log" if folder else None
             env = {**self.env, **(request.env or {})}
             score = await score_in(cwd, str(self.decision.score), env, log, request.secrets)
-            if score is not None:
-                scores[outcome.index] = score
+            if score.number is not None:
+                scores[outcome.index] = score.number
+            else:
+                reporter.on_notice(f"{outcome.name} has no score: {score.problem}")
         return scores
 
     def _answer(self, i: int) -> tuple[str, str]:
