@@ -719,6 +719,43 @@ def test_a_backend_resolves_a_conflict_in_a_worktree_of_its_own(
     assert clinvk("runs", "apply", "--resolve", "mergr").returncode == 2
 
 
+@pytest.mark.parametrize("kind", ["binary", "deleted", "directory"])
+def test_a_conflict_without_markers_is_not_resolved_by_doing_nothing(
+    clinvk: CommandLine, home: Home, kind: str
+) -> None:
+    """Git keeps one side of it, or gives it another name."""
+    repository = Repository(home.work, {**FILES, "bin": b"\0one"})
+    one, two = {
+        "binary": (write("bin", b"\0two"), write("bin", b"\0three")),
+        "deleted": (write("a.txt", "changed\n"), remove("a.txt")),
+        "directory": (_become_link, write("dir/c.txt", "changed\n")),
+    }[kind]
+    results = {"one": repository.result(one), "two": repository.result(two)}
+    folder = make_run(home.path, repository, results)
+    home.backend("lazy", READ + START + END)
+    home.backend("tidy", READ + "rm -rf bin a.txt dir*; echo tidy > both\n" + START + END)
+    lazy = clinvk("runs", "apply", "--resolve", "lazy")
+    assert (lazy.returncode, repository.status()) == (1, "")
+    said = "left what git has moved aside" if kind == "directory" else "changed nothing"
+    assert f"lazy {said} for task 'two'" in lazy.stderr
+    newest = clinvk.json("runs", "list", "--json")["runs"][0]["id"]
+    assert f"clinvk runs diff {newest}" in lazy.stderr
+    by_itself = clinvk("runs", "apply")
+    assert by_itself.returncode == 1
+    assert f"run {newest} has resolved a conflict of run {folder.id}" in by_itself.stderr
+    assert f"clinvk runs apply {folder.id}" in by_itself.stderr
+    tidy = clinvk("runs", "apply", folder.id, "--resolve", "tidy")
+    assert tidy.returncode == 0, tidy
+    assert (repository.root / "both").read_text() == "tidy\n"
+    assert not list(repository.root.glob("*~*"))
+
+
+def _become_link(root: Path) -> None:
+    (root / "dir/c.txt").unlink()
+    (root / "dir").rmdir()
+    (root / "dir").symlink_to("a.txt")
+
+
 def test_what_stands_in_the_way_is_said_before_a_backend_resolves_anything(
     clinvk: CommandLine, home: Home
 ) -> None:

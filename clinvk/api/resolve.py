@@ -18,9 +18,8 @@ from clinvk.worktrees.results.merge import (
     ConflictError,
     UnresolvedError,
     conflict_commit,
-    has_markers,
-    named,
     tree_of,
+    unresolved,
 )
 from clinvk.worktrees.results.removal import remove_applied
 from clinvk.worktrees.results.target import Target
@@ -68,19 +67,19 @@ class Resolver:
         self.notify(f"{conflict.message}; resolving it with {self.backend}")
         result = run_stoppable(partial(self._run, target, conflict, start))
         made = result.worktree
+        run = made.ref.removeprefix(names.REFS).partition("/")[0] if made else ""
+        hint = f"nothing was changed; see what it did with: clinvk runs diff {run}".rstrip()
+        if made is not None:
+            taken.record_purpose(RunStore(self.folder.home).find(run), self.folder.id)
         if not result.ok or made is None:
             why = result.error.message if result.error else "it has no result"
             raise UnresolvedError(
                 f"{self.backend} did not resolve the conflict of task {conflict.source.name!r}: {why}",
-                "nothing was changed; see what it did with: clinvk runs diff",
+                hint,
             )
-        if has_markers(target.git, made.commit, conflict.paths):
-            raise UnresolvedError(
-                f"{self.backend} left conflict markers of task {conflict.source.name!r} in "
-                f"{named(conflict.paths)}",
-                "nothing was changed; see what it did with: clinvk runs diff",
-            )
-        self._runs.append((made.ref.removeprefix(names.REFS).partition("/")[0], made.commit))
+        if left := unresolved(target.git, conflict, made.commit):
+            raise UnresolvedError(f"{self.backend} {left}", hint)
+        self._runs.append((run, made.commit))
         return tree_of(target.git, made.commit)
 
     def finish(self) -> None:

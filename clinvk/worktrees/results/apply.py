@@ -43,6 +43,7 @@ def apply(
 ) -> Applied:
     """Apply all results, or none of them if one conflicts. Raises `ClinvkError`."""
     check_version(env)
+    taken.check_purpose(folder)
     results = read_results(folder)
     found = _find_target(results, ask, home)
     if found is None:
@@ -76,6 +77,7 @@ def preview(
     """What `apply` would do; nothing is changed, not even in the object store. Raises what that
     would raise."""
     check_version(env)
+    taken.check_purpose(folder)
     results = read_results(folder)
     target = _find_target(results, ask, home)
     if target is None:

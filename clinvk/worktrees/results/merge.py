@@ -4,6 +4,7 @@ is touched."""
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -102,6 +103,7 @@ class UnresolvedError(ClinvkError):
     kind = "conflict"
 
 
+_ASIDE = re.compile(r"~[0-9a-f]{40}([0-9a-f]{24})?(_\d+)?(/|$)")
 Resolve = Callable[[ConflictError], str]
 
 
@@ -237,7 +239,23 @@ def conflict_commit(git: Git, head: str, conflict: ConflictError) -> str:
     return commit_tree(git, conflict.tree, ours, conflict.source.commit)
 
 
-def has_markers(git: Git, tree: str, paths: Sequence[str]) -> bool:
+def unresolved(git: Git, conflict: ConflictError, tree: str) -> str | None:
+    """What is left of a conflict in this tree; None if nothing is."""
+    if _has_markers(git, tree, conflict.paths):
+        return f"left conflict markers of task {conflict.source.name!r} in {named(conflict.paths)}"
+    # Git has given a file a name that its directory does not take.
+    aside = [path for path in conflict.paths if _ASIDE.search(path)]
+    words = ("ls-tree", "-z", "--name-only", tree, "--", *aside)
+    done = git.run(*words, env={"GIT_LITERAL_PATHSPECS": "1"}).stdout if aside else b""
+    if left := [decode(path) for path in done.split(b"\0") if path]:
+        return f"left what git has moved aside for task {conflict.source.name!r}: {named(left)}"
+    # Binary files, and those that one side has deleted, have no markers.
+    if tree_of(git, tree) == tree_of(git, conflict.tree):
+        return f"changed nothing for task {conflict.source.name!r} in {named(conflict.paths)}"
+    return None
+
+
+def _has_markers(git: Git, tree: str, paths: Sequence[str]) -> bool:
     """Whether a conflict marker is left in one of these files."""
     words = ("grep", "-q", "-I", "-E", r"^(<{7}|>{7}) ", tree, "--", *paths)
     done = git.run(*words, ok=(0, 1), env={"GIT_LITERAL_PATHSPECS": "1"})

@@ -21,6 +21,7 @@ from msgspec import Struct, to_builtins
 from clinvk.disk.atomic import append_file, file_error, replace_own
 from clinvk.disk.jsonl import decode_lines, encode
 from clinvk.disk.reading import ANY, read_file
+from clinvk.errors import UsageError
 from clinvk.model.conversion import convert
 from clinvk.model.usage import rfc3339
 from clinvk.runs.folder import RunFolder
@@ -121,6 +122,29 @@ def read_history(folder: RunLog) -> History:
             known = {k: v for k, v in line.items() if k in Taken.__struct_fields__}
             events.append(convert(known, Taken))
     return History(tuple(events))
+
+
+def record_purpose(folder: RunFolder, run: str) -> None:
+    """Record that this run resolves a conflict of that one: its result is part of an apply. Raises
+    `SessionError`."""
+    record(about(folder, [{"event": "resolves", "run": run}]))
+
+
+def check_purpose(folder: RunFolder) -> None:
+    """Raise `UsageError` if the results of the run are not there to be applied."""
+    path = folder.path / NAME
+    try:
+        lines = decode_lines(read_file(path, limit=ANY))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise file_error("read", path, error) from error
+    of = next((str(line.get("run")) for line in lines if line.get("event") == "resolves"), None)
+    if of is not None:
+        raise UsageError(
+            f"run {folder.id} has resolved a conflict of run {of}, and is not applied by itself",
+            f"apply that one: clinvk runs apply {of}",
+        )
 
 
 def about(folder: RunFolder, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
