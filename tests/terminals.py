@@ -21,7 +21,7 @@ from tests.stores import keep
 if TYPE_CHECKING:
     from tests.conftest import Home
 
-WAIT = 30  # seconds
+WAIT = 60  # seconds
 
 Terminal = Callable[..., pexpect.spawn]
 

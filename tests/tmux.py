@@ -19,7 +19,7 @@ from tests.needs import need
 if TYPE_CHECKING:
     from tests.conftest import Home
 
-WAIT = 30.0  # seconds
+WAIT = 60.0  # seconds
 
 
 class Tmux:

@@ -1,6 +1,6 @@
-"""A CLI with sessions that does what its prompt says: `list` streams a list, `tools` calls some,
-`wait` says something and waits to be stopped, `fail` fails, `long` prints 300 lines, `size` counts
-what it was sent. It remembers how many turns each session had."""
+"""A CLI with sessions that does what its prompt says: `list` streams a list, which does not end while
+there is a file `hold`, `tools` calls some, `wait` says something and waits to be stopped, `fail` fails,
+`long` prints 300 lines, `size` counts what it was sent. It remembers how many turns each session had."""
 
 import json
 import os
@@ -29,6 +29,8 @@ if asked.startswith("list"):
     for i in range(1, 21):
         say(type="delta", text=f"- item **{i}**\n")
         time.sleep(0.05)
+        while i == 19 and os.path.exists(os.path.join(here, "hold")):
+            time.sleep(0.05)
 elif asked.startswith("tools"):
     say(type="thinking", text="I should look first.")
     say(type="text", text="I look at *it* first.")
