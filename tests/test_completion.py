@@ -186,7 +186,7 @@ def test_zsh_itself_completes_with_titles_the_newest_first_and_executes_none(
         child.expect_exact("parser      -- Prompt of parser")
         child.send("pa\t")
         child.expect_exact("parser ")
-        child.sendcontrol("c")
+        child.sendcontrol("u")  # not Ctrl-C, which may discard what is typed next
         child.send("clinvk resume zz --tag c\t")
         child.expect_exact(r"c:\\\$\(touch\ ran\)")
     finally:

@@ -267,7 +267,7 @@ def test_without_a_prompt_the_interactive_one_is_opened(terminal: Terminal, args
     assert ending(child)[1] == 0
 
 
-@pytest.mark.parametrize("flag", ["--json", "--dry-run", "--ephemeral", "--worktree"])
+@pytest.mark.parametrize("flag", ["--json", "--dry-run", "--ephemeral"])
 def test_what_is_for_one_prompt_needs_one(terminal: Terminal, flag: str):
     text, code = ending(terminal(flag, TERM="dumb"))
     assert code == 1
