@@ -280,7 +280,7 @@ async def test_a_call_that_waited_too_long_says_what_it_waited_for():
 
     def busy() -> None:
         count.append(1)
-        raise WouldWait(SessionError("another process is writing"), 0.1)
+        raise WouldWait(SessionError("another process is writing"), 1)
 
     with pytest.raises(SessionError, match="another process is writing"):
         await calls(busy)
