@@ -23,7 +23,7 @@ from tests.conftest import CommandLine, Home, is_alive, wait_for
 from tests.desk import ends, kill
 from tests.stores import RedisServer, keep
 
-QUICK = "--lease=2s"
+QUICK = "--lease=6s"
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_ma
 
 
 def test_a_killed_process_of_a_worker_takes_its_program_along(cluster: Cluster):
-    worker = cluster.worker("w1", "--lease=6s", slots="fake")
+    worker = cluster.worker("w1", QUICK, slots="fake")
     path = cluster.file({"tasks": ["hold a", "b"]})
     run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
     cluster.wait_for("hold a")

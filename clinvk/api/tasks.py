@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from clinvk.api.place import placed
 from clinvk.api.ranking import check_score, score_candidates
+from clinvk.api.recorded import placed
 from clinvk.api.sync import blocking
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher

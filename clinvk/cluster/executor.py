@@ -157,8 +157,7 @@ class ClusterExecutor:
                 self.ledger.news_between(self.run_id, first, position, attempt.member),
             )
 
-        with anyio.CancelScope(shield=True):
-            said, queue, earlier = await self._in_turn(submit)
+        said, queue, earlier = await self._in_turn(submit)
         if said == "busy":
             raise SessionError(
                 "an earlier attempt at this task may still be running on a worker",
@@ -181,7 +180,7 @@ class ClusterExecutor:
         if self._submitting is None:
             self._submitting = anyio.CapacityLimiter(1)
         async with self._submitting:
-            return await in_thread(call)
+            return await in_thread(call)  # once it has begun, it is not cancelled
 
     def _send(self, attempt: AttemptId, queue: str) -> None:
         # Celery, 0.4 s.

@@ -86,19 +86,19 @@ class Feed:
 
     async def wait(self, listener: Listener) -> None:
         """Wait until there may be news for this listener."""
-        if self._is_reading:
+        if self._has_reader():
             listener.wake = wake = anyio.Event()
             try:
                 await wake.wait()
             except BaseException:
-                if wake.is_set() and not self._is_reading:  # it was to read on, but is cancelled
+                if wake.is_set() and not self._has_reader():  # it was to read on, but is cancelled
                     self._appoint_next(listener)
                 raise
             finally:
                 listener.wake = None
             return
         await anyio.lowlevel.checkpoint_if_cancelled()  # reading itself cannot be cancelled
-        if self._is_reading:
+        if self._has_reader():
             return
         self._is_reading = True
         try:
@@ -106,6 +106,9 @@ class Feed:
         finally:
             self._is_reading = False
             self._appoint_next(listener)
+
+    def _has_reader(self) -> bool:
+        return self._is_reading
 
     def _appoint_next(self, last: Listener) -> None:
         """Somebody else reads on, since the last one may be about to leave."""
