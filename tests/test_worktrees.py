@@ -189,6 +189,28 @@ def test_all_steps_of_a_chain_share_a_worktree_and_each_has_its_own_changes(
     assert three["commit"] == two["commit"]
 
 
+def test_the_rounds_of_a_loop_share_a_worktree_whose_changes_are_applied_together(
+    clinvk: CommandLine, shell: Home, repo: Path
+):
+    steps = [
+        {"name": "fix", "prompt": "echo x >> new", "check": 'test "$(wc -l < new)" -ge 2'},
+        {"name": "look", "prompt": "wc -l < new; echo '{{steps.fix.diff}}' | grep -c '^+x'"},
+    ]
+    steps = [{**step, "backend": "shell"} for step in steps]
+    repeat = {"steps": ["fix", "look"], "until": "check", "max": 3}
+    data = json.dumps({"steps": steps, "repeat": repeat})
+    done = clinvk("chain", "--worktree", "--json", cwd=repo, stdin=data)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)
+    assert [task["state"] for task in run["results"]] == ["done"] * 4 + ["skipped"] * 2
+    assert [run["results"][i]["output"].split() for i in (1, 3)] == [["1", "1"], ["2", "1"]]
+    assert not (repo / "new").exists()
+    assert "+x" in clinvk("runs", "diff", cwd=repo).stdout
+    applied = clinvk("runs", "apply", cwd=repo)
+    assert applied.returncode == 0, applied.stderr
+    assert (repo / "new").read_text() == "x\nx\n"
+
+
 def test_a_judge_needs_no_worktree_but_each_compared_backend_has_one(
     clinvk: CommandLine, shell: Home, repo: Path
 ):

@@ -232,7 +232,8 @@ class WorkflowManager(Closing):
 
 def _is_same_plan(plan: Plan, kept: Plan) -> bool:
     plan = Plan.from_json(plan.to_json())  # as it would be read from its file
-    return (plan.tasks, plan.rules) == (tuple(map(_as_written, kept.tasks)), kept.rules)
+    tasks = tuple(map(_as_written, kept.tasks))
+    return (plan.tasks, plan.rules, plan.loops) == (tasks, kept.rules, kept.loops)
 
 
 def _as_written(task: Task) -> Task:

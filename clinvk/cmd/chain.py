@@ -85,7 +85,8 @@ def chain(
 ) -> int:
     """Run steps one after another, each using the answers before it.
 
-    A prompt can refer to earlier answers: {{previous}}, {{session}}, {{steps.NAME.output}}. A
+    A prompt can refer to earlier answers: {{previous}}, {{session}}, {{steps.NAME.output}}. With
+    `repeat`, steps run again until a check passes or a reviewer finds nothing. A
     chain with a checkpoint can be resumed, even after a crash, with --resume NAME."""
     # Only with a checkpoint.
     from clinvk.api.workflow import WorkflowManager

@@ -3,6 +3,7 @@ another one are in `engine/resumed_run.py`."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ from clinvk.runs.folder import RunFolder
 from clinvk.runs.journal import Journal
 from clinvk.runs.log import RunLock, RunLog
 from clinvk.runs.output_dir import OutputDirectory
+from clinvk.text.json_answer import NoJson, last_value
 
 if TYPE_CHECKING:
     from clinvk.engine.scheduler import Scheduler
@@ -196,8 +198,8 @@ class DrivenRun:
         executor = self._executor(run_id, marker)
         self.scheduler = scheduler = Scheduler(
             executor, self.plan, self.preflights.tasks, self.outcomes, run_id=run_id, journal=journal,
-            output_of=self.task_output, observe=self._forward_change,
-            decider_of=self._decider_of(executor, marker),
+            output_of=self._output_for_prompts, structured_of=self.task_structured,
+            observe=self._forward_change, decider_of=self._decider_of(executor, marker),
             most=self._room(),
         )  # fmt: skip
         self._begin_with_limits(scheduler)
@@ -309,6 +311,26 @@ class DrivenRun:
         """What a task has answered so far."""
         return self.with_output(self.outcomes[index]).output
 
+    def _output_for_prompts(self, index: int) -> str:
+        """What a task has answered, for the prompts of others; some CLIs report a structured answer
+        beside the text."""
+        found = self.with_output(self.outcomes[index])
+        if found.structured is None:
+            return found.output
+        with suppress(NoJson):
+            if last_value(found.output) == found.structured:
+                return found.output
+        said = json.dumps(found.structured, ensure_ascii=False)
+        return f"{found.output}\n\n{said}" if found.output.strip() else said
+
+    def task_structured(self, index: int) -> Any:
+        """The structured answer of a task. One that was recovered from its session is only text."""
+        found = self.with_output(self.outcomes[index])
+        if found.structured is None and self.plan.tasks[index].options.get("schema"):
+            with suppress(NoJson):
+                return last_value(found.output)
+        return found.structured
+
     def with_output(self, outcome: Outcome) -> Outcome:
         return self.folder.with_output(outcome) if self.folder else outcome
 
@@ -393,7 +415,9 @@ def _initial_outcomes(plan: Plan, asks: list[preflight.Preflight]) -> list[Outco
 
 
 def _run_state(outcomes: list[Outcome], *, cancelled: bool) -> str:
-    if cancelled and not all(o.ok for o in outcomes):  # otherwise there was nothing left to cancel
+    if cancelled and not all(
+        o.is_settled for o in outcomes
+    ):  # otherwise there was nothing left to cancel
         return "cancelled"
     code = run_exit_code("", outcomes)
     return {0: "done", EXIT_CODES["limit"]: "waiting"}.get(code, "failed")

@@ -7,11 +7,19 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Task
 
 OPEN = ("queued", "running")  # a need in these states may still be met
 UNKNOWN = ("cancelled", "indeterminate")  # how far such a task got; it may be run again
+NOT_NEEDED = "not needed"  # a step that a loop does not need; those after it may run
+MET = ("done", NOT_NEEDED)
 FINAL = ("done", "failed", "skipped")  # others, such as "waiting", may still succeed in a later run
+
+
+def graph_states(outcomes: Sequence[Outcome]) -> list[str]:
+    """The states of tasks as their graph needs them."""
+    return [NOT_NEEDED if o.is_not_needed else o.state for o in outcomes]
 
 
 class Step(Struct, frozen=True):
@@ -65,6 +73,17 @@ class TaskGraph:
                 self._add_if_free(dependent, ready)
         return Step(tuple(ready), tuple(skipped))
 
+    def close(self, positions: Sequence[int]) -> Step:
+        """The consequences of queued tasks not being needed."""
+        for i in positions:
+            self._states[i] = NOT_NEEDED
+        ready: list[int] = []
+        for i in positions:
+            for dependent in self._dependents.get(i, ()):
+                self._unfinished[dependent] -= 1
+                self._add_if_free(dependent, ready)
+        return Step(tuple(ready))
+
     def _queued(self) -> list[int]:
         return [i for i, state in enumerate(self._states) if state == "queued"]
 
@@ -77,7 +96,7 @@ class TaskGraph:
         comes, so that the tasks after it can continue."""
         if self._tasks[i].soft and self._unfinished.get(i):
             return None
-        met = (*OPEN, "done")
+        met = (*OPEN, *MET)
         task = self._tasks[i]
         unmet = next((n for n in task.required_needs if self._states[n] not in met), None)
         if unmet is None:

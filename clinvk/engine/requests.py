@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,11 +11,13 @@ from msgspec.structs import replace
 
 from clinvk.backend.options import BACKEND_SPECIFIC
 from clinvk.errors import UsageError
+from clinvk.model.checks.check import CheckResult
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Plan, Task, TaskWorktree
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result, exit_code
 from clinvk.model.session_ref import NewSession, SessionById
+from clinvk.plans.loops.rounds import answered_position
 from clinvk.plans.preflight import Preflight
 from clinvk.runs.log import RunLog
 from clinvk.text import template
@@ -50,7 +52,7 @@ class RequestBuilder:
             options = {k: v for k, v in options.items() if k not in BACKEND_SPECIFIC}
         session = None
         if task.continues is not None and not rules.ephemeral:
-            session = self.outcomes[task.continues].session_id
+            session = self.outcomes[self._answered(task.continues)].session_id
         progress = self.outcomes[i].check_progress if attempt > 1 else None
         if progress is not None and progress.result is not None:
             session = progress.result.session_id or session
@@ -137,11 +139,23 @@ class RequestBuilder:
     def _needed_outputs(self) -> frozenset[int]:
         """The positions of tasks whose answers are part of other prompts."""
         return frozenset(
-            position
+            each
             for task in self.plan.tasks
             for name, position in task.known.items()
             if _field_of(name) == "output"
+            for each in self._rounds_until(position)
         )
+
+    def _rounds_until(self, position: int) -> Iterator[int]:
+        """The step, and the same one in earlier rounds of its loop, which may turn out to be the
+        last."""
+        at: int | None = position
+        while at is not None:
+            yield at
+            at = self.plan.tasks[at].repeats
+
+    def _answered(self, position: int) -> int:
+        return answered_position(self.plan, self.outcomes, position)
 
     def _prompt(self, task: Task) -> str:
         if not task.template:
@@ -161,7 +175,7 @@ class RequestBuilder:
 
     def _value(self, task: Task, name: str) -> str:
         what = _field_of(name)
-        position = task.known[name]
+        position = self._answered(task.known[name])
         outcome = self.outcomes[position]
         match what:
             case "output":
@@ -170,12 +184,22 @@ class RequestBuilder:
                 return outcome.session_id or ""
             case "error":
                 return outcome.error.message if outcome.error else ""
+            case "check":
+                return _describe_check(outcome.check)
             case "diff":
                 return self._diff_of(position)
         return outcome.backend or ""
 
 
+def _describe_check(check: CheckResult | None) -> str:
+    """Why a check failed, and the end of its output."""
+    if check is None or check.ok:
+        return ""
+    return "\n".join(filter(None, (check.message, check.output.strip())))
+
+
 def _field_of(name: str) -> str:
-    """What a name in a prompt refers to: `output`, `session`, `error`, `backend` or `diff`."""
+    """What a name in a prompt refers to: `output`, `session`, `error`, `backend`, `diff`
+    or `check`."""
     found = REFERENCE.fullmatch(name)
     return PREVIOUS_FIELDS[name] if found is None else found.group(2)

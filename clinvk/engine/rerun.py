@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from clinvk.engine.graph import TaskGraph
+from clinvk.engine.graph import TaskGraph, graph_states
 from clinvk.errors import UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
+from clinvk.plans.loops.rounds import answered_position
 from clinvk.runs.replay import mark_indeterminate, requeue
 
 INTERRUPTED_STATES = ("cancelled", "indeterminate")  # how far such a task got is unknown
@@ -63,7 +64,7 @@ def unfinished(plan: Plan, *, rerun_indeterminate: bool = False) -> SelectTasks:
             for o in before
         ]
         chosen = _with_decisions(plan, chosen)
-        hopeless = TaskGraph(plan.tasks, [o.state for o in chosen]).begin().skipped
+        hopeless = TaskGraph(plan.tasks, graph_states(chosen)).begin().skipped
         for i, _ in hopeless:
             if before[i].state == "skipped":
                 chosen[i] = before[i]
@@ -88,7 +89,7 @@ def failed_or_named(
 
     def should_rerun(outcome: Outcome) -> bool:
         has_failed = failed and (outcome.state == "failed" or _has_not_started(outcome))
-        return has_failed or outcome.state in NOT_STARTED_STATES
+        return has_failed or _never_ran(outcome)
 
     def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
         before = list(outcomes)
@@ -123,9 +124,11 @@ def with_dependents(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
     between queued candidates."""
     chosen = list(outcomes)
     for i, task in enumerate(plan.tasks):
-        if chosen[i].ok and any(
-            chosen[n].state == "queued" for n in (*task.known.values(), *task.candidates)
-        ):
+        used = [
+            *(answered_position(plan, chosen, n) for n in task.known.values()),
+            *task.candidates,
+        ]
+        if chosen[i].ok and any(chosen[n].state == "queued" for n in used):
             chosen[i] = requeue(chosen[i])
     return chosen
 
@@ -133,17 +136,17 @@ def with_dependents(plan: Plan, outcomes: Iterable[Outcome]) -> list[Outcome]:
 def requeue_if_unfinished(outcome: Outcome, plan: Plan, *, rerun_indeterminate: bool) -> Outcome:
     """The outcome of the task, queued again if it has not started or may be run again."""
     state, kind = outcome.state, outcome.error.kind if outcome.error else None
-    if (
-        state in NOT_STARTED_STATES
-        or _has_not_started(outcome)
-        or (state == "failed" and kind == "limit")
-    ):
+    if _never_ran(outcome) or _has_not_started(outcome) or (state == "failed" and kind == "limit"):
         return requeue(outcome)
     if state in INTERRUPTED_STATES:
         if rerun_indeterminate or plan.tasks[outcome.index].idempotent:
             return requeue(outcome)
         return mark_indeterminate(outcome)
     return outcome
+
+
+def _never_ran(outcome: Outcome) -> bool:
+    return outcome.state in NOT_STARTED_STATES and not outcome.is_not_needed
 
 
 def _has_not_started(outcome: Outcome) -> bool:

@@ -23,6 +23,7 @@ from clinvk.model.plan import Plan, Task
 from clinvk.model.result import Result
 from clinvk.model.session import MessageRole, Session
 from clinvk.plans import preflight
+from clinvk.plans.loops.rounds import requeue_rounds, settle
 from clinvk.process.threads import in_thread
 from clinvk.runs.control import abandon_run, end_leftovers
 from clinvk.runs.log import RunLog
@@ -72,7 +73,9 @@ class ResumedRun(DrivenRun):
                 for o in before.results
             ]
             told = [await self._with_worktree(o, folder) for o in told]
-            self.outcomes = self._select(told)
+            self.outcomes = told
+            told = settle(self.plan, told, self.task_structured)
+            self.outcomes = requeue_rounds(self.plan, self._select(told))
             self._check_not_redacted()
             self._check_queued_tasks()
         except BaseException:
@@ -82,7 +85,7 @@ class ResumedRun(DrivenRun):
             rerun = [o.index for o in self.outcomes if o.state == "queued"]
             pairs = zip(self.outcomes, before.results, strict=True)
             found = [o for o, stood in pairs if _differs(o, stood) and o.state != "queued"]
-            if not (rerun or any(o.ok for o in found)) and before.state != "interrupted":
+            if not (rerun or any(o.is_settled for o in found)) and before.state != "interrupted":
                 return self._finish_unchanged(before)
             return await self._run_with_journal(
                 folder, lock, rerun=[i for i in rerun if i not in joined], already_ended=found,
@@ -199,7 +202,7 @@ class ReplacingRun(DrivenRun):
     async def _reuse_outcomes(self, folder: RunLog) -> list[Outcome]:
         """Copy the outcomes of unchanged tasks that need nothing that is run again: of those that
         succeeded, and of those that may not be run again."""
-        old, reused = self.old_folder, []
+        old, reused = self.old_folder, list[int]()
         theirs, calls = old.plan(trusted=True), StoreCalls(self.context.open_store())
         for known in old.result(theirs, trusted=True).results[: len(self.plan.tasks)]:
             i, task = known.index, self.plan.tasks[known.index]
@@ -207,7 +210,8 @@ class ReplacingRun(DrivenRun):
                 theirs.tasks[i]
             )
             # Its changes are in a worktree of the other run.
-            if task.worktree or not same or not all(self.outcomes[n].ok for n in task.needs):
+            met = all(self.outcomes[n].is_settled for n in task.needs)
+            if task.worktree or not same or not met or self.outcomes[i].is_not_needed:
                 continue
             said = await calls(partial(_outcome_if_ended, known, old, theirs, self))
             stands = requeue_if_unfinished(
@@ -216,8 +220,11 @@ class ReplacingRun(DrivenRun):
             if stands.ok or stands.state == "indeterminate":
                 folder.copy_events(old, i)
                 self.outcomes[i] = stands
-                reused.append(stands)
-        return reused
+                reused.append(i)
+                # The conditions of its loops may be other ones.
+                self.outcomes = settle(self.plan, self.outcomes, self.task_structured)
+        ended = [o.index for o in self.outcomes if o.is_not_needed]
+        return [self.outcomes[i] for i in sorted({*reused, *ended})]
 
 
 def _outcome_if_ended(outcome: Outcome, folder: RunLog, plan: Plan, run: DrivenRun) -> Outcome:

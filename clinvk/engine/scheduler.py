@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from msgspec.structs import replace
@@ -21,7 +21,7 @@ from clinvk.engine import backoff
 from clinvk.engine.attempt import Attempt, WaitingRoom, failed_result
 from clinvk.engine.backend_pool import BackendPool
 from clinvk.engine.budget import BudgetTracker
-from clinvk.engine.graph import Step, TaskGraph
+from clinvk.engine.graph import Step, TaskGraph, graph_states
 from clinvk.engine.requests import RequestBuilder
 from clinvk.errors import ClinvkError
 from clinvk.model.checks.progress import CheckProgress
@@ -32,6 +32,7 @@ from clinvk.model.progress import Change
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.plans import halt as halting
+from clinvk.plans.loops.rounds import Rounds, not_needed
 from clinvk.plans.preflight import NO_BACKEND, Preflight
 from clinvk.process import wall_clock
 from clinvk.process.groups import raise_first
@@ -70,6 +71,7 @@ class Scheduler:
         journal: Journal | None,
         output_of: Callable[[int], str],
         decider_of: Callable[[int], Executor] | None = None,
+        structured_of: Callable[[int], Any] | None = None,
         observe: Callable[[Change], None] = lambda _: None,
         rng: random.Random | None = None,
         most: int | None = None,
@@ -101,8 +103,10 @@ class Scheduler:
         self._requests = RequestBuilder(
             plan, preflights, outcomes, output_of, run_id, journal.folder if journal else None
         )
+        structured = structured_of or (lambda i: self.outcomes[i].structured)
+        self._rounds = Rounds(plan, outcomes, structured)
         self._budget = BudgetTracker(plan.rules.budget, outcomes)
-        self._graph = TaskGraph(plan.tasks, [o.state for o in outcomes])
+        self._graph = TaskGraph(plan.tasks, graph_states(outcomes))
         self._retry_counts: dict[int, int] = {}  # how often a task failed in a way that may pass
         self._interruptions: dict[int, int] = {}  # how often the worker of a task was lost
         self._failed_count = 0  # in this process: a resumed run does not count earlier failures
@@ -252,7 +256,7 @@ class Scheduler:
         await attempt.run(
             self._executor_of(i), request, self._room, self.journal,
             check=partial(self._requests.check, i),
-            check_answer=partial(self._requests.check_answer, i),
+            check_answer=partial(self._check_answer, i),
             is_dry_run=self.plan.tasks[i].dry_run,
         )  # fmt: skip
 
@@ -260,6 +264,9 @@ class Scheduler:
         if self.plan.tasks[i].decides is None or self._decider_of is None:
             return self.executor
         return self._decider_of(i)
+
+    def _check_answer(self, i: int, result: Result) -> Result:
+        return self._rounds.judge(i, self._requests.check_answer(i, result))
 
     def _request(self, i: int, number: int, backend: str) -> Request | Exception:
         """The request of a task, or why it has none."""
@@ -371,6 +378,7 @@ class Scheduler:
         if outcome.state in ("done", "failed") and outcome.candidate_of is None:
             self._ended_count += 1
             self._failed_count += outcome.state == "failed"
+        self._follow(self._close_rounds(i))
         self._follow(self._graph.finish(i, outcome.state))
         self._apply_rules()
 
@@ -437,6 +445,15 @@ class Scheduler:
         )
         self.not_started.append(i)
         self.observe(Change(kind="ended", outcome=outcome))
+
+    def _close_rounds(self, i: int) -> Step:
+        """Skip the steps that a loop does not need any more."""
+        ended = self._rounds.not_needed_after(i)
+        for j, failure in ended.items():
+            self.outcomes[j] = outcome = not_needed(self.outcomes[j], failure)
+            self.not_started.append(j)
+            self.observe(Change(kind="ended", outcome=outcome))
+        return self._graph.close(list(ended))
 
     def _mishap_outcome(self, i: int, error: Exception) -> Outcome:
         """The outcome of a task for which an unexpected exception was raised: the others go on."""

@@ -221,7 +221,7 @@ OPTIONS = (
         name="schema",
         flag="--schema",
         metavar="FILE",
-        help="JSON schema that the answer has to match.",
+        help="JSON schema that the answer has to match; `findings` is built in.",
         group="Output",
         path="file",
     ),

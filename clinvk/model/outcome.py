@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.conversion import convert
-from clinvk.model.result import EXIT_CODES, Failure, WorktreeResult, plain
+from clinvk.model.result import EXIT_CODES, NOT_NEEDED, Failure, WorktreeResult, plain
 from clinvk.model.usage import Usage, rfc3339
 
 if TYPE_CHECKING:
@@ -68,6 +68,16 @@ class Outcome(Struct, frozen=True, kw_only=True):
     def is_free(self) -> bool:
         """Whether it chose between candidates without asking a judge."""
         return self.decision is not None and self.usage is None and self.cost is None
+
+    @property
+    def is_not_needed(self) -> bool:
+        """Whether it was skipped because its loop had ended before."""
+        return self.state == "skipped" and self.error is not None and self.error.kind == NOT_NEEDED
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is wrong or left to do."""
+        return self.ok or self.is_not_needed
 
     def to_json(self) -> dict[str, Any]:
         cost = None if self.cost is None else {"usd": self.cost, "source": "reported"}
@@ -210,11 +220,11 @@ def format_counts(counts: Mapping[str, int]) -> str:
 def run_exit_code(state: str, outcomes: Iterable[Outcome]) -> int:
     if state == "cancelled":
         return EXIT_CODES["cancelled"]
-    bad = [o for o in without_candidates(outcomes) if not o.ok]
+    bad = [o for o in without_candidates(outcomes) if not o.is_settled]
     if not bad:
         return 0
-    if all(_is_check_failure(o) or o.state == "skipped" for o in bad) and any(
-        map(_is_check_failure, bad)
+    if all(_is_goal_failure(o) or o.state == "skipped" for o in bad) and any(
+        map(_is_goal_failure, bad)
     ):
         return EXIT_CODES["check"]
     limited = all(o.state == "waiting" or _is_limit_failure(o) or o.state == "skipped" for o in bad)
@@ -222,14 +232,20 @@ def run_exit_code(state: str, outcomes: Iterable[Outcome]) -> int:
     return EXIT_CODES["limit"] if limited and waits else 1
 
 
-def _is_check_failure(outcome: Outcome) -> bool:
-    return outcome.state == "failed" and outcome.error is not None and outcome.error.kind == "check"
+def _is_goal_failure(outcome: Outcome) -> bool:
+    """Whether only its check failed, or the loop that ended with it."""
+    kind = outcome.error.kind if outcome.error else None
+    return outcome.state == "failed" and kind in ("check", "loop")
 
 
 def state_label(outcome: Outcome) -> str:
     """The state for people: `failed check` if only its check failed."""
-    if _is_check_failure(outcome):
-        return "failed check"
+    if _is_goal_failure(outcome) and outcome.error is not None:
+        return f"failed {outcome.error.kind}"
+    if outcome.is_not_needed:
+        return "not needed"
+    if outcome.ok and outcome.check is not None and outcome.check.state == "failed":
+        return "done (check failed)"  # and the next round of its loop goes on from there
     if outcome.ok and outcome.check is not None and outcome.check.state == "unchanged":
         return "done (unchanged)"
     return outcome.state

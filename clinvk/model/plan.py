@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from msgspec import Struct, to_builtins
@@ -20,7 +20,7 @@ WITHOUT_DECISIONS = 2  # the version of one that older programs can run, too
 MAX_NAME_LENGTH = 60  # characters of a task's name in the name of its session
 
 # How a prompt refers to an earlier task: `{{tasks.NAME.output}}`; `steps` is the same word.
-REFERENCE = re.compile(r"(?:tasks|steps)\.(.+)\.(output|session|error|backend|diff)")
+REFERENCE = re.compile(r"(?:tasks|steps)\.(.+)\.(output|session|error|backend|diff|check)")
 PREVIOUS_FIELDS = {"previous": "output", "session": "session"}  # `{{previous}}`, `{{session}}`
 
 # A prompt is a run of one task only in a worktree.
@@ -101,6 +101,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     title: str | None = None
     meta: Any = None
     previous: int | None = None  # the step before it
+    repeats: int | None = None  # the same step in the round before, if it is part of a loop
     known: dict[str, int] = {}  # names in its prompt: positions in the plan
     lenient: bool = False
     stored_options: bool = False  # apply the options that the user has stored
@@ -129,6 +130,19 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def required_needs(self) -> tuple[int, ...]:
         """The tasks that have to succeed before it is run."""
         return self.strict if self.soft else self.needs
+
+
+class Loop(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Steps of a chain that are repeated until a condition holds. All rounds that there may be are
+    steps of the plan; those that turn out not to be needed are skipped."""
+
+    names: tuple[str, ...]  # of the steps, as in the file
+    until: str  # `check`, or an expression
+    rounds: tuple[tuple[int, ...], ...]  # the positions in the plan of the steps of each round
+
+    def answers_by_name(self, number: int, answer: Callable[[int], Any]) -> dict[str, Any]:
+        """The answer of each step in a round, counted from 0."""
+        return dict(zip(self.names, map(answer, self.rounds[number]), strict=True))
 
 
 class Halt(Struct, frozen=True, omit_defaults=True):
@@ -181,14 +195,15 @@ class Plan(Struct, frozen=True, kw_only=True):
     kind: Kind
     tasks: tuple[Task, ...]
     rules: Rules = Rules()
+    loops: tuple[Loop, ...] = ()
     source: str = ""
     checkpoint: str | None = None
     cwd: str | None = None  # where it was started: the directory of tasks without one
     cluster: str | None = None  # the address whose workers run it, without its password
 
     def to_json(self) -> dict[str, Any]:
-        has_decisions = any(task.decides for task in self.tasks)
-        version = VERSION if has_decisions else WITHOUT_DECISIONS
+        is_new = bool(self.loops) or any(task.decides for task in self.tasks)
+        version = VERSION if is_new else WITHOUT_DECISIONS
         return {"version": version, **to_builtins(self)}
 
     @classmethod

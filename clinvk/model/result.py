@@ -29,8 +29,10 @@ EXIT_CODES = {
     "timeout": 6,
     "cancelled": 7,
     "check": 65,
+    "loop": 65,
     "limit": 75,
 }
+NOT_NEEDED = "not_needed"  # the kind of steps that a loop does not need: no failure
 FIRST_PASSED_ON_CODE = 8  # a backend's own exit code is passed on from here
 RESERVED_CODES = (EXIT_CODES["check"], EXIT_CODES["limit"])  # but these, which are clinvk's
 

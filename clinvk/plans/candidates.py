@@ -189,7 +189,7 @@ def _moved(task: Task, places: Sequence[int]) -> Task:
     return replace(
         task, needs=tuple(places[n] for n in task.needs), strict=tuple(places[n] for n in task.strict),
         known={name: places[n] for name, n in task.known.items()},
-        previous=at(task.previous), continues=at(task.continues),
+        previous=at(task.previous), continues=at(task.continues), repeats=at(task.repeats),
     )  # fmt: skip
 
 

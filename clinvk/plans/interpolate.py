@@ -16,6 +16,7 @@ from clinvk.text.typed import ShapeError
 
 TASK_PREFIXES = ("tasks.", "steps.")  # prefixes of names about another task
 COMMANDS = ("check", "score")
+PROMPTS = ("prompt", "again")
 NAMES = ("name", "id")  # some programs use the prompt as the name
 
 Path = tuple[str | int, ...]
@@ -27,7 +28,7 @@ def check_placeholders(
     """Raise `ShapeError` for an unknown name in a text. The prompt may name other tasks, which are
     looked up when all are known."""
     for key, data in entry.items():
-        for at, text in _texts(data, (*path, key)) if key != "prompt" else ():
+        for at, text in _texts(data, (*path, key)) if key not in PROMPTS else ():
             _check_text_placeholders(text, names, at, chain=chain)
 
 
@@ -67,12 +68,13 @@ def interpolate(
     put_in = {
         k: map_texts(v, fill_command if k in COMMANDS else fill_and_unescape)
         for k, v in entry.items()
-        if k != "prompt"
+        if k not in PROMPTS
     }
-    if "prompt" in entry:
-        put_in["prompt"] = entry["prompt"]
-        if isinstance(entry["prompt"], str):
-            put_in["prompt"] = interpolate_prompt(entry["prompt"], values, (*path, "prompt"))
+    for key in PROMPTS:
+        if key in entry:
+            text = entry[key]
+            is_text = isinstance(text, str)
+            put_in[key] = interpolate_prompt(text, values, (*path, key)) if is_text else text
     return put_in
 
 

@@ -21,11 +21,14 @@ from clinvk.disk.reading import NOT_REGULAR, directory_problem, is_own_stream, r
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model.option_table import Option
 from clinvk.model.option_values import value_problem
-from clinvk.model.plan import Budget, Halt, Limits, Plan, Rules, Task, Worktree, with_keys
+from clinvk.model.plan import Budget, Halt, Limits, Loop, Plan, Rules, Task, Worktree, with_keys
 from clinvk.plans import formats, halt, interpolate
 from clinvk.plans.candidates import Choice, Choices, expand, parse_choices, parse_decision
 from clinvk.plans.formats import COLUMNS, HEADER, keys_hint
-from clinvk.plans.references import TaskError, TaskReferences, link
+from clinvk.plans.loops.expansion import Expansion
+from clinvk.plans.loops.findings import find_schema
+from clinvk.plans.loops.reading import REPEAT, WrittenLoop, read_loops
+from clinvk.plans.references import Linked, TaskError, TaskReferences, link
 from clinvk.plans.schema import (
     ALL_TASKS_ONLY,
     ALTERNATIVES,
@@ -43,7 +46,7 @@ from clinvk.plans.schema import (
 )
 from clinvk.text import duration, json_input, values, yaml
 from clinvk.text import template as placeholders
-from clinvk.text.typed import ShapeError, build_struct, convert, format_path, not_one_of
+from clinvk.text.typed import ShapeError, build_struct, convert, format_path, not_one_of, quoted
 
 Place = tuple[str | int, ...]  # of an error in a file
 
@@ -105,6 +108,7 @@ class _PlanParser:
         self.cwd = _current_directory()
         self.files: dict[str, str] = {}  # read once, though many tasks name them
         self.tasks: list[Task] = []
+        self.again: dict[int, str] = {}  # prompts of later rounds
         self.entries: list[tuple[Place, Any]] = []  # the place and the data of each task
         self.of_all: Mapping[str, Any] = {}  # the file's keys for all tasks
         self.of_file: Mapping[str, Any] = {}  # those of them that are not in `defaults`
@@ -126,6 +130,8 @@ class _PlanParser:
                     soft = self.kind == "chain" and not whole.stop_on_failure and bool(said)
                     self.tasks.append(replace(task, droppable=droppable, soft=soft))
                     self.entries.append((path, entry))
+                    if (again := self._again(written, path)) is not None:
+                        self.again[len(said)] = again
                     said.append(TaskReferences(_to_list(written.needs), tuple(variables)))
         self._check_flags_need_check()
         self._check_flags_need_candidates()
@@ -134,12 +140,48 @@ class _PlanParser:
                 ("pass_session",), "several candidates cannot continue one session",
                 "leave it out, or the candidates; a prompt can contain {{previous}}",
             )  # fmt: skip
-        linked = link(self.tasks, said, chain=self.kind == "chain")
-        if self.kind == "chain":
-            linked = [_as_step(whole, linked, i) for i in range(len(linked))]
-        linked = expand(linked, self.choices, chain=self.kind == "chain")
+        steps, loops = self._link(said, whole)
         rules = self.build_rules(whole)
-        return with_keys(Plan(kind=self.kind, tasks=tuple(linked), rules=rules, source=self.source))
+        return with_keys(
+            Plan(
+                kind=self.kind, tasks=tuple(steps), rules=rules, loops=loops, source=self.source
+            )
+        )  # fmt: skip
+
+    def _link(
+        self, said: list[TaskReferences], whole: TaskFile
+    ) -> tuple[list[Task], tuple[Loop, ...]]:
+        """The tasks of the plan, which refer to each other by their positions, and its loops."""
+        chain = self.kind == "chain"
+        written = read_loops(whole.repeat, self.tasks, self.choices, chain=chain)
+        again = self._later_prompts(written)
+        linked = link(self.tasks, said, chain=chain, loops=written, again=again)
+        if not chain:
+            return expand(linked.tasks, self.choices, chain=False), ()
+        if whole.pass_working_dir:
+            linked = _pass_directory(linked)
+        expansion = Expansion(linked.tasks, linked.later, written)
+        steps = expansion.tasks(pass_session=whole.pass_session)
+        choices = [self.choices[i] for i in expansion.origins]
+        found = expand(steps, choices, chain=True)
+        places = [i for i, task in enumerate(found) if task.candidate_of is None]
+        return found, expansion.loops(places)
+
+    def _later_prompts(self, loops: Iterable[WrittenLoop]) -> dict[int, Task]:
+        """The steps of loops that have another prompt from the second round on. Raises
+        `ShapeError` for one that is in no loop."""
+        inside = {step for loop in loops for step in loop.steps}
+        for i, (path, entry) in enumerate(self.entries):
+            if i in self.again and i not in inside and "again" in entry:
+                raise ShapeError(
+                    (*path, "again"), f"step {quoted(self.tasks[i].name)} is not part of a loop",
+                    "name it in `repeat: {steps: [...]}`, or leave out `again`",
+                )  # fmt: skip
+        return {
+            i: replace(self.tasks[i], prompt=prompt, template=True)
+            for i, prompt in self.again.items()
+            if i in inside
+        }
 
     def _droppable(self, general: Iterable[str]) -> dict[str, str]:
         """The options among these keys, which are set for all tasks, and where."""
@@ -250,6 +292,11 @@ class _PlanParser:
         if not isinstance(entry, Mapping):
             raise ShapeError(path, f"expected keys and values, or a prompt, found {entry!r}")
         entry = _drop_shared(entry)
+        if REPEAT in entry and self.kind == "chain":
+            raise ShapeError(
+                (*path, REPEAT), "a loop is a key of the file, not of a step",
+                "write it beside `steps`: repeat: {steps: [fix, review], until: …, max: 3}",
+            )  # fmt: skip
         axes = {**whole.matrix, **_parse_matrix(entry.pop("matrix", {}), (*path, "matrix"))}
         if empty := [name for name, values in axes.items() if not values]:
             raise ShapeError(
@@ -337,6 +384,14 @@ class _PlanParser:
             raise ShapeError(path, "the prompt is empty")
         return prompt
 
+    def _again(self, written: TaskEntry, path: Place) -> str | None:
+        """The prompt of the later rounds of a loop."""
+        if written.again is None:
+            return None
+        if not written.again.strip():
+            raise ShapeError((*path, "again"), "the prompt is empty")
+        return str(replace_surrogates(written.again))
+
     def _options(self, written: TaskEntry, path: Place) -> dict[str, Any]:
         options = {
             option.name: self._option(option, value, (*path, key))
@@ -368,6 +423,8 @@ class _PlanParser:
         return values
 
     def _read_schema(self, name: str, path: Place) -> str:
+        if (built_in := find_schema(name)) is not None:
+            return built_in
         text = self._read_file(name, path)
         try:
             json_input.load(text)
@@ -488,21 +545,15 @@ def _check_needs_check(task: Task, general: list[str], path: Place) -> None:
         del task.options[key]
 
 
-def _as_step(whole: TaskFile, tasks: list[Task], i: int) -> Task:
-    """A step of a chain, which depends on the one before it, whether or not it says so."""
-    task = tasks[i]
-    if i == 0:
-        return task
-    needs = tuple(dict.fromkeys([*task.needs, i - 1]))
-    cwd = task.cwd
-    if whole.pass_working_dir and cwd is None:
-        cwd = next((t.cwd for t in reversed(tasks[:i]) if t.cwd), None)
-    return replace(
-        task,
-        needs=needs,
-        cwd=cwd,
-        continues=i - 1 if whole.pass_session else None,
-    )
+def _pass_directory(linked: Linked) -> Linked:
+    """The steps, each without a directory in that of the steps before it."""
+    folder, tasks, later = None, [], dict(linked.later)
+    for i, task in enumerate(linked.tasks):
+        folder = task.cwd or folder
+        tasks.append(replace(task, cwd=folder))
+        if i in later:
+            later[i] = replace(later[i], cwd=folder)
+    return Linked(tasks, later)
 
 
 def _check_values(filled: Mapping[str, Any], path: Place) -> None:
@@ -512,7 +563,7 @@ def _check_values(filled: Mapping[str, Any], path: Place) -> None:
             raise ShapeError((*path, "env", str(name)), problem)
     for key, value in filled.items():
         is_problem = _PROBLEMS.get(key, values.nul_problem)
-        if value is None or key in KEPT_ONLY or key == "prompt":  # which goes through stdin
+        if value is None or key in KEPT_ONLY or key in interpolate.PROMPTS:  # through stdin
             continue
         for place, text in values.texts(value, (*path, key)):
             if problem := is_problem(text):

@@ -107,6 +107,11 @@ class _Checker:
         if task.decides is not None:
             return self._check_decision(task)
         if task.continues is not None and self.plan.rules.ephemeral:
+            if task.continues == task.repeats:
+                raise ConfigError(
+                    "an ephemeral run has no session that it could keep from round to round",
+                    "leave out ephemeral; or write keep_session: [] in `repeat`",
+                )
             raise ConfigError(
                 "an ephemeral run has no session to pass on",
                 "leave out pass_session, or ephemeral",

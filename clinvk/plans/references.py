@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.model.plan import PREVIOUS_FIELDS, REFERENCE, Task
+from clinvk.plans.loops.reading import WrittenLoop
 from clinvk.text import template
 from clinvk.text.suggest import did_you_mean
 
@@ -32,18 +34,34 @@ class TaskError(ValueError):
         self.hint = hint
 
 
-def link(tasks: list[Task], said: list[TaskReferences], *, chain: bool) -> list[Task]:
-    """The tasks, with positions in place of names in their needs and prompts. Raises
-    `TaskMistake`."""
-    linker = _Linker(tasks, chain=chain)
+class Linked(Struct, frozen=True):
+    """The tasks, with positions in place of names in their needs and prompts. `later` are the steps
+    of loops, by position, as they are from the second round on."""
+
+    tasks: list[Task]
+    later: dict[int, Task]
+
+
+def link(
+    tasks: list[Task],
+    said: list[TaskReferences],
+    *,
+    chain: bool,
+    loops: Sequence[WrittenLoop] = (),
+    again: Mapping[int, Task] | None = None,
+) -> Linked:
+    """The tasks with positions. `again` are steps of loops that have another prompt in later
+    rounds. Raises `TaskError`."""
+    linker = _Linker(tasks, chain=chain, loops=loops)
     linked = [linker.link_task(i, said[i]) for i in range(len(tasks))]
     _check_order(linked)
-    return linked
+    return Linked(linked, {i: linker.link_later(i, said[i], again or {}) for i in linker.loops})
 
 
 class _Linker:
-    def __init__(self, tasks: list[Task], *, chain: bool) -> None:
+    def __init__(self, tasks: list[Task], *, chain: bool, loops: Sequence[WrittenLoop]) -> None:
         self.tasks = tasks
+        self.loops = {i: loop for loop in loops for i in loop.steps}  # of each step in one
         self.chain = chain
         self.kind = "step" if chain else "task"
         self.by_name: dict[str, list[int]] = {}
@@ -51,13 +69,55 @@ class _Linker:
             self.by_name.setdefault(task.name, []).append(i)
 
     def link_task(self, i: int, said: TaskReferences) -> Task:
-        task = self.tasks[i]
+        task = self._with_needs(self.tasks[i], i, said)
+        known = self._known(task, i, said, "prompt")
+        task = replace(task, known={n: p for n, p in known.items() if not self._is_back(i, p)})
+        if len(task.known) < len(known):
+            task = self._without_back(task, i, known)
+        return _with_known_needs(task, task.known.values())
+
+    def link_later(self, i: int, said: TaskReferences, again: Mapping[int, Task]) -> Task:
+        """A step of a loop, as it is from the second round on."""
+        key = "again" if i in again else "prompt"
+        task, loop = self._with_needs(again.get(i, self.tasks[i]), i, said), self.loops[i]
+        if i == loop.first:
+            task = replace(task, previous=loop.last)
+        task = replace(task, known=self._known(task, i, said, key))
+        return _with_known_needs(task, (p for p in task.known.values() if not self._is_back(i, p)))
+
+    def _with_needs(self, task: Task, i: int, said: TaskReferences) -> Task:
+        """The task with what it says that it needs."""
         wanted = [p for name in said.needs for p in self._find_tasks(name, i, "needs", "needs")]
+        found = tuple(dict.fromkeys(wanted))
         if self.chain and i > 0:
-            task = replace(task, previous=i - 1, strict=tuple(dict.fromkeys(wanted)))
+            task = replace(task, previous=i - 1, strict=found)
+        return replace(task, needs=found)
+
+    def _known(self, task: Task, i: int, said: TaskReferences, key: str) -> dict[str, int]:
         names = template.placeholder_names(task.prompt) if task.template else ()
-        known = {name: self._resolve_placeholder(name, task, i, said) for name in names}
-        return replace(task, needs=tuple(dict.fromkeys((*wanted, *known.values()))), known=known)
+        try:
+            return {name: self._resolve_placeholder(name, task, i, said) for name in names}
+        except TaskError as error:
+            raise TaskError(i, key, str(error), error.hint) from error
+
+    def _is_back(self, i: int, position: int) -> bool:
+        """Whether this task means the round before by the other one."""
+        return i in self.loops and position in self.loops[i].steps and position >= i
+
+    def _without_back(self, task: Task, i: int, known: Mapping[str, int]) -> Task:
+        """The task as it is in the first round, which has no round before it."""
+        empty = {name: "" for name in known if name not in task.known}
+        prompt = template.fill(task.prompt, empty.get)
+        if not template.placeholder_names(prompt):
+            prompt = template.render(prompt, str)
+            task = replace(task, template=False)
+        if not prompt.strip():
+            named = ", ".join(map(_in_braces, empty))
+            raise TaskError(
+                i, "prompt", f"the prompt is empty in the first round, in which {named} is empty",
+                "add more text; or move this to `again`, the prompt of later rounds",
+            )  # fmt: skip
+        return replace(task, prompt=prompt)
 
     def _resolve_placeholder(self, name: str, task: Task, i: int, said: TaskReferences) -> int:
         """The task that `{{name}}` refers to."""
@@ -93,6 +153,8 @@ class _Linker:
                 f"the {self.kind}s are: {', '.join(list(self.by_name)[:20])}",
             )  # fmt: skip
         found = self.by_name[name]
+        if key == "prompt" and len(found) == 1 and self._is_back(i, found[0]):
+            return found
         if found == [i]:
             raise TaskError(
                 i, key, f"{where}: {name!r} refers to itself", f"name another {self.kind}, or none"
@@ -107,6 +169,11 @@ class _Linker:
     def _check_error_reference(self, name: str, task: Task, i: int, other: int) -> None:
         """Raise `TaskMistake` for a reference to an error that cannot occur, since the task would
         not be run then."""
+        if self._is_back(i, other):
+            raise TaskError(
+                i, "prompt", f"{_in_braces(name)} is always empty: a step that fails ends its loop",
+                "refer to its output",
+            )  # fmt: skip
         if task.soft and other not in task.strict:
             return
         hint = "use it in a chain with stop_on_failure: false, which continues after failures"
@@ -121,13 +188,19 @@ class _Linker:
     def _unknown_placeholder(self, name: str, i: int, said: TaskReferences) -> TaskError:
         of_chains = [*PREVIOUS_FIELDS] if self.chain and i > 0 else []
         # It may refer neither to itself nor, in a chain, to later steps.
-        others = self.tasks[:i] if self.chain else [*self.tasks[:i], *self.tasks[i + 1 :]]
+        seen = self.loops[i].last + 1 if i in self.loops else i
+        others = self.tasks[:seen] if self.chain else [*self.tasks[:i], *self.tasks[i + 1 :]]
         of_tasks = [f"{self.kind}s.{n}.output" for n in dict.fromkeys(t.name for t in others)]
         near = did_you_mean(name, [*said.names, *of_chains, *of_tasks], quote=_in_braces)
         return TaskError(
             i, "prompt", f"unknown name {_in_braces(name)}{near}",
             escape_hint([*said.names, *of_chains, *of_tasks[:3]]),
         )  # fmt: skip
+
+
+def _with_known_needs(task: Task, known: Iterable[int]) -> Task:
+    """The task, which also needs those whose answers it uses."""
+    return replace(task, needs=tuple(dict.fromkeys((*task.needs, *known))))
 
 
 def unknown_placeholder_message(name: str, names: list[str]) -> str:

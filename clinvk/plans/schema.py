@@ -33,10 +33,15 @@ Scalar = str | int | float | bool
 _DURATIONS = {key: TEXT for key, option in OPTIONS.items() if option.duration}
 _DURATIONS |= {o.name: TEXT for o in option_table.TURN_OPTIONS if o.duration and o.task_key}
 _MATRIX = {"*": {"[]": TEXT}}
+_LOOP: Rules = {
+    "steps": {"[]": TEXT},
+    "until": PROSE,
+    "keep_session": {"[]": TEXT},
+}
 _COMMANDS: Rules = {"check": {"[]": PROSE}, "protect": {"[]": PROSE}}
 OF_CANDIDATES = ("score", "score_order", "judge")  # keys that mean nothing without candidates
 WRITTEN_TASK: Rules = {
-    **dict.fromkeys(("prompt", "system_prompt", "append_system_prompt", "title"), PROSE),
+    **dict.fromkeys(("prompt", "again", "system_prompt", "append_system_prompt", "title"), PROSE),
     "name": TEXT,
     "id": TEXT,
     "tags": {"[]": PROSE},
@@ -56,6 +61,7 @@ WRITTEN: Rules = {
     "defaults": WRITTEN_TASK,
     "tasks": {"[]": WRITTEN_TASK},
     "steps": {"[]": WRITTEN_TASK},
+    "repeat": {"[]": _LOOP, **_LOOP},
     "matrix": _MATRIX,
     "worktree": WRITTEN_TASK["worktree"],
     **dict.fromkeys(
@@ -128,6 +134,7 @@ class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ign
 
     prompt: str | None = None
     prompt_file: str | None = None
+    again: str | None = None  # the prompt of the later rounds of a loop
     backend: str | None = None
     name: Scalar | None = None
     id: Scalar | None = None
@@ -199,3 +206,4 @@ class TaskFile(Struct, frozen=True, kw_only=True):
     stop_on_failure: bool = True
     pass_working_dir: bool = False
     pass_session: bool = False
+    repeat: Any = None

@@ -38,7 +38,7 @@ def publish_to_github(result: RunResult, env: Mapping[str, str], to: TextIO | No
 def workflow_commands(result: RunResult) -> Iterable[str]:
     """Workflow commands: one per task, and one for all that GitHub would not show."""
     for level in ("error", "warning"):
-        told = [o for o in result.answers if LEVELS.get(o.state) == level]
+        told = [o for o in result.answers if LEVELS.get(o.state) == level and not o.is_not_needed]
         for outcome in told[:MAX_ANNOTATIONS]:
             yield _command(level, _title(outcome), _message(outcome))
         if left := told[MAX_ANNOTATIONS:]:

@@ -22,6 +22,8 @@ from clinvk.cmd.views.run import (
 )
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.outcome import RunResult
+from clinvk.plans.loops.findings import named_schema
+from clinvk.plans.loops.reading import CHECK
 from clinvk.process import ownership
 from clinvk.process.groups import unwrap_single_exception
 from clinvk.terminal import printer as show
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from clinvk.config.schema import Loaded
     from clinvk.engine.driven_run import DrivenRun
     from clinvk.engine.run_context import RunContext
-    from clinvk.model.plan import Plan, Rules, Worktree
+    from clinvk.model.plan import Loop, Plan, Rules, Worktree
     from clinvk.reports import RequestedReport
     from clinvk.runs.log import RunLog
 
@@ -122,25 +124,31 @@ def print_plan(selector: BackendSelector, plan: Plan, view: RunView) -> int:
                 "version": VERSION,
                 "kind": plan.kind,
                 "rules": _rules_data(plan.rules),
+                **({"loops": _loops_data(plan)} if plan.loops else {}),
                 "tasks": tasks,
             }
         )
         return 0
+    # The second round shows the prompts of all later ones.
+    hidden = {i for loop in plan.loops for positions in loop.rounds[2:] for i in positions}
     rows = [
         [
             t["name"],
             t["backend"],
-            ", ".join(t.get("candidates") or t["needs"]) or "-",
+            ", ".join(t.get("candidates") or _needed_names(plan, t)) or "-",
             _describe_task(t, plan.rules) or "-",
             t["prompt"],
         ]
         for t in tasks
+        if t["index"] not in hidden
     ]
     show.print_table(
         ["TASK", "BACKEND", "NEEDS", "OPTIONS", "PROMPT"], rows,
         shrinks=["PROMPT", "TASK", "OPTIONS"], spared=["NEEDS", "PROMPT", "OPTIONS"],
     )  # fmt: skip
     print("\n" + _describe_plan(plan))
+    for loop in plan.loops:
+        print(_describe_loop(loop))
     for text in checked.notices:
         printer.notice(text)
     return 0
@@ -191,6 +199,17 @@ def _candidates_data(plan: Plan, i: int) -> dict[str, Any]:
     }
 
 
+def _needed_names(plan: Plan, task: dict[str, Any]) -> list[str]:
+    """The tasks that it needs; of a loop before it, the step and not each round."""
+    loops = {i: loop for loop in plan.loops for positions in loop.rounds for i in positions}
+    named = {}
+    for n in plan.tasks[task["index"]].needs:
+        loop = loops.get(n)
+        is_outside = loop is not None and loop is not loops.get(task["index"])
+        named[n] = plan.tasks[n].name.rpartition("#")[0] if is_outside else plan.tasks[n].name
+    return list(dict.fromkeys(named.values()))
+
+
 def _worktree_data(worktree: Worktree | None) -> bool | dict[str, Any] | None:
     """The key as in a task file."""
     return None if worktree is None else to_builtins(worktree.as_written) or True
@@ -200,9 +219,10 @@ def _describe_task(task: dict[str, Any], rules: Rules) -> str:
     """The settings of this task alone: `model=m timeout=60 env=TOKEN`."""
     names = ("args", "workdir", "worktree", "timeout", "stall_timeout", "retries", "tags", "title", "meta",
              "idempotent", "lenient", "dry_run", "score", "score_order", "judge")  # fmt: skip
-    said = {
-        **task["options"], **{name: task.get(name) for name in names}, "env": list(task["env"]),
-    }  # fmt: skip
+    options = dict(task["options"])
+    if name := named_schema(options.get("schema")):
+        options["schema"] = name
+    said = {**options, **{name: task.get(name) for name in names}, "env": list(task["env"])}
     if said["retries"] == rules.retries:
         del said["retries"]
     return _format_pairs(said)
@@ -226,6 +246,21 @@ def _describe_plan(plan: Plan) -> str:
     count = sum(task.candidate_of is None for task in plan.tasks)
     words = f"{count} task{'s' * (count != 1)}, {plan.rules.max_parallel} at a time"
     return f"{words}; {told}" if (told := _format_pairs(said)) else words
+
+
+def _describe_loop(loop: Loop) -> str:
+    """`repeat fix, review until check, in at most 3 rounds`."""
+    count = len(loop.rounds)
+    until = "the checks pass" if loop.until == CHECK else one_line(loop.until)
+    rounds = f"{count} round{'s' * (count != 1)}"
+    return f"repeat {', '.join(map(one_line, loop.names))} until {until}, in at most {rounds}"
+
+
+def _loops_data(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {"steps": list(loop.names), "until": loop.until, "max": len(loop.rounds)}
+        for loop in plan.loops
+    ]
 
 
 def _rules_data(rules: Rules) -> dict[str, Any]:

@@ -251,8 +251,11 @@ def parse_option_pairs(words: list[str]) -> dict[str, Any]:
 
 def _read_schema(path: Path) -> str:
     # Only with --schema.
+    from clinvk.plans.loops.findings import find_schema
     from clinvk.text import json_input
 
+    if (built_in := find_schema(str(path))) is not None:
+        return built_in
     text = _read_file(str(path))
     try:
         json_input.load(text)

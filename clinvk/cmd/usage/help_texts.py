@@ -203,7 +203,7 @@ _RUN_CODES = [
     (3, "the configuration or the file is invalid"),
     (4, "the run is missing, ambiguous, damaged or busy, or could not be saved"),
     (7, "cancelled"),
-    (65, "checks failed, and nothing else did"),
+    (65, "checks failed, or a loop did not reach its goal"),
     (75, "all remaining tasks wait for a rate limit; resume the run later"),
 ]
 READ_TASKS = ("clinvk parallel", "clinvk chain")

@@ -11,6 +11,7 @@ from clinvk.plans.schema import OPTIONS, TaskEntry, TaskFile
 # In this order, the most important first; keys with one meaning share a line.
 TASK = {
     "prompt, prompt_file": "The prompt, or a file that contains it.",
+    "again": "The prompt from the second round of a loop on.",
     "name, id": "How other tasks refer to it.",
     "backend": "Backend to use.",
     "needs": "Names of tasks that have to succeed first.",
@@ -56,9 +57,10 @@ FILE = {
     "stop_on_failure": "false: run the next step after a failure, too.",
     "pass_working_dir": "Use the directory of the previous step.",
     "pass_session": "Continue the session of the previous step.",
+    "repeat": "Repeat steps: {steps: [fix, review], until: check, max: 3}; until a check or an expression holds.",
 }
 IGNORED = {"verbose", "output_format", "description", "name"}  # accepted, and without effect
-OF_CHAINS = {"steps", "stop_on_failure", "pass_working_dir", "pass_session"}
+OF_CHAINS = {"steps", "stop_on_failure", "pass_working_dir", "pass_session", "repeat", "again"}
 # Steps run one after another.
 OF_PARALLEL = {"tasks", "matrix", "max_parallel", "max_parallel_per_backend", "fail_fast, halt"}
 
@@ -73,7 +75,8 @@ def sections(path: str) -> list[tuple[str, list[tuple[str, str]]]]:
         case _:
             return []
     file = [(names, text) for names, text in FILE.items() if names not in others]
-    tables = [("Keys of the file", file), (title, [*_task_keys()])]
+    own = [(names, text) for names, text in _task_keys() if names not in others]
+    tables = [("Keys of the file", file), (title, own)]
     if path == "clinvk parallel":
         return tables
     return [

@@ -102,7 +102,7 @@ def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
     """Whether the task can be left out on a screen too small for all of them."""
     if len(result.results) <= MAX_ROWS or not sys.stdout.isatty():
         return False
-    return outcome.ok or (outcome.error is not None and outcome.error.kind == "not_started")
+    return outcome.is_settled or (outcome.error is not None and outcome.error.kind == "not_started")
 
 
 def _print_reasons(result: RunResult) -> None:

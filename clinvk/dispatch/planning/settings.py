@@ -94,5 +94,7 @@ def read_schema(schema: Any) -> AnswerSchema:
     """The schema, which Python may pass as data."""
     # 0.1 s, and only with a schema.
     from clinvk.dispatch.answer_schema import AnswerSchema
+    from clinvk.plans.loops.findings import find_schema
 
+    schema = find_schema(schema) or schema
     return AnswerSchema(schema if isinstance(schema, str) else json.dumps(schema))

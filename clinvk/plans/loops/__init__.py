@@ -1,0 +1,1 @@
+"""Steps of a chain that are repeated until a condition holds."""
