@@ -618,6 +618,19 @@ def test_steps_without_a_name_are_repeated_by_their_number(shop: Shop):
     assert [task.name for task in plan.tasks] == ["1#1", "2#1", "1#2", "2#2", "3"]
 
 
+def test_a_loop_stands_beside_steps_with_several_candidates(shop: Shop):
+    several = {"prompt": "go", "candidates": ["fixer", "reviewer"]}
+    plan = shop.plan([{**several, "name": "pick"}, *steps(), {**several, "name": "last"}])
+    names = [task.name for task in plan.tasks]
+    assert names[:4] == ["pick[fixer]", "pick[reviewer]", "pick", "fix#1"]
+    (loop,) = plan.loops
+    assert [[names[i] for i in positions] for positions in loop.rounds] == [
+        [f"fix#{n}", f"review#{n}"] for n in (1, 2, 3)
+    ]
+    second = plan.tasks[names.index("fix#2")]
+    assert (names[second.repeats or 0], names[second.continues or 0]) == ("fix#1", "fix#1")
+
+
 # Expressions
 
 
