@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) * 3)')
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help install demo test test-core test-other test-latest test-older lint types mypy pyright docs bench picture generated lock clean FORCE
+.PHONY: help install demo demo-cluster test test-core test-other test-latest test-older lint types mypy pyright docs bench picture generated lock clean FORCE
 
 help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -37,6 +37,9 @@ install: ## Put clinvk on PATH, with uv or pipx
 
 demo: $(VENV)/.base ## Show the main features, on the echo backend
 	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo.sh
+
+demo-cluster: $(VENV)/.test ## Show a cluster: two workers on this machine, one of which is killed
+	@PATH="$(abspath $(BIN)):$$PATH" sh docs/demo_cluster.sh
 
 test: $(VENV)/.test $(VENV)/.docs ## Run all tests, with the real CLIs where npm can install them
 	$(BIN)/python -m tests.clis --for-tests
