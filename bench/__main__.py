@@ -9,6 +9,7 @@ from bench import (
     apply_faults,
     board,
     checks,
+    cluster,
     crashes,
     faults,
     fuzz,
@@ -41,13 +42,15 @@ PARTS = {
     "crashes": crashes,
     "worktrees": worktrees,
     "apply_faults": apply_faults,
+    "cluster": cluster,
 }
 
 
 def main(names: list[str]) -> None:
-    if names[:1] == ["fuzz"]:  # the only one with options
-        fuzz.main(names[1:])
-        return
+    for name, part in (("fuzz", fuzz), ("cluster", cluster)):  # those with options
+        if names[:1] == [name]:
+            part.main(names[1:])
+            return
     if unknown := [name for name in names if name not in PARTS]:
         sys.exit(f"unknown benchmark {unknown[0]!r}; known: {', '.join(PARTS)}")
     for name in names or PARTS:
