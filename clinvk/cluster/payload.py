@@ -112,7 +112,7 @@ def request_to_json(request: Request) -> bytes:
         checked=request.check_dir is not None, progress=_plain(progress) if progress else None,
         **{name: getattr(request, name) for name in SAME},
     )  # fmt: skip
-    data = encode(made)
+    data = encode(_plain(made))
     if len(data) > MAX_REQUEST:
         raise UsageError(
             f"the task is too large for the cluster: {len(data):,} bytes",
