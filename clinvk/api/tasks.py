@@ -78,7 +78,9 @@ async def achain(
 ) -> RunResult:
     """Run steps one after another; a prompt may refer to earlier steps
     (`{{previous}}`, `{{session}}`, `{{steps.NAME.output}}`). Arguments as in `aparallel`, and
-    `stop_on_failure`, `pass_working_dir`, `pass_session`."""
+    `stop_on_failure`, `pass_working_dir`, `pass_session`, and
+    `repeat={"steps": [...], "until": ..., "max": 3}`, which runs steps again until a check passes or
+    an expression over their structured answers holds."""
     async with placed(dispatcher, cluster) as (where, context):
         return await _run_plan(context, plan_of(steps, "chain", where, rules), observe, executor)
 
