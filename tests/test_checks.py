@@ -21,6 +21,7 @@ from clinvk.model.checks.check import OUTPUT_KEPT, CheckResult
 from clinvk.model.request import Request
 from clinvk.process.leftovers import find_leftovers
 from tests.conftest import READ, START, CommandLine, Home, is_alive, pid_in, say
+from tests.terminals import Terminal, ending
 
 CHECK_FAILED = 65
 
@@ -389,6 +390,17 @@ async def test_a_check_that_hangs_is_ended_with_all_that_it_started(tmp_path: Pa
     for name in ("one", "two"):
         assert not is_alive(pid_in(tmp_path / name))
     assert find_leftovers(-1, run.marker) == []
+
+
+@pytest.mark.parametrize(
+    "check", ["read x </dev/tty", "test -t 0 && read x", "stty -F /dev/tty size"]
+)
+def test_a_check_that_needs_a_terminal_fails_at_once_though_there_is_one(
+    home: Home, terminal: Terminal, check: str
+):
+    shown, code = ending(terminal("-b", "echo", "--check", check, "hello"))
+    assert code == CHECK_FAILED
+    assert f"check failed: {check}" in shown
 
 
 @pytest.mark.anyio
