@@ -73,7 +73,7 @@ class Worker:
             self.process.wait()
         for process in family:  # they end by themselves, but a test must not leave that to them
             with suppress(psutil.NoSuchProcess):
-                process.wait(20)
+                process.wait(SECONDS)
 
 
 class Cluster(Desk):

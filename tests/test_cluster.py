@@ -237,7 +237,7 @@ def test_secrets_never_enter_redis(cluster: Cluster):
     done = cluster.go("parallel", path, "--json", TOKEN="not-this-value")
     assert states(done) == ["failed"]
     assert "poor: $TOKEN is not set there, which env.MINE needs" in done.stdout
-    assert "refused" in poor.said
+    wait_for(lambda: "refused" in poor.said, "that the worker says so", SECONDS)
     cluster.worker("rich", slots="teller", env={"TOKEN": "hush-hush-hush"})
     monitor = cluster.ledger().client.monitor()
     with monitor:

@@ -61,6 +61,7 @@ class Node:
         )
         self._ledger: Ledger | None = None
         self._store: Store | None = None
+        self._dispatcher: Dispatcher | None = None
 
     def run(self, attempt: AttemptId) -> None:
         """Run the attempt, unless somebody else does, or this node cannot."""
@@ -151,8 +152,11 @@ class Node:
         return self.dispatcher("").selector
 
     def dispatcher(self, marker: str) -> Dispatcher:
-        made = Dispatcher(self.settings.config, store=self.store, env=self.settings.env)
-        return made.with_marker(marker)
+        if self._dispatcher is None:
+            self._dispatcher = Dispatcher(
+                self.settings.config, store=self.store, env=self.settings.env
+            )
+        return self._dispatcher.with_marker(marker) if marker else self._dispatcher
 
     def _refusal(self, why: str) -> bytes:
         return encode({"node": self.settings.name, "reason": why})

@@ -17,6 +17,7 @@ from celery.exceptions import SecurityWarning
 
 from clinvk.cluster import app as apps
 from clinvk.cluster.keys import queue_of
+from clinvk.cluster.worker import preload  # noqa: F401 - before the processes are forked
 from clinvk.cluster.worker.attempt import Node
 from clinvk.cluster.worker.settings import WorkerSettings
 
