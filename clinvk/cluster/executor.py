@@ -19,6 +19,7 @@ from clinvk.cluster.feed import Feed, Listener
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, News
+from clinvk.cluster.nodes import Need, Nodes, why_waiting
 from clinvk.engine.executor import LocalExecutor, Reporter, RunningRequest
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.request import Request
@@ -40,13 +41,21 @@ NOBODY_AFTER = 5.0  # seconds without a worker for a backend, after which that i
 class Sent:
     """An attempt that is waiting for a worker."""
 
-    def __init__(self, attempt: AttemptId, backend: str, queue: str) -> None:
+    def __init__(
+        self, attempt: AttemptId, backend: str, queue: str, node: str | None = None
+    ) -> None:
+        """`node` is the only one that can run it."""
         self.attempt = attempt
         self.backend = backend
         self.queue = queue
+        self.node = node
         self.at = self.since = time.monotonic()
-        self.is_told = False  # that nobody runs its backend
+        self.told = ""  # why no worker that is there will ever take it
         self.refusals: dict[str, str] = {}  # by node
+
+    @property
+    def need(self) -> Need:
+        return Need(backend=self.backend, node=self.node, refused=self.refusals)
 
 
 class ClusterExecutor:
@@ -140,7 +149,7 @@ class ClusterExecutor:
         backend = request.to or request.backend or ""
         position = self.feed.position
 
-        def submit() -> tuple[str, str, list[News]]:
+        def submit() -> tuple[str, str | None, list[News]]:
             said = self.ledger.submit(attempt, data, payload.PROTOCOL, __version__)
             node = None
             if isinstance(request.session_ref, SessionById):
@@ -150,14 +159,11 @@ class ClusterExecutor:
                 self._send(attempt, queue)
             first = None if said == "new" else self.ledger.first_news(attempt)
             if first is None or _order(first) > _order(position):
-                return said, queue, []
-            return (
-                said,
-                queue,
-                self.ledger.news_between(self.run_id, first, position, attempt.member),
-            )
+                return said, node, []
+            earlier = self.ledger.news_between(self.run_id, first, position, attempt.member)
+            return said, node, earlier
 
-        said, queue, earlier = await self._in_turn(submit)
+        said, node, earlier = await self._in_turn(submit)
         if said == "busy":
             raise SessionError(
                 "an earlier attempt at this task may still be running on a worker",
@@ -169,7 +175,7 @@ class ClusterExecutor:
             )
         self.feed.is_begun = True
         listener.news.extendleft(reversed(earlier))
-        sent = Sent(attempt, backend, queue)
+        sent = Sent(attempt, backend, queue_of(backend, node), node)
         if said in ("new", "queued"):
             self._waiting[attempt.member] = sent, reporter
         return Following(self, sent, reporter, listener)
@@ -214,7 +220,7 @@ class ClusterExecutor:
 
     def _look_after_waiting(self) -> None:
         """In a thread: send attempts again whose message was lost with a worker that was killed; the
-        ledger lets only one of two messages count. Notice backends that nobody runs."""
+        ledger lets only one of two messages count. Notice those that no worker will ever take."""
         now = time.monotonic()
         late = [pair for pair in list(self._waiting.values()) if now - pair[0].at > RESEND_AFTER]
         for queue in {sent.queue for sent, _ in late}:
@@ -223,13 +229,16 @@ class ClusterExecutor:
                 if sent.queue == queue and (is_empty or now - sent.at > RESEND_ANYWAY):
                     sent.at = now
                     self._send(sent.attempt, sent.queue)
-        for sent, reporter in late:
-            if not sent.is_told and now - sent.since > NOBODY_AFTER:
-                sent.is_told = True
-                if not self.ledger.live_nodes(sent.backend):
-                    self._notices.append(
-                        (reporter, f"no worker runs {sent.backend}; waiting for one")
-                    )
+        lonely = [pair for pair in late if now - pair[0].since > NOBODY_AFTER]
+        if not lonely:
+            return
+        there = Nodes(self.ledger.client, self.ledger.keys).read()
+        for sent, reporter in lonely:
+            waiting = why_waiting(sent.need, there)
+            reason = waiting.reason if waiting and waiting.for_good else ""
+            if reason and reason != sent.told:
+                self._notices.append((reporter, f"{reason}; waiting for one"))
+            sent.told = reason
 
 
 class Following:

@@ -103,6 +103,19 @@ class Keys(Struct, frozen=True):
         """The messages of a queue that no worker has taken yet."""
         return f"{self.prefix}{queue}"
 
+    @property
+    def nodes(self) -> str:
+        """The names of the nodes, by the time of their last heartbeat."""
+        return f"{self.prefix}nodes"
+
+    def node(self, name: str) -> str:
+        """What a node says about itself."""
+        return f"{self.prefix}node:{name}"
+
+    def busy(self, name: str) -> str:
+        """The attempts that a node says it is running."""
+        return f"{self.prefix}busy:{name}"
+
 
 def queue_of(backend: str, node: str | None = None) -> str:
     """The Celery queue of a backend; with a node, the one that only this node takes from."""

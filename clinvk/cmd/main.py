@@ -27,6 +27,7 @@ COMMANDS = {
     "parallel": ("parallel", "Run the tasks of a file in parallel."),
     "chain": ("chain", "Run steps one after another, each using the answers before it."),
     "worker": ("cluster.worker", "Run tasks of a cluster on this machine."),
+    "workers": ("cluster.workers", "List the workers of a cluster, and what they run."),
     "runs": ("runs.group", "List, show, watch, resume, retry and delete runs of tasks."),
     "checkpoints": ("checkpoints", "Manage checkpoints of resumable chains."),
     "sessions": ("sessions.group", "List, show, search, export and delete sessions."),

@@ -6,8 +6,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from clinvk.cluster.address import open_client
 from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Claim, Ledger, Owner
+from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.shared import SharedDirectories
 from clinvk.cluster.worker.lease import Lease
 from clinvk.cluster.worker.settings import RUN, Orders, WorkerSettings
@@ -82,6 +83,21 @@ class Node:
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not look like a lost worker
             self._report_mistake(owner, error)
 
+    @contextmanager
+    def _noted(self, attempt: AttemptId, backend: str) -> Iterator[None]:
+        """Let `clinvk workers` see what is running. Nothing depends on it."""
+        nodes, name = (
+            Nodes(self._open_ledger().client, self._open_ledger().keys),
+            self.settings.name,
+        )
+        with suppress(OSError, _redis_error()):
+            nodes.note_started(name, attempt, backend)
+        try:
+            yield
+        finally:
+            with suppress(OSError, _redis_error()):
+                nodes.note_ended(name, attempt)
+
     def _run_claimed(self, owner: Owner, claim: Claim, claimed_at: float) -> None:
         attempt, ledger = owner.attempt, self._open_ledger()
         try:
@@ -102,7 +118,8 @@ class Node:
         async def run() -> None:
             await RunningAttempt(self, owner, request, ledger, claimed_at).run()
 
-        anyio.run(run)
+        with self._noted(attempt, request.to or request.backend or ""):
+            anyio.run(run)
 
     def _report_mistake(self, owner: Owner, error: Exception) -> None:
         traceback.print_exception(error)

@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from clinvk import __version__
 from clinvk.cluster import app as apps
 from clinvk.cluster.address import connect_to
 from clinvk.cluster.keys import Keys
 from clinvk.cluster.ledger.ledger import Ledger
+from clinvk.cluster.nodes import Node as NodeFacts
+from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.worker.attempt import Node
+from clinvk.cluster.worker.clis import CliProbe
 from clinvk.cluster.worker.pool import fork_pool, kill_pool, send_signal
 from clinvk.cluster.worker.settings import STOP, STOP_NOW, Orders, WorkerSettings
 from clinvk.cluster.worker.supervisor import Guard
@@ -46,6 +52,8 @@ class WorkerNode:
         self._pools: dict[int, tuple[str, float]] = {}  # by process: the backend, and since when
         self._failures: dict[str, int] = {}
         self._failed: str | None = None
+        self._clis = CliProbe(settings)
+        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._phase = "running"  # then draining, stopping, killing
         self._deadline = float("inf")  # of the phase
 
@@ -70,8 +78,10 @@ class WorkerNode:
         finally:
             for pid in self._pools:
                 kill_pool(pid)
+            self._clis.close()
             with suppress(Exception):
                 ledger.say_gone(settings.name, settings.slots)
+                Nodes(client, ledger.keys).remove(settings.name)
             client.close()
             os.close(write)
             supervisor.wait()
@@ -88,10 +98,11 @@ class WorkerNode:
         self, ledger: Ledger, made: Celery, node: Node, supervisor: subprocess.Popen[bytes]
     ) -> int:
         next_report = 0.0
+        nodes = Nodes(ledger.client, ledger.keys)
         while self._pools:
             now = time.monotonic()
-            if now >= next_report and self._phase == "running":
-                self._report(ledger)
+            if now >= next_report:
+                self._report(ledger, nodes)
                 next_report = now + ALIVE_INTERVAL
             if supervisor.poll() is not None and self._phase == "running":
                 self._fail("its supervisor was killed, so nothing could be cleaned up any more")
@@ -129,9 +140,19 @@ class WorkerNode:
         self._say("stopping what is running")
         self.orders.give(STOP_NOW if self.signals > 1 else STOP)
 
-    def _report(self, ledger: Ledger) -> None:
+    def _report(self, ledger: Ledger, nodes: Nodes) -> None:
+        settings = self.settings
         try:
-            ledger.say_alive(self.settings.name, self.settings.slots, ALIVE_FOR)
+            if self._phase == "running":
+                ledger.say_alive(settings.name, settings.slots, ALIVE_FOR)
+            nodes.write(
+                NodeFacts(
+                    name=settings.name, slots=settings.slots, host=socket.gethostname(),
+                    pid=os.getpid(), version=__version__, labels=tuple(settings.labels),
+                    clis=self._clis.look(), started_at=self._started_at,
+                    draining=self._phase != "running",
+                )
+            )  # fmt: skip
         except _redis_errors() as error:
             self._say(f"Redis does not answer: {error}")
 

@@ -64,7 +64,7 @@ USAGE = {
 COMMAND_GROUPS = {
     "clinvk": {
         "Prompts": ("ask", "repl", "resume", "last", "compare"),
-        "Many tasks": ("parallel", "chain", "runs", "checkpoints", "worker"),
+        "Many tasks": ("parallel", "chain", "runs", "checkpoints", "worker", "workers"),
         "Conversations": ("sessions", "memory", "templates", "skills"),
         "Setup": ("init", "doctor", "backends", "limits", "config", "completion"),
         "Information": ("help", "version"),

@@ -1,0 +1,263 @@
+"""The workers of a cluster, as they describe themselves in Redis, and what they are running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from clinvk.cluster.keys import AttemptId, Keys
+
+if TYPE_CHECKING:
+    import redis
+
+INTERVAL = 2.0  # seconds between heartbeats
+SILENT_AFTER = 10.0  # seconds without one, after which a node counts as gone
+KEEP = timedelta(days=1)  # for which a node that is gone is remembered
+
+# The clock of the server counts, so that those of the nodes do not matter.
+_WRITE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+redis.call('ZADD', KEYS[2], now, ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[3])
+redis.call('PEXPIRE', KEYS[3], ARGV[3])
+return now
+"""
+
+
+class Cli(Struct, frozen=True):
+    """A backend of a node, as `clinvk doctor` sees it there."""
+
+    version: str | None = None
+    login: str = "unknown"
+
+
+class Node(Struct, frozen=True, kw_only=True):
+    """What a node says about itself."""
+
+    name: str
+    slots: Mapping[str, int]  # by backend
+    host: str = ""
+    pid: int = 0
+    version: str = ""  # of clinvk
+    labels: tuple[str, ...] = ()
+    clis: dict[str, Cli] = {}
+    started_at: str = ""
+    draining: bool = False  # it takes no more tasks
+
+
+class Running(Struct, frozen=True, kw_only=True):
+    """An attempt that a node is running."""
+
+    run: str
+    task: int  # its position
+    attempt: int
+    backend: str
+    seconds: float
+
+
+class NodeState(Struct, frozen=True, kw_only=True):
+    """A node, and what it was doing when Redis was asked."""
+
+    node: Node
+    silent: float  # seconds since its last heartbeat
+    running: tuple[Running, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def state(self) -> str:
+        """`live`, `draining` or `gone`."""
+        if self.silent > SILENT_AFTER:
+            return "gone"
+        return "draining" if self.node.draining else "live"
+
+    @property
+    def takes_tasks(self) -> bool:
+        return self.state == "live"
+
+    def used(self, backend: str) -> int:
+        """The slots of a backend that are taken."""
+        return sum(one.backend == backend for one in self.running)
+
+    def to_json(self) -> dict[str, Any]:
+        node = self.node
+        return {
+            "name": node.name,
+            "state": self.state,
+            "host": node.host,
+            "pid": node.pid,
+            "version": node.version,
+            "labels": list(node.labels),
+            "backends": {
+                name: {
+                    "slots": count,
+                    "used": self.used(name),
+                    "version": node.clis.get(name, Cli()).version,
+                    "login": node.clis.get(name, Cli()).login,
+                }
+                for name, count in node.slots.items()
+            },
+            "running": [msgspec.to_builtins(one) for one in self.running],
+            "started_at": node.started_at or None,
+            "heartbeat_seconds": round(self.silent, 1),
+        }
+
+
+class Nodes:
+    """Raises the errors of redis-py. Everything blocks."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self.client = client
+        self.keys = keys
+        self._script: Any = None
+
+    # Of a worker.
+
+    def write(self, node: Node) -> None:
+        """A heartbeat."""
+        if self._script is None:
+            self._script = self.client.register_script(_WRITE)
+        keys = [self.keys.node(node.name), self.keys.nodes, self.keys.busy(node.name)]
+        self._script(
+            keys, [msgspec.json.encode(node), node.name, KEEP // timedelta(milliseconds=1)]
+        )
+
+    def remove(self, name: str) -> None:
+        """The node has ended, and runs nothing."""
+        self.client.delete(self.keys.node(name), self.keys.busy(name))
+        self.client.zrem(self.keys.nodes, name)
+
+    def note_started(self, name: str, attempt: AttemptId, backend: str) -> None:
+        value = msgspec.json.encode({"backend": backend, "since": self._now()})
+        self.client.hset(self.keys.busy(name), str(attempt), cast("str", value))
+
+    def note_ended(self, name: str, attempt: AttemptId) -> None:
+        self.client.hdel(self.keys.busy(name), str(attempt))
+
+    # Of everyone.
+
+    def read(self) -> list[NodeState]:
+        """All nodes of the last day, by name."""
+        now = self._now()
+        seen = cast(
+            "list[tuple[bytes, float]]", self.client.zrange(self.keys.nodes, 0, -1, withscores=True)
+        )
+        if not seen:
+            return []
+        with self.client.pipeline(transaction=False) as pipeline:
+            for name, _ in seen:
+                pipeline.get(self.keys.node(name.decode()))
+                pipeline.hgetall(self.keys.busy(name.decode()))
+            answers = pipeline.execute()
+        found = []
+        for (_, at), data, busy in zip(seen, answers[::2], answers[1::2], strict=True):
+            with suppress(msgspec.MsgspecError):  # of another version, or forged
+                node = msgspec.json.decode(data or b"", type=Node)
+                silent = max(0.0, (now - at) / 1000)
+                found.append(NodeState(node=node, silent=silent, running=self._running(busy, now)))
+        return sorted(found, key=lambda state: state.name)
+
+    def _running(self, busy: Mapping[bytes, bytes], now: int) -> tuple[Running, ...]:
+        """Those that the ledger knows as running: a worker that was killed has left others."""
+        if not busy:
+            return ()
+        attempts = [_attempt(text.decode("utf-8", "replace")) for text in busy]
+        with self.client.pipeline(transaction=False) as pipeline:
+            for attempt in attempts:
+                pipeline.hget(self.keys.attempt(attempt or AttemptId("-", 0, 0)), "state")
+            states = cast("list[bytes | None]", pipeline.execute())
+        found = []
+        for attempt, state, data in zip(attempts, states, busy.values(), strict=True):
+            if attempt is None or state != b"running":
+                continue
+            with suppress(msgspec.MsgspecError):
+                facts = msgspec.json.decode(data, type=_Facts)
+                found.append(Running(
+                    run=attempt.run, task=attempt.task, attempt=attempt.number,
+                    backend=facts.backend, seconds=max(0.0, (now - facts.since) / 1000),
+                ))  # fmt: skip
+        return tuple(sorted(found, key=lambda one: -one.seconds))
+
+    def _now(self) -> int:
+        """Milliseconds on the server's clock."""
+        seconds, micro = self.client.time()
+        return seconds * 1000 + micro // 1000
+
+
+class _Facts(Struct, frozen=True):
+    backend: str
+    since: int
+
+
+def _attempt(text: str) -> AttemptId | None:
+    with suppress(ValueError):
+        run, task, number = text.rsplit(".", 2)
+        return AttemptId(run, int(task), int(number))
+    return None
+
+
+class Need(Struct, frozen=True, kw_only=True):
+    """What a waiting task needs of a node."""
+
+    backend: str
+    labels: tuple[str, ...] = ()
+    node: str | None = None  # the only one that can run it: its CLI has the session
+    refused: Mapping[str, str] = {}  # nodes that could not run it, and why
+
+
+class Waiting(Struct, frozen=True):
+    """Why a task waits. `for_good`: no node that is there now will ever run it."""
+
+    reason: str
+    for_good: bool = False
+
+
+def why_waiting(
+    need: Need, nodes: Sequence[NodeState], paused: Mapping[str, datetime] | None = None
+) -> Waiting | None:
+    """Why a task that is ready is not running; None if it is about to be. `paused` are the backends
+    at a rate limit, and when that ends."""
+    there = [state for state in nodes if state.state != "gone"]
+    if not there:
+        return Waiting("no worker is connected", for_good=True)
+    backend = need.backend
+    able = [state for state in there if backend in state.node.slots]
+    if not able:
+        return Waiting(f"no worker runs {backend}", for_good=True)
+    if need.node is not None:
+        able = [state for state in able if state.name == need.node]
+        if not able:
+            return Waiting(f"its session is on {need.node}, which is not connected", for_good=True)
+    fitting = [state for state in able if set(need.labels) <= set(state.node.labels)]
+    if not fitting:
+        wanted = ", ".join(need.labels)
+        return Waiting(f"no worker with {backend} has the label {wanted}", for_good=True)
+    willing = [state for state in fitting if state.name not in need.refused]
+    if not willing:
+        reasons = "; ".join(f"{s.name}: {need.refused[s.name]}" for s in fitting)
+        return Waiting(f"no worker can run it: {reasons}", for_good=True)
+    until = (paused or {}).get(backend)
+    if until is not None and until > datetime.now(UTC):
+        return Waiting(f"{backend} is at its rate limit until {until.astimezone():%H:%M}")
+    return _wait_for_slot(backend, willing)
+
+
+def _wait_for_slot(backend: str, nodes: Iterable[NodeState]) -> Waiting | None:
+    open_ones = [state for state in nodes if state.takes_tasks]
+    if not open_ones:
+        return Waiting(f"all workers with {backend} are being shut down", for_good=True)
+    slots = sum(state.node.slots[backend] for state in open_ones)
+    used = sum(min(state.used(backend), state.node.slots[backend]) for state in open_ones)
+    if used < slots:
+        return None
+    what = "the only slot" if slots == 1 else f"all {slots} slots"
+    return Waiting(f"{what} for {backend} {'is' if slots == 1 else 'are'} taken")
