@@ -1,0 +1,66 @@
+"""A user of Redis with exactly the rights that the documentation lists can do all that a cluster needs."""
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.clusters import SECONDS, Cluster
+from tests.conftest import CommandLine, Home
+from tests.needs import need
+from tests.stores import RedisServer
+
+PAGE = Path(__file__).parent.parent / "docs" / "cluster.md"
+RULES = re.compile(r"^user clinvk on >SECRET (.+)$", re.MULTILINE)
+
+
+def documented_rules() -> list[str]:
+    (rules,) = RULES.findall(PAGE.read_text("utf-8").replace("\\\n", " "))
+    return str(rules).split()
+
+
+@pytest.fixture
+def cluster(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Cluster]:
+    need("redis-server")
+    for name in ("desk", "redis"):
+        (tmp_path / name).mkdir()
+    user = ["--user", "clinvk", "on", ">SECRET", *documented_rules()]
+    server = RedisServer(tmp_path / "redis", "--requirepass", "of-the-owner", *user)
+    server.start()
+    server.url = server.url.replace("//", "//clinvk:SECRET@")
+    made = Cluster(home, clinvk, tmp_path / "desk", server)
+    yield made
+    made.close()
+    server.kill()
+
+
+def denied(cluster: Cluster) -> str:
+    """What Redis has refused to the user, as its owner sees it."""
+    owner = redis.Redis(port=cluster.server.port, password="of-the-owner")
+    with owner:
+        entries = owner.acl_log()
+        return ", ".join(f"{e['reason']} {e['object']}" for e in entries)
+
+
+def test_the_documented_rights_are_enough(cluster: Cluster):
+    worker = cluster.worker("w1")
+    steps = cluster.file({"steps": ["a", "then {{previous}}"], "pass_session": True}, "s.yaml")
+    done = cluster.go("chain", steps, "--json")
+    assert done.returncode == 0, (done.stderr, denied(cluster))
+    assert "not checked" not in done.stderr
+    session = json.loads(done.stdout)["results"][0]["session_id"]
+    run = cluster.start("parallel", cluster.file({"tasks": ["hold x"]}), "--cluster", cluster.url)
+    cluster.wait_for("hold x")
+    workers = cluster.clinvk("workers", "--cluster", cluster.url)
+    assert workers.returncode == 0, (workers, denied(cluster))
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=SECONDS)
+    listed = cluster.clinvk("sessions", "list", "--storage-backend", cluster.url, "--json")
+    assert session in listed.stdout, (listed, denied(cluster))
+    worker.signal(signal.SIGTERM)
+    assert worker.ends() == 0, worker.said
+    assert denied(cluster) == ""
