@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from clinvk.api.runs import (
         acancel_run,
         afollow_run,
+        asubmit_run,
         cancel_run,
         clean_runs,
         delete_run,
         follow_run,
+        submit_run,
     )
     from clinvk.api.sessions import SessionManager
     from clinvk.api.tasks import (
@@ -113,7 +115,8 @@ _WHERE = {
         "aapply_run", "adrop_run", "apply_run", "arun_diff", "drop_run", "run_diff",
     ),
     "api.runs": (
-        "acancel_run", "afollow_run", "cancel_run", "clean_runs", "delete_run", "follow_run",
+        "acancel_run", "afollow_run", "asubmit_run", "cancel_run", "clean_runs", "delete_run",
+        "follow_run", "submit_run",
     ),
     "api.trial": ("Check", "Trial", "atry_backend", "try_backend"),
     "backend.catalog": ("Catalog",),
@@ -163,10 +166,10 @@ __all__ = [
     "PlanRun", "RateLimit", "Request", "Result", "Round", "Run", "RunResult", "Session", "SessionError",
     "SessionManager", "SessionNotFound", "Started", "Task", "TaskApplied", "TaskDiff", "Text", "Thinking", "Tool", "ToolResult", "Trial", "TurnError",
     "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "aapply_run", "acancel_run", "achain",
-    "acompare", "adrop_run", "afollow_run", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun", "arun_diff",
+    "acompare", "adrop_run", "afollow_run", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun", "arun_diff", "asubmit_run",
     "atry_backend",
     "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "drop_run", "follow_run", "load", "parallel",
-    "plan_of", "probe_backends", "resume_run", "retry_run", "run", "run_diff", "try_backend",
+    "plan_of", "probe_backends", "resume_run", "retry_run", "run", "run_diff", "submit_run", "try_backend",
 ]  # fmt: skip
 
 

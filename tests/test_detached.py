@@ -15,6 +15,7 @@ import clinvk as api
 from clinvk.api.tasks import plan_of
 from clinvk.cluster.drive import drive, submit
 from clinvk.cluster.log import runs as records
+from clinvk.cluster.log import sinks
 from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.log.runs import RedisRuns
 from clinvk.cluster.log.sinks import MAX_LINE, MAX_TEXT, shorten_line
@@ -128,6 +129,22 @@ def test_a_long_event_is_stored_with_shorter_texts():
     assert short["ok"] is True
     assert short["content"].startswith("x" * MAX_TEXT + "… [")
     assert shorten_line(b'{"type":"text"}') == b'{"type":"text"}'
+
+
+def test_of_too_many_events_only_results_are_stored(
+    desk: Desk, runs: RedisRuns, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sinks, "MAX_EVENTS", 100)
+    run = submitted(desk, runs, "a")
+    with run.lock():
+        events = run.open_events(0)
+        for _ in range(20):
+            events.append([b'{"type":"text","text":"0123456789"}\n'])
+        events.append([b'{"type":"result","content":"the end"}\n'])
+    found = [e["type"] for e in run.events(0)]
+    assert found == [*["text"] * (len(found) - 1), "result"]
+    assert 2 <= len(found) <= 5
+    assert run.answer(0)["content"] == "the end"
 
 
 # Drivers that die

@@ -30,6 +30,24 @@ def open_runs(home: Path, cluster: str | None) -> tuple[Runs, Callable[[], None]
 
 
 @contextmanager
+def all_recorded(home: Path, cluster: str | None) -> Iterator[Runs]:
+    """The runs to be resumed: those of this machine, and before them those of the cluster at this
+    address. Blocks, with a cluster."""
+    here = RunStore(home)
+    if cluster is None:
+        yield here
+        return
+    # Only with a cluster.
+    from clinvk.cluster.log.joined import JoinedRuns
+
+    there, close = open_runs(home, cluster)
+    try:
+        yield JoinedRuns([there], [here])
+    finally:
+        close()
+
+
+@contextmanager
 def recorded(
     dispatcher: Dispatcher | None, cluster: str | None
 ) -> Iterator[tuple[Dispatcher, Runs]]:

@@ -1,4 +1,4 @@
-"""Existing runs, from Python: follow, cancel and delete them.
+"""Runs that another process drives, from Python: submit, follow, cancel and delete them.
 
     for change in clinvk.follow_run("last"):
         print(change.kind, change.outcome)
@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from clinvk.api.recorded import open_runs, recorded
+from clinvk.api.recorded import open_runs, placed, recorded
 from clinvk.api.sync import blocking, refuse_event_loop
+from clinvk.api.tasks import Tasks, plan_of
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.errors import ClinvkError
 from clinvk.model.age import Age, moment_of
@@ -28,6 +30,10 @@ from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunStore
 from clinvk.runs.follow import RunChanges, RunFollower
 from clinvk.worktrees.cleaning import clean_worktrees, release_run
+
+if TYPE_CHECKING:
+    from clinvk.engine.run_context import RunContext
+    from clinvk.model.plan import Plan
 
 
 async def acancel_run(
@@ -62,12 +68,12 @@ def _cancel_detached(
     now: bool,
 ) -> RunResult:
     """In a thread, since all calls of a server block."""
-    # Only with a cluster.
-    from clinvk.cluster.control import cancel
+    # 45 ms, and needed only to cancel.
+    import anyio
 
     with recorded(dispatcher, cluster) as (_, runs):
         found = runs.find(run)
-        cancel(found, now=now, notify=notify)
+        anyio.run(partial(control.cancel, found, now=now, notify=notify))
         return found.with_outputs(found.result())
 
 
@@ -161,4 +167,42 @@ def delete_run(
         return folder.id
 
 
+async def asubmit_run(
+    tasks: Tasks,
+    *,
+    cluster: str,
+    notify: Callable[[str], None] = lambda _: None,
+    dispatcher: Dispatcher | None = None,
+    **rules: Any,
+) -> str:
+    """Have a worker of the cluster at this address drive a run of these tasks; returns its id as soon
+    as it is recorded there. `tasks` and `rules` are as in `aparallel`; `notify` gets each notice. Raises
+    `ClinvkError`."""
+    async with placed(dispatcher, cluster) as (where, context):
+        plan = plan_of(tasks, "parallel", where, rules)
+        return await in_thread(lambda: _submit(context, plan, cluster, where, notify))
+
+
+def _submit(
+    context: RunContext,
+    plan: Plan,
+    cluster: str,
+    dispatcher: Dispatcher,
+    notify: Callable[[str], None],
+) -> str:
+    # Only with a cluster.
+    from clinvk.cluster.address import parse
+    from clinvk.cluster.app import create_app, send_run
+    from clinvk.cluster.drive import submit
+    from clinvk.cluster.log.runs import open_runs_at
+
+    address = parse(cluster)
+    with open_runs_at(address, dispatcher.config.home, detached=True) as runs:
+        run = submit(context, plan, runs, notify=notify)
+    with create_app(address) as made:
+        send_run(made, run.id)
+    return run.id
+
+
 cancel_run = blocking(acancel_run)
+submit_run = blocking(asubmit_run)

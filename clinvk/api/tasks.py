@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from clinvk.api.ranking import check_score, score_candidates
-from clinvk.api.recorded import placed
+from clinvk.api.recorded import all_recorded, placed
 from clinvk.api.sync import blocking
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher
@@ -35,7 +35,6 @@ from clinvk.plans import comparison, formats, halt, parse, schema
 from clinvk.plans.comparison import Verdict
 from clinvk.plans.ranking import rank
 from clinvk.process.threads import in_thread
-from clinvk.runs.folder import RunStore
 
 if TYPE_CHECKING:
     from clinvk.engine.executor import Executor
@@ -187,9 +186,10 @@ async def aresume(
         select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
     )
     async with placed(dispatcher, cluster) as (where, context):
-        folder = RunStore(where.config.home).find(run)
-        resumed = ResumedRun(context, folder, select, observe=observe, executor=executor)
-        return resumed.with_outputs(await resumed.run())
+        with all_recorded(where.config.home, cluster) as runs:
+            folder = runs.find(run)
+            resumed = ResumedRun(context, folder, select, observe=observe, executor=executor)
+            return resumed.with_outputs(await resumed.run())
 
 
 async def aretry_run(
@@ -208,9 +208,10 @@ async def aretry_run(
     `SessionError` if there is no such run, or if it is running."""
     select = partial(select_to_retry, names=tasks, failed=failed)
     async with placed(dispatcher, cluster) as (where, context):
-        folder = RunStore(where.config.home).find(run)
-        retried = ResumedRun(context, folder, select, observe=observe, executor=executor)
-        return retried.with_outputs(await retried.run())
+        with all_recorded(where.config.home, cluster) as runs:
+            folder = runs.find(run)
+            retried = ResumedRun(context, folder, select, observe=observe, executor=executor)
+            return retried.with_outputs(await retried.run())
 
 
 class PlanRun(DrivenRun):

@@ -15,7 +15,7 @@ from celery import Celery
 
 from clinvk.cluster import address as addresses
 from clinvk.cluster.address import Address
-from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.keys import DRIVE, AttemptId, Keys
 from clinvk.config import loading
 
 URL_VARIABLE = "CLINVK_CLUSTER_URL"
@@ -23,13 +23,19 @@ TASK = "clinvk.attempt"
 REDELIVERED_AFTER = 24 * 3600  # seconds; the ledger makes sure that nothing runs twice even then
 IDLE_POLL = 1  # seconds for which an idle worker waits for a message at a time
 
-# Runs an attempt in a process of a worker; the worker sets it before it starts.
+# Runs an attempt, or drives a run, in a process of a worker; the worker sets it before it starts.
 Handler = Callable[[AttemptId], None]
+Driver = Callable[[str], None]
 _handler: list[Handler] = []
+_driver: list[Driver] = []
 
 
 def set_handler(handler: Handler) -> None:
     _handler[:] = [handler]
+
+
+def set_driver(driver: Driver) -> None:
+    _driver[:] = [driver]
 
 
 def create_app(address: Address | None) -> Celery:
@@ -60,6 +66,7 @@ def create_app(address: Address | None) -> Celery:
             },
         )
     made.task(_attempt, name=TASK, ignore_result=True)
+    made.task(_drive, name=DRIVE, ignore_result=True)
     return made
 
 
@@ -69,6 +76,20 @@ def _attempt(run: str, task: int, number: int) -> None:
         raise TypeError("not an attempt of clinvk")
     for handler in _handler:
         handler(AttemptId(run, task, number))
+
+
+def _drive(run: str) -> None:
+    if not isinstance(run, str):
+        raise TypeError("not a run of clinvk")
+    for driver in _driver:
+        driver(run)
+
+
+def send_run(made: Celery, run: str) -> None:
+    """Have a detached run delivered to a worker that drives it. Keeps no connection open, since the
+    caller may be about to fork."""
+    with made.connection_for_write() as connection:
+        made.send_task(DRIVE, (run,), queue=DRIVE, connection=connection, retry=True)
 
 
 def send(made: Celery, attempt: AttemptId, queue: str) -> None:

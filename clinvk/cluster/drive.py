@@ -30,6 +30,12 @@ def submit(
     check_detachable(plan)
     stored = DrivenRun(context, plan, notify=notify).stored_plan()
     for task in stored.tasks:
+        if task.worktree is not None:
+            raise UsageError(
+                f"{task.description or f'task {task.name!r}'}: its files would come by git from this "
+                "machine, and a detached run has only directories that all machines share",
+                "add its directory to cluster.shared, or leave out --detach",
+            )
         if task.redacted:
             raise UsageError(
                 f"task {task.name!r} contains a secret, which is not stored, so no worker could run it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+DRIVE = "clinvk.drive"  # the Celery task that drives a detached run, and its queue
 DEFAULT_NAME = "default"  # of a cluster whose URL names none
 
 

@@ -8,7 +8,8 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, find_address, open_place
+from clinvk.cmd.drive.detach import Detach, detach_plan
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
@@ -85,6 +86,7 @@ def parallel(
     report: plan.Report = None,
     force: plan.Force = False,
     cluster: ClusterUrl = None,
+    detach: Detach = False,
     insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
@@ -109,9 +111,13 @@ def parallel(
         budget_tokens=budget_tokens, ephemeral=ephemeral, output_dir=output_dir,
     )  # fmt: skip
     made = plan.override_rules(made, rules)
+    if detach:
+        find_address(cluster, loaded, insecure=insecure)
     _, context = open_place(loaded, cluster, insecure=insecure)
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(context.selector, made, view)
     reports = plan.requested_reports(junit, report, force=force)
+    if detach:
+        return detach_plan(loaded, context, made, view, reports, cluster, insecure=insecure)
     with report_unread_stdin(view.color, f"the tasks are in {source}"):
         return many.run_plan(context, made, view, reports)

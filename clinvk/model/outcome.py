@@ -110,7 +110,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 class RunResult(Struct, frozen=True, kw_only=True):
     """The result of a run. `state` is one of: done, failed, cancelled, waiting, interrupted (its
-    clinvk was killed), running."""
+    clinvk was killed), running, queued (a detached one, which no worker has begun)."""
 
     id: str | None  # None if the run is ephemeral
     kind: str

@@ -54,6 +54,7 @@ async def abandon_run(folder: RunLog) -> str | None:
             lock.note({})  # even if the rest of it cannot be read
         plan = folder.plan()
         result = folder.result(plan, is_driver=True)
+        folder.stop_attempts(o for o in result.results if o.state == "indeterminate")
         failure = Failure("not_started", "not started: cancelled")
         left = {
             o.index: replace(o, state="cancelled", error=failure)

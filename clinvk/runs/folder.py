@@ -17,7 +17,7 @@ from clinvk.disk.reading import ANY, open_regular, read_file, read_with_privacy
 from clinvk.disk.sync import sync_folder
 from clinvk.errors import SessionError
 from clinvk.model.conversion import json_decoder
-from clinvk.model.outcome import RunResult
+from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Plan
 from clinvk.model.usage import rfc3339
 from clinvk.runs.files import EventFile, FileReader, JournalFile, events_path
@@ -286,6 +286,9 @@ class RunFolder(RunLog):
             sync_folder(self.path.parent)
         except OSError as error:
             raise file_error("write", self.path / PLAN, error) from error
+
+    def stop_attempts(self, outcomes: Iterable[Outcome]) -> None:
+        """Does nothing: what was left running here has been stopped."""
 
     def delete(self) -> None:
         try:

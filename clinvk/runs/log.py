@@ -187,6 +187,9 @@ class RunLog(Protocol):
         `SessionError` if it cannot be asked."""
         ...
 
+    def stop_attempts(self, outcomes: Iterable[Outcome]) -> None:
+        """Stop the last attempts at these tasks, if they may still be running on other machines."""
+
     def delete(self) -> None:
         """Delete the run. Raises `SessionError` if it is running or has left something running."""
 

@@ -47,11 +47,14 @@ class RunLease(Closing):
         self._ended = threading.Event()
         answer = server.run(scripts.LOCK, self._keys, [self.token, self._lasts, run])
         if answer == "gone":
-            raise RunNotFound(f"run {run} has been deleted", "see them all: clinvk runs list")
+            raise RunNotFound(
+                f"run {run} has been deleted", "see them all: clinvk runs list --cluster URL"
+            )
         if answer != "locked":
             raise SessionError(
                 f"run {run} is running",
-                f"see it with: clinvk runs watch {run}; cancel it with: clinvk runs cancel {run}",
+                f"see it with: clinvk runs watch {run} --cluster URL; cancel it with: "
+                f"clinvk runs cancel {run} --cluster URL",
             )
         self._thread = threading.Thread(target=self._renew, name=f"lease of {run}", daemon=True)
         self._thread.start()
@@ -83,7 +86,7 @@ class RunLease(Closing):
             self._on_lost()
             raise SessionError(
                 f"run {self._run} is driven by another process now, or was deleted",
-                f"see it with: clinvk runs watch {self._run}",
+                f"see it with: clinvk runs watch {self._run} --cluster URL",
             )
 
     def _renew(self) -> None:

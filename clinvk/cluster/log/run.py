@@ -19,6 +19,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from clinvk.cluster.keys import AttemptId
+from clinvk.cluster.ledger.ledger import Ledger
 from clinvk.cluster.log import scripts
 from clinvk.cluster.log.lease import LEASE, RunLease
 from clinvk.cluster.log.reader import StreamReader
@@ -259,11 +261,20 @@ class RedisRun(RunLog):
             return False
         return bool(self.server.run(scripts.ASK, [driver], [note]))
 
+    def stop_attempts(self, outcomes: Iterable[Outcome]) -> None:
+        ledger = Ledger(self.server.client, self.server.keys)
+        for outcome in outcomes:
+            with self.server.errors():
+                ledger.cancel(
+                    AttemptId(self.id, outcome.index, outcome.attempts), "cancelled", now=False
+                )
+
     def delete(self) -> None:
         if self.awaits_driver(has_begun=True):
             raise SessionError(
                 f"run {self.id} is running",
-                f"see it with: clinvk runs watch {self.id}; cancel it with: clinvk runs cancel {self.id}",
+                f"see it with: clinvk runs watch {self.id} --cluster URL; cancel it with: "
+                f"clinvk runs cancel {self.id} --cluster URL",
             )
         with self.lock():
             self.delete_locked()
@@ -293,7 +304,9 @@ class RedisRun(RunLog):
         return parse_id(found) if found else None
 
     def _deleted(self) -> RunNotFound:
-        return RunNotFound(f"run {self.id} has been deleted", "see them all: clinvk runs list")
+        return RunNotFound(
+            f"run {self.id} has been deleted", "see them all: clinvk runs list --cluster URL"
+        )
 
 
 def plan_data(plan: Plan) -> bytes:

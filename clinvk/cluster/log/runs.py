@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from clinvk.cluster.address import Address, parse
 from clinvk.cluster.log import scripts
 from clinvk.cluster.log.lease import LEASE
 from clinvk.cluster.log.run import RedisRun, about_data, plan_data
@@ -54,7 +55,7 @@ class RedisRuns(Closing, Runs):
                 scripts.CREATE, [keys.run_log(run_id), keys.runs(), keys.due()],
                 [run_id, data, about_data(plan), missed],
             )  # fmt: skip
-        return self._run(run_id)
+        return self.at(run_id)
 
     def ids(self) -> list[str]:
         """Newest first."""
@@ -66,10 +67,10 @@ class RedisRuns(Closing, Runs):
 
     def find(self, text: str) -> RedisRun:
         ids = self.ids()
-        return self._run(find_id(text, ids, lambda: ids[0], WHERE))
+        return self.at(find_id(text, ids, lambda: ids[0], WHERE))
 
     def newest_first(self) -> Iterator[RedisRun]:
-        return map(self._run, self.ids())
+        return map(self.at, self.ids())
 
     def remove_remains(self) -> None:
         """Does nothing: a run is deleted in one step."""
@@ -84,7 +85,8 @@ class RedisRuns(Closing, Runs):
         )  # fmt: skip
         return [i.decode() for i in found]
 
-    def _run(self, run_id: str) -> RedisRun:
+    def at(self, run_id: str) -> RedisRun:
+        """The run with this id, whether it exists or not."""
         return RedisRun(self.server, run_id, self.home, seconds=self.seconds)
 
 
@@ -99,5 +101,17 @@ def open_runs(
 ) -> RedisRuns:
     """The runs of the cluster with this address. Raises `ConfigError`, and `SessionError` if its
     server does not answer."""
-    server = open_server(url, ca=ca, insecure=insecure)
-    return RedisRuns(server, home, detached=detached, seconds=seconds)
+    address = parse(url, insecure=insecure)
+    return open_runs_at(address, home, ca=ca, detached=detached, seconds=seconds)
+
+
+def open_runs_at(
+    address: Address,
+    home: Path,
+    *,
+    ca: Path | None = None,
+    detached: bool = False,
+    seconds: float = LEASE,
+) -> RedisRuns:
+    """The same, of an address that was checked."""
+    return RedisRuns(open_server(address, ca=ca), home, detached=detached, seconds=seconds)

@@ -83,17 +83,22 @@ redis.call('HSET', KEYS[1], 'modified', now, 'restarts', 0)
 return 'done'
 """
 
-# run, driver, events, index; token, field, number, task, then a kind and a line for each event.
-# For each task, the index has where its events begin and end, and where its results are.
+# run, driver, events, index; token, field, number, most bytes of all events, task, then a kind and a
+# line for each event. For each task, the index has where its events begin and end, and where its
+# results are, which are stored in any case.
 EVENTS = f"""{_FENCED}{_ONCE}
-local task = ARGV[4]
-for i = 5, #ARGV, 2 do
-  local id = redis.call('XADD', KEYS[3], '*', 'task', task, 'line', ARGV[i + 1])
-  redis.call('HSETNX', KEYS[4], task .. ':first', id)
-  redis.call('HSET', KEYS[4], task .. ':last', id)
-  if ARGV[i] ~= '' then redis.call('HSET', KEYS[4], task .. ':' .. ARGV[i], id) end
-  if ARGV[i] == 'result' then redis.call('HINCRBY', KEYS[4], task .. ':results', 1) end
+local task, size = ARGV[5], tonumber(redis.call('HGET', KEYS[1], 'bytes') or 0)
+for i = 6, #ARGV, 2 do
+  if ARGV[i] ~= '' or size < tonumber(ARGV[4]) then
+    local id = redis.call('XADD', KEYS[3], '*', 'task', task, 'line', ARGV[i + 1])
+    redis.call('HSETNX', KEYS[4], task .. ':first', id)
+    redis.call('HSET', KEYS[4], task .. ':last', id)
+    if ARGV[i] ~= '' then redis.call('HSET', KEYS[4], task .. ':' .. ARGV[i], id) end
+    if ARGV[i] == 'result' then redis.call('HINCRBY', KEYS[4], task .. ':results', 1) end
+    size = size + #ARGV[i + 1]
+  end
 end
+redis.call('HSET', KEYS[1], 'bytes', size)
 return 'done'
 """
 

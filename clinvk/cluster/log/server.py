@@ -86,7 +86,6 @@ def format_id(of: Id) -> str:
     return f"{of[0]}-{of[1]}"
 
 
-def open_server(url: str, *, ca: Path | None = None, insecure: bool = False) -> LogServer:
+def open_server(address: Address, *, ca: Path | None = None) -> LogServer:
     """Raises `ConfigError`, and `SessionError` if the server does not answer."""
-    address = addresses.parse(url, insecure=insecure)
     return LogServer(addresses.connect_to(address, ca=ca), address)

@@ -18,6 +18,7 @@ from clinvk.process.threads import in_thread
 
 MAX_LINE = 8 * 1024 * 1024  # bytes; longer ones are shortened
 MAX_TEXT = 262_144  # characters of each text of such a line
+MAX_EVENTS = 1024 * 1024 * 1024  # bytes of the events of a run; then only results are stored
 MAX_CALL = 1024 * 1024  # bytes of lines that are sent at a time, or one longer line
 KINDS = {b'{"type":"result"': "result", b'{"type":"turn"': "turn"}
 
@@ -91,7 +92,7 @@ class StreamEvents(_Writer):
         keys = self._server.keys
         self._call(
             scripts.EVENTS, [keys.events(self._run), keys.event_index(self._run)],
-            [self._index, *values],
+            [MAX_EVENTS, self._index, *values],
         )  # fmt: skip
 
     def duplicate(self) -> int | None:

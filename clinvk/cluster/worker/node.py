@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 from clinvk import __version__
 from clinvk.cluster import app as apps
 from clinvk.cluster.address import connect_to
-from clinvk.cluster.keys import Keys
+from clinvk.cluster.keys import DRIVE, Keys
 from clinvk.cluster.ledger.ledger import Ledger
+from clinvk.cluster.log.runs import RedisRuns
+from clinvk.cluster.log.server import LogServer
 from clinvk.cluster.nodes import Node as NodeFacts
 from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.worker.attempt import Node
@@ -71,7 +73,7 @@ class WorkerNode:
         try:
             with self._watching_signals():
                 client.connection_pool.disconnect()
-                for backend in settings.slots:
+                for backend in settings.pools:
                     self._start(made, backend, node)
                 self._say(_describe(settings))
                 return self._serve(ledger, made, node, supervisor)
@@ -99,10 +101,13 @@ class WorkerNode:
     ) -> int:
         next_report = 0.0
         nodes = Nodes(ledger.client, ledger.keys)
+        runs = RedisRuns(LogServer(ledger.client, self.settings.address), self.settings.config.home)
         while self._pools:
             now = time.monotonic()
             if now >= next_report:
                 self._report(ledger, nodes)
+                if self._phase == "running":
+                    self._wake_drivers(runs, made)
                 next_report = now + ALIVE_INTERVAL
             if supervisor.poll() is not None and self._phase == "running":
                 self._fail("its supervisor was killed, so nothing could be cleaned up any more")
@@ -125,8 +130,11 @@ class WorkerNode:
         """Take no more attempts, and let those that run end."""
         limit = self.settings.drain_timeout
         self._phase, self._deadline = "draining", float("inf") if limit is None else now + limit
-        for pid in self._pools:
-            send_signal(pid, signal.SIGTERM)
+        for pid, (backend, _) in self._pools.items():
+            if backend == DRIVE:
+                kill_pool(pid)  # another worker resumes the runs that it drove
+            else:
+                send_signal(pid, signal.SIGTERM)
         if self.signals == 1:
             within = "" if limit is None else f", or {limit:g} s have passed"
             self._say(
@@ -155,6 +163,16 @@ class WorkerNode:
             )  # fmt: skip
         except _redis_errors() as error:
             self._say(f"Redis does not answer: {error}")
+
+    def _wake_drivers(self, runs: RedisRuns, made: Celery) -> None:
+        """Have the detached runs driven whose message was lost, or whose driver has died."""
+        try:
+            for run in runs.take_due() if self.settings.drivers else ():
+                apps.send_run(made, run)
+        except ClinvkError as error:
+            self._say(error.message)
+        except Exception as error:  # noqa: BLE001 - of Celery and its transport; they are due again
+            self._say(f"a detached run was not sent to a driver: {error!r}")
 
     def _start(self, made: Celery, backend: str, node: Node) -> None:
         self._pools[fork_pool(made, backend, node)] = backend, time.monotonic()

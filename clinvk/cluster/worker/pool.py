@@ -16,9 +16,10 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 
 from clinvk.cluster import app as apps
-from clinvk.cluster.keys import queue_of
+from clinvk.cluster.keys import DRIVE, queue_of
 from clinvk.cluster.worker import preload  # noqa: F401 - before the processes are forked
 from clinvk.cluster.worker.attempt import Node
+from clinvk.cluster.worker.driver import RunDriver
 from clinvk.cluster.worker.settings import WorkerSettings
 
 PR_SET_PDEATHSIG = 1  # of Linux
@@ -64,10 +65,17 @@ def _serve(made: Celery, backend: str, node: Node) -> int:
     # The messages are JSON, and are not more dangerous for root than for anybody else.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     logging.basicConfig(level=logging.ERROR, format=LOG_FORMAT)
-    apps.set_handler(node.run)
-    queues = [queue_of(backend), queue_of(backend, settings.name)]
+    if backend == DRIVE:
+        apps.set_driver(RunDriver(settings).drive)
+        queues, slots = [DRIVE], settings.drivers
+    else:
+        apps.set_handler(node.run)
+        queues, slots = (
+            [queue_of(backend), queue_of(backend, settings.name)],
+            settings.slots[backend],
+        )
     worker = made.Worker(
-        hostname=f"{backend}@{settings.name}", pool="prefork", concurrency=settings.slots[backend],
+        hostname=f"{backend}@{settings.name}", pool="prefork", concurrency=slots,
         queues=queues, loglevel="ERROR", without_mingle=True, without_gossip=True,
         without_heartbeat=True, quiet=True,
     )  # fmt: skip

@@ -9,7 +9,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from clinvk.cluster.address import Address
+from clinvk.cluster.keys import DRIVE
 from clinvk.cluster.ledger.ledger import GRACE, LEASE
+from clinvk.cluster.log.lease import LEASE as DRIVER_LEASE
 from clinvk.config.schema import Loaded
 
 RUN, STOP, STOP_NOW = range(3)  # what the processes of a worker are to do
@@ -42,3 +44,10 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     drain_timeout: float | None = None  # seconds; None: as long as it takes
     lease: float = LEASE
     grace: float = GRACE
+    drivers: int = 0  # detached runs that it drives at a time
+    driver_lease: float = DRIVER_LEASE
+
+    @property
+    def pools(self) -> list[str]:
+        """What its Celery workers are for: each backend, and driving detached runs."""
+        return [*self.slots, *([DRIVE] if self.drivers else [])]

@@ -59,6 +59,14 @@ def worker(
             help="Count a task as lost if its worker is silent for this long (default: 20s).",
         ),
     ] = None,
+    drive: Annotated[
+        int,
+        typer.Option(
+            "--drive", min=0, metavar="N",
+            help="Drive N detached runs at a time (default: 2).",
+            show_default=False,
+        ),
+    ] = 2,
     insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:  # fmt: skip
@@ -73,6 +81,7 @@ def worker(
         import redis  # noqa: F401
     # The same.
     from clinvk.cluster.ledger.ledger import LEASE
+    from clinvk.cluster.log.lease import LEASE as DRIVER_LEASE
     from clinvk.cluster.worker.node import WorkerNode
     from clinvk.cluster.worker.settings import WorkerSettings
 
@@ -83,7 +92,7 @@ def worker(
     settings = WorkerSettings(
         address=address, name=_name(name), slots=_slots(backends, loaded), labels=tuple(label or ()),
         config=loaded, env=_environment(), drain_timeout=_seconds("--drain-timeout", drain_timeout),
-        lease=seconds,
+        lease=seconds, drivers=drive, driver_lease=min(seconds, DRIVER_LEASE),
     )  # fmt: skip
     return WorkerNode(settings).run()
 

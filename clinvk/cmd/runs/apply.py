@@ -12,7 +12,7 @@ import typer
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
-from clinvk.cmd.runs.common import LastRun, open_runs
+from clinvk.cmd.runs.common import LastRun, open_local_runs
 from clinvk.errors import UsageError
 from clinvk.terminal import printer as show
 from clinvk.terminal import questions
@@ -61,7 +61,7 @@ def diff(
     from clinvk.worktrees.results.diff import VERSION, read_diffs
 
     loaded = opt.load_config(config)
-    folder = open_runs(loaded).find(run_id)
+    folder = open_local_runs(loaded).find(run_id)
     diffs = read_diffs(folder, tasks or (), os.environ, here=_here(), home=loaded.home)
     if as_json:
         found = [diffs.task(result, patch=not stat).to_json() for result in diffs.results]
@@ -228,7 +228,7 @@ def drop(
     from clinvk.worktrees.results.drop import VERSION, Drop
 
     loaded = opt.load_config(config)
-    folder = open_runs(loaded).find(run_id)
+    folder = open_local_runs(loaded).find(run_id)
     doomed = Drop(folder, tasks or (), os.environ, here=_here(), home=loaded.home)
     if not doomed.dropped:
         print(f"run {folder.id} has no results to drop", file=sys.stderr)

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clinvk.cmd.drive.cluster import cluster_url
+from clinvk.cmd.options.holding import until_end
 from clinvk.config import loading
 from clinvk.errors import ClinvkError
+from clinvk.terminal import printer
 
 if TYPE_CHECKING:
     from clinvk.config.schema import Loaded
     from clinvk.runs.folder import RunStore
+    from clinvk.runs.log import Runs
 
 VERSION = 1  # of the JSON that they print
 
@@ -29,11 +33,43 @@ def complete_runs(incomplete: str) -> list[str]:
     return [i for i in ["last", *ids] if i.startswith(incomplete)]
 
 
-def open_runs(loaded: Loaded) -> RunStore:
+def open_local_runs(loaded: Loaded) -> RunStore:
     # Completion and `--help` do not need it.
     from clinvk.runs.folder import RunStore
 
     return RunStore(loaded.home)
+
+
+def open_runs(loaded: Loaded, given: str | None, *, insecure: bool) -> Runs:
+    """The runs that a command is about. With `--cluster`, those of that cluster; a run of this machine
+    is then found by its id only. With a cluster in the configuration, those of both; a warning if it
+    cannot be reached. Raises `ClinvkError`."""
+    here = open_local_runs(loaded)
+    if (url := cluster_url(given, loaded)) is None:
+        return here
+    # Only with a cluster.
+    from clinvk.cluster.log.joined import JoinedRuns
+    from clinvk.cluster.log.runs import open_runs as open_cluster
+
+    try:
+        there = until_end(open_cluster(url, loaded.home, insecure=insecure))
+    except ClinvkError as error:
+        if given is not None:
+            raise
+        printer.Printer.for_errors().warning(
+            f"only runs of this machine: {error.message}", error.hint
+        )
+        return here
+    return JoinedRuns([there, here]) if given is None else JoinedRuns([there], [here])
+
+
+RunsCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="URL",
+        help="Runs that were detached on a cluster: redis://HOST. none: of this machine.",
+    ),
+]  # fmt: skip
 
 
 OneRun = Annotated[

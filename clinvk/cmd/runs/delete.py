@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clinvk.cmd.app import CommandModule
+from clinvk.cmd.drive.cluster import HERE, Insecure
 from clinvk.cmd.options import plan as plan_options
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.runs.common import VERSION, LastRun, SomeRuns, open_runs
+from clinvk.cmd.runs.common import (
+    VERSION,
+    LastRun,
+    RunsCluster,
+    SomeRuns,
+    open_local_runs,
+    open_runs,
+)
 from clinvk.disk.output_file import check_overwriting
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.age import parse_age, time_before
@@ -22,7 +30,7 @@ from clinvk.terminal import printer, questions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clinvk.runs.log import RunLog
+    from clinvk.runs.log import RunLog, Runs
     from clinvk.worktrees.remove import Removed
 
 app = CommandModule()
@@ -48,6 +56,8 @@ def report(
         typer.Option("--output", metavar="FILE", help="Write to FILE instead of stdout."),
     ] = None,
     force: plan_options.Force = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> None:
     """Print a report of a run."""
@@ -60,7 +70,7 @@ def report(
     wanted = reports.check_report(output, form) if output is not None else None
     if output is not None:
         check_overwriting(output, force=force)
-    folder = open_runs(opt.load_config(config)).find(run_id)
+    folder = open_runs(opt.load_config(config), cluster, insecure=insecure).find(run_id)
     plan = folder.plan()
     result = folder.with_outputs(folder.result(plan))
     if wanted is None:
@@ -71,7 +81,13 @@ def report(
 
 
 @app.command("delete")
-def delete(run_ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -> int:
+def delete(
+    run_ids: SomeRuns,
+    yes: opt.Yes = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
+    config: opt.Config = None,
+) -> int:
     """Delete runs. The sessions of their tasks are kept.
 
     A run of a checkpoint is not deleted: the chain could not be resumed without it. Nor is one with
@@ -82,7 +98,7 @@ def delete(run_ids: SomeRuns, yes: opt.Yes = False, config: opt.Config = None) -
     from clinvk.worktrees.cleaning import release_run
 
     loaded = opt.load_config(config)
-    runs, checkpoints = open_runs(loaded), Checkpoints(loaded.home)
+    runs, checkpoints = open_runs(loaded, cluster, insecure=insecure), Checkpoints(loaded.home)
     code = 0
     for text in run_ids:
         try:
@@ -113,11 +129,13 @@ def clean(
         bool, typer.Option("--dry-run", help="List what would be deleted; delete nothing.")
     ] = False,
     as_json: opt.Json = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> None:
     """Delete old runs (session.retention_days; 0 deletes none), and worktrees.
 
-    Worktrees of all runs that have finished are removed; their results stay. Runs in progress, runs
+    Detached runs of a cluster are deleted only with --cluster, and then nothing else is. Worktrees of all runs that have finished are removed; their results stay. Runs in progress, runs
     of a checkpoint, runs with results that were neither applied nor dropped, and interrupted runs
     that may have left a process running are kept."""
     # Only to delete something.
@@ -140,12 +158,17 @@ def clean(
 
     loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
-    runs = open_runs(loaded)
+    # Those of a cluster may be other people's.
+    runs: Runs = open_local_runs(loaded)
+    if cluster is not None:
+        runs = open_runs(loaded, cluster, insecure=insecure)
     err = printer.Printer.for_errors()
-    removed = clean_worktrees(
-        runs, os.environ, lambda problem: err.warning(problem.message, problem.hint),
-        dry_run=dry_run,
-    )  # fmt: skip
+    removed: Sequence[Removed] = ()
+    if cluster in (None, HERE):
+        removed = clean_worktrees(
+            open_local_runs(loaded), os.environ,
+            lambda problem: err.warning(problem.message, problem.hint), dry_run=dry_run,
+        )  # fmt: skip
     gone: list[str] = []
     if age is not None:
         gone = retention.clean(

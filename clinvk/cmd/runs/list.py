@@ -11,9 +11,10 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
+from clinvk.cmd.drive.cluster import Insecure
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
-from clinvk.cmd.runs.common import VERSION, LastRun, open_runs
+from clinvk.cmd.runs.common import VERSION, LastRun, RunsCluster, open_local_runs, open_runs
 from clinvk.cmd.views import summary, taken
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model import figures
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 
     from clinvk.model.outcome import Outcome
     from clinvk.model.plan import Plan
-    from clinvk.runs.folder import RunFolder
+    from clinvk.runs.log import RunLog
 
 app = CommandModule()
 
-STATES = ("running", "done", "failed", "cancelled", "waiting", "interrupted", "damaged")
+STATES = ("queued", "running", "done", "failed", "cancelled", "waiting", "interrupted", "damaged")
 
 
 @app.command("list")
@@ -53,19 +54,23 @@ def list_(
     all_: Annotated[bool, typer.Option("--all", help="Show all, on a terminal too.")] = False,
     wide: Annotated[bool, typer.Option("--wide", help="Also show the size of worktrees.")] = False,
     as_json: opt.Json = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> None:
     """List runs, newest first."""
     if state is not None and state not in STATES:
         raise UsageError(f"invalid state {state!r}", f"valid: {', '.join(STATES)}")
-    runs = open_runs(opt.load_config(config))
+    loaded = opt.load_config(config)
+    runs = open_runs(loaded, cluster, insecure=insecure)
     summaries = map(_run_summary, runs.newest_first())
     matches = (about for about in summaries if state in (None, about["state"]))
     on_screen = sys.stdout.isatty() and not (all_ or as_json)
     found = list(islice(matches, show.LISTED if on_screen and limit is None else limit))
     if wide:
-        _add_sizes(found, runs.folder.parent)
-    cut_off = taken.interrupted_applies(runs.folder, [about["id"] for about in found])
+        _add_sizes(found, loaded.home)
+    here = open_local_runs(loaded).folder
+    cut_off = taken.interrupted_applies(here, [about["id"] for about in found])
     if as_json:
         for about in found:
             if root := cut_off.get(about["id"]):
@@ -90,7 +95,7 @@ def list_(
     taken.warn_of_interrupted(cut_off)
 
 
-def _run_summary(folder: RunFolder) -> dict[str, Any]:
+def _run_summary(folder: RunLog) -> dict[str, Any]:
     try:
         return {**folder.summary(), **taken.describe_counts(folder)}
     except ClinvkError as error:
@@ -150,10 +155,12 @@ def show_(
     answers: Annotated[bool, typer.Option("--answers", help="Also print all answers.")] = False,
     plain: opt.Plain = False,
     as_json: opt.Json = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> None:
     """Show a run, or one of its tasks."""
-    folder = open_runs(opt.load_config(config)).find(run_id)
+    folder = open_runs(opt.load_config(config), cluster, insecure=insecure).find(run_id)
     plan = folder.plan()
     result = folder.result(plan)
     if task is not None:
@@ -175,7 +182,7 @@ def show_(
         )
     if as_json:
         data = many.result_data(folder.with_outputs(result))
-        if root := taken.interrupted_applies(folder.path.parent, [folder.id]).get(folder.id):
+        if root := taken.interrupted_applies(folder.home / "runs", [folder.id]).get(folder.id):
             data["apply_interrupted"] = root
         show.print_json(taken.add_to_run(folder, data))
         return
@@ -195,7 +202,7 @@ def show_(
         comparison.print_verdict(whole)
         comparison.print_ranking(whole)
     taken.print_taken(folder, result)
-    taken.warn_of_interrupted(taken.interrupted_applies(folder.path.parent, [folder.id]))
+    taken.warn_of_interrupted(taken.interrupted_applies(folder.home / "runs", [folder.id]))
     if hint := summary.next_step(result):
         printer.notice(hint)
 
@@ -209,7 +216,7 @@ def _find_task(run_id: str, outcomes: tuple[Outcome, ...], plan: Plan, text: str
     )
 
 
-def _show_task(folder: RunFolder, plan: Plan, outcome: Outcome) -> None:
+def _show_task(folder: RunLog, plan: Plan, outcome: Outcome) -> None:
     task = plan.tasks[outcome.index]
     fields: dict[str, Any] = {
         "Task": f"{outcome.name} ({outcome.index + 1} of {len(plan.tasks)} in run {folder.id})",

@@ -19,7 +19,7 @@ from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
-from clinvk.cmd.runs.common import VERSION, LastRun, OneRun, open_runs
+from clinvk.cmd.runs.common import VERSION, LastRun, OneRun, RunsCluster, open_local_runs, open_runs
 from clinvk.cmd.views import run as watching
 from clinvk.errors import ClinvkError
 from clinvk.model.outcome import format_counts
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clinvk.engine.run_context import RunContext
     from clinvk.model.plan import Plan
     from clinvk.reports import RequestedReport
-    from clinvk.runs.folder import RunFolder
+    from clinvk.runs.log import RunLog
 
 app = CommandModule()
 LAST = "last"
@@ -85,7 +85,7 @@ def resume(
         budget_tokens=budget_tokens,
     )  # fmt: skip
     reports = plan.requested_reports(junit, report, force=force)
-    folder = open_runs(loaded).find(run_id)
+    folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
     begun_on = folder.plan().cluster
     dispatcher, context = open_place_of(loaded, begun_on, cluster, insecure=insecure)
     if rerun_indeterminate is None and context.cluster is None:
@@ -131,7 +131,7 @@ def retry(
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     reports = plan.requested_reports(junit, report, force=force)
-    folder = open_runs(loaded).find(run_id)
+    folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
     select = partial(select_to_retry, names=tasks or (), failed=failed, run_id=folder.id)
     older = partial(_report_older, loaded, "retry") if run_id == LAST and not tasks else None
     begun_on = folder.plan().cluster
@@ -141,12 +141,12 @@ def retry(
 
 def _resume_run(
     context: RunContext,
-    folder: RunFolder,
+    folder: RunLog,
     select: Callable[[Plan], SelectTasks],
     view: watching.RunView,
     reports: list[RequestedReport],
     rules: plan.RuleFlags,
-    if_nothing_left: Callable[[RunFolder], None] | None,
+    if_nothing_left: Callable[[RunLog], None] | None,
 ) -> int:
     # Only once the flags are valid: it is a third of the start.
     from clinvk.engine.resumed_run import ResumedRun
@@ -163,10 +163,10 @@ def _resume_run(
     return code
 
 
-def _report_older(loaded: Loaded, command: str, newest: RunFolder) -> None:
+def _report_older(loaded: Loaded, command: str, newest: RunLog) -> None:
     """Name an older run that was begun in this directory, and of which something is left."""
     states = STATES_LEFT[command]
-    for folder in islice(open_runs(loaded).newest_first(), MAX_SEARCHED):
+    for folder in islice(open_local_runs(loaded).newest_first(), MAX_SEARCHED):
         with suppress(ClinvkError):  # a damaged run cannot be resumed
             is_older = folder.id != newest.id and folder.summary()["state"] in states
             if is_older and folder.plan().cwd == os.getcwd():
@@ -184,6 +184,8 @@ def cancel(
         bool, typer.Option("--now", help="Cancel at once, without giving tasks time to stop.")
     ] = False,
     as_json: opt.Json = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Cancel a run in progress, or stop what an interrupted one left running."""
@@ -193,7 +195,7 @@ def cancel(
     # Only to cancel: the subcommands of this module share their imports.
     from clinvk.runs import control
 
-    folder = open_runs(opt.load_config(config)).find(run_id)
+    folder = open_runs(opt.load_config(config), cluster, insecure=insecure).find(run_id)
 
     async def end() -> None:
         await control.cancel(folder, now=now, notify=printer.Printer.for_errors().notice)

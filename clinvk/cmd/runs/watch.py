@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
+from clinvk.cmd.drive.cluster import Insecure
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.runs.common import LastRun, open_runs
+from clinvk.cmd.runs.common import LastRun, RunsCluster, open_runs
 from clinvk.cmd.views import run
 from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.runs.folder import RunFolder
+    from clinvk.runs.log import RunLog
 
 app = CommandModule()
 
@@ -26,6 +27,8 @@ def watch(
     output_format: opt.Format = None,
     quiet: plan.Quiet = False,
     plain: opt.Plain = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Watch a run in progress until it ends, and exit with its exit code.
@@ -36,7 +39,7 @@ def watch(
 
     loaded = opt.load_config(config)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
-    folder = open_runs(loaded).find(run_id)
+    folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
     viewer = run.create_run_viewer(view)
     try:
         anyio.run(_follow, folder, viewer)
@@ -51,7 +54,7 @@ def watch(
     return result.exit_code
 
 
-async def _follow(folder: RunFolder, viewer: run.RunViewer) -> None:
+async def _follow(folder: RunLog, viewer: run.RunViewer) -> None:
     # 45 ms, and needed only once something runs.
     import anyio
 

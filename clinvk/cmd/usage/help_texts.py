@@ -22,7 +22,7 @@ GROUPS = {
         "--max-parallel --sequential --fail-fast --halt --retries --on-limit --max-wait "
         "--budget-cost --budget-tokens"
     ),
-    "Cluster": "--cluster --insecure --name --label --drain-timeout --lease",
+    "Cluster": "--cluster --detach --insecure --name --label --drain-timeout --lease --drive",
     "Output": (
         "--output-format --json --raw --plain --quiet --verbose --color --output-dir --junit --report "
         "--html --force"

@@ -1,0 +1,45 @@
+"""Runs that are recorded in several places, as if they were in one."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+from clinvk.model.plan import Plan
+from clinvk.runs.log import RunLog, Runs, find_id
+
+LAST = "last"
+
+
+class JoinedRuns(Runs):
+    """New runs are recorded in the first place."""
+
+    def __init__(self, places: Sequence[Runs], unlisted: Sequence[Runs] = ()) -> None:
+        """A run in the places `unlisted` is found by its id; as the last one only if there are no
+        others."""
+        self._places = places
+        self._unlisted = unlisted
+
+    def create(self, plan: Plan) -> RunLog:
+        return self._places[0].create(plan)
+
+    def ids(self) -> list[str]:
+        return [run_id for place in self._places for run_id in place.ids()]
+
+    def find(self, text: str) -> RunLog:
+        if text == LAST and (newest := next(self.newest_first(), None)) is not None:
+            return newest
+        places = [*self._places, *self._unlisted]
+        ids = [place.ids() for place in places]
+        known = [i for some in ids for i in some]
+        found = find_id(text, known, lambda: self._unlisted[0].find(LAST).id)
+        place = next(p for p, some in zip(places, ids, strict=True) if found in some)
+        return place.find(found)
+
+    def newest_first(self) -> Iterator[RunLog]:
+        runs = (place.newest_first() for place in self._places)
+        return heapq.merge(*runs, key=lambda run: run.created_at(), reverse=True)
+
+    def remove_remains(self) -> None:
+        for place in self._places:
+            place.remove_remains()

@@ -1,0 +1,170 @@
+"""Detached runs on real workers: submitted from a shell, driven by a worker, seen from anywhere."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import clinvk
+from clinvk.cluster.log.runs import RedisRuns, open_runs
+from tests.clusters import SECONDS, Cluster
+from tests.conftest import CommandLine, Home, wait_for
+from tests.stores import RedisServer, keep
+
+QUICK = "--lease=2s"
+
+
+@pytest.fixture
+def cluster(
+    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
+) -> Iterator[Cluster]:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    made = Cluster(home, clinvk, folder, own_server)
+    yield made
+    made.close()
+
+
+def runs_of(cluster: Cluster) -> RedisRuns:
+    return keep(open_runs(cluster.url, cluster.home.path))
+
+
+def detach(cluster: Cluster, *tasks: Any, **rules: Any) -> str:
+    path = cluster.file({"tasks": list(tasks), **rules})
+    done = cluster.go("parallel", path, "--detach")
+    assert done.returncode == 0, done
+    assert "watch it with: clinvk runs watch" in done.stderr
+    return done.stdout.strip()
+
+
+def at_another_desk(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
+    """The environment of another machine."""
+    other = tmp_path / "other"
+    cluster.configure(home=other)
+    return {"CLINVK_HOME": str(other)}
+
+
+def test_a_detached_run_is_driven_by_a_worker_and_seen_from_another_machine(
+    cluster: Cluster, tmp_path: Path
+):
+    elsewhere = at_another_desk(cluster, tmp_path)
+    run = detach(cluster, "a", "bad b", {"prompt": "{{tasks.1.output}} c", "needs": "1"})
+    listed = json.loads(cluster.go("runs", "list", "--json", **elsewhere).stdout)["runs"]
+    assert [(r["id"], r["state"], r["total_tasks"]) for r in listed] == [(run, "queued", 3)]
+    quiet = cluster.go("parallel", cluster.file({"tasks": ["d"]}, "d.yaml"), "--detach", "--json")
+    other = json.loads(quiet.stdout)
+    assert (other["state"], other["total_tasks"]) == ("queued", 1)
+    assert cluster.go("runs", "cancel", other["id"], **elsewhere).returncode == 0
+    assert cluster.go("runs", "delete", other["id"], "--yes", **elsewhere).returncode == 0
+    cluster.worker("w1")
+    watched = cluster.go("runs", "watch", run, "--json", **elsewhere)
+    assert watched.returncode == 1
+    tasks = json.loads(watched.stdout)["results"]
+    assert [t["state"] for t in tasks] == ["done", "failed", "done"]
+    assert [t["output"] for t in tasks] == ["<a>", "", "<<a> c>"]
+    shown = cluster.go("runs", "show", "last", "--answers", **elsewhere)
+    assert "<<a> c>" in shown.stdout
+    assert "state: failed" in shown.stdout
+    report = cluster.go("runs", "report", run, "--format", "junit", **elsewhere)
+    assert report.stdout.count("<testcase") == 3
+    again = cluster.go("runs", "retry", run, "--json", **elsewhere)
+    assert [t["attempts"] for t in json.loads(again.stdout)["results"]] == [1, 2, 1]
+    cleaned = cluster.go("runs", "clean", "--older-than", "1h", "--json", **elsewhere)
+    assert json.loads(cleaned.stdout)["deleted"] == []
+    assert cluster.go("runs", "delete", run, "--yes", **elsewhere).returncode == 0
+    assert json.loads(cluster.go("runs", "list", "--json", **elsewhere).stdout)["runs"] == []
+    assert not (cluster.home.path / "runs").exists()
+
+
+def test_a_run_whose_worker_was_killed_is_continued_by_another_one(cluster: Cluster):
+    driving = cluster.worker("driving", QUICK, slots="other")
+    cluster.worker("running", QUICK, "--drive", "0")
+    run = detach(cluster, "a", "hold b", "c", max_parallel=1)
+    cluster.wait_for("hold b")
+    driving.kill()
+    cluster.worker("next", QUICK, slots="other")
+    found = runs_of(cluster).find(run)
+    begins = lambda: [x for x in found.read_journal() if x["event"] == "begin"]  # noqa: E731
+    wait_for(lambda: len(begins()) > 1, "another driver", SECONDS)
+    cluster.let_go()
+    watched = cluster.go("runs", "watch", run, "--json")
+    assert [t["state"] for t in json.loads(watched.stdout)["results"]] == ["done"] * 3
+    assert cluster.starts() == ["a", "hold b", "c"]
+    assert [t["attempts"] for t in json.loads(watched.stdout)["results"]] == [1, 1, 1]
+
+
+def test_a_worker_that_is_stopped_leaves_its_runs_to_another_one(cluster: Cluster):
+    driving = cluster.worker("driving", QUICK, slots="other")
+    cluster.worker("running", QUICK, "--drive", "0")
+    run = detach(cluster, "hold a", "b", max_parallel=1)
+    cluster.wait_for("hold a")
+    driving.signal(signal.SIGTERM)
+    assert driving.ends() == 0
+    cluster.worker("next", QUICK, slots="other")
+    cluster.let_go()
+    watched = cluster.go("runs", "watch", run, "--json")
+    assert [t["state"] for t in json.loads(watched.stdout)["results"]] == ["done"] * 2
+    assert cluster.starts() == ["hold a", "b"]
+
+
+def test_a_detached_run_is_cancelled_from_another_machine(cluster: Cluster, tmp_path: Path):
+    elsewhere = at_another_desk(cluster, tmp_path)
+    cluster.worker("w1", QUICK)
+    run = detach(cluster, "a", "hold b", "c", max_parallel=1)
+    cluster.wait_for("hold b")
+    done = cluster.go("runs", "cancel", run, **elsewhere)
+    assert done.returncode == 0, done
+    assert "is cancelled" in done.stdout
+    shown = json.loads(cluster.go("runs", "show", run, "--json", **elsewhere).stdout)
+    assert [t["state"] for t in shown["results"]] == ["done", "cancelled", "cancelled"]
+
+
+def test_what_cannot_be_detached_is_refused(cluster: Cluster):
+    path = cluster.file({"tasks": ["a"]})
+    here = cluster.clinvk("parallel", path, "--detach")
+    assert here.returncode == 1
+    assert "the address of the cluster is missing" in here.stderr
+    for flags in (["--ephemeral"], ["--output-dir", "out"], ["--junit", "x.xml"], ["--report", "x.md"]):  # fmt: skip
+        done = cluster.go("parallel", path, "--detach", *flags)
+        assert done.returncode == 1
+        assert "leave out" in done.stderr
+    assert runs_of(cluster).ids() == []
+
+
+def test_a_cluster_in_the_configuration_adds_its_runs_to_those_of_this_machine(cluster: Cluster):
+    cluster.configure("parallel: {max_workers: 2}\n")
+    here = cluster.made("a")
+    there = detach(cluster, "b")
+    url = {"CLINVK_CLUSTER_URL": cluster.url}
+
+    def listed(*args: str, **env: str) -> list[str]:
+        return [
+            r["id"] for r in cluster.clinvk.json("runs", "list", "--json", *args, env=env)["runs"]
+        ]
+
+    assert listed(**url) == [there, here]
+    assert listed("--cluster", "none", **url) == [here]
+    assert listed("--cluster", cluster.url) == [there]
+    assert cluster.go("runs", "show", here).returncode == 0
+    cluster.server.kill()
+    done = cluster.clinvk("runs", "list", "--json", env=url)
+    assert [r["id"] for r in json.loads(done.stdout)["runs"]] == [here]
+    assert "only runs of this machine" in done.stderr
+    assert cluster.clinvk("runs", "list", "--cluster", cluster.url).returncode == 4
+
+
+@pytest.mark.anyio
+async def test_a_run_is_submitted_and_followed_from_python(cluster: Cluster):
+    await anyio.to_thread.run_sync(cluster.worker, "w1")
+    dispatcher = cluster.dispatcher()
+    run = await clinvk.asubmit_run(
+        ["a", "b"], cluster=cluster.url, dispatcher=dispatcher, workdir=cluster.home.work
+    )
+    changes = [c async for c in clinvk.afollow_run(run, cluster=cluster.url, dispatcher=dispatcher)]
+    assert sorted(c.outcome.output for c in changes if c.kind == "ended" and c.outcome) == ["<a>", "<b>"]  # fmt: skip
+    result = await clinvk.aresume(run, cluster=cluster.url, dispatcher=dispatcher)
+    assert result.state == "done"
