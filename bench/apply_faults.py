@@ -188,7 +188,8 @@ class World:
     def stale(self) -> list[str]:
         listed = self.git("worktree", "list", "--porcelain").count("worktree ")
         folder = self.home / "worktrees"
-        left = [str(p) for p in folder.glob("*/*")] if folder.exists() else []
+        # What a killed process had half written is removed a while later.
+        left = [str(p) for p in folder.glob("*/*") if not p.name.startswith(".")]
         return ([f"{listed - 1} worktrees that git knows"] if listed > 1 else []) + left
 
     def files(self) -> dict[str, str]:

@@ -827,3 +827,17 @@ def test_a_diff_on_a_terminal_is_in_color_and_goes_through_the_pager_of_git(
     plain, _ = ending(terminal("runs", "diff", "--stat", NO_COLOR="1", GIT_PAGER="cat"))
     assert "a.txt | 60 +++" in plain
     assert "\x1b" not in plain
+
+
+def test_a_run_whose_clinvk_was_killed_after_its_end_is_cleaned(
+    clinvk: CommandLine, home: Home
+) -> None:
+    repository = Repository(home.work, FILES)
+    folder = make_run(home.path, repository, {"one": repository.result(write("b.txt", "B\n"))})
+    lock = folder.lock()
+    lock.note({"pid": 1})
+    lock.abandon()
+    assert clinvk("runs", "apply").returncode == 0
+    cleaned = clinvk("runs", "clean", "--older-than", "0")
+    assert (cleaned.returncode, cleaned.stderr) == (0, "")
+    assert clinvk.json("runs", "list", "--json")["runs"] == []

@@ -254,7 +254,9 @@ class RunFolder(RunLog):
         return self.path / LOCK_NAME
 
     def is_idle(self) -> bool:
-        return NamedLocks(self.path).is_idle(LOCK_NAME)
+        if NamedLocks(self.path).is_idle(LOCK_NAME):
+            return True
+        return self.find_driver() is None and self.has_ended()
 
     def lock(self) -> HeldLock:
         try:
@@ -298,7 +300,7 @@ class RunFolder(RunLog):
                 raise
             self.delete_locked()  # no process holds a lock that cannot even be created
             return
-        if turn.leftover:
+        if turn.leftover and not self.has_ended():
             turn.abandon()
             raise SessionError(
                 f"run {self.id} was interrupted, and may have left something running",
@@ -308,6 +310,12 @@ class RunFolder(RunLog):
             self.delete_locked()
         finally:
             turn.close()
+
+    def has_ended(self) -> bool:
+        """Whether its end is recorded: a process that was killed after that has left nothing running."""
+        return any(
+            line.get("event") == "end" for line in _first_and_last_line(self.path / JOURNAL)[1:]
+        )
 
     def delete_locked(self) -> None:
         # Renamed first: a process that is about to lock it finds all of it or nothing.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from clinvk.disk.atomic import remove_leftovers
 from clinvk.disk.sizes import folder_size
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.plan import Plan
@@ -70,6 +71,8 @@ def clean_worktrees(
     known = set(runs.ids())
     found: list[Removed] = []
     for run, paths in _existing(home):
+        if not dry_run:
+            remove_leftovers(names.folder_of(home) / run)
         try:
             if run in known:
                 found += _clean_run(RunFolder(runs.folder / run), env, on_problem, dry_run=dry_run)
@@ -164,7 +167,7 @@ def _orphan(home: Path, path: Path, env: Mapping[str, str]) -> Place | None:
 def _locked(folder: RunLog) -> Iterator[None]:
     """Nothing else drives the run meanwhile. Raises `SessionError`."""
     lock = folder.lock()
-    if lock.leftover:
+    if lock.leftover and not (isinstance(folder, RunFolder) and folder.has_ended()):
         lock.abandon()
         raise SessionError(
             f"run {folder.id} was interrupted, and may have left something running",
