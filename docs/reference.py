@@ -85,13 +85,14 @@ def sections() -> dict[str, type[msgspec.Struct]]:
 
 
 def _sections_of(name: str, struct: type[msgspec.Struct]) -> dict[str, type[msgspec.Struct]]:
-    """The section, or those below it if it has no keys of its own."""
-    below = {
-        f"{name}.{f.name}": f.type
-        for f in fields(struct)
-        if isinstance(f.type, type) and issubclass(f.type, msgspec.Struct)
-    }
-    return below or {name: struct}
+    """The section, if it has keys of its own, and those below it."""
+    below = {f"{name}.{f.name}": f.type for f in fields(struct) if _is_section(f)}
+    own = {name: struct} if len(below) < len(fields(struct)) else {}
+    return {**own, **below}
+
+
+def _is_section(field: msgspec.structs.FieldInfo) -> bool:
+    return isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
 
 
 def example() -> str:
@@ -102,7 +103,8 @@ def example() -> str:
     ]
     for prefix, struct in sections().items():
         name = prefix.partition(".")[0]
-        parts.append(_line(name, None, SECTION_COMMENTS[name]))
+        if not parts[-1].startswith(f"{name}:"):
+            parts.append(_line(name, None, SECTION_COMMENTS[name]))
         indent = "  "
         if name == "backends":
             parts[-1] += _line(
@@ -112,7 +114,10 @@ def example() -> str:
         elif "." in prefix:
             parts[-1] += _line(f"  {prefix.partition('.')[2]}", None, "what it may run")
             indent = "    "
+        nested = {field.name for field in fields(struct) if _is_section(field)}
         for key, value in msgspec.to_builtins(struct()).items():
+            if key in nested:
+                continue
             parts[-1] += _line(f"{indent}{key}", _yaml(value), helps[f"{prefix}.{key}"].comment)
     return "\n".join(parts)
 
@@ -136,6 +141,7 @@ def with_key_tables(page: str) -> str:
             _row(field.name, field.type, getattr(struct(), field.name), helps[f"{prefix}.{field.name}"],
                  as_above=prefix == "backends.NAME")
             for field in fields(struct)
+            if not _is_section(field)
         ]  # fmt: skip
     for title, rows in tables.items():
         before, rest = page.split(f"### {title}\n", 1)
