@@ -10,7 +10,7 @@ from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.log.runs import RedisRuns
 from clinvk.engine.driven_run import DrivenRun, Observe
 from clinvk.engine.executor import Executor
-from clinvk.engine.rerun import SelectTasks, unfinished
+from clinvk.engine.rerun import SelectTasks
 from clinvk.engine.resumed_run import ResumedRun
 from clinvk.engine.run_context import RunContext
 from clinvk.errors import UsageError
@@ -89,7 +89,7 @@ def _unless_ended(run: RedisRun) -> Callable[[Plan], SelectTasks]:
     """The unfinished tasks; none if the run has ended before this process had its lease."""
 
     def select_of(plan: Plan) -> SelectTasks:
-        chosen = unfinished(plan)
+        chosen = rerun.unfinished(plan)
 
         def select(outcomes: Iterable[Outcome]) -> list[Outcome]:
             return chosen(outcomes) if run.awaits_driver(has_begun=True) else list(outcomes)
