@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from clinvk.api.agent import Agent, MemoryConfig
     from clinvk.api.backends import (
         ManifestCheck,
+        alist_workers,
         aprobe_backends,
         check_manifest,
+        list_workers,
         probe_backends,
     )
     from clinvk.api.chat_objects import ChatCompletion, ChatCompletionChunk
@@ -107,7 +109,10 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "api.agent": ("Agent", "MemoryConfig"),
-    "api.backends": ("ManifestCheck", "aprobe_backends", "check_manifest", "probe_backends"),
+    "api.backends": (
+        "ManifestCheck", "alist_workers", "aprobe_backends", "check_manifest", "list_workers",
+        "probe_backends",
+    ),
     "api.chat_objects": ("ChatCompletion", "ChatCompletionChunk"),
     "api.client": ("AsyncClient", "Client"),
     "api.prompt": ("arun", "run"),
@@ -166,9 +171,9 @@ __all__ = [
     "PlanRun", "RateLimit", "Request", "Result", "Round", "Run", "RunResult", "Session", "SessionError",
     "SessionManager", "SessionNotFound", "Started", "Task", "TaskApplied", "TaskDiff", "Text", "Thinking", "Tool", "ToolResult", "Trial", "TurnError",
     "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "aapply_run", "acancel_run", "achain",
-    "acompare", "adrop_run", "afollow_run", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun", "arun_diff", "asubmit_run",
+    "acompare", "adrop_run", "afollow_run", "alist_workers", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun", "arun_diff", "asubmit_run",
     "atry_backend",
-    "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "drop_run", "follow_run", "load", "parallel",
+    "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "drop_run", "follow_run", "list_workers", "load", "parallel",
     "plan_of", "probe_backends", "resume_run", "retry_run", "run", "run_diff", "submit_run", "try_backend",
 ]  # fmt: skip
 

@@ -138,7 +138,7 @@ def test_a_worker_keeps_no_more_of_ended_tasks_than_it_may(cluster: GitCluster, 
     (worker,) = cluster.workers
     worker.signal(signal.SIGTERM)
     assert worker.ends() == 0, worker.said
-    (home / "config.yaml").write_text("worker: {cache_gb: 0}\n")
+    (home / "config.yaml").write_text("cluster: {cache_gb: 0}\n")
     cluster.worker("again", env={"CLINVK_HOME": str(home)}, slots="shell=1")
     second = json.loads(cluster.run_in(repo, "parallel", "--json", stdin=script).stdout)
     assert second["results"][0]["state"] == "done"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import clinvk
 from clinvk.cluster import nodes as records
 from clinvk.cluster.address import connect
 from clinvk.cluster.keys import AttemptId, Keys
@@ -71,6 +72,20 @@ def test_what_another_program_has_written_is_passed_over(nodes: Nodes):
     nodes.client.hset(KEYS.busy("north"), "r.1.1", b"?")
     nodes.client.hset(KEYS.attempt(AttemptId("r", 1, 1)), "state", "running")
     assert [(state.name, state.running) for state in nodes.read()] == [("north", ())]
+
+
+@pytest.mark.anyio
+async def test_python_lists_the_workers(nodes: Nodes, redis_url: str):
+    nodes.write(north())
+    (found,) = await clinvk.alist_workers(redis_url)
+    assert (found.name, found.state) == ("north", "live")
+    with pytest.raises(clinvk.ConfigError, match="has no password"):
+        await clinvk.alist_workers("redis://10.0.0.7")
+
+
+def test_python_lists_the_workers_without_an_event_loop(nodes: Nodes, redis_url: str):
+    nodes.write(north())
+    assert [state.name for state in clinvk.list_workers(redis_url)] == ["north"]
 
 
 # Why a task waits

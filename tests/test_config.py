@@ -423,7 +423,7 @@ ELSEWHERE = {
     "cluster.url": "test_cluster.py",
     "cluster.shared": "test_cluster.py",
     "cluster.git": "test_cluster_git.py",
-    "worker.cache_gb": "test_cluster_git.py",
+    "cluster.cache_gb": "test_cluster_git.py",
     "worker.allow.backends": "test_cluster.py",
     "worker.allow.directories": "test_cluster.py",
 }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -24,6 +24,10 @@ from clinvk.backend.probe import BackendStatus
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.dispatch.replay import Replay, find_recordings, replay
 from clinvk.errors import ConfigError
+from clinvk.process.threads import in_thread
+
+if TYPE_CHECKING:
+    from clinvk.cluster.nodes import NodeState
 
 
 async def aprobe_backends(*names: str, dispatcher: Dispatcher | None = None) -> list[BackendStatus]:
@@ -37,6 +41,19 @@ async def aprobe_backends(*names: str, dispatcher: Dispatcher | None = None) -> 
 
 
 probe_backends = blocking(aprobe_backends)
+
+
+async def alist_workers(cluster: str, *, insecure: bool = False) -> list[NodeState]:
+    """The workers of the cluster at this address, as in `clinvk workers`. Raises `ConfigError` for an
+    address that cannot be used, `SessionError` if its server does not answer."""
+    # An extra.
+    from clinvk.cluster.address import parse
+    from clinvk.cluster.nodes import read_nodes
+
+    return await in_thread(lambda: read_nodes(parse(cluster, insecure=insecure)))
+
+
+list_workers = blocking(alist_workers)
 
 
 class ManifestCheck(Struct, frozen=True):

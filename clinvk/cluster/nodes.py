@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from msgspec import Struct
 
+from clinvk.cluster.address import Address, connect_to
 from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.server_errors import explain
 
 if TYPE_CHECKING:
     import redis
@@ -191,6 +193,18 @@ class Nodes:
         """Milliseconds on the server's clock."""
         seconds, micro = self.client.time()
         return seconds * 1000 + micro // 1000
+
+
+def read_nodes(address: Address) -> list[NodeState]:
+    """All nodes of the cluster. Raises `ClinvkError`."""
+    with connect_to(address) as client:
+        # 60 ms, and an extra.
+        from redis import RedisError
+
+        try:
+            return Nodes(client, Keys.of(address.name)).read()
+        except RedisError as error:
+            raise explain(error, address.place, is_tls=address.is_tls) from error
 
 
 class _Facts(Struct, frozen=True):

@@ -116,7 +116,7 @@ _KEYS = {
         "tasks run",
         "directories that all machines of a cluster share",
     ),
-    "worker.cache_gb": KeyHelp(
+    "cluster.cache_gb": KeyHelp(
         "what `clinvk worker` keeps of git repositories and of worktrees whose tasks have ended, in "
         "gigabytes; the oldest are deleted first",
         "gigabytes of git repositories and worktrees that a worker keeps",

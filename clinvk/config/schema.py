@@ -71,6 +71,7 @@ class ClusterConfig(Struct, frozen=True):
     url: str | None = None
     shared: list[str] = []
     git: str | None = None
+    cache_gb: int = 20
 
 
 class WorkerAllow(Struct, frozen=True):
@@ -80,7 +81,6 @@ class WorkerAllow(Struct, frozen=True):
 
 class WorkerConfig(Struct, frozen=True):
     allow: WorkerAllow = field(default_factory=WorkerAllow)
-    cache_gb: int = 20
 
 
 class Config(Struct, frozen=True):

@@ -57,7 +57,7 @@ class Node:
             settings.config.home,
             settings.env,
             shared=SharedDirectories(settings.config.config.cluster.shared, allow.directories),
-            limit=settings.config.config.worker.cache_gb * 1000**3,
+            limit=settings.config.config.cluster.cache_gb * 1000**3,
             node=settings.name,
         )
         self._ledger: Ledger | None = None
