@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.log.runs import RedisRuns
+from clinvk.engine import rerun
 from clinvk.engine.driven_run import DrivenRun, Observe
 from clinvk.engine.executor import Executor
 from clinvk.engine.rerun import SelectTasks
