@@ -97,10 +97,15 @@ class Cluster(Desk):
                 (home / "backends" / manifest.name).write_text(manifest.read_text())
 
     def worker(
-        self, name: str, *args: str, env: Mapping[str, str] | None = None, slots: str = "fake=2"
+        self,
+        name: str,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+        slots: str = "fake=2",
+        drive: int = 0,
     ) -> Worker:
-        """A worker that is ready."""
-        made = self.start_worker(name, *args, env=env, slots=slots)
+        """A worker that is ready, and drives so many detached runs."""
+        made = self.start_worker(name, "--drive", str(drive), *args, env=env, slots=slots)
         wait_for(lambda: "ready" in made.said or made.process.poll() is not None, name, SECONDS)
         assert made.process.poll() is None, made.said
         return made

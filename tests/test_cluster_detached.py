@@ -60,7 +60,7 @@ def test_a_detached_run_is_driven_by_a_worker_and_seen_from_another_machine(
     assert (other["state"], other["total_tasks"]) == ("queued", 1)
     assert cluster.go("runs", "cancel", other["id"], **elsewhere).returncode == 0
     assert cluster.go("runs", "delete", other["id"], "--yes", **elsewhere).returncode == 0
-    cluster.worker("w1")
+    cluster.worker("w1", drive=2)
     watched = cluster.go("runs", "watch", run, "--json", **elsewhere)
     assert watched.returncode == 1
     tasks = json.loads(watched.stdout)["results"]
@@ -81,12 +81,12 @@ def test_a_detached_run_is_driven_by_a_worker_and_seen_from_another_machine(
 
 
 def test_a_run_whose_worker_was_killed_is_continued_by_another_one(cluster: Cluster):
-    driving = cluster.worker("driving", QUICK, slots="other")
-    cluster.worker("running", QUICK, "--drive", "0")
+    driving = cluster.worker("driving", QUICK, slots="other", drive=2)
+    cluster.worker("running", QUICK)
     run = detach(cluster, "a", "hold b", "c", max_parallel=1)
     cluster.wait_for("hold b")
     driving.kill()
-    cluster.worker("next", QUICK, slots="other")
+    cluster.worker("next", QUICK, slots="other", drive=2)
     found = runs_of(cluster).find(run)
     begins = lambda: [x for x in found.read_journal() if x["event"] == "begin"]  # noqa: E731
     wait_for(lambda: len(begins()) > 1, "another driver", SECONDS)
@@ -98,13 +98,13 @@ def test_a_run_whose_worker_was_killed_is_continued_by_another_one(cluster: Clus
 
 
 def test_a_worker_that_is_stopped_leaves_its_runs_to_another_one(cluster: Cluster):
-    driving = cluster.worker("driving", QUICK, slots="other")
-    cluster.worker("running", QUICK, "--drive", "0")
+    driving = cluster.worker("driving", QUICK, slots="other", drive=2)
+    cluster.worker("running", QUICK)
     run = detach(cluster, "hold a", "b", max_parallel=1)
     cluster.wait_for("hold a")
     driving.signal(signal.SIGTERM)
     assert driving.ends() == 0
-    cluster.worker("next", QUICK, slots="other")
+    cluster.worker("next", QUICK, slots="other", drive=2)
     cluster.let_go()
     watched = cluster.go("runs", "watch", run, "--json")
     assert [t["state"] for t in json.loads(watched.stdout)["results"]] == ["done"] * 2
@@ -113,7 +113,7 @@ def test_a_worker_that_is_stopped_leaves_its_runs_to_another_one(cluster: Cluste
 
 def test_a_detached_run_is_cancelled_from_another_machine(cluster: Cluster, tmp_path: Path):
     elsewhere = at_another_desk(cluster, tmp_path)
-    cluster.worker("w1", QUICK)
+    cluster.worker("w1", QUICK, drive=2)
     run = detach(cluster, "a", "hold b", "c", max_parallel=1)
     cluster.wait_for("hold b")
     done = cluster.go("runs", "cancel", run, **elsewhere)
@@ -159,7 +159,7 @@ def test_a_cluster_in_the_configuration_adds_its_runs_to_those_of_this_machine(c
 
 @pytest.mark.anyio
 async def test_a_run_is_submitted_and_followed_from_python(cluster: Cluster):
-    await anyio.to_thread.run_sync(cluster.worker, "w1")
+    await anyio.to_thread.run_sync(lambda: cluster.worker("w1", drive=2))
     dispatcher = cluster.dispatcher()
     run = await clinvk.asubmit_run(
         ["a", "b"], cluster=cluster.url, dispatcher=dispatcher, workdir=cluster.home.work

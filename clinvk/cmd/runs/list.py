@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 app = CommandModule()
 
-STATES = ("queued", "running", "done", "failed", "cancelled", "waiting", "interrupted", "damaged")
+STATES = ("running", "done", "failed", "cancelled", "waiting", "interrupted", "damaged", "queued")
 
 
 @app.command("list")
