@@ -39,16 +39,6 @@ class Worker:
             return [top, *(p for p in top.children(recursive=True) if self._is_ours(p))]
         return []
 
-    def slots(self) -> list[psutil.Process]:
-        """The processes that run tasks: those of Celery without processes of Celery below them."""
-        found = []
-        for process in self.family()[1:]:
-            with suppress(psutil.NoSuchProcess):
-                below = [p for p in process.children() if self._is_ours(p)]
-                if not below and "supervisor" not in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
-
     def _is_ours(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error):
             words = " ".join(process.cmdline())

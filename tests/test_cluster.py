@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psutil
 import pytest
 
 import clinvk
@@ -109,7 +110,8 @@ def test_a_killed_process_of_a_worker_takes_its_program_along(cluster: Cluster):
     run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
     cluster.wait_for("hold a")
     program = cluster.pid("hold")
-    (slot,) = worker.slots()
+    slot = psutil.Process(program).parent()
+    assert slot in worker.family()
     slot.kill()
     wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
     code, out, err = ends(run, SECONDS)
@@ -351,7 +353,7 @@ def test_celery_sees_the_worker(cluster: Cluster):
     cluster.worker("w1")
     env = {**cluster.home.env, "CLINVK_CLUSTER_URL": cluster.url}
     done = wait_for(lambda: _inspect(cluster, env), "an answer of Celery", SECONDS)
-    assert set(done) == {"fake@w1"}
+    assert "fake@w1" in done
 
 
 def _inspect(cluster: Cluster, env: dict[str, str]) -> Any:
