@@ -64,3 +64,16 @@ def test_the_documented_rights_are_enough(cluster: Cluster):
     worker.signal(signal.SIGTERM)
     assert worker.ends() == 0, worker.said
     assert denied(cluster) == ""
+
+
+def test_they_are_enough_for_detached_runs(cluster: Cluster):
+    cluster.worker("w1", drive=1)
+    path = cluster.file({"tasks": ["a", "bad b"]})
+    done = cluster.go("parallel", path, "--detach", "-q")
+    assert done.returncode == 0, (done.stderr, denied(cluster))
+    run = done.stdout.strip()
+    for words in (["watch", run, "-q"], ["list"], ["show", run], ["retry", run, "-q"]):
+        done = cluster.go("runs", *words)
+        assert done.returncode in (0, 1), (done.stderr, denied(cluster))
+    assert cluster.go("runs", "delete", run, "--yes").returncode == 0, denied(cluster)
+    assert denied(cluster) == ""
