@@ -112,8 +112,8 @@ _KEYS = {
         default="none",
     ),
     "cluster.shared": KeyHelp(
-        "directories that all machines of the cluster have under the same path. Only there can its "
-        "tasks run",
+        "directories that all machines of the cluster have under the same path. Tasks there run in place, "
+        "unless they have a worktree and `cluster.git` is set",
         "directories that all machines of a cluster share",
     ),
     "cluster.cache_gb": KeyHelp(
