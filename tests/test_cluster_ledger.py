@@ -149,6 +149,17 @@ def test_an_attempt_that_was_refused_can_be_taken_by_another(ledger: Ledger):
     assert news(ledger)[1] == ("0.1", "refused", b"why")
 
 
+def test_what_a_worker_reported_before_it_refused_hides_no_event_of_the_next_one(ledger: Ledger):
+    submit(ledger)
+    ledger.claim(owner(), PROTOCOL)
+    ledger.beat(owner(), 0, [("notice", b"too little space")])
+    ledger.refuse(owner(), b"why")
+    ledger.claim(owner(token="b", node="n2"), PROTOCOL)
+    ledger.beat(owner(token="b", node="n2"), 0, [("started", b"s1")])
+    kinds = [kind for _, kind, _ in news(ledger)]
+    assert kinds == ["claimed", "notice", "refused", "claimed", "started"]
+
+
 def test_a_worker_of_another_version_takes_nothing(ledger: Ledger):
     submit(ledger)
     found = ledger.claim(owner(), PROTOCOL + 1)

@@ -138,7 +138,7 @@ local known = redis.call('HMGET', attempt, 'state', 'owner')
 if not known[1] then return 'missing' end
 if known[1] ~= 'running' or known[2] ~= ARGV[2] then return 'fenced' end
 redis.call('HSET', attempt, 'state', 'queued')
-redis.call('HDEL', attempt, 'owner', 'lease')
+redis.call('HDEL', attempt, 'owner', 'lease', 'events')  -- the next owner counts its own events
 redis.call('ZREM', leases, ARGV[1])
 redis.call('XADD', news, '*', 'a', ARGV[1], 'k', 'refused', 'd', ARGV[3])
 return 'ok'
