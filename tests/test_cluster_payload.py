@@ -133,6 +133,18 @@ def test_a_value_of_a_variable_is_not_sent():
     assert b"hush" not in payload.request_to_json(asked.replace(prompt="use it"))
 
 
+@pytest.mark.parametrize("secret", ['a "quoted" one', "two\nlines of it", r"a\\backslash"])
+def test_a_value_that_json_escapes_is_not_sent_either(secret: str):
+    new = NewSession("a")
+    for asked in (
+        Request(prompt=f"use {secret}", session=new, secrets=(secret,)),
+        Request(prompt="x", session=new, args=("--key", secret), secrets=(secret,)),
+        Request(prompt="x", session=new, options={"schema": {secret: [secret]}}, secrets=(secret,)),
+    ):
+        with pytest.raises(ConfigError, match="secrets are not sent to Redis"):
+            payload.request_to_json(asked)
+
+
 def test_what_is_too_large_is_refused_or_left_out():
     with pytest.raises(UsageError, match="too large for the cluster"):
         payload.request_to_json(Request(prompt="x" * payload.MAX_REQUEST, session=NewSession("a")))

@@ -6,7 +6,7 @@ from its own environment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Denial, Failure, Result, WorktreeResult
 from clinvk.model.session_ref import NewSession, SessionById
 from clinvk.model.usage import Usage
-from clinvk.text.redact import replace_secrets
+from clinvk.text.redact import everywhere, replace_secrets
 
 PROTOCOL = 1  # workers only take requests of their own
 MAX_REQUEST = 8 * 1024 * 1024  # bytes
@@ -118,13 +118,17 @@ def request_to_json(request: Request) -> bytes:
             f"the task is too large for the cluster: {len(data):,} bytes",
             f"at most {MAX_REQUEST:,}; put long texts into files",
         )
-    text = data.decode()
-    if request.secrets and replace_secrets(text, request.secrets) != text:
+    if request.secrets and _contains(decode_line(data), request.secrets):
         raise ConfigError(
             "the task contains the value of a variable in env, and secrets are not sent to Redis",
             "leave the value out of the prompt and the options",
         )
     return data
+
+
+def _contains(data: Any, secrets: Sequence[str]) -> bool:
+    """Whether a secret is in any text; JSON itself escapes some characters of it."""
+    return bool(everywhere(data, lambda text: replace_secrets(text, secrets)) != data)
 
 
 def request_from_json(data: bytes) -> Request:
