@@ -160,3 +160,22 @@ def test_a_task_whose_files_cannot_travel_is_refused_before_anything_runs(
     assert done.returncode == 3
     assert "has no git remote 'origin'" in done.stderr
     assert cluster.clinvk.json("runs", "list", "--json")["runs"] == []
+
+
+def test_a_judge_on_a_worker_is_asked_twice(cluster: GitCluster, repo: Path, tmp_path: Path):
+    calls = tmp_path / "calls"
+    cluster.home.backend(
+        "judge",
+        f"test $1 = run || exit 0\ncat > /dev/null\necho judge >> {calls}\nbest=$(wc -l < {calls})\n"
+        # The same candidate both times, since the second time they are in reverse order.
+        'printf \'{"type":"end","text":"{\\\\"best\\\\": %s, \\\\"why\\\\": \\\\"x\\\\"}"}\\n\' $best\n',
+    )
+    home = cluster.node("north")
+    cluster.worker("bench", env={"CLINVK_HOME": str(home)}, slots="judge=1")
+    task = {"name": "fix", "prompt": "echo 1 > a", "candidates": 2, "judge": "judge"}
+    script = json.dumps({"tasks": [task]})
+    done = cluster.run_in(repo, "parallel", "-f", "-", "--json", stdin=script)
+    assert done.returncode == 0, done.stderr
+    decision = json.loads(done.stdout)["results"][-1]["decision"]
+    assert calls.read_text() == "judge\njudge\n"
+    assert (decision["best"], decision["decided_by"]) == ("fix[1]", "judge"), decision

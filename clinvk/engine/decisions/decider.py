@@ -72,7 +72,7 @@ class Decider:
         alike = equally_good(ranking)
         if self.decision.judge is not None and len(alike) > 1:
             waits = self.plan.rules.limits.action != "fail"
-            judge = Judge(self.executor, request, reporter, waits=waits)
+            judge = Judge(self.executor, request, reporter, tasks=len(self.plan.tasks), waits=waits)
             asked = await judge.ask([self._answer(c.index) for c in alike])
             if asked.stopped is not None:
                 return asked.stopped

@@ -36,12 +36,14 @@ class Judge:
     """Asks with the executor; `request` is what it is asked with, apart from the prompt."""
 
     def __init__(
-        self, executor: Executor, request: Request, reporter: Reporter, *, waits: bool
+        self, executor: Executor, request: Request, reporter: Reporter, *, tasks: int, waits: bool
     ) -> None:
-        """`waits`: at a rate limit, the run decides what follows."""
+        """`tasks` is the number of tasks in the plan. `waits`: at a rate limit, the run decides what
+        follows."""
         self.executor = executor
         self.request = request
         self.reporter = _Reports(reporter)
+        self._tasks = tasks
         self._stopping = ("cancelled", "limit") if waits else ("cancelled",)
 
     async def ask(self, answers: Sequence[tuple[str, str]]) -> Judgment:
@@ -87,7 +89,16 @@ class Judge:
         return self.request.replace(
             prompt=template.render(asked, values.__getitem__),
             session=NewSession(f"{chosen}.judge-{number}" if chosen else None),
+            attempt=self._attempt(number),
         )
+
+    def _attempt(self, number: int) -> tuple[int, int] | None:
+        """A cluster runs each attempt at a task once, so each turn but the first counts as one at a task
+        that the plan does not have."""
+        if self.request.attempt is None:
+            return None
+        task, attempt = self.request.attempt
+        return task + (number - 1) * self._tasks, attempt
 
 
 def _sum(results: Sequence[Result]) -> Judgment:
