@@ -18,6 +18,7 @@ from clinvk.model.plan import Decision, Plan
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result, exit_code
 from clinvk.plans.ranking import equally_good, rank_candidates
+from clinvk.process.threads import in_thread
 from clinvk.runs.log import RunLog
 from clinvk.text.sanitize import one_line
 from clinvk.worktrees.results.prompt_text import diff_text
@@ -73,7 +74,9 @@ class Decider:
         if self.decision.judge is not None and len(alike) > 1:
             waits = self.plan.rules.limits.action != "fail"
             judge = Judge(self.executor, request, reporter, tasks=len(self.plan.tasks), waits=waits)
-            asked = await judge.ask([self._answer(c.index) for c in alike])
+            # Git, and the answers on the disk or in Redis.
+            answers = await in_thread(lambda: [self._answer(c.index) for c in alike])
+            asked = await judge.ask(answers)
             if asked.stopped is not None:
                 return asked.stopped
             chosen = alike[asked.best].name if asked.best is not None else None
