@@ -266,13 +266,18 @@ class Following:
 
     async def withdraw(self) -> None:
         """Cancel it; returns once it has ended, if it has started."""
-        ledger, attempt = self.executor.ledger, self.sent.attempt
-        state = await in_thread(partial(ledger.cancel, attempt, "cancelled", now=False))
-        if state != "running":
+        if await self._ask_to_end() != "running":
             return
         while self._result is None and (news := await self.listener.next()) is not None:
             if news.kind in ("started", "ended", "lost"):
                 await self._follow(news)
+            elif news.kind == "refused" and await self._ask_to_end() != "running":
+                return
+
+    async def _ask_to_end(self) -> str:
+        """Its state: "withdrawn" if it will never be started."""
+        ledger, attempt = self.executor.ledger, self.sent.attempt
+        return await in_thread(partial(ledger.cancel, attempt, "cancelled", now=False))
 
     async def _follow(self, news: News) -> None:
         match news.kind:
@@ -316,9 +321,7 @@ class Following:
         self.reporter.on_notice(f"not on {node}: {reason}")
         if await self.executor.elsewhere(self.sent, self.reporter):
             return
-        ledger, attempt = self.executor.ledger, self.sent.attempt
-        state = await in_thread(partial(ledger.cancel, attempt, "cancelled", now=False))
-        if state == "withdrawn":
+        if await self._ask_to_end() == "withdrawn":
             reasons = "; ".join(f"{n}: {why}" for n, why in self.sent.refusals.items())
             failure = Failure("not_started", f"no worker can run it: {reasons}")
             self._result = Result(
