@@ -179,3 +179,19 @@ def test_a_judge_on_a_worker_is_asked_twice(cluster: GitCluster, repo: Path, tmp
     decision = json.loads(done.stdout)["results"][-1]["decision"]
     assert calls.read_text() == "judge\njudge\n"
     assert (decision["best"], decision["decided_by"]) == ("fix[1]", "judge"), decision
+
+
+def test_a_chain_on_a_cluster_is_resumed_from_its_unchanged_file(
+    cluster: GitCluster, repo: Path, tmp_path: Path
+):
+    cluster.node("north")
+    flag, file = tmp_path / "flag", tmp_path / "steps.json"
+    steps = [{"prompt": "echo 1 >> a"}, {"prompt": "true", "check": f"test -e {flag}"}]
+    file.write_text(json.dumps({"steps": steps}))
+    done = cluster.run_in(repo, "chain", str(file), "--json", "--checkpoint", "c")
+    assert done.returncode == 65, done
+    flag.touch()
+    again = cluster.run_in(repo, "chain", str(file), "--json", "--resume", "c")
+    assert again.returncode == 0, again
+    assert json.loads(again.stdout)["id"] == json.loads(done.stdout)["id"]
+    assert [r["attempts"] for r in json.loads(again.stdout)["results"]] == [1, 2]

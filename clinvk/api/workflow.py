@@ -20,7 +20,7 @@ from clinvk.engine.resumed_run import ReplacingRun, ResumedRun, find_interrupted
 from clinvk.engine.run_context import RunContext, local_context
 from clinvk.errors import ClinvkError, ConfigError, SessionError
 from clinvk.model.outcome import Outcome, RunResult
-from clinvk.model.plan import Plan, Task
+from clinvk.model.plan import Plan, Task, Worktree
 from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints, CheckpointTaken
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.log import RunNotFound
@@ -233,7 +233,17 @@ class WorkflowManager(Closing):
 def _is_same_plan(plan: Plan, kept: Plan) -> bool:
     plan = Plan.from_json(plan.to_json())  # as it would be read from its file
     tasks = tuple(map(_as_written, kept.tasks))
-    return (plan.tasks, plan.rules, plan.loops) == (tasks, kept.rules, kept.loops)
+    written = plan.tasks
+    if len(written) == len(tasks):
+        written = tuple(map(_as_placed, written, kept.tasks))
+    return (written, plan.rules, plan.loops) == (tasks, kept.rules, kept.loops)
+
+
+def _as_placed(task: Task, kept: Task) -> Task:
+    """The task as it is written, with a worktree if it got one only since its files go to a cluster by
+    git."""
+    is_remote = kept.worktree is not None and bool(kept.worktree.remote)
+    return replace(task, worktree=task.worktree or Worktree()) if is_remote else task
 
 
 def _as_written(task: Task) -> Task:
