@@ -184,14 +184,15 @@ def test_a_judge_on_a_worker_is_asked_twice(cluster: GitCluster, repo: Path, tmp
 def test_a_chain_on_a_cluster_is_resumed_from_its_unchanged_file(
     cluster: GitCluster, repo: Path, tmp_path: Path
 ):
-    cluster.node("north")
+    home = cluster.node("north")
     flag, file = tmp_path / "flag", tmp_path / "steps.json"
-    steps = [{"prompt": "echo 1 >> a"}, {"prompt": "true", "check": f"test -e {flag}"}]
+    steps = [{"prompt": "echo 1 >> a"}, {"prompt": "pwd", "check": f"test -e {flag}"}]
     file.write_text(json.dumps({"steps": steps}))
     done = cluster.run_in(repo, "chain", str(file), "--json", "--checkpoint", "c")
     assert done.returncode == 65, done
     flag.touch()
-    again = cluster.run_in(repo, "chain", str(file), "--json", "--resume", "c")
+    again = cluster.clinvk("chain", str(file), "--json", "--resume", "c", cwd=repo)
     assert again.returncode == 0, again
     assert json.loads(again.stdout)["id"] == json.loads(done.stdout)["id"]
     assert [r["attempts"] for r in json.loads(again.stdout)["results"]] == [1, 2]
+    assert json.loads(again.stdout)["results"][1]["output"].startswith(str(home))

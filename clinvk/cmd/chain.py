@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import interrupted, many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place, open_place_of
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.json_errors import with_run_json_errors
 from clinvk.cmd.options.storage import with_storage_options
 from clinvk.cmd.options.turn import FROM_TABLE, OF_RUNS, TurnOptions, with_turn_options
-from clinvk.errors import UsageError
+from clinvk.errors import SessionError, UsageError
+
+if TYPE_CHECKING:
+    from clinvk.config.schema import Loaded
+    from clinvk.dispatch.dispatcher import Dispatcher
+    from clinvk.engine.run_context import RunContext
 
 app = new_app()
 
@@ -121,12 +127,12 @@ def chain(
             "without a file, --resume runs the steps as they were started",
             "name the file as well: clinvk chain FILE --resume NAME",
         )
-    dispatcher, context = open_place(loaded, cluster, insecure=insecure)
+    dispatcher, context = _open_place(loaded, resume, cluster, insecure=insecure)
     manager = WorkflowManager(dispatcher, context=context)
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(context.selector, plan or manager.plan(str(resume)), view)
     reports = opts.requested_reports(junit, report, force=force)
-    if resume and rerun_indeterminate is None:
+    if resume and rerun_indeterminate is None and context.cluster is None:
         cut_off = manager.find_interrupted(resume)
         rerun_indeterminate = interrupted.should_rerun(cut_off, view)
     with report_unread_stdin(view.color, f"the steps are in {source}"):
@@ -134,3 +140,21 @@ def chain(
             manager, plan, view, reports, checkpoint=checkpoint, resume=resume,
             rerun_indeterminate=bool(rerun_indeterminate),
         )  # fmt: skip
+
+
+def _open_place(
+    loaded: Loaded, resume: str | None, cluster: str | None, *, insecure: bool
+) -> tuple[Dispatcher, RunContext]:
+    """Where the steps are run: those of a chain that is resumed where it was begun, unless the command
+    line says something else. Raises `ClinvkError`."""
+    if resume is None:
+        return open_place(loaded, cluster, insecure=insecure)
+    # Only to resume.
+    from clinvk.runs.checkpoints import Checkpoints
+    from clinvk.runs.folder import RunStore
+
+    begun_on = None
+    with suppress(SessionError):  # which is reported when the run is opened
+        run = Checkpoints(loaded.home).find_run_id(resume)
+        begun_on = RunStore(loaded.home).find(run).plan().cluster
+    return open_place_of(loaded, begun_on, cluster, insecure=insecure)
