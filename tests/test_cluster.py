@@ -295,12 +295,15 @@ def test_a_forged_task_does_no_harm(cluster: Cluster):
         assert b"invalid task in Redis" in (ledger.result(attempt) or b"")
     outside = AttemptId("forged", 9, 1)
     ledger.submit(
-        outside, b'{"version":1,"prompt":"x","backend":"fake","cwd":"/etc"}', PROTOCOL, "1"
+        outside,
+        b'{"version":1,"prompt":"x","backend":"fake","cwd":"/etc/\\u001b[31m\\nx"}',
+        PROTOCOL,
+        "1",
     )
     apps.send(app, outside, queue_of("fake"))
-    wait_for(
-        lambda: "/etc is not in a directory of cluster.shared" in worker.said, "a refusal", SECONDS
-    )
+    wait_for(lambda: "is not in a directory of cluster.shared" in worker.said, "a refusal", SECONDS)
+    assert "\x1b" not in worker.said
+    assert "\nx is not in" not in worker.said
     app.send_task(apps.TASK, ({"not": "an attempt"}, "x", []), queue=queue_of("fake"))
     path = cluster.file({"tasks": ["a"]})
     assert states(cluster.go("parallel", path, "--json")) == ["done"]

@@ -38,6 +38,7 @@ from clinvk.process.marker import new_marker
 from clinvk.process.threads import in_thread
 from clinvk.runs.secrets import event_without_secrets, result_without_secrets
 from clinvk.store import open_store
+from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
     from clinvk.store.base import Store
@@ -179,7 +180,7 @@ class Node:
         return encode({"node": self.settings.name, "reason": why})
 
     def _say(self, attempt: AttemptId, text: str) -> None:
-        print(f"{attempt}: {text}", file=sys.stderr, flush=True)
+        say(str(attempt), text)
 
 
 class RunningAttempt:
@@ -223,11 +224,7 @@ class RunningAttempt:
             state = (
                 "done" if result.ok else f"failed: {result.error.message if result.error else ''}"
             )
-            print(
-                f"{self.name}: {state} ({time.monotonic() - began:.1f} s)",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(self.name, f"{state} ({time.monotonic() - began:.1f} s)")
 
     async def _result(self, marker: str) -> Result | None:
         """The result; None if nothing has started, and another node should try."""
@@ -275,7 +272,7 @@ class RunningAttempt:
     async def _refuse(self, why: str) -> None:
         data = encode({"node": self.owner.node, "reason": why})
         await self._patiently(lambda: self.ledger.refuse(self.owner, data))
-        print(f"{self.name}: refused: {why}", file=sys.stderr, flush=True)
+        say(self.name, f"refused: {why}")
 
     async def _patiently(self, call: Any) -> None:
         """Repeat the call until the server answers. The lease is renewed meanwhile."""
@@ -286,7 +283,7 @@ class RunningAttempt:
                 return
             except Exception as error:  # noqa: BLE001 - the server is asked again
                 if time.monotonic() > deadline or (self.lease and self.lease.lost):
-                    print(f"{self.name}: its end could not be reported: {error}", file=sys.stderr)
+                    say(self.name, f"its end could not be reported: {error}")
                     return
             await anyio.sleep(0.5)
 
@@ -318,6 +315,11 @@ class RunningAttempt:
 
     def may_continue(self, result: Result) -> str | None:  # noqa: ARG002 - the protocol
         return self.lease.asked if self.lease is not None else None
+
+
+def say(attempt: str, text: str) -> None:
+    """Print a line about an attempt. Parts of it are from CLIs and from other machines."""
+    print(one_line(f"{attempt}: {text}"), file=sys.stderr, flush=True)
 
 
 def interrupted(node: str) -> Failure:
