@@ -264,3 +264,15 @@ def test_an_authority_that_cannot_be_used_is_said(tls_url: str, tmp_path: Path):
         address.connect(tls_url, ca=tmp_path / "none.pem")
     with pytest.raises(ConfigError, match="of no use without TLS"):
         address.connect("redis://localhost", ca=tmp_path / "none.pem")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:pw@h:6379/0", "redis://:…@h:6379/0"),
+        (" REDIS://:pw@h/0?name=default", "redis://:…@h/0"),
+        ("rediss://:pw@h/0?name=b&ssl_ca_certs=/f", "rediss://:…@h/0?ssl_ca_certs=/f&name=b"),
+    ],
+)  # fmt: skip
+def test_a_run_records_one_address_of_a_cluster_however_it_was_written(url: str, shown: str):
+    assert address.parse(url).shown == shown

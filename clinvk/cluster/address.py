@@ -48,6 +48,13 @@ class Address(Struct, frozen=True):
         return f"{self.host}:{self.port}"
 
     @property
+    def shown(self) -> str:
+        """The address without its password, which says the same however it was written."""
+        mark = "&" if "?" in self.url else "?"
+        name = "" if self.name == DEFAULT_NAME else f"{mark}name={self.name}"
+        return addresses.mask_password(f"{self.url}{name}")
+
+    @property
     def is_local(self) -> bool:
         return is_loopback(self.host)
 

@@ -16,7 +16,6 @@ from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.run_context import RunContext, local_context
 from clinvk.errors import NotInstalledError
-from clinvk.text.addresses import mask_password
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -47,7 +46,7 @@ class Cluster(Closing):
     def __init__(self, dispatcher: Dispatcher, address: Address) -> None:
         """Raises `ClinvkError` if the server cannot be used."""
         self.dispatcher = dispatcher
-        self.address = mask_password(dispatcher_url(address))
+        self.address = address.shown
         self._client = connect_to(address)
         # Whoever waits for news tries again by itself, and can be stopped in between.
         self._news_client = open_client(address, None)
@@ -88,12 +87,6 @@ class Cluster(Closing):
     @property
     def _ledger(self) -> Ledger:
         return Ledger(self._client, self._keys)
-
-
-def dispatcher_url(address: Address) -> str:
-    """The address as a user writes it."""
-    mark = "&" if "?" in address.url else "?"
-    return address.url if address.name == "default" else f"{address.url}{mark}name={address.name}"
 
 
 def with_cluster_store(dispatcher: Dispatcher, address: Address) -> Dispatcher:

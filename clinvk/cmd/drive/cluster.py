@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,8 +11,7 @@ from msgspec.structs import replace
 
 from clinvk.cmd.options.holding import until_end
 from clinvk.config.extras import require_extra
-from clinvk.errors import UsageError
-from clinvk.text.addresses import mask_password
+from clinvk.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from clinvk.cluster.address import Address
@@ -87,7 +87,7 @@ def open_place_of(
     if begun_on is None:
         return _here(loaded)
     known = cluster_url(None, loaded)
-    if known is not None and mask_password(known) == begun_on:
+    if known is not None and _recorded_address(known) == begun_on:
         return open_place(loaded, known, insecure=insecure)
     if "…" in begun_on:
         raise UsageError(
@@ -95,6 +95,16 @@ def open_place_of(
             "pass --cluster URL, or set it: clinvk config set cluster.url URL",
         )
     return open_place(loaded, begun_on, insecure=insecure)
+
+
+def _recorded_address(url: str) -> str | None:
+    """The address as a run records it; None if it is invalid."""
+    # Only with a cluster.
+    from clinvk.cluster.address import parse
+
+    with suppress(ConfigError):
+        return parse(url, insecure=True).shown
+    return None
 
 
 def _here(loaded: Loaded) -> tuple[Dispatcher, RunContext]:
