@@ -311,6 +311,15 @@ def test_a_forged_task_does_no_harm(cluster: Cluster):
     app.close()
 
 
+def test_a_worker_refuses_a_server_that_would_delete_tasks(cluster: Cluster):
+    client = cluster.ledger().client
+    client.config_set("maxmemory", "100mb")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    worker = cluster.start_worker("w1")
+    assert worker.ends() == 3, worker.said
+    assert "it would delete tasks and their results when its memory is full" in worker.said
+
+
 def test_a_worker_of_another_version_says_so(cluster: Cluster):
     worker = cluster.worker("w1")
     ledger, app = cluster.ledger(), apps.create_app(parse(cluster.url))

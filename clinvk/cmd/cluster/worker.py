@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,8 +81,10 @@ def worker(
         import celery  # noqa: F401
         import redis  # noqa: F401
     # The same.
+    from clinvk.cluster.address import connect_to
     from clinvk.cluster.ledger.ledger import LEASE
     from clinvk.cluster.log.lease import LEASE as DRIVER_LEASE
+    from clinvk.cluster.server import check_server
     from clinvk.cluster.worker.node import WorkerNode
     from clinvk.cluster.worker.settings import WorkerSettings
 
@@ -94,6 +97,9 @@ def worker(
         config=loaded, env=_environment(), drain_timeout=_seconds("--drain-timeout", drain_timeout),
         lease=seconds, drivers=drive, driver_lease=min(seconds, DRIVER_LEASE),
     )  # fmt: skip
+    with connect_to(address) as client:
+        for warning in check_server(client, address, insecure=insecure):
+            print(f"clinvk: {warning}", file=sys.stderr)
     return WorkerNode(settings).run()
 
 
