@@ -16,6 +16,7 @@ from clinvk.cluster.log.runs import open_runs_at
 from clinvk.cluster.worker.settings import WorkerSettings
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError
+from clinvk.text.sanitize import one_line
 
 
 class RunDriver:
@@ -52,7 +53,7 @@ class RunDriver:
             )
 
     def _say(self, text: str) -> None:
-        print(f"clinvk worker {self.settings.name}: {text}", file=sys.stderr, flush=True)
+        print(one_line(f"clinvk worker {self.settings.name}: {text}"), file=sys.stderr, flush=True)
 
 
 def _end() -> None:
