@@ -91,6 +91,25 @@ def test_a_failure_counts_too(home: Home, clinvk: CommandLine, pid: Path) -> Non
     assert not is_alive(pid_in(pid))
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "kind"), [(401, "no such key", "auth"), (400, "bad request", "backend")]
+)
+def test_its_failure_has_its_own_exit_code_and_not_that_of_the_signal(
+    status: int, message: str, kind: str, home: Home, clinvk: CommandLine, pid: Path
+) -> None:
+    failure = say(type="end", error=message, status=status)
+    home.backend(
+        "fake", lingering(pid, failure), errors=[{"kind": "auth", "status": [401], "match": "key"}]
+    )
+    home.config(SOON)
+
+    answer = clinvk.json("-b", "fake", "-o", "json", "--timeout", "60", "hello")
+
+    assert (answer["error"]["kind"], answer["error"]["message"]) == (kind, message)
+    assert answer["exit_code"] == 1
+    assert answer["backend_exit_code"] < 0 or answer["backend_exit_code"] > 128
+
+
 def test_what_it_says_when_it_is_ended_only_adds_figures(
     home: Home, clinvk: CommandLine, pid: Path
 ) -> None:

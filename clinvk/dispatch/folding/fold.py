@@ -155,11 +155,12 @@ class TurnFold:
             answer = self.transcript or answer
         if self.is_elsewhere:  # neither its answer nor its figures are those of this session
             terminal, answer, end = None, "", replace(end, steps_usage=Usage(), steps_costs=())
+        own_code = None if self.is_settled else end.code  # the other one is that of our signal
         return Result(
             ok=failure is None,
             text=answer,
             backend=self.plan.manifest.name,
-            exit_code=exit_code(failure.kind, end.code) if failure else 0,
+            exit_code=exit_code(failure.kind, own_code) if failure else 0,
             session_id=self.plan.session.id if self.plan.session else None,
             native_id=self.native_id,
             model=self.model or end.model or self._requested_model,
