@@ -104,6 +104,9 @@ def test_a_duration_is_not_a_number_of_base_60():
         ("- prompt: '{{a}}'\n  matrix:\n    a:\n    - fix #1\n", 4, "#1"),
         ("- prompt: a\n  env:\n    A: fix #1\n", 3, "#1"),
         ("- prompt: a\n  meta: {k: [{a: b}, \n  c #1\n  ]}\n", 3, "#1"),
+        ("- prompt: Fix issue\n    #123 now\n", 2, "#123"),
+        ("- prompt: Fix\n    the issue\n    #123\n  backend: echo\n", 3, "#123"),
+        ("tasks:\r\n- Review PR\r\n  #42 now\r\n- b\r\n", 3, "#42"),
     ],
 )  # fmt: skip
 def test_a_comment_that_would_cut_a_text_is_refused(text: str, line: int, word: str):
@@ -121,8 +124,18 @@ def test_other_comments_and_number_signs_are_fine():
         - C# and [x](#anchor)
         - |
           four #4
+        - prompt: five
+          #backend: echo
+          # max_turns: 3
+        #- six
+        - prompt: seven
+            # as in six
+          backend: echo
+            #or claude
         """
-    assert prompts(plan_of(text)) == ["one", "two #2", "C# and [x](#anchor)", "four #4\n"]
+    assert prompts(plan_of(text)) == [
+        "one", "two #2", "C# and [x](#anchor)", "four #4\n", "five", "seven",
+    ]  # fmt: skip
 
 
 def test_a_comment_does_not_cut_a_setting(tmp_path: Path):
@@ -130,6 +143,9 @@ def test_a_comment_does_not_cut_a_setting(tmp_path: Path):
     config.write_text(
         "default_backend: echo # fine\nbackends:\n  claude:\n    system_prompt: See PR #4\n"
     )
+    with pytest.raises(ConfigError, match="line 4: '#4' begins a comment"):
+        loading.load({"CLINVK_HOME": str(tmp_path)})
+    config.write_text("backends:\n  claude:\n    system_prompt: See\n      #4\n")
     with pytest.raises(ConfigError, match="line 4: '#4' begins a comment"):
         loading.load({"CLINVK_HOME": str(tmp_path)})
     assert keys.parse_value("backends.claude.system_prompt", "See PR #4 # now") == "See PR #4 # now"
@@ -172,7 +188,14 @@ def test_a_configuration_with_a_byte_order_mark_is_read(tmp_path: Path):
 
 
 def test_the_plain_reader_leaves_such_comments_to_the_other_one():
-    for text in ("a: b #1", "a: #1", "a:\n- b #x", "a: [b] #x"):
+    for text in (
+        "a: b #1",
+        "a: #1",
+        "a:\n- b #x",
+        "a: [b] #x",
+        "a: b\n  #x",
+        "a:\n  b: c\n    #x\n",
+    ):
         assert yaml.load(text) == yaml.load("%YAML 1.1\n---\n" + text)
 
 

@@ -51,12 +51,17 @@ class _Lines:
 
     def __init__(self, text: str) -> None:
         self.left: list[tuple[int, str]] = []
+        below = -1  # the indentation of a comment on the line below, if it may be meant as text
         for line in reversed(text.split("\n")):
             content = line.strip(" ")
             if not line.isprintable():  # a tab, another kind of line end, a control character
                 raise _NotPlain
+            indent = len(line) - len(line.lstrip(" "))
             if content and content[0] != "#":
-                self.left.append((len(line) - len(line.lstrip(" ")), content))
+                if below > indent and content[-1] != ":":
+                    raise _NotPlain
+                self.left.append((indent, content))
+            below = indent if _may_be_text(content) else -1
 
     def read_block(self, indent: int, depth: int) -> Any:
         """The mapping or list whose lines are indented as far as that."""
@@ -149,8 +154,12 @@ def _read_value(text: str) -> tuple[Any, bool]:
 
 def _check_comment(text: str) -> None:
     """A comment that may have been meant as text, as in `PR #12`, is for the other parser."""
-    if text[1:2] not in ("", " ", "#"):
+    if _may_be_text(text):
         raise _NotPlain
+
+
+def _may_be_text(content: str) -> bool:
+    return content[:1] == "#" and content[1:2] not in ("", " ", "#")
 
 
 def _begins_as_word(text: str) -> bool:

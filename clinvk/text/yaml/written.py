@@ -21,6 +21,8 @@ _JSON_INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
 # The first character of a comment that was meant as text: `#12`, `#{{number}}`. Comments usually
 # begin with a space, or with a line of the same character.
 _COMMENT = re.compile(r"""[ \t]*(?P<comment>\#(?:\w|[{(\[<$@"'])[^\r\n]*)""")
+# The same on the next line, where it looks like one more line of the text.
+_COMMENT_BELOW = re.compile(r"[ \t]*(?:\r\n?|\n)(?P<indent> *)" + _COMMENT.pattern)
 
 
 class CutError(ValueError):
@@ -34,12 +36,18 @@ class CutError(ValueError):
         self.line = line
 
 
-def keep_written(node: Any, rules: Rules | Leaf, text: str, flatten: Callable[[Any], None]) -> Any:
+def keep_written(
+    node: Any, rules: Rules | Leaf, text: str, flatten: Callable[[Any], None], column: int = -1
+) -> Any:
     """A copy of the node in which the parts that the rules name stay as they are written.
-    `flatten` inserts what a mapping merges. Raises `CutError`."""
+    `flatten` inserts what a mapping merges; `column` is that of the node's key, or of the dash
+    before it. Raises `CutError`."""
     kind = getattr(node, "id", None)
     if kind == "scalar":
-        _check_comment(node, text, is_prose=rules == PROSE or isinstance(rules, Mapping))
+        is_prose = rules == PROSE or isinstance(rules, Mapping)
+        _check_comment(node, text, is_prose=is_prose)
+        if is_prose:
+            _check_comment_below(node, text, column)
         return _as_text(node, rules) if rules in (TEXT, JSON) else node
     if not isinstance(rules, Mapping) and rules != JSON:
         return node  # not the kind of value that belongs there: reported by the reader of the data
@@ -47,7 +55,8 @@ def keep_written(node: Any, rules: Rules | Leaf, text: str, flatten: Callable[[A
         inner = _inner(rules, "[]")
         if inner is None:
             return node
-        items = [keep_written(item, inner, text, flatten) for item in node.value]
+        column = node.start_mark.column
+        items = [keep_written(item, inner, text, flatten, column) for item in node.value]
         return _copy(node, items)
     if kind == "mapping":
         flatten(node)
@@ -66,7 +75,7 @@ def _pairs(
         else:
             is_any = not isinstance(rules, Mapping) or name not in rules
             kept = _as_text(key, TEXT) if is_any and key.id == "scalar" else key
-            yield kept, keep_written(value, inner, text, flatten)
+            yield kept, keep_written(value, inner, text, flatten, key.start_mark.column)
 
 
 def _inner(rules: Rules | Leaf, name: str | None) -> Rules | Leaf | None:
@@ -106,3 +115,13 @@ def _check_comment(node: Any, text: str, *, is_prose: bool) -> None:
     end = node.end_mark.index
     if (found := _COMMENT.match(text, end)) and (not node.value or text[end] in " \t"):
         raise CutError(found["comment"], node.end_mark.line)
+
+
+def _check_comment_below(node: Any, text: str, column: int) -> None:
+    """Raise `CutError` if the text seems to go on with a comment on the next line, which is
+    indented as only a line of the text would be."""
+    if node.style or not node.value:
+        return
+    found = _COMMENT_BELOW.match(text, node.end_mark.index)
+    if found and len(found["indent"]) > column:
+        raise CutError(found["comment"], node.end_mark.line + 1)
