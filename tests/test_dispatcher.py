@@ -628,8 +628,10 @@ async def test_a_native_id_that_two_sessions_have_is_told(ask: Asks, home: Home)
     home.backend("fake")
     first = await ask("one")
     await ask("two")
-    assert first.session_id in ask.notices
-    assert "native-1" in ask.notices
+    assert f"native id native-1, which session {first.session_id} also has" in ask.notices
+    await ask("three")
+    assert ask.notices.count("native-1") == 1
+    assert "and 1 more also have" in ask.notices
 
 
 # Which backend

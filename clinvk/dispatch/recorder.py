@@ -88,11 +88,14 @@ class Recorder:
             owners = await self.calls(lambda: self.store.find_by_native_id(self.backend, native_id))
         except ClinvkError:  # an error of the store is reported when something is stored
             return []
+        others = [other for other in owners if other != self.session_id]
+        if not others:
+            return []
+        gave = f"{self.backend} gave the native id {native_id}, which session {others[0]}"
+        if len(others) == 1:
+            return [f"{gave} also has: both continue the same conversation"]
         return [
-            f"{self.backend} gave the native id {native_id}, which session {other} also has: "
-            "both continue the same conversation"
-            for other in owners
-            if other != self.session_id
+            f"{gave} and {len(others) - 1:,} more also have: all continue the same conversation"
         ]
 
     async def _time_of_use(self) -> datetime:
