@@ -54,5 +54,7 @@ def _newest(sessions: SessionLookup, *, here: bool) -> Session:
     for session in found:
         if isinstance(session, Session):
             return session
-    where = "in this directory" if here else "yet"
+    if not sessions.store.find_ids("", 1):
+        raise SessionError("there are no sessions yet", 'start one: clinvk "your prompt"')
+    where = "in this directory" if here else "of your own prompts"
     raise SessionError(f"there is no session {where}", sessions.other_sessions_hint())
