@@ -85,6 +85,20 @@ class Writes(io.StringIO):
         raise OSError
 
 
+def test_the_worker_of_a_task_is_named_once_one_has_taken_it():
+    stage = Stage()
+    stage.start("a", "b")
+    before = stage.frame
+    stage.change("node", 0, "a", state="running", node="w1")
+    assert [("w1" in line, "w1" in old) for line, old in zip(stage.frame, before, strict=True)] == [
+        (False, False), (True, False), (False, False),
+    ]  # fmt: skip
+    stage.change("started", 0, "a", state="running", attempts=2)
+    assert not any("w1" in line for line in stage.frame)
+    stage.change("node", 1, "b", state="running", node="n" * 90)
+    assert "nnn…" in stage.frame[2]
+
+
 names = st.text(
     st.sampled_from("ab ·漢字🚀é\u0301\u200d\ufe0f👩🇩🇪\x1b[31m\n\t\u202e\ud800"), max_size=60
 )

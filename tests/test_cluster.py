@@ -51,7 +51,7 @@ def comparable(data: Any) -> Any:
         return {
             k: comparable(v)
             for k, v in data.items()
-            if k not in ("id", "session_id", "native_id", "started_at", "ended_at")
+            if k not in ("id", "session_id", "native_id", "started_at", "ended_at", "node")
             and not k.endswith("seconds")
         }
     return [comparable(v) for v in data] if isinstance(data, list) else data
@@ -77,6 +77,33 @@ def test_a_run_on_a_cluster_is_as_one_on_this_machine(cluster: Cluster):
             assert comparable(json.loads(here.stdout)) == comparable(json.loads(there.stdout))
     assert cluster.modes().count("resume native-0") == 0
     assert [m.split()[0] for m in cluster.modes()].count("resume") == 2  # of both chains
+
+
+def test_the_worker_of_each_task_is_recorded_and_shown(cluster: Cluster):
+    cluster.worker("w1")
+    path = cluster.file({"tasks": ["hold a", {"prompt": "b", "needs": "1"}, "bad c"]})
+    run = cluster.start("parallel", path, "--cluster", cluster.url, "--junit", "r.xml")
+    cluster.wait_for("hold a")
+
+    def nodes() -> list[str | None]:
+        shown = cluster.clinvk("runs", "show", "--json", timeout=SECONDS)
+        return [task.get("node") for task in json.loads(shown.stdout)["results"]]
+
+    wait_for(lambda: nodes() == ["w1", None, "w1"], "the node of a running task", SECONDS)
+    cluster.let_go()
+    _, out, err = ends(run, SECONDS)
+    head, *table = out[out.index("TASK") :].splitlines()[:4]
+    assert "NODE" in head, (out, err)
+    assert [row.split().count("w1") for row in table] == [1, 1, 1]
+    assert nodes() == ["w1", "w1", "w1"]
+    assert '<property name="node" value="w1"' in (cluster.home.work / "r.xml").read_text()
+    assert "Node" in cluster.clinvk("runs", "show", "last", "1").stdout
+    changes = list(clinvk.follow_run("last", dispatcher=cluster.dispatcher()))
+    taken = [c.outcome.node for c in changes if c.kind == "node" and c.outcome]
+    assert taken == ["w1", "w1", "w1"]
+    local = cluster.clinvk("parallel", path).stdout
+    assert "TASK" in local
+    assert "NODE" not in local
 
 
 def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_may(cluster: Cluster):

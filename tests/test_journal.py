@@ -102,6 +102,19 @@ def test_a_task_that_is_to_be_tried_again_is_queued():
     assert states([*lines, started(0, 2), ended(0, attempts=2)])[0] == "done"
 
 
+def test_the_node_of_the_last_attempt_is_known():
+    taken = line("node", task=0, node="w1")
+    for lines, node in (
+        ([started(0)], None),
+        ([started(0), taken], "w1"),
+        ([started(0), taken, ended(0)], None),  # as an older clinvk writes the end
+        ([started(0), taken, ended(0, node="w1")], "w1"),
+        ([started(0), taken, ended(0, "queued", node="w1"), started(0, 2)], None),
+    ):
+        found = replay(PLAN, lines, "r1", running=True).results[0]
+        assert found.node == node, lines
+
+
 def test_what_is_run_anew_begins_anew_and_counts_its_attempts_on():
     lines = [BEGIN, started(0), ended(0, "failed", attempts=1, error=Failure("backend", "x")),
              line("end", 1, state="failed", why=None), line("begin", 11, rerun=[0])]  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import clinvk
 from clinvk.model import events
@@ -42,6 +43,7 @@ EVENTS: dict[str, Event] = {
 }  # fmt: skip
 CHANGES = {
     "started": Change(kind="started", outcome=OUTCOME),
+    "node": Change(kind="node", outcome=replace(OUTCOME, node="w1")),
     "event": Change(kind="event", outcome=OUTCOME, event=EVENTS["tool"]),
     "retry": Change(kind="retry", outcome=OUTCOME, until=MOMENT),
     "limit": Change(kind="limit", outcome=OUTCOME, until=MOMENT, message="too many"),

@@ -359,6 +359,18 @@ def test_markdown_has_a_row_for_each_task():
     assert found[0] == ["task 0", "claude", "✓ done", "2.0 s", "110", r"\$0.2500", "`r1.task-0`"]
 
 
+def test_the_worker_of_each_task_is_named_if_the_run_had_any():
+    ran, plan = run(task(0, node="w|1"), task(1, "queued"))
+    head, *found = rows(reports.render("markdown", ran, plan))
+    assert (head[-1], [row[-1] for row in found]) == ("Node", [r"w\|1", "–"])
+    page = Page(reports.render("html", ran, plan)).text
+    assert "Node" in page
+    assert "w|1" in page
+    assert "Node" not in Page(reports.render("html", *run(task()))).text
+    named = [p.get("value") for p in junit(ran, plan).iter("property") if p.get("name") == "node"]
+    assert named == ["w|1"]
+
+
 @given(st.text(min_size=1))
 def test_a_name_stays_in_its_cell(name: str):
     text = reports.render("markdown", *run(task(name=name, output="")))

@@ -284,6 +284,7 @@ class Following:
             case "claimed":
                 self.node = news.data.decode()
                 self.executor.took(self.sent)
+                await self.reporter.on_node(self.node)
             case "started":
                 self._start(msgspec.json.decode(news.data))
             case "event":

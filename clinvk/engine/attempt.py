@@ -30,6 +30,9 @@ class Owner(Protocol):
     def on_session(self, i: int, session_id: str) -> None:
         """The session of the attempt is known."""
 
+    async def on_node(self, i: int, node: str) -> None:
+        """A worker of a cluster has taken the attempt."""
+
     def on_event(self, i: int, event: Event) -> None:
         """The backend has sent an event; secrets are removed."""
 
@@ -115,6 +118,9 @@ class Attempt:
         self.running = running
         if running.session_id is not None:
             self.owner.on_session(self.i, running.session_id)
+
+    async def on_node(self, node: str) -> None:
+        await self.owner.on_node(self.i, node)
 
     async def on_event(self, event: Event) -> None:
         if self._log is not None:

@@ -41,6 +41,9 @@ class Reporter(Protocol):
     def on_started(self, running: RunningRequest) -> None:
         """The program has been started. Before that, nothing has been sent to the backend."""
 
+    async def on_node(self, node: str) -> None:
+        """A worker of a cluster has taken the request."""
+
     async def on_event(self, event: Event) -> None:
         """The next event of the turn."""
 

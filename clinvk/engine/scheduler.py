@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from clinvk.engine.backend_pool import BackendPool
 from clinvk.engine.budget import BudgetTracker
 from clinvk.engine.graph import Step, TaskGraph, graph_states
 from clinvk.engine.requests import RequestBuilder
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.events import Checked, Checking, Event, Round
 from clinvk.model.outcome import Outcome, add_usage
@@ -245,7 +246,7 @@ class Scheduler:
         started = self.outcomes[i] = replace(
             outcome, state="running", backend=None if backend == NO_BACKEND else backend,
             attempts=number, error=None,
-            session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None,
+            session_id=asked and asked.session, started_at=datetime.now(UTC), ended_at=None, node=None,
             check_progress=outcome.check_progress or CheckProgress(),
         )  # fmt: skip
         if self.journal is not None:
@@ -279,6 +280,13 @@ class Scheduler:
 
     def on_session(self, i: int, session_id: str) -> None:
         self.outcomes[i] = replace(self.outcomes[i], session_id=session_id)
+
+    async def on_node(self, i: int, node: str) -> None:
+        self.outcomes[i] = outcome = replace(self.outcomes[i], node=node)
+        self.observe(Change(kind="node", outcome=outcome))
+        if self.journal is not None:
+            with suppress(SessionError):  # its end cannot be recorded either, which is reported
+                await self.journal.record_node(i, node)
 
     def on_event(self, i: int, event: Event) -> None:
         self.observe(Change(kind="event", outcome=self.outcomes[i], event=event))

@@ -40,6 +40,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     key: str = ""  # its name as the end of that of its session, and of its file
     state: str = "queued"
     backend: str | None = None
+    node: str | None = None  # the worker of a cluster that has taken its last attempt
     model: str | None = None
     session_id: str | None = None
     output: str = ""
@@ -102,6 +103,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
             "ended_at": rfc3339(self.ended_at) if self.ended_at else None,
             "tags": list(self.tags),
             "meta": self.meta,
+            **({"node": self.node} if self.node is not None else {}),
             **({"worktree": self.worktree.to_json()} if self.worktree else {}),
             **({"candidate_of": self.candidate_of} if self.candidate_of is not None else {}),
             **({"decision": self.decision.to_json()} if self.decision else {}),
@@ -154,6 +156,11 @@ class RunResult(Struct, frozen=True, kw_only=True):
         """The number of tasks in each state, without states that have none, and without
         candidates."""
         return count_states(outcome.state for outcome in self.tasks)
+
+    @property
+    def has_nodes(self) -> bool:
+        """Whether workers of a cluster ran some of it."""
+        return any(outcome.node is not None for outcome in self.results)
 
     @property
     def usage(self) -> Usage | None:
@@ -274,6 +281,7 @@ def outcome_from_summary(base: Outcome, line: Mapping[str, Any]) -> Outcome:
         base,
         state=str(line["state"]),
         backend=line.get("backend"),
+        node=line.get("node"),
         model=line.get("model"),
         session_id=line.get("session_id"),
         error=convert(error, Failure) if error else None,

@@ -11,7 +11,7 @@ from msgspec import Struct
 from clinvk.model.events import Event, event_from_json
 from clinvk.model.outcome import VERSION, Outcome, outcome_from_json, outcome_from_summary
 
-Kind = Literal["started", "event", "retry", "limit", "ended", "notice"]
+Kind = Literal["started", "node", "event", "retry", "limit", "ended", "notice"]
 KINDS: tuple[str, ...] = get_args(Kind)
 WAITS = ("retry", "limit")  # kinds that a journal keeps
 PREFIX = "task_"  # of the `type` of a line of `-o stream-json`
@@ -19,7 +19,7 @@ PREFIX = "task_"  # of the `type` of a line of `-o stream-json`
 
 class Change(Struct, frozen=True, kw_only=True):
     """A change of a run. `outcome` is the new state of the task; `event` an event of its backend;
-    `until` when it or its backend is retried. `position` is set on changes of a run that is
+    `node`: a worker of a cluster has taken it; `until` when it or its backend is retried. `position` is set on changes of a run that is
     followed, which can be followed again from there."""
 
     kind: Kind
@@ -36,6 +36,8 @@ class Change(Struct, frozen=True, kw_only=True):
         line: dict[str, Any] = {"version": VERSION, "type": PREFIX + self.kind, "run": run_id}
         if (o := self.outcome) is not None:
             line |= {"index": o.index, "name": o.name, "backend": o.backend, "attempt": o.attempts}
+            if self.kind == "node":
+                line["node"] = o.node
             if self.kind == "ended":
                 line["result"] = o.to_json()
         if self.event is not None:
@@ -101,5 +103,5 @@ def _parse_outcome(kind: str, line: Mapping[str, Any]) -> Outcome | None:
         return outcome_from_json(line["result"])
     return Outcome(
         index=int(line["index"]), name=str(line["name"]), backend=line.get("backend"),
-        attempts=int(line.get("attempt") or 0), state="queued" if kind == "retry" else "running",
+        attempts=int(line.get("attempt") or 0), node=line.get("node"), state="queued" if kind == "retry" else "running",
     )  # fmt: skip

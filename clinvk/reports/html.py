@@ -99,15 +99,16 @@ def _table(result: RunResult) -> Iterator[str]:
         '<th scope="col" class="rarely">Backend</th><th scope="col" class="rarely">Model</th>'
         '<th scope="col" class="num">Time</th><th scope="col" class="num rarely">Tokens</th>'
         '<th scope="col" class="num">Cost</th><th scope="col" class="rarely">Session</th>'
-        "</tr></thead><tbody>"
+        + ('<th scope="col" class="rarely">Node</th>' if result.has_nodes else "")
+        + "</tr></thead><tbody>"
     )
     settled = result.settled_candidates
     for outcome in result.results:
-        yield _row(outcome, has_link=outcome.index not in settled)
+        yield _row(outcome, has_link=outcome.index not in settled, with_node=result.has_nodes)
     yield "</tbody></table></section>"
 
 
-def _row(outcome: Outcome, *, has_link: bool) -> str:
+def _row(outcome: Outcome, *, has_link: bool, with_node: bool) -> str:
     name = escape(words.name(outcome))
     if has_link and words.answer(outcome):
         name = f'<a href="#task-{outcome.index + 1}">{name}</a>'
@@ -120,7 +121,8 @@ def _row(outcome: Outcome, *, has_link: bool) -> str:
         f'<td class="num rarely">{figures.tokens(outcome)}</td>'
         f'<td class="num">{figures.cost(outcome)}</td>'
         f'<td class="rarely">{f"<code>{escape(session)}</code>" if session else figures.NOTHING}</td>'
-        "</tr>"
+        + (f'<td class="rarely">{_node(outcome)}</td>' if with_node else "")
+        + "</tr>"
     )
 
 
@@ -128,6 +130,10 @@ def _state(outcome: Outcome) -> str:
     mark = MARKS[outcome.state]
     again = f" <small>{outcome.attempts} attempts</small>" if outcome.attempts > 1 else ""
     return f'<span class="is {outcome.state}">{mark} {state_label(outcome)}</span>{again}'
+
+
+def _node(outcome: Outcome) -> str:
+    return escape(one_line(outcome.node or "")) or figures.NOTHING
 
 
 def _backend(outcome: Outcome) -> str:

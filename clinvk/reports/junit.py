@@ -100,6 +100,7 @@ def _task_properties(outcome: Outcome, plan: Plan) -> dict[str, Any]:
     return {
         "state": outcome.state,
         "session": words.session(outcome),
+        "node": outcome.node,
         "model": outcome.model,
         "attempts": outcome.attempts,
         "check": outcome.check.state if outcome.check else None,

@@ -45,18 +45,19 @@ def _closing_notes(result: RunResult) -> str:
 
 
 def _table(result: RunResult, room: int | None) -> str:
+    node, line = (" Node |", ":--|") if result.has_nodes else ("", "")
     head = (
-        "| Task | Backend | State | Time | Tokens | Cost | Session |\n"
-        "|:--|:--|:--|--:|--:|--:|:--|\n"
+        f"| Task | Backend | State | Time | Tokens | Cost | Session |{node}\n"
+        f"|:--|:--|:--|--:|--:|--:|:--|{line}\n"
     )
-    rows = [_row(o) + "\n" for o in result.results]
+    rows = [_row(o, with_node=result.has_nodes) + "\n" for o in result.results]
     kept = _lines_that_fit(rows, None if room is None else room - len(head) - 100)
     left = len(rows) - len(kept)
     note = f"\n*{left:,} more tasks are not listed, since the report is limited in size.*\n"
     return head + "".join(kept) + (note if left else "") + "\n"
 
 
-def _row(outcome: Outcome) -> str:
+def _row(outcome: Outcome, *, with_node: bool) -> str:
     session = words.session(outcome)
     cells = [
         escape_markdown(words.name(outcome)),
@@ -67,6 +68,8 @@ def _row(outcome: Outcome) -> str:
         escape_markdown(figures.cost(outcome)),
         _code(session).replace("|", "\\|") if session else figures.NOTHING,
     ]
+    if with_node:
+        cells.append(escape_markdown(one_line(outcome.node or figures.NOTHING)))
     return f"| {' | '.join(cells)} |"
 
 

@@ -148,6 +148,8 @@ class RunFollower:
             case "started":
                 self._begin_attempt(line["task"])
                 yield Change(kind="started", outcome=outcomes[line["task"]])
+            case "node":
+                yield Change(kind="node", outcome=outcomes[line["task"]])
             case "ended":
                 outcome = outcomes[line["task"]]
                 if wait := Change.wait_from_json(line, outcome):

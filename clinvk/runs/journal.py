@@ -92,6 +92,10 @@ class Journal(Closing):
             self._line("started", {"task": index, "attempt": attempt, **facts})
         )
 
+    async def record_node(self, index: int, node: str) -> None:
+        """Record which worker of a cluster has taken a task; on disk when this returns."""
+        await self._commit_together(self._line("node", {"task": index, "node": node}))
+
     async def record_ended(
         self, outcome: Outcome, events: int | None = None, wait: dict[str, Any] | None = None
     ) -> None:

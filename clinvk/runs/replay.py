@@ -69,6 +69,8 @@ class RunState:
                 self._begin(line, at)
             case "started":
                 self._start_task(line, at)
+            case "node":
+                self._change(line["task"], lambda o: replace(o, node=str(line["node"])))
             case "ended":
                 self._change(line["task"], lambda o: _ended(o, line))
             case "turn":
@@ -102,7 +104,7 @@ class RunState:
             return replace(
                 outcome, state="running", backend=line.get("backend"), attempts=outcome.attempts + 1,
                 session_id=line.get("session") or None, started_at=at, ended_at=None, error=None,
-                exit_code=None, seconds=0.0,
+                exit_code=None, seconds=0.0, node=None,
                 check_progress=outcome.check_progress or CheckProgress(),
             )  # fmt: skip
 

@@ -31,6 +31,7 @@ FRAME_INTERVAL = 1 / 8  # minimum seconds between two frames
 SILENT_AFTER = 30  # seconds without output, after which a task is shown as silent
 MAX_ENDED_SHOWN = 5  # tasks that have ended
 MAX_FAILED_SHOWN = 3  # of them: failures are seen longer than successes
+MAX_NODE_WIDTH = 12  # cells
 NARROW_WIDTH = 60  # columns, below which there is no room for text
 GREEN, CYAN = "32", "36"
 
@@ -63,6 +64,7 @@ class Board:
         self._limits: set[str] = set()  # those reported
         self._last_ended: list[Outcome] = []
         self._name_width, self._activity_width = 4, 11  # `silent 40 s`
+        self._node_width = 0  # until a worker of a cluster has taken a task
         self._lines_above: list[str] = []
         self._has_deltas = True
         self._changed = False
@@ -135,6 +137,9 @@ class Board:
         elif change.kind == "started":
             self._tally.set_state(outcome, "running")
             self._handle_started(outcome)
+        elif change.kind == "node":
+            if row := self._rows.by_index.get(outcome.index):
+                self._set_node(row, outcome)
         elif change.kind == "ended":
             self._tally.set_state(outcome, outcome.state)
             self._handle_ended(outcome)
@@ -144,7 +149,12 @@ class Board:
 
     def _handle_started(self, outcome: Outcome) -> None:
         row = self._row(outcome, self._to_clock_time(outcome.started_at))
+        self._set_node(row, outcome)
         self._rows.start(outcome.index, row)
+
+    def _set_node(self, row: Row, outcome: Outcome) -> None:
+        row.node = normalize_width(outcome.node or "")
+        self._node_width = max(self._node_width, min(display_width(row.node), MAX_NODE_WIDTH))
 
     def _row(self, outcome: Outcome, began: float) -> Row:
         return Row(
@@ -353,6 +363,8 @@ class Board:
         yield f"{pad(row.name, self._name_width)}  ", ""
         if width >= NARROW_WIDTH - 1:
             yield f"{pad(row.backend, 7)} ", DIM
+            if self._node_width and row.slot is not None:
+                yield f"{pad(truncate(row.node, self._node_width), self._node_width)} ", DIM
 
     def _pause_lines(self) -> list[list[Segment]]:
         now = self.wall_clock()

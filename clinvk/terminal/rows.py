@@ -35,6 +35,7 @@ class Row(Struct, kw_only=True):
 
     name: str
     backend: str
+    node: str = ""  # of a cluster
     started_at: float
     last_event_at: float  # when it last sent output
     slot: int | None = None  # its place on the board; None while it is waiting

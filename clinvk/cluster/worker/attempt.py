@@ -299,6 +299,8 @@ class RunningAttempt:
         if self.lease is not None:
             self.lease.add_nowait("notice", encode(message))
 
+    async def on_node(self, node: str) -> None: ...
+
     def on_started(self, running: RunningRequest) -> None:
         self.running = running
         if self.lease is not None:

@@ -222,6 +222,7 @@ def _show_task(folder: RunLog, plan: Plan, outcome: Outcome) -> None:
         "Task": f"{outcome.name} ({outcome.index + 1} of {len(plan.tasks)} in run {folder.id})",
         "State": state_label(outcome),
         "Backend": outcome.backend or "-",
+        **({"Node": one_line(outcome.node)} if outcome.node is not None else {}),
         "Model": outcome.model or "-",
         "Session": outcome.session_id or "-",
         "Attempts": outcome.attempts,

@@ -89,10 +89,13 @@ def _answer_text(outcome: Outcome) -> str:
 
 def print_table(result: RunResult) -> None:
     """Print the table of all answers."""
-    headers = ["BACKEND", "MODEL", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
+    headers = ["BACKEND", "MODEL", *summary.HEADERS[2:]]
+    rows = [_row(outcome) for outcome in result.results]
+    if not result.has_nodes:
+        headers, rows = headers[:-1], [row[:-1] for row in rows]
     left_out = show.print_table(
-        headers, map(_row, result.results), right=summary.NUMERIC_COLUMNS,
-        shrinks=["MODEL", "BACKEND"], spared=["COST", "TOKENS", "TIME", "MODEL", "SESSION"],
+        headers, rows, right=summary.NUMERIC_COLUMNS,
+        shrinks=["MODEL", "BACKEND"], spared=["COST", "TOKENS", "TIME", "MODEL", "NODE", "SESSION"],
         state="STATE",
     )  # fmt: skip
     summary.print_sessions_hint(result, left_out)

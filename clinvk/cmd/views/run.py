@@ -298,7 +298,8 @@ def describe_outcome(outcome: Outcome, printer: Printer) -> str:
     parts = [f"{one_line(outcome.name)}: {mark}"]
     if outcome.attempts:
         on = f" on {outcome.backend}" if outcome.backend else ""
-        parts.append(f"in {duration.format_duration(outcome.seconds)}{on}")
+        at = f" ({one_line(outcome.node)})" if outcome.node else ""
+        parts.append(f"in {duration.format_duration(outcome.seconds)}{on}{at}")
     if outcome.attempts > 1:
         parts.append(f"after {outcome.attempts} attempts")
     if outcome.ok and outcome.decision is not None:

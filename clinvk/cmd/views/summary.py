@@ -15,10 +15,10 @@ from clinvk.terminal.printer import Printer
 from clinvk.text.sanitize import one_line
 from clinvk.text.width import truncate
 
-HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION"]
+HEADERS = ["TASK", "BACKEND", "STATE", "TIME", "TOKENS", "COST", "SESSION", "NODE"]
 NUMERIC_COLUMNS = ("TIME", "TOKENS", "COST")
 # The first to go on a narrow terminal. The session is needed to continue with an answer.
-DROPPED_FIRST = ("COST", "TOKENS", "BACKEND", "TIME", "SESSION")
+DROPPED_FIRST = ("COST", "TOKENS", "BACKEND", "TIME", "NODE", "SESSION")
 MAX_ROWS = 60  # rows on a terminal
 MIN_NAME_WIDTH = 10  # cells of a task's name above its answer
 MAX_TASKS_NAMED = 5  # tasks that one reason names
@@ -134,6 +134,7 @@ def outcome_row(outcome: Outcome) -> list[str]:
         figures.tokens(outcome, "-"),
         figures.cost(outcome, "-"),
         outcome.session_id or "-" if outcome.attempts else "-",
+        one_line(outcome.node or "-"),
     ]
 
 

@@ -120,6 +120,8 @@ class _Reports:
     def on_notice(self, message: str) -> None:
         self._reporter.on_notice(message)
 
+    async def on_node(self, node: str) -> None: ...
+
     def on_started(self, running: RunningRequest) -> None:
         self._reporter.on_started(replace(running, session_id=None))
 
