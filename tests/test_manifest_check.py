@@ -12,7 +12,7 @@ from clinvk.backend.authoring.problems import find_problems
 from clinvk.backend.manifest import parse_manifest
 from clinvk.config.paths import built_in_manifests
 from clinvk.text.typed import format_path
-from tests.conftest import CommandLine, Home
+from tests.conftest import PROJECT, CommandLine, Home
 
 GOOD: dict[str, Any] = {
     "name": "mine",
@@ -275,3 +275,18 @@ def test_all_recordings_of_the_built_in_manifests_are_read():
             assert all(
                 "no native_id" not in text for one in checked.recordings for text in one.problems
             )
+
+
+def test_a_backend_can_be_checked_by_its_name(clinvk: CommandLine, home: Home):
+    home.backend("fake")
+
+    for name in ("fake", "codex"):
+        done = clinvk("backends", "check", name)
+        assert (done.returncode, done.stdout.endswith(f"{name}.yaml: OK\n")) == (0, True), (
+            done.stderr
+        )
+    recording = PROJECT / "tests" / "recordings" / "codex" / "add-dir"
+    assert clinvk("backends", "check", "codex", str(recording)).returncode == 0
+    done = clinvk("backends", "check", "codx")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "codx: No such file or directory" in done.stderr

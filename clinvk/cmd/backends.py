@@ -88,7 +88,10 @@ def show_(
 def check(
     manifest: Annotated[
         Path | None,
-        typer.Argument(metavar="[MANIFEST]", help="Manifest file (default: all known backends)."),
+        typer.Argument(
+            metavar="[MANIFEST]",
+            help="Manifest file, or the name of a backend (default: all known backends).",
+        ),
     ] = None,
     recording: Annotated[
         Path | None,
@@ -106,6 +109,9 @@ def check(
 
     if manifest is None:
         return _check_all(catalogs.Catalog(opt.load_config(config).home), as_json=as_json)
+    if not manifest.exists():
+        catalog = catalogs.Catalog(opt.load_config(config).home)
+        manifest = catalog.find(str(manifest)) or manifest
     checked = check_manifest(manifest, recording)
     if as_json:
         printer.print_json({"version": VERSION, "manifests": [checked.to_json()]})
