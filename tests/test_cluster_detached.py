@@ -157,6 +157,27 @@ def test_a_cluster_in_the_configuration_adds_its_runs_to_those_of_this_machine(c
     assert cluster.clinvk("runs", "list", "--cluster", cluster.url).returncode == 4
 
 
+def test_last_is_never_a_run_of_somebody_else(cluster: Cluster, tmp_path: Path):
+    elsewhere = at_another_desk(cluster, tmp_path)
+    mine = detach(cluster, "a")
+    theirs = cluster.go("parallel", str(cluster.home.work / "tasks.yaml"), "--detach", **elsewhere)
+    assert theirs.returncode == 0, theirs
+    env = {"CLINVK_CLUSTER_URL": cluster.url}
+
+    def last(*args: str, **more: str) -> str:
+        shown = cluster.clinvk("runs", "show", "--json", *args, env={**env, **more})
+        return str(json.loads(shown.stdout)["id"])
+
+    assert last() == mine
+    assert last("--cluster", cluster.url) == theirs.stdout.strip()
+    assert last(**elsewhere) == theirs.stdout.strip()
+    third = {"CLINVK_HOME": str(tmp_path / "third")}
+    done = cluster.clinvk("runs", "resume", env={**env, **third})
+    assert done.returncode == 4
+    assert "there are no runs of this machine yet" in done.stderr
+    assert cluster.starts() == []
+
+
 @pytest.mark.anyio
 async def test_a_run_is_submitted_and_followed_from_python(cluster: Cluster):
     await anyio.to_thread.run_sync(lambda: cluster.worker("w1", drive=2))

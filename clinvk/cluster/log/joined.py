@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from clinvk.model.plan import Plan
-from clinvk.runs.log import RunLog, Runs, find_id
+from clinvk.runs.log import RunLog, RunNotFound, Runs, find_id
 
 LAST = "last"
 
@@ -14,11 +14,18 @@ LAST = "last"
 class JoinedRuns(Runs):
     """New runs are recorded in the first place."""
 
-    def __init__(self, places: Sequence[Runs], unlisted: Sequence[Runs] = ()) -> None:
+    def __init__(
+        self,
+        places: Sequence[Runs],
+        unlisted: Sequence[Runs] = (),
+        *,
+        may_be_last: Callable[[RunLog], bool] = lambda _: True,
+    ) -> None:
         """A run in the places `unlisted` is found by its id; as the last one only if there are no
-        others."""
+        others. One that is not `may_be_last` is found by its id only, too."""
         self._places = places
         self._unlisted = unlisted
+        self._may_be_last = may_be_last
 
     def create(self, plan: Plan) -> RunLog:
         return self._places[0].create(plan)
@@ -27,8 +34,14 @@ class JoinedRuns(Runs):
         return [run_id for place in self._places for run_id in place.ids()]
 
     def find(self, text: str) -> RunLog:
-        if text == LAST and (newest := next(self.newest_first(), None)) is not None:
-            return newest
+        if text == LAST and next(self.newest_first(), None) is not None:
+            own = next(filter(self._may_be_last, self.newest_first()), None)
+            if own is None:
+                raise RunNotFound(
+                    "there are no runs of this machine yet; those of the cluster are of others",
+                    "name one of them; see them all: clinvk runs list",
+                )
+            return own
         places = [*self._places, *self._unlisted]
         ids = [place.ids() for place in places]
         known = [i for some in ids for i in some]

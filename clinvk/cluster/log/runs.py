@@ -12,6 +12,7 @@ from clinvk.cluster.log import scripts
 from clinvk.cluster.log.lease import LEASE
 from clinvk.cluster.log.run import RedisRun, about_data, plan_data
 from clinvk.cluster.log.server import LogServer, open_server
+from clinvk.cluster.log.submitted import remember
 from clinvk.disk.closing import Closing
 from clinvk.errors import UsageError
 from clinvk.model.plan import Plan
@@ -55,6 +56,8 @@ class RedisRuns(Closing, Runs):
                 scripts.CREATE, [keys.run_log(run_id), keys.runs(), keys.due()],
                 [run_id, data, about_data(plan), missed],
             )  # fmt: skip
+        if self.detached:
+            remember(self.home, run_id)
         return self.at(run_id)
 
     def ids(self) -> list[str]:

@@ -42,14 +42,16 @@ def open_local_runs(loaded: Loaded) -> RunStore:
 
 def open_runs(loaded: Loaded, given: str | None, *, insecure: bool) -> Runs:
     """The runs that a command is about. With `--cluster`, those of that cluster; a run of this machine
-    is then found by its id only. With a cluster in the configuration, those of both; a warning if it
-    cannot be reached. Raises `ClinvkError`."""
+    is then found by its id only. With a cluster in the configuration, those of both, and the last one is
+    a run of this machine, or was submitted from it; a warning if the cluster cannot be reached. Raises
+    `ClinvkError`."""
     here = open_local_runs(loaded)
     if (url := cluster_url(given, loaded)) is None:
         return here
     # Only with a cluster.
     from clinvk.cluster.log.joined import JoinedRuns
     from clinvk.cluster.log.runs import open_runs as open_cluster
+    from clinvk.cluster.log.submitted import is_own
 
     try:
         there = until_end(open_cluster(url, loaded.home, insecure=insecure))
@@ -60,7 +62,9 @@ def open_runs(loaded: Loaded, given: str | None, *, insecure: bool) -> Runs:
             f"only runs of this machine: {error.message}", error.hint
         )
         return here
-    return JoinedRuns([there, here]) if given is None else JoinedRuns([there], [here])
+    if given is None:
+        return JoinedRuns([there, here], may_be_last=is_own)
+    return JoinedRuns([there], [here])
 
 
 RunsCluster = Annotated[
