@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -32,6 +34,8 @@ TAIL_BYTES = 16 * 1024  # bytes within which the last line of a journal starts
 
 
 DELETED = ".deleted-"  # beginning of the name of a run while its files are being removed
+NEW = ".new-"  # the same while they are being written
+NEW_TIMEOUT = 3600.0  # seconds after which no process can still be writing them
 
 
 class RunStore(Runs):
@@ -42,31 +46,39 @@ class RunStore(Runs):
 
     def create(self, plan: Plan) -> RunFolder:
         """The directory of a new run of the plan. Raises `SessionError` if it cannot be written."""
+        # Renamed last: if this process is killed, there is a whole run or none.
+        new = RunFolder(self.folder / f"{NEW}{os.urandom(4).hex()}")
         try:
             make_folder(self.folder)
-            while True:
-                run_id = "r" + os.urandom(ID_BYTES).hex()
-                path = self.folder / run_id
-                with suppress(FileExistsError):
-                    path.mkdir(mode=0o700)
-                    break
+            new.path.mkdir(mode=0o700)
         except OSError as error:
             raise file_error("write", self.folder, error) from error
-        folder = RunFolder(path)
         try:
-            folder.make(plan)
+            new.make(plan)
+            return RunFolder(self._take_id(new.path))
         except BaseException:
-            with suppress(SessionError):
-                folder.delete_locked()
+            shutil.rmtree(new.path, ignore_errors=True)
             raise
-        return folder
+
+    def _take_id(self, new: Path) -> Path:
+        """Give a new directory an id that no other run has. Raises `SessionError`."""
+        try:
+            while True:
+                path = self.folder / f"r{os.urandom(ID_BYTES).hex()}"
+                if not path.exists():
+                    with suppress(FileExistsError, NotADirectoryError):
+                        _rename_to_new(new, path)
+                        sync_folder(self.folder)
+                        return path
+        except OSError as error:
+            raise file_error("write", self.folder, error) from error
 
     def ids(self) -> list[str]:
         try:
             return [
                 e.name
                 for e in os.scandir(self.folder)
-                if not e.name.startswith(DELETED) and e.is_dir()
+                if not e.name.startswith((DELETED, NEW)) and e.is_dir()
             ]
         except FileNotFoundError:
             return []
@@ -74,9 +86,13 @@ class RunStore(Runs):
             raise file_error("read", self.folder, error) from error
 
     def remove_remains(self) -> None:
-        """Remove what deletions left that were killed on the way."""
+        """Remove what deletions left that were killed on the way, and creations a while ago."""
         for path in self.folder.glob(f"{DELETED}*"):
             shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(f"{NEW}*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > NEW_TIMEOUT:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def find(self, text: str) -> RunFolder:
         return RunFolder(self.folder / find_id(text, self.ids(), self._newest_id))
@@ -285,7 +301,6 @@ class RunFolder(RunLog):
         data = {"created_at": rfc3339(datetime.now(UTC)), **plan.to_json()}
         try:
             replace_own(self.path / PLAN, encode(data) + b"\n", durable=True)
-            sync_folder(self.path.parent)
         except OSError as error:
             raise file_error("write", self.path / PLAN, error) from error
 
@@ -332,6 +347,17 @@ class RunFolder(RunLog):
                 raise
         except OSError as error:
             raise file_error("delete", self.path, error) from error
+
+
+def _rename_to_new(source: Path, target: Path) -> None:
+    """Rename a directory. Raises `FileExistsError` if there is one of that name, unless it is
+    empty."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(error.errno, os.strerror(error.errno), str(target)) from error
+        raise
 
 
 def _first_and_last_line(path: Path) -> list[dict[str, Any]]:
