@@ -270,9 +270,10 @@ class RunFolder(RunLog):
         return self.path / LOCK_NAME
 
     def is_idle(self) -> bool:
-        if NamedLocks(self.path).is_idle(LOCK_NAME):
-            return True
-        return self.find_driver() is None and self.has_ended()
+        return NamedLocks(self.path).is_idle(LOCK_NAME)
+
+    def is_deletable(self) -> bool:
+        return self.is_idle() or (self.find_driver() is None and self.has_ended())
 
     def lock(self) -> HeldLock:
         try:

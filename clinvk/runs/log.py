@@ -167,6 +167,11 @@ class RunLog(Protocol):
         """Whether no process drives it, and no killed one may have left something running."""
         ...
 
+    def is_deletable(self) -> bool:
+        """Whether nothing is lost with it: it is idle, or a process was killed just after it had
+        recorded the end."""
+        return self.is_idle()
+
     def lock(self) -> RunLock:
         """The lock that allows driving the run, until it is closed. Raises `SessionError` if
         another process holds it, `RunNotFound` if it has been deleted meanwhile."""

@@ -69,7 +69,7 @@ def clean(
 
 def _is_old(folder: RunLog, before: datetime) -> bool:
     try:
-        return folder.modified_at() < before and folder.is_idle()
+        return folder.modified_at() < before and folder.is_deletable()
     except FileNotFoundError:  # it was deleted meanwhile
         return False
 
