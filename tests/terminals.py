@@ -64,9 +64,11 @@ def past(home: Home, id_: str, **values: Any) -> None:
     (home.path.parent / "fakes" / f"turns-native-{id_}").write_text("1")
 
 
-def on_terminal(home: Home, *args: str, columns: int = 80, rows: int = 24, **env: str) -> tuple[str, Screen]:  # fmt: skip
-    """What the command writes, and the screen after it."""
-    argv = ["-m", "clinvk", *args]
+def on_terminal(home: Home, *args: str, columns: int = 80, rows: int = 24, first: str = "", **env: str) -> tuple[str, Screen]:  # fmt: skip
+    """What the command writes, and the screen after it. `first` is Python that is run before it, in its
+    process."""
+    start = f"{first}\nfrom clinvk.__main__ import main\nmain()"
+    argv = ["-c", start, *args] if first else ["-m", "clinvk", *args]
     child = pexpect.spawn(
         sys.executable, argv, cwd=str(home.work), env={**home.env, "TERM": "xterm-256color", **env},
         encoding="utf-8", dimensions=(rows, columns), timeout=60, echo=False,
