@@ -99,6 +99,20 @@ def test_the_worker_of_a_task_is_named_once_one_has_taken_it():
     assert "nnn…" in stage.frame[2]
 
 
+def test_why_a_task_waits_is_said_until_a_worker_has_taken_it():
+    stage = Stage()
+    stage.start("a", "b")
+    stage.board.show_why_waiting({0: "all 2 slots for claude are taken"})
+    assert "waiting" in stage.frame[1]
+    assert "all 2 slots for claude are taken" in stage.frame[1]
+    assert "starting" in stage.frame[2]
+    stage.change("node", 0, "a", state="running", node="w1")
+    assert "slots" not in stage.frame[1]
+    stage.board.show_why_waiting({0: "too late"})
+    assert "too late" not in stage.frame[1]
+    stage.board.show_why_waiting({})
+
+
 names = st.text(
     st.sampled_from("ab ·漢字🚀é\u0301\u200d\ufe0f👩🇩🇪\x1b[31m\n\t\u202e\ud800"), max_size=60
 )
@@ -388,7 +402,10 @@ def test_a_run_that_is_carried_on_counts_what_was_done_before():
     stage = Stage()
     done = Outcome(index=0, name="one", state="done", attempts=1)
     run: Any = SimpleNamespace(
-        plan=SimpleNamespace(tasks=[None] * 2), folder=SimpleNamespace(id="r1"), outcomes=[]
+        plan=SimpleNamespace(tasks=[None] * 2),
+        folder=SimpleNamespace(id="r1"),
+        outcomes=[],
+        context=SimpleNamespace(cluster=None),
     )
     stage.board.begin(run)
     stage.board.tick()

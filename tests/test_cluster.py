@@ -106,6 +106,27 @@ def test_the_worker_of_each_task_is_recorded_and_shown(cluster: Cluster):
     assert "NODE" not in local
 
 
+def test_why_a_task_waits_is_shown(cluster: Cluster):
+    cluster.worker("w1", slots="fake=1")
+    tasks = ["hold a", "b", {"prompt": "c", "needs": "2"}, {"prompt": "d", "backend": "other"}]
+    run = cluster.start("parallel", cluster.file({"tasks": tasks}), "-q", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+
+    def why() -> list[str | None]:
+        shown = cluster.clinvk("runs", "show", "--json", timeout=SECONDS)
+        return [task.get("why_waiting") for task in json.loads(shown.stdout)["results"]]
+
+    expected = [None, "the only slot for fake is taken", "needs 2", "no worker runs other"]
+    wait_for(lambda: why() == expected, "the reasons", SECONDS)
+    shown = cluster.clinvk("runs", "show", timeout=SECONDS).stdout
+    assert "waiting: the only slot for fake is taken" in shown
+    assert "no worker runs other" in cluster.clinvk("runs", "show", "last", "4").stdout
+    cluster.worker("w2", slots="other")
+    cluster.let_go()
+    assert ends(run, SECONDS)[0] == 0
+    assert why() == [None] * 4
+
+
 def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_may(cluster: Cluster):
     worker = cluster.worker("w1", QUICK)
     path = cluster.file({"tasks": ["hold a", {"prompt": "hold b", "idempotent": True}]})

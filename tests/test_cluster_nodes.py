@@ -14,6 +14,10 @@ from clinvk.cluster import nodes as records
 from clinvk.cluster.address import connect
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.nodes import Cli, Need, Node, Nodes, NodeState, Running, why_waiting
+from clinvk.cluster.waiting import reasons
+from clinvk.model.outcome import Outcome
+from clinvk.model.plan import Plan, Rules, Task
+from clinvk.model.result import Failure
 from tests.clusters import SECONDS, Cluster
 from tests.conftest import CommandLine, Home, wait_for
 from tests.stores import RedisServer, keep
@@ -160,6 +164,32 @@ def test_a_task_that_can_begin_has_no_reason_to_wait(need: Need, there: list[Nod
 
 
 # The command
+
+
+def test_each_waiting_task_of_a_run_has_its_reason():
+    tasks = [
+        Task(name="runs", prompt="?"), Task(name="sent", prompt="?"), Task(name="last", prompt="?", needs=(0, 1)),
+        Task(name="limited", prompt="?"), Task(name="same", prompt="?"), Task(name="home", prompt="?"),
+        Task(name="more", prompt="?"), Task(name="done", prompt="?"),
+    ]  # fmt: skip
+    plan = Plan(kind="parallel", tasks=tuple(tasks), rules=Rules(max_parallel=3))
+    at_limit = Failure("limit", "too many", retry_at=LATER)
+    facts: list[dict[str, Any]] = [
+        {"state": "running", "node": "north"}, {"state": "running"}, {},
+        {"backend": "codex", "error": at_limit}, {"backend": "codex"},
+        {"state": "running", "session_id": "s1"}, {}, {"state": "done"},
+    ]  # fmt: skip
+    outcomes = [
+        Outcome(index=i, name=tasks[i].name, **{"backend": "claude", **more}) for i, more in enumerate(facts)
+    ]  # fmt: skip
+    codex = state("east", slots={"codex": 1})
+    found = reasons(plan, outcomes, [state(used=2), codex], {"s1": "south"})
+    assert found.pop(4).startswith("codex is at its rate limit until ")
+    assert found == {
+        1: "all 2 slots for claude are taken", 2: "needs runs, sent",
+        5: "its session is on south, which is not connected", 6: "the run has 3 tasks at a time",
+    }  # fmt: skip
+    assert reasons(plan, outcomes, [state(), codex], {"s1": "north"}).keys() == {2, 4, 6}
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from clinvk.cluster.address import Address, connect_to, open_client
 from clinvk.cluster.executor import ClusterExecutor
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger
+from clinvk.cluster.waiting import reasons_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.run_context import RunContext, local_context
@@ -20,6 +21,7 @@ from clinvk.errors import NotInstalledError
 if TYPE_CHECKING:
     from celery import Celery
 
+    from clinvk.model.outcome import Outcome
     from clinvk.model.plan import Plan
 
 ANSWER_TIMEOUT = 5.0  # seconds for the server to answer while a run waits for news
@@ -83,6 +85,15 @@ class Cluster(Closing):
             return set()  # the server has lost its data, or has forgotten the run
         states = {i: self._ledger.state(AttemptId(run, i, number)) for i, number in attempts}
         return {i for i, state in states.items() if state in (None, "queued", "running", "ended")}
+
+    def why_waiting(self, plan: Plan, outcomes: Sequence[Outcome]) -> dict[int, str]:
+        # An extra.
+        from redis import RedisError
+
+        try:
+            return reasons_of(self._news_client, self._keys, plan, list(outcomes))
+        except (RedisError, OSError):
+            return {}
 
     @property
     def _ledger(self) -> Ledger:

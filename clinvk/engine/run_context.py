@@ -11,6 +11,7 @@ from clinvk.backend.selection import BackendSelector
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.executor import Executor, LocalExecutor
 from clinvk.errors import LimitError
+from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
 from clinvk.runs.folder import RunStore
 from clinvk.runs.log import Runs
@@ -37,6 +38,11 @@ class ClusterRuns(Protocol):
         """The positions of the tasks whose last attempt is running there, has ended, or was never
         sent: running it again with the same number only gets its result. `attempts` are positions
         and numbers."""
+        ...
+
+    def why_waiting(self, plan: Plan, outcomes: Sequence[Outcome]) -> dict[int, str]:
+        """Why tasks wait that no worker has taken yet, by their position. It blocks; empty if the
+        server does not say."""
         ...
 
 

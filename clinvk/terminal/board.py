@@ -10,7 +10,7 @@ import io
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -31,11 +31,13 @@ FRAME_INTERVAL = 1 / 8  # minimum seconds between two frames
 SILENT_AFTER = 30  # seconds without output, after which a task is shown as silent
 MAX_ENDED_SHOWN = 5  # tasks that have ended
 MAX_FAILED_SHOWN = 3  # of them: failures are seen longer than successes
+ASK_INTERVAL = 2.0  # seconds between two looks at the workers of a cluster
 MAX_NODE_WIDTH = 12  # cells
 NARROW_WIDTH = 60  # columns, below which there is no room for text
 GREEN, CYAN = "32", "36"
 
 Segment = tuple[str, str]  # text and its color
+AskWhy = Callable[[], Mapping[int, str]]  # why tasks wait for a worker, by their position
 
 
 class Board:
@@ -64,6 +66,7 @@ class Board:
         self._limits: set[str] = set()  # those reported
         self._last_ended: list[Outcome] = []
         self._name_width, self._activity_width = 4, 11  # `silent 40 s`
+        self.ask_why: AskWhy | None = None
         self._node_width = 0  # until a worker of a cluster has taken a task
         self._lines_above: list[str] = []
         self._has_deltas = True
@@ -77,6 +80,8 @@ class Board:
     def begin(self, run: DrivenRun) -> None:
         self._begin(len(run.plan.tasks), run.folder.id if run.folder else None)
         self._run = run
+        if (cluster := run.context.cluster) is not None:
+            self.ask_why = lambda: cluster.why_waiting(run.plan, run.outcomes)
 
     def begin_following(
         self,
@@ -154,6 +159,7 @@ class Board:
 
     def _set_node(self, row: Row, outcome: Outcome) -> None:
         row.node = normalize_width(outcome.node or "")
+        row.why_waiting = ""
         self._node_width = max(self._node_width, min(display_width(row.node), MAX_NODE_WIDTH))
 
     def _row(self, outcome: Outcome, began: float) -> Row:
@@ -201,9 +207,27 @@ class Board:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._suspend)
+            if self.ask_why is not None:
+                tasks.start_soon(self._ask_why, self.ask_why)
             while True:
                 self.tick()
                 await anyio.sleep(FRAME_INTERVAL)
+
+    async def _ask_why(self, ask: AskWhy) -> None:
+        """Look again and again why tasks wait for a worker."""
+        # 45 ms, and needed only once something runs.
+        from anyio import sleep, to_thread
+
+        while True:
+            if any(not row.node for row in self._rows.running()):
+                self.show_why_waiting(await to_thread.run_sync(ask, abandon_on_cancel=True))
+            await sleep(ASK_INTERVAL)
+
+    def show_why_waiting(self, reasons: Mapping[int, str]) -> None:
+        for index, row in self._rows.by_index.items():
+            if not row.node:
+                row.why_waiting = normalize_width(reasons.get(index, ""))
+                self._changed = True
 
     # Nothing of it goes to stdout, whose reader may be slow.
 
@@ -339,7 +363,9 @@ class Board:
     def _running_line(self, row: Row, width: int, now: float) -> list[Segment]:
         quiet = int(now - row.last_event_at)
         state, color = normalize_width(row.activity), CYAN if row.activity == "answering" else ""
-        if quiet >= SILENT_AFTER and self._has_deltas:
+        if row.why_waiting:
+            state, color = "waiting", YELLOW
+        elif quiet >= SILENT_AFTER and self._has_deltas:
             color = YELLOW
             if not row.activity.startswith("tool "):  # a tool may take long without output
                 state = f"silent {quiet} s" if quiet < 60 else f"silent {quiet // 60}m"
@@ -350,7 +376,9 @@ class Board:
         if row.tokens:
             line.append((f" {_shorten_number(row.tokens):>6}", DIM))
         room = width - sum(display_width(text) for text, _ in line) - 2
-        words = row.last_line(room) if width >= NARROW_WIDTH - 1 and room >= 8 else ""
+        words = ""
+        if width >= NARROW_WIDTH - 1 and room >= 8:
+            words = row.why_waiting or row.last_line(room)
         return [*line, (f"  {words}", DIM)] if words else line
 
     def _waiting_line(self, row: Row, width: int) -> list[Segment]:

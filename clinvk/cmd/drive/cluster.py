@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +12,15 @@ from msgspec.structs import replace
 
 from clinvk.cmd.options.holding import until_end
 from clinvk.config.extras import require_extra
-from clinvk.errors import ConfigError, UsageError
+from clinvk.errors import ClinvkError, ConfigError, UsageError
 
 if TYPE_CHECKING:
     from clinvk.cluster.address import Address
     from clinvk.config.schema import Loaded
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.run_context import RunContext
+    from clinvk.model.outcome import Outcome
+    from clinvk.model.plan import Plan
 
 URL_VARIABLE = "CLINVK_CLUSTER_URL"
 HERE = "none"  # in place of an address: on this machine, whatever the configuration says
@@ -105,6 +108,25 @@ def _recorded_address(url: str) -> str | None:
     with suppress(ConfigError):
         return parse(url, insecure=True).shown
     return None
+
+
+def why_waiting(
+    loaded: Loaded, given: str | None, plan: Plan, outcomes: Sequence[Outcome], *, insecure: bool
+) -> dict[int, str]:
+    """Why tasks of a run that goes on wait for a worker, by their position; empty if it is not on a
+    cluster, or if that cannot be reached."""
+    if plan.cluster is None:
+        return {}
+    url = cluster_url(given, loaded)
+    if url is None or (given is None and _recorded_address(url) != plan.cluster):
+        url = plan.cluster  # without its password
+    # Only with a cluster.
+    from clinvk.cluster.address import parse
+    from clinvk.cluster.waiting import read_reasons
+
+    with suppress(ClinvkError):
+        return read_reasons(parse(url, insecure=insecure), plan, outcomes)
+    return {}
 
 
 def _here(loaded: Loaded) -> tuple[Dispatcher, RunContext]:

@@ -11,7 +11,7 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import Insecure
+from clinvk.cmd.drive.cluster import Insecure, why_waiting
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
 from clinvk.cmd.runs.common import VERSION, LastRun, RunsCluster, open_local_runs, open_runs
@@ -160,9 +160,13 @@ def show_(
     config: opt.Config = None,
 ) -> None:
     """Show a run, or one of its tasks."""
-    folder = open_runs(opt.load_config(config), cluster, insecure=insecure).find(run_id)
+    loaded = opt.load_config(config)
+    folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
     plan = folder.plan()
     result = folder.result(plan)
+    waiting: dict[int, str] = {}
+    if result.state == "running":
+        waiting = why_waiting(loaded, cluster, plan, result.results, insecure=insecure)
     if task is not None:
         outcome = folder.with_output(_find_task(folder.id, result.results, plan, task))
         if events:
@@ -170,11 +174,10 @@ def show_(
                 print(dumps(line))
         elif as_json:
             prompt = plan.tasks[outcome.index].prompt
-            show.print_json(
-                {"version": VERSION, "run": folder.id, "prompt": prompt, **outcome.to_json()}
-            )
+            about = _task_data(outcome.to_json(), waiting)
+            show.print_json({"version": VERSION, "run": folder.id, "prompt": prompt, **about})
         else:
-            _show_task(folder, plan, outcome)
+            _show_task(folder, plan, outcome, waiting.get(outcome.index))
         return
     if events:
         raise UsageError(
@@ -182,6 +185,7 @@ def show_(
         )
     if as_json:
         data = many.result_data(folder.with_outputs(result))
+        data["results"] = [_task_data(about, waiting) for about in data["results"]]
         if root := taken.interrupted_applies(folder.home / "runs", [folder.id]).get(folder.id):
             data["apply_interrupted"] = root
         show.print_json(taken.add_to_run(folder, data))
@@ -189,7 +193,7 @@ def show_(
     with summary.without_workflow_commands():
         for outcome in result.answers if answers else ():
             summary.print_answer(folder.with_output(outcome))
-        summary.print_summary(result)
+        summary.print_summary(result, waiting=waiting)
     printer = show.Printer.for_errors()
     show.print_wrapped(
         f"state: {result.state}"
@@ -216,11 +220,18 @@ def _find_task(run_id: str, outcomes: tuple[Outcome, ...], plan: Plan, text: str
     )
 
 
-def _show_task(folder: RunLog, plan: Plan, outcome: Outcome) -> None:
+def _task_data(about: dict[str, Any], waiting: dict[int, str]) -> dict[str, Any]:
+    """The object of a task, with why it waits for a worker."""
+    why = waiting.get(about["index"])
+    return about if why is None else {**about, "why_waiting": why}
+
+
+def _show_task(folder: RunLog, plan: Plan, outcome: Outcome, why_waiting: str | None) -> None:
     task = plan.tasks[outcome.index]
     fields: dict[str, Any] = {
         "Task": f"{outcome.name} ({outcome.index + 1} of {len(plan.tasks)} in run {folder.id})",
         "State": state_label(outcome),
+        **({"Waiting": one_line(why_waiting)} if why_waiting else {}),
         "Backend": outcome.backend or "-",
         **({"Node": one_line(outcome.node)} if outcome.node is not None else {}),
         "Model": outcome.model or "-",

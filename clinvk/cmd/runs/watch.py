@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import Insecure
+from clinvk.cmd.drive.cluster import Insecure, why_waiting
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.runs.common import LastRun, RunsCluster, open_runs
@@ -15,7 +15,13 @@ from clinvk.model.result import EXIT_CODES
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from clinvk.model.outcome import Outcome
+    from clinvk.model.plan import Plan
     from clinvk.runs.log import RunLog
+
+    AskWhy = Callable[[Plan, Sequence[Outcome]], dict[int, str]]
 
 app = CommandModule()
 
@@ -41,8 +47,12 @@ def watch(
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
     viewer = run.create_run_viewer(view)
+
+    def ask(plan: Plan, outcomes: Sequence[Outcome]) -> dict[int, str]:
+        return why_waiting(loaded, cluster, plan, outcomes, insecure=insecure)
+
     try:
-        anyio.run(_follow, folder, viewer)
+        anyio.run(_follow, folder, viewer, ask)
     except KeyboardInterrupt:
         viewer.close()
         printer.Printer.for_errors(view.color).notice(f"run {folder.id} is still running")
@@ -54,7 +64,7 @@ def watch(
     return result.exit_code
 
 
-async def _follow(folder: RunLog, viewer: run.RunViewer) -> None:
+async def _follow(folder: RunLog, viewer: run.RunViewer, ask: AskWhy) -> None:
     # 45 ms, and needed only once something runs.
     import anyio
 
@@ -62,6 +72,8 @@ async def _follow(folder: RunLog, viewer: run.RunViewer) -> None:
     from clinvk.runs.follow import NOW, RunChanges, RunFollower
 
     follower = RunFollower(folder, NOW)
+    if follower.plan.cluster is not None:
+        viewer.ask_why = lambda: ask(follower.plan, follower.outcomes)
     viewer.begin_following(
         len(follower.plan.tasks), folder.id, follower.outcomes,
         started_at=follower.started_at, has_deltas=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -54,6 +54,9 @@ class RunView(Struct, frozen=True, kw_only=True):
 
 class RunViewer(Protocol):
     """Shows a run while it is running."""
+
+    # Asked why tasks wait for a worker of a cluster, by their position, if that is shown; it blocks.
+    ask_why: Callable[[], Mapping[int, str]] | None
 
     def observe(self, change: Change) -> None: ...
 
@@ -114,6 +117,7 @@ def create_run_viewer(view: RunView) -> RunViewer:
 class SilentViewer:
     """Shows nothing until the end except rate limits, without which it would seem to hang."""
 
+    ask_why: Callable[[], Mapping[int, str]] | None = None
     _limits: frozenset[str] = frozenset()  # those reported: several tasks may hit the same one
 
     def observe(self, change: Change) -> None:

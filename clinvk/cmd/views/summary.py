@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from clinvk.model import figures
@@ -61,9 +61,11 @@ def _describe_partial(state: str) -> str:
     return "interrupted, incomplete" if state in ("cancelled", "indeterminate") else state
 
 
-def print_summary(result: RunResult, new: set[int] | None = None) -> None:
+def print_summary(
+    result: RunResult, new: set[int] | None = None, waiting: Mapping[int, str] | None = None
+) -> None:
     """Print a table, the reasons for what did not succeed, and a line of totals. With `new`, tasks
-    that were done before are only counted."""
+    that were done before are only counted. `waiting` says why tasks wait for a worker."""
     known = [o for o in result.results if new is not None and o.ok and o.index not in new]
     if len(known) == len(result.results):
         show.print_wrapped(summary_line(result))
@@ -82,7 +84,7 @@ def print_summary(result: RunResult, new: set[int] | None = None) -> None:
         show.print_wrapped(
             f"… and {len(known)} done before; see all with: clinvk runs show {result.id}"
         )
-    _print_reasons(result)
+    _print_reasons(result, waiting or {})
     if any(outcome.decision for outcome in result.results):
         # Only for tasks with candidates.
         from clinvk.cmd.views import decisions
@@ -105,7 +107,7 @@ def _is_one_of_many(outcome: Outcome, result: RunResult) -> bool:
     return outcome.is_settled or (outcome.error is not None and outcome.error.kind == "not_started")
 
 
-def _print_reasons(result: RunResult) -> None:
+def _print_reasons(result: RunResult, waiting: Mapping[int, str]) -> None:
     """Each reason once, with the tasks it applies to."""
     met: dict[tuple[str, str], list[str]] = {}
     for outcome in result.results:
@@ -115,6 +117,9 @@ def _print_reasons(result: RunResult) -> None:
                 until = outcome.error.retry_at.astimezone().strftime("%H:%M:%S")
                 why = f"waiting for a rate limit until {until}: {why}"
             met.setdefault((outcome.state, why), []).append(show.shorten(outcome.name, 40))
+        elif outcome.index in waiting:
+            why = f"waiting: {one_line(waiting[outcome.index])}"
+            met.setdefault(("queued", why), []).append(show.shorten(outcome.name, 40))
     if met:
         print()
     for (state, why), names in met.items():
