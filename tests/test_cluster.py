@@ -187,6 +187,33 @@ def test_a_killed_submitter_is_resumed_and_nothing_runs_twice(cluster: Cluster):
         assert kinds == ["started", "tool", "result"], "each event is there once"
 
 
+@pytest.mark.parametrize("how", ["cli", "python", "none"])
+def test_cancelling_the_run_of_a_killed_submitter_stops_its_tasks_on_the_workers(
+    cluster: Cluster, how: str
+):
+    cluster.worker("w1", slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "b"]})
+    run = cluster.start("parallel", path, "-q", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    program = cluster.pid("hold")
+    kill(run)
+    if how == "python":
+        assert clinvk.cancel_run("last", dispatcher=cluster.dispatcher()).state == "cancelled"
+    else:
+        more = ["--cluster", "none"] if how == "none" else []
+        done = cluster.clinvk("runs", "cancel", "last", *more, timeout=SECONDS)
+        assert done.returncode == 0, done
+        said = (
+            "1 task that it left running on workers was stopped; 1 task that waited" in done.stderr
+        )
+        assert said is (how == "cli"), done
+    if how != "none":
+        wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
+        cluster.let_go()
+        assert cluster.starts() == ["hold a"]
+    assert "has ended already" in cluster.clinvk("runs", "cancel", "last").stderr
+
+
 def test_ctrl_c_stops_the_programs_on_the_workers(cluster: Cluster):
     cluster.worker("w1", slots="fake=1")
     path = cluster.file({"tasks": ["hold a", "hold b"]})

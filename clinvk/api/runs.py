@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from clinvk.api.recorded import open_runs, placed, recorded
+from clinvk.api.recorded import all_recorded, open_runs, placed, recorded
 from clinvk.api.sync import blocking, refuse_event_loop
 from clinvk.api.tasks import Tasks, plan_of
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
@@ -27,12 +27,15 @@ from clinvk.model.progress import Change
 from clinvk.process.threads import in_thread
 from clinvk.runs import control, retention
 from clinvk.runs.checkpoints import Checkpoints
-from clinvk.runs.folder import RunStore
+from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.follow import RunChanges, RunFollower
 from clinvk.worktrees.cleaning import clean_worktrees, release_run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from clinvk.engine.run_context import RunContext
+    from clinvk.model.outcome import Outcome
     from clinvk.model.plan import Plan
 
 
@@ -55,7 +58,8 @@ async def acancel_run(
         return await in_thread(lambda: _cancel_detached(run, cluster, notify, dispatcher, now=now))
     with own_unless(dispatcher) as where:
         folder = RunStore(where.config.home).find(run)
-        await control.cancel(folder, now=now, notify=notify)
+        stop = _stopper(where, folder.id, None, now=now)
+        await control.cancel(folder, now=now, notify=notify, stop_elsewhere=stop)
         return folder.with_outputs(folder.result())
 
 
@@ -71,10 +75,30 @@ def _cancel_detached(
     # 45 ms, and needed only to cancel.
     import anyio
 
-    with recorded(dispatcher, cluster) as (_, runs):
+    with own_unless(dispatcher) as where, all_recorded(where.config.home, cluster) as runs:
         found = runs.find(run)
-        anyio.run(partial(control.cancel, found, now=now, notify=notify))
+        stop = None
+        if isinstance(found, RunFolder):  # a detached one knows how
+            stop = _stopper(where, found.id, cluster, now=now)
+        anyio.run(partial(control.cancel, found, now=now, notify=notify, stop_elsewhere=stop))
         return found.with_outputs(found.result())
+
+
+def _stopper(
+    dispatcher: Dispatcher, run: str, cluster: str | None, *, now: bool
+) -> control.StopElsewhere:
+    """Stops what a run of this machine has left running on the workers of a cluster."""
+
+    def stop(plan: Plan, outcomes: Sequence[Outcome]) -> str | None:
+        if plan.cluster is None:
+            return None
+        # Only with a cluster.
+        from clinvk.cluster.left import find_address, stop_left
+
+        known = dispatcher.config.config.cluster.url or None
+        return stop_left(find_address(plan.cluster, cluster, known), run, outcomes, now=now)
+
+    return stop
 
 
 def follow_run(

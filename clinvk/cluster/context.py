@@ -12,6 +12,7 @@ from clinvk.cluster.address import Address, connect_to, open_client
 from clinvk.cluster.executor import ClusterExecutor
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger
+from clinvk.cluster.left import stop_left
 from clinvk.cluster.waiting import reasons_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
@@ -85,6 +86,9 @@ class Cluster(Closing):
             return set()  # the server has lost its data, or has forgotten the run
         states = {i: self._ledger.state(AttemptId(run, i, number)) for i, number in attempts}
         return {i for i, state in states.items() if state in (None, "queued", "running", "ended")}
+
+    def stop_left(self, run: str, outcomes: Sequence[Outcome]) -> str | None:
+        return stop_left(self._target, run, outcomes)
 
     def why_waiting(self, plan: Plan, outcomes: Sequence[Outcome]) -> dict[int, str]:
         # An extra.

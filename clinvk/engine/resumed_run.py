@@ -187,7 +187,9 @@ class ReplacingRun(DrivenRun):
         self._reused: set[int] = set()
 
     async def _run(self) -> RunResult:
-        if told := await abandon_run(self.old_folder):
+        cluster, old = self.context.cluster, self.old_folder
+        stop = None if cluster is None else lambda _plan, left: cluster.stop_left(old.id, left)
+        if told := await abandon_run(old, stop):
             self.notify(told)
         folder = self.folder or self.create_folder()
         assert folder is not None  # noqa: S101 - an ephemeral run replaces none

@@ -40,6 +40,11 @@ class ClusterRuns(Protocol):
         and numbers."""
         ...
 
+    def stop_left(self, run: str, outcomes: Sequence[Outcome]) -> str | None:
+        """Stop the last attempts at these tasks, which nobody waits for; returns a sentence about what
+        was stopped. It blocks. Raises `ClinvkError`."""
+        ...
+
     def why_waiting(self, plan: Plan, outcomes: Sequence[Outcome]) -> dict[int, str]:
         """Why tasks wait that no worker has taken yet, by their position. It blocks; empty if the
         server does not say."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from clinvk.errors import SessionError, UsageError
-from clinvk.model.outcome import format_counts
+from clinvk.model.outcome import Outcome, format_counts
+from clinvk.model.plan import Plan
 from clinvk.model.result import Failure
 from clinvk.process import note as turn_note
 from clinvk.process.recovery import end_noted
+from clinvk.process.threads import in_thread
 from clinvk.runs.driver import owner
 from clinvk.runs.journal import Journal
 from clinvk.runs.log import RunLock, RunLog
@@ -22,8 +24,17 @@ DRIVER_TIMEOUT = 1.0  # seconds that a run may take to write the note of its dri
 POLL_INTERVAL = 0.05  # seconds
 
 
+# Stops the last attempts at tasks of a run on other machines, and returns a sentence about what it
+# stopped. It blocks.
+StopElsewhere = Callable[[Plan, Sequence[Outcome]], str | None]
+
+
 async def cancel(
-    folder: RunLog, *, now: bool = False, notify: Callable[[str], None] = lambda _: None
+    folder: RunLog,
+    *,
+    now: bool = False,
+    notify: Callable[[str], None] = lambda _: None,
+    stop_elsewhere: StopElsewhere | None = None,
 ) -> None:
     """Cancel a run that another process drives, or stop what an interrupted one left running; the
     run is cancelled when this returns. With `now`, programs are killed without time to exit.
@@ -38,11 +49,11 @@ async def cancel(
     else:
         await _stop_driver(folder, facts, now=now)
     # The program that drove the run may have died from the signal, and left processes running.
-    if told := await abandon_run(folder):
+    if told := await abandon_run(folder, stop_elsewhere):
         notify(told)
 
 
-async def abandon_run(folder: RunLog) -> str | None:
+async def abandon_run(folder: RunLog, stop_elsewhere: StopElsewhere | None = None) -> str | None:
     """Cancel a run that no process drives: stop what it left running, and cancel tasks that had not
     started. Returns a sentence about what was left, if there was anything. Raises
     `SessionError`."""
@@ -54,7 +65,11 @@ async def abandon_run(folder: RunLog) -> str | None:
             lock.note({})  # even if the rest of it cannot be read
         plan = folder.plan()
         result = folder.result(plan, is_driver=True)
-        folder.stop_attempts(o for o in result.results if o.state == "indeterminate")
+        cut_off = [o for o in result.results if o.state == "indeterminate"]
+        folder.stop_attempts(cut_off)
+        if stop_elsewhere is not None and cut_off:
+            also = await in_thread(lambda: stop_elsewhere(plan, cut_off))
+            told = "; ".join(filter(None, (told, also))) or None
         failure = Failure("not_started", "not started: cancelled")
         left = {
             o.index: replace(o, state="cancelled", error=failure)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clinvk.engine.run_context import RunContext
     from clinvk.model.outcome import Outcome
     from clinvk.model.plan import Plan
+    from clinvk.runs.control import StopElsewhere
 
 URL_VARIABLE = "CLINVK_CLUSTER_URL"
 HERE = "none"  # in place of an address: on this machine, whatever the configuration says
@@ -108,6 +109,26 @@ def _recorded_address(url: str) -> str | None:
     with suppress(ConfigError):
         return parse(url, insecure=True).shown
     return None
+
+
+def stopper(
+    loaded: Loaded, given: str | None, run: str, *, insecure: bool, now: bool
+) -> StopElsewhere | None:
+    """Stops what a run has left running on the workers; None if the user wants it to be left."""
+    if given == HERE:
+        return None
+
+    def stop(plan: Plan, outcomes: Sequence[Outcome]) -> str | None:
+        if plan.cluster is None:
+            return None
+        # Only with a cluster.
+        from clinvk.cluster.left import find_address, stop_left
+
+        known = cluster_url(None, loaded)
+        address = find_address(plan.cluster, given, known, insecure=insecure)
+        return stop_left(address, run, outcomes, now=now)
+
+    return stop
 
 
 def why_waiting(

@@ -13,7 +13,7 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import interrupted, many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place_of
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place_of, stopper
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
@@ -194,11 +194,18 @@ def cancel(
 
     # Only to cancel: the subcommands of this module share their imports.
     from clinvk.runs import control
+    from clinvk.runs.folder import RunFolder
 
-    folder = open_runs(opt.load_config(config), cluster, insecure=insecure).find(run_id)
+    loaded = opt.load_config(config)
+    folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
+    stop = None
+    if isinstance(folder, RunFolder):  # the others know how
+        stop = stopper(loaded, cluster, folder.id, insecure=insecure, now=now)
 
     async def end() -> None:
-        await control.cancel(folder, now=now, notify=printer.Printer.for_errors().notice)
+        await control.cancel(
+            folder, now=now, notify=printer.Printer.for_errors().notice, stop_elsewhere=stop
+        )
 
     anyio.run(end)
     about = folder.summary()
