@@ -88,7 +88,8 @@ def test_what_a_killed_clinvk_left_is_ended_by_the_next(user: User) -> None:
 
 
 def test_what_a_tool_of_a_killed_clinvk_left_is_ended_by_the_next(user: User) -> None:
-    prompt = user.shell("sleep 300 & setsid sleep 300")
+    # claude refuses a command that begins with a long sleep.
+    prompt = user.shell("touch begun; sleep 300 & setsid sleep 300")
     with user.trusting.running("-b", user.backend, *NO_LIMITS, prompt) as clinvk:
         wait_for(lambda: [p for p in user.processes() if "sleep" in p])
         os.kill(clinvk.pid, signal.SIGKILL)
