@@ -17,6 +17,7 @@ from clinvk.cluster import app as apps
 from clinvk.cluster.address import parse
 from clinvk.cluster.keys import AttemptId, queue_of
 from clinvk.cluster.payload import PROTOCOL
+from clinvk.cmd.drive.cluster import MAX_PARALLEL
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
 from tests.clusters import SECONDS, Cluster
@@ -393,6 +394,58 @@ def test_a_worker_refuses_a_server_that_would_delete_tasks(cluster: Cluster):
     worker = cluster.start_worker("w1")
     assert worker.ends() == 3, worker.said
     assert "it would delete tasks and their results when its memory is full" in worker.said
+
+
+async def test_nothing_is_sent_to_a_server_that_is_not_fit_for_it(
+    cluster: Cluster, anyio_backend: str
+):
+    client = cluster.ledger().client
+    path = cluster.file({"tasks": ["secret plans"]})
+    # Redis accepts any password for a user who needs none; this host leads to loopback.
+    elsewhere = cluster.url.replace("127.0.0.1", ":pw@0.0.0.0")
+    for args in (
+        ["parallel", path],
+        ["parallel", path, "--detach"],
+        ["compare", "-b", "fake", "x"],
+    ):
+        done = cluster.clinvk(*args, "--cluster", elsewhere)
+        assert done.returncode == 3, done
+        assert "accepts connections without a password" in done.stderr
+        assert "--insecure" in done.stderr
+    allowed = cluster.clinvk("parallel", path, "--detach", "--cluster", elsewhere, "--insecure")
+    assert allowed.returncode == 0, allowed
+    client.flushall()
+    for call in (clinvk.aparallel, clinvk.asubmit_run):
+        with pytest.raises(clinvk.ConfigError, match="without a password"):
+            await call(["x"], cluster=elsewhere, dispatcher=cluster.dispatcher())
+    client.config_set("maxmemory", "100mb")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    done = cluster.go("parallel", path)
+    assert done.returncode == 3
+    assert "it would delete tasks and their results" in done.stderr
+    assert client.keys("*") == []
+
+
+def test_an_empty_address_or_list_of_backends_is_refused(cluster: Cluster):
+    """Of a shell variable that is not set."""
+    path = cluster.file({"tasks": ["a"]})
+    for args in (["parallel", path], ["chain", path], ["runs", "list"], ["workers"], ["worker"]):
+        done = cluster.clinvk(*args, "--cluster", "")
+        assert done.returncode == 1, done
+        assert "--cluster is empty" in done.stderr
+    for backends in ("", " , "):
+        done = cluster.clinvk("worker", "--cluster", cluster.url, "--backends", backends)
+        assert done.returncode == 1, done
+        assert "--backends is empty" in done.stderr
+    assert cluster.starts() == []
+
+
+def test_a_chain_on_a_cluster_has_room_for_its_candidates(cluster: Cluster):
+    step = {"prompt": "a", "candidates": 2, "judge": "fake"}
+    args = ("chain", cluster.file({"steps": [step]}), "--dry-run", "--json")
+    there = json.loads(cluster.go(*args).stdout)["rules"]["max_parallel"]
+    here = cluster.clinvk.json(*args)["rules"]["max_parallel"]
+    assert there == MAX_PARALLEL > here
 
 
 def test_a_worker_of_another_version_says_so(cluster: Cluster):

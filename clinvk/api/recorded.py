@@ -83,4 +83,5 @@ async def placed(
         with with_cluster_store(where, address) as there:
             opened = await in_thread(lambda: Cluster(there, address))
             with opened:
+                await in_thread(opened.check)
                 yield there, cluster_context(there, opened)

@@ -13,6 +13,7 @@ from clinvk.cluster.executor import ClusterExecutor
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger
 from clinvk.cluster.left import stop_left
+from clinvk.cluster.server import check_server
 from clinvk.cluster.waiting import reasons_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
@@ -63,6 +64,11 @@ class Cluster(Closing):
         self._news_client.close()
         if self._app is not None:
             self._app.close()
+
+    def check(self, *, insecure: bool = False) -> None:
+        """Raise `ClinvkError` if the server is not fit for prompts. What it only warns of, its workers
+        have said."""
+        check_server(self._client, self._target, insecure=insecure)
 
     def place(self, plan: Plan, notify: Callable[[str], None]) -> Plan:
         # Git, which a run without files does not need.

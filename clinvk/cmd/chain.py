@@ -9,7 +9,7 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import interrupted, many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place, open_place_of
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place, open_place_of
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
@@ -104,7 +104,7 @@ def chain(
     if rerun_indeterminate is not None and not resume:
         flag = "--rerun-indeterminate" if rerun_indeterminate else "--no-rerun-indeterminate"
         raise UsageError(f"{flag} needs a chain to resume", "add --resume NAME")
-    loaded = opt.load_config(config)
+    loaded = adapt(opt.load_config(config), cluster)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     defaults = opts.build_defaults(
         loaded, options, backend=backend, workdir=str(workdir) if workdir else None,

@@ -147,6 +147,8 @@ def _slots(given: list[str] | None, loaded: Loaded) -> dict[str, int]:
         slots = dict(
             _read_slot(word) for words in given for word in words.split(",") if word.strip()
         )
+        if not slots:
+            raise UsageError("--backends is empty", "e.g. claude=2,codex=1, or leave it out")
         for name in slots:
             selector.select(name)
             if allowed and name not in allowed:

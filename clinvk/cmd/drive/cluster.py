@@ -42,9 +42,13 @@ Insecure = Annotated[
 
 
 def cluster_url(given: str | None, loaded: Loaded) -> str | None:
-    """The address of the cluster to use; None: none."""
+    """The address of the cluster to use; None: none. Raises `UsageError`."""
     if given == HERE:
         return None
+    if given is not None and not given.strip():
+        raise UsageError(
+            "--cluster is empty", "pass redis://HOST:6379/0, or none to run on this machine"
+        )
     return given or os.environ.get(URL_VARIABLE) or loaded.config.cluster.url or None
 
 
@@ -78,7 +82,7 @@ def open_place(
     """Where the tasks of a new run are run. Raises `ClinvkError`."""
     if cluster_url(given, loaded) is None:
         return _here(loaded)
-    return _on_cluster(loaded, find_address(given, loaded, insecure=insecure))
+    return _on_cluster(loaded, find_address(given, loaded, insecure=insecure), insecure=insecure)
 
 
 def open_place_of(
@@ -159,7 +163,9 @@ def _here(loaded: Loaded) -> tuple[Dispatcher, RunContext]:
     return dispatcher, local_context(dispatcher)
 
 
-def _on_cluster(loaded: Loaded, address: Address) -> tuple[Dispatcher, RunContext]:
+def _on_cluster(
+    loaded: Loaded, address: Address, *, insecure: bool
+) -> tuple[Dispatcher, RunContext]:
     # Only with a cluster.
     from clinvk.dispatch.dispatcher import Dispatcher
 
@@ -172,4 +178,6 @@ def _on_cluster(loaded: Loaded, address: Address) -> tuple[Dispatcher, RunContex
     from clinvk.cluster.context import Cluster, cluster_context, with_cluster_store
 
     dispatcher = until_end(with_cluster_store(Dispatcher(loaded), address))
-    return dispatcher, cluster_context(dispatcher, until_end(Cluster(dispatcher, address)))
+    cluster = until_end(Cluster(dispatcher, address))
+    cluster.check(insecure=insecure)
+    return dispatcher, cluster_context(dispatcher, cluster)
