@@ -247,6 +247,7 @@ def test_sigterm_drains_a_worker(cluster: Cluster, how: str):
     if how == "twice":
         worker.signal(signal.SIGTERM)
     assert worker.ends() == 0, worker.said
+    assert "Warm shutdown" not in worker.said
     assert cluster.starts() == ["hold a"], "it has taken nothing more"
     cluster.worker("w2")
     code, out, err = ends(run, SECONDS)

@@ -26,6 +26,8 @@ def _explain(error: Exception, *, is_tls: bool) -> tuple[str, str]:
             f"its certificate is not trusted ({text})",
             "name the file of the authority that signed it: rediss://…?ssl_ca_certs=FILE",
         )
+    if any(word in text for word in _NO_PASSWORD):
+        return "the server wants a password", "add it to the address: redis://:PASSWORD@HOST:6379/0"
     if isinstance(error, e.AuthenticationError) or any(word in text for word in _REJECTED):
         return f"it rejects the user or the password ({text})", "check those in the address"
     if isinstance(error, e.NoPermissionError):
@@ -43,7 +45,8 @@ def _explain(error: Exception, *, is_tls: bool) -> tuple[str, str]:
     return _explain_answer(error, text)
 
 
-_REJECTED = ("NOAUTH", "WRONGPASS", "unauthenticated", "without any password configured")
+_NO_PASSWORD = ("NOAUTH", "HELLO must be called", "Authentication required")
+_REJECTED = ("WRONGPASS", "unauthenticated", "without any password configured")
 
 
 def _explain_answer(error: Exception, text: str) -> tuple[str, str]:

@@ -49,11 +49,16 @@ def fork_pool(made: Celery, backend: str, node: Node) -> int:
 
 
 def _prepare(parent: int) -> None:
-    """A session of its own, so that Ctrl-C reaches the node only; and no life after it."""
+    """A session of its own, so that Ctrl-C reaches the node only; no output but on stderr; and no
+    life after it."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    if sys.__stdout__ is not None:  # Celery says there that it is stopped, as the node has done
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, 1)
+        os.close(sink)
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
