@@ -16,6 +16,7 @@ from clinvk.worktrees.git import GitError
 from clinvk.worktrees.in_use import hold_unused
 from clinvk.worktrees.record import Record, read_record, write_record
 from clinvk.worktrees.result import Saved, save_result
+from clinvk.worktrees.steps import owner_of
 
 
 class Removed(Struct, frozen=True):
@@ -48,7 +49,7 @@ def remove_worktree(place: Place) -> Removed | None:
     with hold_unused(place.path):
         if record.state == "ready" and place.path.exists():
             record = attach_worktree(place, record)
-            saved = save_result(place, record, counts=False)
+            saved = save_result(owner_of(place, record), record, counts=False)
             record = replace(record, state="removing")
             write_record(place.path, record)
         discard_worktree(place, record)

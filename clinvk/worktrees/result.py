@@ -19,6 +19,7 @@ from clinvk.worktrees.create import Place, attach_worktree
 from clinvk.worktrees.git import IDENTITY, Git, GitError
 from clinvk.worktrees.index import add_all, temporary_index
 from clinvk.worktrees.record import Record, read_record
+from clinvk.worktrees.steps import owner_of
 from clinvk.worktrees.submodules import GITLINK, gitlinks
 
 _SHORTSTAT = re.compile(r"(\d+) (file|insertion|deletion)")
@@ -83,7 +84,8 @@ def current_result(place: Place) -> Saved | None:
     run. Raises `ClinvkError`."""
     # The worktree of a cluster is on another machine, or that of a worker on this one.
     record = None if place.wanted.remote else read_record(place.path)
-    if record is not None and record.state == "ready" and place.path.is_dir():
+    is_there = record is not None and record.state == "ready" and place.path.is_dir()
+    if record and is_there and owner_of(place, record).wanted.slug == place.wanted.slug:
         return save_result(place, attach_worktree(place, record))
     last = _last(place)
     if last is None:

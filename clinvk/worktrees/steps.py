@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from clinvk.worktrees.create import Place
 from clinvk.worktrees.git import Git
-from clinvk.worktrees.names import is_shared
+from clinvk.worktrees.names import is_shared, refs_of_run, refs_of_task
 from clinvk.worktrees.record import Record, write_record
 
 
@@ -37,6 +37,27 @@ def _begin_candidate(place: Place, record: Record, start: str | None) -> Record:
     record = replace(record, bases={**record.bases, place.wanted.slug: start})
     write_record(place.path, record)
     return record
+
+
+def owner_of(place: Place, record: Record) -> Place:
+    """The place of the task to which belongs what is in the worktree now, beyond the results: of the
+    steps that share it, the last one. Raises `GitError`."""
+    slugs = list(record.bases)
+    if not is_shared(place.wanted.directory) or not slugs:
+        return place
+    words = ("for-each-ref", "--format=%(refname) %(objectname)")
+    listed = place.git.text(*words, refs_of_run(place.run)).splitlines()
+
+    def has_result(slug: str, commit: str) -> bool:
+        prefix = refs_of_task(place.run, slug)
+        return any(line.startswith(prefix) and line.endswith(commit) for line in listed)
+
+    last = slugs[-1]
+    if has_result(last, ""):  # otherwise it was killed; an earlier one may have been run again
+        last = next((slug for slug in reversed(slugs) if has_result(slug, record.tip)), last)
+    owner = Place(place.home, place.run, replace(place.wanted, slug=last), place.env)
+    owner.repository = place.repository
+    return owner
 
 
 def end_step(place: Place, record: Record, commit: str) -> None:

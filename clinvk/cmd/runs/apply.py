@@ -204,6 +204,8 @@ def _describe(task: TaskApplied) -> str:
     if task.state != "applied":
         return f"{task.state}: {task.why}" if task.why else task.state
     text = f"{format_changes(task.files, task.insertions, task.deletions)}"
+    if task.rounds > 1:
+        text += f" in {task.rounds} rounds"
     return f"{text} ({' '.join(c[:10] for c in task.commits)})" if task.commits else text
 
 

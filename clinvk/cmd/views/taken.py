@@ -61,11 +61,23 @@ def print_how_to_apply(folder: RunLog, result: RunResult, color: str | None = No
     if not changed or result.state == "running":
         return
     history = _history(folder)
-    if fresh := [o for o in changed if history.last(o.index) is None]:
-        count = "1 result is" if len(fresh) == 1 else f"{len(fresh)} results are"
+    fresh = [o.index for o in changed if history.last(o.index) is None]
+    if number := _count_applicable(folder, result, fresh):
+        count = "1 result is" if number == 1 else f"{number} results are"
         printer.Printer.for_errors(color).notice(
             f"{count} not applied; see: clinvk runs diff {folder.id}; then: clinvk runs apply {folder.id}"
         )
+
+
+def _count_applicable(folder: RunLog, result: RunResult, indexes: Iterable[int]) -> int:
+    """How many results `runs apply` would take of these tasks: those of a loop are one."""
+    # Only for worktrees.
+    from clinvk.model.loops.goal import find_loop, why_not_taken
+
+    plan = folder.plan()
+    taken = [i for i in indexes if why_not_taken(plan, result.results, i) is None]
+    loops = [find_loop(plan, i) for i in taken]
+    return loops.count(None) + len({loop.rounds for loop in loops if loop is not None})
 
 
 def describe_counts(folder: RunLog) -> dict[str, int]:

@@ -35,6 +35,7 @@ class TaskApplied(Struct, frozen=True, kw_only=True):
     commits: tuple[str, ...] = ()  # that were made of it
     submodules: tuple[str, ...] = ()  # that are at another commit now; they are not checked out
     output: str | None = None  # of its check
+    rounds: int = 0  # of a loop whose whole result it is
 
 
 class Applied(Struct, frozen=True, kw_only=True):
@@ -92,11 +93,12 @@ def task_applied(git: Git, merged: Merged, commits: Sequence[str]) -> TaskApplie
     if merged.is_empty:
         is_empty = not changes(git, source.base, source.commit)
         why = "it changed no file" if is_empty else "what it changed is there already"
-        return TaskApplied(index=source.index, name=source.name, state="unchanged", why=why)
+        return TaskApplied(index=source.index, name=source.name, state="unchanged", why=why,
+                           rounds=source.rounds)  # fmt: skip
     files, insertions, deletions = count_changes(git, merged.before, merged.tree)
     return TaskApplied(
         index=source.index, name=source.name, state="applied", files=files,
-        insertions=insertions, deletions=deletions, commits=tuple(commits),
+        insertions=insertions, deletions=deletions, commits=tuple(commits), rounds=source.rounds,
         submodules=tuple(c.path for c in changes(git, merged.before, merged.tree)
                          if c.new and c.new.mode == GITLINK),
     )  # fmt: skip

@@ -10,9 +10,11 @@ from typing import Any
 from clinvk.disk.atomic import file_error
 from clinvk.disk.reading import ANY, read_file
 from clinvk.errors import UsageError
+from clinvk.model.loops.goal import find_loop, steps_of, why_not_taken
 from clinvk.runs.folder import RunFolder
 from clinvk.worktrees import names
-from clinvk.worktrees.git import check_version
+from clinvk.worktrees.git import Git, check_version
+from clinvk.worktrees.names import is_shared
 from clinvk.worktrees.results import taken
 from clinvk.worktrees.results.applied import Applied, Ask, State, TaskApplied, Tell, task_applied
 from clinvk.worktrees.results.commits import check_branch_name, check_identity
@@ -54,7 +56,7 @@ def apply(
         # Only now: HEAD may have been moved back.
         landing.target = target = found.again()
         results = results.latest(target.git)
-        chosen, others = _choose(results, ask)
+        chosen, others = _choose(results, ask, target.git)
         if not chosen:
             return _nothing(results, ask, others)
         _check_target(target, chosen, ask, env)
@@ -83,7 +85,7 @@ def preview(
     if target is None:
         return _nothing(results, ask, is_preview=True)
     results = results.latest(target.git)
-    chosen, others = _choose(results, ask)
+    chosen, others = _choose(results, ask, target.git)
     if not chosen:
         return _nothing(results, ask, others, is_preview=True)
     _check_target(target, chosen, ask, env)
@@ -140,9 +142,9 @@ def _end_check(landing: Landing, notify: Tell) -> None:
     landing.check_note.unlink(missing_ok=True)
 
 
-def _choose(results: Results, ask: Ask) -> tuple[list[TaskResult], list[TaskApplied]]:
+def _choose(results: Results, ask: Ask, git: Git) -> tuple[list[TaskResult], list[TaskApplied]]:
     """The results to apply, and the tasks that are passed over."""
-    selected = results.select(ask.tasks)
+    selected = results.select(ask.tasks) if ask.tasks else results.together(git)
     if not ask.tasks and results.plan.kind == "compare" and len(selected) > 1:
         names = ", ".join(task.name for task in selected)
         raise UsageError(
@@ -151,22 +153,37 @@ def _choose(results: Results, ask: Ask) -> tuple[list[TaskResult], list[TaskAppl
         )
     chosen, others = [], []
     for result in selected:
-        if why := _why_not(result, ask, results.folder.id):
+        if why := _why_not(result, ask, results):
             others.append(_passed_over(result, *why))
         else:
             chosen.append(result)
     return chosen, others
 
 
-def _why_not(result: TaskResult, ask: Ask, run: str) -> tuple[State, str] | None:
+def _why_not(result: TaskResult, ask: Ask, results: Results) -> tuple[State, str] | None:
     if result.dropped and (result.applied is None or result.dropped.at > result.applied.at):
         return "skipped", result.dropped.description
     if result.applied and not ask.again:
         return "already applied", f"{result.applied.description}; apply it once more with --again"
-    if not ask.tasks and not result.outcome.ok:
-        anyway = f"clinvk runs apply {run} {shlex.quote(result.name)}"
-        return "skipped", f"its state is {result.outcome.state}; to apply it anyway: {anyway}"
+    if ask.tasks:
+        return None
+    if why := why_not_taken(results.plan, results.run.results, result.index):
+        names = " ".join(map(shlex.quote, _with_earlier_rounds(results, result)))
+        return (
+            "skipped",
+            f"{why}; to apply it anyway: clinvk runs apply {results.folder.id} {names}",
+        )
     return None
+
+
+def _with_earlier_rounds(results: Results, result: TaskResult) -> list[str]:
+    """The names of a task and of the steps before it in its loop: its result is built on theirs."""
+    loop = find_loop(results.plan, result.index)
+    before = steps_of(loop) if loop and is_shared(result.worktree.directory) else ()
+    return [
+        t.name for t in results.tasks
+        if t.index == result.index or (t.index in before and t.index < result.index and t.is_changed)
+    ]  # fmt: skip
 
 
 def _passed_over(result: TaskResult, state: State, why: str) -> TaskApplied:

@@ -83,6 +83,8 @@ def _own_commits(git: Git, merged: Merged, run: str) -> list[Planned]:
         if after != tree:
             planned.append(_copy_of(git, source, commit, after, run))
         tree, previous = after, commit
+    if source.rounds and all(commit.author is None for commit in planned):
+        return []  # the rounds of a loop are one result
     return planned if tree == merged.tree else []
 
 

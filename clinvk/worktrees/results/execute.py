@@ -114,11 +114,19 @@ def _by_task(sources: Sequence[Source], commits: Sequence[str]) -> Made:
 def _events(
     target: Target, merged: Sequence[Merged], ask: Ask, made: Mapping[int, Sequence[str]]
 ) -> list[dict[str, Any]]:
-    return [
-        {
-            "task": m.source.index, "event": "applied", "result": m.source.commit, "how": ask.how,
-            "commits": list(made.get(m.source.index, ())), "branch": ask.branch,
+    events: list[dict[str, Any]] = []
+    for m in merged:
+        index = m.source.index
+        about = {
+            "event": "applied",
+            "how": ask.how,
+            "branch": ask.branch,
             "root": target.description,
         }
-        for m in merged
-    ]  # fmt: skip
+        events += [
+            {**about, "task": task, "result": commit, "commits": [], "part_of": index}
+            for task, commit in m.source.contains
+        ]
+        commits = list(made.get(index, ()))
+        events.append({**about, "task": index, "result": m.source.commit, "commits": commits})
+    return events

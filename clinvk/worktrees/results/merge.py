@@ -45,6 +45,9 @@ class Source(Struct, frozen=True, kw_only=True):
     commit: str
     prompt: str = ""
     applied: tuple[str, ...] = ()  # earlier results of the task that were applied, oldest first
+    # Other results that this one contains: their tasks and commits. It is the whole of a loop.
+    contains: tuple[tuple[int, str], ...] = ()
+    rounds: int = 0  # of that loop
 
 
 class Merged(NamedTuple):

@@ -12,14 +12,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.errors import ClinvkError, SessionError, UsageError
+from clinvk.model.loops.goal import has_reached_goal, last_round, steps_of
 from clinvk.model.outcome import Outcome, RunResult
-from clinvk.model.plan import Plan, Worktree
+from clinvk.model.plan import Loop, Plan, Worktree
 from clinvk.model.result import WorktreeResult
 from clinvk.runs.folder import RunFolder
 from clinvk.text.suggest import did_you_mean
 from clinvk.worktrees import names
 from clinvk.worktrees.create import Place
 from clinvk.worktrees.git import Git
+from clinvk.worktrees.names import is_shared
 from clinvk.worktrees.result import current_result
 from clinvk.worktrees.results.merge import Source
 from clinvk.worktrees.results.taken import History, Taken, read_history
@@ -47,6 +49,10 @@ class TaskResult(Struct, frozen=True, kw_only=True):
     @property
     def index(self) -> int:
         return self.outcome.index
+
+    @property
+    def is_changed(self) -> bool:
+        return self.source.base != self.source.commit
 
 
 class Results(Struct, frozen=True, kw_only=True):
@@ -78,6 +84,45 @@ class Results(Struct, frozen=True, kw_only=True):
         for index in sorted(wanted - {task.index for task in chosen}):
             raise UsageError(*self._why_no_result(index))
         return chosen
+
+    def together(self, git: Git) -> list[TaskResult]:
+        """What is applied if no task is named. Of a loop that has reached its goal, that is one
+        result: that of its last round, with what the rounds before it have changed."""
+        chosen = self.select(())
+        for loop in self.plan.loops:
+            steps = set(steps_of(loop))
+            mine = [t for t in chosen if t.index in steps and is_shared(t.worktree.directory)]
+            if len(mine) > 1 and has_reached_goal(loop, self.run.results):
+                whole = self._whole(loop, mine, git)
+                others = steps - {whole.index}
+                chosen = [
+                    whole if t.index == whole.index else t for t in chosen if t.index not in others
+                ]
+        return chosen
+
+    def _whole(self, loop: Loop, steps: Sequence[TaskResult], git: Git) -> TaskResult:
+        """The results of the steps of a loop in one worktree, as one."""
+        last = last_round(loop, self.run.results)
+        final = [t for t in steps if t.index in last] or steps
+        result = next((t for t in reversed(final) if t.is_changed), final[-1])
+        # The session of any step may have been resumed in the worktree after the run.
+        tips = git.maybe("merge-base", "--independent", *{t.source.commit for t in steps})
+        commit = steps[-1].source.commit if tips is None or "\n" in tips else tips
+        is_applied = all(t.applied for t in steps if t.is_changed)
+        one, first = (result.index,), self.plan.tasks[result.index]
+        while first.repeats is not None:
+            first = self.plan.tasks[first.repeats]
+        return replace(
+            result,
+            source=replace(
+                result.source, prompt=first.prompt, base=steps[0].source.base, commit=commit,
+                contains=tuple((t.index, t.source.commit) for t in steps
+                               if t is not result or t.source.commit != commit),
+                rounds=loop.rounds.index(last) + 1 if last else 0,
+            ),
+            applied=self.history.applied(one, commit) if is_applied else None,
+            dropped=self.history.dropped(one, commit),
+        )  # fmt: skip
 
     def latest(self, git: Git) -> Results:
         """The same, with the last commit of each task: its session may have been resumed in its

@@ -71,8 +71,17 @@ def _remove_applied(
         known = {task.source.commit for task in results.tasks}
         if removed and removed.saved and removed.saved.result.commit not in known:
             later = removed.saved.result
-            notify(f"the worktree of task {results.plan.tasks[index].name!r} had changes that are not "
+            task = _task_of(results, later.ref, index)
+            notify(f"the worktree of task {task!r} had changes that are not "
                    f"part of its result; they are in {later.ref}")  # fmt: skip
+
+
+def _task_of(results: Results, ref: str, index: int) -> str:
+    """The name of the task to which this result belongs: the steps of a chain share a worktree."""
+    tasks = results.plan.tasks
+    slug = ref.rpartition("/")[0].rpartition("/")[2]
+    mine = (t.name for t in tasks if t.worktree is not None and t.worktree.slug == slug)
+    return next(mine, tasks[index].name)
 
 
 def is_settled(results: Results, directory: str, dropping: Collection[int] = ()) -> bool:

@@ -45,6 +45,7 @@ class Taken(Struct, frozen=True, kw_only=True):
     commits: tuple[str, ...] = ()  # that were made
     branch: str | None = None  # on which they are
     root: str | None = None  # of the working tree that was changed
+    part_of: int | None = None  # the task whose result contains it: they are rounds of a loop
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = to_builtins(self)
@@ -61,6 +62,8 @@ class Taken(Struct, frozen=True, kw_only=True):
             self.how or "stage"
         ]
         ids = " ".join(commit[:10] for commit in self.commits)
+        if self.part_of is not None:
+            return f"applied {day} (with the last round of its loop)"
         return f"applied {day} ({where}{' ' if ids else ''}{ids})"
 
 
@@ -99,9 +102,9 @@ class History(Struct, frozen=True):
         )
 
     def counts(self) -> dict[str, int]:
-        """The number of tasks that were applied, and dropped."""
-        last = {e.task: e.event for e in self.events}
-        words = list(last.values())
+        """The number of results that were applied, and dropped; those of a loop count as one."""
+        last = {e.task: e for e in self.events}
+        words = [e.event for e in last.values() if e.part_of is None or e.part_of not in last]
         return {word: words.count(word) for word in ("applied", "dropped") if word in words}
 
 

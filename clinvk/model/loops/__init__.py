@@ -1,0 +1,1 @@
+"""Loops of a chain, as they have ended."""
