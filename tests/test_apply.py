@@ -157,6 +157,27 @@ def test_an_attempt_in_the_same_worktree_is_merged_from_what_was_applied_before(
     assert not run.exists()
 
 
+@pytest.mark.parametrize("how", ["stage", "commit"])
+def test_a_task_that_changed_nothing_is_unchanged_the_second_time_too(
+    clinvk: CommandLine, home: Home, how: str
+) -> None:
+    repository = Repository(home.work, FILES)
+    results = {"one": repository.result(write("x", "x")), "same": repository.result(write("x", "x")),
+               "none": repository.base}  # fmt: skip
+    make_run(home.path, repository, results)
+    states = []
+    for _ in range(2):
+        done = clinvk.json("runs", "apply", f"--{how}", "--json")["tasks"]
+        states.append([(t["state"], t["why"]) for t in done][1:])
+    assert states == [
+        [("unchanged", "what it changed is there already"), ("unchanged", "it changed no file")],
+        [("unchanged", "what it changed was there already"), ("unchanged", "it changed no file")],
+    ]
+    shown = clinvk("runs", "show").stdout
+    assert "same: unchanged (20" in shown
+    assert "none: unchanged (20" in shown
+
+
 def test_nothing_to_apply_is_said(clinvk: CommandLine, home: Home) -> None:
     repository = Repository(home.work, FILES)
     folder = make_run(home.path, repository, {"one": repository.base})
@@ -467,6 +488,9 @@ def test_the_commands_show_apply_and_drop(clinvk: CommandLine, home: Home, tmp_p
     assert repository.git("cat-file", "-t", commit) == "commit"
     assert repository.git("for-each-ref", f"refs/clinvk/{folder.id}/bad") == ""
     assert "dropped" in clinvk("runs", "apply", "last", "bad").stdout
+    shown = clinvk("runs", "diff", "last", "bad")
+    assert shown.stdout.startswith("diff --git a/c b/c")
+    assert "clinvk: task 'bad': dropped 20" in shown.stderr
     assert json.loads(clinvk("runs", "diff", "last", "bad", "--json").stdout)["tasks"][0]["dropped"]
 
 

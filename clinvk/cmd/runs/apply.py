@@ -66,7 +66,12 @@ def diff(
     if as_json:
         found = [diffs.task(result, patch=not stat).to_json() for result in diffs.results]
         show.print_json({"version": VERSION, "run": folder.id, "tasks": found})
-    elif not diffs.results:
+        return
+    for result in diffs.results:
+        if result.is_dropped and result.dropped:
+            notice = f"task {result.name!r}: {result.dropped.description}"
+            show.Printer.for_errors().notice(notice)
+    if not diffs.results:
         print(f"run {folder.id} has no results yet", file=sys.stderr)
     elif sys.stdout.isatty() or show.wants_color(sys.stdout):
         # Only for a terminal.

@@ -161,8 +161,11 @@ def _choose(results: Results, ask: Ask, git: Git) -> tuple[list[TaskResult], lis
 
 
 def _why_not(result: TaskResult, ask: Ask, results: Results) -> tuple[State, str] | None:
-    if result.dropped and (result.applied is None or result.dropped.at > result.applied.at):
+    if result.is_dropped and result.dropped:
         return "skipped", result.dropped.description
+    if result.applied and not ask.again and result.applied.is_unchanged:
+        why = "what it changed was there already" if result.is_changed else "it changed no file"
+        return "unchanged", why
     if result.applied and not ask.again:
         return "already applied", f"{result.applied.description}; apply it once more with --again"
     if ask.tasks:

@@ -122,6 +122,7 @@ def _events(
             "how": ask.how,
             "branch": ask.branch,
             "root": target.description,
+            "unchanged": m.is_empty,
         }
         events += [
             {**about, "task": task, "result": commit, "commits": [], "part_of": index}

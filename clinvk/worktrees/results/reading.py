@@ -51,6 +51,12 @@ class TaskResult(Struct, frozen=True, kw_only=True):
         return self.outcome.index
 
     @property
+    def is_dropped(self) -> bool:
+        """Whether it was dropped, and not applied after that."""
+        dropped, applied = self.dropped, self.applied
+        return dropped is not None and (applied is None or dropped.at > applied.at)
+
+    @property
     def is_changed(self) -> bool:
         return self.source.base != self.source.commit
 

@@ -45,6 +45,7 @@ class Taken(Struct, frozen=True, kw_only=True):
     commits: tuple[str, ...] = ()  # that were made
     branch: str | None = None  # on which they are
     root: str | None = None  # of the working tree that was changed
+    unchanged: bool = False  # there was nothing to apply
     part_of: int | None = None  # the task whose result contains it: they are rounds of a loop
 
     def to_json(self) -> dict[str, Any]:
@@ -53,8 +54,14 @@ class Taken(Struct, frozen=True, kw_only=True):
         return data
 
     @property
+    def is_unchanged(self) -> bool:
+        """Whether there was nothing to apply."""
+        made_none = self.how in ("commit", "branch") and not self.commits and self.part_of is None
+        return self.event == "applied" and (self.unchanged or made_none)
+
+    @property
     def description(self) -> str:
-        """`applied 2026-11-28 12:30 (staged)`."""
+        """`applied 2026-11-28 12:30 (staged)`; `unchanged (2026-11-28 12:30)`."""
         day = datetime.fromisoformat(self.at).astimezone().strftime("%Y-%m-%d %H:%M")
         if self.event == "dropped":
             return f"dropped {day} (was {self.result[:10]})"
@@ -62,6 +69,8 @@ class Taken(Struct, frozen=True, kw_only=True):
             self.how or "stage"
         ]
         ids = " ".join(commit[:10] for commit in self.commits)
+        if self.is_unchanged:
+            return f"unchanged ({day})"
         if self.part_of is not None:
             return f"applied {day} (with the last round of its loop)"
         return f"applied {day} ({where}{' ' if ids else ''}{ids})"
