@@ -305,8 +305,32 @@ def test_a_check_that_is_cancelled_continues_when_the_run_is_resumed(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 7, said
     (home.work / "resumed").write_text("")
-    assert resume(clinvk)["check"]["state"] == "passed"
+    done = clinvk("runs", "resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"][0]["check"]["state"] == "passed"
+    assert "the CLI had answered before; only the check runs again" in done.stderr
     assert len(prompts(home)) == 1
+
+
+def test_a_prompt_that_ctrl_c_ended_is_a_cancelled_run(clinvk: CommandLine, home: Home):
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "1"]):
+        argv = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
+        subprocess.run(argv, cwd=home.work, check=True, env=home.env)
+    home.backend("fake", worker("touch a"))
+    here = home.path.parent / "here"
+    slow = f"test -e {here}.gone || {{ touch {here}; sleep 60; }}"
+    process = clinvk.start("-b", "fake", "--worktree", "--check", slow, "x")
+    wait_for(here.exists, "the check")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 7, said
+    (run,) = clinvk.json("runs", "list", "--json")["runs"]
+    assert (run["state"], run["counts"]) == ("cancelled", {"cancelled": 1})
+    here.with_name("here.gone").touch()
+    done = clinvk("runs", "resume")
+    assert done.returncode == 0, done.stderr
+    assert "the CLI had answered before; only the check runs again" in done.stderr
+    assert clinvk.json("runs", "list", "--json")["runs"][0]["state"] == "done"
 
 
 def test_a_killed_round_in_a_worktree_continues_there(clinvk: CommandLine, home: Home):

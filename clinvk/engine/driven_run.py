@@ -275,7 +275,9 @@ class DrivenRun:
         self, scheduler: Scheduler, journal: Journal | None, began: datetime, clock: float
     ) -> RunResult:
         """The result, after recording it."""
-        state = _run_state(self.outcomes, cancelled=scheduler.cancelled)
+        # Ctrl-C in a prompt ends its turn, and not the run around it.
+        was_cancelled = self.plan.kind == "prompt" and self.outcomes[0].state == "cancelled"
+        state = _run_state(self.outcomes, cancelled=scheduler.cancelled or was_cancelled)
         began, clock = self._since(began, clock)
         result = RunResult(
             id=self.folder.id if self.folder else None, kind=self.plan.kind, state=state, results=tuple(self.outcomes),

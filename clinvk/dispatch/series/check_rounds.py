@@ -146,6 +146,8 @@ class CheckedTurn(TurnSeries):
         self._early_plan = plan = await self._make_plan(request)
         self._prepare(plan)
         self._protected = await in_thread(self._load_protected)
+        if self._progress.check is None:
+            self._notify("the CLI had answered before; only the check runs again")
         # Its usage was counted by the attempt that it was a turn of.
         done = replace(done, usage=None, cost=None, seconds=0.0)
         self._answered = (Finished(text=done.text), done)
