@@ -5,9 +5,10 @@
     applied = clinvk.apply_run("last", "fix-tests", how="commit")
     clinvk.drop_run("last", "other")
 
-`run` is the id of a run, a unique prefix of one, or "last" for the newest; `tasks` are names or
-numbers. `directory` chooses the working tree: the one of the run's repository that contains it,
-otherwise the one that the run was started in. It is the current directory by default.
+`run` is the id of a run, a unique prefix of one, or "last" for the newest of the repository that
+contains `directory`; `tasks` are names or numbers. `directory` also chooses the working tree: the one
+of the run's repository that contains it, otherwise the one that the run was started in. It is the
+current directory by default.
 """
 
 from __future__ import annotations
@@ -28,13 +29,14 @@ from clinvk.model.checks.check import check_problem, commands_of
 from clinvk.process.marker import new_marker
 from clinvk.process.note import make as make_note
 from clinvk.process.threads import in_thread, run_stoppable
-from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.folder import RunFolder
 from clinvk.runs.secrets import create_scrubber
 from clinvk.worktrees.git import is_local_variable, stopping_git
 from clinvk.worktrees.results import apply as applying
 from clinvk.worktrees.results.applied import Applied, Ask, CheckFailure
 from clinvk.worktrees.results.diff import TaskDiff, read_diffs
 from clinvk.worktrees.results.drop import Drop, Dropped
+from clinvk.worktrees.results.reading import find_run
 from clinvk.worktrees.results.taken import How
 
 Tell = Callable[[str], None]
@@ -49,11 +51,12 @@ def run_diff(
 ) -> tuple[TaskDiff, ...]:
     """What tasks changed in their worktrees; all tasks with a result if none are named. Without
     `patch`, only which files. Raises `UsageError` if the run has no worktrees or no such task,
-    `SessionError` if there is no such run, or if the repository or a commit is gone."""
+    `SessionError` if there is no such run, "last" among them in a repository without one, or if the
+    repository or a commit is gone."""
     with own_unless(dispatcher) as where:
         home = where.config.home
-    folder = RunStore(home).find(run)
-    diffs = read_diffs(folder, tasks, os.environ, here=_directory(directory), home=home)
+    here = _directory(directory)
+    diffs = read_diffs(find_run(home, run, here), tasks, os.environ, here=here, home=home)
     return tuple(diffs.task(result, patch=patch) for result in diffs.results)
 
 
@@ -123,10 +126,14 @@ def apply_as_asked(
     commands: tuple[str, ...],
     timeout: float,
     notify: Tell,
+    tell_run: Callable[[RunFolder], None] | None = None,
 ) -> Applied:
-    """Apply the results of a run, with the check and the resolver that are named."""
+    """Apply the results of a run, with the check and the resolver that are named. `tell_run` gets the
+    run before anything is done with it."""
     home, env = dispatcher.config.home, dispatcher.env
-    folder = RunStore(home).find(run)
+    folder = find_run(home, run, ask.here)
+    if tell_run is not None:
+        tell_run(folder)
     if not ask.tasks and (ranking := find_ranking(folder)) and ranking.best:
         notify(ranking.summary)
         ask = ask._replace(tasks=(ranking.best,))
@@ -195,8 +202,9 @@ def drop_run(
     `SessionError` if the run is in progress, and the errors of `run_diff`."""
     with own_unless(dispatcher) as where:
         home = where.config.home
-    folder = RunStore(home).find(run)
-    return tuple(Drop(folder, tasks, os.environ, here=_directory(directory), home=home).run())
+    here = _directory(directory)
+    folder = find_run(home, run, here)
+    return tuple(Drop(folder, tasks, os.environ, here=here, home=home).run())
 
 
 async def adrop_run(

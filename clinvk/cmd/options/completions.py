@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,6 +21,7 @@ from clinvk.errors import ClinvkError
 if TYPE_CHECKING:
     # Only to complete.
     from clinvk.model.session import Session
+    from clinvk.runs.folder import RunFolder
     from clinvk.store.base import Query, Store
 
 MAX_COMPLETIONS = 200  # ids that are offered
@@ -88,6 +90,18 @@ def complete_option_pairs(ctx: typer.Context, incomplete: str) -> list[str]:
     return []
 
 
+def complete_results(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """The tasks of the named run, by default of the newest of this repository."""
+    # Only to complete.
+    from clinvk.config import loading
+    from clinvk.worktrees.results.reading import find_run
+
+    with suppress(ClinvkError, OSError):
+        named = ctx.params.get("run_id") or "last"
+        return _offer_tasks(find_run(loading.find_home(os.environ), named, Path.cwd()), incomplete)
+    return []
+
+
 def complete_tasks(ctx: typer.Context, incomplete: str) -> list[Offer]:
     """The tasks of the named run, by the names of their files."""
     # Only to complete.
@@ -96,9 +110,13 @@ def complete_tasks(ctx: typer.Context, incomplete: str) -> list[Offer]:
 
     with suppress(ClinvkError):
         folder = RunStore(loading.find_home(os.environ)).find(ctx.params.get("run_id") or "last")
-        tasks = [t for t in folder.plan().tasks if t.key.startswith(incomplete)]
-        return [(task.key, task.name) for task in tasks[:MAX_COMPLETIONS]]
+        return _offer_tasks(folder, incomplete)
     return []
+
+
+def _offer_tasks(folder: RunFolder, incomplete: str) -> list[Offer]:
+    tasks = [t for t in folder.plan().tasks if t.key.startswith(incomplete)]
+    return [(task.key, task.name) for task in tasks[:MAX_COMPLETIONS]]
 
 
 def complete_limit_actions(incomplete: str) -> list[str]:

@@ -11,14 +11,15 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.options import request as opt
-from clinvk.cmd.options.completions import complete_tasks
-from clinvk.cmd.runs.common import LastRun, open_local_runs
+from clinvk.cmd.options.completions import complete_results
+from clinvk.cmd.runs.common import LastRunHere
 from clinvk.errors import UsageError
 from clinvk.terminal import printer as show
 from clinvk.terminal import questions
 from clinvk.text.json_output import dumps
 
 if TYPE_CHECKING:
+    from clinvk.runs.folder import RunFolder
     from clinvk.worktrees.results.applied import Applied, TaskApplied
     from clinvk.worktrees.results.diff import Diffs
     from clinvk.worktrees.results.drop import Dropped
@@ -31,7 +32,7 @@ SomeTasks = Annotated[
     typer.Argument(
         metavar="[TASK...]",
         help="Only these tasks, by name or number.",
-        autocompletion=complete_tasks,
+        autocompletion=complete_results,
     ),
 ]
 MARKS = {"applied": "✓", "already applied": "✓", "unchanged": "=", "skipped": "–"}  # otherwise ✗
@@ -44,9 +45,20 @@ def _here() -> Path:
         raise UsageError("the current directory no longer exists", "cd to another one") from None
 
 
+def _tell_run(folder: RunFolder) -> None:
+    """Say on a terminal which run it is, and of which repository: it may be of another one."""
+    if not sys.stderr.isatty():
+        return
+    # Only for these commands.
+    from clinvk.worktrees.results.reading import repositories
+
+    places = ", ".join(map(show.short_path, repositories(folder.plan())))
+    show.Printer.for_errors().notice(f"run {folder.id}" + (f" of {places}" if places else ""))
+
+
 @app.command("diff")
 def diff(
-    run_id: LastRun = "last",
+    run_id: LastRunHere = "last",
     tasks: SomeTasks = None,
     stat: Annotated[
         bool, typer.Option("--stat", help="Show only which files changed, and how much.")
@@ -59,10 +71,13 @@ def diff(
     On a terminal in color and with the pager of git; otherwise as a patch for git apply."""
     # Only for this command.
     from clinvk.worktrees.results.diff import VERSION, read_diffs
+    from clinvk.worktrees.results.reading import find_run
 
     loaded = opt.load_config(config)
-    folder = open_local_runs(loaded).find(run_id)
-    diffs = read_diffs(folder, tasks or (), os.environ, here=_here(), home=loaded.home)
+    here = _here()
+    folder = find_run(loaded.home, run_id, here)
+    diffs = read_diffs(folder, tasks or (), os.environ, here=here, home=loaded.home)
+    _tell_run(folder)
     if as_json:
         found = [diffs.task(result, patch=not stat).to_json() for result in diffs.results]
         show.print_json({"version": VERSION, "run": folder.id, "tasks": found})
@@ -95,7 +110,7 @@ def _write_plain(diffs: Diffs, *, stat: bool) -> None:
 
 @app.command("apply")
 def apply(
-    run_id: LastRun = "last",
+    run_id: LastRunHere = "last",
     tasks: SomeTasks = None,
     branch: Annotated[
         str | None,
@@ -163,6 +178,7 @@ def apply(
         applied = apply_as_asked(
             dispatcher, run_id, ask, dry_run=dry_run, resolve=resolve, commands=tuple(check or ()),
             timeout=DEFAULT_TIMEOUT, notify=show.Printer.for_errors().notice,
+            tell_run=_tell_run,
         )  # fmt: skip
     if as_json:
         show.print_json(applied.to_json())
@@ -221,7 +237,7 @@ def format_changes(files: int, insertions: int, deletions: int) -> str:
 
 @app.command("drop")
 def drop(
-    run_id: LastRun = "last",
+    run_id: LastRunHere = "last",
     tasks: SomeTasks = None,
     yes: opt.Yes = False,
     as_json: opt.Json = False,
@@ -233,10 +249,13 @@ def drop(
     printed."""
     # Only for this command.
     from clinvk.worktrees.results.drop import VERSION, Drop
+    from clinvk.worktrees.results.reading import find_run
 
     loaded = opt.load_config(config)
-    folder = open_local_runs(loaded).find(run_id)
-    doomed = Drop(folder, tasks or (), os.environ, here=_here(), home=loaded.home)
+    here = _here()
+    folder = find_run(loaded.home, run_id, here)
+    doomed = Drop(folder, tasks or (), os.environ, here=here, home=loaded.home)
+    _tell_run(folder)
     if not doomed.dropped:
         print(f"run {folder.id} has no results to drop", file=sys.stderr)
         return 0

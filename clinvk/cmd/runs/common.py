@@ -90,6 +90,14 @@ LastRun = Annotated[
         autocompletion=complete_runs,
     ),
 ]
+LastRunHere = Annotated[
+    str,
+    typer.Argument(
+        metavar="[ID]",
+        help="Run id or the beginning of one (default: last, the newest of this repository).",
+        autocompletion=complete_runs,
+    ),
+]
 SomeRuns = Annotated[
     list[str],
     typer.Argument(

@@ -16,7 +16,7 @@ from clinvk.model.loops.goal import has_reached_goal, last_round, steps_of
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Loop, Plan, Worktree
 from clinvk.model.result import WorktreeResult
-from clinvk.runs.folder import RunFolder
+from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.text.suggest import did_you_mean
 from clinvk.worktrees import names
 from clinvk.worktrees.create import Place
@@ -26,6 +26,8 @@ from clinvk.worktrees.result import current_result
 from clinvk.worktrees.results.merge import Source
 from clinvk.worktrees.results.taken import History, Taken, read_history
 from clinvk.worktrees.results.target import Target, find_target
+
+LAST = "last"  # in place of an id
 
 
 class TaskResult(Struct, frozen=True, kw_only=True):
@@ -172,6 +174,52 @@ class Results(Struct, frozen=True, kw_only=True):
             f"task {task.name!r} has no result yet: it is {state}",
             f"see it with: clinvk runs show {self.folder.id}",
         )
+
+
+def find_run(home: Path, text: str, here: Path) -> RunFolder:
+    """The run with this id, or this unique prefix of one; `last` is the newest of the repository
+    that contains `here`. Raises `SessionError`."""
+    runs, newest = RunStore(home), None
+    if text != LAST:
+        return runs.find(text)
+    near = find_target(here)
+    for folder in runs.newest_first():
+        try:
+            plan = folder.plan()
+        except ClinvkError:  # nobody knows where it ran
+            continue
+        if near is not None and _is_of(plan, near):
+            return folder
+        newest = newest or (folder, plan)
+    if newest is None:
+        return runs.find(text)
+    folder, plan = newest
+    where = f"no run in the repository {near.description} yet" if near else (
+        f"{here} is in no git repository, so there is no last run of it"
+    )  # fmt: skip
+    place = next(iter(repositories(plan)), plan.cwd or "another directory")
+    raise SessionError(
+        f"{where}; the newest run of all is {folder.id}, of {place}",
+        f"to use that one, name it: {folder.id}; see them all: clinvk runs list",
+    )
+
+
+def repositories(plan: Plan) -> list[str]:
+    """Where the tasks of a plan that have worktrees were started."""
+    return list(dict.fromkeys(task.worktree.root for task in plan.tasks if task.worktree))
+
+
+def _is_of(plan: Plan, near: Target) -> bool:
+    """Whether a task of the plan ran in this repository, which may have been moved since."""
+    worktrees = [task.worktree for task in plan.tasks if task.worktree]
+    if not worktrees:
+        own, cwd = os.path.realpath(near.root or near.git_dir), os.path.realpath(plan.cwd or os.sep)
+        return Path(cwd).is_relative_to(own)
+    return any(
+        _same(near.common_dir, tree.repository)
+        or (not os.path.isdir(tree.repository) and near.git.commit_of(tree.commit) is not None)
+        for tree in worktrees
+    )
 
 
 def read_results(folder: RunFolder) -> Results:
