@@ -4,15 +4,22 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from clinvk.config import loading
+from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.errors import ClinvkError
+from clinvk.model.request import Request
+from clinvk.repl.conversation import Conversation
 from tests.conftest import END, START, CommandLine, Home
 from tests.needs import need
+from tests.stores import keep
+from tests.test_repl_worktree import Recorder
 from tests.tmux import Tmux
 
 EDITS = """\
 prompt=$(cat)
-sleep 0.4   # as a model would take
 case "$prompt" in
   *edit*) echo new > known.txt; echo x > "a file.txt"; rm -f gone.txt;;
 esac
@@ -66,6 +73,45 @@ def test_diff_shows_what_the_last_turn_changed(repository: Path, clinvk: Command
         git(repository, "status", "--porcelain"),
         git(repository, "count-objects", "-v"),
     )
+
+
+def test_a_turn_starts_once_git_has_looked_at_the_files(
+    home: Home, repository: Path, clinvk: CommandLine
+):
+    # The backend is done long before git would be.
+    folder = home.path.parent / "slow"
+    folder.mkdir()
+    slow = folder / "git"
+    slow.write_text(
+        f'#!/bin/sh\ncase "$*" in *--update*) sleep 1;; esac\nexec {need("git")} "$@"\n'
+    )
+    slow.chmod(0o755)
+    path = {"PATH": f"{folder}:{home.env['PATH']}"}
+    before = (repository / ".git/index").read_bytes()
+    shown = typed(clinvk, "edit it", "/diff --stat", "/undo", env=path)
+    assert "3 files changed" in shown
+    assert "M  known.txt" in shown.replace("\t", "  ")
+    assert (repository / ".git/index").read_bytes() == before
+
+
+def test_a_message_that_is_refused_leaves_the_changes_of_the_last_turn(
+    home: Home, repository: Path, anyio_backend: str
+):
+    dispatcher = keep(Dispatcher(loading.load(home.env), env=home.env))
+    request = Request(prompt="-", backend="fake", cwd=str(repository))
+    talk = keep(Conversation(dispatcher, request))
+
+    async def talks() -> None:
+        await talk.send(talk.request("edit"), Recorder())
+        changed = ["a file.txt", "gone.txt", "known.txt"]
+        assert sorted(talk.changes.files()) == changed
+        with pytest.raises(ClinvkError, match="unknown backend"):
+            await talk.send(talk.request("edit").replace(to="none"), Recorder())
+        assert sorted(talk.changes.files()) == changed
+        await talk.send(talk.request("look"), Recorder())
+        assert talk.changes.files() == []
+
+    anyio.run(talks, backend=anyio_backend)
 
 
 def test_paths_of_a_diff_are_those_of_the_directory(repository: Path, clinvk: CommandLine):

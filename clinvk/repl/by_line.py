@@ -89,9 +89,9 @@ def _perform(sitting: Sitting, action: Action) -> Action | None:
 def _send(sitting: Sitting, action: Send) -> None:
     conversation = sitting.conversation
     request, created = conversation.begin(conversation.request(action.prompt, action.given))
-    conversation.watch(request)
     result = None
     try:
+        conversation.watch(request)
         result = sitting.lines.show(conversation, request)
     finally:
         if result is None:

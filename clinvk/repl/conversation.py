@@ -285,6 +285,7 @@ class Conversation:
         if self._run is not None:
             result = await self._run.run()
             return result if self.turn is not None else None  # it was stopped before
+        await in_thread(lambda: self.watch(request))
         async with self.dispatcher.stream(request, listener.notify) as turn:
             await self._show(turn, listener)
         return turn.result
@@ -333,7 +334,7 @@ class Conversation:
         if self.session is None and turn.plan.session is not None:
             self._take_session(turn.plan.session)
         listener.begin(turn)
-        # Not before: the program takes longer to change anything.
+        # Of a new worktree, which nothing has looked at before.
         self.changes.begin(str(turn.plan.command.cwd))
         async for event in turn:
             if on_event is not None:
@@ -353,8 +354,9 @@ class Conversation:
         return known
 
     def watch(self, request: Request) -> None:
-        """A turn has begun: its changes are those from now on."""
+        """A turn is about to start: its changes are those from now on."""
         self.changes.begin(real_path(request.cwd) if request.cwd else self.directory)
+        self.changes.wait()
 
     def stop(self, reason: str = "cancelled", *, now: bool = False) -> bool:
         """Stop the running turn and all that it started; `now` kills them. Return whether there was
@@ -417,7 +419,7 @@ class Conversation:
 
     def abandon(self, created: str | None) -> None:
         """Delete a session that was created for a message that could not be sent."""
-        self.changes.end()
+        self.changes.abandon()
         if created is not None:
             with suppress(ClinvkError):
                 self.dispatcher.store.delete(created)

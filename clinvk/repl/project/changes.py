@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from clinvk.repl.project.trees import Trees
 
 PATIENCE = 30.0  # seconds that a tree may take, if it is asked for
+LEAD = 10.0  # seconds that a turn waits for the tree before it
 
 
 class TurnChanges:
-    """The trees before and after the last turn. They are made in threads, beside the turn: nothing
-    waits for them but `diff`."""
+    """The trees before and after the last turn. They are made in threads. The turn waits for the one
+    before it, up to a limit; nothing waits for the other but `diff`."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -24,21 +25,40 @@ class TurnChanges:
         self._trees: Trees | None = None
         self._before: _Task | None = None
         self._after: _Task | None = None
+        self._last_task: _Task | None = None  # of all: they must not overlap
+        self._before_in: str | None = None  # the directory of `before`
+        self._begun_in: str | None = None  # the same, of a turn that has not ended
+        self._previous: tuple[_Task | None, _Task | None, str | None] = (None, None, None)
 
     def begin(self, directory: str) -> None:
-        """A turn begins in this directory."""
-        self._before = _Task(lambda: self._take(directory), self._after or self._before)
-        self._after = None
+        """A turn begins in this directory: it is what `wait` waits for. Does nothing if that is known."""
+        if directory == self._begun_in:
+            return
+        self._previous = self._before, self._after, self._before_in
+        self._begun_in = self._before_in = directory
+        self._before, self._after = self._add(lambda: self._take(directory)), None
+
+    def wait(self) -> None:
+        """Until the tree before the turn is made: from then on, changes are those of the turn."""
+        if self._before is not None:
+            self._before.wait(LEAD)
 
     def end(self) -> None:
         """It has ended."""
+        self._begun_in = None
         if self._before is not None and self._after is None:
-            self._after = _Task(lambda: self._take(None), self._before)
+            self._after = self._add(lambda: self._take(None))
+
+    def abandon(self) -> None:
+        """It was not started: the last turn is the one before it."""
+        if self._begun_in is not None and self._begun_in == self._previous[2]:
+            self._before, self._after, _ = self._previous
+        self.end()
 
     def forget(self) -> None:
         """There is no last turn any more."""
         if self._before is not None:
-            self._before = self._after = _Task(_no_turn, self._after or self._before)
+            self._before = self._after = self._add(_no_turn)
 
     def diff(self, *options: str, paths: tuple[str, ...] = ()) -> str:
         """What `git diff` prints about the last turn. Raises `ClinvkError`."""
@@ -53,6 +73,10 @@ class TurnChanges:
         names = self.diff("--name-only", "-z").split("\0")
         trees = self._trees
         return [trees.seen_from_directory(name) for name in names if name] if trees else []
+
+    def _add(self, function: Callable[[], str]) -> _Task:
+        self._last_task = _Task(function, self._last_task)
+        return self._last_task
 
     def close(self) -> None:
         if self._trees is not None:
@@ -97,6 +121,9 @@ class _Task:
             self._value = self._function()
         except Exception as error:  # noqa: BLE001 - raised where the result is read
             self._error = error
+
+    def wait(self, seconds: float) -> None:
+        self._thread.join(seconds)
 
     def result(self) -> str:
         """Raises what the function raised, and `ClinvkError` if it takes too long."""

@@ -124,6 +124,7 @@ def native(sitting: Sitting, argument: str) -> Action | None:
 
     def run() -> Action | None:
         changes.begin(conversation.directory)
+        changes.wait()
         try:
             return command.run()
         finally:
