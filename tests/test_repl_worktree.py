@@ -1,5 +1,6 @@
 """A conversation at the prompt that works in a git worktree: /diff, /apply, /drop."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,38 @@ def test_a_conversation_says_what_each_turn_has_changed(home: Home, repo: Path, 
         assert (repo.parent / "out" / "said").read_text() == "1\nnew\n"
 
     anyio.run(talks, backend=anyio_backend)
+
+
+def test_completion_of_changed_files_writes_nothing(home: Home, repo: Path, anyio_backend: str):
+    talk = conversation(home, repo)
+
+    async def talks() -> None:
+        assert talk.worktree.files() == []
+        await talk.send(talk.request("echo 1 > a"), Recorder())
+
+    anyio.run(talks, backend=anyio_backend)
+    (run,) = runs_of(home)
+    tree = place_of(home, run)
+    (tree / "new").write_text("of the user\n")
+    (tree / "b").unlink()
+    (tree / "ignored.txt").write_text("a secret\n")
+    exclude = repo / ".git" / "info" / "exclude"
+    exclude.parent.mkdir(exist_ok=True)
+    exclude.write_text("ignored.txt\n")
+    os.utime(tree / "a")  # so that git would write its index anew
+
+    def state() -> tuple[str, str, bytes]:
+        index = Path(
+            git(tree, "rev-parse", "--path-format=absolute", "--git-path", "index").strip()
+        )
+        return git(repo, "for-each-ref"), git(repo, "count-objects", "-v"), index.read_bytes()
+
+    before = state()
+    assert talk.worktree.files() == ["a", "b", "new"]
+    assert state() == before
+    assert talk.worktree.save() is not None
+    assert state() != before
+    assert talk.worktree.files() == ["a", "b", "new"]
 
 
 def test_a_conversation_is_stopped_while_its_worktree_is_set_up(

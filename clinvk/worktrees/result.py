@@ -16,7 +16,7 @@ from msgspec import Struct
 from clinvk.model.result import WorktreeResult
 from clinvk.worktrees import names
 from clinvk.worktrees.create import Place, attach_worktree
-from clinvk.worktrees.git import IDENTITY, Git, GitError
+from clinvk.worktrees.git import IDENTITY, Git, GitError, decode
 from clinvk.worktrees.index import add_all, temporary_index
 from clinvk.worktrees.record import Record, read_record
 from clinvk.worktrees.steps import owner_of
@@ -92,6 +92,20 @@ def current_result(place: Place) -> Saved | None:
         return None
     known = record or Record(state="ready", path=str(place.path), repository=str(place.repository))
     return Saved(_result(place, known, place.git, last.ref, last.commit))
+
+
+def changed_files(place: Place, record: Record) -> list[str]:
+    """The paths in a worktree that differ from what it began with, whether that is saved or not, while
+    a process drives the run, too: nothing is written, not even the index. Raises `ClinvkError`."""
+    git, base = (
+        Git.at(place.path, place.env),
+        record.bases.get(place.wanted.slug, place.wanted.commit),
+    )
+    unlocked = {"GIT_OPTIONAL_LOCKS": "0"}
+    words = ("diff", "--no-ext-diff", "--no-renames", "--name-only", "-z", base, "--")
+    listed = git.run(*words, env=unlocked).stdout
+    listed += git.run("ls-files", "--others", "--exclude-standard", "-z", env=unlocked).stdout
+    return sorted({decode(name) for name in listed.split(b"\0") if name})
 
 
 def _head(git: Git) -> tuple[str, str]:

@@ -101,10 +101,20 @@ class ConversationWorktree:
         return done.stdout.decode("utf-8", "replace")
 
     def files(self) -> list[str]:
-        """The changed files, as seen from the directory of the conversation. Raises `ClinvkError`."""
-        folder = self.place.wanted.workdir if self.place else ""
-        names = self.diff("--name-only", "-z").split("\0")
-        return [os.path.relpath(name, folder or ".") for name in names if name]
+        """The changed files, as seen from the directory of the conversation, also while a turn runs:
+        nothing is saved or written. Raises `ClinvkError`."""
+        place = self.place
+        if place is None:
+            return []
+        # Only in a worktree.
+        from clinvk.worktrees.record import read_record
+        from clinvk.worktrees.result import changed_files
+
+        record = read_record(place.path) if self.exists else None
+        if record is None or record.state != "ready":
+            return []
+        names = changed_files(place, record)
+        return [os.path.relpath(name, place.wanted.workdir or ".") for name in names]
 
     def task(self) -> tuple[str, ...]:
         """The words that name the task of the worktree in a command about its run; none for the steps
