@@ -155,6 +155,12 @@ def test_a_worktree_that_is_not_possible_is_refused_before_a_message_is_typed(
     outside = clinvk("repl", "--worktree", stdin="true\n", cwd=tmp_path)
     assert outside.returncode == 1
     assert "is not in a git repository, so it has no worktrees" in outside.stderr
+    for flags in (("--rounds", "3"), ("--check-timeout", "5m")):
+        alone = clinvk("repl", "--worktree", *flags, stdin="touch a\n", cwd=repo)
+        assert f"{flags[0]} needs a check" in alone.stderr
+        assert "add --check CMD" in alone.stderr
+        assert alone.returncode == clinvk(*flags, "touch a", cwd=repo).returncode == 1
+        assert alone.stdout == ""
     assert "--base needs a worktree" in clinvk("repl", "--base", "main", cwd=repo).stderr
     unknown = clinvk("repl", "--worktree", "--base", "nope", stdin="true\n", cwd=repo)
     assert "the base 'nope' is not a commit" in unknown.stderr

@@ -18,6 +18,7 @@ from clinvk.cmd.options import reading as opt
 from clinvk.cmd.options.words import typed_line
 from clinvk.config.schema import Loaded
 from clinvk.dispatch.dispatcher import Dispatcher
+from clinvk.dispatch.planning.request_check import check_opening
 from clinvk.model.plan import Worktree
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -41,6 +42,7 @@ def open_prompt(
     """Open it; return the exit code. `run` runs a command line. Raises `ClinvkError` if there is no
     backend or no such session."""
     request = opt.build_request(PLACEHOLDER, list(opened.args), opened.ref, opened.flags)
+    check_opening(request)
     with Dispatcher(opened.loaded) as dispatcher:
         wanted = opt.wanted_worktree(opened.flags)
         conversation = Conversation(dispatcher, request, opened.template, wanted)

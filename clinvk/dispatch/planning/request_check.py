@@ -65,9 +65,20 @@ def check_rounds(settings: Mapping[str, Setting], request: Request) -> None:
         setting = settings.get(name)
         if setting is None or setting.origin != "command line" or request.options.get("check"):
             continue
-        spelled = setting.spelled or name
-        check = "--check CMD" if setting.spelled else "check"
-        raise UsageError(f"{spelled} needs a check", f"add {check}, or leave out {spelled}")
+        raise _no_check(name, setting.spelled)
+
+
+def check_opening(request: Request) -> None:
+    """The same for a request that only says what the messages of a prompt have in common."""
+    for name in ("rounds", "check_timeout"):
+        if request.options.get(name) is not None and not request.options.get("check"):
+            raise _no_check(name, request.spelled.get(name))
+
+
+def _no_check(name: str, spelled: str | None) -> UsageError:
+    check = "--check CMD" if spelled else "check"
+    name = spelled or name
+    return UsageError(f"{name} needs a check", f"add {check}, or leave out {name}")
 
 
 def check_further_turns(
