@@ -220,3 +220,24 @@ async def test_an_answer_is_kept_if_its_session_is_gone_when_it_is_to_be_correct
     assert isinstance(last, api.Failed)
     assert (run.result.text, run.result.error.kind) == ("no JSON", "schema")
     assert run.result.error.hint == "asking again failed: the session was deleted"
+
+
+def test_a_file_named_like_the_built_in_schema_is_named_with_a_slash(
+    home: Home, clinvk: CommandLine
+):
+    (home.work / "findings").write_text('{"type": "boolean"}')
+    (home.work / "tasks.yaml").write_text(
+        "tasks:\n- {name: own, backend: echo, schema: ./findings, prompt: hi}\n"
+        "- {name: built, backend: echo, schema: findings, prompt: hi}\n"
+    )
+    # A quick prompt, and one that is read in full.
+    for flags in ((), ("--timeout", "60")):
+        for name, is_own in (("./findings", True), ("findings", False)):
+            done = clinvk("-b", "echo", *flags, "--schema", name, "--dry-run", "--json", "hi")
+            assert done.returncode == 0, done.stderr
+            assert ("boolean" in done.stdout) == is_own
+            assert ("severity" in done.stdout) != is_own
+    done = clinvk("parallel", "tasks.yaml", "--dry-run", "--json")
+    own, built = json.loads(done.stdout)["tasks"]
+    assert "boolean" in json.dumps(own)
+    assert "severity" in json.dumps(built)

@@ -249,14 +249,14 @@ def parse_option_pairs(words: list[str]) -> dict[str, Any]:
     return found
 
 
-def _read_schema(path: Path) -> str:
+def _read_schema(path: str) -> str:
     # Only with --schema.
     from clinvk.plans.loops.findings import find_schema
     from clinvk.text import json_input
 
-    if (built_in := find_schema(str(path))) is not None:
+    if (built_in := find_schema(path)) is not None:
         return built_in
-    text = _read_file(str(path))
+    text = _read_file(path)
     try:
         json_input.load(text)
     except json_input.JsonError as error:

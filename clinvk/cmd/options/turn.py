@@ -80,6 +80,8 @@ def flag_of(option: Option, *, of_runs: bool = False) -> Any:
     if option.repeatable:
         hint = list[hint]
     settings: dict[str, Any] = {"metavar": option.metavar, "help": text}
+    if option.path == "file":  # as it was typed: ./NAME is a file, and NAME may be something else
+        hint, settings["path_type"] = str, str
     if option.minimum is not None:
         settings["min"] = option.minimum
     if option.maximum is not None:
