@@ -377,6 +377,7 @@ def test_unchanged_candidates_lose_and_answers_alone_can_win(
                                      {"name": "b", "prompt": "x", "candidates": ["echo", "echo"]}])  # fmt: skip
     a, b = by_name(found)["a"]["decision"], by_name(found)["b"]["decision"]
     assert (a["best"], a["candidates"][1]["problem"]) == ("a[short]", "it changed nothing")
+    assert a["summary"] == "a[short] is the only one that changed anything"
     assert (b["best"], b["decided_by"]) == ("b[echo-1]", None)
     assert "first of several that are equally good" in b["summary"]
 

@@ -10,7 +10,7 @@ import clinvk as clinvk_package
 from clinvk.model.checks.check import CheckResult
 from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.result import Failure, WorktreeResult
-from clinvk.plans.ranking import last_number, rank
+from clinvk.plans.ranking import last_number, rank, rank_candidates
 from tests.applied_runs import FILES, Repository
 from tests.conftest import CommandLine, Home
 from tests.stores import keep
@@ -63,6 +63,23 @@ def test_candidates_are_ranked_by_check_score_and_size(
     assert (found.best, found.decided_by) == (best, decided_by)
     assert "".join(str(c.index) for c in found.candidates) == order
     assert best is None or found.summary.startswith(f"{best} is ")
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ([(0, "done", None)], "changed anything"),
+        ([(0, "done", None), (5, "failed", "failed")], "succeeded and changed anything"),
+        ([(5, "failed", "failed")], "succeeded"),
+        ([], "succeeded"),
+    ],
+)
+def test_a_summary_says_what_the_others_lack(others: list[Any], reason: str) -> None:
+    made = [
+        candidate(i, lines, state=state, check=check)
+        for i, (lines, state, check) in enumerate([(3, "done", None), *others])
+    ]
+    assert rank_candidates(made, {}).summary == f"c0 is the only one that {reason}"
 
 
 def test_the_last_number_of_an_output_is_the_score() -> None:

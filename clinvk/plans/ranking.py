@@ -11,6 +11,7 @@ from clinvk.model.candidates.ranking import Candidate, Ranking
 from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
 from clinvk.plans.comparison import answer_outcomes, find_verdict
 
+UNCHANGED = "it changed nothing"  # the problem of a candidate that cannot win for that
 CRITERIA = ("check", "score", "diff", "judge")
 _NUMBER = re.compile(r"[-+]?(?:\d[\d_,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
@@ -74,7 +75,7 @@ def _candidate(outcome: Outcome, score: float | None, *, may_be_unchanged: bool)
     if not outcome.ok:
         problem = outcome.error.message if outcome.error else outcome.state
     elif not may_be_unchanged and (made is None or not made.is_changed):
-        problem = "it changed nothing"
+        problem = UNCHANGED
     return Candidate(
         index=outcome.index, name=outcome.name, problem=problem,
         check=outcome.check.state if outcome.check else None, score=score,
@@ -91,9 +92,14 @@ def _ranking(
         return Ranking(candidates=ordered, summary="no candidate can be applied")
     best = able[0]
     if len(able) == 1:
+        others = [c.problem for c in ordered if c is not best]
+        did = "succeeded"
+        if UNCHANGED in others:
+            failed = any(problem != UNCHANGED for problem in others)
+            did = "succeeded and changed anything" if failed else "changed anything"
         return Ranking(
             candidates=ordered, best=best.name, decided_by="check",
-            summary=f"{best.name} is the only one that succeeded",
+            summary=f"{best.name} is the only one that {did}",
         )  # fmt: skip
     second = able[1]
     differ = [i for i, (a, b) in enumerate(zip(key(best), key(second), strict=True)) if a != b]
