@@ -310,6 +310,25 @@ def test_bad_candidates_are_named_with_their_place(
     assert not (home.path / "runs").exists()
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("command", ["parallel", "chain"])
+def test_a_written_name_is_not_that_of_a_candidate(
+    clinvk: CommandLine, home: Home, repository: Repository, command: str, is_first: bool
+):
+    tasks = [{"name": "a", "prompt": "x", "backend": "short", "candidates": 2},
+             {"name": "a[1]", "prompt": "x", "backend": "short"}]  # fmt: skip
+    ordered = list(reversed(tasks)) if is_first else tasks
+    key = "steps" if command == "chain" else "tasks"
+    done = clinvk(command, write_plan(home, **{key: ordered}))
+    place = f"{key}[{ordered.index(tasks[1])}].name"
+    assert f"{place}: 'a[1]' is the name of a candidate of 'a'" in done.stderr
+    assert done.returncode == 3
+    assert not (home.path / "runs").exists()
+    # Beyond the number of the candidates, it is a name like others.
+    tasks[1]["name"] = "a[3]"
+    assert clinvk(command, write_plan(home, **{key: ordered}), "--dry-run").returncode == 0
+
+
 def test_candidates_need_a_repository_and_sessions(clinvk: CommandLine, home: Home, tmp_path: Path):
     write_backends(home)
     plan = write_plan(home, tasks=[FIX | {"candidates": ["short", "long"]}])

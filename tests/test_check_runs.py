@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import clinvk as api
+from clinvk.errors import ClinvkError, UsageError
 from tests.conftest import CommandLine, Home, wait_for
 from tests.needs import need_root
 from tests.test_checks import CHECK_FAILED, prompts, worker
@@ -80,7 +81,15 @@ def test_the_nearest_check_counts(clinvk: CommandLine, home: Home):
     ("data", "problem"),
     [
         ({"tasks": [{"prompt": "x", "rounds": 2}]}, "rounds: there is no check"),
-        ({"tasks": [{"prompt": "x", "check": ""}]}, ""),
+        ({"tasks": [{"prompt": "x", "check": ""}]}, "tasks[0].check: '': it is empty"),
+        ({"tasks": [{"prompt": "x", "check": []}]}, "tasks[0].check: it is empty"),
+        ({"check": [], "tasks": ["x"]}, "check: it is empty"),
+        ({"defaults": {"check": ""}, "tasks": ["x"]}, "defaults.check: '': it is empty"),
+        ({"check": "true", "tasks": [{"prompt": "x", "check": None}]}, ""),
+        ({"tasks": [{"prompt": "x", "check": "true", "check_timeout": 0}]},
+         "tasks[0].check_timeout: 0 is not a number of seconds greater than 0"),
+        ({"check": "true", "check_timeout": "0", "tasks": ["x"]},
+         "check_timeout: 0 is not a number of seconds greater than 0"),
         ({"tasks": [{"prompt": "x", "check": ["true", " "]}]}, "it is empty"),
         ({"tasks": [{"prompt": "x", "check": 3}]}, "check"),
         ({"tasks": [{"prompt": "x", "check": "true", "rounds": -1}]}, "too small"),
@@ -103,6 +112,22 @@ def test_a_file_whose_checks_cannot_work_is_invalid(
         return
     assert (done.returncode, problem in done.stderr) == (3, True), done
     assert prompts(home) == []
+
+
+def test_python_refuses_a_check_that_checks_nothing():
+    for check, problem in (("", "it is empty"), ([], "it is empty"), (["true", ""], "it is empty")):
+        with pytest.raises(ClinvkError, match=problem):
+            api.run("x", backend="echo", check=check)
+        with pytest.raises(ClinvkError, match=rf"tasks\[0\]\.check: .*{problem}"):
+            api.parallel([{"prompt": "x", "backend": "echo", "check": check}])
+    with pytest.raises(ClinvkError, match="greater than 0"):
+        api.run("x", backend="echo", check="true", check_timeout=0)
+    for given in ({"check": []}, {"check": "true", "check_timeout": 0}):
+        with pytest.raises(UsageError, match=r"empty|greater than 0"):
+            api.apply_run("none", **given)
+    task = {"prompt": "x", "backend": "echo", "check": "true", "check_timeout": 0}
+    with pytest.raises(ClinvkError, match=r"tasks\[0\]\.check_timeout: 0 is not"):
+        api.parallel([task])
 
 
 def test_tasks_that_do_not_share_a_directory_may_protect_files(clinvk: CommandLine, home: Home):

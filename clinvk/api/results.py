@@ -26,6 +26,7 @@ from clinvk.disk.jsonl import encode
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.errors import UsageError
 from clinvk.model.checks.check import check_problem, commands_of
+from clinvk.model.option_values import value_problem
 from clinvk.process.marker import new_marker
 from clinvk.process.note import make as make_note
 from clinvk.process.threads import in_thread, run_stoppable
@@ -102,6 +103,9 @@ def apply_run(
     a `ClinvkError`; and the errors of `run_diff`. What was applied before is skipped, unless
     `again`. The worktrees are removed after that, unless `keep`."""
     refuse_event_loop("clinvk.aapply_run(...)")
+    for name, value in (("check", check), ("check_timeout", check_timeout)):
+        if problem := value_problem(name, value):
+            raise UsageError(f"{name}: {problem}", f"leave it out, or choose another {name}")
     if (branch is not None) != (how == "branch"):
         if how != "stage":
             raise UsageError(

@@ -175,6 +175,25 @@ def expand(tasks: Sequence[Task], choices: Sequence[Choices | None], *, chain: b
     return found
 
 
+def check_names(
+    tasks: Sequence[Task], choices: Sequence[Choices | None], places: Sequence[Place]
+) -> None:
+    """Raise `ShapeError` at the name of a task that a candidate of another one has, too: which of them
+    is meant could not be said. `places` are those of the tasks."""
+    made = {
+        f"{task.name}[{label}]": task.name
+        for task, own in zip(tasks, choices, strict=True)
+        if own is not None
+        for label, _ in own.tasks
+    }
+    for task, path in zip(tasks, places, strict=True):
+        if (of := made.get(task.name)) is not None:
+            raise ShapeError(
+                (*path, "name"), f"{task.name!r} is the name of a candidate of {of!r}",
+                "choose another name",
+            )  # fmt: skip
+
+
 def _all_in_worktrees(tasks: Sequence[Task], choices: Sequence[Choices | None]) -> list[Task]:
     """The steps of a chain with candidates: the others run in the worktree of the chain, too, since
     they continue with what was chosen."""

@@ -23,7 +23,14 @@ from clinvk.model.option_table import Option
 from clinvk.model.option_values import value_problem
 from clinvk.model.plan import Budget, Halt, Limits, Loop, Plan, Rules, Task, Worktree, with_keys
 from clinvk.plans import formats, halt, interpolate
-from clinvk.plans.candidates import Choice, Choices, expand, parse_choices, parse_decision
+from clinvk.plans.candidates import (
+    Choice,
+    Choices,
+    check_names,
+    expand,
+    parse_choices,
+    parse_decision,
+)
 from clinvk.plans.formats import COLUMNS, HEADER, keys_hint
 from clinvk.plans.loops.expansion import Expansion
 from clinvk.plans.loops.findings import find_schema
@@ -140,6 +147,7 @@ class _PlanParser:
                 ("pass_session",), "several candidates cannot continue one session",
                 "leave it out, or the candidates; a prompt can contain {{previous}}",
             )  # fmt: skip
+        check_names(self.tasks, self.choices, [path for path, _ in self.entries])
         steps, loops = self._link(said, whole)
         rules = self.build_rules(whole)
         return with_keys(
@@ -404,7 +412,10 @@ class _PlanParser:
     def _option(self, option: Option, value: Any, path: Place) -> Any:
         """The value of an option as a request has it. Raises `ShapeError`."""
         if option.duration:
-            return _parse_seconds(value, path)
+            seconds = _parse_seconds(value, path)
+            if seconds is None:  # as the flag says it
+                raise ShapeError(path, f"{value} is not a number of seconds greater than 0")
+            return seconds
         if option.choices and value not in option.choices:
             raise ShapeError(path, not_one_of(value, option.choices))
         if option.type in (int, float) and (problem := value_problem(option.name, value)):
@@ -417,7 +428,8 @@ class _PlanParser:
             return value
         values = _to_list(value)
         if problem := value_problem(option.name, values):
-            raise ShapeError(path, problem)
+            hint = "use a shell command; for no check: null" if option.name == "check" else None
+            raise ShapeError(path, problem, hint)
         if option.path == "directory":
             return [self._absolute_folder(folder, path) for folder in values]
         return values
@@ -714,7 +726,8 @@ def _to_text(value: Scalar) -> str:
 def _is_unset(option: Option, value: Any) -> bool:
     """Whether the value means unset: programs write null, or 0 turns, in the published format."""
     if value == "":
-        return option.path != "file"  # an unchecked schema would be a surprise
+        # Neither an answer nor work that nobody checks should be a surprise.
+        return option.path != "file" and option.name != "check"
     return value is None or (option.droppable and value == 0)
 
 

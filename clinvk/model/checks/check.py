@@ -72,6 +72,8 @@ def check_problem(name: str, value: Any) -> str | None:
     if not isinstance(value, (str, list, tuple)):
         return f"{value!r} is not text"
     commands: tuple[Any, ...] = commands_of(value)
+    if name == "check" and not commands:
+        return "it is empty"
     for text in commands:
         if not isinstance(text, str):
             return f"{text!r} is not text"
