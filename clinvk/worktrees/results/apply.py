@@ -170,11 +170,11 @@ def _why_not(result: TaskResult, ask: Ask, results: Results) -> tuple[State, str
         return "already applied", f"{result.applied.description}; apply it once more with --again"
     if ask.tasks:
         return None
-    if why := why_not_taken(results.plan, results.run.results, result.index):
+    if problem := why_not_taken(results.plan, results.run.results, result.index):
         names = " ".join(map(shlex.quote, _with_earlier_rounds(results, result)))
         return (
             "skipped",
-            f"{why}; to apply it anyway: clinvk runs apply {results.folder.id} {names}",
+            f"{problem}; to apply it anyway: clinvk runs apply {results.folder.id} {names}",
         )
     return None
 
