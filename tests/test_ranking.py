@@ -110,6 +110,10 @@ def test_the_best_result_of_a_comparison_is_applied(clinvk: CommandLine, home: H
     done = clinvk(*words, "--score", "grep -c . made.txt", "--apply", "make it")
     assert done.returncode == 0, done
     assert "Ranking: long is best: its score is 9 (short: 1)" in done.stdout
+    (folder,) = (home.path / "runs").iterdir()
+    scored = json.loads((folder / "scores.json").read_text())["tasks"]
+    assert [(s["score"], s["output"].split()[-1]) for s in scored.values()] == [(9, "9"), (1, "1")]
+    assert "9" in (folder / "scores" / "0001.log").read_text()
     assert "3. bad: check failed" in done.stdout
     assert "long applied to" in done.stderr
     assert (home.work / "made.txt").read_text().count("long") == 9

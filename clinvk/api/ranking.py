@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
-from clinvk.checks.output import CheckOutput
+from clinvk.engine.decisions.score import score_in
 from clinvk.errors import UsageError
 from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.checks.check import check_problem
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Task
-from clinvk.plans.ranking import last_number, rank
-from clinvk.process.marker import new_marker
+from clinvk.plans.ranking import rank
 from clinvk.runs.folder import RunFolder
 from clinvk.runs.scores import Scored, Scores, write_scores
-from clinvk.runs.secrets import create_scrubber
-from clinvk.worktrees.git import is_local_variable
 
 SHOWN = 500  # characters of the output of a score that are stored
 
@@ -49,14 +44,9 @@ async def _score(
     made = outcome.worktree
     assert made is not None  # noqa: S101 - the caller has checked it
     cwd = Path(made.path, task.worktree.workdir if task.worktree else "")
-    if not os.path.isdir(cwd):  # noqa: ASYNC240 - once, and on a local disk
-        return Scored(made.commit, None, "its worktree no longer exists")
-    clean = {k: v for k, v in env.items() if not is_local_variable(k)}
-    run = CheckRun((command,), cwd, clean, new_marker(env), DEFAULT_TIMEOUT)
     log = folder.path / "scores" / f"{outcome.index + 1:04}.log"
-    done = await run.run(CheckOutput(log, create_scrubber([], redacting=True)))
-    score = last_number(done.output) if done.ok else None
-    return Scored(made.commit, score, done.output[-SHOWN:])
+    score = await score_in(cwd, command, env, log)
+    return Scored(made.commit, score.number, score.output[-SHOWN:] or score.problem)
 
 
 def find_ranking(folder: RunFolder) -> Ranking | None:

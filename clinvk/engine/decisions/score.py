@@ -18,6 +18,7 @@ from clinvk.worktrees.git import is_local_variable
 class Score(NamedTuple):
     number: float | None
     problem: str = ""  # why there is none
+    output: str = ""  # the end of what was printed, without secrets
 
 
 async def score_in(
@@ -36,6 +37,7 @@ async def score_in(
     done = await run.run(CheckOutput(log, create_scrubber(secrets, redacting=True)))
     if not done.ok:
         why = (done.message or "it failed").removeprefix("check ")
-        return Score(None, f"the command {why}")
+        return Score(None, f"the command {why}", done.output)
     number = last_number(done.output)
-    return Score(number, "" if number is not None else "the command printed no number")
+    problem = "" if number is not None else "the command printed no number"
+    return Score(number, problem, done.output)
