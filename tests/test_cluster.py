@@ -24,6 +24,7 @@ from tests.clusters import SECONDS, Cluster
 from tests.conftest import CommandLine, Home, is_alive, wait_for
 from tests.desk import ends, kill
 from tests.stores import RedisServer, keep
+from tests.terminals import Terminal, ending
 
 QUICK = "--lease=6s"
 
@@ -230,6 +231,39 @@ def test_ctrl_c_stops_the_programs_on_the_workers(cluster: Cluster):
     cluster.let_go()
     done = cluster.clinvk("runs", "resume", "--json", timeout=SECONDS)
     assert states(done) == ["indeterminate", "done"], "the first may have done part of its work"
+
+
+def test_a_terminal_is_asked_about_tasks_that_were_stopped_on_workers(
+    cluster: Cluster, terminal: Terminal
+):
+    cluster.worker("w1", slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "b"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    run.send_signal(signal.SIGINT)
+    assert ends(run, SECONDS)[0] == 7
+    cluster.let_go()
+    resumed = terminal("runs", "resume")
+    resumed.expect("Run it again")
+    resumed.send("y\r")
+    shown, code = ending(resumed)
+    assert code == 0, shown
+    assert sorted(cluster.starts()) == ["b", "hold a", "hold a"]
+
+
+def test_a_terminal_is_not_asked_about_tasks_that_workers_still_run(
+    cluster: Cluster, terminal: Terminal
+):
+    cluster.worker("w1")
+    path = cluster.file({"tasks": ["hold a"]})
+    run = cluster.start("parallel", path, "-q", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    kill(run)
+    cluster.let_go()
+    shown, code = ending(terminal("runs", "resume"))
+    assert code == 0, shown
+    assert "again" not in shown
+    assert cluster.starts() == ["hold a"]
 
 
 @pytest.mark.parametrize("how", ["finish", "timeout", "twice"])

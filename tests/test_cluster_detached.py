@@ -178,6 +178,18 @@ def test_last_is_never_a_run_of_somebody_else(cluster: Cluster, tmp_path: Path):
     assert cluster.starts() == []
 
 
+def test_a_run_is_resumed_at_the_address_where_it_was_found(cluster: Cluster):
+    cluster.worker("w1")
+    path = cluster.file({"tasks": ["a"]})
+    written = cluster.url.replace("127.0.0.1", ":pw@127.0.0.1")
+    run = cluster.clinvk("parallel", path, "--detach", "--cluster", written).stdout.strip()
+    env = {"CLINVK_CLUSTER_URL": written.replace("127.0.0.1", "localhost")}
+    done = cluster.clinvk("runs", "resume", run, "--json", env=env, timeout=SECONDS)
+    assert [t["state"] for t in json.loads(done.stdout)["results"]] == ["done"], done
+    again = cluster.clinvk("runs", "retry", run, "1", "--json", env=env, timeout=SECONDS)
+    assert [t["attempts"] for t in json.loads(again.stdout)["results"]] == [2], again
+
+
 @pytest.mark.anyio
 async def test_a_run_is_submitted_and_followed_from_python(cluster: Cluster):
     await anyio.to_thread.run_sync(lambda: cluster.worker("w1", drive=2))

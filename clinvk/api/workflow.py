@@ -147,7 +147,8 @@ class WorkflowManager(Closing):
     def find_interrupted(self, name: str) -> list[Outcome]:
         """The steps of a checkpoint that were interrupted, and that `resume` runs again only with
         `rerun_indeterminate`. Raises `CheckpointNotFound`, `SessionError`."""
-        return find_interrupted(self._find_folder(name), self.dispatcher.store)
+        cluster = self._context.cluster if self._context else None
+        return find_interrupted(self._find_folder(name), self.dispatcher.store, cluster)
 
     def plan(self, name: str) -> Plan:
         """The steps of a checkpoint, as they were started. Raises `CheckpointNotFound`,

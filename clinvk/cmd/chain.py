@@ -132,7 +132,7 @@ def chain(
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(context.selector, plan or manager.plan(str(resume)), view)
     reports = opts.requested_reports(junit, report, force=force)
-    if resume and rerun_indeterminate is None and context.cluster is None:
+    if resume and rerun_indeterminate is None:
         cut_off = manager.find_interrupted(resume)
         rerun_indeterminate = interrupted.should_rerun(cut_off, view)
     with report_unread_stdin(view.color, f"the steps are in {source}"):

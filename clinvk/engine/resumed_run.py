@@ -15,7 +15,7 @@ from clinvk.dispatch.off_loop import StoreCalls
 from clinvk.engine import backoff
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.rerun import INTERRUPTED_STATES, SelectTasks, requeue_if_unfinished, unfinished
-from clinvk.engine.run_context import RunContext
+from clinvk.engine.run_context import ClusterRuns, RunContext
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
@@ -97,16 +97,7 @@ class ResumedRun(DrivenRun):
     def _join(self, outcomes: Iterable[Outcome], folder: RunLog) -> set[int]:
         """The positions of the interrupted tasks whose last attempt the workers of a cluster still
         run, have ended, or were never sent: their results are fetched, not worked for again."""
-        cluster = self.context.cluster
-        cut_off = [o for o in outcomes if o.state == "indeterminate" and o.attempts]
-        if cluster is None or not cut_off:
-            return set()
-        asked = [
-            (o.index, o.attempts)
-            for o in cut_off
-            if folder.result_of(o, alone=_is_alone(o, self.plan)) is None
-        ]
-        joined = cluster.joinable(folder.id, asked)
+        joined = _joinable(outcomes, folder, self.plan, self.context.cluster)
         for i in joined:
             folder.drop_unfinished_events(i)
         return joined
@@ -314,20 +305,40 @@ def _answer_in_session(outcome: Outcome, store: Store) -> tuple[Session, str] | 
     return session, messages[-1].content
 
 
-def find_interrupted(folder: RunLog, store: Store) -> list[Outcome]:
-    """The interrupted tasks of a run, which are run again only on request. Changes nothing; empty
-    while a process drives the run. Raises `SessionError`."""
+def find_interrupted(
+    folder: RunLog, store: Store, cluster: ClusterRuns | None = None
+) -> list[Outcome]:
+    """The interrupted tasks of a run, which are run again only on request; not those whose results the
+    workers of the cluster still have, or will have. Changes nothing; empty while a process drives the
+    run. Raises `SessionError`."""
     if folder.find_driver() is not None:
         return []
     plan = folder.plan(trusted=True)
+    outcomes = folder.result(plan, trusted=True).results
+    joinable = _joinable(outcomes, folder, plan, cluster)
     found = []
-    for outcome in folder.result(plan, trusted=True).results:
-        if _has_ended(outcome, folder, plan, store):
+    for outcome in outcomes:
+        if outcome.index in joinable or _has_ended(outcome, folder, plan, store):
             continue
         stands = requeue_if_unfinished(outcome, plan, rerun_indeterminate=False)
         if stands.state == "indeterminate":
             found.append(stands)
     return found
+
+
+def _joinable(
+    outcomes: Iterable[Outcome], folder: RunLog, plan: Plan, cluster: ClusterRuns | None
+) -> set[int]:
+    """See `ClusterRuns.joinable`."""
+    cut_off = [o for o in outcomes if o.state == "indeterminate" and o.attempts]
+    if cluster is None or not cut_off:
+        return set()
+    asked = [
+        (o.index, o.attempts)
+        for o in cut_off
+        if folder.result_of(o, alone=_is_alone(o, plan)) is None
+    ]
+    return cluster.joinable(folder.id, asked)
 
 
 def _has_ended(outcome: Outcome, folder: RunLog, plan: Plan, store: Store) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clinvk.model.outcome import Outcome
     from clinvk.model.plan import Plan
     from clinvk.runs.control import StopElsewhere
+    from clinvk.runs.log import RunLog
 
 URL_VARIABLE = "CLINVK_CLUSTER_URL"
 HERE = "none"  # in place of an address: on this machine, whatever the configuration says
@@ -103,6 +104,25 @@ def open_place_of(
             "pass --cluster URL, or set it: clinvk config set cluster.url URL",
         )
     return open_place(loaded, begun_on, insecure=insecure)
+
+
+def open_place_of_run(
+    loaded: Loaded, run: RunLog, given: str | None, *, insecure: bool
+) -> tuple[Dispatcher, RunContext]:
+    """The same, of a run that may be recorded in the cluster: then it is run at the address where it
+    was found, however its submitter wrote that. Raises `ClinvkError`."""
+    begun_on = run.plan().cluster
+    if begun_on is not None and is_recorded_there(run):
+        return open_place(loaded, given, insecure=insecure)
+    return open_place_of(loaded, begun_on, given, insecure=insecure)
+
+
+def is_recorded_there(run: RunLog) -> bool:
+    """Whether a run of a cluster is recorded there."""
+    # Only with a cluster.
+    from clinvk.cluster.log.run import RedisRun
+
+    return isinstance(run, RedisRun)
 
 
 def _recorded_address(url: str) -> str | None:

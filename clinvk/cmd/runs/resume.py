@@ -13,7 +13,7 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import interrupted, many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place_of, stopper
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, open_place_of_run, stopper
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
@@ -86,10 +86,9 @@ def resume(
     )  # fmt: skip
     reports = plan.requested_reports(junit, report, force=force)
     folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
-    begun_on = folder.plan().cluster
-    dispatcher, context = open_place_of(loaded, begun_on, cluster, insecure=insecure)
-    if rerun_indeterminate is None and context.cluster is None:
-        cut_off = find_interrupted(folder, dispatcher.store)
+    dispatcher, context = open_place_of_run(loaded, folder, cluster, insecure=insecure)
+    if rerun_indeterminate is None:
+        cut_off = find_interrupted(folder, dispatcher.store, context.cluster)
         rerun_indeterminate = interrupted.should_rerun(cut_off, view)
     select = partial(select_to_resume, rerun_indeterminate=bool(rerun_indeterminate))
     older = partial(_report_older, loaded, "resume") if run_id == LAST else None
@@ -134,8 +133,7 @@ def retry(
     folder = open_runs(loaded, cluster, insecure=insecure).find(run_id)
     select = partial(select_to_retry, names=tasks or (), failed=failed, run_id=folder.id)
     older = partial(_report_older, loaded, "retry") if run_id == LAST and not tasks else None
-    begun_on = folder.plan().cluster
-    _, context = open_place_of(loaded, begun_on, cluster, insecure=insecure)
+    _, context = open_place_of_run(loaded, folder, cluster, insecure=insecure)
     return _resume_run(context, folder, select, view, reports, plan.RuleFlags(), older)
 
 
