@@ -266,6 +266,30 @@ def test_a_terminal_is_not_asked_about_tasks_that_workers_still_run(
     assert cluster.starts() == ["hold a"]
 
 
+def test_what_to_do_next_works_as_it_is_said(cluster: Cluster):
+    cluster.worker("w1", slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "b"]})
+    url = cluster.url.replace("127.0.0.1", ":pw@127.0.0.1")
+    run = cluster.start("parallel", path, "--cluster", url)
+    cluster.wait_for("hold a")
+    kill(run)
+    shown = cluster.clinvk("runs", "show")
+    assert "may still run on the workers" in shown.stderr
+    assert "--rerun-indeterminate" not in shown.stderr
+    command = shown.stderr.rpartition("with: clinvk ")[2].split()
+    assert command[-2:] == ["--cluster", "URL"]
+    here = cluster.clinvk("runs", "show", env={"CLINVK_CLUSTER_URL": url})
+    assert here.stderr.rpartition("with: clinvk ")[2].split() == command[:-2]
+    resumed = cluster.start(*command[:-1], url, "--rerun-indeterminate", stderr=subprocess.PIPE)
+    wait_for(
+        lambda: cluster.clinvk.json("runs", "show", "--json")["state"] == "running", "it", SECONDS
+    )
+    resumed.send_signal(signal.SIGINT)
+    code, _, err = ends(resumed, SECONDS)
+    assert code == 7, err
+    assert f"runs resume {command[2]} --cluster URL" in " ".join(err.split())
+
+
 @pytest.mark.parametrize("how", ["finish", "timeout", "twice"])
 def test_sigterm_drains_a_worker(cluster: Cluster, how: str):
     worker = cluster.worker(

@@ -11,6 +11,7 @@ import typer
 from msgspec.structs import replace
 
 from clinvk.cmd.options.holding import until_end
+from clinvk.config import loading
 from clinvk.config.extras import require_extra
 from clinvk.errors import ClinvkError, ConfigError, UsageError
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from clinvk.runs.log import RunLog
 
 URL_VARIABLE = "CLINVK_CLUSTER_URL"
+FLAG = " --cluster URL"
 HERE = "none"  # in place of an address: on this machine, whatever the configuration says
 MAX_PARALLEL = (
     100  # tasks that are sent to a cluster at a time, unless something else was asked for
@@ -115,6 +117,20 @@ def open_place_of_run(
     if begun_on is not None and is_recorded_there(run):
         return open_place(loaded, given, insecure=insecure)
     return open_place_of(loaded, begun_on, given, insecure=insecure)
+
+
+def flags_for_cluster(run: RunLog | None, plan: Plan) -> str | None:
+    """What a command needs to find the cluster of a run again, to be shown; None if the run is on this
+    machine. A password is not recorded, so whoever has passed one has to pass it again."""
+    if run is None or plan.cluster is None:
+        return None
+    known = None
+    with suppress(ClinvkError):  # a broken one that this command does not use
+        known = cluster_url(None, loading.load(os.environ))
+    if is_recorded_there(run):
+        return FLAG if known is None else ""
+    needs_password = "…" in plan.cluster
+    return FLAG if needs_password and _recorded_address(known or "") != plan.cluster else ""
 
 
 def is_recorded_there(run: RunLog) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import asdict
 
+from clinvk.cmd.drive.cluster import flags_for_cluster
 from clinvk.cmd.options.json_errors import BrokenRun
 from clinvk.cmd.views import summary
 from clinvk.cmd.views.run import (
@@ -367,11 +368,16 @@ def print_result(
         del data["results"]
         print_line({**data, "type": "end", "run": result.id})
         return
+    # Only to print text.
+    from clinvk.engine.driven_run import DrivenRun
+
+    folder, plan = (run.folder, run.plan) if isinstance(run, DrivenRun) else (run, run.plan())
+    cluster = flags_for_cluster(folder, plan)
     if result.kind == "compare":
         from clinvk.cmd.views import comparison  # other runs have no use for it
 
         with summary.without_workflow_commands():
-            comparison.print_comparison(result, view)
+            comparison.print_comparison(result, view, cluster)
         return
     with summary.without_workflow_commands():
         if view.answers and not view.quiet and not view.answers_at_once:
@@ -379,13 +385,11 @@ def print_result(
                 if new is None or outcome.index in new:
                     summary.print_answer(run.with_output(outcome))
         summary.print_summary(result, new)
-    summary.print_next_steps(result, view.color, checkpoint)
+    summary.print_next_steps(result, view.color, checkpoint, cluster)
     if any(outcome.worktree is not None for outcome in result.results):
         # Only with worktrees.
         from clinvk.cmd.views import taken
-        from clinvk.engine.driven_run import DrivenRun
 
-        folder = run.folder if isinstance(run, DrivenRun) else run
         if folder is not None:
             taken.print_how_to_apply(folder, result, view.color)
 

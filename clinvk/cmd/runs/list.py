@@ -11,7 +11,7 @@ import typer
 
 from clinvk.cmd.app import CommandModule
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import Insecure, why_waiting
+from clinvk.cmd.drive.cluster import Insecure, flags_for_cluster, why_waiting
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
 from clinvk.cmd.runs.common import VERSION, LastRun, RunsCluster, open_local_runs, open_runs
@@ -207,7 +207,7 @@ def show_(
         comparison.print_ranking(whole)
     taken.print_taken(folder, result)
     taken.warn_of_interrupted(taken.interrupted_applies(folder.home / "runs", [folder.id]))
-    if hint := summary.next_step(result):
+    if hint := summary.next_step(result, cluster=flags_for_cluster(folder, plan)):
         printer.notice(hint)
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MIN_COLUMN_WIDTH = 50  # cells that a column needs to be easy to read
 
 
-def print_comparison(result: RunResult, view: run.RunView) -> None:
-    """Print the comparison. `result` includes the outputs."""
+def print_comparison(result: RunResult, view: run.RunView, cluster: str | None = None) -> None:
+    """Print the comparison. `result` includes the outputs; `cluster` is as in `next_step`."""
     printer = Printer(sys.stdout, color=show.wants_color(sys.stdout, show.color.get()))
     if not view.quiet:
         print_answers(comparison.answer_outcomes(result), printer)
@@ -32,7 +32,7 @@ def print_comparison(result: RunResult, view: run.RunView) -> None:
     show.print_wrapped(summary.summary_line(result))
     print_verdict(result, quiet=view.quiet)
     print_ranking(result)
-    summary.print_next_steps(result, view.color)
+    summary.print_next_steps(result, view.color, cluster=cluster)
 
 
 def print_answers(answers: Sequence[Outcome], printer: Printer) -> None:

@@ -148,19 +148,26 @@ def summary_line(result: RunResult) -> str:
     return figures.summary(result) + (f" · run {result.id}" if result.id else "")
 
 
-def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
-    """How to continue, if the run has not done all of its tasks."""
+def next_step(
+    result: RunResult, checkpoint: str | None = None, cluster: str | None = None
+) -> str | None:
+    """How to continue, if the run has not done all of its tasks. `cluster` are the flags that name the
+    cluster whose workers run them; None: they run on this machine."""
     if result.id is None:
         return None
-    resume = f"clinvk runs resume {result.id}"
+    flags = cluster or ""
+    resume = f"clinvk runs resume {result.id}{flags}"
     if checkpoint is not None:
-        resume = f"clinvk chain --resume {checkpoint}"
+        resume = f"clinvk chain --resume {checkpoint}{flags}"
     states = result.counts
     limited = states.get("waiting") or result.exit_code == EXIT_CODES["limit"]
     unsure = sum(o.state == "indeterminate" for o in result.results) + sum(
         o.state == "cancelled" and o.error is not None and o.error.kind != "not_started"
         for o in result.results
     )
+    if unsure and cluster is not None and result.state == "interrupted":
+        which = f"{unsure} tasks" if unsure > 1 else "1 task"
+        return f"{which} may still run on the workers; get the results, and run the rest, with: {resume}"
     if limited or (states.get("cancelled", 0) and unsure < states["cancelled"]):
         tasks = f"the {unsure} interrupted tasks" if unsure > 1 else "the interrupted task"
         also = f" (add --rerun-indeterminate to repeat {tasks})" if unsure else ""
@@ -176,7 +183,7 @@ def next_step(result: RunResult, checkpoint: str | None = None) -> str | None:
     if states.get("failed") and checkpoint is not None:
         return f"fix the cause, then continue with: {resume}"
     if states.get("failed"):
-        return f"retry what failed with: clinvk runs retry {result.id}"
+        return f"retry what failed with: clinvk runs retry {result.id}{flags}"
     return None
 
 
@@ -186,10 +193,12 @@ def _budget_hint(result: RunResult) -> str:
     return " with a higher --budget-tokens or --budget-cost" if spent else ""
 
 
-def print_next_steps(result: RunResult, color: str, checkpoint: str | None = None) -> None:
+def print_next_steps(
+    result: RunResult, color: str, checkpoint: str | None = None, cluster: str | None = None
+) -> None:
     """Why it ended early, and how to continue; on stderr."""
     printer = Printer.for_errors(color)
     if result.why and result.state != "cancelled":
         printer.error(result.why)
-    if hint := next_step(result, checkpoint):
+    if hint := next_step(result, checkpoint, cluster):
         printer.notice(hint)
