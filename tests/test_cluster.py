@@ -520,10 +520,12 @@ def test_a_worker_of_another_version_says_so(cluster: Cluster):
     app.close()
 
 
-def test_a_backend_that_nobody_runs_is_reported(cluster: Cluster):
+@pytest.mark.parametrize("how", [[], ["-q"], ["--json"]])
+def test_a_backend_that_nobody_runs_is_reported(cluster: Cluster, how: list[str]):
     run = cluster.start(
         "parallel",
         cluster.file({"tasks": ["a"]}),
+        *how,
         "--cluster",
         cluster.url,
         stderr=subprocess.STDOUT,

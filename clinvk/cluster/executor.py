@@ -22,6 +22,7 @@ from clinvk.cluster.ledger.ledger import Ledger, News
 from clinvk.cluster.nodes import Need, Nodes, why_waiting
 from clinvk.engine.executor import LocalExecutor, Reporter, RunningRequest
 from clinvk.errors import ClinvkError, SessionError
+from clinvk.model.progress import WAITING_FOR_ONE
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.model.session_ref import SessionById
@@ -237,7 +238,7 @@ class ClusterExecutor:
             waiting = why_waiting(sent.need, there)
             reason = waiting.reason if waiting and waiting.for_good else ""
             if reason and reason != sent.told:
-                self._notices.append((reporter, f"{reason}; waiting for one"))
+                self._notices.append((reporter, f"{reason}; {WAITING_FOR_ONE}"))
             sent.told = reason
 
 

@@ -15,6 +15,7 @@ Kind = Literal["started", "node", "event", "retry", "limit", "ended", "notice"]
 KINDS: tuple[str, ...] = get_args(Kind)
 WAITS = ("retry", "limit")  # kinds that a journal keeps
 PREFIX = "task_"  # of the `type` of a line of `-o stream-json`
+WAITING_FOR_ONE = "waiting for one"  # the end of the notice that no worker can run a task
 
 
 class Change(Struct, frozen=True, kw_only=True):

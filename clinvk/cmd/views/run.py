@@ -19,6 +19,7 @@ from clinvk.model.outcome import (
     state_label,
     without_candidates,
 )
+from clinvk.model.progress import WAITING_FOR_ONE
 from clinvk.terminal import printer as show
 from clinvk.terminal.printer import Printer
 from clinvk.terminal.wording import describe_change
@@ -115,15 +116,18 @@ def create_run_viewer(view: RunView) -> RunViewer:
 
 
 class SilentViewer:
-    """Shows nothing until the end except rate limits, without which it would seem to hang."""
+    """Shows nothing until the end except rate limits, and that no worker can run a task: without
+    those it would seem to hang."""
 
     ask_why: Callable[[], Mapping[int, str]] | None = None
-    _limits: frozenset[str] = frozenset()  # those reported: several tasks may hit the same one
+    _told: frozenset[str] = frozenset()  # each once: several tasks may wait for the same
 
     def observe(self, change: Change) -> None:
         text = describe_change(change) if change.kind == "limit" else None
-        if text and text not in self._limits:
-            self._limits |= {text}
+        if change.kind == "notice" and change.message.endswith(WAITING_FOR_ONE):
+            text = one_line(change.message)
+        if text and text not in self._told:
+            self._told |= {text}
             self.show_notice(text)
 
     def begin(self, run: DrivenRun) -> None:
