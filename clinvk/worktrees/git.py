@@ -148,13 +148,15 @@ def _run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program in a session of its own, which Ctrl-C in the terminal does not reach. Raises
     `OSError`."""
-    pipe = subprocess.PIPE
+    pipe, held, stop = subprocess.PIPE, running.get(), stop_of_thread.get()
+    was_stopped = stop is not None and stop.is_set  # then this is part of putting things back
     with subprocess.Popen(
         argv, stdin=pipe, stdout=pipe, stderr=pipe, env=env, start_new_session=True
     ) as process:
-        held = running.get()
         if held is not None:
             held.add(process)
+        if stop is not None and stop.is_set and not was_stopped:  # before it was among those held
+            _signal(process, signal.SIGTERM)
         try:
             out, err = process.communicate(data)
         except BaseException:
