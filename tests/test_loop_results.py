@@ -136,3 +136,15 @@ def test_only_what_is_in_no_result_is_an_unsaved_change_and_belongs_to_the_last_
     for name in ("fix-1", "fix-2", "fix-3"):
         refs = repository.git("for-each-ref", "--format=%(refname)", f"refs/clinvk/{run}/{name}")
         assert refs == f"refs/clinvk/{run}/{name}/1"
+
+
+def test_a_step_after_a_loop_that_fails_the_check_is_not_applied_without_it(
+    clinvk: CommandLine, home: Home, repository: Repository
+):
+    assert clinvk(*chain(home, END)).returncode == 0
+    done = clinvk.json("runs", "apply", "--check", "! grep x n", "--json")
+    assert [(t["name"], t["state"]) for t in done["tasks"]] == [
+        ("fix#3", "check failed"), ("end", "skipped"),
+    ]  # fmt: skip
+    assert done["tasks"][1]["why"] == "it is built on task 'fix#3', which was not applied"
+    assert repository.status() == ""

@@ -116,8 +116,11 @@ class OneByOne:
         )
 
     def _built_on_refused(self, git: Git, result: TaskResult) -> TaskResult | None:
-        own = commits_of(git, result.source) if self._refused else ()
-        return next((r for r in self._refused if r.source.commit in own), None)
+        if not self._refused:
+            return None
+        # A step of a chain begins with the result of the one before.
+        own = {*commits_of(git, result.source), result.source.base}
+        return next((r for r in self._refused if r.is_changed and r.source.commit in own), None)
 
     def _check(self, directory: Path, result: TaskResult) -> None:
         workdir = directory / result.worktree.workdir
