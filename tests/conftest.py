@@ -46,19 +46,6 @@ settings.register_profile(
 settings.load_profile("busy")
 BASH = "/bin/bash"
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each worker begin with its share of the tests of real CLIs, which take seconds each: at the
-    end, none of them is waited for while the other workers have nothing left."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    real = [item for item in items if item.get_closest_marker("real")]
-    others = [item for item in items if not item.get_closest_marker("real")]
-    items.clear()
-    for n in range(workers):
-        items += real[n::workers]
-        items += others[n * len(others) // workers : (n + 1) * len(others) // workers]
-
-
 # What every made-up CLI speaks, unless its test says otherwise.
 PROTOCOL: dict[str, Any] = {
     "argv": {"run": ["run", "$options"], "resume": ["resume", "$native_id", "$options"]},
