@@ -345,6 +345,17 @@ def test_a_redis_that_restarts_loses_nothing(cluster: Cluster):
     assert sorted(cluster.starts()) == ["b", "d", "hold a", "hold c"]
 
 
+def test_a_worker_ends_when_it_is_told_to_though_redis_is_gone(cluster: Cluster):
+    worker = cluster.worker("w1")
+    cluster.server.kill()
+    wait_for(lambda: "Redis does not answer" in worker.said, "that it says so", SECONDS)
+    worker.signal(signal.SIGTERM)
+    wait_for(lambda: "taking no more tasks" in worker.said, "that it has heard of it", SECONDS)
+    worker.signal(signal.SIGTERM)
+    worker.ends()
+    cluster.server.start()
+
+
 def test_a_redis_that_has_lost_its_data_ends_what_runs(cluster: Cluster):
     worker = cluster.worker("w1")
     path = cluster.file({"tasks": ["hold a"]})

@@ -65,6 +65,7 @@ class WorkerNode:
         client = connect_to(settings.address, ca=settings.ca)
         ledger = Ledger(client, Keys.of(settings.address.name))
         self._check_name(ledger)
+        _do_not_retry(client)
         read, write = os.pipe()
         supervisor = _start_supervisor(read)
         os.close(read)
@@ -217,6 +218,15 @@ class WorkerNode:
 
     def _say(self, text: str) -> None:
         print(f"clinvk worker {self.settings.name}: {text}", file=sys.stderr, flush=True)
+
+
+def _do_not_retry(client: redis.Redis) -> None:
+    """What is reported every few seconds is not repeated: signals are looked at in between."""
+    # Only on workers.
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client.set_retry(Retry(NoBackoff(), 0))
 
 
 def _start_supervisor(pipe: int) -> subprocess.Popen[bytes]:
