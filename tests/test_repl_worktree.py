@@ -265,7 +265,7 @@ def test_completion_of_changed_files_writes_nothing(home: Home, repo: Path, anyi
     exclude = repo / ".git" / "info" / "exclude"
     exclude.parent.mkdir(exist_ok=True)
     exclude.write_text("ignored.txt\n")
-    os.utime(tree / "a")  # so that git would write its index anew
+    os.utime(tree / "a")  # so that git would write its index again
 
     def state() -> tuple[str, str, bytes]:
         index = Path(

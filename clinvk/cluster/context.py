@@ -52,7 +52,7 @@ class Cluster(Closing):
         self.dispatcher = dispatcher
         self.address = address.shown
         self._client = connect_to(address)
-        # Whoever waits for news tries again by itself, and can be stopped in between.
+        # This one does not retry: the feed does, and can be cancelled between two tries.
         self._news_client = open_client(address, None)
         self._news_client.connection_pool.connection_kwargs["socket_timeout"] = ANSWER_TIMEOUT
         self._keys = Keys.of(address.name)

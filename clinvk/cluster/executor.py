@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from clinvk.dispatch.dispatcher import Dispatcher
 
-RESEND_AFTER = 3.0  # seconds in which nobody has taken an attempt though its queue is empty
-RESEND_ANYWAY = 300.0  # seconds in which nobody has taken it
+RESEND_AFTER = 3.0  # seconds in which no worker has taken an attempt though its queue is empty
+RESEND_ANYWAY = 300.0  # seconds in which no worker has taken it
 NOBODY_AFTER = 5.0  # seconds without a worker for a backend, after which that is reported
 
 

@@ -41,7 +41,7 @@ class ClusterRuns(Protocol):
         ...
 
     def stop_left(self, run: str, outcomes: Sequence[Outcome]) -> str | None:
-        """Stop the last attempts at these tasks, which nobody waits for; returns a sentence about what
+        """Stop the last attempts at these tasks, which no process waits for; returns a sentence about what
         was stopped. It blocks. Raises `ClinvkError`."""
         ...
 

@@ -69,7 +69,7 @@ class WorkerFiles:
     @asynccontextmanager
     async def attempt(self, request: Request, tell: Tell) -> AsyncIterator[Request]:
         """The request as it is run here, with its files in place as long as the block runs. Raises
-        `ClinvkError` if they cannot be had; nothing has run then. Ask for `problem` first."""
+        `ClinvkError` if they cannot be fetched; nothing has run then. Ask for `problem` first."""
         task = request.worktree
         if task is None or not task.wanted.remote:
             yield request

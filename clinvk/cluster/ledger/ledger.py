@@ -30,7 +30,8 @@ class Claim(Struct, frozen=True):
 
 
 class Beat(Struct, frozen=True):
-    """The answer to a renewal: "ok", "ended" (its end has been recorded), "fenced" (it belongs to nobody or to another worker now) or
+    """The answer to a renewal: "ok", "ended" (its end has been recorded), "fenced" (this worker no
+    longer owns it) or
     "missing" (the server has lost it); and what was asked of it: "", "cancel" or "now"."""
 
     status: str
@@ -48,7 +49,7 @@ class News(Struct, frozen=True):
 
 
 class Owner(Struct, frozen=True):
-    """Who runs an attempt: `token` is a text that nobody else has."""
+    """Who runs an attempt: `token` is a unique text."""
 
     attempt: AttemptId
     token: str

@@ -1,9 +1,9 @@
 """Scripts, which the Redis server runs atomically. Only its clock counts.
 
 The hash of an attempt has a `state`: queued, running, ended, lost (its lease expired), or withdrawn
-(cancelled before it was started). The last three are final. Whoever runs it has an `owner`, a text
-that nobody else has; all that it writes names that, so a worker whose lease has been given up
-changes nothing any more. Each script can be sent again if its answer was lost.
+(cancelled before it was started). The last three are final. The worker that runs it has an
+`owner`, a unique text that each of its writes names, so a worker whose lease has expired can change
+nothing. Each script can be sent again if its answer was lost.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def open_place_of_run(
 
 def flags_for_cluster(run: RunLog | None, plan: Plan) -> str | None:
     """What a command needs to find the cluster of a run again, to be shown; None if the run is on this
-    machine. A password is not recorded, so whoever has passed one has to pass it again."""
+    machine. A password is not recorded, so it has to be passed again."""
     if run is None or plan.cluster is None:
         return None
     known = None

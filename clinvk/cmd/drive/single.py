@@ -55,8 +55,9 @@ def drive_prompt(dispatcher: Dispatcher, request: Request, output: OutputOptions
 def drive_turn(
     dispatcher: Dispatcher, request: Request, output: OutputOptions, is_told: IsTold | None = None
 ) -> Result | None:
-    """Run the request and show it, except for events that are told already; return the result, or
-    None if it was cancelled before anything ran. Raises `ClinvkError` before anything runs."""
+    """Run the request and show it, except for events that `is_told` says were shown before; return the
+    result, or None if it was cancelled before anything ran. Raises `ClinvkError` before anything
+    runs."""
     # 45 ms, and needed only once something runs.
     import anyio
 

@@ -62,7 +62,7 @@ class Expansion:
 
     def _with_sessions(self, tasks: list[Task], *, pass_session: bool) -> list[Task]:
         """The steps with the ones whose sessions they continue. A step that begins a new session in
-        each round of a loop stands beside the conversation that `pass_session` passes on."""
+        each round of a loop takes no part in the conversation that `pass_session` passes on."""
         made, before = [], None
         for at, (task, place) in enumerate(zip(tasks, self._places, strict=True)):
             continues = before if pass_session else task.repeats

@@ -78,7 +78,7 @@ class ConversationWorktree:
             self._held = None
 
     def save(self) -> Saved | None:
-        """The result so far, in a ref when this returns, whoever has changed the files; None if there
+        """The result so far, with changes that the user made, in a ref when this returns; None if there
         is none. Raises `ClinvkError`."""
         if self.place is None:
             return None

@@ -186,7 +186,7 @@ def find_run(home: Path, text: str, here: Path) -> RunFolder:
     for folder in runs.newest_first():
         try:
             plan = folder.plan()
-        except ClinvkError:  # nobody knows where it ran
+        except ClinvkError:  # its directory is unknown
             continue
         if near is not None and _is_of(plan, near):
             return folder
