@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from clinvk.errors import ClinvkError
-from clinvk.worktrees.results import landing as landings
+from clinvk.worktrees.results.landing import landing as landings
 from tests.applied_runs import Applying, Repository, line, make_run, write, write_all
 from tests.conftest import PROJECT, CommandLine, Home, wait_for
 from tests.small_disk import fill_bytes

@@ -25,7 +25,7 @@ from clinvk.worktrees.results.execute import (
     resolver,
     scratch_folder,
 )
-from clinvk.worktrees.results.landing import Landing, hold
+from clinvk.worktrees.results.landing.landing import Landing, hold
 from clinvk.worktrees.results.merge import Merged, merge_all, named, without_writing
 from clinvk.worktrees.results.one_by_one import OneByOne
 from clinvk.worktrees.results.reading import (

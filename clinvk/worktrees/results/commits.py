@@ -12,7 +12,7 @@ from typing import NamedTuple
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.text.headline import headline
 from clinvk.worktrees.git import IDENTITY, Git, GitError, decode, is_local_variable
-from clinvk.worktrees.results.landing import Landing, moved_error
+from clinvk.worktrees.results.landing.landing import Landing, moved_error
 from clinvk.worktrees.results.merge import Merged, Source, merge_trees, tree_of
 
 MAX_PROMPT = 4_000  # characters of a prompt in a message
@@ -170,14 +170,14 @@ class UserCommits:
         if self.git.commit_of("HEAD") != parent:
             raise moved_error(landing.target)
         date = str(int(time.time()))
-        landing.announce_commit(parent, date)
+        landing.commits.announce(parent, date)
         code, output = self._run_commit(planned, date)
         if code:
             raise CommitError(planned.source, code, output)
         head = self.git.commit_of("HEAD")
-        if head is None or not landing.is_announced(head, (parent,)):
+        if head is None or not landing.commits.is_announced(landing.target.git, head, (parent,)):
             raise moved_error(landing.target)
-        landing.note_commit(head)
+        landing.commits.note(head)
         return head
 
     def _run_commit(self, planned: Planned, date: str) -> tuple[int, str]:

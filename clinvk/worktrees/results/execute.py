@@ -17,7 +17,7 @@ from clinvk.worktrees.results.commits import (
     commit_quietly,
     plan_commits,
 )
-from clinvk.worktrees.results.landing import Landing
+from clinvk.worktrees.results.landing.landing import Landing
 from clinvk.worktrees.results.merge import ConflictError, Merged, Resolve, Source, changes
 from clinvk.worktrees.results.target import Target, check_free
 

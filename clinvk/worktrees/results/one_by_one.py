@@ -19,7 +19,7 @@ from clinvk.worktrees.results.execute import (
     resolver,
     scratch_folder,
 )
-from clinvk.worktrees.results.landing import Landing
+from clinvk.worktrees.results.landing.landing import Landing
 from clinvk.worktrees.results.merge import (
     ConflictError,
     Merged,

@@ -16,7 +16,6 @@ until it has been replaced, the next command puts everything back; after that, i
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -26,68 +25,29 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.disk.atomic import NO_SPACE, file_error, replace_own
+from clinvk.disk.atomic import NO_SPACE, replace_own
 from clinvk.disk.lockfile import hold_lock
 from clinvk.disk.opening import open_own
-from clinvk.disk.reading import ANY, read_file
 from clinvk.disk.sync import sync_files
 from clinvk.disk.waiting import WouldWait
 from clinvk.errors import SessionError, UsageError
 from clinvk.worktrees.git import Git, GitError
 from clinvk.worktrees.results import taken
+from clinvk.worktrees.results.landing.commits import MadeCommits
+from clinvk.worktrees.results.landing.note import VERSION, Note, Recovered, read_note
+from clinvk.worktrees.results.landing.placing import (
+    HARD_LINKS,
+    Placing,
+    Step,
+    missing_parents,
+)
 from clinvk.worktrees.results.merge import GITLINK, Change, tree_of
 from clinvk.worktrees.results.target import Stat, Target, locked_error
 from clinvk.worktrees.submodules import drop_worktree
 
-VERSION = 1
 LOCK_TIMEOUT = 30.0  # seconds to wait for another apply
-HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)  # raised where there are none
-
-
-class Step(Struct, frozen=True, omit_defaults=True):
-    """A file that is changed."""
-
-    name: bytes  # its path: git allows any bytes, JSON only text
-    before: Stat | None = None  # the file that was there
-    after: Stat | None = None  # the file that will be there
-    made: tuple[bytes, ...] = ()  # directories that are made for it
-    was_submodule: bool = False
-    is_submodule: bool = False  # which has an empty directory until it is checked out
-
-    @property
-    def path(self) -> str:
-        return os.fsdecode(self.name)
-
-
-class Note(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What is applied, for a process that finds it unfinished."""
-
-    version: int
-    token: str
-    about: dict[str, Any]  # what is recorded in the run at the end
-    root: str | None
-    ref: str | None  # the branch that is changed
-    old: str | None  # its commit before
-    new: str | None = None  # its commit afterwards, if that is known already
-    steps: tuple[Step, ...] = ()
-
-
-class Recovered(Struct, frozen=True):
-    """What became of an apply that was killed."""
-
-    about: dict[str, Any]
-    is_complete: bool  # otherwise it was undone
-    left: tuple[str, ...] = ()  # files that were changed meanwhile, and left as they are
-
-    @property
-    def message(self) -> str:
-        run = self.about.get("run", "")
-        what = "it was complete" if self.is_complete else "its changes were undone"
-        left = f"; changed meanwhile, and left as they are: {', '.join(self.left)}"
-        return f"applying run {run} had been interrupted: {what}{left if self.left else ''}"
 
 
 class Landing:
@@ -105,6 +65,7 @@ class Landing:
         self.checkout = self.folder / "checkout"  # for checks of a new branch
         self._copied: Stat | None = None  # the index that was copied
         self._about: dict[str, Any] | None = None
+        self.commits = MadeCommits(self.area)
         self.moved: dict[Path, list[str]] = {}  # files that were changed meanwhile: where they are
 
     # Changing files and the index.
@@ -133,8 +94,9 @@ class Landing:
             raise
         try:
             self._lock_index(note)
+            placing = self._placing(note)
             for number, step in enumerate(note.steps):
-                self._place(number, step)
+                placing.place(number, step)
             head = then()
             if head is not None:
                 self._follow_hooks(tree, head)
@@ -215,7 +177,7 @@ class Landing:
             before=before[change.path],
             # A sparse checkout leaves it out.
             after=Stat.of(self.area / "new" / change.path) if is_file else None,
-            made=tuple(map(os.fsencode, _missing_parents(root, change.path))),
+            made=tuple(map(os.fsencode, missing_parents(root, change.path))),
             was_submodule=change.old is not None and change.old.mode == GITLINK,
             is_submodule=change.new is not None and change.new.mode == GITLINK,
         )
@@ -247,34 +209,8 @@ class Landing:
         if (now, branch) != (expected, self.target.branch):
             raise moved_error(self.target)
 
-    def _place(self, number: int, step: Step) -> None:
-        """Change one file."""
-        root = self.target.root
-        assert root is not None  # noqa: S101 - `check_ready` comes first
-        path, old, new = (
-            root / step.path,
-            self.area / "old" / str(number),
-            self.area / "new" / step.path,
-        )
-        if step.before is not None:
-            _link(path, old)
-            if Stat.of(old) != step.before:
-                raise changed_error(root, step.path)
-            if step.after is None:
-                path.unlink(missing_ok=True)
-        elif step.was_submodule and not step.is_submodule:
-            with suppress(OSError):  # git also leaves one with files
-                path.rmdir()
-        if step.is_submodule:
-            _make_parents(root, f"{step.path}/")
-        elif step.after is None:
-            _remove_empty_parents(root, step.path)
-        else:
-            _make_parents(root, step.path)
-            if step.before is None:
-                _move_to_free_place(new, path)
-            else:
-                os.replace(new, path)
+    def _placing(self, note: Note) -> Placing:
+        return Placing(Path(note.root or ""), self.area, self.moved)
 
     def _follow_hooks(self, tree: str, head: str) -> None:
         """Hooks may have changed what was committed."""
@@ -302,8 +238,9 @@ class Landing:
         left: list[str] = []
         if note.ref and note.root:
             self._move_branch_back(note)
+        placing = self._placing(note)
         for number, step in reversed(list(enumerate(note.steps))):
-            if not self._put_back(number, step, keep):
+            if not placing.put_back(number, step, keep):
                 left.append(step.path)
         self._unlock_index(note)
         self._discard()
@@ -313,48 +250,20 @@ class Landing:
     def _move_branch_back(self, note: Note) -> None:
         """Undo the commits that were made, if there is nothing else on top of them."""
         git, old = self.target.git, str(note.old)
-        commits = self._commits()
+        made = self.commits.made()
         now = git.commit_of(str(note.ref))
         if now is None or now == old:
             return
-        if now in commits or self.is_announced(now, (*commits, old)):
+        if now in made or self.commits.is_announced(git, now, (*made, old)):
             message = f"clinvk: undo applying {note.about.get('run', '')}"
             git.run("update-ref", "-m", message, str(note.ref), old, now)
-
-    def _put_back(self, number: int, step: Step, keep: Path | None) -> bool:
-        """Undo one step; return whether the file is as it was before."""
-        root = self.target.root
-        assert root is not None  # noqa: S101 - there would be no steps
-        path, old = root / step.path, self.area / "old" / str(number)
-        now = Stat.of(path)
-        is_placed = step.before is None or (os.path.lexists(old) and now != step.before)
-        if is_placed and now not in (None, step.before, step.after):
-            if keep is None or step.after is None:
-                return False
-            _move_away(path, keep / step.path)
-            self.moved.setdefault(keep, []).append(step.path)
-        if step.before is None:
-            if step.after is not None and now is not None:
-                path.unlink(missing_ok=True)
-        elif is_placed:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(old, path)
-        if step.is_submodule and not step.was_submodule:
-            with suppress(OSError):
-                path.rmdir()
-        for folder in reversed(step.made):
-            with suppress(OSError):
-                (root / os.fsdecode(folder)).rmdir()
-        if step.was_submodule and not step.is_submodule:
-            path.mkdir(parents=True, exist_ok=True)
-        return True
 
     def recover(self) -> Recovered | None:
         """Complete or undo what a killed process left; None if there was nothing. The caller holds
         the lock. Raises `SessionError` if a command that it started is still running."""
         if self.checkout.exists():
             drop_worktree(self.target.git, self.checkout)
-        note = self.interrupted()
+        note = read_note(self.note_path)
         if note is None:
             self._discard()
             return None
@@ -364,25 +273,6 @@ class Landing:
             return Recovered(note.about, is_complete=True)
         left = self._undo(note)
         return Recovered(note.about, is_complete=False, left=tuple(left))
-
-    def interrupted(self) -> Note | None:
-        """The note of an apply that has not ended."""
-        try:
-            data = read_file(self.note_path, limit=ANY)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise file_error("read", self.note_path, error) from error
-        try:
-            note = msgspec.json.decode(data, type=Note)
-        except msgspec.DecodeError as error:
-            raise SessionError(
-                f"{self.note_path} is damaged: {error}",
-                "check the files with git status, then delete it",
-            ) from error
-        if note.version > VERSION:
-            raise SessionError(f"{self.note_path} was written by a newer clinvk", "update clinvk")
-        return note
 
     def _is_complete(self, note: Note) -> bool:
         if note.root is None:
@@ -411,33 +301,6 @@ class Landing:
             yield fd
         finally:
             os.close(fd)
-
-    def announce_commit(self, parent: str, date: str) -> None:
-        """Record how to recognize the next commit, before it is made."""
-        self._append("announced", f"{parent} {date}")
-
-    def note_commit(self, commit: str) -> None:
-        self._append("commits", commit)
-
-    def _append(self, name: str, line: str) -> None:
-        with (self.area / name).open("a") as file:
-            file.write(f"{line}\n")
-
-    def _lines(self, name: str) -> list[str]:
-        try:
-            return (self.area / name).read_text().splitlines()
-        except FileNotFoundError:
-            return []
-
-    def _commits(self) -> list[str]:
-        return self._lines("commits")
-
-    def is_announced(self, commit: str, parents: Sequence[str]) -> bool:
-        """Whether it is the commit that was being made, on one of these parents. A hook may have
-        amended it."""
-        announced = self._lines("announced")
-        said = self.target.git.text("show", "-s", "--format=%P %ct", commit)
-        return bool(announced) and said == announced[-1] and said.split(" ")[0] in parents
 
     # Files of its own.
 
@@ -498,75 +361,9 @@ def moved_error(target: Target) -> UsageError:
     )
 
 
-def changed_error(root: Path, path: str) -> UsageError:
-    return UsageError(f"{path} was changed meanwhile; nothing was applied to {root}", "try again")
-
-
 def _index_lock(target: Target) -> Path:
     return target.index.with_name("index.lock")
 
 
 def _lock_text(note: Note) -> str:
     return f"clinvk is applying a result ({note.token}); clinvk runs apply recovers from a crash\n"
-
-
-def _missing_parents(root: Path, path: str) -> tuple[str, ...]:
-    parents = [path[:i] for i, c in enumerate(path) if c == "/"]
-    return tuple(p for p in parents if (root / p).is_symlink() or not (root / p).is_dir())
-
-
-def _make_parents(root: Path, path: str) -> None:
-    """Make the directories of the file. Raises `UsageError` if a link leads out of the tree."""
-    at = root
-    for part in path.split("/")[:-1]:
-        at = at / part
-        with suppress(FileExistsError):
-            at.mkdir()
-        if at.is_symlink() or not at.is_dir():
-            raise changed_error(root, os.path.relpath(at, root))
-
-
-def _remove_empty_parents(root: Path, path: str) -> None:
-    """As git does. The current directory is kept."""
-    here = _current_directory()
-    for parent in (root / path).parents:
-        if parent in (root, here):
-            return
-        try:
-            parent.rmdir()
-        except OSError:
-            return
-
-
-def _current_directory() -> Path | None:
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        return None
-
-
-def _move_away(path: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(path, to)
-
-
-def _link(path: Path, old: Path) -> None:
-    """Keep the file under a second name."""
-    try:
-        os.link(path, old, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in HARD_LINKS:
-            raise
-        os.rename(path, old)
-
-
-def _move_to_free_place(new: Path, path: Path) -> None:
-    """Raises `FileExistsError` if there is a file by now."""
-    try:
-        os.link(new, path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in HARD_LINKS:
-            raise
-        os.rename(new, path)
-    else:
-        new.unlink()

@@ -1,0 +1,1 @@
+"""Applying results to a working tree: all of them or none."""
