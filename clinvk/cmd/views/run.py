@@ -313,5 +313,7 @@ def describe_outcome(outcome: Outcome, printer: Printer) -> str:
     if outcome.ok and outcome.decision is not None:
         parts.append(f"- {one_line(outcome.decision.summary)[:200]}")
     if outcome.error is not None and outcome.state != "done":
-        parts.append(f"- {one_line(outcome.error.message)[:200]}")
+        # The message of a skipped task begins with that word, which the mark says already.
+        message = outcome.error.message.removeprefix(f"{outcome.state}: ")
+        parts.append(f"- {one_line(message)[:200]}")
     return " ".join(parts)
