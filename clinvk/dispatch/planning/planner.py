@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.backend import native
@@ -13,8 +14,7 @@ from clinvk.backend.command_line import build_command
 from clinvk.backend.files import tempfiles
 from clinvk.backend.inherited import adapt_environment, expand_homes
 from clinvk.backend.manifest import Manifest
-from clinvk.backend.options import supported_settings
-from clinvk.backend.permissions import INSTRUCTION, PLANNING
+from clinvk.backend.options import Setting, supported_settings
 from clinvk.backend.selection import BackendSelector
 from clinvk.backend.versions.installed import VersionNeeded, fitting_manifest
 from clinvk.config import schema as configs
@@ -33,12 +33,30 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.model.option_table import OWN_OPTIONS
 from clinvk.model.request import Request
 from clinvk.model.session import Session
-from clinvk.sessions.instructions import begin_with, template_options
+from clinvk.process.command import Command
+from clinvk.sessions.instructions import template_options
 from clinvk.sessions.lookup import SessionLookup
 from clinvk.store.base import Store
 
 if TYPE_CHECKING:
     from clinvk.knowledge.context import Context
+
+
+class Origin(Struct, frozen=True):
+    """Which native session a turn continues."""
+
+    resumes: str | None  # its id
+    forks: str | None  # the id of one that is copied
+    owner: Session | None  # the session whose native session it is
+
+    @property
+    def continued(self) -> str | None:
+        return self.resumes or self.forks
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """The CLI's totals so far in that native session."""
+        return self.owner.totals.get(self.continued or "", {}) if self.owner else {}
 
 
 class TurnPlanner:
@@ -100,10 +118,8 @@ class TurnPlanner:
         )
         manifest = choice.manifest
         request, moved = without_worktree(request, session)
-        native_id = _native_id_to_resume(session, manifest, request)
-        parent = None if native_id or request.replay else self._find_fork_source(session, manifest)
-        forks = parent.native_ids[manifest.name] if parent else None
-        begins = self._parts.begins_with(request, session, native_id or forks)
+        origin = self._origin(request, session, manifest)
+        begins = self._parts.begins_with(request, session, origin.continued)
         wanted, permitted = wanted_settings(
             request, session, manifest, self.config, lambda asked: self._store().is_own(asked),
             template_options(begins, self.config.home),
@@ -112,96 +128,116 @@ class TurnPlanner:
         own = {name: wanted.pop(name) for name in OWN_OPTIONS if name in wanted}
         if context is None:
             context = self._parts.context(request, session, own, writes=writes)
-        prompt = f"{INSTRUCTION}{request.prompt}" if PLANNING in wanted else request.prompt
-        skills = self._parts.skills(request, session, own, wanted, manifest)
-        prompt = f"{skills.text}{prompt}"
-        prompt = context.put_before(prompt) if context else prompt
-        prompt, carried = self._parts.with_earlier_turns(
-            request, prompt, session, manifest, native_id or forks, wanted
+        written = self._parts.write(
+            request, session, origin.continued, manifest, own, wanted, begins, context
         )
-        metadata: dict[str, Any] = {}
-        if begins:
-            above, metadata = begin_with(begins, wanted, manifest, self.config.home)
-            prompt = f"{above}\n\n{prompt}" if above else prompt
         if manifest.by_version and ask:
             manifest = fitting_manifest(
-                manifest, choice.program, self.config.home, options=wanted, prompt=prompt,
+                manifest, choice.program, self.config.home, options=wanted, prompt=written.text,
                 ephemeral=request.ephemeral, expand=request.expand,
-                resumes=(native_id or forks) is not None,
+                resumes=origin.continued is not None,
             )  # fmt: skip
-        begun = (
-            begun_with(session, wanted, self.config.config.session)
-            if session and native_id
-            else None
-        )
-        schema = None
+        prompt, schema = written.text, None
+        begun = self._begun_with(session, origin, wanted)
         if "schema" in wanted:
             schema = read_schema(wanted["schema"].value)
             wanted["schema"] = replace(wanted["schema"], value=schema.text)
+            if "schema" not in manifest.options:
+                prompt = schema.add_to(prompt)
+                own["schema"] = wanted.pop("schema")
         for name in ("schema_retries", "rounds"):
             check_further_turns(name, own, request, manifest)
         check_rounds(own, request)
-        if schema is not None and "schema" not in manifest.options:
-            prompt = schema.add_to(prompt)
-            own["schema"] = wanted.pop("schema")
         settings, dropped = supported_settings(
             wanted, manifest, lenient=request.lenient, first_turn_options=begun
         )
-        owner = parent or session
+        env, stored = self._environment(request, manifest, origin)
+        command, adapted = self._command(
+            request, session, origin, manifest, choice.program, prompt, env,
+            {name: setting.value for name, setting in settings.items()} | written.skill_options,
+        )  # fmt: skip
+        timeout = request.timeout
+        if timeout is None:
+            timeout = self.config.config.unified_flags.command_timeout_secs
+        said = (
+            *choice.notices, *moved, *permitted, *written.notices, *dropped,
+            *lacking_notices(settings), *command.notices, *adapted, *stored,
+        )  # fmt: skip
+        return TurnPlan(
+            request, manifest, session, origin.resumes, origin.forks, origin.totals,
+            settings | own, command, timeout, said, self.config.home,
+            self.config.config.unified_flags.exit_timeout_secs,
+            env_to_store(manifest, command.env, self._given(request, manifest), request.secrets),
+            schema, begins.template, written.metadata, context,
+        )  # fmt: skip
+
+    def _origin(self, request: Request, session: Session | None, manifest: Manifest) -> Origin:
+        native_id = _native_id_to_resume(session, manifest, request)
+        parent = None if native_id or request.replay else self._find_fork_source(session, manifest)
+        forks = parent.native_ids[manifest.name] if parent else None
+        return Origin(native_id, forks, parent or session)
+
+    def _begun_with(
+        self, session: Session | None, origin: Origin, wanted: Mapping[str, Setting]
+    ) -> dict[str, Any] | None:
+        """The options of the first turn, if this is a later one."""
+        if session is None or not origin.resumes:
+            return None
+        return begun_with(session, wanted, self.config.config.session)
+
+    def _given(self, request: Request, manifest: Manifest) -> set[str]:
+        """The names of the variables that the user has set for the CLI."""
+        return {*self.config.backend(manifest.name).env, *request.env}
+
+    def _environment(
+        self, request: Request, manifest: Manifest, origin: Origin
+    ) -> tuple[dict[str, str], list[str]]:
+        """The variables of the CLI, and notices about those that are stored with its native session."""
         env = self.selector.child_env(manifest.name)
         env |= expand_homes(request.env, {**env, **request.env})
-        stored: list[str] = []
-        if owner is not None and owner.native_env and (native_id or forks):
-            trusted = owner.options_trusted and self._store().is_own(owner.id)
-            kept, stored = stored_env(manifest, owner, env, request.env, trusted=trusted)
-            env |= kept
+        owner = origin.owner
+        if owner is None or not owner.native_env or not origin.continued:
+            return env, []
+        trusted = owner.options_trusted and self._store().is_own(owner.id)
+        kept, notices = stored_env(manifest, owner, env, request.env, trusted=trusted)
+        return env | kept, notices
+
+    def _command(
+        self,
+        request: Request,
+        session: Session | None,
+        origin: Origin,
+        manifest: Manifest,
+        program: str,
+        prompt: str,
+        env: dict[str, str],
+        options: dict[str, Any],
+    ) -> tuple[Command, list[str]]:
+        """What is started, and notices about its environment."""
         command = build_command(
             manifest,
-            choice.program,
+            program,
             prompt=prompt,
-            options={k: s.value for k, s in settings.items()} | skills.options,
+            options=options,
             cwd=working_directory(request, session),
             env=env,
             temp_dir=tempfiles.temp_dir_path(self.env),
             home=self.config.home,
-            native_id=native_id or forks,
-            fork=forks is not None,
+            native_id=origin.continued,
+            fork=origin.forks is not None,
             ephemeral=request.ephemeral,
             expand=request.expand,
             args=[*self.config.backend(manifest.name).extra_flags, *request.args],
         )
-        given = {*self.config.backend(manifest.name).env, *request.env}
         if place := started_in(request, session, command.cwd):
             # Only in a worktree.
             from clinvk.backend.files.trust import inherit_trust
 
             command = inherit_trust(manifest, command, place)
-        command, adapted = adapt_environment(command, given)
+        command, adapted = adapt_environment(command, self._given(request, manifest))
         if command.state and not command.new_id:
             native.check_state(command.state)
-        timeout = request.timeout
-        if timeout is None:
-            timeout = self.config.config.unified_flags.command_timeout_secs
-        said = (
-            *choice.notices,
-            *moved,
-            *permitted,
-            *carried,
-            *skills.notices,
-            *(context.notices if context else ()),
-            *dropped,
-            *lacking_notices(settings),
-            *command.notices,
-            *adapted,
-            *stored,
-        )
-        before = owner.totals.get(native_id or forks or "", {}) if owner else {}
-        return TurnPlan(
-            request, manifest, session, native_id, forks, before, settings | own, command, timeout,
-            said, self.config.home, self.config.config.unified_flags.exit_timeout_secs,
-            env_to_store(manifest, command.env, given, request.secrets), schema,
-            begins.template, metadata, context,
-        )  # fmt: skip
+        return command, adapted
 
     def _find_fork_source(self, session: Session | None, manifest: Manifest) -> Session | None:
         """The session whose native session the CLI itself can copy for the first turn of a branch:

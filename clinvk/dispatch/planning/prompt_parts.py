@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.options import Setting
-from clinvk.backend.permissions import PLANNING
+from clinvk.backend.permissions import INSTRUCTION, PLANNING
 from clinvk.config import schema as configs
 from clinvk.config.stored_options import NOTHING_STORED, StoredOptions, read_options_file
 from clinvk.disk.waiting import check_may_block
@@ -17,12 +19,21 @@ from clinvk.errors import SessionError
 from clinvk.model.option_table import CONTEXT_OPTIONS
 from clinvk.model.request import Request
 from clinvk.model.session import Message, MessageRole, Session
-from clinvk.sessions.instructions import AskedSkills, asked_skills
+from clinvk.sessions.instructions import AskedSkills, asked_skills, begin_with
 from clinvk.sessions.lookup import SessionLookup, real_path
 from clinvk.store.base import Query, Store
 
 if TYPE_CHECKING:
     from clinvk.knowledge.context import Context
+
+
+class WrittenPrompt(Struct, frozen=True):
+    """The prompt as the CLI gets it."""
+
+    text: str
+    notices: tuple[str, ...]
+    skill_options: dict[str, Any]  # that give a CLI its skills
+    metadata: dict[str, Any]  # of a new session
 
 
 class PromptParts:
@@ -56,6 +67,32 @@ class PromptParts:
             skills=() if asked else of_session.skills or known.user.skills,
             template=(of_session.template or known.user.template) if is_free else None,
         )
+
+    def write(
+        self,
+        request: Request,
+        session: Session | None,
+        native_id: str | None,
+        manifest: Manifest,
+        own: Mapping[str, Setting],
+        wanted: dict[str, Setting],
+        begins: StoredOptions,
+        context: Context | None,
+    ) -> WrittenPrompt:
+        """The whole prompt. What goes into the system prompt instead is added to `wanted`."""
+        prompt = f"{INSTRUCTION}{request.prompt}" if PLANNING in wanted else request.prompt
+        skills = self.skills(request, session, own, wanted, manifest)
+        prompt = f"{skills.text}{prompt}"
+        prompt = context.put_before(prompt) if context else prompt
+        prompt, carried = self.with_earlier_turns(
+            request, prompt, session, manifest, native_id, wanted
+        )
+        metadata: dict[str, Any] = {}
+        if begins:
+            above, metadata = begin_with(begins, wanted, manifest, self.config.home)
+            prompt = f"{above}\n\n{prompt}" if above else prompt
+        notices = (*carried, *skills.notices, *(context.notices if context else ()))
+        return WrittenPrompt(prompt, notices, skills.options, metadata)
 
     def skills(
         self,
