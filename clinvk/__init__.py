@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         follow_run,
         submit_run,
     )
-    from clinvk.api.sessions import SessionManager
+    from clinvk.api.sessions.manager import SessionManager
     from clinvk.api.tasks import (
         Comparison,
         PlanRun,
@@ -146,7 +146,7 @@ _WHERE = {
         "Comparison", "PlanRun", "achain", "acompare", "aparallel", "aresume", "aretry_run",
         "chain", "compare", "parallel", "plan_of", "resume_run", "retry_run",
     ),
-    "api.sessions": ("SessionManager",),
+    "api.sessions.manager": ("SessionManager",),
     "model.outcome": ("Outcome", "RunResult"),
     "model.plan": ("Plan", "Task"),
     "model.progress": ("Change",),

@@ -7,7 +7,7 @@ Nothing inside clinvk imports this module.
 
 from __future__ import annotations
 
-from clinvk.api.sessions import SessionManager
+from clinvk.api.sessions.manager import SessionManager
 from clinvk.model.session import Message, MessageRole, Session
 
 __all__ = ["Message", "MessageRole", "Session", "SessionManager"]

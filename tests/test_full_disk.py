@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clinvk.api import sessions
+from clinvk.api.sessions.deletion import delete_from_store
 from clinvk.dispatch import recovery
 from clinvk.errors import SessionError
 from clinvk.model.session import Message, Session
@@ -129,7 +129,7 @@ def test_a_session_whose_turn_was_killed_is_deleted_from_a_full_disk(
     turn.note(recovery.turn_facts(new_marker({}), "a"))
     turn.abandon()
     fill(disk)
-    sessions.delete_from_store(reopen(), disk, "a")
+    delete_from_store(reopen(), disk, "a")
     assert ids(reopen()) == ["b"]
 
 
@@ -282,8 +282,8 @@ def test_sessions_are_deleted_from_a_server_without_memory(
     kept = store.acquire_turn("c")
     use_up(store, small_server)
     fresh = keep(RedisStore(small_server.url))
-    sessions.delete_from_store(fresh, tmp_path, "a")
-    sessions.delete_from_store(fresh, tmp_path, "b")
+    delete_from_store(fresh, tmp_path, "a")
+    delete_from_store(fresh, tmp_path, "b")
     with pytest.raises(SessionError, match="is running"):
         fresh.delete("c")
     assert not {"a", "b"} & set(ids(fresh))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from clinvk.api import sessions
+from clinvk.api.sessions.deletion import delete_from_store
 from clinvk.dispatch import recovery
 from clinvk.errors import SessionError
 from clinvk.model.session import Session
@@ -309,7 +309,7 @@ def test_nothing_is_told_of_a_note_that_another_clinvk_has_seen_to_meanwhile(hom
 
         told: list[str] = []
         with Late(home.path) as late:
-            sessions.delete_from_store(late, home.path, "s", told.append)
+            delete_from_store(late, home.path, "s", told.append)
             assert (told, late.find_ids("s")) == ([], [])
 
 

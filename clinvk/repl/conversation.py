@@ -405,7 +405,7 @@ class Conversation:
         if self._template is None or self.session is not None:
             return request, None
         # Only with --template.
-        from clinvk.api.sessions import SessionManager
+        from clinvk.api.sessions.manager import SessionManager
 
         manager = SessionManager(self.dispatcher.store, config=self.dispatcher.config)
         created = manager.create_session(

@@ -69,7 +69,7 @@ def sessions(sitting: Sitting, argument: str) -> Action | None:
 
 def branch(sitting: Sitting, argument: str) -> Action | None:
     # Only to branch.
-    from clinvk.api.sessions import SessionManager
+    from clinvk.api.sessions.manager import SessionManager
 
     session = _current(sitting, "branch")
     dispatcher = sitting.conversation.dispatcher

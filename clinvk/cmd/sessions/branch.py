@@ -16,7 +16,7 @@ from clinvk.errors import UsageError
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.api.sessions import SessionManager
+    from clinvk.api.sessions.manager import SessionManager
     from clinvk.sessions.transform import MessageRef
 
 app = CommandModule()

@@ -14,7 +14,7 @@ from clinvk.store.base import Damaged, Store
 from clinvk.terminal import printer
 
 if TYPE_CHECKING:
-    from clinvk.api.sessions import SessionManager
+    from clinvk.api.sessions.manager import SessionManager
     from clinvk.config.schema import Loaded
     from clinvk.sessions.lookup import SessionLookup
 
@@ -44,7 +44,7 @@ def open_configured_store(loaded: Loaded) -> Store:
 
 def open_manager(config: Path | None) -> SessionManager:
     """The manager of the configured sessions."""
-    from clinvk.api.sessions import SessionManager  # not needed to list sessions
+    from clinvk.api.sessions.manager import SessionManager  # not needed to list sessions
 
     loaded = opt.load_config(config)
     return until_end(SessionManager(open_configured_store(loaded), loaded.home, config=loaded))

@@ -27,7 +27,7 @@ app = CommandModule()
 def delete(session_ids: opt.SessionIds, yes: opt.Yes = False, config: opt.Config = None) -> int:
     """Delete sessions of clinvk; the backend's own are kept."""
     # Only this command needs them, and the group is shared.
-    from clinvk.api.sessions import delete_from_store as delete_session
+    from clinvk.api.sessions.deletion import delete_from_store as delete_session
     from clinvk.sessions.lookup import SessionLookup
 
     loaded = opt.load_config(config)
@@ -67,7 +67,7 @@ def clean(
 ) -> None:
     """Delete sessions not used recently (session.retention_days; 0 deletes none)."""
     # Only this command needs it, and the group is shared.
-    from clinvk.api.sessions import clean_store
+    from clinvk.api.sessions.deletion import clean_store
 
     loaded = opt.load_config(config)
     age, words = parse_age(older_than, loaded.config.session.retention_days)

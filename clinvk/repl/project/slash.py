@@ -78,7 +78,7 @@ def undo(sitting: Sitting, argument: str) -> Action | None:
 
 def _undo(sitting: Sitting) -> Action:
     # Only to branch.
-    from clinvk.api.sessions import SessionManager
+    from clinvk.api.sessions.manager import SessionManager
 
     conversation = sitting.conversation
     session, store = conversation.session, conversation.dispatcher.store

@@ -14,24 +14,23 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from clinvk.api.sessions.deletion import clean_store, delete_from_store
+from clinvk.api.sessions.rewriting import rewrite, save_over, turn_held
 from clinvk.config import loading
 from clinvk.config import schema as configs
 from clinvk.config.stored_options import (
     StoredOptions,
     change_stored_options,
-    forget_sessions,
     read_options_file,
 )
 from clinvk.disk.closing import Closing
-from clinvk.dispatch import recovery
 from clinvk.errors import ClinvkError, SessionError, SessionNotFound, UsageError
 from clinvk.model.age import Age, moment_of
 from clinvk.model.option_values import value_problem
@@ -48,14 +47,12 @@ from clinvk.model.session import (
 from clinvk.model.usage import rfc3339
 from clinvk.sessions import templates, transform
 from clinvk.sessions.autosave import Autosave
-from clinvk.sessions.kept_state import with_their_state
 from clinvk.sessions.lookup import SessionLookup
 from clinvk.sessions.masking import redact_data_for_store, redact_for_store
 from clinvk.sessions.participants import check_participants
 from clinvk.sessions.transform import MessageRef, with_messages
 from clinvk.store import open_store
 from clinvk.store.base import Query, Store
-from clinvk.store.codec import LeftBehind, running_error
 
 SETTABLE_STATUSES = tuple(s for s in STATUSES if s != "error")  # that may be set
 
@@ -225,7 +222,7 @@ class SessionManager(Closing):
         self._get(session_id)
         if status is None:
             return self.store.update(session_id, change)
-        with self._hold_turn(session_id):  # a turn that ends sets its own
+        with turn_held(self.store, session_id):  # a turn that ends sets its own
             return self.store.update(session_id, change)
 
     # Messages.
@@ -322,7 +319,7 @@ class SessionManager(Closing):
         return self._create(transform.merge(first, second, strategy, order=order, title=title))
 
     def get_session_stats(self, session_id: str) -> dict[str, Any]:
-        """Statistics of a session: see `conversation.stats`."""
+        """Statistics of a session: see `sessions.transform.stats`."""
         return transform.stats(self.get_session(session_id))
 
     def analyze_conversation_flow(
@@ -431,51 +428,13 @@ class SessionManager(Closing):
             check_id(session.id)
             self._create(given, exact=True)
             return
-
-        def edit(stored: Session) -> Session:
-            if not _is_extension(given, stored) and stored.updated_at != session.updated_at:
-                raise SessionError(
-                    f"session {session.id} was changed since it was read",
-                    "load it again, or use add_message and update_session_messages",
-                )
-            check_participants(stored, given.messages[len(stored.messages) :])
-            return _keep_turn_fields(given, stored)
-
-        self._rewrite(session.id, edit)
+        self._autosave.flush(session.id)
+        save_over(self.store, given)
 
     def _rewrite(self, session_id: str, edit: Callable[[Session], Session]) -> None:
-        """Change session and transcript in one step. If messages are added meanwhile, they are not
-        lost: `edit` is called again."""
         self._get(session_id)
         self._autosave.flush(session_id)
-        with self._hold_turn(session_id):
-            while True:
-                before = self.store.get(session_id)
-                stored = replace(before, messages=self.store.messages(session_id))
-                after = edit(stored)
-                natives = stored.native_ids if _is_extension(after, stored) else {}
-                after = replace(after, native_ids=natives, updated_at=datetime.now(UTC))
-                try:
-                    self.store.rewrite(
-                        session_id, after.messages, _replace_if_unchanged(before, after)
-                    )
-                except _ConcurrentChange:
-                    continue
-                return
-
-    @contextmanager
-    def _hold_turn(self, session_id: str) -> Iterator[None]:
-        """A block in which no turn of the session is running or can start."""
-        turn = self.store.acquire_turn(session_id)
-        if turn is None:
-            raise running_error(session_id)
-        try:
-            yield
-        finally:
-            if turn.leftover:  # of a killed turn, which the next one has to stop
-                turn.abandon()
-            else:
-                turn.close()
+        rewrite(self.store, session_id, edit)
 
     def _ask(self, backend: str, prompt: str) -> str:
         # Most users of a session manager never call a backend.
@@ -487,74 +446,6 @@ class SessionManager(Closing):
         if not result.ok:
             raise ClinvkError(f"{backend}: {result.error.message if result.error else 'failed'}")
         return str(result.text)
-
-
-def delete_from_store(
-    store: Store, home: Path, session_id: str, notify: Callable[[str], None] = lambda _: None
-) -> None:
-    """Delete a session, and the conversation that clinvk keeps for it in its `home`; what its last
-    turn left running, if its clinvk was killed, is stopped first, and `notify` gets a message about
-    it. Raises `SessionError`."""
-
-    def delete() -> None:
-        try:
-            store.delete(session_id)
-        except LeftBehind:
-            if told := _end_leftovers(store, session_id):
-                notify(told)
-            store.delete(session_id)
-
-    with_their_state(store, home, lambda: [session_id], delete)
-    _forget(home, [session_id])
-
-
-def clean_store(store: Store, home: Path, before: str, *, dry_run: bool) -> list[str]:
-    """Delete the sessions that were not used since then; return their ids."""
-    if dry_run:
-        return store.clean(before, dry_run=True)
-    gone = with_their_state(
-        store, home, lambda: store.clean(before, dry_run=True), lambda: store.clean(before)
-    )
-    _forget(home, gone)
-    return gone
-
-
-def _forget(home: Path, ids: list[str]) -> None:
-    """Forget what else is stored of sessions that were deleted."""
-    forget_sessions(home, ids)
-    if os.path.isdir(home / "knowledge"):
-        # SQLite: only if there is an index.
-        from clinvk.knowledge.conversations import forget_conversations
-
-        forget_conversations(home, ids)
-
-
-def _end_leftovers(store: Store, session_id: str) -> str | None:
-    """Stop what the last turn left running; return a sentence about it, or None if another clinvk
-    has done so meanwhile."""
-    # 10 ms, and rarely needed.
-    from concurrent.futures import ThreadPoolExecutor
-
-    # 45 ms, and needed only once something runs.
-    import anyio
-
-    turn = store.acquire_turn(session_id)
-    if turn is None:
-        raise running_error(session_id)
-    if not turn.leftover:
-        turn.close()
-        return None
-    try:
-        # In a thread, since the caller's may run an event loop of its own.
-        with ThreadPoolExecutor(1) as pool:
-            told = pool.submit(
-                anyio.run, recovery.end_turn_leftovers, store, turn, session_id
-            ).result()
-    except BaseException:
-        turn.abandon()
-        raise
-    turn.close()
-    return told
 
 
 def _check_name(session_id: str) -> None:
@@ -578,27 +469,3 @@ def _with_more_messages(session: Session, messages: list[Message]) -> Session:
     asked = next((prompt_excerpt(m.content) for m in messages if m.role is MessageRole.USER), None)
     prompt = session.prompt or asked
     return replace(session, counts=counts, prompt=prompt, updated_at=datetime.now(UTC))
-
-
-def _keep_turn_fields(given: Session, newest: Session) -> Session:
-    """Take the fields that only clinvk sets from the stored record."""
-    turned = ("turns", "usage", "cost", "totals", "error", "options_trusted", "native_env")
-    return replace(given, **{name: getattr(newest, name) for name in turned})
-
-
-def _is_extension(new: Session, old: Session) -> bool:
-    """Whether all old messages are still there, at the same positions."""
-    return transform.common_prefix_length(old.messages, new.messages) == len(old.messages)
-
-
-class _ConcurrentChange(Exception):  # noqa: N818 - reads as what it says
-    """The session was changed by another writer since it was read."""
-
-
-def _replace_if_unchanged(before: Session, after: Session) -> Callable[[Session], Session]:
-    def change(newest: Session) -> Session:
-        if newest != before:
-            raise _ConcurrentChange
-        return after
-
-    return change
