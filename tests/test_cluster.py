@@ -345,6 +345,15 @@ def test_a_redis_that_restarts_loses_nothing(cluster: Cluster):
     assert sorted(cluster.starts()) == ["b", "d", "hold a", "hold c"]
 
 
+def test_a_worker_whose_connection_for_commands_is_lost_takes_tasks(cluster: Cluster):
+    """The one on which Celery listens for `inspect` and the like."""
+    cluster.worker("w1")
+    path = cluster.file({"tasks": ["a"]})
+    assert states(cluster.go("parallel", path, "--json")) == ["done"]
+    assert cluster.server.say("CLIENT", "KILL", "TYPE", "pubsub") == b":1\r\n"
+    assert states(cluster.go("parallel", path, "--json")) == ["done"]
+
+
 def test_a_worker_ends_when_it_is_told_to_though_redis_is_gone(cluster: Cluster):
     worker = cluster.worker("w1")
     cluster.server.kill()

@@ -14,7 +14,7 @@ from typing import Any
 from celery import Celery
 
 from clinvk.cluster import address as addresses
-from clinvk.cluster.address import Address
+from clinvk.cluster.address import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Address
 from clinvk.cluster.keys import DRIVE, AttemptId, Keys
 from clinvk.config import loading
 
@@ -22,6 +22,10 @@ URL_VARIABLE = "CLINVK_CLUSTER_URL"
 TASK = "clinvk.attempt"
 REDELIVERED_AFTER = 24 * 3600  # seconds; the ledger makes sure that nothing runs twice even then
 IDLE_POLL = 1  # seconds for which an idle worker waits for a message at a time
+CHECK_INTERVAL = 10  # seconds between looks whether the server has stopped answering
+
+# A server that was restarted is asked again for half a minute, as by the ledger.
+PATIENTLY = {"max_retries": 20, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 3}
 
 # Runs an attempt, or drives a run, in a process of a worker; the worker sets it before it starts.
 Handler = Callable[[AttemptId], None]
@@ -62,7 +66,12 @@ def create_app(address: Address | None) -> Celery:
                 "global_keyprefix": Keys.of(address.name).prefix,
                 "polling_interval": IDLE_POLL,
                 "socket_keepalive": True,
-                "retry_on_timeout": True,
+                "socket_connect_timeout": CONNECT_TIMEOUT,
+                "socket_timeout": ANSWER_TIMEOUT,
+                "health_check_interval": CHECK_INTERVAL,
+                # Otherwise redis-py would connect again by itself where Celery listens for commands,
+                # and wait there for one, while no tasks are taken.
+                "retry_on_timeout": False,
             },
         )
     made.task(_attempt, name=TASK, ignore_result=True)
@@ -94,7 +103,10 @@ def send_run(made: Celery, run: str) -> None:
 
 def send(made: Celery, attempt: AttemptId, queue: str) -> None:
     """Have the attempt delivered to a worker of the queue."""
-    made.send_task(TASK, (attempt.run, attempt.task, attempt.number), queue=queue, retry=True)
+    made.send_task(
+        TASK, (attempt.run, attempt.task, attempt.number), queue=queue, retry=True,
+        retry_policy=PATIENTLY,
+    )  # fmt: skip
 
 
 def _configured() -> Address | None:
