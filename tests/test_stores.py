@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -339,6 +340,25 @@ def test_a_server_that_is_gone_is_said_to_be_gone(own_server: RedisServer):
     assert time.monotonic() - began < 30
     assert "secret" not in str(told.value) + str(told.value.hint)
     assert "start it" in str(told.value.hint)
+
+
+def test_who_is_patient_waits_for_a_server_that_is_started_again(own_server: RedisServer):
+    store = keep(RedisStore(own_server.url, patient=True))
+    store.create(Session(id="s"))
+    own_server.kill()
+    with socket.create_server(("127.0.0.1", own_server.port)) as down:  # what hangs up is not there
+
+        def hang_up() -> None:
+            for _ in range(4):  # more often than anybody else would ask
+                down.accept()[0].close()
+            down.close()
+            own_server.start()
+
+        starting = threading.Thread(target=hang_up)
+        starting.start()
+        store.append("s", [said("after it")], same)
+        starting.join()
+    assert [m.content for m in store.messages("s")] == ["after it"]
 
 
 @pytest.mark.parametrize("user", ["", ":wrong@", "me:wrong@"])

@@ -115,7 +115,7 @@ def with_cluster_store(dispatcher: Dispatcher, address: Address) -> Dispatcher:
     config = dispatcher.config
     session = replace(config.config.session, storage=address.url)
     loaded = replace(config, config=replace(config.config, session=session))
-    return Dispatcher(loaded, catalog=dispatcher.catalog, env=dispatcher.env)
+    return Dispatcher(loaded, catalog=dispatcher.catalog, env=dispatcher.env, patient=True)
 
 
 def cluster_context(dispatcher: Dispatcher, cluster: Cluster) -> RunContext:

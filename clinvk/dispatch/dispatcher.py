@@ -72,7 +72,9 @@ class Dispatcher(Closing):
         store: Store | None = None,
         catalog: Catalog | None = None,
         env: Mapping[str, str] | None = None,
+        patient: bool = False,
     ) -> None:
+        """If `patient`, it waits for a store whose server is restarted."""
         self.env = dict(os.environ if env is None else env)
         self.config = config or loading.load(self.env)
         self.catalog = catalog or Catalog(self.config.home)
@@ -80,6 +82,7 @@ class Dispatcher(Closing):
         # Called with (done, total) while documents are read, by the thread that does.
         self.index_progress: Callable[[int, int], None] = lambda _done, _total: None
         self._store = store
+        self._is_patient = patient
         # By session: the permissions it was started with here, which its later turns may have too.
         self._created: dict[str, dict[str, Any]] = {}
         self._opened: Store | None = None  # the store, if it is closed here
@@ -101,7 +104,9 @@ class Dispatcher(Closing):
             if self._closed:
                 raise SessionError("the dispatcher is closed", "use it inside its `with` block")
             settings = self.config.config.session
-            self._store = self._opened = open_store(settings.storage, self.config.home)
+            self._store = self._opened = open_store(
+                settings.storage, self.config.home, patient=self._is_patient
+            )
         return self._store
 
     @cached_property

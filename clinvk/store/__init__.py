@@ -12,10 +12,15 @@ from clinvk.text.addresses import STORES, mask_password
 
 
 def open_store(
-    url: str, home: Path, progress: Callable[[int, int], None] = lambda _done, _all: None
+    url: str,
+    home: Path,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+    *,
+    patient: bool = False,
 ) -> Store:
     """The store that `session.storage` names. Raises `ConfigError` for an unknown kind. `progress`
-    is called with (done, total) during slow work."""
+    is called with (done, total) during slow work. If `patient`, a server that is restarted is no
+    error."""
     kind, slashes, place = url.partition("://")
     kind = kind.lower()
     check_address(url, "session.storage")
@@ -33,7 +38,7 @@ def open_store(
         # Each store imports libraries that the others do not need.
         from clinvk.store.redis.store import RedisStore
 
-        return RedisStore(url)
+        return RedisStore(url, patient=patient)
     raise ConfigError(f"session.storage: unknown store {mask_password(url)!r}", STORES)
 
 

@@ -131,7 +131,9 @@ class Node:
     def store(self) -> Store:
         """The sessions of the cluster."""
         if self._store is None:
-            self._store = open_store(self.settings.address.url, self.settings.config.home)
+            self._store = open_store(
+                self.settings.address.url, self.settings.config.home, patient=True
+            )
         return self._store
 
     def _open_ledger(self) -> Ledger:

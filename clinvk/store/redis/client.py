@@ -17,6 +17,10 @@ CONNECT_TIMEOUT = 5.0  # seconds to connect, and for TLS
 GREETING_TIMEOUT = 15.0  # seconds for the first answer: the server may be busy, or not Redis at all
 ANSWER_TIMEOUT = 30.0  # seconds; a script with years of transcript takes less than one second
 RETRY_INTERVAL = 0.5  # seconds until a lost connection is retried, once
+# Of those who wait for a server that is restarted: 0.1, 0.2, 0.4, … 3 s, about half a minute.
+PATIENT_RETRIES = 14
+FIRST_WAIT = 0.05
+LONGEST_WAIT = 3.0
 
 REBUILD = "rebuild the index: clinvk sessions reindex"
 _OTHER_STORE_HINT = (
@@ -32,15 +36,11 @@ class RedisClient(Closing):
     """Raises `ConfigError` for an invalid address or a missing package, `SessionError` for all
     errors of the server; neither shows the password."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patient: bool = False) -> None:
+        """If `patient`, a server that is restarted, or cut off for some seconds, is no error."""
         redis = _import_redis()
         url = _checked(url)
-        # Retried once only: a server that was restarted answers then, and one that is down should
-        # be reported as down.
-        lost = (redis.exceptions.ConnectionError,)  # a silent one will not answer the next time
-        again = redis.retry.Retry(
-            redis.backoff.ConstantBackoff(RETRY_INTERVAL), 1, supported_errors=lost
-        )
+        again = _retry(redis, patient=patient)
         self._tls = url.startswith("rediss:")
         self._met = False  # whether it has ever answered like a Redis server
         self._greeting_timeout: float | None = None  # of the newest connection
@@ -107,6 +107,18 @@ class RedisClient(Closing):
             found = _strange(error, tls=self._tls, greeting_timeout=self._greeting_timeout)
         said, hint = found or _explain_error(error)
         return SessionError(f"redis at {self.name}: {said}", hint)
+
+
+def _retry(redis: Any, *, patient: bool) -> Any:
+    """When a request is sent again. Normally once only: a server that was restarted answers then,
+    and one that is down should be reported as down."""
+    lost = redis.exceptions.ConnectionError
+    if not patient:  # a silent one will not answer the next time
+        wait = redis.backoff.ConstantBackoff(RETRY_INTERVAL)
+        return redis.retry.Retry(wait, 1, supported_errors=(lost,))
+    wait = redis.backoff.ExponentialBackoff(cap=LONGEST_WAIT, base=FIRST_WAIT)
+    silent = redis.exceptions.TimeoutError
+    return redis.retry.Retry(wait, PATIENT_RETRIES, supported_errors=(lost, silent))
 
 
 def _checked(url: str) -> str:

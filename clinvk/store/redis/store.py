@@ -61,8 +61,9 @@ Progress = Callable[[int, int], None]
 
 
 class RedisStore(Closing):
-    def __init__(self, url: str, *, lease: float = LEASE_SECONDS) -> None:
-        self._connected = RedisClient(url)
+    def __init__(self, url: str, *, lease: float = LEASE_SECONDS, patient: bool = False) -> None:
+        """If `patient`, a server that is restarted is no error."""
+        self._connected = RedisClient(url, patient=patient)
         self._closed = False
         self._lease = lease
         self._turns: dict[str, LeaseLock] = {}  # turns of this process, whose writes are checked
