@@ -10,6 +10,7 @@ from bench import (
     board,
     checks,
     cluster,
+    cluster_faults,
     crashes,
     drivers,
     faults,
@@ -45,14 +46,15 @@ PARTS = {
     "worktrees": worktrees,
     "apply_faults": apply_faults,
     "cluster": cluster,
+    "cluster_faults": cluster_faults,
 }
+WITH_OPTIONS = {"fuzz": fuzz, "cluster": cluster, "cluster_faults": cluster_faults}
 
 
 def main(names: list[str]) -> None:
-    for name, part in (("fuzz", fuzz), ("cluster", cluster)):  # those with options
-        if names[:1] == [name]:
-            part.main(names[1:])
-            return
+    if names[:1] and names[0] in WITH_OPTIONS:
+        WITH_OPTIONS[names[0]].main(names[1:])
+        return
     if unknown := [name for name in names if name not in PARTS]:
         sys.exit(f"unknown benchmark {unknown[0]!r}; known: {', '.join(PARTS)}")
     for name in names or PARTS:

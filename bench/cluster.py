@@ -1,19 +1,16 @@
-"""A cluster on this machine: workers and submitters that are killed in the middle of runs, and what a run
-on a cluster costs. `python -m bench cluster [--rounds N]`."""
+"""A cluster on this machine, and what a run on it costs. `python -m bench cluster`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,13 @@ import psutil
 from bench.measure import CLINVK, home
 from tests.stores import RedisServer
 
-TASKS, SLOTS, WORKERS = 60, 4, 3
+SLOTS = 4
 LEASE = "4s"
 PATIENCE = 60.0  # seconds
 PROGRAM = """#!/bin/bash
 p=$(cat)
 echo "$p" >>"$HOME/starts"
-echo $$ >>"$HOME/pids"
+echo "$NODE $$" >>"$HOME/pids"
 printf '{"type":"start","id":"n%s"}\\n' $$
 for i in 1 2 3 4 5 6 7 8 9 10; do
   sleep PAUSE & wait $!
@@ -56,6 +53,7 @@ class Bench:
     ) -> None:
         self.lease = lease
         self.env = env
+        self.server = server
         self.url = server.url
         self.home = Path(env["HOME"])
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -68,19 +66,26 @@ class Bench:
         (clinvk / "config.yaml").write_text(f"cluster: {{shared: ['{self.home}']}}\n")
         self.count = 0
 
-    def start_worker(self) -> None:
+    def start_worker(self, *flags: str, prefix: Sequence[str] = (), url: str | None = None) -> str:
+        """A worker that is ready; returns its name. `prefix` runs it somewhere else."""
         self.count += 1
-        log = (self.home / f"worker-{self.count}.log").open("wb")
+        name = f"w{self.count}"
+        log = (self.home / f"{name}.log").open("wb")
         self.workers.append(subprocess.Popen(
-            [*CLINVK, "worker", "--cluster", self.url, "--name", f"w{self.count}", "--lease", self.lease,
-             "--backends", f"stub={SLOTS}"],
-            env=self.env, cwd=self.home, stdout=log, stderr=log, start_new_session=True,
+            [*prefix, *CLINVK, "worker", "--cluster", url or self.url, "--name", name, "--lease", self.lease,
+             "--backends", f"stub={SLOTS}", *flags],
+            env={**self.env, "NODE": name}, cwd=self.home, stdout=log, stderr=log, start_new_session=True,
         ))  # fmt: skip
         log.close()
-        _wait(lambda: "ready" in (self.home / f"worker-{self.count}.log").read_text())
+        wait(lambda: "ready" in self.said(name))
+        return name
+
+    def said(self, name: str) -> str:
+        return (self.home / f"{name}.log").read_text()
 
     def submit(self, count: int, at_a_time: int, *where: str) -> subprocess.Popen[bytes]:
-        (self.home / "starts").write_text("")
+        for name in ("starts", "pids"):
+            (self.home / name).write_text("")
         tasks = [f"t{i}" for i in range(count)]
         rules = {"max_parallel": at_a_time, "defaults": {"backend": "stub"}}
         (self.home / "tasks.json").write_text(json.dumps({"tasks": tasks, **rules}))
@@ -99,8 +104,11 @@ class Bench:
     def starts(self) -> Counter[str]:
         return Counter((self.home / "starts").read_text().split())
 
-    def living(self) -> list[int]:
-        return [int(pid) for pid in (self.home / "pids").read_text().split() if _lives(int(pid))]
+    def living(self, node: str | None = None) -> list[int]:
+        """The programs that run, of one worker or of all."""
+        lines = [line.split() for line in (self.home / "pids").read_text().splitlines()]
+        started = [int(pid) for by, pid in lines if node in (None, by)]
+        return [pid for pid in started if _lives(pid)]
 
     def close(self) -> None:
         for worker in self.workers:
@@ -111,11 +119,11 @@ class Bench:
 
 
 @contextmanager
-def bench(pause: float, lease: str = LEASE) -> Iterator[Bench]:
+def bench(pause: float, lease: str = LEASE, *server_flags: str) -> Iterator[Bench]:
     with home() as env:
         folder = Path(env["HOME"], "redis")
         folder.mkdir()
-        server = RedisServer(folder)
+        server = RedisServer(folder, *server_flags)
         server.start()
         made = Bench(env, server, pause, lease)
         try:
@@ -123,66 +131,6 @@ def bench(pause: float, lease: str = LEASE) -> Iterator[Bench]:
         finally:
             made.close()
             server.kill()
-
-
-def kill_workers(rounds: int) -> Counter[str]:
-    """kill -9 of a random process of a random worker, in runs of 60 tasks over three workers."""
-    chance, told = random.Random(14), Counter[str]()
-    with bench(0.05) as here:
-        for _ in range(WORKERS):
-            here.start_worker()
-        for _ in range(rounds):
-            run = here.submit(TASKS, SLOTS * WORKERS, "--cluster", here.url)
-            _wait(lambda: bool(here.starts()))
-            time.sleep(chance.uniform(0, 4))
-            victim = chance.choice(here.workers)
-            family = psutil.Process(victim.pid).children(recursive=True)
-            ours = [victim.pid, *(p.pid for p in family if " worker " in _words(p))]
-            chosen = chance.choice(ours)
-            os.kill(chosen, signal.SIGKILL)
-            if chosen == victim.pid:
-                victim.wait()
-                here.workers.remove(victim)
-                here.start_worker()
-            out, _ = run.communicate()
-            _judge(json.loads(out), here, told)
-    return told
-
-
-def kill_submitters(rounds: int) -> Counter[str]:
-    """kill -9 of the process that submitted a run, each followed by `runs resume`."""
-    chance, told = random.Random(15), Counter[str]()
-    with bench(0.02) as here:
-        for _ in range(WORKERS):
-            here.start_worker()
-        for _ in range(rounds):
-            run = here.submit(TASKS, SLOTS * WORKERS, "--cluster", here.url)
-            _wait(lambda: bool(here.starts()))
-            time.sleep(chance.uniform(0, 3))
-            run.kill()
-            run.communicate()
-            _judge(here.resume(), here, told)
-    return told
-
-
-def _judge(result: dict[str, Any], here: Bench, told: Counter[str]) -> None:
-    """Count what went wrong."""
-    starts = here.starts()
-    states = Counter(task["state"] for task in result["results"])
-    told["runs"] += 1
-    told["indeterminate"] += states["indeterminate"]
-    told["lost"] += TASKS - states["done"] - states["indeterminate"]
-    told["twice"] += sum(
-        starts[task["name"] if task["name"].startswith("t") else f"t{task['index']}"]
-        > task["attempts"]
-        for task in result["results"]
-    )
-    told["never started"] += sum(
-        task["state"] == "done" and not starts[f"t{task['index']}"] for task in result["results"]
-    )
-    with suppress(TimeoutError):
-        _wait(lambda: not here.living(), 10)
-    told["left"] += len(here.living())
 
 
 def figures(count: int = 1000, at_a_time: int = 32) -> None:
@@ -227,19 +175,13 @@ def _pss(pid: int) -> float:
     return total / 1e6
 
 
-def _words(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
-
-
 def _lives(pid: int) -> bool:
     with suppress(psutil.Error):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
 
 
-def _wait(condition: Any, seconds: float = PATIENCE) -> None:
+def wait(condition: Any, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -249,18 +191,5 @@ def _wait(condition: Any, seconds: float = PATIENCE) -> None:
 
 def main(args: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench cluster")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--tasks", type=int, default=1000, help="of the figures")
-    parser.add_argument("--only", choices=["workers", "submitters", "figures"])
-    given = parser.parse_args(args or [])
-    wrong = 0
-    for name, part in (("workers", kill_workers), ("submitters", kill_submitters)):
-        if given.only in (None, name):
-            told = part(given.rounds)
-            print(f"kill -9 of {name}: {told['runs']} runs of {TASKS} tasks: {told['lost']} lost, {told['twice']} "
-                  f"started twice, {told['left']} programs left, {told['indeterminate']} indeterminate")  # fmt: skip
-            wrong += told["lost"] + told["twice"] + told["left"] + told["never started"]
-    if given.only in (None, "figures"):
-        figures(given.tasks)
-    if wrong:
-        sys.exit("something was lost, started twice, or left running")
+    parser.add_argument("--tasks", type=int, default=1000)
+    figures(parser.parse_args(args or []).tasks)
