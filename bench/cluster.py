@@ -24,6 +24,7 @@ SLOTS = 4
 LEASE = "4s"
 PATIENCE = 60.0  # seconds
 PROGRAM = """#!/bin/bash
+[ "$1" = --version ] && { echo 1.0; exit; }
 p=$(cat)
 echo "$p" >>"$HOME/starts"
 echo "$NODE $$" >>"$HOME/pids"

@@ -22,21 +22,30 @@ from bench.measure import CLINVK, backend, home
 AT_A_TIME, WORKERS = 4, 3
 LEASE = "--lease=2s"
 SLOW = 120.0  # seconds without any progress, after which something is wrong
-STUB = """p=$(cat); echo "$p" >>"$LOG"; echo '{"type":"start","id":"1"}'; sleep 0.3
-echo "{\\"type\\":\\"end\\",\\"text\\":\\"$p\\"}" """
+PIECES = [f"{i} " for i in range(1, 11)]
+STUB = r"""[ "$1" = --version ] && { echo 1.0; exit; }
+p=$(cat); echo "$p" >>"$LOG"; echo '{"type":"start","id":"1"}'
+for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.03; echo "{\"type\":\"piece\",\"text\":\"$i \"}"; done
+echo "{\"type\":\"end\",\"text\":\"$p\"}" """
+
+EVENTS = [
+    {"when": "type == 'start'", "emit": "started", "set": {"native_id": "id"}},
+    {"when": "type == 'piece'", "emit": "delta", "set": {"text": "text"}},
+    {"when": "type == 'end'", "emit": "finished", "set": {"text": "text"}},
+]
 
 
 def main(rounds: int = 50) -> None:
     tasks = 3 * rounds
     print(f"drivers: {rounds} x kill -9 of the process that drives a detached run of {tasks} tasks on "
-          f"{WORKERS} workers: 0 tasks lost, 0 started twice, 0 answers missing")  # fmt: skip
+          f"{WORKERS} workers: 0 tasks lost, 0 started twice, 0 answers missing, all with their events")  # fmt: skip
     if shutil.which("redis-server") is None:
         print("redis-server is not installed: left out")
         return
     with home() as env:
         folder = Path(env["HOME"])
         env["LOG"] = str(folder / "log")
-        backend(env, "stub", STUB)
+        backend(env, "stub", STUB, events=EVENTS)
         Path(env["CLINVK_HOME"], "config.yaml").write_text(f"cluster: {{shared: [{folder}]}}\n")
         with _server(folder) as url, _workers(env, url, folder):
             began = time.monotonic()
@@ -44,13 +53,15 @@ def main(rounds: int = 50) -> None:
             took = time.monotonic() - began
             started = Counter(Path(env["LOG"]).read_text().split("\n")[:-1])
             results = _json(env, "runs", "show", run, "--json", "--cluster", url)["results"]
+            partly = _without_events(url, folder, run, tasks)
     lost = sum(result["state"] != "done" for result in results)
     twice = sum(count > 1 for count in started.values())
     missing = sum(result["output"] != f"task {i}" for i, result in enumerate(results))
     print(
-        f"{kills} kills in {took:.0f} s: {lost} tasks lost, {twice} started twice, {missing} answers missing"
+        f"{kills} kills in {took:.0f} s: {lost} tasks lost, {twice} started twice, {missing} answers missing, "
+        f"{partly} without all events; load {os.getloadavg()[0]:.0f}"
     )
-    if lost or twice or missing or len(started) != tasks:
+    if lost or twice or missing or partly or len(started) != tasks:
         raise SystemExit("something was lost, or started twice")
 
 
@@ -84,6 +95,16 @@ def _run(
                 raise SystemExit(f"run {run_id} is not continued; see {folder}")
             time.sleep(0.05)
     return run_id, kills
+
+
+def _without_events(url: str, folder: Path, run: str, tasks: int) -> int:
+    """How many tasks do not have the events that their programs have printed."""
+    from clinvk.cluster.log.runs import open_runs
+
+    with open_runs(url, folder) as runs:
+        found = runs.find(run)
+        texts = [[e["text"] for e in found.events(i) if e["type"] == "text"] for i in range(tasks)]
+    return sum("".join(text) != "".join(PIECES) for text in texts)
 
 
 @contextmanager
