@@ -69,6 +69,15 @@ def test_a_lost_answer_is_no_harm(ledger: Ledger):
     assert [kind for _, kind, _ in news(ledger)].count("ended") == 1
 
 
+def test_a_server_that_has_lost_events_takes_the_next_ones(ledger: Ledger):
+    """As after a power cut, without the last second."""
+    submit(ledger)
+    ledger.claim(owner(), PROTOCOL)
+    assert ledger.beat(owner(), 3, [("event", b"4")]).status == "ok"
+    ledger.beat(owner(), 3, [("event", b"4"), ("event", b"5")])
+    assert [(kind, data) for _, kind, data in news(ledger)[1:]] == [("event", b"4"), ("event", b"5")]
+
+
 def test_a_worker_whose_lease_was_given_up_changes_nothing(ledger: Ledger):
     submit(ledger)
     late = brief(ledger)

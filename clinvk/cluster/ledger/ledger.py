@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     import redis
 
 KEEP = 7 * 24 * 3600.0  # seconds for which what is in Redis about a run is kept
-GRACE = 5.0  # seconds after the end of a lease until its attempt is given up
+# Seconds after the end of a lease until its attempt is given up: a server that was restarted may have
+# lost the renewals of its last second or two.
+GRACE = 2.0
 LEASE = 20.0  # seconds
 
 State = Literal["queued", "running", "ended", "lost", "withdrawn"]

@@ -84,7 +84,7 @@ return {'run', known[2]}
 
 # Renew the lease and report events: {"ok", what was asked of it, why}; {"ended"} if its end is known,
 # {"fenced"} if the attempt is not the owner's any more, {"missing"} if the server has lost it. Events that a lost answer was about
-# are not added twice.
+# are not added twice; the server may also have lost some that it had, if it was restarted.
 #
 # KEYS: attempt, leases, news
 # ARGV: 1 member, 2 owner, 3 lease (ms), 4 number of events reported before these, 5… kind, data, …
@@ -98,7 +98,7 @@ if known[2] == ARGV[2] and known[1] == 'ended' then return {'ended', '', ''} end
 if known[1] ~= 'running' or known[2] ~= ARGV[2] then return {'fenced', '', ''} end
 local lease = now() + tonumber(ARGV[3])
 local count = (#ARGV - 4) / 2
-local seen = tonumber(known[3] or '0') - tonumber(ARGV[4])
+local seen = math.max(0, tonumber(known[3] or '0') - tonumber(ARGV[4]))
 for i = seen + 1, count do
     redis.call('XADD', news, '*', 'a', ARGV[1], 'k', ARGV[3 + 2 * i], 'd', ARGV[4 + 2 * i])
 end
