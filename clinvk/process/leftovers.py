@@ -13,6 +13,7 @@ from clinvk.process.marker import MARKER, NO_GROUP, NO_ID, leaders, own_id
 
 CACHE_SECONDS = 1.0  # seconds for which information about other processes is cached
 CHUNK_SIZE = 64 * 1024  # bytes
+_VARIABLE = f"{MARKER}=".encode()
 
 
 def find_leftovers(group: int, marker: str, gone: float = float("inf")) -> list[int]:
@@ -147,7 +148,10 @@ def _environ(pid: int) -> bytes:
 
 def _markers_in(environ: bytes) -> bytes:
     """The markers in an environment."""
-    return next((v for v in environ.split(b"\0") if v.startswith(b"CLINVK_RUN=")), b"")
+    if environ.startswith(_VARIABLE):
+        return environ.partition(b"\0")[0]
+    _, name, rest = environ.partition(b"\0" + _VARIABLE)
+    return _VARIABLE + rest.partition(b"\0")[0] if name else b""
 
 
 @cache
