@@ -66,6 +66,11 @@ class Worker:
                 process.wait(SECONDS)
 
 
+def wait_until_ready(worker: Worker, name: str) -> None:
+    wait_for(lambda: "ready" in worker.said or worker.process.poll() is not None, name, SECONDS)
+    assert worker.process.poll() is None, worker.said
+
+
 class Cluster(Desk):
     """A desk with a cluster: `run` and `start` are as of somebody who uses it."""
 
@@ -96,8 +101,7 @@ class Cluster(Desk):
     ) -> Worker:
         """A worker that is ready, and drives so many detached runs."""
         made = self.start_worker(name, "--drive", str(drive), *args, env=env, slots=slots)
-        wait_for(lambda: "ready" in made.said or made.process.poll() is not None, name, SECONDS)
-        assert made.process.poll() is None, made.said
+        wait_until_ready(made, name)
         return made
 
     def start_worker(

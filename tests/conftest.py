@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import needs
 from tests.applied_runs import apply, repository  # noqa: F401 - fixtures
+from tests.everywhere import runs_on, shared_cluster  # noqa: F401 - fixtures
 from tests.forked import Server
 from tests.small_disk import disk  # noqa: F401 - a fixture
 from tests.stores import close_all, own_server, redis_server, redis_url  # noqa: F401 - fixtures
@@ -126,6 +127,8 @@ class Home:
     path: Path  # CLINVK_HOME
     work: Path  # the folder that they are in
     env: dict[str, str]
+    cluster: str | None = None  # the address, if their tasks run on one
+    setting: str = ""  # what their configuration says in any case
 
     def backend(self, name: str, script: str = ANSWER, **manifest: Any) -> Path:
         """Register a made-up CLI: a shell script, or Python where it says so; the program."""
@@ -146,7 +149,7 @@ class Home:
     def config(self, text: str) -> Path:
         path = self.path / "config.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
+        path.write_text(textwrap.dedent(text) + (f"\n{self.setting}" if self.setting else ""))
         return path
 
     def ids(self) -> list[str]:
@@ -201,7 +204,7 @@ def python(script: str) -> str:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, runs_on: Any) -> Home:  # noqa: F811 - the fixture
     work = tmp_path / "work"
     work.mkdir()
     (tmp_path / "user").mkdir()
@@ -217,7 +220,10 @@ def home(tmp_path: Path) -> Home:
         "TERM": "dumb",
         "GIT_CONFIG_NOSYSTEM": "1",
     }
-    return Home(path, work, env)
+    made = Home(path, work, env)
+    if runs_on is not None:
+        runs_on.attach(made)
+    return made
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class Desk:
     def run(self, tasks: Any, kind: str = "parallel", **rules: Any) -> RunResult:
         """A run of them, here and now."""
         run = fanout.chain if kind == "chain" else fanout.parallel
-        rules = {"workdir": self.home.work, **rules}
+        rules = {"workdir": self.home.work, "cluster": self.home.cluster, **rules}
         return run(tasks, dispatcher=self.dispatcher(), **rules)
 
     def made(self, *tasks: Any, **rules: Any) -> str:

@@ -24,6 +24,7 @@ from tests.conftest import (
     stubborn,
     wait_for,
 )
+from tests.everywhere import everywhere
 
 FOREVER = "while :; do sleep 0.1; done\n"
 FIELDS = {
@@ -55,6 +56,7 @@ def fake(home: Home) -> Home:
 # What it prints
 
 
+@everywhere
 def test_the_answers_and_a_table_of_the_tasks(clinvk: CommandLine, fake: Home):
     done = clinvk("parallel", stdin=tasks("one", "bad", "two"))
     assert done.returncode == 1
@@ -68,6 +70,7 @@ def test_the_answers_and_a_table_of_the_tasks(clinvk: CommandLine, fake: Home):
         assert told in done.stderr
 
 
+@everywhere
 def test_quietly_the_summary_alone(clinvk: CommandLine, fake: Home):
     done = clinvk("parallel", "-q", stdin=tasks("one", "two"))
     assert (done.returncode, done.stderr) == (0, "")
@@ -75,6 +78,7 @@ def test_quietly_the_summary_alone(clinvk: CommandLine, fake: Home):
     assert "2 tasks: 2 done" in done.stdout
 
 
+@everywhere
 def test_the_json_has_all_published_fields(clinvk: CommandLine, fake: Home):
     text = json.dumps([
         {"prompt": "one", "backend": "fake", "id": "a", "tags": ["t"], "meta": {"x": [1]}, "model": "m"},
@@ -87,7 +91,8 @@ def test_the_json_has_all_published_fields(clinvk: CommandLine, fake: Home):
     assert {k: data[k] for k in wanted} == wanted
     assert data["total_duration_seconds"] > 0
     assert data["usage"]["total"] == 15
-    assert [set(r) for r in data["results"]] == [FIELDS] * 3
+    fields = FIELDS | {"node"} if fake.cluster else FIELDS
+    assert [set(r) for r in data["results"]] == [fields, fields, FIELDS]
     first, bad, skipped = data["results"]
     assert (first["index"], first["name"], first["output"]) == (0, "a", "<one>")
     assert (first["exit_code"], first["attempts"], first["error"]) == (0, 1, None)
@@ -97,6 +102,7 @@ def test_the_json_has_all_published_fields(clinvk: CommandLine, fake: Home):
     assert (skipped["state"], skipped["attempts"], skipped["session_id"]) == ("skipped", 0, None)
 
 
+@everywhere
 def test_each_line_of_the_stream_is_json_and_tells_the_story(clinvk: CommandLine, fake: Home):
     done = clinvk("parallel", "-o", "stream-json", stdin=tasks("one", "bad"))
     assert done.returncode == 1
@@ -108,12 +114,15 @@ def test_each_line_of_the_stream_is_json_and_tells_the_story(clinvk: CommandLine
     assert "results" not in lines[-1]
     assert {line["version"] for line in lines} == {1}
     of_one = [line for line in lines if line.get("name") == "one"]
-    assert [line["type"] for line in of_one if line["type"] != "task_event"] == ["task_started", "task_ended"]  # fmt: skip
+    types = [line["type"] for line in of_one if line["type"] not in ("task_event", "task_node")]
+    assert types == ["task_started", "task_ended"]
+    assert sum(line["type"] == "task_node" for line in of_one) == (1 if fake.cluster else 0)
     events = [x["event"]["type"] for x in of_one if x["type"] == "task_event"]
     assert [e for e in events if e != "notice"] == ["started", "finished"]
-    assert set(of_one[-1]["result"]) == FIELDS
+    assert set(of_one[-1]["result"]) == (FIELDS | {"node"} if fake.cluster else FIELDS)
 
 
+@everywhere
 def test_a_dry_run_lists_the_tasks_and_leaves_nothing(clinvk: CommandLine, fake: Home):
     text = json.dumps([
         {"prompt": "one {{x}}", "backend": "fake", "name": "{{x}}", "matrix": {"x": ["a", "b"]}, "model": "m"},
@@ -132,6 +141,7 @@ def test_a_dry_run_lists_the_tasks_and_leaves_nothing(clinvk: CommandLine, fake:
     assert clinvk("parallel", "--dry-run", stdin='[{"prompt": "x", "backend": "no"}]').returncode == 2  # fmt: skip
 
 
+@everywhere
 def test_a_dry_run_tells_all_that_is_said_of_the_tasks(clinvk: CommandLine, fake: Home):
     (fake.work / "here").mkdir()
     said = {"timeout": 90, "stall_timeout": "1m", "workdir": "here", "tags": ["a", "b"], "retries": 2,
@@ -159,9 +169,10 @@ def test_a_dry_run_tells_all_that_is_said_of_the_tasks(clinvk: CommandLine, fake
     assert (task["workdir"], task["tags"]) == (str(fake.work / "here"), ["a", "b"])
     assert ({*task["env"]}, task["idempotent"]) == ({"TOKEN", "PLAIN"}, True)
     usual = clinvk.json("parallel", "--dry-run", "--json", stdin=tasks("one"))
-    assert usual["rules"]["max_parallel"] == 3
+    assert usual["rules"]["max_parallel"] == (100 if fake.cluster else 3)
 
 
+@everywhere
 def test_a_folder_of_outputs(clinvk: CommandLine, fake: Home):
     done = clinvk("parallel", "--output-dir", "out/deep", stdin=tasks("one", "bad", "t/../wo"))
     assert done.returncode == 1
@@ -181,6 +192,7 @@ def test_a_name_that_would_drive_the_terminal_does_not(clinvk: CommandLine, fake
 # Exit codes
 
 
+@everywhere
 def test_exit_codes(clinvk: CommandLine, fake: Home):
     def code(*prompts: str, flags: tuple[str, ...] = (), **more: Any) -> int:
         return clinvk("parallel", "-q", *flags, stdin=tasks(*prompts, **more)).returncode
@@ -197,6 +209,7 @@ def test_exit_codes(clinvk: CommandLine, fake: Home):
     assert code("limit", limit_wait="10m", flags=("--max-wait", "1m")) == 75
 
 
+@everywhere
 def test_what_is_done_about_a_limit_is_told_once(clinvk: CommandLine, fake: Home):
     def told(*flags: str, **more: Any) -> list[str]:
         text = tasks("limit a", "limit b", max_parallel=2, **more)
@@ -212,6 +225,7 @@ def test_what_is_done_about_a_limit_is_told_once(clinvk: CommandLine, fake: Home
         assert line == "clinvk: fake: rate limit reached; echo is used while it lasts"
 
 
+@everywhere
 def test_nothing_to_run_is_told(clinvk: CommandLine):
     done = clinvk("parallel", stdin="")
     assert done.returncode == 3
@@ -247,6 +261,7 @@ def test_the_last_session_is_never_a_task(clinvk: CommandLine, home: Home):
     assert "Turn 1" in data["results"][0]["output"]
 
 
+@everywhere
 def test_an_ephemeral_run_leaves_no_file_of_ours(clinvk: CommandLine, fake: Home, tmp_path: Path):
     def files() -> set[Path]:
         return {p for p in tmp_path.rglob("*") if p.is_file()}
@@ -272,6 +287,7 @@ def test_a_backend_that_cannot_be_told_to_keep_nothing_says_what_would_declare_i
         assert "set it in the manifest: ephemeral: {argv: [" in done.stderr
 
 
+@everywhere
 def test_a_task_that_is_a_dry_run_starts_nothing(clinvk: CommandLine, home: Home):
     home.backend("fake", "touch ran\n" + ANSWER)
     text = '{"tasks": [{"prompt": "x", "backend": "fake", "dry_run": true}]}'
@@ -425,10 +441,12 @@ def most(clinvk: CommandLine, home: Home, expected: int, *args: str, stdin: str)
     return found
 
 
+@everywhere
 def test_as_many_run_at_a_time_as_the_configuration_says(clinvk: CommandLine, home: Home):
     home.backend("fake", COUNTING)
     four = tasks("a", "b", "c", "d")
-    assert most(clinvk, home, 3, stdin=four) == 3
+    usual = 4 if home.cluster else 3
+    assert most(clinvk, home, usual, stdin=four) == usual
     home.config("parallel: {max_workers: 1}")
     assert most(clinvk, home, 1, stdin=four) == 1
     assert most(clinvk, home, 4, "-j", "4", stdin=four) == 4
@@ -438,6 +456,7 @@ def test_as_many_run_at_a_time_as_the_configuration_says(clinvk: CommandLine, ho
     assert most(clinvk, home, 1, stdin=one) == 1
 
 
+@everywhere
 def test_the_configuration_may_ask_to_fail_fast(clinvk: CommandLine, fake: Home):
     text = tasks("bad", "one", "two")
     assert clinvk.json("parallel", "-j", "1", "--json", stdin=text)["completed"] == 2
@@ -481,6 +500,7 @@ def test_many_tasks_are_run_with_few_files_open(clinvk: CommandLine, fake: Home)
     assert "60 tasks: 60 done" in done.stdout
 
 
+@everywhere
 def test_a_file_is_named_in_two_ways_or_piped_in(clinvk: CommandLine, fake: Home):
     (fake.work / "t.json").write_text(tasks("one"))
     for args in (["t.json"], ["-f", "t.json"], ["t.json", "--file", "t.json"]):
@@ -491,6 +511,7 @@ def test_a_file_is_named_in_two_ways_or_piped_in(clinvk: CommandLine, fake: Home
     assert "both name a task file" in done.stderr
 
 
+@everywhere
 def test_lines_go_into_a_prompt(clinvk: CommandLine, fake: Home):
     done = clinvk("parallel", "--format", "lines", "--prompt", "review {{line}}", "-b", "fake",
                   "--json", stdin="a.py\n{{{b}}}.py\n")  # fmt: skip
