@@ -196,3 +196,48 @@ def test_a_chain_on_a_cluster_is_resumed_from_its_unchanged_file(
     assert json.loads(again.stdout)["id"] == json.loads(done.stdout)["id"]
     assert [r["attempts"] for r in json.loads(again.stdout)["results"]] == [1, 2]
     assert json.loads(again.stdout)["results"][1]["output"].startswith(str(home))
+
+
+@pytest.mark.parametrize("command", ["parallel", "compare"])
+def test_candidates_on_workers_are_scored_with_their_files_where_the_run_is(
+    cluster: GitCluster, repo: Path, tmp_path: Path, command: str
+):
+    cluster.node("north")
+    (repo / ".gitignore").write_text("weight\n")
+    git(repo, "add", ".gitignore")
+    git(repo, "commit", "-q", "-m", "ignore")
+    (repo / "weight").write_text("1\n")
+    for name, count in (("short", 2), ("long", 5)):
+        cluster.home.backend(
+            name, f'cat > /dev/null\nseq {count} > made\necho \'{{"type":"end"}}\'\n'
+        )
+        text = (cluster.home.path / "backends" / f"{name}.yaml").read_text()
+        (cluster.folder / "home-north" / "backends" / f"{name}.yaml").write_text(text)
+    cluster.worker(
+        "bench", env={"CLINVK_HOME": str(cluster.folder / "home-north")}, slots="short=1,long=1"
+    )
+    where = tmp_path / "where"
+    score = f"pwd >> {where}; cat setup; echo $(($(grep -c . made) * $(cat weight)))"
+    worktree = {"copy": ["weight"], "setup": "echo 7 > setup"}
+    if command == "parallel":
+        task = {
+            "name": "fix", "prompt": "x", "candidates": ["short", "long"], "score": score,
+            "worktree": worktree,
+        }  # fmt: skip
+        words, stdin = ["parallel", "-f", "-"], json.dumps({"tasks": [task]})
+    else:
+        words, stdin = ["compare", "-b", "short,long", "--worktree", "--score", score, "x"], ""
+        words[5] = score.replace("$(cat weight)", "1")
+        words += ["--setup", "echo 7 > setup"]
+    done = cluster.run_in(repo, *words, "--json", stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    decision = found["ranking"] if command == "compare" else found["results"][-1]["decision"]
+    assert decision["decided_by"] == "score", decision
+    assert [c["score"] for c in decision["candidates"]] == [5, 2], decision
+    used = [Path(line) for line in where.read_text().split()]
+    assert len(set(used)) == 2
+    assert all(path.is_relative_to(cluster.home.path / "worktrees") for path in used)
+    assert not any(path.parent.exists() for path in used)
+    assert "score" not in git(repo, "worktree", "list")
+    assert "score" not in git(repo, "for-each-ref")

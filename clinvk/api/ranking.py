@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-from clinvk.engine.decisions.score import score_in
+from clinvk.engine.decisions.score import score_result
 from clinvk.errors import UsageError
 from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.checks.check import check_problem
 from clinvk.model.outcome import Outcome
-from clinvk.model.plan import Task
+from clinvk.model.plan import Task, Worktree
 from clinvk.plans.ranking import rank
 from clinvk.runs.folder import RunFolder
 from clinvk.runs.scores import Scored, Scores, write_scores
@@ -43,9 +42,9 @@ async def _score(
 ) -> Scored:
     made = outcome.worktree
     assert made is not None  # noqa: S101 - the caller has checked it
-    cwd = Path(made.path, task.worktree.workdir if task.worktree else "")
     log = folder.path / "scores" / f"{outcome.index + 1:04}.log"
-    score = await score_in(cwd, command, env, log)
+    wanted = task.worktree or Worktree()
+    score = await score_result(made, wanted, command, env, log, home=folder.home)
     return Scored(made.commit, score.number, score.output[-SHOWN:] or score.problem)
 
 

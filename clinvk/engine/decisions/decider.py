@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from msgspec.structs import replace
 
 from clinvk.engine.decisions.judge import Judge
-from clinvk.engine.decisions.score import score_in
+from clinvk.engine.decisions.score import score_result
 from clinvk.engine.executor import Executor, Reporter
 from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.outcome import Outcome
@@ -98,13 +97,15 @@ class Decider:
         scores: dict[int, float] = {}
         for outcome in self.candidates if self.decision.score else ():
             wanted, made = self.plan.tasks[outcome.index].worktree, outcome.worktree
-            if not outcome.ok or wanted is None or made is None:
+            if not outcome.ok or wanted is None or made is None or self.log is None:
                 continue
-            cwd = Path(made.path, wanted.workdir)
-            folder = self.log.checks_path(self.i) if self.log else None
+            folder = self.log.checks_path(self.i)
             log = folder / f"score-{outcome.index + 1}.log" if folder else None
             env = {**self.env, **(request.env or {})}
-            score = await score_in(cwd, str(self.decision.score), env, log, request.secrets)
+            score = await score_result(
+                made, wanted, str(self.decision.score), env, log, home=self.log.home,
+                secrets=request.secrets, tell=reporter.on_notice,
+            )  # fmt: skip
             if score.number is not None:
                 scores[outcome.index] = score.number
             else:
