@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cluster.files import cache as caches
 from clinvk.cluster.files import on_worker, room
 from clinvk.cluster.files.exchange import Exchange, forget_run
 from clinvk.cluster.files.on_worker import WorkerFiles
@@ -21,6 +20,7 @@ from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.plan import Plan, Task, TaskWorktree, Worktree, with_keys
 from clinvk.model.request import Request
 from clinvk.model.result import Result, WorktreeResult
+from clinvk.worktrees import names
 from clinvk.worktrees.attempt import AttemptInWorktree, with_worktree
 from clinvk.worktrees.git import Git
 from clinvk.worktrees.prepare import prepare_plan
@@ -448,7 +448,7 @@ async def test_what_ended_is_deleted_if_it_takes_too_much_and_what_runs_is_not(
         deleted = room.make_room(files.home, 0, files.env)
         assert [path.name for path in deleted] == ["t0", "t1"]
         assert (inside.cwd / "a").exists()
-    (copy,) = caches.folder_of(files.home).glob("*.git")
+    (copy,) = names.caches_of(files.home).glob("*.git")
     assert room.make_room(files.home, 0, files.env) == [inside.place.path, copy]
     assert (await cluster.run(wanted[0], same, 2)).files == 1  # from the remote, again
 

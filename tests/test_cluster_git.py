@@ -5,11 +5,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.clusters import Cluster
-from tests.conftest import START, CommandLine, Home
+from tests.clusters import SECONDS, Cluster
+from tests.conftest import START, CommandLine, Home, wait_for
+from tests.desk import kill
 from tests.needs import need
 from tests.ssh import SshServer, ssh_server
 from tests.stores import RedisServer
@@ -241,3 +243,53 @@ def test_candidates_on_workers_are_scored_with_their_files_where_the_run_is(
     assert not any(path.parent.exists() for path in used)
     assert "score" not in git(repo, "worktree", "list")
     assert "score" not in git(repo, "for-each-ref")
+
+
+def test_a_run_that_goes_on_here_and_is_killed_again_is_not_taken_for_one_of_the_workers(
+    cluster: GitCluster, repo: Path, tmp_path: Path
+):
+    cluster.node("north")
+    log, go = tmp_path / "log", tmp_path / "go"
+
+    def held(name: str) -> str:
+        return f"echo {name} >> {log}; until test -e {go}-{name}; do sleep 0.05; done; "
+
+    steps = [
+        {"prompt": "echo 1 >> a"}, {"prompt": held("second") + "echo 2 >> a"},
+        {"prompt": held("third") + "cat a"},
+    ]  # fmt: skip
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps({"steps": steps}))
+
+    def begin(*args: str, until: str) -> None:
+        """Begin to drive the run, and kill that once the program has said so."""
+        driver = cluster.start(*args, "-q", cwd=repo, stdin=subprocess.DEVNULL)
+        wait_for(lambda: log.exists() and log.read_text() == until, until, SECONDS)
+        kill(driver)
+
+    def resume(*args: str) -> dict[str, Any]:
+        done = cluster.clinvk("runs", "resume", "--json", *args, cwd=repo, timeout=SECONDS)
+        assert done.stdout, done
+        found = json.loads(done.stdout)
+        assert isinstance(found, dict)
+        return found
+
+    def states(run: dict[str, Any]) -> list[str]:
+        return [result["state"] for result in run["results"]]
+
+    here = ["--cluster", "none", "--rerun-indeterminate"]
+    begin("chain", str(file), "--cluster", cluster.url, until="second\n")
+    cluster.workers[0].kill()
+    begin("runs", "resume", *here, until="second\n" * 2)
+    cluster.node("south")
+    # No worker was ever asked to run the second attempt, and yet it was started.
+    assert states(resume()) == ["done", "indeterminate", "skipped"]
+    Path(f"{go}-second").touch()
+    begin("runs", "resume", *here, until="second\n" * 3 + "third\n")
+    Path(f"{go}-third").touch()
+    assert states(resume()) == ["done", "done", "indeterminate"]
+    assert log.read_text() == "second\n" * 3 + "third\n"
+    last = resume("--rerun-indeterminate")
+    assert states(last) == ["done", "done", "done"]
+    assert last["results"][2]["output"].split() == ["one", "1", "2"]
+    assert last["results"][2]["node"] == "south"

@@ -180,7 +180,8 @@ class DrivenRun:
         marker = new_marker(self.context.env)
         lock.note(run_facts(marker, folder))
         with Journal(folder, self.scrub, self.context.open_store().deferred().flush) as journal:
-            journal.record_begin(self.plan, rerun=rerun, seconds=seconds, joined=joined)
+            here = self.plan.cluster is not None and self.context.cluster is None
+            journal.record_begin(self.plan, rerun=rerun, seconds=seconds, joined=joined, here=here)
             for outcome in already_ended:
                 await journal.record_ended(outcome)
             self._on_begun(self)

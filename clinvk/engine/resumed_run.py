@@ -27,7 +27,7 @@ from clinvk.plans.loops.rounds import requeue_rounds, settle
 from clinvk.process.threads import in_thread
 from clinvk.runs.control import abandon_run, end_leftovers
 from clinvk.runs.log import RunLog
-from clinvk.runs.replay import requeue, requeue_same_attempt
+from clinvk.runs.replay import requeue, requeue_same_attempt, started_here
 from clinvk.store.base import Store
 
 UNKNOWN_ENDS = ("cancelled", "indeterminate")  # how far an attempt that ended so got is unknown
@@ -50,7 +50,8 @@ class ResumedRun(DrivenRun):
     ) -> None:
         """`select` returns the selection of tasks for a plan, and `rules` changes its rules.
         `watch` are the other arguments of a `DrivenRun`. Raises `ClinvkError`."""
-        super().__init__(context, rules(folder.plan(trusted=True)), **watch)
+        plan = rules(folder.plan(trusted=True))
+        super().__init__(context, plan if context.cluster else _without_remotes(plan), **watch)
         self.folder = self._folder = folder
         self._select = select(self.plan)
         self._previous_result: RunResult | None = None  # its state before
@@ -333,12 +334,22 @@ def _joinable(
     cut_off = [o for o in outcomes if o.state == "indeterminate" and o.attempts]
     if cluster is None or not cut_off:
         return set()
+    here = started_here(folder.read_journal(trusted=True))
     asked = [
         (o.index, o.attempts)
         for o in cut_off
-        if folder.result_of(o, alone=_is_alone(o, plan)) is None
+        if o.index not in here and folder.result_of(o, alone=_is_alone(o, plan)) is None
     ]
     return cluster.joinable(folder.id, asked)
+
+
+def _without_remotes(plan: Plan) -> Plan:
+    """The plan of a run that was begun on a cluster, for this machine: its worktrees are those of the
+    user's repository."""
+    tasks = (
+        replace(t, worktree=replace(t.worktree, remote="")) if t.worktree else t for t in plan.tasks
+    )
+    return replace(plan, tasks=tuple(tasks))
 
 
 def _has_ended(outcome: Outcome, folder: RunLog, plan: Plan, store: Store) -> bool:

@@ -54,12 +54,21 @@ class Journal(Closing):
         self._commit_lock = anyio.Lock()  # batches are written one after another
 
     def record_begin(
-        self, plan: Plan, *, rerun: list[int], seconds: float = 0.0, joined: Sequence[int] = ()
+        self,
+        plan: Plan,
+        *,
+        rerun: list[int],
+        seconds: float = 0.0,
+        joined: Sequence[int] = (),
+        here: bool = False,
     ) -> None:
         """Record that a process drives the run now, and that these tasks start again; it was driven
-        for `seconds` before. The last attempts at the tasks `joined` go on."""
+        for `seconds` before. The last attempts at the tasks `joined` go on. `here`: the tasks of a run
+        that was begun on a cluster run on this machine now."""
         about = {"kind": plan.kind, "source": plan.source, "total": len(plan.tasks)}
-        more = {"joined": list(joined)} if joined else {}
+        more: dict[str, Any] = {"joined": list(joined)} if joined else {}
+        if here:
+            more["here"] = True
         self.append("begin", rerun=rerun, seconds=round(seconds, 3), **about, **more)
 
     def record_not_started(self, outcomes: Iterable[Outcome]) -> None:

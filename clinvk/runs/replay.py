@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -143,6 +143,21 @@ class RunState:
     def _add_seconds(self) -> None:
         if self._began and self._last:
             self._seconds += (self._last - self._began).total_seconds()
+
+
+def started_here(lines: Iterable[dict[str, Any]]) -> set[int]:
+    """The positions of the tasks of a run on a cluster whose last attempt was started on the machine that
+    drove the run, not by a worker: the run was resumed so."""
+    is_here, found = False, set[int]()
+    for line in lines:
+        match line.get("event"):
+            case "begin":
+                is_here = bool(line.get("here"))
+            case "started" if is_here:
+                found.add(line["task"])
+            case "started":
+                found.discard(line["task"])
+    return found
 
 
 def _ended(outcome: Outcome, line: dict[str, Any]) -> Outcome:

@@ -20,13 +20,14 @@ from clinvk.worktrees.create import (
     Place,
     attach_worktree,
     create_worktree,
+    discard_worktree,
     finish_worktree,
 )
 from clinvk.worktrees.git import kill, running
-from clinvk.worktrees.record import Record, read_record
+from clinvk.worktrees.record import Record, is_of_worker, read_record
 from clinvk.worktrees.result import save_result
 from clinvk.worktrees.setup import run_setup
-from clinvk.worktrees.steps import begin_step, end_step
+from clinvk.worktrees.steps import begin_step, end_step, result_so_far
 
 Tell = Callable[[str], None]
 T = TypeVar("T")
@@ -74,10 +75,7 @@ class AttemptInWorktree:
     async def begin(self) -> None:
         """Create the worktree, or find that of an earlier attempt. Raises `ClinvkError`."""
         told: list[str] = []
-        start = self._tip or self._start
-        record = await stoppable(
-            lambda: create_worktree(self.place, told.append, copied=self._copied, start=start)
-        )
+        record = await stoppable(lambda: self._create(told.append))
         for message in told:
             self.notify(message)
         if record.state == "creating":
@@ -85,6 +83,27 @@ class AttemptInWorktree:
                 await run_setup(self.place.wanted.setup, self.cwd, self.place.env)
             record = await in_thread(lambda: finish_worktree(self.place, record))
         self._record = await in_thread(lambda: begin_step(self.place, record, self._start))
+
+    def _create(self, tell: Tell) -> Record:
+        place = self.place
+        self._set_aside()
+        start = self._tip
+        if start is None and not place.wanted.remote and place.repository.is_dir():
+            start = result_so_far(place.git, place.run, place.wanted, self._start)
+        return create_worktree(place, tell, copied=self._copied, start=start or self._start)
+
+    def _set_aside(self) -> None:
+        """Save and remove a worktree of the same task that belongs to a copy of its repository: a worker
+        of a cluster on this machine has left it, or this is that worker. Raises `ClinvkError`."""
+        place = self.place
+        record = read_record(place.path)
+        if record is None or record.state != "ready" or not place.path.is_dir():
+            return
+        for_worker = place.repository.is_relative_to(names.caches_of(place.home))
+        if is_of_worker(record, place.home) != for_worker:
+            other = Place(place.home, place.run, place.wanted, place.env)
+            save_result(other, attach_worktree(other, record), counts=False)
+            discard_worktree(other, record)
 
     async def end(self) -> WorktreeResult:
         """The result of the attempt; it is in a ref when this returns. Raises `ClinvkError`."""

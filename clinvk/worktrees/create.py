@@ -78,7 +78,6 @@ def create_worktree(
         return attach_worktree(place, found)
     start = start or place.wanted.commit
     if found is not None and found.state == "ready":
-        start = last_commit(place) or start
         tell(f"its worktree {place.path} no longer exists; a new one begins with its last result")
     if found is not None or place.path.exists():
         discard_worktree(place, found)

@@ -71,3 +71,8 @@ def folder_of_run(home: Path, run: str) -> Path:
 def path_of(home: Path, run: str, directory: str) -> Path:
     """The worktree of a task; `directory` is recorded in the plan."""
     return home / "worktrees" / run / directory
+
+
+def caches_of(home: Path) -> Path:
+    """The repositories of a worker of a cluster: copies of remotes."""
+    return home / "cluster" / "git"

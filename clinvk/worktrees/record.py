@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from clinvk.disk.atomic import file_error, make_folder, replace_own
 from clinvk.disk.reading import read_file
+from clinvk.worktrees import names
 
 State = Literal["creating", "ready", "removing"]
 SUFFIX = ".json"
@@ -51,6 +52,12 @@ def read_record(worktree: Path) -> Record | None:
     with suppress(OSError, msgspec.MsgspecError):
         return msgspec.json.decode(read_file(record_path(worktree)), type=Record)
     return None
+
+
+def is_of_worker(record: Record, home: Path) -> bool:
+    """Whether a worker of a cluster on this machine has made the worktree, in its copy of the
+    repository."""
+    return Path(record.repository).is_relative_to(names.caches_of(home))
 
 
 def write_record(worktree: Path, record: Record) -> None:

@@ -18,7 +18,7 @@ from clinvk.worktrees import names
 from clinvk.worktrees.create import Place, attach_worktree
 from clinvk.worktrees.git import IDENTITY, Git, GitError, decode
 from clinvk.worktrees.index import add_all, temporary_index
-from clinvk.worktrees.record import Record, read_record
+from clinvk.worktrees.record import Record, is_of_worker, read_record
 from clinvk.worktrees.steps import owner_of
 from clinvk.worktrees.submodules import GITLINK, gitlinks
 
@@ -82,8 +82,9 @@ def current_result(place: Place) -> Saved | None:
     that of a later turn of its session, too. What is in its worktree and in no ref yet is saved
     first. None if there is neither a worktree nor a result. Call it only while no process drives the
     run. Raises `ClinvkError`."""
-    # The worktree of a cluster is on another machine, or that of a worker on this one.
-    record = None if place.wanted.remote else read_record(place.path)
+    record = read_record(place.path)
+    if record is not None and is_of_worker(record, place.home):
+        record = None  # it delivers its results
     is_there = record is not None and record.state == "ready" and place.path.is_dir()
     if record and is_there and owner_of(place, record).wanted.slug == place.wanted.slug:
         return save_result(place, attach_worktree(place, record))

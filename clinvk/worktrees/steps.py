@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from clinvk.model.plan import Worktree
 from clinvk.worktrees.create import Place
 from clinvk.worktrees.git import Git
 from clinvk.worktrees.names import is_shared, refs_of_run, refs_of_task
@@ -64,3 +65,28 @@ def end_step(place: Place, record: Record, commit: str) -> None:
     """The next step begins with this commit. Raises `ClinvkError`."""
     if is_shared(place.wanted.directory) and record.tip != commit:
         write_record(place.path, replace(record, tip=commit))
+
+
+def result_so_far(git: Git, run: str, wanted: Worktree, start: str | None = None) -> str | None:
+    """The commit with which a new worktree begins: the last result of the task itself, or of the steps
+    before it, which begin with `start`. None if there is none. Raises `GitError`."""
+    last = _last_results(git, run)
+    own = last.pop(refs_of_task(run, wanted.slug), None)
+    if not is_shared(wanted.directory):
+        return own
+    # Of a chain: the result of the step before, which all earlier ones are ancestors of. An attempt at
+    # the same step is not part of it, since its changes could not be told apart.
+    if start is not None or not last:
+        return start
+    return git.text("rev-list", "--topo-order", "--max-count=1", *last.values())
+
+
+def _last_results(git: Git, run: str) -> dict[str, str]:
+    """The commit of the last attempt at each task, by the beginning of its refs."""
+    words = ("for-each-ref", "--format=%(refname) %(objectname)", refs_of_run(run))
+    last: dict[str, tuple[int, str]] = {}
+    for ref, commit in map(str.split, git.text(*words).splitlines()):
+        prefix, slash, number = ref.rpartition("/")
+        if number.isdigit() and int(number) > last.get(prefix + slash, (0, ""))[0]:
+            last[prefix + slash] = int(number), commit
+    return {prefix: commit for prefix, (_, commit) in last.items()}

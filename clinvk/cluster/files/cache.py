@@ -27,10 +27,6 @@ URL_FILE = "clinvk-remote"
 NODE_REFS = "refs/clinvk-node/"
 
 
-def folder_of(home: Path) -> Path:
-    return home / "cluster" / "git"
-
-
 class Cache:
     """The copy of one remote. Its methods block."""
 
@@ -38,7 +34,7 @@ class Cache:
         self.url = check_url(url)
         self.env = env
         name = hashlib.sha256(url.encode()).hexdigest()[:16]
-        self.path = folder_of(home) / f"{name}{SUFFIX}"
+        self.path = names.caches_of(home) / f"{name}{SUFFIX}"
 
     @property
     def git(self) -> Git:

@@ -16,6 +16,7 @@ from clinvk.model.plan import TaskWorktree, Worktree
 from clinvk.model.result import WorktreeResult
 from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, GitError
+from clinvk.worktrees.steps import result_so_far
 from clinvk.worktrees.submodules import repository_of_submodule
 
 
@@ -26,6 +27,7 @@ class Exchange:
         self.home = home
         self.env = env
         self._published: set[tuple[str, str, str]] = set()
+        self._delivered: dict[str, set[str]] = {}  # by remote: the commits that it has
         self._lock = threading.Lock()  # pushes and fetches of one repository one after the other
 
     def publish(self, task: TaskWorktree) -> TaskWorktree:
@@ -39,7 +41,10 @@ class Exchange:
                 if Path(wanted.repository).is_dir():
                     self._push(remote, task.run, wanted)
                 self._published.add(key)
-            tip = _tip(remote.git, task)
+            tip = result_so_far(remote.git, task.run, wanted, task.start)
+            begins_with = tip or task.start
+            if begins_with is not None and Path(wanted.repository).is_dir():
+                self._push_result(remote, task.run, wanted, begins_with)
         return replace(task, tip=tip)
 
     def collect(self, task: TaskWorktree, result: WorktreeResult) -> WorktreeResult:
@@ -47,6 +52,8 @@ class Exchange:
         with self._lock:
             remote = self._remote(task)
             fetch_result(remote, task.run, task.wanted, result, self.env)
+            if (known := self._delivered.get(remote.url)) is not None:
+                known.add(result.commit)
         return result
 
     def _remote(self, task: TaskWorktree) -> Remote:
@@ -61,34 +68,26 @@ class Exchange:
 
     def _push(self, remote: Remote, run: str, wanted: Worktree) -> None:
         remote.push(wanted.commit, base_ref(run, wanted.commit))
+        self._push_submodules(remote, run, wanted, wanted.commit)
+
+    def _push_result(self, remote: Remote, run: str, wanted: Worktree, commit: str) -> None:
+        """Push a result that another attempt or task begins with, if no worker has delivered it: it was
+        made on this machine, by a part of the run that was resumed here."""
+        known = self._delivered.get(remote.url)
+        if known is None:
+            known = self._delivered[remote.url] = set(remote.refs_of_run(run).values())
+        if commit in known:
+            return
+        words = ("for-each-ref", "--format=%(refname)", "--points-at", commit)
+        refs = remote.git.text(*words, names.refs_of_run(run)).split()
+        self._push_submodules(remote, run, wanted, commit)
+        remote.push(commit, next(iter(refs), base_ref(run, commit)))
+        known.add(commit)
+
+    def _push_submodules(self, remote: Remote, run: str, wanted: Worktree, commit: str) -> None:
         root, repository = Path(wanted.root), Path(wanted.repository)
-        for inner, commit in checked_out(remote.git, wanted.commit, root, repository, self.env):
-            Remote(remote.url, inner).push(commit, nested_ref(run, BASE, commit))
-
-
-def _tip(git: Git, task: TaskWorktree) -> str | None:
-    """The result so far, with which a new worktree begins: of the task itself, or of the steps before
-    it. None if there is none."""
-    last = _last_results(git, task.run)
-    own = last.pop(names.refs_of_task(task.run, task.wanted.slug), None)
-    if not names.is_shared(task.wanted.directory):
-        return own
-    # Of a chain: the result of the step before, which all earlier ones are ancestors of. An attempt at
-    # the same step is not part of it, since its changes could not be told apart.
-    if task.start is not None or not last:
-        return task.start
-    return git.text("rev-list", "--topo-order", "--max-count=1", *last.values())
-
-
-def _last_results(git: Git, run: str) -> dict[str, str]:
-    """The commit of the last attempt at each task, by the beginning of its refs."""
-    words = ("for-each-ref", "--format=%(refname) %(objectname)", names.refs_of_run(run))
-    last: dict[str, tuple[int, str]] = {}
-    for ref, commit in map(str.split, git.text(*words).splitlines()):
-        prefix, slash, number = ref.rpartition("/")
-        if number.isdigit() and int(number) > last.get(prefix + slash, (0, ""))[0]:
-            last[prefix + slash] = int(number), commit
-    return {prefix: commit for prefix, (_, commit) in last.items()}
+        for inner, own in checked_out(remote.git, commit, root, repository, self.env):
+            Remote(remote.url, inner).push(own, nested_ref(run, BASE, own))
 
 
 def fetch_result(

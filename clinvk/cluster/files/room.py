@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from clinvk.cluster.files.cache import NODE_REFS, SUFFIX, URL_FILE, folder_of, lock_cache
+from clinvk.cluster.files.cache import NODE_REFS, SUFFIX, URL_FILE, lock_cache
 from clinvk.cluster.files.in_use import name_of_worktree, unless_in_use
 from clinvk.disk.sizes import folder_size
 from clinvk.errors import ClinvkError
@@ -84,7 +84,7 @@ def _remove_copy(home: Path, copy: _Copy) -> bool:
 
 def _trees(home: Path) -> Iterator[_Tree]:
     """The worktrees of caches."""
-    own = folder_of(home)
+    own = names.caches_of(home)
     for file in names.folder_of(home).glob(f"*/*{records.SUFFIX}"):
         path = file.with_name(file.name.removesuffix(records.SUFFIX))
         record = records.read_record(path)
@@ -95,6 +95,6 @@ def _trees(home: Path) -> Iterator[_Tree]:
 
 
 def _copies(home: Path) -> Iterator[_Copy]:
-    for path in folder_of(home).glob(f"*{SUFFIX}"):
+    for path in names.caches_of(home).glob(f"*{SUFFIX}"):
         with suppress(OSError):
             yield _Copy((path / URL_FILE).stat().st_mtime, path, folder_size(path))

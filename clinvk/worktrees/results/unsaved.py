@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Worktree
 from clinvk.worktrees.create import Place, attach_worktree
-from clinvk.worktrees.record import read_record
+from clinvk.worktrees.record import is_of_worker, read_record
 from clinvk.worktrees.result import save_result
 from clinvk.worktrees.steps import end_step
 
@@ -21,8 +21,13 @@ def with_saved_result(
     """The outcome of a task that has ended, with what is in its worktree, in a ref when this returns.
     Raises `ClinvkError`."""
     place = Place(home, run, wanted, env)
-    record = None if wanted.remote else read_record(place.path)
-    if record is None or record.state != "ready" or not place.path.is_dir():
+    record = read_record(place.path)
+    if (
+        record is None
+        or is_of_worker(record, home)
+        or record.state != "ready"
+        or not place.path.is_dir()
+    ):
         return outcome
     record = attach_worktree(place, record)
     saved = save_result(place, record, outcome.attempts).result
