@@ -33,11 +33,15 @@ if TYPE_CHECKING:
     from clinvk.api.runs import (
         acancel_run,
         afollow_run,
+        asubmit_chain,
+        asubmit_compare,
         asubmit_run,
         cancel_run,
         clean_runs,
         delete_run,
         follow_run,
+        submit_chain,
+        submit_compare,
         submit_run,
     )
     from clinvk.api.sessions.manager import SessionManager
@@ -120,8 +124,9 @@ _WHERE = {
         "aapply_run", "adrop_run", "apply_run", "arun_diff", "drop_run", "run_diff",
     ),
     "api.runs": (
-        "acancel_run", "afollow_run", "asubmit_run", "cancel_run", "clean_runs", "delete_run",
-        "follow_run", "submit_run",
+        "acancel_run", "afollow_run", "asubmit_chain", "asubmit_compare", "asubmit_run",
+        "cancel_run", "clean_runs", "delete_run", "follow_run", "submit_chain", "submit_compare",
+        "submit_run",
     ),
     "api.trial": ("Check", "Trial", "atry_backend", "try_backend"),
     "backend.catalog": ("Catalog",),
@@ -171,10 +176,11 @@ __all__ = [
     "PlanRun", "RateLimit", "Request", "Result", "Round", "Run", "RunResult", "Session", "SessionError",
     "SessionManager", "SessionNotFound", "Started", "Task", "TaskApplied", "TaskDiff", "Text", "Thinking", "Tool", "ToolResult", "Trial", "TurnError",
     "TurnPlan", "Usage", "UsageError", "Verdict", "WorkflowManager", "aapply_run", "acancel_run", "achain",
-    "acompare", "adrop_run", "afollow_run", "alist_workers", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun", "arun_diff", "asubmit_run",
-    "atry_backend",
+    "acompare", "adrop_run", "afollow_run", "alist_workers", "aparallel", "apply_run", "aprobe_backends", "aresume", "aretry_run", "arun", "arun_diff",
+    "asubmit_chain", "asubmit_compare", "asubmit_run", "atry_backend",
     "cancel_run", "chain", "check_manifest", "clean_runs", "compare", "delete_run", "drop_run", "follow_run", "list_workers", "load", "parallel",
-    "plan_of", "probe_backends", "resume_run", "retry_run", "run", "run_diff", "submit_run", "try_backend",
+    "plan_of", "probe_backends", "resume_run", "retry_run", "run", "run_diff",
+    "submit_chain", "submit_compare", "submit_run", "try_backend",
 ]  # fmt: skip
 
 

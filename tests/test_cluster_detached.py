@@ -35,10 +35,38 @@ def runs_of(cluster: Cluster) -> RedisRuns:
 
 def detach(cluster: Cluster, *tasks: Any, **rules: Any) -> str:
     path = cluster.file({"tasks": list(tasks), **rules})
-    done = cluster.go("parallel", path, "--detach")
+    return submit(cluster, "parallel", path)
+
+
+def submit(cluster: Cluster, *args: str) -> str:
+    """The id of a run that was detached."""
+    done = cluster.go(*args, "--detach")
     assert done.returncode == 0, done
     assert "watch it with: clinvk runs watch" in done.stderr
     return done.stdout.strip()
+
+
+LOOP = {
+    "steps": [
+        {"name": "fix", "prompt": "fix it", "check": "echo x >> n; test $(wc -l < n) -ge 2"},
+        {"name": "last", "prompt": "{{steps.fix.output}} end"},
+    ],
+    "repeat": {"steps": ["fix"], "until": "check", "max": 3},
+}
+VOLATILE = ("id", "run", "node", "session_id", "native_id", "seconds")  # and all times
+
+
+def lasting(data: Any) -> Any:
+    """The data without what differs from run to run."""
+    if isinstance(data, list):
+        return [lasting(one) for one in data]
+    if not isinstance(data, dict):
+        return data
+    return {
+        k: lasting(v)
+        for k, v in data.items()
+        if k not in VOLATILE and not k.endswith(("_at", "_seconds"))
+    }
 
 
 def at_another_desk(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
@@ -78,6 +106,54 @@ def test_a_detached_run_is_driven_by_a_worker_and_seen_from_another_machine(
     assert cluster.go("runs", "delete", run, "--yes", **elsewhere).returncode == 0
     assert json.loads(cluster.go("runs", "list", "--json", **elsewhere).stdout)["runs"] == []
     assert not (cluster.home.path / "runs").exists()
+
+
+def test_a_detached_chain_with_a_loop_is_shown_as_a_local_one(cluster: Cluster, tmp_path: Path):
+    elsewhere = at_another_desk(cluster, tmp_path)
+    cluster.worker("w1", drive=2)
+    path = cluster.file(LOOP, "steps.yaml")
+    local = cluster.clinvk("chain", path, "--json")
+    assert local.returncode == 0, local
+    (cluster.home.work / "n").unlink()
+    run = submit(cluster, "chain", path)
+    watched = cluster.go("runs", "watch", run, "--json", **elsewhere)
+    assert watched.returncode == 0, watched
+    for args in (["show"], ["watch"], ["show", "last", "fix#2"], ["list"]):
+        here, there = (
+            json.loads(cluster.clinvk("runs", *args, "--json", *more).stdout)
+            for more in ([], ["--cluster", cluster.url])
+        )
+        assert lasting(there) == lasting(here)
+    texts = [
+        cluster.clinvk("runs", "report", "--format", "junit", *more).stdout
+        for more in ([], ["--cluster", cluster.url])
+    ]
+    assert [text.count("<testcase") for text in texts] == [4, 4]
+    assert cluster.starts()[-3:] == cluster.starts()[:3]
+
+
+def test_a_detached_comparison_has_the_verdict_of_its_judge(cluster: Cluster, tmp_path: Path):
+    elsewhere = at_another_desk(cluster, tmp_path)
+    judge = tmp_path / "other" / "backends" / "judge.yaml"
+    cluster.home.backend(
+        "judge",
+        # The same answer both times, since the second time they are in reverse order.
+        f"test $1 = run || exit 0\ncat > /dev/null\necho x >> {tmp_path}/calls\n"
+        f"best=$(wc -l < {tmp_path}/calls)\n"
+        'printf \'{"type":"end","text":"{\\\\"best\\\\": %s, \\\\"why\\\\": \\\\"x\\\\"}"}\\n\' $best\n',
+    )
+    judge.write_text((cluster.home.path / "backends" / "judge.yaml").read_text())
+    cluster.worker("w1", drive=2, slots="fake=1,other=1,judge=1")
+    made = cluster.go("compare", "a", "-b", "fake,other", "--judge", "judge", "--detach")
+    assert made.returncode == 0, made
+    run = made.stdout.strip()
+    watched = cluster.go("runs", "watch", run, "--json", **elsewhere)
+    assert watched.returncode == 0, watched
+    assert json.loads(watched.stdout)["verdict"]["best"] == "fake"
+    shown = cluster.go("runs", "show", run, "--answers", **elsewhere)
+    assert "fake" in shown.stdout
+    assert "best" in shown.stdout
+    assert cluster.go("runs", "report", run, "--format", "html", **elsewhere).returncode == 0
 
 
 def test_a_run_whose_worker_was_killed_is_continued_by_another_one(cluster: Cluster):
@@ -132,6 +208,16 @@ def test_what_cannot_be_detached_is_refused(cluster: Cluster):
         done = cluster.go("parallel", path, "--detach", *flags)
         assert done.returncode == 1
         assert "leave out" in done.stderr
+    for flags in (["--checkpoint", "c"], ["--resume", "c"]):
+        done = cluster.go("chain", path, "--detach", *flags)
+        assert f"{flags[0]} is not possible with --detach" in done.stderr
+    for flags in (
+        ["--html", "x.html"],
+        ["--worktree", "--apply"],
+        ["--worktree", "--score", "true"],
+    ):
+        done = cluster.go("compare", "a", "-b", "fake,other", "--detach", *flags)
+        assert "is not possible with --detach" in done.stderr
     assert runs_of(cluster).ids() == []
 
 
@@ -201,3 +287,18 @@ async def test_a_run_is_submitted_and_followed_from_python(cluster: Cluster):
     assert sorted(c.outcome.output for c in changes if c.kind == "ended" and c.outcome) == ["<a>", "<b>"]  # fmt: skip
     result = await clinvk.aresume(run, cluster=cluster.url, dispatcher=dispatcher)
     assert result.state == "done"
+
+
+@pytest.mark.anyio
+async def test_a_chain_and_a_comparison_are_submitted_from_python(cluster: Cluster):
+    await anyio.to_thread.run_sync(lambda: cluster.worker("w1", drive=2, slots="fake=1,other=1"))
+    about: dict[str, Any] = {"cluster": cluster.url, "dispatcher": cluster.dispatcher()}
+    chain = await clinvk.asubmit_chain(["a", "{{previous}} b"], workdir=cluster.home.work, **about)
+    both = await clinvk.asubmit_compare("c", ["fake", "other"], cwd=cluster.home.work, **about)
+    ended = {}
+    for run in (chain, both):
+        changes = [c async for c in clinvk.afollow_run(run, **about)]
+        ended[run] = sorted(c.outcome.output for c in changes if c.kind == "ended" and c.outcome)
+    assert ended == {chain: ["<<a> b>", "<a>"], both: ["<c>", "<c>"]}
+    with pytest.raises(clinvk.UsageError, match="score is not possible"):
+        await clinvk.asubmit_compare("c", ["fake", "other"], score="true", **about)

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from clinvk.api.recorded import all_recorded, open_runs, placed, recorded
 from clinvk.api.sync import blocking, refuse_event_loop
-from clinvk.api.tasks import Tasks, plan_of
+from clinvk.api.tasks import OF_COMPARISON, Tasks, plan_of, plan_of_comparison
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
-from clinvk.errors import ClinvkError
+from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.age import Age, moment_of
 from clinvk.model.outcome import RunResult
 from clinvk.model.progress import Change
@@ -207,6 +207,43 @@ async def asubmit_run(
         return await in_thread(lambda: _submit(context, plan, cluster, where, notify))
 
 
+async def asubmit_chain(
+    steps: Tasks,
+    *,
+    cluster: str,
+    notify: Callable[[str], None] = lambda _: None,
+    dispatcher: Dispatcher | None = None,
+    **rules: Any,
+) -> str:
+    """The same for a chain: `steps` and `rules` are as in `achain`."""
+    async with placed(dispatcher, cluster) as (where, context):
+        plan = plan_of(steps, "chain", where, rules)
+        return await in_thread(lambda: _submit(context, plan, cluster, where, notify))
+
+
+async def asubmit_compare(
+    prompt: str,
+    backends: Sequence[str],
+    *,
+    cluster: str,
+    notify: Callable[[str], None] = lambda _: None,
+    dispatcher: Dispatcher | None = None,
+    **about: Any,
+) -> str:
+    """The same for a comparison: the arguments are as in `acompare`. What that does once the answers are
+    there, `score` and `apply`, raises `UsageError`: see `apply_run`."""
+    if late := [name for name in ("score", "lowest", "apply") if about.pop(name, None)]:
+        raise UsageError(
+            f"{late[0]} is not possible, since this process does not wait for the run",
+            f"leave out {late[0]}; later, use clinvk.apply_run(run, cluster=URL)",
+        )
+    options = {k: v for k, v in about.items() if k not in OF_COMPARISON}
+    given = {k: v for k, v in about.items() if k in OF_COMPARISON}
+    async with placed(dispatcher, cluster) as (where, context):
+        plan = plan_of_comparison(prompt, backends, where, options=options, **given)
+        return await in_thread(lambda: _submit(context, plan, cluster, where, notify))
+
+
 def _submit(
     context: RunContext,
     plan: Plan,
@@ -230,3 +267,5 @@ def _submit(
 
 cancel_run = blocking(acancel_run)
 submit_run = blocking(asubmit_run)
+submit_chain = blocking(asubmit_chain)
+submit_compare = blocking(asubmit_compare)

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 Tasks = str | os.PathLike[str] | Sequence[str | Mapping[str, Any]] | Mapping[str, Any]
 Observe = Callable[["Change"], None]
+OF_COMPARISON = (  # arguments of a comparison that are no options
+    "judge", "cwd", "timeout", "tags", "sequential", "worktree", "retries", "on_limit", "max_wait",
+    "fallback", "ignore_limit", "budget", "ephemeral",
+)  # fmt: skip
 
 
 async def aparallel(
@@ -136,18 +140,11 @@ async def acompare(
     if (score is not None or apply) and not worktree:
         raise UsageError("score and apply are about results in worktrees", "pass worktree=True")
     async with placed(dispatcher, cluster) as (where, context):
-        of_judge = comparison.judge_options(judge, options, where.selector)
-        rules = {
-            "retries": retries, "on_limit": on_limit, "max_wait": max_wait, "budget": budget,
-            "fallback": fallback, "ignore_limit": ignore_limit,
-            "ephemeral": ephemeral,
-        }  # fmt: skip
-        plan = comparison.build_plan(
-            prompt, list(backends), judge=judge, options=options, judge_options=of_judge,
-            cwd=os.path.realpath(cwd) if cwd is not None else None,  # noqa: ASYNC240 - once, before
-            timeout=timeout, tags=tuple(tags), worktree=parse.worktree_of(worktree),
-            rules=parse.parse_rules(_to_file_data(rules), "compare", _parallel_defaults(where, sequential=sequential)),
-            example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
+        plan = plan_of_comparison(
+            prompt, backends, where, judge=judge, cwd=cwd, timeout=timeout, tags=tags,
+            sequential=sequential, worktree=worktree, options=options, retries=retries,
+            on_limit=on_limit, max_wait=max_wait, fallback=fallback, ignore_limit=ignore_limit,
+            budget=budget, ephemeral=ephemeral,
         )  # fmt: skip
         run = DrivenRun(context, plan, observe=observe, executor=executor)
         result = await run.run()
@@ -254,6 +251,32 @@ def plan_of(tasks: Tasks, kind: Kind, dispatcher: Dispatcher, rules: Mapping[str
     data, source, text = _read_tasks(tasks, "steps" if kind == "chain" else "tasks")
     whole = data if isinstance(data, dict) else {"steps" if kind == "chain" else "tasks": data}
     return parse.parse_plan({**whole, **_to_file_data(of_plan)}, source, kind, defaults, text)
+
+
+def plan_of_comparison(
+    prompt: str,
+    backends: Sequence[str],
+    dispatcher: Dispatcher,
+    *,
+    judge: str | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+    tags: Iterable[str] = (),
+    sequential: bool = False,
+    worktree: bool | Mapping[str, Any] | None = None,
+    options: Mapping[str, Any],
+    **rules: Any,
+) -> Plan:
+    """The plan from the arguments of `acompare`. Raises `ClinvkError`."""
+    defaults = _parallel_defaults(dispatcher, sequential=sequential)
+    return comparison.build_plan(
+        prompt, list(backends), judge=judge, options=options,
+        judge_options=comparison.judge_options(judge, options, dispatcher.selector),
+        cwd=os.path.realpath(cwd) if cwd is not None else None,
+        timeout=timeout, tags=tuple(tags), worktree=parse.worktree_of(worktree),
+        rules=parse.parse_rules(_to_file_data(rules), "compare", defaults),
+        example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
+    )  # fmt: skip
 
 
 def _parallel_defaults(dispatcher: Dispatcher, *, sequential: bool) -> parse.Defaults:

@@ -10,6 +10,7 @@ import typer
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import interrupted, many
 from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place, open_place_of
+from clinvk.cmd.drive.detach import Detach, check_detachable, detach_plan
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as opts
 from clinvk.cmd.options import request as opt
@@ -86,6 +87,7 @@ def chain(
     report: opts.Report = None,
     force: opts.Force = False,
     cluster: ClusterUrl = None,
+    detach: Detach = False,
     insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
@@ -105,6 +107,9 @@ def chain(
         flag = "--rerun-indeterminate" if rerun_indeterminate else "--no-rerun-indeterminate"
         raise UsageError(f"{flag} needs a chain to resume", "add --resume NAME")
     loaded = adapt(opt.load_config(config), cluster)
+    if detach:
+        flags = {"--checkpoint": checkpoint, "--resume": resume}
+        check_detachable(loaded, cluster, flags, insecure=insecure)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     defaults = opts.build_defaults(
         loaded, options, backend=backend, workdir=str(workdir) if workdir else None,
@@ -132,6 +137,8 @@ def chain(
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(context.selector, plan or manager.plan(str(resume)), view)
     reports = opts.requested_reports(junit, report, force=force)
+    if detach and plan is not None:
+        return detach_plan(loaded, context, plan, view, reports, cluster, insecure=insecure)
     if resume and rerun_indeterminate is None:
         cut_off = manager.find_interrupted(resume)
         rerun_indeterminate = interrupted.should_rerun(cut_off, view)

@@ -12,6 +12,7 @@ import typer
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
 from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place
+from clinvk.cmd.drive.detach import Detach, check_detachable, detach_plan
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan as common
 from clinvk.cmd.options import request as opt
@@ -121,6 +122,7 @@ def compare(
     report: common.Report = None,
     force: common.Force = False,
     cluster: ClusterUrl = None,
+    detach: Detach = False,
     insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
@@ -137,6 +139,9 @@ def compare(
 
     choice = _choice(score, lowest=lowest, apply=apply, worktree=worktree)
     loaded = adapt(opt.load_config(config), cluster)
+    if detach:
+        flags = {"--score": score, "--apply": apply, "--html": html}
+        check_detachable(loaded, cluster, flags, insecure=insecure)
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     # Answers are compared when all are there.
     view = watching.RunView(format=view.format, quiet=view.quiet, color=view.color)
@@ -164,6 +169,8 @@ def compare(
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(selector, made, view)
     wanted = common.requested_reports(junit, report, force=force)
+    if detach:
+        return detach_plan(loaded, context, made, view, wanted, cluster, insecure=insecure)
     _check_page(html, force=force)
     with report_unread_stdin(view.color):
         return _execute(dispatcher, context, made, view, wanted, html, choice)

@@ -8,8 +8,8 @@ import typer
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive import many
-from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, find_address, open_place
-from clinvk.cmd.drive.detach import Detach, detach_plan
+from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, adapt, open_place
+from clinvk.cmd.drive.detach import Detach, check_detachable, detach_plan
 from clinvk.cmd.drive.unread_stdin import report_unread_stdin
 from clinvk.cmd.options import plan
 from clinvk.cmd.options import request as opt
@@ -112,7 +112,7 @@ def parallel(
     )  # fmt: skip
     made = plan.override_rules(made, rules)
     if detach:
-        find_address(cluster, loaded, insecure=insecure)
+        check_detachable(loaded, cluster, {}, insecure=insecure)
     _, context = open_place(loaded, cluster, insecure=insecure)
     if dry_run or loaded.config.unified_flags.dry_run:
         return many.print_plan(context.selector, made, view)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from clinvk.reports import RequestedReport
 
 VERSION = 1  # of the JSON that is printed
+# What only the process that submits a run could do, and how to get the same from a detached one.
+INSTEAD = {
+    "--checkpoint": "resume the run by its id: clinvk runs resume ID",
+    "--resume": "resume the run by its id: clinvk runs resume ID",
+    "--apply": "later, use: clinvk runs apply ID",
+    "--html": "later, use: clinvk runs report ID --format html",
+    "--score": "the other criteria, --check and --judge among them, decide on the workers",
+}
 
 Detach = Annotated[
     bool,
@@ -26,6 +35,20 @@ Detach = Annotated[
         "--detach", help="Let a worker of the cluster drive the run; print its id and exit."
     ),
 ]
+
+
+def check_detachable(
+    loaded: Loaded, cluster: str | None, given: Mapping[str, object], *, insecure: bool
+) -> None:
+    """Raise `ClinvkError` if there is no cluster, or if a flag is `given` that a detached run cannot
+    have."""
+    find_address(cluster, loaded, insecure=insecure)
+    for flag, value in given.items():
+        if value:
+            raise UsageError(
+                f"{flag} is not possible with --detach: this process does not wait for the run",
+                f"leave out {flag}; {INSTEAD[flag]}",
+            )
 
 
 def detach_plan(
