@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
+import pytest
 
 from clinvk.cluster.address import connect_to, parse
 from clinvk.cluster.keys import Keys
@@ -131,3 +132,11 @@ class Cluster(Desk):
         for pid in map(int, self._lines("pids")):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def cluster(
+    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
+) -> Iterator[Cluster]:
+    with closing(Cluster(home, clinvk, tmp_path / "desk", own_server)) as made:
+        yield made

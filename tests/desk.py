@@ -6,8 +6,12 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from clinvk.api import tasks as fanout
 from clinvk.config import loading
@@ -56,6 +60,7 @@ class Desk:
         self.clinvk = clinvk
         self.folder = folder
         self.drivers: list[subprocess.Popen[str]] = []
+        folder.mkdir()
         home.config("default_backend: fake\n")
         for name in ("fake", "other"):
             home.backend(name, SCRIPT.replace("FOLDER", str(folder)))
@@ -137,6 +142,12 @@ class Desk:
         for pid in map(int, self._lines("pids")):
             if is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
+    with closing(Desk(home, clinvk, tmp_path / "desk")) as made:
+        yield made
 
 
 def kill(driver: subprocess.Popen[str]) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,11 @@ from clinvk.api.workflow import WorkflowManager
 from clinvk.errors import SessionError
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunStore
-from tests.conftest import CommandLine, Home, is_alive, living, say, stubborn, wait_for
-from tests.desk import Desk, ends, kill
+from tests.conftest import Home, is_alive, living, say, stubborn, wait_for
+from tests.desk import Desk, desk, ends, kill
 from tests.stores import keep
 
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
+__all__ = ["desk"]
 
 
 def chain(desk: Desk, steps: list[Any], *args: str, **keys: Any) -> Any:
@@ -250,8 +244,8 @@ def test_an_ephemeral_chain_keeps_nothing_and_has_nothing_to_pass_on(desk: Desk)
     assert not (desk.home.path / "runs").exists()
 
 
-def test_two_hundred_steps_are_run_one_after_the_other(desk: Desk, tmp_path: Path):
-    desk.home.backend("fake", f'read p\necho "$p" >>{tmp_path}/log\n'
+def test_two_hundred_steps_are_run_one_after_the_other(desk: Desk):
+    desk.home.backend("fake", f'read p\necho "$p" >>{desk.folder}/log\n'
                       "printf '{\"type\":\"end\",\"text\":\"%s\"}\\n' \"${p%% *}\"\n")  # fmt: skip
     steps = ["0", *(f"{n} after {{{{previous}}}}" for n in range(1, 200))]
     data = chain(desk, steps)

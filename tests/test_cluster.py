@@ -4,8 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,24 +18,15 @@ from clinvk.cluster.payload import PROTOCOL
 from clinvk.cmd.drive.cluster import MAX_PARALLEL
 from clinvk.config import loading
 from clinvk.dispatch.dispatcher import Dispatcher
-from tests.clusters import SECONDS, Cluster
-from tests.conftest import CommandLine, Home, is_alive, wait_for
+from tests.clusters import SECONDS, Cluster, cluster
+from tests.conftest import is_alive, wait_for
 from tests.desk import ends, kill
-from tests.stores import RedisServer, keep
+from tests.stores import keep
 from tests.terminals import Terminal, ending
 
+__all__ = ["cluster"]
+
 QUICK = "--lease=6s"
-
-
-@pytest.fixture
-def cluster(
-    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
-) -> Iterator[Cluster]:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    made = Cluster(home, clinvk, folder, own_server)
-    yield made
-    made.close()
 
 
 def states(done: subprocess.CompletedProcess[str]) -> list[str]:

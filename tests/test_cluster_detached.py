@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,13 @@ import pytest
 
 import clinvk
 from clinvk.cluster.log.runs import RedisRuns, open_runs
-from tests.clusters import SECONDS, Cluster
-from tests.conftest import CommandLine, Home, wait_for
-from tests.stores import RedisServer, keep
+from tests.clusters import SECONDS, Cluster, cluster
+from tests.conftest import wait_for
+from tests.stores import keep
+
+__all__ = ["cluster"]
 
 QUICK = "--lease=2s"
-
-
-@pytest.fixture
-def cluster(
-    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
-) -> Iterator[Cluster]:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    made = Cluster(home, clinvk, folder, own_server)
-    yield made
-    made.close()
 
 
 def runs_of(cluster: Cluster) -> RedisRuns:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +67,9 @@ def cluster(
     home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
 ) -> Iterator[GitCluster]:
     git(tmp_path, "init", "-q", "--bare", "remote.git")
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    made = GitCluster(home, clinvk, folder, own_server, tmp_path / "remote.git")
-    yield made
-    made.close()
+    desk, remote = tmp_path / "desk", tmp_path / "remote.git"
+    with closing(GitCluster(home, clinvk, desk, own_server, remote)) as made:
+        yield made
 
 
 @pytest.mark.parametrize("way", ["file", "ssh"])

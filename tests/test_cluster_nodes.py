@@ -2,9 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +16,11 @@ from clinvk.cluster.waiting import reasons
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan, Rules, Task
 from clinvk.model.result import Failure
-from tests.clusters import SECONDS, Cluster
-from tests.conftest import CommandLine, Home, wait_for
-from tests.stores import RedisServer, keep
+from tests.clusters import SECONDS, Cluster, cluster
+from tests.conftest import wait_for
+from tests.stores import keep
+
+__all__ = ["cluster"]
 
 KEYS = Keys.of()
 
@@ -190,17 +190,6 @@ def test_each_waiting_task_of_a_run_has_its_reason():
         5: "its session is on south, which is not connected", 6: "the run has 3 tasks at a time",
     }  # fmt: skip
     assert reasons(plan, outcomes, [state(), codex], {"s1": "north"}).keys() == {2, 4, 6}
-
-
-@pytest.fixture
-def cluster(
-    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
-) -> Iterator[Cluster]:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    made = Cluster(home, clinvk, folder, own_server)
-    yield made
-    made.close()
 
 
 def test_workers_are_listed_with_what_they_run(cluster: Cluster):

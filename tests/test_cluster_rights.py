@@ -4,6 +4,7 @@ import json
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,13 @@ def documented_rules() -> list[str]:
 @pytest.fixture
 def cluster(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Cluster]:
     need("redis-server")
-    for name in ("desk", "redis"):
-        (tmp_path / name).mkdir()
+    (tmp_path / "redis").mkdir()
     user = ["--user", "clinvk", "on", ">SECRET", *documented_rules()]
     server = RedisServer(tmp_path / "redis", "--requirepass", "of-the-owner", *user)
     server.start()
     server.url = server.url.replace("//", "//clinvk:SECRET@")
-    made = Cluster(home, clinvk, tmp_path / "desk", server)
-    yield made
-    made.close()
+    with closing(Cluster(home, clinvk, tmp_path / "desk", server)) as made:
+        yield made
     server.kill()
 
 

@@ -3,8 +3,6 @@
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import pytest
@@ -13,17 +11,12 @@ import clinvk as package
 from clinvk import acancel_run, cancel_run
 from clinvk.errors import SessionError, UsageError
 from clinvk.runs.log import RunNotFound
-from tests.conftest import CommandLine, Home, is_alive
-from tests.desk import Desk, ends
+from tests.conftest import is_alive
+from tests.desk import Desk, desk, ends
+
+__all__ = ["desk"]
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
 
 
 async def test_a_run_of_another_process_is_cancelled(desk: Desk):

@@ -2,10 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import aclosing
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -25,17 +23,12 @@ from clinvk.errors import SessionError, UsageError
 from clinvk.model.outcome import Outcome
 from clinvk.runs.follow import RunFollower
 from clinvk.runs.journal import Journal
-from tests.conftest import CommandLine, Home, wait_for
-from tests.desk import Desk, ends, kill
+from tests.conftest import Home, wait_for
+from tests.desk import Desk, desk, ends, kill
 from tests.run_logs import open_redis, start_driver
 from tests.stores import RedisServer, keep
 
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
+__all__ = ["desk"]
 
 
 @pytest.fixture

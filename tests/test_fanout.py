@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,12 @@ from clinvk.model.progress import Change
 from clinvk.model.usage import Usage
 from clinvk.runs.folder import RunStore
 from clinvk.runs.log import RunNotFound
-from tests.conftest import PROJECT, CommandLine, Home, is_alive
-from tests.desk import Desk
+from tests.conftest import PROJECT, is_alive
+from tests.desk import Desk, desk
+
+__all__ = ["desk"]
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
 
 
 def given(desk: Desk, **more: Any) -> dict[str, Any]:

@@ -17,17 +17,11 @@ from clinvk.errors import SessionError
 from clinvk.model.session import Message, MessageRole, Session
 from clinvk.store import open_store
 from tests.conftest import CommandLine, Home
-from tests.desk import Desk
+from tests.desk import Desk, desk
 from tests.needs import need_root
 from tests.stores import keep
 
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path):
-    (tmp_path / "desk").mkdir()
-    desk = Desk(home, clinvk, tmp_path / "desk")
-    yield desk
-    desk.close()
+__all__ = ["desk"]
 
 
 def mode(path: Path) -> int:

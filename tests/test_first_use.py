@@ -4,24 +4,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from clinvk.text.headline import headline
 from tests.conftest import END, READ, START, CommandLine, Home, say, wait_for
-from tests.desk import Desk, kill
+from tests.desk import Desk, desk, kill
 from tests.terminals import Terminal, ending
 
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    desk = Desk(home, clinvk, folder)
-    yield desk
-    desk.close()
+__all__ = ["desk"]
 
 
 @pytest.mark.parametrize(("prompt", "shown"), [

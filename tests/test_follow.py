@@ -2,9 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,17 +11,12 @@ import pytest
 from clinvk import Change, PlanRun, afollow_run, aresume, follow_run, plan_of
 from clinvk.errors import SessionError, UsageError
 from clinvk.runs.log import RunNotFound
-from tests.conftest import END, READ, START, CommandLine, Home, say
-from tests.desk import Desk, ends, kill
+from tests.conftest import END, READ, START, say
+from tests.desk import Desk, desk, ends, kill
+
+__all__ = ["desk"]
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
 
 
 def with_shaky(desk: Desk) -> Desk:

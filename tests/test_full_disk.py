@@ -232,7 +232,6 @@ def test_a_run_is_kept_only_if_it_has_started_something(
     there: Home, clinvk: CommandLine, disk: Path, tmp_path: Path
 ):
     """However far it comes before the disk is full."""
-    (tmp_path / "desk").mkdir()
     desk = Desk(there, clinvk, tmp_path / "desk")
     for files in range(6):
         fill_inodes(disk)

@@ -2,25 +2,16 @@
 
 import json
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import CommandLine, Home, wait_for
-from tests.desk import Desk, ends
+from tests.conftest import Home, wait_for
+from tests.desk import Desk, desk, ends
 from tests.terminals import Terminal, ending
 
+__all__ = ["desk"]
+
 QUESTION = r"interrupted.*\[Y/n\] "
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    desk = Desk(home, clinvk, folder)
-    yield desk
-    desk.close()
 
 
 def cancelled(desk: Desk, *tasks: object, until: str) -> str:

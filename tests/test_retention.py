@@ -3,10 +3,8 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,17 +16,12 @@ from clinvk.model.age import Age
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunStore
 from clinvk.runs.log import RunNotFound
-from tests.conftest import CommandLine, Home
-from tests.desk import Desk
+from tests.conftest import Home
+from tests.desk import Desk, desk
+
+__all__ = ["desk"]
 
 DAY = 86_400  # seconds
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
 
 
 def age(desk: Desk, run_id: str, days: float) -> str:

@@ -1,6 +1,5 @@
 """Retrying tasks of a run from Python; and the one place that decides which tasks run again."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,11 @@ from clinvk import Change, RunResult, aretry_run, retry_run
 from clinvk.engine import rerun
 from clinvk.errors import SessionError, UsageError
 from clinvk.runs.log import RunNotFound
-from tests.conftest import CommandLine, Home
-from tests.desk import Desk, ends
+from tests.desk import Desk, desk, ends
+
+__all__ = ["desk"]
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
 
 
 def states(result: RunResult) -> list[str]:

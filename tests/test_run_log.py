@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -27,9 +25,11 @@ from clinvk.runs.event_log import EventLog
 from clinvk.runs.follow import NOW, RunFollower
 from clinvk.runs.journal import Journal
 from clinvk.runs.log import RunLog, RunNotFound, Runs
-from tests.conftest import CommandLine, Home, wait_for
-from tests.desk import Desk, ends, kill
+from tests.conftest import Home, wait_for
+from tests.desk import Desk, desk, ends, kill
 from tests.run_logs import KINDS, address_of, drive_here, open_at, start_driver
+
+__all__ = ["desk"]
 
 PLAN = with_keys(Plan(kind="parallel", tasks=tuple(Task(name=n, prompt=n) for n in "abcd"), source="t.yaml"))  # fmt: skip
 
@@ -42,13 +42,6 @@ def address(request: pytest.FixtureRequest, home: Home) -> str:
 @pytest.fixture
 def runs(address: str, home: Home) -> Runs:
     return open_at(address, home.path)
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
 
 
 def same(data: Any) -> Any:

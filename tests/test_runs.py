@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,26 +26,20 @@ from tests.conftest import (
     READ,
     START,
     CommandLine,
-    Home,
     is_alive,
     living,
     say,
     stubborn,
     wait_for,
 )
-from tests.desk import Desk, ends, kill
+from tests.desk import Desk, desk, ends, kill
 from tests.needs import need_root
 from tests.terminals import Terminal
 from tests.test_store_file import read_only_at
 
+__all__ = ["desk"]
+
 KEY = "sk-ant-api03-" + "a1B2c3D4e5" * 6
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
 
 
 def tasks(*states: str) -> dict[str, Any]:

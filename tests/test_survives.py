@@ -6,8 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import pytest
@@ -18,20 +16,13 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan, Task
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.journal import Journal
-from tests.conftest import END, CommandLine, Home, say, wait_for
-from tests.desk import Desk, kill
+from tests.conftest import END, Home, say, wait_for
+from tests.desk import Desk, desk, kill
 from tests.needs import need
 
+__all__ = ["desk"]
+
 BUSY = say(type="end", error="overloaded", status=529)
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    desk = Desk(home, clinvk, folder)
-    yield desk
-    desk.close()
 
 
 def test_a_step_that_was_cut_off_is_not_taken_for_the_one_whose_session_it_goes_on_with(desk: Desk):

@@ -2,8 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +12,13 @@ from clinvk.errors import ConfigError, SessionError
 from clinvk.model.progress import Change
 from clinvk.runs.checkpoints import CheckpointNotFound, Checkpoints
 from clinvk.runs.folder import RunStore
-from tests.conftest import CommandLine, Home, is_alive
-from tests.desk import Desk, kill
+from tests.conftest import is_alive
+from tests.desk import Desk, desk, kill
 from tests.stores import keep
 
+__all__ = ["desk"]
+
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(home, clinvk, tmp_path)
-    yield desk
-    desk.close()
 
 
 @pytest.fixture
