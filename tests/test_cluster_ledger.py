@@ -75,7 +75,10 @@ def test_a_server_that_has_lost_events_takes_the_next_ones(ledger: Ledger):
     ledger.claim(owner(), PROTOCOL)
     assert ledger.beat(owner(), 3, [("event", b"4")]).status == "ok"
     ledger.beat(owner(), 3, [("event", b"4"), ("event", b"5")])
-    assert [(kind, data) for _, kind, data in news(ledger)[1:]] == [("event", b"4"), ("event", b"5")]
+    assert [(kind, data) for _, kind, data in news(ledger)[1:]] == [
+        ("event", b"4"),
+        ("event", b"5"),
+    ]
 
 
 def test_a_worker_whose_lease_was_given_up_changes_nothing(ledger: Ledger):
