@@ -206,7 +206,7 @@ class RunningAttempt:
         marker = new_marker(self.node.settings.env)
         self.lease = lease = Lease(
             self.ledger, self.owner, self.node.orders, self.stop, self.node.guard, marker,
-            time.time(), self.claimed_at, self.name,
+            self.claimed_at, self.name,
         )  # fmt: skip
         began = time.monotonic()
         result: Result | None = None

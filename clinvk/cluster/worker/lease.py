@@ -41,7 +41,6 @@ class Lease:
         stop: Stop,
         guard: Guard,
         marker: str,
-        since: float,
         claimed_at: float,
         name: str,
     ) -> None:
@@ -54,7 +53,6 @@ class Lease:
         self._stop = stop
         self._guard = guard
         self._marker = marker
-        self._since = since
         self._renewed_at = claimed_at  # on `boot_clock`
         self._name = name
         self._pending: list[tuple[str, bytes]] = []
@@ -146,7 +144,7 @@ class Lease:
 
     def _watch(self) -> None:
         until = self._renewed_at + self.ledger.lease * GUARD_SHARE
-        self._guard.watch(self._marker, self._since, until)
+        self._guard.watch(self._marker, until)
 
     def _obey(self, answer: Beat) -> None:
         """Stop if the submitter has asked for it."""

@@ -4,8 +4,8 @@ worker was killed, or has not renewed its lease for too long.
 One for each worker, in a session of its own. It reads lines of JSON from a pipe that all processes of
 the worker can write to, and ends once all of them are gone:
 
-    {"marker": …, "pid": …, "since": …, "until": …}   an attempt runs; end it if `pid` exits first, or at `until`
-    {"marker": …}                                     it has ended
+    {"marker": …, "pid": …, "until": …}   an attempt runs; end it if `pid` exits first, or at `until`
+    {"marker": …}                         it has ended
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from msgspec import Struct
 
 CHECK_INTERVAL = 0.5  # seconds between looks at processes whose exit is not signalled
 CHUNK_SIZE = 64 * 1024  # bytes
+WHENEVER = (
+    0.0  # it was started; each attempt has a marker of its own, and the clock may have been set
+)
 
 
 def boot_clock() -> float:
@@ -38,10 +41,10 @@ class Guard:
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
-    def watch(self, marker: str, since: float, until: float) -> None:
+    def watch(self, marker: str, until: float) -> None:
         """Have what carries the marker ended when this process exits, or at `until` of
-        `boot_clock`. `since` is when it was started, in seconds since 1970."""
-        self._say({"marker": marker, "pid": os.getpid(), "since": since, "until": until})
+        `boot_clock`."""
+        self._say({"marker": marker, "pid": os.getpid(), "until": until})
 
     def release(self, marker: str) -> None:
         self._say({"marker": marker})
@@ -57,7 +60,6 @@ class Watched(Struct):
     """An attempt that is running."""
 
     pid: int
-    since: float
     until: float
     pidfd: int | None
 
@@ -105,7 +107,7 @@ class Supervisor:
             pidfd = _open_pidfd(line["pid"])
             if pidfd is not None:
                 self.selector.register(pidfd, selectors.EVENT_READ)
-            self.watched[marker] = Watched(line["pid"], line["since"], line["until"], pidfd)
+            self.watched[marker] = Watched(line["pid"], line["until"], pidfd)
 
     def _forget(self, marker: str) -> None:
         known = self.watched.pop(marker, None)
@@ -118,12 +120,12 @@ class Supervisor:
         late = {m: w for m, w in self.watched.items() if w.until <= now}
         orphans = {m: w for m, w in self.watched.items() if m not in late and _is_gone(w.pid)}
         if late or orphans:
-            _end_trees(late, orphans)
+            _end_trees(list(late), list(orphans))
         for marker in (*late, *orphans):
             self._forget(marker)
 
 
-def _end_trees(late: dict[str, Watched], orphans: dict[str, Watched]) -> None:
+def _end_trees(late: list[str], orphans: list[str]) -> None:
     """End all that carries these markers: at once if the lease expires, otherwise politely."""
     # 55 ms, and most workers never need it.
     import anyio
@@ -133,10 +135,10 @@ def _end_trees(late: dict[str, Watched], orphans: dict[str, Watched]) -> None:
 
     async def end() -> None:
         async with anyio.create_task_group() as tasks:
-            for marker, each in late.items():
-                tasks.start_soon(ProcessTree.left_behind(marker, each.since).kill_all)
-            for marker, each in orphans.items():
-                tasks.start_soon(ProcessTree.left_behind(marker, each.since).terminate_then_kill)
+            for marker in late:
+                tasks.start_soon(ProcessTree.left_behind(marker, WHENEVER).kill_all)
+            for marker in orphans:
+                tasks.start_soon(ProcessTree.left_behind(marker, WHENEVER).terminate_then_kill)
 
     anyio.run(end)
 

@@ -1,0 +1,170 @@
+"""What can happen to the machines of a cluster, and to its Redis server: nothing is lost, started twice, or
+left running."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clinvk.cluster.keys import AttemptId
+from clinvk.runs.folder import RunStore
+from tests.clusters import SECONDS, Cluster, Worker
+from tests.conftest import CommandLine, Home, is_alive, wait_for
+from tests.desk import ends
+from tests.needs import need
+from tests.stores import RedisServer
+
+QUICK = "--lease=6s"
+# A time of day that is OFF seconds later; what measures how long something takes is not changed.
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <time.h>
+#include <sys/time.h>
+
+int clock_gettime(clockid_t id, struct timespec *now)
+{
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int failed = real(id, now);
+    if (!failed && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE))
+        now->tv_sec += atol(getenv("OFF"));
+    return failed;
+}
+
+int gettimeofday(struct timeval *now, void *zone)
+{
+    struct timespec exact;
+    int failed = clock_gettime(CLOCK_REALTIME, &exact);
+    now->tv_sec = exact.tv_sec;
+    now->tv_usec = exact.tv_nsec / 1000;
+    return failed;
+}
+
+time_t time(time_t *now)
+{
+    struct timespec exact;
+    clock_gettime(CLOCK_REALTIME, &exact);
+    if (now)
+        *now = exact.tv_sec;
+    return exact.tv_sec;
+}
+"""
+
+
+@pytest.fixture
+def clock(tmp_path: Path) -> Path:
+    """What a program loads whose clock is off."""
+    compiler = need("cc")
+    (tmp_path / "clock.c").write_text(CLOCK)
+    made = tmp_path / "clock.so"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", made, tmp_path / "clock.c", "-ldl"], check=True
+    )
+    return made
+
+
+@pytest.fixture
+def cluster(
+    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
+) -> Iterator[Cluster]:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    made = Cluster(home, clinvk, folder, own_server)
+    yield made
+    made.close()
+
+
+def states(out: str) -> list[str]:
+    return [task["state"] for task in json.loads(out)["results"]]
+
+
+def everything(worker: Worker) -> list[psutil.Process]:
+    """All processes of a worker, with the programs of its tasks."""
+    top = psutil.Process(worker.process.pid)
+    return [top, *top.children(recursive=True)]
+
+
+@contextmanager
+def asleep(processes: list[psutil.Process]) -> Iterator[None]:
+    """As on a laptop whose lid is closed."""
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("how", ["runs", "has ended"])
+def test_a_worker_that_slept_for_longer_than_its_lease_records_nothing(cluster: Cluster, how: str):
+    """Its program is ended if it still runs, and is of no use if it ended right after the sleep."""
+    worker = cluster.worker("w1", QUICK, slots="fake=1")
+    path = cluster.file({"tasks": ["hold a"]})
+    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    program = cluster.pid("hold")
+    with asleep(everything(worker)):
+        code, out, err = ends(run, SECONDS)
+        assert (code, states(out)) == (1, ["indeterminate"]), err
+        assert "the worker w1 was lost" in out
+        if how == "has ended":
+            cluster.let_go()
+    wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
+    wait_for(lambda: "stopped: " in worker.said, "that it says so", SECONDS)
+    id_ = RunStore(cluster.home.path).find("last").id
+    ledger = cluster.ledger()
+    assert ledger.state(AttemptId(id_, 0, 1)) == "lost"
+    assert [news.kind for news in ledger.read_news(id_, "0", wait=0.001)][-1] == "lost"
+    cluster.let_go()
+    done = cluster.go("runs", "resume", "--rerun-indeterminate", "--json")
+    assert states(done.stdout) == ["done"], "it works on"
+    assert cluster.starts() == ["hold a", "hold a"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there")
+@pytest.mark.parametrize("seconds", [3600, -3600])
+@pytest.mark.parametrize("where", ["worker", "submitter"])
+def test_a_clock_that_is_an_hour_off_changes_nothing(
+    cluster: Cluster, clock: Path, where: str, seconds: int
+):
+    off = {"LD_PRELOAD": str(clock), "OFF": str(seconds)}
+    worker = cluster.worker("w1", QUICK, env=off if where == "worker" else None)
+    path = cluster.file({"tasks": ["hold a", {"prompt": "b", "needs": "1"}]})
+    run = cluster.start(
+        "parallel", path, "--json", "--cluster", cluster.url,
+        env=off if where == "submitter" else None,
+    )  # fmt: skip
+    cluster.wait_for("hold a")
+    ledger = cluster.ledger()
+    attempt = AttemptId(RunStore(cluster.home.path).find("last").id, 0, 1)
+
+    def lease() -> int:
+        return int(ledger.client.hget(ledger.keys.attempt(attempt), "lease") or 0)  # type: ignore[arg-type]
+
+    wait_for(lambda: lease() > 0, "its lease", SECONDS)
+    first = lease()
+    wait_for(lambda: lease() > first + 8000, "that it outlives its first lease", SECONDS)
+    known = json.loads(cluster.go("workers", "--json").stdout)
+    assert [node["name"] for node in known["workers"] if node["state"] == "live"] == ["w1"], known
+    cluster.let_go()
+    code, out, err = ends(run, SECONDS)
+    assert (code, states(out)) == (0, ["done", "done"]), err
+    assert cluster.starts() == ["hold a", "b"]
+    if where == "worker":  # its supervisor finds what it has left running
+        (cluster.folder / "go").unlink()
+        run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+        cluster.wait_for("hold a", 2)
+        program = cluster.pid("hold")
+        worker.kill()
+        wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
+        code, out, _ = ends(run, SECONDS)
+        assert states(out)[0] == "indeterminate"
