@@ -49,7 +49,7 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 async def test_a_cancelled_attempt_that_a_worker_refuses_has_ended(ledger: Ledger, tmp_path: Path):
     made: Any = NoCelery()
     nothing: Any = None
-    executor = ClusterExecutor(ledger, ledger, made, nothing, "r1")
+    executor = ClusterExecutor(ledger, ledger, made, nothing, "r1", nothing)
     request = Request(
         prompt="x", session=NewSession("s"), backend="echo", cwd=tmp_path, attempt=(0, 1)
     )

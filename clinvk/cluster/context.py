@@ -10,9 +10,11 @@ from msgspec.structs import replace
 from clinvk.backend.selection import BackendSelector, SelectedBackend
 from clinvk.cluster.address import Address, connect_to, open_client
 from clinvk.cluster.executor import ClusterExecutor
+from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger
 from clinvk.cluster.left import stop_left
+from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.server import check_server
 from clinvk.cluster.waiting import reasons_of
 from clinvk.disk.closing import Closing
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from clinvk.model.outcome import Outcome
     from clinvk.model.plan import Plan
+    from clinvk.runs.log import RunLog
 
 ANSWER_TIMEOUT = 5.0  # seconds for the server to answer while a run waits for news
 
@@ -78,14 +81,18 @@ class Cluster(Closing):
         settings = Settings(git=config.git, shared=tuple(config.shared))
         return place_tasks(plan, settings, self.dispatcher.env, notify)
 
-    def create_executor(self, run: str | None) -> ClusterExecutor:
+    def create_executor(self, log: RunLog | None) -> ClusterExecutor:
         # Celery, 0.4 s.
         from clinvk.cluster.app import create_app
 
         if self._app is None:
             self._app = create_app(self._target)
         news = Ledger(self._news_client, self._keys)
-        return ClusterExecutor(self._ledger, news, self._app, self.dispatcher, run)
+        dispatcher, run = self.dispatcher, log.id if log else None
+        exchange = Exchange(
+            dispatcher.config.home, dispatcher.env, is_detached=isinstance(log, RedisRun)
+        )
+        return ClusterExecutor(self._ledger, news, self._app, dispatcher, run, exchange)
 
     def joinable(self, run: str, attempts: Sequence[tuple[int, int]]) -> set[int]:
         if not self._ledger.knows(run):

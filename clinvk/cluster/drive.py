@@ -31,18 +31,23 @@ def submit(
     check_detachable(plan)
     stored = DrivenRun(context, plan, notify=notify).stored_plan()
     for task in stored.tasks:
-        if task.worktree is not None:
-            raise UsageError(
-                f"{task.description or f'task {task.name!r}'}: its files would come by git from this "
-                "machine, and a detached run has only directories that all machines share",
-                "add its directory to cluster.shared, or leave out --detach",
-            )
         if task.redacted:
             raise UsageError(
                 f"task {task.name!r} contains a secret, which is not stored, so no worker could run it",
                 "put it into an environment variable of the workers, or run it without --detach",
             )
-    return runs.create(stored)
+    if not any(task.worktree for task in stored.tasks):
+        return runs.create(stored)
+    # Git, which most runs do without.
+    from clinvk.cluster.files.bases import Bases
+    from clinvk.cluster.files.exchange import Exchange
+
+    bases = Bases(stored, Exchange(runs.home, context.env))
+    try:
+        return runs.create(stored, bases.publish)
+    except BaseException:
+        bases.withdraw()
+        raise
 
 
 def check_detachable(plan: Plan) -> None:
@@ -56,11 +61,6 @@ def check_detachable(plan: Plan) -> None:
         raise UsageError(
             "a detached run writes no files on this machine",
             "leave out --output-dir; later, get the answers with: clinvk runs show ID --answers",
-        )
-    if any(task.worktree for task in plan.tasks):
-        raise UsageError(
-            "a detached run cannot work in worktrees of this machine",
-            "leave out --worktree, or --detach",
         )
 
 

@@ -64,10 +64,16 @@ class ClusterExecutor:
     killed, is joined, not started again."""
 
     def __init__(
-        self, ledger: Ledger, news: Ledger, app: Celery, dispatcher: Dispatcher, run: str | None
+        self,
+        ledger: Ledger,
+        news: Ledger,
+        app: Celery,
+        dispatcher: Dispatcher,
+        run: str | None,
+        exchange: Exchange,
     ) -> None:
         """`news` is the same ledger on a connection that gives up early. `run` is the id of the run;
-        None if it is ephemeral."""
+        None if it is ephemeral. `exchange` is for files that come by git."""
         self.ledger = ledger
         self.app = app
         self.dispatcher = dispatcher
@@ -78,7 +84,7 @@ class ClusterExecutor:
         self._waiting: dict[str, tuple[Sent, Reporter]] = {}
         self._notices: list[tuple[Reporter, str]] = []
         self._count = 0
-        self._exchange: Exchange | None = None
+        self._exchange = exchange
         self._submitting: anyio.CapacityLimiter | None = None
 
     async def describe(self, request: Request) -> str:
@@ -105,8 +111,7 @@ class ClusterExecutor:
         task = request.worktree
         if task is None or not task.wanted.remote:
             return request
-        exchange = self._git()
-        return request.replace(worktree=await stoppable(lambda: exchange.publish(task)))
+        return request.replace(worktree=await stoppable(lambda: self._exchange.publish(task)))
 
     async def _collect(self, request: Request, result: Result, reporter: Reporter) -> Result:
         """The result, whose changes are in the user's repository. If they cannot be fetched, the task
@@ -114,10 +119,9 @@ class ClusterExecutor:
         task, saved = request.worktree, result.worktree
         if task is None or saved is None or not task.wanted.remote:
             return result
-        exchange = self._git()
         with anyio.CancelScope(shield=True):
             try:
-                await in_thread(lambda: exchange.collect(task, saved))
+                await in_thread(lambda: self._exchange.collect(task, saved))
             except ClinvkError as error:
                 if result.error is not None:
                     reporter.on_notice(error.message)
@@ -127,11 +131,6 @@ class ClusterExecutor:
                     result, ok=False, error=failure, exit_code=error.exit_code, worktree=None
                 )
         return result
-
-    def _git(self) -> Exchange:
-        if self._exchange is None:
-            self._exchange = Exchange(self.dispatcher.config.home, self.dispatcher.env)
-        return self._exchange
 
     def _attempt_of(self, request: Request) -> AttemptId:
         """Which attempt a request is: it says so, unless the run is ephemeral."""

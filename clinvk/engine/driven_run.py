@@ -63,7 +63,9 @@ class DrivenRun:
         self.observe = observe
         self.notify = notify
         if context.cluster is not None:
-            plan = context.cluster.place(replace(plan, cluster=context.cluster.address), notify)
+            is_placed = plan.cluster is not None  # a run that is resumed
+            plan = replace(plan, cluster=context.cluster.address)
+            plan = plan if is_placed else context.cluster.place(plan, notify)
         self.preflights = self._check(plan, context.selector)
         self.plan = plan = self._with_worktrees(plan)
         self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=context.redact)
@@ -196,7 +198,7 @@ class DrivenRun:
 
         began, clock = datetime.now(UTC), time.monotonic()
         run_id = self.folder.id if self.folder else None
-        executor = self._executor(run_id, marker)
+        executor = self._executor(marker)
         self.scheduler = scheduler = Scheduler(
             executor, self.plan, self.preflights.tasks, self.outcomes, run_id=run_id, journal=journal,
             output_of=self._output_for_prompts, structured_of=self.task_structured,
@@ -233,11 +235,11 @@ class DrivenRun:
             env={**self.context.env, **({MARKER: marker} if marker else {})}, log=self.folder,
         )  # fmt: skip
 
-    def _executor(self, run_id: str | None, marker: str) -> Executor:
+    def _executor(self, marker: str) -> Executor:
         if self.executor is not None:
             return self.executor
         if self.context.cluster is not None:
-            return self.context.cluster.create_executor(run_id)
+            return self.context.cluster.create_executor(self.folder)
         return self.context.create_executor(marker)
 
     def _begin_with_limits(self, scheduler: Scheduler) -> None:

@@ -169,9 +169,11 @@ class RequestBuilder:
 
         result = self.outcomes[i].worktree
         wanted = self.plan.worktree_of(i, self.outcomes[i].decision)
-        if wanted is None or result is None:
+        if wanted is None or result is None or self.folder is None:
             return ""
-        return diff_text(wanted.repository, result, os.environ)
+        commits = (result.base, result.commit)
+        with self.folder.open_repository(wanted, commits, os.environ) as repository:
+            return diff_text(repository, result, os.environ)
 
     def _value(self, task: Task, name: str) -> str:
         what = _field_of(name)

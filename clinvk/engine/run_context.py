@@ -14,7 +14,7 @@ from clinvk.errors import LimitError
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Plan
 from clinvk.runs.folder import RunStore
-from clinvk.runs.log import Runs
+from clinvk.runs.log import RunLog, Runs
 from clinvk.store.base import Store
 
 FindLimit = Callable[[str, Mapping[str, str], str | None], LimitError | None]
@@ -30,8 +30,8 @@ class ClusterRuns(Protocol):
         a task of it could not run there."""
         ...
 
-    def create_executor(self, run: str | None) -> Executor:
-        """Runs the tasks of the run of this id; None: of an ephemeral one."""
+    def create_executor(self, log: RunLog | None) -> Executor:
+        """Runs the tasks of the run with these records; None: of an ephemeral one."""
         ...
 
     def joinable(self, run: str, attempts: Sequence[tuple[int, int]]) -> set[int]:

@@ -3,7 +3,8 @@ process drives it. `runs/folder.py` has them in a directory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult, outcome_from_result
-from clinvk.model.plan import Plan
+from clinvk.model.plan import Plan, Worktree
 from clinvk.model.result import Result, plain
 from clinvk.model.session import Session
 from clinvk.model.usage import rfc3339
@@ -202,6 +203,17 @@ class RunLog(Protocol):
         """The same, for a caller that holds its lock."""
 
     # What follows from it.
+
+    @contextmanager
+    def open_repository(
+        self,
+        worktree: Worktree,
+        commits: Iterable[str],  # noqa: ARG002 - they are there
+        env: Mapping[str, str],  # noqa: ARG002 - for others
+    ) -> Iterator[str]:
+        """A git directory with these results of tasks in such worktrees, as long as the block runs.
+        Raises `ClinvkError`."""
+        yield worktree.repository
 
     def is_driven(self) -> bool:
         return self.find_driver() is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from clinvk.cluster.files.cache import Cache
+from clinvk.cluster.files.in_use import keep_in_use
 from clinvk.cluster.files.remote import BASE, Remote, base_ref, nested_ref
 from clinvk.cluster.files.submodules import checked_out, links_of
 from clinvk.model.plan import TaskWorktree, Worktree
@@ -23,9 +24,12 @@ from clinvk.worktrees.submodules import repository_of_submodule
 class Exchange:
     """Of one run. Its methods block, and may be called in several threads at once."""
 
-    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, env: Mapping[str, str], *, is_detached: bool = False) -> None:
+        """A run that `is_detached` may be of another machine: its base is in the remote already, and
+        nothing of it is looked for in the repositories of this one."""
         self.home = home
         self.env = env
+        self.is_detached = is_detached
         self._published: set[tuple[str, str, str]] = set()
         self._delivered: dict[str, set[str]] = {}  # by remote: the commits that it has
         self._lock = threading.Lock()  # pushes and fetches of one repository one after the other
@@ -34,6 +38,8 @@ class Exchange:
         """The worktree for a worker, when all that it begins with is in the remote. Raises
         `GitError`."""
         wanted = task.wanted
+        if self.is_detached:
+            return replace(task, tip=self._tip_from_remote(task))
         with self._lock:
             remote = self._remote(task)
             key = (wanted.remote, wanted.repository, wanted.commit)
@@ -48,13 +54,27 @@ class Exchange:
         return replace(task, tip=tip)
 
     def collect(self, task: TaskWorktree, result: WorktreeResult) -> WorktreeResult:
-        """The result of a worker, when it is in the repository. Raises `GitError`."""
+        """The result of a worker, when it is in the repository; that of a detached run stays in the
+        remote. Raises `GitError`."""
+        if self.is_detached:
+            return result
         with self._lock:
             remote = self._remote(task)
             fetch_result(remote, task.run, task.wanted, result, self.env)
             if (known := self._delivered.get(remote.url)) is not None:
                 known.add(result.commit)
         return result
+
+    def publish_base(self, run: str, wanted: Worktree) -> None:
+        """Push what a worktree begins with. Raises `GitError`."""
+        git = Git.at(wanted.repository, self.env)
+        self._push(Remote(wanted.remote, git), run, wanted)
+
+    def _tip_from_remote(self, task: TaskWorktree) -> str | None:
+        if task.attempt == 1 and not names.is_shared(task.wanted.directory):
+            return None  # it is the first one in its worktree
+        with self._lock, open_results(self.home, task.run, task.wanted.remote, self.env) as git:
+            return result_so_far(git, task.run, task.wanted, task.start)
 
     def _remote(self, task: TaskWorktree) -> Remote:
         """The remote, seen from the user's repository; where that is not on this machine, from the
@@ -88,6 +108,20 @@ class Exchange:
         root, repository = Path(wanted.root), Path(wanted.repository)
         for inner, own in checked_out(remote.git, commit, root, repository, self.env):
             Remote(remote.url, inner).push(own, nested_ref(run, BASE, own))
+
+
+@contextmanager
+def open_results(
+    home: Path, run: str, remote: str, env: Mapping[str, str], commits: Iterable[str] = ()
+) -> Iterator[Git]:
+    """Git in the copy of a remote that this machine has, as long as the block runs. With `commits`, the
+    results of the run are fetched only if one of these is missing. Raises `ClinvkError`."""
+    cache = Cache(home, remote, env)
+    wanted = list(commits)
+    with keep_in_use(home, cache.path.name):
+        if not wanted or not all(map(cache.git.commit_of, wanted)):
+            cache.fetch_run(run)
+        yield cache.git
 
 
 def fetch_result(

@@ -11,7 +11,8 @@ The journal has a stream of its own, so that the state of a run can be read with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from clinvk.cluster.log.sinks import StreamEvents, StreamJournal
 from clinvk.disk.jsonl import decode_line, encode
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult
-from clinvk.model.plan import Plan
+from clinvk.model.plan import Plan, Worktree
 from clinvk.model.usage import rfc3339
 from clinvk.process import note as turn_note
 from clinvk.runs.log import JOURNAL, PLAN, Line, RunLog, RunNotFound
@@ -182,6 +183,19 @@ class RedisRun(RunLog):
             return {}
         found = self.server.page(self._events, (place[0], place[1] - 1), place)
         return (decode_line(found[0][1][b"line"]) if found else None) or {}
+
+    @contextmanager
+    def open_repository(
+        self, worktree: Worktree, commits: Iterable[str], env: Mapping[str, str]
+    ) -> Iterator[str]:
+        if not worktree.remote:
+            yield worktree.repository
+            return
+        # Git, which most runs do without.
+        from clinvk.cluster.files.exchange import open_results
+
+        with open_results(self.home, self.id, worktree.remote, env, commits) as git:
+            yield git.text("rev-parse", "--absolute-git-dir")
 
     # Writing.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,7 +41,8 @@ class RedisRuns(Closing, Runs):
     def close(self) -> None:
         self.server.close()
 
-    def create(self, plan: Plan) -> RedisRun:
+    def create(self, plan: Plan, prepare: Callable[[str], None] = lambda _: None) -> RedisRun:
+        """`prepare` gets the id before the run is recorded, and what it raises is passed on."""
         data = plan_data(plan)
         if len(data) > MAX_PLAN:
             raise UsageError(
@@ -52,6 +53,10 @@ class RedisRuns(Closing, Runs):
         missed = round(FIRST_DRIVER * 1000) if self.detached else ""
         while answer == "taken":
             run_id = "r" + os.urandom(ID_BYTES).hex()
+            with self.server.errors():
+                if self.server.client.exists(keys.run_log(run_id)):
+                    continue
+            prepare(run_id)
             answer = self.server.run(
                 scripts.CREATE, [keys.run_log(run_id), keys.runs(), keys.due()],
                 [run_id, data, about_data(plan), missed],

@@ -115,10 +115,12 @@ class Decider:
     def _answer(self, i: int) -> tuple[str, str]:
         """What a candidate answered, and what it changed."""
         outcome, wanted = self.outcomes[i], self.plan.tasks[i].worktree
+        made = outcome.worktree
         answer = self.with_output(outcome).output
-        if wanted is None or outcome.worktree is None:
+        if wanted is None or made is None or self.log is None:
             return answer, ""
-        return answer, diff_text(wanted.repository, outcome.worktree, self.env)
+        with self.log.open_repository(wanted, (made.base, made.commit), self.env) as repository:
+            return answer, diff_text(repository, made, self.env)
 
     def _result(self, ranking: Ranking, seconds: float) -> Result:
         """The result of the best one, as that of the task."""
