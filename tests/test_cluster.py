@@ -120,8 +120,8 @@ def test_why_a_task_waits_is_shown(cluster: Cluster):
 
 def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_may(cluster: Cluster):
     worker = cluster.worker("w1", QUICK)
-    path = cluster.file({"tasks": ["hold a", {"prompt": "hold b", "idempotent": True}]})
-    run = cluster.start("parallel", path, "--json", "--cluster", cluster.url)
+    tasks = ["hold a", {"prompt": "hold b", "idempotent": True}, {"prompt": "c", "needs": "1"}]
+    run = cluster.start("parallel", cluster.file({"tasks": tasks}), "--json", "--cluster", cluster.url)
     cluster.wait_for("hold a")
     cluster.wait_for("hold b")
     programs = [cluster.pid("hold")]
@@ -133,14 +133,16 @@ def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_ma
     cluster.wait_for("hold b", 2)
     cluster.let_go()
     code, out, err = ends(run, SECONDS)
-    assert states(subprocess.CompletedProcess([], code, out, err)) == ["indeterminate", "done"]
+    assert states(subprocess.CompletedProcess([], code, out, err)) == ["indeterminate", "done", "skipped"]
     assert code == 1
     assert "the worker w1 was lost" in out
+    assert "skipped: depends on '1', which was interrupted" in out
     assert cluster.starts().count("hold a") == 1
     again = cluster.clinvk("runs", "resume", "--rerun-indeterminate", "--json", timeout=SECONDS)
-    assert states(again) == ["done", "done"]
+    assert states(again) == ["done", "done", "done"]
     assert cluster.starts().count("hold a") == 2
     assert cluster.starts().count("hold b") == 2
+    assert cluster.starts().count("c") == 1
 
 
 def test_a_killed_process_of_a_worker_takes_its_program_along(cluster: Cluster):

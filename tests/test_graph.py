@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from clinvk.engine.graph import Step, TaskGraph
 from clinvk.model.plan import Task
 
-ENDS = ["done", "failed", "cancelled", "waiting"]
+ENDS = ["done", "failed", "indeterminate", "cancelled", "waiting"]
 
 
 def tasks_of(*needs: tuple[int, ...], soft: bool = False) -> list[Task]:
@@ -56,6 +56,12 @@ def test_a_soft_task_is_skipped_when_its_turn_comes_if_a_strict_need_failed():
     graph.begin()
     assert graph.finish(0, "failed").skipped == ()
     assert graph.finish(1, "done").skipped == ((2, 0),)
+
+
+def test_a_task_whose_worker_was_lost_skips_what_needs_it():
+    graph = graph_of(tasks_of((), (0,), (1,), ()))
+    graph.begin()
+    assert graph.finish(0, "indeterminate").skipped == ((1, 0), (2, 1))
 
 
 def test_a_task_that_waits_for_a_limit_decides_nothing():

@@ -14,7 +14,8 @@ OPEN = ("queued", "running")  # a need in these states may still be met
 UNKNOWN = ("cancelled", "indeterminate")  # how far such a task got; it may be run again
 NOT_NEEDED = "not needed"  # a step that a loop does not need; those after it may run
 MET = ("done", NOT_NEEDED)
-FINAL = ("done", "failed", "skipped")  # others, such as "waiting", may still succeed in a later run
+# States that decide about the tasks that need it; in others, such as "waiting", it may still succeed.
+FINAL = ("done", "failed", "skipped", "indeterminate")
 
 
 def graph_states(outcomes: Sequence[Outcome]) -> list[str]:
