@@ -69,6 +69,15 @@ def test_a_lost_answer_is_no_harm(ledger: Ledger):
     assert [kind for _, kind, _ in news(ledger)].count("ended") == 1
 
 
+def test_the_end_comes_with_the_last_events(ledger: Ledger):
+    submit(ledger)
+    ledger.claim(owner(), PROTOCOL)
+    ledger.beat(owner(), 0, [("event", b"1"), ("event", b"2")])
+    for _ in range(2):  # the answers to all three were lost
+        ledger.finish(owner(), b"done", None, 1, [("event", b"2"), ("event", b"3")])
+    assert [data for _, _, data in news(ledger)] == [b"n1", b"1", b"2", b"3", b"done"]
+
+
 def test_a_server_that_has_lost_events_takes_the_next_ones(ledger: Ledger):
     """As after a power cut, without the last second."""
     submit(ledger)

@@ -11,6 +11,7 @@ import clinvk
 from clinvk.cluster import nodes as records
 from clinvk.cluster.address import connect
 from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.nodes import Cli, Need, Node, Nodes, NodeState, Running, why_waiting
 from clinvk.cluster.waiting import reasons
 from clinvk.model.outcome import Outcome
@@ -46,17 +47,20 @@ def test_a_node_is_read_as_it_was_written(nodes: Nodes):
 
 def test_what_runs_is_what_the_ledger_knows_as_running(nodes: Nodes):
     nodes.write(north())
+    ledger = Ledger(nodes.client, KEYS)
     first, second = AttemptId("r1.x", 0, 1), AttemptId("r1.x", 3, 2)
     for attempt in (first, second):
-        nodes.note_started("north", attempt, "claude")
-        nodes.client.hset(KEYS.attempt(attempt), "state", "running")
+        ledger.submit(attempt, b"{}", 1, "1")
+        ledger.claim(Owner(attempt, "token", "north", "claude"), 1)
     (state,) = nodes.read()
     assert [(r.run, r.task, r.attempt) for r in state.running] == [("r1.x", 0, 1), ("r1.x", 3, 2)]
     assert state.used("claude") == 2
     nodes.client.hset(KEYS.attempt(first), "state", "lost")  # its worker was killed
-    nodes.note_ended("north", second)
+    ledger.finish(Owner(second, "token", "north"), b"", None)
     (state,) = nodes.read()
     assert state.running == ()
+    nodes.forget("north", first)
+    assert not nodes.client.exists(KEYS.busy("north"))
 
 
 def test_a_silent_node_is_gone_by_the_clock_of_the_server(

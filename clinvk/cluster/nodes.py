@@ -138,11 +138,8 @@ class Nodes:
         self.client.delete(self.keys.node(name), self.keys.busy(name))
         self.client.zrem(self.keys.nodes, name)
 
-    def note_started(self, name: str, attempt: AttemptId, backend: str) -> None:
-        value = msgspec.json.encode({"backend": backend, "since": self._now()})
-        self.client.hset(self.keys.busy(name), str(attempt), cast("str", value))
-
-    def note_ended(self, name: str, attempt: AttemptId) -> None:
+    def forget(self, name: str, attempt: AttemptId) -> None:
+        """The node does not run an attempt any more whose end it could not report."""
         self.client.hdel(self.keys.busy(name), str(attempt))
 
     # Of everyone.

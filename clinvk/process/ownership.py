@@ -11,6 +11,7 @@ from contextlib import suppress
 
 MAX_OPEN_FILES = 8_192  # open at a time; a running task takes about eight
 
+_needs_pidfd_watcher = sys.version_info < (3, 12) and sys.platform == "linux"
 _owned = False  # whether this process is the `clinvk` command
 
 
@@ -49,6 +50,16 @@ def prepare_for_many() -> None:
         _raise_open_files_limit()
 
 
+def prepare_loop() -> None:
+    """Call it in the event loop that is to run programs, if that is not in the main thread."""
+    if _needs_pidfd_watcher:
+        # Only on asyncio.
+        import asyncio
+
+        watcher = asyncio.get_event_loop_policy().get_child_watcher()
+        watcher.attach_loop(asyncio.get_running_loop())
+
+
 def _raise_open_files_limit() -> None:
     """Raise the limit of open files: each running task needs some, and the default is low."""
     # Only a run of many tasks needs it.
@@ -64,7 +75,7 @@ def _raise_open_files_limit() -> None:
 def _watch_by_pidfd() -> None:
     """On 3.11 asyncio watches each child with a thread; a pidfd costs a third less. Later versions
     do so by themselves."""
-    if sys.version_info < (3, 12) and sys.platform == "linux":
+    if _needs_pidfd_watcher:
         # Only on asyncio.
         import asyncio
 

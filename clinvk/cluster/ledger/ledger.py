@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from msgspec import Struct
@@ -56,6 +58,7 @@ class Owner(Struct, frozen=True):
     attempt: AttemptId
     token: str
     node: str
+    backend: str = ""  # of the slot that it takes
 
 
 class Ledger:
@@ -161,8 +164,10 @@ class Ledger:
         attempt, keys = owner.attempt, self.keys
         status, detail = self._run(
             scripts.CLAIM,
-            [keys.task(attempt), keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run)],
-            [attempt.number, attempt.member, owner.token, owner.node, protocol, _ms(self.lease), _ms(KEEP)],
+            [keys.task(attempt), keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run),
+             keys.busy(owner.node)],
+            [attempt.number, attempt.member, owner.token, owner.node, protocol, _ms(self.lease), _ms(KEEP),
+             str(attempt), json.dumps(owner.backend)],
         )  # fmt: skip
         if status == b"run":
             return Claim("run", payload=detail)
@@ -171,22 +176,30 @@ class Ledger:
     def beat(self, owner: Owner, reported: int, events: Sequence[tuple[str, bytes]]) -> Beat:
         """Renew the lease, and report events; `reported` is how many were reported before."""
         attempt, keys = owner.attempt, self.keys
-        flat = [part for event in events for part in event]
         answer = self._run(
             scripts.BEAT,
             [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run)],
-            [attempt.member, owner.token, _ms(self.lease), reported, *flat],
+            [attempt.member, owner.token, _ms(self.lease), reported, *chain(*events)],
         )
         return Beat(*(part.decode() for part in answer))
 
-    def finish(self, owner: Owner, result: bytes, session: str | None) -> str:
-        """Record the end of an attempt: "ok", or "fenced" or "missing" if that changed nothing. This
-        node has the native session of `session`."""
+    def finish(
+        self,
+        owner: Owner,
+        result: bytes,
+        session: str | None,
+        reported: int = 0,
+        events: Sequence[tuple[str, bytes]] = (),
+    ) -> str:
+        """Record the end of an attempt, after its last events: "ok", or "fenced" or "missing" if that
+        changed nothing. This node has the native session of `session`."""
         attempt, keys = owner.attempt, self.keys
         return self._text(
             scripts.FINISH,
-            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run), keys.home(session or "")],
-            [attempt.member, owner.token, result, owner.node if session else "", _ms(KEEP)],
+            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run), keys.home(session or ""),
+             keys.busy(owner.node)],
+            [attempt.member, owner.token, result, owner.node if session else "", _ms(KEEP), str(attempt),
+             reported, *chain(*events)],
         )  # fmt: skip
 
     def refuse(self, owner: Owner, why: bytes) -> str:
@@ -194,9 +207,9 @@ class Ledger:
         attempt, keys = owner.attempt, self.keys
         return self._text(
             scripts.REFUSE,
-            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run)],
-            [attempt.member, owner.token, why],
-        )
+            [keys.attempt(attempt), keys.leases(attempt.run), keys.news(attempt.run), keys.busy(owner.node)],
+            [attempt.member, owner.token, why, str(attempt)],
+        )  # fmt: skip
 
     def decline(self, attempt: AttemptId, why: bytes) -> None:
         """Report why this node cannot take an attempt."""

@@ -60,20 +60,23 @@ return 'new'
 # Take an attempt: {"run", payload}; or {why not, a detail}. Only the newest attempt at a task can be
 # taken, and only once.
 #
-# KEYS: task, attempt, leases, news
-# ARGV: 1 number, 2 member, 3 owner, 4 node, 5 protocol, 6 lease (ms), 7 how long to keep it (ms)
+# KEYS: task, attempt, leases, news, busy
+# ARGV: 1 number, 2 member, 3 owner, 4 node, 5 protocol, 6 lease (ms), 7 how long to keep it (ms),
+#       8 name, 9 backend, as JSON
 CLAIM = (
     _BASE
     + """
-local task, attempt, leases, news = unpack(KEYS)
+local task, attempt, leases, news, busy = unpack(KEYS)
 local known = redis.call('HMGET', attempt, 'state', 'payload', 'protocol', 'version', 'owner', 'cancel')
 if not known[1] then return {'missing', ''} end
 if redis.call('GET', task) ~= ARGV[1] then return {'stale', ''} end
 if known[1] == 'running' and known[5] == ARGV[3] then return {'run', known[2]} end
 if known[1] ~= 'queued' then return {known[1], ''} end
 if known[3] ~= ARGV[5] then return {'version', known[4]} end
-local lease = now() + tonumber(ARGV[6])
+local at = now()
+local lease = at + tonumber(ARGV[6])
 redis.call('HSET', attempt, 'state', 'running', 'owner', ARGV[3], 'node', ARGV[4], 'lease', lease)
+redis.call('HSET', busy, ARGV[8], string.format('{"backend":%s,"since":%.0f}', ARGV[9], at))
 redis.call('ZADD', leases, lease, ARGV[2])
 local id = redis.call('XADD', news, '*', 'a', ARGV[2], 'k', 'claimed', 'd', ARGV[4])
 redis.call('HSETNX', attempt, 'first', id)
@@ -108,17 +111,23 @@ return {'ok', known[4] or '', known[5] or ''}
 """
 )
 
-# Record the end of an attempt: "ok", "fenced" or "missing", as above.
+# Record the end of an attempt, after its last events: "ok", "fenced" or "missing", as above.
 #
-# KEYS: attempt, leases, news, home
-# ARGV: 1 member, 2 owner, 3 result, 4 node ("" if it has no native session), 5 how long to keep it (ms)
+# KEYS: attempt, leases, news, home, busy
+# ARGV: 1 member, 2 owner, 3 result, 4 node ("" if it has no native session), 5 how long to keep it (ms),
+#       6 name, 7 number of events reported before these, 8… kind, data, …
 FINISH = """
-local attempt, leases, news, home = unpack(KEYS)
-local known = redis.call('HMGET', attempt, 'state', 'owner')
+local attempt, leases, news, home, busy = unpack(KEYS)
+local known = redis.call('HMGET', attempt, 'state', 'owner', 'events')
+redis.call('HDEL', busy, ARGV[6])
 if not known[1] then return 'missing' end
 if known[2] ~= ARGV[2] then return 'fenced' end
 if known[1] == 'ended' then return 'ok' end
 if known[1] ~= 'running' then return 'fenced' end
+local seen = math.max(0, tonumber(known[3] or '0') - tonumber(ARGV[7]))
+for i = seen + 1, (#ARGV - 7) / 2 do
+    redis.call('XADD', news, '*', 'a', ARGV[1], 'k', ARGV[6 + 2 * i], 'd', ARGV[7 + 2 * i])
+end
 redis.call('HSET', attempt, 'state', 'ended', 'result', ARGV[3])
 redis.call('HDEL', attempt, 'payload')
 redis.call('ZREM', leases, ARGV[1])
@@ -131,10 +140,11 @@ return 'ok'
 
 # Return an attempt that nothing was started for: another node may take it.
 #
-# KEYS: attempt, leases, news. ARGV: 1 member, 2 owner, 3 node and reason, as JSON
+# KEYS: attempt, leases, news, busy. ARGV: 1 member, 2 owner, 3 node and reason, as JSON, 4 name
 REFUSE = """
-local attempt, leases, news = unpack(KEYS)
+local attempt, leases, news, busy = unpack(KEYS)
 local known = redis.call('HMGET', attempt, 'state', 'owner')
+redis.call('HDEL', busy, ARGV[4])
 if not known[1] then return 'missing' end
 if known[1] ~= 'running' or known[2] ~= ARGV[2] then return 'fenced' end
 redis.call('HSET', attempt, 'state', 'queued')

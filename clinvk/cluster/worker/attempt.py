@@ -6,12 +6,13 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec.structs import replace
 
 from clinvk import __version__
@@ -35,6 +36,7 @@ from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
 from clinvk.plans.preflight import MIN_SECRET_LENGTH, VARIABLE
 from clinvk.process.marker import new_marker
+from clinvk.process.ownership import prepare_loop
 from clinvk.process.threads import in_thread
 from clinvk.runs.secrets import event_without_secrets, result_without_secrets
 from clinvk.store import open_store
@@ -64,13 +66,14 @@ class Node:
         self._ledger: Ledger | None = None
         self._store: Store | None = None
         self._dispatcher: Dispatcher | None = None
+        self._open = ExitStack()  # until the process ends
+        self._portal: BlockingPortal | None = None
 
-    def run(self, attempt: AttemptId) -> None:
-        """Run the attempt, unless somebody else does, or this node cannot."""
+    def run(self, backend: str, attempt: AttemptId) -> None:
+        """Run the attempt in a slot of the backend, unless somebody else does, or this node cannot."""
         settings, ledger = self.settings, self._open_ledger()
-        owner = Owner(
-            attempt, f"{settings.name}.{os.getpid()}.{os.urandom(8).hex()}", settings.name
-        )
+        token = f"{settings.name}.{os.getpid()}.{os.urandom(8).hex()}"
+        owner = Owner(attempt, token, settings.name, backend)
         claimed_at = boot_clock()
         claim = _patiently(lambda: ledger.claim(owner, payload.PROTOCOL))
         if claim.status == "version":
@@ -83,21 +86,6 @@ class Node:
             self._run_claimed(owner, claim, claimed_at)
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not look like a lost worker
             self._report_mistake(owner, error)
-
-    @contextmanager
-    def _noted(self, attempt: AttemptId, backend: str) -> Iterator[None]:
-        """Let `clinvk workers` see what is running. Nothing depends on it."""
-        nodes, name = (
-            Nodes(self._open_ledger().client, self._open_ledger().keys),
-            self.settings.name,
-        )
-        with suppress(OSError, _redis_error()):
-            nodes.note_started(name, attempt, backend)
-        try:
-            yield
-        finally:
-            with suppress(OSError, _redis_error()):
-                nodes.note_ended(name, attempt)
 
     def _run_claimed(self, owner: Owner, claim: Claim, claimed_at: float) -> None:
         attempt, ledger = owner.attempt, self._open_ledger()
@@ -119,8 +107,15 @@ class Node:
         async def run() -> None:
             await RunningAttempt(self, owner, request, ledger, claimed_at).run()
 
-        with self._noted(attempt, request.to or request.backend or ""):
-            anyio.run(run)
+        self._loop().call(run)
+
+    def _loop(self) -> BlockingPortal:
+        """The event loop of this process. It is kept from one attempt to the next, with its threads, since
+        starting those takes longer than what they do."""
+        if self._portal is None:
+            self._portal = self._open.enter_context(start_blocking_portal())
+            self._portal.call(prepare_loop)
+        return self._portal
 
     def _report_mistake(self, owner: Owner, error: Exception) -> None:
         traceback.print_exception(error)
@@ -222,11 +217,18 @@ class RunningAttempt:
                 tasks.cancel_scope.cancel()
         finally:
             lease.end()
-        if result is not None and lease.lost is None:
+        if lease.lost is not None:
+            with suppress(OSError, _redis_error()):
+                await in_thread(self._forget)
+        elif result is not None:
             state = (
                 "done" if result.ok else f"failed: {result.error.message if result.error else ''}"
             )
             say(self.name, f"{state} ({time.monotonic() - began:.1f} s)")
+
+    def _forget(self) -> None:
+        """Do not list it as running any more."""
+        Nodes(self.ledger.client, self.ledger.keys).forget(self.owner.node, self.owner.attempt)
 
     async def _result(self, marker: str) -> Result | None:
         """The result; None if nothing has started, and another node should try."""
@@ -266,22 +268,21 @@ class RunningAttempt:
             )  # fmt: skip
         if lease.order != RUN and lease.asked is None and not result.ok:
             result = replace(result, error=interrupted(self.owner.node), exit_code=1)
-        await lease.flush()
         data = payload.result_to_json(result)
         session = result.session_id if result.native_id else None
-        await self._patiently(lambda: self.ledger.finish(self.owner, data, session))
+        await self._patiently(lambda: lease.finish(data, session))
 
     async def _refuse(self, why: str) -> None:
         data = encode({"node": self.owner.node, "reason": why})
-        await self._patiently(lambda: self.ledger.refuse(self.owner, data))
+        await self._patiently(lambda: in_thread(lambda: self.ledger.refuse(self.owner, data)))
         say(self.name, f"refused: {why}")
 
-    async def _patiently(self, call: Any) -> None:
+    async def _patiently(self, call: Callable[[], Awaitable[object]]) -> None:
         """Repeat the call until the server answers. The lease is renewed meanwhile."""
         deadline = time.monotonic() + MAX_FINISH_WAIT
         while True:
             try:
-                await in_thread(call)
+                await call()
                 return
             except Exception as error:  # noqa: BLE001 - the server is asked again
                 if time.monotonic() > deadline or (self.lease and self.lease.lost):

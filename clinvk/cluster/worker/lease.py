@@ -21,7 +21,8 @@ BEATS = 8  # in a lease, at least
 LONGEST_INTERVAL = 0.5  # seconds between renewals: a cancellation is seen that late
 EVENT_PAUSE = 0.05  # seconds for which events are collected
 OWN_SHARE = 0.6  # of a lease without a renewal, after which the program is stopped
-GUARD_SHARE = 0.85  # after which the supervisor kills it
+GUARD_SHARE = 0.85  # after which the supervisor kills it, or a little earlier:
+TOLD_SHARE = 0.1  # of a lease between renewals that the supervisor is told of
 MAX_BATCH = 500  # events in one renewal
 MAX_PENDING = 5_000  # events that wait for the server; the program waits then
 MAX_BATCH_BYTES = 8 * 1024 * 1024
@@ -61,6 +62,8 @@ class Lease:
         self._drained = anyio.Event()
         self._kills = False
         self._beating = anyio.Lock()
+        self._has_ended = False
+        self._told_at = float("-inf")  # the renewal that the supervisor knows of
         self._watch()
 
     async def add(self, kind: str, data: bytes) -> None:
@@ -95,15 +98,24 @@ class Lease:
             # Not for long at a time: the clock of the event loop stands still while a laptop sleeps.
             await anyio.sleep(min(left, 1.0))
 
-    async def flush(self) -> None:
-        """Report all that is left."""
+    async def finish(self, result: bytes, session: str | None) -> None:
+        """Report the end, with all that is left. It is renewed until that has succeeded. Raises the
+        errors of redis-py, after which this may be called again."""
         interval = min(LONGEST_INTERVAL, self.ledger.lease / BEATS)
-        while self._pending and self.lost is None:
+        while self._count_next() < len(self._pending) and self.lost is None:
             await self._beat(interval)
+        async with self._beating:  # so that no event is reported by both
+            batch = self._next_batch()
+            await in_thread(
+                lambda: self.ledger.finish(self.owner, result, session, self._reported, batch)
+            )
+            self._pending.clear()
 
     def end(self) -> None:
         """Nothing runs any more."""
-        self._guard.release(self._marker)
+        if not self._has_ended:
+            self._has_ended = True
+            self._guard.release(self._marker)
 
     async def _beat(self, pause: float) -> None:
         async with self._beating:
@@ -134,17 +146,27 @@ class Lease:
             self._lose("its lease had expired, and was given up")
 
     def _next_batch(self) -> list[tuple[str, bytes]]:
+        return self._pending[: self._count_next()]
+
+    def _count_next(self) -> int:
+        """The number of events that are reported at a time."""
         size, count = 0, 0
         for _, data in self._pending[:MAX_BATCH]:
             size += len(data)
             if count and size > MAX_BATCH_BYTES:
                 break
             count += 1
-        return self._pending[:count]
+        return count
 
     def _watch(self) -> None:
-        until = self._renewed_at + self.ledger.lease * GUARD_SHARE
-        self._guard.watch(self._marker, until)
+        """Tell the supervisor how long to wait; not of each renewal, since it wakes up for that."""
+        if (
+            not self._has_ended
+            and self._renewed_at >= self._told_at + self.ledger.lease * TOLD_SHARE
+        ):
+            self._told_at = self._renewed_at
+            until = self._renewed_at + self.ledger.lease * GUARD_SHARE
+            self._guard.watch(self._marker, until)
 
     def _obey(self, answer: Beat) -> None:
         """Stop if the submitter has asked for it."""

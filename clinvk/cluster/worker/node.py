@@ -30,6 +30,7 @@ from clinvk.cluster.worker.pool import fork_pool, kill_pool, send_signal
 from clinvk.cluster.worker.settings import STOP, STOP_NOW, Orders, WorkerSettings
 from clinvk.cluster.worker.supervisor import Guard
 from clinvk.errors import ClinvkError, UsageError
+from clinvk.process.ownership import prepare_for_many
 
 if TYPE_CHECKING:
     import redis
@@ -70,6 +71,7 @@ class WorkerNode:
         supervisor = _start_supervisor(read)
         os.close(read)
         made = apps.create_app(settings.address)
+        prepare_for_many()  # of the processes that are forked, too
         node = Node(settings, self.orders, Guard(write))
         try:
             with self._watching_signals():

@@ -11,6 +11,7 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
+from functools import partial
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
@@ -74,7 +75,7 @@ def _serve(made: Celery, backend: str, node: Node) -> int:
         apps.set_driver(RunDriver(settings).drive)
         queues, slots = [DRIVE], settings.drivers
     else:
-        apps.set_handler(node.run)
+        apps.set_handler(partial(node.run, backend))
         queues, slots = (
             [queue_of(backend), queue_of(backend, settings.name)],
             settings.slots[backend],
