@@ -14,11 +14,12 @@ import pytest
 
 from clinvk.cluster.keys import AttemptId
 from clinvk.runs.folder import RunStore
-from tests.clusters import SECONDS, Cluster, Worker
-from tests.conftest import CommandLine, Home, is_alive, wait_for
+from tests.clusters import SECONDS, Cluster, Worker, cluster
+from tests.conftest import is_alive, wait_for
 from tests.desk import ends
 from tests.needs import need
-from tests.stores import RedisServer
+
+__all__ = ["cluster"]
 
 QUICK = "--lease=6s"
 # A time of day that is OFF seconds later; what measures how long something takes is not changed.
@@ -68,17 +69,6 @@ def clock(tmp_path: Path) -> Path:
         [compiler, "-shared", "-fPIC", "-o", made, tmp_path / "clock.c", "-ldl"], check=True
     )
     return made
-
-
-@pytest.fixture
-def cluster(
-    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
-) -> Iterator[Cluster]:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    made = Cluster(home, clinvk, folder, own_server)
-    yield made
-    made.close()
 
 
 def states(out: str) -> list[str]:
