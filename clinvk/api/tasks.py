@@ -45,7 +45,7 @@ Tasks = str | os.PathLike[str] | Sequence[str | Mapping[str, Any]] | Mapping[str
 Observe = Callable[["Change"], None]
 OF_COMPARISON = (  # arguments of a comparison that are no options
     "judge", "cwd", "timeout", "tags", "sequential", "worktree", "retries", "on_limit", "max_wait",
-    "fallback", "ignore_limit", "budget", "ephemeral",
+    "fallback", "labels", "ignore_limit", "budget", "ephemeral",
 )  # fmt: skip
 
 
@@ -111,6 +111,7 @@ async def acompare(
     cwd: str | os.PathLike[str] | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 - of each answer, whose program is ended then
     tags: Iterable[str] = (),
+    labels: Iterable[str] = (),
     sequential: bool = False,
     retries: int = 0,
     on_limit: str | None = None,
@@ -141,7 +142,7 @@ async def acompare(
         raise UsageError("score and apply are about results in worktrees", "pass worktree=True")
     async with placed(dispatcher, cluster) as (where, context):
         plan = plan_of_comparison(
-            prompt, backends, where, judge=judge, cwd=cwd, timeout=timeout, tags=tags,
+            prompt, backends, where, judge=judge, cwd=cwd, timeout=timeout, tags=tags, labels=labels,
             sequential=sequential, worktree=worktree, options=options, retries=retries,
             on_limit=on_limit, max_wait=max_wait, fallback=fallback, ignore_limit=ignore_limit,
             budget=budget, ephemeral=ephemeral,
@@ -262,6 +263,7 @@ def plan_of_comparison(
     cwd: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
     tags: Iterable[str] = (),
+    labels: Iterable[str] = (),
     sequential: bool = False,
     worktree: bool | Mapping[str, Any] | None = None,
     options: Mapping[str, Any],
@@ -273,7 +275,7 @@ def plan_of_comparison(
         prompt, list(backends), judge=judge, options=options,
         judge_options=comparison.judge_options(judge, options, dispatcher.selector),
         cwd=os.path.realpath(cwd) if cwd is not None else None,
-        timeout=timeout, tags=tuple(tags), worktree=parse.worktree_of(worktree),
+        timeout=timeout, tags=tuple(tags), labels=tuple(labels), worktree=parse.worktree_of(worktree),
         rules=parse.parse_rules(_to_file_data(rules), "compare", defaults),
         example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',
     )  # fmt: skip

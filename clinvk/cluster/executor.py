@@ -19,7 +19,7 @@ from clinvk.cluster.feed import Feed, Listener
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, News
-from clinvk.cluster.nodes import Need, Nodes, why_waiting
+from clinvk.cluster.nodes import Need, Nodes, NodeState, why_waiting
 from clinvk.engine.executor import LocalExecutor, Reporter, RunningRequest
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.progress import WAITING_FOR_ONE
@@ -43,11 +43,17 @@ class Sent:
     """An attempt that is waiting for a worker."""
 
     def __init__(
-        self, attempt: AttemptId, backend: str, queue: str, node: str | None = None
+        self,
+        attempt: AttemptId,
+        backend: str,
+        queue: str,
+        node: str | None = None,
+        labels: tuple[str, ...] = (),
     ) -> None:
         """`node` is the only one that can run it."""
         self.attempt = attempt
         self.backend = backend
+        self.labels = labels
         self.queue = queue
         self.node = node
         self.at = self.since = time.monotonic()
@@ -56,7 +62,7 @@ class Sent:
 
     @property
     def need(self) -> Need:
-        return Need(backend=self.backend, node=self.node, refused=self.refusals)
+        return Need(backend=self.backend, labels=self.labels, node=self.node, refused=self.refusals)
 
 
 class ClusterExecutor:
@@ -154,7 +160,7 @@ class ClusterExecutor:
             node = None
             if isinstance(request.session_ref, SessionById):
                 node = self.ledger.home_of(request.session_ref.text)
-            queue = queue_of(backend, node)
+            queue = queue_of(backend, node, request.labels)
             if said in ("new", "queued"):
                 self._send(attempt, queue)
             first = None if said == "new" else self.ledger.first_news(attempt)
@@ -175,7 +181,8 @@ class ClusterExecutor:
             )
         self.feed.is_begun = True
         listener.news.extendleft(reversed(earlier))
-        sent = Sent(attempt, backend, queue_of(backend, node), node)
+        queue = queue_of(backend, node, request.labels)
+        sent = Sent(attempt, backend, queue, node, request.labels)
         if said in ("new", "queued"):
             self._waiting[attempt.member] = sent, reporter
         return Following(self, sent, reporter, listener)
@@ -202,7 +209,7 @@ class ClusterExecutor:
         """Send an attempt that nodes have refused to one that has not; False if there is none."""
 
         def resend() -> bool:
-            others = [n for n in self.ledger.live_nodes(sent.backend) if n not in sent.refusals]
+            others = [n for n in self._fitting_nodes(sent) if n not in sent.refusals]
             if others:
                 sent.queue = queue_of(sent.backend, others[0])
                 sent.at = time.monotonic()
@@ -211,6 +218,17 @@ class ClusterExecutor:
 
         self._waiting[sent.attempt.member] = sent, reporter
         return bool(await self._in_turn(resend))
+
+    def _fitting_nodes(self, sent: Sent) -> list[str]:
+        """The nodes that are there, and run such tasks."""
+        live = self.ledger.live_nodes(sent.backend)
+        if not sent.labels:
+            return live
+        known = {state.name: state.node.labels for state in self._nodes()}
+        return [name for name in live if set(sent.labels) <= set(known.get(name, ()))]
+
+    def _nodes(self) -> list[NodeState]:
+        return Nodes(self.ledger.client, self.ledger.keys).read()
 
     def _pass_notices_on(self) -> None:
         """Pass on what was noticed in a thread."""
@@ -232,7 +250,7 @@ class ClusterExecutor:
         lonely = [pair for pair in late if now - pair[0].since > NOBODY_AFTER]
         if not lonely:
             return
-        there = Nodes(self.ledger.client, self.ledger.keys).read()
+        there = self._nodes()
         for sent, reporter in lonely:
             waiting = why_waiting(sent.need, there)
             reason = waiting.reason if waiting and waiting.for_good else ""

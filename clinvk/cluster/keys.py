@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+
 from msgspec import Struct
 
 DRIVE = "clinvk.drive"  # the Celery task that drives a detached run, and its queue
@@ -118,6 +121,15 @@ class Keys(Struct, frozen=True):
         return f"{self.prefix}busy:{name}"
 
 
-def queue_of(backend: str, node: str | None = None) -> str:
-    """The Celery queue of a backend; with a node, the one that only this node takes from."""
-    return f"tasks.{backend}" if node is None else f"tasks.{backend}@{node}"
+def queue_of(backend: str, node: str | None = None, labels: Iterable[str] = ()) -> str:
+    """The Celery queue of a backend: for tasks that need these labels, which all nodes that have
+    them take from; with a node, the one that only this node takes from."""
+    if node is not None:
+        return f"tasks.{backend}@{node}"
+    return "+".join([f"tasks.{backend}", *sorted(labels)])
+
+
+def queues_of(backend: str, node: str, labels: Sequence[str]) -> list[str]:
+    """The queues that a node with these labels takes from."""
+    sets = (chosen for n in range(len(labels) + 1) for chosen in combinations(labels, n))
+    return [*(queue_of(backend, labels=chosen) for chosen in sets), queue_of(backend, node)]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 from msgspec import Struct
 
-from clinvk.cluster.address import Address, connect_to
+from clinvk.cluster.address import Address, connect_to, open_client
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.server_errors import explain
+from clinvk.plans.labels import name_labels
 
 if TYPE_CHECKING:
     import redis
@@ -192,9 +193,10 @@ class Nodes:
         return seconds * 1000 + micro // 1000
 
 
-def read_nodes(address: Address) -> list[NodeState]:
-    """All nodes of the cluster. Raises `ClinvkError`."""
-    with connect_to(address) as client:
+def read_nodes(address: Address, *, patient: bool = True) -> list[NodeState]:
+    """All nodes of the cluster. Raises `ClinvkError`; at once, unless it is `patient`, if the server
+    does not answer."""
+    with connect_to(address) if patient else open_client(address, None) as client:
         # 60 ms, and an extra.
         from redis import RedisError
 
@@ -250,8 +252,8 @@ def why_waiting(
             return Waiting(f"its session is on {need.node}, which is not connected", for_good=True)
     fitting = [state for state in able if set(need.labels) <= set(state.node.labels)]
     if not fitting:
-        wanted = ", ".join(need.labels)
-        return Waiting(f"no worker with {backend} has the label {wanted}", for_good=True)
+        wanted = name_labels(need.labels)
+        return Waiting(f"no worker with {backend} has {wanted}", for_good=True)
     willing = [state for state in fitting if state.name not in need.refused]
     if not willing:
         reasons = "; ".join(f"{s.name}: {need.refused[s.name]}" for s in fitting)
@@ -259,16 +261,19 @@ def why_waiting(
     until = (paused or {}).get(backend)
     if until is not None and until > datetime.now(UTC):
         return Waiting(f"{backend} is at its rate limit until {until.astimezone():%H:%M}")
-    return _wait_for_slot(backend, willing)
+    return _wait_for_slot(need, willing)
 
 
-def _wait_for_slot(backend: str, nodes: Iterable[NodeState]) -> Waiting | None:
+def _wait_for_slot(need: Need, nodes: Iterable[NodeState]) -> Waiting | None:
+    backend = need.backend
     open_ones = [state for state in nodes if state.takes_tasks]
+    where = f" and {name_labels(need.labels)}" if need.labels else ""
     if not open_ones:
-        return Waiting(f"all workers with {backend} are being shut down", for_good=True)
+        return Waiting(f"all workers with {backend}{where} are being shut down", for_good=True)
     slots = sum(state.node.slots[backend] for state in open_ones)
     used = sum(min(state.used(backend), state.node.slots[backend]) for state in open_ones)
     if used < slots:
         return None
     what = "the only slot" if slots == 1 else f"all {slots} slots"
-    return Waiting(f"{what} for {backend} {'is' if slots == 1 else 'are'} taken")
+    where = f" on workers with {name_labels(need.labels)}" if need.labels else ""
+    return Waiting(f"{what} for {backend}{where} {'is' if slots == 1 else 'are'} taken")

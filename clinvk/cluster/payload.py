@@ -52,6 +52,7 @@ class _Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     title: str | None = None
     tags: tuple[str, ...] = ()
     ignore_limit: bool = False
+    labels: tuple[str, ...] = ()
     task: str | None = None
     lenient: bool = False
     worktree: TaskWorktree | None = None

@@ -61,14 +61,16 @@ def reasons(
         why = None
         if outcome.state == "running":
             home = (homes or {}).get(outcome.session_id or "")
-            waiting = why_waiting(Need(backend=outcome.backend or "", node=home), nodes)
+            need = Need(backend=outcome.backend or "", labels=task.labels, node=home)
+            waiting = why_waiting(need, nodes)
             why = waiting and waiting.reason
         elif needed := [outcomes[n] for n in task.needs if outcomes[n].state in _OPEN]:
             why = f"needs {_names(needed)}"
         elif outcome.error is None:  # otherwise, that says it
             backend = outcome.backend or ""
             if backend in paused:
-                waiting = why_waiting(Need(backend=backend), nodes, paused)
+                need = Need(backend=backend, labels=task.labels)
+                waiting = why_waiting(need, nodes, paused)
                 why = waiting and waiting.reason
             elif is_full:
                 why = f"the run has {plan.rules.max_parallel} tasks at a time"

@@ -69,6 +69,7 @@ def chain(
     options: TurnOptions = FROM_TABLE,
     timeout: opt.TaskTimeout = None,
     tag: opt.TaskTag = None,
+    label: opts.Labels = None,
     retries: opts.Retries = None,
     on_limit: opts.OnLimit = None,
     max_wait: opts.MaxWait = None,
@@ -113,7 +114,7 @@ def chain(
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     defaults = opts.build_defaults(
         loaded, options, backend=backend, workdir=str(workdir) if workdir else None,
-        timeout=timeout, tags=tag or None,
+        timeout=timeout, tags=tag or None, labels=label or None,
         worktree=opt.worktree_keys(worktree=worktree, base=base, dirty=dirty, setup=setup),
         **opts.candidate_keys(candidates, score, judge, lowest=lowest),
     )  # fmt: skip

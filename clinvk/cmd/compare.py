@@ -96,6 +96,7 @@ def compare(
     options: TurnOptions = FROM_TABLE,
     timeout: opt.TaskTimeout = None,
     tag: opt.TaskTag = None,
+    label: common.Labels = None,
     retries: common.Retries = None,
     on_limit: Annotated[
         str | None,
@@ -150,7 +151,7 @@ def compare(
     selector = context.selector
     made = _build_plan(
         selector, prompt, _select_backends(selector, backends or [], view, all_backends=all_backends),
-        judge=judge, workdir=workdir, timeout=timeout, tags=tag or [],
+        judge=judge, workdir=workdir, timeout=timeout, tags=tag or [], labels=label or [],
         options=options,
         worktree=opt.worktree_keys(worktree=worktree, base=base, dirty=dirty, setup=setup),
         rules=Rules(
@@ -225,6 +226,7 @@ def _build_plan(
     workdir: Path | None,
     timeout: str | None,
     tags: list[str],
+    labels: list[str],
     options: TurnOptions,
     worktree: bool | dict[str, Any] | None,
     rules: Rules,
@@ -243,6 +245,7 @@ def _build_plan(
         cwd=_absolute_workdir(workdir),
         timeout=opt.parse_duration("timeout", timeout),
         tags=tags,
+        labels=labels,
         worktree=worktree_of(worktree),
         rules=rules,
     )

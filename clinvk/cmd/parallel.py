@@ -65,6 +65,7 @@ def parallel(
     timeout: opt.TaskTimeout = None,
     stall_timeout: opt.TaskStall = None,
     tag: opt.TaskTag = None,
+    label: plan.Labels = None,
     max_parallel: plan.MaxParallel = None,
     fail_fast: plan.FailFast = None,
     halt: plan.Halt = None,
@@ -98,7 +99,7 @@ def parallel(
     view = many.build_view(loaded, as_json=as_json, output_format=output_format, quiet=quiet)
     defaults = plan.build_defaults(
         loaded, options, prompt=prompt, backend=backend, workdir=str(workdir) if workdir else None,
-        timeout=timeout, stall_timeout=stall_timeout, tags=tag or None,
+        timeout=timeout, stall_timeout=stall_timeout, tags=tag or None, labels=label or None,
         worktree=opt.worktree_keys(worktree=worktree, base=base, dirty=dirty, setup=setup),
         **plan.candidate_keys(candidates, score, judge, lowest=lowest),
     )  # fmt: skip

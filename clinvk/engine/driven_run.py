@@ -23,6 +23,7 @@ from clinvk.model.outcome import Outcome, RunResult, run_exit_code
 from clinvk.model.plan import Plan, Task
 from clinvk.model.result import EXIT_CODES
 from clinvk.plans import preflight
+from clinvk.plans.labels import check_place
 from clinvk.process.groups import unwrap_single_exception
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.runs import secrets
@@ -44,6 +45,7 @@ class DrivenRun:
     """A new run of a plan. `await run()` once; `stop()` from anywhere in the same event loop."""
 
     _check = staticmethod(preflight.check_plan)
+    _has_begun = False  # it is the rest of a run
 
     def __init__(
         self,
@@ -66,6 +68,9 @@ class DrivenRun:
             is_placed = plan.cluster is not None  # a run that is resumed
             plan = replace(plan, cluster=context.cluster.address)
             plan = plan if is_placed else context.cluster.place(plan, notify)
+        elif executor is None:
+            is_chosen = context.is_chosen or (self._has_begun and plan.cluster is None)
+            check_place(plan, notify, is_chosen=is_chosen)
         self.preflights = self._check(plan, context.selector)
         self.plan = plan = self._with_worktrees(plan)
         self.scrub = secrets.create_scrubber(self.preflights.secrets, redacting=context.redact)

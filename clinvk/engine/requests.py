@@ -79,6 +79,7 @@ class RequestBuilder:
             on_limit="fail",
             fallback=(),
             ignore_limit=rules.limits.at_start == "ignore",
+            labels=task.labels,
             task=self.run_id,
             lenient=task.lenient or switched,
             stored_options=task.stored_options and not switched,  # they were stored for the other

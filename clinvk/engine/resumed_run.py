@@ -38,6 +38,7 @@ class ResumedRun(DrivenRun):
 
     # A task that is not run again does not need its backend to be installed.
     _check = staticmethod(preflight.survey_plan)
+    _has_begun = True
 
     def __init__(
         self,

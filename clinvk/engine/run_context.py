@@ -64,6 +64,7 @@ class RunContext(Struct, frozen=True, kw_only=True):
     # The rate limit of a backend, with these variables and this model, that was remembered.
     find_limit: FindLimit = lambda _backend, _env, _model: None
     cluster: ClusterRuns | None = None  # the tasks run on its workers
+    is_chosen: bool = False  # the user wants this machine, though tasks may ask for other ones
 
 
 def local_context(dispatcher: Dispatcher) -> RunContext:

@@ -97,6 +97,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strict: tuple[int, ...] = ()  # of a step: what it says that it needs, be it soft or not
     template: bool = False  # its prompt names other tasks, or has `\\{{` in it
     idempotent: bool = False  # it may be run again if its end is unknown
+    labels: tuple[str, ...] = ()  # that a worker of a cluster needs to run it
     tags: tuple[str, ...] = ()
     title: str | None = None
     meta: Any = None
@@ -202,7 +203,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     cluster: str | None = None  # the address whose workers run it, without its password
 
     def to_json(self) -> dict[str, Any]:
-        is_new = bool(self.loops) or any(task.decides for task in self.tasks)
+        is_new = bool(self.loops) or any(task.decides or task.labels for task in self.tasks)
         version = VERSION if is_new else WITHOUT_DECISIONS
         return {"version": version, **to_builtins(self)}
 

@@ -61,6 +61,7 @@ class Request:
     on_limit: str | None  # fail, wait or switch:BACKEND at a rate limit; None: as configured
     max_wait: float | None  # seconds to wait for its end; None: as configured
     fallback: tuple[str, ...] | None  # backends to switch to; None: as configured
+    labels: tuple[str, ...]  # that a worker of a cluster needs to run it
     ignore_limit: bool  # try even if a rate limit is remembered
     resends: bool  # its prompt is the last one of the session, which a rate limit has ended
     task: str | None  # the run that it is a task of
@@ -102,6 +103,7 @@ class Request:
         max_wait: float | None = None,
         fallback: tuple[str, ...] | None = None,
         ignore_limit: bool = False,
+        labels: tuple[str, ...] = (),
         resends: bool = False,
         task: str | None = None,
         stored_options: bool = False,

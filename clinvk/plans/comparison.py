@@ -23,6 +23,7 @@ from clinvk.errors import UsageError
 from clinvk.model.fence import fence, random_word
 from clinvk.model.outcome import ACTIVE_STATES, Outcome, RunResult
 from clinvk.model.plan import Plan, Rules, Task, Worktree, with_keys
+from clinvk.plans.labels import labels_problem
 from clinvk.text.sanitize import one_line
 
 MIN_BACKENDS = 2  # backends; one is not a comparison
@@ -115,6 +116,7 @@ def build_plan(
     cwd: str | None = None,
     timeout: float | None = None,
     tags: Sequence[str] = (),
+    labels: Sequence[str] = (),
     worktree: Worktree | None = None,
     rules: Rules | None = None,
     example: str = "--backends claude,codex; without any AI CLI: --backends echo:a,echo:b",
@@ -125,7 +127,9 @@ def build_plan(
     if not prompt.strip():
         raise UsageError("the prompt is empty", 'pass one: clinvk compare -b A,B "PROMPT"')
     check_backends(backends, example)
-    common = {"cwd": cwd, "timeout": timeout, "tags": tuple(tags)}
+    if problem := labels_problem(labels):
+        raise UsageError(f"labels: {problem[0]}", problem[1])
+    common = {"cwd": cwd, "timeout": timeout, "tags": tuple(tags), "labels": tuple(dict.fromkeys(labels))}  # fmt: skip
     tasks = [
         _task(name, name, prompt, options or {}, worktree=worktree, **common) for name in backends
     ]

@@ -32,6 +32,7 @@ from clinvk.plans.candidates import (
     parse_decision,
 )
 from clinvk.plans.formats import COLUMNS, HEADER, keys_hint
+from clinvk.plans.labels import labels_problem
 from clinvk.plans.loops.expansion import Expansion
 from clinvk.plans.loops.findings import find_schema
 from clinvk.plans.loops.reading import REPEAT, WrittenLoop, read_loops
@@ -368,6 +369,7 @@ class _PlanParser:
             template=template,
             idempotent=written.idempotent,
             worktree=parse_worktree(written.worktree, (*path, "worktree")),
+            labels=_parse_labels(written.labels, (*path, "labels")),
             tags=tuple(written.tags),
             title=written.title,
             meta=_to_json_data(written.meta, (*path, "meta")),
@@ -707,6 +709,14 @@ def _check_budget(budget: Budget | None) -> Budget:
         if value is not None and not value > 0:
             raise ShapeError(("budget", name), f"{value} is not greater than 0")
     return budget or Budget()
+
+
+def _parse_labels(value: str | list[str], path: Place) -> tuple[str, ...]:
+    """The labels that a worker needs, each once."""
+    labels = _to_list(value)
+    if problem := labels_problem(labels):
+        raise ShapeError(path, *problem)
+    return tuple(dict.fromkeys(labels))
 
 
 def _parse_seconds(value: Scalar | None, path: Place) -> float | None:

@@ -25,7 +25,7 @@ ALTERNATIVES |= {b: a for a, b in ALTERNATIVES.items()}
 
 FRACTIONS = [key for key, option in OPTIONS.items() if option.type is float]
 NUMBERS = [*(key for key, option in OPTIONS.items() if option.type is int), *FRACTIONS, "retries"]
-LISTS = [*(key for key, option in OPTIONS.items() if option.repeatable), "tags", "needs"]
+LISTS = [*(key for key, option in OPTIONS.items() if option.repeatable), "tags", "needs", "labels"]
 
 Scalar = str | int | float | bool
 
@@ -45,6 +45,7 @@ WRITTEN_TASK: Rules = {
     "name": TEXT,
     "id": TEXT,
     "tags": {"[]": PROSE},
+    "labels": {"[]": TEXT},
     "needs": {"[]": PROSE},
     "matrix": _MATRIX,
     "env": {"*": TEXT},
@@ -145,6 +146,7 @@ class TaskEntry(_option_fields, Struct, frozen=True, kw_only=True):  # type: ign
     needs: str | list[str] = []
     env: dict[str, Scalar] = {}
     idempotent: bool = False
+    labels: str | list[str] = []
     stored_options: bool = False
     worktree: bool | dict[str, Any] | None = None
     candidates: int | str | list[Any] | None = None

@@ -34,6 +34,7 @@ from clinvk.errors import ClinvkError, NotInstalledError
 from clinvk.model.events import Checking, Event
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
+from clinvk.plans.labels import missing_labels
 from clinvk.plans.preflight import MIN_SECRET_LENGTH, VARIABLE
 from clinvk.process.marker import new_marker
 from clinvk.process.ownership import prepare_loop
@@ -150,6 +151,8 @@ class Node:
         allow = self.settings.config.config.worker.allow
         if backend not in self.settings.slots or (allow.backends and backend not in allow.backends):
             raise ClinvkError(f"it does not run {backend}")
+        if missing := missing_labels(request.labels, self.settings.labels):
+            raise ClinvkError(f"it does not have {missing}")
         self._selector().select(backend)
         if request.cwd is None and request.session is not None:
             began_in = self.store.get(request.session).cwd

@@ -17,7 +17,7 @@ from celery import Celery
 from celery.exceptions import SecurityWarning
 
 from clinvk.cluster import app as apps
-from clinvk.cluster.keys import DRIVE, queue_of
+from clinvk.cluster.keys import DRIVE, queues_of
 from clinvk.cluster.worker import preload  # noqa: F401 - before the processes are forked
 from clinvk.cluster.worker.attempt import Node
 from clinvk.cluster.worker.driver import RunDriver
@@ -76,10 +76,8 @@ def _serve(made: Celery, backend: str, node: Node) -> int:
         queues, slots = [DRIVE], settings.drivers
     else:
         apps.set_handler(partial(node.run, backend))
-        queues, slots = (
-            [queue_of(backend), queue_of(backend, settings.name)],
-            settings.slots[backend],
-        )
+        queues = queues_of(backend, settings.name, settings.labels)
+        slots = settings.slots[backend]
     worker = made.Worker(
         hostname=f"{backend}@{settings.name}", pool="prefork", concurrency=slots,
         queues=queues, loglevel="ERROR", without_mingle=True, without_gossip=True,

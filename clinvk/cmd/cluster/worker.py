@@ -15,6 +15,7 @@ from clinvk.cmd.drive.cluster import URL_VARIABLE, ClusterUrl, Insecure, find_ad
 from clinvk.cmd.options import request as opt
 from clinvk.config.extras import require_extra
 from clinvk.errors import UsageError
+from clinvk.plans.labels import labels_problem
 from clinvk.text.duration import parse_duration
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def worker(
     ] = None,
     label: Annotated[
         list[str] | None,
-        typer.Option("--label", metavar="LABEL", help="Describe this node (repeatable)."),
+        typer.Option("--label", metavar="LABEL", help="Take tasks with this label, too (repeatable)."),
     ] = None,
     drain_timeout: Annotated[
         str | None,
@@ -93,7 +94,7 @@ def worker(
     if seconds < SHORTEST_LEASE:
         raise UsageError(f"--lease: {lease} is too short", f"at least {SHORTEST_LEASE:g}s")
     settings = WorkerSettings(
-        address=address, name=_name(name), slots=_slots(backends, loaded), labels=tuple(label or ()),
+        address=address, name=_name(name), slots=_slots(backends, loaded), labels=_labels(label or []),
         config=loaded, env=_environment(), drain_timeout=_seconds("--drain-timeout", drain_timeout),
         lease=seconds, drivers=drive, driver_lease=min(seconds, DRIVER_LEASE),
     )  # fmt: skip
@@ -120,6 +121,12 @@ def _name(given: str | None) -> str:
             "use letters, digits, '.', '_' and '-', starting with a letter or digit",
         )
     return name
+
+
+def _labels(given: list[str]) -> tuple[str, ...]:
+    if problem := labels_problem(given):
+        raise UsageError(f"--label: {problem[0]}", problem[1])
+    return tuple(dict.fromkeys(given))
 
 
 def _environment() -> dict[str, str]:

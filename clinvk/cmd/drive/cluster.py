@@ -84,7 +84,7 @@ def open_place(
 ) -> tuple[Dispatcher, RunContext]:
     """Where the tasks of a new run are run. Raises `ClinvkError`."""
     if cluster_url(given, loaded) is None:
-        return _here(loaded)
+        return _here(loaded, is_chosen=given == HERE)
     return _on_cluster(loaded, find_address(given, loaded, insecure=insecure), insecure=insecure)
 
 
@@ -96,7 +96,7 @@ def open_place_of(
     if given is not None:
         return open_place(loaded, given, insecure=insecure)
     if begun_on is None:
-        return _here(loaded)
+        return _here(loaded, is_chosen=True)
     known = cluster_url(None, loaded)
     if known is not None and _recorded_address(known) == begun_on:
         return open_place(loaded, known, insecure=insecure)
@@ -190,13 +190,13 @@ def why_waiting(
     return {}
 
 
-def _here(loaded: Loaded) -> tuple[Dispatcher, RunContext]:
+def _here(loaded: Loaded, *, is_chosen: bool) -> tuple[Dispatcher, RunContext]:
     # Only once the flags are valid: it is a third of the start.
     from clinvk.dispatch.dispatcher import Dispatcher
     from clinvk.engine.run_context import local_context
 
     dispatcher = until_end(Dispatcher(loaded))
-    return dispatcher, local_context(dispatcher)
+    return dispatcher, replace(local_context(dispatcher), is_chosen=is_chosen)
 
 
 def _on_cluster(

@@ -174,6 +174,7 @@ def _dry_run_task(plan: Plan, i: int, backend: str) -> dict[str, Any]:
         "timeout": task.timeout,
         "stall_timeout": task.stall_timeout,
         "retries": plan.retries_of(i),
+        "labels": list(task.labels),
         "tags": list(task.tags),
         "title": task.title,
         "meta": task.meta,
@@ -218,7 +219,7 @@ def _worktree_data(worktree: Worktree | None) -> bool | dict[str, Any] | None:
 
 def _describe_task(task: dict[str, Any], rules: Rules) -> str:
     """The settings of this task alone: `model=m timeout=60 env=TOKEN`."""
-    names = ("args", "workdir", "worktree", "timeout", "stall_timeout", "retries", "tags", "title", "meta",
+    names = ("args", "workdir", "worktree", "timeout", "stall_timeout", "retries", "labels", "tags", "title", "meta",
              "idempotent", "lenient", "dry_run", "score", "score_order", "judge")  # fmt: skip
     options = dict(task["options"])
     if name := named_schema(options.get("schema")):

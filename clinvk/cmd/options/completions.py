@@ -208,3 +208,23 @@ def complete_skills(incomplete: str) -> list[str]:
 
     places = skill_places(loading.find_home(os.environ), os.getcwd())
     return [name for name in skill_names(places) if name.startswith(incomplete)]
+
+
+def complete_labels(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The labels of the workers that are there."""
+    # Only to complete, with a cluster.
+    from clinvk.cmd.drive.cluster import cluster_url
+    from clinvk.config import loading
+
+    with suppress(ClinvkError, OSError):
+        url = cluster_url(ctx.params.get("cluster"), loading.load(os.environ))
+        if url is None:
+            return []
+        # The same.
+        from clinvk.cluster.address import parse
+        from clinvk.cluster.nodes import read_nodes
+
+        found = read_nodes(parse(url, insecure=True), patient=False)
+        labels = {label for state in found if state.takes_tasks for label in state.node.labels}
+        return sorted(label for label in labels if label.startswith(incomplete))
+    return []

@@ -11,7 +11,7 @@ import typer
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clinvk.cmd.options.completions import complete_limit_actions
+from clinvk.cmd.options.completions import complete_labels, complete_limit_actions
 from clinvk.cmd.options.request import complete_backends
 from clinvk.disk.output_file import check_overwriting
 from clinvk.disk.reading import read_named, read_stream
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # The flags that set a key of another name.
-FLAGS_OF_KEYS = {"tags": "--tag", "score_order": "--lowest"}
+FLAGS_OF_KEYS = {"tags": "--tag", "labels": "--label", "score_order": "--lowest"}
 
 
 def complete_checkpoints(incomplete: str) -> list[str]:
@@ -121,6 +121,15 @@ CandidateJudge = Annotated[
         metavar="BACKEND[:MODEL]",
         help="Have this backend choose between candidates that are equally good.",
         autocompletion=complete_backends,
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="LABEL",
+        help="Run on workers with this label only (repeatable).",
+        autocompletion=complete_labels,
     ),
 ]
 Quiet = Annotated[

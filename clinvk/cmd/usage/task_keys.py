@@ -28,6 +28,7 @@ TASK = {
     "timeout": "Stop after this long: 90, 90s, 5m or 2h.",
     "stall_timeout": "Stop after this long without output.",
     "idempotent": "Safe to run again if it was interrupted.",
+    "labels": "Labels of the workers of a cluster that may run it: [gpu].",
     "tags": "Tags of its session.",
     "title": "Title of its session.",
     "meta": "Returned unchanged.",
