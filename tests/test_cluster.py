@@ -121,7 +121,9 @@ def test_why_a_task_waits_is_shown(cluster: Cluster):
 def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_may(cluster: Cluster):
     worker = cluster.worker("w1", QUICK)
     tasks = ["hold a", {"prompt": "hold b", "idempotent": True}, {"prompt": "c", "needs": "1"}]
-    run = cluster.start("parallel", cluster.file({"tasks": tasks}), "--json", "--cluster", cluster.url)
+    run = cluster.start(
+        "parallel", cluster.file({"tasks": tasks}), "--json", "--cluster", cluster.url
+    )
     cluster.wait_for("hold a")
     cluster.wait_for("hold b")
     programs = [cluster.pid("hold")]
@@ -133,7 +135,11 @@ def test_a_task_on_a_killed_worker_is_indeterminate_and_runs_again_only_if_it_ma
     cluster.wait_for("hold b", 2)
     cluster.let_go()
     code, out, err = ends(run, SECONDS)
-    assert states(subprocess.CompletedProcess([], code, out, err)) == ["indeterminate", "done", "skipped"]
+    assert states(subprocess.CompletedProcess([], code, out, err)) == [
+        "indeterminate",
+        "done",
+        "skipped",
+    ]
     assert code == 1
     assert "the worker w1 was lost" in out
     assert "skipped: depends on '1', which was interrupted" in out

@@ -1,8 +1,6 @@
 """Tasks that need workers with certain labels."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -18,28 +16,11 @@ from clinvk.errors import UsageError
 from clinvk.model.request import Request
 from clinvk.plans.labels import MAX_LABELS
 from clinvk.runs.folder import RunStore
-from tests.clusters import SECONDS, Cluster
-from tests.conftest import CommandLine, Home, wait_for
-from tests.desk import Desk, ends, kill
-from tests.stores import RedisServer
+from tests.clusters import SECONDS, Cluster, cluster
+from tests.conftest import wait_for
+from tests.desk import Desk, desk, ends, kill
 
-
-@pytest.fixture
-def cluster(
-    home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
-) -> Iterator[Cluster]:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    made = Cluster(home, clinvk, folder, own_server)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def desk(home: Home, clinvk: CommandLine, tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(home, clinvk, tmp_path)
-    yield made
-    made.close()
+__all__ = ["cluster", "desk"]
 
 
 def nodes(data: Any) -> list[str | None]:
@@ -142,7 +123,8 @@ def test_a_worker_refuses_what_it_has_no_label_for(cluster: Cluster):
     worker = cluster.worker("plain")
     ledger, app = cluster.ledger(), apps.create_app(parse(cluster.url))
     attempt = AttemptId("forged", 0, 1)
-    request = Request(prompt="a", backend="fake", cwd=cluster.home.work, labels=("gpu",))
+    about: Any = {"backend": "fake", "cwd": cluster.home.work, "options": {}, "env": {}}
+    request = Request(prompt="a", labels=("gpu",), new=True, **about)
     ledger.submit(attempt, payload.request_to_json(request), payload.PROTOCOL, __version__)
     apps.send(app, attempt, queue_of("fake", "plain"))
     said = "refused: it does not have the label gpu"
