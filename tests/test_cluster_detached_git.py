@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+import clinvk
 from tests.clusters import SECONDS
 from tests.conftest import CommandLine, Home
 from tests.needs import need
@@ -66,7 +68,6 @@ def desks(
 ) -> Iterator[Desks]:
     git(tmp_path, "init", "-q", "--bare", "remote.git")
     folder = tmp_path / "desk"
-    folder.mkdir()
     made = Desks(home, clinvk, folder, own_server, tmp_path / "remote.git")
     home.backend(
         "judge",
@@ -107,4 +108,114 @@ def test_candidates_of_a_detached_run_are_judged_by_what_they_changed(
     told = desks.ended(run, tmp_path)
     decision = told["results"][-1]["decision"]
     assert (decision["best"], decision["decided_by"]) == ("fix[1]", "judge"), told
+    number = "basename $(pwd) | tr -dc 0-9 > n"  # of the candidate
+    scored = {"name": "less", "prompt": number, "score": "cat n", "candidates": 2}
+    run = desks.submit(repo, "parallel", {"tasks": [scored]})
+    decision = desks.ended(run, tmp_path)["results"][-1]["decision"]
+    assert (decision["best"], decision["decided_by"]) == ("less[2]", "score"), decision
     assert (desks.folder / "judged").read_text().count("\n+1\n") == 4
+
+
+def test_the_results_of_a_detached_run_are_applied_in_any_clone(
+    desks: Desks, repo: Path, tmp_path: Path
+):
+    desks.begin_work()
+    script = {"tasks": ["echo 1 > a", "git rm -q b; echo new > c", "true"]}
+    run = desks.submit(repo, "parallel", script)
+    assert [r["state"] for r in desks.ended(run, repo)["results"]] == ["done"] * 3
+    git(tmp_path, "clone", "-q", str(repo), "clone")
+    clone, elsewhere = tmp_path / "clone", desks.elsewhere()
+    shown = desks.runs(clone, "diff", "last", "--stat", **elsewhere)
+    assert "3 files changed" in shown.stdout.replace("2 files changed", "3 files changed"), shown
+    diffs = json.loads(desks.runs(clone, "diff", run, "--json", **elsewhere).stdout)["tasks"]
+    assert [t["name"] for t in diffs] == ["1", "2", "3"]
+    assert "+new" in diffs[1]["patch"]
+    applied = desks.runs(clone, "apply", run, "1", **elsewhere)
+    assert applied.returncode == 0, applied
+    assert git(clone, "status", "--porcelain").splitlines() == ["M  a"]
+    again = desks.runs(repo, "apply", run)
+    assert again.returncode == 0, again
+    assert "1: already applied" in again.stdout
+    assert git(repo, "status", "--porcelain").splitlines() == ["D  b", "A  c"]
+    listed = json.loads(desks.runs(tmp_path, "show", run, "--json", **elsewhere).stdout)["results"]
+    assert [t["applied"]["root"] for t in listed[:2]] == [str(clone), str(repo)]
+    not_here = desks.runs(tmp_path, "diff", run, **elsewhere)
+    assert not_here.returncode == 4
+    assert f"git clone file://{desks.remote}" in not_here.stderr
+
+
+def test_what_was_dropped_is_gone_from_the_remote(desks: Desks, repo: Path, tmp_path: Path):
+    desks.begin_work()
+    run = desks.submit(repo, "parallel", {"tasks": ["echo 1 > a", "echo 2 > b"]})
+    desks.ended(run, repo)
+    git(tmp_path, "clone", "-q", str(repo), "clone")
+    clone, elsewhere = tmp_path / "clone", desks.elsewhere()
+    dropped = desks.runs(clone, "drop", run, "1", "--yes", "--json", **elsewhere)
+    assert dropped.returncode == 0, dropped
+    kept = desks.runs(clone, "delete", run, "--yes", **elsewhere)
+    assert kept.returncode == 4
+    assert "neither applied nor dropped: 2" in kept.stderr
+    commit = json.loads(dropped.stdout)["dropped"][0]["commit"]
+    assert git(clone, "show", f"{commit}:a") == "1"
+    refs = git(desks.remote, "for-each-ref", "--format=%(refname)", f"refs/clinvk/{run}")
+    assert f"refs/clinvk/{run}/2/1" in refs
+    assert f"refs/clinvk/{run}/1/1" not in refs
+    told = desks.runs(repo, "apply", run)
+    assert "dropped" in told.stdout, told
+    assert git(repo, "status", "--porcelain").splitlines() == ["M  b"]
+    assert desks.runs(clone, "delete", run, "--yes", **elsewhere).returncode == 0
+
+
+@pytest.mark.anyio
+async def test_results_of_a_detached_run_are_shown_applied_and_dropped_from_python(
+    desks: Desks, repo: Path
+):
+    await anyio.to_thread.run_sync(desks.begin_work)
+    git(repo, "config", "user.name", "Me")
+    git(repo, "config", "user.email", "me@example.com")
+    about: dict[str, Any] = {"cluster": desks.url, "dispatcher": desks.dispatcher()}
+    steps = ["echo 1 > a", "cat a; echo 2 > b", "echo 3 > c"]
+    run = await clinvk.asubmit_chain(steps, workdir=repo, worktree=True, **about)
+    seen = [c async for c in clinvk.afollow_run(run, **about)]
+    assert [c.outcome.output for c in seen if c.kind == "ended" and c.outcome] == ["", "1", ""]
+    about["directory"] = repo
+    assert [(d.name, d.insertions) for d in await clinvk.arun_diff(**about)] == [
+        ("1", 1), ("2", 1), ("3", 1),
+    ]  # fmt: skip
+    (dropped,) = await clinvk.adrop_run(run, "3", **about)
+    assert dropped.name == "3"
+    applied = await clinvk.aapply_run(run, how="commit", **about)
+    assert [t.state for t in applied.tasks] == ["applied", "applied", "skipped"]
+    assert not (repo / "c").exists()
+    assert git(repo, "log", "--format=%s", "-3").splitlines()[-1] == "start"
+
+
+def test_a_conflict_with_a_detached_run_changes_nothing_and_can_be_resolved(
+    desks: Desks, repo: Path
+):
+    desks.begin_work()
+    run = desks.submit(repo, "parallel", {"tasks": ["echo theirs > a"]})
+    desks.ended(run, repo)
+    (repo / "a").write_text("mine\n")
+    git(repo, "commit", "-qam", "Mine")
+    failed = desks.runs(repo, "apply", run)
+    assert failed.returncode == 1
+    assert "conflict" in failed.stderr
+    desks.home.backend(
+        "resolver", 'cat >/dev/null; echo both > a; echo \'{"type":"end","text":"x"}\'\n'
+    )
+    done = desks.runs(repo, "apply", run, "--resolve", "resolver")
+    assert done.returncode == 0, done
+    assert (repo / "a").read_text() == "both\n"
+
+
+def test_a_run_that_was_not_detached_is_known_to_be_recorded_elsewhere(desks: Desks, repo: Path):
+    desks.begin_work()
+    script = json.dumps({"tasks": ["true"]})
+    words = ["parallel", "-f", "-", "--json", "--cluster", desks.url]
+    run = json.loads(desks.clinvk(*words, cwd=repo, stdin=script, timeout=SECONDS).stdout)["id"]
+    assert desks.runs(repo, "diff", run).returncode == 0
+    for command in ("diff", "show", "apply"):
+        done = desks.runs(repo, command, run, **desks.elsewhere(command))
+        assert done.returncode == 4
+        assert "recorded only on the machine where it was started" in done.stderr

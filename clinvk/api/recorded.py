@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,15 @@ from clinvk.config.extras import require_extra
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.engine.run_context import RunContext, local_context
 from clinvk.process.threads import in_thread
-from clinvk.runs.folder import RunStore
-from clinvk.runs.log import Runs
+from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.log import RunLog, Runs
+from clinvk.worktrees.results.reading import find_run_in, is_of_repository
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from clinvk.model.plan import Plan
+    from clinvk.worktrees.results.target import Target
 
 
 def open_runs(home: Path, cluster: str | None) -> tuple[Runs, Callable[[], None]]:
@@ -45,6 +49,33 @@ def all_recorded(home: Path, cluster: str | None) -> Iterator[Runs]:
         yield JoinedRuns([there], [here])
     finally:
         close()
+
+
+@contextmanager
+def with_results(runs: Runs, text: str, here: Path, env: Mapping[str, str]) -> Iterator[RunFolder]:
+    """One of the runs, with a directory of this machine and its results in a repository there: those of a
+    run of a cluster are fetched. `last` is the newest of the repository that contains `here`. Raises
+    `ClinvkError`."""
+    found = find_run_in(runs, text, here, _is_of)
+    if isinstance(found, RunFolder):
+        yield found
+        return
+    # Only with a cluster.
+    from clinvk.cluster.log.noted import open_noted
+    from clinvk.cluster.log.run import RedisRun
+
+    assert isinstance(found, RedisRun)  # noqa: S101 - there are no others
+    with open_noted(found, here, env) as noted:
+        yield noted
+
+
+def _is_of(run: RunLog, plan: Plan, near: Target) -> bool:
+    if isinstance(run, RunFolder) or not any(t.worktree and t.worktree.remote for t in plan.tasks):
+        return is_of_repository(plan, near)
+    # Only with a cluster.
+    from clinvk.cluster.files.clone import is_of_clone
+
+    return is_of_clone(plan, near)
 
 
 @contextmanager

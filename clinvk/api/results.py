@@ -8,16 +8,19 @@
 `run` is the id of a run, a unique prefix of one, or "last" for the newest of the repository that
 contains `directory`; `tasks` are names or numbers. `directory` also chooses the working tree: the one
 of the run's repository that contains it, otherwise the one that the run was started in. It is the
-current directory by default.
+current directory by default. With `cluster`, the address of one, its detached runs are found, too; the
+results of one are fetched into that repository first, from the git remote of the cluster.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from clinvk.api.ranking import find_ranking
+from clinvk.api.recorded import all_recorded, with_results
 from clinvk.api.sync import refuse_event_loop
 from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
 from clinvk.checks.output import CheckOutput
@@ -37,7 +40,6 @@ from clinvk.worktrees.results import apply as applying
 from clinvk.worktrees.results.applied import Applied, Ask, CheckFailure
 from clinvk.worktrees.results.diff import TaskDiff, read_diffs
 from clinvk.worktrees.results.drop import Drop, Dropped
-from clinvk.worktrees.results.reading import find_run
 from clinvk.worktrees.results.taken import How
 
 Tell = Callable[[str], None]
@@ -48,17 +50,17 @@ def run_diff(
     *tasks: str,
     patch: bool = True,
     directory: str | os.PathLike[str] | None = None,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[TaskDiff, ...]:
     """What tasks changed in their worktrees; all tasks with a result if none are named. Without
     `patch`, only which files. Raises `UsageError` if the run has no worktrees or no such task,
     `SessionError` if there is no such run, "last" among them in a repository without one, or if the
     repository or a commit is gone."""
-    with own_unless(dispatcher) as where:
-        home = where.config.home
     here = _directory(directory)
-    diffs = read_diffs(find_run(home, run, here), tasks, os.environ, here=here, home=home)
-    return tuple(diffs.task(result, patch=patch) for result in diffs.results)
+    with _found(run, here, cluster, dispatcher) as (where, folder):
+        diffs = read_diffs(folder, tasks, os.environ, here=here, home=where.config.home)
+        return tuple(diffs.task(result, patch=patch) for result in diffs.results)
 
 
 async def arun_diff(
@@ -66,12 +68,15 @@ async def arun_diff(
     *tasks: str,
     patch: bool = True,
     directory: str | os.PathLike[str] | None = None,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[TaskDiff, ...]:
     """`run_diff` for code with an event loop."""
     here = _directory(directory)
     return await stopping_git(
-        lambda: run_diff(run, *tasks, patch=patch, directory=here, dispatcher=dispatcher)
+        lambda: run_diff(
+            run, *tasks, patch=patch, directory=here, cluster=cluster, dispatcher=dispatcher
+        )
     )
 
 
@@ -87,6 +92,7 @@ def apply_run(
     check: str | Sequence[str] | None = None,
     check_timeout: float = DEFAULT_TIMEOUT,
     directory: str | os.PathLike[str] | None = None,
+    cluster: str | None = None,
     notify: Tell = lambda _: None,
     dispatcher: Dispatcher | None = None,
 ) -> Applied:
@@ -113,16 +119,16 @@ def apply_run(
             )
         how = "branch"
     ask = Ask(tasks, how, branch, again, _directory(directory), keep=keep)
-    with own_unless(dispatcher) as where:
+    with _found(run, ask.here, cluster, dispatcher) as (where, folder):
         return apply_as_asked(
-            where, run, ask, dry_run=dry_run, resolve=resolve, commands=commands_of(check),
+            where, folder, ask, dry_run=dry_run, resolve=resolve, commands=commands_of(check),
             timeout=check_timeout, notify=notify,
         )  # fmt: skip
 
 
 def apply_as_asked(
     dispatcher: Dispatcher,
-    run: str,
+    folder: RunFolder,
     ask: Ask,
     *,
     dry_run: bool,
@@ -130,14 +136,9 @@ def apply_as_asked(
     commands: tuple[str, ...],
     timeout: float,
     notify: Tell,
-    tell_run: Callable[[RunFolder], None] | None = None,
 ) -> Applied:
-    """Apply the results of a run, with the check and the resolver that are named. `tell_run` gets the
-    run before anything is done with it."""
+    """Apply the results of a run, with the check and the resolver that are named."""
     home, env = dispatcher.config.home, dispatcher.env
-    folder = find_run(home, run, ask.here)
-    if tell_run is not None:
-        tell_run(folder)
     if not ask.tasks and (ranking := find_ranking(folder)) and ranking.best:
         notify(ranking.summary)
         ask = ask._replace(tasks=(ranking.best,))
@@ -180,6 +181,7 @@ async def aapply_run(
     check: str | Sequence[str] | None = None,
     check_timeout: float = DEFAULT_TIMEOUT,
     directory: str | os.PathLike[str] | None = None,
+    cluster: str | None = None,
     notify: Tell = lambda _: None,
     dispatcher: Dispatcher | None = None,
 ) -> Applied:
@@ -190,7 +192,7 @@ async def aapply_run(
     return await stopping_git(
         lambda: apply_run(
             run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, keep=keep,
-            resolve=resolve, check=check, check_timeout=check_timeout, directory=here, notify=notify, dispatcher=dispatcher,
+            resolve=resolve, check=check, check_timeout=check_timeout, directory=here, cluster=cluster, notify=notify, dispatcher=dispatcher,
         )
     )  # fmt: skip
 
@@ -199,27 +201,30 @@ def drop_run(
     run: str = "last",
     *tasks: str,
     directory: str | os.PathLike[str] | None = None,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[Dropped, ...]:
     """Drop the results of tasks, without a question: their worktrees and refs are removed. Git keeps
     the commits for about two weeks; `Dropped.undo` is the command that brings one back. Raises
     `SessionError` if the run is in progress, and the errors of `run_diff`."""
-    with own_unless(dispatcher) as where:
-        home = where.config.home
     here = _directory(directory)
-    folder = find_run(home, run, here)
-    return tuple(Drop(folder, tasks, os.environ, here=here, home=home).run())
+    with _found(run, here, cluster, dispatcher) as (where, folder):
+        home = where.config.home
+        return tuple(Drop(folder, tasks, os.environ, here=here, home=home).run())
 
 
 async def adrop_run(
     run: str = "last",
     *tasks: str,
     directory: str | os.PathLike[str] | None = None,
+    cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[Dropped, ...]:
     """`drop_run` for code with an event loop. It is not cancelled half way."""
     here = _directory(directory)
-    return await in_thread(lambda: drop_run(run, *tasks, directory=here, dispatcher=dispatcher))
+    return await in_thread(
+        lambda: drop_run(run, *tasks, directory=here, cluster=cluster, dispatcher=dispatcher)
+    )
 
 
 class Checks:
@@ -247,6 +252,18 @@ class Checks:
         finally:
             note.unlink(missing_ok=True)
         return None if check.ok else CheckFailure(check.message or "check failed", check.output)
+
+
+@contextmanager
+def _found(
+    run: str, here: Path, cluster: str | None, dispatcher: Dispatcher | None
+) -> Iterator[tuple[Dispatcher, RunFolder]]:
+    with (
+        own_unless(dispatcher) as where,
+        all_recorded(where.config.home, cluster) as runs,
+        with_results(runs, run, here, where.env) as folder,
+    ):
+        yield where, folder
 
 
 def _directory(named: str | os.PathLike[str] | None) -> Path:

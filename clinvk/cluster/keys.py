@@ -70,6 +70,10 @@ class Keys(Struct, frozen=True):
         """Where the events of each task of a run are."""
         return f"{self.prefix}index:{run}"
 
+    def taken(self, run: str) -> str:
+        """What became of the results of a run."""
+        return f"{self.prefix}taken:{run}"
+
     # Attempts.
 
     def run(self, run: str) -> str:

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from clinvk.disk.sync import sync_folder
 from clinvk.errors import SessionError
 from clinvk.model.conversion import json_decoder
 from clinvk.model.outcome import Outcome, RunResult
-from clinvk.model.plan import Plan
+from clinvk.model.plan import Plan, Worktree
 from clinvk.model.usage import rfc3339
 from clinvk.runs.files import EventFile, FileReader, JournalFile, events_path
 from clinvk.runs.log import JOURNAL, PLAN, Line, RunLog, RunNotFound, Runs, find_id
@@ -28,6 +28,7 @@ from clinvk.runs.replay import summary_from_ends
 
 ID_BYTES = 3
 LOCK_NAME = "lock"
+TAKEN_NAME = "taken.jsonl"  # what became of results; appended to, never changed
 ALIVE_NAME = "alive"  # an empty file, touched while a process drives the run
 BEGIN_TIMEOUT = 2.0  # seconds from the creation of a run until a process drives it
 TAIL_BYTES = 16 * 1024  # bytes within which the last line of a journal starts
@@ -210,6 +211,9 @@ class RunFolder(RunLog):
         except OSError as error:
             raise file_error("read", self.journal_path, error) from error
 
+    def read_taken(self) -> list[Line]:
+        return decode_lines(_read(self.path / TAKEN_NAME))
+
     @property
     def journal_path(self) -> Path:
         return self.path / JOURNAL
@@ -288,6 +292,10 @@ class RunFolder(RunLog):
                 f"see it with: clinvk runs watch {self.id}; cancel it with: clinvk runs cancel {self.id}",
             )
         return turn
+
+    def forget_results(self, worktrees: Sequence[Worktree]) -> None:
+        """Delete the results of these worktrees where else they are, once they have been dropped. Raises
+        `ClinvkError`."""
 
     def make(self, plan: Plan) -> None:
         """Create the files of a run in an empty directory. Raises `SessionError`."""

@@ -151,6 +151,11 @@ class RunLog(Protocol):
         """The directory with the output of the checks of a task; None if it is not stored."""
         ...
 
+    def read_taken(self) -> list[Line]:
+        """What became of the results of its tasks: each time that one was applied or dropped, oldest
+        first. Raises `SessionError` if it cannot be read."""
+        ...
+
     def open_journal(self) -> JournalSink: ...
 
     def open_events(self, index: int) -> EventSink: ...
@@ -355,6 +360,14 @@ class Runs(Protocol):
     def ids(self) -> list[str]: ...
 
     def newest_first(self) -> Iterator[RunLog]: ...
+
+    def may_be_last(self) -> Iterator[RunLog]:
+        """Those that a command without an id may be about, newest first."""
+        return self.newest_first()
+
+    def why_missing(self, text: str) -> RunNotFound | None:  # noqa: ARG002 - nothing is known of it
+        """More about a run with this id that is not recorded here; None if nothing is known."""
+        return None
 
     def remove_remains(self) -> None:
         """Remove what deletions left that were killed on the way."""

@@ -46,7 +46,8 @@ def release_run(folder: RunLog, env: Mapping[str, str], *, dry_run: bool = False
     if not places:
         return
     with _locked(folder):
-        if untaken := list(_untaken(folder, plan, env)):
+        is_here = isinstance(folder, RunFolder)
+        if untaken := list(_untaken(folder, plan, env) if is_here else _recorded(folder, plan)):
             raise SessionError(
                 f"run {folder.id} has results that were neither applied nor dropped: "
                 f"{', '.join(untaken)}",
@@ -141,6 +142,19 @@ def _untaken(folder: RunLog, plan: Plan, env: Mapping[str, str]) -> Iterator[str
             continue
         commit = saved.result.commit
         if not (history.applied(same, commit) or history.dropped(same, commit)):
+            yield plan.tasks[same[-1]].name
+
+
+def _recorded(folder: RunLog, plan: Plan) -> Iterator[str]:
+    """The same, of a run whose results may not be on this machine: as its journal has them."""
+    history, run = read_history(folder), folder.result(plan, is_driver=True)
+    for outcome in run.results:
+        made, same = outcome.worktree, same_result(plan, run.results, outcome.index)
+        if plan.tasks[outcome.index].worktree is None or made is None or not made.is_changed:
+            continue
+        if outcome.index in run.settled_candidates and same == (outcome.index,):
+            continue
+        if not (history.applied(same, made.commit) or history.dropped(same, made.commit)):
             yield plan.tasks[same[-1]].name
 
 

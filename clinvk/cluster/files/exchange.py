@@ -139,6 +139,13 @@ def fetch_result(
             f"it is safe in the remote; once that can be reached: git fetch {remote.url} {ref}:{ref}",
             output=error.output,
         ) from error
+    pass_on_submodules(git, run, wanted, result, env)
+
+
+def pass_on_submodules(
+    git: Git, run: str, wanted: Worktree, result: WorktreeResult, env: Mapping[str, str]
+) -> None:
+    """Put the commits of submodules that came with a result into the repositories of those."""
     if not Path(wanted.root).is_dir():
         return
     known = {link.path: link.commit for link in links_of(git, result.base)}

@@ -19,13 +19,13 @@ class JoinedRuns(Runs):
         places: Sequence[Runs],
         unlisted: Sequence[Runs] = (),
         *,
-        may_be_last: Callable[[RunLog], bool] = lambda _: True,
+        is_own: Callable[[RunLog], bool] = lambda _: True,
     ) -> None:
         """A run in the places `unlisted` is found by its id; as the last one only if there are no
-        others. One that is not `may_be_last` is found by its id only, too."""
+        others. One that is not one's own is found by its id only, too."""
         self._places = places
         self._unlisted = unlisted
-        self._may_be_last = may_be_last
+        self._is_own = is_own
 
     def create(self, plan: Plan) -> RunLog:
         return self._places[0].create(plan)
@@ -35,7 +35,7 @@ class JoinedRuns(Runs):
 
     def find(self, text: str) -> RunLog:
         if text == LAST and next(self.newest_first(), None) is not None:
-            own = next(filter(self._may_be_last, self.newest_first()), None)
+            own = next(self.may_be_last(), None)
             if own is None:
                 raise RunNotFound(
                     "there are no runs of this machine yet; those of the cluster are of others",
@@ -45,13 +45,19 @@ class JoinedRuns(Runs):
         places = [*self._places, *self._unlisted]
         ids = [place.ids() for place in places]
         known = [i for some in ids for i in some]
-        found = find_id(text, known, lambda: self._unlisted[0].find(LAST).id)
+        try:
+            found = find_id(text, known, lambda: self._unlisted[0].find(LAST).id)
+        except RunNotFound as error:
+            raise next(filter(None, (p.why_missing(text) for p in places)), error) from error
         place = next(p for p, some in zip(places, ids, strict=True) if found in some)
         return place.find(found)
 
     def newest_first(self) -> Iterator[RunLog]:
         runs = (place.newest_first() for place in self._places)
         return heapq.merge(*runs, key=lambda run: run.created_at(), reverse=True)
+
+    def may_be_last(self) -> Iterator[RunLog]:
+        return filter(self._is_own, self.newest_first())
 
     def remove_remains(self) -> None:
         for place in self._places:

@@ -27,6 +27,7 @@ from clinvk.cluster.log.lease import LEASE, RunLease
 from clinvk.cluster.log.reader import StreamReader
 from clinvk.cluster.log.server import Id, LogServer, format_id, parse_id
 from clinvk.cluster.log.sinks import StreamEvents, StreamJournal
+from clinvk.cluster.log.taken import TakenLog
 from clinvk.disk.jsonl import decode_line, encode
 from clinvk.errors import SessionError
 from clinvk.model.outcome import Outcome, RunResult
@@ -197,6 +198,13 @@ class RedisRun(RunLog):
         with open_results(self.home, self.id, worktree.remote, env, commits) as git:
             yield git.text("rev-parse", "--absolute-git-dir")
 
+    def read_taken(self) -> list[Line]:
+        return [line for text in self.taken.lines() if (line := decode_line(text)) is not None]
+
+    @property
+    def taken(self) -> TakenLog:
+        return TakenLog(self.server, self.id, self._home)
+
     # Writing.
 
     def append_event(self, index: int, line: Line) -> None:
@@ -298,8 +306,10 @@ class RedisRun(RunLog):
         with self.server.errors(), self.server.client.pipeline() as pipe:
             pipe.zrem(keys.runs(), self.id)
             pipe.zrem(keys.due(), self.id)
-            pipe.unlink(self._log, self._journal, self._events, self._index, keys.driver(self.id))
+            pipe.unlink(self._log, self._journal, self._events, self._index)
+            pipe.unlink(keys.driver(self.id), keys.taken(self.id))
             pipe.execute()
+        self.taken.delete_folder()
 
     # Fields.
 

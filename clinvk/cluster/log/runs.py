@@ -16,7 +16,7 @@ from clinvk.cluster.log.submitted import remember
 from clinvk.disk.closing import Closing
 from clinvk.errors import UsageError
 from clinvk.model.plan import Plan
-from clinvk.runs.log import Runs, find_id
+from clinvk.runs.log import RunNotFound, Runs, find_id
 
 ID_BYTES = 4
 MAX_PLAN = 64 * 1024 * 1024  # bytes
@@ -75,7 +75,19 @@ class RedisRuns(Closing, Runs):
 
     def find(self, text: str) -> RedisRun:
         ids = self.ids()
-        return self.at(find_id(text, ids, lambda: ids[0], WHERE))
+        try:
+            return self.at(find_id(text, ids, lambda: ids[0], WHERE))
+        except RunNotFound as error:
+            raise self.why_missing(text) or error from error
+
+    def why_missing(self, text: str) -> RunNotFound | None:
+        with self.server.errors():
+            if not self.server.client.exists(self.server.keys.run(text)):
+                return None
+        return RunNotFound(
+            f"run {text} was not detached, so it is recorded only on the machine where it was started",
+            "run the command there; a run with --detach is seen from all machines",
+        )
 
     def newest_first(self) -> Iterator[RedisRun]:
         return map(self.at, self.ids())

@@ -116,6 +116,13 @@ if ARGV[4] == '1' then redis.call('HDEL', KEYS[4], task .. ':turn') end
 return 'done'
 """
 
+# run, taken; lines… A line that is there already is not added again.
+TAKE = f"""{_NOW}
+if redis.call('EXISTS', KEYS[1]) == 0 then return 'gone' end
+for i, line in ipairs(ARGV) do redis.call('ZADD', KEYS[2], 'NX', now + (i - 1) / 1000, line) end
+return 'done'
+"""
+
 # due; how many, milliseconds until the next try, most restarts; what run keys begin with. Returns
 # the runs that need a driver now.
 DUE = f"""{_NOW}

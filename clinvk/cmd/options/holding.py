@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
@@ -13,6 +13,7 @@ class Opened(Protocol):
 
 
 H = TypeVar("H", bound=Opened)
+T = TypeVar("T")
 
 _opened: ContextVar[ExitStack | None] = ContextVar("opened", default=None)
 
@@ -26,6 +27,13 @@ def closing_all() -> Iterator[None]:
             yield
         finally:
             _opened.reset(before)
+
+
+def enter_until_end(manager: AbstractContextManager[T]) -> T:
+    """Enter a context, which is left when the command ends, however it ends."""
+    stack = _opened.get()
+    assert stack is not None  # noqa: S101 - commands run in `main` alone
+    return stack.enter_context(manager)
 
 
 def until_end(opened: H) -> H:

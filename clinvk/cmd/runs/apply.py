@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clinvk.cmd.app import CommandModule
+from clinvk.cmd.drive.cluster import Insecure
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_results
-from clinvk.cmd.runs.common import LastRunHere
+from clinvk.cmd.options.holding import enter_until_end
+from clinvk.cmd.runs.common import LastRunHere, RunsCluster, open_local_runs, open_runs
 from clinvk.errors import UsageError
 from clinvk.terminal import printer as show
 from clinvk.terminal import questions
 from clinvk.text.json_output import dumps
 
 if TYPE_CHECKING:
+    from clinvk.config.schema import Loaded
     from clinvk.runs.folder import RunFolder
     from clinvk.worktrees.results.applied import Applied, TaskApplied
     from clinvk.worktrees.results.diff import Diffs
@@ -45,6 +48,19 @@ def _here() -> Path:
         raise UsageError("the current directory no longer exists", "cd to another one") from None
 
 
+def _find(
+    loaded: Loaded, run_id: str, here: Path, cluster: str | None, *, insecure: bool
+) -> RunFolder:
+    """The run, with its results in a repository of this machine. Raises `ClinvkError`."""
+    # Only for these commands.
+    from clinvk.api.recorded import with_results
+
+    local = open_local_runs(loaded)
+    is_local = cluster is None and run_id in local.ids()
+    runs = local if is_local else open_runs(loaded, cluster, insecure=insecure)
+    return enter_until_end(with_results(runs, run_id, here, os.environ))
+
+
 def _tell_run(folder: RunFolder) -> None:
     """Say on a terminal which run it is, and of which repository: it may be of another one."""
     if not sys.stderr.isatty():
@@ -64,6 +80,8 @@ def diff(
         bool, typer.Option("--stat", help="Show only which files changed, and how much.")
     ] = False,
     as_json: opt.Json = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> None:
     """Show what tasks changed in their worktrees.
@@ -71,11 +89,10 @@ def diff(
     On a terminal in color and with the pager of git; otherwise as a patch for git apply."""
     # Only for this command.
     from clinvk.worktrees.results.diff import VERSION, read_diffs
-    from clinvk.worktrees.results.reading import find_run
 
     loaded = opt.load_config(config)
     here = _here()
-    folder = find_run(loaded.home, run_id, here)
+    folder = _find(loaded, run_id, here, cluster, insecure=insecure)
     diffs = read_diffs(folder, tasks or (), os.environ, here=here, home=loaded.home)
     _tell_run(folder)
     if as_json:
@@ -151,6 +168,8 @@ def apply(
         bool, typer.Option("--keep", help="Keep the worktrees, to continue in them.")
     ] = False,
     as_json: opt.Json = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Apply the changes of tasks to your files.
@@ -174,11 +193,13 @@ def apply(
     how = _how(branch, commit=commit, stage=stage)
     ask = Ask(tuple(tasks or ()), how, branch, again, _here(), keep=keep)
     ownership.prepare_for_turn()
-    with Dispatcher(opt.load_config(config)) as dispatcher:
+    loaded = opt.load_config(config)
+    folder = _find(loaded, run_id, ask.here, cluster, insecure=insecure)
+    _tell_run(folder)
+    with Dispatcher(loaded) as dispatcher:
         applied = apply_as_asked(
-            dispatcher, run_id, ask, dry_run=dry_run, resolve=resolve, commands=tuple(check or ()),
+            dispatcher, folder, ask, dry_run=dry_run, resolve=resolve, commands=tuple(check or ()),
             timeout=DEFAULT_TIMEOUT, notify=show.Printer.for_errors().notice,
-            tell_run=_tell_run,
         )  # fmt: skip
     if as_json:
         show.print_json(applied.to_json())
@@ -241,6 +262,8 @@ def drop(
     tasks: SomeTasks = None,
     yes: opt.Yes = False,
     as_json: opt.Json = False,
+    cluster: RunsCluster = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> int:
     """Drop the results of tasks: remove their worktrees and refs.
@@ -249,11 +272,10 @@ def drop(
     printed."""
     # Only for this command.
     from clinvk.worktrees.results.drop import VERSION, Drop
-    from clinvk.worktrees.results.reading import find_run
 
     loaded = opt.load_config(config)
     here = _here()
-    folder = find_run(loaded.home, run_id, here)
+    folder = _find(loaded, run_id, here, cluster, insecure=insecure)
     doomed = Drop(folder, tasks or (), os.environ, here=here, home=loaded.home)
     _tell_run(folder)
     if not doomed.dropped:

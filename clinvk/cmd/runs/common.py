@@ -63,7 +63,7 @@ def open_runs(loaded: Loaded, given: str | None, *, insecure: bool) -> Runs:
         )
         return here
     if given is None:
-        return JoinedRuns([there, here], may_be_last=is_own)
+        return JoinedRuns([there, here], is_own=is_own)
     return JoinedRuns([there], [here])
 
 

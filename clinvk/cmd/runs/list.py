@@ -14,7 +14,7 @@ from clinvk.cmd.drive import many
 from clinvk.cmd.drive.cluster import Insecure, flags_for_cluster, why_waiting
 from clinvk.cmd.options import request as opt
 from clinvk.cmd.options.completions import complete_tasks
-from clinvk.cmd.runs.common import VERSION, LastRun, RunsCluster, open_local_runs, open_runs
+from clinvk.cmd.runs.common import VERSION, LastRun, RunsCluster, open_runs
 from clinvk.cmd.views import summary, taken
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model import figures
@@ -69,8 +69,7 @@ def list_(
     found = list(islice(matches, show.LISTED if on_screen and limit is None else limit))
     if wide:
         _add_sizes(found, loaded.home)
-    here = open_local_runs(loaded).folder
-    cut_off = taken.interrupted_applies(here, [about["id"] for about in found])
+    cut_off = taken.interrupted_applies(loaded.home, [about["id"] for about in found])
     if as_json:
         for about in found:
             if root := cut_off.get(about["id"]):
@@ -186,7 +185,7 @@ def show_(
     if as_json:
         data = many.result_data(folder.with_outputs(result))
         data["results"] = [_task_data(about, waiting) for about in data["results"]]
-        if root := taken.interrupted_applies(folder.home / "runs", [folder.id]).get(folder.id):
+        if root := taken.interrupted_applies(folder.home, [folder.id]).get(folder.id):
             data["apply_interrupted"] = root
         show.print_json(taken.add_to_run(folder, data))
         return
@@ -206,7 +205,7 @@ def show_(
         comparison.print_verdict(whole)
         comparison.print_ranking(whole)
     taken.print_taken(folder, result)
-    taken.warn_of_interrupted(taken.interrupted_applies(folder.home / "runs", [folder.id]))
+    taken.warn_of_interrupted(taken.interrupted_applies(folder.home, [folder.id]))
     if hint := summary.next_step(result, cluster=flags_for_cluster(folder, plan)):
         printer.notice(hint)
 

@@ -44,7 +44,7 @@ def doctor(as_json: opt.Json = False, config: opt.Config = None) -> int:
     problem = _find_store_problem(loaded.home)
     worktrees = _worktrees(loaded.home)
     runs = RunStore(loaded.home)
-    cut_off = interrupted_applies(runs.folder, sorted(runs.ids()))
+    cut_off = interrupted_applies(loaded.home, sorted(runs.ids()))
     if as_json:
         report = _report_json(findings, loaded, problem)
         applies = [{"run": run, "root": root} for run, root in cut_off.items()]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clinvk.cmd.drive.cluster import flags_for_cluster, is_recorded_there
 from clinvk.errors import ClinvkError
 from clinvk.terminal import printer
 
@@ -37,13 +38,15 @@ def warn_of_interrupted(found: Mapping[str, str]) -> None:
         printer.Printer.for_errors().warning(describe_interrupted(run, root))
 
 
-def interrupted_applies(runs: Path, ids: Iterable[str]) -> dict[str, str]:
-    """The working trees to which results of these runs, in the directory of all runs, were being
-    applied when that was killed, by the ids of the runs."""
+def interrupted_applies(home: Path, ids: Iterable[str]) -> dict[str, str]:
+    """The working trees to which results of these runs were being applied when that was killed, by the
+    ids of the runs."""
     # Only for runs.
     from clinvk.worktrees.results.taken import find_interrupted
 
-    return {run: root for run in ids if (root := find_interrupted(runs / run)) is not None}
+    # Those of this machine, and what is noted here of those of a cluster.
+    folders = [home / "runs", home / "cluster" / "results"]
+    return {run: root for run in ids for f in folders if (root := find_interrupted(f / run))}
 
 
 def print_taken(folder: RunLog, result: RunResult) -> None:
@@ -64,9 +67,15 @@ def print_how_to_apply(folder: RunLog, result: RunResult, color: str | None = No
     fresh = [o.index for o in changed if history.last(o.index) is None]
     if number := _count_applicable(folder, result, fresh):
         count = "1 result is" if number == 1 else f"{number} results are"
+        run = f"{folder.id}{_flags(folder)}"
         printer.Printer.for_errors(color).notice(
-            f"{count} not applied; see: clinvk runs diff {folder.id}; then: clinvk runs apply {folder.id}"
+            f"{count} not applied; see: clinvk runs diff {run}; then: clinvk runs apply {run}"
         )
+
+
+def _flags(folder: RunLog) -> str:
+    """What commands about its results need to find a run that is recorded in a cluster."""
+    return flags_for_cluster(folder, folder.plan()) or "" if is_recorded_there(folder) else ""
 
 
 def _count_applicable(folder: RunLog, result: RunResult, indexes: Iterable[int]) -> int:

@@ -54,8 +54,9 @@ async def files_of(
 
 
 def _temporary(made: WorktreeResult, wanted: Worktree, home: Path, env: Mapping[str, str]) -> Place:
-    # Without the remote, it is created as on the machine of the user, with ignored files.
-    local = replace(wanted, commit=made.commit, remote="", directory="files")
+    # On the machine of the user, who has a working tree, it is created as others there: with ignored files.
+    remote = "" if wanted.root else wanted.remote
+    local = replace(wanted, commit=made.commit, remote=remote, directory="files")
     return Place(home, f"{PREFIX}{os.urandom(8).hex()}", local, env)
 
 

@@ -4,7 +4,8 @@ asks the judge if they are equally good, and ends with the result of the best on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 
 from msgspec.structs import replace
 
@@ -13,9 +14,9 @@ from clinvk.engine.decisions.score import score_result
 from clinvk.engine.executor import Executor, Reporter
 from clinvk.model.candidates.ranking import Ranking
 from clinvk.model.outcome import Outcome
-from clinvk.model.plan import Decision, Plan
+from clinvk.model.plan import Decision, Plan, Worktree
 from clinvk.model.request import Request
-from clinvk.model.result import Failure, Result, exit_code
+from clinvk.model.result import Failure, Result, WorktreeResult, exit_code
 from clinvk.plans.ranking import equally_good, rank_candidates
 from clinvk.process.threads import in_thread
 from clinvk.runs.log import RunLog
@@ -102,15 +103,27 @@ class Decider:
             folder = self.log.checks_path(self.i)
             log = folder / f"score-{outcome.index + 1}.log" if folder else None
             env = {**self.env, **(request.env or {})}
-            score = await score_result(
-                made, wanted, str(self.decision.score), env, log, home=self.log.home,
-                secrets=request.secrets, tell=reporter.on_notice,
-            )  # fmt: skip
+            async with self._repository(self.log, wanted, made) as there:
+                score = await score_result(
+                    made, there, str(self.decision.score), env, log, home=self.log.home,
+                    secrets=request.secrets, tell=reporter.on_notice,
+                )  # fmt: skip
             if score.number is not None:
                 scores[outcome.index] = score.number
             else:
                 reporter.on_notice(f"{outcome.name} has no score: {score.problem}")
         return scores
+
+    @asynccontextmanager
+    async def _repository(
+        self, log: RunLog, wanted: Worktree, made: WorktreeResult
+    ) -> AsyncIterator[Worktree]:
+        """The worktree with a repository that has its result."""
+        with ExitStack() as stack:
+            opened = log.open_repository(wanted, (made.base, made.commit), self.env)
+            repository = await in_thread(lambda: stack.enter_context(opened))
+            is_own = repository == wanted.repository
+            yield wanted if is_own else replace(wanted, repository=repository, root="")
 
     def _answer(self, i: int) -> tuple[str, str]:
         """What a candidate answered, and what it changed."""

@@ -98,6 +98,7 @@ class Drop:
                 self._remove(result, about)
                 for result, about in zip(self.chosen, self.dropped, strict=True)
             ]
+            self.folder.forget_results([result.worktree for result in self.chosen])
         finally:
             turn.close()
         return self.dropped
@@ -128,7 +129,8 @@ class Drop:
             place.repository = Path(
                 git.text("rev-parse", "--path-format=absolute", "--git-common-dir")
             )
-        record = read_record(place.path)
+        # The worktree of a cluster is on another machine, or that of a worker on this one.
+        record = None if result.worktree.remote else read_record(place.path)
         dropping = {i for r in self.chosen for i in r.tasks}
         if record is not None and is_settled(self.results, result.worktree.directory, dropping):
             with hold_unused(place.path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from clinvk.model.outcome import Outcome, RunResult
 from clinvk.model.plan import Loop, Plan, Worktree
 from clinvk.model.result import WorktreeResult
 from clinvk.runs.folder import RunFolder, RunStore
+from clinvk.runs.log import RunLog, Runs
 from clinvk.text.suggest import did_you_mean
 from clinvk.worktrees import names
 from clinvk.worktrees.create import Place
@@ -28,6 +29,7 @@ from clinvk.worktrees.results.taken import History, Taken, read_history
 from clinvk.worktrees.results.target import Target, find_target
 
 LAST = "last"  # in place of an id
+IsOf = Callable[[RunLog, Plan, Target], bool]
 
 
 class TaskResult(Struct, frozen=True, kw_only=True):
@@ -177,18 +179,25 @@ class Results(Struct, frozen=True, kw_only=True):
 
 
 def find_run(home: Path, text: str, here: Path) -> RunFolder:
-    """The run with this id, or this unique prefix of one; `last` is the newest of the repository
-    that contains `here`. Raises `SessionError`."""
-    runs, newest = RunStore(home), None
+    """The run of this machine with this id, or this unique prefix of one; `last` is the newest of the
+    repository that contains `here`. Raises `SessionError`."""
+    found = find_run_in(RunStore(home), text, here)
+    assert isinstance(found, RunFolder)  # noqa: S101 - there are no others
+    return found
+
+
+def find_run_in(runs: Runs, text: str, here: Path, is_of: IsOf | None = None) -> RunLog:
+    """The same among these runs. `is_of` tells whether a run is of a repository."""
+    is_of, newest = is_of or (lambda _, plan, near: is_of_repository(plan, near)), None
     if text != LAST:
         return runs.find(text)
     near = find_target(here)
-    for folder in runs.newest_first():
+    for folder in runs.may_be_last():
         try:
             plan = folder.plan()
         except ClinvkError:  # its directory is unknown
             continue
-        if near is not None and _is_of(plan, near):
+        if near is not None and is_of(folder, plan, near):
             return folder
         newest = newest or (folder, plan)
     if newest is None:
@@ -209,7 +218,7 @@ def repositories(plan: Plan) -> list[str]:
     return list(dict.fromkeys(task.worktree.root for task in plan.tasks if task.worktree))
 
 
-def _is_of(plan: Plan, near: Target) -> bool:
+def is_of_repository(plan: Plan, near: Target) -> bool:
     """Whether a task of the plan ran in this repository, which may have been moved since."""
     worktrees = [task.worktree for task in plan.tasks if task.worktree]
     if not worktrees:

@@ -24,12 +24,12 @@ from clinvk.disk.reading import ANY, read_file
 from clinvk.errors import UsageError
 from clinvk.model.conversion import convert
 from clinvk.model.usage import rfc3339
-from clinvk.runs.folder import RunFolder
+from clinvk.runs.folder import TAKEN_NAME, RunFolder
 from clinvk.runs.log import RunLog
 
 VERSION = 1
 LOCK = "apply.lock"  # beside the note about an apply
-NAME = "taken.jsonl"
+NAME = TAKEN_NAME
 MARK = "applying.json"
 How = Literal["stage", "commit", "branch"]
 
@@ -119,17 +119,8 @@ class History(Struct, frozen=True):
 
 def read_history(folder: RunLog) -> History:
     """Raises `SessionError` if it cannot be read."""
-    if not isinstance(folder, RunFolder):
-        return History()
-    path = folder.path / NAME
-    try:
-        lines = decode_lines(read_file(path, limit=ANY))
-    except FileNotFoundError:
-        return History()
-    except OSError as error:
-        raise file_error("read", path, error) from error
     events = []
-    for line in lines:
+    for line in folder.read_taken():
         with suppress(ValueError, TypeError):  # of a newer clinvk
             known = {k: v for k, v in line.items() if k in Taken.__struct_fields__}
             events.append(convert(known, Taken))
