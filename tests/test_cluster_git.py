@@ -292,3 +292,29 @@ def test_a_run_that_goes_on_here_and_is_killed_again_is_not_taken_for_one_of_the
     assert states(last) == ["done", "done", "done"]
     assert last["results"][2]["output"].split() == ["one", "1", "2"]
     assert last["results"][2]["node"] == "south"
+
+
+def test_a_task_in_an_empty_directory_needs_neither_git_nor_a_shared_directory(
+    cluster: GitCluster, tmp_path: Path
+):
+    cluster.home.config("default_backend: shell\n")
+    home = cluster.node("north")
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    step = {"prompt": "pwd; ls -a | wc -l; touch made"}
+    plan = {"tasks": [step, step], "defaults": {"workdir": "none"}}
+    done = cluster.run_in(plain, "parallel", "-f", "-", "--json", stdin=json.dumps(plan))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["results"]
+    assert [r["output"].split()[1] for r in results] == ["2", "2"]
+    places = {Path(r["output"].split()[0]) for r in results}
+    assert {place.parent for place in places} == {home / "empty"}
+    assert len(places) == 2
+    assert not any(place.exists() for place in places)
+    detached = cluster.run_in(
+        plain, "parallel", "-f", "-", "--detach", "-w", "none", stdin='{"tasks": ["x"]}'
+    )
+    assert detached.returncode == 0, detached.stderr
+    refused = cluster.run_in(plain, "parallel", "-f", "-", stdin=json.dumps({"tasks": [step]}))
+    assert refused.returncode == 3
+    assert "workdir: none" in refused.stderr

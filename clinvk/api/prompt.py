@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clinvk.api.sync import run_blocking
+from clinvk.disk.empty import EMPTY
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.model.request import Request
 from clinvk.model.result import Result
@@ -53,7 +54,8 @@ async def arun(
     prompt. With `planning`, the backend makes a plan and changes nothing. `memory` adds the stored
     notes of the directory before the prompt, and `fast_context` the files below these directories,
     relative to the directory of the turn. `knowledge` adds passages that match the prompt: of the
-    documents below that directory, or, if it is True, of earlier sessions. `timeout` is in seconds. At a rate limit, the turn continues on the next backend of
+    documents below that directory, or, if it is True, of earlier sessions. `cwd="none"` is an empty
+    directory, which is deleted at the end. `timeout` is in seconds. At a rate limit, the turn continues on the next backend of
     `fallback`; with `on_limit="wait"` it waits for the end, for `max_wait` seconds at most; a limit
     that is remembered is tried with `ignore_limit`. With `worktree`, it works in a git worktree of its
     own: True, or a mapping with the keys `base`, `dirty`, `copy`, `setup`, `keep`; `result.worktree`
@@ -74,7 +76,8 @@ async def arun(
         history=history,
         options={k: v for k, v in {**named, **options}.items() if v is not None},
         args=tuple(args),
-        cwd=Path(cwd) if cwd is not None else None,
+        cwd=Path(cwd) if cwd is not None and cwd != EMPTY else None,
+        own_directory=cwd == EMPTY,
         ephemeral=ephemeral,
         timeout=timeout,
         title=title,

@@ -21,6 +21,7 @@ from msgspec import Struct
 from clinvk.api.ranking import check_score, score_candidates
 from clinvk.api.recorded import all_recorded, placed
 from clinvk.api.sync import blocking
+from clinvk.disk.empty import EMPTY
 from clinvk.disk.reading import read_named
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.driven_run import DrivenRun
@@ -274,7 +275,7 @@ def plan_of_comparison(
     return comparison.build_plan(
         prompt, list(backends), judge=judge, options=options,
         judge_options=comparison.judge_options(judge, options, dispatcher.selector),
-        cwd=os.path.realpath(cwd) if cwd is not None else None,
+        cwd=EMPTY if cwd == EMPTY else os.path.realpath(cwd) if cwd is not None else None,
         timeout=timeout, tags=tuple(tags), labels=tuple(labels), worktree=parse.worktree_of(worktree),
         rules=parse.parse_rules(_to_file_data(rules), "compare", defaults),
         example='backends=["claude", "codex"]; without any AI CLI: backends=["echo:a", "echo:b"]',

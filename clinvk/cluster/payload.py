@@ -45,6 +45,7 @@ class _Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     options: dict[str, Any] = {}
     args: tuple[str, ...] = ()
     cwd: str | None = None
+    own_directory: bool = False
     ephemeral: bool = False
     timeout: float | None = None
     stall_timeout: float | None = None

@@ -25,6 +25,7 @@ from clinvk.cmd.options.turn import (
     with_turn_options,
 )
 from clinvk.cmd.views import run as watching
+from clinvk.disk.empty import EMPTY
 from clinvk.disk.output_file import check_overwriting
 from clinvk.disk.reading import directory_problem
 from clinvk.errors import UsageError
@@ -253,6 +254,8 @@ def _build_plan(
 
 def _absolute_workdir(workdir: Path | None) -> str:
     """The directory as an absolute path, wherever the run is resumed from."""
+    if workdir == Path(EMPTY):
+        return EMPTY
     found = os.path.realpath(workdir or os.curdir)
     if problem := directory_problem(found):
         raise UsageError(f"--workdir: {workdir}: {problem}", "name a directory")

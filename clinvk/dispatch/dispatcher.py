@@ -43,6 +43,7 @@ from clinvk.model.option_table import CONTEXT_OPTIONS
 from clinvk.model.request import Request
 from clinvk.model.result import Result
 from clinvk.model.session import Session
+from clinvk.model.session_ref import NewSession
 from clinvk.process.marker import MARKER, new_marker
 from clinvk.sessions.lookup import NoSessionHere, SessionLookup
 from clinvk.store import open_store
@@ -146,6 +147,26 @@ class Dispatcher(Closing):
         does not pass its check, by turns that fix it. `may_continue` is asked before each of those:
         it returns why there may be none."""
         check_request(request)
+        if not request.own_directory:
+            async with self._stream_checked(request, notify, may_continue) as run:
+                yield run
+            return
+        # Only for an empty directory.
+        from clinvk.dispatch.planning.own_directory import in_own_directory
+
+        async with (
+            in_own_directory(request, self._find_session, self.config.home, notify) as there,
+            self._stream_checked(there, notify, may_continue) as run,
+        ):
+            yield run
+
+    @asynccontextmanager
+    async def _stream_checked(
+        self,
+        request: Request,
+        notify: Callable[[str], None],
+        may_continue: Callable[[Result], str | None],
+    ) -> AsyncIterator[Turn | TurnSeries]:
         if not any(request.options.get(name) for name in CHECKING):
             async with self._stream_matching(request, notify) as run:
                 yield run
@@ -160,6 +181,11 @@ class Dispatcher(Closing):
         )  # fmt: skip
         async with checked as series:
             yield series
+
+    async def _find_session(self, request: Request) -> Session | None:
+        if isinstance(request.session_ref, NewSession):
+            return None
+        return await StoreCalls(self.store)(lambda: self.sessions.find(request))
 
     @asynccontextmanager
     async def _stream_matching(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -61,7 +67,10 @@ async def start_turn(
         keep_state(plan, home),
         _keep_worktree(plan, home),
     ):
-        async with login_lock.login_lock(plan.manifest, plan.command.env, home) as begun:
+        async with (
+            _own_directory(plan, home),
+            login_lock.login_lock(plan.manifest, plan.command.env, home) as begun,
+        ):
             if recorder is not None and not new and not plan.request.resends:
                 await recorder.record_prompt(await prompt_messages(plan, recorder.settings))
             if before is not None:
@@ -119,6 +128,24 @@ def _save_changes(plan: TurnPlan, home: Path, env: Mapping[str, str]) -> Save | 
 def _is_further_turn_in_worktree(plan: TurnPlan) -> bool:
     session = plan.session
     return bool(session and session.started_in) and plan.request.started_in is None
+
+
+def _own_directory(plan: TurnPlan, home: Path) -> AbstractAsyncContextManager[None]:
+    """An empty directory, if the turn has one of its own: a further turn gets it again."""
+    cwd = plan.command.cwd
+    if plan.request.started_in is None and (
+        plan.session is None or plan.session.started_in is None
+    ):
+        return nullcontext()
+    # Only for few turns.
+    from clinvk.disk.empty import is_empty_directory
+
+    if not is_empty_directory(home, cwd):
+        return nullcontext()
+    # The same.
+    from clinvk.dispatch.planning.own_directory import hold_directory
+
+    return hold_directory(home, cwd)
 
 
 def _keep_worktree(plan: TurnPlan, home: Path) -> AbstractContextManager[None]:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from clinvk.engine.driven_run import DrivenRun
 from clinvk.engine.executor import Finish, LocalExecutor, Reporter, RunningRequest
 from clinvk.engine.run_context import local_context
+from clinvk.errors import UsageError
 from clinvk.model.events import Event
 from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Limits, Plan, Rules, Task, Worktree, with_keys
@@ -53,6 +54,10 @@ class PromptRun:
         follow: Follow | None = None,
     ) -> None:
         """Raises `ClinvkError` if there can be no worktree; nothing has happened then."""
+        if request.own_directory:
+            raise UsageError(
+                "an empty directory has no git worktree", "leave out -w none, or --worktree"
+            )
         session = None if request.ephemeral else dispatcher.sessions.find(request)
         if session is not None and session.native_ids:
             notify(

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from clinvk.backend.options import BACKEND_SPECIFIC
+from clinvk.disk.empty import EMPTY
 from clinvk.errors import UsageError
 from clinvk.model.checks.check import CheckResult
 from clinvk.model.outcome import Outcome
@@ -59,7 +60,9 @@ class RequestBuilder:
         new_id = None
         if self.run_id is not None:
             new_id = f"{self.run_id}.{task.key}" + (f".{attempt}" if attempt > 1 else "")
-        cwd = task.cwd or (None if session else self.plan.cwd)
+        is_empty = task.cwd == EMPTY
+        named = None if is_empty else task.cwd
+        cwd = named or (None if session and not is_empty else self.plan.cwd)
         return Request(
             prompt=self._prompt(self.plan.tasks[task.candidates[0]] if task.candidates else task),
             session=SessionById(session) if session else NewSession(new_id),
@@ -68,6 +71,7 @@ class RequestBuilder:
             options=options,
             args=() if switched else task.args,
             cwd=Path(cwd) if cwd else None,
+            own_directory=is_empty,
             ephemeral=rules.ephemeral,
             timeout=task.timeout,
             stall_timeout=task.stall_timeout or rules.stall_timeout,

@@ -379,7 +379,7 @@ TURN_OPTIONS = (
         flag="--workdir",
         short="-w",
         metavar="DIR",
-        help="Work in this directory.",
+        help="Work in this directory; none: in an empty one.",
         group="Input",
         path="directory",
     ),

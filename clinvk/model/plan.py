@@ -86,7 +86,7 @@ class Task(Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: dict[str, Any] = {}  # model, approval, sandbox, …
     droppable: dict[str, str] = {}  # inherited options, and where they were set
     args: tuple[str, ...] = ()  # passed to the backend unchanged
-    cwd: str | None = None  # absolute
+    cwd: str | None = None  # absolute; "none": an empty one of its own
     env: dict[str, str] = {}
     timeout: float | None = None  # seconds
     stall_timeout: float | None = None  # seconds of silence

@@ -47,6 +47,7 @@ class Request:
     spelled: Mapping[str, str]  # what the user typed for an option, for messages
     args: tuple[str, ...]  # passed to the backend unchanged
     cwd: Path | None  # None: the session's directory, else the current one
+    own_directory: bool  # in an empty one that is deleted at the end; `cwd` is where it was started
     ephemeral: bool
     timeout: float | None  # seconds
     stall_timeout: float | None  # seconds without output
@@ -67,7 +68,9 @@ class Request:
     task: str | None  # the run that it is a task of
     stored_options: bool  # apply the options that the user has stored
     worktree: TaskWorktree | None  # in which an executor runs it, in place of `cwd`
-    started_in: Path | None  # the directory of the user that a `cwd` in a worktree corresponds to
+    started_in: (
+        Path | None
+    )  # the directory of the user that a `cwd` in a worktree, or an empty one, belongs to
     check_dir: Path | None  # where the output of checks is stored, and what is needed to continue
     check_progress: CheckProgress | None  # how far an earlier attempt at this got
     attempt: tuple[int, int] | None  # of a run: the position of its task, and which attempt it is
@@ -88,6 +91,7 @@ class Request:
         spelled: Mapping[str, str] = EMPTY,
         args: tuple[str, ...] = (),
         cwd: Path | None = None,
+        own_directory: bool = False,
         ephemeral: bool = False,
         timeout: float | None = None,
         stall_timeout: float | None = None,

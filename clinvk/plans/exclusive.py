@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from clinvk.disk.empty import EMPTY
 from clinvk.errors import ConfigError
 from clinvk.model.plan import Plan, Task
 
@@ -14,7 +15,11 @@ COMPARES = ("protect", "expect_change")
 
 def check_directories(plan: Plan) -> None:
     """Raise `ConfigError` for a task that needs its directory for itself, and another one that
-    could run in that directory at the same time."""
+    could run in that directory at the same time; and for one in an empty directory that would need
+    files."""
+    for task in plan.tasks:
+        if task.cwd == EMPTY:
+            _check_needs_no_files(task)
     if plan.rules.max_parallel <= 1 or len(plan.tasks) < 2:
         return
     exclusive = {i: reason for i, t in enumerate(plan.tasks) if (reason := _reason(plan, t))}
@@ -31,6 +36,21 @@ def check_directories(plan: Plan) -> None:
             raise _shared_error(plan, i, other, reason)
 
 
+def _check_needs_no_files(task: Task) -> None:
+    if task.worktree is not None:
+        is_candidate = task.candidate_of is not None or task.decides is not None
+        what, key = "git worktree", "candidates" if is_candidate else "worktree"
+    elif task.options.get("protect"):
+        what, key = "files to protect", "protect"
+    else:
+        return
+    where = f"{task.description or task.name}: workdir" if task.place else "-w"
+    raise ConfigError(
+        f"{where}: none is an empty directory, which has no {what}",
+        f"name a directory, or leave out {key if task.place else '--' + key}",
+    )
+
+
 def _reason(plan: Plan, task: Task) -> str | None:
     """The key for which a task needs its directory for itself; None if it does not."""
     if task.dry_run:
@@ -42,7 +62,7 @@ def _reason(plan: Plan, task: Task) -> str | None:
 
 def _folder(plan: Plan, task: Task) -> str | None:
     """The directory of a task, which others could run in; None if it is its own."""
-    if task.worktree is not None or task.decides is not None:
+    if task.worktree is not None or task.decides is not None or task.cwd == EMPTY:
         return None
     return os.path.realpath(task.cwd or plan.cwd or os.curdir)
 

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
+from clinvk.disk.empty import EMPTY
 from clinvk.disk.jsonl import replace_surrogates
 from clinvk.disk.reading import NOT_REGULAR, directory_problem, is_own_stream, read_file, read_named
 from clinvk.errors import ConfigError, UsageError
@@ -447,8 +448,8 @@ class _PlanParser:
         return text
 
     def _absolute_folder(self, name: str | None, path: Place) -> str | None:
-        if name is None:
-            return None
+        if name is None or (name == EMPTY and path[-1] not in OPTIONS):
+            return name
         folder = os.path.realpath(self.cwd / Path(name).expanduser())
         if problem := directory_problem(folder):
             where = path if path[-1] in OPTIONS else (*path, "workdir")

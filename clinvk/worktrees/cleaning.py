@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clinvk.disk.atomic import remove_leftovers
+from clinvk.disk.empty import remove_abandoned
 from clinvk.disk.sizes import folder_size
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.plan import Plan
@@ -67,8 +68,11 @@ def clean_worktrees(
     runs: RunStore, env: Mapping[str, str], on_problem: Report, *, dry_run: bool = False
 ) -> list[Removed]:
     """Remove the worktrees of runs that have finished, unless they are to be kept, and of those that
-    no longer exist; what is in them is in refs then. With `dry_run`, only list them."""
+    no longer exist; what is in them is in refs then; and the empty directories that killed processes have
+    left. With `dry_run`, only list the worktrees."""
     home = runs.folder.parent
+    if not dry_run:
+        remove_abandoned(home)
     known = set(runs.ids())
     found: list[Removed] = []
     for run, paths in _existing(home):

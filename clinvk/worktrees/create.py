@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from clinvk.disk.atomic import file_error, make_folder
 from clinvk.disk.lockfile import hold_lock
 from clinvk.disk.sizes import format_size
+from clinvk.disk.trees import remove_tree
 from clinvk.errors import ClinvkError
 from clinvk.model.plan import Worktree
 from clinvk.worktrees import names
@@ -26,7 +27,6 @@ from clinvk.worktrees.submodules import (
     checkout_submodules,
     drop_worktree,
     fill_worktree,
-    remove_tree,
 )
 
 Tell = Callable[[str], None]

@@ -7,11 +7,10 @@ download, no second copy of the objects, and its commits are in that repository 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
+from clinvk.disk.trees import remove_tree
 from clinvk.worktrees.git import Git, GitError, decode
 from clinvk.worktrees.record import Submodule
 
@@ -97,20 +96,6 @@ def drop_worktree(git: Git, path: Path) -> None:
             raise GitError(f"git worktree: {done.stderr.decode(errors='replace').strip()}")
     if os.path.lexists(path):
         remove_tree(path)
-
-
-def remove_tree(path: Path) -> None:
-    """Delete a directory, directories without permission to write in it too. Raises `OSError`."""
-
-    def retry(function: Callable[..., object], name: str, _: object) -> None:
-        for each in (os.path.dirname(name), name):
-            with suppress(OSError):
-                if not os.path.islink(each):
-                    os.chmod(each, 0o700)
-        function(name)
-
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path, onerror=retry)
 
 
 def _admin_of(git: Git, path: Path) -> str | None:

@@ -17,10 +17,10 @@ from clinvk.cluster.files.remote import BASE, Remote, base_ref, check_url, neste
 from clinvk.cluster.files.submodules import links_of
 from clinvk.disk.atomic import file_error, make_folder
 from clinvk.disk.lockfile import hold_lock
+from clinvk.disk.trees import remove_tree
 from clinvk.model.plan import TaskWorktree
 from clinvk.worktrees import names
 from clinvk.worktrees.git import Git, GitError
-from clinvk.worktrees.submodules import remove_tree
 
 SUFFIX = ".git"
 URL_FILE = "clinvk-remote"

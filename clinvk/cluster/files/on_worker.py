@@ -62,7 +62,7 @@ class WorkerFiles:
                 check_names(task)
             except UsageError as error:
                 return error.message
-        if task is not None and task.wanted.remote:
+        if request.own_directory or (task is not None and task.wanted.remote):
             return None
         return self.shared.problem(request)
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from clinvk.cluster.files.cache import NODE_REFS, SUFFIX, URL_FILE, lock_cache
 from clinvk.cluster.files.in_use import name_of_worktree, unless_in_use
 from clinvk.disk.sizes import folder_size
+from clinvk.disk.trees import remove_tree
 from clinvk.errors import ClinvkError
 from clinvk.worktrees import names
 from clinvk.worktrees import record as records
 from clinvk.worktrees.create import discard_worktree
 from clinvk.worktrees.remove import place_of_orphan, remove_worktree
-from clinvk.worktrees.submodules import remove_tree
 
 
 class _Tree(NamedTuple):

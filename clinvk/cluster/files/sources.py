@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from clinvk.cluster.files.remote import remote_url
+from clinvk.disk.empty import EMPTY
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.plan import Plan, Task, Worktree
 from clinvk.worktrees.git import Git
@@ -19,7 +20,8 @@ Tell = Callable[[str], None]
 SHOWN = 5  # rejected tasks of a message
 ADVICE = (
     "set cluster.git to a git remote that all machines reach; or, if all have the directory under the "
-    "same path, cluster.shared in the configuration of each"
+    "same path, cluster.shared in the configuration of each; a task that needs no files says so with "
+    "workdir: none (-w none)"
 )
 
 
@@ -47,7 +49,7 @@ def place_tasks(plan: Plan, settings: Settings, env: Mapping[str, str], tell: Te
     finder = _Finder(settings, env)
     tasks, rejected = [], []
     for task in plan.tasks:
-        if _has_remote(task):  # of a run that is resumed
+        if _has_remote(task) or task.cwd == EMPTY:  # of a run that is resumed; or it needs none
             tasks.append(task)
             continue
         try:

@@ -37,6 +37,7 @@ def check_native(flags: PromptFlags, others: Mapping[str, object], words: list[s
             "--native takes no prompt: it is typed in the screen of the backend",
             "leave out the prompt, or --native",
         )
+    opt.check_directory_stays(flags, "the screen of a backend")
     given = [
         SPELLED.get(name) or flag_name(name)
         for name, value in asdict(flags).items()

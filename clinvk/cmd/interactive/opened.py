@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from clinvk.cmd.options.prompt_flags import PromptFlags
-from clinvk.cmd.options.reading import worktree_keys
+from clinvk.cmd.options.reading import check_directory_stays, worktree_keys
 from clinvk.config.schema import Loaded
 from clinvk.errors import UsageError
 from clinvk.model.request import Request
@@ -47,6 +47,7 @@ def check_interactive(flags: PromptFlags, loaded: Loaded) -> None:
     if flag := next((name for name, value in given.items() if value), None):
         why = ": a conversation is continued from its session" * (flag == "--ephemeral")
         raise UsageError(f"{flag} needs a prompt{why}", f'use e.g. clinvk {flag} "your prompt"')
+    check_directory_stays(flags, "a conversation at the prompt")
     worktree_keys(
         worktree=flags.worktree, base=flags.base, dirty=flags.dirty, setup=flags.setup
     )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from clinvk.cmd.options.prompt_flags import PromptFlags
+from clinvk.disk.empty import read_directory
 from clinvk.model.option_table import OPTIONS, TURN_OPTIONS, Option
 
 
@@ -82,12 +83,16 @@ def read_quickly(argv: Sequence[str], commands: Container[str]) -> QuickPrompt |
         elif values.get(flag.name) is not None:  # given twice
             return None
         else:
-            values[flag.name] = Path(value) if flag.is_path and flag.takes_value else value
+            values[flag.name] = _path(flag, value) if flag.is_path and flag.takes_value else value
     if len(words) != 1 or not words[0]:
         return None
     choosing = {name: found.pop(name) for name in CHOOSING if name in found}
     blank = {name: False if kind == "bool" else None for name, kind in _KINDS.items()}
     return QuickPrompt(words, PromptFlags(**{**blank, **found, "options": options}), choosing)
+
+
+def _path(flag: _Flag, value: str) -> Path:
+    return read_directory(value) if flag.name == "workdir" else Path(value)
 
 
 _KINDS: dict[str, Any] = PromptFlags.__annotations__  # as text

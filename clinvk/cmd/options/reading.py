@@ -18,6 +18,7 @@ from clinvk.cmd.options.storage import apply_storage_options
 from clinvk.cmd.options.words import LITERAL_MARK, PASSTHROUGH_KEY
 from clinvk.config import loading
 from clinvk.config import schema as configs
+from clinvk.disk.empty import EMPTY
 from clinvk.disk.reading import directory_problem, read_named, read_stream
 from clinvk.errors import ConfigError, UsageError
 from clinvk.model import option_table
@@ -140,6 +141,7 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
 
     options = read_options(flags.options)
     others = parse_option_pairs(flags.option or [])
+    is_empty = flags.workdir == Path(EMPTY)
     return Request(
         prompt=prompt,
         backend=flags.backend,
@@ -149,7 +151,8 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
         options={**options, **others},
         spelled={name: FLAGS[name] for name in options if name not in others},
         args=tuple(args),
-        cwd=flags.workdir,
+        cwd=None if is_empty else flags.workdir,
+        own_directory=is_empty,
         ephemeral=flags.ephemeral,
         timeout=parse_duration("timeout", flags.timeout),
         stall_timeout=parse_duration("stall_timeout", flags.stall_timeout),
@@ -165,6 +168,15 @@ def build_request(prompt: str, args: list[str], session: SessionRef, flags: Prom
         ignore_limit=flags.ignore_limit,
         stored_options=True,
     )
+
+
+def check_directory_stays(flags: PromptFlags, what: str) -> None:
+    """Raise `UsageError` for `-w none`, which is for one prompt."""
+    if flags.workdir == Path(EMPTY):
+        raise UsageError(
+            f"-w none is for a single prompt: {what} needs a directory that stays",
+            'use e.g. clinvk -w none "your prompt"; or name a directory',
+        )
 
 
 def _parse_on_limit(text: str | None) -> str | None:

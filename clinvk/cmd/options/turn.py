@@ -18,6 +18,7 @@ from clinvk.cmd.options.completions import (
 from clinvk.cmd.options.parameters import new_parameter, parameters_of, set_parameters
 from clinvk.cmd.options.prompt_flags import FROM_TABLE, TurnOptions
 from clinvk.cmd.options.words import LITERAL_MARK
+from clinvk.disk.empty import read_directory
 from clinvk.model.option_table import OPTIONS, Option
 
 __all__ = ["FROM_TABLE", "OF_ANY_BACKEND", "OF_RUNS", "TurnOptions", "flag_of", "with_turn_options"]
@@ -82,6 +83,8 @@ def flag_of(option: Option, *, of_runs: bool = False) -> Any:
     settings: dict[str, Any] = {"metavar": option.metavar, "help": text}
     if option.path == "file":  # as it was typed: ./NAME is a file, and NAME may be something else
         hint, settings["path_type"] = str, str
+    if option.name == "workdir":
+        settings["parser"] = read_directory
     if option.minimum is not None:
         settings["min"] = option.minimum
     if option.maximum is not None:

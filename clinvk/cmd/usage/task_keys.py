@@ -16,7 +16,7 @@ TASK = {
     "backend": "Backend to use.",
     "needs": "Names of tasks that have to succeed first.",
     "matrix": "Lists; creates one task for each combination.",
-    "workdir": "Its directory.",
+    "workdir": "Its directory; none: an empty one, deleted at the end.",
     "worktree": "true: a git worktree of its own; or {base, dirty, copy, setup, keep}.",
     "candidates": "Attempts of which the best counts: [claude, {backend: codex, model: m}], or 3.",
     "score, score_order": "Rank them by the last number that this prints; higher (default) or lower.",

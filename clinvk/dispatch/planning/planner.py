@@ -117,7 +117,7 @@ class TurnPlanner:
             request.to or request.backend or (session.backend if session else None)
         )
         manifest = choice.manifest
-        request, moved = without_worktree(request, session)
+        request, moved = without_worktree(request, session, self.config.home)
         origin = self._origin(request, session, manifest)
         begins = self._parts.begins_with(request, session, origin.continued)
         wanted, permitted = wanted_settings(
@@ -219,7 +219,7 @@ class TurnPlanner:
             program,
             prompt=prompt,
             options=options,
-            cwd=working_directory(request, session),
+            cwd=working_directory(request, session, self.config.home),
             env=env,
             temp_dir=tempfiles.temp_dir_path(self.env),
             home=self.config.home,

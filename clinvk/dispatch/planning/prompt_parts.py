@@ -110,7 +110,7 @@ class PromptParts:
         names = [asked.value] if isinstance(asked.value, str) else asked.value
         sandbox = settings.get("sandbox")
         is_free = PLANNING not in settings and (sandbox is None or sandbox.value != "read-only")
-        directory = os.path.realpath(working_directory(request, session))
+        directory = os.path.realpath(working_directory(request, session, self.config.home))
         return asked_skills(names, manifest, self.config.home, directory, native=is_free)
 
     def context(
@@ -130,7 +130,7 @@ class PromptParts:
         from clinvk.knowledge.context import Place, find_context
 
         check_may_block()
-        directory = working_directory(request, session)
+        directory = working_directory(request, session, self.config.home)
         place = Place(
             self.config.home,
             os.path.realpath(directory),
