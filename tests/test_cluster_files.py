@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from clinvk.cluster.files import on_worker, room
-from clinvk.cluster.files.exchange import Exchange, forget_run
+from clinvk.cluster.files.exchange import Exchange
+from clinvk.cluster.files.forget import Forgetter
 from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.files.remote import Remote, check_url
 from clinvk.cluster.files.sources import RejectedError, Settings, place_tasks
@@ -251,12 +252,53 @@ async def test_tasks_of_one_repository_share_a_copy_and_fetch_the_base_once(
         assert here.worktree.wanted.repository == str(copy)
 
 
-async def test_the_refs_of_a_run_can_be_deleted_from_the_remote(cluster: Cluster, repo: Path):
+async def test_the_refs_of_a_run_can_be_deleted_from_the_remote(either: Cluster, repo: Path):
+    plan = either.plan(repo, Task(name="t", prompt="x"), Task(name="u", prompt="x"))
+    wanted = [task.worktree for task in plan.tasks if task.worktree]
+    for each in wanted:
+        await either.run(each, write("x", "y"))
+    forgetter = Forgetter(either.exchange.home, either.env, either.notices.append)
+    note = either.exchange.home / "cluster" / "pushed" / RUN
+    assert len(either.remote.refs_of_run(RUN)) == 3
+    forgetter.forget_tasks(RUN, wanted[:1])
+    assert len(either.remote.refs_of_run(RUN)) == 2
+    assert note.exists()
+    assert forgetter.forget(RUN, [wanted[0], replace(wanted[1], repository="/gone")])
+    assert either.remote.refs_of_run(RUN) == {}
+    assert not note.exists()
+    assert forgetter.forget(RUN, wanted)
+    assert either.notices == []
+
+
+async def test_the_refs_of_runs_that_are_recorded_nowhere_are_deleted_later(
+    cluster: Cluster, repo: Path, bare: Path
+):
+    exchange = cluster.exchange = Exchange(cluster.folder / "user", cluster.env, cluster="here")
     wanted = cluster.plan(repo, Task(name="t", prompt="x")).tasks[0].worktree
+    assert wanted is not None
     await cluster.run(wanted, write("x", "y"))
-    assert forget_run(cluster.remote, RUN) == 2
+    note = exchange.home / "cluster" / "pushed" / RUN
+    bare.rename(bare.with_name("away"))
+    forgetter = Forgetter(exchange.home, cluster.env, cluster.notices.append)
+    assert not forgetter.forget(RUN, [wanted])
+    assert not forgetter.forget(RUN, [wanted])
+    assert len(cluster.notices) == 1, "a remote that cannot be reached is asked once"
+    assert f"the results of run {RUN} are still in file://" in cluster.notices[0]
+    bare.with_name("away").rename(bare)
+
+    def again(cluster_: str = "here", known: str = "", *, dry_run: bool = False) -> list[str]:
+        return Forgetter(exchange.home, cluster.env, cluster.notices.append).forget_unrecorded(
+            cluster_, lambda run: run == known, dry_run=dry_run
+        )
+
+    assert again() == [], "it may be being submitted"
+    os.utime(note, (0, 0))
+    assert again("elsewhere") == again(known=RUN) == []
+    assert again(dry_run=True) == [RUN]
+    assert len(cluster.remote.refs_of_run(RUN)) == 2
+    assert again() == [RUN]
     assert cluster.remote.refs_of_run(RUN) == {}
-    assert forget_run(cluster.remote, RUN) == 0
+    assert again() == []
 
 
 # Submodules
@@ -407,7 +449,7 @@ async def test_a_base_that_was_deleted_from_the_remote_is_named(cluster: Cluster
     wanted = cluster.plan(repo, Task(name="t", prompt="x")).tasks[0].worktree
     assert wanted is not None
     sent = cluster.exchange.publish(TaskWorktree(run=RUN, attempt=1, wanted=wanted))
-    forget_run(cluster.remote, RUN)
+    cluster.remote.delete(list(cluster.remote.refs_of_run(RUN)))
     with pytest.raises(ClinvkError, match="it was deleted, or never pushed"):
         async with cluster.worker().attempt(
             Request(prompt="x", worktree=sent), cluster.notices.append

@@ -1,6 +1,7 @@
 """Runs on a cluster whose files come by git: real workers with homes of their own, and real git."""
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -318,3 +319,38 @@ def test_a_task_in_an_empty_directory_needs_neither_git_nor_a_shared_directory(
     refused = cluster.run_in(plain, "parallel", "-f", "-", stdin=json.dumps({"tasks": [step]}))
     assert refused.returncode == 3
     assert "workdir: none" in refused.stderr
+
+
+def test_deleting_a_run_deletes_what_it_has_in_the_remote(cluster: GitCluster, repo: Path):
+    def refs() -> list[str]:
+        return git(cluster.remote, "for-each-ref", "--format=%(refname)").split()
+
+    cluster.node("north")
+    ids = []
+    for _ in range(3):
+        done = cluster.run_in(
+            repo, "parallel", "--json", stdin=tasks("echo 1 > a", "echo 2 > b", worktree=None)
+        )
+        ids.append(json.loads(done.stdout)["id"])
+    assert len(refs()) == 9
+    dropped = cluster.clinvk("runs", "drop", ids[0], "t1", "--yes", cwd=repo)
+    assert dropped.returncode == 0, dropped.stderr
+    assert f"refs/clinvk/{ids[0]}/t1/1" not in refs()
+    assert len(refs()) == 8
+    kept = cluster.clinvk("runs", "delete", ids[0], "--yes", cwd=repo)
+    assert "neither applied nor dropped: t2" in " ".join(kept.stderr.split())
+    assert len(refs()) == 8, "a run that is kept has its results"
+    cluster.clinvk("runs", "drop", ids[0], "--yes", cwd=repo)
+    deleted = cluster.clinvk("runs", "delete", ids[0], "--yes", cwd=repo)
+    assert deleted.returncode == 0, deleted.stderr
+    assert not any(ids[0] in ref for ref in refs())
+    cluster.clinvk("runs", "drop", ids[1], "--yes", cwd=repo)
+    away = cluster.remote.rename(cluster.remote.with_name("away"))
+    deleted = cluster.clinvk("runs", "delete", ids[1], "--yes", cwd=repo)
+    assert deleted.returncode == 0, deleted.stderr
+    assert f"the results of run {ids[1]} are still in file://" in " ".join(deleted.stderr.split())
+    away.rename(cluster.remote)
+    os.utime(cluster.home.path / "cluster" / "pushed" / ids[1], (0, 0))
+    cleaned = cluster.clinvk.json("runs", "clean", "--cluster", cluster.url, "--json", cwd=repo)
+    assert cleaned["unrecorded"] == [ids[1]]
+    assert {ref.split("/")[2] for ref in refs()} == {ids[2]}

@@ -24,6 +24,7 @@ from clinvk.api.recorded import all_recorded, with_results
 from clinvk.api.sync import refuse_event_loop
 from clinvk.checks.check import DEFAULT_TIMEOUT, CheckRun
 from clinvk.checks.output import CheckOutput
+from clinvk.cluster.files.forget import Forgetter
 from clinvk.disk.atomic import replace_own
 from clinvk.disk.jsonl import encode
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
@@ -200,22 +201,29 @@ async def aapply_run(
 def drop_run(
     run: str = "last",
     *tasks: str,
+    notify: Tell = lambda _: None,
     directory: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[Dropped, ...]:
     """Drop the results of tasks, without a question: their worktrees and refs are removed. Git keeps
-    the commits for about two weeks; `Dropped.undo` is the command that brings one back. Raises
+    the commits for about two weeks; `Dropped.undo` is the command that brings one back. `notify` gets a
+    sentence if they stay in the git remote of a cluster, since that cannot be reached. Raises
     `SessionError` if the run is in progress, and the errors of `run_diff`."""
     here = _directory(directory)
     with _found(run, here, cluster, dispatcher) as (where, folder):
         home = where.config.home
-        return tuple(Drop(folder, tasks, os.environ, here=here, home=home).run())
+        doomed = Drop(folder, tasks, os.environ, here=here, home=home)
+        dropped = tuple(doomed.run())
+        forgetter = Forgetter(home, os.environ, notify)
+        forgetter.forget_tasks(folder.id, [result.worktree for result in doomed.chosen])
+        return dropped
 
 
 async def adrop_run(
     run: str = "last",
     *tasks: str,
+    notify: Tell = lambda _: None,
     directory: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
     dispatcher: Dispatcher | None = None,
@@ -223,7 +231,9 @@ async def adrop_run(
     """`drop_run` for code with an event loop. It is not cancelled half way."""
     here = _directory(directory)
     return await in_thread(
-        lambda: drop_run(run, *tasks, directory=here, cluster=cluster, dispatcher=dispatcher)
+        lambda: drop_run(
+            run, *tasks, notify=notify, directory=here, cluster=cluster, dispatcher=dispatcher
+        )
     )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from clinvk.api.recorded import all_recorded, open_runs, placed, recorded
 from clinvk.api.sync import blocking, refuse_event_loop
 from clinvk.api.tasks import OF_COMPARISON, Tasks, plan_of, plan_of_comparison
+from clinvk.cluster.files.forget import Forgetter, forget_unrecorded
 from clinvk.dispatch.dispatcher import Dispatcher, own_unless
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.age import Age, moment_of
@@ -29,7 +30,7 @@ from clinvk.runs import control, retention
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunFolder, RunStore
 from clinvk.runs.follow import RunChanges, RunFollower
-from clinvk.worktrees.cleaning import clean_worktrees, release_run
+from clinvk.worktrees.cleaning import clean_worktrees
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,7 +153,8 @@ def clean_runs(
     """Delete runs not written to for that long (a `timedelta`, days, or a text such as "12h" and
     "2w"); by default `session.retention_days` of the configuration, where 0 deletes nothing.
     Returns their ids, newest first; with `dry_run`, those that would be deleted. The worktrees of all
-    runs that have finished are removed; their results stay.
+    runs that have finished are removed; their results stay. With `cluster`, runs of that are deleted, and what
+    runs that are recorded nowhere any more have left in its git remote.
 
     Runs are kept that are running, that were interrupted and may have left something running, that
     have results which were neither applied nor dropped, or that a checkpoint names. `notify` gets a sentence about each checkpoint that cannot be read; all
@@ -172,22 +174,32 @@ def clean_runs(
             clean_worktrees(runs, where.env, lambda e: notify(e.message), dry_run=dry_run)
         if before is None:
             return []
-        release = partial(release_run, env=where.env, dry_run=dry_run)
-        return retention.clean(
+        forgetter = Forgetter(loaded.home, where.env, notify)
+        release = partial(forgetter.release, dry_run=dry_run)
+        gone = retention.clean(
             runs, checkpoints, before, dry_run=dry_run, on_problem=tell, release=release
         )
+        if cluster is not None:
+            forget_unrecorded(forgetter, cluster, runs, insecure=True, dry_run=dry_run)
+        return gone
 
 
 def delete_run(
-    run: str, *, cluster: str | None = None, dispatcher: Dispatcher | None = None
+    run: str,
+    *,
+    notify: Callable[[str], None] = lambda _: None,
+    cluster: str | None = None,
+    dispatcher: Dispatcher | None = None,
 ) -> str:
-    """Delete a run, also a damaged one; returns its id. The sessions of its tasks are kept. Raises
+    """Delete a run, also a damaged one; returns its id. The sessions of its tasks are kept. `notify` gets a
+    sentence if its results stay in the git remote of a cluster, since that cannot be reached. Raises
     `SessionError` if there is no such run, if a checkpoint names it, if it is running, if it was
     interrupted and may have left something running (cancel it first), or if a result of it was
     neither applied nor dropped."""
     with recorded(dispatcher, cluster) as (where, runs):
         folder, checkpoints = runs.find(run), Checkpoints(where.config.home)
-        retention.delete(folder, checkpoints, partial(release_run, env=where.env))
+        forgetter = Forgetter(where.config.home, where.env, notify)
+        retention.delete(folder, checkpoints, forgetter.release)
         return folder.id
 
 

@@ -90,7 +90,10 @@ class Cluster(Closing):
         news = Ledger(self._news_client, self._keys)
         dispatcher, run = self.dispatcher, log.id if log else None
         exchange = Exchange(
-            dispatcher.config.home, dispatcher.env, is_detached=isinstance(log, RedisRun)
+            dispatcher.config.home,
+            dispatcher.env,
+            cluster=self.address,
+            is_detached=isinstance(log, RedisRun),
         )
         return ClusterExecutor(self._ledger, news, self._app, dispatcher, run, exchange)
 

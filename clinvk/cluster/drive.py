@@ -42,7 +42,8 @@ def submit(
     from clinvk.cluster.files.bases import Bases
     from clinvk.cluster.files.exchange import Exchange
 
-    bases = Bases(stored, Exchange(runs.home, context.env))
+    exchange = Exchange(runs.home, context.env, cluster=stored.cluster or "")
+    bases = Bases(stored, exchange)
     try:
         return runs.create(stored, bases.publish)
     except BaseException:

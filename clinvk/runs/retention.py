@@ -9,8 +9,9 @@ from clinvk.errors import ClinvkError, SessionError
 from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.log import RunLog, Runs
 
-# Deletes what a run has elsewhere, or raises `SessionError` if the run must be kept.
-Release = Callable[[RunLog], None]
+# Deletes what a run has elsewhere, or raises `SessionError` if the run must be kept. It returns what is to
+# be called once the run is deleted, if there is anything.
+Release = Callable[[RunLog], Callable[[], object] | None]
 
 
 def check_deletable(folder: RunLog, checkpoints: Checkpoints) -> None:
@@ -28,8 +29,10 @@ def delete(folder: RunLog, checkpoints: Checkpoints, release: Release = lambda _
     `SessionError` if a checkpoint names it, if it is running, or if it was interrupted and may have
     left something running. `release` deletes what it has elsewhere, or raises `SessionError`."""
     check_deletable(folder, checkpoints)
-    release(folder)
+    then = release(folder)
     folder.delete()
+    if then is not None:
+        then()
 
 
 def clean(
@@ -56,9 +59,11 @@ def clean(
         if problems and _may_be_chain(folder):
             continue
         try:
-            release(folder)
+            then = release(folder)
             if not dry_run:
                 folder.delete()
+                if then is not None:
+                    then()
             deleted.append(folder.id)
         except SessionError:  # it has been resumed or deleted meanwhile
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from clinvk.cluster.files.cache import Cache
+from clinvk.cluster.files.forget import note_pushed
 from clinvk.cluster.files.in_use import keep_in_use
 from clinvk.cluster.files.remote import BASE, Remote, base_ref, nested_ref
 from clinvk.cluster.files.submodules import checked_out, links_of
@@ -24,10 +25,14 @@ from clinvk.worktrees.submodules import repository_of_submodule
 class Exchange:
     """Of one run. Its methods block, and may be called in several threads at once."""
 
-    def __init__(self, home: Path, env: Mapping[str, str], *, is_detached: bool = False) -> None:
-        """A run that `is_detached` may be of another machine: its base is in the remote already, and
-        nothing of it is looked for in the repositories of this one."""
+    def __init__(
+        self, home: Path, env: Mapping[str, str], *, cluster: str = "", is_detached: bool = False
+    ) -> None:
+        """`cluster` is its address, without the password. A run that `is_detached` may be of another
+        machine: its base is in the remote already, and nothing of it is looked for in the repositories
+        of this one."""
         self.home = home
+        self.cluster = cluster
         self.env = env
         self.is_detached = is_detached
         self._published: set[tuple[str, str, str]] = set()
@@ -87,6 +92,7 @@ class Exchange:
         return Remote(wanted.remote, cache.git)
 
     def _push(self, remote: Remote, run: str, wanted: Worktree) -> None:
+        note_pushed(self.home, run, remote.url, self.cluster)
         remote.push(wanted.commit, base_ref(run, wanted.commit))
         self._push_submodules(remote, run, wanted, wanted.commit)
 
@@ -168,11 +174,3 @@ def _pass_on(git: Git, inner: Git, run: str, slug: str, commit: str) -> None:
     with suppress(GitError):  # then git says that the commit is missing when the result is applied
         common = git.text("rev-parse", "--path-format=absolute", "--git-common-dir")
         inner.run(*words, common, f"+{source}:{target}", extra=("-c", "protocol.file.allow=always"))
-
-
-def forget_run(remote: Remote, run: str) -> int:
-    """Delete all refs of a run from the remote; their number. Raises `GitError`."""
-    refs = list(remote.refs_of_run(run))
-    if refs:
-        remote.delete(refs)
-    return len(refs)

@@ -15,8 +15,8 @@ from clinvk.cluster.log import scripts
 from clinvk.cluster.log.server import LogServer
 from clinvk.disk.atomic import file_error, make_folder
 from clinvk.disk.reading import ANY, read_file
+from clinvk.disk.trees import remove_tree
 from clinvk.runs.folder import TAKEN_NAME
-from clinvk.worktrees.submodules import remove_tree
 
 MOST = 1000  # runs of which something is kept here
 

@@ -271,6 +271,9 @@ def drop(
     Names what is lost, and asks first. Git keeps the commits for a while; how to get them back is
     printed."""
     # Only for this command.
+    from clinvk.cluster.files.forget import Forgetter
+
+    # Only for this command.
     from clinvk.worktrees.results.drop import VERSION, Drop
 
     loaded = opt.load_config(config)
@@ -289,6 +292,8 @@ def drop(
         if not questions.confirm_deletion(question):
             return 4
     dropped = doomed.run()
+    forgetter = Forgetter(loaded.home, os.environ, show.Printer.for_errors().notice)
+    forgetter.forget_tasks(folder.id, [result.worktree for result in doomed.chosen])
     if as_json:
         found = [result.to_json() for result in dropped]
         print(dumps({"version": VERSION, "run": folder.id, "dropped": found}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +27,7 @@ from clinvk.model.age import parse_age, time_before
 from clinvk.terminal import printer, questions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from clinvk.runs.log import RunLog, Runs
     from clinvk.worktrees.remove import Removed
@@ -93,12 +92,13 @@ def delete(
     A run of a checkpoint is not deleted: the chain could not be resumed without it. Nor is one with
     results that were neither applied nor dropped."""
     # Only to delete something.
+    from clinvk.cluster.files.forget import Forgetter
     from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
-    from clinvk.worktrees.cleaning import release_run
 
     loaded = opt.load_config(config)
     runs, checkpoints = open_runs(loaded, cluster, insecure=insecure), Checkpoints(loaded.home)
+    forgetter = Forgetter(loaded.home, os.environ, printer.Printer.for_errors().notice)
     code = 0
     for text in run_ids:
         try:
@@ -107,7 +107,7 @@ def delete(
             if not yes and not questions.confirm_deletion(f"Delete run {folder.id}?"):
                 code = 4
                 continue
-            retention.delete(folder, checkpoints, partial(release_run, env=os.environ))
+            retention.delete(folder, checkpoints, forgetter.release)
             print(f"Run {folder.id} deleted.")
         except ClinvkError as error:
             printer.Printer.for_errors().error(error.message, error.hint)
@@ -139,9 +139,10 @@ def clean(
     of a checkpoint, runs with results that were neither applied nor dropped, and interrupted runs
     that may have left a process running are kept."""
     # Only to delete something.
+    from clinvk.cluster.files.forget import Forgetter, forget_unrecorded
     from clinvk.runs import retention
     from clinvk.runs.checkpoints import Checkpoints
-    from clinvk.worktrees.cleaning import clean_worktrees, release_run
+    from clinvk.worktrees.cleaning import clean_worktrees
 
     def warn(problem: ClinvkError) -> None:
         text = f"{problem.message}; runs of chains are kept, since one of them may belong to it"
@@ -149,14 +150,15 @@ def clean(
 
     kept: list[str] = []
 
-    def release(folder: RunLog) -> None:
+    def release(folder: RunLog) -> Callable[[], object] | None:
         try:
-            release_run(folder, os.environ, dry_run=dry_run)
+            return forgetter.release(folder, dry_run=dry_run)
         except ClinvkError:
             kept.append(folder.id)
             raise
 
     loaded = opt.load_config(config)
+    forgetter = Forgetter(loaded.home, os.environ, printer.Printer.for_errors().notice)
     age, words = parse_age(older_than, loaded.config.session.retention_days)
     # Those of a cluster may be other people's.
     runs: Runs = open_local_runs(loaded)
@@ -175,11 +177,17 @@ def clean(
             runs, Checkpoints(loaded.home), time_before(age),
             dry_run=dry_run, on_problem=warn, release=release,
         )  # fmt: skip
+    forgotten: list[str] = []
+    if cluster not in (None, HERE):
+        forgotten = forget_unrecorded(
+            forgetter, str(cluster), runs, insecure=insecure, dry_run=dry_run
+        )
     if as_json:
         freed = sum(found.size for found in removed)
         printer.print_json({
             "version": VERSION, "dry_run": dry_run, "deleted": gone, "kept": kept,
             "worktrees": [str(found.path) for found in removed], "freed_bytes": freed,
+            "unrecorded": forgotten,
         })  # fmt: skip
         return
     _print_removed(removed, dry_run=dry_run)
@@ -193,7 +201,13 @@ def clean(
             print(run_id)
         verb = "Would delete" if dry_run else "Deleted"
         print(f"{verb} {len(gone)} run{'s' * (len(gone) != 1)} older than {words}.")
-    elif not (removed or kept):
+    if forgotten:
+        verb = "Would delete" if dry_run else "Deleted"
+        count = f"{len(forgotten)} run{'s' * (len(forgotten) != 1)}"
+        print(
+            f"{verb} the results of {count} from the git remote that are recorded nowhere any more."
+        )
+    if not (gone or removed or kept or forgotten):
         print("no runs to clean", file=sys.stderr)
 
 
