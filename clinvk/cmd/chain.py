@@ -136,7 +136,10 @@ def chain(
     dispatcher, context = _open_place(loaded, resume, cluster, insecure=insecure)
     manager = WorkflowManager(dispatcher, context=context)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.print_plan(context.selector, plan or manager.plan(str(resume)), view)
+        # Only for a dry run.
+        from clinvk.cmd.views.dry_run import print_plan
+
+        return print_plan(context.selector, plan or manager.plan(str(resume)), view)
     reports = opts.requested_reports(junit, report, force=force)
     if detach and plan is not None:
         return detach_plan(loaded, context, plan, view, reports, cluster, insecure=insecure)

@@ -169,7 +169,10 @@ def compare(
     )  # fmt: skip
     made = common.override_rules(made, rules)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.print_plan(selector, made, view)
+        # Only for a dry run.
+        from clinvk.cmd.views.dry_run import print_plan
+
+        return print_plan(selector, made, view)
     wanted = common.requested_reports(junit, report, force=force)
     if detach:
         return detach_plan(loaded, context, made, view, wanted, cluster, insecure=insecure)

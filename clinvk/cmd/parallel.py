@@ -116,7 +116,10 @@ def parallel(
         check_detachable(loaded, cluster, {}, insecure=insecure)
     _, context = open_place(loaded, cluster, insecure=insecure)
     if dry_run or loaded.config.unified_flags.dry_run:
-        return many.print_plan(context.selector, made, view)
+        # Only for a dry run.
+        from clinvk.cmd.views.dry_run import print_plan
+
+        return print_plan(context.selector, made, view)
     reports = plan.requested_reports(junit, report, force=force)
     if detach:
         return detach_plan(loaded, context, made, view, reports, cluster, insecure=insecure)
