@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,9 @@ class Desk:
                 driver.kill()
             driver.communicate()
         for pid in map(int, self._lines("pids")):
-            if is_alive(pid):
-                os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it may be ending
+                if is_alive(pid):
+                    os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

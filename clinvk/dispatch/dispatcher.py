@@ -245,12 +245,14 @@ class Dispatcher(Closing):
 
             turn = await acquire_turn(calls, session.id, marker, wait=request.wait, notify=notify)
             try:
-                # Another turn may have changed the record while this one waited.
-                session = current = await calls(partial(self.store.get, session.id))
+                # Another turn may have changed the record while this one waited; nobody knows the
+                # session of a task yet.
+                if not (new and request.chosen_id):
+                    session = await calls(partial(self.store.get, session.id))
                 plan = (
                     replace(plan, session=session)
                     if new
-                    else await self.planner.when_known(calls, request, current, plan.context)
+                    else await self.planner.when_known(calls, request, session, plan.context)
                 )
                 check_limit(plan, home)  # another process may have met one meanwhile
                 async with start_turn(

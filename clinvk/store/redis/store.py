@@ -67,6 +67,9 @@ class RedisStore(Closing):
         self._closed = False
         self._lease = lease
         self._turns: dict[str, LeaseLock] = {}  # turns of this process, whose writes are checked
+        # By session: the record and its version after the last write of such a turn. Whoever else
+        # writes meanwhile makes it stale, which the server notices.
+        self._written: dict[str, tuple[bytes, str]] = {}
 
     def close(self) -> None:
         self._closed = True
@@ -195,14 +198,12 @@ class RedisStore(Closing):
         keys = [lease_key(check_id(session_id)), turn_key(session_id), TURNS]
         token = uuid.uuid4().hex
         taker = json.dumps(host.this_process())
-        values = [
-            token,
-            milliseconds(self._lease),
-            taker,
-            self._find_dead_token(session_id),
-            session_id,
-        ]
-        facts = self._server.run_script(lua.TAKE, keys, values)
+        facts, dead = None, ""
+        for _ in range(2):  # who has taken it is only asked if somebody has
+            values = [token, milliseconds(self._lease), taker, dead, session_id]
+            facts = self._server.run_script(lua.TAKE, keys, values)
+            if facts is not None or not (dead := self._find_dead_token(session_id)):
+                break
         if facts is None:
             return None
         turn = LeaseLock(self._connected, session_id, token, self._lease, facts, self._forget_turn)
@@ -240,6 +241,7 @@ class RedisStore(Closing):
     def _forget_turn(self, turn: LeaseLock) -> None:
         if self._turns.get(turn.id) is turn:
             del self._turns[turn.id]
+            self._written.pop(turn.id, None)
 
     def _find_dead_token(self, session_id: str) -> str:
         """The token of a turn whose process is known to be dead, so that the next turn need not
@@ -298,7 +300,7 @@ class RedisStore(Closing):
         deadline = time.monotonic() + BUSY_TIMEOUT
         check_id(session_id)
         while True:
-            session, version = self._read(session_id)
+            session, version = self._last_written(session_id) or self._read(session_id)
             session = change(session)
             answer = self._commit(session, version, lines, how)
             if answer != "stale":
@@ -309,6 +311,11 @@ class RedisStore(Closing):
                     f"session {session_id}: other processes have been writing it for {BUSY_TIMEOUT:.0f} s"
                 )
             time.sleep(random.random() * 0.01)  # noqa: S311 - so that two do not keep step
+
+    def _last_written(self, session_id: str) -> tuple[Session, str] | None:
+        """The session and its version after the last write of a turn of this process."""
+        record, version = self._written.pop(session_id, (b"", ""))
+        return (self._decode_session(session_id, record), version) if version else None
 
     def _commit(self, session: Session, version: str, lines: list[bytes], how: str = "") -> str:
         record, session = encode_session(session)
@@ -324,7 +331,10 @@ class RedisStore(Closing):
         turn = self._turns.get(session_id)
         values = [session_id, _index_member(session_id), version, record, _used_score(session), _natives(session),
                   uuid.uuid4().hex, turn.token if turn else "", how, NATIVE]  # fmt: skip
-        return str(self._server.run_script(lua.COMMIT, keys, [*values, *lines]))
+        answer = str(self._server.run_script(lua.COMMIT, keys, [*values, *lines]))
+        if answer == "done" and turn is not None and version.isdecimal():
+            self._written[session_id] = record, str(int(version) + 1)
+        return answer
 
     def _lines(self, session_id: str) -> list[bytes]:
         with self._server.translate_errors() as client:
