@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import anyio
 import pytest
 
 import clinvk
+from clinvk.cluster.log.quick import ids_within
 from clinvk.cluster.log.runs import RedisRuns, open_runs
 from tests.clusters import SECONDS, Cluster, cluster
 from tests.conftest import wait_for
@@ -231,6 +233,21 @@ def test_a_cluster_in_the_configuration_adds_its_runs_to_those_of_this_machine(c
     assert [r["id"] for r in json.loads(done.stdout)["runs"]] == [here]
     assert "only runs of this machine" in done.stderr
     assert cluster.clinvk("runs", "list", "--cluster", cluster.url).returncode == 4
+
+
+def test_a_shell_completes_the_ids_of_detached_runs(cluster: Cluster):
+    run = detach(cluster, "a")
+
+    def offered(line: str, **env: str) -> list[str]:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+        done = cluster.clinvk(env={**words, **env, "_CLINVK_COMPLETE": "complete_bash"})
+        return done.stdout.split()
+
+    assert wait_for(lambda: offered("clinvk runs show r", CLINVK_CLUSTER_URL=cluster.url), "it") == [run]  # fmt: skip
+    assert offered("clinvk runs show ") == ["last"]
+    assert ids_within(cluster.url, SECONDS) == [run]
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and says nothing
+        assert ids_within(f"redis://127.0.0.1:{silent.getsockname()[1]}", 0.1) == []
 
 
 def test_last_is_never_a_run_of_somebody_else(cluster: Cluster, tmp_path: Path):

@@ -133,6 +133,8 @@ def test_the_results_of_a_detached_run_are_applied_in_any_clone(
     applied = desks.runs(clone, "apply", run, "1", **elsewhere)
     assert applied.returncode == 0, applied
     assert git(clone, "status", "--porcelain").splitlines() == ["M  a"]
+    retried = desks.runs(tmp_path, "retry", run, "3", "--json", **elsewhere)
+    assert json.loads(retried.stdout)["results"][2]["worktree"]["ref"].endswith("/3/2"), retried
     again = desks.runs(repo, "apply", run)
     assert again.returncode == 0, again
     assert "1: already applied" in again.stdout
@@ -219,3 +221,22 @@ def test_a_run_that_was_not_detached_is_known_to_be_recorded_elsewhere(desks: De
         done = desks.runs(repo, command, run, **desks.elsewhere(command))
         assert done.returncode == 4
         assert "recorded only on the machine where it was started" in done.stderr
+
+
+def test_submodules_come_back_to_the_clone_in_which_results_are_applied(
+    desks: Desks, repo: Path, tmp_path: Path
+):
+    desks.begin_work()
+    library = new_repository(tmp_path / "library", x="x\n")
+    allow = ("-c", "protocol.file.allow=always")
+    git(repo, *allow, "submodule", "add", "-q", str(library), "lib")
+    git(repo, "commit", "-qm", "Add it")
+    git(tmp_path, *allow, "clone", "-q", "--recurse-submodules", str(repo), "clone")
+    run = desks.submit(repo, "parallel", {"tasks": ["echo 1 > lib/x"]})
+    told = desks.ended(run, repo)["results"]
+    assert [r["state"] for r in told] == ["done"], told[0]["error"]
+    clone = tmp_path / "clone"
+    applied = desks.runs(clone, "apply", run, **desks.elsewhere())
+    assert applied.returncode == 0, applied
+    git(clone, *allow, "submodule", "update", "-q", "lib")
+    assert (clone / "lib" / "x").read_text() == "1\n"

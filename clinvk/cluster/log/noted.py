@@ -99,18 +99,20 @@ def open_noted(run: RedisRun, here: Path, env: Mapping[str, str]) -> Iterator[No
 def _bring(run: RedisRun, plan: Plan, here: Path, env: Mapping[str, str]) -> Plan:
     """The plan with the repositories of this machine, which have its results now."""
     places = _find_clones(run, plan, here)
+    moved = replace(plan, tasks=tuple(_moved(task, places) for task in plan.tasks))
+    clones = {str(place.common_dir): place for place in places.values() if place is not None}
     dropped = {line.get("result") for line in run.read_taken() if line.get("event") == "dropped"}
     found: dict[str, list[tuple[Worktree, WorktreeResult]]] = {}
     for outcome in run.result(plan).results:
-        wanted, made = plan.worktree_of(outcome.index, outcome.decision), outcome.worktree
-        if wanted is not None and made is not None and wanted.repository in places:
+        wanted, made = moved.worktree_of(outcome.index, outcome.decision), outcome.worktree
+        if wanted is not None and made is not None and wanted.remote:
             clone.check_outcome(run.id, wanted, outcome)
             if made.commit not in dropped:
                 found.setdefault(wanted.repository, []).append((wanted, made))
     for repository, results in found.items():
-        if (place := places[repository]) is not None:
-            clone.bring_results(run.id, place, results, env)
-    return replace(plan, tasks=tuple(_moved(task, places) for task in plan.tasks))
+        if repository in clones:
+            clone.bring_results(run.id, clones[repository], results, env)
+    return moved
 
 
 def _find_clones(run: RedisRun, plan: Plan, here: Path) -> dict[str, Target | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 VERSION = 1  # of the JSON that they print
 
 
-def complete_runs(incomplete: str) -> list[str]:
+COMPLETION_TIMEOUT = 1.0  # seconds for which a completing shell waits for the ids of a cluster
+
+
+def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
     # Completion and `--help` do not need it.
     from clinvk.runs.folder import RunStore
 
@@ -30,7 +34,19 @@ def complete_runs(incomplete: str) -> list[str]:
         ids = [folder.id for folder in runs.newest_first()]
     except ClinvkError:  # a completing shell has no place for it
         return []
-    return [i for i in ["last", *ids] if i.startswith(incomplete)]
+    there = _ids_of_cluster(ctx.params.get("cluster"))
+    return [i for i in ["last", *there, *ids] if i.startswith(incomplete)]
+
+
+def _ids_of_cluster(given: str | None) -> list[str]:
+    """The ids of the newest detached runs; none if there is no cluster, or if it is slow."""
+    with suppress(ClinvkError):
+        if url := cluster_url(given, loading.load(os.environ)):
+            # Only with a cluster.
+            from clinvk.cluster.log.quick import ids_within
+
+            return ids_within(url, COMPLETION_TIMEOUT)
+    return []
 
 
 def open_local_runs(loaded: Loaded) -> RunStore:

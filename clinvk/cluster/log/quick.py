@@ -1,0 +1,30 @@
+"""The ids of runs for a shell that completes a word: quickly, or not at all."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import cast
+
+from clinvk.cluster.address import open_client, parse
+from clinvk.cluster.keys import Keys
+
+MOST = 200  # ids
+
+
+def ids_within(url: str, seconds: float) -> list[str]:
+    """The ids of the newest runs; empty if the server does not answer within so many seconds."""
+    found: list[str] = []
+
+    def read() -> None:
+        with suppress(Exception):  # a completing shell has no place for it
+            address = parse(url)
+            with open_client(address, None) as client:
+                ids = client.zrevrange(Keys.of(address.name).runs(), 0, MOST - 1)
+                found.extend(i.decode() for i in cast("list[bytes]", ids))
+
+    # Looking up a name has no timeout of its own. The process does not wait for this thread.
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return list(found)
