@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -14,13 +14,16 @@ from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger
 from clinvk.cluster.left import stop_left
+from clinvk.cluster.limits.of_nodes import limit_of_all, names_account
+from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.log.run import RedisRun
+from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.server import check_server
 from clinvk.cluster.waiting import reasons_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.run_context import RunContext, local_context
-from clinvk.errors import NotInstalledError
+from clinvk.errors import LimitError, NotInstalledError
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -115,6 +118,47 @@ class Cluster(Closing):
         except (RedisError, OSError):
             return {}
 
+    def find_limit(
+        self, backend: str, env: Mapping[str, str], model: str | None
+    ) -> LimitError | None:
+        """The rate limit that all workers with this backend are at. Blocks."""
+        # An extra.
+        from redis import RedisError
+
+        manifest = self.dispatcher.catalog.load(backend)
+        if names_account(manifest, env):  # only workers know its values
+            return None
+        try:
+            snapshot = self._limits.read()
+            if not any(entry.backend == backend for entry in snapshot.entries):
+                return None
+            states = Nodes(self._client, self._keys).read()
+        except (RedisError, OSError):
+            return None
+        accounts = [
+            state.node.accounts.get(backend)
+            for state in states
+            if state.takes_tasks and backend in state.node.slots
+        ]
+        return limit_of_all(backend, accounts, snapshot, model)
+
+    def has_other_account(self, backend: str) -> bool:
+        # An extra.
+        from redis import RedisError
+
+        try:
+            states = Nodes(self._client, self._keys).read()
+        except (RedisError, OSError):
+            return False
+        return any(
+            state.takes_tasks and backend in state.node.slots and backend not in state.limits
+            for state in states
+        )
+
+    @property
+    def _limits(self) -> SharedLimits:
+        return SharedLimits(self._client, self._keys)
+
     @property
     def _ledger(self) -> Ledger:
         return Ledger(self._client, self._keys)
@@ -132,6 +176,4 @@ def cluster_context(dispatcher: Dispatcher, cluster: Cluster) -> RunContext:
     """The context of a run whose tasks run on the workers."""
     local = local_context(dispatcher)
     selector = RemoteSelector(dispatcher.catalog, dispatcher.config, dispatcher.env)
-    return replace(
-        local, selector=selector, cluster=cluster, find_limit=lambda _backend, _env, _model: None
-    )
+    return replace(local, selector=selector, cluster=cluster, find_limit=cluster.find_limit)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.log.runs import RedisRuns
 from clinvk.engine import rerun
@@ -77,14 +79,28 @@ async def drive(
     another process drives it, `ClinvkError` if it cannot go on."""
     if not run.awaits_driver(has_begun=True):
         return None
+    rules = _waiting_for_limits if run.has_begun() else _unchanged
     try:
         driven = ResumedRun(
             context, run, _unless_ended(run), observe=observe, notify=notify,
-            executor=executor,
+            executor=executor, rules=rules,
         )  # fmt: skip
         return await driven.run()
     except RunNotFound:
         return None
+
+
+def _waiting_for_limits(plan: Plan) -> Plan:
+    """The plan of a run that another process has begun: a rate limit that it has met since then is one
+    that it waits for."""
+    limits = plan.rules.limits
+    if limits.at_start != "refuse":
+        return plan
+    return replace(plan, rules=replace(plan.rules, limits=replace(limits, at_start="wait")))
+
+
+def _unchanged(plan: Plan) -> Plan:
+    return plan
 
 
 def _unless_ended(run: RedisRun) -> Callable[[Plan], SelectTasks]:

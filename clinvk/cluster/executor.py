@@ -19,12 +19,13 @@ from clinvk.cluster.feed import Feed, Listener
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, News
+from clinvk.cluster.limits.of_nodes import limit_failure, local_time
 from clinvk.cluster.nodes import Need, Nodes, NodeState, why_waiting
 from clinvk.engine.executor import LocalExecutor, Reporter, RunningRequest
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.progress import WAITING_FOR_ONE
 from clinvk.model.request import Request
-from clinvk.model.result import Failure, Result
+from clinvk.model.result import EXIT_CODES, Failure, Result
 from clinvk.model.session_ref import SessionById
 from clinvk.process.threads import in_thread
 from clinvk.worktrees.attempt import stoppable
@@ -59,6 +60,7 @@ class Sent:
         self.at = self.since = time.monotonic()
         self.told = ""  # why no worker that is there will ever take it
         self.refusals: dict[str, str] = {}  # by node
+        self.limited: dict[str, int | None] = {}  # by node: when its rate limit ends, if known
 
     @property
     def need(self) -> Need:
@@ -89,6 +91,7 @@ class ClusterExecutor:
         self.feed.after_read = self._pass_notices_on
         self._waiting: dict[str, tuple[Sent, Reporter]] = {}
         self._notices: list[tuple[Reporter, str]] = []
+        self._told: set[tuple[str, str]] = set()
         self._count = 0
         self._exchange = exchange
         self._submitting: anyio.CapacityLimiter | None = None
@@ -209,9 +212,14 @@ class ClusterExecutor:
         """Send an attempt that nodes have refused to one that has not; False if there is none."""
 
         def resend() -> bool:
-            others = [n for n in self._fitting_nodes(sent) if n not in sent.refusals]
+            others = [
+                node
+                for node in self._fitting_nodes(sent)
+                if node not in sent.refusals and node not in sent.limited
+            ]
             if others:
-                sent.queue = queue_of(sent.backend, others[0])
+                node = others[sent.attempt.task % len(others)]  # not all of them on one
+                sent.queue = queue_of(sent.backend, node)
                 sent.at = time.monotonic()
                 self._send(sent.attempt, sent.queue)
             return bool(others)
@@ -229,6 +237,12 @@ class ClusterExecutor:
 
     def _nodes(self) -> list[NodeState]:
         return Nodes(self.ledger.client, self.ledger.keys).read()
+
+    def is_news(self, node: str, reason: str) -> bool:
+        """Whether the user has not been told yet that this node refuses tasks for this reason."""
+        is_new = (node, reason) not in self._told
+        self._told.add((node, reason))
+        return is_new
 
     def _pass_notices_on(self) -> None:
         """Pass on what was noticed in a thread."""
@@ -336,16 +350,35 @@ class Following:
 
     async def _on_refusal(self, said: dict[str, Any]) -> None:
         node, reason = str(said.get("node")), str(said.get("reason"))
-        self.sent.refusals[node] = reason
-        self.reporter.on_notice(f"not on {node}: {reason}")
+        if "limit" in said:
+            self.sent.limited[node] = said["limit"]
+        else:
+            self.sent.refusals[node] = reason
+        if self.executor.is_news(node, reason):
+            self.reporter.on_notice(f"not on {node}: {reason}")
         if await self.executor.elsewhere(self.sent, self.reporter):
             return
-        if await self._ask_to_end() == "withdrawn":
+        if await self._ask_to_end() != "withdrawn":
+            return
+        if self.sent.limited:
+            self._result = await self._at_limit()
+        else:
             reasons = "; ".join(f"{n}: {why}" for n, why in self.sent.refusals.items())
             failure = Failure("not_started", f"no worker can run it: {reasons}")
             self._result = Result(
                 ok=False, text="", backend=self.sent.backend, exit_code=1, error=failure
             )
+
+    async def _at_limit(self) -> Result:
+        """The result of an attempt that all workers have refused, some of them because their accounts
+        are at a rate limit."""
+        sent, ledger = self.sent, self.executor.ledger
+        known = [until for until in sent.limited.values() if until is not None]
+        until = await in_thread(lambda: local_time(ledger.client, min(known))) if known else None
+        failure = limit_failure(sent.backend, until, sent.refusals)
+        return Result(
+            ok=False, text="", backend=sent.backend, exit_code=EXIT_CODES["limit"], error=failure
+        )
 
     def _out_of_sight(self) -> Result:
         """The result if the server can no longer say it."""

@@ -112,6 +112,11 @@ class Keys(Struct, frozen=True):
         return f"{self.prefix}{queue}"
 
     @property
+    def limits(self) -> str:
+        """The rate limits that workers have met."""
+        return f"{self.prefix}limits"
+
+    @property
     def nodes(self) -> str:
         """The names of the nodes, by the time of their last heartbeat."""
         return f"{self.prefix}nodes"

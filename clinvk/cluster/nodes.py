@@ -12,7 +12,10 @@ from msgspec import Struct
 
 from clinvk.cluster.address import Address, connect_to, open_client
 from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.limits.of_nodes import limits_of
+from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.server_errors import explain
+from clinvk.model.usage import rfc3339
 from clinvk.plans.labels import name_labels
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ class Node(Struct, frozen=True, kw_only=True):
     version: str = ""  # of clinvk
     labels: tuple[str, ...] = ()
     clis: dict[str, Cli] = {}
+    accounts: dict[str, str] = {}  # by backend: a hash of its login or key
     started_at: str = ""
     draining: bool = False  # it takes no more tasks
 
@@ -71,6 +75,7 @@ class NodeState(Struct, frozen=True, kw_only=True):
     node: Node
     silent: float  # seconds since its last heartbeat
     running: tuple[Running, ...] = ()
+    limits: Mapping[str, datetime] = {}  # by backend: until when its account is at a rate limit
 
     @property
     def name(self) -> str:
@@ -106,6 +111,7 @@ class NodeState(Struct, frozen=True, kw_only=True):
                     "used": self.used(name),
                     "version": node.clis.get(name, Cli()).version,
                     "login": node.clis.get(name, Cli()).login,
+                    "limit_until": rfc3339(self.limits[name]) if name in self.limits else None,
                 }
                 for name, count in node.slots.items()
             },
@@ -158,12 +164,18 @@ class Nodes:
                 pipeline.get(self.keys.node(name.decode()))
                 pipeline.hgetall(self.keys.busy(name.decode()))
             answers = pipeline.execute()
+        limits = SharedLimits(self.client, self.keys).read()
         found = []
         for (_, at), data, busy in zip(seen, answers[::2], answers[1::2], strict=True):
             with suppress(msgspec.MsgspecError):  # of another version, or forged
                 node = msgspec.json.decode(data or b"", type=Node)
                 silent = max(0.0, (now - at) / 1000)
-                found.append(NodeState(node=node, silent=silent, running=self._running(busy, now)))
+                found.append(
+                    NodeState(
+                        node=node, silent=silent, running=self._running(busy, now),
+                        limits=limits_of(node.accounts, limits),
+                    )
+                )  # fmt: skip
         return sorted(found, key=lambda state: state.name)
 
     def _running(self, busy: Mapping[bytes, bytes], now: int) -> tuple[Running, ...]:
@@ -258,10 +270,20 @@ def why_waiting(
     if not willing:
         reasons = "; ".join(f"{s.name}: {need.refused[s.name]}" for s in fitting)
         return Waiting(f"no worker can run it: {reasons}", for_good=True)
-    until = (paused or {}).get(backend)
-    if until is not None and until > datetime.now(UTC):
-        return Waiting(f"{backend} is at its rate limit until {until.astimezone():%H:%M}")
+    ends = [until for state in willing if (until := state.limits.get(backend)) is not None]
+    if paused and backend in paused:
+        ends = [paused[backend]]
+    elif len(ends) < len(willing):  # others take it
+        willing, ends = [state for state in willing if backend not in state.limits], []
+    if ends and min(ends) > datetime.now(UTC):
+        return Waiting(f"{backend} is at its rate limit until {_format_end(min(ends))}")
     return _wait_for_slot(need, willing)
+
+
+def _format_end(until: datetime) -> str:
+    here = until.astimezone()
+    is_today = here.date() == datetime.now(UTC).astimezone().date()
+    return f"{here:%H:%M}" if is_today else f"{here:%Y-%m-%d %H:%M}"
 
 
 def _wait_for_slot(need: Need, nodes: Iterable[NodeState]) -> Waiting | None:

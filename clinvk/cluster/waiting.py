@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 MAX_NEEDS_NAMED = 3  # tasks that another one waits for
 
 
-def read_reasons(address: Address, plan: Plan, outcomes: Sequence[Outcome]) -> dict[int, str]:
-    """Why tasks of a run that goes on wait, by their position. Raises `ClinvkError`."""
+def read_reasons(
+    address: Address, plan: Plan, outcomes: Sequence[Outcome], default_backend: str = ""
+) -> dict[int, str]:
+    """Why tasks of a run that goes on wait, by their position. Tasks that name no backend, and have not
+    begun, are for the default one. Raises `ClinvkError`."""
     if not any(map(_may_wait, outcomes)):
         return {}
     with connect_to(address) as client:
@@ -29,19 +32,23 @@ def read_reasons(address: Address, plan: Plan, outcomes: Sequence[Outcome]) -> d
         from redis import RedisError
 
         try:
-            return reasons_of(client, Keys.of(address.name), plan, outcomes)
+            return reasons_of(client, Keys.of(address.name), plan, outcomes, default_backend)
         except RedisError as error:
             raise explain(error, address.place, is_tls=address.is_tls) from error
 
 
 def reasons_of(
-    client: redis.Redis, keys: Keys, plan: Plan, outcomes: Sequence[Outcome]
+    client: redis.Redis,
+    keys: Keys,
+    plan: Plan,
+    outcomes: Sequence[Outcome],
+    default_backend: str = "",
 ) -> dict[int, str]:
     """The same. Raises the errors of redis-py."""
     if not any(map(_may_wait, outcomes)):
         return {}
     nodes = Nodes(client, keys).read()
-    return reasons(plan, outcomes, nodes, _homes(client, keys, outcomes))
+    return reasons(plan, outcomes, nodes, _homes(client, keys, outcomes), default_backend)
 
 
 def reasons(
@@ -49,6 +56,7 @@ def reasons(
     outcomes: Sequence[Outcome],
     nodes: Sequence[NodeState],
     homes: Mapping[str, str] | None = None,
+    default_backend: str = "",
 ) -> dict[int, str]:
     """The same, without a server. `homes` are the nodes that have the sessions of tasks."""
     paused = _paused(outcomes)
@@ -67,8 +75,8 @@ def reasons(
         elif needed := [outcomes[n] for n in task.needs if outcomes[n].state in _OPEN]:
             why = f"needs {_names(needed)}"
         elif outcome.error is None:  # otherwise, that says it
-            backend = outcome.backend or ""
-            if backend in paused:
+            backend = outcome.backend or default_backend
+            if backend in paused or _are_limited(nodes, backend):
                 need = Need(backend=backend, labels=task.labels)
                 waiting = why_waiting(need, nodes, paused)
                 why = waiting and waiting.reason
@@ -80,6 +88,12 @@ def reasons(
 
 
 _OPEN = ("queued", "running")
+
+
+def _are_limited(nodes: Iterable[NodeState], backend: str) -> bool:
+    """Whether the accounts of all nodes that run the backend are at a rate limit."""
+    able = [state for state in nodes if state.takes_tasks and backend in state.node.slots]
+    return bool(able) and all(backend in state.limits for state in able)
 
 
 def _may_wait(outcome: Outcome) -> bool:

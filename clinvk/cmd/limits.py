@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clinvk.cmd.app import new_app
+from clinvk.cmd.drive.cluster import HERE, Insecure, cluster_url, find_address
 from clinvk.cmd.options import request as opt
+from clinvk.cmd.options.holding import until_end
+from clinvk.config.extras import require_extra
+from clinvk.errors import ClinvkError
 from clinvk.terminal import printer
 from clinvk.text.sanitize import one_line
 
 if TYPE_CHECKING:
+    from clinvk.cluster.limits.opened import ClusterLimits
     from clinvk.dispatch.remembered_limits import LimitStore
+
+    Store = LimitStore | ClusterLimits
 
 app = new_app(
     help="Show and forget the rate limits that backends have reported.",
@@ -24,19 +31,39 @@ app = new_app(
 VERSION = 1  # of the JSON that it prints
 
 
+ClusterUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="URL", help="Those of the workers of this cluster: redis://HOST."
+    ),
+]
+
+
 @app.callback(invoke_without_command=True)
-def show(ctx: typer.Context, as_json: opt.Json = False, config: opt.Config = None) -> None:
+def show(
+    ctx: typer.Context,
+    as_json: opt.Json = False,
+    cluster: ClusterUrl = None,
+    insecure: Insecure = False,
+    config: opt.Config = None,
+) -> None:
     """Show the rate limits that backends have reported.
 
-    A backend that is at its rate limit is not tried again before the limit ends."""
+    A backend that is at its rate limit is not tried again before the limit ends. If the configuration
+    names a cluster, the limits of its workers are shown, too."""
     if ctx.invoked_subcommand is None:
-        _print_limits(_store(config), as_json=as_json)
+        _print_limits(_stores(config, cluster, insecure=insecure), as_json=as_json)
 
 
 @app.command("list")
-def list_(as_json: opt.Json = False, config: opt.Config = None) -> None:
+def list_(
+    as_json: opt.Json = False,
+    cluster: ClusterUrl = None,
+    insecure: Insecure = False,
+    config: opt.Config = None,
+) -> None:
     """List the rate limits, the one that ends first at the top."""
-    _print_limits(_store(config), as_json=as_json)
+    _print_limits(_stores(config, cluster, insecure=insecure), as_json=as_json)
 
 
 @app.command("clear")
@@ -48,27 +75,36 @@ def clear(
             autocompletion=opt.complete_backends,
         ),
     ] = None,
+    cluster: ClusterUrl = None,
+    insecure: Insecure = False,
     config: opt.Config = None,
 ) -> None:  # fmt: skip
     """Forget the rate limits, so that the backends are tried again."""
-    count = _store(config).clear(backend)
+    count = sum(store.clear(backend) for store in _stores(config, cluster, insecure=insecure))
     print(f"{count} rate limit{'s' * (count != 1)} forgotten.")
 
 
-def _print_limits(store: LimitStore, *, as_json: bool) -> None:
+def _print_limits(stores: list[Store], *, as_json: bool) -> None:
     # Only to print them.
     from clinvk.dispatch.remembered_limits import list_limits
 
-    found = list_limits(store)
+    found = list_limits(*stores)
     if as_json:
         printer.print_json({"version": VERSION, "limits": found})
         return
     if not found:
         print("no rate limits", file=sys.stderr)
         return
+    has_nodes = any("node" in entry for entry in found)
+    head = ["BACKEND", "LIMIT", "ENDS", "IN", "CONFIGURATION", "MESSAGE"]
+    rows = [_row(entry) for entry in found]
+    if has_nodes:
+        head.insert(1, "NODE")
+        for row, entry in zip(rows, found, strict=True):
+            row.insert(1, one_line(entry.get("node") or "-"))
     printer.print_table(
-        ["BACKEND", "LIMIT", "ENDS", "IN", "CONFIGURATION", "MESSAGE"], [_row(e) for e in found],
-        shrinks=["MESSAGE", "CONFIGURATION"], spared=["MESSAGE", "CONFIGURATION", "LIMIT"],
+        head, rows, shrinks=["MESSAGE", "CONFIGURATION"],
+        spared=["MESSAGE", "CONFIGURATION", "LIMIT"],
     )  # fmt: skip
 
 
@@ -89,8 +125,26 @@ def _row(entry: dict[str, Any]) -> list[str]:
     ]
 
 
-def _store(config: opt.Config) -> LimitStore:
+def _stores(config: opt.Config, cluster: str | None, *, insecure: bool) -> list[Store]:
+    """The limits of this machine, and those of the cluster that is configured; only the latter if it is
+    named on the command line."""
     # Only once the flags are valid.
     from clinvk.dispatch.remembered_limits import LimitStore
 
-    return LimitStore(opt.load_config(config).home)
+    loaded = opt.load_config(config)
+    found: list[Store] = [] if cluster not in (None, HERE) else [LimitStore(loaded.home)]
+    if cluster_url(cluster, loaded) is None:
+        return found
+    with require_extra("cluster", "a cluster"):
+        # Slow, and an extra.
+        import redis  # noqa: F401
+    # The same.
+    from clinvk.cluster.limits.opened import ClusterLimits
+
+    try:
+        found.append(until_end(ClusterLimits(find_address(cluster, loaded, insecure=insecure))))
+    except ClinvkError as error:
+        if not found:
+            raise
+        print(f"clinvk: the limits of the cluster are left out: {error.message}", file=sys.stderr)
+    return found

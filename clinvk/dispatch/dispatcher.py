@@ -50,6 +50,8 @@ from clinvk.store import open_store
 from clinvk.store.base import Store
 
 if TYPE_CHECKING:
+    from clinvk.backend.manifest import Manifest
+    from clinvk.dispatch.account import Account
     from clinvk.dispatch.series.turn_series import TurnSeries
     from clinvk.dispatch.turn import Turn
 
@@ -274,11 +276,25 @@ class Dispatcher(Closing):
         addition to this process's."""
         if not os.path.isdir(self.config.home / "limits"):
             return None
+        manifest, used = self._manifest_and_env(backend, env)
+        found = find_limit(backend, manifest, used, model, self.config.home)
+        return limit_error(backend, found) if found else None
+
+    def find_account(self, backend: str, env: Mapping[str, str]) -> Account:
+        """The account that the programs of a backend use here, with these variables in addition to
+        this process's."""
+        # Only if there is a rate limit to remember.
+        from clinvk.dispatch.account import find_account
+
+        return find_account(*self._manifest_and_env(backend, env))
+
+    def _manifest_and_env(
+        self, backend: str, env: Mapping[str, str]
+    ) -> tuple[Manifest, dict[str, str]]:
         manifest = self.catalog.load(backend)
         base = {**self.selector.child_env(backend), **env}
         added = {k: expand_variables(v, base) if v else v for k, v in manifest.env.items()}
-        found = find_limit(backend, manifest, changed_env(base, added), model, self.config.home)
-        return limit_error(backend, found) if found else None
+        return manifest, changed_env(base, added)
 
     async def aplan(self, request: Request) -> TurnPlan:
         """`plan`, without blocking the event loop."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -57,15 +57,28 @@ class AccountLimits(Struct, frozen=True, kw_only=True):
     backend: str
     account: str
     folder: str | None = None  # the configuration directory of the CLI
+    node: str | None = None  # in a cluster: the worker that has met them
     limits: tuple[RememberedLimit, ...] = ()
     version: int = VERSION
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class LimitList(Protocol):
+    """Limits that can be listed."""
+
+    def list_all(self) -> list[AccountLimits]:
+        """Those of all accounts that have not ended."""
+        ...
 
 
 class LimitStore:
     """The limits in the directory `home` of clinvk. Files that cannot be read count as empty: the
     CLI then reports its limit again."""
 
-    def __init__(self, home: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, home: Path, now: Callable[[], datetime] = utc_now) -> None:
         self.folder = home / "limits"
         self.now = now
 
@@ -108,6 +121,12 @@ class LimitStore:
 
         if any(map(is_over, self._in_force(self.folder / account.file_name))):
             self._change(account, lambda known: [k for k in known if not is_over(k)])
+
+    def forget_reported_before(self, account: Account, moment: datetime) -> None:
+        """Forget what was reported until then. Raises `SessionError`."""
+        known = self._in_force(self.folder / account.file_name)
+        if any(limit.reported_at <= moment for limit in known):
+            self._change(account, lambda known: [k for k in known if k.reported_at > moment])
 
     def list_all(self) -> list[AccountLimits]:
         """The limits of all accounts, those that have ended left out and deleted."""
@@ -227,9 +246,10 @@ def _read(path: Path) -> AccountLimits | None:
     return None
 
 
-def list_limits(store: LimitStore) -> list[dict[str, Any]]:
+def list_limits(*stores: LimitList) -> list[dict[str, Any]]:
     """The entries of `clinvk limits --json`, in the order in which they end."""
-    found = [(limit, owner) for owner in store.list_all() for limit in owner.limits]
+    owners = [owner for store in stores for owner in store.list_all()]
+    found = [(limit, owner) for owner in owners for limit in owner.limits]
     return [_to_json(owner, limit) for limit, owner in sorted(found, key=lambda e: e[0].until)]
 
 
@@ -241,6 +261,7 @@ def _to_json(owner: AccountLimits, limit: RememberedLimit) -> dict[str, Any]:
         "backend": owner.backend,
         "account": owner.account,
         "config_dir": owner.folder,
+        **({"node": owner.node} if owner.node is not None else {}),
         "window": limit.window,
         "model": limit.model,
         "until": rfc3339(limit.until),

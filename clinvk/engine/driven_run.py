@@ -208,9 +208,9 @@ class DrivenRun:
             executor, self.plan, self.preflights.tasks, self.outcomes, run_id=run_id, journal=journal,
             output_of=self._output_for_prompts, structured_of=self.task_structured,
             observe=self._forward_change, decider_of=self._decider_of(executor, marker),
-            most=self._room(),
+            most=self._room(), has_other_account=self._has_other_account,
         )  # fmt: skip
-        self._begin_with_limits(scheduler)
+        await self._begin_with_limits(scheduler)
         if self._stopped:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
         self._on_ready()
@@ -247,9 +247,25 @@ class DrivenRun:
             return self.context.cluster.create_executor(self.folder)
         return self.context.create_executor(marker)
 
-    def _begin_with_limits(self, scheduler: Scheduler) -> None:
+    async def _has_other_account(self, backend: str) -> bool:
+        """Whether a worker with another account can run a task of a backend at its rate limit."""
+        cluster = self.context.cluster
+        if cluster is None:
+            return False
+        # Anyio, 45 ms: needed only once something runs.
+        from clinvk.process.threads import in_thread
+
+        return await in_thread(lambda: cluster.has_other_account(backend))
+
+    async def _begin_with_limits(self, scheduler: Scheduler) -> None:
         """Tell the scheduler and the user about rate limits that were remembered."""
-        found = self._remembered_limits()
+        if self.context.cluster is None:
+            found = self._remembered_limits()
+        else:  # those of the cluster are in Redis
+            # Anyio, 45 ms: needed only once something runs.
+            from clinvk.process.threads import in_thread
+
+            found = await in_thread(self._remembered_limits)
         done = scheduler.begin_with_limits({name: e.retry_at for name, e in found.items()})
         for name, error in found.items():
             self.notify(f"{error.message}; {done[name]}")

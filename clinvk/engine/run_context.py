@@ -50,6 +50,11 @@ class ClusterRuns(Protocol):
         server does not say."""
         ...
 
+    def has_other_account(self, backend: str) -> bool:
+        """Whether a worker that takes tasks has an account of the backend that is at no rate limit, as
+        far as is known. It blocks."""
+        ...
+
 
 class RunContext(Struct, frozen=True, kw_only=True):
     """What a run of a plan needs from outside."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -55,6 +55,7 @@ _UNMET = {
 }
 
 
+HasOtherAccount = Callable[[str], Awaitable[bool]]  # of a backend
 MAX_INTERRUPTIONS = 3  # of one task in a run
 
 
@@ -77,9 +78,11 @@ class Scheduler:
         rng: random.Random | None = None,
         most: int | None = None,
         clock: wall_clock.Clock = wall_clock.SYSTEM,
+        has_other_account: HasOtherAccount | None = None,
     ) -> None:
         """`most` is how many tasks this machine can run at a time, if that is known. `decider_of`
-        returns what runs a task that chooses between candidates."""
+        returns what runs a task that chooses between candidates. `has_other_account` says whether a
+        backend that has met a rate limit has another account elsewhere."""
         self.executor = executor
         self.plan = plan
         self.rules = plan.rules
@@ -88,6 +91,8 @@ class Scheduler:
         self.journal = journal
         self.observe = observe
         self._decider_of = decider_of
+        self._has_other_account = has_other_account
+        self._limited_on: dict[int, set[str]] = {}  # nodes on which a task has met a rate limit
         self._most = min(plan.rules.max_parallel, most or plan.rules.max_parallel)
         self.rng = rng or random.Random()  # noqa: S311 - nobody gains by guessing it
         self.end_reason: str | None = None  # why it stops early
@@ -360,7 +365,9 @@ class Scheduler:
         elif kind == "indeterminate":
             outcome = self._interrupted_outcome(outcome)
         elif kind == "limit" and outcome.error and self.end_reason is None:
-            wait = self._handle_limit(outcome, outcome.error)
+            wait = await self._try_other_account(outcome, outcome.error) or self._handle_limit(
+                outcome, outcome.error
+            )
         elif backoff.is_transient(result.error) and self.end_reason is None and self._may_retry(i):
             wait = self._schedule_retry(outcome)
         elif result.ok:
@@ -426,6 +433,23 @@ class Scheduler:
         until = datetime.fromtimestamp(datetime.now(UTC).timestamp() + seconds, UTC)
         self._retry_times[i] = anyio.current_time() + seconds
         return Change(kind="retry", outcome=replace(outcome, state="queued"), until=until)
+
+    async def _try_other_account(self, outcome: Outcome, failure: Failure) -> Change | None:
+        """Return the task to the queue if a node with another account may run it now: the limit is that
+        of an account. At most once for each node, since nodes know little of each other."""
+        tried = self._limited_on.setdefault(outcome.index, set())
+        backend, node = outcome.backend or "", outcome.node
+        if self._has_other_account is None or failure.retry_at is None:
+            return None
+        if node is None or node in tried or not await self._has_other_account(backend):
+            tried.clear()
+            return None
+        tried.add(node)
+        self.on_notice(
+            outcome.index, f"{backend} is at a rate limit on {node}; trying another account"
+        )
+        again = replace(outcome, state="queued", error=replace(failure, retry_at=None))
+        return Change(kind="retry", outcome=again, until=datetime.now(UTC), message=failure.message)
 
     def _handle_limit(self, outcome: Outcome, failure: Failure) -> Change:
         """Pause its backend; the task waits for it, or has failed."""

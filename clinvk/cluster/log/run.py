@@ -119,6 +119,10 @@ class RedisRun(RunLog):
             "usage": None, "cost": None,
         }  # fmt: skip
 
+    def has_begun(self) -> bool:
+        """Whether a process has driven it."""
+        return bool(self._ends()[0])
+
     def _ends(self) -> tuple[Line, Line]:
         """The first and the last line of the journal; empty if there are none."""
         with self.server.errors(), self.server.client.pipeline(transaction=False) as pipe:

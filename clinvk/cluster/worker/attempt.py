@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from clinvk.cluster.address import open_client
 from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Claim, Ledger, Owner
+from clinvk.cluster.limits.on_worker import AttemptLimits, Refusal
+from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.shared import SharedDirectories
 from clinvk.cluster.worker.lease import Lease
@@ -30,7 +33,7 @@ from clinvk.disk.jsonl import encode
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.attempt import failed_result
 from clinvk.engine.executor import LocalExecutor, RunningRequest
-from clinvk.errors import ClinvkError, NotInstalledError
+from clinvk.errors import ClinvkError, LimitError, NotInstalledError
 from clinvk.model.events import Checking, Event
 from clinvk.model.request import Request
 from clinvk.model.result import Failure, Result
@@ -105,8 +108,15 @@ class Node:
             self._say(attempt, f"refused: {error.message}")
             return
 
+        limits = self.limits_of(request)
+        if (limited := limits.check()) is not None:
+            data = self._refusal(limited.reason, limited)
+            _patiently(lambda: ledger.refuse(owner, data))
+            self._say(attempt, f"left to another account: {limited.reason}")
+            return
+
         async def run() -> None:
-            await RunningAttempt(self, owner, request, ledger, claimed_at).run()
+            await RunningAttempt(self, owner, request, limits, ledger, claimed_at).run()
 
         self._loop().call(run)
 
@@ -176,8 +186,14 @@ class Node:
             )
         return self._dispatcher.with_marker(marker) if marker else self._dispatcher
 
-    def _refusal(self, why: str) -> bytes:
-        return encode({"node": self.settings.name, "reason": why})
+    def limits_of(self, request: Request) -> AttemptLimits:
+        """The rate limits that concern a request, whose `env` has the values of this node."""
+        ledger = self._open_ledger()
+        shared = SharedLimits(ledger.client, ledger.keys)
+        return AttemptLimits(shared, self.dispatcher(""), self.settings.name, request)
+
+    def _refusal(self, why: str, limited: Refusal | None = None) -> bytes:
+        return refusal(self.settings.name, why, limited)
 
     def _say(self, attempt: AttemptId, text: str) -> None:
         say(str(attempt), text)
@@ -187,11 +203,18 @@ class RunningAttempt:
     """An attempt that runs: the reporter of its request."""
 
     def __init__(
-        self, node: Node, owner: Owner, request: Request, ledger: Ledger, claimed_at: float
+        self,
+        node: Node,
+        owner: Owner,
+        request: Request,
+        limits: AttemptLimits,
+        ledger: Ledger,
+        claimed_at: float,
     ) -> None:
         self.node = node
         self.owner = owner
         self.request = request
+        self.limits = limits
         self.ledger = ledger
         self.claimed_at = claimed_at
         self.name = str(owner.attempt)
@@ -249,10 +272,19 @@ class RunningAttempt:
                 executor = LocalExecutor(self.node.dispatcher(marker))
                 result = await executor.run(request, self)
                 result = await files.deliver(request, result, self.on_notice)
+                if self.limits.are_affected_by(result):
+                    # Before its end is known, since the run may look for another account then.
+                    await in_thread(lambda: self.limits.note_result(result))
         except NotInstalledError as error:
             if self.running is not None:
                 return failed_result(backend, error)
             await self._refuse(error.message)
+            return None
+        except LimitError as error:  # which another process of this machine has met
+            if self.running is not None:
+                return failed_result(backend, error)
+            limited = await in_thread(partial(self.limits.refusal, error))
+            await self._refuse(error.message, limited)
             return None
         except Exception as error:  # noqa: BLE001 - it is about this attempt alone
             result = failed_result(backend, error)
@@ -275,8 +307,8 @@ class RunningAttempt:
         session = result.session_id if result.native_id else None
         await self._patiently(lambda: lease.finish(data, session))
 
-    async def _refuse(self, why: str) -> None:
-        data = encode({"node": self.owner.node, "reason": why})
+    async def _refuse(self, why: str, limited: Refusal | None = None) -> None:
+        data = refusal(self.owner.node, why, limited)
         await self._patiently(lambda: in_thread(lambda: self.ledger.refuse(self.owner, data)))
         say(self.name, f"refused: {why}")
 
@@ -323,6 +355,14 @@ class RunningAttempt:
 
     def may_continue(self, result: Result) -> str | None:  # noqa: ARG002 - the protocol
         return self.lease.asked if self.lease is not None else None
+
+
+def refusal(node: str, why: str, limited: Refusal | None = None) -> bytes:
+    """What the submitter gets: `limited` if another account may run it, or this one later."""
+    said: dict[str, Any] = {"node": node, "reason": why}
+    if limited is not None:
+        said["limit"] = limited.until
+    return encode(said)
 
 
 def say(attempt: str, text: str) -> None:

@@ -29,6 +29,7 @@ from clinvk.cluster.worker.clis import CliProbe
 from clinvk.cluster.worker.pool import fork_pool, kill_pool, send_signal
 from clinvk.cluster.worker.settings import STOP, STOP_NOW, Orders, WorkerSettings
 from clinvk.cluster.worker.supervisor import Guard
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.process.ownership import prepare_for_many
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 ALIVE_INTERVAL = 2.0  # seconds between reports that the node is alive
+ACCOUNTS_INTERVAL = 10.0  # seconds between looks at which accounts its CLIs use
 ALIVE_FOR = 10.0  # seconds for which such a report counts
 POLL_INTERVAL = 0.2  # seconds
 STOP_PATIENCE = 10.0  # seconds for running attempts to be stopped and reported
@@ -56,6 +58,9 @@ class WorkerNode:
         self._failures: dict[str, int] = {}
         self._failed: str | None = None
         self._clis = CliProbe(settings)
+        self._dispatcher = Dispatcher(settings.config, env=settings.env)  # opens nothing here
+        self._accounts: dict[str, str] = {}
+        self._next_accounts = 0.0
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
         self._phase = "running"  # then draining, stopping, killing
         self._deadline = float("inf")  # of the phase
@@ -160,12 +165,24 @@ class WorkerNode:
                 NodeFacts(
                     name=settings.name, slots=settings.slots, host=socket.gethostname(),
                     pid=os.getpid(), version=__version__, labels=tuple(settings.labels),
-                    clis=self._clis.look(), started_at=self._started_at,
+                    clis=self._clis.look(), accounts=self._find_accounts(),
+                    started_at=self._started_at,
                     draining=self._phase != "running",
                 )
             )  # fmt: skip
         except _redis_errors() as error:
             self._say(f"Redis does not answer: {error}")
+
+    def _find_accounts(self) -> dict[str, str]:
+        """The accounts of the CLIs, found again now and then: a user may log in to another one."""
+        now = time.monotonic()
+        if now >= self._next_accounts:
+            self._next_accounts = now + ACCOUNTS_INTERVAL
+            with suppress(ClinvkError, OSError):
+                self._accounts = {
+                    name: self._dispatcher.find_account(name, {}).id for name in self.settings.slots
+                }
+        return self._accounts
 
     def _wake_drivers(self, runs: RedisRuns, made: Celery) -> None:
         """Have the detached runs driven whose message was lost, or whose driver has died."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from clinvk.cmd.app import new_app
 from clinvk.cmd.drive.cluster import ClusterUrl, Insecure, find_address
@@ -88,10 +89,21 @@ def _rows(state: NodeState) -> list[list[str]]:
                 name,
                 f"{facts['used']}/{facts['slots']}",
                 one_line(facts["version"] or "-"),
-                facts["login"],
+                _login(facts),
                 ", ".join(running) or "-",
                 (", ".join(map(one_line, data["labels"])) or "-") if first else "",
                 f"{state.silent:.0f} s ago" if first else "",
             ]
         )
     return rows
+
+
+def _login(facts: dict[str, Any]) -> str:
+    """Whether the CLI is logged in, and until when that account is at a rate limit."""
+    if facts["limit_until"] is None:
+        return str(facts["login"])
+    # Only at a rate limit.
+    from clinvk.dispatch.limit_check import format_time
+
+    until = datetime.fromisoformat(facts["limit_until"])
+    return f"{facts['login']}, limit until {format_time(until)}"

@@ -186,7 +186,8 @@ def why_waiting(
     from clinvk.cluster.waiting import read_reasons
 
     with suppress(ClinvkError):
-        return read_reasons(parse(url, insecure=insecure), plan, outcomes)
+        address = parse(url, insecure=insecure)
+        return read_reasons(address, plan, outcomes, loaded.config.default_backend)
     return {}
 
 
