@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,10 @@ def cluster(
     home: Home, clinvk: CommandLine, tmp_path: Path, own_server: RedisServer
 ) -> Iterator[Cluster]:
     folder = tmp_path / "desk"
-    folder.mkdir()
-    made = Cluster(home, clinvk, folder, own_server)
-    for name in ("fake", "other"):
-        home.backend(name, LIMITED.replace("FOLDER", str(folder)), login={"env": ["FAKE_KEY"]})
-    yield made
-    made.close()
+    with closing(Cluster(home, clinvk, folder, own_server)) as made:
+        for name in ("fake", "other"):
+            home.backend(name, LIMITED.replace("FOLDER", str(folder)), login={"env": ["FAKE_KEY"]})
+        yield made
 
 
 def worker(cluster: Cluster, name: str, key: str, **more: Any) -> None:

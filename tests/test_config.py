@@ -426,6 +426,11 @@ ELSEWHERE = {
     "cluster.cache_gb": "test_cluster_git.py",
     "worker.allow.backends": "test_cluster.py",
     "worker.allow.directories": "test_cluster.py",
+    "worker.allow.git": "test_cluster_allow.py",
+    "worker.allow.approval": "test_cluster_allow.py",
+    "worker.allow.sandbox": "test_cluster_allow.py",
+    "worker.allow.commands": "test_cluster_allow.py",
+    "worker.allow.env": "test_cluster_allow.py",
 }
 
 

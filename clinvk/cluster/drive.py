@@ -74,12 +74,20 @@ async def drive(
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
     notify: Notify = lambda _: None,
+    check: Callable[[Plan], None] = lambda _: None,
 ) -> RunResult | None:
-    """Drive a detached run to its end; None if it has ended or was deleted. Raises `SessionError` if
-    another process drives it, `ClinvkError` if it cannot go on."""
+    """Drive a detached run to its end; None if it has ended or was deleted. `check` raises `ClinvkError`
+    for a plan that may not be driven here. Raises `SessionError` if another process drives it,
+    `ClinvkError` if it cannot go on."""
     if not run.awaits_driver(has_begun=True):
         return None
-    rules = _waiting_for_limits if run.has_begun() else _unchanged
+    has_begun = run.has_begun()
+
+    def rules(plan: Plan) -> Plan:
+        check_detachable(plan)  # it comes from the network
+        check(plan)
+        return _waiting_for_limits(plan) if has_begun else plan
+
     try:
         driven = ResumedRun(
             context, run, _unless_ended(run), observe=observe, notify=notify,
@@ -97,10 +105,6 @@ def _waiting_for_limits(plan: Plan) -> Plan:
     if limits.at_start != "refuse":
         return plan
     return replace(plan, rules=replace(plan.rules, limits=replace(limits, at_start="wait")))
-
-
-def _unchanged(plan: Plan) -> Plan:
-    return plan
 
 
 def _unless_ended(run: RedisRun) -> Callable[[Plan], SelectTasks]:

@@ -135,6 +135,8 @@ def _contains(data: Any, secrets: Sequence[str]) -> bool:
 
 def request_from_json(data: bytes) -> Request:
     """The request; its `env` is as written. Raises `ValueError` for anything else."""
+    if len(data) > MAX_REQUEST:
+        raise ValueError(f"too large: {len(data):,} bytes")
     found = convert(decode_line(data), _Request)
     if found.version != PROTOCOL:
         raise ValueError(f"version {found.version}, not {PROTOCOL}")
@@ -201,4 +203,5 @@ def _result(data: Any) -> Result:
 def _progress(data: dict[str, Any]) -> CheckProgress:
     found = convert(data, _Progress)
     fields = {name: getattr(found, name) for name in _Progress.__struct_fields__}
-    return CheckProgress(**{**fields, "result": found.result and _result(found.result)})
+    result = None if found.result is None else _result(found.result)
+    return CheckProgress(**{**fields, "result": result})

@@ -28,12 +28,18 @@ class SharedDirectories:
                 Path(request.worktree.wanted.repository),
             ]
         for folder in folders:
-            if not is_below(folder, self.shared):
-                return f"{folder} is not in a directory of cluster.shared"
-            if not folder.is_dir():
-                return f"{folder} does not exist"
-        if self.allowed and not is_below(request.cwd, self.allowed):
-            return f"{request.cwd} is not in a directory of worker.allow.directories"
+            if problem := self.problem_of(folder):
+                return problem
+        return None
+
+    def problem_of(self, folder: Path) -> str | None:
+        """Why tasks may not use this directory; None if they may."""
+        if not is_below(folder, self.shared):
+            return f"{folder} is not in a directory of cluster.shared"
+        if not folder.is_dir():
+            return f"{folder} does not exist"
+        if self.allowed and not is_below(folder, self.allowed):
+            return f"{folder} is not in a directory of worker.allow.directories"
         return None
 
 

@@ -130,6 +130,31 @@ _KEYS = {
         "empty: all",
         "the only directories in which a worker runs tasks",
     ),
+    "worker.allow.git": KeyHelp(
+        "the only git remotes from which a worker takes the files of tasks: patterns such as "
+        "`ssh://git@server/srv/*`; empty: all",
+        "the only git remotes of tasks: patterns such as ssh://git@server/srv/*",
+    ),
+    "worker.allow.approval": KeyHelp(
+        "the most that tasks may do without approval: `always`, `default`, `auto` or `none`, from the least "
+        "to the most. A task that asks for more is refused",
+        "the most that tasks may do without approval: always, default, auto, none",
+    ),
+    "worker.allow.sandbox": KeyHelp(
+        "the most that tasks may change: `read-only`, `default`, `workspace` or `full`. A task that asks for "
+        "more is refused",
+        "the most that tasks may change: read-only, default, workspace, full",
+    ),
+    "worker.allow.commands": KeyHelp(
+        "whether tasks may bring commands of their own, which no sandbox holds: `check`, `setup`, `score`, "
+        "and words after `--`. Without it, only if `approval` and `sandbox` are not set either",
+        "whether tasks may have a check, a setup, a score, and words after --",
+    ),
+    "worker.allow.env": KeyHelp(
+        "variables that tasks may set though these choose programs or homes: patterns such as "
+        "`PYTHONPATH`. Other names are free",
+        "variables that tasks may set though they choose programs, such as PYTHONPATH",
+    ),
 }
 
 # For the options of a turn, the comments of the example in addition to the flag.

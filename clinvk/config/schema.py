@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from msgspec import Struct, defstruct, field
 
-from clinvk.model.option_table import Option, options_in, turn_options_in
+from clinvk.model.option_table import Approval, Option, Sandbox, options_in, turn_options_in
 
 Format = Literal["text", "json", "stream-json"]
 
@@ -77,6 +77,11 @@ class ClusterConfig(Struct, frozen=True):
 class WorkerAllow(Struct, frozen=True):
     backends: list[str] = []
     directories: list[str] = []
+    git: list[str] = []
+    approval: Approval | None = None
+    sandbox: Sandbox | None = None
+    commands: bool | None = None
+    env: list[str] = []
 
 
 class WorkerConfig(Struct, frozen=True):

@@ -17,6 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec.structs import replace
 
 from clinvk import __version__
+from clinvk.backend.options import resolve_settings
 from clinvk.cluster import payload
 from clinvk.cluster.address import open_client
 from clinvk.cluster.files.on_worker import WorkerFiles
@@ -26,6 +27,7 @@ from clinvk.cluster.limits.on_worker import AttemptLimits, Refusal
 from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.shared import SharedDirectories
+from clinvk.cluster.worker.allowed import Allowed
 from clinvk.cluster.worker.lease import Lease
 from clinvk.cluster.worker.settings import RUN, Orders, WorkerSettings
 from clinvk.cluster.worker.supervisor import Guard, boot_clock
@@ -60,10 +62,12 @@ class Node:
         self.orders = orders
         self.guard = guard
         allow = settings.config.config.worker.allow
+        shared = SharedDirectories(settings.config.config.cluster.shared, allow.directories)
+        self.allowed = Allowed(allow, shared)
         self.files = WorkerFiles(
             settings.config.home,
             settings.env,
-            shared=SharedDirectories(settings.config.config.cluster.shared, allow.directories),
+            shared=shared,
             limit=settings.config.config.cluster.cache_gb * 1000**3,
             node=settings.name,
         )
@@ -163,7 +167,8 @@ class Node:
             raise ClinvkError(f"it does not run {backend}")
         if missing := missing_labels(request.labels, self.settings.labels):
             raise ClinvkError(f"it does not have {missing}")
-        self._selector().select(backend)
+        manifest = self._selector().select(backend).manifest
+        request = self.allowed.checked(request, manifest, self._configured(backend))
         if request.cwd is None and request.session is not None:
             began_in = self.store.get(request.session).cwd
             request = request.replace(cwd=Path(began_in) if began_in else None)
@@ -175,6 +180,12 @@ class Node:
             env=env, secrets=secrets,
             check_dir=checks / os.urandom(4).hex() if request.check_dir is not None else None,
         )  # fmt: skip
+
+    def _configured(self, backend: str) -> dict[str, Any]:
+        """The options that this worker sets for a backend."""
+        asked = Request(prompt="-", backend=backend)
+        found = resolve_settings(asked, None, self.settings.config, backend)
+        return {name: setting.value for name, setting in found.items()}
 
     def _selector(self) -> Any:
         return self.dispatcher("").selector

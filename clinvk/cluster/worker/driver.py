@@ -13,6 +13,8 @@ import anyio
 from clinvk.cluster.context import Cluster, cluster_context, with_cluster_store
 from clinvk.cluster.drive import drive
 from clinvk.cluster.log.runs import open_runs_at
+from clinvk.cluster.shared import SharedDirectories
+from clinvk.cluster.worker.allowed import Allowed
 from clinvk.cluster.worker.settings import WorkerSettings
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError
@@ -24,6 +26,9 @@ class RunDriver:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self.settings = settings
+        config = settings.config.config
+        shared = SharedDirectories(config.cluster.shared, config.worker.allow.directories)
+        self._allowed = Allowed(config.worker.allow, shared)
 
     def drive(self, run_id: str) -> None:
         """Drive the run to its end, unless another process does, or it has ended."""
@@ -49,8 +54,11 @@ class RunDriver:
             run.on_lost = _end
             context = cluster_context(dispatcher, cluster)
             anyio.run(
-                partial(drive, context, run, notify=lambda text: self._say(f"run {run_id}: {text}"))
-            )
+                partial(
+                    drive, context, run, notify=lambda text: self._say(f"run {run_id}: {text}"),
+                    check=self._allowed.check_plan,
+                )
+            )  # fmt: skip
 
     def _say(self, text: str) -> None:
         print(one_line(f"clinvk worker {self.settings.name}: {text}"), file=sys.stderr, flush=True)
