@@ -354,7 +354,7 @@ def test_a_worker_whose_connection_for_commands_is_lost_takes_tasks(cluster: Clu
 def test_a_worker_ends_when_it_is_told_to_though_redis_is_gone(cluster: Cluster):
     worker = cluster.worker("w1")
     cluster.server.kill()
-    wait_for(lambda: "Redis does not answer" in worker.said, "that it says so", SECONDS)
+    wait_for(lambda: "it cannot be reached" in worker.said, "that it says so", SECONDS)
     worker.signal(signal.SIGTERM)
     wait_for(lambda: "taking no more tasks" in worker.said, "that it has heard of it", SECONDS)
     worker.signal(signal.SIGTERM)

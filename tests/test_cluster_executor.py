@@ -7,11 +7,14 @@ from typing import Any
 import anyio
 import pytest
 
+from clinvk.cluster import app as apps
+from clinvk.cluster import payload
 from clinvk.cluster.address import connect_to, parse
 from clinvk.cluster.executor import ClusterExecutor
-from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.keys import AttemptId, Keys, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.payload import PROTOCOL
+from clinvk.cluster.server_errors import Outage
 from clinvk.engine.executor import RunningRequest
 from clinvk.model.events import Event
 from clinvk.model.request import Request
@@ -19,14 +22,20 @@ from clinvk.model.result import Result
 from clinvk.model.session_ref import NewSession
 from clinvk.process.threads import in_thread
 from tests.conftest import wait_for
+from tests.stores import RedisServer, keep
 
 OWNER = Owner(AttemptId("r1", 0, 1), "a", "n1")
 
 
 class Reports:
-    """A reporter that nobody reads."""
+    """A reporter that keeps the notices."""
 
-    def on_notice(self, message: str) -> None: ...
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def on_notice(self, message: str) -> None:
+        self.notices.append(message)
+
     def on_started(self, running: RunningRequest) -> None: ...
     async def on_node(self, node: str) -> None: ...
     async def on_event(self, event: Event) -> None: ...
@@ -46,10 +55,44 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 
 
 @pytest.mark.anyio
+async def test_an_attempt_is_sent_once_the_server_has_room_for_it(
+    own_server: RedisServer, tmp_path: Path
+):
+    address = parse(own_server.url)
+    ledger = Ledger(keep(connect_to(address)), Keys.of(), lease=30, grace=30)
+    app = keep(apps.create_app(address))
+    nothing: Any = None
+    executor = ClusterExecutor(ledger, ledger, app, nothing, "r1", nothing, Outage(address.place))
+    request = Request(
+        prompt="x", session=NewSession("s"), backend="echo", cwd=tmp_path, attempt=(0, 1)
+    )
+    reports, results = Reports(), []
+
+    async def run() -> None:
+        results.append(await executor.run(request, reports))
+
+    def full() -> bool:
+        return any("its memory is full, and it accepts no writes" in n for n in reports.notices)
+
+    await in_thread(lambda: ledger.client.config_set("maxmemory", "1"))
+    with anyio.fail_after(120):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(run)
+            await in_thread(lambda: wait_for(full, "a notice"))
+            await in_thread(lambda: ledger.client.config_set("maxmemory", "0"))
+            queue = queue_of("echo")
+            await in_thread(lambda: wait_for(lambda: ledger.waiting(queue) == 1, "its message"))
+            assert (await in_thread(lambda: ledger.claim(OWNER, PROTOCOL))).status == "run"
+            done = payload.result_to_json(Result(ok=True, text="y", backend="echo", exit_code=0))
+            assert await in_thread(lambda: ledger.finish(OWNER, done, None)) == "ok"
+    assert [result.text for result in results] == ["y"]
+
+
+@pytest.mark.anyio
 async def test_a_cancelled_attempt_that_a_worker_refuses_has_ended(ledger: Ledger, tmp_path: Path):
     made: Any = NoCelery()
     nothing: Any = None
-    executor = ClusterExecutor(ledger, ledger, made, nothing, "r1", nothing)
+    executor = ClusterExecutor(ledger, ledger, made, nothing, "r1", nothing, Outage("here"))
     request = Request(
         prompt="x", session=NewSession("s"), backend="echo", cwd=tmp_path, attempt=(0, 1)
     )

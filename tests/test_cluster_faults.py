@@ -158,3 +158,48 @@ def test_a_clock_that_is_an_hour_off_changes_nothing(
         wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
         code, out, _ = ends(run, SECONDS)
         assert states(out)[0] == "indeterminate"
+
+
+FULL = "its memory is full, and it accepts no writes"
+
+
+def test_a_redis_whose_memory_is_full_ends_neither_workers_nor_runs(cluster: Cluster):
+    worker = cluster.worker("w1", QUICK, slots="fake=1")
+    path = cluster.file({"tasks": ["hold a", "b"]})
+    run = cluster.start("parallel", path, "--cluster", cluster.url)
+    cluster.wait_for("hold a")
+    program = cluster.pid("hold")
+    client = cluster.ledger().client
+    client.config_set("maxmemory", "1")
+    assert run.stderr
+    assert any(f"{FULL}; waiting for it" in line for line in run.stderr)
+    assert FULL in worker.said
+    wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
+    wait_for(lambda: "Unrecoverable error" in worker.said, "what Celery says", SECONDS)
+    client.config_set("maxmemory", "0")
+    cluster.let_go()
+    code, _, _ = ends(run, SECONDS)
+    assert code == 1
+    shown = cluster.clinvk.json("runs", "show", "--json")
+    assert [task["state"] for task in shown["results"]] == ["indeterminate", "done"]
+    assert "the worker w1 was lost" in shown["results"][0]["error"]["message"]
+    assert cluster.starts() == ["hold a", "b"]
+    assert "Redis answers again" in worker.said
+    assert "Traceback" not in worker.said
+    assert worker.process.poll() is None
+
+
+def test_nothing_is_submitted_to_a_redis_whose_memory_is_full(cluster: Cluster):
+    client = cluster.ledger().client
+    client.config_set("maxmemory", "1")
+    path = cluster.file({"tasks": ["a"]})
+    for more in ([], ["--detach"]):
+        done = cluster.go("parallel", path, *more)
+        assert done.returncode == 4, done
+        assert FULL in done.stderr
+        assert "raise maxmemory" in done.stderr
+    worker = cluster.start_worker("w1")
+    assert worker.ends() == 4
+    assert FULL in worker.said
+    assert not (cluster.home.path / "runs").exists()
+    assert client.keys("*") == []

@@ -19,6 +19,7 @@ from clinvk.cluster.limits.shared import SharedLimits
 from clinvk.cluster.log.run import RedisRun
 from clinvk.cluster.nodes import Nodes
 from clinvk.cluster.server import check_server
+from clinvk.cluster.server_errors import Outage
 from clinvk.cluster.waiting import reasons_of
 from clinvk.disk.closing import Closing
 from clinvk.dispatch.dispatcher import Dispatcher
@@ -98,7 +99,8 @@ class Cluster(Closing):
             cluster=self.address,
             is_detached=isinstance(log, RedisRun),
         )
-        return ClusterExecutor(self._ledger, news, self._app, dispatcher, run, exchange)
+        outage = Outage(self._target.place, is_tls=self._target.is_tls)
+        return ClusterExecutor(self._ledger, news, self._app, dispatcher, run, exchange, outage)
 
     def joinable(self, run: str, attempts: Sequence[tuple[int, int]]) -> set[int]:
         if not self._ledger.knows(run):

@@ -15,12 +15,13 @@ from msgspec.structs import replace
 
 from clinvk import __version__
 from clinvk.cluster import payload
-from clinvk.cluster.feed import Feed, Listener
+from clinvk.cluster.feed import MAX_SILENCE, RETRY_PAUSE, Feed, Listener
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.keys import AttemptId, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, News
 from clinvk.cluster.limits.of_nodes import limit_failure, local_time
 from clinvk.cluster.nodes import Need, Nodes, NodeState, why_waiting
+from clinvk.cluster.server_errors import Outage
 from clinvk.engine.executor import LocalExecutor, Reporter, RunningRequest
 from clinvk.errors import ClinvkError, SessionError
 from clinvk.model.progress import WAITING_FOR_ONE
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 RESEND_AFTER = 3.0  # seconds in which no worker has taken an attempt though its queue is empty
 RESEND_ANYWAY = 300.0  # seconds in which no worker has taken it
+TROUBLE_AFTER = 5.0  # seconds without the server, after which that is reported
 NOBODY_AFTER = 5.0  # seconds without a worker for a backend, after which that is reported
 
 
@@ -58,6 +60,7 @@ class Sent:
         self.queue = queue
         self.node = node
         self.at = self.since = time.monotonic()
+        self.is_sent = True  # Celery's server has taken its message
         self.told = ""  # why no worker that is there will ever take it
         self.refusals: dict[str, str] = {}  # by node
         self.limited: dict[str, int | None] = {}  # by node: when its rate limit ends, if known
@@ -79,6 +82,7 @@ class ClusterExecutor:
         dispatcher: Dispatcher,
         run: str | None,
         exchange: Exchange,
+        outage: Outage,
     ) -> None:
         """`news` is the same ledger on a connection that gives up early. `run` is the id of the run;
         None if it is ephemeral. `exchange` is for files that come by git."""
@@ -94,6 +98,9 @@ class ClusterExecutor:
         self._told: set[tuple[str, str]] = set()
         self._count = 0
         self._exchange = exchange
+        self._outage = outage
+        self._is_refused = False  # the last attempt that was submitted
+        self._reporters: dict[str, Reporter] = {}  # of the attempts that are followed
         self._submitting: anyio.CapacityLimiter | None = None
 
     async def describe(self, request: Request) -> str:
@@ -103,8 +110,11 @@ class ClusterExecutor:
         attempt = self._attempt_of(request)
         request = await self._publish(request)
         listener = self.feed.listen(attempt.member)
+        self._reporters[attempt.member] = reporter
         try:
             following = await self._submit(attempt, request, reporter, listener)
+            if isinstance(following, Result):
+                return following
             try:
                 return await self._collect(request, await following.result(), reporter)
             except anyio.get_cancelled_exc_class():
@@ -113,6 +123,7 @@ class ClusterExecutor:
                 raise
         finally:
             self._waiting.pop(attempt.member, None)
+            self._reporters.pop(attempt.member, None)
             self.feed.leave(listener)
 
     async def _publish(self, request: Request) -> Request:
@@ -150,29 +161,40 @@ class ClusterExecutor:
 
     async def _submit(
         self, attempt: AttemptId, request: Request, reporter: Reporter, listener: Listener
-    ) -> Following:
-        """Put it into the ledger and the queue, or join it."""
+    ) -> Following | Result:
+        """Put it into the ledger and the queue, or join it; the result if the server does not accept
+        it."""
+        # 60 ms, and an extra.
+        from redis import RedisError
+
         if request.cwd is None and not isinstance(request.session_ref, SessionById):
             request = request.replace(cwd=Path.cwd())
         data = payload.request_to_json(request)
         backend = request.to or request.backend or ""
         position = self.feed.position
 
+        is_sent = True
+
         def submit() -> tuple[str, str | None, list[News]]:
+            nonlocal is_sent
             said = self.ledger.submit(attempt, data, payload.PROTOCOL, __version__)
             node = None
             if isinstance(request.session_ref, SessionById):
                 node = self.ledger.home_of(request.session_ref.text)
             queue = queue_of(backend, node, request.labels)
             if said in ("new", "queued"):
-                self._send(attempt, queue)
+                is_sent = self._has_sent(attempt, queue)
             first = None if said == "new" else self.ledger.first_news(attempt)
             if first is None or _order(first) > _order(position):
                 return said, node, []
             earlier = self.ledger.news_between(self.run_id, first, position, attempt.member)
             return said, node, earlier
 
-        said, node, earlier = await self._in_turn(submit)
+        try:
+            said, node, earlier = await self._patiently(submit, reporter)
+        except RedisError as error:
+            failure = self._outage.failure(error)
+            return Result(ok=False, text="", backend=backend, exit_code=1, error=failure)
         if said == "busy":
             raise SessionError(
                 "an earlier attempt at this task may still be running on a worker",
@@ -186,6 +208,7 @@ class ClusterExecutor:
         listener.news.extendleft(reversed(earlier))
         queue = queue_of(backend, node, request.labels)
         sent = Sent(attempt, backend, queue, node, request.labels)
+        sent.is_sent = is_sent
         if said in ("new", "queued"):
             self._waiting[attempt.member] = sent, reporter
         return Following(self, sent, reporter, listener)
@@ -198,11 +221,37 @@ class ClusterExecutor:
         async with self._submitting:
             return await in_thread(call)  # once it has begun, it is not cancelled
 
+    async def _patiently(self, call: Callable[[], Any], reporter: Reporter) -> Any:
+        """The same, repeated for a while if the server does not take it."""
+        # 60 ms, and an extra.
+        from redis import RedisError
+
+        deadline = time.monotonic() + MAX_SILENCE
+        while True:
+            try:
+                found = await self._in_turn(call)
+                self._is_refused = False
+                return found
+            except RedisError as error:
+                if time.monotonic() > deadline:
+                    raise
+                self._is_refused = True
+                self._outage.tell(error, reporter.on_notice)
+            await anyio.sleep(RETRY_PAUSE)
+
     def _send(self, attempt: AttemptId, queue: str) -> None:
         # Celery, 0.4 s.
         from clinvk.cluster.app import send
 
         send(self.app, attempt, queue)
+
+    def _has_sent(self, attempt: AttemptId, queue: str) -> bool:
+        """Send it; False if that has to be repeated."""
+        try:
+            self._send(attempt, queue)
+        except Exception:  # noqa: BLE001 - of Celery and its transport
+            return False
+        return True
 
     def took(self, sent: Sent) -> None:
         """A worker has taken it."""
@@ -221,7 +270,7 @@ class ClusterExecutor:
                 node = others[sent.attempt.task % len(others)]  # not all of them on one
                 sent.queue = queue_of(sent.backend, node)
                 sent.at = time.monotonic()
-                self._send(sent.attempt, sent.queue)
+                sent.is_sent = self._has_sent(sent.attempt, sent.queue)
             return bool(others)
 
         self._waiting[sent.attempt.member] = sent, reporter
@@ -249,6 +298,11 @@ class ClusterExecutor:
         while self._notices:
             reporter, text = self._notices.pop()
             reporter.on_notice(text)
+        trouble = self.feed.trouble
+        if trouble is None and not self._is_refused:
+            self._outage.end()
+        elif trouble is not None and self._reporters and self.feed.trouble_lasts > TROUBLE_AFTER:
+            self._outage.tell(trouble, next(iter(self._reporters.values())).on_notice)
 
     def _look_after_waiting(self) -> None:
         """In a thread: send attempts again whose message was lost with a worker that was killed; the
@@ -258,9 +312,10 @@ class ClusterExecutor:
         for queue in {sent.queue for sent, _ in late}:
             is_empty = not self.ledger.waiting(queue)
             for sent, _ in late:
-                if sent.queue == queue and (is_empty or now - sent.at > RESEND_ANYWAY):
-                    sent.at = now
+                is_due = is_empty or not sent.is_sent or now - sent.at > RESEND_ANYWAY
+                if sent.queue == queue and is_due:
                     self._send(sent.attempt, sent.queue)
+                    sent.at, sent.is_sent = now, True
         lonely = [pair for pair in late if now - pair[0].since > NOBODY_AFTER]
         if not lonely:
             return

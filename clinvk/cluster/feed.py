@@ -64,6 +64,11 @@ class Feed:
         self.is_begun = False  # something was submitted
         self.chore: Callable[[], None] = lambda: None  # called in a thread, now and then
         self.after_read: Callable[[], None] = lambda: None  # called on the event loop
+        self.trouble: Exception | None = (
+            None  # what the server refused the last time, or why it was silent
+        )
+        self._trouble_since = 0.0
+        self._refusal: Exception | None = None  # what it refused when it was last looked after
         self._is_wiped = False
         self._listeners: dict[str, Listener] = {}
         self._requests: deque[Request] = deque()
@@ -107,6 +112,16 @@ class Feed:
             self._is_reading = False
             self._appoint_next(listener)
 
+    @property
+    def trouble_lasts(self) -> float:
+        """Seconds for which there has been trouble with the server."""
+        return time.monotonic() - self._trouble_since if self.trouble is not None else 0.0
+
+    def _note_trouble(self, error: Exception | None) -> None:
+        if self.trouble is None:
+            self._trouble_since = time.monotonic()
+        self.trouble = error
+
     def _has_reader(self) -> bool:
         return self._is_reading
 
@@ -140,13 +155,13 @@ class Feed:
             now = time.monotonic()
             if now - self._expired_at >= EXPIRE_INTERVAL:
                 self._expired_at = now
-                self.ledger.expire(self.run)
-                self.chore()
+                self._refusal = self._look_after()
                 if self.is_begun and not self.ledger.knows(self.run):
                     self._is_wiped = True
                     return []
             found = self.ledger.read_news(self.run, self.position, wait=BLOCK)
-        except Exception:  # noqa: BLE001 - the server is asked again
+        except Exception as error:  # noqa: BLE001 - the server is asked again
+            self._note_trouble(error)
             if time.monotonic() - self._answered_at < MAX_SILENCE:
                 time.sleep(RETRY_PAUSE)
                 return []
@@ -154,4 +169,15 @@ class Feed:
             return []
         self._answered_at = time.monotonic()
         self.is_silent = False
+        self._note_trouble(self._refusal)
         return found
+
+    def _look_after(self) -> Exception | None:
+        """What is done now and then; the error if the server refuses it, as when its memory is full.
+        There may be news all the same."""
+        try:
+            self.ledger.expire(self.run)
+            self.chore()
+        except Exception as error:  # noqa: BLE001 - it is tried again
+            return error
+        return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinvk.cluster.address import Address, open_client
 from clinvk.cluster.server_errors import explain
-from clinvk.errors import ConfigError
+from clinvk.errors import ConfigError, SessionError
 
 if TYPE_CHECKING:
     import redis
@@ -22,7 +22,7 @@ def check_server(
 ) -> list[str]:
     """Warnings about the server, each with what to do. Raises `ConfigError` if it cannot be used, or if
     it needs no password on another machine and that is not `insecure`; `SessionError` if it does not
-    answer."""
+    answer, or is full."""
     if not (insecure or address.is_local) and accepts_everyone(address, ca):
         raise ConfigError(
             f"the cluster's redis at {address.place} accepts connections without a password, so that "
@@ -82,6 +82,11 @@ def _check_memory(info: dict[str, Any], where: str) -> None:
         raise ConfigError(
             f"{where} has maxmemory and the policy {policy}: {EVICTS}",
             "set it there: CONFIG SET maxmemory-policy noeviction; and in redis.conf",
+        )
+    used = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
+    if 0 < int(info.get("maxmemory", 0)) < used:
+        raise SessionError(
+            f"{where}: its memory is full, and it accepts no writes", "raise maxmemory there"
         )
 
 

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
-from clinvk.errors import SessionError
+from collections.abc import Callable
 
+from clinvk.errors import SessionError
+from clinvk.model.result import Failure
+
+FULL = "used memory > 'maxmemory'"
 _HUNG_UP = ("SSL", "EOF", "closed by server", "reset by peer", "Connection reset")
 RIGHTS = "give it the rights that the documentation of clusters lists"
 
 
 def explain(error: Exception, place: str, *, is_tls: bool = False) -> SessionError:
-    """The error of clinvk for one of redis-py."""
+    """The error of clinvk for one of redis-py, or of Celery because of one."""
+    # 60 ms, and an extra.
+    from redis import RedisError
+
+    cause = error.__cause__
+    if isinstance(cause, RedisError) and not isinstance(error, RedisError):
+        error = cause
     said, hint = _explain(error, is_tls=is_tls)
     return SessionError(f"the cluster's redis at {place}: {said}", hint)
+
+
+class Outage:
+    """What a run says about a server that refuses, or does not answer, and is asked again."""
+
+    def __init__(self, place: str, *, is_tls: bool = False) -> None:
+        self._place = place
+        self._is_tls = is_tls
+        self._told = ""
+
+    def tell(self, error: Exception, notify: Callable[[str], None]) -> None:
+        """Say it, unless that was the last that was said."""
+        text = f"{self._explain(error).message}; waiting for it"
+        if text != self._told:
+            self._told = text
+            notify(text)
+
+    def end(self) -> None:
+        """It has answered."""
+        self._told = ""
+
+    def failure(self, error: Exception) -> Failure:
+        """Of an attempt that the server has not accepted."""
+        # 60 ms, and an extra.
+        from redis import ResponseError
+
+        said = self._explain(error)
+        if isinstance(error, ResponseError):
+            return Failure("not_started", said.message, said.hint)
+        return Failure("indeterminate", f"{said.message}; it may be running", said.hint)
+
+    def _explain(self, error: Exception) -> SessionError:
+        return explain(error, self._place, is_tls=self._is_tls)
 
 
 def _explain(error: Exception, *, is_tls: bool) -> tuple[str, str]:
@@ -56,7 +99,7 @@ def _explain_answer(error: Exception, text: str) -> tuple[str, str]:
 
     if isinstance(error, e.ReadOnlyError):
         return "it is a read-only replica", "name the primary server"
-    if isinstance(error, e.OutOfMemoryError) or text.startswith("OOM"):
+    if isinstance(error, e.OutOfMemoryError) or FULL in text:
         return (
             "its memory is full, and it accepts no writes",
             "raise maxmemory there",

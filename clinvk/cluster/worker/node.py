@@ -24,6 +24,7 @@ from clinvk.cluster.log.runs import RedisRuns
 from clinvk.cluster.log.server import LogServer
 from clinvk.cluster.nodes import Node as NodeFacts
 from clinvk.cluster.nodes import Nodes
+from clinvk.cluster.server_errors import explain
 from clinvk.cluster.worker.attempt import Node
 from clinvk.cluster.worker.clis import CliProbe
 from clinvk.cluster.worker.pool import fork_pool, kill_pool, send_signal
@@ -56,6 +57,8 @@ class WorkerNode:
         self.signals = 0
         self._pools: dict[int, tuple[str, float]] = {}  # by process: the backend, and since when
         self._failures: dict[str, int] = {}
+        self._ended: list[str] = []  # backends whose Celery worker is started again
+        self._outage = ""  # why Redis has not taken the last report
         self._failed: str | None = None
         self._clis = CliProbe(settings)
         self._dispatcher = Dispatcher(settings.config, env=settings.env)  # opens nothing here
@@ -110,7 +113,7 @@ class WorkerNode:
         next_report = 0.0
         nodes = Nodes(ledger.client, ledger.keys)
         runs = RedisRuns(LogServer(ledger.client, self.settings.address), self.settings.config.home)
-        while self._pools:
+        while self._pools or self._ended:
             now = time.monotonic()
             if now >= next_report:
                 self._report(ledger, nodes)
@@ -120,7 +123,8 @@ class WorkerNode:
             if supervisor.poll() is not None and self._phase == "running":
                 self._fail("its supervisor was killed, so nothing could be cleaned up any more")
             self._follow_signals(now)
-            self._reap(made, node)
+            self._reap()
+            self._restart(made, node)
             time.sleep(POLL_INTERVAL)
         return 1 if self._failed else 0
 
@@ -170,8 +174,16 @@ class WorkerNode:
                     draining=self._phase != "running",
                 )
             )  # fmt: skip
+            self._note_outage("")
         except _redis_errors() as error:
-            self._say(f"Redis does not answer: {error}")
+            is_tls = settings.address.is_tls
+            self._note_outage(explain(error, settings.address.place, is_tls=is_tls).message)
+
+    def _note_outage(self, why: str) -> None:
+        """Say why Redis refuses something, or does not answer, and when that is over."""
+        if why != self._outage:
+            self._say(why or "Redis answers again")
+        self._outage = why
 
     def _find_accounts(self) -> dict[str, str]:
         """The accounts of the CLIs, found again now and then: a user may log in to another one."""
@@ -197,8 +209,8 @@ class WorkerNode:
     def _start(self, made: Celery, backend: str, node: Node) -> None:
         self._pools[fork_pool(made, backend, node)] = backend, time.monotonic()
 
-    def _reap(self, made: Celery, node: Node) -> None:
-        """Start the Celery worker of a backend again if it was killed."""
+    def _reap(self) -> None:
+        """Notice Celery workers that have ended: they were killed, or Redis has refused something."""
         for pid, (backend, since) in list(self._pools.items()):
             done, status = os.waitpid(pid, os.WNOHANG)
             if not done:
@@ -206,6 +218,9 @@ class WorkerNode:
             del self._pools[pid]
             kill_pool(pid)
             if self._phase != "running":
+                continue
+            if self._outage:
+                self._ended.append(backend)
                 continue
             early = time.monotonic() - since < FAILED_EARLY
             self._failures[backend] = self._failures.get(backend, 0) + 1 if early else 1
@@ -216,7 +231,16 @@ class WorkerNode:
             self._say(
                 f"the Celery worker of {backend} has ended (exit code {code}); starting it again"
             )
-            self._start(made, backend, node)
+            self._ended.append(backend)
+
+    def _restart(self, made: Celery, node: Node) -> None:
+        """Start those again once Redis takes what they need."""
+        if self._phase != "running":
+            self._ended.clear()
+        elif not self._outage:
+            for backend in self._ended:
+                self._start(made, backend, node)
+            self._ended.clear()
 
     def _fail(self, why: str) -> None:
         self._say(why)

@@ -15,6 +15,7 @@ from functools import partial
 
 from celery import Celery
 from celery.exceptions import SecurityWarning
+from redis import RedisError
 
 from clinvk.cluster import app as apps
 from clinvk.cluster.keys import DRIVE, queues_of
@@ -71,6 +72,8 @@ def _serve(made: Celery, backend: str, node: Node) -> int:
     # The messages are JSON, and are not more dangerous for root than for anybody else.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     logging.basicConfig(level=logging.ERROR, format=LOG_FORMAT)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
     if backend == DRIVE:
         apps.set_driver(RunDriver(settings).drive)
         queues, slots = [DRIVE], settings.drivers
@@ -86,6 +89,13 @@ def _serve(made: Celery, backend: str, node: Node) -> int:
     gc.freeze()  # its children share these pages
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """What Redis refuses is said in a line; the node says what to do."""
+    if record.exc_info and isinstance(record.exc_info[1], RedisError):
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:
