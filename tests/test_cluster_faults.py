@@ -84,14 +84,17 @@ def everything(worker: Worker) -> list[psutil.Process]:
 @contextmanager
 def asleep(processes: list[psutil.Process]) -> Iterator[None]:
     """As on a laptop whose lid is closed."""
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
     try:
+        _send(processes, signal.SIGSTOP)
         yield
     finally:
-        for process in processes:
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
+        _send(processes, signal.SIGCONT)
+
+
+def _send(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
 
 
 @pytest.mark.parametrize("how", ["runs", "has ended"])
