@@ -18,6 +18,7 @@ from tests.clusters import SECONDS, Cluster, Worker, cluster
 from tests.conftest import is_alive, wait_for
 from tests.desk import ends
 from tests.needs import need
+from tests.small_disk import fill_bytes
 
 __all__ = ["cluster"]
 
@@ -161,6 +162,26 @@ def test_a_clock_that_is_an_hour_off_changes_nothing(
         wait_for(lambda: not is_alive(program), "the end of its program", SECONDS)
         code, out, _ = ends(run, SECONDS)
         assert states(out)[0] == "indeterminate"
+
+
+def test_a_worker_whose_disk_is_full_passes_on_what_it_cannot_start(cluster: Cluster, disk: Path):
+    own = disk / "own"
+    cluster.configure("", own)
+    worker = cluster.worker("full", env={"CLINVK_HOME": str(own), "TMPDIR": str(disk)})
+    fill_bytes(disk)
+    checked = {"prompt": "a", "check": "true"}  # whose output is kept in a file
+    needs_file = {"prompt": "b", "options": {"system_prompt": "x"}}
+    path = cluster.file({"tasks": [checked, needs_file]})
+    done = cluster.go("parallel", path, "--json")
+    assert states(done.stdout) == ["done", "failed"]
+    assert "the output of the check was not stored" in done.stderr
+    assert "no worker can run it: full: " in done.stdout
+    assert "No space left on device" in done.stdout
+    wait_for(lambda: "refused: " in worker.said, "that it says so", SECONDS)
+    cluster.worker("w2")
+    done = cluster.go("runs", "resume", "--json")
+    assert states(done.stdout) == ["done", "done"], done
+    assert cluster.starts() == ["a", "b"]
 
 
 FULL = "its memory is full, and it accepts no writes"

@@ -10,6 +10,7 @@ from clinvk.model.result import Failure
 
 # Errors that may pass as soon as another program exits.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_THREAD = "can't start new thread"
 MORE_ROOM = "run fewer tasks at a time (-j), or raise the limits: ulimit -n, ulimit -u"
 
@@ -40,6 +41,12 @@ def shortage(error: BaseException) -> str | None:
         if isinstance(cause, RuntimeError) and NO_THREAD in str(cause):
             return NO_THREAD
     return None
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Whether a disk is full, or there are not enough files, processes or memory on this machine."""
+    full = (isinstance(c, OSError) and c.errno in FULL for c in _causes(error))
+    return shortage(error) is not None or any(full)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -35,6 +35,7 @@ from clinvk.disk.jsonl import encode
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.attempt import failed_result
 from clinvk.engine.executor import LocalExecutor, RunningRequest
+from clinvk.engine.mishaps import failure_of, lacks_room
 from clinvk.errors import ClinvkError, LimitError, NotInstalledError
 from clinvk.model.events import Checking, Event
 from clinvk.model.request import Request
@@ -298,6 +299,9 @@ class RunningAttempt:
             await self._refuse(error.message, limited)
             return None
         except Exception as error:  # noqa: BLE001 - it is about this attempt alone
+            if self.running is None and lacks_room(error):
+                await self._refuse(failure_of(error).message)
+                return None
             result = failed_result(backend, error)
         return result_without_secrets(result, self.request.secrets)
 
