@@ -9,8 +9,9 @@ from bench import (
     apply_faults,
     board,
     checks,
-    cluster,
+    cluster_cost,
     cluster_faults,
+    cluster_figures,
     crashes,
     drivers,
     faults,
@@ -45,10 +46,16 @@ PARTS = {
     "drivers": drivers,
     "worktrees": worktrees,
     "apply_faults": apply_faults,
-    "cluster": cluster,
+    "cluster_cost": cluster_cost,
+    "cluster_figures": cluster_figures,
     "cluster_faults": cluster_faults,
 }
-WITH_OPTIONS = {"fuzz": fuzz, "cluster": cluster, "cluster_faults": cluster_faults}
+WITH_OPTIONS = {
+    "fuzz": fuzz,
+    "cluster_cost": cluster_cost,
+    "cluster_figures": cluster_figures,
+    "cluster_faults": cluster_faults,
+}
 
 
 def main(names: list[str]) -> None:

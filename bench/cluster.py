@@ -1,11 +1,8 @@
-"""A cluster on this machine, and what a run on it costs. `python -m bench cluster`."""
+"""A cluster on this machine: a Redis server, and workers that run a stub."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import resource
 import signal
 import subprocess
 import time
@@ -50,20 +47,21 @@ class Bench:
     """Workers, and a Redis server."""
 
     def __init__(
-        self, env: Mapping[str, str], server: RedisServer, pause: float, lease: str
+        self, env: Mapping[str, str], server: RedisServer, program: str, lease: str
     ) -> None:
         self.lease = lease
+        self.slots = SLOTS
         self.env = env
         self.server = server
         self.url = server.url
         self.home = Path(env["HOME"])
         self.workers: list[subprocess.Popen[bytes]] = []
-        program = self.home / "stub"
-        program.write_text(PROGRAM.replace("PAUSE", str(pause)))
-        program.chmod(0o755)
+        path = self.home / "stub"
+        path.write_text(program)
+        path.chmod(0o755)
         clinvk = Path(env["CLINVK_HOME"])
         (clinvk / "backends").mkdir(parents=True, exist_ok=True)
-        (clinvk / "backends" / "stub.yaml").write_text(MANIFEST.format(program=program))
+        (clinvk / "backends" / "stub.yaml").write_text(MANIFEST.format(program=path))
         (clinvk / "config.yaml").write_text(f"cluster: {{shared: ['{self.home}']}}\n")
         self.count = 0
 
@@ -74,7 +72,7 @@ class Bench:
         log = (self.home / f"{name}.log").open("wb")
         self.workers.append(subprocess.Popen(
             [*prefix, *CLINVK, "worker", "--cluster", url or self.url, "--name", name, "--lease", self.lease,
-             "--backends", f"stub={SLOTS}", *flags],
+             "--backends", f"stub={self.slots}", *flags],
             env={**self.env, "NODE": name}, cwd=self.home, stdout=log, stderr=log, start_new_session=True,
         ))  # fmt: skip
         log.close()
@@ -85,13 +83,15 @@ class Bench:
         return (self.home / f"{name}.log").read_text()
 
     def submit(self, count: int, at_a_time: int, *where: str) -> subprocess.Popen[bytes]:
+        return self.run([f"t{i}" for i in range(count)], at_a_time, *where)
+
+    def run(self, tasks: Sequence[Any], at_a_time: int, *flags: str) -> subprocess.Popen[bytes]:
         for name in ("starts", "pids"):
             (self.home / name).write_text("")
-        tasks = [f"t{i}" for i in range(count)]
         rules = {"max_parallel": at_a_time, "defaults": {"backend": "stub"}}
         (self.home / "tasks.json").write_text(json.dumps({"tasks": tasks, **rules}))
         return subprocess.Popen(
-            [*CLINVK, "parallel", "tasks.json", "--json", *where], env=self.env, cwd=self.home,
+            [*CLINVK, "parallel", "tasks.json", "--json", *flags], env=self.env, cwd=self.home,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -121,59 +121,25 @@ class Bench:
 
 @contextmanager
 def bench(pause: float, lease: str = LEASE, *server_flags: str) -> Iterator[Bench]:
+    """A cluster whose stub prints ten lines, with so many seconds between them."""
+    program = PROGRAM.replace("PAUSE", str(pause))
+    with cluster_of(program, lease, *server_flags) as made:
+        yield made
+
+
+@contextmanager
+def cluster_of(program: str, lease: str = LEASE, *server_flags: str) -> Iterator[Bench]:
     with home() as env:
         folder = Path(env["HOME"], "redis")
         folder.mkdir()
         server = RedisServer(folder, *server_flags)
         server.start()
-        made = Bench(env, server, pause, lease)
+        made = Bench(env, server, program, lease)
         try:
             yield made
         finally:
             made.close()
             server.kill()
-
-
-def figures(count: int = 1000, at_a_time: int = 32) -> None:
-    """What a run on a cluster costs, compared with one on this machine: at most 1.6 times as long, and
-    twice the CPU."""
-    global SLOTS  # noqa: PLW0603 - only here
-    SLOTS = at_a_time
-    with bench(0.001, "60s") as here:
-        for where in ("local", "cluster"):
-            flags = ["--cluster", here.url] if where == "cluster" else []
-            if flags:
-                here.start_worker()
-            before, began = _cpu(here), time.monotonic()
-            run = here.submit(count, at_a_time, *flags)
-            out, _ = run.communicate()
-            took, cpu = time.monotonic() - began, _cpu(here) - before
-            done = json.loads(out)["completed"]
-            print(f"{where}: {done} of {count} tasks, {took:.1f} s, {cpu:.1f} s of CPU, "
-                  f"load {os.getloadavg()[0]:.0f}")  # fmt: skip
-        print(
-            f"an idle worker of {at_a_time} slots: {_pss(here.workers[0].pid) / at_a_time:.1f} MB a slot"
-        )
-
-
-def _cpu(here: Bench) -> float:
-    """Seconds of all processes: those that have ended and been waited for, and those of workers."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total = ended.ru_utime + ended.ru_stime
-    for worker in here.workers:
-        for process in (top := psutil.Process(worker.pid), *top.children(recursive=True)):
-            with suppress(psutil.Error):
-                times = process.cpu_times()
-                total += times.user + times.system + times.children_user + times.children_system
-    return total
-
-
-def _pss(pid: int) -> float:
-    top, total = psutil.Process(pid), 0
-    for process in (top, *top.children(recursive=True)):
-        with suppress(psutil.Error):
-            total += process.memory_full_info().pss
-    return total / 1e6
 
 
 def _lives(pid: int) -> bool:
@@ -188,9 +154,3 @@ def wait(condition: Any, seconds: float = PATIENCE) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError("it did not happen")
         time.sleep(0.02)
-
-
-def main(args: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench cluster")
-    parser.add_argument("--tasks", type=int, default=1000)
-    figures(parser.parse_args(args or []).tasks)
