@@ -107,7 +107,7 @@ class Bench:
 
     def living(self, node: str | None = None) -> list[int]:
         """The programs that run, of one worker or of all."""
-        lines = [line.split() for line in (self.home / "pids").read_text().splitlines()]
+        lines = [line.rsplit(" ", 1) for line in (self.home / "pids").read_text().splitlines()]
         started = [int(pid) for by, pid in lines if node in (None, by)]
         return [pid for pid in started if _lives(pid)]
 

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from bench.cluster import Bench, bench, cluster_of, wait
+from bench.cluster_cost import STUBS
 from bench.redis_monitor import Monitor
 
 TIMED = """#!/bin/bash
@@ -33,15 +34,16 @@ COUNTED = 200
 
 def ledger() -> None:
     print("Redis commands of the ledger for a task, besides Celery's and the events: <= 25")
-    with bench(0.001, "60s", "--appendfsync", "everysec") as here:
-        here.slots = 8
-        here.start_worker("--drive", "0")
-        _finish(here.submit(20, 8, "--cluster", here.url))
-        with Monitor(here.url) as monitor:
-            _finish(here.submit(COUNTED, 8, "--cluster", here.url))
+    for name, program in STUBS.items():
+        with cluster_of(program, "60s", "--appendfsync", "everysec") as here:
+            here.slots = 8
+            here.start_worker("--drive", "0")
+            _finish(here.submit(20, 8, "--cluster", here.url))
+            with Monitor(here.url) as monitor:
+                _finish(here.submit(COUNTED, 8, "--cluster", here.url))
         for part, (requests, commands) in sorted(monitor.counts.items()):
-            print(f"{part:<10} {requests / COUNTED:5.1f} requests, {commands / COUNTED:5.1f} commands with those of "
-                  "scripts")  # fmt: skip
+            print(f"{name}, {part:<8} {requests / COUNTED:5.1f} requests, {commands / COUNTED:5.1f} commands with "
+                  "those of scripts")  # fmt: skip
 
 
 def dependents() -> None:
@@ -72,18 +74,18 @@ def cancelled() -> None:
     with bench(600, "20s") as here:
         here.slots = CANCELLED
         here.start_worker("--drive", "0")
-        seconds = []
-        for _ in range(ROUNDS):
-            run = here.submit(CANCELLED, CANCELLED, "--cluster", here.url)
-            wait(lambda: len(here.living()) == CANCELLED)
-            began = time.monotonic()
-            run.send_signal(signal.SIGINT)
-            wait(lambda: not here.living())
-            seconds.append(time.monotonic() - began)
-            run.communicate()
-        print(
-            f"{ROUNDS} runs: median {statistics.median(seconds):.2f} s, longest {max(seconds):.2f} s; {_load()}"
-        )
+        for where, flags in (("cluster", ["--cluster", here.url]), ("local", [])):
+            seconds = []
+            for _ in range(ROUNDS):
+                run = here.submit(CANCELLED, CANCELLED, *flags)
+                wait(lambda: len(here.living()) == CANCELLED)
+                began = time.monotonic()
+                run.send_signal(signal.SIGINT)
+                wait(lambda: not here.living())
+                seconds.append(time.monotonic() - began)
+                run.communicate()
+            print(f"{where:<8} {ROUNDS} runs: median {statistics.median(seconds):.2f} s, longest {max(seconds):.2f} s; "
+                  f"{_load()}")  # fmt: skip
 
 
 def detached() -> None:

@@ -11,6 +11,7 @@ import redis
 SESSIONS = ("session:", "said:", "writes:", "turn:", "lease:", "native:", "used", "ids", "turns")
 LEDGER = ("attempt:", "task:", "leases:", "news:", "run:", "busy:", "home:")
 NODES = ("nodes", "node:", "live:")
+LIMITS = ("limits",)
 LAST = "clinvk bench ends"
 
 
@@ -56,12 +57,15 @@ class Monitor:
         self._seen[self._part][1] += 1
 
 
+_PARTS = {"ledger": LEDGER, "sessions": SESSIONS, "nodes": NODES, "limits": LIMITS}
+
+
 def _part(words: list[str]) -> str:
     if words[0] == "XREAD":
         return "events"
     keys = words[3:] if words[0] in ("EVALSHA", "EVAL") else words[1:2]
     names = [key.removeprefix("clinvk:").removeprefix("default:") for key in keys]
-    for part, starts in (("ledger", LEDGER), ("sessions", SESSIONS), ("nodes", NODES)):
+    for part, starts in _PARTS.items():
         if names and names[0].startswith(starts):
             return part
     return (

@@ -95,7 +95,7 @@ class Ledger:
     def expire(self, run: str) -> int:
         """Give up the attempts of a run whose lease has expired; returns how many."""
         keys = self.keys
-        values = [_ms(self.grace), keys.attempts(run)]
+        values = [_ms(self.grace), keys.attempts(run), _ms(KEEP)]
         return int(self._run(scripts.EXPIRE, [keys.leases(run), keys.news(run)], values))
 
     def state(self, attempt: AttemptId) -> State | None:

@@ -49,10 +49,10 @@ elseif before > 0 then
     end
 end
 redis.call('DEL', attempt)
-redis.call('HSETNX', run, 'since', now())
-redis.call('SET', task, ARGV[1])
+redis.call('SET', run, '1', 'PX', ARGV[7])
+redis.call('SET', task, ARGV[1], 'PX', ARGV[7])
 redis.call('HSET', attempt, 'state', 'queued', 'payload', ARGV[3], 'protocol', ARGV[4], 'version', ARGV[5])
-for _, key in ipairs({run, task, attempt}) do redis.call('PEXPIRE', key, ARGV[7]) end
+redis.call('PEXPIRE', attempt, ARGV[7])
 return 'new'
 """
 )
@@ -67,7 +67,7 @@ CLAIM = (
     _BASE
     + """
 local task, attempt, leases, news, busy = unpack(KEYS)
-local known = redis.call('HMGET', attempt, 'state', 'payload', 'protocol', 'version', 'owner', 'cancel')
+local known = redis.call('HMGET', attempt, 'state', 'payload', 'protocol', 'version', 'owner', 'first')
 if not known[1] then return {'missing', ''} end
 if redis.call('GET', task) ~= ARGV[1] then return {'stale', ''} end
 if known[1] == 'running' and known[5] == ARGV[3] then return {'run', known[2]} end
@@ -75,12 +75,12 @@ if known[1] ~= 'queued' then return {known[1], ''} end
 if known[3] ~= ARGV[5] then return {'version', known[4]} end
 local at = now()
 local lease = at + tonumber(ARGV[6])
-redis.call('HSET', attempt, 'state', 'running', 'owner', ARGV[3], 'node', ARGV[4], 'lease', lease)
+local id = redis.call('XADD', news, '*', 'a', ARGV[2], 'k', 'claimed', 'd', ARGV[4])
+redis.call('HSET', attempt, 'state', 'running', 'owner', ARGV[3], 'node', ARGV[4], 'lease', lease,
+    'first', known[6] or id)
 redis.call('HSET', busy, ARGV[8], string.format('{"backend":%s,"since":%.0f}', ARGV[9], at))
 redis.call('ZADD', leases, lease, ARGV[2])
-local id = redis.call('XADD', news, '*', 'a', ARGV[2], 'k', 'claimed', 'd', ARGV[4])
-redis.call('HSETNX', attempt, 'first', id)
-for _, key in ipairs({leases, news}) do redis.call('PEXPIRE', key, ARGV[7]) end
+redis.call('PEXPIRE', leases, ARGV[7])
 return {'run', known[2]}
 """
 )
@@ -128,8 +128,7 @@ local seen = math.max(0, tonumber(known[3] or '0') - tonumber(ARGV[7]))
 for i = seen + 1, (#ARGV - 7) / 2 do
     redis.call('XADD', news, '*', 'a', ARGV[1], 'k', ARGV[6 + 2 * i], 'd', ARGV[7 + 2 * i])
 end
-redis.call('HSET', attempt, 'state', 'ended', 'result', ARGV[3])
-redis.call('HDEL', attempt, 'payload')
+redis.call('HSET', attempt, 'state', 'ended', 'result', ARGV[3], 'payload', '')
 redis.call('ZREM', leases, ARGV[1])
 redis.call('XADD', news, '*', 'a', ARGV[1], 'k', 'ended', 'd', ARGV[3])
 redis.call('PEXPIRE', attempt, ARGV[5])
@@ -184,11 +183,12 @@ return state
 
 # Give up the attempts whose lease has expired; returns how many.
 #
-# KEYS: leases, news. ARGV: 1 grace (ms), 2 prefix of attempts
+# KEYS: leases, news. ARGV: 1 grace (ms), 2 prefix of attempts, 3 how long to keep the news (ms)
 EXPIRE = (
     _BASE
     + """
 local leases, news = unpack(KEYS)
+redis.call('PEXPIRE', news, ARGV[3])
 local late = redis.call('ZRANGEBYSCORE', leases, '-inf', now() - tonumber(ARGV[1]), 'LIMIT', 0, 100)
 for _, member in ipairs(late) do
     if redis.call('HGET', ARGV[2] .. member, 'state') == 'running' then
