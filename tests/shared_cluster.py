@@ -14,7 +14,10 @@ from tests.conftest import Home
 from tests.stores import RedisServer
 
 # The made-up CLIs that these tests may use, and how many tasks of each run at a time.
-SLOTS = {"fake": 4, "other": 2, "echo": 2, "north": 2, "south": 2, "arbiter": 1}
+SLOTS = {
+    "fake": 4, "other": 2, "echo": 2, "quiet": 1, "north": 2, "south": 2, "west": 1, "arbiter": 1,
+    "broken": 1, "fixer": 1, "reviewer": 1, "judge": 1, "short": 1, "long": 1, "bad": 1,
+}  # fmt: skip
 
 
 class SharedCluster:

@@ -12,6 +12,7 @@ import pytest
 import clinvk as api
 from tests.applied_runs import FILES, Repository
 from tests.conftest import CommandLine, Home, wait_for
+from tests.everywhere import everywhere
 from tests.stores import keep
 from tests.test_ranking import WORK, write_backends
 
@@ -57,6 +58,7 @@ def states(found: dict[str, Any]) -> dict[str, str]:
 FIX = {"name": "fix", "prompt": "fix it", "check": "test -e made.txt"}
 
 
+@everywhere
 def test_the_best_candidate_is_the_result_of_the_task(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
@@ -96,6 +98,7 @@ def test_the_best_candidate_is_the_result_of_the_task(
     assert "Candidate of: fix" in clinvk("runs", "show", "last", "fix[bad]").stdout
 
 
+@everywhere
 def test_a_decision_is_shown_in_the_table_and_in_the_progress(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
@@ -115,6 +118,7 @@ def test_a_decision_is_shown_in_the_table_and_in_the_progress(
     assert ended[-1]["decision"]["best"] == "fix[short]"
 
 
+@everywhere
 def test_reports_say_which_candidate_was_chosen(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
@@ -138,6 +142,7 @@ def test_reports_say_which_candidate_was_chosen(
     assert '<property name="decision" value="fix[short] is best' in xml
 
 
+@everywhere
 def test_a_task_fails_if_all_of_its_candidates_do(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
@@ -176,6 +181,7 @@ def test_a_candidate_without_a_score_comes_after_those_with_one(
     assert "fix: fix[two] has no score: the command printed no number" in done.stderr
 
 
+@everywhere
 def test_a_failed_candidate_does_not_stop_a_run(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
@@ -365,6 +371,7 @@ def test_candidates_are_set_for_all_tasks_and_can_be_left_out(
     assert found["tasks"][2]["score"] == "cat short"
 
 
+@everywhere
 def test_flags_give_candidates_to_all_tasks(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
@@ -389,6 +396,7 @@ def test_flags_give_candidates_to_all_tasks(
         assert message in done.stderr, (flags, done)
 
 
+@everywhere
 def test_unchanged_candidates_lose_and_answers_alone_can_win(
     clinvk: CommandLine, home: Home, repository: Repository
 ):
@@ -411,6 +419,7 @@ printf '{{"type": "end", "text": "{{\\\\"best\\\\": %s, \\\\"why\\\\": \\\\"x\\\
 """
 
 
+@everywhere
 def test_the_judge_is_only_asked_between_equals(
     clinvk: CommandLine, home: Home, repository: Repository, tmp_path: Path
 ):
@@ -596,6 +605,7 @@ def test_retrying_a_task_runs_its_candidates_and_chooses_again(
     assert "nothing left to run" in clinvk("runs", "resume").stderr
 
 
+@everywhere
 def test_a_budget_counts_candidates(clinvk: CommandLine, home: Home, repository: Repository):
     found = run(clinvk, home, max_parallel=1, budget={"tokens": 1},
                 tasks=[{"name": "a", "prompt": "x", "candidates": 3, "backend": "echo"}])  # fmt: skip
@@ -735,6 +745,7 @@ def test_a_chain_continues_from_its_checkpoint_without_choosing_again(
 # From Python.
 
 
+@everywhere
 @pytest.mark.anyio
 async def test_candidates_from_python(
     home: Home, repository: Repository, monkeypatch: pytest.MonkeyPatch

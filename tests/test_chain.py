@@ -17,6 +17,7 @@ from clinvk.runs.checkpoints import Checkpoints
 from clinvk.runs.folder import RunStore
 from tests.conftest import Home, is_alive, living, say, stubborn, wait_for
 from tests.desk import Desk, desk, ends, kill
+from tests.everywhere import everywhere
 from tests.stores import keep
 
 __all__ = ["desk"]
@@ -35,6 +36,7 @@ def states(data: Any) -> list[str]:
 # What a step knows
 
 
+@everywhere
 def test_a_step_knows_what_came_before(desk: Desk):
     steps = [
         {"name": "first", "prompt": "a"},
@@ -50,6 +52,7 @@ def test_a_step_knows_what_came_before(desk: Desk):
     assert (data["state"], data["kind"], data["source"]) == ("done", "chain", "chain.yaml")
 
 
+@everywhere
 def test_what_a_step_answers_names_nothing(desk: Desk):
     chain(desk, [r"say \{{previous}}", "then {{previous}}", "at last {{previous}}"])
     assert desk.starts() == [
@@ -57,6 +60,7 @@ def test_what_a_step_answers_names_nothing(desk: Desk):
     ]  # fmt: skip
 
 
+@everywhere
 @pytest.mark.parametrize("kind", ["chain", "parallel"])
 def test_silence_is_not_passed_on_as_an_answer(desk: Desk, kind: str):
     script = "cat >/dev/null\n" + say(type="end", text=" \n")
@@ -139,6 +143,7 @@ def test_the_published_format_works_unchanged(desk: Desk, home: Home, tmp_path: 
 # Failures, and what is passed on
 
 
+@everywhere
 def test_a_failure_ends_the_chain(desk: Desk):
     data = chain(desk, ["a", "bad b", "c {{previous}}", "d"])
     assert states(data) == ["done", "failed", "skipped", "skipped"]
@@ -146,6 +151,7 @@ def test_a_failure_ends_the_chain(desk: Desk):
     assert desk.starts() == ["a", "bad b"]
 
 
+@everywhere
 def test_a_failure_ends_nothing_where_the_chain_says_so(desk: Desk):
     steps = ["bad a", "b {{previous}}{{steps.1.error}}", "c"]
     data = chain(desk, steps, stop_on_failure=False)
@@ -162,6 +168,7 @@ def test_what_a_step_needs_has_no_error_that_it_could_name(desk: Desk):
     assert "from its `needs`" in done.stderr
 
 
+@everywhere
 def test_what_a_step_says_that_it_needs_has_to_succeed_even_then(desk: Desk):
     steps = [
         {"name": "first", "prompt": "bad a"},
@@ -193,6 +200,7 @@ def test_steps_run_one_at_a_time_whatever_else_is_said(desk: Desk, tmp_path: Pat
     assert states(chain(desk, ["a", "b", "c"], max_parallel=3)) == ["done"] * 3
 
 
+@everywhere
 @pytest.mark.parametrize("passed", [True, False])
 def test_a_folder_is_passed_on_where_the_chain_says_so(desk: Desk, tmp_path: Path, passed: bool):
     one, two = tmp_path / "one", tmp_path / "two"
@@ -224,12 +232,14 @@ def test_a_session_is_passed_on_to_the_same_backend_and_handed_over_to_another(d
     assert desk.home.record(f"{data['id']}.1")["turns"] == 4
 
 
+@everywhere
 def test_without_it_each_step_has_a_session_of_its_own(desk: Desk):
     data = chain(desk, ["a", "b"])
     assert [r["session_id"] for r in data["results"]] == [f"{data['id']}.1", f"{data['id']}.2"]
     assert desk.modes() == ["run a", "run b"]
 
 
+@everywhere
 def test_an_ephemeral_chain_keeps_nothing_and_has_nothing_to_pass_on(desk: Desk):
     # echo is the one of ours that can be told to keep nothing.
     data = chain(desk, ["a", "b {{previous}}"], "--ephemeral", "-b", "echo")
@@ -253,6 +263,7 @@ def test_two_hundred_steps_are_run_one_after_the_other(desk: Desk):
     assert desk.starts() == ["0", *(f"{n} after {n - 1}" for n in range(1, 200))]
 
 
+@everywhere
 def test_a_matrix_makes_steps_one_after_the_other(desk: Desk):
     step = {"prompt": "{{n}} after {{previous}}", "matrix": {"n": [1, 2]}, "name": "n{{n}}"}
     chain(desk, ["0", step])
@@ -262,6 +273,7 @@ def test_a_matrix_makes_steps_one_after_the_other(desk: Desk):
 # Exit codes, and only looking
 
 
+@everywhere
 def test_exit_codes_of_a_chain(desk: Desk):
     path = desk.file({"steps": ["limited a", "b"]}, "chain.yaml")
     assert desk.clinvk("chain", path, "-q", "--on-limit", "fail").returncode == 75
@@ -299,6 +311,7 @@ def test_a_dry_run_runs_nothing_whichever_way_it_is_asked_for(desk: Desk):
 # Checkpoints
 
 
+@everywhere
 def test_a_failing_step_is_mended_in_the_file_and_the_chain_goes_on_there(desk: Desk):
     data = chain(desk, ["a", "bad b {{previous}}", "c {{previous}}"], "--checkpoint", "mine")
     assert states(data) == ["done", "failed", "skipped"]
@@ -309,6 +322,7 @@ def test_a_failing_step_is_mended_in_the_file_and_the_chain_goes_on_there(desk: 
     assert desk.clinvk.json("checkpoints", "show", "mine", "--json")["id"] == data["id"]
 
 
+@everywhere
 def test_a_failing_step_that_was_mended_elsewhere_is_run_again_without_the_file(desk: Desk):
     data = chain(desk, ["a", "bad b", "c"], "--checkpoint", "mine")
     desk.repair()
@@ -319,6 +333,7 @@ def test_a_failing_step_that_was_mended_elsewhere_is_run_again_without_the_file(
     assert desk.starts() == ["a", "bad b", "bad b", "c"]
 
 
+@everywhere
 def test_a_chain_that_is_done_is_not_run_again(desk: Desk):
     chain(desk, ["a", "b"], "--checkpoint", "mine")
     for args in (("--resume", "mine"), ("chain.yaml", "--resume", "mine")):
@@ -327,6 +342,7 @@ def test_a_chain_that_is_done_is_not_run_again(desk: Desk):
     assert desk.starts() == ["a", "b"]
 
 
+@everywhere
 def test_a_finished_step_that_was_changed_is_run_again_and_all_that_need_it(desk: Desk):
     chain(desk, ["a", "b", "c {{previous}}", "bad d"], "--checkpoint", "mine")
     data = chain(desk, ["a", "b changed", "c {{previous}}", "d"], "--resume", "mine")
@@ -343,6 +359,7 @@ def test_a_step_may_be_added_and_one_taken_away(desk: Desk):
     assert (states(data), len(desk.starts())) == (["done"], 3)
 
 
+@everywhere
 def test_rules_that_were_changed_hold_when_the_chain_goes_on(desk: Desk):
     chain(desk, ["bad a", "b"], "--checkpoint", "mine")
     data = chain(desk, ["bad a", "b"], "--resume", "mine", retries=1, retry_delay=0.01)

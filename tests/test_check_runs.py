@@ -12,6 +12,7 @@ import pytest
 import clinvk as api
 from clinvk.errors import ClinvkError, UsageError
 from tests.conftest import CommandLine, Home, wait_for
+from tests.everywhere import everywhere
 from tests.needs import need_root
 from tests.test_checks import CHECK_FAILED, prompts, worker
 from tests.test_store_file import mount
@@ -32,6 +33,7 @@ def run(clinvk: CommandLine, home: Home, *args: str, **data: Any) -> dict[str, A
     return found
 
 
+@everywhere
 def test_a_failed_check_fails_the_task_and_skips_what_needs_it(clinvk: CommandLine, home: Home):
     home.backend("fake", worker("touch a"))
     found = run(clinvk, home, retries=3, defaults={"backend": "fake"}, tasks=[
@@ -50,6 +52,7 @@ def test_a_failed_check_fails_the_task_and_skips_what_needs_it(clinvk: CommandLi
     assert found["exit_code"] == CHECK_FAILED
 
 
+@everywhere
 def test_other_failures_make_the_exit_code_of_a_run_1(clinvk: CommandLine, home: Home):
     home.backend("fake", worker("touch a"))
     home.backend("broken", "exit 9\n")
@@ -61,6 +64,7 @@ def test_other_failures_make_the_exit_code_of_a_run_1(clinvk: CommandLine, home:
     assert found["results"][1]["check"] is None
 
 
+@everywhere
 def test_the_nearest_check_counts(clinvk: CommandLine, home: Home):
     """Of a task, of `defaults`, of the file."""
     home.backend("fake", worker("touch a"))
@@ -130,6 +134,7 @@ def test_python_refuses_a_check_that_checks_nothing():
         api.parallel([task])
 
 
+@everywhere
 def test_tasks_that_do_not_share_a_directory_may_protect_files(clinvk: CommandLine, home: Home):
     home.backend("fake", worker())
     for name in ("a", "b"):
@@ -144,6 +149,7 @@ def test_tasks_that_do_not_share_a_directory_may_protect_files(clinvk: CommandLi
         assert [t["check"]["state"] for t in found["results"]] == ["none", "none"]
 
 
+@everywhere
 def test_a_comparison_with_a_check_asks_one_backend_after_another(clinvk: CommandLine, home: Home):
     home.backend("fake", worker("touch a", "touch b"))
     home.backend("other", worker())
@@ -172,6 +178,7 @@ def test_a_check_that_starts_a_check_does_not_wait_for_itself(clinvk: CommandLin
     assert clinvk("-b", "fake", "--check", inner, "x").returncode == 0
 
 
+@everywhere
 def test_a_value_in_a_check_is_one_word(clinvk: CommandLine, home: Home):
     home.backend("fake", worker())
     name = "a b; touch pwned"
@@ -218,12 +225,13 @@ def journal(home: Home) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@everywhere
 def test_the_journal_has_each_turn_and_each_check(clinvk: CommandLine, home: Home):
     home.backend("fake", worker("touch a", "touch fixed"))
     found = run(clinvk, home, "-b", "fake", check="test -e fixed", rounds=3, tasks=["x"])
     [task] = found["results"]
     assert (task["state"], task["attempts"], task["check"]["rounds"]) == ("done", 1, 1)
-    events = [line["event"] for line in journal(home)]
+    events = [line["event"] for line in journal(home) if line["event"] != "node"]
     assert events == [
         "begin",
         "started",
@@ -379,6 +387,7 @@ def test_a_killed_round_in_a_worktree_continues_there(clinvk: CommandLine, home:
 # What is shown.
 
 
+@everywhere
 def test_a_failed_check_is_shown_everywhere(clinvk: CommandLine, home: Home):
     home.backend("fake", worker("touch a"))
     plan = write_plan(home, tasks=[{"name": "one", "prompt": "x", "backend": "fake",
@@ -407,6 +416,7 @@ def test_a_failed_check_is_shown_everywhere(clinvk: CommandLine, home: Home):
 # Python.
 
 
+@everywhere
 @pytest.mark.anyio
 async def test_python_has_checks_too(home: Home, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CLINVK_HOME", str(home.path))

@@ -28,6 +28,7 @@ from clinvk.text.redact import redact
 from clinvk.text.sanitize import sanitize_without_bidi
 from clinvk.text.width import display_width
 from tests.conftest import READ, START, CommandLine, Home, python, say
+from tests.everywhere import everywhere
 from tests.stores import keep
 
 # A judge that keeps what it was asked, and answers with what `reply(prompt)` says.
@@ -91,12 +92,15 @@ JUDGED = (*PAIR, "--judge", "arbiter")
 # Answers.
 
 
+@everywhere
 def test_two_backends_answer_the_same_prompt(clinvk: CommandLine) -> None:
     done = clinvk("compare", "which way?", *PAIR)
     assert done.returncode == 0
     assert "── north · made-up-1 ──\nThe answer is **north**.\n" in done.stdout
     assert "── south · made-up-1 ──\nThe answer is **south**.\n" in done.stdout
-    assert re.search(r"^north +made-up-1 +done .* 15 +- +r\w+\.north$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^north +made-up-1 +done .* 15 +- +r\w+\.north( +w\w+)?$", done.stdout, re.MULTILINE
+    )
     assert "2 tasks: 2 done" in done.stdout
 
 
@@ -114,6 +118,7 @@ def test_a_comparison_is_a_run_of_its_own_kind(clinvk: CommandLine) -> None:
     assert (run["kind"], run["state"], run["source"]) == ("compare", "done", "north, south")
 
 
+@everywhere
 def test_json_is_the_object_of_parallel_and_a_verdict(clinvk: CommandLine) -> None:
     tasks = json.dumps(["which way?"])
     other = clinvk.json("parallel", "--json", "-b", "north", stdin=tasks)
@@ -127,6 +132,7 @@ def test_json_is_the_object_of_parallel_and_a_verdict(clinvk: CommandLine) -> No
     ]
 
 
+@everywhere
 def test_the_last_line_of_a_stream_holds_the_verdict(clinvk: CommandLine) -> None:
     done = clinvk("compare", "which way?", *PAIR, "--judge", "echo", "-o", "stream-json")
     *_, last = map(json.loads, done.stdout.splitlines())
@@ -134,6 +140,7 @@ def test_the_last_line_of_a_stream_holds_the_verdict(clinvk: CommandLine) -> Non
     assert last["verdict"]["judge"] == "echo"
 
 
+@everywhere
 def test_one_that_fails_leaves_the_others_and_an_exit_code(clinvk: CommandLine, home: Home) -> None:
     home.backend("west", FAILING)
     done = clinvk("compare", "which way?", "--backends", "west,north,south")
@@ -168,6 +175,7 @@ def test_a_prompt_may_begin_with_a_dash(clinvk: CommandLine, words: tuple[str, .
     assert done.stdout.count(f"You said: {words[-1]}") == 2
 
 
+@everywhere
 def test_a_run_that_was_kept_still_tells_its_verdict(clinvk: CommandLine) -> None:
     found = clinvk.json("compare", "hi", *PAIR, "--judge", "echo", "--json")
     assert clinvk.json("runs", "show", "last", "--json")["verdict"] == found["verdict"]
@@ -184,6 +192,7 @@ def test_one_after_the_other_where_that_is_wanted(clinvk: CommandLine) -> None:
     ]
 
 
+@everywhere
 def test_an_ephemeral_comparison_keeps_nothing(
     clinvk: CommandLine, home: Home, judge: Callable[..., None]
 ) -> None:
@@ -254,6 +263,7 @@ def passing(tmp_path: Path, error: str, status: int) -> str:
     )
 
 
+@everywhere
 def test_what_may_pass_is_tried_again(clinvk: CommandLine, home: Home, tmp_path: Path) -> None:
     home.backend("south", passing(tmp_path, "overloaded", 529))
     found = clinvk.json("compare", "hi", *PAIR, "--retries", "1", "--json")
@@ -261,6 +271,7 @@ def test_what_may_pass_is_tried_again(clinvk: CommandLine, home: Home, tmp_path:
     assert found["results"][1]["output"] == "At last."
 
 
+@everywhere
 def test_a_limit_is_not_waited_for_where_that_is_not_wanted(
     clinvk: CommandLine, home: Home, tmp_path: Path
 ) -> None:
@@ -276,6 +287,7 @@ def test_a_limit_is_not_waited_for_where_that_is_not_wanted(
     assert (done.returncode, "use wait or fail" in done.stderr) == (3, True)
 
 
+@everywhere
 def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> None:
     done = clinvk("compare", "hi", *PAIR, "--sequential", "--budget-tokens", "10", "--json")
     found = json.loads(done.stdout)
@@ -285,6 +297,7 @@ def test_a_comparison_ends_at_its_budget(clinvk: CommandLine, home: Home) -> Non
     assert (done.returncode, "--budget-cost: 0 is not greater than 0" in done.stderr) == (1, True)
 
 
+@everywhere
 def test_a_program_gives_a_comparison_the_same_rules(home: Home, tmp_path: Path) -> None:
     where = keep(Dispatcher(loading.load(home.env), env=home.env))
     home.backend("south", passing(tmp_path, "overloaded", 529))
@@ -326,6 +339,7 @@ def test_echo_is_taken_where_hardly_anybody_else_is_there(clinvk: CommandLine, h
 # The judge.
 
 
+@everywhere
 def test_a_judge_that_agrees_with_itself_has_found_the_best(
     clinvk: CommandLine, judge: Callable[..., None]
 ) -> None:
@@ -339,6 +353,7 @@ def test_a_judge_that_agrees_with_itself_has_found_the_best(
     assert found["rounds"][0]["output"].startswith("I weighed them.")
 
 
+@everywhere
 def test_a_verdict_is_told_with_both_reasons(
     clinvk: CommandLine, judge: Callable[..., None]
 ) -> None:
@@ -351,6 +366,7 @@ def test_a_verdict_is_told_with_both_reasons(
     assert "Verdict (arbiter): south is best, in either order\n" in again.stdout
 
 
+@everywhere
 @pytest.mark.parametrize(("number", "place"), [(1, "first"), (2, "second")])
 def test_a_judge_that_follows_the_order_has_found_nothing(
     clinvk: CommandLine, judge: Callable[..., None], number: int, place: str
@@ -378,6 +394,7 @@ def test_the_replies_of_a_judge_are_shown_where_they_settle_nothing(
     assert "I weighed them." not in clinvk("compare", "which way?", *JUDGED).stdout
 
 
+@everywhere
 def test_a_judge_may_find_all_equally_good(clinvk: CommandLine, judge: Callable[..., None]) -> None:
     judge("text = verdict(0)")
     found = clinvk.json("compare", "which way?", *JUDGED, "--json")["verdict"]
@@ -463,6 +480,7 @@ def test_the_judge_is_not_asked_where_an_answer_is_missing(
     assert len(heard()) == 2
 
 
+@everywhere
 def test_a_judge_that_fails_takes_no_answer_away(clinvk: CommandLine, home: Home) -> None:
     home.backend("arbiter", FAILING)
     done = clinvk("compare", "which way?", *JUDGED)
@@ -689,6 +707,7 @@ class Page(HTMLParser):
             self.texts[tag] = self.texts.get(tag, "") + data
 
 
+@everywhere
 def test_the_page_shows_marks_table_and_verdict(
     clinvk: CommandLine, home: Home, judge: Callable[..., None]
 ) -> None:

@@ -20,6 +20,7 @@ from clinvk.runs.folder import RunStore
 from clinvk.runs.log import RunNotFound
 from tests.conftest import PROJECT, is_alive
 from tests.desk import Desk, desk
+from tests.everywhere import everywhere
 
 __all__ = ["desk"]
 
@@ -27,7 +28,11 @@ pytestmark = pytest.mark.anyio
 
 
 def given(desk: Desk, **more: Any) -> dict[str, Any]:
-    return {"dispatcher": desk.dispatcher(), "workdir": desk.home.work, **more}
+    return {**resumed(desk), "workdir": desk.home.work, **more}
+
+
+def resumed(desk: Desk) -> dict[str, Any]:
+    return {"dispatcher": desk.dispatcher(), "cluster": desk.home.cluster}
 
 
 def told(result: RunResult) -> list[dict[str, Any]]:
@@ -43,6 +48,7 @@ def states(result: RunResult) -> list[str]:
 # What is to be done
 
 
+@everywhere
 async def test_a_list_holds_prompts_and_mappings(desk: Desk):
     tasks = [
         "a",
@@ -87,6 +93,7 @@ async def test_a_path_is_that_of_a_file_in_any_format(desk: Desk, name: str, tex
         assert result.source == str(path)
 
 
+@everywhere
 async def test_keywords_are_the_keys_of_a_file_and_stand_above_it(desk: Desk):
     whole = {"tasks": ["bad a", "b", "c"], "fail_fast": False, "max_parallel": 3}
     rules = {"fail_fast": True, "max_parallel": 1, "backend": "other", "tags": ["t"], "timeout": 60}
@@ -105,6 +112,7 @@ async def test_a_task_stands_above_the_keywords_and_they_above_the_defaults(desk
     assert [t.options["model"] for t in plan.tasks] == ["theirs", "mine"]
 
 
+@everywhere
 async def test_rules_are_kept(desk: Desk):
     rules = {
         "retries": 2, "retry_delay": 0.5, "on_limit": "fail", "max_wait": "2m",
@@ -166,11 +174,14 @@ async def test_a_mistake_in_a_file_is_told_with_its_line(desk: Desk):
 # Watching
 
 
+@everywhere
 async def test_each_change_is_observed(desk: Desk):
     seen: list[Change] = []
     result = await aparallel(["a", "bad b"], **given(desk, observe=seen.append, max_parallel=1))
     kinds = [
-        (c.kind, c.outcome.name, c.outcome.state) for c in seen if c.outcome and c.kind != "event"
+        (c.kind, c.outcome.name, c.outcome.state)
+        for c in seen
+        if c.outcome and c.kind not in ("event", "node")
     ]
     assert kinds == [
         ("started", "1", "running"), ("ended", "1", "done"),
@@ -184,6 +195,7 @@ async def test_each_change_is_observed(desk: Desk):
 # One after the other
 
 
+@everywhere
 async def test_steps_know_what_came_before(desk: Desk):
     steps = ["a", {"name": "two", "prompt": "b {{previous}}"}, "c {{steps.two.output}}"]
     result = await achain(steps, **given(desk))
@@ -216,20 +228,22 @@ async def test_a_run_that_was_cut_off_is_carried_on(desk: Desk):
     assert desk.starts() == ["a", "hold b", "c", "hold b"]
 
 
+@everywhere
 async def test_what_failed_is_run_again_where_that_is_wanted(desk: Desk):
     first = await aparallel(["a", "bad b", {"prompt": "c", "needs": "2"}], **given(desk))
     assert states(first) == ["done", "failed", "skipped"]
     desk.repair()
     assert first.id
-    again = await aresume(first.id, dispatcher=desk.dispatcher(), retry_failed=True)
+    again = await aresume(first.id, retry_failed=True, **resumed(desk))
     assert states(again) == ["done"] * 3
     assert [o.attempts for o in again.results] == [1, 2, 1]
     assert sorted(desk.starts()) == ["a", "bad b", "bad b", "c"]
 
 
+@everywhere
 async def test_a_run_of_which_nothing_is_left_is_given_as_it_is(desk: Desk):
     first = await aparallel(["a", "bad b"], **given(desk))
-    again = await aresume("last", dispatcher=desk.dispatcher())
+    again = await aresume("last", **resumed(desk))
     assert [o.output for o in again.results] == ["<a>", ""]
     assert told(again) == told(first)
     assert (again.id, again.state, again.exit_code) == (first.id, "failed", 1)
@@ -246,6 +260,7 @@ async def test_a_run_that_cannot_be_carried_on_says_why(desk: Desk):
 # What is given back
 
 
+@everywhere
 async def test_the_result_says_what_the_json_says(desk: Desk):
     result = await aparallel(["a", "bad b"], **given(desk, max_parallel=1))
     assert (result.kind, result.state, result.ok, result.exit_code) == (
@@ -273,6 +288,7 @@ async def test_the_result_says_what_the_json_says(desk: Desk):
     wanted = {"index", "name", "key", "state", "backend", "model", "session_id", "output", "structured",
               "error", "duration_seconds", "exit_code", "usage", "cost", "attempts", "started_at", "check",
               "ended_at", "tags", "meta"}  # fmt: skip
+    wanted |= {"node"} if desk.home.cluster else set()
     for outcome, said in zip(result.results, data["results"], strict=True):
         assert set(said) == wanted
         assert (said["output"], said["exit_code"]) == (outcome.output, outcome.exit_code)

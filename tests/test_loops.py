@@ -30,6 +30,7 @@ from clinvk.runs.folder import RunStore
 from clinvk.testing import FakeBackend, FakeExecutor, Reply, fake_backend
 from tests.conftest import CommandLine, Home, wait_for
 from tests.desk import kill
+from tests.everywhere import everywhere
 from tests.stores import keep
 
 CLEAN = "length(steps.review.findings) == `0`"
@@ -107,6 +108,7 @@ def message(result: RunResult, name: str) -> str:
 # When a loop ends
 
 
+@everywhere
 def test_a_loop_ends_as_soon_as_its_condition_holds(shop: Shop):
     shop.reviews(2, 1, 0)
     result = shop.run([*steps(), LAST], repeat={**LOOP, "max": 5})
@@ -123,6 +125,7 @@ def test_a_loop_ends_as_soon_as_its_condition_holds(shop: Shop):
     assert [shop.fixer.prompts[0], shop.fixer.prompts[3]] == ["do it", "fixed 3 in the end"]
 
 
+@everywhere
 def test_a_loop_that_never_reaches_its_goal_fails_and_says_what_is_left(shop: Shop):
     shop.reviews(3, 2, 1)
     result = shop.run([*steps(), LAST])
@@ -138,6 +141,7 @@ def test_a_loop_that_never_reaches_its_goal_fails_and_says_what_is_left(shop: Sh
     assert last.structured == found(1).structured
 
 
+@everywhere
 @pytest.mark.parametrize("second", [2, 3])
 def test_a_loop_stops_if_the_number_of_findings_does_not_decrease(shop: Shop, second: int):
     shop.reviews(2, second, 0)
@@ -181,6 +185,7 @@ def test_a_condition_without_a_value_ends_the_loop_at_once(shop: Shop):
     )
 
 
+@everywhere
 def test_a_step_that_fails_ends_the_chain_with_its_own_code(shop: Shop):
     shop.reviews(1, 0)
     shop.fixer = shop.backend("fixer", ["fixed 1", Failure("backend", "boom"), "never"])
@@ -203,6 +208,7 @@ def test_a_chain_that_continues_after_failures_leaves_its_loop(shop: Shop):
     assert states(strict)["report"] == "skipped"
 
 
+@everywhere
 def test_a_reviewer_whose_answer_does_not_match_is_asked_again_and_then_fails(shop: Shop):
     bad = Reply(text='{"findings": 3}', structured={"findings": 3})
     shop.reviewer = shop.backend("reviewer", [bad, found(0)])
@@ -236,6 +242,7 @@ def checked(check: str, **keys: Any) -> list[dict[str, Any]]:
     return [{**steps()[0], "again": again, "check": check, **keys}, LAST]
 
 
+@everywhere
 def test_a_loop_until_a_check_passes_gives_its_output_to_the_next_round(shop: Shop):
     check = "echo x >>tries; test $(wc -l <tries) -ge 3 || { echo not yet $(cat tries); exit 1; }"
     result = shop.run(checked(check), repeat=FIXES)
@@ -250,6 +257,7 @@ def test_a_loop_until_a_check_passes_gives_its_output_to_the_next_round(shop: Sh
     assert shop.fixer.prompts[1] == "fixed 1 in the end"  # every round is run to its end
 
 
+@everywhere
 def test_a_check_that_fails_in_the_same_way_again_ends_the_loop(shop: Shop):
     result = shop.run(checked("echo no; exit 1"), repeat=FIXES)
     assert result.exit_code == 65
@@ -288,6 +296,7 @@ def test_a_check_that_fails_in_another_kind_of_loop_fails_its_step(shop: Shop):
 # Sessions and directories
 
 
+@everywhere
 def test_the_first_step_keeps_its_session_and_the_others_begin_new_ones(shop: Shop):
     shop.reviews(2, 1, 0)
     result = shop.run(steps())
@@ -481,6 +490,7 @@ def test_ctrl_c_ends_a_loop_which_can_be_resumed(shop: Shop, started: Callable[.
     assert [len(shop.fixer.calls), len(shop.reviewer.calls)] == [4, 2]
 
 
+@everywhere
 def test_a_loop_whose_budget_is_spent_is_resumed(shop: Shop):
     paid = Usage(input=50, output=50)
     fake = FakeExecutor(lambda r: Reply(text="x", usage=paid) if r.prompt == "do it" else found(1))
@@ -699,6 +709,7 @@ def test_a_dry_run_shows_the_loop_and_starts_nothing(shop: Shop):
     assert shop.fixer.calls == []
 
 
+@everywhere
 def test_reports_show_rounds_that_were_not_needed_as_no_problem(shop: Shop):
     shop.reviews(1, 0)
     path = shop.file([*steps(), LAST])

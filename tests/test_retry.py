@@ -10,6 +10,7 @@ from clinvk.engine import rerun
 from clinvk.errors import SessionError, UsageError
 from clinvk.runs.log import RunNotFound
 from tests.desk import Desk, desk, ends
+from tests.everywhere import everywhere
 
 __all__ = ["desk"]
 
@@ -28,25 +29,33 @@ def by_another(desk: Desk) -> str:
     return desk.clinvk.json("runs", "list", "--json")["runs"][0]["id"]
 
 
+@everywhere
 async def test_what_failed_is_retried_with_what_needs_it(desk: Desk):
     run_id = by_another(desk)
     desk.repair()
     seen: list[Change] = []
-    result = await aretry_run(dispatcher=desk.dispatcher(), observe=seen.append)
+    result = await aretry_run(
+        dispatcher=desk.dispatcher(), cluster=desk.home.cluster, observe=seen.append
+    )
     assert (result.id, states(result)) == (run_id, ["done"] * 3)
     assert [o.attempts for o in result.results] == [1, 2, 1]
     assert result.results[1].output == "<bad b>"
     assert {c.outcome.name for c in seen if c.outcome} == {"b", "c"}
 
 
+@everywhere
 async def test_tasks_that_are_named_are_retried_however_they_ended(desk: Desk):
     run_id = by_another(desk)
     desk.repair()
     for names in (["a"], "a", ("1",)):
-        result = await aretry_run(run_id, names, dispatcher=desk.dispatcher())
+        result = await aretry_run(
+            run_id, names, dispatcher=desk.dispatcher(), cluster=desk.home.cluster
+        )
         assert states(result)[:2] == ["done", "failed"]
     assert [o.attempts for o in result.results] == [4, 1, 0]
-    result = await aretry_run(run_id, ["a"], failed=True, dispatcher=desk.dispatcher())
+    result = await aretry_run(
+        run_id, ["a"], failed=True, dispatcher=desk.dispatcher(), cluster=desk.home.cluster
+    )
     assert (states(result), result.results[0].attempts) == (["done"] * 3, 5)
 
 
