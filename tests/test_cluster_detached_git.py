@@ -24,6 +24,8 @@ need("git")
 class Desks(GitCluster):
     """A worker that drives runs, one that runs tasks, and desks with homes of their own."""
 
+    settings = "default_backend: shell\n"  # of the others
+
     def begin_work(self) -> None:
         for name, slots, drive in (("north", "shell=2,judge=1", 0), ("driver", "other=1", 2)):
             home = self._home(name)
@@ -36,7 +38,7 @@ class Desks(GitCluster):
     def _home(self, name: str) -> Path:
         home = self.folder / f"home-{name}"
         (home / "backends").mkdir(parents=True)
-        (home / "config.yaml").write_text("default_backend: shell\n")
+        (home / "config.yaml").write_text(self.settings)
         for manifest in (self.home.path / "backends").iterdir():
             (home / "backends" / manifest.name).write_text(manifest.read_text())
         return home
@@ -166,6 +168,7 @@ def test_what_was_dropped_is_gone_from_the_remote(desks: Desks, repo: Path, tmp_
     assert "dropped" in told.stdout, told
     assert git(repo, "status", "--porcelain").splitlines() == ["M  b"]
     assert desks.runs(clone, "delete", run, "--yes", **elsewhere).returncode == 0
+    assert git(desks.remote, "for-each-ref") == ""
 
 
 @pytest.mark.anyio
@@ -240,3 +243,21 @@ def test_submodules_come_back_to_the_clone_in_which_results_are_applied(
     assert applied.returncode == 0, applied
     git(clone, *allow, "submodule", "update", "-q", "lib")
     assert (clone / "lib" / "x").read_text() == "1\n"
+
+
+def test_results_in_a_shared_repository_are_applied_on_any_machine_that_has_it(
+    desks: Desks, repo: Path
+):
+    desks.settings = f"default_backend: shell\ncluster: {{shared: [{repo.parent}]}}\n"
+    desks.home.config(desks.settings)
+    desks.begin_work()
+    (repo / "b").write_text("mine\n")
+    script = {"tasks": ["cat b > a"]}
+    run = desks.submit(repo, "parallel", script, "--worktree", "--dirty", "include")
+    assert [r["state"] for r in desks.ended(run, repo)["results"]] == ["done"]
+    git(repo, "commit", "-qam", "Mine")
+    shown = desks.runs(repo, "show", "last", **desks.elsewhere())
+    assert f"clinvk runs apply {run} --cluster URL" in shown.stderr, shown
+    applied = desks.runs(repo, "apply", "last", **desks.elsewhere("third"))
+    assert applied.returncode == 0, applied
+    assert (repo / "a").read_text() == "mine\n"

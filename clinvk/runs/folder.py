@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from clinvk.disk.sync import sync_folder
 from clinvk.errors import SessionError
 from clinvk.model.conversion import json_decoder
 from clinvk.model.outcome import Outcome, RunResult
-from clinvk.model.plan import Plan, Worktree
+from clinvk.model.plan import Plan
 from clinvk.model.usage import rfc3339
 from clinvk.runs.files import EventFile, FileReader, JournalFile, events_path
 from clinvk.runs.log import JOURNAL, PLAN, Line, RunLog, RunNotFound, Runs, find_id
@@ -292,10 +292,6 @@ class RunFolder(RunLog):
                 f"see it with: clinvk runs watch {self.id}; cancel it with: clinvk runs cancel {self.id}",
             )
         return turn
-
-    def forget_results(self, worktrees: Sequence[Worktree]) -> None:
-        """Delete the results of these worktrees where else they are, once they have been dropped. Raises
-        `ClinvkError`."""
 
     def make(self, plan: Plan) -> None:
         """Create the files of a run in an empty directory. Raises `SessionError`."""

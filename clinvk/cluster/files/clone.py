@@ -84,22 +84,6 @@ def bring_results(
         pass_on_submodules(git, run, wanted, result, env)
 
 
-def drop_results(run: str, worktrees: Sequence[Worktree], env: Mapping[str, str]) -> None:
-    """Delete the results of these worktrees of a run from the remote. Raises `ClinvkError`."""
-    by_remote: dict[tuple[str, str], list[Worktree]] = {}
-    for wanted in worktrees:
-        by_remote.setdefault((wanted.remote, wanted.repository), []).append(wanted)
-    for (url, repository), some in by_remote.items():
-        remote = Remote(check_url(url), Git.at(repository, env))
-        known = remote.refs_of_run(run)
-        prefixes = tuple(
-            f"{start}{run}/{wanted.slug}/"
-            for wanted in some
-            for start in (names.REFS, names.NESTED_REFS)
-        )
-        remote.delete([ref for ref in known if ref.startswith(prefixes)])
-
-
 def check_outcome(run: str, wanted: Worktree, outcome: Outcome) -> None:
     """Raise `SessionError` if a name or a commit could mean something else to git: they come from the
     network."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,11 @@ class NotedRun(RunFolder):
     """The records of the run are in Redis; notes about what is done with its results are in the
     directory of this one."""
 
-    def __init__(self, run: RedisRun, plan: Plan, env: Mapping[str, str]) -> None:
+    def __init__(self, run: RedisRun, plan: Plan) -> None:
         """`plan` is that of the run, with the repositories of this machine."""
         super().__init__(run.taken.path)
         self.run = run
         self._plan = plan
-        self._env = env
 
     @property
     def home(self) -> Path:
@@ -76,10 +75,6 @@ class NotedRun(RunFolder):
             )
         return self.run.lock()
 
-    def forget_results(self, worktrees: Sequence[Worktree]) -> None:
-        remote = [wanted for wanted in worktrees if wanted.remote]
-        clone.drop_results(self.id, remote, self._env)
-
 
 @contextmanager
 def open_noted(run: RedisRun, here: Path, env: Mapping[str, str]) -> Iterator[NotedRun]:
@@ -88,7 +83,7 @@ def open_noted(run: RedisRun, here: Path, env: Mapping[str, str]) -> Iterator[No
     plan = run.plan()
     run.taken.make_folder()
     run.taken.push()  # what another command could not, since it was killed or cut off
-    noted = NotedRun(run, _bring(run, plan, here, env), env)
+    noted = NotedRun(run, _bring(run, plan, here, env))
     try:
         yield noted
     finally:

@@ -98,7 +98,6 @@ class Drop:
                 self._remove(result, about)
                 for result, about in zip(self.chosen, self.dropped, strict=True)
             ]
-            self.folder.forget_results([result.worktree for result in self.chosen])
         finally:
             turn.close()
         return self.dropped
