@@ -11,10 +11,11 @@ import anyio
 import pytest
 
 import clinvk
-from tests.clusters import SECONDS
-from tests.conftest import CommandLine, Home
+from clinvk.cluster.log.runs import open_runs
+from tests.clusters import SECONDS, Worker
+from tests.conftest import CommandLine, Home, wait_for
 from tests.needs import need
-from tests.stores import RedisServer
+from tests.stores import RedisServer, keep
 from tests.test_cluster_git import GitCluster
 from tests.test_worktrees import git, new_repository
 
@@ -27,9 +28,12 @@ class Desks(GitCluster):
     settings = "default_backend: shell\n"  # of the others
 
     def begin_work(self) -> None:
-        for name, slots, drive in (("north", "shell=2,judge=1", 0), ("driver", "other=1", 2)):
-            home = self._home(name)
-            self.worker(name, env={"CLINVK_HOME": str(home)}, slots=slots, drive=drive)
+        self.node_for("north", "shell=2,judge=1")
+        self.node_for("driver", "other=1", drive=2)
+
+    def node_for(self, name: str, slots: str, *args: str, drive: int = 0) -> Worker:
+        home = self._home(name)
+        return self.worker(name, *args, env={"CLINVK_HOME": str(home)}, slots=slots, drive=drive)
 
     def elsewhere(self, name: str = "elsewhere") -> dict[str, str]:
         """The environment of another machine."""
@@ -99,6 +103,29 @@ def test_a_chain_goes_on_without_the_repository_that_it_was_started_in(
     assert [r["state"] for r in told["results"]] == ["done"] * 3, told
     assert told["results"][2]["output"].split() == ["one", "mine", "1", "2", "+2"]
     assert git(tmp_path / "moved", "for-each-ref") == before
+
+
+def test_a_chain_whose_driver_was_killed_is_continued_on_another_node(
+    desks: Desks, repo: Path, tmp_path: Path
+):
+    quick, flag = "--lease=2s", tmp_path / "flag"
+    desks.node_for("north", "shell=2", quick)
+    driving = desks.node_for("driver", "other=1", quick, drive=2)
+    wait = f"touch {flag}.seen; while [ ! -e {flag} ]; do sleep 0.05; done"
+    steps = ["echo 1 >> a", f"{wait}; echo 2 >> a", "echo 3 >> a; cat a"]
+    run = desks.submit(repo, "chain", {"steps": [{"prompt": step} for step in steps]})
+    wait_for(Path(f"{flag}.seen").exists, "the second step", SECONDS)
+    driving.kill()
+    desks.node_for("next", "other=1", quick, drive=2)
+    found = keep(open_runs(desks.url, desks.home.path)).find(run)
+    begins = lambda: [x for x in found.read_journal() if x["event"] == "begin"]  # noqa: E731
+    wait_for(lambda: len(begins()) > 1, "another driver", SECONDS)
+    flag.touch()
+    told = desks.ended(run, repo)
+    assert [r["attempts"] for r in told["results"]] == [1, 1, 1], told
+    assert told["results"][2]["output"].split() == ["one", "1", "2", "3"]
+    assert desks.runs(repo, "apply", run).returncode == 0
+    assert (repo / "a").read_text().split() == ["one", "1", "2", "3"]
 
 
 def test_candidates_of_a_detached_run_are_judged_by_what_they_changed(

@@ -8,21 +8,24 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 import clinvk as api
 from clinvk.api.tasks import plan_of
 from clinvk.cluster.drive import drive, submit
 from clinvk.cluster.log import runs as records
 from clinvk.cluster.log import sinks
-from clinvk.cluster.log.run import RedisRun
+from clinvk.cluster.log.run import RedisRun, plan_data
 from clinvk.cluster.log.runs import RedisRuns
 from clinvk.cluster.log.sinks import MAX_LINE, MAX_TEXT, shorten_line
 from clinvk.disk.jsonl import decode_line, encode
 from clinvk.engine.run_context import local_context
 from clinvk.errors import SessionError, UsageError
 from clinvk.model.outcome import Outcome
+from clinvk.model.plan import Worktree
 from clinvk.runs.follow import RunFollower
 from clinvk.runs.journal import Journal
+from clinvk.runs.log import RunNotFound
 from tests.conftest import Home, wait_for
 from tests.desk import Desk, desk, ends, kill
 from tests.run_logs import open_redis, start_driver
@@ -313,6 +316,24 @@ async def test_a_running_run_is_followed_and_cancelled_from_an_event_loop(
 
 
 # Deleting
+
+
+def test_ids_and_names_that_mean_another_place_are_not_believed(
+    desk: Desk, runs: RedisRuns, redis_url: str
+):
+    run = submitted(desk, runs, "a")
+    client, log = runs.server.client, runs.server.keys.run_log
+    runs.server.client.zadd(runs.server.keys.runs(), {"../../work": 10**14})
+    client.hset(log("../../work"), mapping=client.hgetall(log(run.id)))  # type: ignore[arg-type]
+    assert runs.ids() == [run.id]
+    with pytest.raises(RunNotFound):
+        runs.at("../../work")
+    plan = run.plan()
+    worktree = Worktree(slug="t", directory="../t", commit="0" * 40)
+    forged = replace(plan, tasks=(replace(plan.tasks[0], worktree=worktree),))
+    client.hset(log(run.id), "plan", plan_data(forged))
+    with pytest.raises(SessionError, match="damaged"):
+        run.plan()
 
 
 def test_old_runs_of_a_cluster_are_deleted_completely(desk: Desk, runs: RedisRuns, redis_url: str):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from msgspec import Struct
 
+# Of a run: it is part of paths and of git refs, and comes from the network.
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 DRIVE = "clinvk.drive"  # the Celery task that drives a detached run, and its queue
 DEFAULT_NAME = "default"  # of a cluster whose URL names none
 

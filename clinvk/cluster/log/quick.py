@@ -8,6 +8,7 @@ from typing import cast
 
 from clinvk.cluster.address import open_client, parse
 from clinvk.cluster.keys import Keys
+from clinvk.cluster.log.runs import valid_ids
 
 MOST = 200  # ids
 
@@ -21,7 +22,7 @@ def ids_within(url: str, seconds: float) -> list[str]:
             address = parse(url)
             with open_client(address, None) as client:
                 ids = client.zrevrange(Keys.of(address.name).runs(), 0, MOST - 1)
-                found.extend(i.decode() for i in cast("list[bytes]", ids))
+                found.extend(valid_ids(cast("list[bytes]", ids)))
 
     # Looking up a name has no timeout of its own. The process does not wait for this thread.
     thread = threading.Thread(target=read, daemon=True)

@@ -11,6 +11,7 @@ The journal has a stream of its own, so that the state of a run can be read with
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -67,6 +68,13 @@ class RedisRun(RunLog):
         if (data := self._field("plan")) is None:
             raise self._deleted()
         return data
+
+    def plan(self, *, trusted: bool = False) -> Plan:
+        plan = super().plan(trusted=trusted)
+        for task in plan.tasks:
+            if task.worktree is not None and (name := _forged_name(task.worktree)) is not None:
+                raise self._damaged(PLAN, f"invalid name {name[:100]!r}")
+        return plan
 
     def place_of(self, what: str = "") -> str:
         key = {PLAN: self._log, JOURNAL: self._journal}.get(what, self._log)
@@ -347,6 +355,18 @@ def about_data(plan: Plan) -> bytes:
     return encode(
         {"version": VERSION, "kind": plan.kind, "source": plan.source, "total": len(plan.tasks)}
     )
+
+
+def _forged_name(worktree: Worktree) -> str | None:
+    """A name that could mean another place on the disk, or something else to git."""
+    for name in (worktree.slug, worktree.directory):
+        if not _NAME.fullmatch(name) or ".." in name:
+            return name
+    return None if _COMMIT.fullmatch(worktree.commit) else worktree.commit
+
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def _with_answer(outcome: Outcome, line: Line | None) -> Outcome:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from clinvk.cluster.address import Address, parse
+from clinvk.cluster.keys import RUN_ID
 from clinvk.cluster.log import scripts
 from clinvk.cluster.log.lease import LEASE
 from clinvk.cluster.log.run import RedisRun, about_data, plan_data
@@ -71,7 +72,7 @@ class RedisRuns(Closing, Runs):
             found = cast(
                 "list[bytes]", self.server.client.zrevrange(self.server.keys.runs(), 0, -1)
             )
-        return [i.decode("utf-8", "replace") for i in found]
+        return valid_ids(found)
 
     def find(self, text: str) -> RedisRun:
         ids = self.ids()
@@ -106,8 +107,16 @@ class RedisRuns(Closing, Runs):
         return [i.decode() for i in found]
 
     def at(self, run_id: str) -> RedisRun:
-        """The run with this id, whether it exists or not."""
+        """The run with this id, whether it exists or not. Raises `RunNotFound` for one that no run can
+        have."""
+        if not RUN_ID.fullmatch(run_id):
+            raise RunNotFound(f"invalid id of a run: {run_id[:100]!r}", "see clinvk runs list")
         return RedisRun(self.server, run_id, self.home, seconds=self.seconds)
+
+
+def valid_ids(found: Iterable[bytes]) -> list[str]:
+    texts = (i.decode("utf-8", "replace") for i in found)
+    return [text for text in texts if RUN_ID.fullmatch(text)]
 
 
 def open_runs(
