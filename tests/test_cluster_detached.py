@@ -4,14 +4,15 @@ import json
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 
 import clinvk
-from clinvk.cluster.log.quick import ids_within
 from clinvk.cluster.log.runs import RedisRuns, open_runs
+from clinvk.cmd.runs import common
 from tests.clusters import SECONDS, Cluster, cluster
 from tests.conftest import wait_for
 from tests.stores import keep
@@ -235,19 +236,26 @@ def test_a_cluster_in_the_configuration_adds_its_runs_to_those_of_this_machine(c
     assert cluster.clinvk("runs", "list", "--cluster", cluster.url).returncode == 4
 
 
-def test_a_shell_completes_the_ids_of_detached_runs(cluster: Cluster):
+def test_a_shell_completes_the_ids_of_detached_runs(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+):
     run = detach(cluster, "a")
+    monkeypatch.setenv("CLINVK_HOME", str(cluster.home.path))
+    monkeypatch.setattr(common, "COMPLETION_TIMEOUT", float(SECONDS))
 
-    def offered(line: str, **env: str) -> list[str]:
-        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
-        done = cluster.clinvk(env={**words, **env, "_CLINVK_COMPLETE": "complete_bash"})
-        return done.stdout.split()
+    def offered(beginning: str, url: str | None) -> list[str]:
+        context: Any = SimpleNamespace(params={"cluster": url})
+        return common.complete_runs(context, beginning)
 
-    assert wait_for(lambda: offered("clinvk runs show r", CLINVK_CLUSTER_URL=cluster.url), "it") == [run]  # fmt: skip
-    assert offered("clinvk runs show ") == ["last"]
-    assert ids_within(cluster.url, SECONDS) == [run]
+    assert offered("r", cluster.url) == [run]
+    assert offered("", None) == ["last"]
+    monkeypatch.setenv("CLINVK_CLUSTER_URL", cluster.url)
+    assert offered("", None) == ["last", run]
+    assert offered("", "none") == ["last"]
+    assert offered("", "nonsense") == ["last"]
+    monkeypatch.setattr(common, "COMPLETION_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and says nothing
-        assert ids_within(f"redis://127.0.0.1:{silent.getsockname()[1]}", 0.1) == []
+        assert offered("", f"redis://127.0.0.1:{silent.getsockname()[1]}") == ["last"]
 
 
 def test_last_is_never_a_run_of_somebody_else(cluster: Cluster, tmp_path: Path):

@@ -13,7 +13,7 @@ import pytest
 import clinvk
 from clinvk.cluster.log.runs import open_runs
 from tests.clusters import SECONDS, Worker
-from tests.conftest import CommandLine, Home, wait_for
+from tests.conftest import CommandLine, Home, say, wait_for
 from tests.needs import need
 from tests.stores import RedisServer, keep
 from tests.test_cluster_git import GitCluster
@@ -288,3 +288,17 @@ def test_results_in_a_shared_repository_are_applied_on_any_machine_that_has_it(
     applied = desks.runs(repo, "apply", "last", **desks.elsewhere("third"))
     assert applied.returncode == 0, applied
     assert (repo / "a").read_text() == "mine\n"
+
+
+def test_the_best_of_a_detached_comparison_is_applied(desks: Desks, repo: Path):
+    for name, lines in (("large", "1 2 3"), ("small", "1")):
+        end = say(type="end", text="done")
+        desks.home.backend(name, f"cat >/dev/null\nfor i in {lines}; do echo $i >> a; done\n{end}")
+    desks.node_for("north", "small=1,large=1", drive=2)
+    words = ["compare", "x", "-b", "large,small", "--worktree", "--detach", "--cluster", desks.url]
+    made = desks.clinvk(*words, cwd=repo, timeout=SECONDS)
+    run = made.stdout.strip()
+    assert desks.ended(run, repo)["ranking"]["best"] == "small", made
+    applied = desks.runs(repo, "apply", run)
+    assert "small is best" in applied.stderr, applied
+    assert (repo / "a").read_text() == "one\n1\n"

@@ -12,6 +12,7 @@ from typing import Any
 
 from clinvk.backend.manifest import Manifest
 from clinvk.backend.permissions import elevated
+from clinvk.cluster.keys import RUN_ID
 from clinvk.cluster.shared import SharedDirectories
 from clinvk.config.schema import WorkerAllow
 from clinvk.errors import ClinvkError
@@ -30,7 +31,6 @@ RESERVED = re.compile(
     re.IGNORECASE,
 )
 DIRECTORIES = [option.name for option in OPTIONS if option.path == "directory"]
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_ID = 300  # characters of the id of a session
 VARIABLE_IN_PATH = re.compile(r"\$(\w+)/")
 
