@@ -54,6 +54,11 @@ class RedisServer:
              "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", "", *self.args],
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
+        self.wait()
+
+    def wait(self) -> None:
+        """Until it answers."""
+        assert self.process is not None
         deadline = time.monotonic() + 60
         while not self.answers():
             assert time.monotonic() < deadline, "redis-server does not start"

@@ -463,6 +463,17 @@ def test_a_forged_task_does_no_harm(cluster: Cluster):
     app.close()
 
 
+def test_what_the_server_may_lose_is_said_once_to_those_who_submit(cluster: Cluster):
+    cluster.ledger().client.config_set("appendonly", "no")
+    worker = cluster.worker("w1")
+    path = cluster.file({"tasks": ["a", "b"]})
+    for more in (["-q"], ["--json"], ["--detach"]):
+        done = cluster.go("parallel", path, *more)
+        assert done.returncode == 0
+        assert done.stderr.count("has no append-only file") == 1, done
+    assert worker.said.count("has no append-only file") == 1
+
+
 def test_a_worker_refuses_a_server_that_would_delete_tasks(cluster: Cluster):
     client = cluster.ledger().client
     client.config_set("maxmemory", "100mb")

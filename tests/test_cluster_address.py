@@ -135,6 +135,23 @@ def test_the_address_without_its_password_names_the_same_server():
     assert found.without_password.url == "redis://[::1]:7000/3?socket_timeout=2"
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("redis://:pw@h:1/0?name=x", "redis://h:1/0?password=pw&name=x"),
+        ("redis://me:pw@h:1/0", "redis://h:1/0?password=pw&username=me"),
+        ("redis://a%40b:pw@h/0", "redis://h/0?username=a%40b&password=pw"),
+        ("redis://:pw@h/0?socket_timeout=2", "redis://h/0?password=pw&socket_timeout=2"),
+    ],
+)
+def test_an_address_is_shown_the_same_wherever_its_password_is(first: str, second: str):
+    shown = address.parse(first, insecure=True).shown
+    assert shown == address.parse(second, insecure=True).shown
+    assert "pw" not in shown
+    other = address.parse(f"{first}{'&' if '?' in first else '?'}name=other", insecure=True)
+    assert other.shown != shown, "two clusters do not look alike"
+
+
 def test_a_user_with_few_rights_is_told_what_was_not_checked(start: Start):
     running = start("--user", *["clinvk", "on", ">pw", "~clinvk:*", "-@all", "+ping", "+client"])
     url = f"redis://clinvk:pw@127.0.0.1:{running.port}/0"

@@ -7,7 +7,7 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,9 +50,19 @@ class Address(Struct, frozen=True):
     @property
     def shown(self) -> str:
         """The address without its password, which says the same however it was written."""
-        mark = "&" if "?" in self.url else "?"
-        name = "" if self.name == DEFAULT_NAME else f"{mark}name={self.name}"
-        return addresses.mask_password(f"{self.url}{name}")
+        parts = urlsplit(self.url)
+        query = parse_qsl(parts.query, keep_blank_values=True)
+        given = dict(query)
+        place = parts.netloc.rpartition("@")[2]
+        user = parts.username or quote(given.get("username", ""), safe="")
+        if parts.password or given.get("password"):
+            user += f":{addresses.HIDDEN}"
+        rest = [(k, v) for k, v in query if k not in ("username", "password")]
+        name = [] if self.name == DEFAULT_NAME else [("name", self.name)]
+        kept = parts._replace(
+            netloc=f"{user}@{place}" if user else place, query=urlencode([*rest, *name], safe="/:")
+        )
+        return addresses.mask_password(urlunsplit(kept))
 
     @property
     def is_local(self) -> bool:

@@ -72,10 +72,9 @@ class Cluster(Closing):
         if self._app is not None:
             self._app.close()
 
-    def check(self, *, insecure: bool = False) -> None:
-        """Raise `ClinvkError` if the server is not fit for prompts. What it only warns of, its workers
-        have said."""
-        check_server(self._client, self._target, insecure=insecure)
+    def check(self, *, insecure: bool = False) -> list[str]:
+        """Warnings about the server. Raises `ClinvkError` if it is not fit for prompts."""
+        return check_server(self._client, self._target, insecure=insecure)
 
     def place(self, plan: Plan, notify: Callable[[str], None]) -> Plan:
         # Git, which a run without files does not need.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -216,5 +217,6 @@ def _on_cluster(
 
     dispatcher = until_end(with_cluster_store(Dispatcher(loaded), address))
     cluster = until_end(Cluster(dispatcher, address))
-    cluster.check(insecure=insecure)
+    for warning in cluster.check(insecure=insecure):
+        print(f"clinvk: {warning}", file=sys.stderr)
     return dispatcher, cluster_context(dispatcher, cluster)
