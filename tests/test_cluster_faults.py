@@ -2,6 +2,7 @@
 left running."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from clinvk.cluster.keys import AttemptId
 from clinvk.runs.folder import RunStore
@@ -182,6 +184,30 @@ def test_a_worker_whose_disk_is_full_passes_on_what_it_cannot_start(cluster: Clu
     done = cluster.go("runs", "resume", "--json")
     assert states(done.stdout) == ["done", "done"], done
     assert cluster.starts() == ["a", "b"]
+
+
+def test_a_worker_without_the_program_passes_its_tasks_on(cluster: Cluster):
+    """It does not start without it, but a program may be removed, or be updating itself."""
+    own = cluster.folder / "own"
+    cluster.configure("", own)
+    manifest = own / "backends" / "fake.yaml"
+    facts = yaml.safe_load(manifest.read_text())
+    program = Path(shutil.copy(facts["command"], cluster.folder / "program"))
+    manifest.write_text(yaml.safe_dump({**facts, "command": str(program)}))
+    worker = cluster.worker("poor", env={"CLINVK_HOME": str(own)})
+    kept = program.rename(cluster.folder / "kept")
+    path = cluster.file({"tasks": ["a"]})
+    done = cluster.go("parallel", path, "--json")
+    assert states(done.stdout) == ["failed"]
+    assert f"poor: fake: the program '{program}' is not installed" in done.stdout
+    late = cluster.start_worker("late", env={"CLINVK_HOME": str(own)})
+    assert late.ends() == 2
+    assert "is not installed" in late.said
+    kept.rename(program)
+    done = cluster.go("runs", "resume", "--json")
+    assert states(done.stdout) == ["done"], done
+    assert cluster.starts() == ["a"]
+    assert worker.process.poll() is None
 
 
 FULL = "its memory is full, and it accepts no writes"
