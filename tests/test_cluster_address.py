@@ -3,12 +3,17 @@
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.exceptions import OutOfMemoryError
 
+import clinvk
 from clinvk.cluster import address, server
+from clinvk.config import loading
+from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.errors import ClinvkError, ConfigError, SessionError
+from tests.conftest import Home
 from tests.needs import need
 from tests.stores import RedisServer, free_port, keep
 
@@ -128,6 +133,46 @@ def test_a_server_that_accepts_everyone_is_noticed_though_the_address_has_a_pass
     assert checked(url) == []  # since it is on this machine
     closed = start("--requirepass", SECRET)
     assert not server.accepts_everyone(address.parse(closed.url.replace("//", f"//:{SECRET}@")))
+
+
+async def test_python_needs_a_password_or_insecure_wherever_a_cluster_is_named(
+    redis_url: str, home: Home, anyio_backend: str
+):
+    """0.0.0.0 is no address of this machine as far as is known, and reaches it all the same."""
+    url = redis_url.replace("127.0.0.1", "0.0.0.0")
+    calls: list[Any] = [
+        (clinvk.aparallel, [[]]), (clinvk.achain, [[]]), (clinvk.acompare, ["x", []]),
+        (clinvk.aresume, ["r0"]), (clinvk.aretry_run, ["r0"]), (clinvk.asubmit_run, [[]]),
+        (clinvk.asubmit_chain, [[]]), (clinvk.asubmit_compare, ["x", []]), (clinvk.acancel_run, ["r0"]),
+        (clinvk.aapply_run, ["r0"]), (clinvk.arun_diff, ["r0"]), (clinvk.adrop_run, ["r0"]),
+    ]  # fmt: skip
+    for call, args in calls:
+        given: Any = {"cluster": url, "dispatcher": keep(_dispatcher(home))}
+        with pytest.raises(ConfigError, match="has no password"):
+            await call(*args, **given)
+        with pytest.raises(ClinvkError, match=r"there are no|at least two backends|no run 'r0'"):
+            await call(*args, insecure=True, **given)
+    assert await clinvk.alist_workers(url, insecure=True) == []
+
+
+def test_python_needs_them_without_an_event_loop_too(redis_url: str, home: Home):
+    url = redis_url.replace("127.0.0.1", "0.0.0.0")
+    given: Any = {"cluster": url, "dispatcher": keep(_dispatcher(home))}
+    with pytest.raises(ConfigError, match="has no password"):
+        clinvk.clean_runs(**given)
+    assert clinvk.clean_runs(insecure=True, **given) == []
+    with pytest.raises(ConfigError, match="has no password"):
+        clinvk.delete_run("r0", **given)
+    with pytest.raises(SessionError, match="no run 'r0'"):
+        clinvk.delete_run("r0", insecure=True, **given)
+    with pytest.raises(ConfigError, match="has no password"):
+        next(iter(clinvk.follow_run("r0", **given)))
+    with pytest.raises(SessionError, match="no run 'r0'"):
+        next(iter(clinvk.follow_run("r0", insecure=True, **given)))
+
+
+def _dispatcher(home: Home) -> Dispatcher:
+    return Dispatcher(loading.load(home.env), env=home.env)
 
 
 def test_the_address_without_its_password_names_the_same_server():

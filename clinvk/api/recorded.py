@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from clinvk.worktrees.results.target import Target
 
 
-def open_runs(home: Path, cluster: str | None) -> tuple[Runs, Callable[[], None]]:
+def open_runs(
+    home: Path, cluster: str | None, *, insecure: bool = False
+) -> tuple[Runs, Callable[[], None]]:
     """The runs of this machine, or of the cluster at this address; and what closes them. Raises
     `ClinvkError`."""
     if cluster is None:
@@ -29,12 +31,12 @@ def open_runs(home: Path, cluster: str | None) -> tuple[Runs, Callable[[], None]
     # Only with a cluster.
     from clinvk.cluster.log import runs
 
-    found = runs.open_runs(cluster, home)
+    found = runs.open_runs(cluster, home, insecure=insecure)
     return found, found.close
 
 
 @contextmanager
-def all_recorded(home: Path, cluster: str | None) -> Iterator[Runs]:
+def all_recorded(home: Path, cluster: str | None, *, insecure: bool = False) -> Iterator[Runs]:
     """The runs to be resumed: those of this machine, and before them those of the cluster at this
     address. Blocks, with a cluster."""
     here = RunStore(home)
@@ -44,7 +46,7 @@ def all_recorded(home: Path, cluster: str | None) -> Iterator[Runs]:
     # Only with a cluster.
     from clinvk.cluster.log.joined import JoinedRuns
 
-    there, close = open_runs(home, cluster)
+    there, close = open_runs(home, cluster, insecure=insecure)
     try:
         yield JoinedRuns([there], [here])
     finally:
@@ -80,11 +82,11 @@ def _is_of(run: RunLog, plan: Plan, near: Target) -> bool:
 
 @contextmanager
 def recorded(
-    dispatcher: Dispatcher | None, cluster: str | None
+    dispatcher: Dispatcher | None, cluster: str | None, *, insecure: bool = False
 ) -> Iterator[tuple[Dispatcher, Runs]]:
     """A dispatcher, the given one if there is one, and the runs. Blocks, with a cluster."""
     with own_unless(dispatcher) as where:
-        runs, close = open_runs(where.config.home, cluster)
+        runs, close = open_runs(where.config.home, cluster, insecure=insecure)
         try:
             yield where, runs
         finally:
@@ -93,7 +95,7 @@ def recorded(
 
 @asynccontextmanager
 async def placed(
-    dispatcher: Dispatcher | None, cluster: str | None
+    dispatcher: Dispatcher | None, cluster: str | None, *, insecure: bool = False
 ) -> AsyncIterator[tuple[Dispatcher, RunContext]]:
     """A dispatcher, the given one if the tasks run here, and what their run needs. `cluster` is the
     address of the cluster whose workers run them. Raises `ClinvkError`."""
@@ -110,9 +112,9 @@ async def placed(
         from clinvk.cluster.address import parse
         from clinvk.cluster.context import Cluster, cluster_context, with_cluster_store
 
-        address = parse(cluster)
+        address = parse(cluster, insecure=insecure)
         with with_cluster_store(where, address) as there:
             opened = await in_thread(lambda: Cluster(there, address))
             with opened:
-                await in_thread(opened.check)
+                await in_thread(lambda: opened.check(insecure=insecure))
                 yield there, cluster_context(there, opened)

@@ -52,6 +52,7 @@ def run_diff(
     patch: bool = True,
     directory: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[TaskDiff, ...]:
     """What tasks changed in their worktrees; all tasks with a result if none are named. Without
@@ -59,7 +60,7 @@ def run_diff(
     `SessionError` if there is no such run, "last" among them in a repository without one, or if the
     repository or a commit is gone."""
     here = _directory(directory)
-    with _found(run, here, cluster, dispatcher) as (where, folder):
+    with _found(run, here, cluster, dispatcher, insecure=insecure) as (where, folder):
         diffs = read_diffs(folder, tasks, os.environ, here=here, home=where.config.home)
         return tuple(diffs.task(result, patch=patch) for result in diffs.results)
 
@@ -70,13 +71,20 @@ async def arun_diff(
     patch: bool = True,
     directory: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[TaskDiff, ...]:
     """`run_diff` for code with an event loop."""
     here = _directory(directory)
     return await stopping_git(
         lambda: run_diff(
-            run, *tasks, patch=patch, directory=here, cluster=cluster, dispatcher=dispatcher
+            run,
+            *tasks,
+            patch=patch,
+            directory=here,
+            cluster=cluster,
+            insecure=insecure,
+            dispatcher=dispatcher,
         )
     )
 
@@ -94,6 +102,7 @@ def apply_run(
     check_timeout: float = DEFAULT_TIMEOUT,
     directory: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
+    insecure: bool = False,
     notify: Tell = lambda _: None,
     dispatcher: Dispatcher | None = None,
 ) -> Applied:
@@ -120,7 +129,7 @@ def apply_run(
             )
         how = "branch"
     ask = Ask(tasks, how, branch, again, _directory(directory), keep=keep)
-    with _found(run, ask.here, cluster, dispatcher) as (where, folder):
+    with _found(run, ask.here, cluster, dispatcher, insecure=insecure) as (where, folder):
         return apply_as_asked(
             where, folder, ask, dry_run=dry_run, resolve=resolve, commands=commands_of(check),
             timeout=check_timeout, notify=notify,
@@ -183,6 +192,7 @@ async def aapply_run(
     check_timeout: float = DEFAULT_TIMEOUT,
     directory: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
+    insecure: bool = False,
     notify: Tell = lambda _: None,
     dispatcher: Dispatcher | None = None,
 ) -> Applied:
@@ -193,7 +203,7 @@ async def aapply_run(
     return await stopping_git(
         lambda: apply_run(
             run, *tasks, how=how, branch=branch, dry_run=dry_run, again=again, keep=keep,
-            resolve=resolve, check=check, check_timeout=check_timeout, directory=here, cluster=cluster, notify=notify, dispatcher=dispatcher,
+            resolve=resolve, check=check, check_timeout=check_timeout, directory=here, cluster=cluster, insecure=insecure, notify=notify, dispatcher=dispatcher,
         )
     )  # fmt: skip
 
@@ -204,6 +214,7 @@ def drop_run(
     notify: Tell = lambda _: None,
     directory: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[Dropped, ...]:
     """Drop the results of tasks, without a question: their worktrees and refs are removed. Git keeps
@@ -211,7 +222,7 @@ def drop_run(
     sentence if they stay in the git remote of a cluster, since that cannot be reached. Raises
     `SessionError` if the run is in progress, and the errors of `run_diff`."""
     here = _directory(directory)
-    with _found(run, here, cluster, dispatcher) as (where, folder):
+    with _found(run, here, cluster, dispatcher, insecure=insecure) as (where, folder):
         home = where.config.home
         doomed = Drop(folder, tasks, os.environ, here=here, home=home)
         dropped = tuple(doomed.run())
@@ -226,13 +237,20 @@ async def adrop_run(
     notify: Tell = lambda _: None,
     directory: str | os.PathLike[str] | None = None,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> tuple[Dropped, ...]:
     """`drop_run` for code with an event loop. It is not cancelled half way."""
     here = _directory(directory)
     return await in_thread(
         lambda: drop_run(
-            run, *tasks, notify=notify, directory=here, cluster=cluster, dispatcher=dispatcher
+            run,
+            *tasks,
+            notify=notify,
+            directory=here,
+            cluster=cluster,
+            insecure=insecure,
+            dispatcher=dispatcher,
         )
     )
 
@@ -266,11 +284,11 @@ class Checks:
 
 @contextmanager
 def _found(
-    run: str, here: Path, cluster: str | None, dispatcher: Dispatcher | None
+    run: str, here: Path, cluster: str | None, dispatcher: Dispatcher | None, *, insecure: bool
 ) -> Iterator[tuple[Dispatcher, RunFolder]]:
     with (
         own_unless(dispatcher) as where,
-        all_recorded(where.config.home, cluster) as runs,
+        all_recorded(where.config.home, cluster, insecure=insecure) as runs,
         with_results(runs, run, here, where.env) as folder,
     ):
         yield where, folder

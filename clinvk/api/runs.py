@@ -6,7 +6,8 @@
     print(result.state, result.counts)
 
 `run` is the id of a run, a unique prefix of one, or "last" for the newest. `cluster` is the address of
-the cluster that has the run, if it is a detached one.
+the cluster that has the run, if it is a detached one; `insecure` allows one on another machine without
+a password.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ async def acancel_run(
     now: bool = False,
     notify: Callable[[str], None] = lambda _: None,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> RunResult:
     """Cancel a run that another process drives, or that was interrupted and left something running;
@@ -56,10 +58,12 @@ async def acancel_run(
     this process drives it, if it cannot be stopped from here, or does not stop within 15
     seconds."""
     if cluster is not None:
-        return await in_thread(lambda: _cancel_detached(run, cluster, notify, dispatcher, now=now))
+        return await in_thread(
+            lambda: _cancel_detached(run, cluster, notify, dispatcher, now=now, insecure=insecure)
+        )
     with own_unless(dispatcher) as where:
         folder = RunStore(where.config.home).find(run)
-        stop = _stopper(where, folder.id, None, now=now)
+        stop = _stopper(where, folder.id, None, now=now, insecure=insecure)
         await control.cancel(folder, now=now, notify=notify, stop_elsewhere=stop)
         return folder.with_outputs(folder.result())
 
@@ -71,22 +75,26 @@ def _cancel_detached(
     dispatcher: Dispatcher | None,
     *,
     now: bool,
+    insecure: bool,
 ) -> RunResult:
     """In a thread, since all calls of a server block."""
     # 45 ms, and needed only to cancel.
     import anyio
 
-    with own_unless(dispatcher) as where, all_recorded(where.config.home, cluster) as runs:
+    with (
+        own_unless(dispatcher) as where,
+        all_recorded(where.config.home, cluster, insecure=insecure) as runs,
+    ):
         found = runs.find(run)
         stop = None
         if isinstance(found, RunFolder):  # a detached one knows how
-            stop = _stopper(where, found.id, cluster, now=now)
+            stop = _stopper(where, found.id, cluster, now=now, insecure=insecure)
         anyio.run(partial(control.cancel, found, now=now, notify=notify, stop_elsewhere=stop))
         return found.with_outputs(found.result())
 
 
 def _stopper(
-    dispatcher: Dispatcher, run: str, cluster: str | None, *, now: bool
+    dispatcher: Dispatcher, run: str, cluster: str | None, *, now: bool, insecure: bool
 ) -> control.StopElsewhere:
     """Stops what a run of this machine has left running on the workers of a cluster."""
 
@@ -97,7 +105,9 @@ def _stopper(
         from clinvk.cluster.left import find_address, stop_left
 
         known = dispatcher.config.config.cluster.url or None
-        return stop_left(find_address(plan.cluster, cluster, known), run, outcomes, now=now)
+        return stop_left(
+            find_address(plan.cluster, cluster, known, insecure=insecure), run, outcomes, now=now
+        )
 
     return stop
 
@@ -107,6 +117,7 @@ def follow_run(
     *,
     after: str = "",
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> Iterator[Change]:
     """Each `Change` of a run that another process drives, or that has ended, from its start to its
@@ -116,7 +127,7 @@ def follow_run(
     new ones. Raises `UsageError` for an invalid position, `SessionError` if
     there is no such run, or if it is damaged."""
     refuse_event_loop("clinvk.afollow_run(...)", "async for change in")
-    with recorded(dispatcher, cluster) as (_, runs):
+    with recorded(dispatcher, cluster, insecure=insecure) as (_, runs):
         yield from RunFollower(runs.find(run), after).changes()
 
 
@@ -125,6 +136,7 @@ def afollow_run(
     *,
     after: str = "",
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> RunChanges:
     """The same for an event loop, asyncio or trio: `async for change in clinvk.afollow_run(run)`.
@@ -135,7 +147,7 @@ def afollow_run(
     def follow() -> RunFollower:
         with own_unless(dispatcher) as where:
             home = where.config.home
-        runs, close = open_runs(home, cluster)
+        runs, close = open_runs(home, cluster, insecure=insecure)
         opened.callback(close)
         return RunFollower(runs.find(run), after)
 
@@ -148,6 +160,7 @@ def clean_runs(
     dry_run: bool = False,
     notify: Callable[[str], None] = lambda _: None,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> list[str]:
     """Delete runs not written to for that long (a `timedelta`, days, or a text such as "12h" and
@@ -166,7 +179,7 @@ def clean_runs(
             f"{problem.message}; runs of chains are kept, since the checkpoint may name one of them"
         )
 
-    with recorded(dispatcher, cluster) as (where, runs):
+    with recorded(dispatcher, cluster, insecure=insecure) as (where, runs):
         loaded = where.config
         before = moment_of(older_than, loaded.config.session.retention_days)
         checkpoints = Checkpoints(loaded.home)
@@ -180,7 +193,7 @@ def clean_runs(
             runs, checkpoints, before, dry_run=dry_run, on_problem=tell, release=release
         )
         if cluster is not None:
-            forget_unrecorded(forgetter, cluster, runs, insecure=True, dry_run=dry_run)
+            forget_unrecorded(forgetter, cluster, runs, insecure=insecure, dry_run=dry_run)
         return gone
 
 
@@ -189,6 +202,7 @@ def delete_run(
     *,
     notify: Callable[[str], None] = lambda _: None,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
 ) -> str:
     """Delete a run, also a damaged one; returns its id. The sessions of its tasks are kept. `notify` gets a
@@ -196,7 +210,7 @@ def delete_run(
     `SessionError` if there is no such run, if a checkpoint names it, if it is running, if it was
     interrupted and may have left something running (cancel it first), or if a result of it was
     neither applied nor dropped."""
-    with recorded(dispatcher, cluster) as (where, runs):
+    with recorded(dispatcher, cluster, insecure=insecure) as (where, runs):
         folder, checkpoints = runs.find(run), Checkpoints(where.config.home)
         forgetter = Forgetter(where.config.home, where.env, notify)
         retention.delete(folder, checkpoints, forgetter.release)
@@ -207,6 +221,7 @@ async def asubmit_run(
     tasks: Tasks,
     *,
     cluster: str,
+    insecure: bool = False,
     notify: Callable[[str], None] = lambda _: None,
     dispatcher: Dispatcher | None = None,
     **rules: Any,
@@ -214,23 +229,28 @@ async def asubmit_run(
     """Have a worker of the cluster at this address drive a run of these tasks; returns its id as soon
     as it is recorded there. `tasks` and `rules` are as in `aparallel`; `notify` gets each notice. Raises
     `ClinvkError`."""
-    async with placed(dispatcher, cluster) as (where, context):
+    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
         plan = plan_of(tasks, "parallel", where, rules)
-        return await in_thread(lambda: _submit(context, plan, cluster, where, notify))
+        return await in_thread(
+            lambda: _submit(context, plan, cluster, where, notify, insecure=insecure)
+        )
 
 
 async def asubmit_chain(
     steps: Tasks,
     *,
     cluster: str,
+    insecure: bool = False,
     notify: Callable[[str], None] = lambda _: None,
     dispatcher: Dispatcher | None = None,
     **rules: Any,
 ) -> str:
     """The same for a chain: `steps` and `rules` are as in `achain`."""
-    async with placed(dispatcher, cluster) as (where, context):
+    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
         plan = plan_of(steps, "chain", where, rules)
-        return await in_thread(lambda: _submit(context, plan, cluster, where, notify))
+        return await in_thread(
+            lambda: _submit(context, plan, cluster, where, notify, insecure=insecure)
+        )
 
 
 async def asubmit_compare(
@@ -238,6 +258,7 @@ async def asubmit_compare(
     backends: Sequence[str],
     *,
     cluster: str,
+    insecure: bool = False,
     notify: Callable[[str], None] = lambda _: None,
     dispatcher: Dispatcher | None = None,
     **about: Any,
@@ -251,9 +272,11 @@ async def asubmit_compare(
         )
     options = {k: v for k, v in about.items() if k not in OF_COMPARISON}
     given = {k: v for k, v in about.items() if k in OF_COMPARISON}
-    async with placed(dispatcher, cluster) as (where, context):
+    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
         plan = plan_of_comparison(prompt, backends, where, options=options, **given)
-        return await in_thread(lambda: _submit(context, plan, cluster, where, notify))
+        return await in_thread(
+            lambda: _submit(context, plan, cluster, where, notify, insecure=insecure)
+        )
 
 
 def _submit(
@@ -262,6 +285,8 @@ def _submit(
     cluster: str,
     dispatcher: Dispatcher,
     notify: Callable[[str], None],
+    *,
+    insecure: bool,
 ) -> str:
     # Only with a cluster.
     from clinvk.cluster.address import parse
@@ -269,7 +294,7 @@ def _submit(
     from clinvk.cluster.drive import submit
     from clinvk.cluster.log.runs import open_runs_at
 
-    address = parse(cluster)
+    address = parse(cluster, insecure=insecure)
     with open_runs_at(address, dispatcher.config.home, detached=True) as runs:
         run = submit(context, plan, runs, notify=notify)
     with create_app(address) as made:

@@ -54,6 +54,7 @@ async def aparallel(
     tasks: Tasks,
     *,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -66,8 +67,9 @@ async def aparallel(
     `retries=2`, `on_limit="wait"`, `fallback=["codex"]`, `budget={"tokens": 100_000}`,
     `ephemeral=True`, `defaults={…}` …); keys of a task (`backend="claude"`, `timeout=60`) apply to all tasks. `observe` is called
     with each `Change`. `executor` runs the tasks in place of this machine: see `clinvk.testing`;
-    with `cluster`, the workers of the cluster at that address do. Raises `ClinvkError`."""
-    async with placed(dispatcher, cluster) as (where, context):
+    with `cluster`, the workers of the cluster at that address do, which needs a password unless it is on
+    this machine or `insecure`. Raises `ClinvkError`."""
+    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
         return await _run_plan(context, plan_of(tasks, "parallel", where, rules), observe, executor)
 
 
@@ -75,6 +77,7 @@ async def achain(
     steps: Tasks,
     *,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -85,7 +88,7 @@ async def achain(
     `stop_on_failure`, `pass_working_dir`, `pass_session`, and
     `repeat={"steps": [...], "until": ..., "max": 3}`, which runs steps again until a check passes or
     an expression over their structured answers holds."""
-    async with placed(dispatcher, cluster) as (where, context):
+    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
         return await _run_plan(context, plan_of(steps, "chain", where, rules), observe, executor)
 
 
@@ -126,6 +129,7 @@ async def acompare(
     lowest: bool = False,
     apply: bool = False,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -141,7 +145,7 @@ async def acompare(
     check_score(score)
     if (score is not None or apply) and not worktree:
         raise UsageError("score and apply are about results in worktrees", "pass worktree=True")
-    async with placed(dispatcher, cluster) as (where, context):
+    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
         plan = plan_of_comparison(
             prompt, backends, where, judge=judge, cwd=cwd, timeout=timeout, tags=tags, labels=labels,
             sequential=sequential, worktree=worktree, options=options, retries=retries,
@@ -175,6 +179,7 @@ async def aresume(
     rerun_indeterminate: bool = False,
     retry_failed: bool = False,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -184,8 +189,8 @@ async def aresume(
     select = partial(
         select_to_resume, rerun_indeterminate=rerun_indeterminate, retry_failed=retry_failed
     )
-    async with placed(dispatcher, cluster) as (where, context):
-        with all_recorded(where.config.home, cluster) as runs:
+    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
+        with all_recorded(where.config.home, cluster, insecure=insecure) as runs:
             folder = runs.find(run)
             resumed = ResumedRun(context, folder, select, observe=observe, executor=executor)
             return resumed.with_outputs(await resumed.run())
@@ -197,6 +202,7 @@ async def aretry_run(
     *,
     failed: bool = False,
     cluster: str | None = None,
+    insecure: bool = False,
     dispatcher: Dispatcher | None = None,
     executor: Executor | None = None,
     observe: Observe = lambda _: None,
@@ -206,8 +212,8 @@ async def aretry_run(
     task is named by its name, its key or its number. Raises `UsageError` for an unknown task,
     `SessionError` if there is no such run, or if it is running."""
     select = partial(select_to_retry, names=tasks, failed=failed)
-    async with placed(dispatcher, cluster) as (where, context):
-        with all_recorded(where.config.home, cluster) as runs:
+    async with placed(dispatcher, cluster, insecure=insecure) as (where, context):
+        with all_recorded(where.config.home, cluster, insecure=insecure) as runs:
             folder = runs.find(run)
             retried = ResumedRun(context, folder, select, observe=observe, executor=executor)
             return retried.with_outputs(await retried.run())
