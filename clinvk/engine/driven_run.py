@@ -280,7 +280,7 @@ class DrivenRun:
         known: dict[Any, LimitError | None] = {}
         for outcome in self.outcomes:
             ask, task = self.preflights.tasks[outcome.index], self.plan.tasks[outcome.index]
-            if outcome.state != "queued" or task.dry_run:
+            if outcome.state != "queued" or task.dry_run or ask.backend == preflight.NO_BACKEND:
                 continue
             names = (ask.backend, *(limits.to if limits.action == "switch" else ()))
             for name in names:
