@@ -184,6 +184,9 @@ def test_a_killed_submitter_is_resumed_and_nothing_runs_twice(cluster: Cluster):
         assert task["output"] in ("<a>", "<hold b>", "<hold c>", "<d>")
         kinds = [line["type"] for line in cluster.at(id_).events(task["index"])]
         assert kinds == ["started", "tool", "result"], "each event is there once"
+    ledger = cluster.ledger()
+    assert ledger.client.xlen(ledger.keys.news(id_)) == 0, "all of it is recorded here"
+    assert [ledger.result(AttemptId(id_, task, 1)) for task in range(4)] == [None] * 4
 
 
 @pytest.mark.parametrize("how", ["cli", "python", "none"])

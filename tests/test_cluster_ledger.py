@@ -12,6 +12,7 @@ from clinvk.cluster.address import connect_to, parse
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Ledger, Owner
 from clinvk.cluster.payload import PROTOCOL
+from clinvk.cluster.recorded import RecordedTasks
 
 ATTEMPT = AttemptId("r1", 0, 1)
 SECOND = AttemptId("r1", 0, 2)
@@ -304,3 +305,31 @@ def test_no_order_of_calls_starts_an_attempt_twice(ledger: Ledger):
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip
+
+
+def test_news_about_tasks_that_are_recorded_are_deleted_and_no_others(ledger: Ledger):
+    recorded, attempts = RecordedTasks(ledger, "r1"), [AttemptId("r1", i, 1) for i in range(3)]
+    owners = [owner(attempt, f"t{attempt.task}") for attempt in attempts]
+    for each in owners:
+        submit(ledger, each.attempt)
+        ledger.claim(each, PROTOCOL)
+        ledger.beat(each, 0, [("event", b"1"), ("event", b"2")])
+    ledger.finish(owners[0], b"done", None)
+    ledger.finish(owners[1], b"done", None)
+    last = "0"
+    for one in ledger.read_news("r1", last, wait=0.001):
+        recorded.see(one)
+        last = one.id
+    recorded.record(0)
+    recorded.record(2)  # its news so far, and all that follow
+    recorded.delete()
+    assert [member for member, _, _ in news(ledger)] == ["1.1"] * 4
+    assert ledger.result(attempts[0]) is None
+    assert ledger.result(attempts[1]) == b"done", "nobody has recorded it"
+    assert ledger.state(attempts[0]) == "ended"
+    assert submit(ledger, attempts[0]) == "ended", "it is not started again"
+    ledger.finish(owners[2], b"done", None)
+    for one in ledger.read_news("r1", last, wait=0.001):
+        recorded.see(one)
+    recorded.delete()
+    assert [member for member, _, _ in news(ledger)] == ["1.1"] * 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,15 @@ class ClusterExecutor:
             self._waiting.pop(attempt.member, None)
             self._reporters.pop(attempt.member, None)
             self.feed.leave(listener)
+
+    def forget(self, task: int) -> None:
+        """The task is recorded, with all attempts at it, so nobody needs the news about them."""
+        self.feed.recorded.record(task)
+
+    async def close(self) -> None:
+        """The run has ended. What cannot be deleted now is deleted by the server, in a week."""
+        with suppress(Exception):  # whatever it is, the run is complete
+            await in_thread(self.feed.recorded.delete)
 
     async def _publish(self, request: Request) -> Request:
         """The request, whose files are in the remote if they come by git. Raises `ClinvkError`."""

@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from clinvk.cluster.ledger.ledger import News
+from clinvk.cluster.recorded import RecordedTasks
 from clinvk.process.threads import in_thread
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Feed:
         )
         self._trouble_since = 0.0
         self._refusal: Exception | None = None  # what it refused when it was last looked after
+        self.recorded = RecordedTasks(ledger, run)
         self._is_wiped = False
         self._listeners: dict[str, Listener] = {}
         self._requests: deque[Request] = deque()
@@ -136,10 +138,12 @@ class Feed:
         self.after_read()
         if self._is_wiped:
             self._is_wiped, self.is_begun, self.position = False, False, START
+            self.recorded.start_over()
             for each in self._listeners.values():
                 each.is_forgotten = True
         for news in found:
             self.position = news.id
+            self.recorded.see(news)
             if listener := self._listeners.get(news.member):
                 listener.tell(news)
         for each in self._listeners.values():
@@ -176,6 +180,7 @@ class Feed:
         """What is done now and then; the error if the server refuses it, as when its memory is full.
         There may be news all the same."""
         try:
+            self.recorded.delete()  # which makes room, too
             self.ledger.expire(self.run)
             self.chore()
         except Exception as error:  # noqa: BLE001 - it is tried again

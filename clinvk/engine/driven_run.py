@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from clinvk.disk.atomic import NoSpace
 from clinvk.engine import capacity
-from clinvk.engine.executor import Executor
+from clinvk.engine.executor import Executor, KeepsNews
 from clinvk.engine.run_context import RunContext
 from clinvk.errors import LimitError, SessionError
 from clinvk.model.outcome import Outcome, RunResult, run_exit_code
@@ -85,6 +85,7 @@ class DrivenRun:
         self._is_begun = False  # it is in the journal
         self._stopped: tuple[str, bool] | None = None
         self._observer_error: Exception | None = None  # raised by the observer
+        self._keeper: KeepsNews | None = None  # the executor, if it is one
         for text in self.preflights.notices:
             notify(text)
 
@@ -210,6 +211,10 @@ class DrivenRun:
             observe=self._forward_change, decider_of=self._decider_of(executor, marker),
             most=self._room(), has_other_account=self._has_other_account,
         )  # fmt: skip
+        if isinstance(executor, KeepsNews):
+            self._keeper = executor
+            for outcome in self.outcomes:
+                self._forget(outcome)
         await self._begin_with_limits(scheduler)
         if self._stopped:
             scheduler.stop(self._stopped[0], now=self._stopped[1])
@@ -220,6 +225,8 @@ class DrivenRun:
             self._conclude(scheduler, journal, began, clock)
             raise
         result = self._conclude(scheduler, journal, began, clock)
+        if self._keeper is not None:
+            await self._keeper.close()
         if self._observer_error is not None:
             raise self._observer_error
         if self.outputs:
@@ -373,12 +380,20 @@ class DrivenRun:
         if self.outputs and change.kind == "ended" and change.outcome:
             index = change.outcome.index
             self.outputs.write_answer(self.plan.tasks[index].key, self.task_output(index))
+        if change.kind == "ended" and change.outcome:
+            self._forget(change.outcome)
         try:
             self.observe(change)
         except Exception as error:  # noqa: BLE001 - raised again, once all is written down
             # An error of the observer must not lose what is known about the tasks.
             self._observer_error = self._observer_error or error
             self.stop("stopped, because its observer failed")
+
+    def _forget(self, outcome: Outcome) -> None:
+        """Have the news about a task deleted whose end is recorded. If it is not known how it ended, the
+        workers may still say that later."""
+        if self._keeper is not None and outcome.state in ("done", "failed"):
+            self._keeper.forget(outcome.index)
 
     def _without_secrets(self, task: Task) -> Task:
         """The task as it may be stored. If its prompt contained a key, it cannot be run from

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -65,6 +65,17 @@ class Executor(Protocol):
         failure is in the result. Exceptions of the reporter are passed on, after the program has
         been stopped."""
         ...
+
+
+@runtime_checkable
+class KeepsNews(Protocol):
+    """An executor that has what is to be known about the attempts at a task until that is recorded."""
+
+    def forget(self, task: int) -> None:
+        """The end of the task is recorded, with all attempts at it."""
+
+    async def close(self) -> None:
+        """The run has ended."""
 
 
 Finish = Callable[[Result], Awaitable[Result]]

@@ -131,6 +131,14 @@ class Ledger:
         )
         return [news for i, fields in found if (news := _news(i, fields)).member == member]
 
+    def forget(self, run: str, news: Sequence[str], attempts: Iterable[AttemptId]) -> None:
+        """Delete news about a run, by their places, and the results of attempts that have ended."""
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.xdel(self.keys.news(run), *news)
+            for attempt in attempts:
+                pipe.hdel(self.keys.attempt(attempt), "result")
+            pipe.execute()
+
     def home_of(self, session: str) -> str | None:
         """The node that has the native session of a session."""
         found = cast("bytes | None", self.client.get(self.keys.home(session)))
