@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from clinvk.cluster.files import on_worker, room
+from clinvk.cluster.files import checks, on_worker, room
 from clinvk.cluster.files.exchange import Exchange
 from clinvk.cluster.files.forget import Forgetter
 from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.files.remote import Remote, check_url
 from clinvk.cluster.files.sources import RejectedError, Settings, place_tasks
 from clinvk.cluster.shared import SharedDirectories
+from clinvk.disk import empty
 from clinvk.errors import ClinvkError, ConfigError
 from clinvk.model.plan import Plan, Task, TaskWorktree, Worktree, with_keys
 from clinvk.model.request import Request
@@ -600,3 +601,19 @@ def test_a_worker_only_works_in_directories_that_it_shares(tmp_path: Path):
     inside = Worktree(slug="t", directory="t", commit="0" * 40, root=str(shared), repository="/etc")
     task = TaskWorktree(run=RUN, attempt=1, wanted=inside)
     assert "/etc is not in" in str(files.problem(request.replace(worktree=task)))
+
+
+def test_what_killed_workers_have_left_is_deleted_after_some_time(tmp_path: Path):
+    old, new = checks.new_folder(tmp_path, "r1"), checks.new_folder(tmp_path, None)
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "round-0.log").write_text("x")
+    left = empty.new_path(tmp_path)
+    left.mkdir(parents=True)
+    room.remove_debris(tmp_path)
+    assert old.exists()
+    assert left.exists()
+    for folder in (old, left):
+        os.utime(folder, (0, 0))
+    room.remove_debris(tmp_path)
+    assert [old.parent.exists(), new.exists(), left.exists()] == [False, True, False]

@@ -198,6 +198,8 @@ def test_a_chain_on_a_cluster_is_resumed_from_its_unchanged_file(
     assert json.loads(again.stdout)["id"] == json.loads(done.stdout)["id"]
     assert [r["attempts"] for r in json.loads(again.stdout)["results"]] == [1, 2]
     assert json.loads(again.stdout)["results"][1]["output"].startswith(str(home))
+    checks = home / "cluster" / "checks"
+    wait_for(lambda: list(checks.iterdir()) == [], "the end of what the checks printed", SECONDS)
 
 
 @pytest.mark.parametrize("command", ["parallel", "compare"])

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from clinvk.cluster.files.cache import Cache, beginning_of
 from clinvk.cluster.files.in_use import keep_in_use, name_of_worktree
 from clinvk.cluster.files.remote import nested_ref
-from clinvk.cluster.files.room import make_room
+from clinvk.cluster.files.room import make_room, remove_debris
 from clinvk.cluster.shared import SharedDirectories
 from clinvk.errors import ClinvkError, UsageError
 from clinvk.model.plan import TaskWorktree
@@ -149,6 +149,7 @@ class WorkerFiles:
             if self._checked and time.monotonic() - self._checked < CHECK_INTERVAL:
                 return
             self._checked = time.monotonic()
+        remove_debris(self.home)
         make_room(self.home, self.limit, self.env)
 
 

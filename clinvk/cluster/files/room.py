@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from clinvk.cluster.files.cache import NODE_REFS, SUFFIX, URL_FILE, lock_cache
+from clinvk.cluster.files.checks import remove_abandoned_checks
 from clinvk.cluster.files.in_use import name_of_worktree, unless_in_use
+from clinvk.disk.empty import remove_abandoned
 from clinvk.disk.sizes import folder_size
 from clinvk.disk.trees import remove_tree
 from clinvk.errors import ClinvkError
@@ -33,6 +35,12 @@ class _Copy(NamedTuple):
     used: float
     path: Path
     size: int
+
+
+def remove_debris(home: Path) -> None:
+    """Delete what killed workers have left, and tasks do not need any more."""
+    remove_abandoned(home)
+    remove_abandoned_checks(home)
 
 
 def make_room(home: Path, limit: int, env: Mapping[str, str]) -> list[Path]:

@@ -20,6 +20,7 @@ from clinvk import __version__
 from clinvk.backend.options import resolve_settings
 from clinvk.cluster import payload
 from clinvk.cluster.address import open_client
+from clinvk.cluster.files.checks import new_folder, remove_checks
 from clinvk.cluster.files.on_worker import WorkerFiles
 from clinvk.cluster.keys import AttemptId, Keys
 from clinvk.cluster.ledger.ledger import Claim, Ledger, Owner
@@ -177,10 +178,10 @@ class Node:
         if problem := self.files.problem(request):
             raise ClinvkError(problem)
         env, secrets = _resolve(request.env, self.settings.env)
-        checks = self.settings.config.home / "cluster" / "checks" / str(request.task or "ephemeral")
+        home = self.settings.config.home
         return request.replace(
             env=env, secrets=secrets,
-            check_dir=checks / os.urandom(4).hex() if request.check_dir is not None else None,
+            check_dir=new_folder(home, request.task) if request.check_dir is not None else None,
         )  # fmt: skip
 
     def _configured(self, backend: str) -> dict[str, Any]:
@@ -256,6 +257,8 @@ class RunningAttempt:
                 tasks.cancel_scope.cancel()
         finally:
             lease.end()
+            if self.request.check_dir is not None:
+                remove_checks(self.request.check_dir)
         if lease.lost is not None:
             with suppress(OSError, _redis_error()):
                 await in_thread(self._forget)

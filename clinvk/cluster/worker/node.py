@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from clinvk import __version__
 from clinvk.cluster import app as apps
 from clinvk.cluster.address import connect_to
+from clinvk.cluster.files.room import remove_debris
 from clinvk.cluster.keys import DRIVE, Keys
 from clinvk.cluster.ledger.ledger import Ledger
 from clinvk.cluster.log.runs import RedisRuns
@@ -74,6 +75,7 @@ class WorkerNode:
         client = connect_to(settings.address, ca=settings.ca)
         ledger = Ledger(client, Keys.of(settings.address.name))
         self._check_name(ledger)
+        remove_debris(settings.config.home)
         _do_not_retry(client)
         read, write = os.pipe()
         supervisor = _start_supervisor(read)
