@@ -109,7 +109,7 @@ def test_a_chain_whose_driver_was_killed_is_continued_on_another_node(
     desks: Desks, repo: Path, tmp_path: Path
 ):
     quick, flag = "--lease=2s", tmp_path / "flag"
-    desks.node_for("north", "shell=2", quick)
+    desks.node_for("north", "shell=2")
     driving = desks.node_for("driver", "other=1", quick, drive=2)
     wait = f"touch {flag}.seen; while [ ! -e {flag} ]; do sleep 0.05; done"
     steps = ["echo 1 >> a", f"{wait}; echo 2 >> a", "echo 3 >> a; cat a"]
