@@ -648,3 +648,28 @@ def test_nothing_of_a_cluster_is_imported_without_one(cluster: Cluster):
     slow = ("celery", "kombu", "billiard", "redis", "clinvk.cluster")
     assert [name for name in found if name.startswith(slow)] == []
     assert cluster.starts() == ["a"]
+
+
+@pytest.mark.parametrize("how", ["there", "gone", "killed"])
+def test_a_session_is_continued_where_its_conversation_is(cluster: Cluster, how: str):
+    first = cluster.worker("w1", slots="fake=1")
+    steps = cluster.file({"steps": ["a", "bad b"], "pass_session": True}, "s.yaml")
+    failed = json.loads(cluster.go("chain", steps, "--json").stdout)
+    assert [step["state"] for step in failed["results"]] == ["done", "failed"]
+    session = failed["results"][0]["session_id"]
+    if how == "gone":
+        first.signal(signal.SIGTERM)
+        assert first.ends() == 0
+    elif how == "killed":
+        first.kill()
+    cluster.worker("w2")
+    cluster.repair()
+    done = cluster.go("runs", "retry", failed["id"], "--json")
+    again = json.loads(done.stdout)["results"][1]
+    assert (again["state"], again["session_id"]) == ("done", session), done
+    assert again["node"] == ("w1" if how == "there" else "w2")
+    mode = [line for line in cluster.modes() if line.startswith(("run", "resume"))][-1]
+    assert mode.startswith("resume" if how == "there" else "run")
+    is_said = "its session is on w1, which is not connected" in done.stderr
+    assert is_said is (how != "there"), done
+    assert ("starting it over from the transcript" in done.stderr) is (how != "there"), done

@@ -126,8 +126,8 @@ LATER = datetime.now(UTC) + timedelta(hours=1)
         (Need(backend="codex"), [state()], "no worker runs codex", True),
         (Need(backend="claude", labels=("gpu",)), [state(labels=("cpu",))],
          "no worker with claude has the label gpu", True),
-        (Need(backend="claude", node="south"), [state()],
-         "its session is on south, which is not connected", True),
+        (Need(backend="claude", node="south"), [state(), state("south", used=2)],
+         "all 2 slots for claude are taken", False),
         (Need(backend="claude", refused={"north": "$TOKEN is not set there"}), [state()],
          "no worker can run it: north: $TOKEN is not set there", True),
         (CLAUDE, [state(draining=True)], "all workers with claude are being shut down", True),
@@ -157,6 +157,7 @@ def test_a_rate_limit_is_named_with_its_end():
     [
         (CLAUDE, [state(used=1)]),
         (CLAUDE, [state(used=2), state("south")]),
+        (Need(backend="claude", node="gone"), [state(), state("gone", silent=99.0)]),
         (Need(backend="claude", labels=("gpu",)), [state(labels=("gpu", "big"))]),
         (Need(backend="claude", node="north"), [state(), state("south", used=2)]),
         (Need(backend="claude", refused={"south": "no"}), [state(), state("south")]),
@@ -191,7 +192,7 @@ def test_each_waiting_task_of_a_run_has_its_reason():
     assert found.pop(4).startswith("codex is at its rate limit until ")
     assert found == {
         1: "all 2 slots for claude are taken", 2: "needs runs, sent",
-        5: "its session is on south, which is not connected", 6: "the run has 3 tasks at a time",
+        5: "all 2 slots for claude are taken", 6: "the run has 3 tasks at a time",
     }  # fmt: skip
     assert reasons(plan, outcomes, [state(), codex], {"s1": "north"}).keys() == {2, 4, 6}
 

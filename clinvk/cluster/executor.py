@@ -18,7 +18,7 @@ from clinvk import __version__
 from clinvk.cluster import payload
 from clinvk.cluster.feed import MAX_SILENCE, RETRY_PAUSE, Feed, Listener
 from clinvk.cluster.files.exchange import Exchange
-from clinvk.cluster.keys import AttemptId, queue_of
+from clinvk.cluster.keys import AttemptId, native_session, queue_of
 from clinvk.cluster.ledger.ledger import Ledger, News
 from clinvk.cluster.limits.of_nodes import limit_failure, local_time
 from clinvk.cluster.nodes import Need, Nodes, NodeState, why_waiting
@@ -41,6 +41,8 @@ RESEND_AFTER = 3.0  # seconds in which no worker has taken an attempt though its
 RESEND_ANYWAY = 300.0  # seconds in which no worker has taken it
 TROUBLE_AFTER = 5.0  # seconds without the server, after which that is reported
 NOBODY_AFTER = 5.0  # seconds without a worker for a backend, after which that is reported
+# Of the node that has the native session of a task.
+GONE = "which is not connected; another worker starts it over from the transcript"
 
 
 class Sent:
@@ -54,12 +56,13 @@ class Sent:
         node: str | None = None,
         labels: tuple[str, ...] = (),
     ) -> None:
-        """`node` is the only one that can run it."""
+        """`node` is the one whose CLI has the session."""
         self.attempt = attempt
         self.backend = backend
         self.labels = labels
         self.queue = queue
         self.node = node
+        self.target = node  # the node from whose own queue it is taken
         self.at = self.since = time.monotonic()
         self.is_sent = True  # Celery's server has taken its message
         self.told = ""  # why no worker that is there will ever take it
@@ -188,9 +191,7 @@ class ClusterExecutor:
         def submit() -> tuple[str, str | None, list[News]]:
             nonlocal is_sent
             said = self.ledger.submit(attempt, data, payload.PROTOCOL, __version__)
-            node = None
-            if isinstance(request.session_ref, SessionById):
-                node = self.ledger.home_of(request.session_ref.text)
+            node = self._home_of(request, reporter, backend)
             queue = queue_of(backend, node, request.labels)
             if said in ("new", "queued"):
                 is_sent = self._has_sent(attempt, queue)
@@ -222,6 +223,16 @@ class ClusterExecutor:
         if said in ("new", "queued"):
             self._waiting[attempt.member] = sent, reporter
         return Following(self, sent, reporter, listener)
+
+    def _home_of(self, request: Request, reporter: Reporter, backend: str) -> str | None:
+        """The node whose CLI has the session that the request continues, if it is there."""
+        if not isinstance(request.session_ref, SessionById):
+            return None
+        node = self.ledger.home_of(native_session(request.session_ref.text, backend))
+        if node is None or node in self.ledger.live_nodes(backend):
+            return node
+        self._notices.append((reporter, f"its session is on {node}, {GONE}"))
+        return None
 
     async def _in_turn(self, call: Callable[[], Any]) -> Any:
         """The value of a call, made in a thread, after those before it: workers get attempts in the
@@ -278,6 +289,7 @@ class ClusterExecutor:
             ]
             if others:
                 node = others[sent.attempt.task % len(others)]  # not all of them on one
+                sent.node, sent.target = None, node
                 sent.queue = queue_of(sent.backend, node)
                 sent.at = time.monotonic()
                 sent.is_sent = self._has_sent(sent.attempt, sent.queue)
@@ -326,6 +338,8 @@ class ClusterExecutor:
                 if sent.queue == queue and is_due:
                     self._send(sent.attempt, sent.queue)
                     sent.at, sent.is_sent = now, True
+        for sent, reporter in late:
+            self._leave_gone_node(sent, reporter)
         lonely = [pair for pair in late if now - pair[0].since > NOBODY_AFTER]
         if not lonely:
             return
@@ -336,6 +350,18 @@ class ClusterExecutor:
             if reason and reason != sent.told:
                 self._notices.append((reporter, f"{reason}; {WAITING_FOR_ONE}"))
             sent.told = reason
+
+    def _leave_gone_node(self, sent: Sent, reporter: Reporter) -> None:
+        """Send an attempt to all nodes if it waits in the queue of one that is gone."""
+        if sent.target is None or sent.target in self.ledger.live_nodes(sent.backend):
+            return
+        if sent.node is not None:
+            self._notices.append((reporter, f"its session is on {sent.node}, {GONE}"))
+        sent.node = sent.target = None
+        sent.limited.clear()
+        sent.queue = queue_of(sent.backend, None, sent.labels)
+        self._send(sent.attempt, sent.queue)
+        sent.at, sent.is_sent = time.monotonic(), True
 
 
 class Following:

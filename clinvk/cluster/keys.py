@@ -103,7 +103,7 @@ class Keys(Struct, frozen=True):
         return f"{self.prefix}news:{run}"
 
     def home(self, session: str) -> str:
-        """The node whose CLI has the native session of a session."""
+        """The node whose CLI has the native session of a session: see `native_session`."""
         return f"{self.prefix}home:{session}"
 
     def live(self, backend: str) -> str:
@@ -131,6 +131,11 @@ class Keys(Struct, frozen=True):
     def busy(self, name: str) -> str:
         """The attempts that a node says it is running."""
         return f"{self.prefix}busy:{name}"
+
+
+def native_session(session: str, backend: str) -> str:
+    """What has a home: a session may have a native session of each backend, on different nodes."""
+    return f"{session}:{backend}"
 
 
 def queue_of(backend: str, node: str | None = None, labels: Iterable[str] = ()) -> str:

@@ -235,7 +235,7 @@ class Need(Struct, frozen=True, kw_only=True):
 
     backend: str
     labels: tuple[str, ...] = ()
-    node: str | None = None  # the only one that can run it: its CLI has the session
+    node: str | None = None  # the one whose CLI has the session: it is asked first
     refused: Mapping[str, str] = {}  # nodes that could not run it, and why
 
 
@@ -258,10 +258,8 @@ def why_waiting(
     able = [state for state in there if backend in state.node.slots]
     if not able:
         return Waiting(f"no worker runs {backend}", for_good=True)
-    if need.node is not None:
-        able = [state for state in able if state.name == need.node]
-        if not able:
-            return Waiting(f"its session is on {need.node}, which is not connected", for_good=True)
+    # If that node is not there, others start the session over.
+    able = [state for state in able if state.name == need.node] or able
     fitting = [state for state in able if set(need.labels) <= set(state.node.labels)]
     if not fitting:
         wanted = name_labels(need.labels)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
 from clinvk.cluster.address import Address, connect_to
-from clinvk.cluster.keys import Keys
+from clinvk.cluster.keys import Keys, native_session
 from clinvk.cluster.nodes import Need, Nodes, NodeState, why_waiting
 from clinvk.cluster.server_errors import explain
 
@@ -120,12 +120,13 @@ def _paused(outcomes: Iterable[Outcome]) -> dict[str, datetime]:
 
 def _homes(client: redis.Redis, keys: Keys, outcomes: Iterable[Outcome]) -> dict[str, str]:
     """The nodes that have the sessions of tasks that a worker could take."""
-    sessions = [
-        o.session_id for o in outcomes if o.state == "running" and not o.node and o.session_id
+    waiting = [
+        o for o in outcomes if o.state == "running" and not o.node and o.session_id and o.backend
     ]
+    sessions = [str(o.session_id) for o in waiting]
     with client.pipeline(transaction=False) as pipeline:
-        for session in sessions:
-            pipeline.get(keys.home(session))
+        for o in waiting:
+            pipeline.get(keys.home(native_session(str(o.session_id), str(o.backend))))
         answers = cast("list[bytes | None]", pipeline.execute() if sessions else [])
     pairs = zip(sessions, answers, strict=True)
     return {session: node.decode() for session, node in pairs if node is not None}

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from clinvk.cluster import payload
 from clinvk.cluster.address import open_client
 from clinvk.cluster.files.checks import new_folder, remove_checks
 from clinvk.cluster.files.on_worker import WorkerFiles
-from clinvk.cluster.keys import AttemptId, Keys
+from clinvk.cluster.keys import AttemptId, Keys, native_session
 from clinvk.cluster.ledger.ledger import Claim, Ledger, Owner
 from clinvk.cluster.limits.on_worker import AttemptLimits, Refusal
 from clinvk.cluster.limits.shared import SharedLimits
@@ -122,8 +122,14 @@ class Node:
             self._say(attempt, f"left to another account: {limited.reason}")
             return
 
+        notices = []
+        if home := self._other_home(request):
+            request = request.replace(replay=True)
+            notices.append(f"its conversation is on {home}; starting it over from the transcript")
+
         async def run() -> None:
-            await RunningAttempt(self, owner, request, limits, ledger, claimed_at).run()
+            running = RunningAttempt(self, owner, request, limits, ledger, claimed_at)
+            await running.run(notices)
 
         self._loop().call(run)
 
@@ -184,6 +190,15 @@ class Node:
             check_dir=new_folder(home, request.task) if request.check_dir is not None else None,
         )  # fmt: skip
 
+    def _other_home(self, request: Request) -> str | None:
+        """The node whose CLI has the native session that the request continues; None if that is this
+        one, or is not known."""
+        if request.session is None:
+            return None
+        session = native_session(request.session, request.to or request.backend or "")
+        home = _patiently(lambda: self._open_ledger().home_of(session))
+        return None if home in (None, self.settings.name) else str(home)
+
     def _configured(self, backend: str) -> dict[str, Any]:
         """The options that this worker sets for a backend."""
         asked = Request(prompt="-", backend=backend)
@@ -236,13 +251,15 @@ class RunningAttempt:
         self.running: RunningRequest | None = None
         self.lease: Lease | None = None
 
-    async def run(self) -> None:
-        """Run it to its end, and report that."""
+    async def run(self, notices: Sequence[str] = ()) -> None:
+        """Run it to its end, and report that, the notices first."""
         marker = new_marker(self.node.settings.env)
         self.lease = lease = Lease(
             self.ledger, self.owner, self.node.orders, self.stop, self.node.guard, marker,
             self.claimed_at, self.name,
         )  # fmt: skip
+        for notice in notices:
+            self.on_notice(notice)
         began = time.monotonic()
         result: Result | None = None
         try:
@@ -323,7 +340,9 @@ class RunningAttempt:
         if lease.order != RUN and lease.asked is None and not result.ok:
             result = replace(result, error=interrupted(self.owner.node), exit_code=1)
         data = payload.result_to_json(result)
-        session = result.session_id if result.native_id else None
+        session = None
+        if result.session_id and result.native_id:
+            session = native_session(result.session_id, result.backend)
         await self._patiently(lambda: lease.finish(data, session))
 
     async def _refuse(self, why: str, limited: Refusal | None = None) -> None:
