@@ -19,7 +19,7 @@ from clinvk.model.checks.check import CheckResult
 from clinvk.model.checks.progress import CheckProgress
 from clinvk.model.conversion import convert
 from clinvk.model.events import EVENT_TYPES, Event, event_from_json
-from clinvk.model.plan import Budget, TaskWorktree
+from clinvk.model.plan import TaskWorktree
 from clinvk.model.request import Request
 from clinvk.model.result import Denial, Failure, Result, WorktreeResult
 from clinvk.model.session_ref import NewSession, SessionById
@@ -54,7 +54,6 @@ class _Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     tags: tuple[str, ...] = ()
     ignore_limit: bool = False
     labels: tuple[str, ...] = ()
-    budget: Budget | None = None
     task: str | None = None
     lenient: bool = False
     worktree: TaskWorktree | None = None

@@ -8,8 +8,6 @@ from clinvk.model.outcome import Outcome
 from clinvk.model.plan import Budget
 from clinvk.model.result import Result
 
-BUDGET_SPENT = "the budget is spent"  # why a task has no further turn
-
 
 class BudgetCap:
     """A cap on one quantity in a run. A turn that does not report it is not counted."""
@@ -69,24 +67,16 @@ class BudgetTracker:
                 return f"{result.backend} does not report its {what}, which are not counted against the budget"
         return None
 
-    def left(self) -> Budget | None:
-        """What is left of it; None if there is no cap."""
-        cost, tokens = self.cost, self.tokens
-        if cost.limit is None and tokens.limit is None:
-            return None
-        return Budget(
-            cost=None if cost.limit is None else cost.limit - cost.taken,
-            tokens=None if tokens.limit is None else int(tokens.limit - tokens.taken),
-        )
-
     def is_spent(self) -> bool:
         """Whether a cap is reached."""
         return self.cost.is_reached or self.tokens.is_reached
 
     def is_spent_with(self, result: Result) -> bool:
         """Whether a cap is reached once this result of a running task is counted."""
-        left = self.left()
-        return left is not None and is_spent_by(left, result)
+        cost, usage = result.cost or 0.0, result.usage.counted if result.usage else 0
+        return (self.cost.limit is not None and self.cost.taken + cost >= self.cost.limit) or (
+            self.tokens.limit is not None and self.tokens.taken + usage >= self.tokens.limit
+        )
 
     def would_exceed(self, more: int) -> bool:
         """Whether a cap is reached, or would be exceeded by so many more turns."""
@@ -105,11 +95,3 @@ class BudgetTracker:
         if cap.is_reached:
             return f"the budget is spent: {taken}"
         return f"the budget is nearly spent: {taken}, and a task uses about {each}"
-
-
-def is_spent_by(left: Budget, result: Result) -> bool:
-    """Whether the result has used what was left of a budget."""
-    cost, tokens = result.cost or 0.0, result.usage.counted if result.usage else 0
-    return (left.cost is not None and cost >= left.cost) or (
-        left.tokens is not None and tokens >= left.tokens
-    )

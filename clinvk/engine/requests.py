@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from clinvk.backend.options import BACKEND_SPECIFIC
 from clinvk.disk.empty import EMPTY
-from clinvk.engine.budget import BudgetTracker
 from clinvk.errors import UsageError
 from clinvk.model.checks.check import CheckResult
 from clinvk.model.outcome import Outcome
@@ -37,7 +36,6 @@ class RequestBuilder:
         output_of: Callable[[int], str],
         run_id: str | None,
         folder: RunLog | None = None,
-        budget: BudgetTracker | None = None,
     ) -> None:
         self.plan = plan
         self.preflights = preflights
@@ -45,7 +43,6 @@ class RequestBuilder:
         self.output_of = output_of
         self.run_id = run_id
         self.folder = folder  # of the run
-        self.budget = budget
 
     def build(self, i: int, attempt: int, backend: str) -> Request:
         """The request of task `i`, for its own backend or the one that it was switched to."""
@@ -87,7 +84,6 @@ class RequestBuilder:
             fallback=(),
             ignore_limit=rules.limits.at_start == "ignore",
             labels=task.labels,
-            budget=self.budget.left() if self.budget else None,
             task=self.run_id,
             lenient=task.lenient or switched,
             stored_options=task.stored_options and not switched,  # they were stored for the other

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from clinvk.engine import backoff
 from clinvk.engine.attempt import Attempt, WaitingRoom, failed_result
 from clinvk.engine.backend_pool import BackendPool
-from clinvk.engine.budget import BUDGET_SPENT, BudgetTracker
+from clinvk.engine.budget import BudgetTracker
 from clinvk.engine.graph import Step, TaskGraph, graph_states
 from clinvk.engine.requests import RequestBuilder
 from clinvk.errors import ClinvkError, SessionError
@@ -106,18 +106,12 @@ class Scheduler:
             int, float
         ] = {}  # the same, for tasks whose attempt is not recorded yet
         self._backends = BackendPool(plan.rules, self.rng, clock)
-        self._budget = BudgetTracker(plan.rules.budget, outcomes)
         self._requests = RequestBuilder(
-            plan,
-            preflights,
-            outcomes,
-            output_of,
-            run_id,
-            journal.folder if journal else None,
-            self._budget,
+            plan, preflights, outcomes, output_of, run_id, journal.folder if journal else None
         )
         structured = structured_of or (lambda i: self.outcomes[i].structured)
         self._rounds = Rounds(plan, outcomes, structured)
+        self._budget = BudgetTracker(plan.rules.budget, outcomes)
         self._graph = TaskGraph(plan.tasks, graph_states(outcomes))
         self._retry_counts: dict[int, int] = {}  # how often a task failed in a way that may pass
         self._interruptions: dict[int, int] = {}  # how often the worker of a task was lost
@@ -310,7 +304,7 @@ class Scheduler:
         if self.end_reason is not None:
             return self.end_reason
         if self._budget.is_spent_with(result):
-            return BUDGET_SPENT
+            return "the budget is spent"
         return None
 
     async def on_turn(self, i: int, turn: Checking, result: Result, events: int | None) -> None:

@@ -21,7 +21,7 @@ from clinvk.model.session_ref import (
 
 if TYPE_CHECKING:
     from clinvk.model.checks.progress import CheckProgress
-    from clinvk.model.plan import Budget, TaskWorktree
+    from clinvk.model.plan import TaskWorktree
 
 EMPTY: Mapping[str, Any] = MappingProxyType({})
 WORDS = {"session", "name", "anywhere", "history", "new"}  # that say which session
@@ -63,7 +63,6 @@ class Request:
     max_wait: float | None  # seconds to wait for its end; None: as configured
     fallback: tuple[str, ...] | None  # backends to switch to; None: as configured
     labels: tuple[str, ...]  # that a worker of a cluster needs to run it
-    budget: Budget | None  # what is left of the run's, for a worker of a cluster
     ignore_limit: bool  # try even if a rate limit is remembered
     resends: bool  # its prompt is the last one of the session, which a rate limit has ended
     task: str | None  # the run that it is a task of
@@ -109,7 +108,6 @@ class Request:
         fallback: tuple[str, ...] | None = None,
         ignore_limit: bool = False,
         labels: tuple[str, ...] = (),
-        budget: Budget | None = None,
         resends: bool = False,
         task: str | None = None,
         stored_options: bool = False,

@@ -35,7 +35,6 @@ from clinvk.cluster.worker.supervisor import Guard, boot_clock
 from clinvk.disk.jsonl import encode
 from clinvk.dispatch.dispatcher import Dispatcher
 from clinvk.engine.attempt import failed_result
-from clinvk.engine.budget import BUDGET_SPENT, is_spent_by
 from clinvk.engine.executor import LocalExecutor, RunningRequest
 from clinvk.engine.mishaps import failure_of, lacks_room
 from clinvk.errors import ClinvkError, LimitError, NotInstalledError
@@ -391,11 +390,8 @@ class RunningAttempt:
         if shown is not None and self.lease is not None:
             await self.lease.add("event", payload.event_to_json(shown))
 
-    def may_continue(self, result: Result) -> str | None:
-        if self.lease is not None and self.lease.asked is not None:
-            return self.lease.asked
-        left = self.request.budget
-        return BUDGET_SPENT if left is not None and is_spent_by(left, result) else None
+    def may_continue(self, result: Result) -> str | None:  # noqa: ARG002 - the protocol
+        return self.lease.asked if self.lease is not None else None
 
 
 def refusal(node: str, why: str, limited: Refusal | None = None) -> bytes:
